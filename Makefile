@@ -14,17 +14,29 @@ FUZZ_SECONDS ?= 60
 # How long `make soak` lasts. SEED=x chooses its faults again.
 MINUTES ?= 10
 
-.PHONY: run test sim canary bench soak overload microbench scale deb image check fmt clippy edges doc deny fuzz
+.PHONY: run test test-js example sim canary bench soak overload microbench scale deb image check fmt clippy edges doc deny fuzz
 
 # The server, on comet.toml.
 run:
 	@.ci/prepare run
 	cargo run --release --bin comet -- --config comet.toml $(ARGS)
 
-# Every test there is, the simulator's among them.
+# Every test there is, the simulator's among them, and those of the TypeScript client.
 test:
 	@.ci/prepare test
 	cargo test --workspace
+	@.ci/test-js
+
+# Those of the TypeScript client alone.
+test-js:
+	cargo build --bin comet
+	@.ci/test-js
+
+# A chat with live comments in the browser: docs/CLIENTS.md. Needs Node 20 or newer, and npm.
+example:
+	@.ci/prepare run
+	cargo build --release --bin comet
+	cd crates/comet-client/js && npm ci --no-audit --no-fund && npm run example
 
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:

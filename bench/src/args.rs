@@ -15,7 +15,7 @@ pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArg
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
     ChurnArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs,
-    RawArgs, ReadersArgs, SoakArgs, TargetsArgs,
+    RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Connect(ConnectArgs),
     /// Pushes to rooms: CPU of a delivery, as a ratio to bare loops.
     Fanout(FanoutArgs),
+    /// Many rooms a connection: memory and CPU of a join, and what a push to a room costs whose members are in many.
+    Rooms(RoomsArgs),
     /// Pushes by key: latency and CPU of a call, next to a bare ping-pong and a bare gRPC server.
     Latency(LatencyArgs),
     /// Connections that do nothing but send heartbeats: CPU, memory, round trips.
@@ -142,10 +144,10 @@ mod tests {
         let Some(Command::Targets(all)) = parse("targets --strict") else {
             panic!("it is targets")
         };
-        assert!((1..=14).all(|line| all.asks(line)) && all.strict);
+        assert!((1..=15).all(|line| all.asks(line)) && all.strict);
         let Some(Command::Targets(some)) = parse("targets --only 1,9") else { panic!("and here") };
         assert!(some.asks(1) && some.asks(9) && !some.asks(2) && !some.strict);
-        for refused in ["--only 15", "--only 0", "--addr 127.0.0.1:1"] {
+        for refused in ["--only 16", "--only 0", "--addr 127.0.0.1:1"] {
             assert!(parse(&format!("targets {refused}")).is_none(), "{refused}");
         }
     }

@@ -15,6 +15,9 @@ pub(crate) struct Crowd {
     pub rooms: usize,
     /// Rooms have sizes as 1, 1/2, 1/3 and so on, instead of equal ones.
     pub zipf: bool,
+    /// Rooms that each connection may enter beside its own, which it needs protocol 2 for; and of how many.
+    pub further: usize,
+    pub further_of: usize,
     pub streams: Streams,
     /// Whose messages to each stream may overtake those of each other: they take turns.
     pub callers: u64,
@@ -149,6 +152,13 @@ impl Crowd {
         ends.take(self.rooms - 1).take_while(|&end| end < place).count()
     }
 
+    /// The rooms that a connection may enter beside its own, evenly spread.
+    pub(crate) fn further_rooms(&self, connection: usize) -> impl Iterator<Item = String> {
+        let apart = self.further_of / self.further.max(1);
+        let rooms = (0..self.further).map(move |at| (connection + at * apart) % self.further_of);
+        rooms.map(|room| self.room(self.rooms + room))
+    }
+
     /// What a connection authenticates with.
     pub(crate) fn token(&self, connection: usize) -> String {
         let room = self.room_of(connection).map(|room| self.room(room)).unwrap_or_default();
@@ -211,6 +221,17 @@ mod tests {
         assert_eq!(crowd.token(4), r#"{"mid":5,"key":"k5","room_id":"live://1"}"#, "a guest");
         let homeless = Crowd { rooms: 0, ..crowd };
         assert_eq!(homeless.token(0), r#"{"mid":1,"key":"k1","room_id":""}"#);
+    }
+
+    #[test]
+    fn further_rooms_are_as_large_as_each_other() {
+        let crowd = Crowd { further: 4, further_of: 10, ..crowd(10, 2, Streams::Rooms) };
+        assert!(crowd.further_rooms(3).eq([6, 8, 10, 12].map(|room| format!("live://{room}"))));
+        let mut members = [0; 10];
+        for room in (0..10).flat_map(|connection| crowd.further_rooms(connection)) {
+            members[room.trim_start_matches("live://").parse::<usize>().unwrap() - 3] += 1;
+        }
+        assert_eq!(members, [4; 10]);
     }
 
     #[test]

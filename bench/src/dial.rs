@@ -49,8 +49,8 @@ impl Dialer {
             }
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
-        let session =
-            Session::of_protocol_1(transport, &host, &crowd.websocket_path, token.as_bytes());
+        let begin = if crowd.further > 0 { Session::new } else { Session::of_protocol_1 };
+        let session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
         // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };

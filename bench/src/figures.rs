@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 54] = [
+const DECLARED: [Declared; 59] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -97,6 +97,11 @@ const DECLARED: [Declared; 54] = [
     ("CPU of a key", "/cpu/total_ns", "/sent/deliveries", NS_AS_US, CPU_KEY),
     ("data CPU of a key", "/cpu/data_ns", "/sent/deliveries", NS_AS_US, DATA),
     ("CPU of a connection", "/cpu_per_connection_ns", "", NS_AS_US, "CPU time of all threads of the server, connect to settled"),
+    ("joins", "/joins/joined", "", COUNT, "further rooms that connections entered"),
+    ("joins a second", "/joins/joined", "/joins/elapsed_ns", A_SECOND, "all of them at once, over the time to the last reply"),
+    ("joins a core second", "/joins/joined", "/joins/cpu/data_ns", A_SECOND, "joins for a second of the data cores' CPU time, until the server has settled"),
+    ("heap of a pair", "/joins/heap_bytes", "/joins/joined", BYTES, "growth of what the allocator has given out by the joins, over the pairs of a connection and a room"),
+    ("RSS of a pair", "/joins/rss_bytes", "/joins/joined", BYTES, "the same of resident memory, which the allocator gives back late"),
     ("CPU of a heartbeat", "/cpu_per_heartbeat_ns", "", NS_AS_US, "whatever the server does meanwhile included"),
     ("CPU of a round trip", "/cpu_ns", "", NS_AS_US, "CPU time of the echoing side"),
     ("CPU while idle", "/idle_cpu_share", "", PERCENT, "share of one CPU that the server used while nothing was pushed"),
@@ -138,6 +143,8 @@ type Of = (&'static str, &'static str);
 const COMET: &str = "comet";
 const COALESCED: &str = "coalesced";
 const RING: &str = "ring";
+const ONE_ROOM: &str = "one room";
+const MANY_ROOMS: &str = "many rooms";
 const SEND: &str = "send";
 const PING_PONG: &str = "ping-pong";
 const DELIVERY: &str = "CPU of a delivery";
@@ -145,12 +152,14 @@ const DATA_DELIVERY: &str = "data CPU of a delivery";
 const CONNECTION: &str = "CPU of a connection";
 
 #[rustfmt::skip]
-const SUMMARIES: [Summary; 21] = [
+const SUMMARIES: [Summary; 23] = [
     ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
     ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
     ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
     ("fanout", "comet_data_to_send", "CPU of a delivery, comet's data cores / send", RATIO, (COMET, DATA_DELIVERY), Some((SEND, DATA_DELIVERY))),
     ("fanout", "comet_to_coalesced", "CPU of a delivery, comet / coalesced", RATIO, (COMET, DELIVERY), Some((COALESCED, DELIVERY))),
+    ("rooms", "many_to_one", "CPU of a delivery, members in many rooms / in one", RATIO, (MANY_ROOMS, DELIVERY), Some((ONE_ROOM, DELIVERY))),
+    ("rooms", "heap_bytes", "heap of a pair", BYTES, (MANY_ROOMS, "heap of a pair"), None),
     ("raw", "ring_to_send", "CPU of a delivery, ring / send", RATIO, (RING, DELIVERY), Some((SEND, DELIVERY))),
     ("connect", "comet_to_bare", "CPU of a connection, comet / bare ring", RATIO, (COMET, CONNECTION), Some(("bare", CONNECTION))),
     ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),

@@ -19,6 +19,7 @@ pub(crate) struct Findings {
     /// Of all others.
     pub visits: Deliveries,
     pub guests: GuestSums,
+    pub joins: JoinSums,
     /// From the intended send to the read that brought it, in ns.
     pub latencies: Latencies,
     /// The same of connections that are slow to read.
@@ -48,6 +49,19 @@ pub(crate) struct GuestSums {
     pub present_max: u64,
 }
 
+/// What the server answered to requests for further rooms.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
+pub(crate) struct JoinSums {
+    pub joined: u64,
+    pub refused: u64,
+}
+
+impl JoinSums {
+    pub(crate) fn answered(self) -> u64 {
+        self.joined + self.refused
+    }
+}
+
 impl Findings {
     /// Forgets all that is counted from a restart on, where the memory is.
     pub(crate) fn restart(&mut self) {
@@ -57,6 +71,7 @@ impl Findings {
         self.round_trips.reset();
         self.heartbeats_sent = 0;
         self.guests = GuestSums::default();
+        self.joins = JoinSums::default();
     }
 
     /// Deliveries that had to be made and were not.

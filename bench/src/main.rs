@@ -45,7 +45,7 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::scenario::{
-    churn, connect, day, fairness, fanout, idle, latency, overload, readers, soak, targets,
+    churn, connect, day, fairness, fanout, idle, latency, overload, readers, rooms, soak, targets,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -70,6 +70,7 @@ fn run(command: Command) -> Result<bool> {
     match command {
         Command::Connect(args) => connect::run(&args),
         Command::Fanout(args) => fanout::run(&args),
+        Command::Rooms(args) => rooms::run(&args),
         Command::Latency(args) => latency::run(&args),
         Command::Idle(args) => idle::run(&args),
         Command::Churn(args) => churn::run(&args),

@@ -124,6 +124,16 @@ impl Receiver {
         }
     }
 
+    /// Asks to be in further rooms, if the connection is live.
+    pub(crate) fn enter_rooms(&mut self, index: usize, rooms: impl Iterator<Item = String>) {
+        if self.is_live(index) {
+            for (sequence, room) in (1..).zip(rooms) {
+                self.connections[index].session.add_room(sequence, &room, None);
+            }
+            self.handle(index, EventFlags::empty());
+        }
+    }
+
     /// Closes the connection from this side; false where it was closed already.
     pub(crate) fn close(&mut self, index: usize) -> bool {
         let was_live = self.is_live(index);

@@ -1,6 +1,7 @@
 //! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
 
-use comet_client::Session;
+use comet_client::{Session, op};
+use comet_proto::JoinReply;
 
 use crate::accounting::{Accounts, StreamId};
 use crate::findings::Findings;
@@ -140,6 +141,10 @@ impl Recorder {
                 }
             }
             OP_CHANGE_ROOM_REPLY => self.found.guests.moved += 1,
+            op::JOIN_REPLY => match JoinReply::decode(frame.body).map(|reply| reply.outcome) {
+                Some(Ok(_)) => self.found.joins.joined += 1,
+                _ => self.found.joins.refused += 1,
+            },
             _ => {}
         });
         handled.map_err(|error| error.to_string())

@@ -10,6 +10,7 @@ pub(crate) mod latency;
 pub(crate) mod overload;
 mod phase;
 pub(crate) mod readers;
+pub(crate) mod rooms;
 pub(crate) mod soak;
 pub(crate) mod targets;
 

@@ -332,6 +332,12 @@ impl Subject {
         self.await_findings(sent, MISSING_NS, received, |is| is.lost() <= dropped)
     }
 
+    /// Waits until so many requests for further rooms are answered, or no reply comes any more; gives what was found.
+    pub(crate) fn await_joins(&mut self, asked: u64) -> Result<Findings> {
+        let answered = |is: &Findings| is.joins.answered();
+        self.await_findings(&[], LOOK_NS, answered, |is| is.joins.answered() >= asked)
+    }
+
     /// Has no more heartbeats sent and handles what comes until all are answered, or no reply comes any more;
     /// gives what was found.
     pub(crate) fn await_replies(&mut self) -> Result<Findings> {

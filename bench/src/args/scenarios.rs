@@ -57,6 +57,24 @@ pub(crate) struct FanoutArgs {
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
+pub(crate) struct RoomsArgs {
+    /// Rooms of each connection, in the end.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(2..=1024))]
+    pub each: u32,
+    /// Rooms that the connections' further ones are of.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10_000,
+        value_parser = clap::value_parser!(u32).range(1024..))]
+    pub rooms: u32,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct LatencyArgs {
     /// Bytes of each message's body.
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
@@ -323,7 +341,7 @@ pub(crate) struct TargetsArgs {
     pub rounds: u32,
     /// Measures these lines of the table only: "1,8,9".
     #[arg(long, value_name = "LINES", value_delimiter = ',',
-        value_parser = clap::value_parser!(u8).range(1..=14), help_heading = "Load")]
+        value_parser = clap::value_parser!(u8).range(1..=15), help_heading = "Load")]
     pub only: Vec<u8>,
     /// Fails where something is not reached, as where it cannot be measured.
     #[arg(long, help_heading = "Output")]

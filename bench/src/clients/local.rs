@@ -40,6 +40,8 @@ pub(crate) enum ClientCommand {
     ReadNormally,
     /// This share of the members loses its connection and makes a new one.
     Reconnect(f64),
+    /// Each member asks to be in its further rooms.
+    EnterFurtherRooms,
 }
 
 /// The clients of one process.
@@ -49,6 +51,8 @@ pub(crate) struct LocalClients {
     /// Members that are to be connected, by number.
     waiting: VecDeque<usize>,
     members: Vec<Member>,
+    /// Members that are to ask for their further rooms.
+    entering: VecDeque<Member>,
     /// Members have several streams.
     all_streams: bool,
     guests: Guests,
@@ -74,6 +78,7 @@ impl LocalClients {
             dialer,
             waiting: VecDeque::new(),
             members: Vec::new(),
+            entering: VecDeque::new(),
             all_streams: false,
             guests: Guests::default(),
             slow: None,
@@ -84,6 +89,11 @@ impl LocalClients {
     /// begun, or epoll failed; what a server does to one is counted.
     pub(crate) fn turn(&mut self, mut timeout_ns: u64) -> Result<()> {
         if !self.waiting.is_empty() && self.begin_waiting()? {
+            timeout_ns = 0;
+        }
+        for member in self.entering.drain(..self.entering.len().min(BURST)) {
+            let rooms = self.dialer.crowd.further_rooms(member.number);
+            self.receiver.enter_rooms(member.index, rooms);
             timeout_ns = 0;
         }
         if let Some(due_ns) = self.guests.act(&mut self.receiver, &self.dialer)? {
@@ -122,6 +132,7 @@ impl LocalClients {
                 }
             }
             ClientCommand::Reconnect(share) => self.reconnect(share),
+            ClientCommand::EnterFurtherRooms => self.entering.extend(&self.members),
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ mod goal;
 #[rustfmt::skip]
 mod goals;
 mod keys;
+mod pairs;
 mod rig;
 mod rooms;
 mod sizes;
@@ -39,7 +40,7 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 8] = [
+const STAGES: [Stage; 9] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
@@ -47,6 +48,7 @@ const STAGES: [Stage; 8] = [
     Stage { name: "rooms", goals: &goals::ROOMS, measure: rooms::measure },
     Stage { name: "doors", goals: &goals::DOORS, measure: doors::measure },
     Stage { name: "beside", goals: &goals::BESIDES, measure: beside::measure },
+    Stage { name: "pairs", goals: &goals::PAIRS, measure: pairs::measure },
     Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 

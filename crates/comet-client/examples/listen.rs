@@ -1,4 +1,4 @@
-//! Prints the messages for a user, and of a room if one is named. Reconnects when the connection is
+//! Prints the messages for a user, and of a room if one is named: the blocking client. Reconnects when the connection is
 //! lost.
 //!
 //! ```text
@@ -36,6 +36,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 let body = String::from_utf8_lossy(&message.body);
                 println!("operation {}: {body}", message.operation);
             }
+            Event::Room { room, outcome } => println!("{room}: {outcome:?}"),
             Event::Disconnected { reason, retry_in: Some(delay) } => {
                 println!("disconnected: {reason}; again in {delay:.1?}");
             }

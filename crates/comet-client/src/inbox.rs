@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Frame, JoinReply, LeaveReply, RoomRefusal, op};
+use comet_proto::{Frame, JoinReply, LeaveReply, Position, RoomRefusal, op};
+
+use crate::session::Origin;
 
 /// What a server sent that is not a reply to a request of this client.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,6 +19,19 @@ pub struct Message {
     pub body: Vec<u8>,
     /// The room that it was pushed to. `None`: it was pushed in another way, or the server speaks protocol 1.
     pub room: Option<Box<str>>,
+    /// Its place in the room's history, if the room keeps one. The next connection may ask for what came after it
+    /// ([`Client::add_room_since`](crate::Client::add_room_since)).
+    pub position: Option<Position>,
+}
+
+/// What the server says of a room that the connection has entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Joined {
+    /// The latest push to the room, if it keeps a history.
+    pub position: Option<Position>,
+    /// How many pushes came after the position that was asked for, all of which follow as messages. `None`: no position
+    /// was asked for, or the server does not have all of them any more, and none follows.
+    pub recovered: Option<u32>,
 }
 
 impl Message {
@@ -33,27 +48,43 @@ pub(crate) struct Inbox {
     /// Memory of the messages, in bytes.
     pub(crate) bytes: usize,
     /// Operation and sequence of the reply that a request waits for.
-    pub(crate) awaited_reply: Option<(i32, i32)>,
-    /// Why the request that was answered last is refused, if it is.
-    pub(crate) refusal: Option<RoomRefusal>,
+    awaited_reply: Option<(i32, i32)>,
+    /// What the server said of the room that the last answered request was about.
+    pub(crate) answer: Option<Result<Joined, RoomRefusal>>,
     /// How many connections are in the room, by the reply to the last heartbeat.
     pub(crate) online: Option<u32>,
 }
 
 impl Inbox {
-    /// Takes a frame: a message is queued, a reply is recorded.
-    pub(crate) fn push(&mut self, frame: Frame<'_>, room: Option<&str>) {
+    /// Expects the reply to a request. That to an earlier one, whose caller no longer waits, is dropped when it arrives.
+    pub(crate) fn await_reply(&mut self, operation: i32, sequence: i32) {
+        self.awaited_reply = Some((operation, sequence));
+        self.answer = None;
+    }
+
+    pub(crate) fn awaits_reply(&self) -> bool {
+        self.awaited_reply.is_some()
+    }
+
+    /// Takes a frame: a message is queued, a reply is recorded. `has_rooms`: the server speaks protocol 2.
+    pub(crate) fn push(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>, has_rooms: bool) {
         let is_awaited = self.awaited_reply == Some((frame.operation, frame.sequence));
         match frame.operation {
             // A push to a room may have any operation.
-            _ if room.is_some() => self.push_message(frame, room),
-            op::JOIN_REPLY | op::LEAVE_REPLY if is_awaited => {
+            _ if origin.is_some() => self.push_message(frame, origin),
+            op::JOIN_REPLY if is_awaited => {
                 self.awaited_reply = None;
-                let joined = JoinReply::decode(frame.body).map(|reply| reply.outcome.map(|_| ()));
-                let left = LeaveReply::decode(frame.body).map(|reply| reply.outcome);
-                let outcome = if frame.operation == op::JOIN_REPLY { joined } else { left };
-                self.refusal = outcome.and_then(Result::err);
+                self.answer = JoinReply::decode(frame.body).map(|reply| {
+                    let JoinReply { position, recovered, .. } = reply;
+                    reply.outcome.map(|_| Joined { position, recovered })
+                });
             }
+            op::LEAVE_REPLY if is_awaited => {
+                self.awaited_reply = None;
+                let reply = LeaveReply::decode(frame.body);
+                self.answer = reply.map(|reply| reply.outcome.map(|()| Joined::default()));
+            }
+            op::JOIN_REPLY | op::LEAVE_REPLY if has_rooms => {}
             op::HEARTBEAT_REPLY => {
                 let online = frame.body.first_chunk().map(|bytes| i32::from_be_bytes(*bytes));
                 self.online = online.and_then(|online| u32::try_from(online).ok());
@@ -62,14 +93,19 @@ impl Inbox {
                 self.awaited_reply.take_if(|awaited| *awaited == (frame.operation, frame.sequence));
             }
             op::AUTH_REPLY if is_awaited => self.awaited_reply = None,
-            _ => self.push_message(frame, room),
+            _ => self.push_message(frame, None),
         }
     }
 
-    fn push_message(&mut self, frame: Frame<'_>, room: Option<&str>) {
+    fn push_message(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>) {
         let Frame { operation, sequence, body, .. } = frame;
-        let message =
-            Message { operation, sequence, body: body.to_vec(), room: room.map(Into::into) };
+        let message = Message {
+            operation,
+            sequence,
+            body: body.to_vec(),
+            room: origin.map(|origin| origin.room.into()),
+            position: origin.and_then(|origin| origin.position),
+        };
         self.bytes += message.memory();
         self.messages.push_back(message);
     }

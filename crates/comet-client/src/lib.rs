@@ -2,8 +2,9 @@
 //!
 //! [`Options`] holds the address of the server and the token of the user. [`Options::connect`]
 //! makes a blocking [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects
-//! whenever the connection is lost. Programs with I/O of their own take the [`Session`]: the
-//! protocol alone, bytes in and out, for any number of connections.
+//! whenever the connection is lost. With the feature `tokio` the module of that name has both
+//! for asynchronous programs. Programs with I/O of their own take the [`Session`]: the protocol
+//! alone, bytes in and out, for any number of connections.
 //!
 //! A [`Pusher`] is on the other side: it pushes to the clients of a comet (`push.frames`).
 //!
@@ -42,12 +43,15 @@
 //! `comet-proto`.
 
 mod backoff;
+mod block_on;
 mod client;
+mod connection;
 mod error;
 mod inbox;
 mod listener;
 mod options;
 mod pusher;
+mod reconnect;
 mod retry_after;
 mod session;
 mod socket;
@@ -55,20 +59,24 @@ mod stop;
 mod stream;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod websocket;
 
 pub use backoff::Backoff;
-pub use client::{Client, SEND_BODY_MAX};
+pub use client::Client;
 pub use comet_proto::push_frame::{PushLedger, PushTarget};
-pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, RoomRefusal, op};
+pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, Position, RoomRefusal, op};
+pub use connection::SEND_BODY_MAX;
 #[cfg(feature = "tls")]
 pub use error::TlsError;
 pub use error::{Error, Permanent, SessionError, WebSocketFault};
-pub use inbox::Message;
-pub use listener::{Event, Listener};
+pub use inbox::{Joined, Message};
+pub use listener::Listener;
 pub use options::Options;
 pub use pusher::{PushOutcome, PushRefused, Pusher};
-pub use session::{BODY_MAX_DEFAULT, Session, Transport};
+pub use reconnect::Event;
+pub use session::{BODY_MAX_DEFAULT, Origin, Session, Transport};
 pub use stop::Stopper;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

@@ -11,7 +11,9 @@ mod input;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use comet_proto::{AuthReply, Encoded, Frame, Join, Leave, RoomHandle, VERSION, VERSION_2, op};
+use comet_proto::{
+    AuthReply, Encoded, Frame, Join, Leave, Position, RoomHandle, VERSION, VERSION_2, op,
+};
 use tungstenite::protocol::frame::coding::Control;
 
 use crate::error::SessionError;
@@ -57,14 +59,29 @@ pub struct Session {
 /// The rooms that the server has named.
 #[derive(Default)]
 struct Rooms {
-    names: BTreeMap<RoomHandle, Box<str>>,
+    named: BTreeMap<RoomHandle, Room>,
     /// The one that operation 12 changes.
     primary: Option<RoomHandle>,
 }
 
+struct Room {
+    name: Box<str>,
+    /// Of its history, if it keeps one.
+    epoch: Option<u64>,
+}
+
+/// Where a push to a room came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// The push's place in the room's history, if it keeps one.
+    pub position: Option<Position>,
+}
+
 impl Rooms {
     fn remove(&mut self, handle: RoomHandle) {
-        self.names.remove(&handle);
+        self.named.remove(&handle);
         self.primary.take_if(|primary| *primary == handle);
     }
 }
@@ -154,19 +171,18 @@ impl Session {
         self.auth_reply
     }
 
-    /// Asks to be in `room` as well, with this sequence number. Only a server that speaks protocol 2, which
-    /// [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`].
-    pub fn add_room(&mut self, sequence: i32, room: &str) {
-        let join = Join { since: None, room: room.as_bytes() };
+    /// Asks to be in `room` as well, with this sequence number, and for the pushes that came after `since`. Only a
+    /// server that speaks protocol 2, which [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`].
+    pub fn add_room(&mut self, sequence: i32, room: &str, since: Option<Position>) {
+        let join = Join { since, room: room.as_bytes() };
         self.send(op::JOIN, sequence, &join.encode());
     }
 
     /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
     /// it, and nothing is sent.
     pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
-        let names = self.rooms.iter().flat_map(|rooms| &rooms.names);
-        let handle =
-            names.into_iter().find(|(_, name)| ***name == *room).map(|(&handle, _)| handle);
+        let mut named = self.rooms.iter().flat_map(|rooms| &rooms.named);
+        let handle = named.find(|(_, named)| *named.name == *room).map(|(&handle, _)| handle);
         if let Some(handle) = handle {
             self.send(op::LEAVE, sequence, &Leave { handle }.encode());
         }
@@ -175,7 +191,7 @@ impl Session {
 
     /// The rooms that the connection is in, as far as the server has said so: in protocol 2 all of them.
     pub fn rooms(&self) -> impl Iterator<Item = &str> {
-        self.rooms.iter().flat_map(|rooms| rooms.names.values()).map(|name| &**name)
+        self.rooms.iter().flat_map(|rooms| rooms.named.values()).map(|room| &*room.name)
     }
 
     /// Whether the last input ended inside a frame or message. The next input continues it.
@@ -241,7 +257,7 @@ impl Session {
 
     /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order,
     /// except for the reply to the auth frame, and what the server tells of rooms unasked. For a batch
-    /// (operation 9) it is called for each frame inside. A push to a room has the room beside it, if the server
+    /// (operation 9) it is called for each frame inside. A push to a room has its origin beside it, if the server
     /// speaks protocol 2, and looks as in protocol 1. A ping is answered by a queued pong.
     ///
     /// A frame that `input` contains as a whole is not copied.
@@ -253,7 +269,7 @@ impl Session {
     pub fn handle_input(
         &mut self,
         input: &[u8],
-        mut on_frame: impl FnMut(Frame<'_>, Option<&str>),
+        mut on_frame: impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
         self.take_input(input, &mut on_frame).inspect_err(|_| self.end())
     }

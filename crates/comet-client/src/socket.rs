@@ -5,42 +5,42 @@ use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
+use crate::block_on::block_on;
+
 /// The shortest timeout: `TcpStream` accepts none of zero.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
-/// Connects to the first reachable address that `address` resolves to. The addresses share the time equally,
-/// so one that does not answer leaves time for the others.
+/// Connects to the first reachable address that `address` resolves to, as [`to_any`] does.
+pub(crate) fn connect(address: &str, deadline: Option<Instant>) -> io::Result<TcpStream> {
+    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
+    block_on(to_any(&addresses, deadline, |address, timeout| async move {
+        match timeout {
+            Some(timeout) => TcpStream::connect_timeout(&address, timeout),
+            None => TcpStream::connect(address),
+        }
+    }))
+}
+
+/// Connects to the first reachable address. The addresses share the time equally, so one that does not answer leaves time
+/// for the others.
 ///
 /// # Errors
 /// That of the last address tried.
-pub(crate) fn connect(address: &str, deadline: Option<Instant>) -> io::Result<TcpStream> {
-    let addresses: Vec<_> = address.to_socket_addrs()?.collect();
-    connect_to_any(&addresses, deadline).unwrap_or_else(|| {
-        Err(io::Error::new(ErrorKind::NotFound, format!("{address} has no address")))
-    })
-}
-
-/// As [`connect`]; `None`: there are no addresses.
-fn connect_to_any(
+pub(crate) async fn to_any<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     deadline: Option<Instant>,
-) -> Option<io::Result<TcpStream>> {
-    let mut failure = None;
-    for (at, address) in addresses.iter().enumerate() {
+    connect: impl Fn(SocketAddr, Option<Duration>) -> F,
+) -> io::Result<T> {
+    let mut failure = io::Error::new(ErrorKind::NotFound, "the name has no address");
+    for (at, &address) in addresses.iter().enumerate() {
         let left = (addresses.len() - at) as u32;
-        let connected = match deadline {
-            Some(deadline) => {
-                let share = (time_until(deadline) / left).max(TIMEOUT_MIN);
-                TcpStream::connect_timeout(address, share)
-            }
-            None => TcpStream::connect(address),
-        };
-        match connected {
-            Ok(stream) => return Some(Ok(stream)),
-            Err(error) => failure = Some(Err(error)),
+        let share = deadline.map(|deadline| (time_until(deadline) / left).max(TIMEOUT_MIN));
+        match connect(address, share).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
         }
     }
-    failure
+    Err(failure)
 }
 
 /// A timeout for `TcpStream` that ends at `deadline`.
@@ -79,8 +79,10 @@ mod tests {
         let good = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [silent_at, good.local_addr().unwrap()];
         let deadline = Instant::now().checked_add(Duration::from_secs(2));
-        let stream = connect_to_any(&addresses, deadline).unwrap().unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), addresses[1]);
+        let stream = block_on(to_any(&addresses, deadline, |address, timeout| async move {
+            TcpStream::connect_timeout(&address, timeout.unwrap())
+        }));
+        assert_eq!(stream.unwrap().peer_addr().unwrap(), addresses[1]);
         drop(queue);
     }
 }

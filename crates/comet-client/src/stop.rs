@@ -1,10 +1,12 @@
-//! Stopping a listener from another thread.
+//! Stopping a listener from another thread or task.
+#![allow(clippy::disallowed_methods, reason = "a delay ends at a time of the clock")]
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::Instant;
 
-/// Stops the [`Listener`](crate::Listener) that made it, from any thread. All clones stop the same one.
+/// Stops the [`Listener`](crate::Listener), blocking or not, that made it, from any thread or task. All clones stop the
+/// same one.
 #[derive(Clone, Debug, Default)]
 pub struct Stopper(Arc<Shared>);
 
@@ -12,6 +14,8 @@ pub struct Stopper(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     stopped: Condvar,
+    #[cfg(feature = "tokio")]
+    notify: tokio::sync::Notify,
 }
 
 #[derive(Debug, Default)]
@@ -34,17 +38,39 @@ impl Stopper {
         }
         drop(state);
         self.0.stopped.notify_all();
+        #[cfg(feature = "tokio")]
+        self.0.notify.notify_waiters();
     }
 
     pub(crate) fn has_stopped(&self) -> bool {
         self.lock().has_stopped
     }
 
-    /// Waits for `delay` or until it is stopped.
-    pub(crate) fn sleep(&self, delay: Duration) {
-        let waited =
-            self.0.stopped.wait_timeout_while(self.lock(), delay, |state| !state.has_stopped);
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    /// Waits until then (`None`: for ever), or until it is stopped.
+    pub(crate) fn block_until(&self, until: Option<Instant>) {
+        let mut state = self.lock();
+        while !state.has_stopped {
+            let now = Instant::now();
+            state = match until {
+                None => self.0.stopped.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) if until <= now => return,
+                Some(until) => {
+                    let waited = self.0.stopped.wait_timeout(state, until - now);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Waits until it is stopped.
+    #[cfg(feature = "tokio")]
+    pub(crate) async fn stopped(&self) {
+        let mut notified = std::pin::pin!(self.0.notify.notified());
+        // From here on no stop is missed.
+        notified.as_mut().enable();
+        if !self.has_stopped() {
+            notified.await;
+        }
     }
 
     /// From now on a stop shuts `socket`; at once if there was one.

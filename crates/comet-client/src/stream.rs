@@ -1,78 +1,38 @@
-//! The stream of a client: a plain socket, or TLS over one.
+//! What a connection needs of its stream, blocking or not.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
-use std::time::Duration;
+pub(crate) mod blocking;
+
+use std::io;
+use std::time::Instant;
 
 use crate::error::Error;
 use crate::options::Options;
-use crate::socket::or_timeout;
-#[cfg(feature = "tls")]
-use crate::tls::TlsStream;
+use crate::stop::Stopper;
 
-/// A connected stream that blocks up to its timeouts.
-#[derive(Debug)]
-pub(crate) enum Stream {
-    Plain(TcpStream),
-    #[cfg(feature = "tls")]
-    Tls(Box<TlsStream>),
-}
-
-impl Stream {
-    /// A stream over `socket`, with TLS if `options` have it. Nothing is read or written yet.
-    #[cfg(feature = "tls")]
-    pub(crate) fn new(socket: TcpStream, options: &Options) -> Result<Self, Error> {
-        Ok(match &options.tls {
-            Some(tls) => Self::Tls(Box::new(tls.stream(socket, &options.address)?)),
-            None => Self::Plain(socket),
-        })
-    }
-
-    #[cfg(not(feature = "tls"))]
-    pub(crate) fn new(socket: TcpStream, _options: &Options) -> Result<Self, Error> {
-        Ok(Self::Plain(socket))
-    }
-
-    /// How long a read may wait; `None` is for ever.
-    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket().set_read_timeout(timeout)
-    }
+/// A connected stream of bytes, plain or TLS.
+pub(crate) trait Stream: Sized {
+    /// Connects to the address of `options`, with TLS if they have it.
+    async fn connect(options: &Options, deadline: Option<Instant>) -> Result<Self, Error>;
 
     /// Reads once. `None`: no data arrived in time; `Some(0)`: the stream has ended.
-    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<Option<usize>, Error> {
-        match self {
-            Self::Plain(socket) => Ok(or_timeout(socket.read(buffer))?),
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.read(buffer),
-        }
-    }
+    async fn read(
+        &mut self,
+        buffer: &mut [u8],
+        deadline: Option<Instant>,
+    ) -> Result<Option<usize>, Error>;
 
-    pub(crate) fn write_all(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        match self {
-            Self::Plain(socket) => Ok(socket.write_all(bytes)?),
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.write_all(bytes),
-        }
-    }
+    /// Writes some bytes, and returns how many. It waits for [`Options::timeout`] at most.
+    async fn write(&mut self, bytes: &[u8]) -> Result<usize, Error>;
 
-    /// Ends both directions. It is no error if the server has done so before, on the session's
-    /// close.
-    pub(crate) fn close(&mut self) -> Result<(), Error> {
-        #[cfg(feature = "tls")]
-        if let Self::Tls(stream) = self {
-            let _ = stream.close();
-        }
-        match self.socket().shutdown(Shutdown::Both) {
-            Err(error) if error.kind() != ErrorKind::NotConnected => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
+    /// Sends what a write has left in a buffer.
+    async fn flush(&mut self) -> Result<(), Error>;
 
-    pub(crate) fn socket(&self) -> &TcpStream {
-        match self {
-            Self::Plain(socket) => socket,
-            #[cfg(feature = "tls")]
-            Self::Tls(stream) => stream.socket(),
-        }
-    }
+    /// Ends both directions, with the close notice of TLS. It is no error if the server has done so before.
+    async fn close(&mut self) -> Result<(), Error>;
+
+    /// Lets a stop end whatever waits for this stream.
+    fn obey(&mut self, stopper: &Stopper) -> io::Result<()>;
+
+    /// Waits until then (`None`: for ever), or until it is stopped.
+    async fn sleep(until: Option<Instant>, stopper: &Stopper);
 }

@@ -81,12 +81,20 @@ impl TlsOptions {
     }
 
     pub(crate) fn stream(&self, socket: TcpStream, address: &str) -> Result<TlsStream, TlsError> {
+        let (config, server_name) = self.for_address(address)?;
+        let connection = ClientConnection::new(config, server_name).map_err(TlsError::from)?;
+        Ok(TlsStream { socket, connection })
+    }
+
+    /// What a handshake with the server at `address` needs.
+    pub(crate) fn for_address(
+        &self,
+        address: &str,
+    ) -> Result<(Arc<ClientConfig>, ServerName<'static>), TlsError> {
         let name = self.server_name.as_deref().unwrap_or_else(|| host(address));
         let server_name = ServerName::try_from(name.to_owned())
             .map_err(|_| TlsError::BadServerName(name.to_owned()))?;
-        let connection =
-            ClientConnection::new(Arc::clone(&self.config), server_name).map_err(TlsError::from)?;
-        Ok(TlsStream { socket, connection })
+        Ok((Arc::clone(&self.config), server_name))
     }
 }
 

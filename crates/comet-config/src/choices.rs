@@ -77,6 +77,14 @@ choices! {
         Retry = "retry",
     }
 
+    /// Which pushes to rooms other hosts send here.
+    NatsRooms {
+        /// Those to rooms with members here.
+        Subscribed = "subscribed",
+        /// All of them.
+        All = "all",
+    }
+
     /// The form of a token.
     TokenKind {
         /// One of goim's forms, not verified: clients choose their own identity.

@@ -1,6 +1,7 @@
 //! Values that are good alone, and have to fit each other and the machine.
 
 mod discovery;
+mod nats;
 
 use std::time::Duration;
 
@@ -75,6 +76,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     switches(report, config);
     nodes(report, config);
     discovery::fits(report, config, process);
+    nats::fits(report, config);
 }
 
 /// An address that other hosts reach is open to all of them only if that is meant.

@@ -17,14 +17,14 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogFormat, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry,
-    TokenKind, UnknownCode,
+    Algorithm, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering, TlsVersion,
+    TokenExpiry, TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::coalesce::{CoalesceRule, CoalesceRules};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, Networks, Nodes, Origins,
-    Peers, Places, RedisUrls, Tokens, list,
+    Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, NatsUrls, Networks, Nodes,
+    Origins, Peers, Places, RedisUrls, Tokens, list,
 };
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
@@ -128,7 +128,7 @@ sections! {
 
     /// WebSocket listeners.
     websocket: WebSocket {
-        /// Addresses for WebSocket clients; []: none. Every data core listens on each.
+        /// Addresses for WebSocket clients and event streams (GET /sse); []: none. Every data core listens on each.
         bind: Vec<SocketAddr> = ["0.0.0.0:8090"] in Addresses, AtStart;
         /// Addresses for the same inside TLS, like "0.0.0.0:8095"; []: none. They need tls.certificates.
         tls_bind: Vec<SocketAddr> = [] in Addresses, AtStart;
@@ -139,7 +139,7 @@ sections! {
         /// Whether clients may speak JSON in text messages, as those of goim v1.2 and people with a console do: a client
         /// whose token comes in a text message does. docs/PROTOCOL.md has the form.
         text: bool = false in Switch, Alive;
-        /// Origins of pages that may connect, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
+        /// Origins of pages that may connect, by WebSocket or event stream, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
         /// for labels at the left (`"https://*.example.com"`, without example.com itself) or for any port
         /// (`"http://localhost:*"`); `"null"` is a page without an origin. Others are answered with 403. []: all.
         /// Clients that send no origin, which are no browsers, always may.
@@ -367,6 +367,27 @@ sections! {
         grpc: Vec<String> = [] in list(Places), AtStart;
         /// Hosts, as names or addresses, that logic tells clients to connect to. []: server.domain.
         addrs: Vec<String> = [] in list(ClientHosts), AtStart;
+    }
+
+    /// NATS: hosts that push for each other. A push to any of them reaches the clients of all. docs/NATS.md has more.
+    nats: Nats {
+        /// URLs of the servers of one NATS cluster, as nats://HOST:PORT, or tls://HOST:PORT. []: this host is alone.
+        servers: Vec<String> = [] in list(NatsUrls), AtStart;
+        /// What all subjects begin with. Hosts with the same one push for each other.
+        prefix: String = "comet" in Text::SUBJECT, AtStart;
+        /// Which pushes to rooms come to this host. "subscribed": those to rooms with members here, for some 5 KiB of memory a
+        /// room. "all": all of them, for a look at each.
+        rooms: NatsRooms = "subscribed" in OneOf, AtStart;
+        /// The user that the servers know this host as, with password. "": none.
+        user: Option<String> = "" in TextOrNone, AtStart;
+        /// The password of user.
+        password: Option<String> = "" in Secret(TextOrNone), AtStart;
+        /// The seed of an nkey, which begins with SU. "": none.
+        nkey: Option<String> = "" in Secret(TextOrNone), AtStart;
+        /// A credentials file, with a JWT and a seed. "": none.
+        credentials: Option<PathBuf> = "" in FileOrNone, AtStart;
+        /// PEM files with the authorities that sign the servers' certificates. []: those of the system.
+        authorities: Vec<PathBuf> = [] in list(Files), AtStart;
     }
 
     /// Spans of pushes whose callers trace them. docs/OPERATIONS.md has more.

@@ -26,14 +26,14 @@ mod units;
 
 pub use changes::Change;
 pub use choices::{
-    Algorithm, LogFormat, LogLevel, SessionStore, SlowConsumer, Steering, TlsVersion, TokenExpiry,
-    TokenKind, UnknownCode, Word,
+    Algorithm, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering, TlsVersion,
+    TokenExpiry, TokenKind, UnknownCode, Word,
 };
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};
 pub use keys::{
-    ApiTls, Bucket, Coalesce, Config, Limits, Log, Logic, LogicServer, Monitor, Protocol, Push,
-    SECTIONS, Server, Tcp, Tls, Token, WebSocket, WhiteList,
+    ApiTls, Bucket, Coalesce, Config, Limits, Log, Logic, LogicServer, Monitor, Nats, Protocol,
+    Push, SECTIONS, Server, Tcp, Tls, Token, WebSocket, WhiteList,
 };
 pub use kinds::coalesce::CoalesceRule;
 pub use mistakes::Mistakes;

@@ -10,7 +10,7 @@ use tonic::Status;
 /// Connections in an answer that was not asked for more or less.
 const LIMIT: u32 = 100;
 
-const TRANSPORTS: [&str; 2] = ["tcp", "websocket"];
+const TRANSPORTS: [&str; 3] = ["tcp", "websocket", "sse"];
 const ORDERS: [&str; 3] = ["waiting", "age", "rate"];
 
 /// The query of a request.
@@ -35,7 +35,7 @@ pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     }
     let network = named(address).map(|text: Box<str>| text.parse()).transpose();
     let after = named(cursor).map(|text: Box<str>| text.parse()).transpose();
-    let transports = [Transport::Tcp, Transport::WebSocket];
+    let transports = [Transport::Tcp, Transport::WebSocket, Transport::EventStream];
     let orders = [ConnOrder::Waiting, ConnOrder::Age, ConnOrder::Rate];
     Ok(ConnQuery {
         filter: ConnFilter {

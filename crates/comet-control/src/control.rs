@@ -22,6 +22,7 @@ use comet_serve::{
 use tokio::sync::watch;
 
 use crate::census::CensusTaker;
+use crate::cluster::{ClusterDriver, ClusterOptions};
 use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::inspect;
@@ -128,7 +129,7 @@ impl Control {
     /// [`Control::set_ready`].
     ///
     /// `wake` is the wake-up of the inbox of `reports`; `shards` are the inboxes of all shards, in
-    /// their order.
+    /// their order. `cluster` connects this host with others.
     ///
     /// # Errors
     /// If an address is taken or none, the CPUs do not exist, or the thread cannot be made.
@@ -140,6 +141,7 @@ impl Control {
         wake: Arc<ControlWake>,
         shards: Vec<Sender<Message>>,
         reports: Inbox<Report>,
+        cluster: Option<ClusterOptions>,
     ) -> Result<Self, StartError> {
         let grpc = listen("push.grpc", &options.grpc, &options.tls)?;
         let http = listen("push.http", &options.http, &options.tls)?;
@@ -181,7 +183,10 @@ impl Control {
         let gates = Arc::new(gates.traced(is_traced));
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
-        let pushes = Arc::new(Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds));
+        let cluster = cluster.map(ClusterDriver::start);
+        let (driver, cluster_work) = cluster.unzip();
+        let pushes = Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds, driver.clone());
+        let pushes = Arc::new(pushes);
         let node = Arc::new(NodeDriver::new(
             Arc::clone(&hub),
             Arc::clone(&pushes),
@@ -209,7 +214,7 @@ impl Control {
             .merge(room_routes(&pushes, &counts))
             .merge(operation_routes(&node, &counts));
         let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
-        let push = grpc_api(pushes, Arc::clone(&counts), phases.clone());
+        let push = grpc_api(Arc::clone(&pushes), Arc::clone(&counts), phases.clone());
         let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -223,6 +228,9 @@ impl Control {
             monitor_lock: options.monitor_lock,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
+            cluster: driver.clone(),
+            cluster_work,
+            pushes: Arc::clone(&pushes),
             push: inspect::serve(push, Arc::clone(&inspector), Arc::clone(&counts)),
             node: Arc::clone(&node),
             calls: http_api(calls),
@@ -236,6 +244,7 @@ impl Control {
                 hub: Arc::clone(&hub),
                 node: Arc::clone(&node),
                 logic: logic.clone(),
+                cluster: driver,
                 counts,
                 gates,
                 server_id: options.server_id,

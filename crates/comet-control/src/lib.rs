@@ -18,6 +18,7 @@
 )]
 
 mod census;
+mod cluster;
 mod connections;
 mod control;
 mod debug;
@@ -42,11 +43,13 @@ mod status;
 mod this_node;
 mod top;
 mod trace_log;
+mod under_way;
 mod vitals;
 mod wake;
 mod watchers;
 
 pub use census::{Census, CensusTaker};
+pub use cluster::ClusterOptions;
 pub use comet_hub::CALLS_MAX;
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};

@@ -175,6 +175,9 @@ impl Reading<'_> {
         if let Some(logic) = &self.logic {
             logic.expose(page);
         }
+        if let Some(cluster) = &self.monitor.cluster {
+            cluster.expose(page);
+        }
         let (lines, _) = self.trace_log;
         page.family(
             "comet_white_log_lines_total",

@@ -12,6 +12,7 @@ use comet_serve::{CallCounts, GateReading, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
 
+use crate::cluster::ClusterDriver;
 use crate::hub::HubDriver;
 use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
@@ -52,6 +53,9 @@ pub(crate) const fn gauge(
 pub(crate) const FIELDS: &[Field] = &[
     counter("accepted_tcp", "Connections accepted over TCP.", |c| c.accepted_tcp),
     counter("accepted_websocket", "Connections accepted over WebSocket.", |c| c.accepted_websocket),
+    counter("event_streams", "Of these, connections that became event streams.", |c| {
+        c.event_streams
+    }),
     counter("refused", "Connections turned away at accept.", |c| c.refused),
     counter("refused_for_memory", "Connections turned away at accept for limits.memory.", |c| {
         c.refused_for_memory
@@ -125,6 +129,7 @@ pub(crate) struct Monitor {
     pub(crate) inspector: Arc<Inspector>,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
+    pub(crate) cluster: Option<Arc<ClusterDriver>>,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) certificates: Arc<CertificatesInUse>,

@@ -5,11 +5,8 @@
 //! the order they arrived in.
 
 use std::collections::HashSet;
-use std::future::Future;
 use std::hash::Hash;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
@@ -17,6 +14,7 @@ use comet_core::{
     CallId, Counters, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key,
     home_of_room, home_of_user,
 };
+use comet_hub::cluster::{Publication, Target};
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
@@ -29,28 +27,29 @@ use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::hub::{Call, HubDriver};
+use crate::cluster::{ClusterDriver, Elsewhere};
+use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::status::{known, ledger, status};
+use crate::under_way::{UnderWay, UnderWayHere};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
     hub: Arc<HubDriver>,
     memory: Arc<MemoryCeiling>,
     bounds: Bounds,
-}
-
-/// A push on its way to the shards; ready with its ledger.
-pub(crate) struct UnderWay {
-    /// None where the push names no connection.
-    call: Option<Call>,
-    /// Absent users beside those that the shards report.
-    absent: u64,
+    /// Other hosts; `None`: this one is alone.
+    cluster: Option<Arc<ClusterDriver>>,
 }
 
 impl Pushes {
-    pub(crate) fn new(hub: Arc<HubDriver>, memory: Arc<MemoryCeiling>, bounds: Bounds) -> Self {
-        Self { hub, memory, bounds }
+    pub(crate) fn new(
+        hub: Arc<HubDriver>,
+        memory: Arc<MemoryCeiling>,
+        bounds: Bounds,
+        cluster: Option<Arc<ClusterDriver>>,
+    ) -> Self {
+        Self { hub, memory, bounds, cluster }
     }
 
     /// Checks and encodes the frame, if there is memory for pushes. `operation` is the one a connection must accept; 0 stands for
@@ -109,15 +108,13 @@ impl PushBackend for Pushes {
         operation: i32,
         speed: i32,
     ) -> Result<Pushed, Status> {
+        let publication = self.publication(proto.as_ref(), operation, || Target::All);
+        let publication = publication.map(|publication| Publication { speed, ..publication });
         let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
         let Some(speed) = speed else {
-            let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::Broadcast {
-                call,
-                push: push.clone(),
-                speed: None,
-            });
-            return Ok(UnderWay::from(call.map_err(status)?).await?.into());
+            let begun = self.begin_to_all(&push)?;
+            return Ok(self.everywhere(begun, publication).await?.into());
         };
         let mut live = vec![0; usize::from(self.hub.shards())];
         for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await.map_err(status)? {
@@ -141,6 +138,8 @@ impl PushBackend for Pushes {
             )));
         }
         call.keep();
+        // The other hosts pace theirs, and their counters have what becomes of it.
+        drop(self.elsewhere(publication));
         Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
     }
 
@@ -233,7 +232,10 @@ impl StreamBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<UnderWay, Status> {
-        self.begin_to_keys(keys, || self.push(proto, operation))
+        let target = || Target::Keys(keys.iter().map(|key| key.as_str().into()).collect());
+        let publication = self.publication(proto.as_ref(), operation, target);
+        let begun = self.begin_to_keys(keys, || self.push(proto, operation))?;
+        Ok(self.everywhere(begun, publication))
     }
 
     fn begin_users(
@@ -242,11 +244,85 @@ impl StreamBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
     ) -> Result<UnderWay, Status> {
-        self.begin_to_users(users, || self.push(proto, operation))
+        let target = || Target::Users(users.iter().copied().filter(|user| *user != 0).collect());
+        let publication = self.publication(proto.as_ref(), operation, target);
+        let begun = self.begin_to_users(users, || self.push(proto, operation))?;
+        Ok(self.everywhere(begun, publication))
     }
 
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
-        self.begin_to_room(&room, || self.push(proto, 0))
+        let target = || Target::Room(room.as_str().into());
+        let publication = self.publication(proto.as_ref(), 0, target);
+        let begun = self.begin_to_room(&room, || self.push(proto, 0))?;
+        Ok(self.everywhere(begun, publication))
+    }
+}
+
+/// Pushes to other hosts, and theirs to this one.
+impl Pushes {
+    /// What other hosts get of a push. `None`: there are none.
+    fn publication(
+        &self,
+        proto: Option<&Proto>,
+        operation: i32,
+        target: impl FnOnce() -> Target,
+    ) -> Option<Publication> {
+        let proto = proto.filter(|_| self.cluster.is_some())?;
+        Some(Publication {
+            target: target(),
+            accepts: operation,
+            operation: proto.op,
+            version: proto.ver,
+            sequence: proto.seq,
+            collapse_id: proto.collapse_id.as_str().into(),
+            speed: 0,
+            body: proto.body.to_vec(),
+        })
+    }
+
+    fn elsewhere(&self, publication: Option<Publication>) -> Option<Elsewhere> {
+        let cluster = self.cluster.as_ref()?;
+        publication.map(|publication| cluster.begin(self.bounds.timeout, publication))
+    }
+
+    /// A push that has begun here begins on the other hosts as well.
+    fn everywhere(&self, begun: UnderWay, publication: Option<Publication>) -> UnderWay {
+        begun.with(self.elsewhere(publication))
+    }
+
+    /// Begins a push of another host. It is not published again.
+    pub(crate) fn begin_here(&self, publication: Publication) -> Result<UnderWayHere, Status> {
+        let Publication { target, accepts, speed, .. } = publication;
+        let proto = Some(Proto {
+            ver: publication.version,
+            op: publication.operation,
+            seq: publication.sequence,
+            body: publication.body.into(),
+            collapse_id: publication.collapse_id.into(),
+        });
+        if speed > 0 {
+            return Err(Status::unimplemented("broadcasts of other hosts are not paced"));
+        }
+        let push = || self.push(proto, accepts);
+        let begun = match target {
+            Target::Room(room) => self.begin_to_room(&room, push),
+            Target::Keys(keys) => {
+                let keys = keys.iter().map(|key| String::from(&**key)).collect();
+                self.begin_to_keys(keys, push)
+            }
+            Target::Users(users) => self.begin_to_users(users.to_vec(), push),
+            Target::All => push().and_then(|push| self.begin_to_all(&push)),
+        };
+        Ok(begun?.here())
+    }
+
+    fn begin_to_all(&self, push: &Push) -> Result<UnderWay, Status> {
+        let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::Broadcast {
+            call,
+            push: push.clone(),
+            speed: None,
+        });
+        Ok(call.map_err(status)?.into())
     }
 }
 
@@ -261,12 +337,13 @@ impl Pushes {
         let push = push()?;
         let keys = keys.into_iter().map(String::into_boxed_str);
         let homes = by_home(keys, self.hub.shards(), |key| home_of_key(key, self.hub.shards()));
+        let given = homes.iter().map(|(_, keys)| keys.len() as u64).sum();
         let call = self.hub.begin(self.bounds.timeout, |call| {
-            homes.map(move |(home, keys)| {
+            homes.into_iter().map(move |(home, keys)| {
                 (home, Message::PushKeys { call, keys, push: push.clone() })
             })
         });
-        Ok(call.map_err(status)?.into())
+        Ok(UnderWay::to_names(call.map_err(status)?, given, 0))
     }
 
     fn begin_to_users(
@@ -281,17 +358,18 @@ impl Pushes {
         let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
         let absent = (given - users.len()) as u64;
         if users.is_empty() {
-            return Ok(UnderWay { call: None, absent });
+            return Ok(UnderWay::absent(absent));
         }
         let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
             home_of_user(*user, self.hub.shards())
         });
+        let given = homes.iter().map(|(_, users)| users.len() as u64).sum();
         let call = self.hub.begin(self.bounds.timeout, |call| {
-            homes.map(move |(home, users)| {
+            homes.into_iter().map(move |(home, users)| {
                 (home, Message::PushUsers { call, users, push: push.clone() })
             })
         });
-        Ok(UnderWay { call: Some(call.map_err(status)?), absent })
+        Ok(UnderWay::to_names(call.map_err(status)?, given, absent))
     }
 
     /// Only for kicks: no push goes to addresses.
@@ -325,25 +403,6 @@ impl Pushes {
     }
 }
 
-impl From<Call> for UnderWay {
-    fn from(call: Call) -> Self {
-        Self { call: Some(call), absent: 0 }
-    }
-}
-
-impl Future for UnderWay {
-    type Output = Result<Ledger, Status>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut ledger = match &mut self.call {
-            Some(call) => ledger(&ready!(Pin::new(call).poll(cx)).map_err(status)?.tally),
-            None => Ledger::default(),
-        };
-        ledger.absent += self.absent;
-        Poll::Ready(Ok(ledger))
-    }
-}
-
 /// # Errors
 /// If `text` names no address and no network.
 pub(crate) fn network_of(text: &str) -> Result<Network, Status> {
@@ -366,7 +425,7 @@ fn by_home<T: Hash + Eq>(
     items: impl Iterator<Item = T>,
     shards: u16,
     home: impl Fn(&T) -> ShardId,
-) -> impl Iterator<Item = (ShardId, Vec<T>)> {
+) -> Vec<(ShardId, Vec<T>)> {
     let items: Vec<T> = items.collect();
     let mut seen = HashSet::with_capacity(items.len());
     let is_first: Vec<bool> = items.iter().map(|item| seen.insert(item)).collect();
@@ -374,7 +433,7 @@ fn by_home<T: Hash + Eq>(
     for (item, _) in items.into_iter().zip(is_first).filter(|(_, is_first)| *is_first) {
         homes[usize::from(home(&item).0)].push(item);
     }
-    (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty())
+    (0..).map(ShardId).zip(homes).filter(|(_, items)| !items.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -383,8 +442,7 @@ mod tests {
 
     #[test]
     fn items_keep_their_order_within_a_home_and_are_there_once() {
-        let homes: Vec<_> =
-            by_home([4, 1, 2, 7, 4].into_iter(), 4, |n: &u16| ShardId(n % 3)).collect();
+        let homes = by_home([4, 1, 2, 7, 4].into_iter(), 4, |n: &u16| ShardId(n % 3));
         assert_eq!(homes, [(ShardId(1), vec![4, 1, 7]), (ShardId(2), vec![2])]);
     }
 }

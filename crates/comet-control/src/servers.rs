@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use comet_core::Report;
@@ -14,7 +15,9 @@ use comet_serve::{
 use tokio::join;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
+use tokio::time::timeout;
 
+use crate::cluster::{ClusterDriver, ClusterWork};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
@@ -22,7 +25,11 @@ use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pages;
+use crate::pushes::Pushes;
 use crate::vitals::Vitals;
+
+/// How long other hosts may take to be told that this one goes.
+const LEAVE: Duration = Duration::from_millis(500);
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
@@ -37,6 +44,9 @@ pub(crate) struct Assembly {
     pub(crate) monitor_lock: Arc<Lock>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
+    pub(crate) cluster: Option<Arc<ClusterDriver>>,
+    pub(crate) cluster_work: Option<ClusterWork>,
+    pub(crate) pushes: Arc<Pushes>,
     pub(crate) push: GrpcApi,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) calls: Router,
@@ -54,6 +64,7 @@ impl Assembly {
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
         let Self { bounds, gates, hub, logic, push, calls, vitals, memory, monitor, phase, .. } =
             self;
+        let (cluster, cluster_work, pushes) = (self.cluster, self.cluster_work, self.pushes);
         let push_limits = |connections, request_max| GateLimits {
             connections,
             request_max,
@@ -79,8 +90,14 @@ impl Assembly {
         let reports = Arc::new(reports);
         let memory = memory.watch(Arc::clone(&hub));
         let carrying = hub.run(Arc::clone(&reports), {
-            let logic = logic.clone();
+            let (logic, cluster) = (logic.clone(), cluster.clone());
             move |report| match (&logic, report) {
+                (_, Report::RoomInterest { room, has_members }) => {
+                    // Shards report it only where there is a cluster.
+                    if let Some(cluster) = &cluster {
+                        cluster.set_interest(&room, has_members);
+                    }
+                }
                 (Some(logic), report) => logic.take(report),
                 (None, report) => unreachable!("there is no logic to ask: {report:?}"),
             }
@@ -91,6 +108,14 @@ impl Assembly {
             carrier.spawn(vitals.watch(trouble));
             carrier.spawn(memory);
             carrier.spawn(self.node.run());
+            let mut engine = JoinSet::new();
+            if let Some(ClusterWork { events, work }) = cluster_work
+                && let Some(cluster) = &cluster
+            {
+                engine.spawn(work);
+                let begin = move |publication| pushes.begin_here(publication);
+                carrier.spawn(Arc::clone(cluster).run(events, begin));
+            }
             let _tending = logic.as_ref().map(Logic::start);
             let logic_heard = async {
                 let Some(logic) = &logic else { return };
@@ -103,6 +128,11 @@ impl Assembly {
             let ended = async {
                 stopped(phase).await;
                 join!(servers.finish(), logic_heard);
+                if let Some(cluster) = &cluster {
+                    cluster.leave();
+                    // A server that takes nothing is not waited for.
+                    let _ = timeout(LEAVE, engine.join_next()).await;
+                }
             };
             tokio::select! {
                 Some(ended) = carrier.join_next() => match ended.expect("neither panics") {},

@@ -56,6 +56,6 @@ pub(crate) fn ledger(tally: &Tally) -> Ledger {
         queued: tally.queued,
         dropped,
         absent: tally.absent,
-        scheduled: 0,
+        ..Ledger::default()
     }
 }

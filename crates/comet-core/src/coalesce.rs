@@ -11,13 +11,14 @@ pub struct CoalesceRule {
     /// How long a push waits for others at most, milliseconds.
     pub window_ms: u32,
     /// Whether a push takes the place of an older one that waits and has the same
-    /// [`Push::collapse_id`](crate::Push::collapse_id).
+    /// [`Push::collapse_id`](crate::Push::collapse_id), in the window or in a full outbox.
     pub keep_latest: bool,
 }
 
 impl CoalesceRule {
     /// Whether it is about pushes of `operation` to `room`; `None` is a broadcast.
-    pub(crate) fn covers(&self, room: Option<&str>, operation: i32) -> bool {
+    #[must_use]
+    pub fn covers(&self, room: Option<&str>, operation: i32) -> bool {
         let is_place = match (&self.rooms, room) {
             (None, _) => true,
             (Some(prefix), Some(room)) => room.starts_with(&**prefix),

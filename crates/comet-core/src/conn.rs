@@ -24,27 +24,31 @@ pub(crate) struct Input {
     pub(crate) echo: Option<Box<[u8]>>,
     /// Further rooms to enter once the reply to the token is queued.
     pub(crate) rooms: Box<[Box<str>]>,
+    /// Header lines of the response that begins an event stream.
+    pub(crate) cors: Option<Box<str>>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, rooms } = self;
+        let Self { bytes, fragments, cookie, token, echo, rooms, cors } = self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
             && token.is_none()
             && echo.is_none()
             && rooms.is_empty()
+            && cors.is_none()
     }
 }
 
-/// Number of forms that the frame of a push has: one for each transport, the text form, and one for each transport in
+/// Number of forms that the frame of a push has: one for each transport, the text form, and one for TCP and WebSocket in
 /// protocol 2.
-pub(crate) const FORMS: usize = 5;
-/// The text form, and the first ones of either protocol.
-pub(crate) const TEXT_FORM: usize = 2;
+pub(crate) const FORMS: usize = 6;
+/// Events and the text form, and the first ones of either protocol.
+pub(crate) const EVENT_FORM: usize = Transport::EventStream as usize;
+pub(crate) const TEXT_FORM: usize = 3;
 pub(crate) const PROTOCOL_1_FORMS: usize = 0;
-pub(crate) const PROTOCOL_2_FORMS: usize = 3;
+pub(crate) const PROTOCOL_2_FORMS: usize = 4;
 
 pub(crate) struct Conn {
     pub(crate) state: ConnState,
@@ -88,7 +92,7 @@ impl Conn {
         Self {
             state: match transport {
                 Transport::Tcp => ConnState::AwaitingAuth,
-                Transport::WebSocket => ConnState::Upgrading,
+                Transport::WebSocket | Transport::EventStream => ConnState::Upgrading,
             },
             transport,
             is_text: false,
@@ -121,8 +125,22 @@ impl Conn {
     #[inline]
     pub(crate) fn form(&self) -> usize {
         self.transport as usize
-            + usize::from(self.is_text)
+            + (TEXT_FORM - Transport::WebSocket as usize) * usize::from(self.is_text)
             + PROTOCOL_2_FORMS * usize::from(self.is_protocol_2)
+    }
+
+    /// Whether its client knows of several rooms.
+    pub(crate) fn knows_rooms(&self) -> bool {
+        self.is_protocol_2 || self.transport == Transport::EventStream
+    }
+
+    /// Whether it has sent its token and has no answer to that.
+    pub(crate) fn awaits_auth_reply(&self) -> bool {
+        match self.state {
+            ConnState::Identifying { .. } | ConnState::Registering(_) => true,
+            ConnState::Joining { reply } => reply.operation == op::AUTH_REPLY,
+            _ => false,
+        }
     }
 
     /// Whether input must wait until logic or a home has answered.

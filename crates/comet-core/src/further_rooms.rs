@@ -1,7 +1,9 @@
 //! The rooms of connections beside the one that is in [`Conn::room`](crate::conn::Conn::room). Connections with one room
-//! have no entry here. A pair of a connection and a room takes 8 bytes, and 4 in the room's list of members.
+//! have no entry here. A pair of a connection and a room takes 8 bytes, and 4 in the room's list of members; both lists
+//! grow by a quarter.
 
 use crate::bucket::Buckets;
+use crate::growth::reserve_one;
 use crate::ids::Slot;
 use crate::room::{Membership, RoomId};
 
@@ -37,6 +39,7 @@ impl FurtherRooms {
         }
         let rooms = self.by_conn.get_mut(&slot).expect("inserted above");
         let at = find(rooms, membership.id()).expect_err("it is not in the room");
+        reserve_one(rooms);
         rooms.insert(at, membership);
         self.pairs += 1;
     }
@@ -70,4 +73,30 @@ impl FurtherRooms {
 
 fn find(rooms: &[Membership], room: RoomId) -> Result<usize, usize> {
     rooms.binary_search_by_key(&room.handle(), |membership| membership.id().handle())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::room::Rooms;
+
+    /// 20 bytes are what a pair may take at 100 rooms a connection; beside these lists there are the rooms themselves.
+    #[test]
+    fn a_pair_takes_15_bytes_of_its_lists() {
+        for each in [65, 100, 128] {
+            let (mut rooms, mut further) = (Rooms::new(16, 7), FurtherRooms::new(16, 7));
+            let ids: Vec<RoomId> =
+                (0..each).map(|room| rooms.find_or_create(&room.to_string()).0).collect();
+            for slot in (0..each).map(Slot) {
+                for &id in &ids {
+                    further.insert(slot, rooms.enter(id, slot).0);
+                }
+            }
+            let memberships: usize = further.by_conn.iter().map(|(_, list)| list.capacity()).sum();
+            let members: usize = ids.iter().map(|&id| rooms[id].members.capacity()).sum();
+            let bytes = memberships * size_of::<Membership>() + members * size_of::<Slot>();
+            let pairs = further.pairs();
+            assert!(bytes <= 15 * pairs, "{bytes} bytes for {pairs} pairs, {each} rooms each");
+        }
+    }
 }

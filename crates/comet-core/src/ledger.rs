@@ -48,7 +48,7 @@ reasons! {
         MeshFull => "mesh_full",
         /// A newer push with the same [`Push::collapse_id`](crate::Push::collapse_id) came while this one waited.
         Superseded => "superseded",
-        /// The connection speaks the text form, and the push is longer than that may be.
+        /// The connection gets pushes in JSON (the text form, events), and this one is longer than that may be.
         TextTooLong => "text_too_long",
     }
 }
@@ -205,6 +205,8 @@ pub struct Counters {
     pub accepted_tcp: u64,
     /// Connections accepted over WebSocket.
     pub accepted_websocket: u64,
+    /// Of these, connections that became event streams: their response has begun.
+    pub event_streams: u64,
     /// Connections turned away at accept, before they had a slot: the shard was full or took no clients.
     pub refused: u64,
     /// The same, because the process was out of memory.
@@ -229,7 +231,7 @@ pub struct Counters {
     pub sent: u64,
     /// Deliveries queued and then lost with their connection: `queued = sent + lost + superseded + waiting`.
     pub lost: u64,
-    /// Deliveries queued and then taken out again for a newer one (policy drop-oldest).
+    /// Deliveries queued and then taken out again for a newer one (policy drop-oldest, or a newer state).
     pub superseded: u64,
     /// Deliveries in an outbox or on their way into the kernel, now.
     pub waiting: u64,

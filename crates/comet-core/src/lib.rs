@@ -17,6 +17,7 @@ mod canary;
 mod coalesce;
 mod conn;
 mod further_rooms;
+mod growth;
 mod heavy_hitters;
 mod home;
 mod idle_coalescing;

@@ -115,10 +115,12 @@ pub struct Limits {
     /// remote logic that takes half as long to register renews its session at once. Not to be changed while
     /// shards run.
     pub key_memory_ms: u32,
-    /// Connections that a turn sends a push to. One to more members of a room here, or more connections, goes on in the
-    /// next turns; see [`Shard::handle_crowds`](crate::Shard::handle_crowds).
+    /// Connections that a push is sent to in one turn. More members of a room here, or more connections, are a crowd; see
+    /// [`Shard::handle_crowds`](crate::Shard::handle_crowds).
+    pub crowd_above: usize,
+    /// Connections of a crowd that one turn sends to.
     pub crowd_slice: usize,
-    /// Bytes of these sends, if that is fewer connections; one connection is always sent to.
+    /// Bytes of the sends of a push in one turn, if that is fewer connections; one connection is always sent to.
     pub crowd_bytes: usize,
     /// Tables that each map of a home is split into, so that none grows in one long step. A power of two.
     pub buckets: usize,
@@ -164,6 +166,7 @@ impl Default for Limits {
             user_sessions: 10_000,
             user_memory_ms: 0,
             key_memory_ms: 10_000,
+            crowd_above: CROWD_ABOVE,
             crowd_slice: CROWD_SLICE,
             crowd_bytes: CROWD_BYTES,
             buckets: 256,
@@ -192,14 +195,23 @@ pub const MESSAGES_PER_TURN: usize = 256;
 pub const RATE_WINDOW_MS: u64 = 10_000;
 /// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
 pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
+/// Longest time between two comments in an event stream, milliseconds. Proxies end connections that are silent for 30 s
+/// and more.
+pub const EVENT_COMMENT_MS: u32 = 25_000;
+/// How long a client is told to wait whose request for an event stream is refused for something that passes, and for which
+/// nothing else is known, milliseconds.
+pub const EVENT_RETRY_MS: u32 = 5_000;
 /// How long a client is told to wait whose token has expired, milliseconds: clients whose tokens expire together do not
 /// come back together.
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
 /// [`Limits::text_push_max`] of a server, bytes: the encoding is made in one go, in 4 ms at most.
 pub const TEXT_PUSH_MAX: usize = 256 << 10;
-/// Connections in a slice of a crowd. Sends of so many small pushes take a few milliseconds. With slices of 256 a turn's own
-/// cost would show.
-pub const CROWD_SLICE: usize = 1_024;
+/// Connections that a push is sent to in one turn, in a few milliseconds. Several turns for each push would show in the cost of rooms
+/// of this size.
+pub const CROWD_ABOVE: usize = 1_024;
+/// Connections in a slice of a crowd, which is sent in about a millisecond. A client that connects waits for a slice at each step:
+/// after its accept, its upgrade and its token.
+pub const CROWD_SLICE: usize = 256;
 /// Bytes in a slice of a crowd. The kernel copies so many in a few milliseconds.
 pub const CROWD_BYTES: usize = 8 << 20;
 /// Deliveries in a slice of a crowd, and connections in the lists that wait for their turn. A batch of more than a few pushes is offered to fewer connections at once.
@@ -298,6 +310,7 @@ impl Limits {
         assert!(self.head_max >= 256, "head_max holds an upgrade request");
         assert!(self.outbox_bytes <= 1 << 30, "outbox_bytes");
         assert!(self.crowd_slice > 0 && self.crowd_bytes > 0, "crowd_slice");
+        assert!(self.crowd_slice <= self.crowd_above, "a slice of a crowd is none");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
         self.sources.assert_sound();
         assert!(self.handshakes > 0, "a connection begins with a handshake");

@@ -286,6 +286,8 @@ pub enum Report {
     /// Remote logic: no connection here holds the key any more. The end of a replaced connection causes no
     /// such report.
     Disconnected { user: i64, key: Box<str> },
+    /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
+    RoomInterest { room: Arc<str>, has_members: bool },
     /// An event of a traced connection.
     Trace(Box<TraceEvent>),
 }

@@ -16,6 +16,7 @@ mod slices;
 mod window;
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use comet_proto::Encoded;
 
@@ -94,13 +95,40 @@ pub(crate) struct Item {
     frame: Encoded,
     /// A push, which the ledger counts; otherwise a reply.
     is_push: bool,
+    /// What the push is about.
+    state: Option<Arc<State>>,
     /// Where it was stored for the first log that took it, and may be still.
     stored: Cell<(FrameId, Generation)>,
+}
+
+/// What a push is about of which clients need only the latest: an id that its caller gave it, in a room. No room: the push is to all.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) struct State {
+    pub(crate) room: Option<Arc<str>>,
+    pub(crate) id: Arc<str>,
 }
 
 impl Item {
     pub(crate) fn frame(&self) -> &Encoded {
         &self.frame
+    }
+
+    pub(crate) fn state(&self) -> Option<&Arc<State>> {
+        self.state.as_ref()
+    }
+
+    pub(crate) fn set_state(&mut self, state: Option<Arc<State>>) {
+        self.state = state;
+    }
+
+    /// Whether it is about the state of `newer`.
+    fn is_outdated_by(&self, newer: &Self) -> bool {
+        self.state.is_some() && self.state == newer.state
+    }
+
+    /// A push that is about no state.
+    fn is_plain(&self) -> bool {
+        self.is_push && self.state.is_none()
     }
 }
 
@@ -123,7 +151,7 @@ impl AppendMemo {
     pub(crate) const NONE: Self = Self {
         before: Outbox::EMPTY,
         lengthened: ChainId::NONE,
-        superseded: Superseded { pushes: 0, bytes: 0 },
+        superseded: Superseded { cut: Cut::Oldest(0), pushes: 0, bytes: 0 },
         uncounted: 0,
     };
 
@@ -144,9 +172,25 @@ impl AppendMemo {
     }
 }
 
-/// The oldest pushes of an outbox, which are dropped for a newer one.
+/// Which pushes that wait are dropped for a newer one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cut {
+    /// So many of the oldest.
+    Oldest(u32),
+    /// All that are about the state of the newer one, and so many of the oldest that are about none.
+    Outdated { plain: u32 },
+}
+
+impl Default for Cut {
+    fn default() -> Self {
+        Self::Oldest(0)
+    }
+}
+
+/// Pushes of an outbox that are dropped for a newer one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Superseded {
+    cut: Cut,
     pub(crate) pushes: u32,
     pub(crate) bytes: u32,
 }

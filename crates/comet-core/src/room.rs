@@ -6,6 +6,7 @@ use std::sync::Arc;
 use comet_proto::RoomHandle;
 
 use crate::bucket::Buckets;
+use crate::growth::reserve_one;
 use crate::ids::{LocalConnId, Slot};
 use crate::index::{Index, index};
 use crate::slab::Slab;
@@ -134,6 +135,7 @@ impl Rooms {
     pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
         let Room { members, offered, is_amid_push, .. } = &mut self.rooms[room];
         let end = u32::try_from(members.len()).expect("members are slots, u32");
+        reserve_one(members);
         members.push(slot);
         let place = |position| Membership { room, position: Position(position) };
         let (mut position, mut moved) = (end, None);

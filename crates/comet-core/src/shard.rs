@@ -12,7 +12,8 @@
 //!    [`Shard::has_listings`]. Pushes are handed over by [`Shard::handle_message`] while [`Shard::takes_pushes`]; then
 //!    [`Shard::handle_pushes`] goes on with them while [`Shard::has_pushes`]. Before those of the
 //!    inbox [`Shard::end_due_window`] begins others that have waited. In a turn that takes none,
-//!    [`Shard::handle_crowds`] goes on with one slice of those to crowds.
+//!    [`Shard::handle_crowds`] goes on with one slice of those to crowds, best after [`Shard::poll_auth`]: clients that connect
+//!    are then answered before its sends.
 //! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
 //!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
 //!    [`Shard::poll_report`]. The log event of a connection comes out before its socket is closed, so a driver
@@ -44,6 +45,7 @@ mod closing;
 mod deadlines;
 mod dispatch;
 mod drain;
+mod event_streams;
 mod handshakes;
 mod input;
 mod inspect;
@@ -187,13 +189,15 @@ impl Shard {
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
         settings.assert_sound();
-        let Settings { shard, shards, ref limits, logic, hash_seed: seed } = *settings;
+        let Settings { shard, shards, ref limits, logic, hash_seed: seed, reports_rooms } =
+            *settings;
         Self {
             context: Context {
                 shard,
                 shards,
                 limits: Arc::clone(limits),
                 logic,
+                reports_rooms,
                 now,
                 clock: ActiveClock::new(now),
             },

@@ -1,4 +1,4 @@
-//! The two ways in which frames travel to clients.
+//! The ways in which frames travel to clients.
 
 use comet_proto::Encoded;
 
@@ -10,6 +10,9 @@ pub enum Transport {
     Tcp = 0,
     /// An HTTP upgrade, then one binary message for each frame.
     WebSocket = 1,
+    /// An HTTP response that does not end, with an event for each push. It begins on a listener for
+    /// [`Transport::WebSocket`].
+    EventStream = 2,
 }
 
 impl Transport {
@@ -19,7 +22,13 @@ impl Transport {
     pub fn bytes(self, frame: &Encoded) -> &[u8] {
         match self {
             Self::Tcp => frame.for_tcp(),
-            Self::WebSocket => frame.for_websocket(),
+            Self::WebSocket | Self::EventStream => frame.for_websocket(),
         }
+    }
+
+    /// Which of the forms of an [`Encoded`] it sends: 0 is that for TCP, 1 the other.
+    #[inline]
+    pub(crate) fn encoding(self) -> usize {
+        usize::from(self != Self::Tcp)
     }
 }

@@ -8,6 +8,7 @@
 
 mod callers;
 mod calls;
+pub mod cluster;
 mod drain;
 mod failing;
 #[cfg(test)]

@@ -163,7 +163,7 @@ pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<Ledger
         }
     });
     let ledger = ledger.await.map_err(|status| failure(&status))?;
-    let Ledger { matched, queued, dropped, absent, scheduled } = ledger.unwrap_or_default();
+    let Ledger { matched, queued, dropped, absent, scheduled, .. } = ledger.unwrap_or_default();
     let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
     Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
 }

@@ -347,7 +347,8 @@ fn millis(time: Duration) -> u64 {
 
 fn wire_ledger(sum: LedgerSum) -> Ledger {
     let LedgerSum { matched, queued, dropped, absent, scheduled } = sum;
-    Ledger { matched, queued, dropped: dropped.into_iter().collect(), absent, scheduled }
+    let dropped = dropped.into_iter().collect();
+    Ledger { matched, queued, dropped, absent, scheduled, unanswered: Vec::new() }
 }
 
 /// The store gives no answer: a failure of the service, not of the request.

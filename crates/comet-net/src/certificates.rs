@@ -121,7 +121,7 @@ impl Tls {
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(match transport {
             Transport::Tcp => &current.tcp,
-            Transport::WebSocket => &current.websocket,
+            Transport::WebSocket | Transport::EventStream => &current.websocket,
         })
     }
 }

@@ -159,6 +159,7 @@ impl<A: Authenticator> Driver<A> {
             self.continue_handshakes();
             self.handle_messages();
             self.authenticate();
+            self.handle_crowds();
             self.submit_sends();
             self.serve_callers();
             self.log_closed();

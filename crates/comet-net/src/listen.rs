@@ -22,6 +22,9 @@ pub struct ListenOptions {
     pub rcvbuf: usize,
     /// SO_KEEPALIVE and its timing; `None`: silent peers are not probed.
     pub keepalive: Option<Keepalive>,
+    /// TCP_USER_TIMEOUT: how long sent bytes may be unacknowledged; `None`: as long as the kernel retransmits them, some 15
+    /// minutes. With keepalive it would take the place of [`Keepalive::count`].
+    pub user_timeout: Option<Duration>,
     /// TCP_NODELAY.
     pub nodelay: bool,
     /// The CPU of each core, in the order of the cores. A connection then goes to the core on whose
@@ -132,6 +135,7 @@ fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
         let keepalive = TcpKeepalive::new().with_time(*idle).with_interval(*interval);
         socket.set_tcp_keepalive(&keepalive.with_retries(*count))?;
     }
+    socket.set_tcp_user_timeout(options.user_timeout)?;
     // Buffers must be set before listen: the window scale is negotiated from them.
     if options.sndbuf > 0 {
         socket.set_send_buffer_size(options.sndbuf)?;
@@ -159,6 +163,7 @@ mod tests {
         sndbuf: 0,
         rcvbuf: 0,
         keepalive: None,
+        user_timeout: None,
         nodelay: true,
         steering: None,
     };
@@ -191,7 +196,11 @@ mod tests {
     fn accepted_sockets_inherit_the_options() {
         let seconds = Duration::from_secs;
         let keepalive = Keepalive { idle: seconds(600), interval: seconds(20), count: 4 };
-        let options = ListenOptions { keepalive: Some(keepalive), ..OPTIONS };
+        let options = ListenOptions {
+            keepalive: Some(keepalive),
+            user_timeout: Some(seconds(300)),
+            ..OPTIONS
+        };
         let (address, listeners) = bind("127.0.0.1:0".parse().unwrap(), 1, &options).unwrap();
         let _client = TcpStream::connect(address).unwrap();
         let listener = Socket::from(listeners.into_iter().next().unwrap());
@@ -200,6 +209,7 @@ mod tests {
         assert_eq!(accepted.tcp_keepalive_time().unwrap(), seconds(600));
         assert_eq!(accepted.tcp_keepalive_interval().unwrap(), seconds(20));
         assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 4);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(seconds(300)));
     }
 
     /// The kernel handles loopback packets on the CPU that sends them.

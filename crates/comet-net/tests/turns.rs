@@ -89,6 +89,7 @@ impl Rig {
             sndbuf: 0,
             rcvbuf: 0,
             keepalive: None,
+            user_timeout: None,
             nodelay: true,
             steering: None,
         };
@@ -110,6 +111,7 @@ impl Rig {
                 limits: Arc::new(limits),
                 logic: Logic::Embedded,
                 hash_seed: 7,
+                reports_rooms: false,
             },
             listeners: vec![Listener {
                 socket: sockets.pop().unwrap(),

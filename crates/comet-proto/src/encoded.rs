@@ -86,7 +86,7 @@ impl Encoded {
     /// are replaced (U+FFFD).
     #[must_use]
     pub fn to_text(&self) -> Self {
-        let mut message = text::write(self.for_tcp());
+        let mut message = text::write(self.for_tcp(), None);
         let is_batch = self.tcp_at > WEBSOCKET_HEADER_MAX;
         if !is_batch {
             message.push(b'\n');
@@ -95,6 +95,15 @@ impl Encoded {
         put_header(&mut bytes, OpCode::Data(Data::Text), message.len());
         bytes.extend_from_slice(&message);
         Self::new(&bytes, bytes.len())
+    }
+
+    /// The same as a [server-sent event](crate::sse), whose data is an array as in the text form. Empty on TCP. A line
+    /// cannot end within the data, because JSON escapes what ends lines.
+    #[must_use]
+    pub fn to_event(&self, room: Option<&str>) -> Self {
+        let data = text::write(self.for_tcp(), room);
+        let event = [EVENT, &*data, b"\n\n"].concat();
+        Self::new(&event, event.len())
     }
 
     /// The same push to the room `handle`, for members of protocol 2: a [`RoomPush`]. `offset` is its place in the room's
@@ -117,9 +126,12 @@ impl Encoded {
         Self::new(&bytes, tcp_at)
     }
 
-    /// The message, if this is of [`Encoded::to_text`].
+    /// The message or the data, if this is of [`Encoded::to_text`] or [`Encoded::to_event`].
     #[must_use]
     pub fn text(&self) -> Option<&str> {
+        if let Some(data) = self.bytes.strip_prefix(EVENT) {
+            return str::from_utf8(data).ok();
+        }
         let [TEXT_MESSAGE, _, ..] = *self.bytes else { return None };
         let message = &self.bytes[header_len(&self.bytes)..];
         self.for_tcp().is_empty().then(|| str::from_utf8(message).ok()).flatten()
@@ -185,5 +197,7 @@ fn header_len(message: &[u8]) -> usize {
     }
 }
 
+/// What an event of [`Encoded::to_event`] begins with. No WebSocket message of a server does.
+const EVENT: &[u8] = b"data: ";
 /// The first byte of a whole text message (RFC 6455 5.2).
 const TEXT_MESSAGE: u8 = 0x81;

@@ -165,7 +165,8 @@ impl<'a> JoinReply<'a> {
         flags |= if self.position.is_some() { HAS_HISTORY } else { 0 };
         flags |= if self.recovered.is_some() { RECOVERED } else { 0 };
         let Position { epoch, offset } = self.position.unwrap_or(Position { epoch: 0, offset: 0 });
-        let mut body = vec![status, flags, 0, 0];
+        let mut body = Vec::with_capacity(JOIN_REPLY_LEN + self.room.len());
+        body.extend([status, flags, 0, 0]);
         body.extend(handle.to_be_bytes());
         body.extend(epoch.to_be_bytes());
         body.extend(offset.to_be_bytes());
@@ -208,6 +209,9 @@ pub struct RoomPush<'a> {
     /// The push's body.
     pub body: &'a [u8],
 }
+
+/// Bytes before the room of a [`JoinReply`].
+const JOIN_REPLY_LEN: usize = 28;
 
 /// Bytes before the push's body.
 const ROOM_PUSH_LEN: usize = 16;

@@ -15,6 +15,7 @@ use crate::frame::{Frame, VERSION, decode};
 use crate::op;
 
 pub use json::DEPTH_MAX;
+pub(crate) use json::put_string;
 
 /// A client's message in the text form.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,11 +111,12 @@ fn has_read_body(operation: i32) -> bool {
     matches!(operation, op::AUTH | op::CHANGE_ROOM | op::SUBSCRIBE | op::UNSUBSCRIBE)
 }
 
-/// The message for a run of whole frames: an array with an object for each. What follows the last whole one is left out.
+/// The message for a run of whole frames: an array with an object for each, which names `room` if there is one. What follows
+/// the last whole frame is left out.
 ///
 /// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
 /// replaced (U+FFFD).
-pub(crate) fn write(mut run: &[u8]) -> Vec<u8> {
+pub(crate) fn write(mut run: &[u8], room: Option<&str>) -> Vec<u8> {
     let mut message = Vec::with_capacity(run.len() + 32);
     message.push(b'[');
     while let Ok(Some((frame, consumed))) = decode(run, usize::MAX) {
@@ -122,8 +124,14 @@ pub(crate) fn write(mut run: &[u8]) -> Vec<u8> {
             message.push(b',');
         }
         let Frame { version, operation, sequence, body } = frame;
-        write!(message, r#"{{"ver":{version},"op":{operation},"seq":{sequence},"body":"#)
+        write!(message, r#"{{"ver":{version},"op":{operation},"seq":{sequence},"#)
             .expect("writing to a Vec cannot fail");
+        if let Some(room) = room {
+            message.extend_from_slice(br#""room":"#);
+            put_string(&mut message, room);
+            message.push(b',');
+        }
+        message.extend_from_slice(br#""body":"#);
         put_body(&mut message, body);
         message.push(b'}');
         run = &run[consumed..];
@@ -136,7 +144,7 @@ fn put_body(message: &mut Vec<u8>, body: &[u8]) {
     match std::str::from_utf8(body) {
         Ok("") => message.extend_from_slice(b"{}"),
         Ok(text) if json::is_value(text) => json::put_value(message, text),
-        _ => json::put_string(message, &String::from_utf8_lossy(body)),
+        _ => put_string(message, &String::from_utf8_lossy(body)),
     }
 }
 

@@ -6,7 +6,7 @@
 
 pub(crate) mod frames;
 mod origin;
-mod upgrade;
+pub(crate) mod upgrade;
 
 pub use frames::{Event, Fault, Fragments, MessageKinds, read};
 pub use origin::{BadOriginPattern, Origin, OriginPattern};

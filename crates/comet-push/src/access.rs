@@ -96,11 +96,14 @@ fn describe(target: Arguments<'_>, proto: Option<&Proto>) {
 
 fn pushed(answer: Result<Pushed, Status>) -> Result<Pushed, Status> {
     let pushed = answer?;
-    let Ledger { matched, queued, dropped, absent, scheduled } = &pushed.ledger;
+    let Ledger { matched, queued, dropped, absent, scheduled, unanswered } = &pushed.ledger;
     let (dropped, access) = (dropped.values().sum::<u64>(), Access::current());
     access.add(format_args!("matched={matched} queued={queued} dropped={dropped} absent={absent}"));
     if *scheduled > 0 {
         access.add(format_args!("scheduled={scheduled}"));
+    }
+    if !unanswered.is_empty() {
+        access.add(format_args!("unanswered_hosts={}", unanswered.len()));
     }
     if !pushed.failed.is_empty() {
         access.add(format_args!("failed_servers={}", pushed.failed.len()));

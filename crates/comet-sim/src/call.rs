@@ -91,12 +91,6 @@ impl Call {
         is_sound.then_some(()).ok_or_else(|| format!("call {id} to {kind:?} adds up to {tally:?}"))
     }
 
-    /// Connections that were meant and did not get it, except by their own wish.
-    pub(crate) fn dropped_unwanted(&self) -> u64 {
-        let tally = &self.sums.tally;
-        tally.dropped_total() - tally.dropped[DropReason::Filtered as usize]
-    }
-
     /// Whether `newer` may have taken its place.
     pub(crate) fn may_be_superseded_by(&self, newer: &Self) -> bool {
         let is_state = self.collapse_id.is_some() && self.collapse_id == newer.collapse_id;

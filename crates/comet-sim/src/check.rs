@@ -3,7 +3,7 @@
 mod deliveries;
 mod directories;
 
-use comet_core::{Counters, SlowConsumer, Tally, Transport};
+use comet_core::{Counters, STATUS_CODES, SlowConsumer, Tally, Transport};
 
 pub(crate) use self::deliveries::Baseline;
 
@@ -13,7 +13,7 @@ use self::directories::{check_clients, check_directories, check_gauges};
 use crate::call_checker::CallCounts;
 use crate::driver::Driver;
 use crate::env::{Env, Peer};
-use crate::summary::Summary;
+use crate::summary::{self, Summary};
 
 /// After a turn of one shard: its counters balance, with each other and with its sockets.
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
@@ -27,9 +27,14 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
     let limits = &env.plan.limits;
-    // With `DropOldest` one push waits beside those on their way, however many those are.
-    let beside = u64::from(limits.slow_consumer == SlowConsumer::DropOldest);
-    let room = (u64::from(limits.svr_proto) + beside) * counters.connections;
+    // With `DropOldest` one push waits beside those on their way, however many those are; states fill an outbox beside these.
+    let keeps_latest = limits.coalesce_rules.iter().any(|rule| rule.keep_latest);
+    let beside = match limits.slow_consumer {
+        SlowConsumer::DropNewest | SlowConsumer::DropOldest if keeps_latest => limits.svr_proto,
+        SlowConsumer::DropOldest => 1,
+        _ => 0,
+    };
+    let room = u64::from(limits.svr_proto + beside) * counters.connections;
     holds(waiting <= room, "more waits than outboxes hold")?;
     holds(sent <= sockets.pushes_taken, "sent, and no socket took it")?;
     holds(counters.bytes_out == sockets.bytes_taken, "bytes out")?;
@@ -54,6 +59,7 @@ pub(crate) fn quiet_point(
     check_clients(env, drivers)?;
     check_deliveries(env, drivers, baseline)?;
     env.control.calls.clear();
+    env.push_callers.account.clear();
     for peer in &mut env.peers {
         peer.client.received.pushes.clear();
     }
@@ -63,6 +69,7 @@ pub(crate) fn quiet_point(
 /// After the drain: no connection is left, and no state of one.
 pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, String> {
     env.control.check_quiet()?;
+    finish_callers(env, drivers)?;
     check_totals(env, drivers)?;
     let env = &*env;
     env.control.trace_log.end(&env.plan)?;
@@ -118,11 +125,30 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     summary.callers_left = left;
     summary.messages_skipped = skipped;
     summary.stalls = control.stalls;
+    summary.pushes_unknown = env.push_callers.account.unknown;
     Ok(summary)
 }
 
-/// Control's sum of all tallies is the sum of the shards' counters; paced broadcasts are in the
-/// latter only.
+/// The process ends with requests of push callers that have not been looked at: they are answered. Then each reply that was
+/// read has been counted.
+fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
+    let moment = (env.control.calls.next_id(), env.now);
+    env.push_callers.begin_end(&mut env.rng, &env.plan, moment);
+    for Driver { shard, door, .. } in &mut *drivers {
+        door.finish(shard, &mut env.push_callers, &mut env.rng)?;
+    }
+    env.push_callers.turn(&mut env.rng, &env.plan, moment, true)?;
+    let mut counted = [0; STATUS_CODES];
+    for driver in drivers {
+        summary::add_each(&mut counted, &driver.shard.counters().calls);
+    }
+    let read = &env.push_callers.account.statuses;
+    let agrees = read.iter().zip(&counted).all(|(read, counted)| read <= counted);
+    agrees.then_some(()).ok_or_else(|| format!("callers read {read:?}, shards counted {counted:?}"))
+}
+
+/// Control's sum of all tallies, with what push callers were told, is the sum of the shards' counters. Paced broadcasts,
+/// and pushes whose callers know nothing of them, are in the latter only.
 fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let mut counted = Tally::default();
     for driver in drivers {
@@ -130,12 +156,14 @@ fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     }
     let numbers =
         |tally: &Tally| [&[tally.matched, tally.queued, tally.absent][..], &tally.dropped].concat();
-    let control = &env.control;
-    let (counted, reported) = (numbers(&counted), numbers(control.calls.total()));
-    let agrees = if control.has_paced {
+    let (control, account) = (&env.control, &env.push_callers.account);
+    let mut reported = *control.calls.total();
+    reported += account.total;
+    let (counted, reported) = (numbers(&counted), numbers(&reported));
+    let agrees = if control.has_paced || account.unknown > 0 {
         counted.iter().zip(&reported).all(|(counted, reported)| counted >= reported)
     } else {
         counted == reported
     };
-    agrees.then_some(()).ok_or_else(|| format!("shards counted {counted:?}, control {reported:?}"))
+    agrees.then_some(()).ok_or_else(|| format!("shards counted {counted:?}, callers {reported:?}"))
 }

@@ -14,7 +14,7 @@ use crate::call::{Call, Sums};
 use crate::call_checker::CallChecker;
 use crate::live_traces::LiveTracing;
 use crate::logic::Logic;
-use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS};
+use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, caller_tokens};
 use crate::posts::{Context, Posts};
 use crate::request::{Request, SPEED_LEAST, encode};
 use crate::source::blocked;
@@ -234,6 +234,10 @@ impl Control {
         }
         limits.is_out_of_memory = context.rng.percent(10);
         limits.takes_clients = !context.rng.percent(10);
+        limits.refuses_pushes = context.rng.percent(10);
+        if context.plan.has_caller_tokens {
+            limits.callers.tokens = caller_tokens(context.rng.percent(70));
+        }
         if context.plan.is_blocking && context.rng.percent(50) {
             let until = context.now.after(context.rng.between(0, 5_000));
             let block = Block { network: blocked(), until };

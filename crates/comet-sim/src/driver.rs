@@ -12,10 +12,12 @@ use comet_core::{
 use crate::activity;
 use crate::crowds::CrowdSlices;
 use crate::deadlines;
-use crate::env::{Env, Peer};
+use crate::drain::Drain;
+use crate::env::{Env, Peer, SocketTotals};
 use crate::listings::{Known, Listings};
 use crate::plan::Plan;
 use crate::profile;
+use crate::push_callers::Door;
 use crate::socket::ReceiveCompletion;
 use crate::source::address;
 use crate::stall_log::StallLog;
@@ -27,6 +29,8 @@ pub(crate) struct Driver {
     slots: BTreeMap<Slot, usize>,
     /// Connected, not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
+    /// For push callers.
+    pub(crate) door: Door,
     /// Tokens that embedded logic checks, and when it answers.
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
@@ -50,48 +54,6 @@ pub(crate) struct Driver {
     pub(crate) coalesced_waits: u64,
 }
 
-/// Close notices that are under way: connections that are to get one, and how many did.
-struct Drain {
-    since: Millis,
-    over_ms: u64,
-    connections: u64,
-    /// All that there are, also those that came later.
-    is_all: bool,
-    notices: u64,
-}
-
-impl Drain {
-    /// One more close notice at `now`, which must not come before its time.
-    fn note_close(&mut self, now: Millis) -> Result<(), String> {
-        self.notices += 1;
-        let elapsed = now.0 - self.since.0;
-        let Self { over_ms, connections, is_all, notices, .. } = *self;
-        let is_due = match elapsed >= over_ms {
-            true => is_all || notices <= connections,
-            false => notices * over_ms <= connections * elapsed,
-        };
-        let what =
-            || format!("close notice {notices} of {connections} after {elapsed} of {over_ms} ms");
-        is_due.then_some(()).ok_or_else(what)
-    }
-}
-
-/// Totals of the sockets of a shard.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct SocketTotals {
-    pub(crate) pushes_taken: u64,
-    pub(crate) bytes_taken: u64,
-    pub(crate) bytes_received: u64,
-}
-
-impl SocketTotals {
-    fn add(&mut self, peer: &Peer) {
-        self.pushes_taken += peer.socket.pushes_taken;
-        self.bytes_taken += peer.socket.taken;
-        self.bytes_received += peer.socket.received;
-    }
-}
-
 impl Driver {
     pub(crate) fn new(shard: ShardId, plan: &Plan) -> Self {
         let settings = Settings {
@@ -100,11 +62,13 @@ impl Driver {
             limits: Arc::new(plan.limits.clone()),
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
+            reports_rooms: false,
         };
         Self {
             shard: Shard::new(&settings, Millis(0)),
             slots: BTreeMap::new(),
             backlog: VecDeque::new(),
+            door: Door::default(),
             auths: Vec::new(),
             must_retry: false,
             ready_since: None,
@@ -152,6 +116,8 @@ impl Driver {
             || self.shard.has_crowds()
             || self.shard.has_listings()
             || !self.backlog.is_empty()
+            || self.shard.has_requests()
+            || self.door.is_awake(&env.push_callers)
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
             || self.auths.iter().any(|(due, _)| *due <= env.now)
@@ -178,6 +144,9 @@ impl Driver {
             self.take_messages(env, class)?;
         }
         self.accept(env);
+        if self.door.complete(&mut self.shard, &mut env.push_callers, &mut env.rng) {
+            env.note_activity();
+        }
         let mut slots: Vec<(Slot, usize)> =
             self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
         env.rng.shuffle(&mut slots);
@@ -213,7 +182,7 @@ impl Driver {
         if env.rng.percent(80) {
             self.shard.handle_listings(&mut budget(env), &mut &self.listings);
         }
-        self.go_on_with_pushes(env)?;
+        self.take_requests(env)?;
         self.poll(env)
     }
 
@@ -252,6 +221,18 @@ impl Driver {
                 _ => {}
             }
             self.shard.handle_message(message);
+        }
+        Ok(())
+    }
+
+    /// Takes requests of push callers: some, or all.
+    fn take_requests(&mut self, env: &mut Env) -> Result<(), String> {
+        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
+            self.go_on_with_pushes(env)?;
+            if !Door::take_request(&mut self.shard) {
+                break;
+            }
+            env.note_activity();
         }
         Ok(())
     }
@@ -409,6 +390,7 @@ impl Driver {
             let bytes = transmit.slices.collect::<Vec<_>>().concat();
             entry.socket.transmit(&bytes, ready_since, env.now)?;
         }
+        self.door.serve(&mut self.shard, &mut env.push_callers)?;
         while let Some((conn, how)) = self.shard.poll_close() {
             trace!(env, "shut {how:?} {conn:?}");
             let peer = *self.slots.get(&conn.slot).ok_or("a close for nobody")?;
@@ -492,7 +474,7 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
         let shard = &self.shard;
-        let has_pushes = shard.has_pushes() || shard.has_crowds();
+        let has_pushes = shard.has_pushes() || shard.has_crowds() || shard.has_requests();
         let has_work = shard.has_work() || shard.has_unsent_counts();
         let is_still = !has_pushes && !has_work && !shard.is_gathering();
         is_idle && is_still && !shard.has_listings()

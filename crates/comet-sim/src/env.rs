@@ -7,6 +7,7 @@ use crate::control::Control;
 use crate::mesh::Mesh;
 use crate::plan::Plan;
 use crate::posts::Context;
+use crate::push_callers::PushCallers;
 use crate::rng::Rng;
 use crate::socket::Socket;
 use crate::trace::Trace;
@@ -38,6 +39,7 @@ pub(crate) struct Env {
     pub(crate) mesh: Mesh,
     pub(crate) control: Control,
     pub(crate) peers: Vec<Peer>,
+    pub(crate) push_callers: PushCallers,
     pub(crate) is_draining: bool,
     pub(crate) trace: Trace,
     /// When something last happened after which others may have something to do.
@@ -53,6 +55,7 @@ impl Env {
             rng,
             plan,
             peers: Vec::new(),
+            push_callers: PushCallers::default(),
             is_draining: false,
             trace,
             active_at: Millis(0),
@@ -71,5 +74,21 @@ impl Env {
     pub(crate) fn control(&mut self) -> (&mut Control, Context<'_>) {
         let Self { now, rng, plan, mesh, control, trace, .. } = self;
         (control, Context { now: *now, rng, plan, mesh, trace })
+    }
+}
+
+/// Totals of the sockets of a shard.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct SocketTotals {
+    pub(crate) pushes_taken: u64,
+    pub(crate) bytes_taken: u64,
+    pub(crate) bytes_received: u64,
+}
+
+impl SocketTotals {
+    pub(crate) fn add(&mut self, peer: &Peer) {
+        self.pushes_taken += peer.socket.pushes_taken;
+        self.bytes_taken += peer.socket.taken;
+        self.bytes_received += peer.socket.received;
     }
 }

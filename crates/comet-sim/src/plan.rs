@@ -1,7 +1,9 @@
 //! What a seed decides before the first step: the number of shards, their limits, and how the network, the
 //! clients and the control thread behave.
 
-use comet_core::{ClientRates, CoalesceRule, Limits, Logic, SlowConsumer, SourceLimits};
+use comet_core::{
+    CallerLimits, ClientRates, CoalesceRule, Limits, Logic, SlowConsumer, SourceLimits, Tokens,
+};
 
 use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
@@ -16,8 +18,17 @@ pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
 /// Users are numbered below this; 0 is anonymous.
 pub(crate) const USERS: i64 = 5;
 
+/// Shown by push callers at their first request, where they have to.
+pub(crate) const CALLER_TOKEN: &str = "open";
+/// Opens only after some changes of limits, and before the first.
+pub(crate) const OTHER_CALLER_TOKEN: &str = "other";
+
 /// Ids of states that pushes are about.
 pub(crate) const COLLAPSE_IDS: [&str; 3] = ["a", "b", "c"];
+
+/// Bounds of outboxes that no run reaches.
+pub(crate) const OUTBOX_BYTES_MAX: u32 = 1 << 20;
+pub(crate) const OUTBOX_MEMORY_MAX: u64 = 1 << 30;
 
 /// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
@@ -59,6 +70,10 @@ pub(crate) struct Plan {
     pub(crate) auth_ms_max: u64,
     /// How often control pushes in a step.
     pub(crate) push_percent: u32,
+    /// Push callers connected to shards at a time.
+    pub(crate) callers: usize,
+    /// They have to show a token.
+    pub(crate) has_caller_tokens: bool,
     /// Choices for the limit of a call.
     pub(crate) call_limits_ms: &'static [u64],
     /// How often a caller leaves in a step.
@@ -112,9 +127,10 @@ impl Plan {
         let coalesce_rules = coalesce_rules(rng);
         // The smallest outboxes leave no space for a window.
         let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
-            true => (&[1, 2, 5, 80], &[400, 4_000, 1 << 20]),
-            false => (&[5, 20, 80], &[4_000, 1 << 20, 1 << 20]),
+            true => (&[1, 2, 5, 80], &[400, 4_000, OUTBOX_BYTES_MAX]),
+            false => (&[5, 20, 80], &[4_000, OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX]),
         };
+        let has_caller_tokens = rng.percent(50);
         let limits = Limits {
             connections: if rng.percent(8) { 3 } else { 10_000 },
             body_max: rng.pick(&[256, 1024, 4096]),
@@ -123,7 +139,7 @@ impl Plan {
             text_push_max: rng.pick(&[60, 1 << 20]),
             svr_proto: rng.pick(svr_proto),
             outbox_bytes: rng.pick(outbox_bytes),
-            outbox_memory: rng.pick(&[1 << 30, 1 << 30, 20_000, 2_000]),
+            outbox_memory: rng.pick(&[OUTBOX_MEMORY_MAX, OUTBOX_MEMORY_MAX, 20_000, 2_000]),
             cli_proto: rng.pick(&[16, 24, 64]),
             slow_consumer: rng.pick(&[
                 SlowConsumer::DropNewest,
@@ -157,10 +173,17 @@ impl Plan {
             rooms: rng.pick(&[128, 128, 2, 1]),
             user_sessions: if rng.percent(6) { rng.pick(&[1, 3]) } else { 10_000 },
             trace_users: rng.pick(trace_lists).into(),
-            crowd_slice: rng.pick(&[1, 3, 1_000]),
+            crowd_above: rng.pick(&[1, 3, 1_000]),
             crowd_bytes: rng.pick(&[100, 1_000, 1 << 20]),
+            callers: CallerLimits {
+                connections: rng.pick(&[2, 64, 64]),
+                frame_max: rng.pick(&[200, 4 << 20, 4 << 20]),
+                timeout_ms: rng.pick(&[300, 5_000]),
+                tokens: if has_caller_tokens { caller_tokens(true) } else { Tokens::default() },
+            },
             ..Limits::default()
         };
+        let limits = Limits { crowd_slice: limits.crowd_above.min(2), ..limits };
         let shards = rng.between(1, 4) as u16;
         let logic = match rng.percent(50) {
             true => Logic::Embedded,
@@ -190,6 +213,8 @@ impl Plan {
             turn_percent: rng.pick(&[20, 60, 100]),
             auth_ms_max: rng.pick(&[0, 5, 60]),
             push_percent: rng.pick(&[5, 30, 80]),
+            callers: rng.pick(&[0, 0, 1, 4]),
+            has_caller_tokens,
             call_limits_ms: rng.pick(&[
                 &[CALL_MS_LONG],
                 &[CALL_MS_LONG],
@@ -229,6 +254,11 @@ impl Plan {
         self.logic = Logic::Remote { renew_ms: (3_000, 3_000) };
         self.services = ServicesPlan::random(rng, true);
     }
+}
+
+/// What opens the door for push callers.
+pub(crate) fn caller_tokens(has_other: bool) -> Tokens {
+    Tokens::new([CALLER_TOKEN].into_iter().chain(has_other.then_some(OTHER_CALLER_TOKEN)))
 }
 
 /// None in half of all runs.

@@ -75,8 +75,8 @@ pub(crate) struct ReceivedStream {
     /// Calls whose push the client has read, since the last quiet point.
     pub(crate) pushes: Vec<u64>,
     paced: Vec<u64>,
-    /// Last call to the key, to the user, to everybody, and to each room.
-    last: [u64; 3 + ROOMS.len()],
+    /// By source, control or a push caller: the last push to the key, to the user, to everybody, and to each room.
+    last: BTreeMap<u64, [u64; 3 + ROOMS.len()]>,
     batch: Option<Stamp>,
     /// Of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
@@ -111,7 +111,7 @@ impl ReceivedStream {
             accepts_since: 0,
             pushes: Vec::new(),
             paced: Vec::new(),
-            last: [0; 3 + ROOMS.len()],
+            last: BTreeMap::new(),
             batch: None,
             digest: 0,
         }
@@ -383,10 +383,11 @@ impl ReceivedStream {
             Kind::Users => 1,
             Kind::All => 2,
         };
-        if stamp.id <= self.last[kind] {
-            return Err(format!("{stamp:?} after call {}", self.last[kind]));
+        let last = &mut self.last.entry(stamp.source()).or_default()[kind];
+        if stamp.id <= *last {
+            return Err(format!("{stamp:?} after {last}"));
         }
-        self.last[kind] = stamp.id;
+        *last = stamp.id;
         Ok(())
     }
 

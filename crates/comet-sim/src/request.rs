@@ -156,22 +156,30 @@ fn group<T: Clone>(
     })
 }
 
-/// The frame of call `id`: one, or a batch as goim's job makes it.
+/// The push of call `id`.
 pub(crate) fn encode(rng: &mut Rng, plan: &Plan, id: u64, kind: Kind, operation: i32) -> Push {
+    let (wire_operation, sequence, body) = body(rng, plan, id, kind, operation);
+    let frame = Frame { version: 1, operation: wire_operation, sequence, body: &body };
+    let collapse_id = rng.percent(50).then(|| rng.pick(&COLLAPSE_IDS).into());
+    Push { collapse_id, ..Push::new(operation, Encoded::frame(&frame)) }
+}
+
+/// Operation, sequence and body of a push: one frame, or a batch as goim's job makes it.
+pub(crate) fn body(
+    rng: &mut Rng,
+    plan: &Plan,
+    id: u64,
+    kind: Kind,
+    operation: i32,
+) -> (i32, i32, Vec<u8>) {
     let parts = if rng.percent(25) { rng.between(1, 4) as u8 } else { 0 };
     let padding = rng.below(plan.push_body_max + 1);
     let stamp = Stamp { id, part: 0, parts: parts.max(1), kind, operation };
-    let frame = |operation, sequence, body: &[u8]| {
-        Encoded::frame(&Frame { version: 1, operation, sequence, body })
-    };
-    let frame = if parts == 0 {
-        frame(operation, PUSH_SEQUENCE, &stamp.write(padding))
-    } else {
-        let inner = (0..parts).flat_map(|part| {
-            wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
-        });
-        frame(op::RAW, 0, &inner.collect::<Vec<u8>>())
-    };
-    let collapse_id = rng.percent(50).then(|| rng.pick(&COLLAPSE_IDS).into());
-    Push { collapse_id, ..Push::new(operation, frame) }
+    if parts == 0 {
+        return (operation, PUSH_SEQUENCE, stamp.write(padding));
+    }
+    let inner = (0..parts).flat_map(|part| {
+        wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
+    });
+    (op::RAW, 0, inner.collect())
 }

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::ops::AddAssign;
 
-use comet_core::{CloseReason, Counters, DropReason, Limits, SlowConsumer, Tally};
+use comet_core::{
+    CallerEnd, CloseReason, Counters, DropReason, Limits, STATUS_CODES, SlowConsumer, Tally,
+};
 use comet_proto::RoomRefusal;
 
 use crate::fanout::FanoutSummary;
@@ -28,6 +30,14 @@ pub struct Summary {
     pub calls_late: u64,
     /// Callers that left before the end of their call.
     pub callers_left: u64,
+    /// Connections of push callers.
+    pub push_callers: u64,
+    /// Those that a shard ended, by [`CallerEnd`].
+    pub push_callers_ended: [u64; CallerEnd::COUNT],
+    /// Their requests that were answered, by code of gRPC.
+    pub push_requests: [u64; STATUS_CODES],
+    /// Their pushes of which they were not told what became.
+    pub pushes_unknown: u64,
     /// Messages that were not sent because their call had ended.
     pub messages_skipped: u64,
     /// Times that the control thread stalled.
@@ -107,6 +117,9 @@ impl Summary {
     pub(crate) fn add(&mut self, counters: &Counters) {
         self.accepted += counters.accepted_tcp + counters.accepted_websocket;
         self.refused += counters.refused;
+        self.push_callers += counters.callers_accepted;
+        add_each(&mut self.push_callers_ended, &counters.callers_ended);
+        add_each(&mut self.push_requests, &counters.calls);
         self.refused_for_memory += counters.refused_for_memory;
         self.authenticated += counters.authenticated;
         add_each(&mut self.tokens_renewed, &[counters.tokens_renewed, counters.tokens_not_renewed]);
@@ -144,6 +157,10 @@ impl AddAssign for Summary {
         self.stops += other.stops;
         self.spared += other.spared;
         add_each(&mut self.crowd_slices, &other.crowd_slices);
+        self.push_callers += other.push_callers;
+        add_each(&mut self.push_callers_ended, &other.push_callers_ended);
+        add_each(&mut self.push_requests, &other.push_requests);
+        self.pushes_unknown += other.pushes_unknown;
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
@@ -195,6 +212,12 @@ impl fmt::Display for Summary {
             f,
             "calls that ended early: {calls_inbox_full} before a full inbox, {calls_late} late, \
              {callers_left} left; messages skipped: {messages_skipped}; control stalled: {stalls}"
+        )?;
+        let Self { push_callers, push_callers_ended, push_requests, pushes_unknown, .. } = self;
+        writeln!(
+            f,
+            "push callers: {push_callers}, ended {push_callers_ended:?}; requests by status: \
+             {push_requests:?}; pushes without an answer: {pushes_unknown}"
         )?;
         let Self { core_stalls, stops, spared, .. } = self;
         writeln!(

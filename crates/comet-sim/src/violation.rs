@@ -168,6 +168,7 @@ impl Malformed {
         match transport {
             Transport::Tcp => (frame, reason),
             Transport::WebSocket => (wire::websocket(BINARY, mask, &frame), reason),
+            Transport::EventStream => unreachable!("its client sends no frames"),
         }
     }
 }

@@ -115,6 +115,11 @@ impl Stamp {
         body
     }
 
+    /// The push caller it comes from; 0: control. The order of pushes of one source is kept.
+    pub(crate) fn source(self) -> u64 {
+        self.id >> 32
+    }
+
     fn padding(id: u64) -> u8 {
         b'a' + (id % 26) as u8
     }
@@ -208,6 +213,7 @@ impl Decoder {
                 (false, _) => self.http(rest, messages)?,
                 (true, Transport::Tcp) => self.frame(rest, messages)?,
                 (true, Transport::WebSocket) => self.message(rest, messages)?,
+                (true, Transport::EventStream) => unreachable!("no client asks for events"),
             };
             let Some(consumed) = consumed else { break };
             at += consumed;

@@ -124,6 +124,7 @@ impl World {
     fn is_idle(&self) -> bool {
         self.env.mesh.is_idle()
             && self.drivers.iter().all(Driver::is_quiet)
+            && self.env.push_callers.is_idle()
             && self.active.iter().all(|peer| self.is_peer_idle(*peer))
     }
 
@@ -151,6 +152,7 @@ impl World {
         if phase == Phase::Busy {
             self.hold_up();
             self.connect();
+            self.connect_caller();
             let (control, context) = self.env.control();
             control.act(context)?;
         }
@@ -208,6 +210,12 @@ impl World {
         self.drivers[shard].backlog.push_back(peer);
     }
 
+    fn connect_caller(&mut self) {
+        let Env { rng, plan, push_callers, now, .. } = &mut self.env;
+        let shard = rng.below(self.drivers.len());
+        push_callers.connect(rng, plan, *now, &mut self.drivers[shard].door);
+    }
+
     fn turn_control(&mut self) -> Result<(), String> {
         let (control, context) = self.env.control();
         if control.turn(context)? {
@@ -235,6 +243,8 @@ impl World {
             }
             is_active |= client.received.waits_for_others() && !socket.is_drained_by_server();
         }
+        let Env { rng, plan, push_callers, now, .. } = env;
+        is_active |= push_callers.turn(rng, plan, (next_call, *now), is_quiet)?;
         if is_active {
             env.note_activity();
         }

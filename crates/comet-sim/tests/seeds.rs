@@ -1,6 +1,6 @@
 //! Some hundred seeds of the simulator, and what they must have exercised.
 
-use comet_core::{CloseReason, DropReason};
+use comet_core::{CallerEnd, CloseReason, DropReason};
 use comet_sim::{FanoutSummary, LogicSummary, Summary};
 
 const SEEDS: u64 = 300;
@@ -43,6 +43,15 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(refused.iter().all(|number| *number > 0), "{sum}");
     let others = [sum.lost, sum.superseded, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
+    assert!(sum.push_callers > 500 && sum.pushes_unknown > 1_000, "{sum}");
+    for reason in CallerEnd::ALL {
+        let ended = sum.push_callers_ended[*reason as usize];
+        assert!(ended > 0, "no push caller was ended as {reason:?}: {sum}");
+    }
+    // Made, left, invalid, late, refused, too long, at the end of the server, without a token.
+    for status in [0, 1, 3, 4, 8, 11, 14, 16] {
+        assert!(sum.push_requests[status] > 10, "{sum}");
+    }
     let counts =
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");

@@ -11,6 +11,7 @@ impl AddAssign for Ledger {
         self.queued += other.queued;
         self.absent += other.absent;
         self.scheduled += other.scheduled;
+        self.unanswered.extend(other.unanswered);
         for (reason, connections) in other.dropped {
             *self.dropped.entry(reason).or_default() += connections;
         }
@@ -27,6 +28,9 @@ impl fmt::Display for Ledger {
         if self.scheduled > 0 {
             write!(f, ", scheduled {}", self.scheduled)?;
         }
+        if !self.unanswered.is_empty() {
+            write!(f, ", no answer of {}", self.unanswered.join(", "))?;
+        }
         Ok(())
     }
 }
@@ -37,7 +41,7 @@ mod tests {
 
     fn ledger(dropped: &[(&str, u64)]) -> Ledger {
         let dropped = dropped.iter().map(|&(reason, count)| (reason.to_owned(), count)).collect();
-        Ledger { matched: 5, queued: 3, dropped, absent: 1, scheduled: 0 }
+        Ledger { matched: 5, queued: 3, dropped, absent: 1, ..Ledger::default() }
     }
 
     #[test]

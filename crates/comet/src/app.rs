@@ -25,6 +25,7 @@ use crate::discovery::Discovery;
 use crate::jwks;
 use crate::listeners::{self, Addresses, CallerListeners, Listeners};
 use crate::logic::authenticator;
+use crate::nats;
 use crate::options::{
     Opened, control_options, drain_plan, limits, logic, memory_ceiling, smaller_rings, warnings,
 };
@@ -144,8 +145,10 @@ impl App {
         let (push_lock, monitor_lock) =
             (Arc::clone(&options.push_lock), Arc::clone(&options.monitor_lock));
         let access_log = Arc::clone(&options.access_log);
-        let control =
-            Control::start(options, wake, peers.clone(), reports).map_err(StartError::Control)?;
+        let cluster = nats::cluster(config).map_err(StartError::Nats)?;
+        let reports_rooms = cluster.is_some();
+        let control = Control::start(options, wake, peers.clone(), reports, cluster);
+        let control = control.map_err(StartError::Control)?;
 
         let caller_listeners = mem::take(&mut callers.cores);
         let mut app = Self {
@@ -176,7 +179,14 @@ impl App {
             let shard = ShardId(index);
             let settings = CoreSettings {
                 cpu: Some(*cpu),
-                shard: Settings { shard, shards, limits: Arc::clone(&limits), logic, hash_seed },
+                shard: Settings {
+                    shard,
+                    shards,
+                    limits: Arc::clone(&limits),
+                    logic,
+                    hash_seed,
+                    reports_rooms,
+                },
                 listeners,
                 caller_listeners,
                 ring_entries,

@@ -48,6 +48,7 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                     break;
                 }
             }
+            Event::Room { room, outcome } => note(format_args!("{room}: {outcome:?}")),
             Event::Disconnected { reason: ClientError::Tls(error), .. } => {
                 return Err(format!("{address}: {error}{}", advice(&error)).into());
             }

@@ -23,6 +23,7 @@ pub mod logic;
 pub mod manual;
 mod memory;
 mod monitor;
+mod nats;
 mod options;
 pub mod output;
 mod pid_file;

@@ -3,6 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use comet_config::{Config, Steering};
 use comet_core::Transport;
@@ -53,7 +54,12 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
     let callers = open_frames(config)?;
     let mut cores = Vec::new();
     cores.resize_with(config.server.cores.len(), Vec::new);
-    let mut opening = Opening { options: options(config), proxy_from: proxy_from(config), cores };
+    let mut opening = Opening {
+        options: options(config),
+        silence_max: (!tcp.keepalive).then_some(config.protocol.heartbeat),
+        proxy_from: proxy_from(config),
+        cores,
+    };
     use Transport::{Tcp, WebSocket};
     let addresses = Addresses {
         tcp: opening.listen("tcp.bind", &tcp.bind, Tcp, None)?,
@@ -146,6 +152,8 @@ pub(crate) fn certificates(tls: &Tls, config: &Config) -> Vec<Certificate> {
 
 struct Opening {
     options: ListenOptions,
+    /// How long clients that speak over WebSocket listeners may acknowledge nothing.
+    silence_max: Option<Duration>,
     proxy_from: Option<ProxyFrom>,
     cores: Vec<Vec<Listener>>,
 }
@@ -158,9 +166,12 @@ impl Opening {
         transport: Transport,
         tls: Option<&Tls>,
     ) -> Result<Vec<SocketAddr>, StartError> {
+        // The client of an event stream sends no heartbeats: what it does not acknowledge ends its connection.
+        let user_timeout = self.silence_max.filter(|_| transport == Transport::WebSocket);
+        let options = ListenOptions { user_timeout, ..self.options.clone() };
         let mut bound = Vec::with_capacity(addresses.len());
         for &address in addresses {
-            let (address, sockets) = comet_net::bind(address, self.cores.len(), &self.options)
+            let (address, sockets) = comet_net::bind(address, self.cores.len(), &options)
                 .map_err(|source| StartError::Listen { setting, source })?;
             bound.push(address);
             for (core, socket) in self.cores.iter_mut().zip(sockets) {
@@ -183,6 +194,7 @@ pub(crate) fn options(config: &Config) -> ListenOptions {
             interval: tcp.keepalive_interval,
             count: tcp.keepalive_count,
         }),
+        user_timeout: None,
         nodelay: tcp.nodelay,
         steering: match tcp.steering {
             Steering::Off => None,

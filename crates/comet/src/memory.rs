@@ -122,6 +122,7 @@ impl Bounds {
             rates: _,
             user_sessions: _,
             // What waits for a crowd left the inbox of the shard.
+            crowd_above: _,
             crowd_slice: _,
             crowd_bytes: _,
             // Tables without entries are small.
@@ -142,6 +143,8 @@ impl Bounds {
             SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
             SlowConsumer::DropNewest | SlowConsumer::Close => 1,
         };
+        // The latest states wait beside what is in flight, however much that is.
+        let kept = kept + u64::from(coalesce_rules.iter().any(|rule| rule.keep_latest));
         let entries = u64::from(*svr_proto) * OUTBOX_ENTRY;
         let waiting = connections * (entries + allocated(u64::from(*outbox_bytes))) * kept;
         let all_outboxes = (*outbox_memory + *outbox_memory / 8).saturating_mul(OUTBOX_ALLOCATED);

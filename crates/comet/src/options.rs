@@ -276,6 +276,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         user_sessions: config.clients.user_sessions,
         user_memory_ms: millis(config.bucket.user_memory),
         key_memory_ms: Limits::default().key_memory_ms,
+        crowd_above: Limits::default().crowd_above,
         crowd_slice: Limits::default().crowd_slice,
         crowd_bytes: Limits::default().crowd_bytes,
         buckets: (config.bucket.count / config.server.cores.len()).next_power_of_two(),

@@ -23,6 +23,8 @@ pub enum StartError {
     Tls(Vec<TlsError>),
     /// A file of the APIs' TLS cannot be used: a sentence.
     ApiTls(String),
+    /// What connects this host with others cannot be used: a sentence.
+    Nats(String),
     /// Tokens cannot be checked.
     Logic(LogicError),
     /// The control thread did not start.
@@ -47,7 +49,7 @@ impl fmt::Display for StartError {
                 });
                 f.write_str(&lines.collect::<Vec<_>>().join("\n"))
             }
-            Self::ApiTls(sentence) => f.write_str(sentence),
+            Self::ApiTls(sentence) | Self::Nats(sentence) => f.write_str(sentence),
             Self::Logic(error) => error.fmt(f),
             Self::Control(error) => error.fmt(f),
             Self::Core(error) => error.fmt(f),

@@ -82,6 +82,7 @@ impl<'input> World<'input> {
             limits: Arc::new(limits.clone()),
             logic: if is_remote { Logic::Remote { renew_ms: (100, 500) } } else { Logic::Embedded },
             hash_seed: 7,
+            reports_rooms: false,
         };
         Self {
             input,

@@ -87,6 +87,15 @@ pub(super) const DOORS: [Goal; 7] = [
     TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
 ];
 
+// Stage `pairs`.
+const PAIR: &str = "growth by 990,000 joins, of 10,000 connections";
+pub(super) const PAIR_HEAP: Goal = goal(15, "pair_heap", at_most(20.0), ("B", 1), "heap of a pair of a connection and a room, 100 rooms each", PAIR);
+pub(super) const PAIR_RSS: Goal = goal(15, "pair_rss", None, ("B", 1), "  the same of RSS", PAIR);
+pub(super) const JOINS: Goal = goal(15, "joins_core", at_least(0.5), MILLIONS, "joins for a second of the data core's CPU", "100 of each connection at once, until the server has settled");
+pub(super) const JOINS_RATE: Goal = goal(15, "joins_rate", None, MILLIONS, "  joins a second", RATE);
+pub(super) const MANY_ROOMS: Goal = goal(15, "many_rooms", at_most(1.25), RATIO, "push to a room of 1,000 whose members are in 100 rooms", "CPU of a delivery, all threads / the same while its members are in one");
+pub(super) const PAIRS: [Goal; 5] = [PAIR_HEAP, PAIR_RSS, JOINS, JOINS_RATE, MANY_ROOMS];
+
 // Stage `beside`.
 pub(super) const BESIDE: Goal = goal(14, "beside_crowd", at_most(6.0), MS, "push by key beside a room of 12,000, p99", "pushed to twice a second; above its quiet value");
 pub(super) const BESIDE_QUIET: Goal = goal(14, "beside_crowd_quiet", None, MS, "  quiet value, p99", DUE);

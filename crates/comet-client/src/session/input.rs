@@ -3,11 +3,12 @@
 use std::mem;
 
 use comet_proto::{
-    AuthReply, Frame, FrameFault, HEADER_LEN, JoinReply, LeaveReply, RoomPush, decode, op,
+    AuthReply, Frame, FrameFault, HEADER_LEN, JoinReply, LeaveReply, Position, RoomPush,
+    count_frames, decode, op,
 };
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{Session, State, Transport};
+use super::{Origin, Room, Session, State, Transport};
 use crate::error::{SessionError, WebSocketFault};
 use crate::websocket::{self, Parsed};
 
@@ -32,7 +33,7 @@ impl Session {
     pub(super) fn take_input(
         &mut self,
         mut input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
         let mut tail = mem::take(&mut self.tail);
         while !tail.is_empty() {
@@ -66,7 +67,7 @@ impl Session {
     fn step(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<Step, SessionError> {
         match (&mut self.state, self.transport) {
             (State::Over { .. }, _) => Err(SessionError::Over),
@@ -97,7 +98,7 @@ impl Session {
     fn step_websocket(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<Step, SessionError> {
         let buffered = self.fragments.as_ref().map_or(0, Vec::len);
         let (opcode, is_final, payload, used) =
@@ -142,7 +143,7 @@ impl Session {
     fn take_message(
         &mut self,
         message: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
         let mut run = match decode(message, self.message_max())? {
             Some((batch, used)) if batch.operation == op::RAW && used == message.len() => {
@@ -162,7 +163,7 @@ impl Session {
     fn take_frame(
         &mut self,
         frame: Frame<'_>,
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
         if frame.operation != op::ROOM_PUSH {
             self.check_body(frame.body)?;
@@ -196,25 +197,28 @@ impl Session {
     fn take_room_frame(
         &mut self,
         frame: Frame<'_>,
-        on_frame: &mut impl FnMut(Frame<'_>, Option<&str>),
+        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
         let wrong = || SessionError::BadRoomFrame { operation: frame.operation };
         match frame.operation {
             op::ROOM_PUSH => {
                 let push = RoomPush::decode(frame.body).ok_or_else(wrong)?;
-                let names = self.rooms.as_ref().map(|rooms| &rooms.names);
-                let room = names.and_then(|names| names.get(&push.handle)).ok_or_else(wrong)?;
+                let named = self.rooms.as_ref().map(|rooms| &rooms.named);
+                let room = named.and_then(|named| named.get(&push.handle)).ok_or_else(wrong)?;
                 if push.operation != op::RAW {
-                    let RoomPush { operation, body, .. } = push;
+                    let RoomPush { operation, offset, body, .. } = push;
                     self.check_body(body)?;
-                    on_frame(Frame { operation, body, ..frame }, Some(room));
+                    on_frame(Frame { operation, body, ..frame }, Some(room.origin(offset)));
                     return Ok(());
                 }
+                // The offset is that of the last one; those before it have the offsets before.
+                let mut left = count_frames(push.body).unwrap_or_default() as u64;
                 let mut run = push.body;
                 while !run.is_empty() {
                     let (frame, used) = decode(run, self.body_max)?
                         .ok_or(FrameFault::Truncated { left: run.len() })?;
-                    on_frame(frame, Some(room));
+                    left = left.saturating_sub(1);
+                    on_frame(frame, Some(room.origin(push.offset.saturating_sub(left))));
                     run = &run[used..];
                 }
             }
@@ -232,7 +236,8 @@ impl Session {
                 if let Ok(handle) = reply.outcome {
                     let room = str::from_utf8(reply.room).map_err(|_| wrong())?;
                     let rooms = self.rooms.get_or_insert_default();
-                    rooms.names.insert(handle, room.into());
+                    let epoch = reply.position.map(|position| position.epoch);
+                    rooms.named.insert(handle, Room { name: room.into(), epoch });
                     if reply.is_primary {
                         rooms.primary = Some(handle);
                     }
@@ -272,5 +277,14 @@ impl Session {
             .saturating_add(self.body_max)
             .saturating_mul(BATCH_FRAMES_MAX)
             .saturating_add(HEADER_LEN)
+    }
+}
+
+impl Room {
+    /// Of its push with this offset; 0: it has none.
+    fn origin(&self, offset: u64) -> Origin<'_> {
+        let epoch = self.epoch.filter(|_| offset > 0);
+        let position = epoch.map(|epoch| Position { epoch, offset });
+        Origin { room: &self.name, position }
     }
 }

@@ -1,5 +1,6 @@
 //! Tests of the client against hand-written bytes and against tungstenite's server.
 
+mod asynchronous;
 mod reconnect;
 mod session;
 mod tcp;

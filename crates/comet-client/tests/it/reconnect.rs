@@ -75,8 +75,13 @@ fn a_reconnect_restores_room_and_operations() {
     listener.join("old").unwrap();
     listener.join("live://1").unwrap();
     assert!(matches!(listener.join(&"x".repeat(5000)), Err(Error::BodyTooLong { .. })));
-    let message =
-        |sequence, body: &[u8]| Message { operation: 5, sequence, body: body.to_vec(), room: None };
+    let message = |sequence, body: &[u8]| Message {
+        operation: 5,
+        sequence,
+        body: body.to_vec(),
+        room: None,
+        position: None,
+    };
     assert!(matches!(listener.next(), Some(Event::Message(said)) if said == message(1, b"first")));
     assert!(matches!(disconnected(&mut listener), Error::Ended));
     assert!(listener.client().is_none());

@@ -408,8 +408,8 @@ fn pushes_to_several_rooms_look_as_in_protocol_1_and_name_their_room() {
     .concat();
     let mut seen = Vec::new();
     let mut take = |session: &mut Session, input: &[u8]| {
-        let outcome = session.handle_input(input, |frame, room| {
-            let room = room.map(ToOwned::to_owned);
+        let outcome = session.handle_input(input, |frame, origin| {
+            let room = origin.map(|origin| origin.room.to_owned());
             seen.push((frame.operation, frame.sequence, frame.body.to_vec(), room));
         });
         (std::mem::take(&mut seen), outcome)

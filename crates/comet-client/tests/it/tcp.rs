@@ -9,7 +9,7 @@ use comet_client::{Error, Message, NotRenewed, Options, SessionError, op};
 use crate::wire::{authenticate, frame, read_frame, serve};
 
 fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
-    Message { operation, sequence, body: body.to_vec(), room: None }
+    Message { operation, sequence, body: body.to_vec(), room: None, position: None }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use comet_client::tokio::Client;
 use comet_client::{
     Backoff, Error, Event, Message, Options, SessionError, TlsError, TlsOptions, op,
 };
@@ -80,7 +81,8 @@ fn requests_and_messages_over_tcp() {
     });
     let mut client = Options::tcp(address, "42").tls(trusted).connect().unwrap();
     client.join("live://1000").unwrap();
-    let message = Message { operation: 5, sequence: 1, body: vec![7; 100_000], room: None };
+    let message =
+        Message { operation: 5, sequence: 1, body: vec![7; 100_000], room: None, position: None };
     assert_eq!(client.receive().unwrap(), Some(message));
     client.send(op::SEND, &[1; 4096]).unwrap();
     client.close().unwrap();
@@ -108,9 +110,18 @@ fn requests_and_messages_over_websocket() {
     let mut next = || client.receive().unwrap().unwrap();
     assert_eq!(
         next(),
-        Message { operation: 1000, sequence: 1, body: b"first".to_vec(), room: None }
+        Message {
+            operation: 1000,
+            sequence: 1,
+            body: b"first".to_vec(),
+            room: None,
+            position: None
+        }
     );
-    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None });
+    assert_eq!(
+        next(),
+        Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None, position: None }
+    );
     client.close().unwrap();
     server.join().unwrap();
 }
@@ -275,5 +286,32 @@ fn bad_authorities_and_server_names_are_refused() {
     let options = Options::tcp(address, "42");
     let refused = options.tls(TlsOptions::new().server_name("no name")).connect();
     assert!(matches!(refused, Err(Error::Tls(TlsError::BadServerName(_)))), "{refused:?}");
+    server.join().unwrap();
+}
+
+#[tokio::test]
+async fn the_asynchronous_client_speaks_tls_to_a_trusted_server_alone() {
+    let (identity, stranger) = (Identity::of("127.0.0.1"), Identity::of("127.0.0.1"));
+    let (trusted, tls) = (identity.trusted(), identity.server());
+    let (address, server) = serve(2, move |connection, stream| {
+        let mut stream = tls(stream);
+        if connection == 0 {
+            assert!(stream.read(&mut [0]).is_err(), "no token");
+            return;
+        }
+        assert_eq!(authenticate(&mut stream), b"42");
+        stream.write_all(&frame(5, 1, &[7; 100_000])).unwrap();
+        let (operation, _, body) = read_frame(&mut stream);
+        assert_eq!((operation, body), (4, vec![1; 4096]));
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).expect("the client sends close_notify");
+        assert_eq!(rest, b"");
+    });
+    let refused = Client::connect(&Options::tcp(&*address, "42").tls(stranger.trusted())).await;
+    assert!(matches!(refused, Err(Error::Tls(TlsError::Untrusted))), "{refused:?}");
+    let mut client = Client::connect(&Options::tcp(address, "42").tls(trusted)).await.unwrap();
+    assert_eq!(client.receive().await.unwrap().unwrap().body, [7; 100_000]);
+    client.send(op::SEND, &[1; 4096]).await.unwrap();
+    client.close().await.unwrap();
     server.join().unwrap();
 }

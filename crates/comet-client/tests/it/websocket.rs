@@ -56,12 +56,21 @@ fn requests_messages_pings_and_batches() {
     let mut next = || client.receive().unwrap().unwrap();
     assert_eq!(
         next(),
-        Message { operation: 1000, sequence: 1, body: b"first".to_vec(), room: None }
+        Message {
+            operation: 1000,
+            sequence: 1,
+            body: b"first".to_vec(),
+            room: None,
+            position: None
+        }
     );
-    assert_eq!(next(), Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None });
+    assert_eq!(
+        next(),
+        Message { operation: 1000, sequence: 2, body: vec![7; 70_000], room: None, position: None }
+    );
     let sequence = client.send(op::SEND, &[1; 4000]).unwrap();
     let echo = client.receive().unwrap().unwrap();
-    assert_eq!(echo, Message { operation: 4, sequence, body: vec![], room: None });
+    assert_eq!(echo, Message { operation: 4, sequence, body: vec![], room: None, position: None });
     client.close().unwrap();
     server.join().unwrap();
 }

@@ -379,6 +379,29 @@ impl Elements<(String, String, u32)> for Nodes {
     }
 }
 
+/// `nats://host[:port]`, with TLS `tls://`.
+pub(crate) struct NatsUrls;
+
+impl Elements<String> for NatsUrls {
+    const FORM: &'static str = "list of URLs";
+
+    fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
+        let place = text.strip_prefix("nats://").or_else(|| text.strip_prefix("tls://"));
+        let is_address = |place: &str| {
+            host_and_port(place).is_ok() || host_and_port(&format!("{place}:4222")).is_ok()
+        };
+        if place.is_some_and(is_address) {
+            return Ok(text.to_owned());
+        }
+        let shown = without_password(text);
+        Err(format!("{shown:?} is no address of NATS: write nats://HOST:PORT or tls://HOST:PORT"))
+    }
+
+    fn write(&self, element: &String) -> String {
+        element.clone()
+    }
+}
+
 /// `redis://[user:password@]host[:port][/database]`, with TLS `rediss://`, behind sentinels
 /// `redis+sentinel://[user:password@]host[:port],.../master[/database]` and `rediss+sentinel://`.
 pub(crate) struct RedisUrls;

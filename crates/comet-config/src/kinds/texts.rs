@@ -27,6 +27,19 @@ impl Text {
     pub(crate) const CLAIM: Self =
         Self { is_good: |name| !name.is_empty() && is_name(name), ..Self::NAME };
 
+    /// Tokens of a NATS subject.
+    pub(crate) const SUBJECT: Self = Self {
+        is_good: |subject| {
+            let is_token = |token: &str| {
+                !token.is_empty()
+                    && token.bytes().all(|b| b.is_ascii_graphic() && !b"*>".contains(&b))
+            };
+            subject.len() <= 255 && subject.split('.').all(is_token)
+        },
+        form: "a subject: up to 255 printable characters without space, * and >, and dots between them",
+        limits: "It is up to 255 printable characters without space, * and >, with dots between tokens.",
+    };
+
     /// The path of a URL.
     pub(crate) const URL_PATH: Self = Self {
         is_good: |path| {

@@ -204,6 +204,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     for key in ["server.id", "server.domain"].into_iter().chain(discovery) {
         check(key, "\"\"", &longest, &[&beyond, "\"a b\"", "\"a\\nb\""]);
     }
+    let bad_subjects = [&*beyond, "\"\"", "\"a..b\"", "\"a.*\"", "\"a.>\"", "\"a b\""];
+    check("nats.prefix", "\"a\"", &longest, &bad_subjects);
     let window = |window: &str| format!("[{{ rooms = \"\", window = \"{window}\" }}]");
     let many = format!("[{}]", "{ rooms = \"\" },".repeat(65));
     check("coalesce.rules", &window("1ms"), &window("1s"), &[&many]);
@@ -262,7 +264,7 @@ fn all_mistakes_are_reported_at_once() {
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
-             `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
             "comet.toml:14:17: protocol.write_timeout: 5 is not a duration: use a number and us, \
@@ -294,7 +296,7 @@ fn a_section_is_a_table() {
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
              `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
-             `discovery`, `trace`, `token`, `white_list`, `logic_server`, `log`",
+             `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
         ],
@@ -325,7 +327,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `trace`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(
@@ -394,6 +396,27 @@ fn what_others_reach_is_locked_or_meant_to_be_open() {
     // A token that is too short is not repeated.
     let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
     check_mistakes("", &["push.tokens=[\"0123456789\"]"], &[line]);
+}
+
+#[test]
+fn a_host_proves_in_one_way_to_nats_who_it_is() {
+    check_mistakes(
+        "[nats]\n\
+         servers = [\"nats://a\", \"tls://b:4222\", \"c:4222\", \"http://d\"]\n\
+         user = \"u\"\n\
+         nkey = \"SUx\"\n",
+        &[],
+        &[
+            "comet.toml:2:40: nats.servers[2]: \"c:4222\" is no address of NATS: write nats://HOST:PORT or tls://HOST:PORT",
+            "comet.toml:2:50: nats.servers[3]: \"http://d\" is no address of NATS: write nats://HOST:PORT or tls://HOST:PORT",
+            "comet.toml:4:8: nats.nkey: nats.user is given too: one of them is enough",
+        ],
+    );
+    check_mistakes(
+        "[nats]\npassword = \"p\"\n",
+        &[],
+        &["comet.toml:2:12: nats.password: needs nats.user"],
+    );
 }
 
 #[test]

@@ -96,7 +96,7 @@ async fn bad_queries_are_refused_with_a_sentence() {
     let fake = start(PATIENT, &[ROOMY]);
     for (parameters, sentence) in [
         ("sort=speed", "sort: \"speed\" is none of waiting, age, rate"),
-        ("transport=udp", "transport: \"udp\" is none of tcp, websocket"),
+        ("transport=udp", "transport: \"udp\" is none of tcp, websocket, sse"),
         (
             "address=here",
             "address: \"here\" is no address and no network: write 192.0.2.7 or 192.0.2.0/24",

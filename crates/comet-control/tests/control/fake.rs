@@ -1,16 +1,20 @@
 //! A control thread whose shards are played by the test: it takes each message and answers it.
 
+use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_control::{ApiTls, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError};
+use comet_control::{
+    ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
+};
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tonic::transport::{Channel, Endpoint};
 
 /// Long enough that no test ever sees it, short enough that a hanging one ends.
@@ -83,8 +87,32 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     let waker: Arc<dyn Wake> = wake.clone();
     let (reports, report_inbox) = inbox(ROOMY, waker);
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
-    let control = Control::start(options, wake, senders, report_inbox).unwrap();
+    let cluster = Some(alone());
+    let control = Control::start(options, wake, senders, report_inbox, cluster).unwrap();
     Fake { control, shards, reports }
+}
+
+/// A host whose engine never connects.
+fn alone() -> ClusterOptions {
+    let (_, events) = mpsc::channel(1);
+    let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
+    ClusterOptions { host: "a".into(), subscribes_rooms: true, engine, events, work }
+}
+
+struct NoEngine;
+
+impl Engine for NoEngine {
+    fn submit(&self, _: Command) -> bool {
+        true
+    }
+
+    fn answer(&self, _: ReplyTo, _: Part) -> bool {
+        true
+    }
+
+    fn counts(&self) -> EngineCounts {
+        EngineCounts::default()
+    }
 }
 
 /// Starts a control thread that nobody is to talk to.
@@ -92,7 +120,7 @@ pub(crate) fn try_start(options: Options) -> Result<Control, StartError> {
     let wake = Arc::new(ControlWake::default());
     let (shard, _messages) = inbox(1, wake.clone());
     let (_reports, report_inbox) = inbox(1, wake.clone());
-    Control::start(options, wake, vec![shard], report_inbox)
+    Control::start(options, wake, vec![shard], report_inbox, None)
 }
 
 impl Fake {

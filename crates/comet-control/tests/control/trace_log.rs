@@ -165,7 +165,8 @@ fn a_file_that_cannot_be_opened_fails_the_start() {
     let (shard, _inbox) = comet_mesh::inbox(1, wake.clone());
     let (_, reports) = comet_mesh::inbox(1, wake.clone());
     let options = Options { trace_log: Some("/nonexistent/white.log".into()), ..options(PATIENT) };
-    let error = comet_control::Control::start(options, wake, vec![shard], reports).unwrap_err();
+    let error =
+        comet_control::Control::start(options, wake, vec![shard], reports, None).unwrap_err();
     assert!(matches!(error, StartError::TraceLog { .. }));
     let sentence = error.to_string();
     assert!(sentence.starts_with("white_list.file: cannot write /nonexistent/"), "{sentence}");

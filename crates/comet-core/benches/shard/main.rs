@@ -11,6 +11,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 
 use comet_core::{Limits, SlowConsumer};
+use comet_proto::VERSION_2;
 use rig::{Rig, key, push, room};
 
 /// Connections of a busy shard.
@@ -139,6 +140,26 @@ fn rooms(bencher: Bencher, rooms: usize) {
         assert_eq!(queued, MEMBERS as u64);
         rig.send_all();
     });
+}
+
+/// 99 joins of each of 1,000 connections, to rooms of 99 or to rooms of their own, with the replies.
+#[divan::bench(args = [1_000, 99_000], sample_size = 1)]
+fn further_rooms(bencher: Bencher, rooms: usize) {
+    const MEMBERS: usize = 1_000;
+    const EACH: usize = 99;
+    let connected = || {
+        let mut rig = Rig::with_limits(1, rig::limits());
+        rig.version = VERSION_2;
+        rig.connect(MEMBERS, 1);
+        rig
+    };
+    bencher.counter(ItemsCount::new(MEMBERS * EACH)).with_inputs(connected).bench_local_values(
+        |mut rig| {
+            rig.enter_rooms(EACH, rooms);
+            // What ends a rig is not measured.
+            rig
+        },
+    );
 }
 
 /// A push to a room with members on all shards, one of which is its home: the message between them, sends

@@ -8,12 +8,14 @@ use comet_core::{
     Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message,
     MessageClass, Millis, Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
 };
-use comet_proto::{Encoded, Frame, VERSION, op};
+use comet_proto::{Encoded, Frame, Join, VERSION, VERSION_2, op};
 
 pub(crate) struct Rig {
     pub(crate) shards: Vec<Shard>,
     /// Every connection, in the order of accept.
     pub(crate) clients: Vec<ConnId>,
+    /// Of the protocol that the next clients speak.
+    pub(crate) version: u16,
     now: Millis,
     /// Shards that did something since their messages were passed on.
     touched: Vec<bool>,
@@ -35,10 +37,12 @@ impl Rig {
             limits: Arc::clone(&limits),
             logic: Logic::Embedded,
             hash_seed: 7,
+            reports_rooms: false,
         };
         Self {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
             clients: Vec::new(),
+            version: VERSION,
             touched: vec![false; usize::from(shards)],
             now: Millis(0),
             sending: Vec::new(),
@@ -63,7 +67,7 @@ impl Rig {
 
     /// The same, with the shard and the room of each by its number.
     pub(crate) fn connect_at(&mut self, count: usize, place: impl Fn(usize) -> (usize, usize)) {
-        let token = frame(op::AUTH, 1, b"token");
+        let token = frame_of(self.version, op::AUTH, 1, b"token");
         for number in self.connected..self.connected + count {
             let (shard, its_room) = place(number);
             self.touched[shard] = true;
@@ -138,6 +142,27 @@ impl Rig {
             let change = frame(op::CHANGE_ROOM, 3, room(other(number)).as_bytes());
             self.shard(conn).handle_recv(conn, &change);
             if number % 1_000 == 999 {
+                self.pass_messages();
+                self.send_all();
+            }
+        }
+        self.pass_messages();
+        self.send_all();
+    }
+
+    /// Every client asks to be in `each` of so many further rooms, with one input.
+    pub(crate) fn enter_rooms(&mut self, each: usize, rooms: usize) {
+        let slice = (self.clients.len() / 100).max(1);
+        for number in 0..self.clients.len() {
+            let conn = self.clients[number];
+            let mut input = Vec::new();
+            for at in 0..each {
+                let room = format!("further://{}", (number + at * (rooms / each)) % rooms);
+                let join = Join { since: None, room: room.as_bytes() }.encode();
+                input.extend(frame_of(VERSION_2, op::JOIN, at as i32, &join));
+            }
+            self.shard(conn).handle_recv(conn, &input);
+            if number % slice == slice - 1 {
                 self.pass_messages();
                 self.send_all();
             }
@@ -292,5 +317,9 @@ pub(crate) fn push(body: usize) -> Push {
 }
 
 fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
-    Encoded::frame(&Frame { version: VERSION, operation, sequence, body }).for_tcp().to_vec()
+    frame_of(VERSION, operation, sequence, body)
+}
+
+fn frame_of(version: u16, operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {
+    Encoded::frame(&Frame { version, operation, sequence, body }).for_tcp().to_vec()
 }

@@ -68,6 +68,11 @@ impl HomeRooms {
         self.rooms.iter().map(|(room, known)| (Arc::clone(room), known.members())).collect()
     }
 
+    /// Whether the room has members on this host.
+    pub(crate) fn has_members(&self, room: &str) -> bool {
+        self.rooms.get(room).is_some()
+    }
+
     /// The shards a push to `room` must reach, and how many members each last reported.
     pub(crate) fn shards_of(&self, room: &str) -> &[(ShardId, u32)] {
         self.rooms.get(room).map_or(&[], |known| &known.shards)

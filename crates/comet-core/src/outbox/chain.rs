@@ -4,7 +4,7 @@ use crate::transport::Transport;
 
 use super::log::Run;
 use super::window::Window;
-use super::{Handle, Item, LogId, Serial};
+use super::{Cut, Handle, Item, LogId, Serial};
 
 pub(super) struct Chain {
     pub(super) log: LogId,
@@ -14,12 +14,12 @@ pub(super) struct Chain {
     pub(super) last: Serial,
     /// Outboxes that name this chain.
     pub(super) references: u32,
-    /// Where the outbox went that was the last to append a frame, and how many pushes it dropped for that.
+    /// Where the outbox went that was the last to append a frame, and which pushes it dropped for that.
     pub(super) longer: Handle,
-    pub(super) dropped: u32,
+    pub(super) cut: Cut,
     /// Where the outbox went that was the last to begin a send: what it sends, and what waits behind that.
     pub(super) halves: [Handle; 2],
-    /// For each transport, from the first send on; none for a single frame.
+    /// For each form of the frames, from the first send on; none for a single frame.
     pub(super) windows: [Option<Box<Window>>; 2],
 }
 
@@ -39,7 +39,7 @@ impl Chain {
             last,
             references: 1,
             longer: Handle::NONE,
-            dropped: 0,
+            cut: Cut::default(),
             halves: [Handle::NONE; 2],
             windows: [None, None],
         }
@@ -56,7 +56,7 @@ impl Totals {
 
     /// The bytes on a WebSocket, where every frame is at least as long as on TCP.
     pub(super) fn longest(&self) -> usize {
-        self.bytes[Transport::WebSocket as usize] as usize
+        self.bytes[Transport::WebSocket.encoding()] as usize
     }
 
     pub(super) fn without(self, other: Self) -> Self {

@@ -24,7 +24,9 @@ use super::chain::{Chain, Totals};
 use super::frames::FrameStore;
 use super::log::{Log, Run, Spare};
 use super::window::Whole;
-use super::{AppendMemo, ChainId, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Superseded};
+use super::{
+    AppendMemo, ChainId, Cut, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Superseded,
+};
 
 /// Logs whose memory is kept for the next ones, and the longest of these.
 const SPARE_MAX: usize = 64;
@@ -61,7 +63,7 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, is_push, stored }
+        Item { serial: self.serial, frame, is_push, state: None, stored }
     }
 
     /// What the kernel has not taken.
@@ -72,7 +74,7 @@ impl Chains {
                 let Totals { frames, pushes, bytes } = self.chains[index].totals;
                 load.pushes += pushes;
                 load.replies += frames - pushes;
-                load.bytes += bytes[transport as usize];
+                load.bytes += bytes[transport.encoding()];
             }
         }
         if outbox.taken > 0 {
@@ -90,11 +92,10 @@ impl Chains {
     /// Adds a frame at the end. Bounds are the caller's: see [`Chains::load`].
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
-        self.append_for(outbox, item, 0);
+        self.append_for(outbox, item, Cut::default());
     }
 
-    /// As [`Chains::append`], for as many of the oldest pushes that wait. Notes the result in `memo`, which
-    /// must be settled.
+    /// As [`Chains::append`], in the place of pushes that wait. Notes the result in `memo`, which must be settled.
     pub(crate) fn append_and_note(
         &mut self,
         memo: &mut AppendMemo,
@@ -104,7 +105,7 @@ impl Chains {
     ) {
         debug_assert_eq!(memo.uncounted, 0, "a memo is settled before it changes");
         let before = *outbox;
-        self.append_for(outbox, item, superseded.pushes);
+        self.append_for(outbox, item, superseded.cut);
         *memo = AppendMemo { before, lengthened: outbox.pending, superseded, uncounted: 0 };
     }
 
@@ -145,33 +146,74 @@ impl Chains {
                 superseded.bytes += bytes;
             }
         }
+        superseded.cut = Cut::Oldest(superseded.pushes);
         superseded
     }
 
+    /// The pushes that wait and are dropped for one about a state, `newer`: all that are about the same state, and as many of
+    /// the oldest about none as must be dropped before what waits `fits`. What is in flight does not count, because it cannot be
+    /// dropped, and the newest state is not to be missed for it. `None`: it does not fit.
+    pub(crate) fn outdated(
+        &self,
+        outbox: &Outbox,
+        transport: Transport,
+        newer: &Item,
+        fits: impl Fn(Load) -> bool,
+    ) -> Option<Superseded> {
+        let pending = Outbox { pending: outbox.pending, ..Outbox::EMPTY };
+        let mut load = self.load(&pending, transport);
+        let (mut superseded, mut plain) = (Superseded::default(), 0);
+        let mut drop = |item: &Item, load: &mut Load| {
+            let bytes = transport.bytes(&item.frame).len() as u32;
+            load.pushes -= 1;
+            load.bytes -= bytes;
+            superseded.pushes += 1;
+            superseded.bytes += bytes;
+        };
+        if outbox.pending != ChainId::NONE {
+            let Chain { log, run, .. } = self.chains[outbox.pending];
+            let frames = self.logs[log].frames(&self.frames, run).map(|(_, item)| item);
+            for item in frames.clone().filter(|item| item.is_outdated_by(newer)) {
+                drop(item, &mut load);
+            }
+            for item in frames.filter(|item| item.is_plain()) {
+                if fits(load) {
+                    break;
+                }
+                drop(item, &mut load);
+                plain += 1;
+            }
+        }
+        if superseded.pushes > 0 {
+            superseded.cut = Cut::Outdated { plain };
+        }
+        fits(load).then_some(superseded)
+    }
+
     #[inline]
-    fn append_for(&mut self, outbox: &mut Outbox, item: &Item, dropped: u32) {
+    fn append_for(&mut self, outbox: &mut Outbox, item: &Item, cut: Cut) {
         let before = outbox.pending;
-        let (likely, likely_dropped) = match before {
-            ChainId::NONE => (self.first, 0),
-            _ => (self.chains[before].longer, self.chains[before].dropped),
+        let (likely, likely_cut) = match before {
+            ChainId::NONE => (self.first, Cut::default()),
+            _ => (self.chains[before].longer, self.chains[before].cut),
         };
         outbox.pending = match self.chains.at(likely.chain, likely.generation) {
-            Some(chain) if chain.last == item.serial && likely_dropped == dropped => {
+            Some(chain) if chain.last == item.serial && likely_cut == cut => {
                 chain.references += 1;
                 likely.chain
             }
-            _ => self.lengthen(before, item, dropped),
+            _ => self.lengthen(before, item, cut),
         };
         self.release(before, 1);
     }
 
-    /// Finds or makes the chain `before` + `item`, without the oldest `dropped` pushes.
-    fn lengthen(&mut self, before: ChainId, item: &Item, dropped: u32) -> ChainId {
+    /// Finds or makes the chain `before` + `item`, without the pushes of `cut`.
+    fn lengthen(&mut self, before: ChainId, item: &Item, cut: Cut) -> ChainId {
         let (id, run, mut totals) = if before == ChainId::NONE {
             let log = self.log_from(item);
             (log, self.logs[log].run_before_first(), Totals::default())
         } else {
-            self.shorten(before, item, dropped)
+            self.shorten(before, item, cut)
         };
         let log = &mut self.logs[id];
         if log.end() == run.to {
@@ -193,7 +235,7 @@ impl Chains {
             self.first = longer;
         } else {
             let before = &mut self.chains[before];
-            (before.longer, before.dropped) = (longer, dropped);
+            (before.longer, before.cut) = (longer, cut);
         }
         longer.chain
     }
@@ -210,11 +252,23 @@ impl Chains {
         id
     }
 
-    /// The frames of `before` without the oldest `dropped` pushes, in a log that has `next` behind them or
-    /// ends there.
-    fn shorten(&mut self, before: ChainId, next: &Item, dropped: u32) -> (LogId, Run, Totals) {
+    /// The frames of `before` without the pushes of `cut`, in a log that has `next` behind them or ends there.
+    fn shorten(&mut self, before: ChainId, next: &Item, cut: Cut) -> (LogId, Run, Totals) {
         let Chain { log: id, run, totals, .. } = self.chains[before];
         let log = &self.logs[id];
+        let dropped = match cut {
+            Cut::Oldest(dropped) => dropped,
+            Cut::Outdated { plain } => {
+                let left = without_outdated(log, &self.frames, run, next, plain);
+                match left.oldest {
+                    Some(dropped) => dropped,
+                    None => {
+                        let (id, run) = self.copy(&left.frames);
+                        return (id, run, totals.without(left.gone));
+                    }
+                }
+            }
+        };
         let (run, totals) = without_oldest(log, &self.frames, run, totals, dropped);
         let is_next = |frame| self.frames[frame].serial == next.serial;
         let continues = log.get(run.to).is_none_or(is_next);
@@ -225,14 +279,20 @@ impl Chains {
         }
         let frames = log.frames(&self.frames, run);
         let frames: Vec<FrameId> = frames.filter_map(|(at, _)| log.get(at)).collect();
+        let (id, run) = self.copy(&frames);
+        (id, run, totals)
+    }
+
+    /// A log of `frames`, which another log has.
+    fn copy(&mut self, frames: &[FrameId]) -> (LogId, Run) {
         let id = self.begin_log();
         let log = &mut self.logs[id];
         let run = log.run_before_first();
-        for frame in frames {
+        for &frame in frames {
             self.frames.hold_again(frame);
             log.push(frame);
         }
-        (id, Run { to: log.end(), ..run }, totals)
+        (id, Run { to: log.end(), ..run })
     }
 
     fn begin_log(&mut self) -> LogId {
@@ -317,4 +377,30 @@ fn without_oldest(
     }
     totals = totals.without(gone);
     (Run { from: first_reply.unwrap_or(floor), floor, to: run.to }, totals)
+}
+
+/// What is left of a run without outdated pushes.
+struct Left {
+    frames: Vec<FrameId>,
+    gone: Totals,
+    /// Those that are gone are as many of the oldest.
+    oldest: Option<u32>,
+}
+
+/// `run` without the pushes that are about the state of `newer`, and without the oldest `plain` of those about none.
+fn without_outdated(log: &Log, store: &FrameStore, run: Run, newer: &Item, mut plain: u32) -> Left {
+    let mut left = Left { frames: Vec::new(), gone: Totals::default(), oldest: Some(0) };
+    let mut has_kept_push = false;
+    for (at, item) in log.frames(store, run) {
+        let is_oldest_plain = plain > 0 && item.is_plain();
+        if is_oldest_plain || item.is_outdated_by(newer) {
+            plain -= u32::from(is_oldest_plain);
+            left.gone.add(item);
+            left.oldest = (!has_kept_push).then_some(left.gone.pushes);
+        } else {
+            has_kept_push |= item.is_push;
+            left.frames.extend(log.get(at));
+        }
+    }
+    left
 }

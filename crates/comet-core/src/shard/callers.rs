@@ -83,7 +83,10 @@ impl Callers {
     fn evict(&mut self, limits: &CallerLimits) -> bool {
         // Sockets that are being closed take as many places again.
         let has_space = self.taken < 2 * usize::from(limits.connections);
-        let idle = self.places().filter_map(|(slot, caller)| Some((caller.idle_since()?, slot)));
+        // A request that is not looked at yet is one.
+        let is_unread = |slot: CallerSlot| self.slots[slot.index()].is_ready;
+        let idle = self.places().filter(|(slot, _)| !is_unread(*slot));
+        let idle = idle.filter_map(|(slot, caller)| Some((caller.idle_since()?, slot)));
         let idlest = idle.min().filter(|_| has_space);
         idlest.map(|(_, slot)| self.end(slot, CallerEnd::Evicted)).is_some()
     }
@@ -201,8 +204,8 @@ impl Callers {
         Some((slot, operation.expect("it was just looked for")))
     }
 
-    pub(super) fn received(&mut self, slot: CallerSlot, bytes: &[u8]) {
-        let kept = self.at(slot).receive(bytes);
+    pub(super) fn received(&mut self, slot: CallerSlot, bytes: &[u8], now: Millis) {
+        let kept = self.at(slot).receive(bytes, now);
         self.bytes += kept;
         self.make_ready(slot);
         self.touch(slot);
@@ -253,7 +256,10 @@ impl Callers {
         while let Some(slot) = self.ready.pop_front() {
             let place = &mut self.slots[slot.index()];
             place.is_ready = false;
-            let Some(caller) = &mut place.caller else { continue };
+            // It may have been ended since, with requests that nobody looks at any more.
+            let Some(caller) = place.caller.as_mut().filter(|caller| caller.may_be_read()) else {
+                continue;
+            };
             let number = caller.next_call();
             let call = CallId::of_caller(shard, slot, number);
             let read = caller.read(limits, refuses_pushes, now, call);

@@ -4,6 +4,7 @@
 use crate::budget::MessageBudget;
 use crate::callers::{CallerOperation, CallerSlot};
 use crate::ids::{CallId, ShardId};
+use crate::ledger::CallerEnd;
 use crate::limits::Limits;
 use crate::message::{Message, Push};
 
@@ -18,7 +19,7 @@ impl Shard {
 
     /// Bytes of a caller. A receive is over.
     pub fn handle_caller_recv(&mut self, slot: CallerSlot, bytes: &[u8]) {
-        self.callers.received(slot, bytes);
+        self.callers.received(slot, bytes, self.context.clock.active());
     }
 
     /// The caller sends no more. A receive is over.
@@ -44,6 +45,12 @@ impl Shard {
     /// The next thing to do with the socket of a caller.
     pub fn poll_caller(&mut self) -> Option<(CallerSlot, CallerOperation<'_>)> {
         self.callers.poll(&self.context.limits.callers, self.context.clock.active())
+    }
+
+    /// Callers that were ended because they had no token that opens.
+    #[must_use]
+    pub fn callers_locked_out(&self) -> u64 {
+        self.callers.ended[CallerEnd::NoToken as usize]
     }
 
     /// Whether [`Shard::handle_request`] may have something to do.

@@ -18,24 +18,28 @@ use super::Shard;
 /// Longest text of a close frame, bytes (RFC 6455 5.5: 125, two of which are the code).
 const CLOSE_TEXT_MAX: usize = 123;
 
-/// What a client is told when its connection is closed: over WebSocket by a close frame, and by operation 6 in
+/// What a client is told when its connection is closed: over WebSocket by a close frame, in an event stream by an event, and by operation 6 in
 /// protocol 2. goim's clients take an operation 6 for a message, so those of protocol 1 get none unless
 /// [`Limits::goodbye`](crate::Limits::goodbye) is set.
-struct CloseNotice<'a> {
-    reason: CloseReason,
+pub(super) struct CloseNotice<'a> {
+    pub(super) reason: CloseReason,
     /// What exactly was wrong; empty where the reason says everything.
     detail: &'a str,
     /// The WebSocket's close code (RFC 6455 7.4.1); `None`: the close frame is empty.
     code: Option<u16>,
     /// How long the client should wait before it connects again.
-    retry_after_ms: Option<u32>,
+    pub(super) retry_after_ms: Option<u32>,
 }
 
 impl CloseNotice<'_> {
-    /// The body of operation 6: the detail, or else the label, and the time to wait.
+    /// The detail, or else the label.
+    pub(super) fn message(&self) -> &str {
+        if self.detail.is_empty() { self.reason.label() } else { self.detail }
+    }
+
+    /// The body of operation 6: the message, and the time to wait.
     fn goodbye(&self) -> String {
-        let body = if self.detail.is_empty() { self.reason.label() } else { self.detail };
-        format!("{body}{}", self.hint())
+        format!("{}{}", self.message(), self.hint())
     }
 
     /// The text of the close frame: the label, the detail as far as there is space, and the time to wait.
@@ -120,8 +124,9 @@ impl Shard {
         } else {
             self.handshakes.end();
         }
+        let awaits_auth_reply = conn.awaits_auth_reply();
         let state = std::mem::replace(&mut conn.state, ConnState::Closing);
-        conn.input = None;
+        let input = conn.input.take();
         let key = std::mem::take(&mut conn.key);
         if self.closed.len() < CLOSED_EVENTS_MAX {
             let event = ClosedEvent { conn: id, reason, key: key.clone(), detail: detail.into() };
@@ -130,7 +135,12 @@ impl Shard {
         self.unregister(slot, key);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
         if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
-            self.queue_notice(slot, notice);
+            if self.conns[slot].transport == Transport::EventStream {
+                let cors = input.and_then(|input| input.cors).unwrap_or_default();
+                self.end_stream(slot, notice, awaits_auth_reply.then_some(&*cors));
+            } else {
+                self.queue_notice(slot, notice);
+            }
         }
         self.set_deadline(slot, self.context.limits.linger_ms);
         if self.conns[slot].outbox.is_empty() {

@@ -15,6 +15,7 @@ pub(super) struct Context {
     pub(super) shards: u16,
     pub(super) limits: Arc<Limits>,
     pub(super) logic: Logic,
+    pub(super) reports_rooms: bool,
     pub(super) now: Millis,
     /// Deadlines of connections count its active time.
     pub(super) clock: ActiveClock,

@@ -133,18 +133,18 @@ fn bytes_of(batch: &[Progress]) -> usize {
     batch.iter().map(|progress| progress.push.frame.for_websocket().len()).sum()
 }
 
-/// Connections that one slice offers `batch` to.
-fn slice_of(batch: &[Progress], limits: &Limits) -> usize {
-    let rooms =
+/// What each connection of a slice is offered: pushes, or rooms to enter or leave.
+fn offers_of(batch: &[Progress]) -> usize {
+    let offers =
         |progress: &Progress| progress.push.rooms.as_ref().map_or(1, |order| order.rooms.len());
-    connections_of(batch.iter().map(rooms).sum(), bytes_of(batch), limits)
+    batch.iter().map(offers).sum()
 }
 
-/// Connections that a turn offers so many `pushes` to: [`Limits::crowd_slice`], fewer if the pushes are many or have many
-/// `bytes`. A turn is bounded so in time.
-pub(super) fn connections_of(pushes: usize, bytes: usize, limits: &Limits) -> usize {
+/// `most` connections, fewer if a turn would send too much to them: so many `pushes` with so many `bytes` in all. A turn is
+/// bounded so in time.
+pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -> usize {
     let (by_work, by_bytes) = (CROWD_UNITS / pushes.max(1), limits.crowd_bytes / bytes.max(1));
-    limits.crowd_slice.min(by_work).min(by_bytes).max(1)
+    most.min(by_work).min(by_bytes).max(1)
 }
 
 impl Shard {
@@ -156,8 +156,10 @@ impl Shard {
         }
         let (count, bytes) = (pushes.batch.len(), bytes_of(&pushes.batch));
         let is_listed = matches!(pushes.crowd, Crowd::Conns(_));
-        let (connections, is_over) =
-            self.deliver_slice(&mut pushes.crowd, &mut pushes.batch, &mut Budget::slice());
+        let limits = &self.context.limits;
+        let most = fewer(limits.crowd_slice, offers_of(&pushes.batch), bytes, limits);
+        let (crowd, batch) = (&mut pushes.crowd, &mut pushes.batch);
+        let (connections, is_over) = self.deliver_slice(crowd, batch, most, &mut Budget::slice());
         if is_over {
             pushes.batch.drain(..).for_each(|progress| self.report(progress));
             pushes.end_batch();
@@ -192,7 +194,7 @@ impl Shard {
             return self.crowds.add(crowd, progress, &self.context.limits);
         }
         let batch = std::slice::from_mut(&mut progress);
-        let (_, is_over) = self.deliver_slice(&mut crowd, batch, budget);
+        let (_, is_over) = self.deliver_slice(&mut crowd, batch, usize::MAX, budget);
         debug_assert!(is_over, "it is one slice");
         self.report(progress);
     }
@@ -207,7 +209,7 @@ impl Shard {
     ) {
         let mut crowd = Crowd::Conns(ConnLists::new(conns));
         if !self.has_to_wait(&crowd, progress) {
-            self.deliver_slice(&mut crowd, std::slice::from_mut(progress), budget);
+            self.deliver_slice(&mut crowd, std::slice::from_mut(progress), usize::MAX, budget);
             return;
         }
         if let Answer::Tally { partials } = &mut progress.answer {
@@ -220,7 +222,7 @@ impl Shard {
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
-    /// Whether a push is to more connections than one slice has, or to some that have to get an earlier one first.
+    /// Whether a push is to more connections than one turn sends to, or to some that have to get an earlier one first.
     fn has_to_wait(&mut self, crowd: &Crowd, progress: &Progress) -> bool {
         let size = match crowd {
             Crowd::Room(room) => {
@@ -229,23 +231,27 @@ impl Shard {
             Crowd::All(_) => self.conns.end().0 as usize,
             Crowd::Conns(conns) => conns.len(),
         };
-        size > slice_of(std::slice::from_ref(progress), &self.context.limits)
+        let limits = &self.context.limits;
+        let batch = std::slice::from_ref(progress);
+        size > fewer(limits.crowd_above, offers_of(batch), bytes_of(batch), limits)
             || self.crowds.delay(crowd)
     }
 
-    /// Offers `batch` to the next connections of `crowd`. Returns how many those were, and whether they were the last.
+    /// Offers `batch` to the next connections of `crowd`, to `most` of them. Returns how many those were, and whether they were
+    /// the last.
     fn deliver_slice(
         &mut self,
         crowd: &mut Crowd,
         batch: &mut [Progress],
+        most: usize,
         budget: &mut Budget,
     ) -> (usize, bool) {
         // Closed when the whole batch was offered: each of its pushes is offered to the same connections.
         let mut to_close = Vec::new();
         let offered = match crowd {
-            Crowd::Room(name) => self.offer_to_members(name, batch, budget, &mut to_close),
-            Crowd::All(next) => self.offer_to_all(next, batch, budget, &mut to_close),
-            Crowd::Conns(conns) => self.offer_to_listed(conns, batch, budget, &mut to_close),
+            Crowd::Room(name) => self.offer_to_members(name, batch, most, budget, &mut to_close),
+            Crowd::All(next) => self.offer_to_all(next, batch, most, budget, &mut to_close),
+            Crowd::Conns(conns) => self.offer_to_listed(conns, batch, most, budget, &mut to_close),
         };
         let kick = batch.first().and_then(|first| first.push.kick.clone());
         self.close_offered(kick.as_deref(), to_close, budget);
@@ -257,6 +263,7 @@ impl Shard {
         &mut self,
         name: &str,
         batch: &mut [Progress],
+        most: usize,
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
@@ -268,14 +275,14 @@ impl Shard {
         }
         let Room { members, offered, .. } = &self.rooms[id];
         let from = *offered as usize;
-        let to = members.len().min(from + slice_of(batch, &self.context.limits));
+        let to = members.len().min(from.saturating_add(most));
         for progress in batch {
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
             let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery =
-                Delivery::new(conns, outboxes, limits, push, items, walk).in_room(id.handle());
+            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk)
+                .in_room(id.handle(), &rooms[id].name);
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);
@@ -294,13 +301,13 @@ impl Shard {
         &mut self,
         next: &mut Slot,
         batch: &mut [Progress],
+        most: usize,
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
         let end = self.conns.end();
-        let slice = slice_of(batch, &self.context.limits);
-        let slice = u32::try_from(slice).unwrap_or(u32::MAX);
-        let slots = next.0..end.0.min(next.0.saturating_add(slice));
+        let most = u32::try_from(most).unwrap_or(u32::MAX);
+        let slots = next.0..end.0.min(next.0.saturating_add(most));
         *next = Slot(slots.end);
         for progress in batch {
             let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
@@ -320,11 +327,12 @@ impl Shard {
         &mut self,
         conns: &mut ConnLists,
         batch: &mut [Progress],
+        most: usize,
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
         let list = &conns.lists[0];
-        let to = list.len().min(conns.next + slice_of(batch, &self.context.limits));
+        let to = list.len().min(conns.next.saturating_add(most));
         for progress in batch {
             if let Some(order) = progress.push.rooms.clone() {
                 self.change_rooms(&order, &list[conns.next..to], progress, budget);

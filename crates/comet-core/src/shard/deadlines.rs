@@ -1,4 +1,5 @@
-//! Deadlines of connections: handshake, heartbeat, write and linger.
+//! Deadlines of connections: handshake, heartbeat, write and linger. Event streams have no heartbeats: theirs is the time of the
+//! next comment.
 //!
 //! They count active time (see [`ActiveClock`](crate::ActiveClock)). A deadline that the peer may have kept is
 //! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
@@ -8,9 +9,10 @@ use crate::budget::Budget;
 use crate::canary::Canary;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
-use crate::limits::TICK_MS;
+use crate::limits::{EVENT_COMMENT_MS, TICK_MS};
 use crate::state::ConnState;
 use crate::time::Tick;
+use crate::transport::Transport;
 
 use super::Shard;
 use super::connections::write_deadline;
@@ -78,6 +80,8 @@ impl Shard {
             }
         } else if !conn.is_open() && conn.deadline <= self.context.tick() {
             self.abort(slot);
+        } else if self.is_live_stream(slot) && conn.deadline <= self.context.tick() {
+            self.comment(slot);
         } else {
             self.conns.arm(slot, &self.context);
         }
@@ -93,6 +97,9 @@ impl Shard {
         if conn.outbox.is_sending() && write <= now {
             let reason = CloseReason::WriteTimeout;
             return Some(Overdue { reason, deadline: write, limit_ms: limits.write_ms });
+        }
+        if self.is_live_stream(slot) {
+            return None;
         }
         let (reason, limit_ms) = if conn.is_live() {
             (CloseReason::HeartbeatTimeout, self.heartbeat_ms(slot))
@@ -124,9 +131,10 @@ impl Shard {
         self.conns.set_deadline(slot, self.context.deadline(millis), &self.context);
     }
 
-    /// Time between the heartbeats of `slot`.
+    /// Time between the heartbeats of `slot`, or the comments that it gets in place of them.
     pub(super) fn heartbeat_ms(&self, slot: Slot) -> u32 {
         match self.conns[slot].heartbeat_ms {
+            _ if self.conns[slot].transport == Transport::EventStream => EVENT_COMMENT_MS,
             0 => self.context.limits.heartbeat_ms,
             millis => millis,
         }

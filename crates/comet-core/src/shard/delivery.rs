@@ -1,15 +1,17 @@
 //! One push on its way into the outboxes of one shard.
 
+use std::sync::Arc;
+
 use comet_proto::{Encoded, RoomHandle};
 
 use crate::budget;
-use crate::conn::{Conn, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
+use crate::conn::{Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
 use crate::message::Push;
 use crate::outbox::chains::Chains;
-use crate::outbox::{AppendMemo, Item, Load, Superseded};
+use crate::outbox::{AppendMemo, Item, Load, State, Superseded};
 
 use super::connections::Connections;
 use super::outboxes::Outboxes;
@@ -35,20 +37,40 @@ pub(super) struct Items {
     binary: Item,
     /// For clients that speak the text form, from the first of them on.
     text: Option<Item>,
+    /// For event streams, from the first of them on.
+    event: Option<Item>,
     /// Of a push to a room, for members of protocol 2, from the first of them on.
     room_push: Option<Item>,
 }
 
+/// The frame of a push in JSON, as far as clients wanted it.
+#[derive(Clone, Default)]
+pub(super) struct JsonFrames {
+    text: Option<Encoded>,
+    event: Option<Encoded>,
+}
+
 impl Items {
-    /// `text` is the frame in the text form, if it is there from an earlier walk.
-    pub(super) fn new(chains: &mut Chains, binary: &Encoded, text: Option<&Encoded>) -> Self {
+    /// `json` is there from an earlier walk.
+    pub(super) fn new(chains: &mut Chains, binary: &Encoded, json: &JsonFrames) -> Self {
         let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
-        Self { binary: item(binary), text: text.map(item), room_push: None }
+        Self {
+            binary: item(binary),
+            text: json.text.as_ref().map(&mut item),
+            event: json.event.as_ref().map(&mut item),
+            room_push: None,
+        }
     }
 
-    /// The frame in the text form, if a client wanted it.
-    pub(super) fn text(&self) -> Option<&Encoded> {
-        self.text.as_ref().map(Item::frame)
+    /// The push is about a state, of which clients need only the latest. To be called before the first walk.
+    pub(super) fn set_state(&mut self, state: State) {
+        self.binary.set_state(Some(Arc::new(state)));
+    }
+
+    /// For a later walk.
+    pub(super) fn json(&self) -> JsonFrames {
+        let frame = |item: &Item| item.frame().clone();
+        JsonFrames { text: self.text.as_ref().map(frame), event: self.event.as_ref().map(frame) }
     }
 }
 
@@ -68,7 +90,7 @@ pub(super) struct Delivery<'a> {
     operation: i32,
     walk: Walk,
     /// The room that the push is to.
-    room: Option<RoomHandle>,
+    room: Option<(RoomHandle, &'a str)>,
     /// Length of the frame in each form; 0 while the frame is not encoded in it.
     bytes: [u32; FORMS],
     /// The latest append of each form, without and with a send under way.
@@ -113,7 +135,9 @@ impl<'a> Delivery<'a> {
         let mut bytes = [0; FORMS];
         bytes[PROTOCOL_1_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
         bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
-        bytes[TEXT_FORM] = items.text().map_or(0, |frame| lengths(frame)[1]);
+        for (form, item) in [(TEXT_FORM, &items.text), (EVENT_FORM, &items.event)] {
+            bytes[form] = item.as_ref().map_or(0, |item| lengths(item.frame())[1]);
+        }
         Self {
             conns,
             outboxes,
@@ -133,9 +157,9 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The push is to the members of a room.
-    pub(super) fn in_room(mut self, room: RoomHandle) -> Self {
-        self.room = Some(room);
+    /// The push is to the members of the room `name`.
+    pub(super) fn in_room(mut self, room: RoomHandle, name: &'a str) -> Self {
+        self.room = Some((room, name));
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
         self
@@ -227,21 +251,21 @@ impl<'a> Delivery<'a> {
     /// # Errors
     /// Why it does not get there.
     fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
-        let conn = &self.conns[slot];
-        let (is_text, is_protocol_2) = (conn.is_text, conn.is_protocol_2);
-        if is_text {
-            self.encode_text()?;
-        } else if is_protocol_2 {
-            self.encode_room_push();
+        let form = self.conns[slot].form();
+        match form {
+            TEXT_FORM | EVENT_FORM => self.encode_json(form)?,
+            PROTOCOL_2_FORMS.. => self.encode_room_push(),
+            _ => {}
         }
         self.settle_memos();
         let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
-        let Items { binary, text, room_push } = &*self.items;
-        let item = match (is_text, is_protocol_2) {
-            (true, _) => text.as_ref(),
-            (_, true) => room_push.as_ref(),
+        let Items { binary, text, event, room_push } = &*self.items;
+        let item = match form {
+            TEXT_FORM => text.as_ref(),
+            EVENT_FORM => event.as_ref(),
+            PROTOCOL_2_FORMS.. => room_push.as_ref(),
             _ => None,
         };
         let item = item.unwrap_or(binary);
@@ -250,12 +274,13 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Encodes the push for clients that speak the text form, if none of them came before. That is done in one go, so the push must
-    /// not be long.
+    /// Encodes the push in the text form or as an event, if no client of that `form` came before. That is done in one go, so the
+    /// push must not be long.
     #[cold]
-    fn encode_text(&mut self) -> Result<(), DropReason> {
-        let Items { binary, text, .. } = &mut *self.items;
-        if text.is_some() {
+    fn encode_json(&mut self, form: usize) -> Result<(), DropReason> {
+        let Items { binary, text, event, .. } = &mut *self.items;
+        let encoded = if form == EVENT_FORM { event } else { text };
+        if encoded.is_some() {
             return Ok(());
         }
         let length = binary.frame().for_tcp().len();
@@ -263,18 +288,27 @@ impl<'a> Delivery<'a> {
             return Err(DropReason::TextTooLong);
         }
         self.encoding += length / budget::TEXT_BYTES;
-        let item = self.outboxes.chains.item(binary.frame().to_text(), true);
-        self.bytes[TEXT_FORM] = lengths(item.frame())[1];
-        *text = Some(item);
+        let frame = match form {
+            EVENT_FORM => binary.frame().to_event(self.room.map(|(_, name)| name)),
+            _ => binary.frame().to_text(),
+        };
+        let mut item = self.outboxes.chains.item(frame, true);
+        item.set_state(binary.state().cloned());
+        self.bytes[form] = lengths(item.frame())[1];
+        *encoded = Some(item);
         Ok(())
     }
 
     /// Encodes a push to a room for members of protocol 2, if none of them came before.
     fn encode_room_push(&mut self) {
-        let Some(room) = self.room else { return };
+        let Some((room, _)) = self.room else { return };
         let Items { binary, room_push, .. } = &mut *self.items;
         let chains = &mut self.outboxes.chains;
-        let encode = || chains.item(binary.frame().to_room_push(room, 0), true);
+        let encode = || {
+            let mut item = chains.item(binary.frame().to_room_push(room, 0), true);
+            item.set_state(binary.state().cloned());
+            item
+        };
         let item = room_push.get_or_insert_with(encode);
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
@@ -287,19 +321,20 @@ impl<'a> Delivery<'a> {
             if outboxes == 0 {
                 continue;
             }
-            let Superseded { pushes, bytes } = memo.superseded();
+            let Superseded { pushes, bytes, .. } = memo.superseded();
             self.superseded += u64::from(pushes) * u64::from(outboxes);
             self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
         }
     }
 
     /// Each of `outboxes` outboxes dropped as much for the push.
-    fn count_superseded(&mut self, Superseded { pushes, bytes }: Superseded, outboxes: u32) {
+    fn count_superseded(&mut self, Superseded { pushes, bytes, .. }: Superseded, outboxes: u32) {
         self.superseded += u64::from(pushes) * u64::from(outboxes);
         self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
     }
 
-    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped.
+    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped. One about a state is
+    /// not dropped for older ones about the same state.
     fn make_space(&mut self, slot: Slot) -> Option<Superseded> {
         let conn = &self.conns[slot];
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
@@ -313,7 +348,12 @@ impl<'a> Delivery<'a> {
             let bytes = self.bytes[form];
             self.outboxes.slow.note_dropped(self.conns.id(slot).local(), bytes);
         }
+        let newer = &self.items.binary;
         match self.limits.slow_consumer {
+            SlowConsumer::DropNewest | SlowConsumer::DropOldest if newer.state().is_some() => {
+                let fits = |load| self.fits(form, load);
+                self.outboxes.chains.outdated(&conn.outbox, conn.transport, newer, fits)
+            }
             SlowConsumer::DropNewest => None,
             SlowConsumer::Close => {
                 if is_slow {
@@ -377,7 +417,7 @@ mod tests {
         let push = Push::new(5, Encoded::frame(&frame));
         for number in 0..20 {
             visits::take();
-            let mut items = Items::new(&mut outboxes.chains, &push.frame, None);
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, &JsonFrames::default());
             let mut delivery =
                 Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
             slots.iter().for_each(|&slot| delivery.offer(slot));

@@ -72,12 +72,12 @@ impl Shard {
             Message::RenewAgain { conn } => self.renew_again(conn),
 
             Message::JoinRoom { shard, room } => {
-                let elsewhere = self.home.rooms.join(&room, shard);
+                let elsewhere = self.home_join(&room, shard);
                 self.messages.send(shard, Message::RoomJoined { room, elsewhere });
             }
             Message::RoomJoined { room, elsewhere } => self.room_joined(&room, elsewhere),
             Message::RoomMembers { shard, room, members } => {
-                self.home.rooms.set_members(&room, shard, members);
+                self.home_set_members(&room, shard, members);
             }
             Message::RoomOnline { room, elsewhere } => self.set_elsewhere(&room, elsewhere),
         }

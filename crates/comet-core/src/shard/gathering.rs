@@ -18,6 +18,7 @@ use crate::ids::Slot;
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{GATHERED_BYTES_MAX, GATHERED_MAX, Limits};
 use crate::message::{Message, Report};
+use crate::outbox::State;
 use crate::time::Millis;
 
 use super::Shard;
@@ -166,8 +167,12 @@ impl Shard {
 
     fn gather(&mut self, place: &Place, window_ms: u32, keep_latest: bool, mut progress: Progress) {
         self.announce_rest(&mut progress);
-        if !keep_latest {
-            progress.push.collapse_id = None;
+        match &progress.push.collapse_id {
+            Some(id) if keep_latest => {
+                // A client that is behind misses older states, too, and gets the latest.
+                progress.items.set_state(State { room: place.clone(), id: Arc::clone(id) });
+            }
+            _ => progress.push.collapse_id = None,
         }
         // The newer push goes to the end, where its own place in the order is.
         if let Some(older) = self.gathering.take_older(place, &progress) {

@@ -1,7 +1,7 @@
 //! Bytes from clients: what may be read now, the upgrade, and the framing of both transports.
 
 use comet_proto::websocket::{self, Event, MessageKinds, Origin};
-use comet_proto::{Encoded, HEADER_LEN, decode, text};
+use comet_proto::{Encoded, HEADER_LEN, decode, sse, text};
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
@@ -13,7 +13,7 @@ use super::Shard;
 use super::rates::Input;
 
 /// The result of a look at the front of the input.
-enum ReadStep {
+pub(super) enum ReadStep {
     /// So many bytes are done with.
     Consumed(usize),
     /// Nothing to do until more bytes arrive.
@@ -33,6 +33,10 @@ impl Shard {
         let Some(slot) = self.conns.find(conn) else { return };
         self.counters.bytes_in += bytes.len() as u64;
         self.traffic.note(conn.local(), bytes.len(), self.context.now);
+        if self.conns[slot].transport == Transport::EventStream {
+            self.close(slot, CloseReason::BadFrame, "an event stream takes no input");
+            return self.dispatch_local();
+        }
         if !self.conns[slot].is_open() || !self.may_send(slot, Input::Bytes(bytes.len())) {
             return self.dispatch_local();
         }
@@ -103,7 +107,7 @@ impl Shard {
             let conn = &self.conns[slot];
             let step = match (conn.transport, &conn.state) {
                 (_, ConnState::Upgrading) => self.upgrade(slot, rest),
-                (Transport::Tcp, _) => self.read_frame(slot, rest),
+                (Transport::Tcp | Transport::EventStream, _) => self.read_frame(slot, rest),
                 (Transport::WebSocket, _) => self.read_message(slot, rest),
             };
             match step {
@@ -123,6 +127,9 @@ impl Shard {
 
     fn upgrade(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         self.idle.note_activity(self.context.now);
+        if sse::is_request(input) && &*self.context.limits.path != sse::PATH {
+            return self.open_stream(slot, input);
+        }
         let limits = &self.context.limits;
         match websocket::upgrade(input, &limits.path, limits.head_max) {
             Ok(None) => ReadStep::Incomplete,
@@ -150,14 +157,14 @@ impl Shard {
     }
 
     /// Whether pages of `origin` may connect. Clients other than browsers send no origin.
-    fn allows(&self, origin: Option<&str>) -> bool {
+    pub(super) fn allows(&self, origin: Option<&str>) -> bool {
         let patterns = &self.context.limits.origins;
         let (false, Some(origin)) = (patterns.is_empty(), origin) else { return true };
         Origin::parse(origin)
             .is_some_and(|origin| patterns.iter().any(|pattern| pattern.matches(&origin)))
     }
 
-    fn read_frame(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
+    pub(super) fn read_frame(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         match decode(input, self.context.limits.body_max) {
             Ok(None) => ReadStep::Incomplete,
             Ok(Some((frame, consumed))) => {

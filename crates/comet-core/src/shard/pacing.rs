@@ -3,14 +3,14 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::Encoded;
-
 use crate::conn::Conn;
 use crate::ids::{CallId, Slot};
 use crate::ledger::Tally;
 use crate::limits::PACE_MS;
 use crate::message::Push;
 use crate::time::Millis;
+
+use super::delivery::JsonFrames;
 
 pub(super) struct Pacing {
     /// When the next step is due.
@@ -26,8 +26,8 @@ pub(super) struct Pacing {
 pub(super) struct PacedBroadcast {
     call: CallId,
     push: Push,
-    /// The frame in the text form, once a client wanted it.
-    pub(super) text: Option<Encoded>,
+    /// The frame in JSON, once a client wanted it.
+    pub(super) json: JsonFrames,
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
@@ -144,7 +144,7 @@ impl PacedBroadcast {
         Self {
             call,
             push,
-            text: None,
+            json: JsonFrames::default(),
             tally: Tally::default(),
             next: Slot(0),
             connections_per_second,

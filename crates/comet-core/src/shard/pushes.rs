@@ -13,8 +13,8 @@ use crate::limits::{PACED_MAX, SLICE_UNITS};
 use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
-use super::crowds::connections_of;
-use super::delivery::{Delivered, Delivery, Items, Walk};
+use super::crowds::fewer;
+use super::delivery::{Delivered, Delivery, Items, JsonFrames, Walk};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
@@ -107,7 +107,7 @@ impl Shard {
     }
 
     pub(super) fn items(&mut self, push: &Push) -> Items {
-        Items::new(&mut self.outboxes.chains, &push.frame, None)
+        Items::new(&mut self.outboxes.chains, &push.frame, &JsonFrames::default())
     }
 
     // ---- at the home ---------------------------------------------------------------------------
@@ -235,10 +235,10 @@ impl Shard {
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
             // The same item for hours would outlive its number.
-            let text = broadcast.text.as_ref();
-            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, text);
+            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &broadcast.json);
             let bytes = push.frame.for_websocket().len();
-            let delivery_cost = SLICE_UNITS / connections_of(1, bytes, &self.context.limits);
+            let limits = &self.context.limits;
+            let delivery_cost = SLICE_UNITS / fewer(limits.crowd_slice, 1, bytes, limits);
             let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
                 while budget.is_left()
                     && !delivery.is_strained()
@@ -251,7 +251,7 @@ impl Shard {
                     }
                 }
             });
-            broadcast.text = items.text().cloned();
+            broadcast.json = items.json();
             let (tally, to_close) = self.count(&push, delivered, budget);
             broadcast.tally += tally;
             self.close_offered(None, to_close, budget);

@@ -7,12 +7,16 @@ use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::outbox::Item;
 use crate::state::{AwaitedReply, ConnState};
+use crate::transport::Transport;
 
 use super::Shard;
 
 impl Shard {
     pub(super) fn reply(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         let AwaitedReply { version, operation, sequence } = reply;
+        if self.conns[slot].transport == Transport::EventStream {
+            return self.reply_by_event(slot, reply, body);
+        }
         let frame = Frame { version, operation, sequence, body };
         if self.conns[slot].is_text {
             return self.reply_with(slot, Encoded::frame(&frame).to_text());

@@ -3,9 +3,11 @@
 //! Each shard reports its members to the room's home, and the home reports to each shard how many there are
 //! elsewhere. Both send what changed every [`ROOM_COUNT_MS`].
 
+use std::sync::Arc;
+
 use crate::budget::{self, Budget};
-use crate::home::KeyRetention;
-use crate::ids::Slot;
+use crate::home::{Home, KeyRetention};
+use crate::ids::{ShardId, Slot};
 use crate::limits::ROOM_COUNT_MS;
 use crate::message::{Message, Report};
 
@@ -18,6 +20,31 @@ impl Shard {
             let room = &self.rooms[id];
             room.elsewhere.saturating_add(room.members.len() as u32)
         })
+    }
+
+    /// `shard` has its first member in the room; returns how many members there are elsewhere.
+    pub(super) fn home_join(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
+        self.report_interest(room, |home| home.rooms.join(room, shard))
+    }
+
+    /// `shard` has so many members in the room now.
+    pub(super) fn home_set_members(&mut self, room: &Arc<str>, shard: ShardId, members: u32) {
+        self.report_interest(room, |home| home.rooms.set_members(room, shard, members));
+    }
+
+    /// Reports a room that gets its first member on this host by `change`, or loses its last, if that is asked for.
+    fn report_interest<T>(&mut self, room: &Arc<str>, change: impl FnOnce(&mut Home) -> T) -> T {
+        let Self { home, context, reports, .. } = self;
+        if !context.reports_rooms {
+            return change(home);
+        }
+        let had_members = home.rooms.has_members(room);
+        let result = change(home);
+        let has_members = home.rooms.has_members(room);
+        if has_members != had_members {
+            reports.push(Report::RoomInterest { room: Arc::clone(room), has_members });
+        }
+        result
     }
 
     pub(super) fn set_elsewhere(&mut self, room: &str, elsewhere: u32) {

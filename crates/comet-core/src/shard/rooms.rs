@@ -71,6 +71,8 @@ impl Shard {
             let next = waiting.pop();
             // The last one may leave with the input that it held, and the room ends with it.
             if waiting.is_empty() {
+                // A room waits for its home once, so the memory is not needed again.
+                *waiting = Vec::new();
                 self.joined.pop_front();
                 // A count that was due before is left out while connections wait. If this one does not enter, no other
                 // change would send it.
@@ -123,9 +125,9 @@ impl Shard {
         self.resume(slot);
     }
 
-    /// Tells a client of protocol 2 the handle of the room that operation 12 changes.
+    /// Tells a client that knows of several rooms the handle of the room that operation 12 changes.
     pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId) {
-        if self.conns[slot].is_protocol_2 {
+        if self.conns[slot].knows_rooms() {
             let name = Arc::clone(&self.rooms[id].name);
             let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
             self.reply(slot, reply, &JoinReply::primary(id.handle(), name.as_bytes()).encode());

@@ -26,7 +26,7 @@ impl Shard {
         }
         match transport {
             Transport::Tcp => self.counters.accepted_tcp += 1,
-            Transport::WebSocket => self.counters.accepted_websocket += 1,
+            Transport::WebSocket | Transport::EventStream => self.counters.accepted_websocket += 1,
         }
         self.idle.note_activity(self.context.now);
         let deadline = self.context.deadline(self.context.limits.handshake_ms);

@@ -17,6 +17,7 @@ fn stalled(rig: &mut Rig, transport: Transport) -> Vec<comet_core::ConnId> {
             match transport {
                 Transport::Tcp => rig.ask(conn, &auth),
                 Transport::WebSocket => rig.ask(conn, &[UPGRADE, &masked(0x82, &auth)].concat()),
+                Transport::EventStream => unreachable!("clients that send frames"),
             };
             conn
         })
@@ -120,6 +121,7 @@ fn a_room_closed_as_slow_shares_its_last_send() {
         let first = match transport {
             Transport::Tcp => frame(5, 0, b"x"),
             Transport::WebSocket => plain(0x82, &frame(5, 0, b"x")),
+            Transport::EventStream => unreachable!("clients that send frames"),
         };
         for &conn in &conns {
             assert_eq!(rig.reason(conn), CloseReason::SlowConsumer);

@@ -6,8 +6,8 @@ use comet_core::limits::{
     CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLER_WRITE_MS,
 };
 use comet_core::{
-    CallerEnd, CallerLimits, CallerOperation, CallerSlot, Counters, Limits, Message, MessageBudget,
-    MessageClass, Shard, ShardId, Tokens, home_of_key, home_of_user,
+    Budget, CallerEnd, CallerLimits, CallerOperation, CallerSlot, Counters, Limits, Message,
+    MessageBudget, MessageClass, Millis, Shard, ShardId, Tokens, home_of_key, home_of_user,
 };
 use comet_proto::Frame;
 use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
@@ -346,6 +346,61 @@ fn the_idlest_caller_makes_room() {
     write(&mut rig, third, &request(1, PushTarget::All, b"hi"));
     assert_eq!(statuses(&mut rig, third), [(1, 0)]);
     assert_eq!(ended(&rig, CallerEnd::Evicted), 1);
+}
+
+/// What has come is looked at before its deadline is judged, however long pushes took meanwhile.
+#[test]
+fn a_request_that_came_in_time_is_not_late() {
+    let mut rig = Rig::new(1, Limits::default());
+    let caller = call(&mut rig, 0);
+    let push = request(1, PushTarget::All, b"hi");
+    let (head, rest) = push.split_at(5);
+    write(&mut rig, caller, head);
+    rig.shards[0].handle_caller_recv(caller.1, rest);
+    rig.callers.0.get_mut(&caller).unwrap().is_receiving = false;
+    // Turns in which no push is taken.
+    let (begin, end_ms) = (rig.now(), u64::from(CallerLimits::default().timeout_ms) + 1_000);
+    for millis in (0..=end_ms).step_by(100) {
+        let shard = &mut rig.shards[0];
+        shard.handle_time(Millis(begin + millis));
+        shard.handle_deadlines(&mut Budget::slice());
+    }
+    rig.pass(end_ms);
+    assert_eq!(statuses(&mut rig, caller), [(1, 0)]);
+    assert_eq!(ended(&rig, CallerEnd::Late), 0);
+}
+
+/// A request that has come and was not looked at yet counts as one, so its caller keeps its place.
+#[test]
+fn a_request_that_waits_for_its_turn_keeps_the_place() {
+    let mut rig = with(CallerLimits { connections: 1, ..CallerLimits::default() });
+    let first = call(&mut rig, 0);
+    rig.shards[0].handle_caller_recv(first.1, &request(1, PushTarget::All, b"hi"));
+    assert_eq!(rig.shards[0].handle_caller_accept(), None);
+    rig.callers.0.get_mut(&first).unwrap().is_receiving = false;
+    rig.run();
+    assert_eq!(statuses(&mut rig, first), [(1, 0)]);
+    assert!(!rig.callers.0[&first].is_shut);
+}
+
+/// Nothing is pushed for a caller that was ended, whatever it had sent by then.
+#[test]
+fn requests_of_an_ended_caller_are_not_made() {
+    let limits = |token: &str| {
+        let tokens = Tokens::new([token]);
+        Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
+    };
+    let mut rig = Rig::new(1, limits("old"));
+    let conn = rig.join(0, "7//1/");
+    let caller = call(&mut rig, 0);
+    write(&mut rig, caller, &request(1, PushTarget::Token, b"old"));
+    rig.shards[0].handle_caller_recv(caller.1, &request(2, PushTarget::All, b"hi"));
+    rig.callers.0.get_mut(&caller).unwrap().is_receiving = false;
+    let limits = std::sync::Arc::new(limits("new"));
+    rig.shards[0].handle_message(Message::Configure { limits });
+    rig.run();
+    assert_eq!(statuses(&mut rig, caller), [(1, 0)]);
+    assert!(rig.callers.0[&caller].is_shut && rig.take(conn).is_empty());
 }
 
 #[test]

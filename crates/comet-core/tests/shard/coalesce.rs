@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use comet_core::limits::GATHERED_BYTES_MAX;
 use comet_core::{
-    CallId, CoalesceRule, ConnId, DropReason, Kick, Limits, Message, Push, Report, Tally,
-    home_of_room,
+    CallId, CoalesceRule, ConnId, DropReason, Kick, Limits, Message, Push, Report, SlowConsumer,
+    Tally, home_of_room,
 };
 
 use crate::rig::{Rig, frame, push, room_at};
@@ -114,6 +114,52 @@ fn the_latest_push_with_an_id_supersedes_those_that_wait() {
     let mut total = Tally::default();
     rig.shards.iter().for_each(|shard| total += shard.counters().deliveries);
     assert_eq!((total.queued, total.dropped[DropReason::Superseded as usize]), (12, 6));
+}
+
+/// A client that does not read has what is under way, and places for eight pushes.
+fn slow_member(limits: Limits) -> (Rig, ConnId) {
+    let mut rig = Rig::new(1, Limits { svr_proto: 8, ..limits });
+    let conn = rig.join(0, "//r/");
+    rig.allow(conn, Some(0));
+    rig.begin("r", 5, "", b"under way");
+    rig.pass(WINDOW_MS);
+    (rig, conn)
+}
+
+#[test]
+fn a_slow_client_gets_the_newest_states_whatever_else_its_outbox_drops() {
+    for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let (mut rig, conn) = slow_member(Limits { slow_consumer, ..limits([keep_latest()]) });
+        let plain: Vec<_> = (0..7).map(|body| ("", [b'0' + body])).collect();
+        let states = [("rare", *b"r"), ("a", *b"a"), ("a", *b"b"), ("other", *b"o"), ("a", *b"c")];
+        for (id, body) in plain.iter().chain(&states) {
+            rig.begin("r", 5, id, body);
+            rig.pass(WINDOW_MS);
+        }
+        rig.allow(conn, None);
+        let bodies: [&[u8]; 9] = [b"under way", b"2", b"3", b"4", b"5", b"6", b"r", b"o", b"c"];
+        let expected = bodies.map(|body| frame(5, 0, body)).concat();
+        assert_eq!(rig.take(conn).escape_ascii().to_string(), expected.escape_ascii().to_string());
+        let counters = rig.shards[0].counters();
+        assert_eq!(counters.deliveries.dropped_total(), 0);
+        assert_eq!((counters.superseded, counters.sent), (4, 9), "{slow_consumer:?}");
+    }
+}
+
+/// Of more states than it has places for, a client that is behind has the oldest.
+#[test]
+fn an_outbox_has_no_more_states_than_places() {
+    let (mut rig, conn) = slow_member(limits([keep_latest()]));
+    for id in 0..20 {
+        rig.begin("r", 5, &id.to_string(), &[id]);
+        rig.pass(WINDOW_MS);
+    }
+    let counters = rig.shards[0].counters();
+    assert_eq!(counters.deliveries.dropped[DropReason::OutboxFull as usize], 12);
+    rig.begin("r", 5, "7", b"new");
+    rig.pass(WINDOW_MS);
+    rig.allow(conn, None);
+    assert!(rig.take(conn).ends_with(&[frame(5, 0, &[6]), frame(5, 0, b"new")].concat()));
 }
 
 #[test]
@@ -300,7 +346,7 @@ fn what_waits_on_a_shard_is_bounded() {
 /// All members of a crowd get all pushes of the window in one send each.
 #[test]
 fn a_window_of_a_crowd_goes_out_in_slices() {
-    let mut rig = Rig::new(1, Limits { crowd_slice: 2, ..limits([rule()]) });
+    let mut rig = Rig::new(1, Limits { crowd_above: 2, crowd_slice: 2, ..limits([rule()]) });
     let conns = [(); 5].map(|()| rig.join(0, "//r/"));
     let before = rig.sends();
     let calls = [b"1", b"2", b"3"].map(|body| rig.begin("r", 5, "", body));

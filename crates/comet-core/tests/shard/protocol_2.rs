@@ -89,6 +89,7 @@ fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8>
     let wrap = |bytes: &[u8]| match transport {
         Transport::Tcp => bytes.to_vec(),
         Transport::WebSocket => masked(0x82, bytes),
+        Transport::EventStream => unreachable!("clients that send frames"),
     };
     if transport == Transport::WebSocket {
         rig.ask(conn, UPGRADE);

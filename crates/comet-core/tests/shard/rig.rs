@@ -49,15 +49,20 @@ impl Rig {
 
     /// Its clients speak protocol 1 and get the close notice all the same, so tests see it on both transports.
     pub(crate) fn with_logic(shards: u16, limits: Limits, logic: Logic) -> Self {
-        Self::start(shards, Limits { goodbye: true, ..limits }, logic)
+        Self::start(shards, Limits { goodbye: true, ..limits }, logic, false)
     }
 
     /// As goim: clients of protocol 1 get no close notice.
     pub(crate) fn without_goodbye(shards: u16) -> Self {
-        Self::start(shards, Limits::default(), Logic::Embedded)
+        Self::start(shards, Limits::default(), Logic::Embedded, false)
     }
 
-    fn start(shards: u16, limits: Limits, logic: Logic) -> Self {
+    /// Its homes report the rooms with members on this host.
+    pub(crate) fn reporting_rooms(shards: u16) -> Self {
+        Self::start(shards, Limits::default(), Logic::Embedded, true)
+    }
+
+    fn start(shards: u16, limits: Limits, logic: Logic, reports_rooms: bool) -> Self {
         let limits = Arc::new(limits);
         let settings = |shard| Settings {
             shard: ShardId(shard),
@@ -65,6 +70,7 @@ impl Rig {
             limits: Arc::clone(&limits),
             logic,
             hash_seed: 7,
+            reports_rooms,
         };
         Self {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),

@@ -308,7 +308,8 @@ proptest! {
         steps in prop::collection::vec(step(), 1..80),
         slice in 1..4_usize,
     ) {
-        let mut rig = Rig::new(2, Limits { rooms: 4, crowd_slice: slice, ..Limits::default() });
+        let limits = Limits { crowd_above: slice, crowd_slice: slice, ..Limits::default() };
+        let mut rig = Rig::new(2, Limits { rooms: 4, ..limits });
         let name = |room: usize| format!("room-{room}");
         let mut clients: Vec<Model> = Vec::new();
         let connect = |rig: &mut Rig, number: usize| {

@@ -22,7 +22,12 @@ pub(super) struct Callers {
     to_rearm: Vec<ListenerIndex>,
     rearm_at: Instant,
     sockets: Vec<Option<Socket>>,
+    /// Callers without a token that opens: how many there had been when the log last had a line about them, and when that was.
+    locked_out: (u64, Option<Instant>),
 }
+
+/// Time between two lines of the log about callers without a token that opens; all are counted.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 /// Bytes that are received of a caller at once: a few hundred small pushes.
 const RECV_BYTES: usize = 32 << 10;
@@ -39,7 +44,7 @@ struct Socket {
 impl Callers {
     pub(super) fn new(listeners: Vec<OwnedFd>, now: Instant) -> Self {
         let to_rearm = (0..).map(ListenerIndex).zip(&listeners).map(|(index, _)| index).collect();
-        Self { listeners, to_rearm, rearm_at: now, sockets: Vec::new() }
+        Self { listeners, to_rearm, rearm_at: now, sockets: Vec::new(), locked_out: (0, None) }
     }
 
     fn at(&mut self, slot: CallerSlot) -> &mut Socket {
@@ -121,6 +126,7 @@ impl<A: Authenticator> Driver<A> {
 
     /// Does with the sockets of callers what the shard says.
     pub(super) fn serve_callers(&mut self) {
+        self.log_locked_out();
         while let Some((slot, operation)) = self.shard.poll_caller() {
             let socket = self.callers.at(slot);
             match operation {
@@ -144,6 +150,19 @@ impl<A: Authenticator> Driver<A> {
                     self.free_caller_if_gone(slot);
                 }
             }
+        }
+    }
+
+    /// Says in the log that callers are locked out, once in a while.
+    fn log_locked_out(&mut self) {
+        let (logged, at) = self.callers.locked_out;
+        let ended = self.shard.callers_locked_out();
+        if ended > logged && at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
+            self.callers.locked_out = (ended, Some(Instant::now()));
+            let core = self.shard.id().0;
+            log::warn!(
+                "core {core}: push.frames: callers without a token that opens: {ended} so far"
+            );
         }
     }
 

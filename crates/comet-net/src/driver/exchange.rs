@@ -24,7 +24,11 @@ impl<A: Authenticator> Driver<A> {
         // A turn either takes pushes or goes on with a crowd, so that what it queues fits into an outbox.
         let is_for_crowd = self.is_crowd_next && self.shard.has_crowds();
         self.is_crowd_next = !is_for_crowd && self.take_pushes();
-        if !self.is_crowd_next {
+    }
+
+    /// Goes on with a crowd, if the turn took no push. Clients whose tokens were looked at are answered before its sends.
+    pub(super) fn handle_crowds(&mut self) {
+        if !self.has_sends_left && !self.is_crowd_next {
             self.shard.handle_crowds();
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn put_value(out: &mut Vec<u8>, value: &str) {
 }
 
 /// Appends `text` as a string.
-pub(super) fn put_string(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut copy = Copy::new(out, text);
     for (at, byte) in text.bytes().enumerate() {

@@ -15,7 +15,7 @@ const VERSION: &str = "13";
 const VERSION_HEADER: &str = "Sec-WebSocket-Version";
 const KEY_HEADER: &str = "Sec-WebSocket-Key";
 /// Most header lines of a request.
-const HEADERS_MAX: usize = 124;
+pub(crate) const HEADERS_MAX: usize = 124;
 
 /// A valid upgrade.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -228,7 +228,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn once<'a>(
+pub(crate) fn once<'a>(
     field: &mut Option<&'a [u8]>,
     value: &'a [u8],
     header: &'static str,
@@ -268,7 +268,7 @@ fn is_key(key: &[u8]) -> bool {
 /// The request up to the end of its blank line; `None` if it has not arrived.
 ///
 /// A line ends with CRLF. A CR or LF by itself is refused, as RFC 9112 2.2 allows; so are other control characters.
-fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
+pub(crate) fn head(input: &[u8], head_max: usize) -> Result<Option<&[u8]>, UpgradeFault> {
     let window = &input[..input.len().min(head_max)];
     let mut first_line = None;
     for at in control_characters(window) {
@@ -324,11 +324,11 @@ fn may_begin(input: &[u8]) -> bool {
     first.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-fn text(value: &[u8]) -> Box<str> {
+pub(crate) fn text(value: &[u8]) -> Box<str> {
     String::from_utf8_lossy(value).into()
 }
 
-fn fault(error: httparse::Error) -> UpgradeFault {
+pub(crate) fn fault(error: httparse::Error) -> UpgradeFault {
     match error {
         httparse::Error::TooManyHeaders => UpgradeFault::HeadTooLarge,
         _ => UpgradeFault::Malformed,

@@ -106,12 +106,16 @@ fn data(pushed: Pushed) -> Value {
 
 /// A ledger as JSON.
 pub(super) fn ledger(ledger: Ledger) -> Value {
-    let Ledger { matched, queued, dropped, absent, scheduled } = ledger;
-    json!({
+    let Ledger { matched, queued, dropped, absent, scheduled, unanswered } = ledger;
+    let mut data = json!({
         "matched": matched,
         "queued": queued,
         "dropped": dropped,
         "absent": absent,
         "scheduled": scheduled,
-    })
+    });
+    if !unanswered.is_empty() {
+        data["unanswered"] = unanswered.into();
+    }
+    data
 }

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::mem;
 
-use comet_core::{Counters, DropReason, LiveConn};
+use comet_core::{Counters, DropReason, Limits, LiveConn, SlowConsumer, Tally};
 
 use crate::call::Call;
 use crate::client::Client;
 use crate::driver::Driver;
 use crate::env::{Env, Peer};
+use crate::plan::{COLLAPSE_IDS, OUTBOX_BYTES_MAX, OUTBOX_MEMORY_MAX, ROOMS};
+use crate::push_callers::MadePush;
 use crate::wire::Kind;
 
 /// Counters as they were at the last quiet point.
@@ -18,6 +20,74 @@ pub(crate) struct Baseline {
     dropped_unwanted: u64,
 }
 
+/// A push, by whichever door it came.
+struct Offer<'run> {
+    /// In its bodies.
+    id: u64,
+    /// Made after a client had read that it is live or in a room, if that was before this call.
+    after: u64,
+    kind: Kind,
+    operation: i32,
+    is_kick: bool,
+    is_estimated: bool,
+    keys: &'run [Box<str>],
+    users: &'run [i64],
+    tally: &'run Tally,
+}
+
+impl<'run> From<&'run Call> for Offer<'run> {
+    fn from(call: &'run Call) -> Self {
+        let Call { id, kind, operation, is_kick, keys, users, sums, .. } = call;
+        Self {
+            id: *id,
+            after: *id,
+            kind: *kind,
+            operation: *operation,
+            is_kick: *is_kick,
+            is_estimated: call.is_estimated(),
+            keys,
+            users,
+            tally: &sums.tally,
+        }
+    }
+}
+
+impl<'run> From<&'run MadePush> for Offer<'run> {
+    fn from(push: &'run MadePush) -> Self {
+        let MadePush { stamp, after, kind, operation, key, user, tally } = push;
+        Self {
+            id: *stamp,
+            after: *after,
+            kind: *kind,
+            operation: *operation,
+            is_kick: false,
+            is_estimated: push.is_estimated(),
+            keys: key.as_slice(),
+            users: user.as_slice(),
+            tally,
+        }
+    }
+}
+
+impl Offer<'_> {
+    /// Connections that were meant and did not get it, except by their own wish.
+    fn dropped_unwanted(&self) -> u64 {
+        self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
+    }
+
+    /// Whether it meant this connection, and that was there from before the push until now.
+    fn means(&self, client: &Client, live: &LiveConn<'_>) -> bool {
+        let received = &client.received;
+        self.after >= received.live_since
+            && match self.kind {
+                Kind::Keys => self.keys.iter().any(|key| **key == *live.key),
+                Kind::Users => self.users.contains(&live.user),
+                Kind::Room(room) => received.since(room).is_some_and(|since| self.after >= since),
+                Kind::All | Kind::Paced => true,
+            }
+    }
+}
+
 /// For a client that was there all the time, each push meant for it was received, or its call counted it as
 /// dropped, or an outbox superseded it.
 pub(super) fn check_deliveries(
@@ -25,47 +95,55 @@ pub(super) fn check_deliveries(
     drivers: &[Driver],
     baseline: &mut Baseline,
 ) -> Result<(), String> {
-    let calls = env.control.calls.calls();
     let mut unexplained = 0;
     let settled: Vec<_> = settled(env, drivers).collect();
     let mut delivered: BTreeMap<u64, u64> = BTreeMap::new();
     for id in env.peers.iter().flat_map(|peer| &peer.client.received.pushes) {
         *delivered.entry(*id).or_default() += 1;
     }
-    for call in calls {
-        let delivered = delivered.get(&call.id).copied().unwrap_or(0);
-        if call.kind != Kind::Paced && delivered > call.sums.tally.queued {
-            return Err(format!("{delivered} got call {}: {:?}", call.id, call.sums.tally));
+    let account = &env.push_callers.account;
+    if let Some(refused) = account.refused.iter().find(|stamp| delivered.contains_key(stamp)) {
+        return Err(format!("somebody got push {refused:#x}, which was refused"));
+    }
+    let calls = env.control.calls.calls();
+    let by_calls = calls.iter().map(Offer::from);
+    let offers: Vec<Offer<'_>> = by_calls.chain(account.made.iter().map(Offer::from)).collect();
+    for (index, offer) in offers.iter().enumerate() {
+        let Offer { id, kind, tally, .. } = *offer;
+        let delivered = delivered.get(&id).copied().unwrap_or(0);
+        if kind != Kind::Paced && delivered > tally.queued {
+            return Err(format!("{delivered} got push {id:#x}: {tally:?}"));
         }
-        if call.is_estimated() {
+        if offer.is_estimated {
             continue;
         }
-        let mut meant = settled.iter().filter(|(client, live)| is_meant(call, client, live));
-        if call.is_kick {
-            if let Some((_, live)) = meant.next().filter(|_| call.dropped_unwanted() == 0) {
-                return Err(format!("call {} should have closed {live:?}", call.id));
+        let mut meant = settled.iter().filter(|(client, live)| offer.means(client, live));
+        if offer.is_kick {
+            if let Some((_, live)) = meant.next().filter(|_| offer.dropped_unwanted() == 0) {
+                return Err(format!("push {id:#x} should have closed {live:?}"));
             }
             continue;
         }
         let (mut expected, mut missing) = (0, 0);
         for (client, _) in meant {
             let received = &client.received;
-            let is_filtered = !matches!(call.kind, Kind::Room(_)) || env.plan.limits.filter_rooms;
+            let is_filtered = !matches!(kind, Kind::Room(_)) || env.plan.limits.filter_rooms;
             expected += 1;
-            if is_filtered && received.accepts_since > call.id {
+            if is_filtered && received.accepts_since > offer.after {
                 // What it accepted at the time of the call is not known any more.
                 continue;
             }
-            let accepts = !is_filtered || received.accepts.contains(call.operation);
-            missing += u64::from(accepts && !received.pushes.contains(&call.id));
+            let accepts = !is_filtered || received.accepts.contains(offer.operation);
+            missing += u64::from(accepts && !received.pushes.contains(&id));
         }
-        if call.kind != Kind::Paced && expected > call.sums.tally.matched {
-            return Err(format!(
-                "call {} reached fewer than {expected}: {:?}",
-                call.id, call.sums.tally
-            ));
+        if kind != Kind::Paced && expected > tally.matched {
+            return Err(format!("push {id:#x} reached fewer than {expected}: {tally:?}"));
         }
-        unexplained += missing.saturating_sub(call.dropped_unwanted());
+        let missing = missing.saturating_sub(offer.dropped_unwanted());
+        if let Some(call) = calls.get(index) {
+            check_state(env, call, &calls[index + 1..], missing)?;
+        }
+        unexplained += missing;
     }
     let before = mem::take(baseline);
     for driver in drivers {
@@ -74,12 +152,43 @@ pub(super) fn check_deliveries(
         baseline.dropped_unwanted +=
             deliveries.dropped_total() - deliveries.dropped[DropReason::Filtered as usize];
     }
-    let pushes = calls.iter().filter(|call| !call.is_kick);
-    let reported: u64 = pushes.map(Call::dropped_unwanted).sum();
+    let pushes = offers.iter().filter(|offer| !offer.is_kick);
+    let reported: u64 = pushes.map(Offer::dropped_unwanted).sum();
     let paced = baseline.dropped_unwanted - before.dropped_unwanted - reported;
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {
         return Err(format!("{unexplained} deliveries are missing, {explained} were given up"));
+    }
+    Ok(())
+}
+
+/// A full outbox refuses no push about a state, and gives it up only for a newer one. `missing`: clients that have read everything and
+/// did not get it, though it was not dropped for as many.
+fn check_state(env: &Env, call: &Call, later: &[Call], missing: u64) -> Result<(), String> {
+    let Limits { slow_consumer, coalesce_rules, svr_proto, outbox_bytes, outbox_memory, .. } =
+        &env.plan.limits;
+    let room = match call.kind {
+        Kind::Room(room) => Some(ROOMS[usize::from(room)]),
+        Kind::All => None,
+        _ => return Ok(()),
+    };
+    let rule = coalesce_rules.iter().find(|rule| rule.covers(room, call.operation));
+    let is_state = call.collapse_id.is_some() && rule.is_some_and(|rule| rule.keep_latest);
+    if !is_state || env.is_draining {
+        return Ok(());
+    }
+    let is_newest = !later.iter().any(|newer| call.may_be_superseded_by(newer));
+    if missing > 0 && is_newest && *slow_consumer == SlowConsumer::DropNewest {
+        return Err(format!("{missing} miss the newest state of {:?}, call {}", room, call.id));
+    }
+    let states = COLLAPSE_IDS.len() * (ROOMS.len() + 1);
+    let has_places = usize::from(*svr_proto) > states
+        && *outbox_bytes == OUTBOX_BYTES_MAX
+        && *outbox_memory == OUTBOX_MEMORY_MAX
+        && *slow_consumer != SlowConsumer::Close;
+    let refused = call.sums.tally.dropped[DropReason::OutboxFull as usize];
+    if has_places && refused > 0 {
+        return Err(format!("{refused} outboxes refused a state, call {}", call.id));
     }
     Ok(())
 }
@@ -97,16 +206,4 @@ fn settled<'run>(
             (is_settled && socket.is_idle()).then_some((client, live))
         })
     })
-}
-
-/// Whether the call meant this connection, and it was there from before the call until now.
-fn is_meant(call: &Call, client: &Client, live: &LiveConn<'_>) -> bool {
-    let received = &client.received;
-    call.id >= received.live_since
-        && match call.kind {
-            Kind::Keys => call.keys.iter().any(|key| **key == *live.key),
-            Kind::Users => call.users.contains(&live.user),
-            Kind::Room(room) => received.since(room).is_some_and(|since| call.id >= since),
-            Kind::All | Kind::Paced => true,
-        }
 }

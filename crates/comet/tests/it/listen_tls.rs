@@ -52,7 +52,7 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// A server inside TLS whose certificate is for `name`, and the certificate's file.
-fn server_named(name: &str) -> (Server, PathBuf) {
+pub(crate) fn server_named(name: &str) -> (Server, PathBuf) {
     let own = generate_simple_self_signed([name.to_owned()]).unwrap();
     let CertifiedKey { cert, signing_key } = own;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

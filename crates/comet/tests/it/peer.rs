@@ -246,7 +246,7 @@ impl<S: Read + Write> Peer<S> {
         let number = |at: usize| i32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
         let (operation, sequence) = (number(8), number(12));
         assert_eq!(bytes, frame(operation, sequence, &bytes[16..]), "one well-formed frame");
-        Message { operation, sequence, body: bytes[16..].to_vec(), room: None }
+        Message { operation, sequence, body: bytes[16..].to_vec(), room: None, position: None }
     }
 
     /// How many are online in the room, by a heartbeat.
@@ -290,5 +290,5 @@ impl<S: Read + Write> Peer<S> {
 }
 
 pub(crate) fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
-    Message { operation, sequence, body: body.to_vec(), room: None }
+    Message { operation, sequence, body: body.to_vec(), room: None, position: None }
 }

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet::caller::PushClient;
-use comet_client::Transport;
+use comet_client::{Pusher, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::peer::{CloseNotice, Peer, UPGRADE, frame_with};
@@ -18,6 +18,7 @@ use crate::support::{
     until,
 };
 use crate::tls::Certificates;
+use crate::unix_sockets::Folder;
 
 pub(crate) fn comet(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_comet"));
@@ -452,6 +453,16 @@ fn bad_input_is_in_the_log_with_its_reason() {
     other.write(UPGRADE.replace("GET", "PUT").as_bytes());
     let line = line_with(&server.log, "reason=bad_upgrade");
     assert!(line.contains("Only GET can open a WebSocket."), "{line}");
+}
+
+#[test]
+fn a_push_caller_that_is_locked_out_is_in_the_log() {
+    let folder = Folder::new();
+    let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
+    let server = Server::start(&[&frames, "push.tokens=[\"a-token-that-nobody-guesses\"]"]);
+    let mut pusher = Pusher::unix(folder.file("frames"), PATIENCE).unwrap();
+    pusher.authenticate("another-token").unwrap_err();
+    line_with(&server.log, "push.frames: callers without a token that opens: 1 so far");
 }
 
 /// A key that would drive a terminal, reorder the line, and forge fields and another line.

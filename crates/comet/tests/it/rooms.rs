@@ -1,6 +1,7 @@
 //! A client of protocol 2 in several rooms, on the real server.
 
-use comet_client::{Client, Error, RoomRefusal, Transport, op};
+use comet_client::tokio::Listener;
+use comet_client::{Client, Error, Event, Options, RoomRefusal, Transport, op};
 
 use crate::peer::frame;
 use crate::support::{BOTH, Server, To, queued};
@@ -59,4 +60,39 @@ fn a_client_gets_the_pushes_to_all_its_rooms() {
     }
     let refused = server.metrics().by_label("comet_rooms_refused_total");
     assert_eq!(refused, [("too_many_rooms".to_owned(), 2)]);
+}
+
+#[test]
+fn an_asynchronous_listener_is_in_several_rooms_until_it_is_stopped() {
+    let server = Server::start(&["clients.rooms=2"]);
+    let address = server.address(Transport::Tcp).to_string();
+    let mut listener = Listener::new(Options::tcp(address, "42"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut rooms = Vec::new();
+        for room in ["red", "green", "blue"] {
+            listener.add_room(room).await.unwrap();
+        }
+        assert!(matches!(listener.next().await, Some(Event::Connected)));
+        for _ in 0..3 {
+            let event = listener.next().await;
+            let Some(Event::Room { room, outcome }) = event else { panic!("{event:?}") };
+            rooms.push((room, outcome.is_ok()));
+        }
+        let expected = [("blue", true), ("green", false), ("red", false)];
+        assert_eq!(rooms, expected.map(|(room, is_in)| (room.to_owned(), is_in)));
+        listener.remove_room("blue").await.unwrap();
+        listener.add_room("red").await.unwrap();
+        assert!(matches!(listener.next().await, Some(Event::Room { outcome: Ok(_), .. })));
+    });
+    assert_eq!(server.push(To::Room("red"), 5, b"in red"), queued(1));
+    runtime.block_on(async {
+        let event = listener.next().await;
+        let Some(Event::Message(message)) = event else { panic!("{event:?}") };
+        assert_eq!((message.room.as_deref(), &message.body[..]), (Some("red"), &b"in red"[..]));
+        listener.stopper().stop();
+        assert!(listener.next().await.is_none());
+    });
+    drop(listener);
+    server.until("comet_connections", 0);
 }

@@ -235,12 +235,20 @@ impl Metrics {
 pub(crate) struct Server {
     app: Option<App>,
     caller: Option<PushClient>,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 impl Server {
     pub(crate) fn start(sets: &[&str]) -> Self {
-        let permit = Permit::wait();
+        Self::start_with(Some(Permit::wait()), sets)
+    }
+
+    /// Another server of a test that has one. It counts as a part of that.
+    pub(crate) fn start_another(sets: &[&str]) -> Self {
+        Self::start_with(None, sets)
+    }
+
+    fn start_with(permit: Option<Permit>, sets: &[&str]) -> Self {
         let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
         let caller = PushClient::connect(&app.grpc_addrs()[0].to_string()).unwrap();
         Self { app: Some(app), caller: Some(caller), _permit: permit }
@@ -252,7 +260,7 @@ impl Server {
         let app = App::start(&config(sets)).unwrap_or_else(|error| panic!("{error}"));
         let address = app.grpc_addrs()[0].to_string();
         let caller = PushClient::connect(&address).unwrap().with_token(token.as_bytes()).unwrap();
-        Self { app: Some(app), caller: Some(caller), _permit: permit }
+        Self { app: Some(app), caller: Some(caller), _permit: Some(permit) }
     }
 
     pub(crate) fn app(&self) -> &App {

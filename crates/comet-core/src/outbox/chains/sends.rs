@@ -81,11 +81,11 @@ impl Chains {
             let only = &self.frames[self.logs[chain.log].last(chain.run)];
             return Slices::one(&transport.bytes(&only.frame)[taken..]);
         }
-        if chain.windows[transport as usize].is_none() {
+        if chain.windows[transport.encoding()].is_none() {
             self.make_window(index, transport);
         }
         let chain = &self.chains[index];
-        let window = chain.windows[transport as usize].as_deref();
+        let window = chain.windows[transport.encoding()].as_deref();
         if let Some(joined) = window.and_then(Window::joined) {
             return Slices::one(&joined[taken..]);
         }
@@ -96,22 +96,22 @@ impl Chains {
 
     fn make_window(&mut self, index: ChainId, transport: Transport) {
         let Chain { log, run, totals, .. } = self.chains[index];
-        let bytes = totals.bytes[transport as usize] as usize;
+        let bytes = totals.bytes[transport.encoding()] as usize;
         let joins = bytes <= JOIN_MAX && self.joined_bytes + bytes <= JOINED_BYTES_MAX;
         let joined = joins.then(|| Vec::with_capacity(bytes));
         self.joined_bytes += if joins { bytes } else { 0 };
         let frames = self.logs[log].frames(&self.frames, run);
         let frames = frames.map(|(_, item)| (transport.bytes(&item.frame), item.is_push));
         let window = Window::new(frames, joined);
-        self.chains[index].windows[transport as usize] = Some(Box::new(window));
+        self.chains[index].windows[transport.encoding()] = Some(Box::new(window));
     }
 
     /// The frames of what is in flight that end within its first `taken` bytes.
     pub(super) fn whole(&self, index: ChainId, transport: Transport, taken: u32) -> Whole {
         let chain = &self.chains[index];
         let Totals { frames, pushes, bytes } = chain.totals;
-        let bytes = bytes[transport as usize];
-        match &chain.windows[transport as usize] {
+        let bytes = bytes[transport.encoding()];
+        match &chain.windows[transport.encoding()] {
             _ if taken == bytes => Whole { frames, pushes, bytes },
             Some(window) => window.whole(taken),
             // One frame, or nothing was sent yet.
@@ -129,7 +129,7 @@ impl Chains {
         let index = outbox.in_flight;
         let before = self.whole(index, transport, outbox.taken);
         outbox.taken += u32::try_from(bytes).expect("a send is no longer than its chain");
-        let total = self.chains[index].totals.bytes[transport as usize];
+        let total = self.chains[index].totals.bytes[transport.encoding()];
         assert!(outbox.taken <= total, "the kernel took more than it was given");
         let after = self.whole(index, transport, outbox.taken);
         let is_done = outbox.taken == total;
@@ -177,7 +177,7 @@ impl Chains {
         }
         let Totals { pushes, bytes, .. } = self.chains[index].totals;
         self.release(index, 1);
-        Remains { pushes, bytes: bytes[transport as usize] }
+        Remains { pushes, bytes: bytes[transport.encoding()] }
     }
 
     /// Drops what is in flight, after its last completion.
@@ -188,7 +188,7 @@ impl Chains {
         }
         let Totals { pushes, bytes, .. } = self.chains[index].totals;
         let whole = self.whole(index, transport, outbox.taken);
-        let bytes = bytes[transport as usize] - outbox.taken;
+        let bytes = bytes[transport.encoding()] - outbox.taken;
         self.end_send(outbox);
         Remains { pushes: pushes - whole.pushes, bytes }
     }

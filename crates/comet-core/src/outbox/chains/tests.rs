@@ -1,6 +1,7 @@
 //! Outboxes against plain queues, what they share, and how many frames they look at.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use comet_proto::Frame;
 use proptest::prelude::*;
@@ -10,16 +11,17 @@ use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
 use crate::outbox::frames::ENTRY_BYTES;
 use crate::outbox::frames::bytes_of;
 use crate::outbox::log::visits;
-use crate::outbox::{Remains, SendProgress, Slices};
+use crate::outbox::{Remains, SendProgress, Slices, State};
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
     /// The same frame to all outboxes of a mask. A push drops older ones until fewer than `pushes_max` are
-    /// left.
+    /// left, or wait if it is about a state.
     Append {
         mask: u8,
         len: usize,
         is_push: bool,
+        state: Option<u8>,
         pushes_max: u32,
     },
     Send {
@@ -35,8 +37,11 @@ fn steps() -> impl Strategy<Value = Vec<OutboxStep>> {
     let len = prop_oneof![18 => 0..200_usize, 1 => 100_000..150_000_usize, 1 => Just(300_000)];
     let pushes_max = prop_oneof![Just(u32::MAX), 1..8_u32];
     let step = prop_oneof![
-        7 => (any::<u8>(), len, prop::bool::weighted(0.8), pushes_max)
-            .prop_map(|(mask, len, is_push, pushes_max)| OutboxStep::Append { mask, len, is_push, pushes_max }),
+        7 => (any::<u8>(), len, prop::bool::weighted(0.8), prop::option::of(0..3_u8), pushes_max)
+            .prop_map(|(mask, len, is_push, state, pushes_max)| {
+                let state = state.filter(|_| is_push);
+                OutboxStep::Append { mask, len, is_push, state, pushes_max }
+            }),
         6 => (0..8_usize, prop_oneof![1..60_usize, 1..200_000_usize, Just(usize::MAX)])
             .prop_map(|(outbox, bytes)| OutboxStep::Send { outbox, bytes }),
         1 => (0..8_usize).prop_map(|outbox| OutboxStep::Clear { outbox }),
@@ -49,6 +54,7 @@ struct ModelFrame {
     /// Length on a WebSocket.
     longest: usize,
     is_push: bool,
+    state: Option<u8>,
 }
 
 /// An outbox as two plain queues.
@@ -109,6 +115,29 @@ impl Model {
             self.pending.remove(oldest);
         }
     }
+
+    /// `false`: there is no place for a push about `state`.
+    fn drop_outdated(&mut self, state: u8, pushes_max: u32) -> bool {
+        let waiting = |model: &Self| model.pending.iter().filter(|frame| frame.is_push).count();
+        if self.load().pushes < pushes_max {
+            return true;
+        }
+        let plain = self.pending.iter().filter(|frame| frame.is_push && frame.state.is_none());
+        let of_other_states = |frame: &&ModelFrame| frame.state.is_some_and(|other| other != state);
+        let others = self.pending.iter().filter(of_other_states).count();
+        if others >= pushes_max as usize {
+            return false;
+        }
+        let mut to_drop = (plain.count() + others + 1).saturating_sub(pushes_max as usize);
+        self.pending.retain(|frame| {
+            let is_dropped =
+                frame.state == Some(state) || to_drop > 0 && frame.is_push && frame.state.is_none();
+            to_drop -= usize::from(is_dropped && frame.state.is_none());
+            !is_dropped
+        });
+        debug_assert!(waiting(self) < pushes_max as usize);
+        true
+    }
 }
 
 fn transport(outbox: usize) -> Transport {
@@ -127,10 +156,13 @@ proptest! {
         let mut models: [Model; 8] = Default::default();
         for (step, sequence) in steps.into_iter().zip(1..) {
             match step {
-                OutboxStep::Append { mask, len, is_push, pushes_max } => {
+                OutboxStep::Append { mask, len, is_push, state, pushes_max } => {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
-                    let item = chains.item(Encoded::frame(&frame), is_push);
+                    let mut item = chains.item(Encoded::frame(&frame), is_push);
+                    item.set_state(state.map(|id| {
+                        Arc::new(State { room: None, id: id.to_string().into() })
+                    }));
                     let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {
                         let of_this = transport(outbox) as usize;
@@ -138,16 +170,29 @@ proptest! {
                             memos.iter_mut().for_each(|memo| { chains.settle(memo); });
                             let (memo, mine) = (&mut memos[of_this], &mut outboxes[outbox]);
                             let fits = |load: Load| !is_push || load.pushes < pushes_max;
-                            let superseded = chains.oldest(mine, transport(outbox), fits);
-                            chains.append_and_note(memo, mine, &item, superseded);
+                            let load = chains.load(mine, transport(outbox));
+                            let superseded = match state {
+                                Some(_) if !fits(load) => {
+                                    chains.outdated(mine, transport(outbox), &item, fits)
+                                }
+                                _ => Some(chains.oldest(mine, transport(outbox), fits)),
+                            };
+                            if let Some(superseded) = superseded {
+                                chains.append_and_note(memo, mine, &item, superseded);
+                            } else {
+                                prop_assert!(!models[outbox].drop_outdated(state.unwrap_or(0), pushes_max));
+                                continue;
+                            }
                         }
                         let bytes = transport(outbox).bytes(&item.frame).to_vec();
                         let longest = item.frame.for_websocket().len();
                         let model = &mut models[outbox];
-                        if is_push {
-                            model.drop_oldest(pushes_max);
+                        match state {
+                            Some(state) => prop_assert!(model.drop_outdated(state, pushes_max)),
+                            None if is_push => model.drop_oldest(pushes_max),
+                            None => {}
                         }
-                        model.pending.push_back(ModelFrame { bytes, longest, is_push });
+                        model.pending.push_back(ModelFrame { bytes, longest, is_push, state });
                     }
                     memos.iter_mut().for_each(|memo| { chains.settle(memo); });
                 }

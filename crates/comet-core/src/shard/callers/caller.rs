@@ -28,8 +28,12 @@ pub(crate) struct Caller {
     /// Bytes that came. Those before `read` are done with.
     input: Vec<u8>,
     read: usize,
-    /// Since when a request is incomplete.
+    /// Since when a request is incomplete. Time in which nothing is received for the caller does not count.
     incomplete_since: Option<Millis>,
+    /// When something was last received.
+    received_at: Millis,
+    /// It is not looked at.
+    has_news: bool,
     has_ended_input: bool,
     is_receiving: bool,
     /// Requests that are not answered.
@@ -87,6 +91,8 @@ impl Caller {
             input: Vec::new(),
             read: 0,
             incomplete_since: None,
+            received_at: now,
+            has_news: false,
             has_ended_input: false,
             is_receiving: false,
             calls: VecDeque::new(),
@@ -117,7 +123,7 @@ impl Caller {
     pub(crate) fn next_due(&self, limits: &CallerLimits) -> Option<Millis> {
         let timeout_ms = u64::from(limits.timeout_ms);
         let first = (self.is_open() && !self.has_called).then(|| self.since.after(CALLER_FIRST_MS));
-        let incomplete = self.incomplete_since.map(|since| since.after(timeout_ms));
+        let incomplete = self.awaits_rest_since().map(|since| since.after(timeout_ms));
         let call = self.calls.front().map(|call| call.begun.after(timeout_ms));
         let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
         let linger = match self.stage {
@@ -128,6 +134,11 @@ impl Caller {
             return None;
         }
         [first, incomplete, call, write, linger].into_iter().flatten().min()
+    }
+
+    /// Since when the caller owes the rest of a request: all that came is looked at, and more is received.
+    fn awaits_rest_since(&self) -> Option<Millis> {
+        self.incomplete_since.filter(|_| self.is_receiving && !self.has_news)
     }
 
     /// Answers calls that take too long. Returns why the connection ends, if it does.
@@ -153,7 +164,7 @@ impl Caller {
         if !self.is_open() {
             return None;
         }
-        if self.incomplete_since.is_some_and(|since| since.after(timeout_ms) <= now) {
+        if self.awaits_rest_since().is_some_and(|since| since.after(timeout_ms) <= now) {
             return Some(CallerEnd::Late);
         }
         let is_silent = !self.has_called && self.since.after(CALLER_FIRST_MS) <= now;
@@ -213,6 +224,8 @@ impl Caller {
         }
         self.wants_to_receive(has_bytes).then(|| {
             self.is_receiving = true;
+            let held_ms = now.0 - self.received_at.0;
+            self.incomplete_since = self.incomplete_since.map(|since| since.after(held_ms));
             CallerOperation::Receive
         })
     }
@@ -249,8 +262,10 @@ impl Caller {
     }
 
     /// Returns how many bytes are kept.
-    pub(crate) fn receive(&mut self, bytes: &[u8]) -> usize {
+    pub(crate) fn receive(&mut self, bytes: &[u8], now: Millis) -> usize {
         self.is_receiving = false;
+        self.received_at = now;
+        self.has_news = true;
         if !self.is_open() {
             return 0;
         }
@@ -308,6 +323,7 @@ impl Caller {
         now: Millis,
         call: CallId,
     ) -> Result<Option<Next>, CallerEnd> {
+        self.has_news = false;
         let input = &self.input[self.read..];
         let length_max = PUSH_HEADER_LEN + NAME_MAX + limits.frame_max;
         let (request, length) = match decode_request(input, length_max) {

@@ -65,7 +65,9 @@ pub(super) struct Core {
 impl Core {
     pub(super) fn new(shards: u16, limits: Limits, logic: Logic) -> Self {
         let limits = Arc::new(limits);
-        let settings = Settings { shard: ShardId(0), shards, limits, logic, hash_seed: 7 };
+        let shard = ShardId(0);
+        let settings =
+            Settings { shard, shards, limits, logic, hash_seed: 7, reports_rooms: false };
         Self {
             shard: Shard::new(&settings, Millis(0)),
             shards,
@@ -121,12 +123,6 @@ impl Core {
             }
             shard.handle_pushes(&mut Budget::slice(), |_| None);
         }
-        for _ in 0..self.slices {
-            if !shard.has_crowds() {
-                break;
-            }
-            shard.handle_crowds();
-        }
         while let Some(request) = shard.poll_auth() {
             work.tokens += 1;
             let (user, key) = (i64::from(request.conn.slot.0) + 1, request.conn.slot.to_string());
@@ -142,6 +138,12 @@ impl Core {
                     rooms: Box::default(),
                 }),
             );
+        }
+        for _ in 0..self.slices {
+            if !shard.has_crowds() {
+                break;
+            }
+            shard.handle_crowds();
         }
         while let Some(transmit) = shard.poll_transmit() {
             work.transmits += 1;

@@ -2,19 +2,22 @@
 
 use std::sync::Arc;
 
-use comet_core::limits::{CROWD_BYTES, CROWD_SLICE, CROWD_UNITS, CROWDS_MAX};
-use comet_core::{Budget, ConnId, Limits, LocalConnId, Message};
+use comet_core::limits::{
+    CROWD_ABOVE, CROWD_BYTES, CROWD_SLICE, CROWD_UNITS, CROWDS_MAX, OWNERS_MAX,
+};
+use comet_core::{Budget, ConnId, Limits, LocalConnId, Message, Shard, Transport};
 use comet_proto::op;
 
-use crate::rig::{frame, push};
+use crate::rig::{UPGRADE, frame, masked, push};
 
 use super::counting::{CALL, Core};
 
 const MEMBERS: usize = 4 * CROWD_SLICE;
 const SLICE: u64 = CROWD_SLICE as u64;
 
-/// A shard of `members` clients in the room `r`, whose turns have one slice.
+/// A shard of `members` clients in the room `r`, whose turns have one slice. More than a slice are a crowd.
 fn core(members: usize, limits: Limits) -> Core {
+    let limits = Limits { crowd_above: limits.crowd_slice, ..limits };
     let mut core = Core::with_members(1, limits, members);
     core.turn(|_| {});
     core.slices = 1;
@@ -112,7 +115,10 @@ fn large_pushes_are_offered_to_fewer_at_once() {
 
 #[test]
 fn a_push_to_many_keys_is_a_crowd() {
-    let mut core = core(MEMBERS, Limits::default());
+    // Their home finds half of them in a message.
+    const MEMBERS: usize = 2 * OWNERS_MAX;
+    const SLICE: u64 = OWNERS_MAX as u64 / 2;
+    let mut core = core(MEMBERS, Limits { crowd_slice: SLICE as usize, ..Limits::default() });
     let keys = (0..MEMBERS).map(|slot| slot.to_string().into()).collect();
     let many = Message::PushKeys { call: CALL, keys, push: push(5, b"many") };
     let few = |core: &Core, client: usize| {
@@ -184,11 +190,32 @@ fn a_large_crowd_leaves_a_small_one_its_turns() {
 }
 
 #[test]
-fn a_small_room_is_no_crowd() {
-    let mut core = core(CROWD_SLICE, Limits::default());
+fn a_room_that_one_turn_sends_to_is_no_crowd() {
+    let mut core = Core::with_members(1, Limits::default(), CROWD_ABOVE);
+    core.turn(|_| {});
     let work = core.turn(|shard| shard.handle_message(to_room(b"x")));
-    assert_eq!((work.transmits, work.reports), (SLICE, 1));
+    assert_eq!((work.transmits, work.reports), (CROWD_ABOVE as u64, 1));
     assert!(!core.shard.has_crowds());
+}
+
+/// Its accept, its upgrade and its token wait for the sends of a turn each.
+#[test]
+fn a_client_that_connects_beside_a_crowd_waits_for_few_sends() {
+    let mut core = Core::with_members(1, Limits::default(), 2 * CROWD_ABOVE);
+    core.turn(|_| {});
+    core.slices = 1;
+    let token = masked(0x82, &frame(op::AUTH, 1, b""));
+    let mut conn = None;
+    let accept = |shard: &mut Shard| conn = shard.handle_accept(Transport::WebSocket);
+    core.shard.handle_message(to_room(b"x"));
+    let mut turns = vec![core.turn(accept)];
+    let conn = conn.expect("the shard is not full");
+    for bytes in [UPGRADE, &token] {
+        turns.push(core.turn(|shard| shard.handle_recv(conn, bytes)));
+    }
+    assert!(core.in_flight.iter().any(|(sent, _)| *sent == conn), "the reply");
+    let sends: u64 = turns.iter().map(|turn| turn.transmits).sum();
+    assert!(core.shard.has_crowds() && sends < 1_000, "{turns:?}");
 }
 
 /// The rest waits in the inbox.

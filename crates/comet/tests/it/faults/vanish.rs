@@ -1,6 +1,7 @@
 //! Peers that vanish: their host is gone, without a FIN and without a reset.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use comet::caller::PushClient;
 
@@ -21,7 +22,9 @@ struct Host {
 impl Host {
     /// `None`, and a line in the log of the test, where there may be none.
     fn new() -> Option<Self> {
-        let id = std::process::id() % 50_000;
+        static HOSTS: AtomicU32 = AtomicU32::new(0);
+        let number = HOSTS.fetch_add(1, Ordering::Relaxed);
+        let id = (2 * std::process::id() + number) % 50_000;
         let network = format!("10.{}.{}", 200 + id / 256 / 256, id / 256 % 256);
         let first = id % 128 * 2;
         let host = Self {
@@ -47,10 +50,16 @@ impl Host {
 
     /// Runs the client of the program there.
     fn listen(&self, port: u16, number: usize) -> Child {
-        let address = format!("{}:{port}", self.addresses[0]);
+        let (address, user) = (format!("{}:{port}", self.addresses[0]), number.to_string());
+        let comet = [env!("CARGO_BIN_EXE_comet"), "listen", "--room", "live://1"];
+        self.run(&[&comet[..], &["--user", &user, "--addr", &address]].concat())
+    }
+
+    /// Runs a program there.
+    fn run(&self, program: &[&str]) -> Child {
         Command::new("ip")
-            .args(["netns", "exec", &self.name, env!("CARGO_BIN_EXE_comet"), "listen"])
-            .args(["--room", "live://1", "--user", &number.to_string(), "--addr", &address])
+            .args(["netns", "exec", &self.name])
+            .args(program)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -115,4 +124,28 @@ fn peers_that_vanish_are_closed_by_their_deadlines_and_every_push_is_counted() {
         client.kill().unwrap();
         client.wait().unwrap();
     }
+}
+
+/// The client of an event stream owes nothing, and its outbox is empty: only the kernel can find that it is gone.
+#[test]
+fn the_client_of_an_event_stream_that_vanishes_is_closed_by_the_kernel() {
+    let Some(host) = Host::new() else { return };
+    if Command::new("curl").arg("--version").stdout(Stdio::null()).status().is_err() {
+        return eprintln!("SKIPPED: no curl");
+    }
+    let bind = format!("websocket.bind=[\"{}:0\"]", host.addresses[0]);
+    let server = Server::start(&[&bind, "protocol.heartbeat=\"2s\""]);
+    let url = format!("http://{}/sse?token=7&rooms=a", server.websocket);
+    let mut client = host.run(&["curl", "--silent", "--no-buffer", &url]);
+    let metrics = || Metrics::read(server.stat);
+    until("the client to come", || metrics().value("comet_further_rooms") == 1);
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    host.vanish();
+    assert_eq!(push(&caller, To::Room("a"), 1000, b"x").queued, 1);
+    until("it to be closed", || metrics().value("comet_connections") == 0);
+    let is = metrics();
+    assert_eq!(is.closed("peer_closed"), 1, "{:?}", is.by_label("comet_closed_total"));
+    is.assert_balanced();
+    client.kill().unwrap();
+    client.wait().unwrap();
 }

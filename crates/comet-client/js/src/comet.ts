@@ -1,0 +1,383 @@
+// The client: connections one after another, and what outlasts them: the token, the rooms, the accepted operations.
+
+import { type Backoff, delayMs } from "./backoff.js";
+import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
+import { Emitter } from "./emitter.js";
+import { Message, type Position, parsePosition } from "./message.js";
+import { type Notice, isFinal, label } from "./notice.js";
+import { watchPage } from "./page.js";
+import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
+import { type AuthReply, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
+
+/** Objects are sent as JSON. */
+export type Token = string | number | object;
+
+export interface Options {
+    token?: Token;
+    /** Asked for a token when there is none yet, before the last one expires, and once when it was refused. */
+    getToken?: () => Token | Promise<Token>;
+    /** Time between heartbeats; 30 s unless set, and at most half of what the server demands. */
+    heartbeatMs?: number;
+    /** Bound of each of these: a connection up to its acceptance, a reply; 10 s unless set. */
+    timeoutMs?: number;
+    /** Unless set, the first delay is up to 2 s, and none is longer than a minute. */
+    backoff?: Partial<Backoff>;
+    /** For Node before 22: that of the package `ws`. */
+    WebSocket?: WebSocketConstructor;
+}
+
+/**
+ * `waiting`: for the next attempt to connect. `paused`: the page is in the browser's page cache. `closed`: for good, by
+ * {@link Comet.close} or because no attempt can succeed.
+ */
+export type State = "connecting" | "open" | "waiting" | "paused" | "closed";
+
+export interface StateEvent {
+    state: State;
+    /** Why there is no connection. */
+    reason?: string;
+    /** When `waiting`: until the next attempt. */
+    retryInMs?: number;
+}
+
+/** The server has closed the connection and said why. */
+export interface GoodbyeEvent extends Notice {
+    /** No attempt with this token can succeed. */
+    isFinal: boolean;
+}
+
+export interface Events {
+    message: Message;
+    room: RoomEvent;
+    gap: GapEvent;
+    state: StateEvent;
+    goodbye: GoodbyeEvent;
+}
+
+/** The longest that timers can wait, in milliseconds. */
+const TIMER_MAX_MS = 2 ** 31 - 1;
+/** Most operations that a connection accepts by number. */
+const OPERATIONS_MAX = 64;
+const ROOM_BYTES_MAX = 256;
+
+export class Comet {
+    readonly #options: Options;
+    readonly #settings: Settings;
+    readonly #backoff: Backoff;
+    readonly #events = new Emitter<Events>();
+    readonly #rooms: Rooms;
+    /** Whether an operation is to be accepted, if it was said. */
+    readonly #operations = new Map<number, boolean>();
+    readonly #unwatchPage: () => void;
+    #state: State = "connecting";
+    #token: Token | undefined;
+    /** The token that is used was asked for because the server had refused the one before. */
+    #isSecondToken = false;
+    #connection: Connection | undefined;
+    /** When the connection was accepted. */
+    #openedAt = 0;
+    #failed = 0;
+    /** No attempt before, by the clock: the server has asked for that. */
+    #notBefore = 0;
+    /** Of the next attempt, or of the token that is awaited for this one. */
+    #timer: ReturnType<typeof setTimeout> | undefined;
+    #renewal: ReturnType<typeof setTimeout> | undefined;
+
+    /**
+     * Begins to connect to a URL like `wss://example.com/sub`.
+     *
+     * @throws TypeError if it is no URL, or there is no `WebSocket`.
+     */
+    constructor(url: string | URL, options: Options = {}) {
+        const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000 } = options;
+        if (!WebSocket) {
+            throw new TypeError("no WebSocket here: pass one as an option");
+        }
+        this.#options = options;
+        this.#settings = { url: new URL(url).href, WebSocket, heartbeatMs, timeoutMs };
+        this.#token = options.token;
+        this.#backoff = { baseMs: 1000, maxMs: 60_000, ...options.backoff };
+        this.#rooms = new Rooms({
+            send: (operation, body) => this.#connection?.post(operation, body),
+            room: (event) => this.#events.emit("room", event),
+            message: (message) => this.#events.emit("message", message),
+            gap: (event) => this.#events.emit("gap", event),
+        });
+        this.#unwatchPage = watchPage({
+            doubted: () => this.#connection?.probe(),
+            woke: () => this.#wake(),
+            hidden: () => this.#pause(),
+            shown: () => this.#resume(),
+        });
+        this.#connect();
+    }
+
+    get state(): State {
+        return this.#state;
+    }
+
+    /** Returns what takes the listener away again. */
+    on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
+        return this.#events.on(name, listener);
+    }
+
+    /**
+     * Wants to be in a room, now and after each reconnect. The event `room` tells what became of it. `since` is where to go
+     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page.
+     *
+     * @throws RangeError if it is no name of a room, which is 1 to 256 bytes of UTF-8, or no position.
+     */
+    join(room: string, { since }: { since?: Position | undefined } = {}): void {
+        const name = utf8(room);
+        if (name.length === 0 || name.length > ROOM_BYTES_MAX || text(name) !== room) {
+            throw new RangeError("a room's name is 1 to 256 bytes of UTF-8");
+        }
+        this.#rooms.join(room, since === undefined ? undefined : parsePosition(since));
+    }
+
+    leave(room: string): void {
+        this.#rooms.leave(room);
+    }
+
+    /** Where the client is in a room's history; `undefined`: it is not in the room, or that keeps none. */
+    position(room: string): Position | undefined {
+        return this.#rooms.position(room);
+    }
+
+    /**
+     * Accepts pushes of these operations, beside those that the token names, now and after each reconnect.
+     *
+     * @throws RangeError if they are more than 64 in all.
+     */
+    subscribe(...operations: number[]): void {
+        this.#setOperations(operations, true);
+    }
+
+    unsubscribe(...operations: number[]): void {
+        this.#setOperations(operations, false);
+    }
+
+    /**
+     * Sends a message to the application behind the server, and returns its reply, which is empty if all went well. 4 is the usual
+     * operation; others are 24 and up. Nothing is kept for a later connection, and without a reply nobody knows whether it
+     * has arrived.
+     *
+     * @throws Error if there is no connection, it is lost, or no reply comes in time.
+     */
+    async send(operation: number, body: string | Uint8Array = ""): Promise<Uint8Array> {
+        const bytes = typeof body === "string" ? utf8(body) : body;
+        if (operation !== 4 && !(Number.isInteger(operation) && operation > op.GAP && operation < 2 ** 31)) {
+            throw new RangeError(`operation ${operation} is no message's`);
+        }
+        if (bytes.length > SEND_BODY_MAX) {
+            throw new RangeError(`${bytes.length} bytes are more than servers take`);
+        }
+        if (this.#state !== "open" || !this.#connection) {
+            throw new Error("not connected");
+        }
+        return this.#connection.request(operation, bytes);
+    }
+
+    /** Ends everything for good. */
+    close(): void {
+        this.#finish("closed by this side");
+    }
+
+    #setOperations(operations: number[], accepted: boolean): void {
+        if (new Set([...this.#operations.keys(), ...operations]).size > OPERATIONS_MAX || !operations.every(Number.isInteger)) {
+            throw new RangeError(`operations are whole numbers, ${OPERATIONS_MAX} at most`);
+        }
+        const changed = operations.filter((operation) => this.#operations.get(operation) !== accepted);
+        for (const operation of changed) {
+            this.#operations.set(operation, accepted);
+        }
+        this.#postOperations(changed, accepted);
+    }
+
+    #postOperations(operations: number[], accepted: boolean): void {
+        if (this.#state === "open" && operations.length > 0) {
+            this.#connection?.post(accepted ? op.SUBSCRIBE : op.UNSUBSCRIBE, utf8(operations.join()));
+        }
+    }
+
+    #connect(): void {
+        clearTimeout(this.#timer);
+        if (this.#token !== undefined || !this.#options.getToken) {
+            this.#open(this.#token ?? "");
+            return;
+        }
+        // Another timer marks another attempt, which this token comes too late for.
+        const timer = setTimeout(() => this.#lost("no token in time"), this.#settings.timeoutMs);
+        this.#timer = timer;
+        this.#askForToken().then(
+            (token) => {
+                if (this.#timer === timer) {
+                    clearTimeout(timer);
+                    this.#token = token;
+                    this.#open(token);
+                }
+            },
+            (error) => {
+                if (this.#timer === timer) {
+                    this.#lost(`no token: ${error}`);
+                }
+            },
+        );
+    }
+
+    async #askForToken(): Promise<Token> {
+        return this.#options.getToken!();
+    }
+
+    #open(token: Token): void {
+        this.#connection = new Connection(this.#settings, bytesOf(token), {
+            authenticated: (reply) => this.#authenticated(reply),
+            frame: (frame) => {
+                if (!this.#rooms.handle(frame) && !isReply(frame.operation)) {
+                    this.#events.emit("message", new Message(frame));
+                }
+            },
+            ended: (end) => this.#ended(end),
+        });
+    }
+
+    #authenticated(reply: AuthReply | undefined): void {
+        if (this.#state !== "open") {
+            this.#isSecondToken = false;
+            this.#openedAt = Date.now();
+            this.#setState({ state: "open" });
+            for (const accepted of [true, false]) {
+                const operations = [...this.#operations].filter(([, is]) => is === accepted);
+                this.#postOperations(operations.map(([operation]) => operation), accepted);
+            }
+            this.#rooms.connected(reply ? 2 : 1);
+        }
+        // A token that is refused is not sent again. Another one is asked for when the server closes.
+        if (reply && !reply.isRefused) {
+            this.#scheduleRenewal(reply.expiresInMs);
+        }
+    }
+
+    /** Renews the token after most of its time, at a moment of this client's own. */
+    #scheduleRenewal(expiresInMs: number): void {
+        clearTimeout(this.#renewal);
+        const delay = Math.min(expiresInMs * (0.7 + 0.2 * Math.random()), TIMER_MAX_MS);
+        // With less time the server closes the connection, which gets a token with the next one.
+        if (delay < 1000 || !this.#options.getToken) {
+            return;
+        }
+        const connection = this.#connection;
+        this.#renewal = setTimeout(() => {
+            this.#askForToken().then(
+                (token) => {
+                    if (this.#connection === connection && connection) {
+                        this.#token = token;
+                        connection.post(op.AUTH, bytesOf(token));
+                    }
+                },
+                () => {
+                    if (this.#connection === connection) {
+                        this.#scheduleRenewal(expiresInMs - delay);
+                    }
+                },
+            );
+        }, delay);
+    }
+
+    #ended({ notice, wasAccepted, why }: End): void {
+        const final = notice !== undefined && isFinal(notice, wasAccepted);
+        this.#disconnected();
+        if (notice) {
+            this.#events.emit("goodbye", { ...notice, isFinal: final });
+            this.#notBefore = Date.now() + (notice.retryAfterMs ?? 0);
+        }
+        const isTokenOver = notice !== undefined && ((final && !wasAccepted) || label(notice) === "token_expired");
+        if (isTokenOver && this.#options.getToken) {
+            this.#token = undefined;
+        }
+        if (this.#state === "closed") {
+            // By a listener.
+        } else if (!final) {
+            this.#lost(why, wasAccepted);
+        } else if (isTokenOver && this.#options.getToken && !this.#isSecondToken) {
+            this.#isSecondToken = true;
+            this.#reconnect(why);
+        } else {
+            this.#finish(why);
+        }
+    }
+
+    /** Waits for the next attempt. */
+    #lost(reason: string, wasAccepted = false): void {
+        if (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs) {
+            this.#failed = 0;
+        }
+        const demanded = this.#notBefore - Date.now();
+        const retryInMs = demanded > 0 ? demanded : delayMs(this.#backoff, this.#failed);
+        this.#failed += 1;
+        this.#retryIn(retryInMs, reason);
+    }
+
+    #retryIn(retryInMs: number, reason: string): void {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => this.#reconnect(), retryInMs);
+        this.#setState({ state: "waiting", reason, retryInMs });
+    }
+
+    #reconnect(reason?: string): void {
+        this.#setState({ state: "connecting", ...(reason && { reason }) });
+        if (this.#state === "connecting") {
+            this.#connect();
+        }
+    }
+
+    /** The network or the page is back: a delay of this side ends, one of the server's does not. */
+    #wake(): void {
+        if (this.#state === "waiting" && Date.now() >= this.#notBefore) {
+            this.#reconnect();
+        }
+        this.#connection?.probe();
+    }
+
+    #pause(): void {
+        if (this.#state !== "closed") {
+            this.#connection?.close();
+            this.#disconnected();
+            this.#setState({ state: "paused" });
+        }
+    }
+
+    #resume(): void {
+        if (this.#state === "paused") {
+            this.#retryIn(Math.max(0, this.#notBefore - Date.now()), "the page was away");
+        }
+    }
+
+    #finish(reason: string): void {
+        if (this.#state !== "closed") {
+            this.#connection?.close();
+            this.#disconnected();
+            this.#unwatchPage();
+            this.#setState({ state: "closed", reason });
+        }
+    }
+
+    #disconnected(): void {
+        clearTimeout(this.#timer);
+        clearTimeout(this.#renewal);
+        this.#timer = undefined;
+        this.#connection = undefined;
+        this.#rooms.lost();
+    }
+
+    #setState(event: StateEvent): void {
+        this.#state = event.state;
+        this.#events.emit("state", event);
+    }
+}
+
+const bytesOf = (token: Token): Uint8Array => utf8(typeof token === "object" ? JSON.stringify(token) : String(token));
+
+/** Whether a frame answers what this client has sent and does not wait for. */
+const isReply = (operation: number): boolean =>
+    operation === op.CHANGE_ROOM_REPLY || operation === op.SUBSCRIBE_REPLY || operation === op.UNSUBSCRIBE_REPLY;

@@ -1,0 +1,211 @@
+// One connection: a WebSocket from its begin to its end, with the token, heartbeats and the replies to what was sent.
+
+import { type Notice, readNotice } from "./notice.js";
+import { type AuthReply, type Frame, WireError, decodeAuthReply, decodeMessage, encode, op, text } from "./wire.js";
+
+/** What this client needs of a WebSocket: browsers, Node 22 and the package `ws` have one. */
+export interface WebSocketLike {
+    binaryType: string;
+    send(data: ArrayBuffer): void;
+    close(code?: number): void;
+    // Implementations disagree about the types of their events.
+    addEventListener(type: string, listener: (event: any) => void): void;
+}
+
+export type WebSocketConstructor = new (url: string) => WebSocketLike;
+
+export interface Settings {
+    url: string;
+    WebSocket: WebSocketConstructor;
+    heartbeatMs: number;
+    timeoutMs: number;
+}
+
+/** Why a connection is over. */
+export interface End {
+    wasAccepted: boolean;
+    /** `undefined`: the server said nothing. */
+    notice: Notice | undefined;
+    why: string;
+}
+
+export interface Handlers {
+    /** The server has accepted the token, or answers to its renewal. `undefined`: it speaks protocol 1. */
+    authenticated(reply: AuthReply | undefined): void;
+    frame(frame: Frame): void;
+    /** The last call. */
+    ended(end: End): void;
+}
+
+interface Request {
+    operation: number;
+    resolve(body: Uint8Array): void;
+    reject(error: Error): void;
+    timer: ReturnType<typeof setTimeout>;
+}
+
+export class Connection {
+    readonly #settings: Settings;
+    readonly #handlers: Handlers;
+    readonly #socket: WebSocketLike;
+    readonly #requests = new Map<number, Request>();
+    #phase: "connecting" | "accepted" | "over" = "connecting";
+    #sequence = 0;
+    #timer: ReturnType<typeof setTimeout>;
+    #heartbeatMs: number;
+    /** Whether anything has arrived since the last heartbeat was sent. */
+    #isAnswered = true;
+    /** The text of the server's operation 6. */
+    #goodbye: string | undefined;
+
+    constructor(settings: Settings, token: Uint8Array, handlers: Handlers) {
+        this.#settings = settings;
+        this.#handlers = handlers;
+        this.#heartbeatMs = settings.heartbeatMs;
+        this.#socket = new settings.WebSocket(settings.url);
+        this.#timer = setTimeout(() => this.#end("not accepted in time"), settings.timeoutMs);
+        this.#socket.binaryType = "arraybuffer";
+        this.#socket.addEventListener("open", () => this.post(op.AUTH, token));
+        this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
+        this.#socket.addEventListener("close", ({ code, reason }) => this.#closed(code, reason));
+        // Node 20 tells no close after a connection that was never made.
+        this.#socket.addEventListener("error", () => this.#closed(1006, ""));
+    }
+
+    /** Sends a frame, and returns its sequence number. */
+    post(operation: number, body: Uint8Array): number {
+        this.#sequence = (this.#sequence % 0x7fffffff) + 1;
+        if (this.#phase !== "over") {
+            const version = operation === op.AUTH ? 2 : 1;
+            this.#socket.send(encode({ version, operation, sequence: this.#sequence, body }));
+        }
+        return this.#sequence;
+    }
+
+    /** Sends a message for the application behind the server, which is answered with the same operation and sequence. */
+    request(operation: number, body: Uint8Array): Promise<Uint8Array> {
+        return new Promise((resolve, reject) => {
+            const sequence = this.post(operation, body);
+            const timer = setTimeout(() => {
+                this.#requests.delete(sequence);
+                reject(new Error("no answer in time"));
+            }, this.#settings.timeoutMs);
+            this.#requests.set(sequence, { operation, resolve, reject, timer });
+        });
+    }
+
+    /** Sends a heartbeat now, unless one is unanswered: something has happened that a connection may not outlast. */
+    probe(): void {
+        if (this.#phase === "accepted" && this.#isAnswered && this.#goodbye === undefined) {
+            this.#heartbeat();
+        }
+    }
+
+    close(): void {
+        this.#finish();
+        this.#socket.close(1000);
+    }
+
+    #receive(data: unknown): void {
+        this.#isAnswered = true;
+        try {
+            if (!(data instanceof ArrayBuffer)) {
+                throw new WireError("a message of text");
+            }
+            for (const frame of decodeMessage(new Uint8Array(data))) {
+                // A listener may have closed the connection.
+                if (this.#phase === "over") {
+                    return;
+                }
+                this.#handle(frame);
+            }
+        } catch (error) {
+            if (!(error instanceof WireError)) {
+                throw error;
+            }
+            this.#end(error.message);
+        }
+    }
+
+    #handle(frame: Frame): void {
+        const request = this.#requests.get(frame.sequence);
+        if (frame.operation === op.AUTH_REPLY) {
+            this.#authenticated(decodeAuthReply(frame.body));
+        } else if (frame.operation === op.GOODBYE) {
+            // The close frame behind it has the label of the reason, and the same time to wait.
+            this.#goodbye = text(frame.body);
+            clearTimeout(this.#timer);
+            this.#timer = setTimeout(() => this.#closed(1006, ""), this.#settings.timeoutMs);
+        } else if (request?.operation === frame.operation) {
+            this.#requests.delete(frame.sequence);
+            clearTimeout(request.timer);
+            request.resolve(frame.body);
+        } else if (frame.operation !== op.HEARTBEAT_REPLY) {
+            this.#handlers.frame(frame);
+        }
+    }
+
+    #authenticated(reply: AuthReply | undefined): void {
+        if (this.#phase === "connecting") {
+            this.#phase = "accepted";
+            if (reply) {
+                this.#heartbeatMs = Math.min(this.#heartbeatMs, reply.heartbeatMs / 2);
+            }
+            this.#scheduleHeartbeat(this.#heartbeatMs);
+        }
+        this.#handlers.authenticated(reply);
+    }
+
+    #scheduleHeartbeat(delayMs: number): void {
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => this.#heartbeat(), delayMs);
+    }
+
+    /** Sends a heartbeat. The server has to send something, if only the reply, before the deadline. */
+    #heartbeat(isSecond = false): void {
+        this.post(op.HEARTBEAT, new Uint8Array());
+        this.#isAnswered = false;
+        const waitMs = Math.min(this.#settings.timeoutMs, this.#heartbeatMs);
+        const deadline = Date.now() + waitMs;
+        clearTimeout(this.#timer);
+        this.#timer = setTimeout(() => {
+            if (this.#isAnswered) {
+                this.#scheduleHeartbeat(this.#heartbeatMs - waitMs);
+            } else if (!isSecond && Date.now() >= deadline + waitMs) {
+                // The device slept. The reply may have come, and waits behind this timer. Timers of hidden pages are always
+                // late, so there is no third time.
+                this.#heartbeat(true);
+            } else {
+                this.#end("no heartbeat was answered");
+            }
+        }, waitMs);
+    }
+
+    #closed(code: number, reason: string): void {
+        // RFC 6455 section 7.4.1: no code, and no close frame.
+        const said = code === 1005 || code === 1006 ? undefined : code;
+        const words = reason || this.#goodbye;
+        const notice = said || words ? readNotice(said, words ?? "") : undefined;
+        this.#end(notice?.reason || "the connection was lost", notice);
+    }
+
+    #end(why: string, notice?: Notice): void {
+        if (this.#phase === "over") {
+            return;
+        }
+        const wasAccepted = this.#phase === "accepted";
+        this.#finish();
+        this.#socket.close();
+        this.#handlers.ended({ wasAccepted, notice, why });
+    }
+
+    #finish(): void {
+        this.#phase = "over";
+        clearTimeout(this.#timer);
+        for (const { timer, reject } of this.#requests.values()) {
+            clearTimeout(timer);
+            reject(new Error("the connection was lost"));
+        }
+        this.#requests.clear();
+    }
+}

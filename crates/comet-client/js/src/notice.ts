@@ -1,0 +1,41 @@
+// What a server says when it closes: `kicked: banned; retry_after_ms=60000`.
+
+/** Why a server closed a connection. */
+export interface Notice {
+    /** The code of the WebSocket's close frame. `undefined`: none came. */
+    code: number | undefined;
+    /** The label of the reason, as docs/PROTOCOL.md lists them, and a sentence if there is more to say. */
+    reason: string;
+    /** The time to wait that the server asks for before the next connection. */
+    retryAfterMs: number | undefined;
+}
+
+/** A longer time is ignored, so no server can keep its clients away for good. */
+const RETRY_AFTER_MAX_MS = 60 * 60 * 1000;
+
+/** Reasons before the acceptance that say nothing about the token. */
+const TEMPORARY = ["draining", "handshake_timeout"];
+/** Codes of servers and proxies that are going away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry). */
+const TEMPORARY_CODES = [1000, 1001, 1011, 1012, 1013, 1014];
+
+export function readNotice(code: number | undefined, text: string): Notice {
+    const [, reason, delay] = /^(.*); retry_after_ms=([0-9]+)$/s.exec(text) ?? [];
+    if (reason === undefined || Number(delay) > RETRY_AFTER_MAX_MS) {
+        return { code, reason: text, retryAfterMs: undefined };
+    }
+    return { code, reason, retryAfterMs: Number(delay) };
+}
+
+export const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
+
+/** Whether no further attempt with the same token can succeed. */
+export function isFinal(notice: Notice, wasAccepted: boolean): boolean {
+    if (notice.retryAfterMs !== undefined) {
+        return false;
+    }
+    // Two clients with one key would replace each other for ever.
+    if (["replaced", "kicked"].includes(label(notice))) {
+        return true;
+    }
+    return !wasAccepted && !TEMPORARY.includes(notice.reason) && !TEMPORARY_CODES.includes(notice.code ?? 0);
+}

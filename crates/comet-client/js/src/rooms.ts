@@ -1,0 +1,310 @@
+// The rooms that the application wants to be in, those it is in, and where it is in their histories. The wish stays
+// when a connection ends; the next one brings the server in line with it.
+
+import { type Position, Message, formatPosition } from "./message.js";
+import {
+    type Frame,
+    type Point,
+    type Refusal,
+    WireError,
+    decodeGap,
+    decodeJoinReply,
+    decodeLeaveReply,
+    decodeRoomPush,
+    encodeJoin,
+    encodeLeave,
+    op,
+    text,
+    utf8,
+} from "./wire.js";
+
+/** The client has entered or left a room, or was refused. */
+export interface RoomEvent {
+    room: string;
+    status: "joined" | "left" | "refused";
+    /** Of a refusal. `one_room`: the server speaks protocol 1, where the room joined last takes the place of the others. */
+    reason?: Refusal | "one_room";
+    /** Whether all that came after the position follows; `false`: something may be missing. `undefined`: there was no position. */
+    recovered?: boolean;
+    /** How many messages follow, if recovered. */
+    missed?: number;
+    /** `undefined`: the room keeps no history. */
+    position?: Position;
+    /** The server did it without being asked. */
+    byServer: boolean;
+}
+
+/** Messages of a room that this client has missed, and that the server keeps no more. */
+export interface GapEvent {
+    room: string;
+    /** The offset of the first one. */
+    from: bigint;
+    /** The offset of the last one. */
+    to: bigint;
+}
+
+export interface RoomHandlers {
+    send(operation: number, body: Uint8Array): void;
+    room(event: RoomEvent): void;
+    message(message: Message): void;
+    gap(event: GapEvent): void;
+}
+
+/** Most joins and leaves that wait for their replies: servers bound the replies and the input that wait for one client. */
+const UNANSWERED_MAX = 16;
+
+interface Room {
+    name: string;
+    /** `undefined`: the server's token or a call put the client there, so that is up to them. */
+    isWanted: boolean | undefined;
+    /** `asked`: the reply is awaited. */
+    state: "out" | "asked" | "in" | "refused";
+    handle?: number;
+    /** Where the client is in the history. */
+    point?: Point;
+    /** Whether the request told a position. */
+    hadPoint?: boolean;
+}
+
+export class Rooms {
+    readonly #handlers: RoomHandlers;
+    /** In the order in which they were joined. */
+    readonly #rooms = new Map<string, Room>();
+    readonly #byHandle = new Map<number, Room>();
+    /** Of the server; `undefined`: there is no connection. */
+    #protocol: 1 | 2 | undefined;
+    #unanswered = 0;
+    /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
+    #only = { asked: "", confirmed: "" };
+
+    constructor(handlers: RoomHandlers) {
+        this.#handlers = handlers;
+    }
+
+    join(name: string, since?: Point): void {
+        const room = this.#rooms.get(name) ?? this.#add(name, true);
+        if (room.state === "out" || room.state === "refused") {
+            room.state = "out";
+            if (since) {
+                room.point = since;
+            }
+        }
+        room.isWanted = true;
+        // The last in their order.
+        this.#rooms.delete(name);
+        this.#rooms.set(name, room);
+        this.#reconcile();
+    }
+
+    leave(name: string): void {
+        const room = this.#rooms.get(name);
+        if (room) {
+            room.isWanted = false;
+            this.#reconcile();
+        }
+    }
+
+    position(name: string): Position | undefined {
+        const point = this.#rooms.get(name)?.point;
+        return point && formatPosition(point);
+    }
+
+    /** There is a connection again. */
+    connected(protocol: 1 | 2): void {
+        this.#protocol = protocol;
+        this.#reconcile();
+    }
+
+    lost(): void {
+        this.#protocol = undefined;
+        this.#unanswered = 0;
+        this.#only = { asked: "", confirmed: "" };
+        this.#byHandle.clear();
+        for (const room of this.#rooms.values()) {
+            room.state = "out";
+            if (!room.isWanted) {
+                this.#rooms.delete(room.name);
+            }
+        }
+    }
+
+    /** Handles a frame about rooms. `false`: it is about something else. */
+    handle(frame: Frame): boolean {
+        if (this.#protocol === 1) {
+            return frame.operation === op.CHANGE_ROOM_REPLY && this.#handleChanged(text(frame.body));
+        }
+        switch (frame.operation) {
+            case op.JOIN_REPLY:
+                return this.#handleJoined(frame.body);
+            case op.LEAVE_REPLY:
+                return this.#handleLeft(frame.body);
+            case op.ROOM_PUSH:
+                return this.#handlePush(frame);
+            case op.GAP:
+                return this.#handleGap(frame.body);
+            default:
+                return false;
+        }
+    }
+
+    /** Asks for what differs from the wish. */
+    #reconcile(): void {
+        if (this.#protocol === 1) {
+            this.#reconcileOnly();
+        }
+        for (const room of this.#protocol === 2 ? this.#rooms.values() : []) {
+            if (this.#unanswered === UNANSWERED_MAX) {
+                return;
+            }
+            if (room.isWanted && room.state === "out") {
+                room.hadPoint = room.point !== undefined;
+                this.#ask(room, op.JOIN, encodeJoin(room.name, room.point));
+            } else if (room.isWanted === false && room.state === "in") {
+                this.#ask(room, op.LEAVE, encodeLeave(room.handle ?? 0));
+            } else if (room.isWanted === false && room.state !== "asked") {
+                this.#rooms.delete(room.name);
+            }
+        }
+    }
+
+    #ask(room: Room, operation: number, body: Uint8Array): void {
+        room.state = "asked";
+        this.#unanswered += 1;
+        this.#handlers.send(operation, body);
+    }
+
+    #handleJoined(body: Uint8Array): true {
+        const reply = decodeJoinReply(body);
+        const room = this.#rooms.get(reply.room) ?? this.#add(reply.room, undefined);
+        const event: RoomEvent = { room: room.name, status: "joined", byServer: reply.isUnasked };
+        if (!reply.isUnasked) {
+            this.#unanswered -= 1;
+        }
+        // The reply to a request that is under way is still to come.
+        if (!reply.isUnasked || room.state !== "asked") {
+            room.state = reply.refusal ? "refused" : "in";
+        }
+        if (reply.refusal) {
+            event.status = "refused";
+            event.reason = reply.refusal;
+        } else {
+            this.#forgetHandle(room);
+            room.handle = reply.handle;
+            this.#byHandle.set(reply.handle, room);
+            this.#moveTo(room, reply, event);
+        }
+        this.#handlers.room(event);
+        this.#reconcile();
+        return true;
+    }
+
+    #moveTo(room: Room, reply: ReturnType<typeof decodeJoinReply>, event: RoomEvent): void {
+        if (room.hadPoint && !reply.isUnasked) {
+            event.recovered = reply.isRecovered;
+            event.missed = reply.recovered;
+        }
+        // What was missed moves the position when it arrives: the connection may end before.
+        if (!event.recovered) {
+            if (reply.point) {
+                room.point = reply.point;
+            } else {
+                delete room.point;
+            }
+        }
+        if (room.point) {
+            event.position = formatPosition(room.point);
+        }
+    }
+
+    #handleLeft(body: Uint8Array): true {
+        const reply = decodeLeaveReply(body);
+        const room = this.#byHandle.get(reply.handle);
+        if (!reply.isUnasked) {
+            this.#unanswered -= 1;
+        }
+        if (room) {
+            // A refusal says that the client is not in it.
+            this.#forgetHandle(room);
+            room.state = "out";
+            if (reply.isUnasked) {
+                room.isWanted = false;
+            }
+            this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
+        }
+        this.#reconcile();
+        return true;
+    }
+
+    #handlePush(frame: Frame): true {
+        const { handle, messages } = decodeRoomPush(frame);
+        const room = this.#byHandle.get(handle);
+        if (!room) {
+            throw new WireError("a push to no room");
+        }
+        for (const message of messages) {
+            // A listener may have closed the connection. The rest comes again with the next one.
+            if (this.#protocol === undefined) {
+                break;
+            }
+            if (room.point && message.offset > 0n) {
+                room.point = { epoch: room.point.epoch, offset: message.offset };
+            }
+            this.#handlers.message(new Message(message, room.name, message.offset > 0n ? room.point : undefined));
+        }
+        return true;
+    }
+
+    #handleGap(body: Uint8Array): true {
+        const { handle, from, to } = decodeGap(body);
+        const room = this.#byHandle.get(handle);
+        if (room) {
+            if (room.point) {
+                room.point = { epoch: room.point.epoch, offset: to };
+            }
+            this.#handlers.gap({ room: room.name, from, to });
+        }
+        return true;
+    }
+
+    /** Asks for the room that was joined last, which is the only one in protocol 1. */
+    #reconcileOnly(): void {
+        const wanted = [...this.#rooms.values()].filter((room) => room.isWanted);
+        const last = wanted.pop();
+        for (const room of wanted.filter((room) => room.state !== "refused")) {
+            room.state = "refused";
+            this.#handlers.room({ room: room.name, status: "refused", reason: "one_room", byServer: false });
+        }
+        const name = last?.name ?? "";
+        if (name !== this.#only.asked) {
+            this.#only.asked = name;
+            this.#handlers.send(op.CHANGE_ROOM, utf8(name));
+        }
+    }
+
+    #handleChanged(name: string): true {
+        const former = this.#only.confirmed;
+        this.#only.confirmed = name;
+        if (former) {
+            this.#handlers.room({ room: former, status: "left", byServer: false });
+        }
+        const room = this.#rooms.get(name);
+        if (room) {
+            room.state = "in";
+            this.#handlers.room({ room: name, status: "joined", byServer: false });
+        }
+        return true;
+    }
+
+    #add(name: string, isWanted: boolean | undefined): Room {
+        const room: Room = { name, isWanted, state: "out" };
+        this.#rooms.set(name, room);
+        return room;
+    }
+
+    #forgetHandle(room: Room): void {
+        if (room.handle !== undefined) {
+            this.#byHandle.delete(room.handle);
+            delete room.handle;
+        }
+    }
+}

@@ -1,0 +1,386 @@
+// The client on a fake socket and a fake clock: connections, tokens, delays, heartbeats, pages.
+
+import assert from "node:assert/strict";
+import { getEventListeners } from "node:events";
+import { type TestContext, test } from "node:test";
+import { op } from "../src/wire.js";
+import { Comet, type GoodbyeEvent, type StateEvent } from "../src/comet.js";
+import type { Message } from "../src/message.js";
+import { readNotice } from "../src/notice.js";
+import { FakeSocket, type Rig, accept, authReply, frame, rig, settle, socket } from "./fake.js";
+
+const states = (log: Rig["log"]): StateEvent[] => log.flatMap(([name, event]) => (name === "state" ? [event as StateEvent] : []));
+const last = (log: Rig["log"]): StateEvent | undefined => states(log).at(-1);
+const messages = (log: Rig["log"]): string[] =>
+    log.flatMap(([name, event]) => (name === "message" ? [(event as Message).text()] : []));
+const goodbyes = (log: Rig["log"]): GoodbyeEvent[] =>
+    log.flatMap(([name, event]) => (name === "goodbye" ? [event as GoodbyeEvent] : []));
+
+test("the first frame carries the token and asks for protocol 2", (t) => {
+    const { comet, log } = rig(t, { token: { mid: 7, accepts: [1000] } });
+    assert.equal(comet.state, "connecting");
+    socket().open();
+    const [auth] = socket().sent;
+    assert.deepEqual([auth?.version, auth?.operation, auth?.sequence], [2, op.AUTH, 1]);
+    assert.deepEqual(socket().taken(), [[op.AUTH, '{"mid":7,"accepts":[1000]}']]);
+    socket().say([op.AUTH_REPLY, authReply(), 1]);
+    assert.equal(comet.state, "open");
+    assert.deepEqual(log, [["state", { state: "open" }]]);
+});
+
+test("the frames of a batch are messages", (t) => {
+    const { log } = rig(t);
+    accept().say([op.RAW, Buffer.concat([frame([1000, "a"]), frame([1001, "b"])])], [5, "c"]);
+    assert.deepEqual(messages(log), ["a", "b", "c"]);
+});
+
+test("delays are random below a ceiling that doubles up to the longest", (t) => {
+    const { log, tick } = rig(t, { backoff: { baseMs: 1000, maxMs: 10_000 } }, 0.5);
+    for (const retryInMs of [1000, 2000, 4000, 5000, 5000]) {
+        socket().fail();
+        assert.deepEqual(last(log), { state: "waiting", reason: "the connection was lost", retryInMs });
+        const attempts = FakeSocket.all.length;
+        tick(retryInMs - 1);
+        assert.equal(FakeSocket.all.length, attempts);
+        tick(1);
+        assert.equal(FakeSocket.all.length, attempts + 1);
+    }
+});
+
+test("only a connection that lasted lets the delays begin again", (t) => {
+    const { log, tick } = rig(t, { backoff: { baseMs: 1000, maxMs: 10_000 } });
+    for (const [lastedMs, retryInMs] of [[0, 2000], [9000, 4000], [10_000, 2000]] as const) {
+        const connection = accept();
+        for (let ms = 0; ms < lastedMs; ms += 1000) {
+            tick(1000);
+        }
+        connection.end();
+        assert.equal(last(log)?.retryInMs, retryInMs);
+        tick(retryInMs);
+    }
+});
+
+test("a time to wait goes before the client's own delay, and no event of the page shortens it", (t) => {
+    const page = fakePage(t);
+    const { log, tick } = rig(t, {}, 0);
+    const connection = accept();
+    connection.say([op.GOODBYE, "draining; retry_after_ms=1830"]);
+    assert.equal(last(log)?.state, "open", "the close frame is awaited");
+    connection.end(1001, "draining; retry_after_ms=1830");
+    assert.deepEqual(goodbyes(log), [{ code: 1001, reason: "draining", retryAfterMs: 1830, isFinal: false }]);
+    assert.deepEqual(last(log), { state: "waiting", reason: "draining", retryInMs: 1830 });
+    page.tell("online");
+    tick(1829);
+    assert.equal(FakeSocket.all.length, 1);
+    tick(1);
+    assert.equal(FakeSocket.all.length, 2);
+});
+
+test("a goodbye without a close frame counts after a while", (t) => {
+    const page = fakePage(t);
+    const { log, tick } = rig(t);
+    const connection = accept();
+    connection.taken();
+    connection.say([op.GOODBYE, "kicked: banned"]);
+    page.tell("online");
+    assert.deepEqual(connection.taken(), []);
+    tick(10_000);
+    assert.deepEqual(goodbyes(log), [{ code: undefined, reason: "kicked: banned", retryAfterMs: undefined, isFinal: true }]);
+    assert.deepEqual(last(log), { state: "closed", reason: "kicked: banned" });
+});
+
+for (const [code, reason, wasAccepted, isFinal] of [
+    [1008, "auth_refused: no such token", false, true],
+    [1002, "bad_frame", false, true],
+    [1008, "handshake_timeout", false, false],
+    [1001, "draining", false, false],
+    [1013, "logic_unavailable; retry_after_ms=5", false, false],
+    [1012, "", false, false],
+    [1008, "replaced", true, true],
+    [1008, "kicked", true, true],
+    [1013, "kicked: for a while; retry_after_ms=60000", true, false],
+    [1008, "heartbeat_timeout", true, false],
+    [1008, "kicked; retry_after_ms=99999999", true, false],
+] as const) {
+    test(`${code} ${reason} ${wasAccepted ? "after" : "before"} the acceptance is ${isFinal ? "" : "not "}final`, (t) => {
+        const { comet, log } = rig(t);
+        if (wasAccepted) {
+            accept();
+        }
+        socket().end(code, reason);
+        assert.equal(goodbyes(log)[0]?.isFinal, isFinal);
+        assert.equal(comet.state, isFinal ? "closed" : "waiting");
+    });
+}
+
+test("a time to wait is read as every client of comet reads it", () => {
+    const check = (text: string, reason: string, retryAfterMs: number | undefined) =>
+        assert.deepEqual(readNotice(1001, text), { code: 1001, reason, retryAfterMs });
+    check("draining; retry_after_ms=1830", "draining", 1830);
+    check("; retry_after_ms=0", "", 0);
+    check("a; retry_after_ms=1; retry_after_ms=2", "a; retry_after_ms=1", 2);
+    check("a\nb; retry_after_ms=3600000", "a\nb", 3_600_000);
+    for (const delay of ["", "+5", "-5", " 5", "5 ", "5ms", "1.5", "0x10", "3600001", "9".repeat(40)]) {
+        check(`draining; retry_after_ms=${delay}`, `draining; retry_after_ms=${delay}`, undefined);
+    }
+});
+
+test("a refused token is asked for once more, and a second refusal is final", async (t) => {
+    let asked = 0;
+    const { comet } = rig(t, { getToken: async () => `fresh ${(asked += 1)}` });
+    const refuse = async () => {
+        socket().open();
+        socket().end(1008, "auth_refused: too old");
+        await settle();
+    };
+    await refuse();
+    assert.deepEqual([comet.state, asked, FakeSocket.all.length], ["connecting", 1, 2], "at once");
+    accept();
+    assert.deepEqual(socket().taken()[0], [op.AUTH, "fresh 1"]);
+    socket().end();
+    assert.equal(comet.state, "waiting", "a lost connection says nothing about the token");
+    t.mock.timers.tick(2000);
+    await refuse();
+    assert.equal(asked, 2);
+    await refuse();
+    assert.deepEqual([comet.state, asked, FakeSocket.all.length], ["closed", 2, 4]);
+});
+
+test("getToken that fails or hangs is tried again, and what comes too late is not used", async (t) => {
+    const answers: { resolve(token: string): void; reject(error: Error): void }[] = [];
+    const getToken = () => new Promise<string>((resolve, reject) => answers.push({ resolve, reject }));
+    const { log, tick } = rig(t, { token: undefined, getToken } as never);
+    assert.equal(FakeSocket.all.length, 0);
+    answers[0]!.reject(new Error("503"));
+    await settle();
+    assert.deepEqual(last(log), { state: "waiting", reason: "no token: Error: 503", retryInMs: 2000 });
+    tick(2000);
+    tick(10_000);
+    assert.deepEqual(last(log), { state: "waiting", reason: "no token in time", retryInMs: 4000 });
+    answers[1]!.resolve("late");
+    await settle();
+    assert.equal(FakeSocket.all.length, 0);
+    tick(4000);
+    answers[2]!.resolve("good");
+    await settle();
+    socket().open();
+    assert.deepEqual(socket().taken(), [[op.AUTH, "good"]]);
+});
+
+test("a token is renewed on its connection before it expires, and again while nobody can check it", async (t) => {
+    let asked = 0;
+    const { log, tick } = rig(t, { getToken: () => `fresh ${(asked += 1)}`, heartbeatMs: 1e9 }, 0);
+    const connection = accept(authReply({ expiresInMs: 100_000, heartbeatMs: 2e9 }));
+    connection.taken();
+    tick(69_999);
+    assert.equal(asked, 0);
+    tick(1);
+    await settle();
+    assert.deepEqual(connection.taken(), [[op.AUTH, "fresh 1"]]);
+    connection.say([op.AUTH_REPLY, authReply({ flags: 2, expiresInMs: 30_000 }), 2]);
+    tick(21_000);
+    await settle();
+    assert.deepEqual(connection.taken(), [[op.AUTH, "fresh 2"]]);
+    connection.say([op.AUTH_REPLY, authReply({ flags: 1, expiresInMs: 9_000 }), 3]);
+    tick(9_000);
+    assert.equal(asked, 2, "a refused token is not sent again");
+    connection.end(3000, "token_expired; retry_after_ms=500");
+    tick(500);
+    await settle();
+    socket().open();
+    assert.deepEqual(socket().taken(), [[op.AUTH, "fresh 3"]]);
+    assert.deepEqual(states(log).map(({ state }) => state), ["open", "waiting", "connecting"]);
+});
+
+test("a connection that is not accepted in time is given up", (t) => {
+    const { log, tick } = rig(t);
+    socket().open();
+    tick(10_000);
+    assert.deepEqual(last(log), { state: "waiting", reason: "not accepted in time", retryInMs: 2000 });
+    assert.notEqual(socket().closedWith, undefined);
+    socket().say([op.AUTH_REPLY, authReply(), 1]);
+    assert.equal(last(log)?.state, "waiting", "what a former connection says does not count");
+});
+
+test("heartbeats go at half of the server's time, and one without an answer ends the connection", (t) => {
+    const { comet, log, tick } = rig(t, { timeoutMs: 3000 });
+    const connection = accept(authReply({ heartbeatMs: 20_000 }));
+    connection.taken();
+    tick(9999);
+    assert.deepEqual(connection.taken(), []);
+    tick(1);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+    connection.say([op.HEARTBEAT_REPLY, "\0\0\0\u0001", 2]);
+    tick(3000);
+    tick(7000);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+    connection.say([1000, "any byte will do"]);
+    tick(3000);
+    assert.equal(comet.state, "open");
+    tick(7000);
+    tick(2999);
+    assert.equal(comet.state, "open");
+    tick(1);
+    assert.deepEqual(last(log), { state: "waiting", reason: "no heartbeat was answered", retryInMs: 2000 });
+});
+
+test("after a sleep the server gets another chance to answer, but no third one from late timers", (t) => {
+    const { comet, tick } = rig(t, { timeoutMs: 3000 });
+    const sleep = () => {
+        t.mock.timers.setTime(Date.now() + 3_600_000);
+        tick(1);
+    };
+    const connection = accept(authReply({ heartbeatMs: 20_000 }));
+    tick(10_000);
+    for (let again = 0; again < 2; again += 1) {
+        connection.taken();
+        sleep();
+        assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+        connection.say([op.HEARTBEAT_REPLY]);
+        tick(3000);
+        tick(7000);
+    }
+    sleep();
+    assert.equal(comet.state, "open");
+    sleep();
+    assert.equal(comet.state, "waiting");
+});
+
+test("a reply settles its message; a lost connection, a timeout and a wrong message do not", async (t) => {
+    const { comet, log, tick } = rig(t);
+    await assert.rejects(comet.send(4, "too early"), /not connected/);
+    const connection = accept();
+    connection.taken();
+    const replies = ["one", "two", "three"].map((body) => comet.send(1000, body));
+    const [one, two] = connection.sent.splice(0);
+    connection.say([1000, "logic failed", two!.sequence], [1000, "", one!.sequence], [1000, "push", 99], [1001, "push", 4]);
+    assert.deepEqual(await replies[0], new Uint8Array());
+    assert.equal(Buffer.from((await replies[1])!).toString(), "logic failed");
+    assert.deepEqual(messages(log), ["push", "push"]);
+    tick(10_000);
+    await assert.rejects(replies[2]!, /no answer in time/);
+    const lost = comet.send(4);
+    connection.end();
+    await assert.rejects(lost, /the connection was lost/);
+    for (const operation of [0, 2, 7, 9, 18, 23, 1.5, 2 ** 31]) {
+        await assert.rejects(comet.send(operation), RangeError);
+    }
+    await assert.rejects(comet.send(4, "x".repeat(4097)), RangeError);
+});
+
+test("accepted operations are told again after a reconnect", (t) => {
+    const { comet, tick } = rig(t);
+    comet.subscribe(1000, 1001);
+    let connection = accept();
+    assert.deepEqual(connection.taken(), [[op.AUTH, "42"], [op.SUBSCRIBE, "1000,1001"]]);
+    comet.unsubscribe(1001);
+    comet.subscribe(1000);
+    assert.deepEqual(connection.taken(), [[op.UNSUBSCRIBE, "1001"]]);
+    connection.end();
+    tick(2000);
+    connection = accept();
+    assert.deepEqual(connection.taken(), [[op.AUTH, "42"], [op.SUBSCRIBE, "1000"], [op.UNSUBSCRIBE, "1001"]]);
+    assert.throws(() => comet.subscribe(...Array(64).keys()), RangeError);
+    assert.throws(() => comet.subscribe(0.5), RangeError);
+});
+
+test("what breaks the protocol ends the connection", (t) => {
+    const { comet, tick } = rig(t);
+    for (const data of ["text", new ArrayBuffer(3), frame([op.ROOM_PUSH, new Uint8Array(16)]).buffer]) {
+        accept().sayRaw(data);
+        assert.equal(comet.state, "waiting");
+        assert.notEqual(socket().closedWith, undefined);
+        tick(60_000);
+    }
+});
+
+test("a listener may close the client, or throw, amid a batch", (t) => {
+    const { comet, log } = rig(t);
+    comet.on("message", (message) => message.text() === "last" && comet.close());
+    accept().say([op.RAW, Buffer.concat([frame([5, "last"]), frame([5, "more"])])], [5, "even more"]);
+    assert.deepEqual(messages(log), ["last"]);
+    assert.equal(socket().closedWith, 1000);
+    assert.equal(comet.state, "closed");
+});
+
+test("a closed client does nothing any more", (t) => {
+    const page = fakePage(t);
+    const { comet, log, tick } = rig(t);
+    socket().fail();
+    comet.close();
+    comet.close();
+    page.tell("online");
+    page.tell("pageshow");
+    tick(3_600_000);
+    assert.equal(FakeSocket.all.length, 1);
+    assert.deepEqual(states(log).map(({ state }) => state), ["waiting", "closed"]);
+    assert.deepEqual(page.listeners(), []);
+});
+
+test("the network's return ends a wait, and a doubt asks the server", (t) => {
+    const page = fakePage(t);
+    const { comet, tick } = rig(t);
+    socket().fail();
+    page.tell("offline");
+    assert.equal(comet.state, "waiting");
+    page.tell("online");
+    assert.equal(comet.state, "connecting");
+    const connection = accept();
+    connection.taken();
+    for (const event of ["offline", "online", "visibilitychange"]) {
+        page.tell(event);
+        page.tell(event);
+        assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]], event);
+        connection.say([op.HEARTBEAT_REPLY]);
+    }
+    page.visibility = "hidden";
+    page.tell("visibilitychange");
+    assert.deepEqual(connection.taken(), []);
+    page.tell("offline");
+    tick(10_000);
+    assert.equal(comet.state, "waiting", "the doubt was right");
+});
+
+test("the page cache gets no open socket, and the page comes back with a new one", (t) => {
+    const page = fakePage(t);
+    const { comet, log, tick } = rig(t);
+    const connection = accept();
+    page.tell("pagehide");
+    assert.equal(connection.closedWith, 1000);
+    connection.end(1000);
+    page.tell("online");
+    tick(3_600_000);
+    assert.equal(comet.state, "paused");
+    assert.equal(FakeSocket.all.length, 1);
+    page.tell("pageshow");
+    tick(0);
+    accept();
+    assert.deepEqual(states(log).map(({ state }) => state), ["open", "paused", "waiting", "connecting", "open"]);
+});
+
+test("a client without a WebSocket or with a wrong URL is a mistake of the program", (t) => {
+    assert.throws(() => new Comet("no url", { WebSocket: FakeSocket }), TypeError);
+    const own = Object.getOwnPropertyDescriptor(globalThis, "WebSocket");
+    Reflect.deleteProperty(globalThis, "WebSocket");
+    t.after(() => own && Object.defineProperty(globalThis, "WebSocket", own));
+    assert.throws(() => new Comet("ws://comet.test/sub"), /no WebSocket/);
+});
+
+/** A page around the test, whose events the test makes. */
+function fakePage(t: TestContext) {
+    const page = new EventTarget();
+    const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+    const globals = { document, addEventListener: page.addEventListener.bind(page) };
+    Object.assign(globalThis, globals);
+    t.after(() => Object.keys(globals).forEach((name) => Reflect.deleteProperty(globalThis, name)));
+    return {
+        listeners: () => ["online", "offline", "pagehide", "pageshow"].flatMap((event) => getEventListeners(page, event)),
+        set visibility(state: string) {
+            document.visibilityState = state;
+        },
+        tell(event: string) {
+            page.dispatchEvent(new Event(event));
+            document.dispatchEvent(new Event(event));
+        },
+    };
+}

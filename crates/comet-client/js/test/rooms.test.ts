@@ -1,0 +1,222 @@
+// Rooms, positions and gaps, on a fake socket and a fake clock.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import * as wire from "../src/wire.js";
+import type { Message } from "../src/message.js";
+import { type Rig, accept, frame, gap, joinReply, leaveReply, rig, roomPush, socket } from "./fake.js";
+
+const { op } = wire;
+/** Flags of operation 19. */
+const HISTORY = 1;
+const RECOVERED = 2;
+const UNASKED = 4;
+const PRIMARY = 8;
+
+const told = (log: Rig["log"]) => log.splice(0).filter(([name]) => name !== "state");
+const bodies = (log: Rig["log"]) => told(log).map(([, event]) => [(event as Message).room, (event as Message).text(), (event as Message).position]);
+const joins = (socket: { sent: wire.Frame[] }) => socket.sent.splice(0).filter((sent) => sent.operation === op.JOIN);
+const names = (socket: { sent: wire.Frame[] }) => joins(socket).map((sent) => wire.text(sent.body.subarray(4)));
+
+test("rooms are entered, get their pushes, and are left", (t) => {
+    const { comet, log } = rig(t);
+    comet.join("live://7");
+    const connection = accept();
+    comet.join("live://8");
+    comet.join("live://7");
+    assert.deepEqual(connection.taken().slice(1), [[op.JOIN, "\0\0\0\0live://7"], [op.JOIN, "\0\0\0\0live://8"]]);
+    connection.say([op.JOIN_REPLY, joinReply("live://7", { handle: 1 })], [op.JOIN_REPLY, joinReply("live://8", { status: 1, handle: 0 })]);
+    assert.deepEqual(told(log), [
+        ["room", { room: "live://7", status: "joined", byServer: false }],
+        ["room", { room: "live://8", status: "refused", reason: "too_many_rooms", byServer: false }],
+    ]);
+    const batch = Buffer.concat([frame([1000, "b"]), frame([1001, "c"])]);
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 0n, "a"), 77], [op.ROOM_PUSH, roomPush(1, op.RAW, 0n, batch)]);
+    assert.deepEqual(bodies(log), [["live://7", "a", undefined], ["live://7", "b", undefined], ["live://7", "c", undefined]]);
+    comet.leave("live://8");
+    comet.leave("live://7");
+    comet.leave("live://9");
+    assert.deepEqual(connection.taken(), [[op.LEAVE, "\0\0\0\u0001"]]);
+    connection.say([op.LEAVE_REPLY, leaveReply(1)]);
+    assert.deepEqual(told(log), [["room", { room: "live://7", status: "left", byServer: false }]]);
+});
+
+test("the last wish counts, whatever was on its way", (t) => {
+    const { comet } = rig(t);
+    const connection = accept();
+    connection.taken();
+    comet.join("a");
+    comet.leave("a");
+    connection.say([op.JOIN_REPLY, joinReply("a", { handle: 3 })]);
+    comet.join("a");
+    connection.say([op.LEAVE_REPLY, leaveReply(3)]);
+    assert.deepEqual(connection.taken().map(([operation]) => operation), [op.JOIN, op.LEAVE, op.JOIN]);
+});
+
+test("few requests wait for their replies at once, also when a hundred rooms are entered again", (t) => {
+    const { comet, tick } = rig(t);
+    const rooms = Array.from({ length: 100 }, (_, n) => `room ${n}`);
+    rooms.forEach((room) => comet.join(room));
+    for (let round = 0; round < 2; round += 1) {
+        const connection = accept();
+        const asked: string[] = [];
+        for (let waiting = names(connection); waiting.length > 0; waiting = names(connection)) {
+            assert(waiting.length <= 16);
+            waiting.forEach((room) => connection.say([op.JOIN_REPLY, joinReply(room, { handle: asked.push(room) })]));
+        }
+        assert.deepEqual(asked, rooms);
+        connection.end();
+        tick(60_000);
+    }
+});
+
+test("a position is kept from message to message and sent after a reconnect", (t) => {
+    const { comet, log, tick } = rig(t);
+    comet.join("h");
+    let connection = accept();
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
+    assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: false, position: "9-5" }]]);
+    const batch = Buffer.concat([frame([1000, "seven"]), frame([1000, "eight"])]);
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")], [op.ROOM_PUSH, roomPush(1, op.RAW, 8n, batch)]);
+    assert.deepEqual(bodies(log), [["h", "six", "9-6"], ["h", "seven", "9-7"], ["h", "eight", "9-8"]]);
+    assert.equal(comet.position("h"), "9-8");
+
+    connection.end();
+    tick(60_000);
+    connection = accept();
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 8n })]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 10n, recovered: 2, handle: 4 })],
+        [op.ROOM_PUSH, roomPush(4, 1000, 9n, "nine")],
+    );
+    const [room, message] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: false, recovered: true, missed: 2, position: "9-8" }]);
+    assert.equal((message![1] as Message).text(), "nine");
+
+    // The connection breaks amid what was missed: the rest is asked for again.
+    connection.end();
+    tick(60_000);
+    connection = accept();
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 9n })]);
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 11n, offset: 2n })]);
+    assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: false, recovered: false, missed: 0, position: "11-2" }]]);
+});
+
+test("a kept position is where a page goes on", (t) => {
+    const { comet } = rig(t);
+    comet.join("h", { since: "18446744073709551615-5" });
+    assert.equal(comet.position("h"), "18446744073709551615-5");
+    assert.deepEqual(joins(accept()).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 2n ** 64n - 1n, offset: 5n })]);
+    for (const since of ["", "5", "1-", "-1-5", "1-5 ", "x-y", "1-184467440737095516150"]) {
+        assert.throws(() => comet.join("h", { since }), RangeError, since);
+    }
+    for (const room of ["", "x".repeat(257), "ä".repeat(129), "\ud800"]) {
+        assert.throws(() => comet.join(room), RangeError);
+    }
+});
+
+test("what a listener closes amid a batch is at the position of that message", (t) => {
+    const { comet, log } = rig(t);
+    comet.join("h");
+    const connection = accept();
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
+    told(log);
+    comet.on("message", () => comet.close());
+    connection.say([op.ROOM_PUSH, roomPush(1, op.RAW, 7n, Buffer.concat([frame([1000, "six"]), frame([1000, "seven"])]))]);
+    assert.deepEqual(bodies(log), [["h", "six", "9-6"]]);
+    assert.equal(comet.position("h"), "9-6");
+});
+
+test("a gap is told and behind it the room goes on", (t) => {
+    const { comet, log } = rig(t);
+    comet.join("h");
+    const connection = accept();
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
+    told(log);
+    connection.say([op.GAP, gap(1, 6, 20)], [op.GAP, gap(2, 6, 20)]);
+    assert.deepEqual(told(log), [["gap", { room: "h", from: 6n, to: 20n }]]);
+    assert.equal(comet.position("h"), "9-20");
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 21n, "on")]);
+    assert.deepEqual(bodies(log), [["h", "on", "9-21"]]);
+});
+
+test("rooms of the server are told, and not asked for again", (t) => {
+    const { comet, log, tick } = rig(t);
+    comet.join("mine");
+    let connection = accept();
+    connection.say(
+        [op.JOIN_REPLY, joinReply("token's", { flags: HISTORY | UNASKED | PRIMARY, handle: 1, epoch: 9n, offset: 5n })],
+        [op.JOIN_REPLY, joinReply("mine", { handle: 2 })],
+        [op.JOIN_REPLY, joinReply("theirs", { flags: UNASKED, handle: 3 })],
+        [op.ROOM_PUSH, roomPush(3, 1000, 0n, "hi")],
+        [op.LEAVE_REPLY, leaveReply(2, UNASKED)],
+    );
+    const [first, , third, message, left] = told(log);
+    assert.deepEqual(first, ["room", { room: "token's", status: "joined", byServer: true, position: "9-5" }]);
+    assert.deepEqual(third, ["room", { room: "theirs", status: "joined", byServer: true }]);
+    assert.equal((message![1] as Message).room, "theirs");
+    assert.deepEqual(left, ["room", { room: "mine", status: "left", byServer: true }]);
+    comet.leave("theirs");
+    assert.deepEqual(connection.taken().slice(-1), [[op.LEAVE, "\0\0\0\u0003"]]);
+    assert.equal(comet.position("token's"), "9-5");
+    connection.end();
+    assert.equal(comet.position("token's"), undefined);
+    tick(60_000);
+    connection = accept();
+    assert.deepEqual(names(connection), []);
+});
+
+test("a room in which the server puts the client while it asks is entered once", (t) => {
+    const { comet, log } = rig(t);
+    const connection = accept();
+    comet.join("r", { since: "9-5" });
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: UNASKED | HISTORY, epoch: 9n, offset: 7n, handle: 4 })]);
+    comet.leave("r");
+    assert.deepEqual(connection.taken().map(([operation]) => operation), [op.AUTH, op.JOIN]);
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: HISTORY, epoch: 9n, offset: 7n, handle: 4 })]);
+    const [, answer] = told(log);
+    assert.deepEqual(answer, ["room", { room: "r", status: "joined", byServer: false, recovered: false, missed: 0, position: "9-7" }]);
+    assert.deepEqual(connection.taken(), [[op.LEAVE, "\0\0\0\u0004"]]);
+});
+
+test("a server of protocol 1, as goim's, has one room: the one that was joined last", (t) => {
+    const { comet, log, tick } = rig(t);
+    comet.join("a");
+    let connection = socket();
+    connection.open();
+    connection.taken();
+    connection.say([op.AUTH_REPLY, "", 1]);
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"]]);
+    connection.say([op.CHANGE_ROOM_REPLY, "a", 2], [1000, "hi"]);
+    const [room, message] = told(log);
+    assert.deepEqual(room, ["room", { room: "a", status: "joined", byServer: false }]);
+    assert.equal((message![1] as Message).text(), "hi");
+
+    comet.join("b");
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "b"]]);
+    connection.say([op.CHANGE_ROOM_REPLY, "b", 3]);
+    assert.deepEqual(told(log).map(([, event]) => event), [
+        { room: "a", status: "refused", reason: "one_room", byServer: false },
+        { room: "a", status: "left", byServer: false },
+        { room: "b", status: "joined", byServer: false },
+    ]);
+
+    connection.end();
+    tick(60_000);
+    connection = socket();
+    connection.open();
+    connection.say([op.AUTH_REPLY, "", 1]);
+    assert.deepEqual(connection.taken().slice(1), [[op.CHANGE_ROOM, "b"]]);
+    comet.join("a");
+    comet.leave("a");
+    comet.leave("b");
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"], [op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, ""]]);
+});
+
+test("operations of rooms are messages in protocol 1", (t) => {
+    const { log } = rig(t);
+    const connection = socket();
+    connection.open();
+    connection.say([op.AUTH_REPLY, "", 1], [op.ROOM_PUSH, "goim's user's own"]);
+    assert.deepEqual(bodies(log), [[undefined, "goim's user's own", undefined]]);
+});

@@ -1,0 +1,368 @@
+//! One connection: requests, heartbeats, timeouts and what has arrived, over a stream of any kind.
+//!
+//! The blocking and the asynchronous face share this code. It is asynchronous; over a stream that blocks no future of it
+//! ever waits to be polled again.
+
+#![allow(clippy::disallowed_methods, reason = "heartbeats and timeouts need the clock")]
+
+use std::time::{Duration, Instant};
+
+use comet_proto::{AuthReply, Position, op};
+
+use crate::error::Error;
+use crate::inbox::{Inbox, Joined, Message};
+use crate::options::Options;
+use crate::session::Session;
+use crate::stream::Stream;
+
+/// The longest body, in bytes, that servers of this family accept from a client.
+pub const SEND_BODY_MAX: usize = 4096;
+
+/// Most bytes of one read from the stream.
+const READ_LEN: usize = 16 * 1024;
+
+/// Most bytes of messages that may wait to be received while a request waits for its reply.
+const BACKLOG_MAX: usize = 64 << 20;
+
+/// Most operations in one subscribe request: each takes up to 12 bytes of the body.
+const OPERATIONS_MAX: usize = SEND_BODY_MAX / 12;
+
+/// The state of an authenticated connection. Its methods are described at [`Client`](crate::Client).
+///
+/// A future of a method may be dropped before it ends: nothing that has arrived is lost, and nothing is sent twice.
+#[derive(Debug)]
+pub(crate) struct Connection<S> {
+    stream: S,
+    session: Session,
+    buffer: Box<[u8]>,
+    inbox: Inbox,
+    sequence: i32,
+    timeout: Duration,
+    heartbeat: Duration,
+    /// `None`: beyond what an `Instant` can hold.
+    heartbeat_due: Option<Instant>,
+    /// Nothing has arrived since the last heartbeat was sent.
+    is_heartbeat_unanswered: bool,
+    /// What ended the connection, until a call has returned it.
+    pending_error: Option<Error>,
+    has_ended: bool,
+}
+
+impl<S: Stream> Connection<S> {
+    pub(crate) async fn connect(options: &Options) -> Result<Self, Error> {
+        within_body_max(&options.token)?;
+        let deadline = Instant::now().checked_add(options.timeout);
+        let stream = S::connect(options, deadline).await?;
+        Self::authenticate(stream, options, deadline).await
+    }
+
+    /// Makes the connection of a stream that has just been connected.
+    pub(crate) async fn authenticate(
+        stream: S,
+        options: &Options,
+        deadline: Option<Instant>,
+    ) -> Result<Self, Error> {
+        within_body_max(&options.token)?;
+        let mut connection = Self {
+            stream,
+            session: options.session(),
+            buffer: vec![0; READ_LEN].into_boxed_slice(),
+            inbox: Inbox::default(),
+            sequence: 1,
+            timeout: options.timeout,
+            heartbeat: options.heartbeat,
+            heartbeat_due: Instant::now().checked_add(options.heartbeat),
+            is_heartbeat_unanswered: false,
+            pending_error: None,
+            has_ended: false,
+        };
+        connection.flush().await?;
+        while !connection.session.was_accepted() {
+            match connection.read(deadline).await {
+                Ok(false) if has_passed(deadline) => {
+                    return Err(Error::Unanswered(options.timeout));
+                }
+                Ok(_) => {}
+                // One read brought both the acceptance and the end; messages may be between them.
+                Err(error) if connection.session.was_accepted() => connection.fail(error),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(connection)
+    }
+
+    pub(crate) async fn receive(&mut self) -> Result<Option<Message>, Error> {
+        match self.receive_until(None).await {
+            Err(Error::Ended) => Ok(None),
+            received => received,
+        }
+    }
+
+    pub(crate) async fn receive_timeout(
+        &mut self,
+        timeout: Duration,
+    ) -> Result<Option<Message>, Error> {
+        self.receive_until(Instant::now().checked_add(timeout)).await
+    }
+
+    pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
+        self.request(op::CHANGE_ROOM, room.as_bytes()).await
+    }
+
+    pub(crate) async fn add_room(
+        &mut self,
+        room: &str,
+        since: Option<Position>,
+    ) -> Result<Joined, Error> {
+        if self.auth_reply().is_none() {
+            return Err(Error::NeedsProtocol2);
+        }
+        within_body_max(room.as_bytes())?;
+        let sequence = self.next_sequence()?;
+        self.session.add_room(sequence, room, since);
+        self.complete(op::JOIN_REPLY, sequence).await?;
+        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)
+    }
+
+    pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
+        let sequence = self.next_sequence()?;
+        if !self.session.remove_room(sequence, room) {
+            return Ok(());
+        }
+        self.complete(op::LEAVE_REPLY, sequence).await?;
+        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)?;
+        Ok(())
+    }
+
+    pub(crate) fn rooms(&self) -> impl Iterator<Item = &str> {
+        self.session.rooms()
+    }
+
+    pub(crate) async fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.request_operations(op::SUBSCRIBE, operations).await
+    }
+
+    pub(crate) async fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.request_operations(op::UNSUBSCRIBE, operations).await
+    }
+
+    pub(crate) async fn send(&mut self, operation: i32, body: &[u8]) -> Result<i32, Error> {
+        within_body_max(body)?;
+        let sequence = self.next_sequence()?;
+        self.session.send(operation, sequence, body);
+        self.flush_or_reason().await?;
+        Ok(sequence)
+    }
+
+    pub(crate) fn online(&self) -> Option<u32> {
+        self.inbox.online
+    }
+
+    pub(crate) async fn renew(&mut self, token: &[u8]) -> Result<AuthReply, Error> {
+        if self.auth_reply().is_none() {
+            return Err(Error::NeedsProtocol2);
+        }
+        self.request(op::AUTH, token).await?;
+        self.auth_reply().ok_or(Error::NeedsProtocol2)
+    }
+
+    pub(crate) fn auth_reply(&self) -> Option<AuthReply> {
+        self.session.auth_reply()
+    }
+
+    pub(crate) async fn close(mut self) -> Result<(), Error> {
+        self.session.close();
+        self.flush().await?;
+        self.stream.close().await
+    }
+
+    pub(crate) fn stream(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    fn next_sequence(&mut self) -> Result<i32, Error> {
+        if self.has_ended {
+            return Err(self.pending_error.take().unwrap_or(Error::Ended));
+        }
+        self.sequence = self.sequence.checked_add(1).unwrap_or(1);
+        Ok(self.sequence)
+    }
+
+    async fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
+        loop {
+            // A heartbeat goes before the waiting messages, which may be many, with a slow caller.
+            // The reply to the last heartbeat may not have been read yet, so its absence is no
+            // error here.
+            if !self.has_ended
+                && !self.inbox.is_empty()
+                && let Err(error) = self.send_due_heartbeat().await
+            {
+                self.fail(error);
+            }
+            if let Some(message) = self.inbox.pop() {
+                return Ok(Some(message));
+            }
+            if let Some(error) = self.pending_error.take() {
+                return Err(error);
+            }
+            if self.has_ended {
+                return Err(Error::Ended);
+            }
+            match self.wait(deadline).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(None),
+                // Messages may have arrived before the bytes that ended it.
+                Err(error) => self.fail(error),
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.has_ended = true;
+        self.pending_error = Some(error);
+    }
+
+    /// Why a write failed: the server's own reason, if that has arrived unread; else `error`.
+    async fn reason_behind(&mut self, error: Error) -> Error {
+        self.has_ended = true;
+        self.session.discard_output();
+        let now = Some(Instant::now());
+        loop {
+            match self.read(now).await {
+                Ok(true) => {}
+                Err(reason @ Error::Session(_)) => return reason,
+                Ok(false) | Err(_) => return error,
+            }
+        }
+    }
+
+    async fn request_operations(&mut self, request: i32, operations: &[i32]) -> Result<(), Error> {
+        for some in operations.chunks(OPERATIONS_MAX) {
+            let names: Vec<_> = some.iter().map(i32::to_string).collect();
+            self.request(request, names.join(",").as_bytes()).await?;
+        }
+        Ok(())
+    }
+
+    async fn request(&mut self, request: i32, body: &[u8]) -> Result<(), Error> {
+        within_body_max(body)?;
+        let sequence = self.next_sequence()?;
+        self.session.send(request, sequence, body);
+        // Each request's reply is the operation after it.
+        self.complete(request + 1, sequence).await
+    }
+
+    /// Sends what was queued, and waits for the reply to it.
+    async fn complete(&mut self, reply: i32, sequence: i32) -> Result<(), Error> {
+        self.inbox.await_reply(reply, sequence);
+        self.flush_or_reason().await?;
+        let deadline = Instant::now().checked_add(self.timeout);
+        let replied = loop {
+            if self.inbox.bytes > BACKLOG_MAX {
+                break Err(Error::Backlog);
+            }
+            match self.wait(deadline).await {
+                // The reply is a success even if the server closed after it. The next receive
+                // returns that.
+                outcome if !self.inbox.awaits_reply() => {
+                    if let Err(error) = outcome {
+                        self.fail(error);
+                    }
+                    return Ok(());
+                }
+                Ok(true) => {}
+                Ok(false) => break Err(Error::Unanswered(self.timeout)),
+                Err(error) => break Err(error),
+            }
+        };
+        self.has_ended = true;
+        replied
+    }
+
+    /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if
+    /// none arrived.
+    async fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
+        // The rest of a write whose future was dropped.
+        self.flush_or_reason().await?;
+        loop {
+            if !self.is_heartbeat_unanswered {
+                self.send_due_heartbeat().await?;
+            }
+            if self.read(earlier(deadline, self.heartbeat_due)).await? {
+                return Ok(true);
+            }
+            if self.is_heartbeat_unanswered && has_passed(self.heartbeat_due) {
+                return Err(Error::Silent);
+            }
+            if has_passed(deadline) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Sends a heartbeat if it is due.
+    async fn send_due_heartbeat(&mut self) -> Result<(), Error> {
+        if !has_passed(self.heartbeat_due) {
+            return Ok(());
+        }
+        self.heartbeat_due = Instant::now().checked_add(self.heartbeat);
+        self.is_heartbeat_unanswered = true;
+        self.send(op::HEARTBEAT, &[]).await.map(|_| ())
+    }
+
+    /// Reads once and handles what arrived before `until`. Returns false if nothing did.
+    async fn read(&mut self, until: Option<Instant>) -> Result<bool, Error> {
+        let len = match self.stream.read(&mut self.buffer, until).await? {
+            None => return Ok(false),
+            Some(0) => return Err(Error::Ended),
+            Some(len) => len,
+        };
+        self.is_heartbeat_unanswered = false;
+        let has_rooms = self.session.auth_reply().is_some();
+        let handled = self.session.handle_input(&self.buffer[..len], |frame, origin| {
+            self.inbox.push(frame, origin, has_rooms);
+        });
+        if let Err(error) = handled {
+            self.fail(error.into());
+            // The close that answers a close. The session's error goes before one of this write.
+            let _ = self.flush().await;
+            return Err(self.pending_error.take().unwrap_or(Error::Ended));
+        }
+        // Pongs.
+        self.flush().await.map(|()| true)
+    }
+
+    async fn flush_or_reason(&mut self) -> Result<(), Error> {
+        match self.flush().await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(self.reason_behind(error).await),
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        while !self.session.output().is_empty() {
+            let written = self.stream.write(self.session.output()).await?;
+            self.session.consume_output(written);
+        }
+        self.stream.flush().await
+    }
+}
+
+pub(crate) fn within_body_max(body: &[u8]) -> Result<(), Error> {
+    match body.len() {
+        0..=SEND_BODY_MAX => Ok(()),
+        len => Err(Error::BodyTooLong { len }),
+    }
+}
+
+fn has_passed(deadline: Option<Instant>) -> bool {
+    deadline.is_some_and(|deadline| deadline <= Instant::now())
+}
+
+/// The earlier of two deadlines; `None` is never.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
+}

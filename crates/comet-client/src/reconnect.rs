@@ -1,0 +1,270 @@
+//! What a listener does, blocking or not: it reconnects after a jittered delay, into the rooms it was in.
+
+#![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use comet_proto::Position;
+
+use crate::connection::{Connection, within_body_max};
+use crate::error::Error;
+use crate::inbox::{Joined, Message};
+use crate::options::Options;
+use crate::stop::Stopper;
+use crate::stream::Stream;
+
+/// An event of a [`Listener`](crate::Listener).
+#[derive(Debug)]
+pub enum Event {
+    /// A connection is authenticated, and in the room that was joined last. A [`Event::Room`] follows for each further room.
+    Connected,
+    /// A message arrived.
+    Message(Message),
+    /// The connection has asked to be in a further room. After a reconnect it asks for the pushes that came after the
+    /// last one it has of the room.
+    Room {
+        /// Which.
+        room: String,
+        /// Whether it is in, and whether it has missed pushes: the server says not all of them are there
+        /// ([`Joined::recovered`]). After an error the next connection asks again.
+        outcome: Result<Joined, Error>,
+    },
+    /// The connection was lost, or could not be made. The next attempt uses the token of the last one, unless
+    /// [`Listener::set_token`](crate::Listener::set_token) gives it another.
+    Disconnected {
+        /// Why.
+        reason: Error,
+        /// The delay before the next attempt, from now on. The call for the next event waits for its end. `None`: no further
+        /// attempt can succeed ([`Error::permanent`]), and this is the last event.
+        retry_in: Option<Duration>,
+    },
+}
+
+/// A face of the connection.
+pub(crate) trait Face {
+    type Stream: Stream;
+    fn of(connection: Connection<Self::Stream>) -> Self;
+    fn connection(&mut self) -> &mut Connection<Self::Stream>;
+}
+
+/// The state of a listener. Its methods are described at [`Listener`](crate::Listener).
+///
+/// A future of a method may be dropped before it ends. An attempt to connect then begins anew.
+#[derive(Debug)]
+pub(crate) struct Reconnecting<F> {
+    options: Options,
+    state: State<F>,
+    attempt: u32,
+    /// The room that was joined last. `None`: none was, and the token's room stays.
+    room: Option<String>,
+    /// Further rooms, and the position of the latest push that has arrived from each.
+    rooms: BTreeMap<String, Option<Position>>,
+    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
+    /// token's.
+    operations: BTreeMap<i32, bool>,
+    /// Events that have happened before what is received next.
+    events: VecDeque<Event>,
+    stopper: Stopper,
+}
+
+#[derive(Debug)]
+enum State<F> {
+    /// Until the next attempt; `None`: beyond what an `Instant` can hold.
+    Waiting(Option<Instant>),
+    Connected {
+        client: Box<F>,
+        since: Instant,
+    },
+    /// There are no more events.
+    Ended,
+}
+
+impl<F: Face> Reconnecting<F> {
+    pub(crate) fn new(options: Options) -> Self {
+        Self {
+            options,
+            state: State::Waiting(Some(Instant::now())),
+            attempt: 0,
+            room: None,
+            rooms: BTreeMap::new(),
+            operations: BTreeMap::new(),
+            events: VecDeque::new(),
+            stopper: Stopper::default(),
+        }
+    }
+
+    pub(crate) fn stopper(&self) -> Stopper {
+        self.stopper.clone()
+    }
+
+    pub(crate) fn client(&mut self) -> Option<&mut F> {
+        match &mut self.state {
+            State::Connected { client, .. } => Some(client),
+            State::Waiting(_) | State::Ended => None,
+        }
+    }
+
+    fn connection(&mut self) -> Option<&mut Connection<F::Stream>> {
+        self.client().map(F::connection)
+    }
+
+    pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
+        // Checked before it is stored: no later connection could join such a room.
+        within_body_max(room.as_bytes())?;
+        self.room = Some(room.to_owned());
+        match self.connection() {
+            Some(connection) => connection.join(room).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn add_room(
+        &mut self,
+        room: &str,
+        since: Option<Position>,
+    ) -> Result<(), Error> {
+        within_body_max(room.as_bytes())?;
+        self.rooms.insert(room.to_owned(), since);
+        let Some(connection) = self.connection() else { return Ok(()) };
+        let joined = connection.add_room(room, since).await.inspect_err(|error| {
+            if matches!(error, Error::NeedsProtocol2 | Error::Room(_)) {
+                self.rooms.remove(room);
+            }
+        })?;
+        note_joined(&mut self.rooms, room, joined);
+        self.events.push_back(Event::Room { room: room.to_owned(), outcome: Ok(joined) });
+        Ok(())
+    }
+
+    pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
+        self.rooms.remove(room);
+        match self.connection() {
+            Some(connection) => connection.remove_room(room).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.operations.extend(operations.iter().map(|operation| (*operation, true)));
+        match self.connection() {
+            Some(connection) => connection.subscribe(operations).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.operations.extend(operations.iter().map(|operation| (*operation, false)));
+        match self.connection() {
+            Some(connection) => connection.unsubscribe(operations).await,
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn set_token(&mut self, token: Vec<u8>) {
+        self.options.token = token;
+    }
+
+    pub(crate) async fn next(&mut self) -> Option<Event> {
+        let event = match &mut self.state {
+            State::Ended => return None,
+            State::Waiting(until) => {
+                F::Stream::sleep(*until, &self.stopper).await;
+                if self.stopper.has_stopped() {
+                    return self.end();
+                }
+                match self.connect().await {
+                    Ok(()) => Event::Connected,
+                    Err(reason) => self.handle_disconnect(reason),
+                }
+            }
+            State::Connected { .. } if !self.events.is_empty() => self.events.pop_front()?,
+            State::Connected { client, .. } => match client.connection().receive().await {
+                Ok(Some(message)) => {
+                    self.note_message(&message);
+                    Event::Message(message)
+                }
+                Ok(None) => self.handle_disconnect(Error::Ended),
+                Err(reason) => self.handle_disconnect(reason),
+            },
+        };
+        if self.stopper.has_stopped() { self.end() } else { Some(event) }
+    }
+
+    async fn connect(&mut self) -> Result<(), Error> {
+        let mut connection = Connection::<F::Stream>::connect(&self.options).await?;
+        connection.stream().obey(&self.stopper)?;
+        let chosen = |accepted| {
+            let operations = self.operations.iter().filter(move |(_, is)| **is == accepted);
+            operations.map(|(operation, _)| *operation).collect::<Vec<_>>()
+        };
+        connection.subscribe(&chosen(true)).await?;
+        connection.unsubscribe(&chosen(false)).await?;
+        if let Some(room) = &self.room {
+            connection.join(room).await?;
+        }
+        let mut outcomes = Vec::new();
+        for (room, since) in &self.rooms {
+            let outcome = match connection.add_room(room, *since).await {
+                Err(error) if !matches!(error, Error::NeedsProtocol2 | Error::Room(_)) => {
+                    return Err(error);
+                }
+                outcome => outcome,
+            };
+            outcomes.push((room.clone(), outcome));
+        }
+        self.events.clear();
+        for (room, outcome) in outcomes {
+            if let Ok(joined) = outcome {
+                note_joined(&mut self.rooms, &room, joined);
+            }
+            self.events.push_back(Event::Room { room, outcome });
+        }
+        let client = Box::new(F::of(connection));
+        self.state = State::Connected { client, since: Instant::now() };
+        Ok(())
+    }
+
+    fn note_message(&mut self, message: &Message) {
+        if let (Some(room), Some(position)) = (&message.room, message.position)
+            && let Some(latest) = self.rooms.get_mut(&**room)
+        {
+            *latest = Some(position);
+        }
+    }
+
+    fn end(&mut self) -> Option<Event> {
+        self.stopper.watch(None);
+        self.state = State::Ended;
+        None
+    }
+
+    fn handle_disconnect(&mut self, reason: Error) -> Event {
+        if let State::Connected { since, .. } = self.state
+            && since.elapsed() >= self.options.backoff.max()
+        {
+            self.attempt = 0;
+        }
+        self.stopper.watch(None);
+        if let Some(why) = reason.permanent() {
+            self.state = State::Ended;
+            log::debug!("{}: {reason}; no further attempt: {why}", self.options.address);
+            return Event::Disconnected { reason, retry_in: None };
+        }
+        let delay = self.options.backoff.delay(self.attempt, &mut rand::rng());
+        let retry_in = delay.max(reason.retry_after().unwrap_or_default());
+        self.attempt = self.attempt.saturating_add(1);
+        self.state = State::Waiting(Instant::now().checked_add(retry_in));
+        log::debug!("{}: {reason}; next attempt in {retry_in:?}", self.options.address);
+        Event::Disconnected { reason, retry_in: Some(retry_in) }
+    }
+}
+
+/// What is recovered follows and has positions of its own. Else what comes next comes after this one.
+fn note_joined(rooms: &mut BTreeMap<String, Option<Position>>, room: &str, joined: Joined) {
+    if joined.recovered.is_none()
+        && let Some(latest) = rooms.get_mut(room)
+    {
+        *latest = joined.position;
+    }
+}

@@ -1,0 +1,275 @@
+//! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use comet_core::{Millis, Tally};
+use comet_hub::cluster::{
+    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HostName,
+    Publication, ReplyTo, Target,
+};
+use comet_ops::{Exposition, Kind};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use tonic::Status;
+
+/// What connects this host with others.
+pub struct ClusterOptions {
+    /// The name of this host.
+    pub host: HostName,
+    /// Whether pushes to rooms without members here stay away.
+    pub subscribes_rooms: bool,
+    /// Takes what this host tells others.
+    pub engine: Arc<dyn Engine>,
+    /// What others tell.
+    pub events: mpsc::Receiver<Event>,
+    /// Does the work of the engine. It ends once the engine has left.
+    pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl fmt::Debug for ClusterOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClusterOptions").field("host", &self.host).finish_non_exhaustive()
+    }
+}
+
+/// What the control thread does for its engine.
+pub(crate) struct ClusterWork {
+    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// The decisions about other hosts, with a lock and a clock.
+pub(crate) struct ClusterDriver {
+    epoch: Instant,
+    engine: Arc<dyn Engine>,
+    cluster: Mutex<Cluster<oneshot::Sender<ClusterOutcome>>>,
+    wake: Notify,
+}
+
+impl ClusterDriver {
+    pub(crate) fn start(options: ClusterOptions) -> (Arc<Self>, ClusterWork) {
+        let ClusterOptions { host, subscribes_rooms, engine, events, work } = options;
+        let driver = Self {
+            epoch: Instant::now(),
+            engine,
+            cluster: Mutex::new(Cluster::new(host, subscribes_rooms)),
+            wake: Notify::new(),
+        };
+        (Arc::new(driver), ClusterWork { events, work })
+    }
+
+    /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
+    /// which they begin.
+    pub(crate) fn begin(&self, limit: Duration, publication: Publication) -> Elsewhere {
+        let (caller, outcome) = oneshot::channel();
+        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+        let mut cluster = self.lock();
+        cluster.begin((self.now(), limit_ms), publication, caller);
+        self.carry_out(&mut cluster);
+        self.wake.notify_one();
+        Elsewhere(outcome)
+    }
+
+    /// A room got its first member on this host, or lost its last.
+    pub(crate) fn set_interest(&self, room: &Arc<str>, has_members: bool) {
+        let mut cluster = self.lock();
+        cluster.set_interest(room, has_members);
+        self.carry_out(&mut cluster);
+    }
+
+    /// The families of `/metrics`.
+    pub(crate) fn expose(&self, page: &mut Exposition) {
+        let (counts, is_connected) = {
+            let cluster = self.lock();
+            (cluster.counts(), cluster.is_connected())
+        };
+        let engine = self.engine.counts();
+        let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
+        let ClusterCounts { parts, late_parts, silent, .. } = counts;
+        let EngineCounts { dropped, invalid, untold, disconnects } = engine;
+        for (name, help, value) in [
+            (
+                "comet_cluster_connected",
+                "Whether there is a connection by which hosts push for each other.",
+                u64::from(is_connected),
+            ),
+            ("comet_cluster_hosts", "Other hosts that are there.", hosts),
+            ("comet_cluster_rooms", "Rooms with members on this host.", rooms),
+        ] {
+            page.family(name, Kind::Gauge, help).sample(value);
+        }
+        for (name, help, value) in [
+            (
+                "comet_cluster_published_total",
+                "Pushes of this host's callers that were published for other hosts.",
+                published,
+            ),
+            (
+                "comet_cluster_not_published_total",
+                "Pushes of this host's callers that reached no other host, because there was no connection or too much waited.",
+                not_published,
+            ),
+            ("comet_cluster_received_total", "Pushes of other hosts begun here.", received),
+            ("comet_cluster_parts_total", "Answers of other hosts to pushes.", parts),
+            (
+                "comet_cluster_late_parts_total",
+                "Answers that came when their call was over.",
+                late_parts,
+            ),
+            (
+                "comet_cluster_silent_total",
+                "Hosts that did not answer a push in time, a host for each push.",
+                silent,
+            ),
+            (
+                "comet_cluster_dropped_total",
+                "Messages of other hosts that were dropped because this one was late.",
+                dropped,
+            ),
+            (
+                "comet_cluster_invalid_total",
+                "Messages on comet's subjects that are none of comet's.",
+                invalid,
+            ),
+            (
+                "comet_cluster_untold_total",
+                "Messages to other hosts that were dropped, because too many waited or there was no connection.",
+                untold,
+            ),
+            ("comet_cluster_disconnects_total", "Connections that ended.", disconnects),
+        ] {
+            page.family(name, Kind::Counter, help).sample(value);
+        }
+    }
+
+    /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
+    pub(crate) async fn run<F>(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<Event>,
+        begin: impl Fn(Publication) -> Result<F, Status>,
+    ) -> Infallible
+    where
+        F: Future<Output = Result<Tally, Status>> + Send + 'static,
+    {
+        let mut under_way = JoinSet::new();
+        let mut alarm = pin!(sleep_until(Instant::now().into()));
+        let mut has_engine = true;
+        loop {
+            let due = self.turn();
+            if let Some(due) = due
+                && alarm.deadline() != due.into()
+            {
+                alarm.as_mut().reset(due.into());
+            }
+            tokio::select! {
+                event = events.recv(), if has_engine => match event {
+                    Some(Event::Push { publication, reply }) => {
+                        let target = publication.target.clone();
+                        self.lock().note_received();
+                        match begin(publication) {
+                            Ok(begun) => {
+                                let answered = Arc::clone(&self).answer(begun, target, reply);
+                                under_way.spawn(answered);
+                            }
+                            Err(status) => log_refused(&status),
+                        }
+                    }
+                    Some(event) => {
+                        let mut cluster = self.lock();
+                        cluster.handle_event(self.now(), event);
+                        self.carry_out(&mut cluster);
+                    }
+                    None => has_engine = false,
+                },
+                Some(_) = under_way.join_next() => {}
+                () = self.wake.notified() => {}
+                () = &mut alarm, if due.is_some() => {}
+            }
+        }
+    }
+
+    /// Tells the caller of a push of another host what became of it here.
+    async fn answer(
+        self: Arc<Self>,
+        begun: impl Future<Output = Result<Tally, Status>>,
+        target: Target,
+        reply: Option<ReplyTo>,
+    ) {
+        match (begun.await, reply) {
+            (Ok(tally), Some(reply)) => {
+                let part = self.lock().part(&target, tally);
+                // If it has no room, the caller is told that this host has not answered.
+                self.engine.answer(reply, part);
+            }
+            (Ok(_), None) => {}
+            (Err(status), _) => log_refused(&status),
+        }
+    }
+
+    /// Tells the others that this host goes. The engine's work ends then.
+    pub(crate) fn leave(&self) {
+        let mut cluster = self.lock();
+        cluster.leave();
+        self.carry_out(&mut cluster);
+    }
+
+    /// Does what is due. Returns when the next turn is.
+    fn turn(&self) -> Option<Instant> {
+        let mut cluster = self.lock();
+        cluster.handle_timeout(self.now());
+        self.carry_out(&mut cluster);
+        cluster.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
+    }
+
+    fn carry_out(&self, cluster: &mut Cluster<oneshot::Sender<ClusterOutcome>>) {
+        while let Some(command) = cluster.poll_command() {
+            let call = match &command {
+                Command::Publish { call, .. } => Some(*call),
+                _ => None,
+            };
+            if self.engine.submit(command) {
+                continue;
+            }
+            match call {
+                Some(call) => cluster.not_published(call),
+                None => cluster.not_told(),
+            }
+        }
+        while let Some((caller, outcome)) = cluster.poll_outcome() {
+            // Refused only when the caller left in this very moment.
+            let _ = caller.send(outcome);
+        }
+    }
+
+    /// Rounded up, so that no push has less than its limit.
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
+        self.cluster.lock().expect("nothing panics between lock and unlock")
+    }
+}
+
+/// The caller is told that this host has not answered.
+fn log_refused(status: &Status) {
+    log::debug!("a push of another host: {}", status.message());
+}
+
+/// What becomes of a push on other hosts.
+pub(crate) struct Elsewhere(oneshot::Receiver<ClusterOutcome>);
+
+impl Future for Elsewhere {
+    type Output = Result<ClusterOutcome, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(outcome.map_err(|_| Status::internal("the cluster has lost a call")))
+    }
+}

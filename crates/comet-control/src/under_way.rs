@@ -1,0 +1,122 @@
+//! Pushes that have begun: here, and on other hosts.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use comet_core::Tally;
+use comet_hub::cluster::ClusterOutcome;
+use comet_wire::goim::comet::Ledger;
+use tonic::Status;
+
+use crate::cluster::Elsewhere;
+use crate::hub::Call;
+use crate::status::{ledger, status};
+
+/// A push on its way to the shards; ready with what became of it here.
+pub(crate) struct UnderWayHere {
+    /// None where the push names no connection.
+    call: Option<Call>,
+    /// Keys or users that it names.
+    given: u64,
+    /// Absent users beside those that the shards report.
+    absent: u64,
+}
+
+/// The same, and on its way to other hosts; ready with its ledger.
+pub(crate) struct UnderWay {
+    here: UnderWayHere,
+    elsewhere: Option<Elsewhere>,
+    /// What became of it here, while the other hosts have not answered.
+    told: Option<Tally>,
+}
+
+impl UnderWay {
+    fn new(here: UnderWayHere) -> Self {
+        Self { here, elsewhere: None, told: None }
+    }
+
+    /// A push to users that nobody can hold.
+    pub(crate) fn absent(absent: u64) -> Self {
+        Self::new(UnderWayHere { call: None, given: 0, absent })
+    }
+
+    /// It names `given` keys or users, and `absent` users that nobody can hold.
+    pub(crate) fn to_names(call: Call, given: u64, absent: u64) -> Self {
+        Self::new(UnderWayHere { call: Some(call), given, absent })
+    }
+
+    /// It is on its way to other hosts, too.
+    pub(crate) fn with(self, elsewhere: Option<Elsewhere>) -> Self {
+        Self { elsewhere, ..self }
+    }
+
+    pub(crate) fn here(self) -> UnderWayHere {
+        self.here
+    }
+}
+
+impl From<Call> for UnderWay {
+    fn from(call: Call) -> Self {
+        Self::new(UnderWayHere { call: Some(call), given: 0, absent: 0 })
+    }
+}
+
+impl Future for UnderWayHere {
+    type Output = Result<Tally, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut tally = match &mut self.call {
+            Some(call) => ready!(Pin::new(call).poll(cx)).map_err(status)?.tally,
+            None => Tally::default(),
+        };
+        tally.absent += self.absent;
+        Poll::Ready(Ok(tally))
+    }
+}
+
+impl Future for UnderWay {
+    type Output = Result<Ledger, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.told.is_none() {
+            let here = ready!(Pin::new(&mut self.here).poll(cx))?;
+            self.told = Some(here);
+        }
+        let elsewhere = match &mut self.elsewhere {
+            Some(elsewhere) => ready!(Pin::new(elsewhere).poll(cx))?,
+            None => ClusterOutcome::default(),
+        };
+        let here = self.told.take().expect("it is ready, and polled no more after that");
+        Poll::Ready(Ok(sum(here, elsewhere, self.here.given)))
+    }
+}
+
+/// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
+/// several hosts is taken for several.
+fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> Ledger {
+    let ClusterOutcome { tally: mut others, hosts, unanswered } = elsewhere;
+    let held = (u64::from(hosts) * given).saturating_sub(others.absent);
+    others.absent = 0;
+    here += others;
+    here.absent = here.absent.saturating_sub(held);
+    let unanswered = unanswered.iter().map(ToString::to_string).collect();
+    Ledger { unanswered, ..ledger(&here) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_absent_if_no_host_holds_it() {
+        let mut here = Tally { absent: 2, ..Tally::default() };
+        here.queue();
+        // Of three keys one is here, one there, and one nowhere.
+        let mut tally = Tally { absent: 2, ..Tally::default() };
+        tally.queue();
+        let there = ClusterOutcome { tally, hosts: 1, unanswered: vec!["c".into()] };
+        let ledger = sum(here, there, 3);
+        assert_eq!((ledger.matched, ledger.absent), (2, 1));
+        assert_eq!(ledger.unanswered, ["c"]);
+    }
+}

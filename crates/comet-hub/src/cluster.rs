@@ -1,0 +1,308 @@
+//! Hosts that push for each other through a message broker, such as NATS.
+//!
+//! A host begins a push of its own callers on its shards, and publishes it. Each other host that is subscribed to the
+//! target begins the same push on its shards, and answers with its part of the ledger. [`Cluster`] decides which rooms
+//! this host subscribes to, which hosts have to answer a push, and when their time is over. An [`Engine`] carries out
+//! its commands.
+//!
+//! Each host says every second that it is there. A host that was silent for [`HOST_TIMEOUT_MS`] has to answer no push. Hosts
+//! with members of a room tell each other, by the room's own subject. So a host with members knows the others, and
+//! the first answer to a host without members names them.
+
+mod calls;
+mod engine;
+mod hosts;
+mod rooms;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use comet_core::{Millis, Tally};
+
+pub use calls::ClusterOutcome;
+pub use engine::{
+    ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication, ReplyTo,
+    Target,
+};
+
+use calls::{Calls, Expected};
+use hosts::Hosts;
+use rooms::Rooms;
+
+/// Time between two announcements of a host.
+pub const HOST_ANNOUNCE_MS: u64 = 1_000;
+/// A host that announced nothing for so long has to answer no push.
+pub const HOST_TIMEOUT_MS: u64 = 5_000;
+/// Pushes whose answers may be waited for at once. Others are published, and their callers told that no other host's part is known.
+pub const CLUSTER_CALLS_MAX: usize = 16_384;
+
+/// The decisions of one host. `C` is whatever its owner keeps with a push.
+pub struct Cluster<C> {
+    host: HostName,
+    is_connected: bool,
+    subscribes_rooms: bool,
+    hosts: Hosts,
+    rooms: Rooms,
+    calls: Calls<C>,
+    next_announcement: Millis,
+    /// The engine has missed a command about rooms.
+    has_untold_rooms: bool,
+    commands: VecDeque<Command>,
+    counts: ClusterCounts,
+}
+
+/// What a [`Cluster`] has counted since it began; a gauge where the text says "now".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ClusterCounts {
+    /// Other hosts, now.
+    pub hosts: u64,
+    /// Rooms with members on this host, now.
+    pub rooms: u64,
+    /// Pushes of this host's callers that were published.
+    pub published: u64,
+    /// Those that were not, because there was no connection.
+    pub not_published: u64,
+    /// Pushes of other hosts that were begun here.
+    pub received: u64,
+    /// Parts of other hosts that came in time.
+    pub parts: u64,
+    /// Parts that came when their call was over.
+    pub late_parts: u64,
+    /// Hosts that did not answer a push in time.
+    pub silent: u64,
+}
+
+impl<C> Cluster<C> {
+    /// A host without a connection so far. With `subscribes_rooms` it gets the pushes to rooms that have members here, and
+    /// without it those to all rooms.
+    #[must_use]
+    pub fn new(host: HostName, subscribes_rooms: bool) -> Self {
+        let mut commands = VecDeque::new();
+        if !subscribes_rooms {
+            commands.push_back(Command::SubscribeAllRooms);
+        }
+        Self {
+            host,
+            is_connected: false,
+            subscribes_rooms,
+            hosts: Hosts::default(),
+            rooms: Rooms::default(),
+            calls: Calls::new(),
+            next_announcement: Millis(0),
+            has_untold_rooms: false,
+            commands,
+            counts: ClusterCounts::default(),
+        }
+    }
+
+    /// The name of this host.
+    #[must_use]
+    pub fn host(&self) -> &HostName {
+        &self.host
+    }
+
+    /// What was counted.
+    #[must_use]
+    pub fn counts(&self) -> ClusterCounts {
+        let (hosts, rooms) = (self.hosts.len() as u64, self.rooms.len() as u64);
+        ClusterCounts { hosts, rooms, ..self.counts }
+    }
+
+    /// Whether the engine has a connection.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.is_connected
+    }
+
+    /// What the engine is to do next.
+    pub fn poll_command(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// A push whose answers are complete, or whose time is over.
+    pub fn poll_outcome(&mut self) -> Option<(C, ClusterOutcome)> {
+        self.calls.poll_outcome()
+    }
+
+    /// A room got its first member on this host, or lost its last.
+    pub fn set_interest(&mut self, room: &Arc<str>, has_members: bool) {
+        let changed = if has_members { self.rooms.insert(room) } else { self.rooms.remove(room) };
+        if !changed {
+            return;
+        }
+        // Without a connection nothing is told: the next one begins with all rooms.
+        if !self.is_connected {
+            return;
+        }
+        if self.subscribes_rooms {
+            let room = Arc::clone(room);
+            self.commands.push_back(match has_members {
+                true => Command::Subscribe { room },
+                false => Command::Unsubscribe { room },
+            });
+        }
+        let room = Arc::clone(room);
+        self.commands.push_back(Command::TellInterest { room, has_members });
+    }
+
+    /// Begins a push of this host's callers to the other hosts. `publication` is what they get. `None`: there is no other host, or no
+    /// connection, and nobody to wait for; `caller` is told nothing.
+    pub fn begin(
+        &mut self,
+        (now, limit_ms): (Millis, u64),
+        publication: Publication,
+        caller: C,
+    ) -> Option<ClusterCallId> {
+        if !self.is_connected {
+            self.counts.not_published += 1;
+            let hosts = self.hosts.names().cloned().collect();
+            self.calls.end_unanswered(caller, hosts);
+            return None;
+        }
+        self.counts.published += 1;
+        let expected = match &publication.target {
+            // A host without members may still be told of by those with members.
+            Target::Room(_) if self.hosts.len() == 0 => Expected::Hosts(Vec::new()),
+            Target::Room(room) => match self.rooms.peers(room) {
+                Some(peers) => Expected::Hosts(peers.to_vec()),
+                None => Expected::Unknown,
+            },
+            _ => Expected::Hosts(self.hosts.names().cloned().collect()),
+        };
+        let room = match &publication.target {
+            Target::Room(room) => Some(Arc::clone(room)),
+            _ => None,
+        };
+        let call = self.calls.open(now.after(limit_ms), (room, expected), caller);
+        self.commands.push_back(Command::Publish { publication, call });
+        call
+    }
+
+    /// Gives a push up: its answers are waited for no longer.
+    pub fn forget(&mut self, call: ClusterCallId) {
+        self.calls.forget(call);
+    }
+
+    /// The engine has not taken the command to publish this push.
+    pub fn not_published(&mut self, call: Option<ClusterCallId>) {
+        self.counts.not_published += 1;
+        if let Some(call) = call {
+            self.calls.fail(call);
+        }
+    }
+
+    /// A push of another host was begun here.
+    pub fn note_received(&mut self) {
+        self.counts.received += 1;
+    }
+
+    /// The part of this host in a push of another one, for its answer.
+    #[must_use]
+    pub fn part(&self, target: &Target, tally: Tally) -> Part {
+        let hosts = match target {
+            Target::Room(room) => self.rooms.peers(room).unwrap_or_default().to_vec(),
+            _ => Vec::new(),
+        };
+        Part { host: self.host.clone(), tally, hosts }
+    }
+
+    /// Takes an event that concerns no push to be begun here. Pushes are for the caller.
+    pub fn handle_event(&mut self, now: Millis, event: Event) {
+        match event {
+            Event::Connected => self.connected(now),
+            Event::Disconnected => self.is_connected = false,
+            Event::Answered { call, part } => match self.calls.add(&self.host, call, part) {
+                true => self.counts.parts += 1,
+                false => self.counts.late_parts += 1,
+            },
+            Event::NoResponders { call } => self.calls.end_without_others(call),
+            Event::Announced { host } if host != self.host => {
+                if self.hosts.note(host, now) {
+                    // It is new, and does not know this one.
+                    self.next_announcement = now;
+                }
+            }
+            Event::Left { host } => self.drop_host(&host),
+            Event::Interest { host, room, has_members, asks } if host != self.host => {
+                let is_ours = match has_members {
+                    true => self.rooms.add_peer(&room, &host),
+                    false => self.rooms.remove_peer(&room, &host),
+                };
+                if is_ours && asks && has_members {
+                    self.commands.push_back(Command::AnswerInterest { room, to: host });
+                }
+            }
+            Event::Announced { .. } | Event::Interest { .. } | Event::Push { .. } => {}
+        }
+    }
+
+    /// The engine has not taken a command about rooms: they are told anew with the next announcement.
+    pub fn not_told(&mut self) {
+        self.has_untold_rooms = true;
+    }
+
+    /// Says that this host goes, for those that are not to wait for its answers.
+    pub fn leave(&mut self) {
+        self.commands.push_back(Command::Leave);
+    }
+
+    /// Does what is due. To be called again at [`Cluster::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Millis) {
+        for host in self.hosts.expire(now) {
+            self.rooms.drop_host(&host);
+            self.calls.drop_host(&host);
+        }
+        let Self { calls, rooms, counts, .. } = self;
+        calls.end_late(now, |room, host| {
+            counts.silent += 1;
+            // It has no members any more, and its word was lost, or it will tell again.
+            if let (Some(room), Some(host)) = (room, host) {
+                rooms.remove_peer(room, host);
+            }
+        });
+        if self.is_connected && now >= self.next_announcement {
+            self.next_announcement = now.after(HOST_ANNOUNCE_MS);
+            self.commands.push_back(Command::Announce);
+            if std::mem::take(&mut self.has_untold_rooms) {
+                self.tell_all_rooms();
+            }
+        }
+    }
+
+    /// When [`Cluster::handle_timeout`] is due.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Millis> {
+        let announcement = self.is_connected.then_some(self.next_announcement);
+        [announcement, self.hosts.next_expiry(), self.calls.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
+    fn connected(&mut self, now: Millis) {
+        self.is_connected = true;
+        self.next_announcement = now;
+        self.has_untold_rooms = false;
+        self.rooms.forget_peers();
+        self.tell_all_rooms();
+    }
+
+    fn tell_all_rooms(&mut self) {
+        let rooms: Vec<_> = self.rooms.names().cloned().collect();
+        if self.subscribes_rooms {
+            self.commands.push_back(Command::SubscribeOnly { rooms: rooms.clone() });
+        }
+        for room in rooms {
+            self.commands.push_back(Command::TellInterest { room, has_members: true });
+        }
+    }
+
+    fn drop_host(&mut self, host: &HostName) {
+        self.hosts.remove(host);
+        self.rooms.drop_host(host);
+        self.calls.drop_host(host);
+    }
+}

@@ -1,0 +1,184 @@
+//! What a [`Cluster`](super::Cluster) and its message broker tell each other.
+
+use std::sync::Arc;
+
+use comet_core::Tally;
+
+/// The name of a host: the id of its server.
+pub type HostName = Arc<str>;
+
+/// Numbers the pushes of a host, from 1.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ClusterCallId(pub u64);
+
+/// The client of a message broker. Events of it go to whoever made it.
+pub trait Engine: Send + Sync {
+    /// Begins to carry a command out. It returns at once.
+    ///
+    /// `false`: too many wait, and this one is gone. A push of it counts as one that no host has answered.
+    fn submit(&self, command: Command) -> bool;
+
+    /// Answers a push of another host.
+    fn answer(&self, to: ReplyTo, part: Part) -> bool;
+
+    /// What it has counted.
+    fn counts(&self) -> EngineCounts;
+}
+
+/// What an engine has counted since it began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EngineCounts {
+    /// Messages of other hosts that were dropped because their reader was late.
+    pub dropped: u64,
+    /// Messages that are none of comet's, by their subject or their headers.
+    pub invalid: u64,
+    /// What this host had to tell and did not, because too much waited or there was no connection.
+    pub untold: u64,
+    /// Times that a connection ended.
+    pub disconnects: u64,
+}
+
+/// Where the answer to a push goes, as the broker named it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplyTo(pub Box<str>);
+
+/// Who gets a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The members of a room.
+    Room(Arc<str>),
+    /// The connections that hold these keys.
+    Keys(Arc<[Box<str>]>),
+    /// The sessions of these users.
+    Users(Arc<[i64]>),
+    /// Everybody.
+    All,
+}
+
+/// A push as hosts publish it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Publication {
+    /// Who gets it.
+    pub target: Target,
+    /// The operation that a connection must accept.
+    pub accepts: i32,
+    /// The operation of its frame.
+    pub operation: i32,
+    /// The version of its frame; 0: the usual one.
+    pub version: i32,
+    /// The sequence of its frame.
+    pub sequence: i32,
+    /// See [`comet_core::Push::collapse_id`]; empty: none.
+    pub collapse_id: Box<str>,
+    /// Connections a second and host, of a push to everybody; 0: all at once.
+    pub speed: i32,
+    /// The body of its frame.
+    pub body: Vec<u8>,
+}
+
+/// What became of a push on one host.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The host.
+    pub host: HostName,
+    /// Its part.
+    pub tally: Tally,
+    /// Other hosts that it knows to have members of the room.
+    pub hosts: Vec<HostName>,
+}
+
+/// What the engine is to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Pushes to the room are wanted.
+    Subscribe {
+        /// The room.
+        room: Arc<str>,
+    },
+    /// They are not wanted any more.
+    Unsubscribe {
+        /// The room.
+        room: Arc<str>,
+    },
+    /// Pushes to these rooms are wanted, and to no others.
+    SubscribeOnly {
+        /// The rooms.
+        rooms: Vec<Arc<str>>,
+    },
+    /// Pushes to all rooms are wanted.
+    SubscribeAllRooms,
+    /// Publishes a push. With `call` the hosts are to answer.
+    Publish {
+        /// The push.
+        publication: Publication,
+        /// What the answers are to name.
+        call: Option<ClusterCallId>,
+    },
+    /// Tells the hosts with members of the room that this one has some, and asks who they are; or that it has none.
+    TellInterest {
+        /// The room.
+        room: Arc<str>,
+        /// Whether there are members here.
+        has_members: bool,
+    },
+    /// Tells one host that this one has members of the room.
+    AnswerInterest {
+        /// The room.
+        room: Arc<str>,
+        /// The host that asked.
+        to: HostName,
+    },
+    /// Tells all hosts that this one is there.
+    Announce,
+    /// Tells all hosts that this one goes.
+    Leave,
+}
+
+/// What the engine has to tell.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// There is a connection, with all subscriptions.
+    Connected,
+    /// There is none any more.
+    Disconnected,
+    /// A push of another host, or of another program.
+    Push {
+        /// The push.
+        publication: Publication,
+        /// Where the answer goes, if one is wanted.
+        reply: Option<ReplyTo>,
+    },
+    /// Another host has answered a push.
+    Answered {
+        /// Which push.
+        call: ClusterCallId,
+        /// Its part.
+        part: Part,
+    },
+    /// Nobody is subscribed to the target of a push.
+    NoResponders {
+        /// Which push.
+        call: ClusterCallId,
+    },
+    /// A host is there.
+    Announced {
+        /// Its name.
+        host: HostName,
+    },
+    /// A host goes.
+    Left {
+        /// Its name.
+        host: HostName,
+    },
+    /// A host has members of a room, or none any more.
+    Interest {
+        /// The host.
+        host: HostName,
+        /// The room.
+        room: Arc<str>,
+        /// Whether it has members.
+        has_members: bool,
+        /// It wants to know who else has.
+        asks: bool,
+    },
+}

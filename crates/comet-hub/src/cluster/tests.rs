@@ -1,0 +1,253 @@
+//! A few hosts and a broker in one thread.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+const LIMIT: u64 = 1_000;
+
+/// Hosts, and a broker that carries out what they command at once.
+struct World {
+    now: Millis,
+    hosts: BTreeMap<&'static str, Host>,
+}
+
+struct Host {
+    cluster: Cluster<u32>,
+    subscribed: Vec<Arc<str>>,
+    /// Members of each room.
+    members: BTreeMap<Arc<str>, u64>,
+    /// Does not answer.
+    is_stopped: bool,
+}
+
+impl World {
+    fn new(names: &[&'static str]) -> Self {
+        let mut world = Self { now: Millis(0), hosts: BTreeMap::new() };
+        for &name in names {
+            let host = Host {
+                cluster: Cluster::new(name.into(), true),
+                subscribed: Vec::new(),
+                members: BTreeMap::new(),
+                is_stopped: false,
+            };
+            world.hosts.insert(name, host);
+            world.event(name, Event::Connected);
+        }
+        world.pass(0);
+        world
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.now = self.now.after(millis);
+        let names: Vec<_> = self.hosts.keys().copied().collect();
+        for &name in &names {
+            let host = self.hosts.get_mut(name).unwrap();
+            if !host.is_stopped {
+                host.cluster.handle_timeout(self.now);
+            }
+        }
+        names.into_iter().for_each(|name| self.carry_out(name));
+    }
+
+    fn event(&mut self, to: &str, event: Event) {
+        let host = self.hosts.get_mut(to).unwrap();
+        if host.is_stopped {
+            return;
+        }
+        if let Event::Push { publication, reply } = event {
+            host.cluster.note_received();
+            let mut tally = Tally::default();
+            if let Target::Room(room) = &publication.target {
+                let members = host.members.get(room).copied().unwrap_or_default();
+                (tally.matched, tally.queued) = (members, members);
+            }
+            let part = host.cluster.part(&publication.target, tally);
+            if let Some(ReplyTo(to)) = reply {
+                let (host, call) = to.split_once(' ').unwrap();
+                let call = ClusterCallId(call.parse().unwrap());
+                self.event(host, Event::Answered { call, part });
+            }
+            return;
+        }
+        host.cluster.handle_event(self.now, event);
+        let name = self.hosts.keys().copied().find(|name| *name == to).unwrap();
+        self.carry_out(name);
+    }
+
+    fn others(&self, name: &str) -> Vec<&'static str> {
+        self.hosts.keys().copied().filter(|other| *other != name).collect()
+    }
+
+    fn carry_out(&mut self, name: &'static str) {
+        while let Some(command) = self.hosts.get_mut(name).unwrap().cluster.poll_command() {
+            let (others, host) = (self.others(name), HostName::from(name));
+            let subscribers = |world: &Self, room: &Arc<str>| {
+                let is_subscribed = |other: &&str| world.hosts[other].subscribed.contains(room);
+                others.iter().copied().filter(is_subscribed).collect::<Vec<_>>()
+            };
+            match command {
+                Command::Subscribe { room } => {
+                    self.hosts.get_mut(name).unwrap().subscribed.push(room);
+                }
+                Command::SubscribeOnly { rooms } => {
+                    self.hosts.get_mut(name).unwrap().subscribed = rooms;
+                }
+                Command::SubscribeAllRooms => unreachable!("they subscribe to rooms"),
+                Command::Unsubscribe { room } => {
+                    let subscribed = &mut self.hosts.get_mut(name).unwrap().subscribed;
+                    subscribed.retain(|other| *other != room);
+                }
+                Command::Publish { publication, call } => {
+                    let to = match &publication.target {
+                        Target::Room(room) => subscribers(self, room),
+                        _ => others,
+                    };
+                    let reply = call.map(|ClusterCallId(call)| format!("{name} {call}").into());
+                    for other in &to {
+                        let (publication, reply) =
+                            (publication.clone(), reply.clone().map(ReplyTo));
+                        self.event(other, Event::Push { publication, reply });
+                    }
+                    if let Some(call) = call
+                        && to.is_empty()
+                    {
+                        self.event(name, Event::NoResponders { call });
+                    }
+                }
+                Command::TellInterest { room, has_members } => {
+                    for other in subscribers(self, &room) {
+                        let (host, room) = (host.clone(), Arc::clone(&room));
+                        let event = Event::Interest { host, room, has_members, asks: has_members };
+                        self.event(other, event);
+                    }
+                }
+                Command::AnswerInterest { room, to } => {
+                    let event = Event::Interest { host, room, has_members: true, asks: false };
+                    self.event(&to, event);
+                }
+                Command::Announce => {
+                    for other in others {
+                        self.event(other, Event::Announced { host: host.clone() });
+                    }
+                }
+                Command::Leave => {
+                    for other in others {
+                        self.event(other, Event::Left { host: host.clone() });
+                    }
+                }
+            }
+        }
+    }
+
+    fn set_members(&mut self, name: &'static str, room: &str, members: u64) {
+        let room: Arc<str> = room.into();
+        let host = self.hosts.get_mut(name).unwrap();
+        host.members.insert(Arc::clone(&room), members);
+        host.cluster.set_interest(&room, members > 0);
+        self.carry_out(name);
+    }
+
+    fn push(&mut self, name: &'static str, target: Target) -> Option<ClusterOutcome> {
+        let publication = Publication {
+            target,
+            accepts: 0,
+            operation: 5,
+            version: 0,
+            sequence: 0,
+            collapse_id: "".into(),
+            speed: 0,
+            body: Vec::new(),
+        };
+        let cluster = &mut self.hosts.get_mut(name).unwrap().cluster;
+        cluster.begin((self.now, LIMIT), publication, 1);
+        self.carry_out(name);
+        self.outcome(name)
+    }
+
+    fn outcome(&mut self, name: &str) -> Option<ClusterOutcome> {
+        let outcome = self.hosts.get_mut(name).unwrap().cluster.poll_outcome();
+        outcome.map(|(_, outcome)| outcome)
+    }
+}
+
+fn room(name: &str) -> Target {
+    Target::Room(name.into())
+}
+
+#[test]
+fn the_parts_of_hosts_with_members_are_summed() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    // `a` has no members, and learns from the first answer who else is to answer.
+    let outcome = world.push("a", room("r")).expect("it is complete at once");
+    assert_eq!((outcome.tally.matched, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
+    // `b` has, and knows.
+    let outcome = world.push("b", room("r")).expect("it is complete at once");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (4, 1));
+    assert_eq!(world.hosts["d"].cluster.counts().received, 0, "no push where nobody is");
+    world.set_members("c", "r", 0);
+    let outcome = world.push("b", room("r")).expect("nobody is to answer");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (0, 0));
+}
+
+#[test]
+fn a_room_without_members_is_answered_at_once() {
+    let mut world = World::new(&["a", "b"]);
+    let outcome = world.push("a", room("nobody")).expect("there are no responders");
+    assert_eq!(outcome, ClusterOutcome::default());
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_named() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", room("r")), None, "c has not answered");
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").expect("its time is over");
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec!["c".into()]));
+    // Once it was silent for long enough nobody waits for it any more.
+    for _ in 0..=HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
+        world.pass(HOST_ANNOUNCE_MS);
+    }
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
+}
+
+#[test]
+fn a_host_that_leaves_ends_the_wait_for_it() {
+    let mut world = World::new(&["a", "b"]);
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", Target::All), None);
+    world.event("a", Event::Left { host: "b".into() });
+    let outcome = world.outcome("a").expect("it is complete");
+    assert_eq!(outcome.unanswered, vec![HostName::from("b")]);
+    assert_eq!(world.push("a", Target::All), Some(ClusterOutcome::default()));
+}
+
+#[test]
+fn without_a_connection_all_known_hosts_are_named() {
+    let mut world = World::new(&["a", "b"]);
+    world.event("a", Event::Disconnected);
+    let outcome = world.push("a", room("r")).expect("nothing was published");
+    assert_eq!(outcome.unanswered, vec![HostName::from("b")]);
+    assert_eq!(world.hosts["a"].cluster.counts().not_published, 1);
+}
+
+#[test]
+fn hosts_that_lost_their_connection_learn_of_each_other_again() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_members("a", "r", 1);
+    world.event("a", Event::Disconnected);
+    // This is told while `a` cannot hear it.
+    world.hosts.get_mut("a").unwrap().is_stopped = true;
+    world.set_members("b", "r", 2);
+    world.hosts.get_mut("a").unwrap().is_stopped = false;
+    world.event("a", Event::Connected);
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (2, 1));
+}

@@ -1,0 +1,213 @@
+//! The headers of a push, each optional for a publisher that is no comet.
+//!
+//! | header | what | without it |
+//! |---|---|---|
+//! | `Comet-Operation` | the operation of the frame | 5 |
+//! | `Comet-Sequence` | its sequence | 0 |
+//! | `Comet-Version` | its version | 1 |
+//! | `Comet-Accepts` | the operation that a connection must accept | that of the frame |
+//! | `Comet-Collapse-Id` | a newer push with this id takes the place of this one while it waits | none |
+//! | `Comet-Speed` | of a push to everybody: connections a second and host | all at once |
+//! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
+//! | `Comet-Host` | the host that publishes | it is no comet |
+//! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
+
+use std::str;
+use std::sync::Arc;
+
+use async_nats::HeaderMap;
+use comet_hub::cluster::{HostName, Publication, Target};
+use percent_encoding::percent_decode_str;
+
+use crate::subject::{Topic, token};
+
+const OPERATION: &str = "Comet-Operation";
+const SEQUENCE: &str = "Comet-Sequence";
+const VERSION: &str = "Comet-Version";
+const ACCEPTS: &str = "Comet-Accepts";
+const COLLAPSE_ID: &str = "Comet-Collapse-Id";
+const SPEED: &str = "Comet-Speed";
+const NAMES: &str = "Comet-Names";
+const HOST: &str = "Comet-Host";
+const INTEREST: &str = "Comet-Interest";
+
+/// The operation of a push that names none: goim's for messages to clients.
+const USUAL_OPERATION: i32 = 5;
+
+/// What a host says of its members of a room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Interest {
+    Asks,
+    Has,
+    None,
+}
+
+impl Interest {
+    const ALL: [(Self, &str); 3] = [(Self::Asks, "asks"), (Self::Has, "has"), (Self::None, "none")];
+
+    fn word(self) -> &'static str {
+        let (_, word) = Self::ALL.into_iter().find(|(other, _)| *other == self).expect("listed");
+        word
+    }
+}
+
+/// The headers of a push, without those that say what is meant anyway.
+pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
+    let Publication { target, accepts, operation, version, sequence, collapse_id, speed, .. } =
+        publication;
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, host);
+    for (name, value, usual) in [
+        (OPERATION, *operation, USUAL_OPERATION),
+        (SEQUENCE, *sequence, 0),
+        (VERSION, *version, 0),
+        (ACCEPTS, *accepts, 0),
+        (SPEED, *speed, 0),
+    ] {
+        if value != usual {
+            headers.insert(name, value.to_string());
+        }
+    }
+    if !collapse_id.is_empty() {
+        headers.insert(COLLAPSE_ID, token(collapse_id));
+    }
+    let names: Option<Vec<String>> = match target {
+        Target::Keys(keys) => Some(keys.iter().map(|key| name_in_list(key)).collect()),
+        Target::Users(users) => Some(users.iter().map(ToString::to_string).collect()),
+        Target::Room(_) | Target::All => None,
+    };
+    if let Some(names) = names {
+        headers.insert(NAMES, names.join(","));
+    }
+    headers
+}
+
+/// The headers of a word about members.
+pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, host);
+    headers.insert(INTEREST, interest.word());
+    headers
+}
+
+/// The host that published, if it is a comet.
+pub(crate) fn host(headers: Option<&HeaderMap>) -> Option<HostName> {
+    text(headers, HOST).map(Arc::from)
+}
+
+/// What a host says of its members of the room, if the message is no push. `Err`: a word that is not known.
+pub(crate) fn interest(headers: Option<&HeaderMap>) -> Result<Option<Interest>, ()> {
+    let Some(word) = text(headers, INTEREST) else { return Ok(None) };
+    let known = Interest::ALL.into_iter().find(|(_, known)| *known == word);
+    known.map(|(interest, _)| Some(interest)).ok_or(())
+}
+
+/// A push, as far as its headers and its topic make one.
+pub(crate) fn push(
+    topic: Topic<'_>,
+    headers: Option<&HeaderMap>,
+    body: Vec<u8>,
+) -> Option<Publication> {
+    let target = match topic {
+        Topic::Room(room) => Target::Room(room.into()),
+        Topic::Key(key) => Target::Keys([key.into()].into()),
+        Topic::User(user) => Target::Users([user].into()),
+        Topic::Keys => {
+            let names = text(headers, NAMES)?.split(',').map(|name| decoded(name).map(Into::into));
+            Target::Keys(names.collect::<Option<Vec<Box<str>>>>()?.into())
+        }
+        Topic::Users => {
+            let users = text(headers, NAMES)?.split(',').map(|user| user.parse().ok());
+            Target::Users(users.collect::<Option<Vec<i64>>>()?.into())
+        }
+        Topic::All => Target::All,
+        Topic::Hosts | Topic::Host | Topic::Reply(_) => return None,
+    };
+    let number = |name, usual| match text(headers, name) {
+        Some(text) => text.parse().ok(),
+        None => Some(usual),
+    };
+    let collapse_id = match text(headers, COLLAPSE_ID) {
+        Some(id) => decoded(id)?.into(),
+        None => Box::default(),
+    };
+    Some(Publication {
+        target,
+        accepts: number(ACCEPTS, 0)?,
+        operation: number(OPERATION, USUAL_OPERATION)?,
+        version: number(VERSION, 0)?,
+        sequence: number(SEQUENCE, 0)?,
+        collapse_id,
+        speed: number(SPEED, 0)?,
+        body,
+    })
+}
+
+/// A name in a list: a token without a comma.
+fn name_in_list(name: &str) -> String {
+    token(name).replace(',', "%2C")
+}
+
+fn decoded(token: &str) -> Option<String> {
+    percent_decode_str(token).decode_utf8().ok().map(Into::into)
+}
+
+fn text<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
+    headers?.get(name).map(async_nats::HeaderValue::as_str)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::Subjects;
+
+    fn round_trip(publication: &Publication) -> Option<Publication> {
+        let subjects = Subjects::new("comet", "h".into());
+        let subject = subjects.target(&publication.target);
+        let headers = of_push(publication, "h");
+        push(subjects.topic(&subject)?, Some(&headers), publication.body.clone())
+    }
+
+    fn publication(target: Target) -> Publication {
+        Publication {
+            target,
+            accepts: 7,
+            operation: 1_000,
+            version: 2,
+            sequence: -1,
+            collapse_id: "score of, ä".into(),
+            speed: 100,
+            body: b"body".to_vec(),
+        }
+    }
+
+    #[test]
+    fn a_push_comes_back_from_its_headers() {
+        for target in [
+            Target::Room("live://7".into()),
+            Target::Keys(["a,b".into(), "%".into()].into()),
+            Target::Users([1, -2].into()),
+            Target::All,
+        ] {
+            let publication = publication(target);
+            assert_eq!(round_trip(&publication), Some(publication.clone()));
+        }
+    }
+
+    #[test]
+    fn a_publisher_needs_no_headers() {
+        let push = push(Topic::Room("r".into()), None, b"b".to_vec()).expect("it is a push");
+        assert_eq!((push.operation, push.version, push.accepts), (5, 0, 0));
+    }
+
+    #[test]
+    fn headers_that_are_no_numbers_make_no_push() {
+        let mut headers = HeaderMap::new();
+        headers.insert(OPERATION, "five");
+        assert_eq!(push(Topic::All, Some(&headers), Vec::new()), None);
+        assert_eq!(push(Topic::Keys, None, Vec::new()), None, "no names");
+        let mut headers = HeaderMap::new();
+        headers.insert(NAMES, "1,x");
+        assert_eq!(push(Topic::Users, Some(&headers), Vec::new()), None);
+    }
+}

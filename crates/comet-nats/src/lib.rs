@@ -1,0 +1,85 @@
+//! The client of [NATS](https://nats.io) by which hosts push for each other: an [`Engine`] of [`comet_hub::cluster`].
+//!
+//! [`start`] makes the engine, the events of it and the future that carries both. Two tasks do the work. One takes
+//! orders and may wait for the client; the other reads the subscriptions and waits for nobody. What finds no room
+//! is dropped and counted.
+//!
+//! Subjects and headers are in [`subject`] and [`headers`], and in `docs/NATS.md`.
+
+mod engine;
+mod headers;
+mod options;
+mod part;
+mod reader;
+mod subject;
+mod writer;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+
+use comet_hub::cluster::Event;
+use tokio::sync::mpsc;
+
+pub use engine::Nats;
+pub use options::{Auth, BadOptions, Options};
+
+use reader::Reader;
+use writer::Writer;
+
+/// Orders that may wait for the client.
+const ORDERS_MAX: usize = 16_384;
+/// Events that may wait for their reader.
+const EVENTS_MAX: usize = 4_096;
+
+/// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
+#[derive(Default, Debug)]
+struct Counts {
+    dropped: AtomicU64,
+    invalid: AtomicU64,
+    untold: AtomicU64,
+    disconnects: AtomicU64,
+}
+
+/// State that both tasks look at.
+#[derive(Default, Debug)]
+struct Shared {
+    counts: Counts,
+    is_connected: AtomicBool,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Relaxed);
+    }
+}
+
+/// The engine, what it has to tell, and the future that does its work within a runtime of tokio, until it
+/// is told to leave. It connects,
+/// and connects again, without being told. Without a server it waits for one.
+///
+/// # Errors
+/// If the options cannot be used.
+pub fn start(
+    options: Options,
+) -> Result<(Nats, mpsc::Receiver<Event>, impl Future<Output = ()> + Send + 'static), BadOptions> {
+    let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX);
+    let (events, waiting_events) = mpsc::channel(EVENTS_MAX);
+    let shared = Arc::new(Shared::default());
+    let engine = Nats::new(orders, Arc::clone(&shared));
+    let Options { prefix, host, .. } = &options;
+    let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
+    let (states, state_changes) = mpsc::unbounded_channel();
+    let connect = options.connect(states)?;
+    let run = async move {
+        let client = match connect.await {
+            Ok(client) => client,
+            // It retries by itself; what is left is a server name that is none.
+            Err(error) => return log::error!("nats.servers: {error}"),
+        };
+        let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
+        let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), events);
+        let writer = Writer::new(client, subjects, shared, subscriptions);
+        tokio::join!(writer.run(waiting_orders), reader.run(new_subscriptions, state_changes));
+    };
+    Ok((engine, waiting_events, run))
+}

@@ -1,0 +1,123 @@
+//! How to connect.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::{Client, ConnectError, ConnectOptions, Event, ServerAddr};
+use comet_hub::cluster::HostName;
+use tokio::sync::mpsc;
+
+/// Longest time between two attempts to connect.
+const RETRY_MAX: Duration = Duration::from_secs(2);
+/// Messages of one subscription that may wait for the reader; see [`comet_hub::cluster::EngineCounts`].
+const SUBSCRIPTION_MAX: usize = 4_096;
+/// A connection on which nothing came back for two of these is taken for dead.
+const PING: Duration = Duration::from_secs(5);
+
+/// What the engine is started with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// URLs of servers of one cluster: `nats://HOST:PORT`, or `tls://HOST:PORT`.
+    pub servers: Vec<String>,
+    /// How this host proves who it is.
+    pub auth: Auth,
+    /// Files of authorities in PEM; empty: those of the system.
+    pub authorities: Vec<PathBuf>,
+    /// Before all subjects, without the last dot.
+    pub prefix: String,
+    /// The name of this host.
+    pub host: HostName,
+}
+
+/// How a host proves who it is.
+#[derive(Clone, Default)]
+pub enum Auth {
+    /// It does not.
+    #[default]
+    None,
+    /// By a user and a password.
+    Password {
+        /// The user.
+        user: String,
+        /// The password.
+        password: String,
+    },
+    /// By a token.
+    Token(String),
+    /// By the seed of an nkey.
+    Nkey(String),
+    /// By the text of a credentials file.
+    Credentials(String),
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "None",
+            Self::Password { .. } => "Password",
+            Self::Token(_) => "Token",
+            Self::Nkey(_) => "Nkey",
+            Self::Credentials(_) => "Credentials",
+        })
+    }
+}
+
+/// Options that cannot be used, as a sentence.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct BadOptions(String);
+
+impl fmt::Display for BadOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadOptions {}
+
+impl Options {
+    /// Begins to connect. Changes of the connection go to `states`.
+    pub(crate) fn connect(
+        self,
+        states: mpsc::UnboundedSender<Event>,
+    ) -> Result<impl Future<Output = Result<Client, ConnectError>>, BadOptions> {
+        let servers = self.servers.iter().map(|server| {
+            let bad = |error| BadOptions(format!("{server:?} is no URL of a NATS server: {error}"));
+            server.parse::<ServerAddr>().map_err(bad)
+        });
+        let servers = servers.collect::<Result<Vec<_>, _>>()?;
+        let options = match self.auth {
+            Auth::None => ConnectOptions::new(),
+            Auth::Password { user, password } => {
+                ConnectOptions::with_user_and_password(user, password)
+            }
+            Auth::Token(token) => ConnectOptions::with_token(token),
+            Auth::Nkey(seed) => ConnectOptions::with_nkey(seed),
+            Auth::Credentials(text) => {
+                ConnectOptions::with_credentials(&text).map_err(|error| {
+                    BadOptions(format!("these are no credentials of NATS: {error}"))
+                })?
+            }
+        };
+        let mut options = options
+            .name(format!("comet {}", self.host))
+            .no_echo()
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                let shift = u32::try_from(attempts.min(5)).unwrap_or(5);
+                RETRY_MAX.min(Duration::from_millis(50) * 2_u32.pow(shift))
+            })
+            .ping_interval(PING)
+            .subscription_capacity(SUBSCRIPTION_MAX)
+            .event_callback(move |event| {
+                // Fails only when the reader has ended.
+                let _ = states.send(event);
+                std::future::ready(())
+            });
+        for file in self.authorities {
+            options = options.add_root_certificates(file);
+        }
+        Ok(options.connect(servers))
+    }
+}

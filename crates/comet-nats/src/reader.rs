@@ -1,0 +1,133 @@
+//! Reads all subscriptions and passes on what they say. It waits for nobody: an event that finds no room is dropped and
+//! counted.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use async_nats::{Message, StatusCode, Subscriber};
+use comet_hub::cluster::{Event, ReplyTo};
+use futures_util::StreamExt;
+use futures_util::stream::{Abortable, SelectAll};
+use tokio::sync::mpsc;
+
+use crate::headers::{self, Interest};
+use crate::subject::{Subjects, Topic};
+use crate::writer::NewSubscription;
+use crate::{Counts, Shared, part};
+
+pub(crate) struct Reader {
+    subjects: Arc<Subjects>,
+    shared: Arc<Shared>,
+    events: mpsc::Sender<Event>,
+}
+
+impl Reader {
+    pub(crate) fn new(
+        subjects: Arc<Subjects>,
+        shared: Arc<Shared>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self { subjects, shared, events }
+    }
+
+    pub(crate) async fn run(
+        self,
+        mut new: mpsc::Receiver<NewSubscription>,
+        mut states: mpsc::UnboundedReceiver<async_nats::Event>,
+    ) {
+        let mut subscriptions: SelectAll<Abortable<Subscriber>> = SelectAll::new();
+        loop {
+            tokio::select! {
+                biased;
+                state = states.recv() => match state {
+                    Some(state) => self.take_state(&state),
+                    None => return,
+                },
+                subscription = new.recv() => match subscription {
+                    Some((subscriber, registration)) => {
+                        subscriptions.push(Abortable::new(subscriber, registration));
+                    }
+                    None => return,
+                },
+                Some(message) = subscriptions.next(), if !subscriptions.is_empty() => {
+                    self.take(message);
+                }
+            }
+        }
+    }
+
+    fn take_state(&self, state: &async_nats::Event) {
+        use async_nats::Event::{Closed, Connected, Disconnected, SlowConsumer};
+        let Shared { counts, is_connected } = &*self.shared;
+        match state {
+            Connected => {
+                is_connected.store(true, Relaxed);
+                log::info!("connected to NATS");
+                self.tell_state(Event::Connected);
+            }
+            Disconnected | Closed => {
+                if is_connected.swap(false, Relaxed) {
+                    Counts::add(&counts.disconnects);
+                    log::warn!(
+                        "no connection to NATS: pushes reach the clients of this host alone"
+                    );
+                    self.tell_state(Event::Disconnected);
+                }
+            }
+            SlowConsumer(_) => Counts::add(&counts.dropped),
+            other => log::warn!("NATS: {other}"),
+        }
+    }
+
+    /// A state is not lost: a task waits for room in place of the reader.
+    fn tell_state(&self, event: Event) {
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
+            let events = self.events.clone();
+            tokio::spawn(async move { events.send(event).await });
+        }
+    }
+
+    fn take(&self, message: Message) {
+        let counts = &self.shared.counts;
+        let Ok(event) = self.event(message) else {
+            return Counts::add(&counts.invalid);
+        };
+        if let Some(event) = event
+            && self.events.try_send(event).is_err()
+        {
+            Counts::add(&counts.dropped);
+        }
+    }
+
+    /// `Ok(None)`: it is this host's own. `Err`: it is none of comet's.
+    fn event(&self, message: Message) -> Result<Option<Event>, ()> {
+        let Message { subject, reply, payload, headers, status, .. } = message;
+        let headers = headers.as_ref();
+        let topic = self.subjects.topic(&subject).ok_or(())?;
+        if let Topic::Reply(call) = topic {
+            if status == Some(StatusCode::NO_RESPONDERS) {
+                return Ok(Some(Event::NoResponders { call }));
+            }
+            return Ok(Some(Event::Answered { call, part: part::decode(&payload).ok_or(())? }));
+        }
+        let host = headers::host(headers);
+        if host.as_ref() == Some(self.subjects.own_host()) {
+            return Ok(None);
+        }
+        let Some(interest) = headers::interest(headers)? else {
+            let reply = reply.map(|to| ReplyTo(to.as_str().into()));
+            let publication = headers::push(topic, headers, payload.into()).ok_or(())?;
+            return Ok(Some(Event::Push { publication, reply }));
+        };
+        let (host, has_members) = (host.ok_or(())?, interest != Interest::None);
+        let room = match topic {
+            Topic::Hosts if has_members => return Ok(Some(Event::Announced { host })),
+            Topic::Hosts => return Ok(Some(Event::Left { host })),
+            Topic::Room(room) => room.into(),
+            Topic::Host => std::str::from_utf8(&payload).map_err(drop)?.into(),
+            _ => return Err(()),
+        };
+        let asks = interest == Interest::Asks;
+        Ok(Some(Event::Interest { host, room, has_members, asks }))
+    }
+}

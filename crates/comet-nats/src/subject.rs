@@ -1,0 +1,160 @@
+//! Subjects: what is published where.
+//!
+//! | subject | what |
+//! |---|---|
+//! | `PREFIX.room.ROOM` | pushes to a room; hosts with members tell each other there, too |
+//! | `PREFIX.key.KEY`, `PREFIX.user.USER` | a push to one key or user |
+//! | `PREFIX.keys`, `PREFIX.users` | a push to several, which a header names |
+//! | `PREFIX.all` | a push to everybody |
+//! | `PREFIX.hosts` | each host, once a second |
+//! | `PREFIX.host.HOST` | to one host: who has members of a room |
+//! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
+//!
+//! Rooms, keys and hosts are one token each. What a token cannot hold (white space, control characters, `.`, `*`, `>`, `%`
+//! and what is not ASCII) is percent-encoded.
+
+use std::borrow::Cow;
+use std::str;
+
+use comet_hub::cluster::{ClusterCallId, HostName, Target};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+const NOT_IN_TOKEN: &AsciiSet = &CONTROLS.add(b' ').add(b'.').add(b'*').add(b'>').add(b'%');
+
+/// A name as one token.
+pub(crate) fn token(name: &str) -> String {
+    utf8_percent_encode(name, NOT_IN_TOKEN).to_string()
+}
+
+fn name(token: &str) -> Option<Cow<'_, str>> {
+    percent_decode_str(token).decode_utf8().ok().filter(|name| !name.is_empty())
+}
+
+/// What a message is about, by its subject.
+#[derive(PartialEq, Eq, Debug)]
+pub(crate) enum Topic<'a> {
+    Room(Cow<'a, str>),
+    Key(Cow<'a, str>),
+    User(i64),
+    Keys,
+    Users,
+    All,
+    Hosts,
+    /// To this host.
+    Host,
+    /// An answer to a push of this host.
+    Reply(ClusterCallId),
+}
+
+/// The subjects of one host.
+#[derive(Debug)]
+pub(crate) struct Subjects {
+    prefix: String,
+    host: HostName,
+    host_token: String,
+}
+
+impl Subjects {
+    pub(crate) fn new(prefix: &str, host: HostName) -> Self {
+        Self { prefix: prefix.to_owned(), host_token: token(&host), host }
+    }
+
+    /// The name of this host.
+    pub(crate) fn own_host(&self) -> &HostName {
+        &self.host
+    }
+
+    /// What a host subscribes to as long as it has a connection.
+    pub(crate) fn fixed(&self) -> Vec<String> {
+        let Self { prefix, host_token, .. } = self;
+        let shared = ["key.*", "keys", "user.*", "users", "all", "hosts"];
+        let own = [format!("host.{host_token}"), format!("reply.{host_token}.*")];
+        let all = shared.map(str::to_owned).into_iter().chain(own);
+        all.map(|rest| format!("{prefix}.{rest}")).collect()
+    }
+
+    pub(crate) fn every_room(&self) -> String {
+        format!("{}.room.*", self.prefix)
+    }
+
+    pub(crate) fn room(&self, room: &str) -> String {
+        format!("{}.room.{}", self.prefix, token(room))
+    }
+
+    pub(crate) fn hosts(&self) -> String {
+        format!("{}.hosts", self.prefix)
+    }
+
+    pub(crate) fn host(&self, host: &str) -> String {
+        format!("{}.host.{}", self.prefix, token(host))
+    }
+
+    pub(crate) fn reply(&self, ClusterCallId(call): ClusterCallId) -> String {
+        format!("{}.reply.{}.{call}", self.prefix, self.host_token)
+    }
+
+    pub(crate) fn target(&self, target: &Target) -> String {
+        match target {
+            Target::Room(room) => self.room(room),
+            Target::Keys(_) => format!("{}.keys", self.prefix),
+            Target::Users(_) => format!("{}.users", self.prefix),
+            Target::All => format!("{}.all", self.prefix),
+        }
+    }
+
+    /// `None`: it is none of these.
+    pub(crate) fn topic<'a>(&self, subject: &'a str) -> Option<Topic<'a>> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?;
+        let Some((kind, rest)) = rest.split_once('.') else {
+            return match rest {
+                "keys" => Some(Topic::Keys),
+                "users" => Some(Topic::Users),
+                "all" => Some(Topic::All),
+                "hosts" => Some(Topic::Hosts),
+                _ => None,
+            };
+        };
+        match kind {
+            "room" => name(rest).map(Topic::Room),
+            "key" => name(rest).map(Topic::Key),
+            "user" => rest.parse().ok().map(Topic::User),
+            "host" => (rest == self.host_token).then_some(Topic::Host),
+            "reply" => {
+                let call = rest.strip_prefix(&self.host_token)?.strip_prefix('.')?;
+                Some(Topic::Reply(ClusterCallId(call.parse().ok()?)))
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn names_that_fit_a_token_stand_there_as_they_are() {
+        let subjects = Subjects::new("comet", "host-1".into());
+        assert_eq!(subjects.room("live://7"), "comet.room.live://7");
+        assert_eq!(subjects.room("a.b *>%"), "comet.room.a%2Eb%20%2A%3E%25");
+        assert_eq!(subjects.room("ä"), "comet.room.%C3%A4");
+        assert_eq!(subjects.topic("comet.room.%C3"), None, "no UTF-8");
+        assert_eq!(subjects.topic("comets.all"), None);
+        assert_eq!(subjects.topic("comet.reply.host-1.7"), Some(Topic::Reply(ClusterCallId(7))));
+        assert_eq!(subjects.topic("comet.reply.host-2.7"), None);
+        assert_eq!(subjects.topic("comet.user.x"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_one_token_and_comes_back(room in ".+") {
+            let subjects = Subjects::new("a.b", "h".into());
+            let subject = subjects.room(&room);
+            prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert_eq!(subject.split('.').count(), 4);
+            prop_assert_eq!(subjects.topic(&subject), Some(Topic::Room(Cow::Borrowed(&*room))));
+        }
+    }
+}

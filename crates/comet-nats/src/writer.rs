@@ -1,0 +1,162 @@
+//! Carries orders out. Where the client has no room this task waits, and orders wait for it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use async_nats::{Client, HeaderMap, Subscriber};
+use comet_hub::cluster::{Command, Part, Publication, ReplyTo};
+use futures_util::stream::AbortHandle;
+use tokio::sync::mpsc;
+
+use crate::engine::Order;
+use crate::headers::{self, Interest};
+use crate::subject::Subjects;
+use crate::{Counts, Shared, part};
+
+/// A subscription for the reader, and what ends it.
+pub(crate) type NewSubscription = (Subscriber, futures_util::stream::AbortRegistration);
+
+pub(crate) struct Writer {
+    client: Client,
+    subjects: Arc<Subjects>,
+    shared: Arc<Shared>,
+    subscriptions: mpsc::Sender<NewSubscription>,
+    rooms: HashMap<Arc<str>, AbortHandle>,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        client: Client,
+        subjects: Arc<Subjects>,
+        shared: Arc<Shared>,
+        subscriptions: mpsc::Sender<NewSubscription>,
+    ) -> Self {
+        Self { client, subjects, shared, subscriptions, rooms: HashMap::new() }
+    }
+
+    /// Runs until the host leaves.
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        for subject in self.subjects.fixed() {
+            self.subscribe(subject).await;
+        }
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Command(Command::Leave) => {
+                    self.carry_out(Command::Leave).await;
+                    // Only with a connection: without one there is nothing to send, and it would wait for one.
+                    if self.shared.is_connected.load(Relaxed) {
+                        let _ = self.client.flush().await;
+                    }
+                    return;
+                }
+                Order::Command(command) => self.carry_out(command).await,
+                Order::Answer(to, part) => self.answer(to, &part).await,
+            }
+        }
+    }
+
+    async fn carry_out(&mut self, command: Command) {
+        let own = Arc::clone(self.subjects.own_host());
+        match command {
+            Command::Subscribe { room } => self.subscribe_room(room).await,
+            Command::Unsubscribe { room } => {
+                if let Some(handle) = self.rooms.remove(&room) {
+                    handle.abort();
+                }
+            }
+            Command::SubscribeOnly { rooms } => {
+                let wanted: HashSet<&Arc<str>> = rooms.iter().collect();
+                self.rooms.retain(|room, handle| {
+                    let is_wanted = wanted.contains(room);
+                    if !is_wanted {
+                        handle.abort();
+                    }
+                    is_wanted
+                });
+                for room in rooms {
+                    self.subscribe_room(room).await;
+                }
+            }
+            Command::SubscribeAllRooms => {
+                let subject = self.subjects.every_room();
+                self.subscribe(subject).await;
+            }
+            Command::Publish { mut publication, call } => {
+                let body = std::mem::take(&mut publication.body);
+                let headers = headers::of_push(&publication, &own);
+                let Publication { target, .. } = publication;
+                let reply = call.map(|call| self.subjects.reply(call));
+                self.publish(self.subjects.target(&target), reply, headers, body).await;
+            }
+            Command::TellInterest { room, has_members } => {
+                let interest = if has_members { Interest::Asks } else { Interest::None };
+                let headers = headers::of_interest(interest, &own);
+                self.publish(self.subjects.room(&room), None, headers, Vec::new()).await;
+            }
+            Command::AnswerInterest { room, to } => {
+                let headers = headers::of_interest(Interest::Has, &own);
+                let body = room.as_bytes().to_vec();
+                self.publish(self.subjects.host(&to), None, headers, body).await;
+            }
+            Command::Announce | Command::Leave => {
+                let is_there = command == Command::Announce;
+                let interest = if is_there { Interest::Has } else { Interest::None };
+                let headers = headers::of_interest(interest, &own);
+                self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
+            }
+        }
+    }
+
+    async fn answer(&self, ReplyTo(to): ReplyTo, part: &Part) {
+        self.publish(to.into(), None, HeaderMap::new(), part::encode(part)).await;
+    }
+
+    async fn subscribe_room(&mut self, room: Arc<str>) {
+        if !self.rooms.contains_key(&room)
+            && let Some(handle) = self.subscribe(self.subjects.room(&room)).await
+        {
+            self.rooms.insert(room, handle);
+        }
+    }
+
+    /// Subscribes, as soon as there is a connection and again with each other one.
+    async fn subscribe(&self, subject: String) -> Option<AbortHandle> {
+        let subscriber = match self.client.subscribe(subject).await {
+            Ok(subscriber) => subscriber,
+            Err(error) => {
+                log::error!("NATS takes no subscription: {error}");
+                return None;
+            }
+        };
+        let (handle, registration) = AbortHandle::new_pair();
+        // Fails only when the reader has ended.
+        let _ = self.subscriptions.send((subscriber, registration)).await;
+        Some(handle)
+    }
+
+    /// Publishes at once or never: what waits for a connection would be late.
+    async fn publish(
+        &self,
+        subject: String,
+        reply: Option<String>,
+        headers: HeaderMap,
+        body: Vec<u8>,
+    ) {
+        let is_connected = self.shared.is_connected.load(Relaxed);
+        let published = match (is_connected, reply) {
+            (false, _) => false,
+            (true, Some(reply)) => self
+                .client
+                .publish_with_reply_and_headers(subject, reply, headers, body.into())
+                .await
+                .is_ok(),
+            (true, None) => {
+                self.client.publish_with_headers(subject, headers, body.into()).await.is_ok()
+            }
+        };
+        if !published {
+            Counts::add(&self.shared.counts.untold);
+        }
+    }
+}

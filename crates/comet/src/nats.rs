@@ -1,0 +1,55 @@
+//! From the configuration to what connects this host with others (`nats.servers`).
+
+use std::fs;
+use std::sync::Arc;
+
+use comet_config::{Config, Nats, NatsRooms};
+use comet_control::ClusterOptions;
+use comet_nats::{Auth, Options};
+
+/// `None`: this host is alone.
+///
+/// # Errors
+/// If the credentials cannot be read, or the options cannot be used, as a sentence with the key.
+pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String> {
+    let nats = &config.nats;
+    if nats.servers.is_empty() {
+        return Ok(None);
+    }
+    if !config.push.frames.is_empty() {
+        log::warn!(
+            "push.frames: pushes by frames reach the clients of this host alone, not those of other hosts"
+        );
+    }
+    let options = Options {
+        servers: nats.servers.clone(),
+        auth: auth(nats)?,
+        authorities: nats.authorities.clone(),
+        prefix: nats.prefix.clone(),
+        host: config.server.id.as_str().into(),
+    };
+    let host = options.host.clone();
+    let (engine, events, work) =
+        comet_nats::start(options).map_err(|error| format!("nats.servers: {error}"))?;
+    Ok(Some(ClusterOptions {
+        host,
+        subscribes_rooms: nats.rooms == NatsRooms::Subscribed,
+        engine: Arc::new(engine),
+        events,
+        work: Box::pin(work),
+    }))
+}
+
+fn auth(nats: &Nats) -> Result<Auth, String> {
+    if let Some(user) = &nats.user {
+        let password = nats.password.clone().unwrap_or_default();
+        return Ok(Auth::Password { user: user.clone(), password });
+    }
+    if let Some(seed) = &nats.nkey {
+        return Ok(Auth::Nkey(seed.clone()));
+    }
+    let Some(file) = &nats.credentials else { return Ok(Auth::None) };
+    let read = fs::read_to_string(file);
+    read.map(Auth::Credentials)
+        .map_err(|error| format!("nats.credentials: cannot read {}: {error}", file.display()))
+}

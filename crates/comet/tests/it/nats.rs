@@ -1,0 +1,143 @@
+//! Several hosts that push for each other through a real NATS server.
+
+use comet_client::{Client, Transport};
+
+use crate::nats_server::NatsServer;
+use crate::support::{Server, To, queued, received, until};
+
+/// Two hosts that know each other, called a and b.
+fn two_hosts(nats: &NatsServer) -> [Server; 2] {
+    let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
+    let sets = |id| [servers.clone(), format!("server.id={id:?}")];
+    let [of_a, of_b] = ["a", "b"].map(sets);
+    let a = Server::start(&of_a.each_ref().map(String::as_str));
+    let b = Server::start_another(&of_b.each_ref().map(String::as_str));
+    a.until("comet_cluster_hosts", 1);
+    b.until("comet_cluster_hosts", 1);
+    [a, b]
+}
+
+fn client(host: &Server, user: i64, room: &str) -> Client {
+    let token =
+        format!("{{\"mid\":{user},\"key\":\"key-{user}\",\"room_id\":{room:?},\"accepts\":[5]}}");
+    host.client(Transport::Tcp, &token)
+}
+
+/// Until the other hosts know the members of a room pushes to it do not reach them all.
+fn until_known(host: &Server, room: &str, members: u64) {
+    until("the room to be known", || host.push(To::Room(room), 6, b"") == queued(members));
+}
+
+/// What the client gets next, pushes of [`until_known`] aside.
+fn next(client: &mut Client) -> Vec<u8> {
+    loop {
+        let body = received(client);
+        if !body.is_empty() {
+            return body;
+        }
+    }
+}
+
+#[test]
+fn a_push_to_any_host_reaches_the_clients_of_all() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    let mut here = client(&a, 1, "live://x.y z");
+    let mut there = [client(&b, 2, "live://x.y z"), client(&b, 3, "live://x.y z")];
+    until_known(&a, "live://x.y z", 3);
+    until_known(&b, "live://x.y z", 3);
+    for (host, body) in [(&a, "from a"), (&b, "from b")] {
+        let ledger = host.push(To::Room("live://x.y z"), 5, body.as_bytes());
+        assert_eq!(ledger, queued(3), "{body}");
+        for client in there.iter_mut().chain([&mut here]) {
+            assert_eq!(next(client), body.as_bytes());
+        }
+    }
+    // By user and key: on the other host, here and nowhere.
+    assert_eq!(a.push(To::User(3), 5, b"user"), queued(1));
+    assert_eq!(next(&mut there[1]), b"user");
+    let mut ledger = a.push(To::Keys(&["key-1", "key-2", "nobody"]), 5, b"keys");
+    assert_eq!(std::mem::take(&mut ledger.absent), 1);
+    assert_eq!(ledger, queued(2));
+    assert_eq!(next(&mut there[0]), b"keys");
+    assert_eq!(next(&mut here), b"keys");
+    assert_eq!(b.push(To::All, 5, b"all"), queued(3));
+    for client in there.iter_mut().chain([&mut here]) {
+        assert_eq!(next(client), b"all");
+    }
+    // A room without members is no push on the other host.
+    let received = b.metric("comet_cluster_received_total");
+    assert_eq!(a.push(To::Room("nobody"), 5, b"x"), queued(0));
+    assert_eq!(b.metric("comet_cluster_received_total"), received);
+}
+
+#[test]
+fn any_program_pushes_by_a_message() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    let mut clients = [client(&a, 1, "r"), client(&b, 2, "r")];
+    until_known(&a, "r", 2);
+    let mut program = nats.program();
+    program.publish("comet.room.r", &[("Comet-Operation", "9000")], "to the room");
+    for client in &mut clients {
+        assert_eq!(next(client), b"to the room");
+    }
+    program.publish("comet.user.2", &[], "to the user");
+    assert_eq!(next(&mut clients[1]), b"to the user");
+    program.publish("comet.all", &[("Comet-Operation", "many")], "is none");
+    a.until("comet_cluster_invalid_total", 1);
+    program.publish("comet.key.key-1", &[], "to the key");
+    assert_eq!(next(&mut clients[0]), b"to the key");
+    let answer = program.request("comet.user.1", "and an answer");
+    assert!(answer.contains("\"matched\":"), "{answer}");
+    assert_eq!(next(&mut clients[0]), b"and an answer");
+}
+
+#[test]
+fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
+    let Some(mut nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    let mut clients = [client(&a, 1, "r"), client(&b, 2, "r")];
+    until_known(&a, "r", 2);
+    nats.stop();
+    a.until("comet_cluster_connected", 0);
+    let mut ledger = a.push(To::Room("r"), 5, b"alone");
+    assert_eq!(std::mem::take(&mut ledger.unanswered), ["b"]);
+    assert_eq!(ledger, queued(1));
+    assert_eq!(next(&mut clients[0]), b"alone");
+    let mut late = client(&b, 3, "s");
+    nats.restart();
+    until_known(&a, "r", 2);
+    until_known(&a, "s", 1);
+    assert_eq!(a.push(To::Room("s"), 5, b"again"), queued(1));
+    assert_eq!(next(&mut late), b"again");
+    assert_eq!(a.push(To::Room("r"), 5, b"again"), queued(2));
+    for client in &mut clients {
+        assert_eq!(next(client), b"again");
+    }
+}
+
+#[test]
+fn a_host_that_ends_is_waited_for_by_nobody() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    let _client = client(&a, 1, "r");
+    drop(b);
+    a.until("comet_cluster_hosts", 0);
+    assert_eq!(a.push(To::All, 5, b"all"), queued(1));
+    assert_eq!(a.push(To::Room("r"), 5, b"room"), queued(1));
+}
+
+#[test]
+fn a_host_starts_without_nats_and_joins_the_others_when_it_comes() {
+    let Some(mut nats) = NatsServer::start(&["--user", "u", "--pass", "secret"]) else { return };
+    nats.stop();
+    let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
+    let sets = [&*servers, "nats.user=\"u\"", "nats.password=\"secret\"", "server.id=\"a\""];
+    let a = Server::start(&sets);
+    let mut client = client(&a, 1, "r");
+    assert_eq!(a.push(To::Room("r"), 5, b"alone"), queued(1));
+    assert_eq!(next(&mut client), b"alone");
+    nats.restart();
+    a.until("comet_cluster_connected", 1);
+}

@@ -1,0 +1,117 @@
+//! A real `nats-server` at an address of its own, for the tests of several hosts.
+
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use crate::logic_process::own_address;
+use crate::support::until;
+
+/// Ends with the value.
+pub(crate) struct NatsServer {
+    process: Child,
+    address: SocketAddr,
+    arguments: Vec<String>,
+}
+
+impl NatsServer {
+    /// `None`, and a line in the log of the test, where there is no `nats-server`.
+    pub(crate) fn start(arguments: &[&str]) -> Option<Self> {
+        let address = own_address();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        match run(address, &arguments) {
+            Ok(process) => Some(Self { process, address, arguments }),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                eprintln!("SKIPPED: there is no nats-server, so nothing is tested with one");
+                None
+            }
+            Err(error) => panic!("nats-server: {error}"),
+        }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    /// Begins anew at the same address.
+    pub(crate) fn restart(&mut self) {
+        self.process = run(self.address, &self.arguments).unwrap();
+    }
+
+    /// A program that speaks the protocol of NATS by itself.
+    pub(crate) fn program(&self) -> Program {
+        Program::connect(self.address)
+    }
+}
+
+/// Runs it, and waits until it answers.
+fn run(address: SocketAddr, arguments: &[String]) -> std::io::Result<Child> {
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let process = Command::new("nats-server")
+        .args(["--addr", &host, "--port", &port])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    until("nats-server to listen", || TcpStream::connect(address).is_ok());
+    Ok(process)
+}
+
+impl Drop for NatsServer {
+    fn drop(&mut self) {
+        // It may have been stopped already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Any client of NATS that is no comet.
+pub(crate) struct Program {
+    stream: BufReader<TcpStream>,
+}
+
+impl Program {
+    fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).unwrap();
+        let mut program = Self { stream: BufReader::new(stream) };
+        assert!(program.line().starts_with("INFO "));
+        program.say("CONNECT {\"verbose\":false,\"headers\":true}\r\nPING\r\n");
+        assert_eq!(program.line(), "PONG");
+        program
+    }
+
+    /// Publishes, and waits until the server has it.
+    pub(crate) fn publish(&mut self, subject: &str, headers: &[(&str, &str)], body: &str) {
+        let lines: String =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let head = format!("NATS/1.0\r\n{lines}\r\n");
+        let (head_bytes, all) = (head.len(), head.len() + body.len());
+        self.say(&format!("HPUB {subject} {head_bytes} {all}\r\n{head}{body}\r\nPING\r\n"));
+        assert_eq!(self.line(), "PONG");
+    }
+
+    /// Publishes without headers, and returns the first answer.
+    pub(crate) fn request(&mut self, subject: &str, body: &str) -> String {
+        let bytes = body.len();
+        self.say(&format!("SUB answers 1\r\nPUB {subject} answers {bytes}\r\n{body}\r\n"));
+        let answer = self.line();
+        assert!(answer.starts_with("MSG answers 1"), "{answer}");
+        self.line()
+    }
+
+    fn say(&mut self, text: &str) {
+        self.stream.get_mut().write_all(text.as_bytes()).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+}
