@@ -423,6 +423,8 @@ sections! {
         key: String = "key" in Text::CLAIM, AtStart;
         /// The claim that holds the room.
         room: String = "room_id" in Text::CLAIM, AtStart;
+        /// The claim that holds the list of further rooms.
+        rooms: String = "rooms" in Text::CLAIM, AtStart;
         /// The claim that holds the list of operations that the client accepts.
         accepts: String = "accepts" in Text::CLAIM, AtStart;
     }

@@ -12,7 +12,7 @@ use comet_mesh::{Inbox, Pulse, Sender};
 use comet_ops::{CertificatesInUse, LogFormat};
 use comet_push::{
     Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
-    push_routes, with_node_service,
+    push_routes, room_routes, with_node_service,
 };
 use comet_serve::{
     AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
@@ -211,6 +211,7 @@ impl Control {
         let calls = calls
             .merge(broadcast_routes(&pushes, &counts))
             .merge(kick_routes(&pushes, &counts))
+            .merge(room_routes(&pushes, &counts))
             .merge(operation_routes(&node, &counts));
         let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
         let push = grpc_api(Arc::clone(&pushes), Arc::clone(&counts), phases.clone());

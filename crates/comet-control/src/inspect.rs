@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use comet_serve::{CallCounts, GrpcApi};
 use comet_wire::comet::v1::inspect_server::{Inspect, InspectServer};
-use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq, TopReply, TopReq};
+use comet_wire::comet::v1::{
+    ConnectionsReply, ConnectionsReq, MembersReply, MembersReq, TopReply, TopReq,
+};
 use tonic::{Request, Response, Status};
 
 use crate::inspector::Inspector;
+use crate::members;
 
 /// Longest request, bytes: a key and a room as a URL may have them.
 const REQUEST_MAX: usize = 16 << 10;
@@ -16,6 +19,7 @@ const REQUEST_MAX: usize = 16 << 10;
 pub(crate) fn serve(api: GrpcApi, inspector: Arc<Inspector>, counts: Arc<CallCounts>) -> GrpcApi {
     let service = InspectServer::new(InspectService { inspector, counts });
     api.list("/comet.v1.Inspect/Connections")
+        .list("/comet.v1.Inspect/Members")
         .list("/comet.v1.Inspect/Top")
         .service(service.max_decoding_message_size(REQUEST_MAX))
 }
@@ -34,6 +38,17 @@ impl Inspect for InspectService {
         let request = request.into_inner();
         let answer = self.inspector.connections(&request, |reply| reply);
         Ok(Response::new(self.counts.of("Connections", answer).await?))
+    }
+
+    async fn members(
+        &self,
+        request: Request<MembersReq>,
+    ) -> Result<Response<MembersReply>, Status> {
+        let answer = async {
+            let request = members::connections(request.into_inner())?;
+            self.inspector.connections(&request, members::reply).await
+        };
+        Ok(Response::new(self.counts.of("Members", answer).await?))
     }
 
     async fn top(&self, request: Request<TopReq>) -> Result<Response<TopReply>, Status> {

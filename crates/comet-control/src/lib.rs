@@ -28,6 +28,7 @@ mod inspect;
 mod inspector;
 mod live_trace;
 mod logic;
+mod members;
 mod memory_ceiling;
 mod metrics;
 mod monitor;

@@ -14,6 +14,7 @@ use serde_json::Value;
 use tonic::Status;
 
 use crate::connections;
+use crate::members;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
 use crate::status::status;
@@ -32,6 +33,7 @@ pub(crate) fn router(monitor: Arc<Monitor>, health: Health) -> Router {
         .route("/stat", get(stat))
         .route("/stat/rooms", get(rooms))
         .route("/connections", get(connections))
+        .route("/members", get(members))
         .route("/top", get(top_lists))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
@@ -70,6 +72,15 @@ async fn connections(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response 
     let answer = async {
         let request = connections::request(&Query::read(uri.query())?)?;
         let json = |reply| connections::json(&reply).to_string();
+        monitor.inspector.connections(&request, json).await
+    };
+    encoded(answer.await)
+}
+
+async fn members(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let request = members::connections(members::request(&Query::read(uri.query())?)?)?;
+        let json = |list| members::json(&members::reply(list)).to_string();
         monitor.inspector.connections(&request, json).await
     };
     encoded(answer.await)

@@ -11,15 +11,17 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, Kick, Message, Network, Push, ShardId, home_of_key, home_of_room,
-    home_of_user,
+    CallId, Counters, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key,
+    home_of_room, home_of_user,
 };
 use comet_hub::cluster::{Publication, Target};
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend, pace,
+    Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, PushBackend, Pushed,
+    RoomChange, StreamBackend, pace,
 };
+use comet_wire::comet::v1::ChangeRoomsReply;
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
@@ -195,6 +197,33 @@ impl StreamBackend for Pushes {
             KickTarget::Address(address) => self.begin_to_network(network_of(&address)?, &push),
         };
         kicked?.await
+    }
+
+    async fn change_rooms(&self, change: RoomChange) -> Result<ChangeRoomsReply, Status> {
+        change.check()?;
+        if change.is_join {
+            self.memory.check_push()?;
+        }
+        let RoomChange { target, rooms, is_join } = change;
+        let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
+        let push = Push::rooms(RoomOrder { rooms, is_join });
+        let under_way = match target {
+            ChangeTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
+            ChangeTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
+        }?;
+        let tally = match under_way.call {
+            Some(call) => call.await.map_err(status)?.tally,
+            None => Tally::default(),
+        };
+        let Ledger { queued, dropped, absent, .. } = ledger(&tally);
+        let Tally { unchanged, refused, .. } = tally;
+        Ok(ChangeRoomsReply {
+            changed: queued,
+            unchanged,
+            refused,
+            absent: absent + under_way.absent,
+            not_reached: dropped.into_iter().collect(),
+        })
     }
 
     fn begin_keys(

@@ -22,18 +22,21 @@ pub(crate) struct Input {
     pub(crate) token: Option<Box<[u8]>>,
     /// The body of a message that remote logic has, if the reply is to have it.
     pub(crate) echo: Option<Box<[u8]>>,
+    /// Further rooms to enter once the reply to the token is queued.
+    pub(crate) rooms: Box<[Box<str>]>,
     /// Header lines of the response that begins an event stream.
     pub(crate) cors: Option<Box<str>>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, cors } = self;
+        let Self { bytes, fragments, cookie, token, echo, rooms, cors } = self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
             && token.is_none()
             && echo.is_none()
+            && rooms.is_empty()
             && cors.is_none()
     }
 }

@@ -159,6 +159,10 @@ pub struct Tally {
     pub dropped: [u64; DropReason::COUNT],
     /// Keys (or users) without a connection.
     pub absent: u64,
+    /// Of an order about rooms: pairs that were as it says already. They are not among `matched`.
+    pub unchanged: u64,
+    /// Of an order about rooms: pairs that were refused. They are not among `matched`.
+    pub refused: u64,
 }
 
 impl Tally {
@@ -186,6 +190,8 @@ impl AddAssign for Tally {
         self.matched += other.matched;
         self.queued += other.queued;
         self.absent += other.absent;
+        self.unchanged += other.unchanged;
+        self.refused += other.refused;
         for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
             *mine += theirs;
         }
@@ -248,7 +254,8 @@ pub struct Counters {
     pub frames_ignored: u64,
     /// Heartbeats answered.
     pub heartbeats: u64,
-    /// Requests of clients of protocol 2 to enter or leave a room that were refused, by [`RoomRefusal`].
+    /// Rooms that connections did not enter or leave, by [`RoomRefusal`]: at the request of a client of protocol 2, by its
+    /// token, or by order of a push caller.
     pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,

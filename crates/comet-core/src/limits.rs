@@ -237,6 +237,8 @@ pub const ROOM_COUNT_MS: u64 = 200;
 pub const COALESCE_AFTER_MS: u32 = 1_000;
 /// Longest room id and key, bytes. A longer one is refused.
 pub const NAME_MAX: usize = 256;
+/// Most rooms that a token or logic's answer may name beside the first one.
+pub const FURTHER_ROOMS_MAX: usize = 1_024;
 /// Operations one connection may list as accepted; more are refused.
 pub const ACCEPTS_MAX: usize = 64;
 /// Input held for a connection while it waits for logic or a home, bytes beyond one frame.

@@ -26,6 +26,8 @@ pub struct Identity {
     pub key: Option<Box<str>>,
     /// The room it starts in.
     pub room: Option<Box<str>>,
+    /// Further rooms that it starts in.
+    pub rooms: Box<[Box<str>]>,
     /// What it accepts.
     pub accepts: Accepts,
     /// Milliseconds without a heartbeat after which it is closed. `None`: [`Limits::heartbeat_ms`].
@@ -80,13 +82,16 @@ pub struct Push {
     pub collapse_id: Option<Arc<str>>,
     /// The connections are closed, and get no frame. The tally counts those that are as queued.
     pub kick: Option<Arc<Kick>>,
+    /// The connections enter or leave rooms, and get no frame. The tally counts pairs of a connection and a room: those
+    /// that change as queued.
+    pub rooms: Option<Arc<RoomOrder>>,
 }
 
 impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        Self { operation, frame, collapse_id: None, kick: None }
+        Self { operation, frame, collapse_id: None, kick: None, rooms: None }
     }
 
     /// The order to close.
@@ -94,6 +99,26 @@ impl Push {
     pub fn kick(kick: Kick) -> Self {
         Self { kick: Some(Arc::new(kick)), ..Self::new(0, Encoded::verbatim(b"")) }
     }
+
+    /// The order to enter or leave rooms; for keys and users.
+    #[must_use]
+    pub fn rooms(order: RoomOrder) -> Self {
+        Self { rooms: Some(Arc::new(order)), ..Self::new(0, Encoded::verbatim(b"")) }
+    }
+
+    /// It has no frame, and is no push in the counters.
+    pub(crate) fn is_order(&self) -> bool {
+        self.kick.is_some() || self.rooms.is_some()
+    }
+}
+
+/// Rooms that connections enter, beside those they are in, or leave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomOrder {
+    /// Which; no name is empty or longer than [`NAME_MAX`](crate::limits::NAME_MAX).
+    pub rooms: Box<[Box<str>]>,
+    /// They are entered.
+    pub is_join: bool,
 }
 
 /// How connections are closed with [`CloseReason::Kicked`].

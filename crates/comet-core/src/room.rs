@@ -13,7 +13,7 @@ use crate::slab::Slab;
 use crate::state::AwaitedReply;
 
 /// A room of this shard.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(transparent)]
 pub(crate) struct RoomId(u32);
 
@@ -66,7 +66,8 @@ impl Membership {
 /// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
     pub(crate) conn: LocalConnId,
-    pub(crate) reply: AwaitedReply,
+    /// `None`: it is to enter by order of the server, and its input is not held.
+    pub(crate) reply: Option<AwaitedReply>,
 }
 
 pub(crate) struct Room {

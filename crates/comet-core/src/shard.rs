@@ -56,6 +56,7 @@ mod rates;
 mod registration;
 mod reply;
 mod room_counts;
+mod room_orders;
 mod room_requests;
 mod rooms;
 mod socket_events;
@@ -102,6 +103,7 @@ use pacing::{DrainPhase, Pacing};
 use push_task::{PushTask, Unsent};
 use rates::Rates;
 use reports::ReportQueue;
+use room_orders::RoomOrders;
 use sources::Sources;
 use top::TopRooms;
 use trace::Tracing;
@@ -133,6 +135,7 @@ pub struct Shard {
     /// Rooms with members on this shard.
     rooms: Rooms,
     further_rooms: FurtherRooms,
+    room_orders: RoomOrders,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -206,6 +209,7 @@ impl Shard {
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
             further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
+            room_orders: RoomOrders::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),

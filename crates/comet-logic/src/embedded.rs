@@ -1,7 +1,7 @@
 //! The authenticator for an installation without a logic service: both token forms of the goim family, not
 //! verified.
 
-use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
+use comet_core::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
 use serde::Deserialize;
 use uuid::Uuid;
@@ -13,7 +13,8 @@ const SEED_ROOM: &str = "1";
 
 /// Accepts every well-formed token as it is; the first byte selects the form.
 ///
-/// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`.
+/// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`, with a list of
+///   further `rooms` if it likes.
 ///   Without a key it gets a random one (UUID v4), without a room it is in none, and without
 ///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is
 ///   refused.
@@ -38,6 +39,7 @@ struct JsonToken {
     mid: i64,
     key: Option<String>,
     room_id: Option<String>,
+    rooms: Option<Vec<Box<str>>>,
     accepts: Option<Vec<i32>>,
 }
 
@@ -59,6 +61,7 @@ fn from_json(token: &[u8]) -> Result<Identity, Refusal> {
         accepts: Accepts::Only(accepts.into()),
         heartbeat_ms: None,
         expires_in_ms: None,
+        rooms: rooms(token.rooms)?,
     })
 }
 
@@ -73,6 +76,18 @@ fn name(field: &str, value: Option<String>) -> Result<Option<Box<str>>, Refusal>
     }
 }
 
+fn rooms(rooms: Option<Vec<Box<str>>>) -> Result<Box<[Box<str>]>, Refusal> {
+    let rooms = rooms.unwrap_or_default();
+    if rooms.len() > FURTHER_ROOMS_MAX {
+        return Err(Refusal::new(format!("the token has more than {FURTHER_ROOMS_MAX} rooms")));
+    }
+    if rooms.iter().any(|room| room.is_empty() || room.len() > NAME_MAX) {
+        let sentence = format!("a room of the token is empty or longer than {NAME_MAX} bytes");
+        return Err(Refusal::new(sentence));
+    }
+    Ok(rooms.into())
+}
+
 fn from_number(token: &[u8]) -> Identity {
     let user = str::from_utf8(token).ok().and_then(|text| text.parse().ok());
     Identity {
@@ -82,6 +97,7 @@ fn from_number(token: &[u8]) -> Identity {
         accepts: Accepts::All,
         heartbeat_ms: None,
         expires_in_ms: None,
+        rooms: Box::default(),
     }
 }
 
@@ -105,6 +121,7 @@ mod tests {
                 accepts: Accepts::All,
                 heartbeat_ms: None,
                 expires_in_ms: None,
+                rooms: Box::default(),
             };
             assert_eq!(auth(token), Ok(expected), "{}", token.escape_ascii());
         };
@@ -131,6 +148,7 @@ mod tests {
                 accepts: Accepts::Only(accepts.into()),
                 heartbeat_ms: None,
                 expires_in_ms: None,
+                rooms: Box::default(),
             };
             assert_eq!(auth(token.as_bytes()), Ok(expected), "{token}");
         };

@@ -41,7 +41,7 @@ impl LogicService {
             true => Status::unavailable(refusal.to_string()),
             false => Status::unauthenticated(refusal.to_string()),
         })?;
-        let Identity { user, key, room, accepts, expires_in_ms, .. } = identity;
+        let Identity { user, key, room, rooms, accepts, expires_in_ms, .. } = identity;
         let key = key.as_deref().unwrap_or_default();
         let Placed { key, .. } =
             self.sessions.put(user, key, &server).await.map_err(unavailable)?;
@@ -58,6 +58,7 @@ impl LogicService {
             heartbeat: i64::try_from(self.node.heartbeat.as_nanos()).unwrap_or(i64::MAX),
             accepts_all,
             expires_at: expires_in_ms.map_or(0, expires_at),
+            rooms: rooms.into_iter().map(Into::into).collect(),
         })
     }
 

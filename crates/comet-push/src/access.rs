@@ -3,11 +3,14 @@
 use std::fmt::Arguments;
 
 use comet_serve::{Access, Quoted};
+use comet_wire::comet::v1::ChangeRoomsReply;
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::backend::{KickNotice, KickTarget, PushBackend, Pushed, StreamBackend};
+use crate::backend::{
+    ChangeTarget, KickNotice, KickTarget, PushBackend, Pushed, RoomChange, StreamBackend,
+};
 
 /// [`PushBackend::to_keys`].
 pub(crate) async fn to_keys<B: PushBackend>(
@@ -68,6 +71,22 @@ pub(crate) async fn kick<B: StreamBackend>(
     let ledger = backend.kick(target, notice).await?;
     access.add(format_args!("closed={}", ledger.queued));
     Ok(ledger)
+}
+
+/// [`StreamBackend::change_rooms`].
+pub(crate) async fn change_rooms<B: StreamBackend>(
+    backend: &B,
+    change: RoomChange,
+) -> Result<ChangeRoomsReply, Status> {
+    let access = Access::current();
+    match &change.target {
+        ChangeTarget::Keys(keys) => access.add(format_args!("keys={}", keys.len())),
+        ChangeTarget::Users(users) => access.add(format_args!("users={}", users.len())),
+    }
+    access.add(format_args!("rooms={}", change.rooms.len()));
+    let reply = backend.change_rooms(change).await?;
+    access.add(format_args!("changed={} refused={}", reply.changed, reply.refused));
+    Ok(reply)
 }
 
 fn describe(target: Arguments<'_>, proto: Option<&Proto>) {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use comet_wire::comet::v1::ChangeRoomsReply;
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -88,6 +89,12 @@ pub trait StreamBackend: PushBackend {
         kick: KickNotice,
     ) -> impl Future<Output = Result<Ledger, Status>> + Send;
 
+    /// Has connections enter or leave rooms, behind all pushes to them that began before.
+    fn change_rooms(
+        &self,
+        change: RoomChange,
+    ) -> impl Future<Output = Result<ChangeRoomsReply, Status>> + Send;
+
     /// Begins what [`PushBackend::to_keys`] does.
     ///
     /// # Errors
@@ -128,6 +135,49 @@ pub enum KickTarget {
     Room(String),
     /// Those from this address or network.
     Address(String),
+}
+
+/// Rooms that connections are to enter or leave.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomChange {
+    /// Whose connections.
+    pub target: ChangeTarget,
+    /// Which rooms.
+    pub rooms: Vec<String>,
+    /// They are entered.
+    pub is_join: bool,
+}
+
+/// Whose connections enter or leave rooms.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ChangeTarget {
+    /// Those that hold these keys.
+    Keys(Vec<String>),
+    /// All sessions of these users.
+    Users(Vec<i64>),
+}
+
+impl RoomChange {
+    /// Most rooms of one call.
+    const ROOMS_MAX: usize = 128;
+    /// Longest room id, bytes.
+    const ROOM_MAX: usize = 256;
+
+    /// # Errors
+    /// If there are no rooms or too many, or an id is empty or too long.
+    pub fn check(&self) -> Result<(), Status> {
+        let (count, most) = (self.rooms.len(), Self::ROOMS_MAX);
+        let fault = if count == 0 {
+            "no room is given: name at least one".to_owned()
+        } else if count > most {
+            format!("{count} rooms are more than the {most} of one call")
+        } else {
+            let is_bad = |room: &String| room.is_empty() || room.len() > Self::ROOM_MAX;
+            let Some(index) = self.rooms.iter().position(is_bad) else { return Ok(()) };
+            format!("room {} is empty or longer than {} bytes", index + 1, Self::ROOM_MAX)
+        };
+        Err(Status::invalid_argument(fault))
+    }
 }
 
 /// What the clients are told.

@@ -7,8 +7,9 @@ use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::{
-    Broadcast, CancelBroadcastReply, CancelBroadcastReq, KickReply, KickReq, ListBroadcastsReply,
-    ListBroadcastsReq, PushStreamReq, PushUsersReply, PushUsersReq, kick_req,
+    Broadcast, CancelBroadcastReply, CancelBroadcastReq, ChangeRoomsReply, ChangeRoomsReq,
+    KickReply, KickReq, ListBroadcastsReply, ListBroadcastsReq, PushStreamReq, PushUsersReply,
+    PushUsersReq, change_rooms_req, kick_req,
 };
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access;
-use crate::backend::{KickNotice, KickTarget, StreamBackend};
+use crate::backend::{ChangeTarget, KickNotice, KickTarget, RoomChange, StreamBackend};
 use crate::push_stream::PushStream;
 
 /// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Stopped`].
@@ -41,6 +42,25 @@ struct PushService<B> {
     backend: Arc<B>,
     counts: Arc<CallCounts>,
     phase: watch::Receiver<Phase>,
+}
+
+impl<B: StreamBackend> PushService<B> {
+    async fn change_rooms(
+        &self,
+        request: ChangeRoomsReq,
+        is_join: bool,
+    ) -> Result<ChangeRoomsReply, Status> {
+        let ChangeRoomsReq { target, rooms } = request;
+        let target = match target {
+            Some(change_rooms_req::Target::Keys(Keys { keys })) => ChangeTarget::Keys(keys),
+            Some(change_rooms_req::Target::Users(Users { users })) => ChangeTarget::Users(users),
+            None => {
+                let sentence = "target is missing: name keys or users";
+                return Err(Status::invalid_argument(sentence));
+            }
+        };
+        access::change_rooms(&*self.backend, RoomChange { target, rooms, is_join }).await
+    }
 }
 
 #[tonic::async_trait]
@@ -142,6 +162,22 @@ impl<B: StreamBackend> Push for PushService<B> {
             absent,
             not_closed: dropped.into_iter().collect(),
         }))
+    }
+
+    async fn join_rooms(
+        &self,
+        request: Request<ChangeRoomsReq>,
+    ) -> Result<Response<ChangeRoomsReply>, Status> {
+        let answer = self.change_rooms(request.into_inner(), true);
+        self.counts.of("JoinRooms", answer).await.map(Response::new)
+    }
+
+    async fn leave_rooms(
+        &self,
+        request: Request<ChangeRoomsReq>,
+    ) -> Result<Response<ChangeRoomsReply>, Status> {
+        let answer = self.change_rooms(request.into_inner(), false);
+        self.counts.of("LeaveRooms", answer).await.map(Response::new)
     }
 
     type PushStreamStream = PushStream<B>;

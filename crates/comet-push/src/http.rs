@@ -14,6 +14,7 @@ mod nodes;
 mod online;
 mod operations;
 mod push;
+mod rooms;
 mod trace;
 
 use std::sync::Arc;
@@ -65,6 +66,17 @@ pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
         .merge(call(MethodFilter::POST, "/comet/kick/mids", counts, backend, kick::mids))
         .merge(call(MethodFilter::POST, "/comet/kick/room", counts, backend, kick::room))
         .merge(call(MethodFilter::POST, "/comet/kick/address", counts, backend, kick::address))
+}
+
+/// `/comet/rooms/*`, which goim has no calls for.
+pub fn room_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
+    use rooms::{join_keys, join_mids, leave_keys, leave_mids};
+    let post = MethodFilter::POST;
+    Router::new()
+        .merge(call(post, "/comet/rooms/join/keys", counts, backend, join_keys))
+        .merge(call(post, "/comet/rooms/join/mids", counts, backend, join_mids))
+        .merge(call(post, "/comet/rooms/leave/keys", counts, backend, leave_keys))
+        .merge(call(post, "/comet/rooms/leave/mids", counts, backend, leave_mids))
 }
 
 /// `/comet/node/*`, which goim has no calls for.

@@ -21,12 +21,14 @@ mod rooms;
 mod trace_fields;
 
 pub use backend::{
-    Broadcast, Clients, FailedServer, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
+    Broadcast, ChangeTarget, Clients, FailedServer, KickNotice, KickTarget, PushBackend, Pushed,
+    RoomChange, StreamBackend,
 };
 pub use bounds::Bounds;
 pub use grpc::grpc_api;
 pub use http::{
     broadcast_routes, call, http_api, kick_routes, node_routes, operation_routes, push_routes,
+    room_routes,
 };
 pub use node::{Backoff, Instance, Node, NodeList};
 pub use node_service::with_node_service;

@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, value_parser};
 use crate::output;
 
 pub use api::{Access, Api, Monitored};
-pub use ctl::{Ctl, Drain, KickTarget, Order, TraceSubject};
+pub use ctl::{Ctl, Drain, KickTarget, Order, RoomChange, TraceSubject};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;

@@ -9,14 +9,14 @@ use comet_wire::comet::v1::push_client::PushClient as Pushes;
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::trace_req::Subject;
 use comet_wire::comet::v1::{
-    BlockReq, CancelBroadcastReq, CancelMoveOffReq, DrainReq, KickReply, KickReq, ListBlocksReq,
-    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, TraceReply, TraceReq, UnblockReq,
-    UndrainReq, kick_req,
+    BlockReq, CancelBroadcastReq, CancelMoveOffReq, ChangeRoomsReply, ChangeRoomsReq, DrainReq,
+    KickReply, KickReq, ListBlocksReq, ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq,
+    TraceReply, TraceReq, UnblockReq, UndrainReq, change_rooms_req, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
 
-use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, TraceSubject};
+use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, RoomChange, TraceSubject};
 use crate::caller::{PushClient, PushError};
 use crate::output::{Reader, print};
 use crate::pusher::connect;
@@ -38,6 +38,12 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
             let reply = kick(&client, KickReq { target, reason, retry_after_ms })?;
             print_all(&[kicked(&reply)], ctl.json)?;
             return Ok(if reply.closed == 0 { EXIT_NO_MATCH } else { 0 });
+        }
+        Order::Join(change) | Order::Leave(change) => {
+            let is_join = matches!(ctl.order, Order::Join(_));
+            let reply = change_rooms(&client, change, is_join)?;
+            print_all(&[changed(&reply)], ctl.json)?;
+            return Ok(if reply.changed == 0 { EXIT_NO_MATCH } else { 0 });
         }
         Order::Drain(order) => vec![described(&drain(&client, order)?)],
         Order::Status => vec![described(&status(&client)?)],
@@ -108,6 +114,22 @@ fn cancel_move_off(client: &PushClient) -> Result<NodeStatus, PushError> {
 
 fn kick(client: &PushClient, order: KickReq) -> Result<KickReply, PushError> {
     client.ask(order, async |channel, request| Pushes::new(channel).kick(request).await)
+}
+
+fn change_rooms(
+    client: &PushClient,
+    change: &RoomChange,
+    is_join: bool,
+) -> Result<ChangeRoomsReply, PushError> {
+    let RoomChange { rooms, keys, users } = change.clone();
+    let target = Some(match keys.is_empty() {
+        false => change_rooms_req::Target::Keys(Keys { keys }),
+        true => change_rooms_req::Target::Users(Users { users }),
+    });
+    client.ask(ChangeRoomsReq { target, rooms }, async |channel, request| {
+        let mut pushes = Pushes::new(channel);
+        if is_join { pushes.join_rooms(request).await } else { pushes.leave_rooms(request).await }
+    })
 }
 
 fn block(client: &PushClient, order: BlockReq) -> Result<Record, PushError> {
@@ -189,6 +211,17 @@ fn kicked(reply: &KickReply) -> Record {
         ("closed", reply.closed.into()),
         ("absent", reply.absent.into()),
         ("not_closed", json!(not_closed)),
+    ]
+}
+
+fn changed(reply: &ChangeRoomsReply) -> Record {
+    let not_reached: BTreeMap<_, _> = reply.not_reached.iter().collect();
+    vec![
+        ("changed", reply.changed.into()),
+        ("unchanged", reply.unchanged.into()),
+        ("refused", reply.refused.into()),
+        ("absent", reply.absent.into()),
+        ("not_reached", json!(not_reached)),
     ]
 }
 

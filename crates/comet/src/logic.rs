@@ -74,6 +74,7 @@ pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
             mid: token.mid.clone(),
             key: token.key.clone(),
             room: token.room.clone(),
+            rooms: token.rooms.clone(),
             accepts: token.accepts.clone(),
         },
         ends_connections: token.expiry == TokenExpiry::Close,

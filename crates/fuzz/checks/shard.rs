@@ -358,5 +358,6 @@ fn identity(token: &[u8]) -> Result<Identity, Denied> {
         accepts: Accepts::All,
         heartbeat_ms: None,
         expires_in_ms: None,
+        rooms: Box::default(),
     })
 }

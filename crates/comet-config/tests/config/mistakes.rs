@@ -187,7 +187,7 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("token.jwks_refresh", "\"10s\"", "\"24h\"", &["\"9s\"", "\"25h\""]);
     let claim = format!("\"{}\"", "x".repeat(255));
     let beyond = format!("\"{}\"", "x".repeat(256));
-    for key in ["token.mid", "token.key", "token.room", "token.accepts"] {
+    for key in ["token.mid", "token.key", "token.room", "token.rooms", "token.accepts"] {
         check(key, "\"x\"", &claim, &[&beyond, "\"\"", "\"a b\""]);
     }
     let longest = format!("\"/{}\"", "x".repeat(255));

@@ -112,6 +112,7 @@ fn identity(reply: ConnectReply) -> Identity {
         user: reply.mid,
         key: named(reply.key),
         room: named(reply.room_id),
+        rooms: reply.rooms.into_iter().map(String::into_boxed_str).collect(),
         accepts: match reply.accepts_all {
             true => Accepts::All,
             false => Accepts::Only(reply.accepts.into()),

@@ -57,6 +57,7 @@ fn open_door(request: &ConnectReq) -> Result<ConnectReply, Status> {
         accepts: vec![5],
         heartbeat: 0,
         accepts_all: false,
+        rooms: Vec::new(),
     })
 }
 

@@ -155,6 +155,7 @@ async fn logic_says_who_a_client_is() {
         heartbeat: 240_000_000_000,
         accepts_all: false,
         expires_at: 0,
+        rooms: vec!["a".to_owned(), "b".to_owned()],
     };
     let answer = reply.clone();
     logic.script(|script| script.connect = Box::new(move |_| Ok(answer.clone())));
@@ -167,6 +168,7 @@ async fn logic_says_who_a_client_is() {
         accepts: Accepts::Only([1000, 1001].into()),
         heartbeat_ms: Some(240_000),
         expires_in_ms: None,
+        rooms: ["a", "b"].map(Into::into).into(),
     };
     assert_eq!(identified(&fake, conn(1, 3)).await, Ok(identity));
     let request = ConnectReq {

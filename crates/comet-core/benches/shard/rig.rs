@@ -84,6 +84,7 @@ impl Rig {
                     accepts: Accepts::All,
                     heartbeat_ms: None,
                     expires_in_ms: None,
+                    rooms: Box::default(),
                 }),
             );
             self.clients.push(conn);

@@ -133,6 +133,13 @@ fn bytes_of(batch: &[Progress]) -> usize {
     batch.iter().map(|progress| progress.push.frame.for_websocket().len()).sum()
 }
 
+/// What each connection of a slice is offered: pushes, or rooms to enter or leave.
+fn offers_of(batch: &[Progress]) -> usize {
+    let offers =
+        |progress: &Progress| progress.push.rooms.as_ref().map_or(1, |order| order.rooms.len());
+    batch.iter().map(offers).sum()
+}
+
 /// `most` connections, fewer if a turn would send too much to them: so many `pushes` with so many `bytes` in all. A turn is
 /// bounded so in time.
 pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -> usize {
@@ -150,7 +157,7 @@ impl Shard {
         let (count, bytes) = (pushes.batch.len(), bytes_of(&pushes.batch));
         let is_listed = matches!(pushes.crowd, Crowd::Conns(_));
         let limits = &self.context.limits;
-        let most = fewer(limits.crowd_slice, count, bytes, limits);
+        let most = fewer(limits.crowd_slice, offers_of(&pushes.batch), bytes, limits);
         let (crowd, batch) = (&mut pushes.crowd, &mut pushes.batch);
         let (connections, is_over) = self.deliver_slice(crowd, batch, most, &mut Budget::slice());
         if is_over {
@@ -211,7 +218,7 @@ impl Shard {
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let (items, answer) = (self.items(&push), Answer::PartialTally);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
-        let progress = Progress { call, push, items, tally, answer, is_counted };
+        let progress = Progress { call, push, items, tally, answer, is_counted, order: None };
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
@@ -225,8 +232,9 @@ impl Shard {
             Crowd::Conns(conns) => conns.len(),
         };
         let limits = &self.context.limits;
-        let bytes = bytes_of(std::slice::from_ref(progress));
-        size > fewer(limits.crowd_above, 1, bytes, limits) || self.crowds.delay(crowd)
+        let batch = std::slice::from_ref(progress);
+        size > fewer(limits.crowd_above, offers_of(batch), bytes_of(batch), limits)
+            || self.crowds.delay(crowd)
     }
 
     /// Offers `batch` to the next connections of `crowd`, to `most` of them. Returns how many those were, and whether they were
@@ -326,6 +334,10 @@ impl Shard {
         let list = &conns.lists[0];
         let to = list.len().min(conns.next.saturating_add(most));
         for progress in batch {
+            if let Some(order) = progress.push.rooms.clone() {
+                self.change_rooms(&order, &list[conns.next..to], progress, budget);
+                continue;
+            }
             let Self { context, conns: all, outboxes, .. } = self;
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &context.limits;

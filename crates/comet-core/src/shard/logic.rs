@@ -5,7 +5,7 @@ use comet_proto::{Frame, op};
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
-use crate::limits::{ACCEPTS_MAX, NAME_MAX, SENTENCE_MAX};
+use crate::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX, SENTENCE_MAX};
 use crate::message::{AuthRequest, Denied, Identity, Message, Report};
 use crate::settings::Logic;
 use crate::state::{AwaitedReply, ConnState, Registering};
@@ -192,6 +192,11 @@ fn check_names(identity: &Identity) -> Result<(), String> {
     };
     check("key", identity.key.as_deref())?;
     check("room", identity.room.as_deref())?;
+    let rooms = identity.rooms.len();
+    if rooms > FURTHER_ROOMS_MAX {
+        return Err(format!("{rooms} rooms; at most {FURTHER_ROOMS_MAX} are taken"));
+    }
+    identity.rooms.iter().try_for_each(|room| check("room", Some(room)))?;
     match identity.accepts.listed() {
         listed if listed > ACCEPTS_MAX => {
             Err(format!("{listed} accepted operations; at most {ACCEPTS_MAX} are taken"))

@@ -12,6 +12,7 @@ use crate::message::{Message, Push, Report};
 use crate::network::Network;
 
 use super::delivery::Items;
+use super::room_orders::OrderId;
 
 /// Connections of a push that are looked for in the lists of others.
 const SOUGHT_MAX: usize = 16;
@@ -98,6 +99,8 @@ pub(super) struct Progress {
     pub(super) answer: Answer,
     /// It is among the pushes that this shard has counted.
     pub(super) is_counted: bool,
+    /// It is an order about rooms, for connections that wait for a room's home.
+    pub(super) order: Option<OrderId>,
 }
 
 /// How the push is reported when it is over.

@@ -68,6 +68,7 @@ impl Shard {
 
     /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
     pub(super) fn report(&mut self, progress: Progress) {
+        let Some(progress) = self.await_homes(progress) else { return };
         match progress.call.shard() {
             None => self.reports.push(progress.report(self.context.shard)),
             Some(shard) => self.messages.send(shard, progress.tallied()),
@@ -78,7 +79,8 @@ impl Shard {
     pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
         let items = self.items(&push);
         let tally = Tally::default();
-        let progress = Progress { call, push, items, tally, answer, is_counted: false };
+        let progress =
+            Progress { call, push, items, tally, answer, is_counted: false, order: None };
         match target {
             Target::Crowd(crowd) => self.begin_to_crowd(crowd, progress),
             target => self.add_task(target, progress),
@@ -135,7 +137,7 @@ impl Shard {
             }
             if found.is_empty() {
                 progress.tally.absent += 1;
-                self.counters.deliveries.absent += u64::from(progress.push.kick.is_none());
+                self.counters.deliveries.absent += u64::from(!progress.push.is_order());
             }
             for owner in found.drain(..) {
                 budget.spend(1);
@@ -168,7 +170,8 @@ impl Shard {
         debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
         let items = self.items(&push);
         let (tally, answer) = (Tally::default(), Answer::Tally { partials: 0 });
-        let mut progress = Progress { call, push, items, tally, answer, is_counted: false };
+        let mut progress =
+            Progress { call, push, items, tally, answer, is_counted: false, order: None };
         let mut is_here = false;
         for (shard, members) in self.home.rooms.shards_of(&room).to_vec() {
             if shard == self.context.shard {
@@ -197,7 +200,7 @@ impl Shard {
         if !self.messages.send_push(to, message, self.context.limits.mesh_backlog) {
             let mut dropped = Tally::default();
             dropped.drop_as(DropReason::MeshFull, connections);
-            if progress.push.kick.is_none() {
+            if !progress.push.is_order() {
                 self.counters.deliveries += dropped;
             }
             progress.tally += dropped;

@@ -136,12 +136,18 @@ impl Shard {
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });
         }
+        if !identity.rooms.is_empty() {
+            self.conns[slot].input_mut().rooms = identity.rooms;
+        }
         let reply = AwaitedReply { version, operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
             None => {
+                self.conns[slot].state = ConnState::Live;
                 let body = self.auth_reply(slot, None);
-                self.answer(slot, reply, &body);
+                self.reply(slot, reply, &body);
+                self.enter_rooms_at_start(slot);
+                self.resume(slot);
             }
         }
     }

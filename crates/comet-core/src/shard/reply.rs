@@ -39,8 +39,12 @@ impl Shard {
         {
             return;
         }
+        let limits = &self.context.limits;
+        // One join and one leave of every room may be told unasked.
+        let notices = if conn.is_protocol_2 { 2 * u32::from(limits.rooms) } else { 0 };
+        let most = u32::from(limits.cli_proto) + notices;
         let load = self.outboxes.append_reply(slot, conn, reply);
-        if load.replies > u32::from(self.context.limits.cli_proto) {
+        if load.replies > most {
             self.close(slot, CloseReason::ReplyOverflow, "");
         }
     }

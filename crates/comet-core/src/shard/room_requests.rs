@@ -36,10 +36,10 @@ impl Shard {
         let known = self.rooms.find(name).filter(|&id| self.is_in(slot, id));
         let refusal = if name.is_empty() || name.len() > NAME_MAX {
             RoomRefusal::BadName
-        } else if known.is_none() && self.rooms_of(slot) >= self.context.limits.rooms.into() {
-            RoomRefusal::TooManyRooms
-        } else if known.is_none() && self.context.limits.is_out_of_memory {
-            RoomRefusal::OutOfMemory
+        } else if known.is_none()
+            && let Some(refusal) = self.refusal_of_further(slot)
+        {
+            refusal
         } else {
             let Some(id) = known else { return self.join(slot, name, reply) };
             let name = Arc::clone(&self.rooms[id].name);

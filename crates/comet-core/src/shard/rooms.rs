@@ -24,11 +24,22 @@ impl Shard {
     pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
         let (id, is_new) = self.rooms.find_or_create(room);
         if self.rooms[id].is_joined {
-            self.enter(id, slot, reply.operation);
+            self.enter(id, slot, reply.operation == op::JOIN_REPLY);
             return self.answer_in_room(id, slot, reply);
         }
-        let conn = self.conns.id(slot).local();
         self.conns[slot].state = ConnState::Joining { reply };
+        self.wait_for_home(id, is_new, slot, Some(reply));
+    }
+
+    /// Has a connection wait for the answer of the room's home, which is asked if the room `is_new`.
+    pub(super) fn wait_for_home(
+        &mut self,
+        id: RoomId,
+        is_new: bool,
+        slot: Slot,
+        reply: Option<AwaitedReply>,
+    ) {
+        let conn = self.conns.id(slot).local();
         let room = &mut self.rooms[id];
         room.waiting.push(Waiting { conn, reply });
         if is_new {
@@ -76,12 +87,19 @@ impl Shard {
     }
 
     fn enter_joined(&mut self, id: RoomId, Waiting { conn, reply }: Waiting) {
+        let Some(reply) = reply else { return self.enter_ordered(id, conn) };
         // It may have closed since. It cannot have asked for another room, because its input is held.
         let waits = |state: &ConnState| matches!(*state, ConnState::Joining { reply: asked } if asked == reply);
         if !self.conns.get(conn).is_some_and(|entry| waits(&entry.state)) {
             return self.remove_if_empty(id);
         }
-        self.enter(id, conn.slot, reply.operation);
+        let is_further = reply.operation == op::JOIN_REPLY;
+        // It may have come into the room by order of the server meanwhile.
+        if !self.is_in(conn.slot, id) {
+            self.enter(id, conn.slot, is_further);
+        } else if !is_further {
+            self.promote(conn.slot, id);
+        }
         self.answer_in_room(id, conn.slot, reply);
     }
 
@@ -101,6 +119,9 @@ impl Shard {
             self.reply(slot, reply, name.as_bytes());
         }
         self.announce_room(slot, id);
+        if reply.operation == op::AUTH_REPLY {
+            self.enter_rooms_at_start(slot);
+        }
         self.resume(slot);
     }
 
@@ -113,9 +134,10 @@ impl Shard {
         }
     }
 
-    fn enter(&mut self, id: RoomId, slot: Slot, reply: i32) {
+    /// Makes a connection a member, which it is not.
+    pub(super) fn enter(&mut self, id: RoomId, slot: Slot, is_further: bool) {
         let (membership, moved) = self.rooms.enter(id, slot);
-        if reply == op::JOIN_REPLY {
+        if is_further {
             self.conns[slot].has_further_rooms = true;
             self.further_rooms.insert(slot, membership);
         } else {
@@ -195,7 +217,7 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    fn remove_if_empty(&mut self, id: RoomId) {
+    pub(super) fn remove_if_empty(&mut self, id: RoomId) {
         if let Some(room) = self.rooms.remove_if_empty(id)
             && !Canary::ForgottenRoom.is_released()
         {

@@ -21,6 +21,7 @@ mod pushes;
 mod replies;
 mod rfc6455;
 mod rig;
+mod room_orders;
 mod rooms;
 mod stalls;
 mod text;

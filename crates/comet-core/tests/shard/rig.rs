@@ -434,13 +434,16 @@ pub(crate) fn room_at(home: u16) -> String {
     rooms.find(|room| home_of_room(room, 2).0 == home).expect("half of all rooms")
 }
 
-/// Reads `user/key/room/operations`, each of which may be empty. Anything else is refused.
+/// Reads `user/key/room/operations`, each of which may be empty. `room` may be several with `+` between them, the first
+/// of which is *the* room. Anything else is refused.
 fn identity(token: &[u8]) -> Result<Identity, String> {
     let text = std::str::from_utf8(token).expect("tokens here are text");
     let [user, key, room, operations] = text.split('/').collect::<Vec<_>>()[..] else {
         return Err("no such token".to_owned());
     };
     let name = |name: &str| (!name.is_empty()).then(|| name.into());
+    let mut rooms = room.split('+');
+    let room = rooms.next().unwrap_or_default();
     let listed = || operations.split(',').map(|operation| operation.parse().unwrap()).collect();
     Ok(Identity {
         user: user.parse().unwrap_or(0),
@@ -449,5 +452,6 @@ fn identity(token: &[u8]) -> Result<Identity, String> {
         accepts: if operations.is_empty() { Accepts::All } else { Accepts::Only(listed()) },
         heartbeat_ms: None,
         expires_in_ms: None,
+        rooms: rooms.map(Into::into).collect(),
     })
 }

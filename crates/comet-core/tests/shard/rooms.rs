@@ -12,7 +12,7 @@ use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, room_at};
 
 /// What a client was sent, with the bodies of pushes to rooms taken apart.
 #[derive(PartialEq, Eq, Debug)]
-enum Seen {
+pub(crate) enum Seen {
     Joined { room: String, handle: RoomHandle, is_unasked: bool, sequence: i32 },
     NotJoined { room: Vec<u8>, refusal: RoomRefusal, sequence: i32 },
     Left { outcome: Result<(), RoomRefusal>, handle: RoomHandle, sequence: i32 },
@@ -53,14 +53,14 @@ fn seen(mut bytes: &[u8]) -> Vec<Seen> {
 }
 
 /// A TCP client of protocol 2 that has read what its token led to.
-fn connect(rig: &mut Rig, shard: u16, token: &str) -> (ConnId, Vec<Seen>) {
+pub(crate) fn connect(rig: &mut Rig, shard: u16, token: &str) -> (ConnId, Vec<Seen>) {
     let conn = rig.connect(shard, Transport::Tcp);
     let mut told = seen(&rig.ask(conn, &frame_2(op::AUTH, 1, token.as_bytes())));
     assert!(matches!(told.remove(0), Seen::Other { operation: op::AUTH_REPLY, .. }), "{token}");
     (conn, told)
 }
 
-fn join_frame(sequence: i32, room: &[u8]) -> Vec<u8> {
+pub(crate) fn join_frame(sequence: i32, room: &[u8]) -> Vec<u8> {
     frame_2(op::JOIN, sequence, &Join { since: None, room }.encode())
 }
 
@@ -78,7 +78,7 @@ fn join(rig: &mut Rig, conn: ConnId, room: &str) -> RoomHandle {
 }
 
 /// Members of `room` by its home.
-fn members(rig: &mut Rig, room: &str) -> u32 {
+pub(crate) fn members(rig: &mut Rig, room: &str) -> u32 {
     rig.pass(1_000);
     let known = rig.shards.iter().flat_map(comet_core::Shard::home_rooms);
     known.filter(|(name, _)| &**name == room).map(|(_, members)| members).sum()
@@ -155,6 +155,51 @@ fn websocket_members_get_whole_messages() {
             assert_eq!(&frame.body[inner..], body);
         }
     }
+}
+
+/// Those of a token come behind the reply to it, whichever room's home answers first, and as many as a connection may be in.
+#[test]
+fn a_token_names_further_rooms() {
+    let mut rig = Rig::new(2, Limits { rooms: 4, ..Limits::default() });
+    let (near, far) = (room_at(0), room_at(1));
+    for first in [&near, &far, ""] {
+        let token = format!("7/k/{first}+{near}+{far}+{near}+a+b+c/");
+        let (conn, told) = connect(&mut rig, 0, &token);
+        let mut named = Vec::new();
+        for seen in &told {
+            let Seen::Joined { room, handle, is_unasked: true, sequence: 0 } = seen else {
+                panic!("{seen:?}")
+            };
+            named.push(room.as_str());
+            assert_eq!(rig.push_room(room, 1000, b"p").queued, 1);
+            let expected = Seen::RoomPush { handle: *handle, operation: 1000, body: b"p".to_vec() };
+            assert_eq!(seen_by(&mut rig, conn), [expected]);
+        }
+        named.sort_unstable();
+        let mut expected = vec!["a", near.as_str(), far.as_str()];
+        expected.sort_unstable();
+        assert_eq!(named, expected, "{token}");
+        assert!(!rig.is_closed(conn));
+        rig.hang_up(conn);
+        assert_eq!(members(&mut rig, &far), 0);
+    }
+    // Four names are looked at, and two are beyond that.
+    assert_eq!(rig.shards[0].counters().rooms_refused, [6, 0, 0, 0]);
+
+    // Clients of protocol 1 get the pushes as ever, and are told nothing.
+    let old = rig.connect(0, Transport::Tcp);
+    let token = frame(op::AUTH, 1, format!("7/k/{near}+{far}+a/").as_bytes());
+    assert_eq!(rig.ask(old, &token), frame(op::AUTH_REPLY, 1, b""));
+    for room in [near.as_str(), far.as_str(), "a"] {
+        assert_eq!(rig.push_room(room, 1000, room.as_bytes()).queued, 1);
+        assert_eq!(rig.take(old), frame(1000, 0, room.as_bytes()));
+    }
+    rig.hang_up(old);
+    assert_eq!(members(&mut rig, &far) + members(&mut rig, &near) + members(&mut rig, "a"), 0);
+}
+
+pub(crate) fn seen_by(rig: &mut Rig, conn: ConnId) -> Vec<Seen> {
+    seen(&rig.take(conn))
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! From the claims of a checked token to an identity.
 
-use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
+use comet_core::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};
 use serde_json::{Map, Value};
 
@@ -15,6 +15,8 @@ pub struct ClaimNames {
     pub key: String,
     /// The first room of the connection, a text. Without the claim it has none.
     pub room: String,
+    /// Further rooms that the connection starts in, a list of texts. Without the claim there are none.
+    pub rooms: String,
     /// The operations that the connection accepts, a list of numbers. Without the claim it accepts
     /// all.
     pub accepts: String,
@@ -23,8 +25,9 @@ pub struct ClaimNames {
 impl Default for ClaimNames {
     /// The names of goim v2's tokens.
     fn default() -> Self {
-        let [mid, key, room, accepts] = ["mid", "key", "room_id", "accepts"].map(str::to_owned);
-        Self { mid, key, room, accepts }
+        let [mid, key, room, rooms, accepts] =
+            ["mid", "key", "room_id", "rooms", "accepts"].map(str::to_owned);
+        Self { mid, key, room, rooms, accepts }
     }
 }
 
@@ -38,6 +41,7 @@ impl ClaimNames {
             accepts: accepts(&self.accepts, claims)?,
             heartbeat_ms: None,
             expires_in_ms: None,
+            rooms: rooms(&self.rooms, claims)?,
         })
     }
 }
@@ -67,6 +71,26 @@ fn name(claim: &str, claims: &Map<String, Value>) -> Result<Option<Box<str>>, Re
         Some(Value::String(text)) => Ok((!text.is_empty()).then(|| text.as_str().into())),
         Some(_) => Err(Refusal::new(format!("the claim {claim:?} is not a text"))),
     }
+}
+
+fn rooms(claim: &str, claims: &Map<String, Value>) -> Result<Box<[Box<str>]>, Refusal> {
+    let list = match value_of(claim, claims) {
+        None => return Ok(Box::default()),
+        Some(Value::Array(list)) => list,
+        Some(_) => return Err(Refusal::new(format!("the claim {claim:?} is not a list"))),
+    };
+    if list.len() > FURTHER_ROOMS_MAX {
+        let sentence = format!("the claim {claim:?} has more than {FURTHER_ROOMS_MAX} rooms");
+        return Err(Refusal::new(sentence));
+    }
+    let room = |value: &Value| {
+        let name = value.as_str().filter(|name| (1..=NAME_MAX).contains(&name.len()));
+        name.map(Into::into)
+    };
+    let rooms: Option<_> = list.iter().map(room).collect();
+    rooms.ok_or_else(|| {
+        Refusal::new(format!("the claim {claim:?} contains a value that is not a room id"))
+    })
 }
 
 fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<Accepts, Refusal> {

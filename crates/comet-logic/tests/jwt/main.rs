@@ -185,6 +185,7 @@ fn claims_become_an_identity() {
         accepts,
         heartbeat_ms: None,
         expires_in_ms: None,
+        rooms: Box::default(),
     };
     check(goim.clone(), json!({}), of(42, None, None, Accepts::All));
     check(
@@ -197,9 +198,15 @@ fn claims_become_an_identity() {
         json!({ "key": "", "room_id": null, "accepts": [] }),
         of(42, None, None, Accepts::Only([].into())),
     );
-    let [mid, key, room, accepts] = ["sub", "jti", "room", "ops"].map(str::to_owned);
     check(
-        ClaimNames { mid, key, room, accepts },
+        ClaimNames::default(),
+        json!({ "rooms": ["a", "b"] }),
+        Identity { rooms: ["a", "b"].map(Into::into).into(), ..of(42, None, None, Accepts::All) },
+    );
+    let [mid, key, room, rooms, accepts] =
+        ["sub", "jti", "room", "rooms", "ops"].map(str::to_owned);
+    check(
+        ClaimNames { mid, key, room, rooms, accepts },
         json!({ "sub": "9223372036854775807", "jti": "é", "room": "r", "ops": null, "key": 7 }),
         of(i64::MAX, Some("é"), Some("r"), Accepts::All),
     );
@@ -232,6 +239,14 @@ fn claims_of_another_type_are_refused() {
         "the claim \"accepts\" contains a value that is not an operation",
     );
     check(json!({ "accepts": vec![1; 65] }), "the claim \"accepts\" has more than 64 operations");
+    check(json!({ "rooms": "a" }), "the claim \"rooms\" is not a list");
+    for rooms in [json!([7]), json!(["a", ""]), json!(["x".repeat(257)])] {
+        check(
+            json!({ "rooms": rooms }),
+            "the claim \"rooms\" contains a value that is not a room id",
+        );
+    }
+    check(json!({ "rooms": vec!["a"; 1025] }), "the claim \"rooms\" has more than 1024 rooms");
     check(json!({ "exp": "tomorrow" }), "the token has no claim \"exp\"");
     check(json!({ "nbf": "now" }), "the claim \"nbf\" does not fit");
     refused(&jwt, &signer.token(&json!([1])), "the token's header or claims do not fit");

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, StreamBackend,
-    grpc_api,
+    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, RoomChange,
+    StreamBackend, grpc_api,
 };
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
-use comet_wire::comet::v1::PushStreamReq;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_req::Target;
+use comet_wire::comet::v1::{ChangeRoomsReply, PushStreamReq};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -89,6 +89,10 @@ impl StreamBackend for Manual {
     }
 
     async fn kick(&self, _: KickTarget, _: KickNotice) -> Result<Ledger, Status> {
+        unasked()
+    }
+
+    async fn change_rooms(&self, _: RoomChange) -> Result<ChangeRoomsReply, Status> {
         unasked()
     }
 

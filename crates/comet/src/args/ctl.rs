@@ -7,7 +7,7 @@ use super::api::Api;
 /// `comet ctl`
 #[derive(Clone, PartialEq, Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0, done; 3, kick closed no connection; 1, the call or the output failed; 64, a mistake \
+    after_help = "Exit codes: 0, done; 3, kick closed no connection, join or leave changed none; 1, the call or the output failed; 64, a mistake \
         in the arguments. docs/OPERATIONS.md says what the orders do."
 )]
 pub struct Ctl {
@@ -58,6 +58,10 @@ pub enum Order {
         #[arg(long, global = true, default_value_t = 0, value_name = "N")]
         retry_after_ms: u32,
     },
+    /// Have connections enter rooms, beside those they are in
+    Join(RoomChange),
+    /// Take connections out of rooms
+    Leave(RoomChange),
     /// Turn clients of an address or a network away for a time, without a word
     Block {
         /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32
@@ -92,6 +96,25 @@ pub enum Order {
         /// Its number, as in `broadcasts`
         id: u64,
     },
+}
+
+/// `comet ctl join` and `comet ctl leave`
+#[derive(Clone, PartialEq, Eq, Debug, clap::Args)]
+pub struct RoomChange {
+    /// The rooms
+    #[arg(required = true)]
+    pub rooms: Vec<String>,
+    /// Connections that hold this key; may be repeated
+    #[arg(
+        long = "key",
+        value_name = "KEY",
+        required_unless_present = "users",
+        conflicts_with = "users"
+    )]
+    pub keys: Vec<String>,
+    /// All connections of this user; may be repeated
+    #[arg(long = "user", value_name = "USER", allow_negative_numbers = true)]
+    pub users: Vec<i64>,
 }
 
 /// `comet ctl drain`

@@ -63,6 +63,7 @@ mod pushes;
 mod redis;
 mod reload;
 mod replaced;
+mod room_orders;
 mod rooms;
 mod rust_log;
 mod signals;

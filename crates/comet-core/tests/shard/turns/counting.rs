@@ -135,6 +135,7 @@ impl Core {
                     accepts: Accepts::All,
                     heartbeat_ms: None,
                     expires_in_ms: self.expires_in_ms,
+                    rooms: Box::default(),
                 }),
             );
         }

@@ -1,0 +1,286 @@
+//! Further rooms that a connection enters or leaves unasked: those that its token names, and orders of push callers.
+//!
+//! Its input is not held while the room's home is asked, so meanwhile it may close, be full, or enter the room by itself.
+//! A client of protocol 2 is told; any other gets the room's pushes as plain ones.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use ahash::RandomState;
+use comet_proto::{JoinReply, LeaveReply, RoomRefusal, VERSION_2, op};
+
+use crate::budget::{self, Budget};
+use crate::ids::{LocalConnId, Slot};
+use crate::ledger::{DropReason, Tally};
+use crate::message::RoomOrder;
+use crate::room::RoomId;
+use crate::state::AwaitedReply;
+
+use super::Shard;
+use super::push_task::Progress;
+
+/// An order that waits for homes of rooms.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct OrderId(u64);
+
+/// What is not answered yet of an order.
+#[derive(Default)]
+struct Order {
+    /// Pairs of a connection and a room that wait.
+    left: usize,
+    /// What became of those that have waited.
+    tally: Tally,
+    /// The rest of it, once that is over.
+    progress: Option<Progress>,
+}
+
+/// Which connections enter which rooms once the homes have answered, and the orders that they are of. Those of a token
+/// have none.
+pub(super) struct RoomOrders {
+    waiting: HashMap<(RoomId, LocalConnId), Option<OrderId>, RandomState>,
+    /// In how many rooms a connection waits to be.
+    places: HashMap<LocalConnId, usize, RandomState>,
+    orders: HashMap<OrderId, Order, RandomState>,
+    last: OrderId,
+}
+
+impl RoomOrders {
+    pub(super) fn new(seed: u64) -> Self {
+        let state = |key| RandomState::with_seeds(seed, 19, 20, key);
+        Self {
+            waiting: HashMap::with_hasher(state(21)),
+            places: HashMap::with_hasher(state(23)),
+            orders: HashMap::with_hasher(state(22)),
+            last: OrderId(0),
+        }
+    }
+
+    fn add(&mut self, room: RoomId, conn: LocalConnId, order: Option<OrderId>) {
+        self.waiting.insert((room, conn), order);
+        *self.places.entry(conn).or_default() += 1;
+    }
+
+    /// Takes out a pair that waits.
+    fn take(&mut self, room: RoomId, conn: LocalConnId) -> Option<Option<OrderId>> {
+        let order = self.waiting.remove(&(room, conn))?;
+        if let Entry::Occupied(mut places) = self.places.entry(conn) {
+            *places.get_mut() -= 1;
+            if *places.get() == 0 {
+                places.remove();
+            }
+        }
+        Some(order)
+    }
+
+    /// The rooms that a connection waits for have their places, so the bound leaves out the last that are named.
+    fn places_of(&self, conn: LocalConnId) -> usize {
+        self.places.get(&conn).copied().unwrap_or(0)
+    }
+}
+
+/// What became of a connection and a room.
+enum Change {
+    Made,
+    /// It was so already.
+    Needless,
+    Refused,
+    /// The connection takes no pushes any more.
+    Closing,
+    /// The room's home is asked.
+    Waits,
+}
+
+impl Change {
+    /// Counts it, unless it waits.
+    fn count(self, tally: &mut Tally) {
+        match self {
+            Self::Made => tally.queue(),
+            Self::Needless => tally.unchanged += 1,
+            Self::Refused => tally.refused += 1,
+            Self::Closing => tally.drop_as(DropReason::Closing, 1),
+            Self::Waits => {}
+        }
+    }
+}
+
+impl Shard {
+    /// The reply to the token is queued: enters the further rooms that it names, as many as a connection may be in.
+    pub(super) fn enter_rooms_at_start(&mut self, slot: Slot) {
+        let conn = &mut self.conns[slot];
+        let Some(input) = &mut conn.input else { return };
+        let rooms = std::mem::take(&mut input.rooms);
+        conn.shed_input();
+        let (taken, beyond) = rooms.split_at(rooms.len().min(self.context.limits.rooms.into()));
+        self.counters.rooms_refused[RoomRefusal::TooManyRooms as usize - 1] += beyond.len() as u64;
+        for room in taken {
+            if self.conns[slot].takes_pushes().is_err() {
+                return;
+            }
+            self.enter_unasked(slot, room, None);
+        }
+    }
+
+    /// Carries out an order for connections here.
+    pub(super) fn change_rooms(
+        &mut self,
+        order: &RoomOrder,
+        conns: &[LocalConnId],
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) {
+        for &conn in conns {
+            budget.spend(order.rooms.len() * budget::ANSWER);
+            for room in &order.rooms {
+                // A notice to it may have closed it.
+                let state = self.conns.get(conn).map(|conn| conn.takes_pushes());
+                let change = match state.unwrap_or(Err(DropReason::Closing)) {
+                    Ok(()) if order.is_join => self.enter_by(progress, conn.slot, room),
+                    Ok(()) => self.leave_unasked(conn.slot, room),
+                    Err(reason) => {
+                        progress.tally.drop_as(reason, 1);
+                        continue;
+                    }
+                };
+                change.count(&mut progress.tally);
+            }
+        }
+    }
+
+    fn enter_by(&mut self, progress: &mut Progress, slot: Slot, room: &str) -> Change {
+        let orders = &mut self.room_orders;
+        let order = *progress.order.get_or_insert_with(|| {
+            orders.last.0 += 1;
+            orders.last
+        });
+        let change = self.enter_unasked(slot, room, Some(order));
+        if let Change::Waits = change {
+            self.room_orders.orders.entry(order).or_default().left += 1;
+        }
+        change
+    }
+
+    /// An order is over but for connections that wait for homes. Returns it if there are none; else it is reported when
+    /// the last of them has entered, so that whatever its caller pushes to the rooms then reaches them.
+    pub(super) fn await_homes(&mut self, mut progress: Progress) -> Option<Progress> {
+        let Some(id) = progress.order else { return Some(progress) };
+        let orders = &mut self.room_orders.orders;
+        match orders.get_mut(&id) {
+            Some(order) if order.left > 0 => {
+                order.progress = Some(progress);
+                return None;
+            }
+            Some(order) => progress.tally += order.tally,
+            None => {}
+        }
+        orders.remove(&id);
+        Some(progress)
+    }
+
+    /// A connection does not wait any more.
+    fn settle(&mut self, id: Option<OrderId>, change: Change) {
+        let Some(order) = id.and_then(|id| self.room_orders.orders.get_mut(&id)) else { return };
+        change.count(&mut order.tally);
+        order.left -= 1;
+        if order.left == 0
+            && let Some(progress) = order.progress.take()
+        {
+            self.report(progress);
+        }
+    }
+
+    /// Has a connection that takes pushes enter a further room.
+    fn enter_unasked(&mut self, slot: Slot, room: &str, order: Option<OrderId>) -> Change {
+        let conn = self.conns.id(slot).local();
+        let waits = |id| self.room_orders.waiting.contains_key(&(id, conn));
+        if self.rooms.find(room).is_some_and(|id| self.is_in(slot, id) || waits(id)) {
+            return Change::Needless;
+        }
+        if let Some(refusal) = self.refusal_of_further(slot) {
+            self.counters.rooms_refused[refusal as usize - 1] += 1;
+            return Change::Refused;
+        }
+        let (id, is_new) = self.rooms.find_or_create(room);
+        if self.rooms[id].is_joined {
+            self.enter_and_tell(id, slot);
+            return Change::Made;
+        }
+        self.room_orders.add(id, conn, order);
+        self.wait_for_home(id, is_new, slot, None);
+        Change::Waits
+    }
+
+    /// Takes a connection that takes pushes out of a room, in whichever way it came in, or out of those that wait.
+    fn leave_unasked(&mut self, slot: Slot, room: &str) -> Change {
+        let Some(id) = self.rooms.find(room) else { return Change::Needless };
+        if self.conns[slot].room.room() == Some(id) {
+            self.leave(slot);
+        } else if !self.leave_further(slot, id) {
+            let conn = self.conns.id(slot).local();
+            let Some(order) = self.room_orders.take(id, conn) else {
+                return Change::Needless;
+            };
+            self.settle(order, Change::Made);
+            return Change::Made;
+        }
+        if self.conns[slot].is_protocol_2 {
+            let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: id.handle() };
+            self.notify(slot, op::LEAVE_REPLY, &left.encode());
+        }
+        Change::Made
+    }
+
+    /// The room's home has answered.
+    pub(super) fn enter_ordered(&mut self, id: RoomId, conn: LocalConnId) {
+        // It may have been taken back meanwhile.
+        let Some(order) = self.room_orders.take(id, conn) else {
+            return self.remove_if_empty(id);
+        };
+        let change = self.enter_if_possible(id, conn);
+        if !matches!(change, Change::Made) {
+            self.remove_if_empty(id);
+        }
+        self.settle(order, change);
+    }
+
+    fn enter_if_possible(&mut self, id: RoomId, conn: LocalConnId) -> Change {
+        if !self.conns.get(conn).is_some_and(|conn| conn.takes_pushes().is_ok()) {
+            return Change::Closing;
+        }
+        if self.is_in(conn.slot, id) {
+            return Change::Needless;
+        }
+        if let Some(refusal) = self.refusal_of_further(conn.slot) {
+            self.counters.rooms_refused[refusal as usize - 1] += 1;
+            return Change::Refused;
+        }
+        self.enter_and_tell(id, conn.slot);
+        Change::Made
+    }
+
+    fn enter_and_tell(&mut self, id: RoomId, slot: Slot) {
+        self.enter(id, slot, true);
+        if self.conns[slot].is_protocol_2 {
+            let name = Arc::clone(&self.rooms[id].name);
+            let joined = JoinReply::joined(id.handle(), name.as_bytes());
+            let told = JoinReply { is_unasked: true, ..joined };
+            self.notify(slot, op::JOIN_REPLY, &told.encode());
+        }
+    }
+
+    fn notify(&mut self, slot: Slot, operation: i32, body: &[u8]) {
+        let notice = AwaitedReply { version: VERSION_2, operation, sequence: 0 };
+        self.reply(slot, notice, body);
+    }
+
+    /// Why a connection may be in no room more.
+    pub(super) fn refusal_of_further(&self, slot: Slot) -> Option<RoomRefusal> {
+        let limits = &self.context.limits;
+        let waiting = self.room_orders.places_of(self.conns.id(slot).local());
+        if self.rooms_of(slot) + waiting >= limits.rooms.into() {
+            Some(RoomRefusal::TooManyRooms)
+        } else {
+            limits.is_out_of_memory.then_some(RoomRefusal::OutOfMemory)
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Rooms that connections enter and leave by order of a push caller.
+
+use comet_core::{CallId, ConnId, Limits, Message, Push, RoomOrder, Tally};
+use comet_proto::op;
+
+use crate::rig::{Rig, frame, key_at, room_at};
+use crate::rooms::{Seen, connect, join_frame, members, seen_by};
+
+fn order(is_join: bool, rooms: &[&str]) -> Push {
+    Push::rooms(RoomOrder { rooms: rooms.iter().map(|room| (*room).into()).collect(), is_join })
+}
+
+/// Changed, as they are already, refused, and keys that are absent.
+fn outcome(Tally { queued, unchanged, refused, absent, .. }: Tally) -> [u64; 4] {
+    [queued, unchanged, refused, absent]
+}
+
+fn send_to_key(rig: &mut Rig, key: &str, push: Push) -> CallId {
+    let call = rig.call();
+    let home = comet_core::home_of_key(key, rig.shards.len() as u16);
+    rig.send(home, Message::PushKeys { call, keys: vec![key.into()], push });
+    call
+}
+
+fn to_key(rig: &mut Rig, key: &str, push: Push) -> [u64; 4] {
+    let call = send_to_key(rig, key, push);
+    outcome(rig.tally(call))
+}
+
+fn to_user(rig: &mut Rig, user: i64, push: Push) -> [u64; 4] {
+    let call = rig.call();
+    let home = comet_core::home_of_user(user, rig.shards.len() as u16);
+    rig.send(home, Message::PushUsers { call, users: vec![user], push });
+    outcome(rig.tally(call))
+}
+
+#[test]
+fn clients_enter_and_leave_rooms_by_order() {
+    let mut rig = Rig::new(2, Limits { rooms: 3, ..Limits::default() });
+    let (near, far) = (room_at(0), room_at(1));
+    let (new, _) = connect(&mut rig, 0, &format!("7/{}/{near}/", key_at(1)));
+    let old = rig.join(1, "7/old//");
+    let rooms = [near.as_str(), far.as_str(), "a", "b"];
+    // The one has its room already, and both have no place for the last.
+    assert_eq!(to_user(&mut rig, 7, order(true, &rooms)), [2 + 3, 1, 1 + 1, 0]);
+    let told = seen_by(&mut rig, new);
+    let handle_of = |wanted: &str| {
+        let handle = told.iter().find_map(|seen| match seen {
+            Seen::Joined { room, handle, is_unasked: true, sequence: 0 } if room == wanted => {
+                Some(*handle)
+            }
+            _ => None,
+        });
+        handle.expect("it was told")
+    };
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert_eq!(rig.take(old), b"", "it knows no handles");
+    for room in [far.as_str(), "a"] {
+        assert_eq!(rig.push_room(room, 1000, b"p").queued, 2);
+        let (handle, body) = (handle_of(room), b"p".to_vec());
+        assert_eq!(seen_by(&mut rig, new), [Seen::RoomPush { handle, operation: 1000, body }]);
+        assert_eq!(rig.take(old), frame(1000, 0, b"p"));
+    }
+    let refused: u64 = (0..2).map(|shard| rig.shards[shard].counters().rooms_refused[0]).sum();
+    assert_eq!(refused, 2);
+
+    // The first room as well, and what the one is not in.
+    assert_eq!(to_key(&mut rig, &key_at(1), order(false, &[&near, "a", "b"])), [2, 1, 0, 0]);
+    let told = seen_by(&mut rig, new);
+    assert!(
+        matches!(told[..], [Seen::Left { outcome: Ok(()), sequence: 0, .. }, Seen::Left { .. }]),
+        "{told:?}"
+    );
+    assert_eq!(
+        [members(&mut rig, &near), members(&mut rig, "a"), members(&mut rig, &far)],
+        [1, 1, 2]
+    );
+    assert_eq!(to_key(&mut rig, "nobody", order(true, &["a"])), [0, 0, 0, 1]);
+    let pushes: u64 = (0..2).map(|shard| rig.shards[shard].counters().pushes).sum();
+    assert_eq!(pushes, 4, "two, each on both shards; orders are none");
+    rig.hang_up(new);
+    rig.hang_up(old);
+    assert_eq!(rooms.map(|room| members(&mut rig, room)), [0; 4]);
+}
+
+/// Its input is not held, so it can do all that a client can while the room's home is asked.
+#[test]
+fn an_order_is_answered_once_the_rooms_home_has_answered() {
+    let mut rig = Rig::new(2, Limits { rooms: 2, ..Limits::default() });
+    let (key, far) = (key_at(0), room_at(1));
+    let held = (1, 0);
+    type Meanwhile = fn(&mut Rig, ConnId, &str);
+    let nothing: Meanwhile = |_, _, _| {};
+    let joins: Meanwhile = |rig, conn, room| {
+        rig.feed(conn, &crate::rig::frame_2(op::CHANGE_ROOM, 3, room.as_bytes()));
+    };
+    let joins_further: Meanwhile =
+        |rig, conn, room| rig.feed(conn, &join_frame(3, room.as_bytes()));
+    let closes: Meanwhile = |rig, conn, _| rig.hang_up(conn);
+    let leaves: Meanwhile = |rig, _, room| {
+        assert_eq!(to_key(rig, &key_at(0), order(false, &[room])), [1, 0, 0, 0]);
+    };
+    let leaves_and_enters: Meanwhile = |rig, _, room| {
+        assert_eq!(to_key(rig, &key_at(0), order(false, &[room])), [1, 0, 0, 0]);
+        send_to_key(rig, &key_at(0), order(true, &[room]));
+    };
+    for (meanwhile, queued, in_it) in [
+        (nothing, 1, 1),
+        (closes, 0, 0),
+        (leaves, 1, 0),
+        (leaves_and_enters, 1, 1),
+        (joins, 1, 1),
+        (joins_further, 1, 1),
+    ] {
+        let (conn, _) = connect(&mut rig, 0, &format!("7/{key}//"));
+        rig.held.insert(held);
+        let call = send_to_key(&mut rig, &key, order(true, &[&far]));
+        assert_eq!(rig.tally(call), Tally::default());
+        meanwhile(&mut rig, conn, &far);
+        rig.held.clear();
+        rig.run();
+        let tally = rig.tally(call);
+        assert_eq!(tally.queued + tally.unchanged, queued, "{tally:?}");
+        assert_eq!(tally.dropped_total(), 1 - queued);
+        assert_eq!(members(&mut rig, &far), in_it);
+        assert_eq!(rig.push_room(&far, 9, b"p").queued, u64::from(in_it));
+        rig.hang_up(conn);
+        assert_eq!(members(&mut rig, &far), 0);
+    }
+}
