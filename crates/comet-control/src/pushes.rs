@@ -211,17 +211,14 @@ impl StreamBackend for Pushes {
             ChangeTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
             ChangeTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
         }?;
-        let tally = match under_way.call {
-            Some(call) => call.await.map_err(status)?.tally,
-            None => Tally::default(),
-        };
+        let tally = under_way.here().await?;
         let Ledger { queued, dropped, absent, .. } = ledger(&tally);
         let Tally { unchanged, refused, .. } = tally;
         Ok(ChangeRoomsReply {
             changed: queued,
             unchanged,
             refused,
-            absent: absent + under_way.absent,
+            absent,
             not_reached: dropped.into_iter().collect(),
         })
     }
