@@ -36,11 +36,11 @@ pub(crate) fn without_passwords(sentence: &str) -> String {
     let mut rest = sentence;
     // A password may have spaces and quotes in it, so an address ends where the next one begins.
     while let Some((before, after)) = rest.split_once("://") {
-        let next = after.find("://").map_or(after.len(), |next| {
-            after[..next].rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |end| end + 1)
-        });
+        let scheme_of =
+            |text: &str| text.trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
+        let next = after.find("://").map_or(after.len(), |next| scheme_of(&after[..next]));
         let (address, beyond) = after.split_at(next);
-        let scheme = before.rfind(|c: char| !c.is_ascii_alphanumeric()).map_or(0, |end| end + 1);
+        let scheme = scheme_of(before);
         shown += &without_schemeless_passwords(&before[..scheme]);
         shown += &without_password(&format!("{}://{address}", &before[scheme..]));
         rest = beyond;

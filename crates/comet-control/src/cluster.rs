@@ -91,7 +91,7 @@ impl ClusterDriver {
         };
         let engine = self.engine.counts();
         let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
-        let ClusterCounts { parts, late_parts, silent, .. } = counts;
+        let ClusterCounts { refused, parts, late_parts, silent, .. } = counts;
         let EngineCounts { dropped, invalid, untold, disconnects } = engine;
         for (name, help, value) in [
             (
@@ -116,6 +116,7 @@ impl ClusterDriver {
                 not_published,
             ),
             ("comet_cluster_received_total", "Pushes of other hosts begun here.", received),
+            ("comet_cluster_refused_total", "Pushes of other hosts refused here.", refused),
             ("comet_cluster_parts_total", "Answers of other hosts to pushes.", parts),
             (
                 "comet_cluster_late_parts_total",
@@ -171,13 +172,13 @@ impl ClusterDriver {
                 event = events.recv(), if has_engine => match event {
                     Some(Event::Push { publication, reply }) => {
                         let target = publication.target.clone();
-                        self.lock().note_received();
                         match begin(publication) {
                             Ok(begun) => {
+                                self.lock().note_received();
                                 let answered = Arc::clone(&self).answer(begun, target, reply);
                                 under_way.spawn(answered);
                             }
-                            Err(status) => log_refused(&status),
+                            Err(status) => self.refuse(&status),
                         }
                     }
                     Some(event) => {
@@ -208,8 +209,19 @@ impl ClusterDriver {
                 self.engine.answer(reply, part);
             }
             (Ok(_), None) => {}
-            (Err(status), _) => log_refused(&status),
+            (Err(status), _) => self.refuse(&status),
         }
+    }
+
+    /// The caller is told that this host has not answered.
+    fn refuse(&self, status: &Status) {
+        self.lock().note_refused();
+        log::debug!("a push of another host: {}", status.message());
+    }
+
+    /// Other hosts, as far as they are known.
+    pub(crate) fn other_hosts(&self) -> Vec<String> {
+        self.lock().other_hosts().map(ToString::to_string).collect()
     }
 
     /// Tells the others that this host goes. The engine's work ends then.
@@ -229,16 +241,10 @@ impl ClusterDriver {
 
     fn carry_out(&self, cluster: &mut Cluster<oneshot::Sender<ClusterOutcome>>) {
         while let Some(command) = cluster.poll_command() {
-            let call = match &command {
-                Command::Publish { call, .. } => Some(*call),
-                _ => None,
-            };
-            if self.engine.submit(command) {
-                continue;
-            }
-            match call {
-                Some(call) => cluster.not_published(call),
-                None => cluster.not_told(),
+            match self.engine.submit(command) {
+                Ok(()) => {}
+                Err(Command::Publish { call, .. }) => cluster.not_published(call),
+                Err(command) => cluster.not_told(command),
             }
         }
         while let Some((caller, outcome)) = cluster.poll_outcome() {
@@ -255,11 +261,6 @@ impl ClusterDriver {
     fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
         self.cluster.lock().expect("nothing panics between lock and unlock")
     }
-}
-
-/// The caller is told that this host has not answered.
-fn log_refused(status: &Status) {
-    log::debug!("a push of another host: {}", status.message());
 }
 
 /// What becomes of a push on other hosts.

@@ -109,7 +109,6 @@ impl PushBackend for Pushes {
         speed: i32,
     ) -> Result<Pushed, Status> {
         let publication = self.publication(proto.as_ref(), operation, || Target::All);
-        let publication = publication.map(|publication| Publication { speed, ..publication });
         let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
         let Some(speed) = speed else {
@@ -138,9 +137,11 @@ impl PushBackend for Pushes {
             )));
         }
         call.keep();
-        // The other hosts pace theirs, and their counters have what becomes of it.
-        drop(self.elsewhere(publication));
-        Ok(Ledger { scheduled: gathered.scheduled, ..ledger(&gathered.tally) }.into())
+        // A host paces a broadcast to its own connections alone.
+        let unanswered = self.cluster.as_ref().map(|cluster| cluster.other_hosts());
+        let unanswered = unanswered.unwrap_or_default();
+        let scheduled = gathered.scheduled;
+        Ok(Ledger { scheduled, unanswered, ..ledger(&gathered.tally) }.into())
     }
 
     async fn rooms<T: Send + 'static>(
@@ -242,7 +243,9 @@ impl StreamBackend for Pushes {
         operation: i32,
     ) -> Result<UnderWay, Status> {
         let target = || Target::Users(users.iter().copied().filter(|user| *user != 0).collect());
-        let publication = self.publication(proto.as_ref(), operation, target);
+        let publication = self
+            .publication(proto.as_ref(), operation, target)
+            .filter(|_| users.iter().any(|user| *user != 0));
         let begun = self.begin_to_users(users, || self.push(proto, operation))?;
         Ok(self.everywhere(begun, publication))
     }
@@ -272,7 +275,6 @@ impl Pushes {
             version: proto.ver,
             sequence: proto.seq,
             collapse_id: proto.collapse_id.as_str().into(),
-            speed: 0,
             body: proto.body.to_vec(),
         })
     }
@@ -289,7 +291,7 @@ impl Pushes {
 
     /// Begins a push of another host. It is not published again.
     pub(crate) fn begin_here(&self, publication: Publication) -> Result<UnderWayHere, Status> {
-        let Publication { target, accepts, speed, .. } = publication;
+        let Publication { target, accepts, .. } = publication;
         let proto = Some(Proto {
             ver: publication.version,
             op: publication.operation,
@@ -297,9 +299,6 @@ impl Pushes {
             body: publication.body.into(),
             collapse_id: publication.collapse_id.into(),
         });
-        if speed > 0 {
-            return Err(Status::unimplemented("broadcasts of other hosts are not paced"));
-        }
         let push = || self.push(proto, accepts);
         let begun = match target {
             Target::Room(room) => self.begin_to_room(&room, push),

@@ -35,6 +35,11 @@ use rooms::Rooms;
 pub const HOST_ANNOUNCE_MS: u64 = 1_000;
 /// A host that announced nothing for so long has to answer no push.
 pub const HOST_TIMEOUT_MS: u64 = 5_000;
+/// Rooms that other hosts are told of at once, and the time between two such slices: pushes find a place between them.
+const TOLD_AT_ONCE: usize = 1_024;
+const TELL_EVERY_MS: u64 = 50;
+/// Hosts that are known at once, at most.
+const HOSTS_MAX: usize = 1_024;
 /// Pushes whose answers may be waited for at once. Others are published, and their callers told that no other host's part is known.
 pub const CLUSTER_CALLS_MAX: usize = 16_384;
 
@@ -47,8 +52,11 @@ pub struct Cluster<C> {
     rooms: Rooms,
     calls: Calls<C>,
     next_announcement: Millis,
-    /// The engine has missed a command about rooms.
-    has_untold_rooms: bool,
+    /// Rooms that other hosts are still to be told of, and when the next of them are.
+    untold: VecDeque<Arc<str>>,
+    next_telling: Millis,
+    /// The engine has missed a command about subscriptions.
+    must_subscribe: bool,
     commands: VecDeque<Command>,
     counts: ClusterCounts,
 }
@@ -66,6 +74,8 @@ pub struct ClusterCounts {
     pub not_published: u64,
     /// Pushes of other hosts that were begun here.
     pub received: u64,
+    /// Pushes of other hosts that were refused here.
+    pub refused: u64,
     /// Parts of other hosts that came in time.
     pub parts: u64,
     /// Parts that came when their call was over.
@@ -91,7 +101,9 @@ impl<C> Cluster<C> {
             rooms: Rooms::default(),
             calls: Calls::new(),
             next_announcement: Millis(0),
-            has_untold_rooms: false,
+            untold: VecDeque::new(),
+            next_telling: Millis(0),
+            must_subscribe: false,
             commands,
             counts: ClusterCounts::default(),
         }
@@ -147,42 +159,36 @@ impl<C> Cluster<C> {
         self.commands.push_back(Command::TellInterest { room, has_members });
     }
 
-    /// Begins a push of this host's callers to the other hosts. `publication` is what they get. `None`: there is no other host, or no
-    /// connection, and nobody to wait for; `caller` is told nothing.
-    pub fn begin(
-        &mut self,
-        (now, limit_ms): (Millis, u64),
-        publication: Publication,
-        caller: C,
-    ) -> Option<ClusterCallId> {
+    /// Other hosts, as far as they are known.
+    pub fn other_hosts(&self) -> impl Iterator<Item = &HostName> {
+        self.hosts.names()
+    }
+
+    /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
+    pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         if !self.is_connected {
             self.counts.not_published += 1;
             let hosts = self.hosts.names().cloned().collect();
-            self.calls.end_unanswered(caller, hosts);
-            return None;
+            return self.calls.end_unanswered(caller, hosts);
         }
         self.counts.published += 1;
-        let expected = match &publication.target {
-            // A host without members may still be told of by those with members.
-            Target::Room(_) if self.hosts.len() == 0 => Expected::Hosts(Vec::new()),
-            Target::Room(room) => match self.rooms.peers(room) {
-                Some(peers) => Expected::Hosts(peers.to_vec()),
-                None => Expected::Unknown,
-            },
-            _ => Expected::Hosts(self.hosts.names().cloned().collect()),
-        };
         let room = match &publication.target {
             Target::Room(room) => Some(Arc::clone(room)),
             _ => None,
         };
+        let all = || Expected::Hosts(self.hosts.names().cloned().collect());
+        let expected = match &room {
+            Some(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
+                match self.rooms.peers(room) {
+                    Some(peers) if !peers.is_empty() => Expected::Hosts(peers.to_vec()),
+                    // Nobody else has members, or has said so: the first answer tells, or the engine.
+                    _ => Expected::Unknown,
+                }
+            }
+            _ => all(),
+        };
         let call = self.calls.open(now.after(limit_ms), (room, expected), caller);
         self.commands.push_back(Command::Publish { publication, call });
-        call
-    }
-
-    /// Gives a push up: its answers are waited for no longer.
-    pub fn forget(&mut self, call: ClusterCallId) {
-        self.calls.forget(call);
     }
 
     /// The engine has not taken the command to publish this push.
@@ -196,6 +202,11 @@ impl<C> Cluster<C> {
     /// A push of another host was begun here.
     pub fn note_received(&mut self) {
         self.counts.received += 1;
+    }
+
+    /// A push of another host was refused here. Its caller learns that this host has not answered.
+    pub fn note_refused(&mut self) {
+        self.counts.refused += 1;
     }
 
     /// The part of this host in a push of another one, for its answer.
@@ -218,16 +229,18 @@ impl<C> Cluster<C> {
                 false => self.counts.late_parts += 1,
             },
             Event::NoResponders { call } => self.calls.end_without_others(call),
+            Event::NotPublished { call } => self.not_published(Some(call)),
             Event::Announced { host } if host != self.host => {
                 if self.hosts.note(host, now) {
-                    // It is new, and does not know this one.
+                    // It is new, or was taken for dead and dropped from the rooms. It does not know this one.
                     self.next_announcement = now;
+                    self.tell_all_rooms();
                 }
             }
             Event::Left { host } => self.drop_host(&host),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
                 let is_ours = match has_members {
-                    true => self.rooms.add_peer(&room, &host),
+                    true => self.hosts.knows(&host) && self.rooms.add_peer(&room, &host),
                     false => self.rooms.remove_peer(&room, &host),
                 };
                 if is_ours && asks && has_members {
@@ -238,9 +251,19 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// The engine has not taken a command about rooms: they are told anew with the next announcement.
-    pub fn not_told(&mut self) {
-        self.has_untold_rooms = true;
+    /// The engine has not taken this command. What it says of rooms is told again.
+    pub fn not_told(&mut self, command: Command) {
+        match command {
+            Command::TellInterest { room, .. } | Command::AnswerInterest { room, .. } => {
+                self.untold.push_back(room);
+            }
+            Command::Subscribe { .. }
+            | Command::Unsubscribe { .. }
+            | Command::SubscribeOnly { .. } => {
+                self.must_subscribe = true;
+            }
+            _ => {}
+        }
     }
 
     /// Says that this host goes, for those that are not to wait for its answers.
@@ -250,23 +273,39 @@ impl<C> Cluster<C> {
 
     /// Does what is due. To be called again at [`Cluster::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Millis) {
-        for host in self.hosts.expire(now) {
+        // Without a connection nobody is heard, and nothing is known.
+        let silent = if self.is_connected { self.hosts.expire(now) } else { Vec::new() };
+        for host in silent {
             self.rooms.drop_host(&host);
             self.calls.drop_host(&host);
         }
-        let Self { calls, rooms, counts, .. } = self;
+        let Self { calls, rooms, counts, untold, .. } = self;
         calls.end_late(now, |room, host| {
             counts.silent += 1;
-            // It has no members any more, and its word was lost, or it will tell again.
-            if let (Some(room), Some(host)) = (room, host) {
-                rooms.remove_peer(room, host);
+            // It may have no members any more. Hosts with members answer when they are asked again.
+            if let (Some(room), Some(host)) = (room, host)
+                && rooms.remove_peer(room, host)
+            {
+                untold.push_back(Arc::clone(room));
             }
         });
-        if self.is_connected && now >= self.next_announcement {
+        if !self.is_connected {
+            return;
+        }
+        if now >= self.next_announcement {
             self.next_announcement = now.after(HOST_ANNOUNCE_MS);
             self.commands.push_back(Command::Announce);
-            if std::mem::take(&mut self.has_untold_rooms) {
-                self.tell_all_rooms();
+            if std::mem::take(&mut self.must_subscribe) {
+                self.subscribe_only();
+            }
+        }
+        if now >= self.next_telling && !self.untold.is_empty() {
+            self.next_telling = now.after(TELL_EVERY_MS);
+            let slice = self.untold.len().min(TOLD_AT_ONCE);
+            for room in self.untold.drain(..slice) {
+                if self.rooms.peers(&room).is_some() {
+                    self.commands.push_back(Command::TellInterest { room, has_members: true });
+                }
             }
         }
     }
@@ -275,29 +314,31 @@ impl<C> Cluster<C> {
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
         let announcement = self.is_connected.then_some(self.next_announcement);
-        [announcement, self.hosts.next_expiry(), self.calls.next_deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let expiry = self.hosts.next_expiry().filter(|_| self.is_connected);
+        let telling = (self.is_connected && !self.untold.is_empty()).then_some(self.next_telling);
+        [announcement, expiry, telling, self.calls.next_deadline()].into_iter().flatten().min()
     }
 
     /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
     fn connected(&mut self, now: Millis) {
         self.is_connected = true;
         self.next_announcement = now;
-        self.has_untold_rooms = false;
+        self.must_subscribe = false;
+        self.hosts.renew(now);
         self.rooms.forget_peers();
+        self.subscribe_only();
         self.tell_all_rooms();
     }
 
-    fn tell_all_rooms(&mut self) {
-        let rooms: Vec<_> = self.rooms.names().cloned().collect();
+    fn subscribe_only(&mut self) {
         if self.subscribes_rooms {
-            self.commands.push_back(Command::SubscribeOnly { rooms: rooms.clone() });
+            let rooms = self.rooms.names().cloned().collect();
+            self.commands.push_back(Command::SubscribeOnly { rooms });
         }
-        for room in rooms {
-            self.commands.push_back(Command::TellInterest { room, has_members: true });
-        }
+    }
+
+    fn tell_all_rooms(&mut self) {
+        self.untold = self.rooms.names().cloned().collect();
     }
 
     fn drop_host(&mut self, host: &HostName) {

@@ -5,13 +5,24 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
-use crate::{Counts, Shared};
+use crate::{Counts, ORDERS_BYTES_MAX, Shared};
 
 /// What the writer is to do.
 pub(crate) enum Order {
     Command(Command),
     Answer(ReplyTo, Part),
+}
+
+impl Order {
+    /// Bytes that it holds while it waits.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Command(Command::Publish { publication, .. }) => publication.body.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// An engine by NATS.
@@ -26,22 +37,31 @@ impl Nats {
         Self { orders, shared }
     }
 
-    fn order(&self, order: Order) -> bool {
-        let is_taken = self.orders.try_send(order).is_ok();
-        if !is_taken {
-            Counts::add(&self.shared.counts.untold);
+    fn order(&self, order: Order) -> Result<(), Order> {
+        let Shared { counts, waiting_bytes, .. } = &*self.shared;
+        let bytes = order.bytes();
+        let outcome = match waiting_bytes.fetch_add(bytes, Relaxed) + bytes <= ORDERS_BYTES_MAX {
+            true => self.orders.try_send(order).map_err(TrySendError::into_inner),
+            false => Err(order),
+        };
+        if outcome.is_err() {
+            waiting_bytes.fetch_sub(bytes, Relaxed);
+            Counts::add(&counts.untold);
         }
-        is_taken
+        outcome
     }
 }
 
 impl Engine for Nats {
-    fn submit(&self, command: Command) -> bool {
-        self.order(Order::Command(command))
+    fn submit(&self, command: Command) -> Result<(), Command> {
+        self.order(Order::Command(command)).map_err(|order| match order {
+            Order::Command(command) => command,
+            Order::Answer(..) => unreachable!("it was a command"),
+        })
     }
 
     fn answer(&self, to: ReplyTo, part: Part) -> bool {
-        self.order(Order::Answer(to, part))
+        self.order(Order::Answer(to, part)).is_ok()
     }
 
     fn counts(&self) -> EngineCounts {

@@ -7,7 +7,6 @@
 //! | `Comet-Version` | its version | 1 |
 //! | `Comet-Accepts` | the operation that a connection must accept | that of the frame |
 //! | `Comet-Collapse-Id` | a newer push with this id takes the place of this one while it waits | none |
-//! | `Comet-Speed` | of a push to everybody: connections a second and host | all at once |
 //! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
 //! | `Comet-Host` | the host that publishes | it is no comet |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
@@ -26,7 +25,6 @@ const SEQUENCE: &str = "Comet-Sequence";
 const VERSION: &str = "Comet-Version";
 const ACCEPTS: &str = "Comet-Accepts";
 const COLLAPSE_ID: &str = "Comet-Collapse-Id";
-const SPEED: &str = "Comet-Speed";
 const NAMES: &str = "Comet-Names";
 const HOST: &str = "Comet-Host";
 const INTEREST: &str = "Comet-Interest";
@@ -53,7 +51,7 @@ impl Interest {
 
 /// The headers of a push, without those that say what is meant anyway.
 pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
-    let Publication { target, accepts, operation, version, sequence, collapse_id, speed, .. } =
+    let Publication { target, accepts, operation, version, sequence, collapse_id, .. } =
         publication;
     let mut headers = HeaderMap::new();
     headers.insert(HOST, host);
@@ -62,7 +60,6 @@ pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
         (SEQUENCE, *sequence, 0),
         (VERSION, *version, 0),
         (ACCEPTS, *accepts, 0),
-        (SPEED, *speed, 0),
     ] {
         if value != usual {
             headers.insert(name, value.to_string());
@@ -138,7 +135,6 @@ pub(crate) fn push(
         version: number(VERSION, 0)?,
         sequence: number(SEQUENCE, 0)?,
         collapse_id,
-        speed: number(SPEED, 0)?,
         body,
     })
 }
@@ -176,7 +172,6 @@ mod tests {
             version: 2,
             sequence: -1,
             collapse_id: "score of, ä".into(),
-            speed: 100,
             body: b"body".to_vec(),
         }
     }

@@ -15,7 +15,7 @@ mod subject;
 mod writer;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use comet_hub::cluster::Event;
 use tokio::sync::mpsc;
@@ -28,6 +28,8 @@ use writer::Writer;
 
 /// Orders that may wait for the client.
 const ORDERS_MAX: usize = 16_384;
+/// Bytes of their bodies.
+const ORDERS_BYTES_MAX: usize = 64 << 20;
 /// Events that may wait for their reader.
 const EVENTS_MAX: usize = 4_096;
 
@@ -45,6 +47,8 @@ struct Counts {
 struct Shared {
     counts: Counts,
     is_connected: AtomicBool,
+    /// Of orders that wait.
+    waiting_bytes: AtomicUsize,
 }
 
 impl Counts {
@@ -77,8 +81,8 @@ pub fn start(
             Err(error) => return log::error!("nats.servers: {error}"),
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
-        let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), events);
-        let writer = Writer::new(client, subjects, shared, subscriptions);
+        let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), events.clone());
+        let writer = Writer::new(client, subjects, shared, (subscriptions, events));
         tokio::join!(writer.run(waiting_orders), reader.run(new_subscriptions, state_changes));
     };
     Ok((engine, waiting_events, run))

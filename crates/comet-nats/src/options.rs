@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 /// Longest time between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Messages of one subscription that may wait for the reader; see [`comet_hub::cluster::EngineCounts`].
-const SUBSCRIPTION_MAX: usize = 4_096;
+const SUBSCRIPTION_MAX: usize = 1_024;
 /// A connection on which nothing came back for two of these is taken for dead.
 const PING: Duration = Duration::from_secs(5);
 

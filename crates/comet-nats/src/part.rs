@@ -4,6 +4,10 @@ use comet_core::{DropReason, Tally};
 use comet_hub::cluster::Part;
 use serde_json::{Map, Value, json};
 
+/// Hosts that a part may name, and the largest number in it: more is no part.
+const HOSTS_MAX: usize = 1_024;
+const COUNT_MAX: u64 = 1 << 40;
+
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
     let Part { host, tally, hosts } = part;
     let dropped: Map<String, Value> = DropReason::ALL
@@ -27,7 +31,8 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
 /// `None`: it is no part. Reasons that are not known here, of a newer host, are left out.
 pub(crate) fn decode(json: &[u8]) -> Option<Part> {
     let part: Value = serde_json::from_slice(json).ok()?;
-    let count = |name: &str| part.get(name).map_or(Some(0), Value::as_u64);
+    let bounded = |value: &Value| value.as_u64().filter(|count| *count <= COUNT_MAX);
+    let count = |name: &str| part.get(name).map_or(Some(0), bounded);
     let mut tally = Tally {
         matched: count("matched")?,
         queued: count("queued")?,
@@ -36,11 +41,16 @@ pub(crate) fn decode(json: &[u8]) -> Option<Part> {
     };
     for reason in DropReason::ALL {
         if let Some(dropped) = part.get("dropped").and_then(|all| all.get(reason.label())) {
-            tally.dropped[*reason as usize] = dropped.as_u64()?;
+            tally.dropped[*reason as usize] = bounded(dropped)?;
         }
     }
     let hosts = match part.get("hosts") {
-        Some(hosts) => hosts.as_array()?.iter().map(|host| Some(host.as_str()?.into())).collect(),
+        Some(hosts) => hosts
+            .as_array()
+            .filter(|hosts| hosts.len() <= HOSTS_MAX)?
+            .iter()
+            .map(|host| Some(host.as_str()?.into()))
+            .collect(),
         None => Some(Vec::new()),
     };
     Some(Part { host: part.get("host")?.as_str()?.into(), tally, hosts: hosts? })
@@ -57,7 +67,14 @@ mod tests {
         tally.drop_as(DropReason::Filtered, 3);
         let part = Part { host: "a".into(), tally, hosts: vec!["b".into()] };
         assert_eq!(decode(&encode(&part)), Some(part));
-        for bad in ["", "{}", "[]", r#"{"host":1}"#, r#"{"host":"a","matched":-1}"#] {
+        for bad in [
+            "",
+            "{}",
+            "[]",
+            r#"{"host":1}"#,
+            r#"{"host":"a","matched":-1}"#,
+            r#"{"host":"a","matched":1e18}"#,
+        ] {
             assert_eq!(decode(bad.as_bytes()), None, "{bad}");
         }
     }

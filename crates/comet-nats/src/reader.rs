@@ -19,6 +19,8 @@ pub(crate) struct Reader {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
     events: mpsc::Sender<Event>,
+    /// The latest complaint of the client, which repeats it with each attempt to connect.
+    said: Option<String>,
 }
 
 impl Reader {
@@ -27,11 +29,11 @@ impl Reader {
         shared: Arc<Shared>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { subjects, shared, events }
+        Self { subjects, shared, events, said: None }
     }
 
     pub(crate) async fn run(
-        self,
+        mut self,
         mut new: mpsc::Receiver<NewSubscription>,
         mut states: mpsc::UnboundedReceiver<async_nats::Event>,
     ) {
@@ -56,12 +58,13 @@ impl Reader {
         }
     }
 
-    fn take_state(&self, state: &async_nats::Event) {
+    fn take_state(&mut self, state: &async_nats::Event) {
         use async_nats::Event::{Closed, Connected, Disconnected, SlowConsumer};
-        let Shared { counts, is_connected } = &*self.shared;
+        let Shared { counts, is_connected, .. } = &*self.shared;
         match state {
             Connected => {
                 is_connected.store(true, Relaxed);
+                self.said = None;
                 log::info!("connected to NATS");
                 self.tell_state(Event::Connected);
             }
@@ -75,7 +78,13 @@ impl Reader {
                 }
             }
             SlowConsumer(_) => Counts::add(&counts.dropped),
-            other => log::warn!("NATS: {other}"),
+            other => {
+                let sentence = other.to_string();
+                if self.said.as_ref() != Some(&sentence) {
+                    log::warn!("NATS: {sentence}");
+                    self.said = Some(sentence);
+                }
+            }
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use async_nats::{Client, HeaderMap, Subscriber};
-use comet_hub::cluster::{Command, Part, Publication, ReplyTo};
+use comet_hub::cluster::{Command, Event, Part, Publication, ReplyTo};
 use futures_util::stream::AbortHandle;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ pub(crate) struct Writer {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
     subscriptions: mpsc::Sender<NewSubscription>,
+    events: mpsc::Sender<Event>,
     rooms: HashMap<Arc<str>, AbortHandle>,
 }
 
@@ -30,9 +31,9 @@ impl Writer {
         client: Client,
         subjects: Arc<Subjects>,
         shared: Arc<Shared>,
-        subscriptions: mpsc::Sender<NewSubscription>,
+        (subscriptions, events): (mpsc::Sender<NewSubscription>, mpsc::Sender<Event>),
     ) -> Self {
-        Self { client, subjects, shared, subscriptions, rooms: HashMap::new() }
+        Self { client, subjects, shared, subscriptions, events, rooms: HashMap::new() }
     }
 
     /// Runs until the host leaves.
@@ -41,6 +42,7 @@ impl Writer {
             self.subscribe(subject).await;
         }
         while let Some(order) = orders.recv().await {
+            self.shared.waiting_bytes.fetch_sub(order.bytes(), Relaxed);
             match order {
                 Order::Command(Command::Leave) => {
                     self.carry_out(Command::Leave).await;
@@ -87,7 +89,12 @@ impl Writer {
                 let headers = headers::of_push(&publication, &own);
                 let Publication { target, .. } = publication;
                 let reply = call.map(|call| self.subjects.reply(call));
-                self.publish(self.subjects.target(&target), reply, headers, body).await;
+                let subject = self.subjects.target(&target);
+                let is_published = self.publish(subject, reply, headers, body).await;
+                if let Some(call) = call.filter(|_| !is_published) {
+                    // Without room for it the call ends by its time.
+                    let _ = self.events.try_send(Event::NotPublished { call });
+                }
             }
             Command::TellInterest { room, has_members } => {
                 let interest = if has_members { Interest::Asks } else { Interest::None };
@@ -142,7 +149,7 @@ impl Writer {
         reply: Option<String>,
         headers: HeaderMap,
         body: Vec<u8>,
-    ) {
+    ) -> bool {
         let is_connected = self.shared.is_connected.load(Relaxed);
         let published = match (is_connected, reply) {
             (false, _) => false,
@@ -158,5 +165,6 @@ impl Writer {
         if !published {
             Counts::add(&self.shared.counts.untold);
         }
+        published
     }
 }

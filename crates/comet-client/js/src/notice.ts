@@ -10,7 +10,7 @@ export interface Notice {
     retryAfterMs: number | undefined;
 }
 
-/** A longer time is ignored, so no server can keep its clients away for good. */
+/** Longer times are cut to this, so no server can keep its clients away for good. */
 const RETRY_AFTER_MAX_MS = 60 * 60 * 1000;
 
 /** Labels of closes that mean this client, whatever its token. Two with one key would replace each other for ever. */
@@ -22,10 +22,10 @@ const TEMPORARY_CODES = [1000, 1001, 1011, 1012, 1013, 1014];
 
 export function readNotice(code: number | undefined, text: string): Notice {
     const [, reason, delay] = /^(.*); retry_after_ms=([0-9]+)$/s.exec(text) ?? [];
-    if (reason === undefined || Number(delay) > RETRY_AFTER_MAX_MS) {
+    if (reason === undefined) {
         return { code, reason: text, retryAfterMs: undefined };
     }
-    return { code, reason, retryAfterMs: Number(delay) };
+    return { code, reason, retryAfterMs: Math.min(Number(delay), RETRY_AFTER_MAX_MS) };
 }
 
 const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
@@ -44,5 +44,5 @@ export function isTokenOver(notice: Notice, wasAccepted: boolean): boolean {
 }
 
 function isRefusal(notice: Notice, wasAccepted: boolean): boolean {
-    return !wasAccepted && !TEMPORARY.includes(notice.reason) && !TEMPORARY_CODES.includes(notice.code ?? 0);
+    return !wasAccepted && !TEMPORARY.includes(label(notice)) && !TEMPORARY_CODES.includes(notice.code ?? 0);
 }

@@ -102,8 +102,8 @@ fn alone() -> ClusterOptions {
 struct NoEngine;
 
 impl Engine for NoEngine {
-    fn submit(&self, _: Command) -> bool {
-        true
+    fn submit(&self, _: Command) -> Result<(), Command> {
+        Ok(())
     }
 
     fn answer(&self, _: ReplyTo, _: Part) -> bool {

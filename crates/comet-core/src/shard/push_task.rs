@@ -12,7 +12,6 @@ use crate::message::{Message, Push, Report};
 use crate::network::Network;
 
 use super::delivery::Items;
-use super::room_orders::OrderId;
 
 /// Connections of a push that are looked for in the lists of others.
 const SOUGHT_MAX: usize = 16;
@@ -88,6 +87,10 @@ impl ConnLists {
         others.len() > SOUGHT_MAX || self.lists.iter().flatten().any(is_sought)
     }
 }
+
+/// Of an order about rooms that waits for homes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct OrderId(pub(super) u64);
 
 /// What a push has come to.
 pub(super) struct Progress {

@@ -41,7 +41,7 @@ impl Shard {
         }
         let limits = &self.context.limits;
         // One join and one leave of every room may be told unasked.
-        let notices = if conn.is_protocol_2 { 2 * u32::from(limits.rooms) } else { 0 };
+        let notices = if conn.knows_rooms() { 2 * u32::from(limits.rooms) } else { 0 };
         let most = u32::from(limits.cli_proto) + notices;
         let load = self.outboxes.append_reply(slot, conn, reply);
         if load.replies > most {

@@ -18,11 +18,7 @@ use crate::room::RoomId;
 use crate::state::AwaitedReply;
 
 use super::Shard;
-use super::push_task::Progress;
-
-/// An order that waits for homes of rooms.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct OrderId(u64);
+use super::push_task::{OrderId, Progress};
 
 /// What is not answered yet of an order.
 #[derive(Default)]
@@ -260,7 +256,7 @@ impl Shard {
 
     fn enter_and_tell(&mut self, id: RoomId, slot: Slot) {
         self.enter(id, slot, true);
-        if self.conns[slot].is_protocol_2 {
+        if self.conns[slot].knows_rooms() {
             let name = Arc::clone(&self.rooms[id].name);
             let joined = JoinReply::joined(id.handle(), name.as_bytes());
             let told = JoinReply { is_unasked: true, ..joined };

@@ -88,6 +88,11 @@ impl<C> Calls<C> {
             return false;
         }
         open.tally += tally;
+        if open.waiting.is_none() && hosts.is_empty() && tally.matched == 0 {
+            // Its last member has just left. Hosts with members are still to answer.
+            open.answered.push(host);
+            return true;
+        }
         let waiting = open.waiting.get_or_insert_default();
         for peer in hosts {
             if peer != *own && !open.answered.contains(&peer) && !waiting.contains(&peer) {
@@ -135,18 +140,12 @@ impl<C> Calls<C> {
         complete.into_iter().for_each(|call| self.end(call));
     }
 
-    pub(super) fn forget(&mut self, call: ClusterCallId) {
-        if let Some(open) = self.open.remove(&call) {
-            self.deadlines.remove(&(open.deadline, call));
-        }
-    }
-
     /// Ends the calls whose time is over. Calls `silent` for each host that has not answered, with the room that it was to
     /// have members of.
     pub(super) fn end_late(
         &mut self,
         now: Millis,
-        mut silent: impl FnMut(Option<&str>, Option<&HostName>),
+        mut silent: impl FnMut(Option<&Arc<str>>, Option<&HostName>),
     ) {
         while let Some(&(deadline, call)) = self.deadlines.first()
             && deadline <= now
@@ -154,9 +153,9 @@ impl<C> Calls<C> {
             if let Some(Open { room, waiting, .. }) = self.open.get(&call) {
                 match waiting {
                     Some(hosts) => {
-                        hosts.iter().for_each(|host| silent(room.as_deref(), Some(host)));
+                        hosts.iter().for_each(|host| silent(room.as_ref(), Some(host)));
                     }
-                    None => silent(room.as_deref(), None),
+                    None => silent(room.as_ref(), None),
                 }
             }
             self.end(call);

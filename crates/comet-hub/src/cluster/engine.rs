@@ -14,9 +14,9 @@ pub struct ClusterCallId(pub u64);
 /// The client of a message broker. Events of it go to whoever made it.
 pub trait Engine: Send + Sync {
     /// Begins to carry a command out. It returns at once.
-    ///
-    /// `false`: too many wait, and this one is gone. A push of it counts as one that no host has answered.
-    fn submit(&self, command: Command) -> bool;
+    /// # Errors
+    /// Returns the command if there is no room for it.
+    fn submit(&self, command: Command) -> Result<(), Command>;
 
     /// Answers a push of another host.
     fn answer(&self, to: ReplyTo, part: Part) -> bool;
@@ -70,8 +70,6 @@ pub struct Publication {
     pub sequence: i32,
     /// See [`comet_core::Push::collapse_id`]; empty: none.
     pub collapse_id: Box<str>,
-    /// Connections a second and host, of a push to everybody; 0: all at once.
-    pub speed: i32,
     /// The body of its frame.
     pub body: Vec<u8>,
 }
@@ -157,6 +155,11 @@ pub enum Event {
     },
     /// Nobody is subscribed to the target of a push.
     NoResponders {
+        /// Which push.
+        call: ClusterCallId,
+    },
+    /// A push could not be published.
+    NotPublished {
         /// Which push.
         call: ClusterCallId,
     },

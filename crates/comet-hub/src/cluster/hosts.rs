@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use comet_core::Millis;
 
-use super::HOST_TIMEOUT_MS;
 use super::engine::HostName;
+use super::{HOST_TIMEOUT_MS, HOSTS_MAX};
 
 /// Other hosts, and when each announced itself last.
 #[derive(Default)]
@@ -22,9 +22,21 @@ impl Hosts {
         self.seen.keys()
     }
 
-    /// `true`: it is new.
+    /// `true`: it is new. Beyond [`HOSTS_MAX`] none is.
     pub(super) fn note(&mut self, host: HostName, now: Millis) -> bool {
+        if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {
+            return false;
+        }
         self.seen.insert(host, now).is_none()
+    }
+
+    pub(super) fn knows(&self, host: &HostName) -> bool {
+        self.seen.contains_key(host)
+    }
+
+    /// All were there at `now`.
+    pub(super) fn renew(&mut self, now: Millis) {
+        self.seen.values_mut().for_each(|seen| *seen = now);
     }
 
     pub(super) fn remove(&mut self, host: &HostName) {

@@ -15,6 +15,7 @@ struct World {
 struct Host {
     cluster: Cluster<u32>,
     subscribed: Vec<Arc<str>>,
+    gets_all_rooms: bool,
     /// Members of each room.
     members: BTreeMap<Arc<str>, u64>,
     /// Does not answer.
@@ -23,11 +24,16 @@ struct Host {
 
 impl World {
     fn new(names: &[&'static str]) -> Self {
+        Self::with_hosts(names, true)
+    }
+
+    fn with_hosts(names: &[&'static str], subscribes_rooms: bool) -> Self {
         let mut world = Self { now: Millis(0), hosts: BTreeMap::new() };
         for &name in names {
             let host = Host {
-                cluster: Cluster::new(name.into(), true),
+                cluster: Cluster::new(name.into(), subscribes_rooms),
                 subscribed: Vec::new(),
+                gets_all_rooms: false,
                 members: BTreeMap::new(),
                 is_stopped: false,
             };
@@ -83,7 +89,10 @@ impl World {
         while let Some(command) = self.hosts.get_mut(name).unwrap().cluster.poll_command() {
             let (others, host) = (self.others(name), HostName::from(name));
             let subscribers = |world: &Self, room: &Arc<str>| {
-                let is_subscribed = |other: &&str| world.hosts[other].subscribed.contains(room);
+                let is_subscribed = |other: &&str| {
+                    let host = &world.hosts[other];
+                    host.gets_all_rooms || host.subscribed.contains(room)
+                };
                 others.iter().copied().filter(is_subscribed).collect::<Vec<_>>()
             };
             match command {
@@ -93,7 +102,9 @@ impl World {
                 Command::SubscribeOnly { rooms } => {
                     self.hosts.get_mut(name).unwrap().subscribed = rooms;
                 }
-                Command::SubscribeAllRooms => unreachable!("they subscribe to rooms"),
+                Command::SubscribeAllRooms => {
+                    self.hosts.get_mut(name).unwrap().gets_all_rooms = true;
+                }
                 Command::Unsubscribe { room } => {
                     let subscribed = &mut self.hosts.get_mut(name).unwrap().subscribed;
                     subscribed.retain(|other| *other != room);
@@ -146,6 +157,8 @@ impl World {
         host.members.insert(Arc::clone(&room), members);
         host.cluster.set_interest(&room, members > 0);
         self.carry_out(name);
+        // What is told again.
+        self.pass(TELL_EVERY_MS);
     }
 
     fn push(&mut self, name: &'static str, target: Target) -> Option<ClusterOutcome> {
@@ -156,7 +169,6 @@ impl World {
             version: 0,
             sequence: 0,
             collapse_id: "".into(),
-            speed: 0,
             body: Vec::new(),
         };
         let cluster = &mut self.hosts.get_mut(name).unwrap().cluster;
@@ -236,6 +248,59 @@ fn without_a_connection_all_known_hosts_are_named() {
     let outcome = world.push("a", room("r")).expect("nothing was published");
     assert_eq!(outcome.unanswered, vec![HostName::from("b")]);
     assert_eq!(world.hosts["a"].cluster.counts().not_published, 1);
+    world.pass(2 * HOST_TIMEOUT_MS);
+    let outcome = world.push("a", room("r")).expect("nothing was published");
+    assert_eq!(outcome.unanswered, vec![HostName::from("b")], "nobody was heard to go");
+}
+
+#[test]
+fn with_pushes_to_all_rooms_every_host_is_to_answer() {
+    let mut world = World::with_hosts(&["a", "b", "c"], false);
+    world.set_members("c", "r", 4);
+    let outcome = world.push("a", room("r")).expect("all have answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (4, 2));
+}
+
+#[test]
+fn a_host_that_was_late_is_asked_for_its_rooms_again() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", room("r")), None);
+    world.pass(LIMIT);
+    assert_eq!(world.outcome("a").unwrap().unanswered, vec![HostName::from("b")]);
+    world.hosts.get_mut("b").unwrap().is_stopped = false;
+    world.pass(TELL_EVERY_MS);
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (3, 1));
+    // The same after it was taken for dead.
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    for _ in 0..=HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
+        world.pass(HOST_ANNOUNCE_MS);
+    }
+    world.hosts.get_mut("b").unwrap().is_stopped = false;
+    world.pass(HOST_ANNOUNCE_MS);
+    world.pass(TELL_EVERY_MS);
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts), (3, 1));
+}
+
+#[test]
+fn many_rooms_are_told_in_slices() {
+    let mut cluster: Cluster<()> = Cluster::new("a".into(), true);
+    for number in 0..3 * TOLD_AT_ONCE {
+        cluster.set_interest(&format!("r{number}").into(), true);
+    }
+    cluster.handle_event(Millis(0), Event::Connected);
+    let (mut now, mut told) = (Millis(0), Vec::new());
+    while told.iter().sum::<usize>() < 3 * TOLD_AT_ONCE {
+        cluster.handle_timeout(now);
+        let commands = std::iter::from_fn(|| cluster.poll_command());
+        told.push(commands.filter(|it| matches!(it, Command::TellInterest { .. })).count());
+        now = cluster.poll_timeout().unwrap();
+    }
+    assert_eq!(told, [TOLD_AT_ONCE; 3]);
 }
 
 #[test]

@@ -106,14 +106,14 @@ pub struct RoomChange {
     pub rooms: Vec<String>,
     /// Connections that hold this key; may be repeated
     #[arg(
-        long = "key",
+        long = "for-key",
         value_name = "KEY",
         required_unless_present = "users",
         conflicts_with = "users"
     )]
     pub keys: Vec<String>,
     /// All connections of this user; may be repeated
-    #[arg(long = "user", value_name = "USER", allow_negative_numbers = true)]
+    #[arg(long = "for-user", value_name = "USER", allow_negative_numbers = true)]
     pub users: Vec<i64>,
 }
 
