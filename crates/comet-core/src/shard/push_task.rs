@@ -12,6 +12,7 @@ use crate::message::{Message, Push, Report};
 use crate::network::Network;
 
 use super::delivery::Items;
+use super::recoveries::Entry;
 use super::room_orders::OrderId;
 
 /// Connections of a push that are looked for in the lists of others.
@@ -101,6 +102,8 @@ pub(super) struct Progress {
     pub(super) is_counted: bool,
     /// It is an order about rooms, for connections that wait for a room's home.
     pub(super) order: Option<OrderId>,
+    /// It is no push: a connection enters the room.
+    pub(super) entry: Option<Entry>,
 }
 
 /// How the push is reported when it is over.
@@ -110,6 +113,8 @@ pub(super) enum Answer {
     Tally { partials: u32 },
     /// By a partial tally, to the call of another shard.
     PartialTally,
+    /// Not at all.
+    None,
 }
 
 /// Whose connections are to be found.
@@ -130,7 +135,7 @@ impl Progress {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally => Report::PartialTally { call, shard, tally },
+            Answer::PartialTally | Answer::None => Report::PartialTally { call, shard, tally },
         }
     }
 
@@ -139,7 +144,7 @@ impl Progress {
         let Self { call, tally, .. } = self;
         let partials = match self.answer {
             Answer::Tally { partials } => Some(partials),
-            Answer::PartialTally => None,
+            Answer::PartialTally | Answer::None => None,
         };
         Message::Tallied { call, tally, partials }
     }
