@@ -244,7 +244,7 @@ impl Shard {
     }
 
     fn enter_if_possible(&mut self, id: RoomId, conn: LocalConnId) -> Change {
-        if !self.conns.get(conn).is_some_and(|conn| conn.takes_pushes().is_ok()) {
+        if self.conns.get(conn).is_none_or(|conn| conn.takes_pushes().is_err()) {
             return Change::Closing;
         }
         if self.is_in(conn.slot, id) {
