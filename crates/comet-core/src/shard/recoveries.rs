@@ -59,8 +59,8 @@ impl Shard {
             Box::new(self.home.histories.recover(&room, rule, since, handle, now, most))
         });
         // However many pushes wait for that shard: a connection has one request under way.
-        let conn_here = conn.local();
-        self.messages.send(conn.shard, Message::Recovered { conn: conn_here, room, recovery });
+        let (shard, conn) = (conn.shard, conn.local());
+        self.messages.send(shard, Message::Recovered { conn, room, recovery });
     }
 
     /// The home has answered: `conn` enters behind the pushes to the room that came before.
