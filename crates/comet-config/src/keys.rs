@@ -22,6 +22,7 @@ use crate::choices::{
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::coalesce::{CoalesceRule, CoalesceRules};
+use crate::kinds::history::{HistoryRule, HistoryRules};
 use crate::kinds::lists::{
     Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, NatsUrls, Networks, Nodes,
     Origins, Peers, Places, RedisUrls, Tokens, list,
@@ -258,6 +259,15 @@ sections! {
         rules: Vec<CoalesceRule> = [] in CoalesceRules, Alive;
     }
 
+    /// Rooms that keep their last pushes. A client of protocol 2 that comes back with its position gets what it missed. Each
+    /// table is a rule, and the first one that a room fits holds; a room that fits none keeps nothing. All rooms of a core
+    /// together keep limits.history_memory.
+    history: History {
+        /// `rooms`: the begin of the ids of the rooms, "" for all. `pushes`, `bytes`, `age`: how many pushes a room keeps, in
+        /// how many bytes, and for how long. With fewer a client that was away for longer has to load the room anew.
+        rules: Vec<HistoryRule> = [] in HistoryRules, Alive;
+    }
+
     /// Bounds of one data core.
     limits: Limits {
         /// Connections a data core holds, and at most its share of the limit on open files. 0: that share.
@@ -269,6 +279,9 @@ sections! {
         /// Beyond it every client that has something to take counts as full (slow_consumer), and an eighth beyond it every
         /// client.
         outbox_memory: u64 = "1GiB" in size(MIB..=1024 * GIB), Alive;
+        /// Memory that the histories of rooms take on a core, if there are rules of history. Beyond it rooms that had no push
+        /// for the longest time lose theirs first.
+        history_memory: usize = "64MiB" in size(MIB..=1024 * GIB), Alive;
         /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it
         /// is full.
         mesh_inbox: usize = 4096 in number(16..=1 << 20), AtStart;

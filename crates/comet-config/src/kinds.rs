@@ -1,6 +1,7 @@
 //! The kinds of values: how each is read, checked, written and described.
 
 pub(crate) mod coalesce;
+pub(crate) mod history;
 pub(crate) mod lists;
 pub(crate) mod quantities;
 pub(crate) mod texts;

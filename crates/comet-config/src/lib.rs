@@ -32,10 +32,11 @@ pub use choices::{
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};
 pub use keys::{
-    ApiTls, Bucket, Coalesce, Config, Limits, Log, Logic, LogicServer, Monitor, Nats, Protocol,
-    Push, SECTIONS, Server, Tcp, Tls, Token, WebSocket, WhiteList,
+    ApiTls, Bucket, Coalesce, Config, History, Limits, Log, Logic, LogicServer, Monitor, Nats,
+    Protocol, Push, SECTIONS, Server, Tcp, Tls, Token, WebSocket, WhiteList,
 };
 pub use kinds::coalesce::CoalesceRule;
+pub use kinds::history::HistoryRule;
 pub use mistakes::Mistakes;
 pub use network::Network;
 pub use source::Source;

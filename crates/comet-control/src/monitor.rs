@@ -71,6 +71,13 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("pushes", "Pushes carried out, one for each shard reached.", |c| c.pushes),
     counter("coalesce_windows", "Windows of coalescing that have ended.", |c| c.coalesce_windows),
     counter("coalesced", "Pushes that left at the end of such windows.", |c| c.coalesced),
+    counter("recovered", "Joins with a position that got all they had missed.", |c| {
+        c.recoveries[1]
+    }),
+    counter("not_recovered", "Joins with a position that could not.", |c| c.recoveries[0]),
+    counter("history_evicted", "Pushes that left a room's history for want of memory.", |c| {
+        c.history_evicted
+    }),
     counter("matched", "Deliveries that pushes asked for: queued plus dropped.", |c| {
         c.deliveries.matched
     }),
@@ -107,6 +114,7 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("coalescing_bytes", "Bytes of their frames, for each core that they are on.", |c| {
         c.gathered_bytes
     }),
+    gauge("history_bytes", "Memory that the histories of rooms take.", |c| c.history_bytes),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),

@@ -3,6 +3,7 @@
 //! It is the router of goim's seed, spread over the shards by hash. Its answers are facts; the shard around it
 //! sends the messages.
 
+mod history;
 mod keys;
 mod rooms;
 mod sources;
@@ -12,6 +13,7 @@ use crate::budget::Budget;
 use crate::ids::ShardId;
 use crate::time::Millis;
 
+use history::RoomHistories;
 use keys::KeyOwners;
 use rooms::HomeRooms;
 use sources::SourceCounts;
@@ -37,6 +39,7 @@ pub(crate) struct Home {
     pub(crate) keys: KeyOwners,
     pub(crate) users: UserSessions,
     pub(crate) rooms: HomeRooms,
+    pub(crate) histories: RoomHistories,
     pub(crate) sources: SourceCounts,
 }
 
@@ -46,6 +49,7 @@ impl Home {
             keys: KeyOwners::new(shard, shards, buckets, seed),
             users: UserSessions::new(buckets, seed),
             rooms: HomeRooms::new(buckets, seed),
+            histories: RoomHistories::new(seed),
             sources: SourceCounts::new(buckets, seed),
         }
     }

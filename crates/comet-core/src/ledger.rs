@@ -257,6 +257,13 @@ pub struct Counters {
     /// Rooms that connections did not enter or leave, by [`RoomRefusal`]: at the request of a client of protocol 2, by its
     /// token, or by order of a push caller.
     pub rooms_refused: [u64; RoomRefusal::ALL.len()],
+    /// Requests to enter a room that named a position in its history: those that did not get what they missed, and those that
+    /// did.
+    pub recoveries: [u64; 2],
+    /// Pushes that went from the histories of rooms whose home the shard is, for want of memory.
+    pub history_evicted: u64,
+    /// Bytes that these histories take, now.
+    pub history_bytes: u64,
     /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,
     /// Bytes read from clients.

@@ -19,6 +19,7 @@ mod conn;
 mod further_rooms;
 mod growth;
 mod heavy_hitters;
+mod history;
 mod home;
 mod idle_coalescing;
 mod ids;
@@ -51,6 +52,7 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
+pub use history::HistoryRule;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
@@ -63,7 +65,7 @@ pub use listing::{
 pub use live_conn::LiveConn;
 pub use live_traces::{LiveTrace, LiveTraces, Subject, TooManyTraces, TraceId};
 pub use message::{
-    AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Report, RoomOrder,
+    AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Recovery, Report, RoomOrder,
     TraceEvent, TraceKind,
 };
 pub use network::Network;

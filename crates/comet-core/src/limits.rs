@@ -8,6 +8,7 @@ pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
 use crate::callers::CallerLimits;
 use crate::coalesce::CoalesceRule;
+use crate::history::HistoryRule;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
 use crate::source::SourceLimits;
@@ -82,6 +83,11 @@ pub struct Limits {
     pub coalesce_after_ms: u32,
     /// Which pushes wait for others, so that they leave in one send.
     pub coalesce_rules: Box<[CoalesceRule]>,
+    /// Which rooms keep their last pushes, so that a client that comes back gets what it missed.
+    pub history_rules: Box<[HistoryRule]>,
+    /// Bytes that the histories of all rooms whose home is the shard take. Beyond it rooms that had no push for the longest
+    /// time lose theirs first.
+    pub history_memory: usize,
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
     /// milliseconds.
     pub linger_ms: u32,
@@ -152,6 +158,8 @@ impl Default for Limits {
             coalesce_ms: 25,
             coalesce_after_ms: COALESCE_AFTER_MS,
             coalesce_rules: [].into(),
+            history_rules: [].into(),
+            history_memory: 64 << 20,
             linger_ms: 2_000,
             accepts: 0,
             handshakes: 65_536,
@@ -223,6 +231,12 @@ pub const CROWDS_MAX: usize = 16;
 pub const GATHERED_MAX: usize = 4_096;
 /// Bytes of these pushes, beside the push that exceeds them.
 pub const GATHERED_BYTES_MAX: usize = 16 << 20;
+/// Rooms whose position in their history a home knows; with one more it forgets one that had no push for the longest time.
+pub const HISTORY_ROOMS_MAX: usize = 1 << 16;
+/// Most bytes of one recovery, beside the bounds of an outbox.
+pub const RECOVERY_MAX: usize = 1 << 20;
+/// Recoveries that a home has encoded last, for clients that ask for the same.
+pub const HISTORY_CHUNKS_MAX: usize = 16;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
 pub const SLICE_UNITS: usize = 8_192;
 /// Deadlines that are looked at in one turn.
@@ -296,6 +310,14 @@ impl Limits {
     #[must_use]
     pub fn needs_addresses(&self) -> bool {
         self.sources.is_on() || !self.blocks.is_empty() || self.traces.has_networks()
+    }
+
+    /// What holds for the history of `room`. `None`: it keeps none.
+    pub(crate) fn history_rule(&self, room: &str) -> Option<&HistoryRule> {
+        if self.history_rules.is_empty() {
+            return None;
+        }
+        self.history_rules.iter().find(|rule| rule.covers(room))
     }
 
     /// Checks the bounds against each other.

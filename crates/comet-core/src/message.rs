@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_proto::Encoded;
+use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
@@ -80,6 +80,9 @@ pub struct Push {
     /// What state the frame is about. Where a [`CoalesceRule`](crate::CoalesceRule) says so, a newer push to the same room
     /// takes the place of one that waits and has the same id.
     pub collapse_id: Option<Arc<str>>,
+    /// Its place in the history of the room that it is to, which the room's home sets; that of the last push of a batch. 0: the
+    /// room keeps none.
+    pub offset: u64,
     /// The connections are closed, and get no frame. The tally counts those that are as queued.
     pub kick: Option<Arc<Kick>>,
     /// The connections enter or leave rooms, and get no frame. The tally counts pairs of a connection and a room: those
@@ -91,7 +94,7 @@ impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        Self { operation, frame, collapse_id: None, kick: None, rooms: None }
+        Self { operation, frame, collapse_id: None, offset: 0, kick: None, rooms: None }
     }
 
     /// The order to close.
@@ -128,6 +131,19 @@ pub struct Kick {
     pub sentence: Box<str>,
     /// How long they should wait before they connect again, milliseconds. `None`: the close notice names no time.
     pub retry_after_ms: Option<u32>,
+}
+
+/// What a room's history has for a connection that enters the room.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// Of the latest push.
+    pub position: Position,
+    /// It named a position.
+    pub is_sought: bool,
+    /// How many pushes it missed, if all of them are there.
+    pub recovered: Option<u32>,
+    /// These as one push to the room, encoded for the connection. `None`: there are none.
+    pub chunk: Option<Encoded>,
 }
 
 /// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so
@@ -238,6 +254,12 @@ pub enum Message {
     RoomJoined { room: Arc<str>, elsewhere: u32 },
     /// Shard to the room's home: how many members are there now; 0 ends its interest.
     RoomMembers { shard: ShardId, room: Arc<str>, members: u32 },
+    /// Shard to the room's home, after [`Message::JoinRoom`]: `conn` enters a room that keeps a history, and has it up to
+    /// `since`. The room is `handle` there.
+    Recover { conn: ConnId, room: Arc<str>, handle: RoomHandle, since: Option<Position> },
+    /// Room's home to the shard: `conn` becomes a member at this point of the room's order. It is a push, so it comes after
+    /// those in the history and before all others. `None`: the room keeps no history.
+    Recovered { conn: LocalConnId, room: Arc<str>, recovery: Option<Box<Recovery>> },
     /// Room's home to a shard with members: how many members there are on all other shards and hosts.
     RoomOnline { room: Arc<str>, elsewhere: u32 },
 }
@@ -411,6 +433,9 @@ impl Message {
             | Self::Broadcast { push, .. }
             | Self::DeliverConns { push, .. }
             | Self::DeliverRoom { push, .. } => push.frame.for_websocket().len(),
+            Self::Recovered { recovery: Some(recovery), .. } => {
+                recovery.chunk.as_ref().map_or(0, |chunk| chunk.for_websocket().len())
+            }
             _ => 0,
         }
     }
@@ -425,7 +450,8 @@ impl Message {
             | Self::Broadcast { .. }
             | Self::KickNetwork { .. }
             | Self::DeliverConns { .. }
-            | Self::DeliverRoom { .. } => MessageClass::Push,
+            | Self::DeliverRoom { .. }
+            | Self::Recovered { .. } => MessageClass::Push,
             _ => MessageClass::Directory,
         }
     }

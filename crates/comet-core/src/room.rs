@@ -76,6 +76,8 @@ pub(crate) struct Room {
     pub(crate) members: Vec<Slot>,
     /// Connections that become members once the home knows of this shard.
     pub(crate) waiting: Vec<Waiting>,
+    /// Connections that become members once the home has answered with what the room's history has for them.
+    pub(crate) recovering: u32,
     pub(crate) is_joined: bool,
     /// How far the push under way is: it was offered to so many members, from the first on.
     pub(crate) offered: u32,
@@ -118,6 +120,7 @@ impl Rooms {
             name: Arc::clone(&name),
             members: Vec::new(),
             waiting: Vec::new(),
+            recovering: 0,
             is_joined: false,
             offered: 0,
             is_amid_push: false,
@@ -187,8 +190,9 @@ impl Rooms {
 
     /// Removes a room without members and waiting connections; returns its name.
     pub(crate) fn remove_if_empty(&mut self, room: RoomId) -> Option<Arc<str>> {
-        let Room { members, waiting, .. } = &self.rooms[room];
-        if !members.is_empty() || !waiting.is_empty() {
+        let Room { members, waiting, recovering, is_joined, .. } = &self.rooms[room];
+        // The home's answer to its join request finds it, in any case.
+        if !members.is_empty() || !waiting.is_empty() || *recovering > 0 || !is_joined {
             return None;
         }
         let room = self.rooms.remove(room);
@@ -212,7 +216,7 @@ impl Rooms {
         let room = &mut self.rooms[room];
         // A room that has not joined yet has no count at its home, and one whose connections are about to
         // enter has no final one. The last of these marks the room again.
-        let is_settled = room.is_joined && room.waiting.is_empty();
+        let is_settled = room.is_joined && room.waiting.is_empty() && room.recovering == 0;
         let has_changed = std::mem::take(&mut room.is_dirty) && is_settled;
         Some(has_changed.then_some((name, room.members.len() as u32)))
     }

@@ -53,6 +53,7 @@ mod logic;
 mod operations;
 mod pushes;
 mod rates;
+mod recoveries;
 mod registration;
 mod reply;
 mod room_counts;
@@ -264,6 +265,8 @@ impl Shard {
         counters.stalled_millis = self.context.clock.stalled_ms();
         counters.rooms = self.home.rooms.len() as u64;
         counters.further_rooms = self.further_rooms.pairs() as u64;
+        counters.history_bytes = self.home.histories.bytes() as u64;
+        counters.history_evicted = self.home.histories.evicted();
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;

@@ -37,31 +37,32 @@ impl Nats {
         Self { orders, shared }
     }
 
-    fn order(&self, order: Order) -> Result<(), Order> {
+    /// Returns the order if there is no room for it.
+    fn order(&self, order: Order) -> Option<Order> {
         let Shared { counts, waiting_bytes, .. } = &*self.shared;
         let bytes = order.bytes();
-        let outcome = match waiting_bytes.fetch_add(bytes, Relaxed) + bytes <= ORDERS_BYTES_MAX {
-            true => self.orders.try_send(order).map_err(TrySendError::into_inner),
-            false => Err(order),
+        let refused = match waiting_bytes.fetch_add(bytes, Relaxed) + bytes <= ORDERS_BYTES_MAX {
+            true => self.orders.try_send(order).err().map(TrySendError::into_inner),
+            false => Some(order),
         };
-        if outcome.is_err() {
+        if refused.is_some() {
             waiting_bytes.fetch_sub(bytes, Relaxed);
             Counts::add(&counts.untold);
         }
-        outcome
+        refused
     }
 }
 
 impl Engine for Nats {
     fn submit(&self, command: Command) -> Result<(), Command> {
-        self.order(Order::Command(command)).map_err(|order| match order {
-            Order::Command(command) => command,
-            Order::Answer(..) => unreachable!("it was a command"),
-        })
+        match self.order(Order::Command(command)) {
+            Some(Order::Command(command)) => Err(command),
+            _ => Ok(()),
+        }
     }
 
     fn answer(&self, to: ReplyTo, part: Part) -> bool {
-        self.order(Order::Answer(to, part)).is_ok()
+        self.order(Order::Answer(to, part)).is_none()
     }
 
     fn counts(&self) -> EngineCounts {

@@ -2,7 +2,8 @@
 //! clients and the control thread behave.
 
 use comet_core::{
-    CallerLimits, ClientRates, CoalesceRule, Limits, Logic, SlowConsumer, SourceLimits, Tokens,
+    CallerLimits, ClientRates, CoalesceRule, HistoryRule, Limits, Logic, SlowConsumer,
+    SourceLimits, Tokens,
 };
 
 use crate::logic_faults::ServicesPlan;
@@ -124,7 +125,7 @@ impl Plan {
         // forever.
         let trace_lists: &[&[i64]] =
             if inbox < 64 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
-        let coalesce_rules = coalesce_rules(rng);
+        let (coalesce_rules, history_rules) = (coalesce_rules(rng), history_rules(rng));
         // The smallest outboxes leave no space for a window.
         let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
             true => (&[1, 2, 5, 80], &[400, 4_000, OUTBOX_BYTES_MAX]),
@@ -155,6 +156,8 @@ impl Plan {
             coalesce_ms: rng.pick(&[0, 25, 200]),
             coalesce_after_ms: rng.pick(&[0, 30]),
             coalesce_rules,
+            history_rules,
+            history_memory: rng.pick(&[1_000, 1 << 20]),
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),
@@ -259,6 +262,19 @@ impl Plan {
 /// What opens the door for push callers.
 pub(crate) fn caller_tokens(has_other: bool) -> Tokens {
     Tokens::new([CALLER_TOKEN].into_iter().chain(has_other.then_some(OTHER_CALLER_TOKEN)))
+}
+
+/// None in half of all runs.
+fn history_rules(rng: &mut Rng) -> Box<[HistoryRule]> {
+    let rules = rng.pick(&[0, 1]);
+    (0..rules)
+        .map(|_| HistoryRule {
+            prefix: rng.pick(&["", "live://", ROOMS[0]]).into(),
+            pushes: rng.pick(&[1, 5, 100]),
+            bytes: rng.pick(&[500, 100_000]),
+            age_ms: rng.pick(&[100, 10_000]),
+        })
+        .collect()
 }
 
 /// None in half of all runs.

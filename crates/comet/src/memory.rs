@@ -10,8 +10,8 @@ use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
     ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, GATHERED_BYTES_MAX,
-    GATHERED_MAX, HELD_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RETAINED_MAX,
-    TRACE_EVENTS_MAX,
+    GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX, JOINED_BYTES_MAX,
+    LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RECOVERY_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -116,6 +116,8 @@ impl Bounds {
             coalesce_after_ms: _,
             linger_ms: _,
             coalesce_rules,
+            history_rules,
+            history_memory,
             // Of the connections, these may be of a kind; that takes no memory beside them.
             accepts: _,
             handshakes: _,
@@ -199,6 +201,16 @@ impl Bounds {
                         + allocated(config.push.frame_max as u64),
                 ),
             ),
+            (
+                "histories of rooms",
+                when(
+                    !history_rules.is_empty(),
+                    cores
+                        * (allocated(*history_memory as u64)
+                            + (HISTORY_ROOMS_MAX * HISTORY + HISTORY_CHUNKS_MAX * RECOVERY_MAX)
+                                as u64),
+                ),
+            ),
             ("messages between cores", cores * messages * size_of::<Message>() as u64),
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
@@ -234,6 +246,9 @@ impl Bounds {
 
 /// What a push that waits takes beside its frame: its entry in a list that has doubled, with its id.
 const GATHERED: usize = 512 + NAME_MAX;
+
+/// What a room whose position is known takes: its entries in two tables that have doubled, with its name.
+const HISTORY: usize = 512 + NAME_MAX;
 
 /// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
 fn frames(limits: &CallerLimits) -> u64 {
@@ -317,6 +332,7 @@ mod tests {
             "logic.addrs=[\"a:1\"]",
             "websocket.head_max=\"64KiB\"",
             "coalesce.rules=[{ rooms = \"\" }]",
+            "history.rules=[{ rooms = \"\" }]",
             "push.frames=[\"127.0.0.1:0\"]",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");

@@ -9,8 +9,8 @@ use comet_control::{
 };
 use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
-    Blocks, CallerLimits, ClientRates, CoalesceRule, Limits, LiveTraces, Logic, Network,
-    SourceLimits, Tokens,
+    Blocks, CallerLimits, ClientRates, CoalesceRule, HistoryRule, Limits, LiveTraces, Logic,
+    Network, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -247,6 +247,8 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         coalesce_ms: millis(protocol.heartbeat_coalesce),
         coalesce_after_ms: COALESCE_AFTER_MS,
         coalesce_rules: config.coalesce.rules.iter().map(coalesce_rule).collect(),
+        history_rules: config.history.rules.iter().map(history_rule).collect(),
+        history_memory: config.limits.history_memory,
         linger_ms: millis(protocol.linger),
         accepts: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
@@ -289,6 +291,15 @@ fn coalesce_rule(rule: &comet_config::CoalesceRule) -> CoalesceRule {
         operations: rule.operations.as_slice().into(),
         window_ms: millis(rule.window),
         keep_latest: rule.keep_latest,
+    }
+}
+
+fn history_rule(rule: &comet_config::HistoryRule) -> HistoryRule {
+    HistoryRule {
+        prefix: rule.rooms.as_str().into(),
+        pushes: rule.pushes,
+        bytes: rule.bytes,
+        age_ms: millis(rule.age),
     }
 }
 

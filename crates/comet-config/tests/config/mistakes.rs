@@ -209,6 +209,18 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     let window = |window: &str| format!("[{{ rooms = \"\", window = \"{window}\" }}]");
     let many = format!("[{}]", "{ rooms = \"\" },".repeat(65));
     check("coalesce.rules", &window("1ms"), &window("1s"), &[&many]);
+    let history = |key: &str, value: &str| format!("[{{ rooms = \"\", {key} = {value} }}]");
+    for (key, least, most, beyond) in [
+        ("pushes", "1", "100000", "100001"),
+        ("bytes", "\"1KiB\"", "\"1MiB\"", "1048577"),
+        ("age", "\"1s\"", "\"24h\"", "\"1500500us\""),
+    ] {
+        let rule = |value| history(key, value);
+        check("history.rules", &rule(least), &rule(most), &[&many]);
+        let mistakes = read("", &[&format!("history.rules={}", rule(beyond))]).expect_err(key);
+        assert!(mistakes.starts_with(&format!("--set history.rules[0]: {key}: ")), "{mistakes}");
+    }
+    check("limits.history_memory", "\"1MiB\"", "\"1GiB\"", &["\"1KiB\""]);
     let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
     let log = ["white_list.file=\"trace.log\""];
     good("", &[log[0], &format!("white_list.users={}", users(65_536))]);
@@ -263,7 +275,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -295,7 +307,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -327,7 +339,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use comet_config::{
-    Algorithm, Change, CoalesceRule, Config, LogLevel, SessionStore, SlowConsumer, Source,
-    Steering, TakesEffect, TlsVersion, TokenKind, load,
+    Algorithm, Change, CoalesceRule, Config, HistoryRule, LogLevel, SessionStore, SlowConsumer,
+    Source, Steering, TakesEffect, TlsVersion, TokenKind, load,
 };
 
 use crate::{SHIPPED, good, machine};
@@ -90,6 +90,23 @@ fn the_effective_configuration_is_read_back() {
     let set = "coalesce.rules=[{ rooms = \"live://\" }, { operations = [5, 1000], window = \"20ms\", \
                keep_latest = true }]";
     assert_eq!(good("", &[set]).coalesce.rules, coalescing);
+    let rules = &format!(
+        "{rules}[[history]]\nrooms = \"live://\"\n[[history]]\nrooms = \"\"\npushes = 5\nage = \"1h\"\n"
+    );
+    let histories = good(rules, &[]).history.rules;
+    let rule = HistoryRule {
+        rooms: "live://".to_owned(),
+        pushes: 100,
+        bytes: 256 << 10,
+        age: Duration::from_secs(300),
+    };
+    let all = HistoryRule {
+        rooms: String::new(),
+        pushes: 5,
+        age: Duration::from_secs(3600),
+        ..rule.clone()
+    };
+    assert_eq!(histories, [rule, all]);
     for config in [good("", &[]), good("", &sets), good(rules, &[])] {
         assert_eq!(good(&config.to_toml(), &[]), config);
     }

@@ -101,20 +101,33 @@ impl CrowdPushes {
     }
 
     /// Makes a batch of the pushes that wait. A kick has one of its own, because it changes who there is, and so has each
-    /// push to listed connections.
+    /// push to listed connections. So have connections that enter, a slice of them.
     fn begin_batch(&mut self, limits: &Limits) {
         debug_assert!(self.batch.is_empty());
+        let is_entry = |one: &Progress| one.entry.is_some();
+        let most = if self.waiting.front().is_some_and(is_entry) { limits.crowd_slice } else { 0 };
+        while self.batch.len() < most
+            && let Some(entry) = self.waiting.pop_front_if(|next| is_entry(next))
+        {
+            self.batch.push(entry);
+        }
+        if self.batch.is_empty() {
+            self.add_pushes_to_batch();
+        }
+        self.space = MessageBudget::new(limits);
+        for waiting in &self.waiting {
+            self.space.spend_bytes(waiting.push.frame.for_websocket().len());
+        }
+    }
+
+    fn add_pushes_to_batch(&mut self) {
         let is_listed = matches!(self.crowd, Crowd::Conns(_));
-        let is_alone = |one: &Progress| is_listed || one.push.kick.is_some();
+        let is_alone = |one: &Progress| is_listed || one.push.kick.is_some() || one.entry.is_some();
         self.batch.extend(self.waiting.pop_front());
         while self.batch.first().is_some_and(|first| !is_alone(first))
             && let Some(next) = self.waiting.pop_front_if(|next| !is_alone(next))
         {
             self.batch.push(next);
-        }
-        self.space = MessageBudget::new(limits);
-        for waiting in &self.waiting {
-            self.space.spend_bytes(waiting.push.frame.for_websocket().len());
         }
     }
 
@@ -218,13 +231,16 @@ impl Shard {
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let (items, answer) = (self.items(&push), Answer::PartialTally);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
-        let progress = Progress { call, push, items, tally, answer, is_counted, order: None };
+        let progress =
+            Progress { call, push, items, tally, answer, is_counted, order: None, entry: None };
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
     /// Whether a push is to more connections than one turn sends to, or to some that have to get an earlier one first.
     fn has_to_wait(&mut self, crowd: &Crowd, progress: &Progress) -> bool {
         let size = match crowd {
+            // One connection enters.
+            Crowd::Room(_) if progress.entry.is_some() => 0,
             Crowd::Room(room) => {
                 self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len())
             }
@@ -267,6 +283,14 @@ impl Shard {
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
+        if batch.first().is_some_and(|first| first.entry.is_some()) {
+            for progress in &mut *batch {
+                let entry =
+                    progress.entry.take().expect("connections enter in a batch of their own");
+                to_close.append(&mut self.enter_with_history(name, entry, progress, budget));
+            }
+            return (batch.len(), true);
+        }
         let Some(id) = self.rooms.find(name) else { return (0, true) };
         let is_begun = batch.first().is_some_and(|first| first.is_counted);
         if is_begun && !self.rooms[id].is_amid_push {

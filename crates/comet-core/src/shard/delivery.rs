@@ -88,6 +88,8 @@ pub(super) struct Delivery<'a> {
     limits: &'a Limits,
     items: &'a mut Items,
     operation: i32,
+    /// [`Push::offset`].
+    offset: u64,
     walk: Walk,
     /// The room that the push is to.
     room: Option<(RoomHandle, &'a str)>,
@@ -144,6 +146,7 @@ impl<'a> Delivery<'a> {
             limits,
             items,
             operation: push.operation,
+            offset: push.offset,
             walk: if push.kick.is_some() { Walk::Kick } else { walk },
             room: None,
             bytes,
@@ -303,9 +306,9 @@ impl<'a> Delivery<'a> {
     fn encode_room_push(&mut self) {
         let Some((room, _)) = self.room else { return };
         let Items { binary, room_push, .. } = &mut *self.items;
-        let chains = &mut self.outboxes.chains;
+        let (chains, offset) = (&mut self.outboxes.chains, self.offset);
         let encode = || {
-            let mut item = chains.item(binary.frame().to_room_push(room, 0), true);
+            let mut item = chains.item(binary.frame().to_room_push(room, offset), true);
             item.set_state(binary.state().cloned());
             item
         };
@@ -368,6 +371,14 @@ impl<'a> Delivery<'a> {
                 self.outboxes.chains.oldest(&conn.outbox, conn.transport, fits)
             }),
         }
+    }
+
+    /// Whether the outbox of a connection has space for the push, with so many bytes before it.
+    pub(super) fn has_space(&self, slot: Slot, beside: u32) -> bool {
+        let conn = &self.conns[slot];
+        let mut load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+        load.bytes = load.bytes.saturating_add(beside);
+        self.fits(conn.form(), load)
     }
 
     /// Whether an outbox with this load has space for the push.

@@ -79,6 +79,10 @@ impl Shard {
             Message::RoomMembers { shard, room, members } => {
                 self.home_set_members(&room, shard, members);
             }
+            Message::Recover { conn, room, handle, since } => {
+                self.recover(conn, room, handle, since);
+            }
+            Message::Recovered { conn, room, recovery } => self.begin_entry(conn, room, recovery),
             Message::RoomOnline { room, elsewhere } => self.set_elsewhere(&room, elsewhere),
         }
     }

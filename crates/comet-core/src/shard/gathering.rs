@@ -268,7 +268,7 @@ impl Shard {
         }
     }
 
-    fn end_window(&mut self, place: &Place) {
+    pub(super) fn end_window(&mut self, place: &Place) {
         let Some(pushes) = self.gathering.take(place) else { return };
         self.counters.coalesce_windows += 1;
         self.counters.coalesced += pushes.len() as u64;

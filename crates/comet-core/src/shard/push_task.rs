@@ -8,7 +8,7 @@ use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::Tally;
 use crate::limits::OWNERS_MAX;
-use crate::message::{Message, Push, Report};
+use crate::message::{Message, Push, Recovery, Report};
 use crate::network::Network;
 
 use super::delivery::Items;
@@ -92,6 +92,12 @@ impl ConnLists {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct OrderId(pub(super) u64);
 
+/// A connection that becomes a member at its place among the pushes to a room.
+pub(super) struct Entry {
+    pub(super) conn: LocalConnId,
+    pub(super) recovery: Option<Box<Recovery>>,
+}
+
 /// What a push has come to.
 pub(super) struct Progress {
     pub(super) call: CallId,
@@ -104,6 +110,8 @@ pub(super) struct Progress {
     pub(super) is_counted: bool,
     /// It is an order about rooms, for connections that wait for a room's home.
     pub(super) order: Option<OrderId>,
+    /// It is no push: a connection enters the room.
+    pub(super) entry: Option<Entry>,
 }
 
 /// How the push is reported when it is over.
@@ -113,6 +121,8 @@ pub(super) enum Answer {
     Tally { partials: u32 },
     /// By a partial tally, to the call of another shard.
     PartialTally,
+    /// Not at all.
+    None,
 }
 
 /// Whose connections are to be found.
@@ -133,7 +143,7 @@ impl Progress {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally => Report::PartialTally { call, shard, tally },
+            Answer::PartialTally | Answer::None => Report::PartialTally { call, shard, tally },
         }
     }
 
@@ -142,7 +152,7 @@ impl Progress {
         let Self { call, tally, .. } = self;
         let partials = match self.answer {
             Answer::Tally { partials } => Some(partials),
-            Answer::PartialTally => None,
+            Answer::PartialTally | Answer::None => None,
         };
         Message::Tallied { call, tally, partials }
     }

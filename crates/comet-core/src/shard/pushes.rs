@@ -9,7 +9,7 @@ use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
-use crate::limits::{PACED_MAX, SLICE_UNITS};
+use crate::limits::{Limits, PACED_MAX, SLICE_UNITS};
 use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
@@ -68,6 +68,9 @@ impl Shard {
 
     /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
     pub(super) fn report(&mut self, progress: Progress) {
+        if matches!(progress.answer, Answer::None) {
+            return;
+        }
         let Some(progress) = self.await_homes(progress) else { return };
         match progress.call.shard() {
             None => self.reports.push(progress.report(self.context.shard)),
@@ -79,8 +82,16 @@ impl Shard {
     pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
         let items = self.items(&push);
         let tally = Tally::default();
-        let progress =
-            Progress { call, push, items, tally, answer, is_counted: false, order: None };
+        let progress = Progress {
+            call,
+            push,
+            items,
+            tally,
+            answer,
+            is_counted: false,
+            order: None,
+            entry: None,
+        };
         match target {
             Target::Crowd(crowd) => self.begin_to_crowd(crowd, progress),
             target => self.add_task(target, progress),
@@ -166,12 +177,27 @@ impl Shard {
     }
 
     /// A room whose home is here: its order is the order of these calls.
-    pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
+    pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, mut push: Push) {
         debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
+        let Limits { history_memory, .. } = *self.context.limits;
+        if let Some(rule) = self.context.limits.history_rule(&room)
+            && !push.is_order()
+        {
+            let (histories, now) = (&mut self.home.histories, self.context.now);
+            push.offset = histories.add(&room, rule, &push.frame, now, history_memory);
+        }
         let items = self.items(&push);
         let (tally, answer) = (Tally::default(), Answer::Tally { partials: 0 });
-        let mut progress =
-            Progress { call, push, items, tally, answer, is_counted: false, order: None };
+        let mut progress = Progress {
+            call,
+            push,
+            items,
+            tally,
+            answer,
+            is_counted: false,
+            order: None,
+            entry: None,
+        };
         let mut is_here = false;
         for (shard, members) in self.home.rooms.shards_of(&room).to_vec() {
             if shard == self.context.shard {
@@ -303,7 +329,7 @@ impl Shard {
     }
 
     /// One slice of a push on this shard; `offer` offers it to connections.
-    fn deliver(
+    pub(super) fn deliver(
         &mut self,
         push: &Push,
         items: &mut Items,

@@ -41,7 +41,14 @@ impl Shard {
         {
             refusal
         } else {
-            let Some(id) = known else { return self.join(slot, name, reply) };
+            let Some(id) = known else {
+                if self.context.limits.history_rule(name).is_some() {
+                    let since = Join::decode(frame.body).and_then(|join| join.since);
+                    let since = since.filter(|_| self.conns[slot].is_protocol_2);
+                    return self.join_with_history(slot, name, since, reply);
+                }
+                return self.join(slot, name, reply);
+            };
             let name = Arc::clone(&self.rooms[id].name);
             let joined = JoinReply::joined(id.handle(), name.as_bytes());
             return self.reply(slot, reply, &joined.encode());

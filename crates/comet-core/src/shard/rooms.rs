@@ -43,21 +43,31 @@ impl Shard {
         let room = &mut self.rooms[id];
         room.waiting.push(Waiting { conn, reply });
         if is_new {
-            let (room, shard) = (Arc::clone(&room.name), self.context.shard);
-            let home = self.context.home_of_room(&room);
-            self.messages.send(home, Message::JoinRoom { shard, room });
+            self.ask_home(id);
         }
+    }
+
+    /// Asks the home of a new room to let this shard have its pushes.
+    pub(super) fn ask_home(&mut self, id: RoomId) {
+        let (room, shard) = (Arc::clone(&self.rooms[id].name), self.context.shard);
+        let home = self.context.home_of_room(&room);
+        self.messages.send(home, Message::JoinRoom { shard, room });
     }
 
     /// The home has answered: pushes to the room reach this shard from here on.
     pub(super) fn room_joined(&mut self, name: &str, elsewhere: u32) {
-        // A waiting connection pins its room on the shard, even after it closed. So at most one join request
+        // A room stays on the shard until it is joined, even if its connections have closed. So at most one join request
         // per room is under way, and each answer finds the room that asked.
         let id = self.rooms.find(name).expect("a room waits for its home's answer");
         let room = &mut self.rooms[id];
         assert!(!room.is_joined, "a home answers once");
         room.is_joined = true;
         room.elsewhere = elsewhere;
+        if room.waiting.is_empty() {
+            // Its connections ask for its history, and some may have entered before this answer.
+            self.rooms.mark(id);
+            return self.remove_if_empty(id);
+        }
         self.joined.push_back(id);
         self.answer_joined(&mut Budget::new(WAITING_AT_ONCE * budget::ANSWER));
     }

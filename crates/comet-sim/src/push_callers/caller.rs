@@ -327,7 +327,9 @@ impl PushCaller {
         if !self.is_over {
             return Ok(());
         }
-        if !self.incoming.is_empty() && !self.is_finished && !self.socket.has_ended() {
+        // A caller that is ended for a reason may lose the rest of a reply with its connection.
+        let is_cut = !self.incoming.is_empty() && !self.may_be_ended;
+        if is_cut && !self.is_finished && !self.socket.has_ended() {
             return Err(format!("the end in the middle of a reply: {:?}", self.incoming));
         }
         if !self.may_be_ended && !self.is_finished {

@@ -1,0 +1,428 @@
+//! The last pushes of rooms that keep a history, and the position of each push.
+//!
+//! A position is an epoch and an offset. An epoch is a hash of the room and of the number of rooms that were forgotten, under the
+//! seed of the shard. So the epoch of a room that was forgotten does not come back, and neither does one of another process.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+
+use ahash::RandomState;
+use comet_proto::{Encoded, Frame, Position, RoomHandle, VERSION, count_frames, decode, op};
+
+use crate::history::HistoryRule;
+use crate::limits::{HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX};
+use crate::message::Recovery;
+use crate::time::Millis;
+
+/// What a frame that is kept takes beside its bytes.
+const ENTRY: usize = 64;
+
+pub(crate) struct RoomHistories {
+    rooms: HashMap<Arc<str>, RoomHistory, RandomState>,
+    /// Rooms by the number of their latest push: those that keep frames, and those that have a position only.
+    with_frames: BTreeMap<u64, Arc<str>>,
+    without_frames: BTreeMap<u64, Arc<str>>,
+    /// Number of the latest push.
+    latest: u64,
+    /// Of all frames, with what keeping them takes.
+    bytes: usize,
+    /// Pushes that went before their time, for want of memory.
+    evicted: u64,
+    /// Rooms whose position is lost.
+    forgotten: u64,
+    epochs: RandomState,
+    /// Chunks that were asked for last, the latest at the end. Clients that come back together ask for the same.
+    chunks: VecDeque<Chunk>,
+}
+
+struct RoomHistory {
+    epoch: u64,
+    /// Offset of the latest push.
+    top: u64,
+    frames: VecDeque<Kept>,
+    bytes: usize,
+    pushes: u32,
+    /// Number of the latest push among those to all rooms.
+    number: u64,
+}
+
+/// A frame, which may be a batch.
+struct Kept {
+    frame: Encoded,
+    /// Of its last push.
+    offset: u64,
+    pushes: u32,
+    at: Millis,
+}
+
+/// Pushes of one room behind each other.
+struct Chunk {
+    epoch: u64,
+    after: u64,
+    top: u64,
+    handle: RoomHandle,
+    frame: Encoded,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        self.frame.for_websocket().len() + ENTRY
+    }
+
+    /// The frames of its pushes behind `offset`.
+    fn frames_after(&self, offset: u64) -> &[u8] {
+        let mut run = self.frame.for_tcp();
+        let first = self.offset + 1 - u64::from(self.pushes);
+        for _ in first..=offset {
+            let (_, consumed) =
+                decode(run, usize::MAX).ok().flatten().expect("a push is a run of whole frames");
+            run = &run[consumed..];
+        }
+        run
+    }
+}
+
+impl RoomHistories {
+    pub(super) fn new(seed: u64) -> Self {
+        Self {
+            rooms: HashMap::with_hasher(RandomState::with_seeds(seed, 24, 25, 26)),
+            with_frames: BTreeMap::new(),
+            without_frames: BTreeMap::new(),
+            latest: 0,
+            bytes: 0,
+            evicted: 0,
+            forgotten: 0,
+            epochs: RandomState::with_seeds(seed, 27, 28, 29),
+            chunks: VecDeque::new(),
+        }
+    }
+
+    /// Bytes of all frames, with what keeping them takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Pushes that went before their time, for want of memory.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted
+    }
+
+    /// Keeps a push to `room`, for which `rule` holds, and returns its offset; that of a batch is the offset of its last
+    /// push. All rooms together keep `memory` bytes.
+    pub(crate) fn add(
+        &mut self,
+        room: &Arc<str>,
+        rule: &HistoryRule,
+        frame: &Encoded,
+        now: Millis,
+        memory: usize,
+    ) -> u64 {
+        let pushes = count_frames(frame.for_tcp()).map_or(1, |frames| frames as u32);
+        let mut known = match self.rooms.remove(room) {
+            Some(known) => {
+                self.order_of(&known).remove(&known.number);
+                known
+            }
+            None => RoomHistory {
+                epoch: self.epoch_of(room),
+                top: 0,
+                frames: VecDeque::new(),
+                bytes: 0,
+                pushes: 0,
+                number: 0,
+            },
+        };
+        self.latest += 1;
+        known.number = self.latest;
+        known.top += u64::from(pushes);
+        let offset = known.top;
+        self.bytes -= known.bytes;
+        if pushes > 0 {
+            let kept = Kept { frame: frame.clone(), offset, pushes, at: now };
+            (known.bytes, known.pushes) = (known.bytes + kept.bytes(), known.pushes + pushes);
+            known.frames.push_back(kept);
+        }
+        known.trim(rule, now);
+        self.bytes += known.bytes;
+        self.put(Arc::clone(room), known);
+        self.evict(memory);
+        offset
+    }
+
+    /// What came after `since` in `room`, for which `rule` holds, as pushes to `handle` in `most` bytes.
+    pub(crate) fn recover(
+        &mut self,
+        room: &str,
+        rule: &HistoryRule,
+        since: Option<Position>,
+        handle: RoomHandle,
+        now: Millis,
+        most: usize,
+    ) -> Recovery {
+        let is_sought = since.is_some();
+        let Some(known) = self.rooms.get(room) else {
+            // The first push will have this epoch, unless other rooms are forgotten before.
+            let position = Position { epoch: self.epoch_of(room), offset: 0 };
+            let recovered = (since == Some(position)).then_some(0);
+            return Recovery { position, is_sought, recovered, chunk: None };
+        };
+        let Self { chunks, .. } = self;
+        let RoomHistory { epoch, top, .. } = *known;
+        let position = Position { epoch, offset: top };
+        let mut recovery = Recovery { position, is_sought, recovered: None, chunk: None };
+        let Some(Position { offset: after, .. }) =
+            since.filter(|since| since.epoch == epoch && since.offset <= top)
+        else {
+            return recovery;
+        };
+        if after == top {
+            recovery.recovered = Some(0);
+            return recovery;
+        }
+        let Some(missed) = u32::try_from(top - after).ok() else { return recovery };
+        let frames = known.frames.iter().skip_while(|kept| kept.offset <= after);
+        let Some(first) = frames.clone().next() else { return recovery };
+        let has_all = first.offset - u64::from(first.pushes) <= after && first.is_kept(rule, now);
+        let bytes: usize = frames.clone().map(|kept| kept.frames_after(after).len()).sum();
+        if !has_all || bytes > most {
+            return recovery;
+        }
+        let is_same = |chunk: &&Chunk| {
+            let Chunk { epoch: of, after: behind, top: to, handle: for_handle, .. } = **chunk;
+            (of, behind, to, for_handle) == (epoch, after, top, handle)
+        };
+        let chunk = chunks.iter().find(is_same).map(|chunk| chunk.frame.clone());
+        let chunk = chunk.unwrap_or_else(|| {
+            let mut body = Vec::with_capacity(bytes);
+            frames.for_each(|kept| body.extend_from_slice(kept.frames_after(after)));
+            let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: &body };
+            let frame = Encoded::frame(&run).to_room_push(handle, top);
+            if chunks.len() == HISTORY_CHUNKS_MAX {
+                chunks.pop_front();
+            }
+            chunks.push_back(Chunk { epoch, after, top, handle, frame: frame.clone() });
+            frame
+        });
+        recovery.recovered = Some(missed);
+        recovery.chunk = Some(chunk);
+        recovery
+    }
+
+    fn epoch_of(&self, room: &str) -> u64 {
+        self.epochs.hash_one((room, self.forgotten))
+    }
+
+    /// The list that a room is on.
+    fn order_of(&mut self, known: &RoomHistory) -> &mut BTreeMap<u64, Arc<str>> {
+        if known.frames.is_empty() { &mut self.without_frames } else { &mut self.with_frames }
+    }
+
+    fn put(&mut self, room: Arc<str>, known: RoomHistory) {
+        self.order_of(&known).insert(known.number, Arc::clone(&room));
+        self.rooms.insert(room, known);
+    }
+
+    /// Takes frames from the rooms that had no push for the longest time, and forgets such rooms.
+    fn evict(&mut self, memory: usize) {
+        while self.bytes > memory
+            && let Some((_, room)) = self.with_frames.pop_first()
+        {
+            let mut known = self.rooms.remove(&room).expect("a room on a list is there");
+            while self.bytes > memory
+                && let Some(bytes) = known.drop_oldest()
+            {
+                self.bytes -= bytes.0;
+                self.evicted += u64::from(bytes.1);
+            }
+            self.put(room, known);
+        }
+        while self.rooms.len() > HISTORY_ROOMS_MAX {
+            let (without, with) = (&mut self.without_frames, &mut self.with_frames);
+            let oldest = without.pop_first().or_else(|| with.pop_first());
+            let Some((_, room)) = oldest else { return };
+            let known = self.rooms.remove(&room).expect("a room on a list is there");
+            self.bytes -= known.bytes;
+            self.evicted += u64::from(known.pushes);
+            self.forgotten += 1;
+        }
+    }
+}
+
+impl Kept {
+    fn is_kept(&self, rule: &HistoryRule, now: Millis) -> bool {
+        now < self.at.after(rule.age_ms.into())
+    }
+}
+
+impl RoomHistory {
+    /// Drops what exceeds the rule.
+    fn trim(&mut self, rule: &HistoryRule, now: Millis) {
+        while let Some(oldest) = self.frames.front()
+            && (self.pushes > rule.pushes
+                || self.bytes > rule.bytes as usize
+                || !oldest.is_kept(rule, now))
+        {
+            self.drop_oldest();
+        }
+    }
+
+    /// Drops the oldest frame. Returns its bytes and its pushes.
+    fn drop_oldest(&mut self) -> Option<(usize, u32)> {
+        let oldest = self.frames.pop_front()?;
+        let (bytes, pushes) = (oldest.bytes(), oldest.pushes);
+        (self.bytes, self.pushes) = (self.bytes - bytes, self.pushes - pushes);
+        Some((bytes, pushes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANDLE: RoomHandle = RoomHandle(3);
+    const MOST: usize = 1 << 20;
+
+    fn rule() -> HistoryRule {
+        HistoryRule { prefix: "h".into(), pushes: 5, bytes: 1_000, age_ms: 100 }
+    }
+
+    fn frame(operation: i32, body: &[u8]) -> Encoded {
+        Encoded::frame(&Frame { version: VERSION, operation, sequence: 0, body })
+    }
+
+    struct Histories(RoomHistories, usize);
+
+    impl Histories {
+        fn new(memory: usize) -> Self {
+            Self(RoomHistories::new(7), memory)
+        }
+
+        fn add(&mut self, room: &str, body: &[u8], now: u64) -> u64 {
+            self.0.add(&room.into(), &rule(), &frame(5, body), Millis(now), self.1)
+        }
+
+        fn position(&mut self, room: &str, now: u64) -> Position {
+            self.0.recover(room, &rule(), None, HANDLE, Millis(now), MOST).position
+        }
+
+        /// Bodies of the pushes after `offset`, if all are there.
+        fn after(&mut self, room: &str, offset: u64, now: u64) -> Option<Vec<Vec<u8>>> {
+            let Position { epoch, .. } = self.position(room, now);
+            let since = Some(Position { epoch, offset });
+            let recovery = self.0.recover(room, &rule(), since, HANDLE, Millis(now), MOST);
+            let missed = recovery.recovered?;
+            let mut bodies = Vec::new();
+            if let Some(chunk) = recovery.chunk {
+                let (frame, _) = decode(chunk.for_tcp(), MOST).unwrap().unwrap();
+                let push = comet_proto::RoomPush::decode(frame.body).unwrap();
+                assert_eq!((push.handle, push.operation), (HANDLE, op::RAW));
+                assert_eq!(push.offset, recovery.position.offset);
+                let mut run = push.body;
+                while let Some((frame, consumed)) = decode(run, MOST).unwrap() {
+                    bodies.push(frame.body.to_vec());
+                    run = &run[consumed..];
+                }
+            }
+            assert_eq!(bodies.len(), missed as usize);
+            Some(bodies)
+        }
+    }
+
+    #[test]
+    fn a_room_keeps_its_last_pushes_and_gives_all_that_were_missed_or_none() {
+        let mut all = Histories::new(MOST);
+        for number in 1..=8 {
+            assert_eq!(all.add("h", &[number], 0), number.into());
+        }
+        assert_eq!(all.after("h", 8, 0), Some(vec![]));
+        assert_eq!(all.after("h", 6, 0), Some(vec![vec![7], vec![8]]));
+        assert_eq!(all.after("h", 3, 0).map(|bodies| bodies.len()), Some(5));
+        assert_eq!(all.after("h", 2, 0), None);
+        assert_eq!(all.after("h", 9, 0), None, "an offset from the future");
+        assert_eq!(all.after("h", u64::MAX, 0), None);
+        assert_eq!(all.after("h", 7, 99), Some(vec![vec![8]]));
+        assert_eq!(all.after("h", 7, 100), None, "it is too old");
+        assert_eq!(all.add("h", b"later", 100), 9);
+        assert_eq!(all.after("h", 8, 100), Some(vec![b"later".to_vec()]));
+        assert_eq!(all.after("h", 7, 100), None);
+        // Bytes bound it as well.
+        all.add("h", &[b'x'; 900], 100);
+        assert_eq!(all.after("h", 8, 100), None);
+        assert_eq!(all.0.evicted(), 0);
+    }
+
+    #[test]
+    fn a_batch_has_consecutive_offsets_and_may_be_cut() {
+        let mut all = Histories::new(MOST);
+        all.add("h", b"1", 0);
+        let run = [2, 3, 4].map(|body| frame(5, &[body]).for_tcp().to_vec()).concat();
+        let batch = frame(op::RAW, &run);
+        assert_eq!(all.0.add(&"h".into(), &rule(), &batch, Millis(0), MOST), 4);
+        assert_eq!(all.after("h", 2, 0), Some(vec![vec![3], vec![4]]));
+        assert_eq!(all.add("h", b"5", 0), 5);
+        assert_eq!(all.after("h", 3, 0), Some(vec![vec![4], b"5".to_vec()]));
+    }
+
+    #[test]
+    fn another_epoch_recovers_nothing() {
+        let mut all = Histories::new(MOST);
+        let before = all.position("h", 0);
+        all.add("h", b"1", 0);
+        all.add("other", b"1", 0);
+        assert_eq!(all.position("h", 0).epoch, before.epoch);
+        let other = all.position("other", 0);
+        assert_ne!(before.epoch, other.epoch);
+        let recovery = all.0.recover("h", &rule(), Some(other), HANDLE, Millis(0), MOST);
+        assert_eq!((recovery.recovered, recovery.chunk.is_none()), (None, true));
+        let next_start = RoomHistories::new(8).epoch_of("h");
+        assert_ne!(next_start, before.epoch);
+    }
+
+    /// Clients that come back together share one chunk; one that is too long is none.
+    #[test]
+    fn the_same_pushes_are_encoded_once() {
+        let mut all = Histories::new(MOST);
+        (1..=3).for_each(|number| _ = all.add("h", &[number], 0));
+        let since = Some(Position { offset: 1, ..all.position("h", 0) });
+        let mut chunk = |most| {
+            let recovery = all.0.recover("h", &rule(), since, HANDLE, Millis(0), most);
+            recovery.chunk.map(|chunk| chunk.for_tcp().as_ptr())
+        };
+        assert!(chunk(33).is_none());
+        assert_eq!(chunk(34), chunk(34));
+        assert!(chunk(34).is_some());
+    }
+
+    #[test]
+    fn rooms_without_pushes_for_long_lose_their_frames_first_and_keep_their_position() {
+        let mut all = Histories::new(3 * (10 + 18 + ENTRY));
+        let epoch = all.position("a", 0).epoch;
+        for room in ["a", "b", "a", "c"] {
+            all.add(room, &[0; 10], 0);
+        }
+        assert_eq!(all.0.evicted(), 1);
+        assert_eq!((all.after("b", 0, 0), all.after("b", 1, 0)), (None, Some(vec![])));
+        assert_eq!(all.after("a", 0, 0).map(|bodies| bodies.len()), Some(2));
+        all.add("c", &[0; 10], 0);
+        assert_eq!(all.after("a", 0, 0), None);
+        assert_eq!(all.after("a", 1, 0).map(|bodies| bodies.len()), Some(1));
+        assert_eq!(all.position("a", 0), Position { epoch, offset: 2 });
+        assert!(all.0.bytes() <= all.1);
+    }
+
+    /// The table of positions is bounded, too. A room that was forgotten begins a new epoch.
+    #[test]
+    fn a_room_that_was_forgotten_has_another_epoch() {
+        let mut all = Histories::new(MOST);
+        let first = all.position("first", 0).epoch;
+        all.add("first", b"", 0);
+        for number in 0..HISTORY_ROOMS_MAX {
+            all.add(&format!("h{number}"), b"", 0);
+        }
+        assert_eq!(all.0.rooms.len(), HISTORY_ROOMS_MAX);
+        let Position { epoch, offset } = all.position("first", 0);
+        assert_ne!(epoch, first);
+        assert_eq!(offset, 0);
+        assert_eq!(all.0.with_frames.len() + all.0.without_frames.len(), HISTORY_ROOMS_MAX);
+    }
+}
