@@ -1,10 +1,10 @@
-//! The client of [NATS](https://nats.io) by which hosts push for each other: an [`Engine`] of [`comet_hub::cluster`].
+//! The client of [NATS](https://nats.io) by which hosts push for each other: an [`Engine`](comet_hub::cluster::Engine).
 //!
 //! [`start`] makes the engine, the events of it and the future that carries both. Two tasks do the work. One takes
 //! orders and may wait for the client; the other reads the subscriptions and waits for nobody. What finds no room
 //! is dropped and counted.
 //!
-//! Subjects and headers are in [`subject`] and [`headers`], and in `docs/NATS.md`.
+//! Subjects and headers are in `docs/NATS.md`.
 
 mod engine;
 mod headers;
