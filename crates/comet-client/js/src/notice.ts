@@ -21,7 +21,7 @@ const TEMPORARY = ["draining", "handshake_timeout"];
 const TEMPORARY_CODES = [1000, 1001, 1011, 1012, 1013, 1014];
 
 export function readNotice(code: number | undefined, text: string): Notice {
-    const [, reason, delay] = /^(.*); retry_after_ms=([0-9]+)$/s.exec(text) ?? [];
+    const [, reason, delay] = /^(.*); retry_after_ms=([0-9]{1,19})$/s.exec(text) ?? [];
     if (reason === undefined) {
         return { code, reason: text, retryAfterMs: undefined };
     }

@@ -101,6 +101,7 @@ for (const [code, reason, wasAccepted, isFinal] of [
     [1013, "kicked: for a while; retry_after_ms=60000", true, false],
     [1008, "heartbeat_timeout", true, false],
     [1008, "kicked; retry_after_ms=99999999", true, false],
+    [1008, "kicked: banned; retry_after_ms=99999999", true, false],
 ] as const) {
     test(`${code} ${reason} ${wasAccepted ? "after" : "before"} the acceptance is ${isFinal ? "" : "not "}final`, (t) => {
         const { comet, log } = rig(t);
@@ -120,7 +121,8 @@ test("a time to wait is read as every client of comet reads it", () => {
     check("; retry_after_ms=0", "", 0);
     check("a; retry_after_ms=1; retry_after_ms=2", "a; retry_after_ms=1", 2);
     check("a\nb; retry_after_ms=3600000", "a\nb", 3_600_000);
-    for (const delay of ["", "+5", "-5", " 5", "5 ", "5ms", "1.5", "0x10", "3600001", "9".repeat(40)]) {
+    check("kicked: banned; retry_after_ms=3600001", "kicked: banned", 3_600_000);
+    for (const delay of ["", "+5", "-5", " 5", "5 ", "5ms", "1.5", "0x10", "9".repeat(40)]) {
         check(`draining; retry_after_ms=${delay}`, `draining; retry_after_ms=${delay}`, undefined);
     }
 });

@@ -8,7 +8,7 @@ import { encode, op, utf8 } from "../src/wire.js";
 import { Heard, Server, noServer } from "./server.js";
 
 /** Settings with which rooms of chats keep a history. */
-const HISTORY = ['history.rooms=["chat://"]'];
+const HISTORY = ['history.rules=[{ rooms = "chat://" }]'];
 
 const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, { skip: noServer }, run);
 
