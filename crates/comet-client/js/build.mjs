@@ -11,11 +11,11 @@ rmSync("build", { recursive: true, force: true });
 
 const tsc = (...args) => execFileSync(process.execPath, ["node_modules/typescript/bin/tsc", ...args], { stdio: "inherit" });
 
-const library = { entryPoints: ["src/index.ts"], bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
+const common = { entryPoints: ["src/index.ts"], bundle: true, minify: true, sourcemap: true, target: "es2022", logLevel: "warning" };
 await Promise.all([
-    build({ ...library, format: "esm", outfile: "dist/esm/index.js" }),
-    build({ ...library, format: "cjs", outfile: "dist/cjs/index.js" }),
-    build({ ...library, format: "iife", globalName: "comet", outfile: "dist/comet.min.js" }),
+    build({ ...common, format: "esm", outfile: "dist/esm/index.js" }),
+    build({ ...common, format: "cjs", outfile: "dist/cjs/index.js" }),
+    build({ ...common, format: "iife", globalName: "comet", outfile: "dist/comet.min.js" }),
 ]);
 // Both formats have declarations of their own: a declaration is of the format that the nearest package.json says.
 tsc("--project", "tsconfig.types.json");
