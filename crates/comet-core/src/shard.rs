@@ -47,6 +47,7 @@ mod dispatch;
 mod drain;
 mod event_streams;
 mod handshakes;
+mod history_pages;
 mod input;
 mod inspect;
 mod logic;
