@@ -24,7 +24,7 @@ impl RoomHistories {
         let (mut pushes, mut bytes, mut runs) = (0, 0, Vec::new());
         for kept in known.frames.range(fresh.min(end)..end).rev() {
             bytes += kept.frame.for_tcp().len();
-            if pushes >= query.limit as u64 || (bytes > HISTORY_PAGE_MAX && !runs.is_empty()) {
+            if pushes >= u64::from(query.limit) || (bytes > HISTORY_PAGE_MAX && !runs.is_empty()) {
                 break;
             }
             pushes += before.min(kept.offset + 1) - kept.first();
