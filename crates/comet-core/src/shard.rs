@@ -45,6 +45,7 @@ mod closing;
 mod deadlines;
 mod dispatch;
 mod drain;
+mod event_ids;
 mod event_streams;
 mod handshakes;
 mod history_pages;
