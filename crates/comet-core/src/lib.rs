@@ -52,7 +52,7 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
-pub use history::HistoryRule;
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

@@ -26,6 +26,7 @@ mod h2;
 mod health;
 mod helpers;
 mod histograms;
+mod history;
 mod hostile;
 mod http_push;
 mod json_log;
