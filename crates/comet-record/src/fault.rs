@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::fmt;
 
+use rustls::AlertDescription;
+
 pub(crate) const CLOSE_NOTIFY: u8 = 0;
 pub(crate) const USER_CANCELED: u8 = 90;
 pub(crate) const WARNING: u8 = 1;
@@ -67,7 +69,13 @@ impl fmt::Display for Fault {
             Self::IllegalParameter => "a message with an illegal value",
             Self::Renegotiation => "a request to negotiate again",
             Self::SequenceEnd => "more records than one key may open",
-            Self::Alert(description) => return write!(f, "received fatal alert {description}"),
+            Self::Alert(description) => {
+                return write!(
+                    f,
+                    "received fatal alert: {:?}",
+                    AlertDescription::from(*description)
+                );
+            }
             Self::Ended => "the session has failed before",
         })
     }

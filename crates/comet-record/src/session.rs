@@ -29,7 +29,7 @@ pub struct Session {
     pub(crate) suite: Suite,
     pub(crate) receive: Direction,
     pub(crate) send: Direction,
-    pub(crate) read_side: ReadSide,
+    pub(crate) reading: Reading,
     /// An alert was sealed that is the last record of this side.
     pub(crate) has_ended: bool,
     /// The peer has asked for an update of our key.
@@ -40,7 +40,7 @@ pub struct Session {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ReadSide {
+pub(crate) enum Reading {
     Open,
     /// The peer has sent its `close_notify`.
     Closed,
@@ -64,7 +64,7 @@ impl Session {
             suite,
             receive,
             send,
-            read_side: ReadSide::Open,
+            reading: Reading::Open,
             has_ended: false,
             owes_key_update: false,
             records_without_data: 0,
@@ -95,16 +95,16 @@ impl Session {
     ///
     /// [`record_len`]: crate::record_len
     pub fn open<'a>(&mut self, record: &'a mut [u8]) -> Result<Opened<'a>, Fault> {
-        match self.read_side {
-            ReadSide::Open => {}
-            ReadSide::Closed => return Ok(Opened::Closed),
-            ReadSide::Failed => return Err(Fault::Ended),
+        match self.reading {
+            Reading::Open => {}
+            Reading::Closed => return Ok(Opened::Closed),
+            Reading::Failed => return Err(Fault::Ended),
         }
         let opened = self.open_content(record);
         match opened {
-            Ok(Opened::Closed) => self.read_side = ReadSide::Closed,
+            Ok(Opened::Closed) => self.reading = Reading::Closed,
             Ok(_) => {}
-            Err(_) => self.read_side = ReadSide::Failed,
+            Err(_) => self.reading = Reading::Failed,
         }
         opened
     }
@@ -247,7 +247,7 @@ impl Session {
     /// Appends the alert that tells the peer of a fault, if there is one and this side has not ended. Nothing is sealed
     /// after it.
     pub fn end(&mut self, fault: Fault, out: &mut Vec<u8>) {
-        self.read_side = ReadSide::Failed;
+        self.reading = Reading::Failed;
         match fault.alert() {
             Some(alert) => self.seal_last_alert(alert, out),
             None => self.has_ended = true,

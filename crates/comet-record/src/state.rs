@@ -7,7 +7,7 @@ use ring::aead::NONCE_LEN;
 use zeroize::Zeroizing;
 
 use crate::keys::{Aead, Direction, KEY_LEN_MAX, SECRET_LEN_MAX, Suite, Version};
-use crate::session::{ReadSide, Session};
+use crate::session::{Reading, Session};
 
 /// The most bytes that [`Session::export`] gives.
 pub const EXPORT_LEN_MAX: usize = HEAD_LEN + 2 * (8 + SECRET_LEN_MAX);
@@ -50,10 +50,10 @@ impl Session {
     /// `None`: the session has failed.
     #[must_use]
     pub fn export(&self) -> Option<Zeroizing<Vec<u8>>> {
-        let mut flags = match self.read_side {
-            ReadSide::Open => 0,
-            ReadSide::Closed => PEER_HAS_CLOSED,
-            ReadSide::Failed => return None,
+        let mut flags = match self.reading {
+            Reading::Open => 0,
+            Reading::Closed => PEER_HAS_CLOSED,
+            Reading::Failed => return None,
         };
         flags |= if self.has_ended { HAS_ENDED } else { 0 };
         flags |= if self.owes_key_update { OWES_KEY_UPDATE } else { 0 };
@@ -106,7 +106,7 @@ impl Session {
         }
         let has = |flag| flags & flag != 0;
         Ok(Self {
-            read_side: if has(PEER_HAS_CLOSED) { ReadSide::Closed } else { ReadSide::Open },
+            reading: if has(PEER_HAS_CLOSED) { Reading::Closed } else { Reading::Open },
             has_ended: has(HAS_ENDED),
             owes_key_update: has(OWES_KEY_UPDATE),
             records_without_data,

@@ -50,23 +50,25 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> (usize, Result<Progress, Error>) {
         let mut used = 0;
-        let mut shown = self.seen;
+        let mut whole = self.seen;
         loop {
             // rustls says what is wrong with a header.
-            let whole = match record_len(&input[shown..]) {
-                Ok(Some(len)) if shown + len <= input.len() => Some(shown + len),
+            let next = match record_len(&input[whole..]) {
+                Ok(Some(len)) if whole + len <= input.len() => Some(whole + len),
                 _ => None,
             };
-            shown = whole.unwrap_or(input.len());
+            let shown = next.unwrap_or(input.len());
             let (discarded, progress) = self.process_shown(&mut input[used..shown], out);
             used += discarded;
-            match (progress, whole) {
-                (Ok(Progress::Waiting), Some(whole)) => self.seen = whole - used,
-                (Ok(Progress::Done), Some(whole)) if used < whole => {
+            whole = next.unwrap_or(whole);
+            self.seen = whole.saturating_sub(used);
+            match progress {
+                Ok(Progress::Waiting) if next.is_some() => {}
+                Ok(Progress::Done) if self.seen > 0 => {
                     let error = "a message behind the handshake's last one".to_owned();
                     return (used, Err(Error::General(error)));
                 }
-                (progress, _) => return (used, progress),
+                progress => return (used, progress),
             }
         }
     }

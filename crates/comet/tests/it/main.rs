@@ -77,6 +77,7 @@ mod support;
 mod text;
 mod timeouts;
 mod tls;
+mod tls_record;
 mod token_expiry;
 mod token_keys;
 mod tokens;
