@@ -194,7 +194,7 @@ pub(super) fn add(sum: &mut handed::Counters, other: &handed::Counters) {
 }
 
 /// What all shards have counted, by the number of the shard that goes on from there.
-pub(super) fn regroup(counters: Vec<handed::Counters>, count: u16) -> Vec<handed::Counters> {
+pub(super) fn regroup(counters: &[handed::Counters], count: u16) -> Vec<handed::Counters> {
     let empty = || handed::Counters { totals: BTreeMap::new(), histograms: BTreeMap::new() };
     let mut regrouped: Vec<_> = (0..count).map(|_| empty()).collect();
     for (index, one) in counters.iter().enumerate() {

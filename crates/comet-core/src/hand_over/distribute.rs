@@ -102,7 +102,7 @@ pub fn distribute<S>(
         parts.push((shard, conns, items.all, sockets));
     }
     let homes = homes.finish(&mut rooms, count)?;
-    let counters = counters::regroup(all_counters, count);
+    let counters = counters::regroup(&all_counters, count);
     let mut done = Vec::new();
     let rest = rooms.into_iter().zip(homes).zip(counters);
     for ((shard, connections, items, sockets), ((rooms, home), counters)) in

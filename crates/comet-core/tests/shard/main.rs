@@ -10,6 +10,7 @@ mod door;
 mod drain;
 mod event_streams;
 mod goim_faults;
+mod hand_over;
 mod history;
 mod hostile;
 mod idle_coalescing;
