@@ -18,6 +18,7 @@ mod coalesce;
 mod conn;
 mod further_rooms;
 mod growth;
+mod hand_over;
 mod heavy_hitters;
 mod history;
 mod home;
@@ -52,6 +53,7 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
+pub use hand_over::{LeftBehind, Obstacles, TakeOver, distribute};
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,

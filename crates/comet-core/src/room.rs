@@ -1,5 +1,7 @@
 //! The rooms with members on this shard. Each has a dense list of members, so that a push is a linear walk.
 
+mod take_over;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 

@@ -1,5 +1,7 @@
 //! Output that is built once and shared by all connections that get it.
 
+mod parts;
+
 use std::iter::repeat_n;
 use std::sync::Arc;
 

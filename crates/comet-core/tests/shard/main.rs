@@ -11,6 +11,7 @@ mod drain;
 mod event_ids;
 mod event_streams;
 mod goim_faults;
+mod hand_over;
 mod history;
 mod hostile;
 mod idle_coalescing;
