@@ -65,9 +65,9 @@ pub struct Connection {
     /// Bytes of the first of these that the kernel took.
     #[prost(uint32, tag = "20")]
     pub taken: u32,
-    /// Since when the kernel took nothing, if it took a part of a frame.
-    #[prost(uint64, tag = "21")]
-    pub stalled_ms: u64,
+    /// A send of these has begun, and the kernel has taken nothing for so long.
+    #[prost(uint64, optional, tag = "21")]
+    pub stalled_ms: Option<u64>,
 }
 
 /// A connection in the process that accepted it.

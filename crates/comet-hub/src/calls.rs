@@ -140,6 +140,11 @@ impl<C> Calls<C> {
         self.open.contains_key(&call)
     }
 
+    /// The next call has the id behind `last`.
+    pub(crate) fn go_on_after(&mut self, CallId(last): CallId) {
+        self.last = last;
+    }
+
     /// An id no call had before.
     pub(crate) fn next_id(&mut self) -> CallId {
         self.last += 1;

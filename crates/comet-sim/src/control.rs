@@ -71,6 +71,20 @@ impl Control {
         }
     }
 
+    /// The control thread of another process goes on, with so many shards. No call is under way.
+    pub(crate) fn upgrade(&mut self, shards: u16) {
+        let last = CallId(self.calls.next_id() - 1);
+        self.hub = Hub::new(shards, Arc::clone(self.hub.limits())).after(last);
+        self.hub_stalls = StallLog::default();
+        self.must_turn = true;
+        self.drained = vec![0; usize::from(shards)];
+    }
+
+    /// The bounds that hold.
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
+        self.hub.limits()
+    }
+
     /// What happens in a busy phase besides turns: callers come and leave, and the thread stalls.
     pub(crate) fn act(&mut self, mut context: Context<'_>) -> Result<(), String> {
         let Context { now, rng, plan, .. } = &mut context;

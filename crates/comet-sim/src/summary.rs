@@ -46,6 +46,8 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
+    /// Upgrades, and those to another number of shards.
+    pub upgrades: [u64; 2],
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
     /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
@@ -157,6 +159,7 @@ impl AddAssign for Summary {
         self.stalls += other.stalls;
         self.core_stalls += other.core_stalls;
         self.stops += other.stops;
+        add_each(&mut self.upgrades, &other.upgrades);
         self.spared += other.spared;
         add_each(&mut self.crowd_slices, &other.crowd_slices);
         self.push_callers += other.push_callers;
@@ -227,6 +230,8 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
+        let [upgrades, with_others] = self.upgrades;
+        writeln!(f, "upgrades: {upgrades}, {with_others} to another number of shards")?;
         let [slices, short, of_keys] = self.crowd_slices;
         writeln!(
             f,

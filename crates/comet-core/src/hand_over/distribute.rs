@@ -226,8 +226,12 @@ fn arrive(
         .pending
         .first()
         .map_or(0, |&first| transport.bytes(&items.all[first as usize].frame).len());
-    if connection.taken > 0 && connection.taken as usize >= first {
+    let is_begun = connection.stalled_ms.is_some();
+    if connection.taken > 0 && (!is_begun || connection.taken as usize >= first) {
         return inconsistent("more than the first frame is taken");
+    }
+    if is_begun && connection.pending.is_empty() {
+        return inconsistent("a send of nothing");
     }
     let mut seen = HashSet::new();
     let mut enter = |handle: u32| -> Result<usize, Fault> {

@@ -33,11 +33,11 @@ impl Obstacles {
         *self == Self::default()
     }
 
-    /// Whether nothing is under way that would be lost. Connections that wait for logic may be left behind, and callers
-    /// learn from the end of their connection that nobody answers.
+    /// Whether nothing is under way that would be lost. Connections that wait for logic may be left behind, callers learn from
+    /// the end of their connection that nobody answers, and sockets to shut are those of connections that are closed already.
     #[must_use]
     pub fn may_hand_over(&self) -> bool {
-        Self { answers: 0, calls: 0, ..*self }.is_none()
+        Self { answers: 0, calls: 0, closes: 0, ..*self }.is_none()
     }
 }
 

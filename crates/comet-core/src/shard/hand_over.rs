@@ -64,7 +64,8 @@ impl Shard {
     }
 
     /// The last transmit of `conn` was taken back, and the kernel took nothing of it. It comes again by
-    /// [`Shard::poll_transmit`], and its client has no more time for it.
+    /// [`Shard::poll_transmit`], and its client has no more time for it. In a shard that is about to be handed over that also goes
+    /// for one that has failed: the other process will find that.
     pub fn handle_send_cancelled(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
         let conn = &mut self.conns[slot];
@@ -233,10 +234,9 @@ impl Shard {
             sent: self.rates.hand_over(id.local(), self.context.now),
             pending,
             taken,
-            stalled_ms: match outbox.is_sending() {
-                true => u64::from(tick.0.saturating_sub(moved.0)) * TICK_MS,
-                false => 0,
-            },
+            stalled_ms: outbox
+                .is_sending()
+                .then(|| u64::from(tick.0.saturating_sub(moved.0)) * TICK_MS),
         }
     }
 

@@ -88,11 +88,12 @@ impl Shard {
         } = connection;
         let (now, tick) = (self.context.now, self.context.tick());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
-        let stalled = millis(stalled_ms.div_ceil(TICK_MS));
+        let stalled = millis(stalled_ms.unwrap_or(0).div_ceil(TICK_MS));
+        let begun = stalled_ms.map(|_| taken);
         let outbox = self
             .outboxes
             .chains
-            .take_over(pending.iter().map(|&item| &items[item as usize]), taken);
+            .take_over(pending.iter().map(|&item| &items[item as usize]), begun);
         let load = self.outboxes.chains.load(&outbox, transport);
         self.outboxes.bytes_queued += u64::from(load.bytes);
         let conn = Conn {

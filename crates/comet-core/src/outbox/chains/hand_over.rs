@@ -61,15 +61,15 @@ impl Chains {
         item
     }
 
-    /// An outbox with these frames, of whose first one the kernel took so many bytes. That one is resumed as a send
-    /// that was cut short; the others wait.
+    /// An outbox with these frames. If a send has begun, of whose first frame the kernel took so many bytes, it goes on as one
+    /// that was cut short with that frame alone; the others wait.
     pub(crate) fn take_over<'a>(
         &mut self,
         mut items: impl Iterator<Item = &'a Item>,
-        taken: u32,
+        begun: Option<u32>,
     ) -> Outbox {
         let mut outbox = Outbox::EMPTY;
-        if taken > 0
+        if let Some(taken) = begun
             && let Some(first) = items.next()
         {
             self.append(&mut outbox, first);
