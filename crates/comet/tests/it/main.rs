@@ -48,6 +48,7 @@ mod looking;
 mod memory;
 mod monitor;
 mod nats;
+mod nats_processes;
 mod nats_server;
 mod node;
 mod operations;
