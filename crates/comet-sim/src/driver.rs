@@ -1,14 +1,15 @@
 //! The fake driver of a shard. It keeps the contract of `Shard`'s module text, with completions in any order
 //! and with any delay.
 
+mod outgoing;
 mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, Limits, LiveConn,
-    Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, ConnId, Denied, Hangup, Identity, Limits, LiveConn, Message,
+    MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -291,7 +292,7 @@ impl Driver {
         let before = self.slots.insert(conn.slot, peer);
         assert!(before.is_none(), "slot {} is taken", conn.slot);
         let transport = env.peers[peer].client.profile.transport;
-        let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
+        let known = Known { transport, address: address(peer), is_tls: peer.is_multiple_of(3) };
         self.listings.open(conn, known);
         if self.shard.limits().needs_addresses() {
             self.shard.handle_source(conn, address(peer));
@@ -428,58 +429,6 @@ impl Driver {
             self.pass_reports(env)?;
         }
         self.poll_closed(env)
-    }
-
-    fn pass_reports(&mut self, env: &mut Env) -> Result<(), String> {
-        while let Some(report) = self.shard.poll_report() {
-            self.listings.check(&report)?;
-            let is_active = activity::is_active_report(&report);
-            if let Err(report) = env.control.offer(report) {
-                self.shard.return_report(*report);
-                self.must_retry = true;
-                return Ok(());
-            }
-            if is_active {
-                env.note_activity();
-            }
-        }
-        Ok(())
-    }
-
-    fn pass_messages(&mut self, env: &mut Env) {
-        let me = self.shard.id();
-        let peers = (0..env.plan.shards).map(ShardId);
-        for (peer, class) in peers.flat_map(|peer| MessageClass::ALL.map(|class| (peer, class))) {
-            while let Some(message) = self.shard.poll_message(peer, class) {
-                let rng = (&mut env.rng, env.now);
-                let is_active = activity::is_active_message(&message);
-                if let Err(message) = env.mesh.send(rng, Some(me), peer, message) {
-                    self.shard.return_message(peer, *message);
-                    self.must_retry = true;
-                    break;
-                }
-                if is_active {
-                    env.note_activity();
-                }
-            }
-        }
-    }
-
-    fn poll_closed(&mut self, env: &mut Env) -> Result<(), String> {
-        while let Some(event) = self.shard.poll_closed() {
-            trace!(env, "closed {event:?}");
-            env.note_activity();
-            let slot = event.conn.slot;
-            let peer = *self.slots.get(&slot).ok_or("closed, and nobody there")?;
-            if let Some(drain) = &mut self.drain
-                && event.reason == CloseReason::Draining
-            {
-                drain.note_close(env.now)?;
-            }
-            deadlines::check_closed(env, peer, &event)?;
-            env.peers[peer].closed = Some((event.reason, env.now));
-        }
-        Ok(())
     }
 
     /// Nothing is overdue while the shard says that it may sleep.

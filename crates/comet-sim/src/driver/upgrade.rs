@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comet_core::{ConnId, LeftBehind, Obstacles, TakeOver};
+use comet_core::{ConnId, LeftBehind, Obstacles, Report, TakeOver};
 use comet_handover as handed;
 
 use crate::env::{Env, SocketTotals};
@@ -51,6 +51,12 @@ impl Driver {
             let entry = &mut env.peers[peer];
             if entry.socket.take_back() {
                 self.shard.handle_send_cancelled(entry.conn.expect("accepted"));
+            }
+        }
+        // Lines of the trace log about these sends. They come too late for control, which nothing else may.
+        while let Some(report) = self.shard.poll_report() {
+            if !matches!(report, Report::Trace(_)) {
+                return Err(format!("a report at the end: {report:?}"));
             }
         }
         if !self.shard.obstacles().may_hand_over() {

@@ -15,7 +15,7 @@ use crate::trace::trace;
 use super::{Phase, World};
 
 /// Simulated time in which the shards must become quiescent, milliseconds.
-const FREEZE_MS_MAX: u64 = 60_000;
+const FREEZE_MS_MAX: u64 = 600_000;
 
 impl World {
     pub(super) fn begins_upgrade(&mut self) -> bool {
@@ -96,7 +96,8 @@ impl World {
                 }
             }
             let may_stop =
-                self.drivers.iter_mut().fold(true, |all, driver| driver.may_stop() && all);
+                self.drivers.iter_mut().map(Driver::may_stop).filter(|may_stop| !may_stop).count()
+                    == 0;
             let control = &self.env.control;
             let is_control_idle = control.is_idle() && self.env.now > control.paced_until;
             if !is_stopped && may_stop && is_control_idle && self.env.mesh.is_empty() {
