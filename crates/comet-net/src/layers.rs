@@ -19,30 +19,38 @@ pub(crate) enum Received {
 }
 
 pub(crate) struct ProtocolLayers {
+    proxy: Option<Box<Proxy>>,
+    tls: Option<Box<TlsSession>>,
+}
+
+/// Part of the memory budget of every connection with TLS, idle or not.
+const _: () = assert!(size_of::<ProtocolLayers>() <= 16);
+
+struct Proxy {
     /// The bytes of the PROXY header so far; `None` once it is complete.
     header: Option<Vec<u8>>,
     /// The peer's address, if the header had one.
     peer: Option<SocketAddr>,
-    tls: Option<Box<TlsSession>>,
 }
 
 impl ProtocolLayers {
     /// `None` for a connection without layers.
     pub(crate) fn new(awaits_header: bool, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (awaits_header || tls.is_some()).then(|| {
-            let header = awaits_header.then(Vec::new);
-            Box::new(Self { header, peer: None, tls: tls.map(Box::new) })
+            let proxy =
+                awaits_header.then(|| Box::new(Proxy { header: Some(Vec::new()), peer: None }));
+            Box::new(Self { proxy, tls: tls.map(Box::new) })
         })
     }
 
     /// The peer's address, if a PROXY header had one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+        self.proxy.as_ref()?.peer
     }
 
     /// Whether the PROXY header is not complete.
     pub(crate) fn awaits_header(&self) -> bool {
-        self.header.is_some()
+        self.proxy.as_ref().is_some_and(|proxy| proxy.header.is_some())
     }
 
     pub(crate) fn has_tls(&self) -> bool {
@@ -62,17 +70,18 @@ impl ProtocolLayers {
         bytes: &mut [u8],
         mut on_plaintext: impl FnMut(&[u8]),
     ) -> Result<Received, Hangup> {
-        let bytes = match &mut self.header {
-            None => bytes,
-            Some(header) => {
+        let bytes = match self.proxy.as_deref_mut() {
+            None | Some(Proxy { header: None, .. }) => bytes,
+            Some(Proxy { header: place @ Some(_), peer }) => {
+                let header = place.get_or_insert_default();
                 let before = header.len();
                 let most = bytes.len().min(proxy::HEADER_MAX - before);
                 header.extend_from_slice(&bytes[..most]);
                 match proxy::read(header) {
                     Ok(None) => return Ok(Received::Processed),
                     Ok(Some(proxy::Header { source, consumed })) => {
-                        self.peer = source;
-                        self.header = None;
+                        *peer = source;
+                        *place = None;
                         &mut bytes[consumed - before..]
                     }
                     Err(fault) => return Err(Hangup::Proxy(fault.to_string().into())),

@@ -54,7 +54,8 @@ impl<A: Authenticator> Driver<A> {
             if is_encrypted {
                 self.send_ciphertext(slot);
             } else {
-                // The handshake is not done, so the peer could not read a close notice.
+                // The handshake is not done, so the peer could not read a close notice. Or its key is
+                // exhausted.
                 self.shard.handle_send_failed(conn, failed(libc::ENOTCONN));
             }
         }

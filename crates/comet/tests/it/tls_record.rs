@@ -1,20 +1,24 @@
-//! The record layer of the server against other implementations of TLS: rustls, OpenSSL, Go, Java. curl is in `sse.rs`.
+//! The record layer of the server against other implementations of TLS: rustls, OpenSSL, Go, Java, Chromium. curl is in `sse.rs`.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
-use std::path::Path;
-use std::process::{ChildStdin, Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{self, ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use comet_client::Transport;
 use rustls::version::TLS13;
 
 use crate::peer::{Peer, message};
 use crate::process::{Running, line_with, lines};
-use crate::support::{BOTH, PATIENCE, Server, To, queued};
+use crate::support::{BOTH, PATIENCE, Server, To, queued, until};
 use crate::tls::{Certificates, address, live};
+
+/// How long a program of another language may take to start on a busy machine.
+const START_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
 /// A program that speaks TLS and passes on what is inside by its standard input and output.
 struct Program {
@@ -65,7 +69,7 @@ impl Program {
 impl Read for Program {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         if self.rest.is_empty() {
-            match self.output.recv_timeout(PATIENCE) {
+            match self.output.recv_timeout(START_PATIENCE) {
                 Ok(bytes) => self.rest = bytes,
                 Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => return Ok(0),
                 Err(error) => {
@@ -205,6 +209,21 @@ fn check_program(server: &Server, program: Program) {
     server.metrics().assert_balanced();
 }
 
+/// Runs a compiler. `false`: there is none here.
+#[track_caller]
+fn builds(compiler: &mut Command) -> bool {
+    match compiler.output() {
+        Ok(output) => {
+            assert!(output.status.success(), "{output:?}");
+            true
+        }
+        Err(error) => {
+            eprintln!("SKIPPED: no {:?} ({error})", compiler.get_program());
+            false
+        }
+    }
+}
+
 fn source(name: &str) -> String {
     format!("{}/tests/it/tls_peers/{name}", env!("CARGO_MANIFEST_DIR"))
 }
@@ -216,11 +235,8 @@ fn go_talks_in_both_versions() {
     let address = address(&server, Transport::Tcp).to_string();
     let [certificate, _] = certificates.files("a.example");
     let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls_peer_go");
-    let mut build = Command::new("go");
-    build.arg("build").arg("-o").arg(&binary).arg(source("peer.go"));
-    match build.output() {
-        Ok(output) => assert!(output.status.success(), "{output:?}"),
-        Err(error) => return eprintln!("SKIPPED: no go ({error})"),
+    if !builds(Command::new("go").arg("build").arg("-o").arg(&binary).arg(source("peer.go"))) {
+        return;
     }
     for (count, version) in [(1, "1.2"), (2, "1.3")] {
         let mut go = Command::new(&binary);
@@ -240,15 +256,58 @@ fn java_talks_in_both_versions_and_updates_its_keys() {
     let limits = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java.security");
     fs::write(&limits, "jdk.tls.keyLimits=AES/GCM/NoPadding KeyUpdate 2^15\n").unwrap();
     let limits = format!("-Djava.security.properties={}", limits.display());
+    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls_peer_java");
+    if !builds(Command::new("javac").arg("-d").arg(&classes).arg(source("Peer.java"))) {
+        return;
+    }
     for (count, version) in [(1, "1.2"), (2, "1.3")] {
         let mut java = Command::new("java");
-        java.args([&limits, "-Djavax.net.debug=ssl:handshake", &source("Peer.java")]);
-        java.args([&port, &certificate, version]);
-        let Some(mut program) = Program::start(&mut java) else { return };
+        java.arg("-cp").arg(&classes).args([&limits, "-Djavax.net.debug=ssl:handshake"]);
+        java.args(["Peer", &port, &certificate, version]);
+        let mut program = Program::start(&mut java).unwrap();
         let log = std::mem::replace(&mut program.log, channel().1);
         check_program(&server, program);
         assert_eq!(server.metrics().closed("peer_closed"), count);
         let updates = log.iter().filter(|line| line.contains("Consuming KeyUpdate")).count();
         assert_eq!(updates > 0, version == "1.3", "{updates} updates of the server's key");
+    }
+}
+
+/// A folder that is gone with the value.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A browser that was killed may still write to it.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn chromium_talks() {
+    let certificates = certificates();
+    let server = certificates.server(&SETS);
+    let port = address(&server, Transport::WebSocket).port().to_string();
+    let folder = format!("{}/chromium-{}", env!("CARGO_TARGET_TMPDIR"), process::id());
+    let folder = Folder(PathBuf::from(folder));
+    fs::create_dir_all(&folder.0).unwrap();
+    let page = folder.0.join("page.html");
+    fs::write(&page, include_str!("tls_peers/page.html").replace("PORT", &port)).unwrap();
+    let mut chromium = Command::new("chromium");
+    chromium.args(["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run"]);
+    chromium.args(["--disable-background-networking", "--ignore-certificate-errors"]);
+    chromium.args(["--remote-debugging-port=0"]);
+    chromium.arg(format!("--user-data-dir={}", folder.0.display()));
+    chromium.arg(format!("file://{}", page.display()));
+    let Some(_chromium) = Program::start(&mut chromium) else { return };
+    let begin = Instant::now();
+    while server.push(To::User(7), 1000, b"live://1 ") != queued(1) {
+        assert!(begin.elapsed() < START_PATIENCE, "the page does not connect");
+    }
+    let long = ["live://2 ", &"0123456789".repeat(10_000)].concat();
+    for (room, body) in [("live://1", "live://1 "), ("live://2", &long), ("live://3", "live://3 ")]
+    {
+        assert_eq!(server.push(To::User(7), 1000, body.as_bytes()), queued(1));
+        until("the page to enter", || server.push(To::Room(room), 5, b"") == queued(1));
     }
 }
