@@ -59,10 +59,10 @@ impl Shard {
         &mut self,
         conn: LocalConnId,
         room: &Arc<str>,
-        recovery: Option<&mut Recovery>,
+        recovery: &mut Option<Box<Recovery>>,
     ) -> JsonFrames {
         let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
-        let Some(Recovery { recovered, chunk, .. }) = recovery else {
+        let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
             return JsonFrames::default();
         };
         let Some(missed) = chunk.as_ref().filter(|_| self.conns.get(conn).is_some_and(is_stream))

@@ -64,7 +64,7 @@ impl Shard {
         room: Arc<str>,
         mut recovery: Option<Box<Recovery>>,
     ) {
-        let json = self.missed_event(conn, &room, recovery.as_deref_mut());
+        let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
         let progress = Progress {
