@@ -27,27 +27,20 @@ use crate::kinds::lists::{
     Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, NatsUrls, Networks, Nodes,
     Origins, Peers, Places, RedisUrls, Tokens, list,
 };
+use crate::kinds::presence::{PresenceRule, PresenceRules};
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
 use crate::kinds::urls::UrlOrNone;
 use crate::kinds::{self, AnyOf, Cpus, Kind, OneOf, Secret, Switch, Users};
 use crate::network::Network;
 use crate::reader::Reader;
+use crate::units::{DAY, GIB, HOUR, KIB, MIB, MINUTE, SECOND, ZERO};
 
-const ZERO: Duration = Duration::ZERO;
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Timeouts: a shorter one would end what works.
 const TIMEOUT: RangeInclusive<Duration> = TENTH..=HOUR;
 const TENTH: Duration = Duration::from_millis(100);
 /// What TCP_KEEPIDLE and TCP_KEEPINTVL take, in hours: the kernel knows up to 32767 seconds.
 const KEEPALIVE: RangeInclusive<Duration> = SECOND..=Duration::from_secs(9 * 3600);
-
-const KIB: u64 = 1 << 10;
-const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
 
 /// Entries of a ring, of sends or of buffers: the kernel takes powers of two up to 32768
 /// (`IORING_MAX_ENTRIES`).
@@ -266,6 +259,13 @@ sections! {
         /// `rooms`: the begin of the ids of the rooms, "" for all. `pushes`, `bytes`, `age`: how many pushes a room keeps, in
         /// how many bytes, and for how long. With fewer a client that was away for longer has to load the room anew.
         rules: Vec<HistoryRule> = [] in HistoryRules, Alive;
+    }
+
+    /// Rooms whose members are told who enters and leaves. Each table is a rule, and the first one that a room fits holds.
+    presence: Presence {
+        /// `rooms`: the begin of the ids of the rooms, "" for all. `operation`: that of the pushes, whose body is JSON. `window`:
+        /// how long changes are gathered into one push. `names`: how many that entered, and how many that left, it names.
+        rules: Vec<PresenceRule> = [] in PresenceRules, Alive;
     }
 
     /// Bounds of one data core.

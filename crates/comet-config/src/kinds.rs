@@ -3,6 +3,7 @@
 pub(crate) mod coalesce;
 pub(crate) mod history;
 pub(crate) mod lists;
+pub(crate) mod presence;
 pub(crate) mod quantities;
 pub(crate) mod texts;
 pub(crate) mod urls;

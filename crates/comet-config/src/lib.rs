@@ -37,6 +37,7 @@ pub use keys::{
 };
 pub use kinds::coalesce::CoalesceRule;
 pub use kinds::history::HistoryRule;
+pub use kinds::presence::PresenceRule;
 pub use mistakes::Mistakes;
 pub use network::Network;
 pub use source::Source;

@@ -75,6 +75,12 @@ pub(crate) const FIELDS: &[Field] = &[
         c.recoveries[1]
     }),
     counter("not_recovered", "Joins with a position that could not.", |c| c.recoveries[0]),
+    counter("presence_pushes", "Pushes that told members who entered and left rooms.", |c| {
+        c.presence_pushes
+    }),
+    counter("presence_changes", "Connections that entered or left, in such pushes.", |c| {
+        c.presence_changes
+    }),
     counter("unknown_event_ids", "Event streams whose last event ID no server has sent.", |c| {
         c.unknown_event_ids
     }),

@@ -5,6 +5,7 @@
 
 mod history;
 mod keys;
+mod presence;
 mod rooms;
 mod sources;
 mod users;
@@ -15,6 +16,7 @@ use crate::time::Millis;
 
 use history::RoomHistories;
 use keys::KeyOwners;
+use presence::PresenceWindows;
 use rooms::HomeRooms;
 use sources::SourceCounts;
 use users::UserSessions;
@@ -40,6 +42,7 @@ pub(crate) struct Home {
     pub(crate) users: UserSessions,
     pub(crate) rooms: HomeRooms,
     pub(crate) histories: RoomHistories,
+    pub(crate) presence: PresenceWindows,
     pub(crate) sources: SourceCounts,
 }
 
@@ -50,6 +53,7 @@ impl Home {
             users: UserSessions::new(buckets, seed),
             rooms: HomeRooms::new(buckets, seed),
             histories: RoomHistories::new(seed),
+            presence: PresenceWindows::new(seed),
             sources: SourceCounts::new(buckets, seed),
         }
     }

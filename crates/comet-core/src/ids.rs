@@ -88,6 +88,9 @@ impl CallId {
         Self(shard << 48 | u64::from(caller.0) << 32 | u64::from(number))
     }
 
+    /// Of a push that nobody has called for.
+    pub(crate) const NONE: Self = Self(0);
+
     /// The shard that the caller is connected to; `None`: control.
     pub(crate) fn shard(self) -> Option<ShardId> {
         let shard = (self.0 >> 48) as u16;

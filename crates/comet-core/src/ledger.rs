@@ -260,6 +260,10 @@ pub struct Counters {
     /// Requests to enter a room that named a position in its history: those that did not get what they missed, and those that
     /// did.
     pub recoveries: [u64; 2],
+    /// Pushes that told members of rooms who entered and left, by their homes.
+    pub presence_pushes: u64,
+    /// Who entered and left, in these.
+    pub presence_changes: u64,
     /// Event streams whose request named an event that no server has sent.
     pub unknown_event_ids: u64,
     /// Pushes that went from the histories of rooms whose home the shard is, for want of memory.

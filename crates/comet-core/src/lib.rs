@@ -34,6 +34,7 @@ mod live_traces;
 mod message;
 mod network;
 mod outbox;
+mod presence;
 mod retained;
 mod room;
 mod settings;
@@ -72,6 +73,7 @@ pub use message::{
 };
 pub use network::Network;
 pub use outbox::Slices;
+pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};
 pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};

@@ -11,6 +11,7 @@ use crate::coalesce::CoalesceRule;
 use crate::history::HistoryRule;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
+use crate::presence::PresenceRule;
 use crate::source::SourceLimits;
 pub use crate::time::TICK_MS;
 
@@ -85,6 +86,8 @@ pub struct Limits {
     pub coalesce_rules: Box<[CoalesceRule]>,
     /// Which rooms keep their last pushes, so that a client that comes back gets what it missed.
     pub history_rules: Box<[HistoryRule]>,
+    /// Which rooms tell their members who enters and leaves.
+    pub presence_rules: Box<[PresenceRule]>,
     /// Bytes that the histories of all rooms whose home is the shard take. Beyond it rooms that had no push for the longest
     /// time lose theirs first.
     pub history_memory: usize,
@@ -159,6 +162,7 @@ impl Default for Limits {
             coalesce_after_ms: COALESCE_AFTER_MS,
             coalesce_rules: [].into(),
             history_rules: [].into(),
+            presence_rules: [].into(),
             history_memory: 64 << 20,
             linger_ms: 2_000,
             accepts: 0,
@@ -233,6 +237,9 @@ pub const GATHERED_MAX: usize = 4_096;
 pub const GATHERED_BYTES_MAX: usize = 16 << 20;
 /// Rooms whose position in their history a home knows; with one more it forgets one that had no push for the longest time.
 pub const HISTORY_ROOMS_MAX: usize = 1 << 16;
+/// Rooms whose members a home is about to tell who has entered and left. With one more the window that is the next one to end
+/// ends at once.
+pub const PRESENCE_WINDOWS_MAX: usize = 4_096;
 /// Pushes on a page of a room's history.
 pub const HISTORY_PAGE_PUSHES_MAX: u32 = 1_000;
 /// Bytes of frames on such a page, beside the frame that exceeds them.
@@ -322,6 +329,11 @@ impl Limits {
             return None;
         }
         self.history_rules.iter().find(|rule| rule.covers(room))
+    }
+
+    /// Whether members of `room` are told who enters and leaves, and how.
+    pub(crate) fn presence_rule(&self, room: &str) -> Option<&PresenceRule> {
+        self.presence_rules.iter().find(|rule| rule.covers(room))
     }
 
     /// Checks the bounds against each other.

@@ -263,6 +263,8 @@ pub enum Message {
     /// Room's home to the shard: `conn` becomes a member at this point of the room's order. It is a push, so it comes after
     /// those in the history and before all others. `None`: the room keeps no history.
     Recovered { conn: LocalConnId, room: Arc<str>, recovery: Option<Box<Recovery>> },
+    /// Shard to the room's home: a connection entered or left a room whose members are told.
+    Presence { room: Arc<str>, user: i64, key: Box<str>, is_join: bool },
     /// Room's home to a shard with members: how many members there are on all other shards and hosts.
     RoomOnline { room: Arc<str>, elsewhere: u32 },
 }

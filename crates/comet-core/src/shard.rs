@@ -54,6 +54,7 @@ mod input;
 mod inspect;
 mod logic;
 mod operations;
+mod presence;
 mod pushes;
 mod rates;
 mod recoveries;
@@ -116,11 +117,12 @@ use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 8] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 9] = [
     Shard::close_expired_tokens,
     Shard::pace_broadcasts,
     Shard::give_due_notices,
     Shard::send_room_counts,
+    Shard::tell_presence,
     Shard::expire_retained,
     Shard::answer_joined,
     Shard::update_all_tracing,
@@ -350,6 +352,7 @@ impl Shard {
             || !self.joined.is_empty()
             || self.tracing_from.is_some()
             || self.home.rooms.has_walks()
+            || self.home.presence.next_end().is_some_and(|end| end <= self.context.now)
     }
 
     /// The driver's last turn took `micros`, its sleep not counted.
@@ -411,7 +414,11 @@ impl Shard {
         let token = self.token_expiries.next_tick().map(Tick::begin);
         let window = self.gathering.next_end();
         let caller = self.callers.next_due().map(|at| self.context.clock.time_of(at));
-        [deadline, token, step, counts, retained, window, caller].into_iter().flatten().min()
+        let presence = self.home.presence.next_end();
+        [deadline, token, step, counts, retained, window, caller, presence]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new

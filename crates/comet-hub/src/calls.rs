@@ -192,11 +192,7 @@ impl<C> Calls<C> {
                 open.result.counters.push((shard, counters));
             }),
             // A list may be long: nothing here goes through it, and freeing it is for the driver.
-            Report::Rooms { call, .. }
-            | Report::Connections { call, .. }
-            | Report::History { call, .. }
-                if !self.runs(call) =>
-            {
+            Report::Rooms { call, .. } | Report::Connections { call, .. } if !self.runs(call) => {
                 return Some(report);
             }
             Report::Rooms { call, rooms } => self.add(call, |open| {

@@ -13,6 +13,7 @@ mod encoded;
 pub mod event_id;
 mod frame;
 pub mod op;
+pub mod presence;
 pub mod proxy;
 pub mod push_frame;
 mod rooms;

@@ -11,7 +11,8 @@ use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
     ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, GATHERED_BYTES_MAX,
     GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX, JOINED_BYTES_MAX,
-    LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, RECOVERY_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
+    LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RETAINED_MAX,
+    TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -118,6 +119,7 @@ impl Bounds {
             coalesce_rules,
             history_rules,
             history_memory,
+            presence_rules,
             // Of the connections, these may be of a kind; that takes no memory beside them.
             accepts: _,
             handshakes: _,
@@ -211,6 +213,12 @@ impl Bounds {
                                 as u64),
                 ),
             ),
+            (
+                "changes of rooms that members are told",
+                presence_rules.iter().map(|rule| rule.names as usize).max().map_or(0, |names| {
+                    cores * (PRESENCE_WINDOWS_MAX * (PRESENCE + 2 * names * MEMBER)) as u64
+                }),
+            ),
             ("messages between cores", cores * messages * size_of::<Message>() as u64),
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
@@ -249,6 +257,11 @@ const GATHERED: usize = 512 + NAME_MAX;
 
 /// What a room whose position is known takes: its entries in two tables that have doubled, with its name.
 const HISTORY: usize = 512 + NAME_MAX;
+
+/// What a room takes about which members are to be told: its entries in two tables, with its name.
+const PRESENCE: usize = 256 + NAME_MAX;
+/// What one that entered or left takes there, with its key.
+const MEMBER: usize = 64 + NAME_MAX;
 
 /// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
 fn frames(limits: &CallerLimits) -> u64 {
@@ -333,6 +346,7 @@ mod tests {
             "websocket.head_max=\"64KiB\"",
             "coalesce.rules=[{ rooms = \"\" }]",
             "history.rules=[{ rooms = \"\" }]",
+            "presence.rules=[{ rooms = \"\", operation = 24 }]",
             "push.frames=[\"127.0.0.1:0\"]",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");

@@ -10,7 +10,7 @@ use comet_control::{
 use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
     Blocks, CallerLimits, ClientRates, CoalesceRule, HistoryRule, Limits, LiveTraces, Logic,
-    Network, SourceLimits, Tokens,
+    Network, PresenceRule, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -248,6 +248,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         coalesce_after_ms: COALESCE_AFTER_MS,
         coalesce_rules: config.coalesce.rules.iter().map(coalesce_rule).collect(),
         history_rules: config.history.rules.iter().map(history_rule).collect(),
+        presence_rules: config.presence.rules.iter().map(presence_rule).collect(),
         history_memory: config.limits.history_memory,
         linger_ms: millis(protocol.linger),
         accepts: core_share(config, config.clients.accepts),
@@ -300,6 +301,15 @@ fn history_rule(rule: &comet_config::HistoryRule) -> HistoryRule {
         pushes: rule.pushes,
         bytes: rule.bytes,
         age_ms: millis(rule.age),
+    }
+}
+
+fn presence_rule(rule: &comet_config::PresenceRule) -> PresenceRule {
+    PresenceRule {
+        prefix: rule.rooms.as_str().into(),
+        operation: rule.operation,
+        window_ms: millis(rule.window),
+        names: rule.names,
     }
 }
 

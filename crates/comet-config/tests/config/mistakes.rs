@@ -220,6 +220,20 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
         let mistakes = read("", &[&format!("history.rules={}", rule(beyond))]).expect_err(key);
         assert!(mistakes.starts_with(&format!("--set history.rules[0]: {key}: ")), "{mistakes}");
     }
+    for (key, least, most, beyond) in [
+        ("operation", "24", "2147483647", "2147483648"),
+        ("window", "\"100ms\"", "\"1m\"", "\"1500500us\""),
+        ("names", "0", "100", "101"),
+    ] {
+        let rule = |value: &str| match key {
+            "operation" => format!("[{{ rooms = \"\", operation = {value} }}]"),
+            _ => format!("[{{ rooms = \"\", operation = 24, {key} = {value} }}]"),
+        };
+        let many = format!("[{}]", "{ rooms = \"\", operation = 24 },".repeat(65));
+        check("presence.rules", &rule(least), &rule(most), &[&many]);
+        let mistakes = read("", &[&format!("presence.rules={}", rule(beyond))]).expect_err(key);
+        assert!(mistakes.starts_with(&format!("--set presence.rules[0]: {key}: ")), "{mistakes}");
+    }
     check("limits.history_memory", "\"1MiB\"", "\"1GiB\"", &["\"1KiB\""]);
     let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
     let log = ["white_list.file=\"trace.log\""];
@@ -275,7 +289,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -307,7 +321,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -339,7 +353,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(

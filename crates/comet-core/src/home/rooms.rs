@@ -73,6 +73,11 @@ impl HomeRooms {
         self.rooms.get(room).is_some()
     }
 
+    /// Members of `room` on this host, as its shards last reported.
+    pub(crate) fn members(&self, room: &str) -> u32 {
+        self.rooms.get(room).map_or(0, HomeRoom::members)
+    }
+
     /// The shards a push to `room` must reach, and how many members each last reported.
     pub(crate) fn shards_of(&self, room: &str) -> &[(ShardId, u32)] {
         self.rooms.get(room).map_or(&[], |known| &known.shards)

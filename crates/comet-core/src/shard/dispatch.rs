@@ -1,6 +1,6 @@
 //! Which method handles which message.
 
-use crate::ids::Slot;
+use crate::ids::{CallId, Slot};
 use crate::message::Message;
 
 use super::Shard;
@@ -34,7 +34,11 @@ impl Shard {
                 self.begin_push(call, push, target, Answer::PartialTally);
             }
             Message::DeliverRoom { call, room, push } => {
-                self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), Answer::PartialTally);
+                let answer = match call {
+                    CallId::NONE => Answer::None,
+                    _ => Answer::PartialTally,
+                };
+                self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), answer);
             }
 
             Message::Tallied { call, tally, partials } => {
@@ -84,6 +88,9 @@ impl Shard {
                 self.recover(conn, room, handle, since);
             }
             Message::Recovered { conn, room, recovery } => self.begin_entry(conn, room, recovery),
+            Message::Presence { room, user, key, is_join } => {
+                self.gather_presence(room, (user, key), is_join);
+            }
             Message::RoomOnline { room, elsewhere } => self.set_elsewhere(&room, elsewhere),
         }
     }

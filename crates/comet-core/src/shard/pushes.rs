@@ -177,7 +177,17 @@ impl Shard {
     }
 
     /// A room whose home is here: its order is the order of these calls.
-    pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, mut push: Push) {
+    pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
+        self.push_room_for(call, room, push, Answer::Tally { partials: 0 });
+    }
+
+    pub(super) fn push_room_for(
+        &mut self,
+        call: CallId,
+        room: Arc<str>,
+        mut push: Push,
+        answer: Answer,
+    ) {
         debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
         let Limits { history_memory, .. } = *self.context.limits;
         if let Some(rule) = self.context.limits.history_rule(&room)
@@ -187,7 +197,7 @@ impl Shard {
             push.offset = histories.add(&room, rule, &push.frame, now, history_memory);
         }
         let items = self.items(&push);
-        let (tally, answer) = (Tally::default(), Answer::Tally { partials: 0 });
+        let tally = Tally::default();
         let mut progress = Progress {
             call,
             push,

@@ -181,6 +181,7 @@ impl Shard {
 
     /// Takes a closing connection out of its rooms and its homes.
     pub(super) fn unregister(&mut self, slot: Slot, key: Box<str>) {
+        self.note_end_of_presence(slot, &key);
         self.leave_all(slot);
         if !key.is_empty() {
             let conn = &self.conns[slot];

@@ -157,6 +157,7 @@ impl Shard {
             self.update_place(moved);
         }
         self.trace_moved(slot, id, |room| TraceKind::Joined { room });
+        self.note_presence(slot, id, true);
     }
 
     /// A member has another place in its room's list.
@@ -218,6 +219,7 @@ impl Shard {
 
     fn end_membership(&mut self, slot: Slot, membership: Membership) {
         let id = membership.id();
+        self.note_presence(slot, id, false);
         for moved in self.rooms.leave(slot, membership).into_iter().flatten() {
             self.update_place(moved);
         }

@@ -19,6 +19,7 @@ mod interest;
 mod listings;
 mod live_trace;
 mod logic;
+mod presence;
 mod protocol_2;
 mod pushes;
 mod replies;

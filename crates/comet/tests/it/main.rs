@@ -56,6 +56,7 @@ mod paced;
 mod packages;
 mod peer;
 mod preflight;
+mod presence;
 mod printing;
 mod process;
 mod profiles;
