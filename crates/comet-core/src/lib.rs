@@ -16,6 +16,7 @@ mod callers;
 mod canary;
 mod coalesce;
 mod conn;
+mod deflate;
 mod further_rooms;
 mod growth;
 mod heavy_hitters;
@@ -52,6 +53,7 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
+pub use deflate::Deflate;
 pub use history::HistoryRule;
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
