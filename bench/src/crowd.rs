@@ -22,6 +22,8 @@ pub(crate) struct Crowd {
     /// Whose messages to each stream may overtake those of each other: they take turns.
     pub callers: u64,
     pub websocket_share: f64,
+    /// The connections that use WebSocket have messages compressed.
+    pub deflate: bool,
     /// Shares of the connections that read slowly, and not at all.
     pub slow_share: f64,
     pub stalled_share: f64,
@@ -66,6 +68,7 @@ impl Crowd {
         Self {
             rooms,
             websocket_share: server.ws_share,
+            deflate: server.deflate,
             websocket_path: server.ws_path.clone(),
             token: server.token.clone(),
             key: server.key.clone(),

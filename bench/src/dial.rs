@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::crowd::{Crowd, Reading};
+use crate::deflate::Deflate;
 use crate::receiver::Receiver;
 use crate::source::{Sources, default_source};
 use crate::target::Endpoints;
@@ -50,17 +51,19 @@ impl Dialer {
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
         let begin = if crowd.further > 0 { Session::new } else { Session::of_protocol_1 };
-        let session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
+        let mut session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
         // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
         let tls =
             endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
+        let is_deflated = crowd.deflate && transport == Transport::WebSocket;
+        let deflate = is_deflated.then(|| Deflate::new(&mut session));
         let source = self.source(address.ip(), connection);
         let buffer = crowd.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);
         let socket = begin_to_connect(address, source, buffer)
             .map_err(|error| format!("connection {connection} to {address}: {error}"))?;
-        Ok(receiver.add(socket, tls, session, stream, since_ns)?)
+        Ok(receiver.add(socket, (tls, deflate), session, stream, since_ns)?)
     }
 
     fn source(&self, destination: IpAddr, connection: usize) -> Option<IpAddr> {

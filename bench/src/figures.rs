@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 59] = [
+const DECLARED: [Declared; 60] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -92,6 +92,7 @@ const DECLARED: [Declared; 59] = [
     ("per core second", "/deliveries/received", "/cpu/data_ns", A_SECOND, "deliveries for a second of the data cores' CPU time"),
     ("CPU of a delivery", "/cpu_per_delivery_ns", "", NS, "CPU time of all threads of the server"),
     ("data CPU of a delivery", "/data_cpu_per_delivery_ns", "", NS, DATA),
+    ("bytes of a delivery", "/received_bytes", "/deliveries/received", BYTES, "that the clients' sockets gave, replies to heartbeats among them; inside TLS with its records"),
     ("CPU of a call", "/cpu/total_ns", "/sent/pushes", NS_AS_US, CPU_CALL),
     ("data CPU of a call", "/cpu/data_ns", "/sent/pushes", NS_AS_US, DATA),
     ("CPU of a key", "/cpu/total_ns", "/sent/deliveries", NS_AS_US, CPU_KEY),

@@ -29,6 +29,8 @@ pub(crate) struct Findings {
     /// From when a heartbeat was due to its reply, in ns.
     pub round_trips: Latencies,
     pub heartbeats_sent: u64,
+    /// Bytes that came on all connections.
+    pub received_bytes: u64,
     /// Connections that the server closed, by reason; over all restarts.
     pub closed: Reasons,
     /// Of these, those that read at once.
@@ -70,6 +72,7 @@ impl Findings {
         self.handshakes.reset();
         self.round_trips.reset();
         self.heartbeats_sent = 0;
+        self.received_bytes = 0;
         self.guests = GuestSums::default();
         self.joins = JoinSums::default();
     }

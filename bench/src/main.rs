@@ -9,6 +9,7 @@ mod clients;
 mod clock;
 mod comparison;
 mod crowd;
+mod deflate;
 mod dial;
 mod figures;
 mod findings;

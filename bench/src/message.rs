@@ -3,6 +3,8 @@
 //!
 //! A body too small for all of that has a compact stamp: everything but the time, in 10 bytes.
 
+use std::sync::OnceLock;
+
 /// Bytes of a whole [`Stamp`]; bodies from this size on have the time they were meant to be sent.
 pub(crate) const STAMP_LEN: usize = 28;
 /// Bytes of a compact [`Stamp`]; no body can be smaller.
@@ -23,7 +25,8 @@ pub(crate) const OP_CHANGE_ROOM: i32 = 12;
 pub(crate) const OP_CHANGE_ROOM_REPLY: i32 = 13;
 
 const MAGIC: [u8; 4] = *b"CMTB";
-const PADDING: u8 = b'.';
+/// Bytes of the text that bodies are filled with, from different places on.
+const FILLING: usize = 1 << 16;
 /// Bits of a compact stamp, of 80: 16 of the run, 24 of the stream, 40 of the sequence number.
 const COMPACT_STREAM_BITS: u32 = 24;
 const COMPACT_SEQUENCE_BITS: u32 = 40;
@@ -83,7 +86,13 @@ impl Stamp {
             out.extend_from_slice(&intended_ns.to_be_bytes());
         }
         assert!(out.len() <= end, "sizes are checked with the arguments");
-        out.resize(end, PADDING);
+        let filling = filling();
+        let mut at = (self.sequence as usize).wrapping_mul(4_099) % FILLING;
+        while out.len() < end {
+            let length = (end - out.len()).min(FILLING - at);
+            out.extend_from_slice(&filling[at..][..length]);
+            at = 0;
+        }
     }
 
     /// Appends a frame around a body of `size` bytes.
@@ -100,6 +109,31 @@ impl Stamp {
             | u128::from(self.stream) << COMPACT_SEQUENCE_BITS
             | u128::from(self.sequence)
     }
+}
+
+/// JSON as bodies of pushes are: the same members with other values, so that it compresses as such bodies do.
+fn filling() -> &'static [u8] {
+    static FILLING_TEXT: OnceLock<Vec<u8>> = OnceLock::new();
+    FILLING_TEXT.get_or_init(|| {
+        let (mut text, mut seed) = (Vec::with_capacity(2 * FILLING), 1_u64);
+        let mut random = |below: u64| {
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            seed % below
+        };
+        while text.len() < FILLING {
+            let side = if random(2) == 0 { "buy" } else { "sell" };
+            let (id, price, cents) = (random(1_000_000), random(500), random(100));
+            let (size, user) = (random(1_000), random(10_000));
+            let record = format!(
+                r#"{{"id":{id},"price":{price}.{cents:02},"size":{size},"side":"{side}","user":"user_{user}"}},"#
+            );
+            text.extend_from_slice(record.as_bytes());
+        }
+        text.truncate(FILLING);
+        text
+    })
 }
 
 /// Appends the header of a frame with a body of `size` bytes.

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use self::connection::{ConnectStage, Connection};
 use crate::clock::{SECOND_NS, now_ns, timespec};
+use crate::deflate::Deflate;
 use crate::heartbeats::Heartbeats;
 use crate::message::OP_HEARTBEAT;
 use crate::recorder::Recorder;
@@ -57,7 +58,7 @@ impl Receiver {
     pub(crate) fn add(
         &mut self,
         socket: TcpStream,
-        tls: Option<Tls>,
+        layers: (Option<Tls>, Option<Deflate>),
         session: Session,
         stream: u32,
         since_ns: u64,
@@ -66,7 +67,7 @@ impl Receiver {
         let token = EventData::new_u64(index as u64);
         epoll::add(&self.epoll, &socket, token, EventFlags::IN | EventFlags::OUT)?;
         self.recorder.accounts.open(stream);
-        self.connections.push(Connection::new(socket, tls, session, since_ns));
+        self.connections.push(Connection::new(socket, layers, session, since_ns));
         Ok(index)
     }
 

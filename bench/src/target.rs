@@ -146,6 +146,7 @@ impl Target {
         command
             .args(["--cores", &host.server_core.to_string()])
             .args(["--control-cores", &control.to_string()]);
+        settings.extend(server.deflate.then(|| "websocket.deflate=true".to_owned()));
         for setting in settings.iter().chain(&server.server_set) {
             command.args(["--set", setting]);
         }

@@ -60,6 +60,7 @@ impl Subject {
             "subject": self.place.subject,
             "round": self.place.round,
             "deliveries": deliveries,
+            "received_bytes": findings.received_bytes,
             "elapsed_ns": last_ns.saturating_sub(sent.started_ns),
             "sent": sent,
             "cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns)),

@@ -83,6 +83,9 @@ pub(crate) struct ServerArgs {
     /// Share of the connections that use WebSocket, 0 to 1.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0)]
     pub ws_share: f64,
+    /// Has WebSocket connections offer compression (permessage-deflate), which the comet that is started accepts.
+    #[arg(long, conflicts_with = "tls")]
+    pub deflate: bool,
     /// Token of a connection: %d is its number, from 1; %k its key; %r its room's id.
     #[arg(
         long,

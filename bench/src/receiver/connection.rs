@@ -8,6 +8,7 @@ use comet_client::Session;
 use rustix::event::epoll::{self, EventData, EventFlags};
 
 use crate::clock::now_ns;
+use crate::deflate::Deflate;
 use crate::recorder::Recorder;
 use crate::tls::Tls;
 
@@ -16,6 +17,7 @@ pub(super) struct Connection {
     pub socket: Option<TcpStream>,
     /// Between the socket and the session, where there is any.
     tls: Option<Tls>,
+    deflate: Option<Deflate>,
     pub session: Session,
     pub stage: ConnectStage,
     /// epoll watches for room to write.
@@ -39,13 +41,14 @@ impl Connection {
     /// A connection that epoll watches for input and output, connecting since `since_ns`.
     pub(super) fn new(
         socket: TcpStream,
-        tls: Option<Tls>,
+        (tls, deflate): (Option<Tls>, Option<Deflate>),
         session: Session,
         since_ns: u64,
     ) -> Self {
         Self {
             socket: Some(socket),
             tls,
+            deflate,
             session,
             stage: ConnectStage::Connecting(since_ns),
             watches_output: true,
@@ -110,12 +113,14 @@ impl Connection {
                 Err(error) => return Err(error.to_string()),
             }
         };
+        recorder.found.received_bytes += read as u64;
         let now_ns = now_ns();
         let (session, owed) = (&mut self.session, &mut self.owed);
         let mut take = |bytes: &[u8]| recorder.handle_input(index, session, owed, bytes, now_ns);
-        match &mut self.tls {
-            None => take(&buffer[..read])?,
-            Some(tls) => tls.receive(&buffer[..read], take)?,
+        match (&mut self.tls, &mut self.deflate) {
+            (Some(tls), _) => tls.receive(&buffer[..read], take)?,
+            (None, Some(deflate)) => deflate.receive(&buffer[..read], take)?,
+            (None, None) => take(&buffer[..read])?,
         }
         Ok(read)
     }
@@ -123,9 +128,10 @@ impl Connection {
     /// Writes what the session has to send, and watches for room only while there is none.
     fn transmit(&mut self, epoll: &OwnedFd, index: usize) -> Result<(), String> {
         let socket = self.socket.as_ref().expect("the caller has an open connection");
-        let sent = match &mut self.tls {
-            None => send_all(&mut self.session, socket),
-            Some(tls) => tls.transmit(&mut self.session, socket),
+        let sent = match (&mut self.tls, &mut self.deflate) {
+            (Some(tls), _) => tls.transmit(&mut self.session, socket),
+            (None, Some(deflate)) => deflate.transmit(&mut self.session, socket),
+            (None, None) => send_all(&mut self.session, socket),
         };
         let watches_output = !sent.map_err(|error| error.to_string())?;
         if watches_output != self.watches_output && !self.is_paused {

@@ -17,7 +17,7 @@ use crate::yardstick::Mode;
 
 /// Of a turn of pushes.
 const FIGURES: &str = "expected, received, lost, late, doubled, dropped, deliveries a second, per core \
-    second, CPU of a delivery, data CPU of a delivery, latency p50, latency p99, latency \
+    second, CPU of a delivery, data CPU of a delivery, bytes of a delivery, latency p50, latency p99, latency \
     max";
 
 /// Runs `fanout`; returns whether every delivery was made or counted as dropped.

@@ -53,11 +53,9 @@ sections! {
     server: Server {
         /// The name of this server towards logic and in metrics. "": the name of the host.
         id: String = "" in Text::NAME, AtStart;
-        /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it.
-        /// "": the same as id.
+        /// The name or address that clients reach this server by, as GET /goim/nodes/weighted reports it. "": the same as id.
         domain: String = "" in Text::NAME, AtStart;
-        /// The weight of this server as GET /goim/nodes/instances reports it: its share of clients beside that of
-        /// others.
+        /// The weight of this server as GET /goim/nodes/instances reports it: its share of clients beside that of others.
         weight: u32 = 1 in number(1..=10_000), AtStart;
         /// Names by which callers reach the HTTP addresses, beside id, domain and localhost. Where no token is asked
         /// for, a request to another name is refused: it may be a web page's own name that points here.
@@ -76,8 +74,7 @@ sections! {
         /// How long new clients are still accepted at the begin of a drain, while /healthz and discovery say already
         /// that the server drains: the time that load balancers take to notice. "0s": not at all.
         drain_delay: Duration = "0s" in duration(ZERO..=HOUR), Alive;
-        /// How long clients may take to leave at SIGTERM and SIGINT, after drain_delay. Those that are left then are
-        /// cut off.
+        /// How long clients may take to leave at SIGTERM and SIGINT, after drain_delay. Those that are left then are cut off.
         drain_timeout: Duration = "10s" in duration(ZERO..=HOUR), Alive;
         /// Time over which the close notices at SIGTERM are spread, so that clients do not all connect to
         /// another server at once. At least a second shorter than drain_timeout, if not zero.
@@ -110,8 +107,7 @@ sections! {
         keepalive_count: u32 = 9 in number(1..=127), AtStart;
         /// Whether a small message leaves at once (TCP_NODELAY).
         nodelay: bool = true in Switch, AtStart;
-        /// Connections that may wait to be accepted on one listener. The kernel cuts it to
-        /// net.core.somaxconn.
+        /// Connections that may wait to be accepted on one listener. The kernel cuts it to net.core.somaxconn.
         backlog: i32 = 4096 in number(1..=65_535), AtStart;
         /// Which data core takes a connection.
         steering: Steering = "off" in OneOf, AtStart;
@@ -133,6 +129,12 @@ sections! {
         /// Whether clients may speak JSON in text messages, as those of goim v1.2 and people with a console do: a client
         /// whose token comes in a text message does. docs/PROTOCOL.md has the form.
         text: bool = false in Switch, Alive;
+        /// Whether clients that offer permessage-deflate (RFC 7692), as browsers do, get pushes compressed, each once for all of them.
+        deflate: bool = false in Switch, Alive;
+        /// Shortest message that is compressed, bytes. Shorter ones gain little.
+        deflate_min: usize = 256 in number(0..=1_048_576), Alive;
+        /// Level of the compression, from the fastest to the one that compresses most. docs/adr/0013-permessage-deflate.md has what they cost.
+        deflate_level: u8 = 2 in number(1..=9), Alive;
         /// Origins of pages that may connect, by WebSocket or event stream, like `"https://example.com"` or `"http://localhost:3000"`. `*` stands
         /// for labels at the left (`"https://*.example.com"`, without example.com itself) or for any port
         /// (`"http://localhost:*"`); `"null"` is a page without an origin. Others are answered with 403. []: all.
@@ -212,8 +214,7 @@ sections! {
         handshake_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
         /// How long a client may accept no byte while bytes wait for it.
         write_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
-        /// Time without a heartbeat after which a client is closed. Logic can name another one for each
-        /// client.
+        /// Time without a heartbeat after which a client is closed. Logic can name another one for each client.
         heartbeat: Duration = "5m" in duration(SECOND..=DAY), Alive;
         /// How long heartbeats may wait to be answered together, while clients send nothing else. At most a
         /// quarter of heartbeat, and of every one that logic names. Cores whose clients idle wake up less
@@ -282,11 +283,9 @@ sections! {
         /// Memory that the histories of rooms take on a core, if there are rules of history. Beyond it rooms that had no push
         /// for the longest time lose theirs first.
         history_memory: usize = "64MiB" in size(MIB..=1024 * GIB), Alive;
-        /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it
-        /// is full.
+        /// Pushes in the inbox of a core, and as many other messages beside them. Push callers wait when it is full.
         mesh_inbox: usize = 4096 in number(16..=1 << 20), AtStart;
-        /// Messages a core keeps for another one whose inbox is full. More pushes are dropped and counted as
-        /// mesh_full.
+        /// Messages a core keeps for another one whose inbox is full. More pushes are dropped and counted as mesh_full.
         mesh_backlog: usize = 65536 in number(16..=16 << 20), Alive;
         /// Receive buffers that all connections of a core share.
         recv_buffers: u16 = 512 in power_of_two(RING), AtStart;

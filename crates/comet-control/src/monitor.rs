@@ -56,6 +56,15 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("event_streams", "Of these, connections that became event streams.", |c| {
         c.event_streams
     }),
+    counter("deflated_connections", "Connections that negotiated permessage-deflate.", |c| {
+        c.deflated_connections
+    }),
+    counter("deflated_pushes", "Pushes compressed, one for each shard and form.", |c| {
+        c.deflated_messages
+    }),
+    counter("deflate_saved_bytes", "Bytes that compression kept from being sent.", |c| {
+        c.deflate_saved_bytes
+    }),
     counter("refused", "Connections turned away at accept.", |c| c.refused),
     counter("refused_for_memory", "Connections turned away at accept for limits.memory.", |c| {
         c.refused_for_memory

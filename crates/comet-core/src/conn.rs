@@ -44,14 +44,25 @@ impl Input {
     }
 }
 
-/// Number of forms that the frame of a push has: one for each transport, the text form, and one for TCP and WebSocket in
-/// protocol 2.
-pub(crate) const FORMS: usize = 6;
+/// Number of forms that the frame of a push has: one for each transport, the text form, one for TCP and WebSocket in
+/// protocol 2, and those of a WebSocket compressed.
+pub(crate) const FORMS: usize = COMPRESSED_FORMS + COMPRESSED;
 /// Events and the text form, and the first ones of either protocol.
 pub(crate) const EVENT_FORM: usize = Transport::EventStream as usize;
 pub(crate) const TEXT_FORM: usize = 3;
 pub(crate) const PROTOCOL_1_FORMS: usize = 0;
 pub(crate) const PROTOCOL_2_FORMS: usize = 4;
+/// The first of the compressed forms, and how many there are. See [`plain_form`].
+pub(crate) const COMPRESSED_FORMS: usize = 6;
+pub(crate) const COMPRESSED: usize = 3;
+
+/// The form that is compressed to the form `COMPRESSED_FORMS + at`: that of protocol 1, the text form, that of protocol 2.
+pub(crate) const fn plain_form(at: usize) -> usize {
+    2 * at + Transport::WebSocket as usize
+}
+
+const _: () = assert!(plain_form(1) == TEXT_FORM);
+const _: () = assert!(plain_form(2) == PROTOCOL_2_FORMS + Transport::WebSocket as usize);
 
 pub(crate) struct Conn {
     pub(crate) state: ConnState,
@@ -68,6 +79,8 @@ pub(crate) struct Conn {
     pub(crate) is_protocol_2: bool,
     /// It is in rooms beside `room`.
     pub(crate) has_further_rooms: bool,
+    /// It is a WebSocket that negotiated permessage-deflate.
+    pub(crate) is_deflated: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -104,6 +117,7 @@ impl Conn {
             is_traced: false,
             is_protocol_2: false,
             has_further_rooms: false,
+            is_deflated: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,
@@ -127,9 +141,10 @@ impl Conn {
     /// The form of its frames, below [`FORMS`].
     #[inline]
     pub(crate) fn form(&self) -> usize {
-        self.transport as usize
+        let plain = self.transport as usize
             + (TEXT_FORM - Transport::WebSocket as usize) * usize::from(self.is_text)
-            + PROTOCOL_2_FORMS * usize::from(self.is_protocol_2)
+            + PROTOCOL_2_FORMS * usize::from(self.is_protocol_2);
+        if self.is_deflated { COMPRESSED_FORMS + plain / 2 } else { plain }
     }
 
     /// Whether its client knows of several rooms.

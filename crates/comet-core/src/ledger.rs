@@ -207,6 +207,12 @@ pub struct Counters {
     pub accepted_websocket: u64,
     /// Of these, connections that became event streams: their response has begun.
     pub event_streams: u64,
+    /// Connections that negotiated permessage-deflate (RFC 7692).
+    pub deflated_connections: u64,
+    /// Pushes that were compressed for such connections: each once for every form that they wanted it in.
+    pub deflated_messages: u64,
+    /// Bytes that these connections were not queued for that, over all deliveries.
+    pub deflate_saved_bytes: u64,
     /// Connections turned away at accept, before they had a slot: the shard was full or took no clients.
     pub refused: u64,
     /// The same, because the process was out of memory.

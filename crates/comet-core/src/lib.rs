@@ -16,6 +16,7 @@ mod callers;
 mod canary;
 mod coalesce;
 mod conn;
+mod deflate;
 mod further_rooms;
 mod growth;
 mod hand_over;
@@ -54,6 +55,7 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
+pub use deflate::Deflate;
 pub use hand_over::{LeftBehind, Obstacles, TakeOver, distribute};
 pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
 pub use ids::{

@@ -8,6 +8,7 @@ pub use crate::blocks::BLOCKS_MAX;
 use crate::blocks::Blocks;
 use crate::callers::CallerLimits;
 use crate::coalesce::CoalesceRule;
+use crate::deflate::Deflate;
 use crate::history::HistoryRule;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
@@ -51,6 +52,9 @@ pub struct Limits {
     /// Longest push that is encoded in the text form, bytes of its frame. A longer one is dropped for clients that speak it, as
     /// `text_too_long`.
     pub text_push_max: usize,
+    /// How messages are compressed for WebSocket clients that offer it with their upgrade; `None`: offers are declined. A client
+    /// whose offer was accepted may send compressed messages for as long as it is connected.
+    pub deflate: Option<Deflate>,
     /// Pushes an outbox holds, waiting and in flight; then [`Limits::slow_consumer`] decides.
     pub svr_proto: u16,
     /// Bytes an outbox holds; then [`Limits::slow_consumer`] decides.
@@ -147,6 +151,7 @@ impl Default for Limits {
             path: "/sub".into(),
             text: false,
             text_push_max: TEXT_PUSH_MAX,
+            deflate: None,
             svr_proto: 512,
             outbox_bytes: 8 << 20,
             outbox_memory: 1 << 30,
@@ -218,6 +223,11 @@ pub const EVENT_RETRY_MS: u32 = 5_000;
 pub const TOKEN_EXPIRED_MS: RangeInclusive<u32> = 100..=5_000;
 /// [`Limits::text_push_max`] of a server, bytes: the encoding is made in one go, in 4 ms at most.
 pub const TEXT_PUSH_MAX: usize = 256 << 10;
+/// Longest message that is compressed, bytes: that is done in one go, in 4 ms at most up to level 6. A longer one is sent as it is.
+pub const DEFLATE_MAX: usize = 256 << 10;
+/// Bytes that compressed messages of clients are inflated to in one turn, in about a millisecond, beside the message that
+/// exceeds them. What is behind it waits for the next turn.
+pub const INFLATED_PER_TURN: usize = 1 << 20;
 /// Connections that a push is sent to in one turn, in a few milliseconds. Several turns for each push would show in the cost of rooms
 /// of this size.
 pub const CROWD_ABOVE: usize = 1_024;
@@ -350,6 +360,7 @@ impl Limits {
         assert!(self.crowd_slice > 0 && self.crowd_bytes > 0, "crowd_slice");
         assert!(self.crowd_slice <= self.crowd_above, "a slice of a crowd is none");
         assert!(self.buckets.is_power_of_two(), "buckets is a power of two");
+        assert!(self.deflate.is_none_or(|deflate| (1..=9).contains(&deflate.level)), "deflate");
         self.sources.assert_sound();
         assert!(self.handshakes > 0, "a connection begins with a handshake");
         assert!(self.handshake_ms > 0 && self.write_ms > 0 && self.heartbeat_ms > 0);

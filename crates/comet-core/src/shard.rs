@@ -29,8 +29,10 @@ mod callers;
 mod connections;
 mod context;
 mod crowds;
+mod deflated_input;
 mod delivery;
 mod gathering;
+mod items;
 mod listings;
 mod messages;
 mod outboxes;
@@ -100,6 +102,7 @@ use callers::Callers;
 use connections::Connections;
 use context::Context;
 use crowds::Crowds;
+use deflated_input::DeflatedInput;
 use gathering::Gathering;
 use handshakes::Handshakes;
 use listings::Listings;
@@ -125,6 +128,7 @@ const STEPS: [fn(&mut Shard, &mut Budget); 9] = [
     Shard::tell_presence,
     Shard::expire_retained,
     Shard::answer_joined,
+    Shard::inflate_waiting,
     Shard::update_all_tracing,
     Shard::walk_rooms,
 ];
@@ -186,6 +190,7 @@ pub struct Shard {
     counters: Counters,
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
+    deflated_input: DeflatedInput,
 }
 
 impl Shard {
@@ -246,6 +251,7 @@ impl Shard {
             latest_token: TokenTime::default(),
             counters: Counters::default(),
             scratch: Vec::new(),
+            deflated_input: DeflatedInput::default(),
         }
     }
 
@@ -275,7 +281,9 @@ impl Shard {
         counters.history_evicted = self.home.histories.evicted();
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
-        let Outboxes { bytes_queued, bytes_dropped, .. } = self.outboxes;
+        let Outboxes { bytes_queued, bytes_dropped, ref deflater, .. } = self.outboxes;
+        counters.deflated_messages = deflater.messages;
+        counters.deflate_saved_bytes = deflater.saved_bytes;
         counters.gathered = self.gathering.pushes() as u64;
         counters.gathered_bytes = self.gathering.bytes() as u64;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;
@@ -313,6 +321,7 @@ impl Shard {
         self.context.clock = clock;
         self.context.now = now;
         self.outboxes.begin_turn(now);
+        self.deflated_input.begin_turn();
         self.conns.advance(&self.context, &mut self.outboxes);
     }
 
@@ -350,6 +359,7 @@ impl Shard {
             || self.has_counts_to_send()
             || self.has_retained_due
             || !self.joined.is_empty()
+            || self.deflated_input.is_waiting()
             || self.tracing_from.is_some()
             || self.home.rooms.has_walks()
             || self.home.presence.next_end().is_some_and(|end| end <= self.context.now)

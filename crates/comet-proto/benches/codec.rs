@@ -2,7 +2,7 @@
 
 use std::hint::black_box;
 
-use comet_proto::websocket::{Event, MessageKinds, read, upgrade};
+use comet_proto::websocket::{Accepted, Event, MessageKinds, read, upgrade};
 use comet_proto::{Encoded, Frame, VERSION, count_frames, decode, op};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -64,8 +64,7 @@ fn unmask(bencher: Bencher, body: usize) {
             black_box(&message),
             &mut fragments,
             &mut scratch,
-            4096 + 16,
-            MessageKinds::Binary,
+            Accepted { message_max: 4096 + 16, kinds: MessageKinds::Binary, deflate: false },
         );
         assert!(matches!(read, Ok(Some((Event::Message(payload), _))) if payload.len() == body));
     });

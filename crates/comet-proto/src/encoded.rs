@@ -11,7 +11,7 @@ use crate::frame::{Frame, HEADER_LEN, decode};
 use crate::op;
 use crate::rooms::{RoomHandle, RoomPush};
 use crate::text;
-use crate::websocket::frames::{CONTROL_MAX, put_header};
+use crate::websocket::frames::{CONTROL_MAX, put_compressed_header, put_header};
 
 /// A frame in the form of both transports. A clone shares the buffer.
 ///
@@ -117,16 +117,32 @@ impl Encoded {
     /// If this is no frame of [`Encoded::frame`], or the length of the new one exceeds packLen, a `u32`.
     #[must_use]
     pub fn to_room_push(&self, handle: RoomHandle, offset: u64) -> Self {
-        let (push, _) = decode(&self.bytes[header_len(&self.bytes)..], usize::MAX)
-            .ok()
-            .flatten()
-            .expect("a push is a whole frame");
+        let (push, _) =
+            decode(self.message(), usize::MAX).ok().flatten().expect("a push is a whole frame");
         let frame = RoomPush::frame_of(&push, handle, offset);
         let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + frame.len());
         put_header(&mut bytes, OpCode::Data(Data::Binary), frame.len());
         let tcp_at = bytes.len();
         bytes.extend_from_slice(&frame);
         Self::new(&bytes, tcp_at)
+    }
+
+    /// The same for a WebSocket that negotiated permessage-deflate: its message is compressed to `deflated`, as RFC 7692 7.2.1
+    /// says. Empty on TCP.
+    #[must_use]
+    pub fn to_compressed(&self, deflated: &[u8]) -> Self {
+        let is_text = self.bytes[0] == TEXT_MESSAGE;
+        let opcode = OpCode::Data(if is_text { Data::Text } else { Data::Binary });
+        let mut bytes = Vec::with_capacity(WEBSOCKET_HEADER_MAX + deflated.len());
+        put_compressed_header(&mut bytes, opcode, deflated.len());
+        bytes.extend_from_slice(deflated);
+        Self::new(&bytes, bytes.len())
+    }
+
+    /// The WebSocket message, without its header.
+    #[must_use]
+    pub fn message(&self) -> &[u8] {
+        &self.bytes[header_len(&self.bytes)..]
     }
 
     /// The message or the data, if this is of [`Encoded::to_text`] or [`Encoded::to_event`].
@@ -136,8 +152,7 @@ impl Encoded {
             return str::from_utf8(data).ok();
         }
         let [TEXT_MESSAGE, _, ..] = *self.bytes else { return None };
-        let message = &self.bytes[header_len(&self.bytes)..];
-        self.for_tcp().is_empty().then(|| str::from_utf8(message).ok()).flatten()
+        self.for_tcp().is_empty().then(|| str::from_utf8(self.message()).ok()).flatten()
     }
 
     /// Whether this is the encoding of `frame`, which must not be a batch.

@@ -4,10 +4,12 @@
 //! masking and limits are here, because the caller owns the buffers and an idle connection must not
 //! hold any.
 
+mod deflate;
 pub(crate) mod frames;
 mod origin;
 pub(crate) mod upgrade;
 
-pub use frames::{Event, Fault, Fragments, MessageKinds, read};
+pub use deflate::DeflateOffer;
+pub use frames::{Accepted, Event, Fault, Fragments, MessageKinds, read};
 pub use origin::{BadOriginPattern, Origin, OriginPattern};
 pub use upgrade::{Upgrade, UpgradeFault, upgrade};

@@ -6,6 +6,7 @@ use comet_core::limits::HELD_MAX;
 use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
 use comet_proto::{Join, Leave, RoomHandle, VERSION, VERSION_2, op};
 
+use crate::deflate::{COMPRESSED, deflate};
 use crate::logic_services;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
 use crate::profile::ClientProfile;
@@ -203,7 +204,11 @@ impl Client {
                 self.must_be_closed = true;
                 self.stage = Stage::Done;
             }
-            _ => socket.write(&wire::upgrade("GET", "/sub?v=2", 13, wire::KEY_HEADER)),
+            _ => {
+                let offer = if self.profile.is_deflated { wire::OFFER_HEADER } else { "" };
+                let headers = format!("{}{offer}", wire::KEY_HEADER);
+                socket.write(&wire::upgrade("GET", "/sub?v=2", 13, &headers));
+            }
         }
     }
 
@@ -385,8 +390,12 @@ impl Client {
         if self.profile.transport == Transport::Tcp {
             return socket.write(frame);
         }
-        let kind = self.message_kind();
-        let message = if self.profile.is_text { wire::to_text(frame) } else { frame.to_vec() };
+        let mut kind = self.message_kind();
+        let mut message = if self.profile.is_text { wire::to_text(frame) } else { frame.to_vec() };
+        if self.profile.is_deflated && rng.percent(50) {
+            kind |= COMPRESSED;
+            message = deflate(&message);
+        }
         if rng.percent(85) {
             return socket.write(&wire::websocket(kind, Some(mask(rng)), &message));
         }

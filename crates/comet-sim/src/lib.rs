@@ -16,6 +16,7 @@ mod client;
 mod control;
 mod crowds;
 mod deadlines;
+mod deflate;
 mod drain;
 mod driver;
 mod env;

@@ -2,7 +2,7 @@
 //! clients and the control thread behave.
 
 use comet_core::{
-    CallerLimits, ClientRates, CoalesceRule, HistoryRule, Limits, Logic, SlowConsumer,
+    CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, SlowConsumer,
     SourceLimits, Tokens,
 };
 
@@ -140,6 +140,11 @@ impl Plan {
             head_max: 1024,
             text: rng.percent(50),
             text_push_max: rng.pick(&[60, 1 << 20]),
+            deflate: rng.pick(&[
+                None,
+                Some(Deflate { level: 1, message_min: 0 }),
+                Some(Deflate { level: 6, message_min: 60 }),
+            ]),
             svr_proto: rng.pick(svr_proto),
             outbox_bytes: rng.pick(outbox_bytes),
             outbox_memory: rng.pick(&[OUTBOX_MEMORY_MAX, OUTBOX_MEMORY_MAX, 20_000, 2_000]),

@@ -18,6 +18,8 @@ pub(crate) struct ClientProfile {
     pub(crate) is_protocol_2: bool,
     /// It speaks the text form.
     pub(crate) is_text: bool,
+    /// It offers permessage-deflate, and the server accepts that.
+    pub(crate) is_deflated: bool,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
     /// `None`: the user's home makes one.
@@ -59,11 +61,13 @@ impl ClientProfile {
     pub(crate) fn random(rng: &mut Rng, plan: &Plan) -> Self {
         let transport = rng.pick(&[Transport::Tcp, Transport::WebSocket]);
         let is_text = plan.limits.text && transport == Transport::WebSocket && rng.percent(50);
+        let deflates = plan.limits.deflate.is_some() && transport == Transport::WebSocket;
         let user = rng.below(USERS as usize) as i64;
         let mut profile = Self {
             transport,
             is_protocol_2: !is_text && rng.percent(50),
             is_text,
+            is_deflated: deflates && rng.percent(60),
             token: user.to_string().into_bytes().into(),
             user,
             key: None,

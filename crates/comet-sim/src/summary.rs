@@ -62,6 +62,8 @@ pub struct Summary {
     pub authenticated: u64,
     /// Tokens renewed, and tokens that were to be and were not taken.
     pub tokens_renewed: [u64; 2],
+    /// Connections that negotiated compression, and pushes that were compressed.
+    pub deflated: [u64; 2],
     /// Requests to enter or leave a further room that were refused, by [`RoomRefusal`].
     pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Connections closed, by [`CloseReason`].
@@ -126,6 +128,8 @@ impl Summary {
         add_each(&mut self.push_requests, &counters.calls);
         self.refused_for_memory += counters.refused_for_memory;
         self.authenticated += counters.authenticated;
+        let deflated = [counters.deflated_connections, counters.deflated_messages];
+        add_each(&mut self.deflated, &deflated);
         add_each(&mut self.tokens_renewed, &[counters.tokens_renewed, counters.tokens_not_renewed]);
         self.deliveries += counters.deliveries;
         self.sent += counters.sent;
@@ -170,6 +174,7 @@ impl AddAssign for Summary {
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
         self.authenticated += other.authenticated;
+        add_each(&mut self.deflated, &other.deflated);
         add_each(&mut self.tokens_renewed, &other.tokens_renewed);
         add_each(&mut self.rooms_refused, &other.rooms_refused);
         add_each(&mut self.closed, &other.closed);
@@ -244,6 +249,8 @@ impl fmt::Display for Summary {
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}; told live: {told_live}")?;
         writeln!(f, "{logic}")?;
         writeln!(f, "{}", self.fanout)?;
+        let [connections, pushes] = self.deflated;
+        writeln!(f, "compression: {connections} connections, {pushes} pushes compressed")?;
         let Self { coalesce_windows, coalesced, .. } = self;
         writeln!(f, "coalesced: {coalesced} pushes in {coalesce_windows} windows")?;
         let Self { deliveries, sent, lost, superseded, .. } = self;

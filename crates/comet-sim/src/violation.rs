@@ -145,7 +145,7 @@ impl Malformed {
             }
             Self::ReservedBits => {
                 return (
-                    wire::websocket(BINARY | 0x40, mask, &heartbeat),
+                    wire::websocket(BINARY | 0x20, mask, &heartbeat),
                     CloseReason::BadWebSocket,
                 );
             }

@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use comet_core::Transport;
 use comet_proto::{Frame, HEADER_LEN, RoomHandle, RoomPush, VERSION, decode, op, text};
 
+use crate::deflate::{COMPRESSED, inflate};
+
 /// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
 pub(crate) const PUSH_SEQUENCE: i32 = -7;
 
@@ -74,6 +76,10 @@ pub(crate) fn upgrade(method: &str, path: &str, version: u32, key: &str) -> Vec<
 
 /// The header a client must send (RFC 6455 4.1); the key is the RFC's own example.
 pub(crate) const KEY_HEADER: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// The header of a client that offers compression, as Chromium does.
+pub(crate) const OFFER_HEADER: &str =
+    "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
 /// The addressees of a push; written into its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,6 +189,8 @@ pub(crate) struct Decoder {
     is_upgraded: bool,
     /// The upgrade was refused: the rest is text.
     is_refused: bool,
+    /// Messages may be compressed.
+    is_deflated: bool,
     pending: Vec<u8>,
     taken: u64,
 }
@@ -193,6 +201,7 @@ impl Decoder {
             transport,
             is_upgraded: transport == Transport::Tcp,
             is_refused: false,
+            is_deflated: false,
             pending: Vec::new(),
             taken: 0,
         }
@@ -237,6 +246,7 @@ impl Decoder {
         let status = status.ok_or_else(|| format!("not an HTTP response: {head}"))?;
         self.is_upgraded = status == 101;
         self.is_refused = !self.is_upgraded;
+        self.is_deflated = head.contains("\r\nSec-WebSocket-Extensions: permessage-deflate; ");
         let end = end + 4;
         messages.push_back((self.taken + end as u64, ServerMessage::Http(status)));
         Ok(Some(end))
@@ -278,7 +288,17 @@ impl Decoder {
         };
         let Some(payload) = input.get(header..header + length) else { return Ok(None) };
         let end = self.taken + (header + length) as u64;
-        match first {
+        let (mut kind, mut payload) = (first, payload);
+        let inflated;
+        if self.is_deflated && first & COMPRESSED != 0 {
+            kind ^= COMPRESSED;
+            inflated = inflate(payload)?;
+            if inflated.len() <= length {
+                return Err("a compressed message that is no shorter".to_owned());
+            }
+            payload = &inflated;
+        }
+        match kind {
             BINARY => {
                 let whole = |bytes| match decode(bytes, usize::MAX) {
                     Ok(Some(decoded)) => Ok(decoded),

@@ -9,10 +9,10 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, GATHERED_BYTES_MAX,
-    GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX, JOINED_BYTES_MAX,
-    LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RETAINED_MAX,
-    TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, DEFLATE_MAX,
+    GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX,
+    JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, PRESENCE_WINDOWS_MAX, RECOVERY_MAX,
+    RETAINED_MAX, TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -93,6 +93,7 @@ impl Bounds {
             user_memory_ms,
             text,
             text_push_max,
+            deflate,
             callers: of_frames,
             rooms,
             // Choices, and texts that the configuration holds.
@@ -231,6 +232,14 @@ impl Bounds {
                 when(*text, cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64)),
             ),
             (
+                "compression of WebSocket messages",
+                when(deflate.is_some(), cores * (CODECS + DEFLATE_MAX + body_max) as u64),
+            ),
+            (
+                "paced broadcasts, compressed",
+                when(deflate.is_some(), cores * allocated((PACED_MAX * 2 * DEFLATE_MAX) as u64)),
+            ),
+            (
                 "if every caller leaves calls unread",
                 callers(GRPC_CONNECTIONS) * u64::from(CONNECTION_WINDOW),
             ),
@@ -251,6 +260,9 @@ impl Bounds {
         Self { cores, connections, rows }
     }
 }
+
+/// What a compressor and a decompressor take.
+const CODECS: usize = 400 << 10;
 
 /// What a push that waits takes beside its frame: its entry in a list that has doubled, with its id.
 const GATHERED: usize = 512 + NAME_MAX;
@@ -348,6 +360,7 @@ mod tests {
             "history.rules=[{ rooms = \"\" }]",
             "presence.rules=[{ rooms = \"\", operation = 24 }]",
             "push.frames=[\"127.0.0.1:0\"]",
+            "websocket.deflate=true",
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }

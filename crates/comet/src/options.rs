@@ -9,8 +9,8 @@ use comet_control::{
 };
 use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
-    Blocks, CallerLimits, ClientRates, CoalesceRule, HistoryRule, Limits, LiveTraces, Logic,
-    Network, PresenceRule, SourceLimits, Tokens,
+    Blocks, CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, LiveTraces,
+    Logic, Network, PresenceRule, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -229,6 +229,10 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         path: config.websocket.path.as_str().into(),
         text: config.websocket.text,
         text_push_max: TEXT_PUSH_MAX,
+        deflate: config.websocket.deflate.then_some(Deflate {
+            level: config.websocket.deflate_level,
+            message_min: config.websocket.deflate_min,
+        }),
         svr_proto: protocol.svr_proto,
         outbox_bytes: protocol.outbox_bytes,
         outbox_memory: config.limits.outbox_memory,

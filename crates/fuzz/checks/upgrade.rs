@@ -17,7 +17,8 @@ pub(crate) fn check(input: &[u8]) {
     check_event_stream(input);
     let response = match result {
         Ok(None) => return assert!(input.len() < HEAD_MAX),
-        Ok(Some(upgrade)) => {
+        Ok(Some(mut upgrade)) => {
+            assert_eq!(upgrade.accept_deflate(), upgrade.deflate.is_some());
             assert!(upgrade.consumed <= input.len().min(HEAD_MAX));
             assert!(input[..upgrade.consumed].ends_with(b"\n"));
             upgrade.response

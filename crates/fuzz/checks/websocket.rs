@@ -2,18 +2,21 @@
 //! byte, and they are within the limits.
 
 use comet_proto::Encoded;
-use comet_proto::websocket::{self, Event, Fault, Fragments, MessageKinds};
+use comet_proto::websocket::{self, Accepted, Event, Fault, Fragments, MessageKinds};
 
 const MESSAGE_MAX: usize = 512;
 
 pub(crate) fn check(stream: &[u8]) {
     for kinds in [MessageKinds::Binary, MessageKinds::Text, MessageKinds::Any] {
-        assert_eq!(see(stream, stream.len().max(1), kinds), see(stream, 1, kinds));
+        for deflate in [false, true] {
+            let accepted = Accepted { message_max: MESSAGE_MAX, kinds, deflate };
+            assert_eq!(see(stream, stream.len().max(1), accepted), see(stream, 1, accepted));
+        }
     }
 }
 
 /// The events of a stream that arrives in pieces of `piece_len`, a line for each, and its fault.
-fn see(stream: &[u8], piece_len: usize, kinds: MessageKinds) -> (Vec<String>, Option<Fault>) {
+fn see(stream: &[u8], piece_len: usize, accepted: Accepted) -> (Vec<String>, Option<Fault>) {
     let mut fragments: Option<Box<Fragments>> = None;
     let mut scratch = Vec::new();
     let mut seen = Vec::new();
@@ -22,7 +25,7 @@ fn see(stream: &[u8], piece_len: usize, kinds: MessageKinds) -> (Vec<String>, Op
         end += piece.len();
         loop {
             let unread = &stream[start..end];
-            match websocket::read(unread, &mut fragments, &mut scratch, MESSAGE_MAX, kinds) {
+            match websocket::read(unread, &mut fragments, &mut scratch, accepted) {
                 Ok(None) => break,
                 Ok(Some((event, consumed))) => {
                     within_limits(event);
@@ -39,6 +42,8 @@ fn see(stream: &[u8], piece_len: usize, kinds: MessageKinds) -> (Vec<String>, Op
 fn within_limits(event: Event<'_>) {
     match event {
         Event::Message(payload) => assert!(payload.len() <= MESSAGE_MAX),
+        // What is compressed may be a little longer.
+        Event::Compressed { payload, .. } => assert!(payload.len() <= 2 * MESSAGE_MAX),
         Event::Text(text) => assert!(text.len() <= MESSAGE_MAX),
         Event::Ping(payload) => {
             assert!(Encoded::pong(payload).for_websocket().ends_with(payload));

@@ -141,6 +141,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("tcp.rcvbuf", "0", "\"1GiB\"", &["-1", "1073741825"]);
     check("tcp.backlog", "1", "65535", &["0", "65536"]);
     check("websocket.head_max", "1024", "65536", &["1023", "65537"]);
+    check("websocket.deflate_min", "0", "1048576", &["-1", "1048577"]);
+    check("websocket.deflate_level", "1", "9", &["0", "10"]);
     check("push.frame_max", "1024", "\"64MiB\"", &["1023", "\"65MiB\""]);
     check("push.keys_max", "1", "1000000", &["0", "1000001"]);
     check("push.timeout", "\"100ms\"", "\"1h\"", &["\"99ms\"", "\"2h\""]);

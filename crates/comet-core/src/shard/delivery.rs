@@ -1,19 +1,21 @@
 //! One push on its way into the outboxes of one shard.
 
-use std::sync::Arc;
-
-use comet_proto::{Encoded, RoomHandle};
+use comet_proto::RoomHandle;
 
 use crate::budget;
-use crate::conn::{Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
+use crate::conn::{
+    COMPRESSED, COMPRESSED_FORMS, Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS,
+    TEXT_FORM, plain_form,
+};
+use crate::deflate::Deflate;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
-use crate::limits::{Limits, SlowConsumer};
+use crate::limits::{DEFLATE_MAX, Limits, SlowConsumer};
 use crate::message::Push;
-use crate::outbox::chains::Chains;
-use crate::outbox::{AppendMemo, Item, Load, State, Superseded};
+use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
+use super::items::{Items, lengths};
 use super::outboxes::Outboxes;
 use super::trace::Offered;
 
@@ -29,56 +31,6 @@ pub(super) enum Walk {
     OfferFiltered,
     /// Has it closed ([`Push::kick`]).
     Kick,
-}
-
-/// The frame of a push, the same for all outboxes of a form.
-pub(super) struct Items {
-    /// For both transports.
-    binary: Item,
-    /// For clients that speak the text form, from the first of them on.
-    text: Option<Item>,
-    /// For event streams, from the first of them on.
-    event: Option<Item>,
-    /// Of a push to a room, for members of protocol 2, from the first of them on.
-    room_push: Option<Item>,
-}
-
-/// The frame of a push in JSON, as far as clients wanted it.
-#[derive(Clone, Default)]
-pub(super) struct JsonFrames {
-    text: Option<Encoded>,
-    event: Option<Encoded>,
-}
-
-impl JsonFrames {
-    /// The push is for event streams.
-    pub(super) fn event(event: Encoded) -> Self {
-        Self { text: None, event: Some(event) }
-    }
-}
-
-impl Items {
-    /// `json` is there from an earlier walk.
-    pub(super) fn new(chains: &mut Chains, binary: &Encoded, json: &JsonFrames) -> Self {
-        let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
-        Self {
-            binary: item(binary),
-            text: json.text.as_ref().map(&mut item),
-            event: json.event.as_ref().map(&mut item),
-            room_push: None,
-        }
-    }
-
-    /// The push is about a state, of which clients need only the latest. To be called before the first walk.
-    pub(super) fn set_state(&mut self, state: State) {
-        self.binary.set_state(Some(Arc::new(state)));
-    }
-
-    /// For a later walk.
-    pub(super) fn json(&self) -> JsonFrames {
-        let frame = |item: &Item| item.frame().clone();
-        JsonFrames { text: self.text.as_ref().map(frame), event: self.event.as_ref().map(frame) }
-    }
 }
 
 /// The memo of a connection. Clients that keep up have no send under way, and clients that do not read have one. In a
@@ -146,6 +98,9 @@ impl<'a> Delivery<'a> {
         bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
         for (form, item) in [(TEXT_FORM, &items.text), (EVENT_FORM, &items.event)] {
             bytes[form] = item.as_ref().map_or(0, |item| lengths(item.frame())[1]);
+        }
+        for (bytes, item) in bytes[COMPRESSED_FORMS..].iter_mut().zip(&items.compressed) {
+            *bytes = item.as_ref().map_or(0, |item| lengths(item.frame())[1]);
         }
         Self {
             conns,
@@ -253,6 +208,11 @@ impl<'a> Delivery<'a> {
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
+        for at in 0..COMPRESSED {
+            let form = COMPRESSED_FORMS + at;
+            let saved = bytes[plain_form(at)].saturating_sub(bytes[form]);
+            self.outboxes.deflater.saved_bytes += queued[form] * u64::from(saved);
+        }
         Delivered { tally, superseded, encoding, to_close, traced }
     }
 
@@ -262,26 +222,64 @@ impl<'a> Delivery<'a> {
     /// Why it does not get there.
     fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
         let form = self.conns[slot].form();
-        match form {
-            TEXT_FORM | EVENT_FORM => self.encode_json(form)?,
-            PROTOCOL_2_FORMS.. => self.encode_room_push(),
-            _ => {}
-        }
+        self.encode(form)?;
         self.settle_memos();
         let superseded = self.make_space(slot).ok_or(DropReason::OutboxFull)?;
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
-        let Items { binary, text, event, room_push } = &*self.items;
-        let item = match form {
-            TEXT_FORM => text.as_ref(),
-            EVENT_FORM => event.as_ref(),
-            PROTOCOL_2_FORMS.. => room_push.as_ref(),
-            _ => None,
-        };
-        let item = item.unwrap_or(binary);
+        let item = self.items.of(form);
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         Ok(())
+    }
+
+    /// Makes the frame in the form `form`, if no client of that form came before.
+    fn encode(&mut self, form: usize) -> Result<(), DropReason> {
+        match form {
+            TEXT_FORM | EVENT_FORM => self.encode_json(form),
+            COMPRESSED_FORMS.. => self.compress(form - COMPRESSED_FORMS),
+            PROTOCOL_2_FORMS.. => {
+                self.encode_room_push();
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Compresses one of the forms of a WebSocket, which is made first. Where that is of no use, the plain item takes its place.
+    #[cold]
+    fn compress(&mut self, at: usize) -> Result<(), DropReason> {
+        if self.items.compressed[at].is_some() {
+            return Ok(());
+        }
+        let plain_form = plain_form(at);
+        self.encode(plain_form)?;
+        // Outside rooms both protocols have the same frame.
+        let is_binary = at > 0 && plain_form != TEXT_FORM && self.items.room_push.is_none();
+        let item = if is_binary {
+            self.compress(0)?;
+            self.items.of(COMPRESSED_FORMS).clone()
+        } else {
+            let plain = self.items.of(plain_form).clone();
+            self.compressed(&plain).unwrap_or(plain)
+        };
+        self.bytes[COMPRESSED_FORMS + at] = lengths(item.frame())[1];
+        self.items.compressed[at] = Some(item);
+        Ok(())
+    }
+
+    /// `plain` compressed, if that is shorter. `None` also where it is off by now: the client negotiated before.
+    fn compressed(&mut self, plain: &Item) -> Option<Item> {
+        let Deflate { level, message_min } = self.limits.deflate?;
+        let message = plain.frame().message();
+        if !(message_min..=DEFLATE_MAX).contains(&message.len()) {
+            return None;
+        }
+        self.encoding += budget::DEFLATE + message.len() / budget::DEFLATE_BYTES;
+        let deflated = self.outboxes.deflater.deflate(message, level)?;
+        let mut item = self.outboxes.chains.item(plain.frame().to_compressed(deflated), true);
+        item.set_state(plain.state().cloned());
+        Some(item)
     }
 
     /// Encodes the push in the text form or as an event, if no client of that `form` came before. That is done in one go, so the
@@ -404,15 +402,11 @@ impl<'a> Delivery<'a> {
     }
 }
 
-/// Length of a frame on each transport.
-fn lengths(frame: &Encoded) -> [u32; 2] {
-    [frame.for_tcp().len() as u32, frame.for_websocket().len() as u32]
-}
-
 #[cfg(test)]
 mod tests {
     use comet_proto::{Encoded, Frame};
 
+    use super::super::items::MadeFrames;
     use super::*;
     use crate::ids::ShardId;
     use crate::outbox::visits;
@@ -435,7 +429,7 @@ mod tests {
         let push = Push::new(5, Encoded::frame(&frame));
         for number in 0..20 {
             visits::take();
-            let mut items = Items::new(&mut outboxes.chains, &push.frame, &JsonFrames::default());
+            let mut items = Items::new(&mut outboxes.chains, &push.frame, &MadeFrames::default());
             let mut delivery =
                 Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
             slots.iter().for_each(|&slot| delivery.offer(slot));

@@ -17,7 +17,7 @@ use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
-use super::delivery::JsonFrames;
+use super::items::MadeFrames;
 use super::push_task::Progress;
 
 impl Shard {
@@ -60,18 +60,18 @@ impl Shard {
         conn: LocalConnId,
         room: &Arc<str>,
         recovery: &mut Option<Box<Recovery>>,
-    ) -> JsonFrames {
+    ) -> MadeFrames {
         let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
         let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
-            return JsonFrames::default();
+            return MadeFrames::default();
         };
         let Some(missed) = chunk.as_ref().filter(|_| self.conns.get(conn).is_some_and(is_stream))
         else {
-            return JsonFrames::default();
+            return MadeFrames::default();
         };
         if missed.for_tcp().len() > self.context.limits.text_push_max {
             (*recovered, *chunk) = (None, None);
-            return JsonFrames::default();
+            return MadeFrames::default();
         }
         let (frame, _) = comet_proto::decode(missed.for_tcp(), usize::MAX)
             .ok()
@@ -79,6 +79,6 @@ impl Shard {
             .expect("a recovery is a whole frame");
         let push = RoomPush::decode(frame.body).expect("a recovery is a push to a room");
         let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: push.body };
-        JsonFrames::event(Encoded::frame(&run).to_event(Some(room), push.offset))
+        MadeFrames::event(Encoded::frame(&run).to_event(Some(room), push.offset))
     }
 }

@@ -1,6 +1,6 @@
 //! Bytes from clients: what may be read now, the upgrade, and the framing of both transports.
 
-use comet_proto::websocket::{self, Event, MessageKinds, Origin};
+use comet_proto::websocket::{self, Accepted, Event, MessageKinds, Origin};
 use comet_proto::{Encoded, HEADER_LEN, decode, sse, text};
 
 use crate::ids::{ConnId, Slot};
@@ -100,6 +100,9 @@ impl Shard {
     fn read(&mut self, slot: Slot, input: &[u8]) -> usize {
         let mut consumed = 0;
         while consumed < input.len() && !self.conns[slot].holds_input() {
+            if self.conns[slot].is_deflated && self.holds_deflated(slot) {
+                break;
+            }
             if !self.may_send(slot, Input::Frame) {
                 return input.len();
             }
@@ -140,7 +143,11 @@ impl Shard {
                 self.close(slot, CloseReason::BadUpgrade, &detail);
                 ReadStep::Closed
             }
-            Ok(Some(upgrade)) => {
+            Ok(Some(mut upgrade)) => {
+                if limits.deflate.is_some() && upgrade.accept_deflate() {
+                    self.conns[slot].is_deflated = true;
+                    self.counters.deflated_connections += 1;
+                }
                 self.conns[slot].state = ConnState::AwaitingAuth;
                 if upgrade.cookie.is_some() {
                     self.conns[slot].input_mut().cookie = upgrade.cookie;
@@ -187,10 +194,15 @@ impl Shard {
             ConnState::AwaitingAuth if self.context.limits.text => MessageKinds::Any,
             _ => MessageKinds::Binary,
         };
+        let accepted = Accepted { message_max, kinds, deflate: conn.is_deflated };
         let mut fragments = conn.input.as_mut().and_then(|input| input.fragments.take());
         let mut scratch = std::mem::take(&mut self.scratch);
-        let step = match websocket::read(input, &mut fragments, &mut scratch, message_max, kinds) {
+        let step = match websocket::read(input, &mut fragments, &mut scratch, accepted) {
             Ok(None) => ReadStep::Incomplete,
+            Ok(Some((Event::Compressed { payload, is_text }, consumed))) => {
+                self.handle_compressed(slot, payload, is_text, message_max);
+                ReadStep::Consumed(consumed)
+            }
             Ok(Some((event, consumed))) => {
                 self.handle_event(slot, event);
                 ReadStep::Consumed(consumed)
@@ -207,8 +219,9 @@ impl Shard {
         step
     }
 
-    fn handle_event(&mut self, slot: Slot, event: Event<'_>) {
+    pub(super) fn handle_event(&mut self, slot: Slot, event: Event<'_>) {
         match event {
+            Event::Compressed { .. } => unreachable!("is inflated first"),
             // One frame in one message, as goim's clients send and goim's server reads.
             Event::Message(message) => match decode(message, self.context.limits.body_max) {
                 Ok(Some((frame, consumed))) if consumed == message.len() => {

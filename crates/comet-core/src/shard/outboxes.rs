@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use comet_proto::{Encoded, Frame};
 
 use crate::conn::Conn;
+use crate::deflate::Deflater;
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
@@ -25,6 +26,7 @@ pub(super) struct Outboxes {
     /// Bytes that left an outbox in another way than to the kernel.
     pub(super) bytes_dropped: u64,
     pub(super) slow: SlowClients,
+    pub(super) deflater: Deflater,
 }
 
 impl Outboxes {
@@ -37,6 +39,7 @@ impl Outboxes {
             bytes_queued: 0,
             bytes_dropped: 0,
             slow: SlowClients::new(seed, now),
+            deflater: Deflater::default(),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::limits::PACE_MS;
 use crate::message::Push;
 use crate::time::Millis;
 
-use super::delivery::JsonFrames;
+use super::items::MadeFrames;
 
 pub(super) struct Pacing {
     /// When the next step is due.
@@ -26,8 +26,8 @@ pub(super) struct Pacing {
 pub(super) struct PacedBroadcast {
     call: CallId,
     push: Push,
-    /// The frame in JSON, once a client wanted it.
-    pub(super) json: JsonFrames,
+    /// The frame in other forms, once a client wanted them.
+    pub(super) made: MadeFrames,
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
@@ -144,7 +144,7 @@ impl PacedBroadcast {
         Self {
             call,
             push,
-            json: JsonFrames::default(),
+            made: MadeFrames::default(),
             tally: Tally::default(),
             next: Slot(0),
             connections_per_second,

@@ -11,7 +11,7 @@ use crate::limits::OWNERS_MAX;
 use crate::message::{Message, Push, Recovery, Report};
 use crate::network::Network;
 
-use super::delivery::Items;
+use super::items::Items;
 
 /// Connections of a push that are looked for in the lists of others.
 const SOUGHT_MAX: usize = 16;

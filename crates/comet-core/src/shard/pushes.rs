@@ -14,7 +14,8 @@ use crate::message::{Kick, Message, Push, Report};
 
 use super::Shard;
 use super::crowds::fewer;
-use super::delivery::{Delivered, Delivery, Items, JsonFrames, Walk};
+use super::delivery::{Delivered, Delivery, Walk};
+use super::items::{Items, MadeFrames};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
 
@@ -118,7 +119,7 @@ impl Shard {
     }
 
     pub(super) fn items(&mut self, push: &Push) -> Items {
-        Items::new(&mut self.outboxes.chains, &push.frame, &JsonFrames::default())
+        Items::new(&mut self.outboxes.chains, &push.frame, &MadeFrames::default())
     }
 
     // ---- at the home ---------------------------------------------------------------------------
@@ -271,7 +272,7 @@ impl Shard {
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
             // The same item for hours would outlive its number.
-            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &broadcast.json);
+            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &broadcast.made);
             let bytes = push.frame.for_websocket().len();
             let limits = &self.context.limits;
             let delivery_cost = SLICE_UNITS / fewer(limits.crowd_slice, 1, bytes, limits);
@@ -287,7 +288,7 @@ impl Shard {
                     }
                 }
             });
-            broadcast.json = items.json();
+            broadcast.made = items.made();
             let (tally, to_close) = self.count(&push, delivered, budget);
             broadcast.tally += tally;
             self.close_offered(None, to_close, budget);

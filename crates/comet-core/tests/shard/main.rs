@@ -6,6 +6,7 @@ mod callers;
 mod coalesce;
 mod corpus;
 mod deadlines;
+mod deflate;
 mod door;
 mod drain;
 mod event_ids;

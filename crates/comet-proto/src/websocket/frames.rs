@@ -20,9 +20,21 @@ pub(crate) const CONTROL_MAX: usize = 125;
 pub struct Fragments {
     payload: Vec<u8>,
     is_text: bool,
+    is_compressed: bool,
 }
 
 /// The messages that a client may send.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Accepted {
+    /// Longest message, bytes.
+    pub message_max: usize,
+    /// Of which kinds.
+    pub kinds: MessageKinds,
+    /// Also compressed ones: permessage-deflate was negotiated (RFC 7692).
+    pub deflate: bool,
+}
+
+/// Kinds of messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MessageKinds {
     /// Binary ones.
@@ -40,6 +52,13 @@ pub enum Event<'s> {
     Message(&'s [u8]),
     /// The same of a text message.
     Text(&'s str),
+    /// A whole message that is compressed (RFC 7692 6), of text or binary.
+    Compressed {
+        /// To be inflated, with the four bytes behind it that the sender left out.
+        payload: &'s [u8],
+        /// It is a text message; nothing is known of its content yet.
+        is_text: bool,
+    },
     /// A ping, to be answered with a pong of the same payload.
     Ping(&'s [u8]),
     /// A pong, which needs no answer.
@@ -50,12 +69,27 @@ pub enum Event<'s> {
     Fragment,
 }
 
+impl<'s> Event<'s> {
+    /// A whole message that was compressed, inflated to `payload`.
+    ///
+    /// # Errors
+    /// If it is a text message that is not UTF-8.
+    pub fn inflated(payload: &'s [u8], is_text: bool) -> Result<Self, Fault> {
+        if is_text { Self::text(payload) } else { Ok(Self::Message(payload)) }
+    }
+
+    fn text(payload: &'s [u8]) -> Result<Self, Fault> {
+        std::str::from_utf8(payload).map(Self::Text).map_err(|_| Fault::TextNotUtf8)
+    }
+}
+
 /// How a client violated RFC 6455 or the rules of this protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// A client's frame must be masked (5.1).
     NotMasked,
-    /// A reserved bit is set, though no extension was agreed on (5.2).
+    /// A reserved bit is set that no negotiated extension gives a meaning (5.2). That of permessage-deflate has none in control
+    /// frames and continuations (RFC 7692 6.1).
     ReservedBits,
     /// The opcode is reserved (5.2).
     ReservedOpcode,
@@ -79,6 +113,8 @@ pub enum Fault {
     BadClose,
     /// The reason of a close is not UTF-8 (5.5.1).
     BadCloseReason,
+    /// The payload of a compressed message is no DEFLATE data (RFC 7692 6.2).
+    BadDeflate,
 }
 
 impl Fault {
@@ -88,7 +124,7 @@ impl Fault {
         match self {
             Self::TooLarge => CloseCode::Size,
             Self::Text | Self::Binary => CloseCode::Unsupported,
-            Self::BadCloseReason | Self::TextNotUtf8 => CloseCode::Invalid,
+            Self::BadCloseReason | Self::TextNotUtf8 | Self::BadDeflate => CloseCode::Invalid,
             Self::NotMasked
             | Self::ReservedBits
             | Self::ReservedOpcode
@@ -118,6 +154,7 @@ impl fmt::Display for Fault {
             Self::TextNotUtf8 => "a text message is not UTF-8",
             Self::BadClose => "the code of a close is cut off or not one that may be sent",
             Self::BadCloseReason => "the reason of a close is not UTF-8",
+            Self::BadDeflate => "the data of a compressed message is not DEFLATE",
         })
     }
 }
@@ -128,7 +165,7 @@ impl Error for Fault {}
 ///
 /// `Ok(None)`: more bytes are needed, and `scratch` is unchanged. Payloads are unmasked into
 /// `scratch`, which overwrites its content. All faults of a header are found before its payload has
-/// arrived. One of them is a message longer than `message_max` bytes, another one that is not of `kinds`.
+/// arrived. One of them is a message that is not `accepted`. How long a compressed message is shows only when it is inflated.
 ///
 /// # Errors
 ///
@@ -138,8 +175,7 @@ pub fn read<'s>(
     input: &[u8],
     fragments: &mut Option<Box<Fragments>>,
     scratch: &'s mut Vec<u8>,
-    message_max: usize,
-    kinds: MessageKinds,
+    accepted: Accepted,
 ) -> Result<Option<(Event<'s>, usize)>, Fault> {
     let mut cursor = Cursor::new(input);
     // Reading a slice cannot fail, so the only error of the codec is a reserved opcode.
@@ -147,12 +183,13 @@ pub fn read<'s>(
     let Some((header, length)) = parsed else {
         return Ok(None);
     };
-    if header.rsv1 || header.rsv2 || header.rsv3 {
+    let begins_message = matches!(header.opcode, OpCode::Data(Data::Binary | Data::Text));
+    if header.rsv2 || header.rsv3 || (header.rsv1 && !(accepted.deflate && begins_message)) {
         return Err(Fault::ReservedBits);
     }
     let mask = header.mask.ok_or(Fault::NotMasked)?;
-    check_kind(&header, fragments.as_deref(), kinds)?;
-    check_length(&header, length, fragments.as_deref(), message_max)?;
+    check_kind(&header, fragments.as_deref(), accepted.kinds)?;
+    check_length(&header, length, fragments.as_deref(), accepted.message_max)?;
 
     let rest = &input[cursor.position() as usize..];
     let Some(payload) = usize::try_from(length).ok().and_then(|length| rest.get(..length)) else {
@@ -167,25 +204,27 @@ pub fn read<'s>(
             control_event(control, scratch)?
         }
         OpCode::Data(kind) if header.is_final => {
-            let is_text = match fragments.take() {
+            let (is_text, is_compressed) = match fragments.take() {
                 // The buffer of the fragments becomes the scratch buffer.
                 Some(open) => {
                     *scratch = open.payload;
-                    open.is_text
+                    (open.is_text, open.is_compressed)
                 }
                 None => {
                     scratch.clear();
-                    kind == Data::Text
+                    (kind == Data::Text, header.rsv1)
                 }
             };
             append_unmasked(scratch, payload, mask);
-            match is_text {
-                true => Event::Text(std::str::from_utf8(scratch).map_err(|_| Fault::TextNotUtf8)?),
-                false => Event::Message(scratch),
+            match (is_compressed, is_text) {
+                (true, is_text) => Event::Compressed { payload: scratch, is_text },
+                (false, true) => Event::text(scratch)?,
+                (false, false) => Event::Message(scratch),
             }
         }
         OpCode::Data(kind) => {
-            let begin = || Box::new(Fragments { payload: Vec::new(), is_text: kind == Data::Text });
+            let (is_text, is_compressed) = (kind == Data::Text, header.rsv1);
+            let begin = || Box::new(Fragments { payload: Vec::new(), is_text, is_compressed });
             let open = fragments.get_or_insert_with(begin);
             append_unmasked(&mut open.payload, payload, mask);
             Event::Fragment
@@ -225,10 +264,18 @@ fn check_length(
         (OpCode::Data(_), _) => {}
     }
     let kept = open.map_or(0, |open| open.payload.len());
-    if length > message_max.saturating_sub(kept) as u64 {
+    let is_compressed = open.map_or(header.rsv1, |open| open.is_compressed);
+    let payload_max = if is_compressed { compressed_max(message_max) } else { message_max };
+    if length > payload_max.saturating_sub(kept) as u64 {
         return Err(Fault::TooLarge);
     }
     Ok(())
+}
+
+/// Most bytes that a message of `message_max` bytes is compressed to: some are longer than before. That is the bound of zlib
+/// for the compressor with the least memory.
+fn compressed_max(message_max: usize) -> usize {
+    message_max + message_max / 8 + message_max / 64 + 16
 }
 
 fn control_event(control: Control, payload: &[u8]) -> Result<Event<'_>, Fault> {
@@ -279,6 +326,14 @@ fn append_unmasked(buffer: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
 
 /// Writes the header of an unfragmented, unmasked frame, as a server sends it, to memory that has space for it.
 pub(crate) fn put_header(memory: &mut impl Write, opcode: OpCode, length: usize) {
-    let header = FrameHeader { opcode, ..FrameHeader::default() };
+    put(memory, &FrameHeader { opcode, ..FrameHeader::default() }, length);
+}
+
+/// The same for a compressed message (RFC 7692 6.1).
+pub(crate) fn put_compressed_header(memory: &mut impl Write, opcode: OpCode, length: usize) {
+    put(memory, &FrameHeader { opcode, rsv1: true, ..FrameHeader::default() }, length);
+}
+
+fn put(memory: &mut impl Write, header: &FrameHeader, length: usize) {
     header.format(length as u64, memory).expect("there is space for it");
 }

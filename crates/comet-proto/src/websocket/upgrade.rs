@@ -10,10 +10,13 @@ use httparse::Header;
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::Uri;
 
+use super::deflate::{self, DeflateOffer};
+
 /// The version of RFC 6455, the only one supported.
 const VERSION: &str = "13";
 const VERSION_HEADER: &str = "Sec-WebSocket-Version";
 const KEY_HEADER: &str = "Sec-WebSocket-Key";
+const EXTENSIONS_HEADER: &str = "Sec-WebSocket-Extensions";
 /// Most header lines of a request.
 pub(crate) const HEADERS_MAX: usize = 124;
 
@@ -28,6 +31,20 @@ pub struct Upgrade {
     pub cookie: Option<Box<str>>,
     /// The `Origin` header: the origin of a browser's page. Bytes that are not UTF-8 are replaced.
     pub origin: Option<Box<str>>,
+    /// The first acceptable offer of permessage-deflate. It is declined unless [`Upgrade::accept_deflate`] is called.
+    pub deflate: Option<DeflateOffer>,
+}
+
+impl Upgrade {
+    /// Accepts the offer of permessage-deflate, if there is one, in the response. Returns whether there is: then either side
+    /// may compress its messages, each for itself.
+    pub fn accept_deflate(&mut self) -> bool {
+        let Some(offer) = self.deflate else { return false };
+        let blank_line = self.response.len() - b"\r\n".len();
+        let line = format!("{}\r\n", offer.response());
+        self.response.splice(blank_line..blank_line, line.into_bytes());
+        true
+    }
 }
 
 /// Why a request is not an upgrade.
@@ -171,7 +188,7 @@ pub fn upgrade(input: &[u8], path: &str, head_max: usize) -> Result<Option<Upgra
     let response = [SWITCHING, accept.as_bytes(), b"\r\n\r\n"].concat();
     let cookie = fields.cookie.as_deref().map(text);
     let origin = fields.origin.map(text);
-    Ok(Some(Upgrade { response, consumed, cookie, origin }))
+    Ok(Some(Upgrade { response, consumed, cookie, origin, deflate: fields.deflate }))
 }
 
 /// The response to an upgrade, up to the accept key.
@@ -191,6 +208,7 @@ struct Fields<'a> {
     cookie: Option<Cow<'a, [u8]>>,
     origin: Option<&'a [u8]>,
     content_length: Option<&'a [u8]>,
+    deflate: Option<DeflateOffer>,
 }
 
 impl<'a> Fields<'a> {
@@ -218,6 +236,9 @@ impl<'a> Fields<'a> {
                 17 if is(KEY_HEADER) => once(&mut fields.key, value, KEY_HEADER)?,
                 17 if is("Transfer-Encoding") => return Err(UpgradeFault::Body),
                 21 if is(VERSION_HEADER) => once(&mut fields.version, value, VERSION_HEADER)?,
+                24 if fields.deflate.is_none() && is(EXTENSIONS_HEADER) => {
+                    fields.deflate = deflate::first_offer(value);
+                }
                 _ => {}
             }
         }

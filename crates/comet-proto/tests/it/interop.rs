@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use comet_proto::websocket::{Event, Fragments, MessageKinds, read, upgrade};
+use comet_proto::websocket::{Accepted, Event, Fragments, MessageKinds, read, upgrade};
 use comet_proto::{Encoded, Frame, decode};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
@@ -36,8 +36,7 @@ impl Echo {
             &self.input,
             &mut self.fragments,
             &mut self.scratch,
-            200_000,
-            MessageKinds::Binary,
+            Accepted { message_max: 200_000, kinds: MessageKinds::Binary, deflate: false },
         )
         .unwrap()?;
         let answer = match event {
@@ -48,7 +47,9 @@ impl Echo {
             Event::Ping(payload) => Encoded::pong(payload),
             Event::Close(code) => Encoded::close(code.unwrap_or(1000), "bye"),
             Event::Pong | Event::Fragment => return Some(consumed),
-            Event::Text(_) => unreachable!("only binary messages are taken"),
+            Event::Text(_) | Event::Compressed { .. } => {
+                unreachable!("only plain binary messages are taken")
+            }
         };
         self.output.extend_from_slice(answer.for_websocket());
         Some(consumed)

@@ -5,6 +5,7 @@
 mod bad_input;
 mod bad_upgrade;
 mod corpus;
+mod deflate;
 mod interop;
 mod origin;
 mod protocol_2;

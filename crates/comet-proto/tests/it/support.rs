@@ -1,6 +1,6 @@
 //! A simple implementation of the client's side, for comparison.
 
-use comet_proto::websocket::{Event, Fault, Fragments, MessageKinds, read};
+use comet_proto::websocket::{Accepted, Event, Fault, Fragments, MessageKinds, read};
 
 pub(crate) const CONTINUATION: u8 = 0x0;
 pub(crate) const TEXT: u8 = 0x1;
@@ -49,6 +49,7 @@ impl From<Event<'_>> for Seen {
             Event::Pong => Self::Pong,
             Event::Close(code) => Self::Close(code),
             Event::Fragment => Self::Fragment,
+            Event::Compressed { .. } => unreachable!("no compressed messages are taken"),
         }
     }
 }
@@ -74,8 +75,7 @@ impl Reader {
             &self.unread,
             &mut self.fragments,
             &mut self.scratch,
-            message_max,
-            MessageKinds::Binary,
+            Accepted { message_max, kinds: MessageKinds::Binary, deflate: false },
         )? {
             seen.push(event.into());
             self.unread.drain(..consumed);

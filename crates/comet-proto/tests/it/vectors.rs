@@ -1,6 +1,6 @@
 //! Exact bytes, written by hand.
 
-use comet_proto::websocket::{MessageKinds, Upgrade, read, upgrade};
+use comet_proto::websocket::{Accepted, MessageKinds, Upgrade, read, upgrade};
 use comet_proto::{AuthReply, Encoded, Frame, VERSION, VERSION_2, count_frames, decode, op};
 
 use crate::support::{BINARY, FIN, GOOD_HEADERS, masked, request};
@@ -70,9 +70,9 @@ fn websocket_header_lengths() {
 
         let sent = masked(FIN | BINARY, [1, 2, 3, 4], encoded.for_tcp());
         let mut scratch = Vec::new();
-        let (_, consumed) = read(&sent, &mut None, &mut scratch, message_len, MessageKinds::Binary)
-            .unwrap()
-            .unwrap();
+        let accepted =
+            Accepted { message_max: message_len, kinds: MessageKinds::Binary, deflate: false };
+        let (_, consumed) = read(&sent, &mut None, &mut scratch, accepted).unwrap().unwrap();
         assert_eq!(consumed, sent.len());
         assert_eq!(scratch, encoded.for_tcp());
     }
@@ -181,8 +181,11 @@ fn an_upgrade() {
             consumed: head_len,
             cookie: cookie.map(Into::into),
             origin: origin.map(Into::into),
+            deflate: None,
         };
-        assert_eq!(upgrade(&stream, "/sub", head_len), Ok(Some(expected)));
+        // Offers of extensions have tests of their own.
+        let found = upgrade(&stream, "/sub", head_len).unwrap().unwrap();
+        assert_eq!(Upgrade { deflate: None, ..found }, expected);
     }
     check("GET /sub HTTP/1.1", &[], None, None);
     check("GET /sub?x=1 HTTP/1.1", &[], None, None);
