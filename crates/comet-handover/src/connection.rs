@@ -68,6 +68,9 @@ pub struct Connection {
     /// A send of these has begun, and the kernel has taken nothing for so long.
     #[prost(uint64, optional, tag = "21")]
     pub stalled_ms: Option<u64>,
+    /// It has negotiated compression.
+    #[prost(bool, tag = "22")]
+    pub is_deflated: bool,
 }
 
 /// A connection in the process that accepted it.
@@ -144,6 +147,9 @@ pub struct Fragments {
     /// The message is text.
     #[prost(bool, tag = "2")]
     pub is_text: bool,
+    /// The payload is compressed.
+    #[prost(bool, tag = "3")]
+    pub is_compressed: bool,
 }
 
 /// What a client has sent in a window of the limits.

@@ -26,10 +26,12 @@ pub use shard::{Counters, Histogram, Item, Room, Shard, State};
 pub const VERSION: u32 = 1;
 
 /// What a hand-over may require of its reader, as far as this release knows.
-pub const FEATURES: &[&str] = &[feature::EVENT_STREAMS, feature::HISTORIES];
+pub const FEATURES: &[&str] = &[feature::DEFLATE, feature::EVENT_STREAMS, feature::HISTORIES];
 
 /// Names in [`Shard::required`].
 pub mod feature {
+    /// A connection has negotiated compression.
+    pub const DEFLATE: &str = "deflate";
     /// A connection is an event stream.
     pub const EVENT_STREAMS: &str = "event_streams";
     /// A home keeps the history of rooms.

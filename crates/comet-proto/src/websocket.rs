@@ -10,6 +10,6 @@ mod origin;
 pub(crate) mod upgrade;
 
 pub use deflate::DeflateOffer;
-pub use frames::{Accepted, Event, Fault, Fragments, MessageKinds, read};
+pub use frames::{Accepted, Event, Fault, FragmentParts, Fragments, MessageKinds, read};
 pub use origin::{BadOriginPattern, Origin, OriginPattern};
 pub use upgrade::{Upgrade, UpgradeFault, upgrade};

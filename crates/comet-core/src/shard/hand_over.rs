@@ -125,7 +125,9 @@ impl Shard {
         let home = self.hand_over_home();
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
+        let has_deflate = connections.iter().any(|conn| conn.is_deflated);
         let required = [
+            (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
         ];
@@ -165,6 +167,7 @@ impl Shard {
             // The configuration of the new process says it.
             is_traced: _,
             is_protocol_2,
+            is_deflated,
             has_further_rooms: _,
             outbox,
             moved,
@@ -215,6 +218,7 @@ impl Shard {
             .into(),
             is_text: *is_text,
             is_protocol_2: *is_protocol_2,
+            is_deflated: *is_deflated,
             user: *user,
             key: key.as_ref().into(),
             session: *session,
@@ -322,8 +326,8 @@ fn input_of(input: &Input) -> handed::Input {
         has_unknown_id: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
-        let (payload, is_text) = fragments.parts();
-        handed::Fragments { payload: payload.to_vec(), is_text }
+        let FragmentParts { payload, is_text, is_compressed } = fragments.parts();
+        handed::Fragments { payload: payload.to_vec(), is_text, is_compressed }
     });
     handed::Input { bytes: bytes.clone(), fragments, cookie: cookie.as_deref().map(Into::into) }
 }

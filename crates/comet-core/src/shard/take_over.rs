@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comet_handover as handed;
-use comet_proto::websocket::Fragments;
+use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
@@ -67,6 +67,7 @@ impl Shard {
             transport: _,
             is_text,
             is_protocol_2,
+            is_deflated,
             user,
             key,
             session,
@@ -104,6 +105,7 @@ impl Shard {
             is_watched: false,
             is_traced: false,
             is_protocol_2,
+            is_deflated,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             moved: Tick(tick.0.saturating_sub(stalled)),
@@ -220,8 +222,8 @@ impl Shard {
 
 fn input_from(input: handed::Input) -> Input {
     let handed::Input { bytes, fragments, cookie } = input;
-    let fragments = fragments.map(|handed::Fragments { payload, is_text }| {
-        Box::new(Fragments::from_parts(payload, is_text))
+    let fragments = fragments.map(|handed::Fragments { payload, is_text, is_compressed }| {
+        Box::new(Fragments::from_parts(FragmentParts { payload, is_text, is_compressed }))
     });
     Input {
         bytes,

@@ -9,6 +9,8 @@ use std::io::{Cursor, Write};
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
 
+pub use parts::FragmentParts;
+
 /// The longest payload of a control frame, in bytes (RFC 6455 5.5).
 pub(crate) const CONTROL_MAX: usize = 125;
 
