@@ -75,6 +75,9 @@ pub(crate) const FIELDS: &[Field] = &[
         c.recoveries[1]
     }),
     counter("not_recovered", "Joins with a position that could not.", |c| c.recoveries[0]),
+    counter("repaired", "Pushes lost for a member of a room, and got when it asked again.", |c| {
+        c.repaired
+    }),
     counter("history_evicted", "Pushes that left a room's history for want of memory.", |c| {
         c.history_evicted
     }),

@@ -260,6 +260,9 @@ pub struct Counters {
     /// Requests to enter a room that named a position in its history: those that did not get what they missed, and those that
     /// did.
     pub recoveries: [u64; 2],
+    /// Pushes of rooms that keep a history that a connection had lost and then got on its request. Each of a batch counts. They
+    /// are among those that were dropped or superseded all the same.
+    pub repaired: u64,
     /// Pushes that went from the histories of rooms whose home the shard is, for want of memory.
     pub history_evicted: u64,
     /// Bytes that these histories take, now.

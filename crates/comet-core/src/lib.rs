@@ -17,6 +17,7 @@ mod canary;
 mod coalesce;
 mod conn;
 mod further_rooms;
+mod gaps;
 mod growth;
 mod heavy_hitters;
 mod history;

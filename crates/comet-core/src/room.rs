@@ -83,6 +83,8 @@ pub(crate) struct Room {
     pub(crate) offered: u32,
     /// A push is under way, and was offered to some members.
     pub(crate) is_amid_push: bool,
+    /// Offset of the latest push that was offered to the members, if the room keeps a history and members may know of it.
+    pub(crate) top: Option<u64>,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -124,6 +126,7 @@ impl Rooms {
             is_joined: false,
             offered: 0,
             is_amid_push: false,
+            top: None,
             elsewhere: 0,
             is_dirty: false,
         });
@@ -136,7 +139,11 @@ impl Rooms {
     /// the connection and with the member that moved.
     #[must_use]
     pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
-        let Room { members, offered, is_amid_push, .. } = &mut self.rooms[room];
+        let Room { members, offered, is_amid_push, top, .. } = &mut self.rooms[room];
+        if members.is_empty() {
+            // What came while there was no member is missing for nobody.
+            *top = None;
+        }
         let end = u32::try_from(members.len()).expect("members are slots, u32");
         reserve_one(members);
         members.push(slot);

@@ -46,6 +46,7 @@ mod deadlines;
 mod dispatch;
 mod drain;
 mod event_streams;
+mod gap_markers;
 mod handshakes;
 mod input;
 mod inspect;
@@ -76,6 +77,7 @@ use ahash::RandomState;
 use crate::active_clock::ActiveClock;
 use crate::budget::Budget;
 use crate::further_rooms::FurtherRooms;
+use crate::gaps::Gaps;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId, Slot};
@@ -103,6 +105,7 @@ use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
 use push_task::{PushTask, Unsent};
 use rates::Rates;
+use recoveries::Recoveries;
 use reports::ReportQueue;
 use room_orders::RoomOrders;
 use sources::Sources;
@@ -137,6 +140,9 @@ pub struct Shard {
     rooms: Rooms,
     further_rooms: FurtherRooms,
     room_orders: RoomOrders,
+    /// What connections have lost of rooms that keep a history.
+    gaps: Gaps,
+    recoveries: Recoveries,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -211,6 +217,8 @@ impl Shard {
             rooms: Rooms::new(limits.buckets, seed ^ 4),
             further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
             room_orders: RoomOrders::new(seed),
+            gaps: Gaps::new(seed),
+            recoveries: Recoveries::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),

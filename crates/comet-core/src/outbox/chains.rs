@@ -190,6 +190,34 @@ impl Chains {
         fits(load).then_some(superseded)
     }
 
+    /// The pushes that [`Chains::append_and_note`] takes from the outbox for `newer`, and whether they are about its state.
+    pub(crate) fn cut_pushes(
+        &self,
+        outbox: &Outbox,
+        newer: &Item,
+        superseded: Superseded,
+    ) -> impl Iterator<Item = (&Encoded, bool)> {
+        let (mut plain, is_outdated) = match superseded.cut {
+            Cut::Oldest(oldest) => (oldest, false),
+            Cut::Outdated { plain } => (plain, true),
+        };
+        let waiting = (superseded.pushes > 0 && outbox.pending != ChainId::NONE)
+            .then(|| &self.chains[outbox.pending]);
+        let items = waiting.into_iter().flat_map(|chain| {
+            self.logs[chain.log].frames(&self.frames, chain.run).map(|(_, item)| item)
+        });
+        let newer = newer.clone();
+        let cut = items.filter_map(move |item| {
+            if is_outdated && item.is_outdated_by(&newer) {
+                return Some((&item.frame, true));
+            }
+            let is_cut = plain > 0 && if is_outdated { item.is_plain() } else { item.is_push };
+            plain -= u32::from(is_cut);
+            is_cut.then_some((&item.frame, false))
+        });
+        cut.take(superseded.pushes as usize)
+    }
+
     #[inline]
     fn append_for(&mut self, outbox: &mut Outbox, item: &Item, cut: Cut) {
         let before = outbox.pending;
@@ -285,9 +313,15 @@ impl Chains {
 
     /// A log of `frames`, which another log has.
     fn copy(&mut self, frames: &[FrameId]) -> (LogId, Run) {
+        self.copy_behind(None, frames)
+    }
+
+    /// The same behind a frame that is held for it.
+    fn copy_behind(&mut self, first: Option<FrameId>, frames: &[FrameId]) -> (LogId, Run) {
         let id = self.begin_log();
         let log = &mut self.logs[id];
         let run = log.run_before_first();
+        first.into_iter().for_each(|first| log.push(first));
         for &frame in frames {
             self.frames.hold_again(frame);
             log.push(frame);

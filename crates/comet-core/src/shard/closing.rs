@@ -133,6 +133,8 @@ impl Shard {
             self.closed.push_back(event);
         }
         self.unregister(slot, key);
+        self.gaps.forget_all(slot);
+        self.forget_recovery(slot);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
         if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             if self.conns[slot].transport == Transport::EventStream {

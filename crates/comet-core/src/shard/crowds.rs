@@ -8,11 +8,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use comet_proto::count_frames;
+
 use crate::budget::{Budget, MessageBudget};
+use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
-use crate::room::Room;
+use crate::message::Push;
+use crate::room::{Room, RoomId};
 
 use super::Shard;
 use super::delivery::{Delivery, Walk};
@@ -160,6 +164,20 @@ pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -
     most.min(by_work).min(by_bytes).max(1)
 }
 
+/// What members of a room have not been offered between the push at `top` and this one.
+fn hole_before(progress: &Progress, top: Option<u64>, room: RoomId) -> Option<Lost> {
+    let Push { frame, offset, .. } = &progress.push;
+    // Pushes are consecutive but for those that are lost; in another epoch they begin again.
+    let missing = offset.checked_sub(top?)?.checked_sub(1)?;
+    if missing == 0 {
+        return None;
+    }
+    let pushes = count_frames(frame.for_tcp()).unwrap_or(1) as u64;
+    let missing = (missing + 1).checked_sub(pushes)?;
+    let is_outdated = missing <= progress.outdated;
+    Lost::of_push(room.handle(), offset - pushes, missing, is_outdated)
+}
+
 impl Shard {
     /// Goes on with one slice of one crowd. `None`: there is none.
     pub fn handle_crowds(&mut self) -> Option<CrowdSlice> {
@@ -231,8 +249,17 @@ impl Shard {
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let (items, answer) = (self.items(&push), Answer::PartialTally);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
-        let progress =
-            Progress { call, push, items, tally, answer, is_counted, order: None, entry: None };
+        let progress = Progress {
+            call,
+            push,
+            items,
+            tally,
+            answer,
+            is_counted,
+            order: None,
+            entry: None,
+            outdated: 0,
+        };
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
@@ -297,10 +324,17 @@ impl Shard {
             // All members of that time have left; this is the room of others.
             return (0, true);
         }
-        let Room { members, offered, .. } = &self.rooms[id];
+        let Room { members, offered, top, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
+        let mut top = *top;
         for progress in batch {
+            if progress.push.offset > 0 {
+                if let Some(lost) = hole_before(progress, top, id) {
+                    self.note_hole(id, from, to, lost);
+                }
+                top = Some(progress.push.offset);
+            }
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
             let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
@@ -318,6 +352,9 @@ impl Shard {
         let is_over = to == room.members.len();
         room.offered = if is_over { 0 } else { to as u32 };
         room.is_amid_push = !is_over;
+        if is_over {
+            room.top = top;
+        }
         (to - from, is_over)
     }
 

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use comet_proto::{Encoded, RoomHandle};
+use comet_proto::{Encoded, RoomHandle, count_frames};
 
 use crate::budget;
 use crate::conn::{Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS, TEXT_FORM};
+use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{Limits, SlowConsumer};
@@ -108,6 +109,10 @@ pub(super) struct Delivery<'a> {
     to_close: Vec<Slot>,
     /// What traced connections were offered.
     traced: Vec<(Slot, Offered)>,
+    /// What the latest append of each form of protocol 2 dropped of rooms that keep a history.
+    cuts: [Vec<Lost>; 2 * (FORMS - PROTOCOL_2_FORMS)],
+    /// What connections of protocol 2 lost of such rooms.
+    lost: Vec<(Slot, Lost)>,
 }
 
 /// What a [`Delivery`] led to.
@@ -122,6 +127,8 @@ pub(super) struct Delivered {
     pub(super) to_close: Vec<Slot>,
     /// What became of the push at traced connections.
     pub(super) traced: Vec<(Slot, Offered)>,
+    /// What connections have lost of rooms that keep a history.
+    pub(super) lost: Vec<(Slot, Lost)>,
 }
 
 impl<'a> Delivery<'a> {
@@ -157,6 +164,8 @@ impl<'a> Delivery<'a> {
             encoding: 0,
             to_close: Vec::new(),
             traced: Vec::new(),
+            cuts: Default::default(),
+            lost: Vec::new(),
         }
     }
 
@@ -185,9 +194,14 @@ impl<'a> Delivery<'a> {
         if !self.memos[memo].repeat(&mut conn.outbox)
             && let Err(reason) = self.append(slot)
         {
+            self.note_lost(slot);
             return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
+        if form >= PROTOCOL_2_FORMS && self.memos[memo].superseded().pushes > 0 {
+            let cuts = &self.cuts[memo - 2 * PROTOCOL_2_FORMS];
+            self.lost.extend(cuts.iter().map(|&lost| (slot, lost)));
+        }
         let conn = &mut self.conns[slot];
         if conn.is_traced {
             let Superseded { pushes, .. } = self.memos[memo].superseded();
@@ -196,6 +210,18 @@ impl<'a> Delivery<'a> {
         }
         if !conn.outbox.is_sending() {
             self.outboxes.mark_ready(slot, conn);
+        }
+    }
+
+    /// The outbox in `slot` does not take the push.
+    fn note_lost(&mut self, slot: Slot) {
+        if let Some((room, _)) = self.room
+            && self.offset > 0
+            && self.conns[slot].is_protocol_2
+        {
+            let frames = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1);
+            let lost = Lost::of_push(room, self.offset, frames as u64, false);
+            self.lost.extend(lost.map(|lost| (slot, lost)));
         }
     }
 
@@ -240,13 +266,14 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, lost, .. } =
+            self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
             self.outboxes.bytes_queued += queued * u64::from(bytes);
         }
-        Delivered { tally, superseded, encoding, to_close, traced }
+        Delivered { tally, superseded, encoding, to_close, traced, lost }
     }
 
     /// Appends the push to one outbox.
@@ -272,6 +299,14 @@ impl<'a> Delivery<'a> {
             _ => None,
         };
         let item = item.unwrap_or(binary);
+        if form >= PROTOCOL_2_FORMS && !self.limits.history_rules.is_empty() {
+            let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
+            let lost =
+                cut.filter_map(|(frame, is_outdated)| Lost::of_room_push(frame, is_outdated));
+            let at = memo_of(conn) - 2 * PROTOCOL_2_FORMS;
+            self.cuts[at].clear();
+            self.cuts[at].extend(lost);
+        }
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         Ok(())

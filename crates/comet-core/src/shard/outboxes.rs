@@ -86,6 +86,13 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
+    /// Begins a send of `first` and, behind it, of what `conn` has pending.
+    pub(super) fn start_behind(&mut self, first: Encoded, conn: &mut Conn) {
+        let first = self.reply(first);
+        self.bytes_queued += conn.transport.bytes(first.frame()).len() as u64;
+        self.chains.start_behind(&first, &mut conn.outbox);
+    }
+
     /// Whether some connection has something to send and nothing in flight.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()

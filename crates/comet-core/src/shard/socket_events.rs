@@ -61,10 +61,14 @@ impl Shard {
         if matches!(conn.state, ConnState::Closed) {
             self.abort_after_send(slot);
         } else if !conn.outbox.is_empty() && Canary::ShortSend.is_released() {
-        } else if !conn.outbox.is_empty() {
+        } else if !conn.outbox.is_empty() || self.gaps.has_untold(slot) {
             self.outboxes.mark_ready(slot, conn);
         } else if matches!(conn.state, ConnState::Closing) {
             self.shut_write(slot);
+        }
+        if !self.recoveries.is_empty() {
+            self.go_on_recovering(slot);
+            self.dispatch_local();
         }
     }
 
@@ -135,7 +139,9 @@ impl Shard {
                 continue;
             }
             if !conn.outbox.is_sending() {
-                if !self.outboxes.chains.start(&mut conn.outbox) {
+                if let Some(markers) = self.gaps.take_markers(slot) {
+                    self.outboxes.start_behind(markers, conn);
+                } else if !self.outboxes.chains.start(&mut conn.outbox) {
                     continue;
                 }
                 self.conns.begin_send(slot, self.context.tick());

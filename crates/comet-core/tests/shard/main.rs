@@ -9,6 +9,7 @@ mod deadlines;
 mod door;
 mod drain;
 mod event_streams;
+mod gaps;
 mod goim_faults;
 mod history;
 mod hostile;

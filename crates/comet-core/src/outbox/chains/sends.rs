@@ -8,7 +8,7 @@ use crate::outbox::chain::{Chain, Totals};
 use crate::outbox::log::Run;
 use crate::outbox::slices::Slices;
 use crate::outbox::window::{Whole, Window};
-use crate::outbox::{ChainId, Handle, Outbox, Remains, SendProgress};
+use crate::outbox::{ChainId, Handle, Item, Outbox, Remains, SendProgress};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -26,6 +26,30 @@ impl Chains {
             if self.is_window(pending) { (pending, ChainId::NONE) } else { self.halve(pending) };
         *outbox = Outbox { pending, in_flight, taken: 0 };
         true
+    }
+
+    /// Begins a send of `first`, a reply, and of a window of what waits behind it.
+    pub(crate) fn start_behind(&mut self, first: &Item, outbox: &mut Outbox) {
+        debug_assert!(!outbox.is_sending());
+        let (window, rest) = match outbox.pending {
+            pending if pending == ChainId::NONE || self.is_window(pending) => {
+                (pending, ChainId::NONE)
+            }
+            pending => self.halve(pending),
+        };
+        let (mut frames, mut totals, mut last) = (Vec::new(), Totals::default(), first.serial);
+        if window != ChainId::NONE {
+            let Chain { log, run, totals: waiting, last: latest, .. } = self.chains[window];
+            let log = &self.logs[log];
+            frames.extend(log.frames(&self.frames, run).filter_map(|(at, _)| log.get(at)));
+            (totals, last) = (waiting, latest);
+        }
+        totals.add(first);
+        let held = self.frames.hold(first);
+        let (id, run) = self.copy_behind(Some(held), &frames);
+        let in_flight = self.insert(Chain::new(id, run, totals, last)).chain;
+        self.release(window, 1);
+        *outbox = Outbox { pending: rest, in_flight, taken: 0 };
     }
 
     /// Whether one send takes the whole chain.
