@@ -6,8 +6,7 @@
 use std::collections::HashMap;
 
 use ahash::RandomState;
-use comet_proto::{Encoded, Frame, RoomGap, RoomHandle, RoomPush, VERSION, VERSION_2, op};
-use comet_proto::{count_frames, decode};
+use comet_proto::{Encoded, Frame, RoomGap, RoomHandle, RoomPush, count_frames, decode, op};
 
 use crate::ids::Slot;
 use crate::room::RoomId;
@@ -100,27 +99,22 @@ impl Gaps {
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
     }
 
-    /// What is to be told to the connection next, before any push: a marker, or a batch of them.
-    pub(crate) fn take_markers(&mut self, slot: Slot) -> Option<Encoded> {
-        if !self.has_untold(slot) {
-            return None;
+    /// Takes what is to be told to the connection of each room for which `is_time`.
+    pub(crate) fn take_untold(
+        &mut self,
+        slot: Slot,
+        is_time: impl Fn(RoomHandle) -> bool,
+    ) -> Vec<RoomGap> {
+        let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
+        let mut markers = Vec::new();
+        for gap in gaps.iter_mut().filter(|gap| is_time(gap.room)) {
+            let Some(lost) = gap.untold.take() else { continue };
+            let Lost { room: handle, first, last, is_outdated } = lost;
+            markers.push(RoomGap { handle, is_outdated, first, last });
         }
-        let mut run = Vec::new();
-        let (mut markers, mut only) = (0, None);
-        for gap in self.by_conn.get_mut(&slot)? {
-            let Some(Lost { room: handle, first, last, is_outdated }) = gap.untold.take() else {
-                continue;
-            };
-            let body = RoomGap { handle, is_outdated, first, last }.encode();
-            let marker = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
-            let marker = Encoded::frame(&marker);
-            run.extend_from_slice(marker.for_tcp());
-            markers += 1;
-            only = Some(marker);
-        }
-        self.untold -= 1;
-        let batch = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: &run };
-        if markers == 1 { only } else { Some(Encoded::frame(&batch)) }
+        let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());
+        self.untold -= usize::from(is_all_told && !markers.is_empty());
+        markers
     }
 
     /// The connection gets all that came to the room after `since`. Returns how many of these it had lost.

@@ -129,6 +129,11 @@ impl RoomHistories {
         self.evicted
     }
 
+    /// The offset of the latest push to `room`, if that is known.
+    pub(crate) fn top(&self, room: &str) -> Option<u64> {
+        self.rooms.get(room).map(|known| known.top)
+    }
+
     /// Keeps a push to `room`, for which `rule` holds, and returns its offset; that of a batch is the offset of its last
     /// push. All rooms together keep `memory` bytes.
     pub(crate) fn add(

@@ -256,7 +256,7 @@ impl Chains {
             }
             _ => {
                 totals.add(item);
-                self.insert(Chain::new(id, run, totals, item.serial))
+                self.add_chain(Chain::new(id, run, totals, item.serial))
             }
         };
         if before == ChainId::NONE {
@@ -313,15 +313,9 @@ impl Chains {
 
     /// A log of `frames`, which another log has.
     fn copy(&mut self, frames: &[FrameId]) -> (LogId, Run) {
-        self.copy_behind(None, frames)
-    }
-
-    /// The same behind a frame that is held for it.
-    fn copy_behind(&mut self, first: Option<FrameId>, frames: &[FrameId]) -> (LogId, Run) {
         let id = self.begin_log();
         let log = &mut self.logs[id];
         let run = log.run_before_first();
-        first.into_iter().for_each(|first| log.push(first));
         for &frame in frames {
             self.frames.hold_again(frame);
             log.push(frame);
@@ -333,7 +327,7 @@ impl Chains {
         self.logs.insert(Log::new(self.spare.pop()))
     }
 
-    fn insert(&mut self, chain: Chain) -> Handle {
+    fn add_chain(&mut self, chain: Chain) -> Handle {
         let Chain { log, run, .. } = chain;
         let chain = self.chains.insert(chain);
         let handle = Handle { chain, generation: self.chains.generation(chain) };

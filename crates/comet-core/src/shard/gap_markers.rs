@@ -1,7 +1,8 @@
 //! Gap markers: clients of protocol 2 are told which pushes they have lost of rooms that keep a history.
 //!
-//! A marker goes in front of all that waits in the outbox, with the next send. A push that was lost had its place behind what is
-//! being sent, so the marker comes before every push of the room that has a higher offset.
+//! A marker goes in front of all that waits in the outbox, with the next send, but behind the reply that tells the room's handle. A
+//! push that was lost had its place behind what is being sent, and behind that reply. So the marker comes before every push of the
+//! room that has a higher offset.
 
 use crate::gaps::Lost;
 use crate::ids::Slot;

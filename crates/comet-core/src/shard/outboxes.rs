@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Encoded, Frame};
+use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, VERSION_2, decode, op};
 
 use crate::conn::Conn;
+use crate::gaps::Gaps;
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
@@ -86,11 +87,35 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
-    /// Begins a send of `first` and, behind it, of what `conn` has pending.
-    pub(super) fn start_behind(&mut self, first: Encoded, conn: &mut Conn) {
-        let first = self.reply(first);
-        self.bytes_queued += conn.transport.bytes(first.frame()).len() as u64;
-        self.chains.start_behind(&first, &mut conn.outbox);
+    /// Begins a send for `conn`, with the markers of what it has lost. `false`: there is nothing to send.
+    pub(super) fn start(&mut self, slot: Slot, conn: &mut Conn, gaps: &mut Gaps) -> bool {
+        let has_begun = self.chains.start(&mut conn.outbox);
+        if !gaps.has_untold(slot) {
+            return has_begun;
+        }
+        // A marker in front of all that is sent, but behind the reply that tells its handle.
+        let (mut places, mut waiting) = (Vec::new(), Vec::new());
+        let [sent, rest] = self.chains.replies(&conn.outbox);
+        for (place, handle) in sent.filter_map(|(place, reply)| Some((place, joined(reply)?))) {
+            places.push((handle, place + 1));
+        }
+        waiting.extend(rest.filter_map(|(_, reply)| joined(reply)));
+        let place_of = |handle| {
+            let told = places.iter().rev().find(|(other, _)| *other == handle);
+            told.map_or(0, |(_, place)| *place)
+        };
+        let markers = gaps.take_untold(slot, |handle| !waiting.contains(&handle));
+        let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
+        for marker in markers {
+            let body = marker.encode();
+            let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
+            let reply = self.reply(Encoded::frame(&frame));
+            self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
+            replies.push((place_of(marker.handle), reply));
+        }
+        replies.sort_by_key(|(place, _)| *place);
+        self.chains.insert(&mut conn.outbox, &replies);
+        conn.outbox.is_sending()
     }
 
     /// Whether some connection has something to send and nothing in flight.
@@ -125,4 +150,11 @@ impl Outboxes {
         self.bytes_dropped += u64::from(remains.bytes);
         remains
     }
+}
+
+/// The handle that a reply tells, if it does.
+fn joined(reply: &Encoded) -> Option<RoomHandle> {
+    let (Frame { operation, body, .. }, _) = decode(reply.for_tcp(), usize::MAX).ok()??;
+    let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
+    reply.outcome.ok()
 }

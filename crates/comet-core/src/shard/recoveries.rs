@@ -28,6 +28,7 @@ pub(super) struct Recoveries {
     by_conn: HashMap<Slot, CatchUp, RandomState>,
 }
 
+#[derive(Clone, Copy)]
 struct CatchUp {
     room: RoomId,
     /// What the client has, or is sent.

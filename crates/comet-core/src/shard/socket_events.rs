@@ -139,9 +139,7 @@ impl Shard {
                 continue;
             }
             if !conn.outbox.is_sending() {
-                if let Some(markers) = self.gaps.take_markers(slot) {
-                    self.outboxes.start_behind(markers, conn);
-                } else if !self.outboxes.chains.start(&mut conn.outbox) {
+                if !self.outboxes.start(slot, conn, &mut self.gaps) {
                     continue;
                 }
                 self.conns.begin_send(slot, self.context.tick());

@@ -176,6 +176,24 @@ fn several_rooms_are_told_of_together() {
     assert_eq!(offsets(&all), [1, 2, 3]);
 }
 
+/// A client knows the handle before it is told of a gap.
+#[test]
+fn a_marker_comes_behind_the_reply_that_tells_the_handle() {
+    let mut rig = Rig::new(2, limits(SlowConsumer::DropNewest));
+    let room = room_at(1);
+    let (conn, first) = member(&mut rig, &room_at(0));
+    rig.allow(conn, Some(0));
+    rig.push_room(&room_at(0), TELL, b"push");
+    rig.feed(conn, &join_since(&room, None));
+    (0..4).for_each(|_| _ = rig.push_room(&room_at(0), TELL, b"push"));
+    rig.push_room(&room, TELL, b"push");
+    rig.allow(conn, None);
+    let all = told(&rig.take(conn));
+    assert_eq!((&all[1], offsets(&all)), (&gap(first, 4, 5), vec![1, 2, 3]));
+    let Told::Joined { handle, .. } = all[2] else { panic!("{all:?}") };
+    assert_eq!(all[3], gap(handle, 1, 1));
+}
+
 /// A client that has left a room is told nothing about it, and neither is one of protocol 1.
 #[test]
 fn who_is_not_in_the_room_and_who_cannot_read_it_is_told_nothing() {

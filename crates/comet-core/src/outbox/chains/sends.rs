@@ -1,6 +1,6 @@
 //! Sends: what an outbox has in flight, and how far the kernel is with it.
 
-use comet_proto::{Frame, decode, text};
+use comet_proto::{Encoded, Frame, decode, text};
 
 use crate::index::Index;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX, WINDOW};
@@ -28,28 +28,56 @@ impl Chains {
         true
     }
 
-    /// Begins a send of `first`, a reply, and of a window of what waits behind it.
-    pub(crate) fn start_behind(&mut self, first: &Item, outbox: &mut Outbox) {
-        debug_assert!(!outbox.is_sending());
-        let (window, rest) = match outbox.pending {
-            pending if pending == ChainId::NONE || self.is_window(pending) => {
-                (pending, ChainId::NONE)
-            }
-            pending => self.halve(pending),
-        };
-        let (mut frames, mut totals, mut last) = (Vec::new(), Totals::default(), first.serial);
+    /// Puts `replies` into a send of which the kernel has nothing yet, in this order, each behind so many of its frames. If there is no
+    /// send under way, one of them begins.
+    pub(crate) fn insert(&mut self, outbox: &mut Outbox, replies: &[(usize, Item)]) {
+        debug_assert!(outbox.taken == 0 && replies.is_sorted_by_key(|(place, _)| *place));
+        let Some((_, last_reply)) = replies.last() else { return };
+        let window = outbox.in_flight;
+        let mut frames = Vec::new();
+        let (mut totals, mut last) = (Totals::default(), last_reply.serial);
         if window != ChainId::NONE {
             let Chain { log, run, totals: waiting, last: latest, .. } = self.chains[window];
             let log = &self.logs[log];
             frames.extend(log.frames(&self.frames, run).filter_map(|(at, _)| log.get(at)));
-            (totals, last) = (waiting, latest);
+            totals = waiting;
+            last =
+                if replies.iter().any(|(place, _)| *place >= frames.len()) { last } else { latest };
         }
-        totals.add(first);
-        let held = self.frames.hold(first);
-        let (id, run) = self.copy_behind(Some(held), &frames);
-        let in_flight = self.insert(Chain::new(id, run, totals, last)).chain;
+        frames.iter().for_each(|&frame| self.frames.hold_again(frame));
+        for (place, reply) in replies.iter().rev() {
+            totals.add(reply);
+            frames.insert(*place, self.frames.hold(reply));
+        }
+        let id = self.begin_log();
+        let log = &mut self.logs[id];
+        frames.into_iter().for_each(|frame| log.push(frame));
+        let run = Run { to: log.end(), ..log.run_before_first() };
+        outbox.in_flight = self.add_chain(Chain::new(id, run, totals, last)).chain;
         self.release(window, 1);
-        *outbox = Outbox { pending: rest, in_flight, taken: 0 };
+    }
+
+    /// The replies that are in the send under way, and those that wait behind it, each behind so many frames.
+    pub(crate) fn replies(
+        &self,
+        outbox: &Outbox,
+    ) -> [impl DoubleEndedIterator<Item = (usize, &Encoded)>; 2] {
+        [outbox.in_flight, outbox.pending].map(|index| {
+            let has_replies = index != ChainId::NONE && {
+                let Totals { frames, pushes, .. } = self.chains[index].totals;
+                frames > pushes
+            };
+            let frames: Vec<_> = match has_replies {
+                false => Vec::new(),
+                true => {
+                    let Chain { log, run, .. } = self.chains[index];
+                    let frames = self.logs[log].frames(&self.frames, run).enumerate();
+                    let replies = frames.filter(|(_, (_, item))| !item.is_push);
+                    replies.map(|(place, (_, item))| (place, &item.frame)).collect()
+                }
+            };
+            frames.into_iter()
+        })
     }
 
     /// Whether one send takes the whole chain.
@@ -94,7 +122,7 @@ impl Chains {
         let rest = totals.without(window);
         let window = Chain::new(log, Run { to, floor: window_floor, ..run }, window, serial);
         let rest = Chain::new(log, Run { from, floor: rest_floor, to: run.to }, rest, last);
-        [self.insert(window), self.insert(rest)]
+        [self.add_chain(window), self.add_chain(rest)]
     }
 
     /// The bytes to send next, all of what is in flight and not taken.
