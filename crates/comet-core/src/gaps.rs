@@ -1,7 +1,7 @@
 //! Pushes of rooms with a history that connections of protocol 2 have lost: what a gap marker tells them.
 //!
-//! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the
-//! room.
+//! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the room, and
+//! one for a room that it has left until it is told.
 
 use std::collections::HashMap;
 
@@ -50,6 +50,8 @@ impl Lost {
 /// What a connection has lost of one room.
 struct Gap {
     room: RoomHandle,
+    /// It was in the room then, and is not any more.
+    is_left: bool,
     /// The first push that was lost, and how many were, since the client last got all of them.
     first: u64,
     pushes: u64,
@@ -69,14 +71,16 @@ impl Gaps {
         Self { by_conn: HashMap::with_hasher(hasher), untold: 0 }
     }
 
-    /// The connection, which is in the room, does not get these pushes.
-    pub(crate) fn note(&mut self, slot: Slot, lost: Lost) {
+    /// The connection, which is in the room or `is_left`, does not get these pushes.
+    pub(crate) fn note(&mut self, slot: Slot, lost: Lost, is_left: bool) {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
         let pushes = lost.pushes();
-        match gaps.iter_mut().find(|gap| gap.room == lost.room) {
+        let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
+        match gaps.iter_mut().find(is_same) {
             None => {
-                gaps.push(Gap { room: lost.room, first: lost.first, pushes, untold: Some(lost) });
+                let Lost { room, first, .. } = lost;
+                gaps.push(Gap { room, is_left, first, pushes, untold: Some(lost) });
             }
             Some(gap) => {
                 gap.first = gap.first.min(lost.first);
@@ -99,21 +103,27 @@ impl Gaps {
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
     }
 
-    /// Takes what is to be told to the connection of each room for which `is_time`.
+    /// Takes what is to be told to the connection: of each room for which `is_time`, and of those that it has left, in front of the
+    /// reply that says so. The flag says which.
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
         is_time: impl Fn(RoomHandle) -> bool,
-    ) -> Vec<RoomGap> {
+    ) -> Vec<(RoomGap, bool)> {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
-        for gap in gaps.iter_mut().filter(|gap| is_time(gap.room)) {
+        for gap in gaps.iter_mut().filter(|gap| gap.is_left || is_time(gap.room)) {
             let Some(lost) = gap.untold.take() else { continue };
             let Lost { room: handle, first, last, is_outdated } = lost;
-            markers.push(RoomGap { handle, is_outdated, first, last });
+            markers.push((RoomGap { handle, is_outdated, first, last }, gap.is_left));
         }
+        gaps.retain(|gap| !gap.is_left);
         let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());
+        let is_empty = gaps.is_empty();
         self.untold -= usize::from(is_all_told && !markers.is_empty());
+        if is_empty {
+            self.by_conn.remove(&slot);
+        }
         markers
     }
 
@@ -124,9 +134,11 @@ impl Gaps {
         if since < gap.first { gap.pushes } else { 0 }
     }
 
-    /// The connection is not in the room any more.
-    pub(crate) fn forget(&mut self, slot: Slot, room: RoomId) {
-        self.take(slot, room);
+    /// The connection is not in the room any more. Pushes of it may still wait, so it is told what is missing before them.
+    pub(crate) fn leave(&mut self, slot: Slot, room: RoomId) {
+        if let Some(Gap { untold: Some(lost), .. }) = self.take(slot, room) {
+            self.note(slot, lost, true);
+        }
     }
 
     fn take(&mut self, slot: Slot, room: RoomId) -> Option<Gap> {
@@ -135,7 +147,7 @@ impl Gaps {
         }
         let had_untold = self.has_untold(slot);
         let gaps = self.by_conn.get_mut(&slot)?;
-        let at = gaps.iter().position(|gap| gap.room == room.handle())?;
+        let at = gaps.iter().position(|gap| gap.room == room.handle() && !gap.is_left)?;
         let gap = gaps.swap_remove(at);
         if gaps.is_empty() {
             self.by_conn.remove(&slot);

@@ -111,6 +111,7 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
             return Err(format!("peer {number} was not closed: {closed:?}"));
         }
         summary.digest = summary.digest.rotate_left(1) ^ client.received.digest;
+        summary.gaps += client.received.positions.gaps;
     }
     let control = &env.control;
     summary.remote = u64::from(env.plan.is_remote());

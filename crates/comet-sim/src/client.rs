@@ -255,6 +255,11 @@ impl Client {
 
     /// A random request within the protocol.
     fn ask(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {
+        if let Some(room) = self.received.positions.stalled()
+            && rng.percent(40)
+        {
+            return self.enter_further(socket, rng, room, true);
+        }
         match rng.below(100) {
             0..45 => {
                 let room = rng.percent(85).then(|| rng.below(ROOMS.len()) as u8);
@@ -294,13 +299,26 @@ impl Client {
         let handles: Vec<RoomHandle> = self.received.rooms.keys().copied().collect();
         if rng.percent(60) || handles.is_empty() {
             let room = rng.below(ROOMS.len()) as u8;
-            let name = ROOMS[usize::from(room)].as_bytes();
-            let body = Join { since: None, room: name }.encode();
-            return self.request(socket, rng, op::JOIN, &body, Expected::Join(room));
+            let is_recovering = rng.percent(70);
+            return self.enter_further(socket, rng, room, is_recovering);
         }
         let handle = if rng.percent(90) { rng.pick(&handles) } else { RoomHandle(77) };
         let body = Leave { handle }.encode();
         self.request(socket, rng, op::LEAVE, &body, Expected::Leave(handle));
+    }
+
+    fn enter_further(&mut self, socket: &mut Socket, rng: &mut Rng, room: u8, is_recovering: bool) {
+        // While it leaves the room, or asks already, it does not know yet what it gets until then.
+        let is_changing = self.received.expected.iter().any(|(_, expected)| {
+            matches!(expected, Expected::Join(..) | Expected::Leave(_) | Expected::Room(_))
+        });
+        let since = self.received.positions.position(room);
+        let since = since.filter(|_| is_recovering && !is_changing);
+        if since.is_some() {
+            self.received.positions.ask(room);
+        }
+        let body = Join { since, room: ROOMS[usize::from(room)].as_bytes() }.encode();
+        self.request(socket, rng, op::JOIN, &body, Expected::Join(room, since));
     }
 
     fn violate(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {

@@ -11,12 +11,13 @@ use crate::room::RoomId;
 use super::Shard;
 
 impl Shard {
-    /// A connection does not get pushes of a room. If it is not in the room any more it is told nothing.
+    /// A connection does not get pushes of a room. If it has left the room meanwhile, they waited before the reply that says so.
     pub(super) fn note_lost(&mut self, slot: Slot, lost: Lost) {
-        if !self.conns[slot].is_open() || !self.is_in(slot, RoomId::of_handle(lost.room)) {
+        if !self.conns[slot].is_open() {
             return;
         }
-        self.gaps.note(slot, lost);
+        let is_left = !self.is_in(slot, RoomId::of_handle(lost.room));
+        self.gaps.note(slot, lost, is_left);
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_sending() {
             self.outboxes.mark_ready(slot, conn);

@@ -106,12 +106,13 @@ impl Outboxes {
         };
         let markers = gaps.take_untold(slot, |handle| !waiting.contains(&handle));
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
-        for marker in markers {
+        for (marker, is_left) in markers {
             let body = marker.encode();
             let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
             let reply = self.reply(Encoded::frame(&frame));
             self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
-            replies.push((place_of(marker.handle), reply));
+            let place = if is_left { 0 } else { place_of(marker.handle) };
+            replies.push((place, reply));
         }
         replies.sort_by_key(|(place, _)| *place);
         self.chains.insert(&mut conn.outbox, &replies);

@@ -218,7 +218,7 @@ impl Shard {
 
     fn end_membership(&mut self, slot: Slot, membership: Membership) {
         let id = membership.id();
-        self.gaps.forget(slot, id);
+        self.gaps.leave(slot, id);
         for moved in self.rooms.leave(slot, membership).into_iter().flatten() {
             self.update_place(moved);
         }

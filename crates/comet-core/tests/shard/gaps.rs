@@ -194,9 +194,9 @@ fn a_marker_comes_behind_the_reply_that_tells_the_handle() {
     assert_eq!(all[3], gap(handle, 1, 1));
 }
 
-/// A client that has left a room is told nothing about it, and neither is one of protocol 1.
+/// A client of protocol 1 is told nothing.
 #[test]
-fn who_is_not_in_the_room_and_who_cannot_read_it_is_told_nothing() {
+fn who_leaves_the_room_is_told_before() {
     let mut rig = Rig::new(2, limits(SlowConsumer::DropNewest));
     let room = room_at(1);
     let old = rig.join(0, &format!("8/old/{room}/"));
@@ -210,8 +210,10 @@ fn who_is_not_in_the_room_and_who_cannot_read_it_is_told_nothing() {
     for conn in [old, conn] {
         rig.allow(conn, None);
     }
+    // It is told before it reads that it has left.
     let all = told(&rig.take(conn));
-    assert_eq!((offsets(&all), all.len()), (vec![1, 2, 3], 4));
+    assert_eq!((&all[1], offsets(&all)), (&gap(handle, 4, 9), vec![1, 2, 3]));
+    assert_eq!((&all[4], all.len()), (&Told::Left, 5));
     assert_eq!(rig.take(old), frame(TELL, 0, b"push").repeat(3));
 }
 
