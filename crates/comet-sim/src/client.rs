@@ -260,6 +260,10 @@ impl Client {
         {
             return self.enter_further(socket, rng, room, true);
         }
+        let has_histories = !plan.limits.history_rules.is_empty();
+        if has_histories && self.knows_rooms() && rng.percent(30) {
+            return self.change_further_rooms(socket, rng);
+        }
         match rng.below(100) {
             0..45 => {
                 let room = rng.percent(85).then(|| rng.below(ROOMS.len()) as u8);
@@ -276,12 +280,12 @@ impl Client {
                 self.request(socket, rng, operation, body.as_bytes(), expected);
             }
             60..70 => self.heartbeat(socket, rng),
-            80..86 if self.profile.is_protocol_2 && self.received.is_live => {
+            80..86 if self.knows_rooms() => {
                 let (token, not_renewed) = self.profile.renewal(rng, plan);
                 let expected = Expected::Renewal { not_renewed };
                 self.request(socket, rng, op::AUTH, &token, expected);
             }
-            86..96 if self.profile.is_protocol_2 && self.received.is_live => {
+            86..96 if self.knows_rooms() => {
                 self.change_further_rooms(socket, rng);
             }
             70..80 if self.profile.transport == Transport::WebSocket => {
@@ -293,6 +297,11 @@ impl Client {
                 self.send_message(socket, rng, operation, &body);
             }
         }
+    }
+
+    /// It speaks protocol 2 and knows that the server does.
+    fn knows_rooms(&self) -> bool {
+        self.profile.is_protocol_2 && self.received.is_live
     }
 
     fn change_further_rooms(&mut self, socket: &mut Socket, rng: &mut Rng) {
