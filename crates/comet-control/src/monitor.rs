@@ -78,6 +78,9 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("repaired", "Pushes lost for a member of a room, and got when it asked again.", |c| {
         c.repaired
     }),
+    counter("unknown_event_ids", "Event streams whose last event ID no server has sent.", |c| {
+        c.unknown_event_ids
+    }),
     counter("history_evicted", "Pushes that left a room's history for want of memory.", |c| {
         c.history_evicted
     }),

@@ -19,6 +19,7 @@ mod conn;
 mod further_rooms;
 mod gaps;
 mod growth;
+mod hand_over;
 mod heavy_hitters;
 mod history;
 mod home;
@@ -53,7 +54,8 @@ pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
-pub use history::HistoryRule;
+pub use hand_over::{LeftBehind, Obstacles, TakeOver, distribute};
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

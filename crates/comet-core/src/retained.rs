@@ -63,6 +63,14 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         }
     }
 
+    /// What is kept, the oldest first, and since when.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Millis, &K, &V)> {
+        self.order.iter().filter_map(|(since, key)| {
+            let (at, value) = self.entries.get(key)?;
+            (at == since).then_some((*since, key, value))
+        })
+    }
+
     /// When the oldest entry was inserted.
     pub(crate) fn oldest(&self) -> Option<Millis> {
         self.order.front().map(|(since, _)| *since)

@@ -1,9 +1,11 @@
 //! The rooms with members on this shard. Each has a dense list of members, so that a push is a linear walk.
 
+mod take_over;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::RoomHandle;
+use comet_proto::{Position as Reached, RoomHandle};
 
 use crate::bucket::Buckets;
 use crate::growth::reserve_one;
@@ -63,6 +65,17 @@ impl Membership {
     }
 }
 
+impl Room {
+    /// Up to where a member has the pushes to this room, if that is known.
+    pub(crate) fn reached_by(&self, member: Membership) -> Option<Reached> {
+        let has_next = self.is_amid_push && member.position.0 < self.offered;
+        self.reached.map(|reached| match has_next {
+            true => Reached { offset: self.next_offset, ..reached },
+            false => reached,
+        })
+    }
+}
+
 /// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
     pub(crate) conn: LocalConnId,
@@ -85,6 +98,10 @@ pub(crate) struct Room {
     pub(crate) is_amid_push: bool,
     /// Offset of the latest push that was offered to the members, if the room keeps a history and members may know of it.
     pub(crate) top: Option<u64>,
+    /// Of the latest push that all members were offered, if the room keeps a history and a connection has asked for it.
+    pub(crate) reached: Option<Reached>,
+    /// Offset of the push under way, or of the last one of several.
+    pub(crate) next_offset: u64,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -127,6 +144,8 @@ impl Rooms {
             offered: 0,
             is_amid_push: false,
             top: None,
+            reached: None,
+            next_offset: 0,
             elsewhere: 0,
             is_dirty: false,
         });

@@ -60,6 +60,26 @@ impl<I: Index, T> Slab<I, T> {
         index
     }
 
+    /// Puts values at indices of their own into a slab that is empty. The indices are different.
+    pub(crate) fn place(&mut self, values: impl Iterator<Item = (I, T)>) {
+        debug_assert_eq!(self.len, 0, "nothing is there yet");
+        for (index, value) in values {
+            while self.capacity() <= index.to_u32() {
+                self.grow();
+            }
+            self.entry_mut(index).place = Place::Taken(value);
+            self.len += 1;
+        }
+        self.free = I::NONE;
+        for index in (0..self.capacity()).rev().map(I::from_u32) {
+            let free = self.free;
+            if let Place::Vacant { next } = &mut self.entry_mut(index).place {
+                *next = free;
+                self.free = index;
+            }
+        }
+    }
+
     /// # Panics
     /// If nothing is there: only its owner removes a value, once.
     pub(crate) fn remove(&mut self, index: I) -> T {

@@ -52,6 +52,19 @@ impl Histogram {
         Duration::from_micros(self.sum_micros)
     }
 
+    /// The counts of the buckets, each without the ones before it, and the sum in microseconds.
+    #[must_use]
+    pub fn parts(&self) -> (&[u64], u64) {
+        let Self { buckets, sum_micros } = self;
+        (buckets, *sum_micros)
+    }
+
+    /// What [`Histogram::parts`] gave. `None`: the buckets are others.
+    #[must_use]
+    pub fn from_parts(buckets: &[u64], sum_micros: u64) -> Option<Self> {
+        Some(Self { buckets: buckets.try_into().ok()?, sum_micros })
+    }
+
     /// Each bound, and how many times were at most that long. Those above the last bound are only in
     /// [`Histogram::count`].
     pub fn cumulative(&self) -> impl Iterator<Item = (Duration, u64)> {

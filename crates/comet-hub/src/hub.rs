@@ -74,6 +74,13 @@ impl<C> Hub<C> {
         }
     }
 
+    /// Its calls go on behind `last`, the latest of a former process, so that no two of them have one id.
+    #[must_use]
+    pub fn after(mut self, last: CallId) -> Self {
+        self.calls.go_on_after(last);
+        self
+    }
+
     /// Calls that have not ended.
     #[must_use]
     pub fn calls_under_way(&self) -> usize {

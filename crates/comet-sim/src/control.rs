@@ -71,6 +71,20 @@ impl Control {
         }
     }
 
+    /// The control thread of another process goes on, with so many shards. No call is under way.
+    pub(crate) fn upgrade(&mut self, shards: u16) {
+        let last = CallId(self.calls.next_id() - 1);
+        self.hub = Hub::new(shards, Arc::clone(self.hub.limits())).after(last);
+        self.hub_stalls = StallLog::default();
+        self.must_turn = true;
+        self.drained = vec![0; usize::from(shards)];
+    }
+
+    /// The bounds that hold.
+    pub(crate) fn limits(&self) -> &Arc<Limits> {
+        self.hub.limits()
+    }
+
     /// What happens in a busy phase besides turns: callers come and leave, and the thread stalls.
     pub(crate) fn act(&mut self, mut context: Context<'_>) -> Result<(), String> {
         let Context { now, rng, plan, .. } = &mut context;
@@ -104,6 +118,7 @@ impl Control {
         if rng.below(1000) < context.plan.list_permille {
             let request = match rng.percent(80) {
                 true => Request::random_list(rng, context.plan.shards),
+                false if rng.percent(50) => Request::random_history(rng),
                 false => Request::Top,
             };
             return self.begin(context, &request);
@@ -145,8 +160,14 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let asks =
-            matches!(request, Request::Snapshot | Request::Rooms | Request::List(_) | Request::Top);
+        let asks = matches!(
+            request,
+            Request::Snapshot
+                | Request::Rooms
+                | Request::List(_)
+                | Request::Top
+                | Request::History(_)
+        );
         let is_kick =
             !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {

@@ -29,6 +29,14 @@ impl CrowdSlices {
         Ok(())
     }
 
+    /// Adds those of another shard.
+    pub(crate) fn add(&mut self, other: &Self) {
+        let Self { all, short, listed } = *other;
+        self.all += all;
+        self.short += short;
+        self.listed += listed;
+    }
+
     /// All, those that their bytes make shorter, and those of pushes to keys or users.
     pub(crate) fn counts(&self) -> [u64; 3] {
         [self.all, self.short, self.listed]

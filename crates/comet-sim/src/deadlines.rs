@@ -108,7 +108,11 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             Some(at) if env.now >= at => return Ok(()),
             at => return Err(format!("the token of peer {peer} expires early: {at:?}")),
         },
-        CloseReason::Draining if env.is_draining || env.control.has_moved_off => return Ok(()),
+        CloseReason::Draining
+            if env.is_draining || env.control.has_moved_off || env.has_upgraded =>
+        {
+            return Ok(());
+        }
         // Where blocks are in force is known to the shard alone.
         CloseReason::Blocked if env.plan.is_blocking && blocked().contains(address(peer)) => {
             return Ok(());

@@ -1,12 +1,14 @@
 //! The fake driver of a shard. It keeps the contract of `Shard`'s module text, with completions in any order
 //! and with any delay.
 
+mod upgrade;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
-    LiveConn, Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, Limits, LiveConn,
+    Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -22,6 +24,8 @@ use crate::socket::ReceiveCompletion;
 use crate::source::address;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
+
+pub(crate) use upgrade::Remains;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -43,6 +47,9 @@ pub(crate) struct Driver {
     drain: Option<Drain>,
     /// Of sockets that were released.
     released: SocketTotals,
+    /// It is to be handed over: nothing is accepted or received any more.
+    pub(crate) is_frozen: bool,
+    closes_left_behind: bool,
     /// Until then it takes no turn.
     pub(crate) stalled_until: Millis,
     pub(crate) stalls: StallLog,
@@ -55,17 +62,18 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) fn new(shard: ShardId, plan: &Plan) -> Self {
+    /// `limits` are those of the plan, or have taken their place.
+    pub(crate) fn new(shard: ShardId, plan: &Plan, limits: Arc<Limits>, now: Millis) -> Self {
         let settings = Settings {
             shard,
             shards: plan.shards,
-            limits: Arc::new(plan.limits.clone()),
+            limits,
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
             reports_rooms: false,
         };
         Self {
-            shard: Shard::new(&settings, Millis(0)),
+            shard: Shard::new(&settings, now),
             slots: BTreeMap::new(),
             backlog: VecDeque::new(),
             door: Door::default(),
@@ -75,6 +83,8 @@ impl Driver {
             message_at: Millis(0),
             drain: None,
             released: SocketTotals::default(),
+            is_frozen: false,
+            closes_left_behind: false,
             stalled_until: Millis(0),
             stalls: StallLog::default(),
             listings: Listings::default(),
@@ -136,6 +146,10 @@ impl Driver {
         let due = self.shard.poll_timeout();
         self.shard.handle_time(env.now);
         self.stalls.look(env.now, due, self.shard.counters().stalled_millis)?;
+        if std::mem::take(&mut self.closes_left_behind) {
+            env.note_activity();
+            self.shard.close_left_behind(env.plan.retry_after_ms);
+        }
         let has_expired = self.shard.has_expired();
         // A driver that something else has woken may find the input or not.
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
@@ -157,7 +171,7 @@ impl Driver {
                     continue;
                 }
                 match operation {
-                    0 if leaves_input => {}
+                    0 if leaves_input || self.is_frozen => {}
                     0 => self.receive(env, peer),
                     1 => self.send(env, peer)?,
                     _ => self.release(env, slot, peer),
@@ -210,16 +224,12 @@ impl Driver {
                 }
                 _ => None,
             };
-            if let Some((most, over_ms)) = order {
+            if let Some((most, over_ms)) = order.filter(|_| !self.is_frozen) {
                 let (since, connections) = (env.now, most.unwrap_or(self.slots.len() as u64));
                 let (over_ms, is_all) = (over_ms.into(), most.is_none());
                 self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
-            match &message {
-                Message::Connections { call, query } => self.listings.begin(*call, query),
-                Message::Top { call } => self.listings.begin(*call, &ConnQuery::default()),
-                _ => {}
-            }
+            self.listings.note(&message);
             self.shard.handle_message(message);
         }
         Ok(())
@@ -257,6 +267,9 @@ impl Driver {
     }
 
     fn accept(&mut self, env: &mut Env) {
+        if self.is_frozen {
+            return;
+        }
         while let Some(peer) = self.backlog.pop_front() {
             env.note_activity();
             let now = env.now;
@@ -267,18 +280,21 @@ impl Driver {
             entry.conn = conn;
             entry.accepted_at = now;
             match conn {
-                Some(conn) => {
-                    let before = self.slots.insert(conn.slot, peer);
-                    assert!(before.is_none(), "slot {} is taken", conn.slot);
-                    let transport = env.peers[peer].client.profile.transport;
-                    let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
-                    self.listings.open(conn, known);
-                    if self.shard.limits().needs_addresses() {
-                        self.shard.handle_source(conn, address(peer));
-                    }
-                }
+                Some(conn) => self.hold(env, peer, conn),
                 None => entry.socket.release(),
             }
+        }
+    }
+
+    /// `peer` holds a slot from now on.
+    fn hold(&mut self, env: &Env, peer: usize, conn: ConnId) {
+        let before = self.slots.insert(conn.slot, peer);
+        assert!(before.is_none(), "slot {} is taken", conn.slot);
+        let transport = env.peers[peer].client.profile.transport;
+        let known = Known { transport, address: address(peer), is_tls: peer % 3 == 0 };
+        self.listings.open(conn, known);
+        if self.shard.limits().needs_addresses() {
+            self.shard.handle_source(conn, address(peer));
         }
     }
 

@@ -41,6 +41,8 @@ pub(crate) struct Env {
     pub(crate) peers: Vec<Peer>,
     pub(crate) push_callers: PushCallers,
     pub(crate) is_draining: bool,
+    /// There was an upgrade, for which connections were closed.
+    pub(crate) has_upgraded: bool,
     pub(crate) trace: Trace,
     /// When something last happened after which others may have something to do.
     active_at: Millis,
@@ -57,6 +59,7 @@ impl Env {
             peers: Vec::new(),
             push_callers: PushCallers::default(),
             is_draining: false,
+            has_upgraded: false,
             trace,
             active_at: Millis(0),
         }
@@ -87,8 +90,23 @@ pub(crate) struct SocketTotals {
 
 impl SocketTotals {
     pub(crate) fn add(&mut self, peer: &Peer) {
-        self.pushes_taken += peer.socket.pushes_taken;
-        self.bytes_taken += peer.socket.taken;
-        self.bytes_received += peer.socket.received;
+        self.add_totals(Self {
+            pushes_taken: peer.socket.pushes_taken,
+            bytes_taken: peer.socket.taken,
+            bytes_received: peer.socket.received,
+        });
+    }
+
+    /// Wraps: where sockets move from shard to shard, what one has released may be below zero.
+    pub(crate) fn add_totals(&mut self, other: Self) {
+        self.pushes_taken = self.pushes_taken.wrapping_add(other.pushes_taken);
+        self.bytes_taken = self.bytes_taken.wrapping_add(other.bytes_taken);
+        self.bytes_received = self.bytes_received.wrapping_add(other.bytes_received);
+    }
+
+    pub(crate) fn subtract(&mut self, other: Self) {
+        self.pushes_taken = self.pushes_taken.wrapping_sub(other.pushes_taken);
+        self.bytes_taken = self.bytes_taken.wrapping_sub(other.bytes_taken);
+        self.bytes_received = self.bytes_received.wrapping_sub(other.bytes_received);
     }
 }

@@ -87,6 +87,11 @@ impl Mesh {
         })
     }
 
+    /// Nothing at all is on its way.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.inboxes.iter().flatten().flatten().all(VecDeque::is_empty)
+    }
+
     /// Nothing is on its way, but for renewals.
     pub(crate) fn is_idle(&self) -> bool {
         let mut messages = self.inboxes.iter().flatten().flatten().flatten();

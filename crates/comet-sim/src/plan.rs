@@ -93,6 +93,8 @@ pub(crate) struct Plan {
     pub(crate) stall_permille: usize,
     /// How often, of a thousand steps, a core stalls.
     pub(crate) core_stall_permille: usize,
+    /// How often, of a thousand steps, another process goes on with all that there is.
+    pub(crate) upgrade_permille: usize,
     /// How often, of a thousand steps, the whole process is stopped.
     pub(crate) stop_permille: usize,
     /// Longest stall and stop, milliseconds.
@@ -238,7 +240,12 @@ impl Plan {
             move_off_permille: rng.pick(&[0, 0, 5]),
             is_blocking: rng.percent(30),
             live_trace_permille: if inbox < 64 { 0 } else { rng.pick(&[0, 0, 5, 50]) },
+            upgrade_permille: 0,
         };
+        // Push callers connect again, and what they have asked for is lost with the connection.
+        if plan.callers == 0 {
+            plan.upgrade_permille = rng.pick(&[0, 10]);
+        }
         if rng.percent(20) {
             plan.delay_claims(rng);
         }

@@ -64,6 +64,8 @@ pub(crate) struct ReceivedStream {
     pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
     primary: Option<RoomHandle>,
     pub(crate) positions: Positions,
+    /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
+    renamed: Option<(u8, u64)>,
     rooms_max: usize,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
@@ -101,6 +103,7 @@ impl ReceivedStream {
             rooms: BTreeMap::new(),
             primary: None,
             positions: Positions::new(plan.limits.filter_rooms),
+            renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
@@ -109,7 +112,8 @@ impl ReceivedStream {
             may_be_turned_away: plan.limits.handshakes < u32::MAX
                 || plan.limits.sources.is_on()
                 || plan.is_blocking
-                || plan.limits.rates != ClientRates::default(),
+                || plan.limits.rates != ClientRates::default()
+                || plan.upgrade_permille > 0,
             has_faults: plan.is_remote() && !plan.services.is_reliable,
             live_since: 0,
             room_since: 0,
@@ -186,7 +190,13 @@ impl ReceivedStream {
                 return check_close_notice(&body);
             }
             ServerMessage::Reply { operation: op::JOIN_REPLY, sequence: 0, body } => {
-                return self.told_room(&body, next_call);
+                return match self.renamed.take() {
+                    Some(room) => self.given_handle(room, &body),
+                    None => self.told_room(&body, next_call),
+                };
+            }
+            ServerMessage::Reply { operation: op::LEAVE_REPLY, sequence: 0, body } => {
+                return self.lost_handle(&body);
             }
             ServerMessage::Reply { operation: op::GAP, sequence: 0, body } => {
                 let gap = RoomGap::decode(&body).ok_or("a gap marker without its fields")?;
@@ -346,6 +356,41 @@ impl ReceivedStream {
                 if known == room { Ok(()) } else { Err(format!("{handle:?} is room {known}")) }
             }
             _ => Err(format!("told of a room by {body:?} while in {:?}", self.room)),
+        }
+    }
+
+    /// After an upgrade: the server knows a room by another handle.
+    fn lost_handle(&mut self, body: &[u8]) -> Result<(), String> {
+        let reply = LeaveReply::decode(body);
+        let reply = reply.filter(|reply| reply.is_unasked && reply.outcome.is_ok());
+        self.renamed = reply.as_ref().and_then(|reply| self.rooms.remove(&reply.handle));
+        if reply.is_some_and(|reply| self.primary == Some(reply.handle)) {
+            self.primary = None;
+        }
+        let what = || format!("a handle is taken back by {body:?}, rooms are {:?}", self.rooms);
+        self.renamed.is_some().then_some(()).ok_or_else(what)
+    }
+
+    /// The other handle. The room is the same all the time, so no push to it may be missing.
+    fn given_handle(&mut self, (room, since): (u8, u64), body: &[u8]) -> Result<(), String> {
+        let is_first = self.room == Some(room);
+        match JoinReply::decode(body) {
+            Some(JoinReply {
+                outcome: Ok(handle),
+                room: name,
+                is_unasked: true,
+                is_primary,
+                ..
+            }) if name == ROOMS[usize::from(room)].as_bytes()
+                && is_primary == is_first
+                && self.rooms.insert(handle, (room, since)).is_none() =>
+            {
+                if is_primary {
+                    self.primary = Some(handle);
+                }
+                Ok(())
+            }
+            _ => Err(format!("another handle of room {room} by {body:?}")),
         }
     }
 

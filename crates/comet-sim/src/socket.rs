@@ -42,6 +42,8 @@ pub(crate) struct Socket {
     pub(crate) moved_at: Millis,
     /// Lower bound of the same: a transmit that continues one which was cut had to wait for a turn.
     pub(crate) moved_at_least: Millis,
+    /// [`Socket::moved_at`] and its lower bound of a transmit that was taken back.
+    taken_back: Option<[Millis; 2]>,
     /// Bytes the kernel took.
     pub(crate) taken: u64,
     /// Pushes of which the kernel took the last byte.
@@ -71,6 +73,7 @@ impl Socket {
             in_flight: None,
             moved_at: Millis(0),
             moved_at_least: Millis(0),
+            taken_back: None,
             taken: 0,
             pushes_taken: 0,
             read: 0,
@@ -210,9 +213,24 @@ impl Socket {
             return Err(format!("a transmit after the socket was shut ({how:?})"));
         }
         self.in_flight = Some(bytes.to_vec());
-        self.moved_at = now;
-        self.moved_at_least = ready_since;
+        [self.moved_at, self.moved_at_least] = self.taken_back.take().unwrap_or([now, ready_since]);
         Ok(())
+    }
+
+    /// Takes back the transmit in flight, if there is one. The time that its client has for it goes on.
+    pub(crate) fn take_back(&mut self) -> bool {
+        let was_sending = self.in_flight.take().is_some();
+        if was_sending {
+            self.taken_back = Some([self.moved_at, self.moved_at_least]);
+        }
+        was_sending
+    }
+
+    /// The process ends, and with it a socket that nobody takes over.
+    pub(crate) fn abandon(&mut self) {
+        self.in_flight = None;
+        self.shut = Some(CloseHow::Both);
+        self.release();
     }
 
     /// What the transmit in flight completes with; `None` if it does not yet.
@@ -264,7 +282,7 @@ impl Socket {
     }
 
     /// The client reset it, or the server shut it under a transmit.
-    fn is_broken(&self) -> bool {
+    pub(crate) fn is_broken(&self) -> bool {
         self.is_reset() || self.shut == Some(CloseHow::Both)
     }
 

@@ -14,6 +14,11 @@ pub(crate) struct StallLog {
 }
 
 impl StallLog {
+    /// Of a thread that goes on at `now` with what another one has not counted.
+    pub(crate) fn after(now: Millis, stalled_ms: u64) -> Self {
+        Self { looked_at: now, noticed: vec![(now, stalled_ms)] }
+    }
+
     fn total(&self) -> u64 {
         self.noticed.last().map_or(0, |(_, total)| *total)
     }

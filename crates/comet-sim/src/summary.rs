@@ -46,6 +46,8 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
+    /// Upgrades, and those to another number of shards.
+    pub upgrades: [u64; 2],
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
     /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
@@ -92,6 +94,8 @@ pub struct Summary {
     pub listed: u64,
     /// Slow clients in top lists.
     pub slow: u64,
+    /// Pushes on pages of what rooms keep.
+    pub kept: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Of the fan-out of a logic service to its comets.
@@ -163,6 +167,7 @@ impl AddAssign for Summary {
         self.stalls += other.stalls;
         self.core_stalls += other.core_stalls;
         self.stops += other.stops;
+        add_each(&mut self.upgrades, &other.upgrades);
         self.spared += other.spared;
         add_each(&mut self.crowd_slices, &other.crowd_slices);
         self.push_callers += other.push_callers;
@@ -190,6 +195,7 @@ impl AddAssign for Summary {
         self.lists += other.lists;
         self.listed += other.listed;
         self.slow += other.slow;
+        self.kept += other.kept;
         self.remote += other.remote;
         self.fanout += other.fanout;
         self.logic += other.logic;
@@ -235,13 +241,16 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
+        let [upgrades, with_others] = self.upgrades;
+        writeln!(f, "upgrades: {upgrades}, {with_others} to another number of shards")?;
         let [slices, short, of_keys] = self.crowd_slices;
         writeln!(
             f,
             "slices of crowds: {slices}; shorter for their bytes: {short}; of pushes to keys: {of_keys}"
         )?;
-        let Self { lists, listed, slow, .. } = self;
+        let Self { lists, listed, slow, kept, .. } = self;
         writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;
+        writeln!(f, "pushes on pages of what rooms keep: {kept}")?;
         let Self { remote, logic, traced, told_live, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}; told live: {told_live}")?;
         writeln!(f, "{logic}")?;

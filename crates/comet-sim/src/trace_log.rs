@@ -46,6 +46,13 @@ impl TraceLog {
         is_right.then_some(()).ok_or_else(|| format!("a line out of place: {event:?}"))
     }
 
+    /// Connections have other ids from now on. Those that are not in `renamed` have been closed.
+    pub(crate) fn rename(&mut self, renamed: &BTreeMap<ConnId, ConnId>) {
+        let former = std::mem::take(&mut self.conns);
+        let new_id = |(conn, is_closed)| Some((*renamed.get(&conn)?, is_closed));
+        self.conns = former.into_iter().filter_map(new_id).collect();
+    }
+
     /// After the last connection has ended.
     pub(crate) fn end(&self, plan: &Plan) -> Result<(), String> {
         let open = self.conns.iter().find(|(_, is_closed)| !**is_closed);

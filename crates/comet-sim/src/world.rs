@@ -1,5 +1,9 @@
 //! The world of one run: shards with their drivers, the mesh, control, clients, and the clock.
 
+mod upgrade;
+
+use std::sync::Arc;
+
 use comet_core::limits::ROOM_COUNT_MS;
 use comet_core::{Millis, ShardId};
 
@@ -28,12 +32,16 @@ pub(crate) struct World {
     stopped_until: Millis,
     stops: u64,
     core_stalls: u64,
+    /// Upgrades, and those to another number of shards.
+    upgrades: [u64; 2],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Busy,
     Quiet,
+    /// Clients go on, and nothing new begins: an upgrade is near.
+    Frozen,
 }
 
 /// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets that send
@@ -43,7 +51,10 @@ const QUIET_MS_MAX: u64 = 600_000;
 impl World {
     pub(crate) fn new(mut rng: Rng, trace: Trace) -> Self {
         let plan = Plan::random(&mut rng);
-        let drivers = (0..plan.shards).map(|shard| Driver::new(ShardId(shard), &plan)).collect();
+        let limits = Arc::new(plan.limits.clone());
+        let drivers = (0..plan.shards)
+            .map(|shard| Driver::new(ShardId(shard), &plan, Arc::clone(&limits), Millis(0)))
+            .collect();
         Self {
             env: Env::new(plan, rng, trace),
             drivers,
@@ -53,6 +64,7 @@ impl World {
             stopped_until: Millis(0),
             stops: 0,
             core_stalls: 0,
+            upgrades: [0, 0],
         }
     }
 
@@ -61,6 +73,9 @@ impl World {
         for _ in 0..self.env.plan.rounds {
             for _ in 0..self.env.plan.steps {
                 self.step(Phase::Busy)?;
+                if self.begins_upgrade() {
+                    self.upgrade()?;
+                }
             }
             self.rest(|_| true)?;
             check::quiet_point(&mut self.env, &self.drivers, &mut self.baseline)?;
@@ -76,13 +91,13 @@ impl World {
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
         let summary = check::end(&mut self.env, &mut self.drivers)?;
-        let Self { stops, core_stalls, .. } = *self;
+        let Self { stops, core_stalls, upgrades, .. } = *self;
         let spared = self.drivers.iter().map(|driver| driver.spared).sum();
         let mut crowd_slices = [0; 3];
         for driver in &self.drivers {
             summary::add_each(&mut crowd_slices, &driver.crowds.counts());
         }
-        Ok(Summary { stops, core_stalls, spared, crowd_slices, ..summary })
+        Ok(Summary { stops, core_stalls, upgrades, spared, crowd_slices, ..summary })
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
@@ -142,7 +157,7 @@ impl World {
         let is_stopped = env.now < self.stopped_until;
         let pause = match phase {
             _ if is_stopped => env.rng.between(1, 50),
-            Phase::Quiet => env.rng.between(1, 8),
+            Phase::Quiet | Phase::Frozen => env.rng.between(1, 8),
             Phase::Busy if env.rng.percent(1) => env.rng.between(50, 400),
             Phase::Busy => env.rng.between(0, 3),
         };

@@ -3,6 +3,9 @@
 //! A position is an epoch and an offset. An epoch is a hash of the room and of the number of rooms that were forgotten, under the
 //! seed of the shard. So the epoch of a room that was forgotten does not come back, and neither does one of another process.
 
+mod hand_over;
+mod page;
+
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 

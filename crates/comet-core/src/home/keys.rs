@@ -138,6 +138,21 @@ impl KeyOwners {
         self.disconnected.expire(now, retention_ms, budget);
     }
 
+    /// No greater number was given to the key of an anonymous user here.
+    pub(crate) fn anonymous_most(&self) -> u64 {
+        self.anonymous * u64::from(self.shards)
+    }
+
+    /// Keys that were reported to logic as disconnected, and when; the oldest first.
+    pub(crate) fn disconnected(&self) -> impl Iterator<Item = (Millis, &str)> {
+        self.disconnected.iter().map(|(since, key, ())| (since, &**key))
+    }
+
+    /// Goes on with the number of keys that were given to anonymous users, in another process.
+    pub(crate) fn set_anonymous(&mut self, anonymous: u64) {
+        self.anonymous = anonymous;
+    }
+
     pub(super) fn oldest_disconnected(&self) -> Option<Millis> {
         self.disconnected.oldest()
     }

@@ -197,6 +197,26 @@ impl HomeRooms {
         }
     }
 
+    /// Rooms with members on this host, in no order.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.rooms.iter().map(|(room, _)| room)
+    }
+
+    /// Members on other hosts, of the rooms that have some there.
+    pub(crate) fn remote_counts(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
+        self.remote.iter().map(|(room, &Remote { members, .. })| (room, members))
+    }
+
+    /// Goes on with a room of which its shards know the counts.
+    pub(crate) fn take_over(&mut self, room: Arc<str>, shards: Vec<(ShardId, u32)>, remote: u32) {
+        self.rooms.insert(room, HomeRoom { shards, remote, is_dirty: false });
+    }
+
+    /// Goes on with the count of a room's members on other hosts.
+    pub(crate) fn take_over_remote(&mut self, room: Arc<str>, members: u32) {
+        self.remote.insert(room, Remote { members, round: self.round });
+    }
+
     /// Rooms whose counts changed and are not taken yet.
     pub(crate) fn changed(&self) -> usize {
         self.dirty.len()

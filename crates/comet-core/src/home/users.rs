@@ -115,6 +115,25 @@ impl UserSessions {
         self.retained.expire(now, retention_ms, budget);
     }
 
+    /// The number of the latest session of each user that has one.
+    pub(crate) fn last_numbers(&self) -> impl Iterator<Item = (i64, i32)> {
+        self.users.iter().map(|(&user, &User { last, .. })| (user, last))
+    }
+
+    /// Numbers that are retained, and since when; the oldest first.
+    pub(crate) fn retained_numbers(&self) -> impl Iterator<Item = (Millis, i64, i32)> {
+        self.retained.iter().map(|(since, &user, &last)| (since, user, last))
+    }
+
+    /// Goes on with the sessions of a user, of which there is one at least.
+    pub(crate) fn take_over(&mut self, user: i64, last: i32, sessions: Vec<(i32, ConnId)>) {
+        let sessions = match *sessions {
+            [(number, conn)] => Sessions::One(number, conn),
+            _ => Sessions::Many(Box::new(sessions.into_iter().collect())),
+        };
+        self.users.insert(user, User { last, sessions });
+    }
+
     pub(super) fn oldest_number(&self) -> Option<Millis> {
         self.retained.oldest()
     }

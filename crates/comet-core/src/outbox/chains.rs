@@ -7,6 +7,7 @@
 //! Reference counts here are plain integers of one shard. The bytes of a chain keep their address for as long
 //! as an outbox has it in flight, because the kernel reads them.
 
+mod hand_over;
 mod sends;
 #[cfg(test)]
 mod tests;

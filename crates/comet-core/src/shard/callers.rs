@@ -57,6 +57,11 @@ impl Callers {
         self.taken
     }
 
+    /// Requests that are not answered.
+    pub(super) fn calls(&self) -> usize {
+        self.slots.iter().filter_map(|place| place.caller.as_ref()).map(Caller::calls).sum()
+    }
+
     /// A new connection. `None`: all others have calls under way, and there are as many as there may be.
     pub(super) fn accept(&mut self, limits: &CallerLimits, now: Millis) -> Option<CallerSlot> {
         self.accepted += 1;

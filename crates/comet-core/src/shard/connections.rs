@@ -50,6 +50,13 @@ impl Connections {
         slot
     }
 
+    /// A connection of another process, and its deadlines.
+    pub(super) fn take_over(&mut self, conn: Conn, context: &Context) -> Slot {
+        let slot = self.slab.insert(conn);
+        self.arm(slot, context);
+        slot
+    }
+
     pub(super) fn remove(&mut self, slot: Slot) {
         self.wheel.disarm(slot);
         self.slab.remove(slot);

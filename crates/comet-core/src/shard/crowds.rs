@@ -324,6 +324,9 @@ impl Shard {
             // All members of that time have left; this is the room of others.
             return (0, true);
         }
+        if !self.rooms[id].is_amid_push {
+            self.begin_offsets(id, batch);
+        }
         let Room { members, offered, top, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
@@ -354,6 +357,9 @@ impl Shard {
         room.is_amid_push = !is_over;
         if is_over {
             room.top = top;
+            if let Some(reached) = &mut room.reached {
+                reached.offset = room.next_offset;
+            }
         }
         (to - from, is_over)
     }

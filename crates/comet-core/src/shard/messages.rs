@@ -63,6 +63,12 @@ impl MessageQueues {
         self.peers[usize::from(peer.0)].push_front(message);
     }
 
+    /// Messages that wait.
+    pub(super) fn len(&self) -> usize {
+        let peers = self.peers.iter().map(|peer| peer.directory.len() + peer.pushes.len());
+        self.local.len() + peers.sum::<usize>()
+    }
+
     /// Room counts wait for some shard.
     pub(super) fn has_room_counts(&self) -> bool {
         self.peers.iter().any(|peer| peer.room_counts > 0)

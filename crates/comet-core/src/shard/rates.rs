@@ -2,6 +2,7 @@
 //! an idle connection pays nothing.
 
 use ahash::{AHashMap, RandomState};
+use comet_handover as handed;
 
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::CloseReason;
@@ -38,6 +39,28 @@ impl Rates {
         Self { clients: AHashMap::with_hasher(hasher), window: 0 }
     }
 
+    /// What `conn` has sent in the present window, if anything.
+    pub(super) fn hand_over(&self, conn: LocalConnId, now: Millis) -> Option<handed::Sent> {
+        let Self { clients, window } = self;
+        let &Sent { frames, bytes, room_changes } =
+            clients.get(&conn).filter(|_| *window == now.0 / RATE_WINDOW_MS)?;
+        Some(handed::Sent { frames, bytes, room_changes, window_ms: window_left(now) })
+    }
+
+    /// Goes on from what `conn` has sent in the present window of another process. If that ends earlier than the present one
+    /// here, the client begins anew: nobody is closed for what it sent in two windows.
+    pub(super) fn take_over(&mut self, conn: LocalConnId, sent: &handed::Sent, now: Millis) {
+        let handed::Sent { frames, bytes, room_changes, window_ms } = *sent;
+        let window = now.0 / RATE_WINDOW_MS;
+        if self.window != window {
+            self.window = window;
+            self.clients.clear();
+        }
+        if window_left(now) <= window_ms {
+            self.clients.insert(conn, Sent { frames, bytes, room_changes });
+        }
+    }
+
     /// Counts `input`; `Some`: it is beyond the limit.
     fn exceeded(
         &mut self,
@@ -69,6 +92,11 @@ impl Rates {
         let most = u64::from(rate) * RATE_WINDOW_MS / 1_000;
         (rate > 0 && total > most).then_some(reason)
     }
+}
+
+/// Until the present window ends, milliseconds.
+fn window_left(now: Millis) -> u64 {
+    RATE_WINDOW_MS - now.0 % RATE_WINDOW_MS
 }
 
 impl Shard {

@@ -20,7 +20,7 @@ use crate::room::{Room, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
-use super::delivery::Walk;
+use super::delivery::{Items, Walk};
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
 
 /// Connections that are to get more of a room's history when their clients have read what waits. Their input is held.
@@ -131,13 +131,14 @@ impl Shard {
         &mut self,
         conn: LocalConnId,
         room: Arc<str>,
-        recovery: Option<Box<Recovery>>,
+        mut recovery: Option<Box<Recovery>>,
     ) {
+        let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
         let progress = Progress {
             call: CallId(0),
-            items: self.items(&push),
+            items: Items::new(&mut self.outboxes.chains, &push.frame, &json),
             push,
             tally: Tally::default(),
             answer: Answer::None,
@@ -206,6 +207,7 @@ impl Shard {
             // A count that was due before was left out.
             self.rooms.mark(id);
         }
+        self.rooms[id].reached = position;
         self.note_position(id, position);
         self.conns[slot].state = ConnState::Live;
         if joined.recovered.is_some() {

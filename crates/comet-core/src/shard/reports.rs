@@ -39,6 +39,11 @@ impl ReportQueue {
         false
     }
 
+    /// Reports that wait.
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
     pub(super) fn pop(&mut self) -> Option<Report> {
         let report = self.queue.pop_front()?;
         if matches!(report, Report::Trace(_)) {

@@ -52,6 +52,11 @@ impl RoomOrders {
         }
     }
 
+    /// Pairs of a connection and a room that wait for homes.
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
     fn add(&mut self, room: RoomId, conn: LocalConnId, order: Option<OrderId>) {
         self.waiting.insert((room, conn), order);
         *self.places.entry(conn).or_default() += 1;

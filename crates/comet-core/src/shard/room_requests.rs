@@ -35,7 +35,7 @@ impl Shard {
         let name = std::str::from_utf8(room).unwrap_or_default();
         let known = self.rooms.find(name).filter(|&id| self.is_in(slot, id));
         let since = Join::decode(frame.body).and_then(|join| join.since);
-        let since = since.filter(|_| self.conns[slot].is_protocol_2);
+        let since = since.filter(|_| self.conns[slot].knows_rooms());
         let keeps_history = self.context.limits.history_rule(name).is_some();
         if let (Some(id), Some(since), true) = (known, since, keeps_history) {
             return self.recover_again(slot, id, since, reply);

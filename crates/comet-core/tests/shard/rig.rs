@@ -1,5 +1,7 @@
 //! A few shards with plain queues for sockets and mesh, and a clock that the test moves.
 
+mod upgrade;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -36,6 +38,7 @@ pub(crate) struct Rig {
     /// Of clients that have one.
     pub(crate) addresses: BTreeMap<ConnId, IpAddr>,
     now: u64,
+    settings: Settings,
     wires: BTreeMap<ConnId, Wire>,
     closed: BTreeMap<ConnId, ClosedEvent>,
     last_call: u64,
@@ -64,20 +67,15 @@ impl Rig {
 
     fn start(shards: u16, limits: Limits, logic: Logic, reports_rooms: bool) -> Self {
         let limits = Arc::new(limits);
-        let settings = |shard| Settings {
-            shard: ShardId(shard),
-            shards,
-            limits: Arc::clone(&limits),
-            logic,
-            hash_seed: 7,
-            reports_rooms,
-        };
+        let settings =
+            Settings { shard: ShardId(0), shards, limits, logic, hash_seed: 7, reports_rooms };
         Self {
-            shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
+            shards: shards_of(&settings, Millis(0)),
             reports: Vec::new(),
             held: BTreeSet::new(),
             addresses: BTreeMap::new(),
             now: 0,
+            settings,
             wires: BTreeMap::new(),
             closed: BTreeMap::new(),
             last_call: 0,
@@ -378,6 +376,11 @@ impl Rig {
     fn shard(&mut self, conn: ConnId) -> &mut Shard {
         &mut self.shards[usize::from(conn.shard.0)]
     }
+}
+
+fn shards_of(settings: &Settings, now: Millis) -> Vec<Shard> {
+    let shards = (0..settings.shards).map(ShardId);
+    shards.map(|shard| Shard::new(&Settings { shard, ..settings.clone() }, now)).collect()
 }
 
 pub(crate) fn frame(operation: i32, sequence: i32, body: &[u8]) -> Vec<u8> {

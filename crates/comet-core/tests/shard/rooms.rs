@@ -20,7 +20,7 @@ pub(crate) enum Seen {
     Other { operation: i32, body: Vec<u8> },
 }
 
-fn seen(mut bytes: &[u8]) -> Vec<Seen> {
+pub(crate) fn seen(mut bytes: &[u8]) -> Vec<Seen> {
     let mut all = Vec::new();
     while let Some((frame, consumed)) = decode(bytes, 1 << 20).unwrap() {
         let Frame { operation, sequence, body, .. } = frame;

@@ -1,5 +1,7 @@
 //! Reading a client's WebSocket frames into messages, and the header of the frames sent to it.
 
+mod parts;
+
 use std::error::Error;
 use std::fmt;
 use std::io::{Cursor, Write};

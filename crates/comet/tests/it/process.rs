@@ -111,7 +111,7 @@ pub(crate) struct Server {
     pub(crate) tls: Option<[SocketAddr; 2]>,
     pub(crate) grpc: SocketAddr,
     pub(crate) stat: SocketAddr,
-    _permit: Permit,
+    _permit: Option<Permit>,
 }
 
 impl Server {
@@ -148,7 +148,7 @@ impl Server {
     }
 
     /// With a command of one's own, which has [`with_sets`].
-    pub(crate) fn launch(command: Command, permit: Permit) -> Self {
+    pub(crate) fn launch(command: Command, permit: impl Into<Option<Permit>>) -> Self {
         let (process, log) = Running::start(command);
         let [tcp, websocket] = addresses(&line_with(&log, "tcp ["));
         let mut line = line_with(&log, " [");
@@ -157,7 +157,7 @@ impl Server {
             line = line_with(&log, "stat [");
         }
         let [grpc, stat] = addresses(&line);
-        Self { process, log, tcp, websocket, tls, grpc, stat, _permit: permit }
+        Self { process, log, tcp, websocket, tls, grpc, stat, _permit: permit.into() }
     }
 
     pub(crate) fn live(&self, transport: Transport, token: &str) -> Peer {

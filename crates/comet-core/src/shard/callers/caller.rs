@@ -84,6 +84,11 @@ pub(crate) enum Next {
 }
 
 impl Caller {
+    /// Requests that are not answered.
+    pub(crate) fn calls(&self) -> usize {
+        self.calls.len()
+    }
+
     pub(crate) fn new(first_call: u32, now: Millis) -> Self {
         Self {
             stage: Stage::Open,

@@ -1,0 +1,96 @@
+//! The part of a hand-over that one shard takes over, checked.
+
+use std::sync::Arc;
+
+use comet_handover::{Connection, DepartedUser, DisconnectedKey, History};
+use comet_proto::{Encoded, Position, RoomHandle};
+
+use crate::accepts::Accepts;
+use crate::ids::{ConnId, ShardId};
+use crate::ledger::Counters;
+use crate::outbox::State;
+use crate::transport::Transport;
+
+/// What one shard takes over. [`distribute`](crate::distribute) makes it.
+pub struct TakeOver {
+    pub(crate) shard: ShardId,
+    pub(crate) shards: u16,
+    /// By slot.
+    pub(crate) connections: Vec<ArrivedConn>,
+    pub(crate) items: Vec<ArrivedItem>,
+    pub(crate) rooms: Vec<ArrivedRoom>,
+    pub(crate) home: ArrivedHome,
+    pub(crate) counters: Counters,
+}
+
+impl TakeOver {
+    /// How many connections the shard takes over.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// The address of each client as the driver has handed it over, by slot.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.connections.iter().map(|conn| conn.connection.address.as_str())
+    }
+}
+
+pub(crate) struct ArrivedConn {
+    /// Handles in it are those of the former process; `pending` are indices of [`TakeOver::items`].
+    pub(crate) connection: Connection,
+    pub(crate) transport: Transport,
+    pub(crate) accepts: Accepts,
+    /// Index of [`TakeOver::rooms`].
+    pub(crate) room: Option<usize>,
+    pub(crate) further_rooms: Vec<usize>,
+    /// Rooms that its client knows by another handle, and that handle.
+    pub(crate) renamed: Vec<(RoomHandle, usize)>,
+}
+
+#[derive(Clone)]
+pub(crate) struct ArrivedItem {
+    pub(crate) frame: Encoded,
+    pub(crate) is_push: bool,
+    pub(crate) state: Option<Arc<State>>,
+}
+
+pub(crate) struct ArrivedRoom {
+    pub(crate) handle: RoomHandle,
+    pub(crate) name: Arc<str>,
+    /// Members on this shard.
+    pub(crate) members: u32,
+    /// Members on all other shards and hosts.
+    pub(crate) elsewhere: u32,
+    /// Of its latest push, if its home knows one.
+    pub(crate) position: Option<Position>,
+}
+
+#[derive(Default)]
+pub(crate) struct ArrivedHome {
+    pub(crate) owners: Vec<(Box<str>, ConnId)>,
+    pub(crate) users: Vec<ArrivedUser>,
+    pub(crate) departed_users: Vec<DepartedUser>,
+    pub(crate) disconnected_keys: Vec<DisconnectedKey>,
+    /// Keys given to anonymous users by this shard, as it would count them.
+    pub(crate) anonymous: u64,
+    pub(crate) rooms: Vec<HomeRoomPart>,
+    /// Rooms with members on other hosts.
+    pub(crate) remote: Vec<(Arc<str>, u32)>,
+    pub(crate) histories: Vec<History>,
+    pub(crate) forgotten_rooms: u64,
+}
+
+pub(crate) struct ArrivedUser {
+    pub(crate) user: i64,
+    pub(crate) last: i32,
+    /// At least one.
+    pub(crate) sessions: Vec<(i32, ConnId)>,
+}
+
+/// A room with members on this host.
+pub(crate) struct HomeRoomPart {
+    pub(crate) name: Arc<str>,
+    pub(crate) shards: Vec<(ShardId, u32)>,
+    pub(crate) remote: u32,
+}

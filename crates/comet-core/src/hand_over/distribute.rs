@@ -1,0 +1,245 @@
+//! From the shards of one process to those of another.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use comet_handover as handed;
+use comet_handover::{AcceptsKind, Fault, VERSION};
+use comet_proto::Encoded;
+
+use crate::accepts::Accepts;
+use crate::ids::ShardId;
+use crate::limits::{ACCEPTS_MAX, NAME_MAX};
+use crate::outbox::State;
+use crate::transport::Transport;
+
+use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
+use super::counters;
+use super::homes::Homes;
+use super::rooms::ShardRooms;
+
+/// Connections of one shard: slots are `u32`, and this many are beyond any machine.
+const CONNECTIONS_MAX: usize = 1 << 28;
+
+/// A shard of the former process, its frames checked.
+struct Former {
+    items: Vec<ArrivedItem>,
+    rooms: Vec<handed::Room>,
+}
+
+/// A connection on its way.
+struct Moving<S> {
+    /// Index of its shard in the former process.
+    from: usize,
+    connection: handed::Connection,
+    socket: S,
+}
+
+/// Divides what all shards of the former process have handed over among `count` shards. `S` is what belongs to a connection: its
+/// socket. Each shard comes with what belongs to its connections, in their order, which is that of
+/// [`Shard::take_over`](crate::Shard::take_over).
+///
+/// With the same number of shards every connection stays on its shard. Otherwise each shard gets as many as any other.
+///
+/// # Errors
+/// A part is missing, or they contradict each other. Nothing is taken over then.
+pub fn distribute<S>(
+    mut shards: Vec<(handed::Shard, Vec<S>)>,
+    count: u16,
+) -> Result<Vec<(TakeOver, Vec<S>)>, Fault> {
+    if count == 0 {
+        return inconsistent("it is for no shard");
+    }
+    shards.sort_by_key(|(shard, _)| shard.shard);
+    check_complete(&shards)?;
+    let is_same = shards.len() == usize::from(count);
+    let (mut former, mut moving, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
+    let mut homes = Homes::default();
+    let mut lengths = Vec::new();
+    for (from, (shard, sockets)) in shards.into_iter().enumerate() {
+        let handed::Shard {
+            version: _,
+            required: _,
+            shard: _,
+            shards: _,
+            clock_ms: _,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+        } = shard;
+        let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
+        former.push(Former { items, rooms });
+        lengths.push(connections.len());
+        let pairs = connections.into_iter().zip(sockets);
+        moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
+        homes.add(home.unwrap_or_default());
+        all_counters.push(counters.unwrap_or_default());
+    }
+    if moving.len() > CONNECTIONS_MAX {
+        return inconsistent("too many connections");
+    }
+    if !is_same {
+        let (total, count) = (moving.len(), usize::from(count));
+        lengths = (0..count).map(|at| (at + 1) * total / count - at * total / count).collect();
+    }
+    let mut moving = moving.into_iter();
+    let (mut parts, mut rooms) = (Vec::new(), Vec::new());
+    for (shard, length) in (0..count).map(ShardId).zip(lengths) {
+        let (mut conns, mut sockets) = (Vec::new(), Vec::new());
+        let mut items = Items::default();
+        let mut mine = ShardRooms::new(former.len());
+        for Moving { from, connection, socket } in moving.by_ref().take(length) {
+            let former = &former[from];
+            let conn = arrive(connection, from, former, &mut items, &mut mine)?;
+            homes.register(&conn.connection, shard, conns.len())?;
+            conns.push(conn);
+            sockets.push(socket);
+        }
+        let mine = mine.finish(&mut conns)?;
+        rooms.push(mine);
+        parts.push((shard, conns, items.all, sockets));
+    }
+    let homes = homes.finish(&mut rooms, count)?;
+    let counters = counters::regroup(&all_counters, count);
+    let mut done = Vec::new();
+    let rest = rooms.into_iter().zip(homes).zip(counters);
+    for ((shard, connections, items, sockets), ((rooms, home), counters)) in
+        parts.into_iter().zip(rest)
+    {
+        let mut counters = counters::from_message(&counters);
+        // Pushes that wait go with their connections: each shard has queued those of its own.
+        let is_push = |item: &&u32| items[**item as usize].is_push;
+        let waiting = |conn: &ArrivedConn| conn.connection.pending.iter().filter(is_push).count();
+        let waiting: usize = connections.iter().map(waiting).sum();
+        let (sent, lost, superseded) = (counters.sent, counters.lost, counters.superseded);
+        let ended = [sent, lost, superseded].into_iter().fold(0, u64::saturating_add);
+        let tally = &mut counters.deliveries;
+        tally.queued = ended.saturating_add(waiting as u64);
+        tally.matched =
+            tally.dropped.iter().fold(tally.queued, |sum, more| sum.saturating_add(*more));
+        let part = TakeOver { shard, shards: count, connections, items, rooms, home, counters };
+        done.push((part, sockets));
+    }
+    Ok(done)
+}
+
+fn inconsistent<T>(what: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Inconsistent(what.into()))
+}
+
+/// Every shard of the former process is there, once, and each connection has its socket.
+fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
+    if shards.is_empty() {
+        return inconsistent("no shard");
+    }
+    for (at, (shard, sockets)) in shards.iter().enumerate() {
+        let handed::Shard { version, shard: number, shards: of, connections, .. } = shard;
+        if *version == 0 || *version > VERSION {
+            return Err(Fault::Version(*version));
+        }
+        if (*number as usize, *of as usize) != (at, shards.len()) {
+            return inconsistent(format!("shard {number} of {of} among {}", shards.len()));
+        }
+        if connections.len() != sockets.len() {
+            let (conns, sockets) = (connections.len(), sockets.len());
+            return inconsistent(format!("{sockets} sockets of {conns} connections"));
+        }
+    }
+    Ok(())
+}
+
+fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
+    let handed::Item { bytes, tcp_at, is_push, state } = item;
+    let state = state.map(|handed::State { room, id }| {
+        Arc::new(State { room: room.map(Into::into), id: id.into() })
+    });
+    match Encoded::from_parts(&bytes, tcp_at as usize) {
+        Some(frame) => Ok(ArrivedItem { frame, is_push, state }),
+        None => inconsistent("a frame that is none"),
+    }
+}
+
+/// Frames of a new shard.
+#[derive(Default)]
+struct Items {
+    all: Vec<ArrivedItem>,
+    /// For each former shard: where its items are in `all`.
+    known: Vec<Vec<u32>>,
+}
+
+impl Items {
+    fn index(&mut self, from: usize, former: &Former, item: u32) -> Result<u32, Fault> {
+        let Some(frame) = former.items.get(item as usize) else {
+            return inconsistent(format!("frame {item} of {}", former.items.len()));
+        };
+        if self.known.len() <= from {
+            self.known.resize(from + 1, Vec::new());
+        }
+        let known = &mut self.known[from];
+        if known.is_empty() {
+            known.resize(former.items.len(), u32::MAX);
+        }
+        let known = &mut known[item as usize];
+        if *known == u32::MAX {
+            *known = self.all.len() as u32;
+            self.all.push(frame.clone());
+        }
+        Ok(*known)
+    }
+}
+
+/// Checks a connection, and puts its frames and rooms to those of its new shard.
+fn arrive(
+    mut connection: handed::Connection,
+    from: usize,
+    former: &Former,
+    items: &mut Items,
+    rooms: &mut ShardRooms,
+) -> Result<ArrivedConn, Fault> {
+    let transport = match connection.transport() {
+        handed::Transport::Tcp => Transport::Tcp,
+        handed::Transport::WebSocket => Transport::WebSocket,
+        handed::Transport::EventStream => Transport::EventStream,
+        handed::Transport::Unknown => return inconsistent("a connection without transport"),
+    };
+    let key = &connection.key;
+    if key.is_empty() || key.len() > NAME_MAX {
+        return inconsistent(format!("a key of {} bytes", key.len()));
+    }
+    let accepts = match connection.accepts.take() {
+        None => Accepts::All,
+        Some(accepts) if accepts.operations.len() > ACCEPTS_MAX => {
+            return inconsistent("too many operations are accepted");
+        }
+        Some(accepts) => match (accepts.kind(), accepts.operations.into()) {
+            (AcceptsKind::Only, operations) => Accepts::Only(operations),
+            (AcceptsKind::AllBut, operations) => Accepts::AllBut(operations),
+            (AcceptsKind::Unknown, _) => return inconsistent("an unknown list of operations"),
+        },
+    };
+    for pending in &mut connection.pending {
+        *pending = items.index(from, former, *pending)?;
+    }
+    let first = connection
+        .pending
+        .first()
+        .map_or(0, |&first| transport.bytes(&items.all[first as usize].frame).len());
+    let is_begun = connection.stalled_ms.is_some();
+    if connection.taken > 0 && (!is_begun || connection.taken as usize >= first) {
+        return inconsistent("more than the first frame is taken");
+    }
+    if is_begun && connection.pending.is_empty() {
+        return inconsistent("a send of nothing");
+    }
+    let mut seen = HashSet::new();
+    let mut enter = |handle: u32| -> Result<usize, Fault> {
+        let at = rooms.enter(from, &former.rooms, handle)?;
+        if seen.insert(at) { Ok(at) } else { inconsistent("a connection is in a room twice") }
+    };
+    let room = connection.room.map(&mut enter).transpose()?;
+    let further_rooms =
+        connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
+    Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, renamed: Vec::new() })
+}

@@ -1,0 +1,188 @@
+//! What homes keep: put to the shards that are the homes now, and made of what the connections say.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use comet_handover::{
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, RemoteRoom, User,
+};
+use comet_proto::Position;
+
+use crate::ids::{ConnId, Generation, ShardId, Slot, home_of_key, home_of_room, home_of_user};
+
+use super::arrival::{ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
+
+/// All homes of the former process, and the connections of the new one.
+#[derive(Default)]
+pub(super) struct Homes {
+    /// Number of the latest session of users that had one.
+    last: AHashMap<i64, i32>,
+    departed_users: Vec<DepartedUser>,
+    disconnected_keys: Vec<DisconnectedKey>,
+    anonymous: u64,
+    remote: AHashMap<Arc<str>, u32>,
+    /// With the place in the list of its former home.
+    histories: Vec<(usize, History)>,
+    forgotten_rooms: u64,
+    sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
+    owners: AHashMap<Box<str>, ConnId>,
+}
+
+impl Homes {
+    /// Adds what a former shard has kept.
+    pub(super) fn add(&mut self, home: Home) {
+        let Home {
+            users,
+            departed_users,
+            disconnected_keys,
+            anonymous,
+            remote_rooms,
+            histories,
+            forgotten_rooms,
+        } = home;
+        self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
+        self.departed_users.extend(departed_users);
+        self.disconnected_keys.extend(disconnected_keys);
+        self.anonymous = self.anonymous.max(anonymous);
+        let remote = remote_rooms.into_iter();
+        self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
+        self.histories.extend(histories.into_iter().enumerate());
+        self.forgotten_rooms = self.forgotten_rooms.max(forgotten_rooms);
+    }
+
+    /// A connection is on `shard` now, in the slot `at`.
+    pub(super) fn register(
+        &mut self,
+        connection: &Connection,
+        shard: ShardId,
+        at: usize,
+    ) -> Result<(), Fault> {
+        let conn = ConnId { shard, slot: Slot(at as u32), generation: Generation(0) };
+        let Connection { key, user, session, .. } = connection;
+        if self.owners.insert(key.as_str().into(), conn).is_some() {
+            return Err(Fault::Inconsistent(format!("two connections hold the key {key:?}")));
+        }
+        if *user != 0 {
+            let sessions = self.sessions.entry(*user).or_default();
+            if sessions.iter().any(|(known, _)| known == session) {
+                let what = format!("user {user} has two sessions {session}");
+                return Err(Fault::Inconsistent(what));
+            }
+            sessions.push((*session, conn));
+        }
+        Ok(())
+    }
+
+    /// What each of `count` shards keeps as a home. `rooms` are those of each shard, which learn how many members they have
+    /// elsewhere.
+    pub(super) fn finish(
+        self,
+        rooms: &mut [Vec<ArrivedRoom>],
+        count: u16,
+    ) -> Result<Vec<ArrivedHome>, Fault> {
+        let Self {
+            mut last,
+            mut departed_users,
+            mut disconnected_keys,
+            anonymous,
+            remote,
+            mut histories,
+            forgotten_rooms,
+            sessions,
+            owners,
+        } = self;
+        let mut homes: Vec<ArrivedHome> = (0..count).map(|_| ArrivedHome::default()).collect();
+        for home in &mut homes {
+            // The numbers of a shard are spread over all of them, so each goes on behind the greatest.
+            home.anonymous = anonymous.div_ceil(count.into());
+            home.forgotten_rooms = forgotten_rooms;
+        }
+        for (key, conn) in owners {
+            homes[at(home_of_key(&key, count))].owners.push((key, conn));
+        }
+        for (user, mut sessions) in sessions {
+            sessions.sort_unstable_by_key(|&(number, _)| number);
+            let greatest = sessions.last().map_or(0, |&(number, _)| number);
+            let last = last.remove(&user).unwrap_or(greatest);
+            homes[at(home_of_user(user, count))].users.push(ArrivedUser { user, last, sessions });
+        }
+        // Their sessions are over, because their connections have stayed behind.
+        let ended = last.into_iter();
+        departed_users.extend(ended.map(|(user, last)| DepartedUser { user, last, age_ms: 0 }));
+        // Oldest first; and by name, so that the same hand-over always comes to the same.
+        departed_users.sort_by_key(|&DepartedUser { user, age_ms, .. }| (Reverse(age_ms), user));
+        disconnected_keys.sort_by_key(|key| Reverse(key.age_ms));
+        for departed in departed_users {
+            homes[at(home_of_user(departed.user, count))].departed_users.push(departed);
+        }
+        for key in disconnected_keys {
+            homes[at(home_of_key(&key.key, count))].disconnected_keys.push(key);
+        }
+        let positions = positions(&histories)?;
+        histories.sort_by_key(|&(order, _)| order);
+        for (_, history) in histories {
+            homes[at(home_of_room(&history.room, count))].histories.push(history);
+        }
+        join_rooms(rooms, &mut homes, &remote, &positions);
+        for (name, members) in remote {
+            homes[at(home_of_room(&name, count))].remote.push((name, members));
+        }
+        homes.iter_mut().for_each(sort);
+        Ok(homes)
+    }
+}
+
+/// So that the same hand-over always comes to the same.
+fn sort(home: &mut ArrivedHome) {
+    home.owners.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    home.users.sort_unstable_by_key(|user| user.user);
+    home.rooms.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    home.remote.sort_unstable();
+}
+
+fn at(ShardId(shard): ShardId) -> usize {
+    shard.into()
+}
+
+/// The position of each room that has one.
+fn positions(histories: &[(usize, History)]) -> Result<AHashMap<Arc<str>, Position>, Fault> {
+    let mut positions = AHashMap::new();
+    for (_, History { room, epoch, top, .. }) in histories {
+        let position = Position { epoch: *epoch, offset: *top };
+        if positions.insert(room.as_str().into(), position).is_some() {
+            return Err(Fault::Inconsistent(format!("two histories of the room {room:?}")));
+        }
+    }
+    Ok(positions)
+}
+
+/// Tells homes which shards have members in their rooms, and the shards how many there are elsewhere.
+fn join_rooms(
+    rooms: &mut [Vec<ArrivedRoom>],
+    homes: &mut [ArrivedHome],
+    remote: &AHashMap<Arc<str>, u32>,
+    positions: &AHashMap<Arc<str>, Position>,
+) {
+    let mut joined: AHashMap<Arc<str>, HomeRoomPart> = AHashMap::new();
+    for (shard, rooms) in (0..).map(ShardId).zip(&*rooms) {
+        for ArrivedRoom { name, members, .. } in rooms {
+            let room = joined.entry(Arc::clone(name)).or_insert_with(|| HomeRoomPart {
+                name: Arc::clone(name),
+                shards: Vec::new(),
+                remote: remote.get(name).copied().unwrap_or(0),
+            });
+            room.shards.push((shard, *members));
+        }
+    }
+    for room in rooms.iter_mut().flatten() {
+        let HomeRoomPart { shards, remote, .. } = &joined[&room.name];
+        let all = shards.iter().fold(*remote, |sum, &(_, members)| sum.saturating_add(members));
+        room.elsewhere = all.saturating_sub(room.members);
+        room.position = positions.get(&room.name).copied();
+    }
+    let count = homes.len() as u16;
+    for room in joined.into_values() {
+        homes[at(home_of_room(&room.name, count))].rooms.push(room);
+    }
+}

@@ -1,0 +1,89 @@
+//! What keeps a shard from being handed over, and what stays behind.
+
+use std::fmt;
+
+/// What a shard has under way. It can be handed over once nothing is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Obstacles {
+    /// Pushes that are not offered to all, those that wait in windows among them.
+    pub pushes: usize,
+    /// Paced broadcasts, and orders to move clients off.
+    pub paced: usize,
+    /// Transmits that the driver has not answered.
+    pub transmits: usize,
+    /// Messages to other shards, and reports to control.
+    pub messages: usize,
+    /// Connections that wait for logic or a home. They go on once answered; those that are not when the shard is handed over
+    /// stay behind.
+    pub answers: usize,
+    /// Requests of push callers that are not answered.
+    pub calls: usize,
+    /// Lists for operators that are being made.
+    pub lists: usize,
+    /// Sockets to shut, and closed connections to log.
+    pub closes: usize,
+    /// The shard drains.
+    pub is_draining: bool,
+}
+
+impl Obstacles {
+    /// Whether nothing is under way.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Whether nothing is under way that would be lost. Connections that wait for logic may be left behind, callers learn from
+    /// the end of their connection that nobody answers, and sockets to shut are those of connections that are closed already.
+    #[must_use]
+    pub fn may_hand_over(&self) -> bool {
+        Self { answers: 0, calls: 0, closes: 0, ..*self }.is_none()
+    }
+}
+
+impl fmt::Display for Obstacles {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { pushes, paced, transmits, messages, answers, calls, lists, closes, is_draining } =
+            *self;
+        let counts = [
+            (pushes, "pushes"),
+            (paced, "paced broadcasts and orders"),
+            (transmits, "sends"),
+            (messages, "messages"),
+            (answers, "connections that wait for an answer"),
+            (calls, "calls"),
+            (lists, "lists"),
+            (closes, "sockets to shut"),
+            (usize::from(is_draining), "drain"),
+        ];
+        let mut separator = "";
+        for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
+            write!(f, "{separator}{count} {what}")?;
+            separator = ", ";
+        }
+        if separator.is_empty() { f.write_str("nothing") } else { Ok(()) }
+    }
+}
+
+/// Why a connection is not handed over.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum LeftBehind {
+    /// It has not authenticated.
+    Handshake,
+    /// It waits for the answer of logic or a home.
+    AwaitsAnswer,
+    /// It is closing already.
+    Closing,
+}
+
+impl LeftBehind {
+    /// The word for it in logs.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::AwaitsAnswer => "awaits_answer",
+            Self::Closing => "closing",
+        }
+    }
+}

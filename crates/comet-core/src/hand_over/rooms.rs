@@ -1,0 +1,135 @@
+//! The rooms of a new shard, and the handles by which clients know them.
+//!
+//! A room keeps its handle where all its members know it by the same one, and no client of the shard knows another room by that.
+//! So nothing changes if the number of shards does not, or grows. Otherwise it gets a handle that no client knows: a request
+//! that names a former handle and crosses the news then meets no room, rather than another one.
+
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use comet_handover::{Fault, Room};
+use comet_proto::RoomHandle;
+
+use crate::limits::NAME_MAX;
+
+use super::arrival::{ArrivedConn, ArrivedRoom};
+
+/// Handles are indices, so this bounds the memory that they make a shard take.
+const HANDLES_MAX: u32 = 1 << 24;
+
+/// The rooms of one new shard.
+pub(super) struct ShardRooms {
+    rooms: Vec<Building>,
+    by_name: AHashMap<Arc<str>, usize>,
+    /// For each former shard: its rooms by handle, and where they are in `rooms`.
+    known: Vec<AHashMap<u32, Known>>,
+}
+
+#[derive(Clone, Copy)]
+enum Known {
+    /// Index of the former shard's list.
+    There(usize),
+    Here(usize),
+}
+
+struct Building {
+    name: Arc<str>,
+    members: u32,
+    /// The handle by which all members so far know it; `None`: they know several.
+    handle: Option<u32>,
+}
+
+impl ShardRooms {
+    pub(super) fn new(former: usize) -> Self {
+        let known = (0..former).map(|_| AHashMap::new()).collect();
+        Self { rooms: Vec::new(), by_name: AHashMap::new(), known }
+    }
+
+    /// A connection of the former shard `from` is in the room that has `handle` there. Returns the index of the room here.
+    pub(super) fn enter(
+        &mut self,
+        from: usize,
+        former: &[Room],
+        handle: u32,
+    ) -> Result<usize, Fault> {
+        let known = &mut self.known[from];
+        if known.is_empty() {
+            for (at, room) in former.iter().enumerate() {
+                if known.insert(room.handle, Known::There(at)).is_some() {
+                    let what = format!("two rooms have the handle {}", room.handle);
+                    return Err(Fault::Inconsistent(what));
+                }
+            }
+        }
+        let at = match known.get(&handle) {
+            None => return Err(Fault::Inconsistent(format!("no room has the handle {handle}"))),
+            Some(&Known::Here(at)) => at,
+            Some(&Known::There(there)) => {
+                let name = &former[there].name;
+                if name.is_empty() || name.len() > NAME_MAX {
+                    let what = format!("a room name of {} bytes", name.len());
+                    return Err(Fault::Inconsistent(what));
+                }
+                let at = match self.by_name.get(name.as_str()) {
+                    Some(&at) => at,
+                    None => {
+                        let name: Arc<str> = name.as_str().into();
+                        let at = self.rooms.len();
+                        let handle = Some(handle);
+                        self.rooms.push(Building { name: Arc::clone(&name), members: 0, handle });
+                        self.by_name.insert(name, at);
+                        at
+                    }
+                };
+                known.insert(handle, Known::Here(at));
+                at
+            }
+        };
+        let room = &mut self.rooms[at];
+        room.members += 1;
+        if room.handle != Some(handle) {
+            room.handle = None;
+        }
+        Ok(at)
+    }
+
+    /// Gives each room its handle, and notes the rooms that `conns` know by another one.
+    pub(super) fn finish(mut self, conns: &mut [ArrivedConn]) -> Result<Vec<ArrivedRoom>, Fault> {
+        // By which handles clients know which rooms.
+        let mut rooms_of: AHashMap<u32, usize> = AHashMap::new();
+        let mut next = 0;
+        for known in &self.known {
+            for (&handle, &known) in known {
+                let Known::Here(at) = known else { continue };
+                next = next.max(handle.saturating_add(1));
+                let other = *rooms_of.entry(handle).or_insert(at);
+                if other != at {
+                    self.rooms[at].handle = None;
+                    self.rooms[other].handle = None;
+                }
+            }
+        }
+        let mut rooms = Vec::new();
+        for Building { name, members, handle } in self.rooms {
+            let handle = handle.unwrap_or_else(|| {
+                next = next.saturating_add(1);
+                next - 1
+            });
+            if handle >= HANDLES_MAX {
+                return Err(Fault::Inconsistent(format!("the handle {handle}")));
+            }
+            let handle = RoomHandle(handle);
+            rooms.push(ArrivedRoom { handle, name, members, elsewhere: 0, position: None });
+        }
+        for ArrivedConn { connection, room, further_rooms, renamed, .. } in conns {
+            let first = connection.room.into_iter().zip(*room);
+            let further = connection.further_rooms.iter().copied();
+            let all = first.chain(further.zip(further_rooms.iter().copied()));
+            renamed.extend(
+                all.map(|(handle, at)| (RoomHandle(handle), at))
+                    .filter(|&(handle, at)| rooms[at].handle != handle),
+            );
+        }
+        Ok(rooms)
+    }
+}

@@ -1,0 +1,94 @@
+//! Histories on their way to another process.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use comet_handover as handed;
+use comet_proto::Encoded;
+
+use crate::limits::Limits;
+use crate::time::Millis;
+
+use super::{Kept, RoomHistories, RoomHistory};
+
+impl RoomHistories {
+    /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet: their
+    /// members may know that. The room whose last push is the oldest comes first.
+    pub(crate) fn hand_over<'a>(
+        &self,
+        rooms: impl Iterator<Item = &'a str>,
+        now: Millis,
+    ) -> Vec<handed::History> {
+        let without_push = rooms.filter(|room| !self.rooms.contains_key(*room));
+        let mut histories: Vec<_> = without_push
+            .map(|room| handed::History {
+                room: room.into(),
+                epoch: self.epoch_of(room),
+                top: 0,
+                frames: Vec::new(),
+            })
+            .collect();
+        histories.sort_unstable_by(|one, other| one.room.cmp(&other.room));
+        let mut known: Vec<_> = self.rooms.iter().collect();
+        known.sort_unstable_by_key(|(_, known)| known.number);
+        histories.extend(known.into_iter().map(|(room, known)| {
+            let RoomHistory { epoch, top, frames, bytes: _, pushes: _, number: _ } = known;
+            let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
+            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames }
+        }));
+        histories
+    }
+
+    /// How many rooms have lost their position.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
+    /// Goes on with histories, in the place of none, of those rooms that a rule of `limits` covers.
+    pub(crate) fn take_over(
+        &mut self,
+        histories: Vec<handed::History>,
+        forgotten: u64,
+        evicted: u64,
+        limits: &Limits,
+        now: Millis,
+    ) {
+        (self.forgotten, self.evicted) = (forgotten, evicted);
+        for handed::History { room, epoch, top, frames } in histories {
+            if limits.history_rule(&room).is_none() {
+                continue;
+            }
+            let frames: Option<VecDeque<Kept>> =
+                frames.into_iter().map(|kept| arrived(kept, top, now)).collect();
+            // Frames that are none are no history; the position stays.
+            let frames = frames.unwrap_or_default();
+            let bytes = frames.iter().map(Kept::bytes).sum();
+            let pushes = frames.iter().map(|kept| kept.pushes).fold(0, u32::saturating_add);
+            self.latest += 1;
+            let number = self.latest;
+            self.bytes += bytes;
+            let known = RoomHistory { epoch, top, frames, bytes, pushes, number };
+            self.put(Arc::from(room), known);
+        }
+        self.evict(limits.history_memory);
+    }
+}
+
+fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
+    let Kept { frame, offset, pushes, at } = kept;
+    let (bytes, tcp_at) = frame.parts();
+    let item =
+        handed::Item { bytes: bytes.to_vec(), tcp_at: tcp_at as u32, is_push: true, state: None };
+    let age_ms = now.0.saturating_sub(at.0);
+    handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
+}
+
+/// `None`: it is no push of a room whose latest one is at `top`.
+fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
+    let handed::Kept { frame, offset, pushes, age_ms } = kept;
+    let handed::Item { bytes, tcp_at, is_push: _, state: _ } = frame?;
+    let frame = Encoded::from_parts(&bytes, tcp_at as usize)?;
+    let has_pushes = comet_proto::count_frames(frame.for_tcp()) == Ok(pushes as usize);
+    let is_sound = has_pushes && pushes > 0 && offset <= top && u64::from(pushes) <= offset;
+    is_sound.then(|| Kept { frame, offset, pushes, at: Millis(now.0.saturating_sub(age_ms)) })
+}

@@ -1,0 +1,51 @@
+//! Rooms on their way from one process to another.
+
+use std::sync::Arc;
+
+use comet_proto::{Position as Reached, RoomHandle};
+
+use crate::ids::Slot;
+
+use super::{Membership, Position, Room, RoomId, Rooms};
+
+impl Rooms {
+    /// Goes on with rooms under their handles, in the place of none. Their homes know of this shard.
+    pub(crate) fn take_over(
+        &mut self,
+        rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32, Option<Reached>)>,
+    ) {
+        let Self { rooms: all, names, dirty: _ } = self;
+        all.place(rooms.map(|(handle, name, elsewhere, reached)| {
+            let id = RoomId::of_handle(handle);
+            names.insert(Arc::clone(&name), id);
+            let room = Room {
+                name,
+                members: Vec::new(),
+                waiting: Vec::new(),
+                recovering: 0,
+                is_joined: true,
+                offered: 0,
+                is_amid_push: false,
+                top: reached.map(|reached| reached.offset),
+                reached,
+                next_offset: reached.map_or(0, |reached| reached.offset),
+                elsewhere,
+                is_dirty: false,
+            };
+            (id, room)
+        }));
+    }
+
+    /// Every room, in the order of their handles.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (RoomId, &Room)> {
+        self.rooms.indices().filter(|&id| self.rooms.is_taken(id)).map(|id| (id, &self.rooms[id]))
+    }
+
+    /// Puts a connection behind the members of a room that was taken over. The room's home has counted it.
+    pub(crate) fn take_over_member(&mut self, room: RoomId, slot: Slot) -> Membership {
+        let members = &mut self.rooms[room].members;
+        let position = Position(members.len() as u32);
+        members.push(slot);
+        Membership { room, position }
+    }
+}

@@ -1,0 +1,346 @@
+//! The hand-over: what a shard has under way, and its state for another process.
+//!
+//! Nothing here changes what a shard does. If the other process fails, it goes on.
+
+use std::collections::HashMap;
+
+use comet_handover as handed;
+use comet_handover::{VERSION, feature};
+
+use crate::accepts::Accepts;
+use crate::conn::{Conn, Input};
+use crate::hand_over::{LeftBehind, Obstacles, counters_to};
+use crate::home::Home;
+use crate::ids::{ConnId, Slot};
+use crate::ledger::CloseReason;
+use crate::limits::TICK_MS;
+use crate::state::ConnState;
+use crate::time::Tick;
+use crate::transport::Transport;
+
+use super::Shard;
+use super::pacing::DrainPhase;
+
+impl Shard {
+    /// The state of the shard is to be handed over soon: pushes that wait in windows begin. Call it until the shard
+    /// [is quiescent](Shard::is_quiescent), because more may come.
+    pub fn begin_hand_over(&mut self) {
+        self.end_all_windows();
+    }
+
+    /// Whether nothing is under way, so that [`Shard::hand_over`] loses nothing. The driver knows about messages in the mesh, and
+    /// shards are quiescent only if all are at once.
+    #[must_use]
+    pub fn is_quiescent(&self) -> bool {
+        self.obstacles().is_none()
+    }
+
+    /// What is under way.
+    #[must_use]
+    pub fn obstacles(&self) -> Obstacles {
+        let (mut transmits, mut answers) = (0, 0);
+        for slot in self.taken_slots() {
+            let conn = &self.conns[slot];
+            // A send that is not answered: after that the connection is ready for the rest.
+            transmits += usize::from(conn.outbox.is_sending() && !conn.is_ready);
+            answers += usize::from(conn.is_live() && !matches!(conn.state, ConnState::Live));
+        }
+        let is_begun = usize::from(self.crowds_under_way() > 0);
+        Obstacles {
+            pushes: self.pushes.len() + is_begun + self.gathering.pushes(),
+            paced: self.pacing.broadcasts.len() + usize::from(self.pacing.notices.is_some()),
+            transmits,
+            messages: self.messages.len() + self.reports.len(),
+            answers: answers + self.room_orders.len() + self.joined.len(),
+            calls: self.callers.calls(),
+            lists: self.listings.len() + usize::from(self.home.rooms.has_walks()),
+            closes: self.closes.len() + self.closed.len(),
+            is_draining: self.drain != DrainPhase::Serving,
+        }
+    }
+
+    fn crowds_under_way(&self) -> usize {
+        usize::from(!self.crowds.is_empty())
+    }
+
+    /// The last transmit of `conn` was taken back, and the kernel took nothing of it. It comes again by
+    /// [`Shard::poll_transmit`], and its client has no more time for it. In a shard that is about to be handed over that also goes
+    /// for one that has failed: the other process will find that.
+    pub fn handle_send_cancelled(&mut self, conn: ConnId) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        let conn = &mut self.conns[slot];
+        if matches!(conn.state, ConnState::Closed) {
+            self.abort_after_send(slot);
+        } else {
+            self.outboxes.mark_ready(slot, conn);
+        }
+    }
+
+    /// The connections that [`Shard::hand_over`] leaves out, and why.
+    pub fn left_behind(&self) -> impl Iterator<Item = (ConnId, LeftBehind)> {
+        self.taken_slots().filter_map(|slot| {
+            let why = left_behind(&self.conns[slot].state)?;
+            Some((self.conns.id(slot), why))
+        })
+    }
+
+    /// Closes what would be left behind, if it is not closing already. Each close notice names a random time to wait up to
+    /// `retry_after_ms`, so these clients do not come back at once. Their homes learn of it as ever.
+    pub fn close_left_behind(&mut self, retry_after_ms: u32) {
+        let slots: Vec<Slot> = self.taken_slots().collect();
+        for slot in slots {
+            if left_behind(&self.conns[slot].state).is_some() && self.conns[slot].is_open() {
+                let hint = self.jitter.within(0..=retry_after_ms);
+                self.refuse_upgrade(slot, hint);
+                self.close_with_hint(slot, CloseReason::Draining, "", Some(hint));
+            }
+        }
+        self.dispatch_local();
+    }
+
+    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`].
+    ///
+    /// # Panics
+    /// If something is under way that would be lost; see [`Obstacles::may_hand_over`].
+    #[must_use]
+    pub fn hand_over(&self) -> (handed::Shard, Vec<ConnId>) {
+        let obstacles = self.obstacles();
+        assert!(obstacles.may_hand_over(), "under way: {obstacles}");
+        let mut items = Items::default();
+        let mut counters = self.counters();
+        let (mut connections, mut ids) = (Vec::new(), Vec::new());
+        for slot in self.taken_slots() {
+            let conn = &self.conns[slot];
+            if left_behind(&conn.state).is_some() {
+                if conn.is_open() {
+                    counters.closed[CloseReason::Draining as usize] += 1;
+                }
+                let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+                counters.lost += u64::from(load.pushes);
+                continue;
+            }
+            connections.push(self.hand_over_conn(slot, conn, &mut items));
+            ids.push(self.conns.id(slot));
+        }
+        let home = self.hand_over_home();
+        let has_streams =
+            connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
+        let required = [
+            (has_streams, feature::EVENT_STREAMS),
+            (!home.histories.is_empty(), feature::HISTORIES),
+        ];
+        let shard = handed::Shard {
+            version: VERSION,
+            required: required
+                .iter()
+                .filter(|(is, _)| *is)
+                .map(|(_, name)| (*name).into())
+                .collect(),
+            shard: self.context.shard.0.into(),
+            shards: self.context.shards.into(),
+            clock_ms: self.context.now.0,
+            connections,
+            items: items.all,
+            rooms: self.hand_over_rooms(),
+            home: Some(home),
+            counters: Some(counters_to(counters)),
+        };
+        (shard, ids)
+    }
+
+    fn taken_slots(&self) -> impl Iterator<Item = Slot> {
+        self.conns.slots().filter(|&slot| self.conns.is_taken(slot))
+    }
+
+    fn hand_over_conn(&self, slot: Slot, conn: &Conn, items: &mut Items) -> handed::Connection {
+        // All fields by name: a new one is handed over, or said why not.
+        let Conn {
+            state: _,
+            transport,
+            is_text,
+            // It has something to send.
+            is_ready: _,
+            // The wheel is armed for it.
+            is_watched: _,
+            // The configuration of the new process says it.
+            is_traced: _,
+            is_protocol_2,
+            has_further_rooms: _,
+            outbox,
+            moved,
+            deadline,
+            accepted: _,
+            heartbeat_ms,
+            renew_at,
+            session,
+            user,
+            key,
+            room,
+            accepts,
+            input,
+        } = conn;
+        let (frames, taken) = self.outboxes.chains.hand_over(outbox, *transport);
+        let pending = frames
+            .into_iter()
+            .map(|parts| {
+                items.index(parts.serial, || {
+                    let (bytes, tcp_at) = parts.frame.parts();
+                    handed::Item {
+                        bytes: bytes.to_vec(),
+                        tcp_at: tcp_at as u32,
+                        is_push: parts.is_push,
+                        state: parts.state.map(|state| handed::State {
+                            room: state.room.as_deref().map(Into::into),
+                            id: state.id.as_ref().into(),
+                        }),
+                    }
+                })
+            })
+            .collect();
+        let id = self.conns.id(slot);
+        let left = |at: &Tick| at.begin().0.saturating_sub(self.context.clock.active().0);
+        let (tick, handle) =
+            (self.context.tick(), |room: &crate::room::Membership| room.id().handle().0);
+        handed::Connection {
+            id: Some(handed::ConnId {
+                shard: id.shard.0.into(),
+                slot: id.slot.0,
+                generation: id.generation.0,
+            }),
+            transport: match transport {
+                Transport::Tcp => handed::Transport::Tcp,
+                Transport::WebSocket => handed::Transport::WebSocket,
+                Transport::EventStream => handed::Transport::EventStream,
+            }
+            .into(),
+            is_text: *is_text,
+            is_protocol_2: *is_protocol_2,
+            user: *user,
+            key: key.as_ref().into(),
+            session: *session,
+            address: String::new(),
+            age_ms: conn.age_ms(self.context.now),
+            heartbeat_ms: *heartbeat_ms,
+            deadline_ms: left(deadline),
+            renew_ms: left(renew_at),
+            token_ms: self
+                .token_expiries
+                .deadline(slot)
+                .map(|at| at.begin().0.saturating_sub(self.context.now.0)),
+            room: room.room().map(|id| id.handle().0),
+            further_rooms: self.further_rooms.of(slot).iter().map(handle).collect(),
+            accepts: accepts_of(accepts),
+            input: input.as_deref().map(input_of),
+            sent: self.rates.hand_over(id.local(), self.context.now),
+            pending,
+            taken,
+            stalled_ms: outbox
+                .is_sending()
+                .then(|| u64::from(tick.0.saturating_sub(moved.0)) * TICK_MS),
+        }
+    }
+
+    /// Rooms that the connections name.
+    fn hand_over_rooms(&self) -> Vec<handed::Room> {
+        let rooms = self.rooms.iter().filter(|(_, room)| !room.members.is_empty());
+        rooms
+            .map(|(id, room)| handed::Room {
+                handle: id.handle().0,
+                name: room.name.as_ref().into(),
+            })
+            .collect()
+    }
+
+    fn hand_over_home(&self) -> handed::Home {
+        // Owners of keys, members of rooms and counts of addresses come from the connections.
+        let Home { keys, users, rooms, histories, sources: _ } = &self.home;
+        let now = self.context.clock.active().0;
+        let limits = &self.context.limits;
+        let with_rule =
+            rooms.names().filter(|room| limits.history_rule(room).is_some()).map(|room| &**room);
+        handed::Home {
+            users: users.last_numbers().map(|(user, last)| handed::User { user, last }).collect(),
+            departed_users: users
+                .retained_numbers()
+                .map(|(since, user, last)| {
+                    let age_ms = now.saturating_sub(since.0);
+                    handed::DepartedUser { user, last, age_ms }
+                })
+                .collect(),
+            disconnected_keys: keys
+                .disconnected()
+                .map(|(since, key)| {
+                    let age_ms = now.saturating_sub(since.0);
+                    handed::DisconnectedKey { key: key.into(), age_ms }
+                })
+                .collect(),
+            anonymous: keys.anonymous_most(),
+            remote_rooms: rooms
+                .remote_counts()
+                .map(|(room, members)| handed::RemoteRoom { name: room.as_ref().into(), members })
+                .collect(),
+            histories: histories.hand_over(with_rule, self.context.now),
+            forgotten_rooms: histories.forgotten(),
+        }
+    }
+}
+
+/// `None`: it is handed over.
+fn left_behind(state: &ConnState) -> Option<LeftBehind> {
+    match state {
+        ConnState::Live => None,
+        ConnState::Upgrading
+        | ConnState::AwaitingAuth
+        | ConnState::Identifying { .. }
+        | ConnState::Registering(_) => Some(LeftBehind::Handshake),
+        ConnState::Joining { .. } | ConnState::Receiving { .. } | ConnState::Renewing { .. } => {
+            Some(LeftBehind::AwaitsAnswer)
+        }
+        ConnState::Closing | ConnState::Lingering | ConnState::Closed => Some(LeftBehind::Closing),
+    }
+}
+
+fn accepts_of(accepts: &Accepts) -> Option<handed::Accepts> {
+    let (kind, operations) = match accepts {
+        Accepts::All => return None,
+        Accepts::Only(operations) => (handed::AcceptsKind::Only, operations),
+        Accepts::AllBut(operations) => (handed::AcceptsKind::AllBut, operations),
+    };
+    Some(handed::Accepts { kind: kind.into(), operations: operations.to_vec() })
+}
+
+fn input_of(input: &Input) -> handed::Input {
+    let Input {
+        bytes,
+        fragments,
+        cookie,
+        // These are of connections that wait for an answer.
+        token: _,
+        echo: _,
+        rooms: _,
+        cors: _,
+        has_unknown_id: _,
+    } = input;
+    let fragments = fragments.as_ref().map(|fragments| {
+        let (payload, is_text) = fragments.parts();
+        handed::Fragments { payload: payload.to_vec(), is_text }
+    });
+    handed::Input { bytes: bytes.clone(), fragments, cookie: cookie.as_deref().map(Into::into) }
+}
+
+/// Frames that connections wait for, each once.
+#[derive(Default)]
+struct Items {
+    all: Vec<handed::Item>,
+    /// By serial.
+    known: HashMap<u32, u32, ahash::RandomState>,
+}
+
+impl Items {
+    fn index(&mut self, serial: u32, item: impl FnOnce() -> handed::Item) -> u32 {
+        *self.known.entry(serial).or_insert_with(|| {
+            self.all.push(item());
+            (self.all.len() - 1) as u32
+        })
+    }
+}

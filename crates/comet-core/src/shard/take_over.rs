@@ -1,0 +1,236 @@
+//! The hand-over, at the shard that goes on with the state of another process.
+
+use std::sync::Arc;
+
+use comet_handover as handed;
+use comet_proto::websocket::Fragments;
+use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
+
+use crate::conn::{Conn, Input};
+use crate::hand_over::{
+    ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
+};
+use crate::ids::{ConnId, Slot};
+use crate::limits::TICK_MS;
+use crate::message::Report;
+use crate::outbox::Item;
+use crate::room::{Membership, RoomId};
+use crate::state::{AwaitedReply, ConnState};
+use crate::time::{Millis, Tick, TokenTime};
+
+use super::Shard;
+
+impl Shard {
+    /// Goes on with what another process has handed over. Returns the connections, in the order of what
+    /// [`distribute`](crate::distribute) gave beside `part`; the driver tells the address of each
+    /// ([`Shard::handle_source`]) as after an accept.
+    ///
+    /// # Panics
+    /// If the shard has a connection already, or `part` is for another one.
+    pub fn take_over(&mut self, part: TakeOver) -> Vec<ConnId> {
+        let TakeOver { shard, shards, connections, items, rooms, home, counters } = part;
+        assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
+        assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
+        let chains = &mut self.outboxes.chains;
+        let items: Vec<Item> = items
+            .into_iter()
+            .map(|item| chains.arrived_item(item.frame, item.is_push, item.state))
+            .collect();
+        self.rooms.take_over(
+            rooms
+                .iter()
+                .map(|room| (room.handle, Arc::clone(&room.name), room.elsewhere, room.position)),
+        );
+        self.counters = counters;
+        self.counters.live = connections.len() as u64;
+        self.callers.accepted = self.counters.callers_accepted;
+        self.callers.ended = self.counters.callers_ended;
+        self.callers.answered = self.counters.calls;
+        let ids: Vec<ConnId> =
+            connections.into_iter().map(|conn| self.take_over_conn(conn, &items, &rooms)).collect();
+        self.outboxes.bytes_queued += self.counters.bytes_out;
+        self.take_over_home(home);
+        self.dispatch_local();
+        ids
+    }
+
+    fn take_over_conn(
+        &mut self,
+        arrived: ArrivedConn,
+        items: &[Item],
+        rooms: &[ArrivedRoom],
+    ) -> ConnId {
+        let ArrivedConn { connection, transport, accepts, room, further_rooms, renamed } = arrived;
+        let handed::Connection {
+            // It was another process that knew it by that.
+            id: _,
+            transport: _,
+            is_text,
+            is_protocol_2,
+            user,
+            key,
+            session,
+            // The driver has it.
+            address: _,
+            age_ms,
+            heartbeat_ms,
+            deadline_ms,
+            renew_ms,
+            token_ms,
+            room: _,
+            further_rooms: _,
+            accepts: _,
+            input,
+            sent,
+            pending,
+            taken,
+            stalled_ms,
+        } = connection;
+        let (now, tick) = (self.context.now, self.context.tick());
+        let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
+        let stalled = millis(stalled_ms.unwrap_or(0).div_ceil(TICK_MS));
+        let begun = stalled_ms.map(|_| taken);
+        let outbox = self
+            .outboxes
+            .chains
+            .take_over(pending.iter().map(|&item| &items[item as usize]), begun);
+        let load = self.outboxes.chains.load(&outbox, transport);
+        self.outboxes.bytes_queued += u64::from(load.bytes);
+        let conn = Conn {
+            state: ConnState::Live,
+            transport,
+            is_text,
+            is_ready: false,
+            is_watched: false,
+            is_traced: false,
+            is_protocol_2,
+            has_further_rooms: !further_rooms.is_empty(),
+            outbox,
+            moved: Tick(tick.0.saturating_sub(stalled)),
+            deadline: self.context.deadline(millis(deadline_ms)),
+            accepted: Millis(now.0.saturating_sub(age_ms)),
+            heartbeat_ms,
+            renew_at: self.context.deadline(millis(renew_ms)),
+            session,
+            user,
+            key: key.into(),
+            room: Membership::NONE,
+            accepts,
+            input: input.map(|input| Box::new(input_from(input))),
+        };
+        let slot = self.conns.take_over(conn, &self.context);
+        let id = self.conns.id(slot);
+        if let Some(room) = room {
+            let room = RoomId::of_handle(rooms[room].handle);
+            self.conns[slot].room = self.rooms.take_over_member(room, slot);
+        }
+        for room in further_rooms {
+            let room = RoomId::of_handle(rooms[room].handle);
+            let membership = self.rooms.take_over_member(room, slot);
+            self.further_rooms.insert(slot, membership);
+        }
+        if token_ms.is_some() {
+            self.set_token_expiry(slot, token_ms);
+        }
+        if let Some(sent) = sent {
+            self.rates.take_over(id.local(), &sent, now);
+        }
+        self.update_tracing(slot, None);
+        let conn = &mut self.conns[slot];
+        conn.shed_input();
+        if !conn.outbox.is_empty() {
+            self.outboxes.mark_ready(slot, conn);
+        }
+        for (handle, room) in renamed {
+            self.rename_room(slot, handle, &rooms[room]);
+        }
+        id
+    }
+
+    /// Tells a client that knows a room by `former` its handle here. What it was sent before names the former one.
+    fn rename_room(&mut self, slot: Slot, former: RoomHandle, room: &ArrivedRoom) {
+        let ArrivedRoom { handle, name, position, .. } = room;
+        if !self.conns[slot].is_protocol_2 {
+            return;
+        }
+        let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: former };
+        self.tell_rooms(slot, op::LEAVE_REPLY, &left.encode());
+        let is_primary = self.conns[slot].room.room() == Some(RoomId::of_handle(*handle));
+        let joined = match is_primary {
+            true => JoinReply::primary(*handle, name.as_bytes()),
+            false => JoinReply {
+                is_unasked: true,
+                position: *position,
+                ..JoinReply::joined(*handle, name.as_bytes())
+            },
+        };
+        self.tell_rooms(slot, op::JOIN_REPLY, &joined.encode());
+    }
+
+    fn tell_rooms(&mut self, slot: Slot, operation: i32, body: &[u8]) {
+        let reply = AwaitedReply { version: VERSION_2, operation, sequence: 0 };
+        self.reply(slot, reply, body);
+    }
+
+    fn take_over_home(&mut self, home: ArrivedHome) {
+        let ArrivedHome {
+            owners,
+            users,
+            departed_users,
+            disconnected_keys,
+            anonymous,
+            rooms,
+            remote,
+            histories,
+            forgotten_rooms,
+        } = home;
+        let active = self.context.clock.active();
+        let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
+        for (key, conn) in owners {
+            // Whoever claims the key from now on has a later token.
+            self.home.keys.claim(&key, conn, TokenTime::default());
+        }
+        for ArrivedUser { user, last, sessions } in users {
+            self.home.users.take_over(user, last, sessions);
+        }
+        if self.context.limits.user_memory_ms > 0 {
+            for handed::DepartedUser { user, last, age_ms } in departed_users {
+                self.home.users.retain_number(since(age_ms), user, last);
+            }
+        }
+        for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
+            self.home.keys.retain_disconnected(since(age_ms), &key);
+        }
+        self.home.keys.set_anonymous(anonymous);
+        for HomeRoomPart { name, shards, remote } in rooms {
+            if self.context.reports_rooms {
+                let room = Arc::clone(&name);
+                self.reports.push(Report::RoomInterest { room, has_members: true });
+            }
+            self.home.rooms.take_over(name, shards, remote);
+        }
+        for (room, members) in remote {
+            self.home.rooms.take_over_remote(room, members);
+        }
+        let (limits, evicted) = (&self.context.limits, self.counters.history_evicted);
+        let now = self.context.now;
+        self.home.histories.take_over(histories, forgotten_rooms, evicted, limits, now);
+    }
+}
+
+fn input_from(input: handed::Input) -> Input {
+    let handed::Input { bytes, fragments, cookie } = input;
+    let fragments = fragments.map(|handed::Fragments { payload, is_text }| {
+        Box::new(Fragments::from_parts(payload, is_text))
+    });
+    Input {
+        bytes,
+        fragments,
+        cookie: cookie.map(Into::into),
+        token: None,
+        echo: None,
+        rooms: Box::default(),
+        cors: None,
+        has_unknown_id: false,
+    }
+}

@@ -1,0 +1,85 @@
+//! The shards of a rig are handed over to others, and the sockets with them.
+
+use std::collections::BTreeMap;
+
+use comet_core::{ConnId, Limits, Millis, Settings, TakeOver, distribute};
+
+use super::{Rig, Wire, shards_of};
+
+/// Who was called what before.
+pub(crate) type Renamed = BTreeMap<ConnId, ConnId>;
+
+impl Rig {
+    /// Takes back all sends, as the driver does, and has all shards go on until they are quiescent.
+    pub(crate) fn freeze(&mut self) {
+        for shard in &mut self.shards {
+            shard.begin_hand_over();
+        }
+        self.run();
+        for (&conn, wire) in &mut self.wires {
+            if wire.in_flight.take().is_some() {
+                self.shards[usize::from(conn.shard.0)].handle_send_cancelled(conn);
+            }
+        }
+    }
+
+    /// What all shards hand over, as bytes.
+    pub(crate) fn hand_over(&mut self) -> Vec<(Vec<u8>, Vec<ConnId>)> {
+        self.freeze();
+        let handed = self.shards.iter().map(|shard| {
+            let (handed, conns) = shard.hand_over();
+            (handed.encode(), conns)
+        });
+        handed.collect()
+    }
+
+    /// Another process with `count` shards and a clock of its own goes on with all that there is.
+    pub(crate) fn upgrade(&mut self, count: u16) -> Renamed {
+        self.upgrade_with(count, |limits| limits)
+    }
+
+    /// Shards that have just begun go on. Returns the connections with what belongs to each; their sockets take everything.
+    pub(crate) fn take_over<S>(&mut self, parts: Vec<(TakeOver, Vec<S>)>) -> Vec<(ConnId, S)> {
+        let mut all = Vec::new();
+        for (shard, (part, sockets)) in self.shards.iter_mut().zip(parts) {
+            let conns = shard.take_over(part);
+            assert_eq!(conns.len(), sockets.len());
+            self.wires.extend(conns.iter().map(|&conn| (conn, Wire::default())));
+            all.extend(conns.into_iter().zip(sockets));
+        }
+        all
+    }
+
+    /// As [`Rig::upgrade`]; its limits are others.
+    pub(crate) fn upgrade_with(
+        &mut self,
+        count: u16,
+        change: impl FnOnce(Limits) -> Limits,
+    ) -> Renamed {
+        let handed = self.hand_over();
+        let decode = |(bytes, conns): (Vec<u8>, _)| {
+            (comet_handover::Shard::decode(&bytes).expect("encoded above"), conns)
+        };
+        let parts = distribute(handed.into_iter().map(decode).collect(), count).expect("sound");
+        let limits = change(Limits::clone(&self.settings.limits)).into();
+        self.settings = Settings { shards: count, limits, ..self.settings.clone() };
+        self.now += 10_007;
+        self.shards = shards_of(&self.settings, Millis(self.now));
+        let mut wires = std::mem::take(&mut self.wires);
+        let mut renamed = Renamed::new();
+        for (conn, former) in self.take_over(parts) {
+            self.wires.insert(conn, wires.remove(&former).expect("it has a socket"));
+            renamed.insert(former, conn);
+        }
+        self.closed.clear();
+        let addresses = std::mem::take(&mut self.addresses);
+        for (former, address) in addresses {
+            if let Some(&conn) = renamed.get(&former) {
+                self.addresses.insert(conn, address);
+                self.shards[usize::from(conn.shard.0)].handle_source(conn, address);
+            }
+        }
+        self.run();
+        renamed
+    }
+}

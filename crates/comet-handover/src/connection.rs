@@ -1,0 +1,164 @@
+//! One connection.
+
+use prost::{Enumeration, Message};
+
+/// A connection that is authenticated and registered.
+#[derive(Clone, PartialEq, Message)]
+pub struct Connection {
+    /// Its id in the former process, by which operators may know it.
+    #[prost(message, optional, tag = "1")]
+    pub id: Option<ConnId>,
+    /// How its frames travel.
+    #[prost(enumeration = "Transport", tag = "2")]
+    pub transport: i32,
+    /// Its client speaks the text form.
+    #[prost(bool, tag = "3")]
+    pub is_text: bool,
+    /// Its client speaks protocol 2.
+    #[prost(bool, tag = "4")]
+    pub is_protocol_2: bool,
+    /// Its user; 0 is anonymous.
+    #[prost(sint64, tag = "5")]
+    pub user: i64,
+    /// Its key.
+    #[prost(string, tag = "6")]
+    pub key: String,
+    /// Its number among the user's sessions.
+    #[prost(sint32, tag = "7")]
+    pub session: i32,
+    /// Where its client connects from, as the driver knows it: an address and a port. The shard leaves it empty.
+    #[prost(string, tag = "8")]
+    pub address: String,
+    /// Since when it is accepted, milliseconds.
+    #[prost(uint64, tag = "9")]
+    pub age_ms: u64,
+    /// Time between heartbeats as logic says; 0: as the configuration says.
+    #[prost(uint32, tag = "10")]
+    pub heartbeat_ms: u32,
+    /// Until its heartbeat, or the next comment of an event stream, is due.
+    #[prost(uint64, tag = "11")]
+    pub deadline_ms: u64,
+    /// Until a heartbeat renews its session at logic.
+    #[prost(uint64, tag = "12")]
+    pub renew_ms: u64,
+    /// Until its token expires.
+    #[prost(uint64, optional, tag = "13")]
+    pub token_ms: Option<u64>,
+    /// Handle of the room that operation 12 changes.
+    #[prost(uint32, optional, tag = "14")]
+    pub room: Option<u32>,
+    /// Handles of the other rooms that it is in.
+    #[prost(uint32, repeated, tag = "15")]
+    pub further_rooms: Vec<u32>,
+    /// What it accepts; none: everything.
+    #[prost(message, optional, tag = "16")]
+    pub accepts: Option<Accepts>,
+    /// Input that is not consumed.
+    #[prost(message, optional, tag = "17")]
+    pub input: Option<Input>,
+    /// What its client has sent in the present window of the limits; none: nothing, or there is no limit.
+    #[prost(message, optional, tag = "18")]
+    pub sent: Option<Sent>,
+    /// Frames that it waits for, in their order: indices of [`Shard::items`](crate::Shard::items).
+    #[prost(uint32, repeated, tag = "19")]
+    pub pending: Vec<u32>,
+    /// Bytes of the first of these that the kernel took.
+    #[prost(uint32, tag = "20")]
+    pub taken: u32,
+    /// A send of these has begun, and the kernel has taken nothing for so long.
+    #[prost(uint64, optional, tag = "21")]
+    pub stalled_ms: Option<u64>,
+}
+
+/// A connection in the process that accepted it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct ConnId {
+    /// The shard.
+    #[prost(uint32, tag = "1")]
+    pub shard: u32,
+    /// The slot there.
+    #[prost(uint32, tag = "2")]
+    pub slot: u32,
+    /// How often the slot was taken before.
+    #[prost(uint32, tag = "3")]
+    pub generation: u32,
+}
+
+/// How frames travel. A reader refuses a number that it does not know.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Enumeration)]
+#[repr(i32)]
+pub enum Transport {
+    /// Missing.
+    Unknown = 0,
+    /// Frames back to back.
+    Tcp = 1,
+    /// One binary or text message for each frame.
+    WebSocket = 2,
+    /// Server-sent events.
+    EventStream = 3,
+}
+
+/// Which operations a connection accepts.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Accepts {
+    /// How the list is meant.
+    #[prost(enumeration = "AcceptsKind", tag = "1")]
+    pub kind: i32,
+    /// The list.
+    #[prost(sint32, repeated, tag = "2")]
+    pub operations: Vec<i32>,
+}
+
+/// How a list of operations is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Enumeration)]
+#[repr(i32)]
+pub enum AcceptsKind {
+    /// Missing.
+    Unknown = 0,
+    /// These.
+    Only = 1,
+    /// All but these.
+    AllBut = 2,
+}
+
+/// Input that is not consumed.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Input {
+    /// Bytes of a frame that is not complete.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+    /// The open message of a WebSocket.
+    #[prost(message, optional, tag = "2")]
+    pub fragments: Option<Fragments>,
+    /// Cookie header of the upgrade, if the next token is to go with it.
+    #[prost(string, optional, tag = "3")]
+    pub cookie: Option<String>,
+}
+
+/// The fragments of a message so far.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Fragments {
+    /// Without mask.
+    #[prost(bytes = "vec", tag = "1")]
+    pub payload: Vec<u8>,
+    /// The message is text.
+    #[prost(bool, tag = "2")]
+    pub is_text: bool,
+}
+
+/// What a client has sent in a window of the limits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Sent {
+    /// Frames.
+    #[prost(uint32, tag = "1")]
+    pub frames: u32,
+    /// Bytes.
+    #[prost(uint64, tag = "2")]
+    pub bytes: u64,
+    /// Changes of the room.
+    #[prost(uint32, tag = "3")]
+    pub room_changes: u32,
+    /// Until the window ends, milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub window_ms: u64,
+}

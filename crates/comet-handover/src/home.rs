@@ -1,0 +1,112 @@
+//! What a shard keeps as a home. Owners of keys, sessions and members of rooms are not in it: connections say these.
+
+use prost::Message;
+
+use crate::Item;
+
+/// What a shard keeps as a home.
+#[derive(Clone, PartialEq, Message)]
+pub struct Home {
+    /// Users with sessions.
+    #[prost(message, repeated, tag = "1")]
+    pub users: Vec<User>,
+    /// Users without one whose number is retained, the oldest first.
+    #[prost(message, repeated, tag = "2")]
+    pub departed_users: Vec<DepartedUser>,
+    /// Keys that were reported to logic as disconnected, the oldest first.
+    #[prost(message, repeated, tag = "3")]
+    pub disconnected_keys: Vec<DisconnectedKey>,
+    /// No greater number was given to the key of an anonymous user here.
+    #[prost(uint64, tag = "4")]
+    pub anonymous: u64,
+    /// Rooms with members on other hosts.
+    #[prost(message, repeated, tag = "5")]
+    pub remote_rooms: Vec<RemoteRoom>,
+    /// Rooms with a position, those whose last push is the oldest first.
+    #[prost(message, repeated, tag = "6")]
+    pub histories: Vec<History>,
+    /// Rooms whose position is lost. A room that comes back has another epoch for that.
+    #[prost(uint64, tag = "7")]
+    pub forgotten_rooms: u64,
+}
+
+/// A user with sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct User {
+    /// The user.
+    #[prost(sint64, tag = "1")]
+    pub user: i64,
+    /// Number of the latest session, which may have ended.
+    #[prost(sint32, tag = "2")]
+    pub last: i32,
+}
+
+/// A user without a session.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct DepartedUser {
+    /// The user.
+    #[prost(sint64, tag = "1")]
+    pub user: i64,
+    /// Number of the last session.
+    #[prost(sint32, tag = "2")]
+    pub last: i32,
+    /// Since when it has ended, milliseconds.
+    #[prost(uint64, tag = "3")]
+    pub age_ms: u64,
+}
+
+/// A key that no connection holds.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct DisconnectedKey {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Since when logic was told, milliseconds.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
+}
+
+/// A room with members on other hosts.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct RemoteRoom {
+    /// Its name.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// How many.
+    #[prost(uint32, tag = "2")]
+    pub members: u32,
+}
+
+/// The history of a room.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct History {
+    /// The room.
+    #[prost(string, tag = "1")]
+    pub room: String,
+    /// Its epoch.
+    #[prost(fixed64, tag = "2")]
+    pub epoch: u64,
+    /// Offset of its latest push.
+    #[prost(uint64, tag = "3")]
+    pub top: u64,
+    /// Pushes that are kept, the oldest first.
+    #[prost(message, repeated, tag = "4")]
+    pub frames: Vec<Kept>,
+}
+
+/// A push that is kept, or a batch of them.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Kept {
+    /// Its frame.
+    #[prost(message, optional, tag = "1")]
+    pub frame: Option<Item>,
+    /// Offset of its last push.
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// How many pushes are in it.
+    #[prost(uint32, tag = "3")]
+    pub pushes: u32,
+    /// Since when it is kept, milliseconds.
+    #[prost(uint64, tag = "4")]
+    pub age_ms: u64,
+}

@@ -1,0 +1,40 @@
+//! What one process hands over to the next in a live upgrade: the state of a shard as protobuf messages.
+//!
+//! The two processes may be of different releases, so the messages are a format with rules:
+//!
+//! - Fields are added and never change their meaning. A field that is gone keeps its number (`reserved` in a comment).
+//! - A field that a reader must not pass over is announced by a name in [`Shard::required`]. A reader that does not know the
+//!   name refuses the whole hand-over, and the former process goes on.
+//! - [`VERSION`] changes only if all former readers must refuse.
+//! - Times are relative: how long something has lasted or is still to last. The processes have different clocks.
+//!
+//! Bytes are checked in two places: [`Shard::decode`] checks the form, and `comet_core::distribute` what the fields say.
+//!
+//! **Invariant:** no crate of the workspace is beneath it. No bytes cause a panic.
+
+mod connection;
+mod fault;
+mod home;
+mod shard;
+
+pub use connection::{Accepts, AcceptsKind, ConnId, Connection, Fragments, Input, Sent, Transport};
+pub use fault::Fault;
+pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
+pub use shard::{Counters, Histogram, Item, Room, Shard, State};
+
+/// The version of the format that is written. Readers take this one and all former ones.
+pub const VERSION: u32 = 1;
+
+/// What a hand-over may require of its reader, as far as this release knows.
+pub const FEATURES: &[&str] = &[feature::EVENT_STREAMS, feature::HISTORIES];
+
+/// Names in [`Shard::required`].
+pub mod feature {
+    /// A connection is an event stream.
+    pub const EVENT_STREAMS: &str = "event_streams";
+    /// A home keeps the history of rooms.
+    pub const HISTORIES: &str = "histories";
+}
+
+/// Most bytes of one encoded shard. A million connections with a kilobyte each have space.
+pub const SHARD_BYTES_MAX: usize = 2 << 30;

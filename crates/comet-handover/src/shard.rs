@@ -1,0 +1,142 @@
+//! One shard.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, VERSION};
+
+/// The state of one shard.
+#[derive(Clone, PartialEq, Message)]
+pub struct Shard {
+    /// Version of the format; see [`VERSION`].
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    /// What the reader must know; see [`FEATURES`].
+    #[prost(string, repeated, tag = "2")]
+    pub required: Vec<String>,
+    /// Which shard it was.
+    #[prost(uint32, tag = "3")]
+    pub shard: u32,
+    /// Of how many.
+    #[prost(uint32, tag = "4")]
+    pub shards: u32,
+    /// What the clock of the former process showed, milliseconds. The clock of the new process should begin there: then ages
+    /// are kept that go back behind its start.
+    #[prost(uint64, tag = "5")]
+    pub clock_ms: u64,
+    /// Connections, by slot. The driver hands over the socket of each in this order.
+    #[prost(message, repeated, tag = "6")]
+    pub connections: Vec<Connection>,
+    /// Frames that connections wait for. Those of several connections are here once.
+    #[prost(message, repeated, tag = "7")]
+    pub items: Vec<Item>,
+    /// Rooms with members among the connections.
+    #[prost(message, repeated, tag = "8")]
+    pub rooms: Vec<Room>,
+    /// What the shard kept as a home.
+    #[prost(message, optional, tag = "9")]
+    pub home: Option<Home>,
+    /// What it has counted.
+    #[prost(message, optional, tag = "10")]
+    pub counters: Option<Counters>,
+}
+
+/// A frame on its way to clients.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Item {
+    /// The form for a WebSocket, whose end is the form for TCP.
+    #[prost(bytes = "vec", tag = "1")]
+    pub bytes: Vec<u8>,
+    /// Where the form for TCP begins.
+    #[prost(uint32, tag = "2")]
+    pub tcp_at: u32,
+    /// It is a push, which the ledger counts; otherwise a reply.
+    #[prost(bool, tag = "3")]
+    pub is_push: bool,
+    /// What it is about, if clients need only the latest.
+    #[prost(message, optional, tag = "4")]
+    pub state: Option<State>,
+}
+
+/// What a push is about of which clients need only the latest.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct State {
+    /// The room; none: the push is to all connections.
+    #[prost(string, optional, tag = "1")]
+    pub room: Option<String>,
+    /// The id that its caller gave it.
+    #[prost(string, tag = "2")]
+    pub id: String,
+}
+
+/// A room with members on the shard.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Room {
+    /// Its handle on the shard, by which clients of protocol 2 know it.
+    #[prost(uint32, tag = "1")]
+    pub handle: u32,
+    /// Its name.
+    #[prost(string, tag = "2")]
+    pub name: String,
+}
+
+/// What a shard has counted since the first process of the line started. Names of counters are a part of the format: a counter
+/// whose name the reader does not know is lost, one that is missing begins at 0.
+#[derive(Clone, PartialEq, Message)]
+pub struct Counters {
+    /// Totals by name; elements of an array have the label behind a slash.
+    #[prost(btree_map = "string, uint64", tag = "1")]
+    pub totals: BTreeMap<String, u64>,
+    /// Times by name.
+    #[prost(btree_map = "string, message", tag = "2")]
+    pub histograms: BTreeMap<String, Histogram>,
+}
+
+/// Counts of times.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct Histogram {
+    /// Of each bucket, without the ones before it.
+    #[prost(uint64, repeated, tag = "1")]
+    pub buckets: Vec<u64>,
+    /// The sum of all times, microseconds.
+    #[prost(uint64, tag = "2")]
+    pub sum_micros: u64,
+}
+
+/// The part of a [`Shard`] that is read first.
+#[derive(Clone, PartialEq, Message)]
+struct Head {
+    #[prost(uint32, tag = "1")]
+    version: u32,
+    #[prost(string, repeated, tag = "2")]
+    required: Vec<String>,
+}
+
+impl Shard {
+    /// The message of [`Shard::decode`].
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.encode_to_vec()
+    }
+
+    /// Reads a shard. What its fields say is checked by `comet_core::distribute`.
+    ///
+    /// # Errors
+    /// The bytes are too many or no such message, or this release cannot read them.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
+        if bytes.len() > SHARD_BYTES_MAX {
+            return Err(Fault::TooLarge(bytes.len()));
+        }
+        let malformed = |fault: prost::DecodeError| Fault::Malformed(fault.to_string());
+        // A later release may have given a field another type. What it requires is read before that matters.
+        let Head { version, required } = Message::decode(bytes).map_err(malformed)?;
+        if version == 0 || version > VERSION {
+            return Err(Fault::Version(version));
+        }
+        if let Some(name) = required.iter().find(|name| !FEATURES.contains(&name.as_str())) {
+            return Err(Fault::Feature(name.clone()));
+        }
+        Message::decode(bytes).map_err(malformed)
+    }
+}

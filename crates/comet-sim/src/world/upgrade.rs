@@ -1,0 +1,124 @@
+//! Upgrades: all shards are frozen and handed over to those of another process, perhaps another number of them. All
+//! checks go on.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use comet_core::{ShardId, distribute};
+
+use crate::check;
+use crate::driver::{Driver, Remains};
+use crate::env::{Env, SocketTotals};
+use crate::mesh::Mesh;
+use crate::trace::trace;
+
+use super::{Phase, World};
+
+/// Simulated time in which the shards must become quiescent, milliseconds.
+const FREEZE_MS_MAX: u64 = 60_000;
+
+impl World {
+    pub(super) fn begins_upgrade(&mut self) -> bool {
+        let Env { rng, plan, .. } = &mut self.env;
+        plan.upgrade_permille > 0 && rng.below(1000) < plan.upgrade_permille
+    }
+
+    pub(super) fn upgrade(&mut self) -> Result<(), String> {
+        self.freeze()?;
+        let env = &mut self.env;
+        let former = env.plan.shards;
+        // Remote logic counts rooms by home.
+        let shards = match env.plan.is_remote() {
+            true => former,
+            false => {
+                let other = env.rng.between(1, 4) as u16;
+                env.rng.pick(&[former, other])
+            }
+        };
+        trace!(env, "{former} shards are handed over to {shards}");
+        self.upgrades[0] += 1;
+        self.upgrades[1] += u64::from(shards != former);
+        let mut remains = Vec::new();
+        for driver in self.drivers.drain(..) {
+            remains.push(driver.hand_over(env)?);
+        }
+        env.plan.shards = shards;
+        env.mesh = Mesh::new(shards, env.plan.inbox, env.plan.delay_ms_max);
+        env.control.upgrade(shards);
+        let mut totals = vec![SocketTotals::default(); shards.into()];
+        let mut backlog = VecDeque::new();
+        let (mut parts, mut formers) = (Vec::new(), Vec::new());
+        for (index, Remains { shard, peers, totals: of, former }) in remains.into_iter().enumerate()
+        {
+            totals[index % usize::from(shards)].add_totals(of);
+            backlog.extend(former.backlog.iter().copied());
+            parts.push((shard, peers));
+            formers.push(former);
+        }
+        let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
+        let mut renamed = BTreeMap::new();
+        for (shard, (part, totals)) in (0..).map(ShardId).zip(parts.into_iter().zip(totals)) {
+            let limits = Arc::clone(env.control.limits());
+            let mut driver = Driver::new(shard, &env.plan, limits, env.now);
+            renamed.append(&mut driver.take_over(env, part, totals));
+            self.drivers.push(driver);
+        }
+        for former in &formers {
+            self.drivers[0].add_counts(former);
+        }
+        // Who was connecting is accepted by one of the new ones.
+        for peer in backlog {
+            let at = env.rng.below(self.drivers.len());
+            self.drivers[at].backlog.push_back(peer);
+        }
+        for peer in &mut env.peers {
+            peer.client.received.positions.forgive();
+        }
+        env.control.trace_log.rename(&renamed);
+        env.note_activity();
+        for driver in &self.drivers {
+            check::turn(driver, env)?;
+        }
+        Ok(())
+    }
+
+    /// Has everything go on until the shards can be handed over.
+    fn freeze(&mut self) -> Result<(), String> {
+        trace!(self.env, "an upgrade begins");
+        let begin = self.env.now;
+        let closes_at = begin.after(self.env.rng.between(0, 300));
+        self.env.has_upgraded = true;
+        self.env.control.logic.services.is_calm = true;
+        self.drivers.iter_mut().for_each(Driver::freeze);
+        loop {
+            self.step(Phase::Frozen)?;
+            let is_stopped = self.env.now < self.stopped_until;
+            if !is_stopped && self.env.now >= closes_at {
+                for driver in &mut self.drivers {
+                    driver.close_left_behind();
+                }
+            }
+            let may_stop =
+                self.drivers.iter_mut().fold(true, |all, driver| driver.may_stop() && all);
+            let control = &self.env.control;
+            let is_control_idle = control.is_idle() && self.env.now > control.paced_until;
+            if !is_stopped && may_stop && is_control_idle && self.env.mesh.is_empty() {
+                self.env.control.logic.services.is_calm = false;
+                return Ok(());
+            }
+            if self.env.now
+                > begin.after(FREEZE_MS_MAX).max(self.stopped_until.after(FREEZE_MS_MAX))
+            {
+                let obstacles: Vec<_> = self
+                    .drivers
+                    .iter()
+                    .map(|driver| driver.shard.obstacles().to_string())
+                    .collect();
+                return Err(format!(
+                    "not quiescent: {obstacles:?}, control idle {is_control_idle}, mesh empty {}",
+                    self.env.mesh.is_empty()
+                ));
+            }
+        }
+    }
+}
