@@ -103,21 +103,20 @@ impl Gaps {
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
     }
 
-    /// Takes what is to be told to the connection: of each room for which `is_time`, and of those that it has left, in front of the
-    /// reply that says so. The flag says which.
+    /// Takes what is to be told to the connection of each room for which `is_time`. The flag says that it has left the room.
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
-        is_time: impl Fn(RoomHandle) -> bool,
+        is_time: impl Fn(RoomHandle, bool) -> bool,
     ) -> Vec<(RoomGap, bool)> {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
-        for gap in gaps.iter_mut().filter(|gap| gap.is_left || is_time(gap.room)) {
+        for gap in gaps.iter_mut().filter(|gap| is_time(gap.room, gap.is_left)) {
             let Some(lost) = gap.untold.take() else { continue };
             let Lost { room: handle, first, last, is_outdated } = lost;
             markers.push((RoomGap { handle, is_outdated, first, last }, gap.is_left));
         }
-        gaps.retain(|gap| !gap.is_left);
+        gaps.retain(|gap| !gap.is_left || gap.untold.is_some());
         let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());
         let is_empty = gaps.is_empty();
         self.untold -= usize::from(is_all_told && !markers.is_empty());

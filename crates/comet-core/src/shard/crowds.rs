@@ -110,8 +110,15 @@ impl CrowdPushes {
         debug_assert!(self.batch.is_empty());
         let is_entry = |one: &Progress| one.entry.is_some();
         let most = if self.waiting.front().is_some_and(is_entry) { limits.crowd_slice } else { 0 };
+        // What one of them gets is for it alone.
+        let mut longest = 0;
         while self.batch.len() < most
-            && let Some(entry) = self.waiting.pop_front_if(|next| is_entry(next))
+            && let Some(entry) = self.waiting.pop_front_if(|next| {
+                longest = longest.max(next.push.frame.for_websocket().len());
+                let is_first = self.batch.is_empty();
+                is_entry(next)
+                    && (is_first || (self.batch.len() + 1) * longest <= limits.crowd_bytes)
+            })
         {
             self.batch.push(entry);
         }
@@ -145,9 +152,11 @@ impl CrowdPushes {
     }
 }
 
-/// Bytes of `batch` in binary frames.
+/// Bytes of `batch` in binary frames, as far as they are for one connection.
 fn bytes_of(batch: &[Progress]) -> usize {
-    batch.iter().map(|progress| progress.push.frame.for_websocket().len()).sum()
+    let lengths = batch.iter().map(|progress| progress.push.frame.for_websocket().len());
+    let are_entries = batch.first().is_some_and(|first| first.entry.is_some());
+    if are_entries { lengths.max().unwrap_or(0) } else { lengths.sum() }
 }
 
 /// What each connection of a slice is offered: pushes, or rooms to enter or leave.

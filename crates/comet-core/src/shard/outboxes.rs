@@ -100,19 +100,23 @@ impl Outboxes {
             places.push((handle, place + 1));
         }
         waiting.extend(rest.filter_map(|(_, reply)| joined(reply)));
-        let place_of = |handle| {
-            let told = places.iter().rev().find(|(other, _)| *other == handle);
-            told.map_or(0, |(_, place)| *place)
+        let place_of = |handle, is_left| {
+            let mut told = places.iter().filter(|(other, _)| *other == handle);
+            // A room that it has left may have given its handle to another one.
+            let told = if is_left { told.next() } else { told.next_back() };
+            told.map(|(_, place)| *place)
         };
-        let markers = gaps.take_untold(slot, |handle| !waiting.contains(&handle));
+        let is_time = |handle, is_left| {
+            !waiting.contains(&handle) || (is_left && place_of(handle, is_left).is_some())
+        };
+        let markers = gaps.take_untold(slot, is_time);
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
         for (marker, is_left) in markers {
             let body = marker.encode();
             let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
             let reply = self.reply(Encoded::frame(&frame));
             self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
-            let place = if is_left { 0 } else { place_of(marker.handle) };
-            replies.push((place, reply));
+            replies.push((place_of(marker.handle, is_left).unwrap_or(0), reply));
         }
         replies.sort_by_key(|(place, _)| *place);
         self.chains.insert(&mut conn.outbox, &replies);
