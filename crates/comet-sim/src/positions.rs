@@ -106,6 +106,8 @@ impl Positions {
             (_, Some(Position { epoch, offset }), None) => {
                 (known.epoch, known.offset) = (Some(epoch), Some(offset));
             }
+            // It asked for nothing that came before.
+            (None, None, None) if known.is_in => return Ok(()),
             (_, None, None) if known.is_in => {}
             (_, None, None) => (known.epoch, known.offset) = (None, None),
         }
