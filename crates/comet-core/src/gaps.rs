@@ -59,6 +59,14 @@ struct Gap {
     untold: Option<Lost>,
 }
 
+/// When a connection is told of a gap.
+pub(crate) enum Telling {
+    /// In this send, behind so many of its frames.
+    Now(usize),
+    Later,
+    Never,
+}
+
 pub(crate) struct Gaps {
     by_conn: HashMap<Slot, Vec<Gap>, RandomState>,
     /// Connections to which something is to be told.
@@ -103,26 +111,32 @@ impl Gaps {
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
     }
 
-    /// Takes what is to be told to the connection of each room for which `is_time`. The flag says that it has left the room.
+    /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given the
+    /// marker, and whether the connection has left the room.
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
-        is_time: impl Fn(RoomHandle, bool) -> bool,
-    ) -> Vec<(RoomGap, bool)> {
+        when: impl Fn(&RoomGap, bool) -> Telling,
+    ) -> Vec<(RoomGap, usize)> {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
-        for gap in gaps.iter_mut().filter(|gap| is_time(gap.room, gap.is_left)) {
-            let Some(lost) = gap.untold.take() else { continue };
+        for gap in &mut *gaps {
+            let Some(lost) = gap.untold else { continue };
             let Lost { room: handle, first, last, is_outdated } = lost;
-            markers.push((RoomGap { handle, is_outdated, first, last }, gap.is_left));
+            let marker = RoomGap { handle, is_outdated, first, last };
+            match when(&marker, gap.is_left) {
+                Telling::Now(place) => markers.push((marker, place)),
+                Telling::Never => {}
+                Telling::Later => continue,
+            }
+            gap.untold = None;
         }
         gaps.retain(|gap| !gap.is_left || gap.untold.is_some());
         let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());
-        let is_empty = gaps.is_empty();
-        self.untold -= usize::from(is_all_told && !markers.is_empty());
-        if is_empty {
+        if gaps.is_empty() {
             self.by_conn.remove(&slot);
         }
+        self.untold -= usize::from(is_all_told);
         markers
     }
 

@@ -1,8 +1,8 @@
 //! Gap markers: clients of protocol 2 are told which pushes they have lost of rooms that keep a history.
 //!
-//! A marker goes in front of all that waits in the outbox, with the next send, but behind the reply that tells the room's handle. A
-//! push that was lost had its place behind what is being sent, and behind that reply. So the marker comes before every push of the
-//! room that has a higher offset.
+//! A marker goes with the next send, in front of the first push of the room behind the gap, or behind all if there is none. A push
+//! that was lost had its place behind what is being sent. So the marker comes before every push of the room that has a higher
+//! offset, and behind the reply that tells the room's handle.
 
 use crate::canary::Canary;
 use crate::gaps::Lost;

@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, VERSION_2, decode, op};
+use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, RoomPush, VERSION_2, decode, op};
 
 use crate::conn::Conn;
-use crate::gaps::Gaps;
+use crate::gaps::{Gaps, Telling};
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
@@ -93,30 +93,34 @@ impl Outboxes {
         if !gaps.has_untold(slot) {
             return has_begun;
         }
-        // A marker in front of all that is sent, but behind the reply that tells its handle.
-        let (mut places, mut waiting) = (Vec::new(), Vec::new());
-        let [sent, rest] = self.chains.replies(&conn.outbox);
-        for (place, handle) in sent.filter_map(|(place, reply)| Some((place, joined(reply)?))) {
-            places.push((handle, place + 1));
-        }
-        waiting.extend(rest.filter_map(|(_, reply)| joined(reply)));
-        let place_of = |handle, is_left| {
-            let mut told = places.iter().filter(|(other, _)| *other == handle);
-            // A room that it has left may have given its handle to another one.
-            let told = if is_left { told.next() } else { told.next_back() };
-            told.map(|(_, place)| *place)
-        };
-        let is_time = |handle, is_left| {
-            !waiting.contains(&handle) || (is_left && place_of(handle, is_left).is_some())
-        };
-        let markers = gaps.take_untold(slot, is_time);
+        let [sent, rest] = self.chains.waiting_frames(&conn.outbox);
+        let [sent, rest] = [sent, rest]
+            .map(|frames| frames.into_iter().map(About::of).collect::<Vec<Option<About>>>());
+        let markers = gaps.take_untold(slot, |gap, is_left| {
+            // In front of the first push behind it. That is behind the reply that tells the handle.
+            let is_behind = |about: &Option<About>| {
+                let is = |about: About| matches!(about, About::Push(handle, offset) if handle == gap.handle && offset >= gap.first);
+                about.is_some_and(is)
+            };
+            if let Some(place) = sent.iter().position(is_behind) {
+                return Telling::Now(place);
+            }
+            let is_joined = |about: &Option<About>| *about == Some(About::Joined(gap.handle));
+            let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
+            match (is_later, is_left) {
+                (true, _) => Telling::Later,
+                // Its position is before the gap.
+                (false, true) => Telling::Never,
+                (false, false) => Telling::Now(sent.len()),
+            }
+        });
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
-        for (marker, is_left) in markers {
+        for (marker, place) in markers {
             let body = marker.encode();
             let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
             let reply = self.reply(Encoded::frame(&frame));
             self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
-            replies.push((place_of(marker.handle, is_left).unwrap_or(0), reply));
+            replies.push((place, reply));
         }
         replies.sort_by_key(|(place, _)| *place);
         self.chains.insert(&mut conn.outbox, &replies);
@@ -163,9 +167,24 @@ impl Outboxes {
     }
 }
 
-/// The handle that a reply tells, if it does.
-fn joined(reply: &Encoded) -> Option<RoomHandle> {
-    let (Frame { operation, body, .. }, _) = decode(reply.for_tcp(), usize::MAX).ok()??;
-    let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
-    reply.outcome.ok()
+/// What a frame is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// It tells the handle of a room.
+    Joined(RoomHandle),
+    /// A push to a room, and its offset.
+    Push(RoomHandle, u64),
+}
+
+impl About {
+    fn of(frame: &Encoded) -> Option<Self> {
+        let (Frame { operation, body, .. }, _) = decode(frame.for_tcp(), usize::MAX).ok()??;
+        match operation {
+            op::JOIN_REPLY => JoinReply::decode(body)?.outcome.ok().map(Self::Joined),
+            op::ROOM_PUSH => {
+                RoomPush::decode(body).map(|push| Self::Push(push.handle, push.offset))
+            }
+            _ => None,
+        }
+    }
 }

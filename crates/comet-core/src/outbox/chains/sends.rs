@@ -57,26 +57,14 @@ impl Chains {
         self.release(window, 1);
     }
 
-    /// The replies that are in the send under way, and those that wait behind it, each behind so many frames.
-    pub(crate) fn replies(
-        &self,
-        outbox: &Outbox,
-    ) -> [impl DoubleEndedIterator<Item = (usize, &Encoded)>; 2] {
+    /// The frames of the send under way, and those that wait behind it.
+    pub(crate) fn waiting_frames(&self, outbox: &Outbox) -> [Vec<&Encoded>; 2] {
         [outbox.in_flight, outbox.pending].map(|index| {
-            let has_replies = index != ChainId::NONE && {
-                let Totals { frames, pushes, .. } = self.chains[index].totals;
-                frames > pushes
-            };
-            let frames: Vec<_> = match has_replies {
-                false => Vec::new(),
-                true => {
-                    let Chain { log, run, .. } = self.chains[index];
-                    let frames = self.logs[log].frames(&self.frames, run).enumerate();
-                    let replies = frames.filter(|(_, (_, item))| !item.is_push);
-                    replies.map(|(place, (_, item))| (place, &item.frame)).collect()
-                }
-            };
-            frames.into_iter()
+            if index == ChainId::NONE {
+                return Vec::new();
+            }
+            let Chain { log, run, .. } = self.chains[index];
+            self.logs[log].frames(&self.frames, run).map(|(_, item)| &item.frame).collect()
         })
     }
 
