@@ -90,6 +90,9 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("presence_changes", "Connections that entered or left, in such pushes.", |c| {
         c.presence_changes
     }),
+    counter("repaired", "Pushes lost for a member of a room, and got when it asked again.", |c| {
+        c.repaired
+    }),
     counter("unknown_event_ids", "Event streams whose last event ID no server has sent.", |c| {
         c.unknown_event_ids
     }),

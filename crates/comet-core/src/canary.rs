@@ -30,11 +30,13 @@ pub enum Canary {
     OvertakenLane,
     /// A connection that registers late does not remind logic of its key, of whose end logic was told meanwhile.
     LateClaim,
+    /// A client is not told of the pushes of a room with a history that it has lost.
+    UntoldGap,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::UnreadInput,
         Self::StaleRelease,
         Self::UncountedLoss,
@@ -47,6 +49,7 @@ impl Canary {
         Self::RepeatedReceive,
         Self::OvertakenLane,
         Self::LateClaim,
+        Self::UntoldGap,
     ];
 
     /// Whether the bug is put back on this thread.

@@ -270,6 +270,9 @@ pub struct Counters {
     pub presence_pushes: u64,
     /// Who entered and left, in these.
     pub presence_changes: u64,
+    /// Pushes of rooms that keep a history that a connection had lost and then got on its request. Each of a batch counts. They
+    /// are among those that were dropped or superseded all the same.
+    pub repaired: u64,
     /// Event streams whose request named an event that no server has sent.
     pub unknown_event_ids: u64,
     /// Pushes that went from the histories of rooms whose home the shard is, for want of memory.

@@ -18,6 +18,7 @@ mod coalesce;
 mod conn;
 mod deflate;
 mod further_rooms;
+mod gaps;
 mod growth;
 mod hand_over;
 mod heavy_hitters;

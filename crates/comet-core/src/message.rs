@@ -139,12 +139,14 @@ pub struct Kick {
 pub struct Recovery {
     /// Of the latest push.
     pub position: Position,
-    /// It named a position.
-    pub is_sought: bool,
+    /// What it has, if it named a position.
+    pub since: Option<Position>,
     /// How many pushes it missed, if all of them are there.
     pub recovered: Option<u32>,
-    /// These as one push to the room, encoded for the connection. `None`: there are none.
+    /// These as one push to the room, or the first of them, encoded for the connection. `None`: there are none.
     pub chunk: Option<Encoded>,
+    /// Of the last push in the chunk.
+    pub chunk_end: u64,
 }
 
 /// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so

@@ -96,6 +96,8 @@ pub(crate) struct Room {
     pub(crate) offered: u32,
     /// A push is under way, and was offered to some members.
     pub(crate) is_amid_push: bool,
+    /// Offset of the latest push that was offered to the members, if the room keeps a history and members may know of it.
+    pub(crate) top: Option<u64>,
     /// Of the latest push that all members were offered, if the room keeps a history and a connection has asked for it.
     pub(crate) reached: Option<Reached>,
     /// Offset of the push under way, or of the last one of several.
@@ -141,6 +143,7 @@ impl Rooms {
             is_joined: false,
             offered: 0,
             is_amid_push: false,
+            top: None,
             reached: None,
             next_offset: 0,
             elsewhere: 0,
@@ -155,7 +158,11 @@ impl Rooms {
     /// the connection and with the member that moved.
     #[must_use]
     pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
-        let Room { members, offered, is_amid_push, .. } = &mut self.rooms[room];
+        let Room { members, offered, is_amid_push, top, .. } = &mut self.rooms[room];
+        if members.is_empty() {
+            // What came while there was no member is missing for nobody.
+            *top = None;
+        }
         let end = u32::try_from(members.len()).expect("members are slots, u32");
         reserve_one(members);
         members.push(slot);

@@ -49,6 +49,7 @@ mod dispatch;
 mod drain;
 mod event_ids;
 mod event_streams;
+mod gap_markers;
 mod hand_over;
 mod handshakes;
 mod history_pages;
@@ -83,6 +84,7 @@ use ahash::RandomState;
 use crate::active_clock::ActiveClock;
 use crate::budget::Budget;
 use crate::further_rooms::FurtherRooms;
+use crate::gaps::Gaps;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId, Slot};
@@ -111,6 +113,7 @@ use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
 use push_task::{PushTask, Unsent};
 use rates::Rates;
+use recoveries::Recoveries;
 use reports::ReportQueue;
 use room_orders::RoomOrders;
 use sources::Sources;
@@ -120,7 +123,7 @@ use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 9] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 10] = [
     Shard::close_expired_tokens,
     Shard::pace_broadcasts,
     Shard::give_due_notices,
@@ -147,6 +150,9 @@ pub struct Shard {
     rooms: Rooms,
     further_rooms: FurtherRooms,
     room_orders: RoomOrders,
+    /// What connections have lost of rooms that keep a history.
+    gaps: Gaps,
+    recoveries: Recoveries,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -222,6 +228,8 @@ impl Shard {
             rooms: Rooms::new(limits.buckets, seed ^ 4),
             further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
             room_orders: RoomOrders::new(seed),
+            gaps: Gaps::new(seed),
+            recoveries: Recoveries::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
             home: Home::new(shard, shards, limits.buckets, seed),

@@ -71,6 +71,43 @@ pub struct Connection {
     /// It has negotiated compression.
     #[prost(bool, tag = "22")]
     pub is_deflated: bool,
+    /// What it has lost of rooms that keep a history.
+    #[prost(message, repeated, tag = "23")]
+    pub gaps: Vec<Gap>,
+}
+
+/// Pushes of a room that a connection has lost.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Gap {
+    /// The handle of the room.
+    #[prost(uint32, tag = "1")]
+    pub room: u32,
+    /// The connection is not in the room any more.
+    #[prost(bool, tag = "2")]
+    pub is_left: bool,
+    /// Offset of the first that it lost since it last had all.
+    #[prost(uint64, tag = "3")]
+    pub first: u64,
+    /// How many it lost since then.
+    #[prost(uint64, tag = "4")]
+    pub pushes: u64,
+    /// What the client is still to be told.
+    #[prost(message, optional, tag = "5")]
+    pub untold: Option<UntoldGap>,
+}
+
+/// What a gap marker will say.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct UntoldGap {
+    /// Offset of the first push.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    /// Offset of the last one.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    /// Newer pushes about the same states have taken their place.
+    #[prost(bool, tag = "3")]
+    pub is_outdated: bool,
 }
 
 /// A connection in the process that accepted it.

@@ -17,7 +17,9 @@ mod fault;
 mod home;
 mod shard;
 
-pub use connection::{Accepts, AcceptsKind, ConnId, Connection, Fragments, Input, Sent, Transport};
+pub use connection::{
+    Accepts, AcceptsKind, ConnId, Connection, Fragments, Gap, Input, Sent, Transport, UntoldGap,
+};
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
 pub use shard::{Counters, Histogram, Item, Room, Shard, State};
@@ -26,7 +28,8 @@ pub use shard::{Counters, Histogram, Item, Room, Shard, State};
 pub const VERSION: u32 = 1;
 
 /// What a hand-over may require of its reader, as far as this release knows.
-pub const FEATURES: &[&str] = &[feature::DEFLATE, feature::EVENT_STREAMS, feature::HISTORIES];
+pub const FEATURES: &[&str] =
+    &[feature::DEFLATE, feature::EVENT_STREAMS, feature::GAPS, feature::HISTORIES];
 
 /// Names in [`Shard::required`].
 pub mod feature {
@@ -34,6 +37,8 @@ pub mod feature {
     pub const DEFLATE: &str = "deflate";
     /// A connection is an event stream.
     pub const EVENT_STREAMS: &str = "event_streams";
+    /// A connection has lost pushes of a room that keeps a history.
+    pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
 }

@@ -24,4 +24,6 @@ pub mod websocket;
 pub use auth_reply::{AuthReply, NotRenewed};
 pub use encoded::Encoded;
 pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};
-pub use rooms::{Join, JoinReply, Leave, LeaveReply, Position, RoomHandle, RoomPush, RoomRefusal};
+pub use rooms::{
+    Join, JoinReply, Leave, LeaveReply, Position, RoomGap, RoomHandle, RoomPush, RoomRefusal,
+};

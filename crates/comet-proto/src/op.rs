@@ -45,6 +45,8 @@ pub const LEAVE: i32 = 21;
 /// Answers [`LEAVE`], and tells of a room that the connection is not in any more; the body is a
 /// [`LeaveReply`](crate::LeaveReply).
 pub const LEAVE_REPLY: i32 = 22;
+/// In protocol 2: pushes to a room were dropped for the connection; the body is a [`RoomGap`](crate::RoomGap).
+pub const GAP: i32 = 23;
 /// A question of goim v1.2's clients whether the server answers.
 pub const TEST: i32 = 254;
 /// Answers [`TEST`].

@@ -10,6 +10,7 @@
 //! | [`ROOM_PUSH`](crate::op::ROOM_PUSH) | handle 4, operation 4, offset 8; then the push's body |
 //! | [`LEAVE`](crate::op::LEAVE) | handle 4 |
 //! | [`LEAVE_REPLY`](crate::op::LEAVE_REPLY) | status 1, flags 1, reserved 2, handle 4 |
+//! | [`GAP`](crate::op::GAP) | handle 4, flags 1, reserved 3, first offset 8, last offset 8 |
 
 use crate::frame::{Frame, HEADER_LEN, VERSION_2};
 use crate::op;
@@ -24,6 +25,9 @@ const RECOVERED: u8 = 2;
 const UNASKED: u8 = 4;
 /// It is the room that operation 12 changes.
 const PRIMARY: u8 = 8;
+
+/// Newer pushes about the same states have taken the place of all pushes that are missing.
+const OUTDATED: u8 = 1;
 
 /// Names a room within one connection, from the [`JoinReply`] to the [`LeaveReply`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -299,6 +303,47 @@ impl LeaveReply {
             outcome: RoomRefusal::of_status(status)?,
             is_unasked: flags & UNASKED > 0,
             handle: RoomHandle(u32::from_be_bytes(handle)),
+        })
+    }
+}
+
+/// Pushes to a room were dropped for the connection. It comes before any push to the room that has a higher offset than these.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RoomGap {
+    /// The room.
+    pub handle: RoomHandle,
+    /// Newer pushes about the same states have taken the place of all that are missing, so the client needs none of them.
+    pub is_outdated: bool,
+    /// Offset of the first push that is missing.
+    pub first: u64,
+    /// Offset of the last one. Of those between, some may come.
+    pub last: u64,
+}
+
+impl RoomGap {
+    /// The body.
+    #[must_use]
+    pub fn encode(&self) -> [u8; 24] {
+        let mut body = [0; 24];
+        body[..4].copy_from_slice(&self.handle.0.to_be_bytes());
+        body[4] = if self.is_outdated { OUTDATED } else { 0 };
+        body[8..16].copy_from_slice(&self.first.to_be_bytes());
+        body[16..].copy_from_slice(&self.last.to_be_bytes());
+        body
+    }
+
+    /// Reads the body. Bytes behind it are ignored. `None`: it is too short.
+    #[must_use]
+    pub fn decode(body: &[u8]) -> Option<Self> {
+        let (&handle, rest) = body.split_first_chunk()?;
+        let (&[flags, _, _, _], rest) = rest.split_first_chunk()?;
+        let (&first, rest) = rest.split_first_chunk()?;
+        let (&last, _) = rest.split_first_chunk()?;
+        Some(Self {
+            handle: RoomHandle(u32::from_be_bytes(handle)),
+            is_outdated: flags & OUTDATED > 0,
+            first: u64::from_be_bytes(first),
+            last: u64::from_be_bytes(last),
         })
     }
 }

@@ -260,6 +260,15 @@ impl Client {
 
     /// A random request within the protocol.
     fn ask(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {
+        if let Some(room) = self.received.positions.stalled()
+            && rng.percent(40)
+        {
+            return self.enter_further(socket, rng, room, true);
+        }
+        let has_histories = !plan.limits.history_rules.is_empty();
+        if has_histories && self.knows_rooms() && rng.percent(30) {
+            return self.change_further_rooms(socket, rng);
+        }
         match rng.below(100) {
             0..45 => {
                 let room = rng.percent(85).then(|| rng.below(ROOMS.len()) as u8);
@@ -276,12 +285,12 @@ impl Client {
                 self.request(socket, rng, operation, body.as_bytes(), expected);
             }
             60..70 => self.heartbeat(socket, rng),
-            80..86 if self.profile.is_protocol_2 && self.received.is_live => {
+            80..86 if self.knows_rooms() => {
                 let (token, not_renewed) = self.profile.renewal(rng, plan);
                 let expected = Expected::Renewal { not_renewed };
                 self.request(socket, rng, op::AUTH, &token, expected);
             }
-            86..96 if self.profile.is_protocol_2 && self.received.is_live => {
+            86..96 if self.knows_rooms() => {
                 self.change_further_rooms(socket, rng);
             }
             70..80 if self.profile.transport == Transport::WebSocket => {
@@ -295,17 +304,35 @@ impl Client {
         }
     }
 
+    /// It speaks protocol 2 and knows that the server does.
+    fn knows_rooms(&self) -> bool {
+        self.profile.is_protocol_2 && self.received.is_live
+    }
+
     fn change_further_rooms(&mut self, socket: &mut Socket, rng: &mut Rng) {
         let handles: Vec<RoomHandle> = self.received.rooms.keys().copied().collect();
         if rng.percent(60) || handles.is_empty() {
             let room = rng.below(ROOMS.len()) as u8;
-            let name = ROOMS[usize::from(room)].as_bytes();
-            let body = Join { since: None, room: name }.encode();
-            return self.request(socket, rng, op::JOIN, &body, Expected::Join(room));
+            let is_recovering = rng.percent(70);
+            return self.enter_further(socket, rng, room, is_recovering);
         }
         let handle = if rng.percent(90) { rng.pick(&handles) } else { RoomHandle(77) };
         let body = Leave { handle }.encode();
         self.request(socket, rng, op::LEAVE, &body, Expected::Leave(handle));
+    }
+
+    fn enter_further(&mut self, socket: &mut Socket, rng: &mut Rng, room: u8, is_recovering: bool) {
+        // While it leaves the room, or asks already, it does not know yet what it gets until then.
+        let is_changing = self.received.expected.iter().any(|(_, expected)| {
+            matches!(expected, Expected::Join(..) | Expected::Leave(_) | Expected::Room(_))
+        });
+        let since = self.received.positions.position(room);
+        let since = since.filter(|_| is_recovering && !is_changing);
+        if since.is_some() {
+            self.received.positions.ask(room);
+        }
+        let body = Join { since, room: ROOMS[usize::from(room)].as_bytes() }.encode();
+        self.request(socket, rng, op::JOIN, &body, Expected::Join(room, since));
     }
 
     fn violate(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {

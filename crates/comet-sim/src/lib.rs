@@ -29,6 +29,7 @@ mod logic_services;
 mod logic_summary;
 mod mesh;
 mod plan;
+mod positions;
 mod posts;
 mod profile;
 mod push_callers;

@@ -5,10 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
-use comet_proto::{AuthReply, JoinReply, LeaveReply, NotRenewed, RoomHandle, RoomRefusal, op};
+use comet_proto::{
+    AuthReply, JoinReply, LeaveReply, NotRenewed, Position, RoomGap, RoomHandle, RoomRefusal, op,
+};
 
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
+use crate::positions::{Place, Positions};
 use crate::profile::{Accepted, ClientProfile};
 use crate::wire::{self, Kind, ServerMessage, Stamp};
 
@@ -23,7 +26,7 @@ pub(crate) enum Expected {
     Heartbeat,
     Room(Option<u8>),
     /// Enters a further room.
-    Join(u8),
+    Join(u8, Option<Position>),
     /// Leaves whichever room has the handle then.
     Leave(RoomHandle),
     Accepts {
@@ -60,6 +63,7 @@ pub(crate) struct ReceivedStream {
     /// In protocol 2 all its rooms, with the first call made after it had read that it is in them.
     pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
     primary: Option<RoomHandle>,
+    pub(crate) positions: Positions,
     /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
     renamed: Option<(u8, u64)>,
     rooms_max: usize,
@@ -98,6 +102,7 @@ impl ReceivedStream {
             room: profile.room,
             rooms: BTreeMap::new(),
             primary: None,
+            positions: Positions::new(plan.limits.filter_rooms),
             renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
@@ -125,7 +130,7 @@ impl ReceivedStream {
     /// shard or from logic, and the client's input waits meanwhile.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
-            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) | Expected::Join(_) => {
+            Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) | Expected::Join(..) => {
                 true
             }
             Expected::Echo { .. } => self.is_remote,
@@ -163,9 +168,15 @@ impl ReceivedStream {
                     return check_close_notice(text.as_bytes());
                 }
             }
-            ServerMessage::Push(stamp, room) => {
+            ServerMessage::Push(stamp, place) => {
                 self.mix(stamp.id);
-                return self.push(stamp, room);
+                if let Some(place) = place.filter(|place| place.is_recovered)
+                    && let Some(known) = self.rooms.get_mut(&place.handle)
+                {
+                    // It is no member until it has caught up.
+                    known.1 = next_call;
+                }
+                return self.push(stamp, place);
             }
             ServerMessage::Pong(payload) => match self.expected.pop_front() {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
@@ -186,6 +197,11 @@ impl ReceivedStream {
             }
             ServerMessage::Reply { operation: op::LEAVE_REPLY, sequence: 0, body } => {
                 return self.lost_handle(&body);
+            }
+            ServerMessage::Reply { operation: op::GAP, sequence: 0, body } => {
+                let gap = RoomGap::decode(&body).ok_or("a gap marker without its fields")?;
+                let room = self.rooms.get(&gap.handle).map(|(room, _)| *room);
+                return self.positions.lost(room.ok_or(format!("{gap:?} of no room"))?, gap);
             }
             ServerMessage::Reply { operation, sequence, body } => {
                 self.mix(operation as u64);
@@ -212,7 +228,7 @@ impl ReceivedStream {
             Expected::Auth | Expected::Renewal { .. } => op::AUTH_REPLY,
             Expected::Heartbeat => op::HEARTBEAT_REPLY,
             Expected::Room(_) => op::CHANGE_ROOM_REPLY,
-            Expected::Join(_) => op::JOIN_REPLY,
+            Expected::Join(..) => op::JOIN_REPLY,
             Expected::Leave(_) => op::LEAVE_REPLY,
             Expected::Accepts { accept: true, .. } => op::SUBSCRIBE_REPLY,
             Expected::Accepts { accept: false, .. } => op::UNSUBSCRIBE_REPLY,
@@ -238,7 +254,7 @@ impl ReceivedStream {
             Expected::Room(room) => {
                 body == room.map_or("", |room| ROOMS[usize::from(room)]).as_bytes()
             }
-            Expected::Join(room) => {
+            Expected::Join(room, _) => {
                 let reply = JoinReply::decode(body);
                 let is_of_room = |reply: &JoinReply<'_>| {
                     reply.room == ROOMS[usize::from(*room)].as_bytes() && !reply.is_unasked
@@ -275,17 +291,28 @@ impl ReceivedStream {
                 self.room_since = next_call;
                 if let Some(former) = self.primary.take() {
                     // Whether it is still in that room is told next.
-                    self.rooms.remove(&former);
+                    let left = self.rooms.remove(&former).map(|(left, _)| left);
+                    if let Some(left) = left.filter(|left| room != Some(*left)) {
+                        self.positions.left(left);
+                    }
                 }
             }
-            Expected::Join(room) => {
-                let outcome = JoinReply::decode(body).map(|reply| reply.outcome);
-                if let Some(Ok(handle)) = outcome {
-                    self.rooms.entry(handle).or_insert((room, next_call));
+            Expected::Join(room, since) => {
+                if let Some(reply) = JoinReply::decode(body)
+                    && let Ok(handle) = reply.outcome
+                {
+                    self.positions.joined(room, since, &reply)?;
+                    let known = self.rooms.entry(handle).or_insert((room, next_call));
+                    if since.is_some() {
+                        // It may have been out of the room until then.
+                        known.1 = next_call;
+                    }
                 }
             }
             Expected::Leave(handle) => {
-                self.rooms.remove(&handle);
+                if let Some((room, _)) = self.rooms.remove(&handle) {
+                    self.positions.left(room);
+                }
                 if self.primary.take_if(|primary| *primary == handle).is_some() {
                     self.room = None;
                 }
@@ -324,6 +351,7 @@ impl ReceivedStream {
                 if name == ROOMS[usize::from(room)].as_bytes() && self.primary.is_none() =>
             {
                 self.primary = Some(handle);
+                self.positions.entered(room);
                 let (known, _) = *self.rooms.entry(handle).or_insert((room, next_call));
                 if known == room { Ok(()) } else { Err(format!("{handle:?} is room {known}")) }
             }
@@ -381,25 +409,54 @@ impl ReceivedStream {
         }
     }
 
-    fn push(&mut self, stamp: Stamp, room: Option<RoomHandle>) -> Result<(), String> {
+    fn push(&mut self, stamp: Stamp, place: Option<Place>) -> Result<(), String> {
         if !self.is_live {
             return Err(format!("{stamp:?} before the reply to op 7"));
         }
+        let is_taken = self.is_taken(place)?;
         match self.batch {
-            None if stamp.part == 0 => self.first_part(stamp, room)?,
+            None if stamp.part == 0 => self.first_part(stamp, place, is_taken)?,
             Some(before) if Stamp { part: before.part + 1, ..before } == stamp => {}
             before => return Err(format!("{stamp:?} after {before:?}")),
         }
         let is_last = stamp.part + 1 == stamp.parts;
         self.batch = (!is_last).then_some(stamp);
-        if is_last {
+        // What comes from the history is no delivery of its call.
+        if is_last && !place.is_some_and(|place| place.is_recovered) {
             self.pushes.push(stamp.id);
         }
         Ok(())
     }
 
-    fn first_part(&mut self, stamp: Stamp, handle: Option<RoomHandle>) -> Result<(), String> {
-        let is_filtered = !matches!(stamp.kind, Kind::Room(_)) || self.filters_rooms;
+    /// Whether a client that keeps its positions takes the push.
+    fn is_taken(&mut self, place: Option<Place>) -> Result<bool, String> {
+        let Some(place) = place.filter(|place| place.offset > 0) else { return Ok(true) };
+        let Some((room, _)) = self.rooms.get(&place.handle).copied() else { return Ok(true) };
+        self.mix(place.offset);
+        // What comes until it has left it may get again when it comes back, so its position stays.
+        let is_leaving = |(_, expected): &(i32, Expected)| match expected {
+            Expected::Leave(handle) => *handle == place.handle,
+            Expected::Room(next) => self.primary == Some(place.handle) && *next != Some(room),
+            _ => false,
+        };
+        if self.expected.iter().any(is_leaving) {
+            return Ok(false);
+        }
+        self.positions.take(room, place)
+    }
+
+    fn first_part(
+        &mut self,
+        stamp: Stamp,
+        place: Option<Place>,
+        is_taken: bool,
+    ) -> Result<(), String> {
+        let handle = place.map(|place| place.handle);
+        let is_recovered = place.is_some_and(|place| place.is_recovered);
+        let is_filtered = match stamp.kind {
+            Kind::Room(_) => self.filters_rooms && !is_recovered,
+            _ => true,
+        };
         if is_filtered && !self.accepts.contains(stamp.operation) {
             return Err(format!("{stamp:?} is not accepted: {:?}", self.accepts));
         }
@@ -428,6 +485,9 @@ impl ReceivedStream {
             Kind::Users => 1,
             Kind::All => 2,
         };
+        if !is_taken {
+            return Ok(());
+        }
         let last = &mut self.last.entry(stamp.source()).or_default()[kind];
         if stamp.id <= *last {
             return Err(format!("{stamp:?} after {last}"));

@@ -253,11 +253,16 @@ impl Socket {
         self.taken += taken as u64;
         self.moved_at = now;
         self.moved_at_least = now;
-        let is_last = |(_, message): &&(u64, ServerMessage)| match message {
-            ServerMessage::Push(stamp, _) => stamp.part + 1 == stamp.parts,
-            _ => false,
-        };
-        self.pushes_taken += self.messages.iter().skip(known).filter(is_last).count() as u64;
+        let mut last_end = 0;
+        for (end, message) in self.messages.iter().skip(known) {
+            // A push to a room in protocol 2 is one frame, whatever is in it.
+            self.pushes_taken += u64::from(match message {
+                ServerMessage::Push(_, Some(_)) => *end != last_end,
+                ServerMessage::Push(stamp, None) => stamp.part + 1 == stamp.parts,
+                _ => false,
+            });
+            last_end = *end;
+        }
         Ok(Some(Ok(taken)))
     }
 

@@ -76,6 +76,12 @@ pub struct Summary {
     pub lost: u64,
     /// Deliveries superseded by newer ones.
     pub superseded: u64,
+    /// Joins with a position that recovered nothing, and those that recovered.
+    pub recoveries: [u64; 2],
+    /// Pushes that clients were told to have lost, and those that they got again.
+    pub gaps: u64,
+    /// See [`Summary::gaps`].
+    pub repaired: u64,
     /// Windows of coalescing, and pushes that left in them.
     pub coalesce_windows: u64,
     /// See [`Summary::coalesce_windows`].
@@ -135,6 +141,8 @@ impl Summary {
         self.sent += counters.sent;
         self.lost += counters.lost;
         self.superseded += counters.superseded;
+        add_each(&mut self.recoveries, &counters.recoveries);
+        self.repaired += counters.repaired;
         self.coalesce_windows += counters.coalesce_windows;
         self.coalesced += counters.coalesced;
         self.mesh_waits += counters.mesh_waits;
@@ -182,6 +190,9 @@ impl AddAssign for Summary {
         self.sent += other.sent;
         self.lost += other.lost;
         self.superseded += other.superseded;
+        add_each(&mut self.recoveries, &other.recoveries);
+        self.gaps += other.gaps;
+        self.repaired += other.repaired;
         self.coalesce_windows += other.coalesce_windows;
         self.coalesced += other.coalesced;
         self.mesh_waits += other.mesh_waits;
@@ -253,6 +264,12 @@ impl fmt::Display for Summary {
         writeln!(f, "compression: {connections} connections, {pushes} pushes compressed")?;
         let Self { coalesce_windows, coalesced, .. } = self;
         writeln!(f, "coalesced: {coalesced} pushes in {coalesce_windows} windows")?;
+        let Self { recoveries: [not_recovered, recovered], gaps, repaired, .. } = self;
+        writeln!(
+            f,
+            "histories: {recovered} joins recovered, {not_recovered} did not; told as lost: {gaps}; \
+             repaired: {repaired}"
+        )?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;
         writeln!(f, "deliveries: {matched} matched, {queued} queued")?;

@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 
 use comet_core::Transport;
-use comet_proto::{Frame, HEADER_LEN, RoomHandle, RoomPush, VERSION, decode, op, text};
+use comet_proto::{Frame, HEADER_LEN, RoomPush, VERSION, count_frames, decode, op, text};
+
+use crate::positions::Place;
 
 use crate::deflate::{COMPRESSED, inflate};
 
@@ -170,8 +172,8 @@ pub(crate) fn list(operations: &[i32]) -> String {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ServerMessage {
     Http(u16),
-    /// A push; one to a room names it in protocol 2.
-    Push(Stamp, Option<RoomHandle>),
+    /// A push; one to a room says in protocol 2 where it stands.
+    Push(Stamp, Option<Place>),
     Reply {
         operation: i32,
         sequence: i32,
@@ -354,34 +356,41 @@ fn add_messages(
         return Ok(());
     }
     let push = RoomPush::decode(frame.body).ok_or("a push to a room without its fields")?;
-    let RoomPush { handle, operation, body, .. } = push;
+    let RoomPush { handle, operation, offset, body } = push;
+    // Only those that the server makes of its history have another sequence.
+    let is_recovered = frame.sequence != PUSH_SEQUENCE;
+    let place = Place { handle, offset, is_recovered };
     if operation == op::RAW {
-        return add_run(body, Some(handle), end, messages);
+        return add_run(body, Some(place), end, messages);
     }
-    messages.push_back((end, server_message(&Frame { operation, body, ..*frame }, Some(handle))?));
+    messages.push_back((end, server_message(&Frame { operation, body, ..*frame }, Some(place))?));
     Ok(())
 }
 
 /// Adds the frames of a batch.
 fn add_run(
     mut run: &[u8],
-    room: Option<RoomHandle>,
+    place: Option<Place>,
     end: u64,
     messages: &mut VecDeque<(u64, ServerMessage)>,
 ) -> Result<(), String> {
+    let mut left = count_frames(run).map_or(0, |frames| frames as u64);
     while !run.is_empty() {
         let Ok(Some((frame, consumed))) = decode(run, usize::MAX) else {
             return Err("a batch that is not whole frames".to_owned());
         };
-        messages.push_back((end, server_message(&frame, room)?));
+        left = left.saturating_sub(1);
+        // Where the room keeps no history it is 0 for all.
+        let place = place.map(|all| Place { offset: all.offset.saturating_sub(left), ..all });
+        messages.push_back((end, server_message(&frame, place)?));
         run = &run[consumed..];
     }
     Ok(())
 }
 
-fn server_message(frame: &Frame<'_>, room: Option<RoomHandle>) -> Result<ServerMessage, String> {
+fn server_message(frame: &Frame<'_>, place: Option<Place>) -> Result<ServerMessage, String> {
     if frame.sequence == PUSH_SEQUENCE {
-        return Stamp::read(frame).map(|stamp| ServerMessage::Push(stamp, room));
+        return Stamp::read(frame).map(|stamp| ServerMessage::Push(stamp, place));
     }
     let Frame { operation, sequence, body, .. } = *frame;
     Ok(ServerMessage::Reply { operation, sequence, body: body.into() })

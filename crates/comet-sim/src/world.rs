@@ -13,6 +13,7 @@ use crate::control::Control;
 use crate::driver::Driver;
 use crate::env::{Env, Peer};
 use crate::plan::Plan;
+use crate::positions::Positions;
 use crate::profile::ClientProfile;
 use crate::rng::Rng;
 use crate::socket::Socket;
@@ -199,19 +200,24 @@ impl World {
         if self.active.len() >= env.plan.clients || !env.rng.percent(30) {
             return;
         }
+        let mut positions = Positions::new(env.plan.limits.filter_rooms);
         let profile = if !self.profiles.is_empty() && env.rng.percent(40) {
-            self.profiles[env.rng.below(self.profiles.len())].clone()
+            let former = env.rng.below(self.profiles.len());
+            positions = env.peers[former].client.received.positions.of_next_connection();
+            self.profiles[former].clone()
         } else {
             ClientProfile::random(&mut env.rng, &env.plan)
         };
         self.profiles.push(profile.clone());
         let shard = env.rng.below(self.drivers.len());
-        let capacity = env.rng.pick(env.plan.socket_bytes);
+        let (capacity, transport) = (env.rng.pick(env.plan.socket_bytes), profile.transport);
         let peer = env.peers.len();
         trace!(env, "peer {peer} connects to shard {shard}: {}", profile.token.escape_ascii());
+        let mut client = Client::new(&mut env.rng, &env.plan, profile);
+        client.received.positions = positions;
         env.peers.push(Peer {
-            socket: Socket::new(profile.transport, capacity),
-            client: Client::new(&mut env.rng, &env.plan, profile),
+            client,
+            socket: Socket::new(transport, capacity),
             conn: None,
             accepted_at: Millis(0),
             received_at: Millis(0),

@@ -34,13 +34,15 @@ export interface RoomEvent {
     byServer: boolean;
 }
 
-/** Messages of a room that this client has missed, and that the server keeps no more. */
+/** Messages of a room that the server has dropped for this client, which read too slowly, or for want of time. Earlier messages may still come. */
 export interface GapEvent {
     room: string;
     /** The offset of the first one. */
     from: bigint;
-    /** The offset of the last one. */
+    /** The offset of the last one. Some between may come. */
     to: bigint;
+    /** Newer messages about the same states have taken the place of all that are missing. */
+    isOutdated: boolean;
 }
 
 export interface RoomHandlers {
@@ -255,13 +257,11 @@ export class Rooms {
     }
 
     #handleGap(body: Uint8Array): true {
-        const { handle, from, to } = decodeGap(body);
+        const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
         if (room) {
-            if (room.point) {
-                room.point = { epoch: room.point.epoch, offset: to };
-            }
-            this.#handlers.gap({ room: room.name, from, to });
+            // Messages before those that are missing may still come, so the position stays.
+            this.#handlers.gap({ room: room.name, from, to, isOutdated });
         }
         return true;
     }

@@ -214,16 +214,23 @@ export function decodeLeaveReply(body: Uint8Array): LeaveReply {
     };
 }
 
-/** Messages of a room that this connection missed and the server keeps no more. */
+/** Messages of a room that the server has dropped for this connection. It comes before those behind them. */
 export interface Gap {
     handle: number;
     /** The offset of the first one. */
     from: bigint;
-    /** The offset of the last one. */
+    /** The offset of the last one. Some between may come. */
     to: bigint;
+    /** Newer messages about the same states have taken the place of all that are missing. */
+    isOutdated: boolean;
 }
 
 export function decodeGap(body: Uint8Array): Gap {
     const fields = fieldsOf(body, 24);
-    return { handle: fields.getUint32(0), from: fields.getBigUint64(8), to: fields.getBigUint64(16) };
+    return {
+        handle: fields.getUint32(0),
+        from: fields.getBigUint64(8),
+        to: fields.getBigUint64(16),
+        isOutdated: (fields.getUint8(4) & 1) !== 0,
+    };
 }

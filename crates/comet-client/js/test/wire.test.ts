@@ -54,8 +54,8 @@ function fields(frame: wire.Frame): unknown {
             return { status: status(refusal), flags: isUnasked ? 4 : 0, handle };
         }
         case wire.op.GAP: {
-            const { handle, from, to } = wire.decodeGap(frame.body);
-            return { handle, from: String(from), to: String(to) };
+            const { handle, from, to, isOutdated } = wire.decodeGap(frame.body);
+            return { handle, flags: isOutdated ? 1 : 0, first: String(from), last: String(to) };
         }
         default:
             throw new Error(`no decoder for operation ${frame.operation}`);
@@ -104,7 +104,7 @@ for (const vector of vectors) {
 
 test("a gap tells the first and the last offset that are missing", () => {
     const gap = wire.decodeGap(bytes("00000001000000000000000000000006ffffffffffffffff"));
-    assert.deepEqual(gap, { handle: 1, from: 6n, to: 18446744073709551615n });
+    assert.deepEqual(gap, { handle: 1, from: 6n, to: 18446744073709551615n, isOutdated: false });
 });
 
 test("a batch becomes the frames inside, and goim's operation 8 no reply of protocol 2", () => {

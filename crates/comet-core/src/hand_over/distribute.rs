@@ -233,6 +233,14 @@ fn arrive(
     if is_begun && connection.pending.is_empty() {
         return inconsistent("a send of nothing");
     }
+    let is_gap = |gap: &handed::Gap| {
+        let is_range = |first, last| 0 < first && first <= last && last < u64::MAX;
+        is_range(gap.first, gap.first.saturating_add(gap.pushes))
+            && gap.untold.is_none_or(|untold| is_range(untold.first, untold.last))
+    };
+    if !connection.gaps.iter().all(is_gap) {
+        return inconsistent("a gap that is none");
+    }
     let mut seen = HashSet::new();
     let mut enter = |handle: u32| -> Result<usize, Fault> {
         let at = rooms.enter(from, &former.rooms, handle)?;

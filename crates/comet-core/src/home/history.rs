@@ -62,7 +62,7 @@ struct Kept {
 struct Chunk {
     epoch: u64,
     after: u64,
-    top: u64,
+    to: u64,
     handle: RoomHandle,
     frame: Encoded,
 }
@@ -83,6 +83,28 @@ impl Kept {
         }
         run
     }
+}
+
+/// What of `frames` is one chunk: its bytes, how many frames it has, and the offset of its last push. `None`: the first one is
+/// too long.
+fn fitting<'a>(
+    frames: impl Iterator<Item = &'a Kept> + Clone,
+    after: u64,
+    most: usize,
+) -> Option<(usize, usize, u64)> {
+    let lengths = frames.map(|kept| (kept.frames_after(after).len(), kept.offset));
+    let all: usize = lengths.clone().map(|(bytes, _)| bytes).sum();
+    let most_of_part = if all <= most { most } else { most / 2 };
+    let mut fitting = None;
+    for (length, offset) in lengths {
+        let (bytes, count, _) = fitting.unwrap_or((0, 0, 0));
+        let most = if count == 0 { most } else { most_of_part };
+        if bytes + length > most {
+            break;
+        }
+        fitting = Some((bytes + length, count + 1, offset));
+    }
+    fitting
 }
 
 impl RoomHistories {
@@ -108,6 +130,11 @@ impl RoomHistories {
     /// Pushes that went before their time, for want of memory.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted
+    }
+
+    /// The offset of the latest push to `room`, if that is known.
+    pub(crate) fn top(&self, room: &str) -> Option<u64> {
+        self.rooms.get(room).map(|known| known.top)
     }
 
     /// Keeps a push to `room`, for which `rule` holds, and returns its offset; that of a batch is the offset of its last
@@ -152,7 +179,8 @@ impl RoomHistories {
         offset
     }
 
-    /// What came after `since` in `room`, for which `rule` holds, as pushes to `handle` in `most` bytes.
+    /// What came after `since` in `room`, for which `rule` holds, as pushes to `handle` in `most` bytes: the first half of that,
+    /// if it is more. So the rest finds space while that is read.
     pub(crate) fn recover(
         &mut self,
         room: &str,
@@ -162,17 +190,17 @@ impl RoomHistories {
         now: Millis,
         most: usize,
     ) -> Recovery {
-        let is_sought = since.is_some();
         let Some(known) = self.rooms.get(room) else {
             // The first push will have this epoch, unless other rooms are forgotten before.
             let position = Position { epoch: self.epoch_of(room), offset: 0 };
             let recovered = (since == Some(position)).then_some(0);
-            return Recovery { position, is_sought, recovered, chunk: None };
+            return Recovery { position, since, recovered, chunk: None, chunk_end: 0 };
         };
         let Self { chunks, .. } = self;
         let RoomHistory { epoch, top, .. } = *known;
         let position = Position { epoch, offset: top };
-        let mut recovery = Recovery { position, is_sought, recovered: None, chunk: None };
+        let mut recovery =
+            Recovery { position, since, recovered: None, chunk: None, chunk_end: top };
         let Some(Position { offset: after, .. }) =
             since.filter(|since| since.epoch == epoch && since.offset <= top)
         else {
@@ -186,26 +214,29 @@ impl RoomHistories {
         let frames = known.frames.iter().skip_while(|kept| kept.offset <= after);
         let Some(first) = frames.clone().next() else { return recovery };
         let has_all = first.offset - u64::from(first.pushes) <= after && first.is_kept(rule, now);
-        let bytes: usize = frames.clone().map(|kept| kept.frames_after(after).len()).sum();
-        if !has_all || bytes > most {
+        if !has_all {
             return recovery;
         }
+        let Some((bytes, count, to)) = fitting(frames.clone(), after, most) else {
+            return recovery;
+        };
         let is_same = |chunk: &&Chunk| {
-            let Chunk { epoch: of, after: behind, top: to, handle: for_handle, .. } = **chunk;
-            (of, behind, to, for_handle) == (epoch, after, top, handle)
+            let Chunk { epoch: of, after: behind, to: end, handle: for_handle, .. } = **chunk;
+            (of, behind, end, for_handle) == (epoch, after, to, handle)
         };
         let chunk = chunks.iter().find(is_same).map(|chunk| chunk.frame.clone());
         let chunk = chunk.unwrap_or_else(|| {
             let mut body = Vec::with_capacity(bytes);
-            frames.for_each(|kept| body.extend_from_slice(kept.frames_after(after)));
+            frames.take(count).for_each(|kept| body.extend_from_slice(kept.frames_after(after)));
             let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: &body };
-            let frame = Encoded::frame(&run).to_room_push(handle, top);
+            let frame = Encoded::frame(&run).to_room_push(handle, to);
             if chunks.len() == HISTORY_CHUNKS_MAX {
                 chunks.pop_front();
             }
-            chunks.push_back(Chunk { epoch, after, top, handle, frame: frame.clone() });
+            chunks.push_back(Chunk { epoch, after, to, handle, frame: frame.clone() });
             frame
         });
+        recovery.chunk_end = to;
         recovery.recovered = Some(missed);
         recovery.chunk = Some(chunk);
         recovery
@@ -391,8 +422,10 @@ mod tests {
             let recovery = all.0.recover("h", &rule(), since, HANDLE, Millis(0), most);
             recovery.chunk.map(|chunk| chunk.for_tcp().as_ptr())
         };
-        assert!(chunk(33).is_none());
+        assert!(chunk(16).is_none());
+        assert_eq!(chunk(33), chunk(20), "the first of both");
         assert_eq!(chunk(34), chunk(34));
+        assert_ne!(chunk(33), chunk(34));
         assert!(chunk(34).is_some());
     }
 

@@ -45,9 +45,19 @@ impl PresenceWindows {
         Some(if self.ends.len() > PRESENCE_WINDOWS_MAX { Millis(0) } else { *end })
     }
 
+    /// Windows under way.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
     /// The window that has ended first.
     pub(crate) fn pop_ended(&mut self, now: Millis) -> Option<(Arc<str>, RoomChanges)> {
         self.next_end().filter(|&end| end <= now)?;
+        self.pop()
+    }
+
+    /// The window that ends first.
+    pub(crate) fn pop(&mut self) -> Option<(Arc<str>, RoomChanges)> {
         let (_, room) = self.ends.pop_first()?;
         let (_, changes) = self.rooms.remove(&room).expect("a window has an end");
         Some((room, changes))

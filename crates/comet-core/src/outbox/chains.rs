@@ -191,6 +191,34 @@ impl Chains {
         fits(load).then_some(superseded)
     }
 
+    /// The pushes that [`Chains::append_and_note`] takes from the outbox for `newer`, and whether they are about its state.
+    pub(crate) fn cut_pushes(
+        &self,
+        outbox: &Outbox,
+        newer: &Item,
+        superseded: Superseded,
+    ) -> impl Iterator<Item = (&Encoded, bool)> {
+        let (mut plain, is_outdated) = match superseded.cut {
+            Cut::Oldest(oldest) => (oldest, false),
+            Cut::Outdated { plain } => (plain, true),
+        };
+        let waiting = (superseded.pushes > 0 && outbox.pending != ChainId::NONE)
+            .then(|| &self.chains[outbox.pending]);
+        let items = waiting.into_iter().flat_map(|chain| {
+            self.logs[chain.log].frames(&self.frames, chain.run).map(|(_, item)| item)
+        });
+        let newer = newer.clone();
+        let cut = items.filter_map(move |item| {
+            if is_outdated && item.is_outdated_by(&newer) {
+                return Some((&item.frame, true));
+            }
+            let is_cut = plain > 0 && if is_outdated { item.is_plain() } else { item.is_push };
+            plain -= u32::from(is_cut);
+            is_cut.then_some((&item.frame, false))
+        });
+        cut.take(superseded.pushes as usize)
+    }
+
     #[inline]
     fn append_for(&mut self, outbox: &mut Outbox, item: &Item, cut: Cut) {
         let before = outbox.pending;
@@ -229,7 +257,7 @@ impl Chains {
             }
             _ => {
                 totals.add(item);
-                self.insert(Chain::new(id, run, totals, item.serial))
+                self.add_chain(Chain::new(id, run, totals, item.serial))
             }
         };
         if before == ChainId::NONE {
@@ -300,7 +328,7 @@ impl Chains {
         self.logs.insert(Log::new(self.spare.pop()))
     }
 
-    fn insert(&mut self, chain: Chain) -> Handle {
+    fn add_chain(&mut self, chain: Chain) -> Handle {
         let Chain { log, run, .. } = chain;
         let chain = self.chains.insert(chain);
         let handle = Handle { chain, generation: self.chains.generation(chain) };

@@ -26,6 +26,7 @@ impl Rooms {
                 is_joined: true,
                 offered: 0,
                 is_amid_push: false,
+                top: reached.map(|reached| reached.offset),
                 reached,
                 next_offset: reached.map_or(0, |reached| reached.offset),
                 elsewhere,

@@ -133,6 +133,7 @@ impl Shard {
             self.closed.push_back(event);
         }
         self.unregister(slot, key);
+        self.forget_recovery(slot);
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
         if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             if self.conns[slot].transport == Transport::EventStream {
@@ -179,6 +180,7 @@ impl Shard {
     /// Everything is sent: shuts our side and waits for the peer to do the same.
     pub(super) fn shut_write(&mut self, slot: Slot) {
         self.conns[slot].state = ConnState::Lingering;
+        self.gaps.forget_all(slot);
         self.closes.push_back((self.conns.id(slot), CloseHow::Write));
     }
 
@@ -190,6 +192,7 @@ impl Shard {
             return;
         }
         conn.state = ConnState::Closed;
+        self.gaps.forget_all(slot);
         // A send that was cut short and is not resumed yet has no completion to come.
         let has_cut_send = conn.is_ready;
         let remains = self.outboxes.drop_pending(conn);

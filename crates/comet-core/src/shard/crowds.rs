@@ -8,11 +8,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use comet_proto::count_frames;
+
 use crate::budget::{Budget, MessageBudget};
+use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
-use crate::room::Room;
+use crate::message::Push;
+use crate::room::{Room, RoomId};
 
 use super::Shard;
 use super::delivery::{Delivery, Walk};
@@ -106,8 +110,15 @@ impl CrowdPushes {
         debug_assert!(self.batch.is_empty());
         let is_entry = |one: &Progress| one.entry.is_some();
         let most = if self.waiting.front().is_some_and(is_entry) { limits.crowd_slice } else { 0 };
+        // What one of them gets is for it alone.
+        let mut longest = 0;
         while self.batch.len() < most
-            && let Some(entry) = self.waiting.pop_front_if(|next| is_entry(next))
+            && let Some(entry) = self.waiting.pop_front_if(|next| {
+                longest = longest.max(next.push.frame.for_websocket().len());
+                let is_first = self.batch.is_empty();
+                is_entry(next)
+                    && (is_first || (self.batch.len() + 1) * longest <= limits.crowd_bytes)
+            })
         {
             self.batch.push(entry);
         }
@@ -141,9 +152,11 @@ impl CrowdPushes {
     }
 }
 
-/// Bytes of `batch` in binary frames.
+/// Bytes of `batch` in binary frames, as far as they are for one connection.
 fn bytes_of(batch: &[Progress]) -> usize {
-    batch.iter().map(|progress| progress.push.frame.for_websocket().len()).sum()
+    let lengths = batch.iter().map(|progress| progress.push.frame.for_websocket().len());
+    let are_entries = batch.first().is_some_and(|first| first.entry.is_some());
+    if are_entries { lengths.max().unwrap_or(0) } else { lengths.sum() }
 }
 
 /// What each connection of a slice is offered: pushes, or rooms to enter or leave.
@@ -158,6 +171,20 @@ fn offers_of(batch: &[Progress]) -> usize {
 pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -> usize {
     let (by_work, by_bytes) = (CROWD_UNITS / pushes.max(1), limits.crowd_bytes / bytes.max(1));
     most.min(by_work).min(by_bytes).max(1)
+}
+
+/// What members of a room have not been offered between the push at `top` and this one.
+fn hole_before(progress: &Progress, top: Option<u64>, room: RoomId) -> Option<Lost> {
+    let Push { frame, offset, .. } = &progress.push;
+    // Pushes are consecutive but for those that are lost; in another epoch they begin again.
+    let missing = offset.checked_sub(top?)?.checked_sub(1)?;
+    if missing == 0 {
+        return None;
+    }
+    let pushes = count_frames(frame.for_tcp()).unwrap_or(1) as u64;
+    let missing = (missing + 1).checked_sub(pushes)?;
+    let is_outdated = missing <= progress.outdated;
+    Lost::of_push(room.handle(), offset - pushes, missing, is_outdated)
 }
 
 impl Shard {
@@ -231,8 +258,17 @@ impl Shard {
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let (items, answer) = (self.items(&push), Answer::PartialTally);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
-        let progress =
-            Progress { call, push, items, tally, answer, is_counted, order: None, entry: None };
+        let progress = Progress {
+            call,
+            push,
+            items,
+            tally,
+            answer,
+            is_counted,
+            order: None,
+            entry: None,
+            outdated: 0,
+        };
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
@@ -300,10 +336,17 @@ impl Shard {
         if !self.rooms[id].is_amid_push {
             self.begin_offsets(id, batch);
         }
-        let Room { members, offered, .. } = &self.rooms[id];
+        let Room { members, offered, top, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
+        let mut top = *top;
         for progress in batch {
+            if progress.push.offset > 0 {
+                if let Some(lost) = hole_before(progress, top, id) {
+                    self.note_hole(id, from, to, lost);
+                }
+                top = Some(progress.push.offset);
+            }
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
             let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
@@ -321,8 +364,11 @@ impl Shard {
         let is_over = to == room.members.len();
         room.offered = if is_over { 0 } else { to as u32 };
         room.is_amid_push = !is_over;
-        if is_over && let Some(reached) = &mut room.reached {
-            reached.offset = room.next_offset;
+        if is_over {
+            room.top = top;
+            if let Some(reached) = &mut room.reached {
+                reached.offset = room.next_offset;
+            }
         }
         (to - from, is_over)
     }

@@ -1,13 +1,14 @@
 //! One push on its way into the outboxes of one shard.
 
-use comet_proto::RoomHandle;
+use comet_proto::{RoomHandle, count_frames};
 
 use crate::budget;
 use crate::conn::{
     COMPRESSED, COMPRESSED_FORMS, Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS,
     TEXT_FORM, plain_form,
 };
-use crate::deflate::Deflate;
+use crate::deflate::{Deflate, Inflater};
+use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{DEFLATE_MAX, Limits, SlowConsumer};
@@ -67,6 +68,10 @@ pub(super) struct Delivery<'a> {
     to_close: Vec<Slot>,
     /// What traced connections were offered.
     traced: Vec<(Slot, Offered)>,
+    /// What the latest append of each form of protocol 2 dropped of rooms that keep a history.
+    cuts: [Vec<Lost>; 2 * (FORMS - PROTOCOL_2_FORMS)],
+    /// What connections of protocol 2 lost of such rooms.
+    lost: Vec<(Slot, Lost)>,
 }
 
 /// What a [`Delivery`] led to.
@@ -81,6 +86,8 @@ pub(super) struct Delivered {
     pub(super) to_close: Vec<Slot>,
     /// What became of the push at traced connections.
     pub(super) traced: Vec<(Slot, Offered)>,
+    /// What connections have lost of rooms that keep a history.
+    pub(super) lost: Vec<(Slot, Lost)>,
 }
 
 impl<'a> Delivery<'a> {
@@ -119,6 +126,8 @@ impl<'a> Delivery<'a> {
             encoding: 0,
             to_close: Vec::new(),
             traced: Vec::new(),
+            cuts: Default::default(),
+            lost: Vec::new(),
         }
     }
 
@@ -147,9 +156,14 @@ impl<'a> Delivery<'a> {
         if !self.memos[memo].repeat(&mut conn.outbox)
             && let Err(reason) = self.append(slot)
         {
+            self.note_lost(slot);
             return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
+        if form >= PROTOCOL_2_FORMS && self.memos[memo].superseded().pushes > 0 {
+            let cuts = &self.cuts[memo - 2 * PROTOCOL_2_FORMS];
+            self.lost.extend(cuts.iter().map(|&lost| (slot, lost)));
+        }
         let conn = &mut self.conns[slot];
         if conn.is_traced {
             let Superseded { pushes, .. } = self.memos[memo].superseded();
@@ -158,6 +172,18 @@ impl<'a> Delivery<'a> {
         }
         if !conn.outbox.is_sending() {
             self.outboxes.mark_ready(slot, conn);
+        }
+    }
+
+    /// The outbox in `slot` does not take the push.
+    fn note_lost(&mut self, slot: Slot) {
+        if let Some((room, _)) = self.room
+            && self.offset > 0
+            && self.conns[slot].is_protocol_2
+        {
+            let frames = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1);
+            let lost = Lost::of_push(room, self.offset, frames as u64, false);
+            self.lost.extend(lost.map(|lost| (slot, lost)));
         }
     }
 
@@ -202,7 +228,8 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, lost, .. } =
+            self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
@@ -213,7 +240,7 @@ impl<'a> Delivery<'a> {
             let saved = bytes[plain_form(at)].saturating_sub(bytes[form]);
             self.outboxes.deflater.saved_bytes += queued[form] * u64::from(saved);
         }
-        Delivered { tally, superseded, encoding, to_close, traced }
+        Delivered { tally, superseded, encoding, to_close, traced, lost }
     }
 
     /// Appends the push to one outbox.
@@ -228,6 +255,20 @@ impl<'a> Delivery<'a> {
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
         let item = self.items.of(form);
+        if conn.is_protocol_2 && !self.limits.history_rules.is_empty() {
+            let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
+            let mut inflater = Inflater::default();
+            let lost = cut.filter_map(|(frame, is_outdated)| {
+                let message = match frame.for_tcp() {
+                    [] => inflater.inflate(frame.message(), DEFLATE_MAX).ok()?,
+                    message => message,
+                };
+                Lost::of_room_push(message, is_outdated)
+            });
+            let at = memo_of(conn) - 2 * PROTOCOL_2_FORMS;
+            self.cuts[at].clear();
+            self.cuts[at].extend(lost);
+        }
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
         Ok(())

@@ -11,6 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use ahash::RandomState;
+use comet_proto::count_frames;
 
 use crate::budget::MessageBudget;
 use crate::coalesce::CoalesceRule;
@@ -118,11 +119,14 @@ impl Gathering {
     }
 
     /// Takes out the push to `place` that has the id of `newer`.
-    fn take_older(&mut self, place: &Place, newer: &Progress) -> Option<Progress> {
+    fn take_older(&mut self, place: &Place, newer: &mut Progress) -> Option<Progress> {
         let id = newer.push.collapse_id.as_ref()?;
         let window = self.windows.get_mut(place)?;
         let has_id = |older: &Progress| older.push.collapse_id.as_ref() == Some(id);
-        let older = window.pushes.remove(window.pushes.iter().position(has_id)?);
+        let at = window.pushes.iter().position(has_id)?;
+        let older = window.pushes.remove(at);
+        let frames = count_frames(older.push.frame.for_tcp()).unwrap_or(1) as u64;
+        window.pushes.get_mut(at).unwrap_or(newer).outdated += older.outdated + frames;
         let bytes = bytes_of(&older);
         (self.pushes, self.bytes) = (self.pushes - 1, self.bytes - bytes);
         window.bytes -= bytes;
@@ -192,7 +196,7 @@ impl Shard {
             _ => progress.push.collapse_id = None,
         }
         // The newer push goes to the end, where its own place in the order is.
-        if let Some(older) = self.gathering.take_older(place, &progress) {
+        if let Some(older) = self.gathering.take_older(place, &mut progress) {
             self.supersede(place, older);
         }
         let ends_at = self.gathering.end_of(self.context.now, window_ms.into());

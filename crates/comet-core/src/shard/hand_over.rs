@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use comet_handover as handed;
 use comet_handover::{VERSION, feature};
+use comet_proto::websocket::FragmentParts;
 
 use crate::accepts::Accepts;
 use crate::conn::{Conn, Input};
@@ -22,10 +23,12 @@ use super::Shard;
 use super::pacing::DrainPhase;
 
 impl Shard {
-    /// The state of the shard is to be handed over soon: pushes that wait in windows begin. Call it until the shard
+    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, and windows of
+    /// joins and leaves end. Call it until the shard
     /// [is quiescent](Shard::is_quiescent), because more may come.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
+        self.end_presence_windows();
     }
 
     /// Whether nothing is under way, so that [`Shard::hand_over`] loses nothing. The driver knows about messages in the mesh, and
@@ -47,7 +50,10 @@ impl Shard {
         }
         let is_begun = usize::from(self.crowds_under_way() > 0);
         Obstacles {
-            pushes: self.pushes.len() + is_begun + self.gathering.pushes(),
+            pushes: self.pushes.len()
+                + is_begun
+                + self.gathering.pushes()
+                + self.home.presence.len(),
             paced: self.pacing.broadcasts.len() + usize::from(self.pacing.notices.is_some()),
             transmits,
             messages: self.messages.len() + self.reports.len(),
@@ -126,7 +132,9 @@ impl Shard {
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
         let has_deflate = connections.iter().any(|conn| conn.is_deflated);
+        let has_gaps = connections.iter().any(|conn| !conn.gaps.is_empty());
         let required = [
+            (has_gaps, feature::GAPS),
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
@@ -219,6 +227,7 @@ impl Shard {
             is_text: *is_text,
             is_protocol_2: *is_protocol_2,
             is_deflated: *is_deflated,
+            gaps: self.gaps.hand_over(slot),
             user: *user,
             key: key.as_ref().into(),
             session: *session,
@@ -256,8 +265,8 @@ impl Shard {
     }
 
     fn hand_over_home(&self) -> handed::Home {
-        // Owners of keys, members of rooms and counts of addresses come from the connections.
-        let Home { keys, users, rooms, histories, sources: _ } = &self.home;
+        // Owners of keys, members of rooms and counts of addresses come from the connections. Windows of joins and leaves have ended.
+        let Home { keys, users, rooms, histories, presence: _, sources: _ } = &self.home;
         let now = self.context.clock.active().0;
         let limits = &self.context.limits;
         let with_rule =

@@ -58,4 +58,10 @@ impl Shard {
     pub fn home_rooms(&self) -> Vec<(Arc<str>, u32)> {
         self.home.rooms.counts()
     }
+
+    /// The offset of the latest push to a room whose home this is, if the room keeps a history.
+    #[must_use]
+    pub fn history_top(&self, room: &str) -> Option<u64> {
+        self.home.histories.top(room)
+    }
 }

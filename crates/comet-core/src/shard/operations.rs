@@ -42,7 +42,7 @@ impl Shard {
             }
             op::CHANGE_ROOM => self.change_room(slot, frame),
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
-            op::JOIN..=op::LEAVE_REPLY if self.conns[slot].knows_rooms() => {
+            op::JOIN..=op::GAP if self.conns[slot].knows_rooms() => {
                 self.room_request(slot, frame);
             }
             op::AUTH if self.conns[slot].is_protocol_2 => self.renew_token(slot, frame),

@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Encoded, Frame};
+use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, RoomPush, VERSION_2, decode, op};
 
 use crate::conn::Conn;
 use crate::deflate::Deflater;
+use crate::gaps::{Gaps, Telling};
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
@@ -89,6 +90,46 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
+    /// Begins a send for `conn`, with the markers of what it has lost. `false`: there is nothing to send.
+    pub(super) fn start(&mut self, slot: Slot, conn: &mut Conn, gaps: &mut Gaps) -> bool {
+        let has_begun = self.chains.start(&mut conn.outbox);
+        if !gaps.has_untold(slot) {
+            return has_begun;
+        }
+        let [sent, rest] = self.chains.waiting_frames(&conn.outbox);
+        let [sent, rest] = [sent, rest]
+            .map(|frames| frames.into_iter().map(About::of).collect::<Vec<Option<About>>>());
+        let markers = gaps.take_untold(slot, |gap, is_left| {
+            // In front of the first push behind it. That is behind the reply that tells the handle.
+            let is_behind = |about: &Option<About>| {
+                let is = |about: About| matches!(about, About::Push(handle, offset) if handle == gap.handle && offset >= gap.first);
+                about.is_some_and(is)
+            };
+            if let Some(place) = sent.iter().position(is_behind) {
+                return Telling::Now(place);
+            }
+            let is_joined = |about: &Option<About>| *about == Some(About::Joined(gap.handle));
+            let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
+            match (is_later, is_left) {
+                (true, _) => Telling::Later,
+                // Its position is before the gap.
+                (false, true) => Telling::Never,
+                (false, false) => Telling::Now(sent.len()),
+            }
+        });
+        let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
+        for (marker, place) in markers {
+            let body = marker.encode();
+            let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
+            let reply = self.reply(Encoded::frame(&frame));
+            self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
+            replies.push((place, reply));
+        }
+        replies.sort_by_key(|(place, _)| *place);
+        self.chains.insert(&mut conn.outbox, &replies);
+        conn.outbox.is_sending()
+    }
+
     /// Appends to what is sent next to `conn`, which is not in the queue any more.
     pub(super) fn append_to_send(&mut self, conn: &mut Conn, item: &Item) {
         self.bytes_queued += conn.transport.bytes(item.frame()).len() as u64;
@@ -126,5 +167,27 @@ impl Outboxes {
         let remains = self.chains.clear_in_flight(&mut conn.outbox, conn.transport);
         self.bytes_dropped += u64::from(remains.bytes);
         remains
+    }
+}
+
+/// What a frame is about.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// It tells the handle of a room.
+    Joined(RoomHandle),
+    /// A push to a room, and its offset.
+    Push(RoomHandle, u64),
+}
+
+impl About {
+    fn of(frame: &Encoded) -> Option<Self> {
+        let (Frame { operation, body, .. }, _) = decode(frame.for_tcp(), usize::MAX).ok()??;
+        match operation {
+            op::JOIN_REPLY => JoinReply::decode(body)?.outcome.ok().map(Self::Joined),
+            op::ROOM_PUSH => {
+                RoomPush::decode(body).map(|push| Self::Push(push.handle, push.offset))
+            }
+            _ => None,
+        }
     }
 }

@@ -68,6 +68,13 @@ impl Shard {
         }
     }
 
+    /// Ends all windows now.
+    pub(super) fn end_presence_windows(&mut self) {
+        while let Some((room, changes)) = self.home.presence.pop() {
+            self.push_presence(room, &changes);
+        }
+    }
+
     fn push_presence(&mut self, room: Arc<str>, changes: &RoomChanges) {
         let Some(rule) = self.context.limits.presence_rule(&room) else { return };
         let (operation, members) = (rule.operation, self.home.rooms.members(&room));

@@ -112,6 +112,8 @@ pub(super) struct Progress {
     pub(super) order: Option<OrderId>,
     /// It is no push: a connection enters the room.
     pub(super) entry: Option<Entry>,
+    /// How many pushes right before it have newer ones of the same ids in a window, which took their place.
+    pub(super) outdated: u64,
 }
 
 /// How the push is reported when it is over.

@@ -92,6 +92,7 @@ impl Shard {
             is_counted: false,
             order: None,
             entry: None,
+            outdated: 0,
         };
         match target {
             Target::Crowd(crowd) => self.begin_to_crowd(crowd, progress),
@@ -208,6 +209,7 @@ impl Shard {
             is_counted: false,
             order: None,
             entry: None,
+            outdated: 0,
         };
         let mut is_here = false;
         for (shard, members) in self.home.rooms.shards_of(&room).to_vec() {
@@ -376,7 +378,8 @@ impl Shard {
         delivered: Delivered,
         budget: &mut Budget,
     ) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, encoding, to_close, traced } = delivered;
+        let Delivered { mut tally, superseded, encoding, to_close, traced, lost } = delivered;
+        lost.into_iter().for_each(|(slot, lost)| self.note_lost(slot, lost));
         budget.spend(encoding);
         self.idle.note_activity(self.context.now);
         if push.kick.is_some() {

@@ -4,20 +4,90 @@
 //! that wait for their turn or in a window. There the connection becomes a member. So it gets each push once: those before
 //! that place are in the answer, and those behind it come to members.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use ahash::RandomState;
 use comet_proto::{Encoded, JoinReply, Position, RoomHandle, op};
 
 use crate::budget::{self, Budget};
+use crate::gaps::Lost;
 use crate::ids::{CallId, ConnId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, Tally};
 use crate::limits::RECOVERY_MAX;
 use crate::message::{Message, Push, Recovery};
+use crate::room::{Room, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
-use super::delivery::{Items, Walk};
+use super::delivery::Walk;
+use super::items::Items;
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
+
+/// Connections that are to get more of a room's history when their clients have read what waits. Their input is held.
+pub(super) struct Recoveries {
+    by_conn: HashMap<Slot, CatchUp, RandomState>,
+}
+
+#[derive(Clone, Copy)]
+struct CatchUp {
+    room: RoomId,
+    /// What the client has, or is sent.
+    since: Option<Position>,
+    /// Pushes of the room that it had lost before.
+    lost: u64,
+    /// It is the room that operation 12 changes.
+    is_primary: bool,
+    /// The join is answered.
+    is_told: bool,
+    /// The home will answer.
+    is_asked: bool,
+    /// It is to leave the room once it has entered.
+    is_cancelled: bool,
+}
+
+impl CatchUp {
+    fn new(room: RoomId, since: Option<Position>) -> Self {
+        let (is_primary, is_told, is_asked, is_cancelled) = (false, false, false, false);
+        Self { room, since, lost: 0, is_primary, is_told, is_asked, is_cancelled }
+    }
+}
+
+impl Recoveries {
+    pub(super) fn new(seed: u64) -> Self {
+        let hasher = RandomState::with_seeds(seed, 33, 34, 35);
+        Self { by_conn: HashMap::with_hasher(hasher) }
+    }
+
+    fn wait(&mut self, slot: Slot, catch_up: CatchUp) {
+        self.by_conn.insert(slot, CatchUp { is_asked: false, ..catch_up });
+    }
+
+    fn waiting(&mut self, slot: Slot) -> Option<&mut CatchUp> {
+        self.by_conn.get_mut(&slot).filter(|catch_up| !catch_up.is_asked)
+    }
+
+    fn take(&mut self, slot: Slot) -> Option<CatchUp> {
+        self.by_conn.remove(&slot)
+    }
+
+    /// Whether some connection waits.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_conn.is_empty()
+    }
+
+    /// Whether the connection will be in the room when it has caught up.
+    pub(super) fn has(&self, slot: Slot, room: RoomId) -> bool {
+        !self.is_empty() && self.by_conn.get(&slot).is_some_and(|one| one.room == room)
+    }
+
+    /// Has the connection leave the room when it has caught up. `false`: it does not catch up there, or was to leave already.
+    pub(super) fn cancel(&mut self, slot: Slot, room: RoomId) -> bool {
+        let catch_up = self.by_conn.get_mut(&slot).filter(|one| one.room == room);
+        catch_up.is_some_and(|one| !std::mem::replace(&mut one.is_cancelled, true))
+    }
+}
 
 impl Shard {
     /// Asks the home of `room`, which keeps a history and in which the connection is not yet.
@@ -76,6 +146,7 @@ impl Shard {
             is_counted: true,
             order: None,
             entry: Some(Entry { conn, recovery }),
+            outdated: 0,
         };
         if self.is_gathering() {
             self.end_window(&Some(Arc::clone(&room)));
@@ -84,7 +155,8 @@ impl Shard {
         self.pushes.push_back(PushTask { target, progress });
     }
 
-    /// Lets a connection into the room `name`, tells it the position, and gives it what it missed.
+    /// Gives a connection what it missed of the room `name`, and lets it in behind that. If there is no space for it, or for more of
+    /// it, the rest follows when the client has read some.
     pub(super) fn enter_with_history(
         &mut self,
         name: &str,
@@ -94,56 +166,202 @@ impl Shard {
     ) -> Vec<Slot> {
         budget.spend(budget::ANSWER);
         let id = self.rooms.find(name).expect("a connection that waits keeps its room");
-        let room = &mut self.rooms[id];
-        room.recovering -= 1;
-        if room.recovering == 0 {
-            // A count that was due before was left out.
-            self.rooms.mark(id);
-        }
         // It may have closed since. It cannot have asked for another room, because its input is held.
         let reply_due = |state: &ConnState| match *state {
             ConnState::Joining { reply } => Some(reply),
             _ => None,
         };
         let Some(reply) = self.conns.get(conn).and_then(|conn| reply_due(&conn.state)) else {
-            self.remove_if_empty(id);
+            self.end_recovery(id);
             return Vec::new();
         };
         let slot = conn.slot;
+        let position = recovery.as_ref().map(|recovery| recovery.position);
+        let since = recovery.as_ref().and_then(|recovery| recovery.since);
+        let catch_up = self.recoveries.take(slot).unwrap_or_else(|| CatchUp::new(id, since));
         // By order of the server it may have come into the room meanwhile, and has some of the pushes.
         let is_new = !self.is_in(slot, id);
-        if is_new {
-            self.enter(id, slot, true);
-        }
-        let mut joined = JoinReply::joined(id.handle(), name.as_bytes());
-        joined.position = recovery.as_ref().map(|recovery| recovery.position);
-        self.rooms[id].reached = joined.position;
         let missed = recovery.as_ref().and_then(|recovery| recovery.recovered);
-        let is_sought = recovery.as_ref().is_some_and(|recovery| recovery.is_sought);
-        let has_chunk = recovery.is_some_and(|recovery| recovery.chunk.is_some());
-        let beside = joined.encode().len();
-        joined.recovered =
-            missed.filter(|_| is_new && (!has_chunk || self.has_space_for(slot, beside, progress)));
-        if is_sought {
-            let is_recovered = usize::from(joined.recovered.is_some());
-            self.counters.recoveries[is_recovered] += 1;
-        }
-        self.conns[slot].state = ConnState::Live;
-        self.reply(slot, reply, &joined.encode());
-        let mut to_close = Vec::new();
-        if has_chunk && joined.recovered.is_some() {
-            let Progress { push, items, .. } = progress;
-            let delivered =
-                self.deliver(push, items, Walk::Offer, |delivery| delivery.offer_to(conn));
-            let is_queued = delivered.tally.queued > 0;
-            to_close = self.count_slice(delivered, progress, budget);
-            if !is_queued && self.conns[slot].is_open() && to_close.is_empty() {
-                // It was told that the pushes follow.
-                self.close(slot, CloseReason::SlowConsumer, "");
+        let chunk_end = recovery.and_then(|recovery| recovery.chunk.map(|_| recovery.chunk_end));
+        let mut joined = JoinReply::joined(id.handle(), name.as_bytes());
+        joined.position = position;
+        joined.recovered = missed.filter(|_| is_new);
+        if let Some(end) = chunk_end.filter(|_| joined.recovered.is_some()) {
+            let beside = if catch_up.is_told { 0 } else { joined.encode().len() };
+            if self.has_space_for(slot, beside, progress) {
+                if position.is_some_and(|position| end < position.offset) {
+                    return self.give_part(slot, reply, &joined, (catch_up, end), progress, budget);
+                }
+            } else if self.conns[slot].outbox.is_empty() {
+                joined.recovered = None;
+            } else {
+                self.recoveries.wait(slot, catch_up);
+                return Vec::new();
             }
+        }
+        self.rooms[id].recovering -= 1;
+        if is_new {
+            self.enter(id, slot, !catch_up.is_primary);
+        }
+        let room = &mut self.rooms[id];
+        if room.recovering == 0 {
+            // A count that was due before was left out.
+            self.rooms.mark(id);
+        }
+        self.rooms[id].reached = position;
+        self.note_position(id, position);
+        self.conns[slot].state = ConnState::Live;
+        if joined.recovered.is_some() {
+            self.counters.repaired += catch_up.lost;
+        }
+        self.tell_entry(slot, reply, &joined, &catch_up);
+        let mut to_close = Vec::new();
+        if chunk_end.is_some() && joined.recovered.is_some() {
+            to_close = self.give_chunk(conn, progress, budget);
+        }
+        if catch_up.is_cancelled && self.is_in(slot, id) {
+            self.leave_membership(slot, id);
+            self.tell_left(slot, id);
         }
         self.resume(slot);
         to_close
+    }
+
+    /// The client learns where it is in the room. If it was told that all follows, and the history does not have it any more, it
+    /// learns that by a gap marker.
+    fn tell_entry(
+        &mut self,
+        slot: Slot,
+        reply: AwaitedReply,
+        joined: &JoinReply<'_>,
+        catch_up: &CatchUp,
+    ) {
+        let CatchUp { room, since, is_told, .. } = *catch_up;
+        if !is_told {
+            if since.is_some() {
+                self.counters.recoveries[usize::from(joined.recovered.is_some())] += 1;
+            }
+            return self.reply(slot, reply, &joined.encode());
+        }
+        let since = since.map_or(0, |since| since.offset);
+        let last = joined.position.map_or(0, |position| position.offset).max(since + 1);
+        let lost = Lost::of_push(room.handle(), last, last - since, false);
+        if let Some(lost) = lost.filter(|_| joined.recovered.is_none()) {
+            self.note_lost(slot, lost);
+        }
+    }
+
+    /// Gives a connection the first part of what it missed, up to the offset `end`. It enters behind the last part.
+    fn give_part(
+        &mut self,
+        slot: Slot,
+        reply: AwaitedReply,
+        joined: &JoinReply<'_>,
+        (catch_up, end): (CatchUp, u64),
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> Vec<Slot> {
+        let since = joined.position.map(|position| Position { offset: end, ..position });
+        // Known before anything can close the connection.
+        self.recoveries.wait(slot, CatchUp { since, is_told: true, ..catch_up });
+        if !catch_up.is_told {
+            self.counters.recoveries[1] += 1;
+            self.reply(slot, reply, &joined.encode());
+        }
+        let conn = self.conns.id(slot).local();
+        let to_close = self.give_chunk(conn, progress, budget);
+        self.go_on_recovering(slot);
+        to_close
+    }
+
+    /// Has the outbox of a connection take what there is space for.
+    fn give_chunk(
+        &mut self,
+        conn: LocalConnId,
+        progress: &mut Progress,
+        budget: &mut Budget,
+    ) -> Vec<Slot> {
+        let Progress { push, items, .. } = progress;
+        let delivered = self.deliver(push, items, Walk::Offer, |delivery| delivery.offer_to(conn));
+        let is_queued = delivered.tally.queued > 0;
+        let to_close = self.count_slice(delivered, progress, budget);
+        if !is_queued && self.conns[conn.slot].is_open() && to_close.is_empty() {
+            // It was told that the pushes follow.
+            self.close(conn.slot, CloseReason::SlowConsumer, "");
+        }
+        to_close
+    }
+
+    /// A member has lost pushes of the room and asks for them. It is no member until it has them, so that none comes twice.
+    pub(super) fn recover_again(
+        &mut self,
+        slot: Slot,
+        id: RoomId,
+        since: Position,
+        reply: AwaitedReply,
+    ) {
+        let lost = self.gaps.repair(slot, id, since.offset);
+        let is_primary = self.conns[slot].room.room() == Some(id);
+        self.rooms[id].recovering += 1;
+        self.leave_membership(slot, id);
+        self.conns[slot].state = ConnState::Joining { reply };
+        let catch_up = CatchUp { is_primary, lost, ..CatchUp::new(id, Some(since)) };
+        self.recoveries.wait(slot, catch_up);
+        self.go_on_recovering(slot);
+    }
+
+    fn leave_membership(&mut self, slot: Slot, id: RoomId) {
+        if self.conns[slot].room.room() == Some(id) {
+            self.leave(slot);
+        } else {
+            self.leave_further(slot, id);
+        }
+    }
+
+    /// Asks the home for what a connection still misses, once half of its outbox is free.
+    pub(super) fn go_on_recovering(&mut self, slot: Slot) {
+        let Some(catch_up) = self.recoveries.waiting(slot) else { return };
+        let conn = &self.conns[slot];
+        let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
+        let limits = &self.context.limits;
+        let is_free =
+            load.pushes <= u32::from(limits.svr_proto) / 2 && load.bytes <= limits.outbox_bytes / 2;
+        if !conn.is_open() || !is_free {
+            return;
+        }
+        catch_up.is_asked = true;
+        let (id, since) = (catch_up.room, catch_up.since);
+        let (conn, room) = (self.conns.id(slot), Arc::clone(&self.rooms[id].name));
+        let home = self.context.home_of_room(&room);
+        self.messages.send(home, Message::Recover { conn, room, handle: id.handle(), since });
+    }
+
+    /// The connection closes.
+    pub(super) fn forget_recovery(&mut self, slot: Slot) {
+        if let Some(CatchUp { room, is_asked: false, .. }) = self.recoveries.take(slot) {
+            // No answer of the home will come.
+            self.end_recovery(room);
+        }
+    }
+
+    /// A connection that was to enter the room does not.
+    fn end_recovery(&mut self, id: RoomId) {
+        let room = &mut self.rooms[id];
+        room.recovering -= 1;
+        if room.recovering == 0 {
+            self.rooms.mark(id);
+        }
+        self.remove_if_empty(id);
+    }
+
+    /// The first member of a room enters behind the push at `position`.
+    fn note_position(&mut self, id: RoomId, position: Option<Position>) {
+        let Room { members, top, .. } = &mut self.rooms[id];
+        if let Some(Position { offset, .. }) = position
+            && (members.len() == 1 || top.is_none_or(|top| top > offset))
+        {
+            *top = Some(offset);
+        }
     }
 
     /// Whether the outbox of a connection takes a push, with so many bytes before it.

@@ -40,8 +40,8 @@ impl Shard {
             return;
         }
         let limits = &self.context.limits;
-        // One join and one leave of every room may be told unasked.
-        let notices = if conn.knows_rooms() { 2 * u32::from(limits.rooms) } else { 0 };
+        // One join, one leave and one gap of every room may be told unasked.
+        let notices = if conn.knows_rooms() { 3 * u32::from(limits.rooms) } else { 0 };
         let most = u32::from(limits.cli_proto) + notices;
         let load = self.outboxes.append_reply(slot, conn, reply);
         if load.replies > most {

@@ -194,7 +194,8 @@ impl Shard {
     fn enter_unasked(&mut self, slot: Slot, room: &str, order: Option<OrderId>) -> Change {
         let conn = self.conns.id(slot).local();
         let waits = |id| self.room_orders.waiting.contains_key(&(id, conn));
-        if self.rooms.find(room).is_some_and(|id| self.is_in(slot, id) || waits(id)) {
+        let will_be_in = |id| self.is_in(slot, id) || waits(id) || self.recoveries.has(slot, id);
+        if self.rooms.find(room).is_some_and(will_be_in) {
             return Change::Needless;
         }
         if let Some(refusal) = self.refusal_of_further(slot) {
@@ -214,6 +215,9 @@ impl Shard {
     /// Takes a connection that takes pushes out of a room, in whichever way it came in, or out of those that wait.
     fn leave_unasked(&mut self, slot: Slot, room: &str) -> Change {
         let Some(id) = self.rooms.find(room) else { return Change::Needless };
+        if self.recoveries.cancel(slot, id) {
+            return Change::Made;
+        }
         if self.conns[slot].room.room() == Some(id) {
             self.leave(slot);
         } else if !self.leave_further(slot, id) {
@@ -224,11 +228,16 @@ impl Shard {
             self.settle(order, Change::Made);
             return Change::Made;
         }
+        self.tell_left(slot, id);
+        Change::Made
+    }
+
+    /// A connection is not in a room any more, by order of the server.
+    pub(super) fn tell_left(&mut self, slot: Slot, id: RoomId) {
         if self.conns[slot].is_protocol_2 {
             let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: id.handle() };
             self.notify(slot, op::LEAVE_REPLY, &left.encode());
         }
-        Change::Made
     }
 
     /// The room's home has answered.
@@ -248,7 +257,7 @@ impl Shard {
         if self.conns.get(conn).is_none_or(|conn| conn.takes_pushes().is_err()) {
             return Change::Closing;
         }
-        if self.is_in(conn.slot, id) {
+        if self.is_in(conn.slot, id) || self.recoveries.has(conn.slot, id) {
             return Change::Needless;
         }
         if let Some(refusal) = self.refusal_of_further(conn.slot) {

@@ -34,6 +34,12 @@ impl Shard {
         let room = Join::decode(frame.body).map_or(&b""[..], |join| join.room);
         let name = std::str::from_utf8(room).unwrap_or_default();
         let known = self.rooms.find(name).filter(|&id| self.is_in(slot, id));
+        let since = Join::decode(frame.body).and_then(|join| join.since);
+        let since = since.filter(|_| self.conns[slot].knows_rooms());
+        let keeps_history = self.context.limits.history_rule(name).is_some();
+        if let (Some(id), Some(since), true) = (known, since, keeps_history) {
+            return self.recover_again(slot, id, since, reply);
+        }
         let refusal = if name.is_empty() || name.len() > NAME_MAX {
             RoomRefusal::BadName
         } else if known.is_none()
@@ -42,9 +48,7 @@ impl Shard {
             refusal
         } else {
             let Some(id) = known else {
-                if self.context.limits.history_rule(name).is_some() {
-                    let since = Join::decode(frame.body).and_then(|join| join.since);
-                    let since = since.filter(|_| self.conns[slot].knows_rooms());
+                if keeps_history {
                     return self.join_with_history(slot, name, since, reply);
                 }
                 return self.join(slot, name, reply);

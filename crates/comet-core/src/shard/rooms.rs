@@ -220,6 +220,7 @@ impl Shard {
     fn end_membership(&mut self, slot: Slot, membership: Membership) {
         let id = membership.id();
         self.note_presence(slot, id, false);
+        self.gaps.leave(slot, id);
         for moved in self.rooms.leave(slot, membership).into_iter().flatten() {
             self.update_place(moved);
         }

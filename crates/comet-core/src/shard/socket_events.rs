@@ -61,10 +61,14 @@ impl Shard {
         if matches!(conn.state, ConnState::Closed) {
             self.abort_after_send(slot);
         } else if !conn.outbox.is_empty() && Canary::ShortSend.is_released() {
-        } else if !conn.outbox.is_empty() {
+        } else if !conn.outbox.is_empty() || self.gaps.has_untold(slot) {
             self.outboxes.mark_ready(slot, conn);
         } else if matches!(conn.state, ConnState::Closing) {
             self.shut_write(slot);
+        }
+        if !self.recoveries.is_empty() {
+            self.go_on_recovering(slot);
+            self.dispatch_local();
         }
     }
 
@@ -139,7 +143,7 @@ impl Shard {
                     self.append_event_id(slot);
                 }
                 let conn = &mut self.conns[slot];
-                if !self.outboxes.chains.start(&mut conn.outbox) {
+                if !self.outboxes.start(slot, conn, &mut self.gaps) {
                     continue;
                 }
                 self.conns.begin_send(slot, self.context.tick());

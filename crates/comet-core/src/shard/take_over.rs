@@ -68,6 +68,7 @@ impl Shard {
             is_text,
             is_protocol_2,
             is_deflated,
+            gaps,
             user,
             key,
             session,
@@ -143,6 +144,11 @@ impl Shard {
         if !conn.outbox.is_empty() {
             self.outboxes.mark_ready(slot, conn);
         }
+        let handle_here = |former| {
+            let renamed = renamed.iter().find(|(handle, _)| *handle == former);
+            renamed.map_or(former, |(_, room)| rooms[*room].handle)
+        };
+        self.gaps.take_over(slot, gaps, handle_here);
         for (handle, room) in renamed {
             self.rename_room(slot, handle, &rooms[room]);
         }

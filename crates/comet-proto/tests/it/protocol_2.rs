@@ -1,8 +1,8 @@
 //! The frames of `vectors/protocol2.json`, which clients in other languages are tested with as well.
 
 use comet_proto::{
-    AuthReply, Encoded, Frame, Join, JoinReply, Leave, LeaveReply, Position, RoomHandle, RoomPush,
-    decode, op,
+    AuthReply, Encoded, Frame, Join, JoinReply, Leave, LeaveReply, Position, RoomGap, RoomHandle,
+    RoomPush, decode, op,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -95,6 +95,14 @@ fn read(frame: &Frame<'_>) -> (Value, Vec<u8>) {
             let fields = json!({ "status": status, "flags": flags, "handle": reply.handle.0 });
             (fields, reply.encode().to_vec())
         }
+        op::GAP => {
+            let gap = RoomGap::decode(frame.body).unwrap();
+            let fields = json!({
+                "handle": gap.handle.0, "flags": frame.body[4], "first": gap.first.to_string(),
+                "last": gap.last.to_string(),
+            });
+            (fields, gap.encode().to_vec())
+        }
         other => panic!("operation {other}"),
     }
 }
@@ -122,7 +130,7 @@ fn the_vectors_are_read_and_written() {
     }
     operations.dedup();
     let all = [op::AUTH, op::AUTH_REPLY, op::JOIN, op::JOIN_REPLY, op::ROOM_PUSH, op::LEAVE];
-    assert_eq!(operations, [&all[..], &[op::LEAVE_REPLY]].concat());
+    assert_eq!(operations, [&all[..], &[op::LEAVE_REPLY, op::GAP]].concat());
 }
 
 proptest! {
@@ -141,6 +149,9 @@ proptest! {
         }
         if let Some(reply) = LeaveReply::decode(&body) {
             prop_assert_eq!(LeaveReply::decode(&reply.encode()), Some(reply));
+        }
+        if let Some(gap) = RoomGap::decode(&body) {
+            prop_assert_eq!(RoomGap::decode(&gap.encode()), Some(gap));
         }
         prop_assert_eq!(Leave::decode(&body).is_some(), body.len() >= 4);
     }

@@ -2,12 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use comet_core::{ConnId, Counters, LiveConn, ShardId, home_of_key, home_of_room, home_of_user};
+use comet_core::{
+    ConnId, Counters, DropReason, LiveConn, ShardId, home_of_key, home_of_room, home_of_user,
+};
 
 use crate::driver::{Driver, live_conns};
 use crate::env::{Env, Peer};
 use crate::live_traces::about;
 use crate::plan::ROOMS;
+use crate::received::ReceivedStream;
 
 /// Keys, sessions and rooms are where their homes are, and are those of the live connections.
 pub(super) fn check_directories(env: &Env, drivers: &[Driver]) -> Result<(), String> {
@@ -77,6 +80,10 @@ pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
 
 /// What clients know of themselves agrees with their shards.
 pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String> {
+    // What the mesh has dropped is told with the next push.
+    let mesh_losses =
+        |driver: &Driver| driver.shard.counters().deliveries.dropped[DropReason::MeshFull as usize];
+    let has_mesh_losses = drivers.iter().any(|driver| mesh_losses(driver) > 0);
     for driver in drivers {
         let live: BTreeMap<ConnId, LiveConn<'_>> =
             driver.shard.live_conns().map(|live| (live.conn, live)).collect();
@@ -120,6 +127,22 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
                 let known = known.map(|(room, _)| ROOMS[usize::from(*room)]).collect();
                 same("rooms of a client", &held, &known)?;
             }
+            if profile.is_protocol_2 && !has_mesh_losses && socket.is_idle() {
+                check_positions(env, drivers, &client.received)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A client that has read everything knows all pushes of its rooms that keep a history, or what of them it has lost.
+fn check_positions(env: &Env, drivers: &[Driver], received: &ReceivedStream) -> Result<(), String> {
+    for (room, _) in received.rooms.values() {
+        let name = ROOMS[usize::from(*room)];
+        let home = home_of_room(name, env.plan.shards);
+        let home = drivers.iter().find(|driver| driver.shard.id() == home);
+        if let Some(top) = home.and_then(|home| home.shard.history_top(name)) {
+            received.positions.check_complete(*room, top)?;
         }
     }
     Ok(())

@@ -71,6 +71,9 @@ impl World {
             let at = env.rng.below(self.drivers.len());
             self.drivers[at].backlog.push_back(peer);
         }
+        for peer in &mut env.peers {
+            peer.client.received.positions.forgive();
+        }
         env.control.trace_log.rename(&renamed);
         env.note_activity();
         for driver in &self.drivers {

@@ -1,6 +1,6 @@
 //! Sends: what an outbox has in flight, and how far the kernel is with it.
 
-use comet_proto::{Frame, decode, text};
+use comet_proto::{Encoded, Frame, decode, text};
 
 use crate::index::Index;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX, WINDOW};
@@ -8,7 +8,7 @@ use crate::outbox::chain::{Chain, Totals};
 use crate::outbox::log::Run;
 use crate::outbox::slices::Slices;
 use crate::outbox::window::{Whole, Window};
-use crate::outbox::{ChainId, Handle, Outbox, Remains, SendProgress};
+use crate::outbox::{ChainId, Handle, Item, Outbox, Remains, SendProgress};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -26,6 +26,46 @@ impl Chains {
             if self.is_window(pending) { (pending, ChainId::NONE) } else { self.halve(pending) };
         *outbox = Outbox { pending, in_flight, taken: 0 };
         true
+    }
+
+    /// Puts `replies` into a send of which the kernel has nothing yet, in this order, each behind so many of its frames. If there is no
+    /// send under way, one of them begins.
+    pub(crate) fn insert(&mut self, outbox: &mut Outbox, replies: &[(usize, Item)]) {
+        debug_assert!(outbox.taken == 0 && replies.is_sorted_by_key(|(place, _)| *place));
+        let Some((_, last_reply)) = replies.last() else { return };
+        let window = outbox.in_flight;
+        let mut frames = Vec::new();
+        let (mut totals, mut last) = (Totals::default(), last_reply.serial);
+        if window != ChainId::NONE {
+            let Chain { log, run, totals: waiting, last: latest, .. } = self.chains[window];
+            let log = &self.logs[log];
+            frames.extend(log.frames(&self.frames, run).filter_map(|(at, _)| log.get(at)));
+            totals = waiting;
+            last =
+                if replies.iter().any(|(place, _)| *place >= frames.len()) { last } else { latest };
+        }
+        frames.iter().for_each(|&frame| self.frames.hold_again(frame));
+        for (place, reply) in replies.iter().rev() {
+            totals.add(reply);
+            frames.insert(*place, self.frames.hold(reply));
+        }
+        let id = self.begin_log();
+        let log = &mut self.logs[id];
+        frames.into_iter().for_each(|frame| log.push(frame));
+        let run = Run { to: log.end(), ..log.run_before_first() };
+        outbox.in_flight = self.add_chain(Chain::new(id, run, totals, last)).chain;
+        self.release(window, 1);
+    }
+
+    /// The frames of the send under way, and those that wait behind it.
+    pub(crate) fn waiting_frames(&self, outbox: &Outbox) -> [Vec<&Encoded>; 2] {
+        [outbox.in_flight, outbox.pending].map(|index| {
+            if index == ChainId::NONE {
+                return Vec::new();
+            }
+            let Chain { log, run, .. } = self.chains[index];
+            self.logs[log].frames(&self.frames, run).map(|(_, item)| &item.frame).collect()
+        })
     }
 
     /// Whether one send takes the whole chain.
@@ -70,7 +110,7 @@ impl Chains {
         let rest = totals.without(window);
         let window = Chain::new(log, Run { to, floor: window_floor, ..run }, window, serial);
         let rest = Chain::new(log, Run { from, floor: rest_floor, to: run.to }, rest, last);
-        [self.insert(window), self.insert(rest)]
+        [self.add_chain(window), self.add_chain(rest)]
     }
 
     /// The bytes to send next, all of what is in flight and not taken.

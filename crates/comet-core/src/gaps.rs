@@ -1,0 +1,182 @@
+//! Pushes of rooms with a history that connections of protocol 2 have lost: what a gap marker tells them.
+//!
+//! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the room, and
+//! one for a room that it has left until it is told.
+
+mod hand_over;
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+use comet_proto::{Frame, RoomGap, RoomHandle, RoomPush, count_frames, decode, op};
+
+use crate::ids::Slot;
+use crate::room::RoomId;
+
+/// Consecutive pushes of a room that a connection does not get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Lost {
+    pub(crate) room: RoomHandle,
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// Newer pushes about the same states have taken their place.
+    pub(crate) is_outdated: bool,
+}
+
+impl Lost {
+    /// The push to a room that `message` is, which an outbox has dropped. `None`: its room keeps no history.
+    pub(crate) fn of_room_push(message: &[u8], is_outdated: bool) -> Option<Self> {
+        let (Frame { operation, body, .. }, _) = decode(message, usize::MAX).ok()??;
+        let RoomPush { handle, operation: inner, offset, body } =
+            (operation == op::ROOM_PUSH).then(|| RoomPush::decode(body))??;
+        let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) } else { 1 };
+        Self::of_push(handle, offset, pushes as u64, is_outdated)
+    }
+
+    /// A push of so many frames, the last of which has `offset`.
+    pub(crate) fn of_push(
+        room: RoomHandle,
+        offset: u64,
+        pushes: u64,
+        is_outdated: bool,
+    ) -> Option<Self> {
+        let first = (offset + 1).checked_sub(pushes)?;
+        (offset > 0 && pushes > 0).then_some(Self { room, first, last: offset, is_outdated })
+    }
+
+    fn pushes(&self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+/// What a connection has lost of one room.
+struct Gap {
+    room: RoomHandle,
+    /// It was in the room then, and is not any more.
+    is_left: bool,
+    /// The first push that was lost, and how many were, since the client last got all of them.
+    first: u64,
+    pushes: u64,
+    /// What it is still to be told, as one range.
+    untold: Option<Lost>,
+}
+
+/// When a connection is told of a gap.
+pub(crate) enum Telling {
+    /// In this send, behind so many of its frames.
+    Now(usize),
+    Later,
+    Never,
+}
+
+pub(crate) struct Gaps {
+    by_conn: HashMap<Slot, Vec<Gap>, RandomState>,
+    /// Connections to which something is to be told.
+    untold: usize,
+}
+
+impl Gaps {
+    pub(crate) fn new(seed: u64) -> Self {
+        let hasher = RandomState::with_seeds(seed, 30, 31, 32);
+        Self { by_conn: HashMap::with_hasher(hasher), untold: 0 }
+    }
+
+    /// The connection, which is in the room or `is_left`, does not get these pushes.
+    pub(crate) fn note(&mut self, slot: Slot, lost: Lost, is_left: bool) {
+        let gaps = self.by_conn.entry(slot).or_default();
+        let was_told = gaps.iter().all(|gap| gap.untold.is_none());
+        let pushes = lost.pushes();
+        let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
+        match gaps.iter_mut().find(is_same) {
+            None => {
+                let Lost { room, first, .. } = lost;
+                gaps.push(Gap { room, is_left, first, pushes, untold: Some(lost) });
+            }
+            Some(gap) => {
+                gap.first = gap.first.min(lost.first);
+                gap.pushes += pushes;
+                gap.untold = Some(gap.untold.map_or(lost, |untold| Lost {
+                    room: lost.room,
+                    first: untold.first.min(lost.first),
+                    last: untold.last.max(lost.last),
+                    is_outdated: untold.is_outdated && lost.is_outdated,
+                }));
+            }
+        }
+        self.untold += usize::from(was_told);
+    }
+
+    /// Whether the connection has something to be told.
+    #[inline]
+    pub(crate) fn has_untold(&self, slot: Slot) -> bool {
+        let is_untold = |gaps: &Vec<Gap>| gaps.iter().any(|gap| gap.untold.is_some());
+        self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
+    }
+
+    /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given the
+    /// marker, and whether the connection has left the room.
+    pub(crate) fn take_untold(
+        &mut self,
+        slot: Slot,
+        when: impl Fn(&RoomGap, bool) -> Telling,
+    ) -> Vec<(RoomGap, usize)> {
+        let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
+        let mut markers = Vec::new();
+        for gap in &mut *gaps {
+            let Some(lost) = gap.untold else { continue };
+            let Lost { room: handle, first, last, is_outdated } = lost;
+            let marker = RoomGap { handle, is_outdated, first, last };
+            match when(&marker, gap.is_left) {
+                Telling::Now(place) => markers.push((marker, place)),
+                Telling::Never => {}
+                Telling::Later => continue,
+            }
+            gap.untold = None;
+        }
+        gaps.retain(|gap| !gap.is_left || gap.untold.is_some());
+        let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());
+        if gaps.is_empty() {
+            self.by_conn.remove(&slot);
+        }
+        self.untold -= usize::from(is_all_told);
+        markers
+    }
+
+    /// The connection gets all that came to the room after `since`. Returns how many of these it had lost.
+    pub(crate) fn repair(&mut self, slot: Slot, room: RoomId, since: u64) -> u64 {
+        let Some(gap) = self.take(slot, room) else { return 0 };
+        // A client that went on behind a hole gets what it lost later, which may be all.
+        if since < gap.first { gap.pushes } else { 0 }
+    }
+
+    /// The connection is not in the room any more. Pushes of it may still wait, so it is told what is missing before them.
+    pub(crate) fn leave(&mut self, slot: Slot, room: RoomId) {
+        if let Some(Gap { untold: Some(lost), .. }) = self.take(slot, room) {
+            self.note(slot, lost, true);
+        }
+    }
+
+    fn take(&mut self, slot: Slot, room: RoomId) -> Option<Gap> {
+        if self.by_conn.is_empty() {
+            return None;
+        }
+        let had_untold = self.has_untold(slot);
+        let gaps = self.by_conn.get_mut(&slot)?;
+        let at = gaps.iter().position(|gap| gap.room == room.handle() && !gap.is_left)?;
+        let gap = gaps.swap_remove(at);
+        if gaps.is_empty() {
+            self.by_conn.remove(&slot);
+        }
+        self.untold -= usize::from(had_untold && !self.has_untold(slot));
+        Some(gap)
+    }
+
+    /// Nothing is told to the connection any more.
+    pub(crate) fn forget_all(&mut self, slot: Slot) {
+        if self.by_conn.is_empty() {
+            return;
+        }
+        self.untold -= usize::from(self.has_untold(slot));
+        self.by_conn.remove(&slot);
+    }
+}

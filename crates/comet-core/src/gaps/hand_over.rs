@@ -1,0 +1,56 @@
+//! What connections have lost, on its way from one process to another.
+
+use comet_handover as handed;
+use comet_proto::RoomHandle;
+
+use crate::ids::Slot;
+
+use super::{Gap, Gaps, Lost};
+
+impl Gaps {
+    /// What the connection has lost.
+    pub(crate) fn hand_over(&self, slot: Slot) -> Vec<handed::Gap> {
+        let gaps = self.by_conn.get(&slot).map_or(&[][..], Vec::as_slice);
+        gaps.iter()
+            .map(|gap| {
+                let Gap { room, is_left, first, pushes, untold } = gap;
+                handed::Gap {
+                    room: room.0,
+                    is_left: *is_left,
+                    first: *first,
+                    pushes: *pushes,
+                    untold: untold.map(|Lost { room: _, first, last, is_outdated }| {
+                        handed::UntoldGap { first, last, is_outdated }
+                    }),
+                }
+            })
+            .collect()
+    }
+
+    /// What [`Gaps::hand_over`] gave. `handle` is the handle here of the one there.
+    pub(crate) fn take_over(
+        &mut self,
+        slot: Slot,
+        gaps: Vec<handed::Gap>,
+        handle: impl Fn(RoomHandle) -> RoomHandle,
+    ) {
+        if gaps.is_empty() {
+            return;
+        }
+        let here = |gap: handed::Gap| {
+            let handed::Gap { room, is_left, first, pushes, untold } = gap;
+            let room = RoomHandle(room);
+            // A client knows a room that it has left by the former handle.
+            let room = if is_left { room } else { handle(room) };
+            let untold = untold.map(|handed::UntoldGap { first, last, is_outdated }| Lost {
+                room,
+                first,
+                last,
+                is_outdated,
+            });
+            Gap { room, is_left, first, pushes, untold }
+        };
+        self.by_conn.insert(slot, gaps.into_iter().map(here).collect());
+        self.untold += usize::from(self.by_conn[&slot].iter().any(|gap| gap.untold.is_some()));
+    }
+}
