@@ -449,7 +449,7 @@ impl Control {
             // Its deliveries are in the counters of the shards, which are checked.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.
-            Report::Rooms { .. } | Report::Connections { .. } => Ok(()),
+            Report::Rooms { .. } | Report::Connections { .. } | Report::History { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
     }
