@@ -14,8 +14,8 @@ pub(crate) use self::attack::Attack;
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
-    ChurnArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs, OverloadArgs,
-    RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs,
+    ChurnArgs, ClusterArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs,
+    OverloadArgs, RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Fairness(FairnessArgs),
     /// Churn, pushes, reloads and faults at random from a seed, for minutes: ledgers, memory and descriptors are checked.
     Soak(SoakArgs),
+    /// Three servers and a NATS server between them: what the hop adds to a push, next to a bare message through NATS.
+    Cluster(ClusterArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
     /// The project's targets, each with what is measured: what `make bench` runs.

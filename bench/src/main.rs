@@ -19,6 +19,7 @@ mod heartbeats;
 mod launch;
 mod measurements;
 mod message;
+mod nats;
 mod pingpong;
 mod plan;
 mod process;
@@ -46,7 +47,8 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::scenario::{
-    churn, connect, day, fairness, fanout, idle, latency, overload, readers, rooms, soak, targets,
+    churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers, rooms, soak,
+    targets,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
 /// Runs a command. True if what it measured passed.
 fn run(command: Command) -> Result<bool> {
     match command {
+        Command::Cluster(args) => cluster::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Fanout(args) => fanout::run(&args),
         Command::Rooms(args) => rooms::run(&args),

@@ -1,6 +1,7 @@
 //! The measurements, and what all of them do alike.
 
 pub(crate) mod churn;
+pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod day;
 pub(crate) mod fairness;

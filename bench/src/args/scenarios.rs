@@ -112,6 +112,34 @@ pub(crate) struct LatencyArgs {
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
+pub(crate) struct ClusterArgs {
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Pushes a second whose latency is measured, and bare messages.
+    #[arg(long, value_name = "HERTZ", default_value_t = 500.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Pushes a second to a room of two hosts in a flood.
+    #[arg(long, value_name = "HERTZ", default_value_t = 20_000, help_heading = "Pace")]
+    pub flood: u64,
+    /// Length of each measurement.
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, help_heading = "Pace")]
+    pub seconds: f64,
+    /// How often it is measured, each time with servers of its own.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive(),
+        help_heading = "Pace")]
+    pub rounds: u32,
+    /// The NATS server to start; looked for in PATH where it has no folder.
+    #[arg(long, value_name = "PROGRAM", default_value = "nats-server", help_heading = "Server")]
+    pub nats: PathBuf,
+    #[command(flatten)]
+    pub server: ServerArgs,
+    #[command(flatten)]
+    pub host: HostArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct RawArgs {
     #[command(flatten)]
     pub dial: DialArgs,

@@ -21,6 +21,7 @@ mod drain;
 mod driver;
 mod env;
 mod fanout;
+pub mod hosts;
 mod listings;
 mod live_traces;
 mod logic;

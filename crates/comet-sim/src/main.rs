@@ -1,5 +1,8 @@
 //! `comet-sim --seeds N [--start S]` runs N seeds from S, or from a random one; `comet-sim --seed X`
-//! replays one and tells what happened last. Exit code 1 on a failure, 64 for a bad argument.
+//! replays one and tells what happened last. `comet-sim --hosts H --seeds N [--start S]` runs many hosts that push for
+//! each other, and `comet-sim --hosts-costs` prints what hosts and rooms cost. Exit code 1 on a failure, 64 for a bad argument.
+
+mod hosts_command;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,14 +12,26 @@ use comet_sim::Summary;
 fn main() -> io::Result<ExitCode> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if let ["--hosts-costs"] = words[..] {
+        return hosts_command::print_costs();
+    }
     let numbers: Result<Vec<u64>, _> =
         words.iter().skip(1).step_by(2).map(|number| number.parse()).collect();
     match (&words[..], numbers.as_deref()) {
         (["--seed", _], Ok([seed])) => replay(*seed),
         (["--seeds", _], Ok([seeds])) => run(rand::random(), *seeds),
         (["--seeds", _, "--start", _], Ok([seeds, start])) => run(*start, *seeds),
+        (["--hosts", _, "--seeds", _], Ok([hosts @ 2..=1_024, seeds])) => {
+            hosts_command::run(*hosts as usize, rand::random(), *seeds)
+        }
+        (["--hosts", _, "--seeds", _, "--start", _], Ok([hosts @ 2..=1_024, seeds, start])) => {
+            hosts_command::run(*hosts as usize, *start, *seeds)
+        }
         _ => {
-            writeln!(io::stderr(), "usage: comet-sim --seeds N [--start S] | --seed X")?;
+            writeln!(
+                io::stderr(),
+                "usage: comet-sim [--hosts H] --seeds N [--start S] | --seed X | --hosts-costs"
+            )?;
             Ok(ExitCode::from(64))
         }
     }

@@ -1,0 +1,191 @@
+//! Comets that push for each other through a NATS server, and clients of them.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use comet_client::{Client, Options};
+use tempfile::tempfile;
+
+use crate::Result;
+use crate::args::ClusterArgs;
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
+use crate::message::Stamp;
+use crate::nats::{NatsClient, NatsServer};
+use crate::scrape::http_get;
+use crate::stats::Latencies;
+use crate::target::Target;
+
+/// The room that hosts `a` and `b` have members of.
+pub(super) const ROOM: &str = "live://1";
+/// How long something may take that has to happen, and the time between two looks.
+const PATIENCE_NS: u64 = 15 * SECOND_NS;
+const LOOK_NS: u64 = 20 * MILLISECOND_NS;
+/// A reader that gets nothing for so long looks whether it is to end.
+const QUIET: Duration = Duration::from_millis(100);
+
+/// NATS and three comets: `a` and `b` have a client each, in the same room, and `c` has nobody.
+pub(super) struct Hosts {
+    pub targets: Vec<Target>,
+    pub nats: NatsServer,
+}
+
+impl Hosts {
+    /// Fails if one does not start, or they do not find each other.
+    pub(super) fn start(args: &ClusterArgs) -> Result<Self> {
+        let nats = NatsServer::start(&args.nats, &args.host.server_core)?;
+        let start = |id: &str| {
+            let settings = [
+                format!("nats.servers=[\"nats://{}\"]", nats.address),
+                format!("server.id={id:?}"),
+                // Room for a flood.
+                "protocol.svr_proto=4096".to_owned(),
+            ];
+            let flags = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]);
+            Target::start(&args.server, &args.host, &flags.collect::<Vec<_>>(), tempfile()?)
+        };
+        let targets: Vec<Target> = ["a", "b", "c"].into_iter().map(start).collect::<Result<_>>()?;
+        let others = targets.len() as u64 - 1;
+        for target in &targets {
+            until("the hosts find each other", || {
+                Ok(metric(target, "comet_cluster_hosts")? == others)
+            })?;
+        }
+        Ok(Self { targets, nats })
+    }
+
+    /// The sum of a counter over the hosts.
+    pub(super) fn sum(&self, name: &str) -> Result<u64> {
+        self.targets.iter().map(|target| metric(target, name)).sum()
+    }
+}
+
+/// Looks until it is so.
+pub(super) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+    let deadline_ns = now_ns() + PATIENCE_NS;
+    while !is_so()? {
+        if now_ns() > deadline_ns {
+            return Err(format!("in vain was it waited for: {what}").into());
+        }
+        sleep_until(now_ns() + LOOK_NS);
+    }
+    Ok(())
+}
+
+/// The value of a metric without labels.
+pub(super) fn metric(target: &Target, name: &str) -> Result<u64> {
+    let page = http_get(stat(target), "/metrics")?;
+    let value =
+        page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());
+    value.ok_or_else(|| format!("the server has no metric {name}").into())
+}
+
+fn stat(target: &Target) -> SocketAddr {
+    target.stat.expect("a server that was started has metrics")
+}
+
+/// What a reader got of one run.
+#[derive(Clone, Default)]
+pub(super) struct Received {
+    run: u32,
+    pub messages: u64,
+    /// Messages that were not the next.
+    pub out_of_order: u64,
+    pub latencies: Latencies,
+    /// Messages of no run: what tells that the way is open.
+    pub probes: u64,
+    is_over: bool,
+}
+
+/// A thread that takes what comes.
+pub(super) struct Reader {
+    received: Arc<Mutex<Received>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// A client of the target, with this key. Fails if it is refused.
+    pub(super) fn of_client(target: &Target, user: u32, key: &str) -> Result<Self> {
+        let token =
+            format!("{{\"mid\":{user},\"key\":{key:?},\"room_id\":{ROOM:?},\"accepts\":[1000]}}");
+        let mut client: Client = Options::tcp(target.endpoints.tcp.to_string(), token).connect()?;
+        Ok(Self::start(move || match client.receive_timeout(QUIET) {
+            Ok(message) => Some(message.map(|message| message.body)),
+            Err(_) => None,
+        }))
+    }
+
+    /// A bare subscription.
+    pub(super) fn of_nats(mut client: NatsClient) -> Self {
+        Self::start(move || client.receive().ok())
+    }
+
+    /// `None` of `next`: nothing comes any more.
+    fn start(mut next: impl FnMut() -> Option<Option<Vec<u8>>> + Send + 'static) -> Self {
+        let received = Arc::new(Mutex::new(Received::default()));
+        let shared = Arc::clone(&received);
+        let thread = thread::spawn(move || {
+            while let Some(body) = next() {
+                let at_ns = now_ns();
+                let mut received = shared.lock().expect("nobody panics with it");
+                if let Some(body) = body {
+                    received.take(&body, at_ns);
+                }
+                if received.is_over {
+                    break;
+                }
+            }
+        });
+        Self { received, thread: Some(thread) }
+    }
+
+    /// What comes from now on is of `run`.
+    pub(super) fn restart(&self, run: u32) {
+        *self.lock() = Received { run, ..Received::default() };
+    }
+
+    pub(super) fn received(&self) -> Received {
+        self.lock().clone()
+    }
+
+    /// Waits until so many messages have come, or none comes any more.
+    pub(super) fn await_messages(&self, count: u64) -> Received {
+        let (mut last, mut quiet_since_ns) = (0, now_ns());
+        loop {
+            let messages = self.lock().messages;
+            if messages != last {
+                (last, quiet_since_ns) = (messages, now_ns());
+            }
+            if messages >= count || now_ns() > quiet_since_ns + 5 * SECOND_NS {
+                return self.received();
+            }
+            sleep_until(now_ns() + LOOK_NS);
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Received> {
+        self.received.lock().expect("nobody panics with it")
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.lock().is_over = true;
+        // What a thread says by a panic is on the terminal already.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Received {
+    fn take(&mut self, body: &[u8], at_ns: u64) {
+        let Some(stamp) = Stamp::decode(body, self.run) else {
+            self.probes += 1;
+            return;
+        };
+        self.out_of_order += u64::from(stamp.sequence != self.messages);
+        self.messages += 1;
+        let due_ns = stamp.intended_ns.unwrap_or(at_ns);
+        self.latencies.saturating_record(at_ns.saturating_sub(due_ns));
+    }
+}

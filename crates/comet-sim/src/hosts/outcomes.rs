@@ -1,0 +1,100 @@
+//! What pushes reached, and what their outcomes say of it.
+
+use std::collections::BTreeMap;
+
+use comet_core::Millis;
+use comet_hub::cluster::{ClusterOutcome, Target};
+
+use super::{CALM_MS, Host, Link, World};
+
+struct Push {
+    by: usize,
+    began: Millis,
+    target: Target,
+    /// Hosts that began it, and what it matched there.
+    reached: BTreeMap<usize, u64>,
+    is_over: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Pushes(Vec<Push>);
+
+impl Pushes {
+    pub(super) fn begin(&mut self, by: usize, began: Millis, target: Target) -> u64 {
+        self.0.push(Push { by, began, target, reached: BTreeMap::new(), is_over: false });
+        self.0.len() as u64 - 1
+    }
+
+    /// A host begins a push of another.
+    pub(super) fn reach(&mut self, push: u64, host: usize, matched: u64) -> Result<(), String> {
+        match self.0[push as usize].reached.insert(host, matched) {
+            None => Ok(()),
+            Some(_) => Err(format!("push {push} reaches h{host} twice")),
+        }
+    }
+
+    /// Nobody waits any more for what a host that died has begun.
+    pub(super) fn abandon(&mut self, by: usize) {
+        self.0.iter_mut().filter(|push| push.by == by).for_each(|push| push.is_over = true);
+    }
+
+    pub(super) fn ensure_ended(&self) -> Result<(), String> {
+        match self.0.iter().position(|push| !push.is_over) {
+            None => Ok(()),
+            Some(push) => Err(format!("push {push} has no outcome")),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn check(&mut self, push: u64, outcome: &ClusterOutcome) -> Result<(), String> {
+        let Push { by, began, target, reached, is_over } = &mut self.pushes.0[push as usize];
+        if std::mem::replace(is_over, true) {
+            return Err(format!("push {push} has two outcomes"));
+        }
+        let (by, began, target, reached) = (*by, *began, target.clone(), reached.clone());
+        let is_named = |host: &Host| {
+            outcome.unanswered.iter().any(|name| *name == host.name || **name == *"*")
+        };
+        let was_calm = |host: &Host| host.link == Link::Up && host.changed.after(CALM_MS) <= began;
+        let said = || format!("push {push} of h{by} to {target:?} at {began:?}: {outcome:?}");
+        self.summary.pushes += 1;
+        let (mut counted, mut is_calm) = (0, was_calm(&self.hosts[by]));
+        for (number, host) in self.hosts.iter().enumerate().filter(|(number, _)| *number != by) {
+            is_calm &= was_calm(host);
+            let (was_reached, is_named) = (reached.get(&number), is_named(host));
+            counted += was_reached.filter(|_| !is_named).copied().unwrap_or_default();
+            if !host.is_running || !self.is_meant(number, &target, began) {
+                continue;
+            }
+            match (was_reached, is_named) {
+                (Some(_), _) => self.summary.reached += 1,
+                (None, true) => self.summary.named += 1,
+                (None, false) if was_calm(host) && was_calm(&self.hosts[by]) => {
+                    return Err(format!("h{number} is not reached and not named: {}", said()));
+                }
+                (None, false) => self.summary.untold += 1,
+            }
+        }
+        let matched = outcome.tally.matched;
+        if matched > counted {
+            return Err(format!("a part is counted whose host is named, {counted}: {}", said()));
+        }
+        if matched < counted && is_calm {
+            return Err(format!("a part is missing of {counted}: {}", said()));
+        }
+        self.summary.untold += u64::from(matched < counted);
+        Ok(())
+    }
+
+    /// Whether a push was meant for a host all the time, and that for some time before.
+    fn is_meant(&self, number: usize, target: &Target, began: Millis) -> bool {
+        let host = &self.hosts[number];
+        match target {
+            Target::Room(name) => host.members.iter().any(|(room, (count, since))| {
+                self.rooms[*room] == *name && *count > 0 && since.after(CALM_MS) <= began
+            }),
+            _ => self.matched(number, target) > 0,
+        }
+    }
+}
