@@ -31,6 +31,7 @@ mod context;
 mod crowds;
 mod delivery;
 mod gathering;
+mod keys_elsewhere;
 mod listings;
 mod messages;
 mod outboxes;
