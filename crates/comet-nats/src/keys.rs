@@ -17,7 +17,10 @@ use crate::subject::token;
 /// Keys that one message may have: more is none of comet's.
 const KEYS_MAX: usize = 4_096;
 
-pub(crate) fn encode(clock: Clock, keys: &[(Box<str>, u64)]) -> Vec<u8> {
+/// A key, and when its owner's token arrived.
+type Key = (Box<str>, u64);
+
+pub(crate) fn encode(clock: Clock, keys: &[Key]) -> Vec<u8> {
     let mut text = format!("{} {}\n", clock.now, clock.started);
     for (key, at) in keys {
         writeln!(text, "{at} {}", token(key)).expect("a string takes all");
@@ -26,7 +29,7 @@ pub(crate) fn encode(clock: Clock, keys: &[(Box<str>, u64)]) -> Vec<u8> {
 }
 
 /// `None`: it is none.
-pub(crate) fn decode(text: &[u8]) -> Option<(Clock, Vec<(Box<str>, u64)>)> {
+pub(crate) fn decode(text: &[u8]) -> Option<(Clock, Vec<Key>)> {
     let mut lines = str::from_utf8(text).ok()?.lines();
     let (now, started) = lines.next()?.split_once(' ')?;
     let clock = Clock { now: now.parse().ok()?, started: started.parse().ok()? };

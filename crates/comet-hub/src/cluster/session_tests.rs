@@ -53,7 +53,7 @@ impl World {
             for host in &mut self.hosts {
                 host.cluster.handle_timeout(Millis(self.now));
             }
-            while (0..self.hosts.len()).fold(false, |moved, host| self.carry_out(host) || moved) {}
+            while (0..self.hosts.len()).any(|host| self.carry_out(host)) {}
         }
     }
 
@@ -185,8 +185,11 @@ fn keys_are_listed_slice_by_slice() {
         world.pass(TELL_EVERY_MS);
         longest = longest.max(world.slices.len() - before);
     }
+    world.pass(100);
     assert_eq!(longest, 1, "no two slices at once");
-    assert_eq!(world.hosts[1].cluster.counts().keys_heard, 950);
+    // The first host lists again once it hears that the other one is back, so some are told twice.
+    let heard = world.hosts[1].cluster.counts().keys_heard;
+    assert!((950..=2 * 950).contains(&heard), "{heard}");
 }
 
 #[test]

@@ -258,7 +258,12 @@ impl Sessions {
     }
 
     fn list_since(&mut self, now: Millis, since: Millis) {
-        if self.walk.is_some() {
+        if let Some(walk) = &mut self.walk {
+            if !walk.is_asked && (walk.at.shard, walk.at.table) == (ShardId(0), 0) {
+                walk.at.since = walk.at.since.min(since);
+                return;
+            }
+            // Who asks for it may not have heard what was told so far.
             self.walk_again = Some(self.walk_again.map_or(since, |other| other.min(since)));
             return;
         }
