@@ -390,6 +390,8 @@ sections! {
         /// Which pushes to rooms come to this host. "subscribed": those to rooms with members here, for some 5 KiB of memory a
         /// room. "all": all of them, for a look at each.
         rooms: NatsRooms = "subscribed" in OneOf, AtStart;
+        /// Whether a key that a token or logic names has one connection on all hosts, the younger one. false: one on each host.
+        sessions: bool = true in Switch, AtStart;
         /// The user that the servers know this host as, with password. "": none.
         user: Option<String> = "" in TextOrNone, AtStart;
         /// The password of user.

@@ -5,12 +5,12 @@ use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use comet_core::{Millis, Tally};
+use comet_core::{Message, Millis, ShardId, Tally, home_of_key};
 use comet_hub::cluster::{
-    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HostName,
-    Publication, ReplyTo, Target,
+    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
+    HeldKey, HostName, KeyListing, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -18,12 +18,16 @@ use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tonic::Status;
 
+use crate::hub::HubDriver;
+
 /// What connects this host with others.
 pub struct ClusterOptions {
     /// The name of this host.
     pub host: HostName,
     /// Whether pushes to rooms without members here stay away.
     pub subscribes_rooms: bool,
+    /// Whether a key has one owner on all hosts.
+    pub sessions: bool,
     /// Takes what this host tells others.
     pub engine: Arc<dyn Engine>,
     /// What others tell.
@@ -46,21 +50,30 @@ pub(crate) struct ClusterWork {
 
 /// The decisions about other hosts, with a lock and a clock.
 pub(crate) struct ClusterDriver {
+    /// The zero of its clock, which is the shards'.
     epoch: Instant,
+    hub: Arc<HubDriver>,
     engine: Arc<dyn Engine>,
     cluster: Mutex<Cluster<oneshot::Sender<ClusterOutcome>>>,
     wake: Notify,
 }
 
 impl ClusterDriver {
-    pub(crate) fn start(options: ClusterOptions) -> (Arc<Self>, ClusterWork) {
-        let ClusterOptions { host, subscribes_rooms, engine, events, work } = options;
-        let driver = Self {
-            epoch: Instant::now(),
-            engine,
-            cluster: Mutex::new(Cluster::new(host, subscribes_rooms)),
-            wake: Notify::new(),
-        };
+    /// `epoch` is the zero of the shards' clock.
+    pub(crate) fn start(
+        options: ClusterOptions,
+        hub: Arc<HubDriver>,
+        epoch: Instant,
+    ) -> (Arc<Self>, ClusterWork) {
+        let ClusterOptions { host, subscribes_rooms, sessions, engine, events, work } = options;
+        let mut cluster = Cluster::new(host, subscribes_rooms);
+        if sessions {
+            cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
+            for shard in (0..hub.shards()).map(ShardId) {
+                hub.tell(shard, Message::WatchKeys);
+            }
+        }
+        let driver = Self { epoch, hub, engine, cluster: Mutex::new(cluster), wake: Notify::new() };
         (Arc::new(driver), ClusterWork { events, work })
     }
 
@@ -83,6 +96,20 @@ impl ClusterDriver {
         self.carry_out(&mut cluster);
     }
 
+    /// A given key has an owner here.
+    pub(crate) fn claim(&self, key: HeldKey) {
+        let mut cluster = self.lock();
+        cluster.claim(self.now(), key);
+        self.wake.notify_one();
+    }
+
+    /// A shard has listed keys.
+    pub(crate) fn take_keys(&self, shard: ShardId, keys: (Vec<HeldKey>, Option<u32>)) {
+        let mut cluster = self.lock();
+        cluster.take_keys(self.now(), shard, keys);
+        self.wake.notify_one();
+    }
+
     /// The families of `/metrics`.
     pub(crate) fn expose(&self, page: &mut Exposition) {
         let (counts, is_connected) = {
@@ -91,8 +118,10 @@ impl ClusterDriver {
         };
         let engine = self.engine.counts();
         let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
-        let ClusterCounts { refused, parts, late_parts, silent, .. } = counts;
-        let EngineCounts { dropped, invalid, untold, disconnects } = engine;
+        let ClusterCounts { refused, parts, late_parts, silent, keys_told, keys_heard, .. } =
+            counts;
+        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = engine;
+        let EngineCounts { invalid, untold, disconnects, .. } = engine;
         for (name, help, value) in [
             (
                 "comet_cluster_connected",
@@ -129,11 +158,6 @@ impl ClusterDriver {
                 silent,
             ),
             (
-                "comet_cluster_dropped_total",
-                "Messages of other hosts that were dropped because this one was late.",
-                dropped,
-            ),
-            (
                 "comet_cluster_invalid_total",
                 "Messages on comet's subjects that are none of comet's.",
                 invalid,
@@ -144,8 +168,28 @@ impl ClusterDriver {
                 untold,
             ),
             ("comet_cluster_disconnects_total", "Connections that ended.", disconnects),
+            (
+                "comet_cluster_keys_told_total",
+                "Keys with a connection here that other hosts were told of.",
+                keys_told,
+            ),
+            (
+                "comet_cluster_keys_heard_total",
+                "Keys with a connection on another host that this one was told of.",
+                keys_heard,
+            ),
         ] {
             page.family(name, Kind::Counter, help).sample(value);
+        }
+        let mut by_reason = page.family(
+            "comet_cluster_dropped_total",
+            Kind::Counter,
+            "Messages of other hosts that were dropped because this one was late, by what there was too much of.",
+        );
+        for (reason, value) in
+            [("messages", dropped), ("bytes", dropped_bytes), ("in_client", dropped_early)]
+        {
+            by_reason.labelled(&[("reason", &reason)], value);
         }
     }
 
@@ -169,7 +213,7 @@ impl ClusterDriver {
                 alarm.as_mut().reset(due.into());
             }
             tokio::select! {
-                event = events.recv(), if has_engine => match event {
+                event = events.recv(), if has_engine => match self.taken(event) {
                     Some(Event::Push { publication, reply }) => {
                         let target = publication.target.clone();
                         match begin(publication) {
@@ -193,6 +237,10 @@ impl ClusterDriver {
                 () = &mut alarm, if due.is_some() => {}
             }
         }
+    }
+
+    fn taken(&self, event: Option<Event>) -> Option<Event> {
+        event.inspect(|event| self.engine.note_taken(event.bytes()))
     }
 
     /// Tells the caller of a push of another host what became of it here.
@@ -244,12 +292,29 @@ impl ClusterDriver {
             match self.engine.submit(command) {
                 Ok(()) => {}
                 Err(Command::Publish { call, .. }) => cluster.not_published(call),
-                Err(command) => cluster.not_told(command),
+                Err(command) => cluster.not_told(self.now(), command),
             }
+        }
+        while let Some(held) = cluster.poll_held_elsewhere() {
+            self.tell_homes(held);
+        }
+        while let Some(KeyListing { shard, since, table }) = cluster.poll_key_listing() {
+            self.hub.tell(shard, Message::ListKeys { since, table });
         }
         while let Some((caller, outcome)) = cluster.poll_outcome() {
             // Refused only when the caller left in this very moment.
             let _ = caller.send(outcome);
+        }
+    }
+
+    fn tell_homes(&self, HeldElsewhere { keys, wins_ties }: HeldElsewhere) {
+        let shards = self.hub.shards();
+        let mut homes: Vec<Vec<HeldKey>> = (0..shards).map(|_| Vec::new()).collect();
+        for (key, at) in keys {
+            homes[usize::from(home_of_key(&key, shards).0)].push((key, at));
+        }
+        for (home, keys) in (0..).map(ShardId).zip(homes).filter(|(_, keys)| !keys.is_empty()) {
+            self.hub.tell(home, Message::HeldElsewhere { keys, wins_ties });
         }
     }
 
@@ -261,6 +326,12 @@ impl ClusterDriver {
     fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
         self.cluster.lock().expect("nothing panics between lock and unlock")
     }
+}
+
+/// The time at `epoch`, in milliseconds since 1970.
+fn unix_ms(epoch: Instant) -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.saturating_sub(epoch.elapsed()).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What becomes of a push on other hosts.

@@ -183,7 +183,7 @@ impl Control {
         let gates = Arc::new(gates.traced(is_traced));
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
-        let cluster = cluster.map(ClusterDriver::start);
+        let cluster = cluster.map(|it| ClusterDriver::start(it, Arc::clone(&hub), epoch));
         let (driver, cluster_work) = cluster.unzip();
         let pushes = Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds, driver.clone());
         let pushes = Arc::new(pushes);

@@ -98,6 +98,16 @@ impl Assembly {
                         cluster.set_interest(&room, has_members);
                     }
                 }
+                (_, Report::Claimed { key, at }) => {
+                    if let Some(cluster) = &cluster {
+                        cluster.claim((key, at));
+                    }
+                }
+                (_, Report::KeySlice { shard, keys, next }) => {
+                    if let Some(cluster) = &cluster {
+                        cluster.take_keys(shard, (keys, next));
+                    }
+                }
                 (Some(logic), report) => logic.take(report),
                 (None, report) => unreachable!("there is no logic to ask: {report:?}"),
             }

@@ -209,6 +209,14 @@ pub enum Message {
     /// Control to a home: members on other hosts, of rooms whose home it is. Rooms that are not named have
     /// none there.
     RemoteRoomCounts { rooms: Vec<(Arc<str>, u32)> },
+    /// Control to every shard: report each given key that gets an owner from now on ([`Report::Claimed`]).
+    WatchKeys,
+    /// Control to a home: report given keys whose owners' tokens arrived at `since` or later, from `table` of its tables on.
+    /// Answered with one [`Report::KeySlice`].
+    ListKeys { since: Millis, table: u32 },
+    /// Control to the keys' home: connections of another host hold these keys, and their tokens arrived at these times. The
+    /// younger connection of a key stays. `wins_ties`: it is the other host's where both are of one millisecond.
+    HeldElsewhere { keys: Vec<(Box<str>, Millis)>, wins_ties: bool },
     /// Control to the owner: the answer to [`Report::Identify`].
     Identified { conn: ConnId, answer: Result<Identity, Denied> },
     /// Control to the owner: the answer to [`Report::Receive`]; the sentence is for the client.
@@ -230,7 +238,8 @@ pub enum Message {
     Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },
     /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came
     /// later than its own.
-    Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str> },
+    /// `is_given`: logic named the key, so it means the same client on all hosts.
+    Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str>, is_given: bool },
     /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back.
     Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
     /// A home to the owner: close this connection. Its key has a newer owner, its user has too many sessions, or
@@ -319,6 +328,10 @@ pub enum Report {
     Disconnected { user: i64, key: Box<str> },
     /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
     RoomInterest { room: Arc<str>, has_members: bool },
+    /// A given key has an owner whose token arrived at `at` ([`Message::WatchKeys`]), or keeps it ([`Message::HeldElsewhere`]).
+    Claimed { key: Box<str>, at: Millis },
+    /// The answer to [`Message::ListKeys`]. `next` is the table to go on with; `None`: these were the last.
+    KeySlice { shard: ShardId, keys: Vec<(Box<str>, Millis)>, next: Option<u32> },
     /// An event of a traced connection.
     Trace(Box<TraceEvent>),
 }

@@ -33,6 +33,7 @@ mod deflated_input;
 mod delivery;
 mod gathering;
 mod items;
+mod keys_elsewhere;
 mod listings;
 mod messages;
 mod outboxes;

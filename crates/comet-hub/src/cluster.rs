@@ -14,12 +14,15 @@ mod engine;
 mod hosts;
 mod rooms;
 #[cfg(test)]
+mod session_tests;
+mod sessions;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_core::{Millis, Tally};
+use comet_core::{Millis, ShardId, Tally};
 
 pub use calls::ClusterOutcome;
 pub use engine::{
@@ -27,9 +30,12 @@ pub use engine::{
     Target,
 };
 
+pub use sessions::{Clock, HeldElsewhere, HeldKey, KeyListing};
+
 use calls::{Calls, Expected};
 use hosts::Hosts;
 use rooms::Rooms;
+use sessions::Sessions;
 
 /// Stands for other hosts where none is known and there may be some.
 pub const UNKNOWN_HOSTS: &str = "*";
@@ -53,6 +59,8 @@ pub struct Cluster<C> {
     hosts: Hosts,
     rooms: Rooms,
     calls: Calls<C>,
+    /// `None`: each host has its own owners of keys.
+    sessions: Option<Sessions>,
     next_announcement: Millis,
     /// Rooms that other hosts are still to be told of, and when the next of them are.
     untold: VecDeque<Arc<str>>,
@@ -84,6 +92,10 @@ pub struct ClusterCounts {
     pub late_parts: u64,
     /// Hosts that did not answer a push in time.
     pub silent: u64,
+    /// Keys with an owner here that other hosts were told of.
+    pub keys_told: u64,
+    /// Keys with an owner on another host that this one was told of.
+    pub keys_heard: u64,
 }
 
 impl<C> Cluster<C> {
@@ -102,6 +114,7 @@ impl<C> Cluster<C> {
             hosts: Hosts::default(),
             rooms: Rooms::default(),
             calls: Calls::new(),
+            sessions: None,
             next_announcement: Millis(0),
             untold: VecDeque::new(),
             next_telling: Millis(0),
@@ -109,6 +122,12 @@ impl<C> Cluster<C> {
             commands,
             counts: ClusterCounts::default(),
         }
+    }
+
+    /// A key has one owner on all hosts, and not one on each. The host has so many shards, and `unix_ms` is the time at [`Millis`] 0.
+    #[must_use]
+    pub fn with_sessions(self, shards: u16, unix_ms: u64) -> Self {
+        Self { sessions: Some(Sessions::new(shards, unix_ms)), ..self }
     }
 
     /// The name of this host.
@@ -121,7 +140,9 @@ impl<C> Cluster<C> {
     #[must_use]
     pub fn counts(&self) -> ClusterCounts {
         let (hosts, rooms) = (self.hosts.len() as u64, self.rooms.len() as u64);
-        ClusterCounts { hosts, rooms, ..self.counts }
+        let (keys_told, keys_heard) =
+            self.sessions.as_ref().map_or((0, 0), |it| (it.keys_told, it.keys_heard));
+        ClusterCounts { hosts, rooms, keys_told, keys_heard, ..self.counts }
     }
 
     /// Whether the engine has a connection.
@@ -159,6 +180,35 @@ impl<C> Cluster<C> {
         }
         let room = Arc::clone(room);
         self.commands.push_back(Command::TellInterest { room, has_members });
+    }
+
+    /// A given key has an owner here.
+    pub fn claim(&mut self, now: Millis, key: HeldKey) {
+        // Without a connection it is listed when there is one.
+        if self.is_connected
+            && let Some(sessions) = &mut self.sessions
+        {
+            sessions.claim(now, key);
+        }
+    }
+
+    /// A shard has listed keys, and goes on with a table if there is another.
+    pub fn take_keys(&mut self, now: Millis, shard: ShardId, keys: (Vec<HeldKey>, Option<u32>)) {
+        if self.is_connected
+            && let Some(sessions) = &mut self.sessions
+        {
+            sessions.take_slice(now, shard, keys);
+        }
+    }
+
+    /// Keys of another host, for their homes.
+    pub fn poll_held_elsewhere(&mut self) -> Option<HeldElsewhere> {
+        self.sessions.as_mut()?.poll_held()
+    }
+
+    /// A shard that is to list keys.
+    pub fn poll_key_listing(&mut self) -> Option<KeyListing> {
+        self.sessions.as_mut()?.poll_listing()
     }
 
     /// Other hosts, as far as they are known.
@@ -231,6 +281,9 @@ impl<C> Cluster<C> {
             Event::Disconnected => {
                 self.is_connected = false;
                 self.calls.end_all();
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.disconnect(now);
+                }
             }
             Event::Answered { call, part } => match self.calls.add(&self.host, call, part) {
                 true => self.counts.parts += 1,
@@ -255,13 +308,26 @@ impl<C> Cluster<C> {
                     self.commands.push_back(Command::AnswerInterest { room, to: host });
                 }
             }
-            Event::Announced { .. } | Event::Interest { .. } | Event::Push { .. } => {}
+            Event::Keys { host, clock, keys } if host != self.host => {
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.hear(now, (&self.host, host), clock, keys);
+                }
+            }
+            Event::Keys { .. }
+            | Event::Announced { .. }
+            | Event::Interest { .. }
+            | Event::Push { .. } => {}
         }
     }
 
     /// The engine has not taken this command. What it says of rooms is told again.
-    pub fn not_told(&mut self, command: Command) {
+    pub fn not_told(&mut self, now: Millis, command: Command) {
         match command {
+            Command::TellKeys { keys, .. } => {
+                if let Some(sessions) = &mut self.sessions {
+                    sessions.not_told(now, &keys);
+                }
+            }
             Command::TellInterest { room, .. } | Command::AnswerInterest { room, .. } => {
                 self.untold.push_back(room);
             }
@@ -300,7 +366,11 @@ impl<C> Cluster<C> {
         if !self.is_connected {
             return;
         }
-        if now >= self.next_announcement {
+        let announces = now >= self.next_announcement;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.handle_timeout(now, announces, &mut self.commands);
+        }
+        if announces {
             self.next_announcement = now.after(HOST_ANNOUNCE_MS);
             self.commands.push_back(Command::Announce);
             if std::mem::take(&mut self.must_subscribe) {
@@ -324,7 +394,12 @@ impl<C> Cluster<C> {
         let announcement = self.is_connected.then_some(self.next_announcement);
         let expiry = self.hosts.next_expiry().filter(|_| self.is_connected);
         let telling = (self.is_connected && !self.untold.is_empty()).then_some(self.next_telling);
-        [announcement, expiry, telling, self.calls.next_deadline()].into_iter().flatten().min()
+        let sessions = self.sessions.as_ref().filter(|_| self.is_connected);
+        let sessions = sessions.and_then(Sessions::poll_timeout);
+        [announcement, expiry, telling, sessions, self.calls.next_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
@@ -332,6 +407,9 @@ impl<C> Cluster<C> {
         self.is_connected = true;
         self.next_announcement = now;
         self.must_subscribe = false;
+        if let Some(sessions) = &mut self.sessions {
+            sessions.connect(now);
+        }
         self.hosts.renew(now);
         self.rooms.forget_peers();
         self.subscribe_only();

@@ -19,7 +19,10 @@ impl Order {
     /// Bytes that it holds while it waits.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Command(Command::Publish { publication, .. }) => publication.body.len(),
+            Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
+            Self::Command(Command::TellKeys { keys, .. }) => {
+                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
+            }
             _ => 0,
         }
     }
@@ -65,10 +68,17 @@ impl Engine for Nats {
         self.order(Order::Answer(to, part)).is_none()
     }
 
+    fn note_taken(&self, bytes: usize) {
+        self.shared.events_bytes.fetch_sub(bytes, Relaxed);
+    }
+
     fn counts(&self) -> EngineCounts {
-        let Counts { dropped, invalid, untold, disconnects } = &self.shared.counts;
+        let Counts { dropped, dropped_bytes, dropped_early, invalid, untold, disconnects } =
+            &self.shared.counts;
         EngineCounts {
             dropped: dropped.load(Relaxed),
+            dropped_bytes: dropped_bytes.load(Relaxed),
+            dropped_early: dropped_early.load(Relaxed),
             invalid: invalid.load(Relaxed),
             untold: untold.load(Relaxed),
             disconnects: disconnects.load(Relaxed),

@@ -79,6 +79,13 @@ pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
     headers
 }
 
+/// The headers of a message that only its host needs.
+pub(crate) fn of_host(host: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, host);
+    headers
+}
+
 /// The headers of a word about members.
 pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -118,7 +125,7 @@ pub(crate) fn push(
             Target::Users(users.collect::<Option<Vec<i64>>>()?.into())
         }
         Topic::All => Target::All,
-        Topic::Hosts | Topic::Host | Topic::Reply(_) => return None,
+        Topic::Hosts | Topic::Sessions | Topic::Host | Topic::Reply(_) => return None,
     };
     let number = |name, usual| match text(headers, name) {
         Some(text) => text.parse().ok(),

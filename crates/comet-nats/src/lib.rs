@@ -8,6 +8,7 @@
 
 mod engine;
 mod headers;
+mod keys;
 mod options;
 mod part;
 mod reader;
@@ -32,11 +33,15 @@ const ORDERS_MAX: usize = 16_384;
 const ORDERS_BYTES_MAX: usize = 64 << 20;
 /// Events that may wait for their reader.
 const EVENTS_MAX: usize = 4_096;
+/// Bytes that they may hold. An event finds room as long as fewer wait, so there may be one message more.
+const EVENTS_BYTES_MAX: usize = 64 << 20;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
 #[derive(Default, Debug)]
 struct Counts {
     dropped: AtomicU64,
+    dropped_bytes: AtomicU64,
+    dropped_early: AtomicU64,
     invalid: AtomicU64,
     untold: AtomicU64,
     disconnects: AtomicU64,
@@ -49,6 +54,8 @@ struct Shared {
     is_connected: AtomicBool,
     /// Of orders that wait.
     waiting_bytes: AtomicUsize,
+    /// Of events that wait.
+    events_bytes: AtomicUsize,
 }
 
 impl Counts {
@@ -71,6 +78,7 @@ pub fn start(
     let shared = Arc::new(Shared::default());
     let engine = Nats::new(orders, Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
+    let sessions = options.sessions;
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
     let (states, state_changes) = mpsc::unbounded_channel();
     let connect = options.connect(states)?;
@@ -83,7 +91,10 @@ pub fn start(
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
         let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), events.clone());
         let writer = Writer::new(client, subjects, shared, (subscriptions, events));
-        tokio::join!(writer.run(waiting_orders), reader.run(new_subscriptions, state_changes));
+        tokio::join!(
+            writer.run(waiting_orders, sessions),
+            reader.run(new_subscriptions, state_changes)
+        );
     };
     Ok((engine, waiting_events, run))
 }

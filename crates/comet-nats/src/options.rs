@@ -28,6 +28,8 @@ pub struct Options {
     pub prefix: String,
     /// The name of this host.
     pub host: HostName,
+    /// Whether a key has one owner on all hosts.
+    pub sessions: bool,
 }
 
 /// How a host proves who it is.

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::headers::{self, Interest};
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
-use crate::{Counts, Shared, part};
+use crate::{Counts, EVENTS_BYTES_MAX, Shared, keys, part};
 
 pub(crate) struct Reader {
     subjects: Arc<Subjects>,
@@ -77,7 +77,7 @@ impl Reader {
                     self.tell_state(Event::Disconnected);
                 }
             }
-            SlowConsumer(_) => Counts::add(&counts.dropped),
+            SlowConsumer(_) => Counts::add(&counts.dropped_early),
             other => {
                 let sentence = other.to_string();
                 if self.said.as_ref() != Some(&sentence) {
@@ -101,9 +101,14 @@ impl Reader {
         let Ok(event) = self.event(message) else {
             return Counts::add(&counts.invalid);
         };
-        if let Some(event) = event
-            && self.events.try_send(event).is_err()
-        {
+        let Some(event) = event else { return };
+        let (bytes, waiting) = (event.bytes(), &self.shared.events_bytes);
+        if waiting.load(Relaxed) >= EVENTS_BYTES_MAX {
+            return Counts::add(&counts.dropped_bytes);
+        }
+        waiting.fetch_add(bytes, Relaxed);
+        if self.events.try_send(event).is_err() {
+            waiting.fetch_sub(bytes, Relaxed);
             Counts::add(&counts.dropped);
         }
     }
@@ -123,6 +128,10 @@ impl Reader {
         if host.as_ref() == Some(self.subjects.own_host()) {
             return Ok(None);
         }
+        if topic == Topic::Sessions {
+            let (host, (clock, keys)) = (host.ok_or(())?, keys::decode(&payload).ok_or(())?);
+            return Ok(Some(Event::Keys { host, clock, keys }));
+        }
         let Some(interest) = headers::interest(headers)? else {
             let reply = reply.map(|to| ReplyTo(to.as_str().into()));
             let publication = headers::push(topic, headers, payload.into()).ok_or(())?;
@@ -138,5 +147,46 @@ impl Reader {
         };
         let asks = interest == Interest::Asks;
         Ok(Some(Event::Interest { host, room, has_members, asks }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::HeaderMap;
+
+    use super::*;
+    use crate::Nats;
+    use comet_hub::cluster::Engine;
+
+    fn message(bytes: usize) -> Message {
+        Message {
+            subject: "comet.all".into(),
+            reply: None,
+            payload: vec![0; bytes].into(),
+            headers: None::<HeaderMap>,
+            status: None,
+            description: None,
+            length: bytes,
+        }
+    }
+
+    #[test]
+    fn events_that_wait_are_bounded_by_bytes_and_by_number() {
+        let shared = Arc::new(Shared::default());
+        let (events, mut waiting) = mpsc::channel(8);
+        let subjects = Arc::new(Subjects::new("comet", "a".into()));
+        let reader = Reader::new(subjects, Arc::clone(&shared), events);
+        let engine = Nats::new(mpsc::channel(1).0, shared);
+        for _ in 0..3 {
+            reader.take(message(EVENTS_BYTES_MAX / 2));
+        }
+        assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 0));
+        while let Ok(event) = waiting.try_recv() {
+            engine.note_taken(event.bytes());
+        }
+        for _ in 0..10 {
+            reader.take(message(1));
+        }
+        assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 2));
     }
 }

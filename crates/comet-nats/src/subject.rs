@@ -7,6 +7,7 @@
 //! | `PREFIX.keys`, `PREFIX.users` | a push to several, which a header names |
 //! | `PREFIX.all` | a push to everybody |
 //! | `PREFIX.hosts` | each host, once a second |
+//! | `PREFIX.sessions` | the time at a host, and keys that got an owner there |
 //! | `PREFIX.host.HOST` | to one host: who has members of a room |
 //! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
 //!
@@ -40,6 +41,7 @@ pub(crate) enum Topic<'a> {
     Users,
     All,
     Hosts,
+    Sessions,
     /// To this host.
     Host,
     /// An answer to a push of this host.
@@ -64,12 +66,13 @@ impl Subjects {
         &self.host
     }
 
-    /// What a host subscribes to as long as it has a connection.
-    pub(crate) fn fixed(&self) -> Vec<String> {
+    /// What a host subscribes to as long as it has a connection. `sessions`: those of other hosts, too.
+    pub(crate) fn fixed(&self, sessions: bool) -> Vec<String> {
         let Self { prefix, host_token, .. } = self;
         let shared = ["key.*", "keys", "user.*", "users", "all", "hosts"];
         let own = [format!("host.{host_token}"), format!("reply.{host_token}.*")];
-        let all = shared.map(str::to_owned).into_iter().chain(own);
+        let sessions = sessions.then(|| "sessions".to_owned());
+        let all = shared.map(str::to_owned).into_iter().chain(own).chain(sessions);
         all.map(|rest| format!("{prefix}.{rest}")).collect()
     }
 
@@ -83,6 +86,10 @@ impl Subjects {
 
     pub(crate) fn hosts(&self) -> String {
         format!("{}.hosts", self.prefix)
+    }
+
+    pub(crate) fn sessions(&self) -> String {
+        format!("{}.sessions", self.prefix)
     }
 
     pub(crate) fn host(&self, host: &str) -> String {
@@ -111,6 +118,7 @@ impl Subjects {
                 "users" => Some(Topic::Users),
                 "all" => Some(Topic::All),
                 "hosts" => Some(Topic::Hosts),
+                "sessions" => Some(Topic::Sessions),
                 _ => None,
             };
         };

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::engine::Order;
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
-use crate::{Counts, Shared, part};
+use crate::{Counts, Shared, keys, part};
 
 /// A subscription for the reader, and what ends it.
 pub(crate) type NewSubscription = (Subscriber, futures_util::stream::AbortRegistration);
@@ -37,8 +37,8 @@ impl Writer {
     }
 
     /// Runs until the host leaves.
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
-        for subject in self.subjects.fixed() {
+    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, sessions: bool) {
+        for subject in self.subjects.fixed(sessions) {
             self.subscribe(subject).await;
         }
         while let Some(order) = orders.recv().await {
@@ -105,6 +105,10 @@ impl Writer {
                 let headers = headers::of_interest(Interest::Has, &own);
                 let body = room.as_bytes().to_vec();
                 self.publish(self.subjects.host(&to), None, headers, body).await;
+            }
+            Command::TellKeys { clock, keys } => {
+                let (headers, body) = (headers::of_host(&own), keys::encode(clock, &keys));
+                self.publish(self.subjects.sessions(), None, headers, body).await;
             }
             Command::Announce | Command::Leave => {
                 let is_there = command == Command::Announce;

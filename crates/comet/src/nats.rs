@@ -27,12 +27,14 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
         authorities: nats.authorities.clone(),
         prefix: nats.prefix.clone(),
         host: config.server.id.as_str().into(),
+        sessions: nats.sessions,
     };
     let host = options.host.clone();
     let (engine, events, work) =
         comet_nats::start(options).map_err(|error| format!("nats.servers: {error}"))?;
     Ok(Some(ClusterOptions {
         host,
+        sessions: nats.sessions,
         subscribes_rooms: nats.rooms == NatsRooms::Subscribed,
         engine: Arc::new(engine),
         events,

@@ -96,7 +96,14 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
 fn alone() -> ClusterOptions {
     let (_, events) = mpsc::channel(1);
     let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
-    ClusterOptions { host: "a".into(), subscribes_rooms: true, engine, events, work }
+    ClusterOptions {
+        host: "a".into(),
+        subscribes_rooms: true,
+        sessions: false,
+        engine,
+        events,
+        work,
+    }
 }
 
 struct NoEngine;

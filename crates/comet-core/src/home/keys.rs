@@ -20,8 +20,15 @@ struct Owner {
 }
 
 impl Owner {
-    fn new(ConnId { shard, slot, generation }: ConnId, token_at: TokenTime) -> Self {
-        let (token_at_high, token_at_low) = token_at.to_parts();
+    /// The key was given by logic; this bit of `token_at_high` is no part of the time.
+    const IS_GIVEN: u16 = 1 << 15;
+
+    fn new(conn: ConnId, (token_at, is_given): (TokenTime, bool)) -> Self {
+        let ConnId { shard, slot, generation } = conn;
+        let (mut token_at_high, token_at_low) = token_at.to_parts();
+        if is_given {
+            token_at_high |= Self::IS_GIVEN;
+        }
         Self { slot, generation, shard, token_at_high, token_at_low }
     }
 
@@ -30,7 +37,11 @@ impl Owner {
     }
 
     fn token_at(self) -> TokenTime {
-        TokenTime::from_parts((self.token_at_high, self.token_at_low))
+        TokenTime::from_parts((self.token_at_high & !Self::IS_GIVEN, self.token_at_low))
+    }
+
+    fn is_given(self) -> bool {
+        self.token_at_high & Self::IS_GIVEN != 0
     }
 
     /// Whether this one, whose claim has just come, takes the place of `owner`. The clocks of two shards tell
@@ -44,6 +55,9 @@ impl Owner {
     }
 }
 
+/// Owners that a slice looks at, and at most a table more: some 100 µs.
+const KEY_SLICE: usize = 2_048;
+
 pub(crate) struct KeyOwners {
     owners: Buckets<Box<str>, Owner>,
     /// Keys that were reported to logic as disconnected, for as long as it may have let in a new owner just
@@ -51,6 +65,8 @@ pub(crate) struct KeyOwners {
     disconnected: Retained<Box<str>, ()>,
     /// How many keys were given to anonymous users on this shard; see [`crate::home_of_user`].
     anonymous: u64,
+    /// Other hosts are told of given keys that get an owner.
+    is_watched: bool,
     shard: ShardId,
     shards: u16,
 }
@@ -61,6 +77,7 @@ impl KeyOwners {
             owners: Buckets::new(buckets, seed ^ 1),
             disconnected: Retained::new(buckets, seed ^ 6),
             anonymous: 0,
+            is_watched: false,
             shard,
             shards,
         }
@@ -78,10 +95,51 @@ impl KeyOwners {
         self.owners.get(key).map(|owner| owner.conn())
     }
 
+    pub(crate) fn watch(&mut self) {
+        self.is_watched = true;
+    }
+
+    pub(crate) fn is_watched(&self) -> bool {
+        self.is_watched
+    }
+
+    /// Who owns `key`, and since when, if logic named it.
+    pub(crate) fn owner_of_given(&self, key: &str) -> Option<(ConnId, Millis)> {
+        let owner = self.owners.get(key).filter(|owner| owner.is_given())?;
+        Some((owner.conn(), owner.token_at().millis()))
+    }
+
+    /// Given keys of owners whose tokens arrived at `since` or later, of some tables from `table` on. Returns them with the table
+    /// to go on with.
+    pub(crate) fn slice(
+        &self,
+        since: Millis,
+        table: u32,
+    ) -> (Vec<(Box<str>, Millis)>, Option<u32>) {
+        let (mut keys, mut looked_at) = (Vec::new(), 0);
+        for index in table as usize..self.owners.tables() {
+            if looked_at >= KEY_SLICE {
+                return (keys, Some(index as u32));
+            }
+            let owners = self.owners.table(index);
+            looked_at += 1 + owners.len();
+            keys.extend(owners.filter_map(|(key, owner)| {
+                let at = owner.token_at().millis();
+                (owner.is_given() && at >= since).then(|| (key.clone(), at))
+            }));
+        }
+        (keys, None)
+    }
+
     /// Makes the younger one of `conn` and the owner of `key` its owner, and returns the older one. `None`:
     /// the key had no owner.
-    pub(crate) fn claim(&mut self, key: &str, conn: ConnId, token_at: TokenTime) -> Option<ConnId> {
-        let claimer = Owner::new(conn, token_at);
+    pub(crate) fn claim(
+        &mut self,
+        key: &str,
+        conn: ConnId,
+        claim: (TokenTime, bool),
+    ) -> Option<ConnId> {
+        let claimer = Owner::new(conn, claim);
         match self.owners.entry(key) {
             Entry::Occupied(known) => {
                 let (_, owner) = known.into_mut();
@@ -173,8 +231,8 @@ mod tests {
     #[test]
     fn the_late_release_of_a_replaced_owner_changes_nothing() {
         let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-        assert_eq!(keys.claim("k", conn(0, 1), token_at(1)), None);
-        assert_eq!(keys.claim("k", conn(1, 1), token_at(2)), Some(conn(0, 1)));
+        assert_eq!(keys.claim("k", conn(0, 1), (token_at(1), true)), None);
+        assert_eq!(keys.claim("k", conn(1, 1), (token_at(2), true)), Some(conn(0, 1)));
         keys.release("k", conn(0, 1));
         assert_eq!(keys.owner("k"), Some(conn(1, 1)));
         keys.release("k", conn(1, 1));
@@ -189,7 +247,7 @@ mod tests {
         for [first, second] in [[(conn(1, 1), older), (conn(0, 1), younger)], at_once] {
             for claims in [[first, second], [second, first]] {
                 let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-                let lost = claims.map(|(conn, token_at)| keys.claim("k", conn, token_at));
+                let lost = claims.map(|(conn, token_at)| keys.claim("k", conn, (token_at, true)));
                 assert_eq!(lost, [None, Some(first.0)]);
                 assert_eq!(keys.owner("k"), Some(second.0));
             }
@@ -205,8 +263,11 @@ mod tests {
         for (first, second) in [(0, 1), (1, 0)] {
             for times in [[first_of_millisecond, another], [another, first_of_millisecond]] {
                 let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-                assert_eq!(keys.claim("k", conn(first, 1), times[0]), None);
-                assert_eq!(keys.claim("k", conn(second, 1), times[1]), Some(conn(first, 1)));
+                assert_eq!(keys.claim("k", conn(first, 1), (times[0], true)), None);
+                assert_eq!(
+                    keys.claim("k", conn(second, 1), (times[1], true)),
+                    Some(conn(first, 1))
+                );
                 assert_eq!(keys.owner("k"), Some(conn(second, 1)));
             }
         }

@@ -56,6 +56,9 @@ impl Shard {
             }
             Message::Configure { limits } => self.configure(limits),
             Message::RemoteRoomCounts { rooms } => self.home.rooms.set_remote_counts(rooms),
+            Message::WatchKeys => self.home.keys.watch(),
+            Message::ListKeys { since, table } => self.list_keys(since, table),
+            Message::HeldElsewhere { keys, wins_ties } => self.held_elsewhere(keys, wins_ties),
             Message::Identified { conn, answer } => self.identified(conn, answer),
             Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
             Message::RenewalFailed { key } => self.renewal_failed(&key),
@@ -63,8 +66,8 @@ impl Shard {
             Message::Register { conn, token_at, user, key } => {
                 self.register((conn, token_at), user, key);
             }
-            Message::Claim { conn, token_at, user, seq, key } => {
-                self.claim((conn, token_at), user, seq, key);
+            Message::Claim { conn, token_at, user, seq, key, is_given } => {
+                self.claim((conn, token_at), (user, seq), key, is_given);
             }
             Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
             Message::Evict { conn, reason } => self.evict(conn, reason),

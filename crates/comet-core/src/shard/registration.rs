@@ -32,12 +32,13 @@ impl Shard {
             let reason = CloseReason::TooManySessions;
             return self.messages.send(conn.shard, Message::Evict { conn, reason });
         };
+        let is_given = key.is_some();
         let key = key.unwrap_or_else(|| match user {
             0 => format!("0_{}", self.home.keys.number_anonymous()).into(),
             _ => format!("{user}_{seq}").into(),
         });
         let home = self.context.home_of_key(&key);
-        self.messages.send(home, Message::Claim { conn, token_at, user, seq, key });
+        self.messages.send(home, Message::Claim { conn, token_at, user, seq, key, is_given });
     }
 
     pub(super) fn end_session(&mut self, conn: ConnId, user: i64, seq: i32) {
@@ -58,11 +59,15 @@ impl Shard {
     pub(super) fn claim(
         &mut self,
         (conn, token_at): (ConnId, TokenTime),
-        user: i64,
-        seq: i32,
+        (user, seq): (i64, i32),
         key: Box<str>,
+        is_given: bool,
     ) {
-        if let Some(older) = self.home.keys.claim(&key, conn, token_at) {
+        let older = self.home.keys.claim(&key, conn, (token_at, is_given));
+        if is_given && older != Some(conn) && self.home.keys.is_watched() {
+            self.reports.push(Report::Claimed { key: key.clone(), at: token_at.millis() });
+        }
+        if let Some(older) = older {
             let reason = CloseReason::Replaced;
             self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }

@@ -18,6 +18,7 @@ mod history;
 mod hostile;
 mod idle_coalescing;
 mod interest;
+mod keys_elsewhere;
 mod listings;
 mod live_trace;
 mod logic;

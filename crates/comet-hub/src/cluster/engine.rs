@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use comet_core::Tally;
 
+use super::sessions::Clock;
+
 /// The name of a host: the id of its server.
 pub type HostName = Arc<str>;
 
@@ -21,6 +23,11 @@ pub trait Engine: Send + Sync {
     /// Answers a push of another host.
     fn answer(&self, to: ReplyTo, part: Part) -> bool;
 
+    /// An event with so many [bytes](Event::bytes) waits no longer.
+    fn note_taken(&self, bytes: usize) {
+        let _ = bytes;
+    }
+
     /// What it has counted.
     fn counts(&self) -> EngineCounts;
 }
@@ -28,8 +35,12 @@ pub trait Engine: Send + Sync {
 /// What an engine has counted since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EngineCounts {
-    /// Messages of other hosts that were dropped because their reader was late.
+    /// Messages of other hosts that were dropped because too many waited for their reader.
     pub dropped: u64,
+    /// Those that were dropped because too many bytes waited.
+    pub dropped_bytes: u64,
+    /// Those that its client dropped before they came to the queue, as far as it says so.
+    pub dropped_early: u64,
     /// Messages that are none of comet's, by their subject or their headers.
     pub invalid: u64,
     /// What this host had to tell and did not, because too much waited or there was no connection.
@@ -130,6 +141,13 @@ pub enum Command {
     Announce,
     /// Tells all hosts that this one goes.
     Leave,
+    /// Tells all hosts the time here, and keys that have an owner here.
+    TellKeys {
+        /// The time here.
+        clock: Clock,
+        /// Each with the time at which the owner's token arrived, in milliseconds since 1970.
+        keys: Vec<(Box<str>, u64)>,
+    },
 }
 
 /// What the engine has to tell.
@@ -173,6 +191,15 @@ pub enum Event {
         /// Its name.
         host: HostName,
     },
+    /// A host tells its time, and keys that have an owner there.
+    Keys {
+        /// The host.
+        host: HostName,
+        /// The time there.
+        clock: Clock,
+        /// Each with the time at which the owner's token arrived, in milliseconds since 1970.
+        keys: Vec<(Box<str>, u64)>,
+    },
     /// A host has members of a room, or none any more.
     Interest {
         /// The host.
@@ -184,4 +211,33 @@ pub enum Event {
         /// It wants to know who else has.
         asks: bool,
     },
+}
+
+impl Event {
+    /// Bytes of what it holds, for a bound on events that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Push { publication, .. } => publication.bytes(),
+            Self::Answered { part, .. } => part.hosts.iter().map(|host| host.len()).sum(),
+            Self::Keys { keys, .. } => {
+                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
+            }
+            _ => 0,
+        }
+    }
+}
+
+impl Publication {
+    /// Bytes of its body and of the names in its target.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let names = match &self.target {
+            Target::Room(room) => room.len(),
+            Target::Keys(keys) => keys.iter().map(|key| key.len()).sum(),
+            Target::Users(users) => size_of_val(&**users),
+            Target::All => 0,
+        };
+        self.body.len() + self.collapse_id.len() + names
+    }
 }

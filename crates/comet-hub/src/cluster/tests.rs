@@ -142,6 +142,7 @@ impl World {
                         self.event(other, Event::Announced { host: host.clone() });
                     }
                 }
+                Command::TellKeys { .. } => unreachable!("each host has its own owners of keys"),
                 Command::Leave => {
                     for other in others {
                         self.event(other, Event::Left { host: host.clone() });

@@ -85,7 +85,8 @@ type Exported = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
 fn exported() -> Exported {
     let certificates = Certificates::new(&["a.example"]);
-    let server = certificates.server(&[r#"logic.addrs=["127.0.0.1:1"]"#]);
+    let server = certificates
+        .server(&[r#"logic.addrs=["127.0.0.1:1"]"#, r#"nats.servers=["nats://127.0.0.1:1"]"#]);
     // Their families are there once discovery and an issuer of keys were asked.
     comet_ops::count_registration(true, false);
     comet_ops::count_key_fetch("https://issuer.example/keys", true);

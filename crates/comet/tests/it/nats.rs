@@ -162,3 +162,53 @@ fn a_host_starts_without_nats_and_joins_the_others_when_it_comes() {
     nats.restart();
     a.until("comet_cluster_connected", 1);
 }
+
+/// Until the older of two connections with key-1 is closed, and the younger one has the key.
+fn until_replaced(older: &Server, younger: &Server, replaced: u64) {
+    older.until("comet_closed_total{reason=\"replaced\"}", replaced);
+    older.until("comet_keys", 0);
+    assert_eq!(younger.metric("comet_keys"), 1);
+    let mut ledger = older.push(To::Keys(&["key-1"]), 5, b"one");
+    assert_eq!(std::mem::take(&mut ledger.absent), 0);
+    assert_eq!(ledger, queued(1));
+}
+
+#[test]
+fn a_key_that_connects_to_another_host_has_one_connection() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    let _on_a = client(&a, 1, "r");
+    a.until("comet_cluster_keys_told_total", 1);
+    let mut on_b = client(&b, 1, "r");
+    until_replaced(&a, &b, 1);
+    assert_eq!(next(&mut on_b), b"one");
+    // And back.
+    let mut on_a = client(&a, 1, "r");
+    until_replaced(&b, &a, 1);
+    assert_eq!(next(&mut on_a), b"one");
+}
+
+#[test]
+fn hosts_that_come_together_again_agree_on_one_connection_of_a_key() {
+    let Some(mut nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts(&nats);
+    nats.stop();
+    a.until("comet_cluster_connected", 0);
+    b.until("comet_cluster_connected", 0);
+    let _on_b = client(&b, 1, "r");
+    let mut on_a = client(&a, 1, "r");
+    assert_eq!([a.metric("comet_keys"), b.metric("comet_keys")], [1, 1], "they are apart");
+    nats.restart();
+    until_replaced(&b, &a, 1);
+    assert_eq!(next(&mut on_a), b"one");
+}
+
+#[test]
+fn where_each_host_has_its_own_sessions_a_key_has_two() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts_with(&nats, "nats.sessions=false");
+    let _clients = [client(&a, 1, "r"), client(&b, 1, "r")];
+    until_known(&a, "r", 2);
+    assert_eq!(a.push(To::Keys(&["key-1"]), 5, b""), queued(2));
+    assert_eq!(a.metric("comet_cluster_keys_told_total"), 0);
+}

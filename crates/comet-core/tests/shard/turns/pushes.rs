@@ -25,7 +25,14 @@ fn a_call_costs_one_message_to_each_shard_and_one_report() {
             let (user, key) = (42, key(number));
             let register = Message::Register { conn, token_at, user, key: Some(key.clone()) };
             shard.handle_message(register);
-            shard.handle_message(Message::Claim { conn, token_at, user, seq: 1, key });
+            shard.handle_message(Message::Claim {
+                conn,
+                token_at,
+                user,
+                seq: 1,
+                key,
+                is_given: true,
+            });
         }
         for peer in (1..SHARDS).map(ShardId) {
             shard.handle_message(Message::JoinRoom { shard: peer, room: Arc::clone(&room) });
