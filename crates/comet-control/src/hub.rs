@@ -181,7 +181,25 @@ impl HubDriver {
         message: impl Fn(CallId) -> Message,
         make: impl FnOnce(CallResult) -> T + Send + 'static,
     ) -> Result<T, CallError> {
-        let call = self.begin_everywhere(limit, message)?;
+        self.made(self.begin_everywhere(limit, message)?, make).await
+    }
+
+    /// Asks one shard, in the same way.
+    pub(crate) async fn list_of<T: Send + 'static>(
+        self: &Arc<Self>,
+        limit: Duration,
+        shard: ShardId,
+        message: impl FnOnce(CallId) -> Message,
+        make: impl FnOnce(CallResult) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        self.made(self.begin(limit, |call| [(shard, message(call))])?, make).await
+    }
+
+    async fn made<T: Send + 'static>(
+        &self,
+        call: Call,
+        make: impl FnOnce(CallResult) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
         let (sender, made) = oneshot::channel();
         tokio::spawn(async move {
             let listed = call.await;

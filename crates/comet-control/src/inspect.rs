@@ -5,7 +5,8 @@ use std::sync::Arc;
 use comet_serve::{CallCounts, GrpcApi};
 use comet_wire::comet::v1::inspect_server::{Inspect, InspectServer};
 use comet_wire::comet::v1::{
-    ConnectionsReply, ConnectionsReq, MembersReply, MembersReq, TopReply, TopReq,
+    ConnectionsReply, ConnectionsReq, HistoryReply, HistoryReq, MembersReply, MembersReq, TopReply,
+    TopReq,
 };
 use tonic::{Request, Response, Status};
 
@@ -19,6 +20,7 @@ const REQUEST_MAX: usize = 16 << 10;
 pub(crate) fn serve(api: GrpcApi, inspector: Arc<Inspector>, counts: Arc<CallCounts>) -> GrpcApi {
     let service = InspectServer::new(InspectService { inspector, counts });
     api.list("/comet.v1.Inspect/Connections")
+        .list("/comet.v1.Inspect/History")
         .list("/comet.v1.Inspect/Members")
         .list("/comet.v1.Inspect/Top")
         .service(service.max_decoding_message_size(REQUEST_MAX))
@@ -49,6 +51,14 @@ impl Inspect for InspectService {
             self.inspector.connections(&request, members::reply).await
         };
         Ok(Response::new(self.counts.of("Members", answer).await?))
+    }
+
+    async fn history(
+        &self,
+        request: Request<HistoryReq>,
+    ) -> Result<Response<HistoryReply>, Status> {
+        let answer = self.inspector.history(request.into_inner(), |reply| reply);
+        Ok(Response::new(self.counts.of("History", answer).await?))
     }
 
     async fn top(&self, request: Request<TopReq>) -> Result<Response<TopReply>, Status> {

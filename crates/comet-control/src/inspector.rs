@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{CallId, ConnPage, Message, Top};
+use comet_core::{CallId, ConnPage, Message, Top, home_of_room};
 use comet_hub::CallResult;
-use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq, TopReply};
+use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq, HistoryReply, HistoryReq, TopReply};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::connections;
+use crate::history;
 use crate::hub::HubDriver;
 use crate::status::status;
 use crate::top;
@@ -61,6 +62,29 @@ impl Inspector {
         self.lists(|call| Message::Top { call }, |listed| listed.tops, make).await
     }
 
+    /// Reads a page of what a room keeps, and makes something of it aside.
+    ///
+    /// # Errors
+    /// As [`Inspector::connections`], and if no rule covers the room.
+    pub(crate) async fn history<T: Send + 'static>(
+        &self,
+        request: HistoryReq,
+        make: impl FnOnce(HistoryReply) -> T + Send + 'static,
+    ) -> Result<T, Status> {
+        let query = Arc::new(history::query(request)?);
+        let place = Arc::clone(&self.lists).try_acquire_owned().map_err(|_| too_many())?;
+        let home = home_of_room(&query.room, self.hub.shards());
+        let asked = Arc::clone(&query);
+        let make = move |read: CallResult| {
+            let page = read.history.flatten();
+            let reply = page.map(|page| make(history::reply(&page, &query)));
+            drop(place);
+            reply.ok_or_else(|| history::no_rule(&query.room))
+        };
+        let message = |call| Message::History { call, query: asked };
+        self.hub.list_of(LIST_TIMEOUT, home, message, make).await.map_err(status)?
+    }
+
     /// Sends `message` to every shard. `lists` takes the lists out of the result; one of them is missing where a shard
     /// makes too many already.
     async fn lists<L: Send + 'static, T: Send + 'static>(
@@ -69,7 +93,6 @@ impl Inspector {
         lists: fn(CallResult) -> Vec<Option<Box<L>>>,
         make: impl FnOnce(Vec<L>) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let too_many = || Status::resource_exhausted("too many lists are being made; try again");
         let place = Arc::clone(&self.lists).try_acquire_owned().map_err(|_| too_many())?;
         let make = move |listed: CallResult| {
             let lists: Option<Vec<L>> =
@@ -80,4 +103,8 @@ impl Inspector {
         };
         self.hub.lists(LIST_TIMEOUT, message, make).await.map_err(status)?
     }
+}
+
+fn too_many() -> Status {
+    Status::resource_exhausted("too many lists are being made; try again")
 }

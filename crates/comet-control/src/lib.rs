@@ -23,6 +23,7 @@ mod connections;
 mod control;
 mod debug;
 mod drain;
+mod history;
 mod hub;
 mod inspect;
 mod inspector;

@@ -75,6 +75,9 @@ pub(crate) const FIELDS: &[Field] = &[
         c.recoveries[1]
     }),
     counter("not_recovered", "Joins with a position that could not.", |c| c.recoveries[0]),
+    counter("unknown_event_ids", "Event streams whose last event ID no server has sent.", |c| {
+        c.unknown_event_ids
+    }),
     counter("history_evicted", "Pushes that left a room's history for want of memory.", |c| {
         c.history_evicted
     }),

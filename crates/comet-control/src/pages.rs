@@ -1,19 +1,20 @@
-//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms`, `/connections`,
-//! `/top` and `/buildinfo`. They only read; what changes the server is at the debug addresses.
+//! The stat addresses: `/healthz`, `/metrics`, `/stat`, `/stat/rooms`, `/connections`, `/members`,
+//! `/history`, `/top` and `/buildinfo`. They only read; what changes the server is at the debug addresses.
 
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{Uri, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use comet_ops::CONTENT_TYPE;
 use comet_serve::{Health, Query, healthz, refusal};
 use serde_json::Value;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::connections;
+use crate::history;
 use crate::members;
 use crate::monitor::Monitor;
 use crate::stat::top_rooms;
@@ -34,6 +35,7 @@ pub(crate) fn router(monitor: Arc<Monitor>, health: Health) -> Router {
         .route("/stat/rooms", get(rooms))
         .route("/connections", get(connections))
         .route("/members", get(members))
+        .route("/history", get(history))
         .route("/top", get(top_lists))
         .route("/buildinfo", get(build_info))
         .with_state(monitor);
@@ -86,6 +88,14 @@ async fn members(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     encoded(answer.await)
 }
 
+async fn history(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
+    let answer = async {
+        let request = history::request(&Query::read(uri.query())?)?;
+        monitor.inspector.history(request, |reply| history::json(&reply).to_string()).await
+    };
+    encoded(answer.await)
+}
+
 async fn top_lists(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let query = Query::read(uri.query())?;
@@ -99,6 +109,9 @@ async fn top_lists(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
 fn encoded(json: Result<String, Status>) -> Response {
     match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),
+        Err(status) if status.code() == Code::FailedPrecondition => {
+            (StatusCode::CONFLICT, format!("{}\n", status.message())).into_response()
+        }
         Err(status) => refusal(&status),
     }
 }

@@ -26,11 +26,13 @@ pub(crate) struct Input {
     pub(crate) rooms: Box<[Box<str>]>,
     /// Header lines of the response that begins an event stream.
     pub(crate) cors: Option<Box<str>>,
+    /// The request for it named an event that no server has sent.
+    pub(crate) has_unknown_id: bool,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, rooms, cors } = self;
+        let Self { bytes, fragments, cookie, token, echo, rooms, cors, has_unknown_id } = self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
@@ -38,6 +40,7 @@ impl Input {
             && echo.is_none()
             && rooms.is_empty()
             && cors.is_none()
+            && !has_unknown_id
     }
 }
 

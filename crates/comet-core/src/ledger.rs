@@ -260,6 +260,8 @@ pub struct Counters {
     /// Requests to enter a room that named a position in its history: those that did not get what they missed, and those that
     /// did.
     pub recoveries: [u64; 2],
+    /// Event streams whose request named an event that no server has sent.
+    pub unknown_event_ids: u64,
     /// Pushes that went from the histories of rooms whose home the shard is, for want of memory.
     pub history_evicted: u64,
     /// Bytes that these histories take, now.

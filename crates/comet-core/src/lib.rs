@@ -54,7 +54,7 @@ pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
 pub use hand_over::{LeftBehind, Obstacles, TakeOver, distribute};
-pub use history::HistoryRule;
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

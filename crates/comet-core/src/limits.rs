@@ -233,6 +233,10 @@ pub const GATHERED_MAX: usize = 4_096;
 pub const GATHERED_BYTES_MAX: usize = 16 << 20;
 /// Rooms whose position in their history a home knows; with one more it forgets one that had no push for the longest time.
 pub const HISTORY_ROOMS_MAX: usize = 1 << 16;
+/// Pushes on a page of a room's history.
+pub const HISTORY_PAGE_PUSHES_MAX: u32 = 1_000;
+/// Bytes of frames on such a page, beside the frame that exceeds them.
+pub const HISTORY_PAGE_MAX: usize = 1 << 20;
 /// Most bytes of one recovery, beside the bounds of an outbox.
 pub const RECOVERY_MAX: usize = 1 << 20;
 /// Recoveries that a home has encoded last, for clients that ask for the same.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::history::{HistoryPage, HistoryQuery};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, DropReason, Tally};
 use crate::limits::Limits;
@@ -189,6 +190,8 @@ pub enum Message {
     Connections { call: CallId, query: Arc<ConnQuery> },
     /// Control to any shard: report its top lists. Answered with [`Report::Top`].
     Top { call: CallId },
+    /// Control to the room's home: report a page of what it keeps. Answered with [`Report::History`].
+    History { call: CallId, query: Arc<HistoryQuery> },
     /// Control to every shard: accept no new clients, and close those there are, spread evenly over
     /// `over_ms`. Each close notice names a random time to wait, up to `retry_after_ms`; with 0 it names
     /// none. A second drain replaces the first. Answered with [`Report::Drained`] once the last connection
@@ -288,6 +291,8 @@ pub enum Report {
     Connections { call: CallId, page: Option<Box<ConnPage>> },
     /// The answer to [`Message::Top`]; `None` if too many lists are being made.
     Top { call: CallId, top: Option<Box<Top>> },
+    /// The answer to [`Message::History`]; `None` if no rule covers the room.
+    History { call: CallId, page: Option<Box<HistoryPage>> },
     /// The last connection of the shard is gone. Reports of homes about it may still follow.
     Drained { shard: ShardId },
     /// Remote logic: a token to identify. Answered with [`Message::Identified`].

@@ -5,7 +5,7 @@ mod take_over;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::RoomHandle;
+use comet_proto::{Position as Reached, RoomHandle};
 
 use crate::bucket::Buckets;
 use crate::growth::reserve_one;
@@ -65,6 +65,17 @@ impl Membership {
     }
 }
 
+impl Room {
+    /// Up to where a member has the pushes to this room, if that is known.
+    pub(crate) fn reached_by(&self, member: Membership) -> Option<Reached> {
+        let has_next = self.is_amid_push && member.position.0 < self.offered;
+        self.reached.map(|reached| match has_next {
+            true => Reached { offset: self.next_offset, ..reached },
+            false => reached,
+        })
+    }
+}
+
 /// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
     pub(crate) conn: LocalConnId,
@@ -85,6 +96,10 @@ pub(crate) struct Room {
     pub(crate) offered: u32,
     /// A push is under way, and was offered to some members.
     pub(crate) is_amid_push: bool,
+    /// Of the latest push that all members were offered, if the room keeps a history and a connection has asked for it.
+    pub(crate) reached: Option<Reached>,
+    /// Offset of the push under way, or of the last one of several.
+    pub(crate) next_offset: u64,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -126,6 +141,8 @@ impl Rooms {
             is_joined: false,
             offered: 0,
             is_amid_push: false,
+            reached: None,
+            next_offset: 0,
             elsewhere: 0,
             is_dirty: false,
         });

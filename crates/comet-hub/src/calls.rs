@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{CallId, ConnPage, Counters, Millis, Report, ShardId, Tally, Top};
+use comet_core::{CallId, ConnPage, Counters, HistoryPage, Millis, Report, ShardId, Tally, Top};
 
 use crate::callers::Callers;
 use crate::queues::CallerId;
@@ -36,6 +36,8 @@ pub struct CallResult {
     pub connections: Vec<Option<Box<ConnPage>>>,
     /// Top lists, in the same way.
     pub tops: Vec<Option<Box<Top>>>,
+    /// What a room keeps; `None` inside where it keeps nothing.
+    pub history: Option<Option<Box<HistoryPage>>>,
 }
 
 /// Why a call has no complete result.
@@ -73,6 +75,7 @@ impl CallError {
         if let Self::InboxFull { known, .. } | Self::Late { known, .. } = self {
             known.rooms = Vec::new();
             known.connections = Vec::new();
+            known.history = None;
         }
     }
 }
@@ -184,7 +187,11 @@ impl<C> Calls<C> {
                 open.result.counters.push((shard, counters));
             }),
             // A list may be long: nothing here goes through it, and freeing it is for the driver.
-            Report::Rooms { call, .. } | Report::Connections { call, .. } if !self.runs(call) => {
+            Report::Rooms { call, .. }
+            | Report::Connections { call, .. }
+            | Report::History { call, .. }
+                if !self.runs(call) =>
+            {
                 return Some(report);
             }
             Report::Rooms { call, rooms } => self.add(call, |open| {
@@ -198,6 +205,10 @@ impl<C> Calls<C> {
             Report::Top { call, top } => self.add(call, |open| {
                 open.missing -= 1;
                 open.result.tops.push(top);
+            }),
+            Report::History { call, page } => self.add(call, |open| {
+                open.missing -= 1;
+                open.result.history = Some(page);
             }),
             unasked => return Some(unasked),
         }

@@ -31,6 +31,8 @@ use calls::{Calls, Expected};
 use hosts::Hosts;
 use rooms::Rooms;
 
+/// Stands for other hosts where none is known and there may be some.
+pub const UNKNOWN_HOSTS: &str = "*";
 /// Time between two announcements of a host.
 pub const HOST_ANNOUNCE_MS: u64 = 1_000;
 /// A host that announced nothing for so long has to answer no push.
@@ -168,7 +170,11 @@ impl<C> Cluster<C> {
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         if !self.is_connected {
             self.counts.not_published += 1;
-            let hosts = self.hosts.names().cloned().collect();
+            let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
+            if hosts.is_empty() {
+                // There may be others. Nobody has said so, for want of a connection.
+                hosts.push(UNKNOWN_HOSTS.into());
+            }
             return self.calls.end_unanswered(caller, hosts);
         }
         self.counts.published += 1;
@@ -176,16 +182,15 @@ impl<C> Cluster<C> {
             Target::Room(room) => Some(Arc::clone(room)),
             _ => None,
         };
-        let all = || Expected::Hosts(self.hosts.names().cloned().collect());
         let expected = match &room {
             Some(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
                 match self.rooms.peers(room) {
                     Some(peers) if !peers.is_empty() => Expected::Hosts(peers.to_vec()),
                     // Nobody else has members, or has said so: the first answer tells, or the engine.
-                    _ => Expected::Unknown,
+                    _ => Expected::AnyOf(self.hosts.shared_names()),
                 }
             }
-            _ => all(),
+            _ => Expected::Hosts(self.hosts.names().cloned().collect()),
         };
         let call = self.calls.open(now.after(limit_ms), (room, expected), caller);
         self.commands.push_back(Command::Publish { publication, call });
@@ -223,7 +228,10 @@ impl<C> Cluster<C> {
     pub fn handle_event(&mut self, now: Millis, event: Event) {
         match event {
             Event::Connected => self.connected(now),
-            Event::Disconnected => self.is_connected = false,
+            Event::Disconnected => {
+                self.is_connected = false;
+                self.calls.end_all();
+            }
             Event::Answered { call, part } => match self.calls.add(&self.host, call, part) {
                 true => self.counts.parts += 1,
                 false => self.counts.late_parts += 1,
@@ -283,7 +291,7 @@ impl<C> Cluster<C> {
         calls.end_late(now, |room, host| {
             counts.silent += 1;
             // It may have no members any more. Hosts with members answer when they are asked again.
-            if let (Some(room), Some(host)) = (room, host)
+            if let Some(room) = room
                 && rooms.remove_peer(room, host)
             {
                 untold.push_back(Arc::clone(room));

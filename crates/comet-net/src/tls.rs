@@ -1,32 +1,26 @@
 //! The TLS session of one connection: ciphertext to and from the socket, plaintext to and from the
 //! shard.
 //!
-//! Between calls a session holds what rustls needs, and bytes only while they are in flight: the
-//! start of a record whose rest has not arrived, and ciphertext that the kernel has not taken.
+//! rustls speaks the handshake. Then comet's record layer takes over, so that a session is two keys
+//! and two counters. Between calls it holds bytes only while they are in flight: the start of a
+//! record whose rest has not arrived, and ciphertext that the kernel has not taken.
 
 mod budget;
-mod encode;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
+mod handshake;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
-
 use comet_core::limits::HELD_MAX;
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, UnbufferedStatus};
-use rustls::{Error, ServerConfig};
+use comet_record::{Fault, Opened, PLAINTEXT_MAX, SEAL_OVERHEAD_MAX, Session, record_len};
+use rustls::ServerConfig;
 
 use self::budget::Lease;
 pub use self::budget::TLS_TRANSMITS_MAX;
 pub(crate) use self::budget::TransmitBudget;
-use self::encode::{KeysExhausted, append};
+use self::handshake::{Handshake, Progress};
 
-/// Most plaintext in one record (RFC 8446, section 5.1).
-const RECORD_MAX: usize = 16 << 10;
-/// Most bytes of a record besides its plaintext.
-const RECORD_OVERHEAD_MAX: usize = 32;
 /// Most ciphertext kept until the rest of its record or handshake message arrives. A record has at
 /// most 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary
 /// clients are short.
@@ -36,17 +30,17 @@ const UNPROCESSED_MAX: usize = 32 << 10;
 const DEFERRED_MAX: usize = HELD_MAX;
 
 pub(crate) struct TlsSession {
-    rustls: UnbufferedServerConnection,
-    /// Received bytes that rustls has not consumed: the start of a record or of a handshake
-    /// message, and the bytes of a deferred handshake.
+    layer: Layer,
+    /// Received bytes that were not processed: the start of a record or of a handshake message, and
+    /// the bytes of a deferred handshake.
     unprocessed: Vec<u8>,
     /// What the kernel reads. Its bytes stay unchanged until [`TlsSession::handle_sent`] or
     /// [`TlsSession::handle_send_failed`].
     in_flight: Ciphertext,
     /// Bytes of `in_flight` that the kernel took.
     written: usize,
-    /// What is sent after `in_flight`. rustls bounds how much it answers to a peer that does not
-    /// read.
+    /// What is sent after `in_flight`. A peer that does not read gets one answer to all its requests
+    /// for a new key.
     queued: Ciphertext,
     state: SessionState,
     /// `unprocessed` has bytes of a handshake, and a call of [`TlsSession::handle_recv`] is due.
@@ -54,6 +48,18 @@ pub(crate) struct TlsSession {
     /// Our first flight of the handshake was made, which is the expensive part.
     has_answered: bool,
 }
+
+/// What processes the records.
+#[allow(clippy::large_enum_variant, reason = "nearly all connections have the large one")]
+enum Layer {
+    Handshake(Box<Handshake>),
+    Records(Session),
+    /// The session has failed in its handshake, so nothing is processed any more.
+    None,
+}
+
+/// Part of the memory budget of every connection with TLS, idle or not.
+const _: () = assert!(size_of::<TlsSession>() <= 384);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SessionState {
@@ -63,7 +69,7 @@ enum SessionState {
     /// Our close_notify is queued or sent. Nothing is encrypted after it, and what the peer still sends is
     /// discarded: an alert must not follow a close_notify.
     Closed,
-    /// rustls has returned an error and must not be called again.
+    /// The peer has broken the protocol, or has sent an alert. Nothing is processed after it.
     Failed,
 }
 
@@ -85,27 +91,23 @@ pub(crate) enum ReadSide {
     Closed,
 }
 
-/// What to encrypt once the handshake is done.
-#[derive(Clone, Copy)]
-enum ToEncrypt<'a> {
-    Nothing,
-    Data(&'a [u8]),
-    CloseNotify,
-}
-
-/// The state in which rustls waits for more input or output.
-enum Idle {
-    Handshaking,
-    Open,
-    Closed,
+impl Layer {
+    /// The session, unless its handshake is not done or it has ended or failed. A handshake goes on
+    /// in [`TlsSession::handle_recv`] alone, so the end of a connection computes none.
+    fn writable(&mut self, state: SessionState) -> Option<&mut Session> {
+        match (self, state) {
+            (Self::Records(session), SessionState::Open | SessionState::PeerClosed) => {
+                Some(session)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl TlsSession {
-    pub(crate) fn new(config: Arc<ServerConfig>) -> Self {
-        let rustls = UnbufferedServerConnection::new(config)
-            .expect("rustls refuses only a maximum fragment size, and none is set");
+    pub(crate) fn new(config: &ServerConfig) -> Self {
         Self {
-            rustls,
+            layer: Layer::Handshake(Box::new(Handshake::new(config))),
             unprocessed: Vec::new(),
             in_flight: Ciphertext::default(),
             written: 0,
@@ -123,7 +125,7 @@ impl TlsSession {
     /// What is wrong, if there are too many bytes to keep. The session has failed then, and nothing
     /// was computed for it.
     pub(crate) fn defer(&mut self, bytes: &[u8]) -> Result<bool, String> {
-        if self.state != SessionState::Open || !self.rustls.is_handshaking() {
+        if self.state != SessionState::Open || !self.is_handshaking() {
             return Ok(false);
         }
         if self.unprocessed.len() + bytes.len() > DEFERRED_MAX {
@@ -158,30 +160,32 @@ impl TlsSession {
         if self.state != SessionState::Open {
             return Ok(ReadSide::Open);
         }
-        let idle = if self.unprocessed.is_empty() {
-            let (used, idle) = self.process(bytes, &mut on_plaintext, ToEncrypt::Nothing);
+        let processed = if self.unprocessed.is_empty() {
+            let (used, processed) = self.process(bytes, &mut on_plaintext);
             self.unprocessed.extend_from_slice(&bytes[used..]);
-            idle
+            processed
         } else {
             let mut input = std::mem::take(&mut self.unprocessed);
             input.extend_from_slice(bytes);
-            let (used, idle) = self.process(&mut input, &mut on_plaintext, ToEncrypt::Nothing);
+            let (used, processed) = self.process(&mut input, &mut on_plaintext);
             if used < input.len() {
                 input.drain(..used);
                 self.unprocessed = input;
             }
-            idle
+            processed
         };
         self.has_answered |= !self.queued.bytes.is_empty();
-        let fault = match idle {
-            Ok(Idle::Closed) => {
+        let fault = match processed {
+            Ok(ReadSide::Closed) => {
                 self.state = SessionState::PeerClosed;
                 self.unprocessed = Vec::new();
                 return Ok(ReadSide::Closed);
             }
-            Ok(_) if self.unprocessed.len() <= UNPROCESSED_MAX => return Ok(ReadSide::Open),
-            Ok(_) => "a handshake message in too many records".to_owned(),
-            Err(error) => error.to_string(),
+            Ok(ReadSide::Open) if self.unprocessed.len() <= UNPROCESSED_MAX => {
+                return Ok(ReadSide::Open);
+            }
+            Ok(ReadSide::Open) => "a handshake message in too many records".to_owned(),
+            Err(fault) => fault,
         };
         self.state = SessionState::Failed;
         self.unprocessed = Vec::new();
@@ -193,20 +197,30 @@ impl TlsSession {
     /// has failed: the peer could not read it.
     pub(crate) fn encrypt(&mut self, transmit: &[u8], budget: &TransmitBudget) -> bool {
         debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
-        let lease = budget.lease(transmit.len().saturating_sub(RECORD_MAX));
-        let most = RECORD_MAX + lease.as_ref().map_or(0, Lease::bytes);
+        let Some(session) = self.layer.writable(self.state) else { return false };
+        let lease = budget.lease(transmit.len().saturating_sub(PLAINTEXT_MAX));
+        let most = PLAINTEXT_MAX + lease.as_ref().map_or(0, Lease::bytes);
         let plaintext = &transmit[..transmit.len().min(most)];
-        let is_encrypted = self.queue(ToEncrypt::Data(plaintext));
-        if is_encrypted {
-            self.queued.plaintext_len = plaintext.len();
-            self.queued.lease = lease;
+        let overhead = plaintext.len().div_ceil(PLAINTEXT_MAX) * SEAL_OVERHEAD_MAX;
+        let queued = &mut self.queued.bytes;
+        queued.reserve_exact(plaintext.len() + overhead);
+        if session.seal(plaintext, queued).is_err() {
+            // The key is exhausted, and TLS 1.2 has no other one.
+            self.state = SessionState::Failed;
+            return false;
         }
-        is_encrypted
+        self.queued.plaintext_len = plaintext.len();
+        self.queued.lease = lease;
+        true
     }
 
     /// Queues a close_notify, if the handshake is done. From then on received bytes are discarded.
     pub(crate) fn close(&mut self) {
-        self.queue(ToEncrypt::CloseNotify);
+        if let Some(session) = self.layer.writable(self.state) {
+            session.close(&mut self.queued.bytes);
+            self.state = SessionState::Closed;
+            self.unprocessed = Vec::new();
+        }
     }
 
     /// The bytes to send next. Their address and content stay unchanged until
@@ -252,103 +266,69 @@ impl TlsSession {
         self.in_flight.plaintext_len + self.queued.plaintext_len
     }
 
-    /// Encrypts `to_encrypt` into the queue. Returns false if the handshake is not done or the
-    /// session has ended or failed. A handshake goes on in [`TlsSession::handle_recv`] alone, so the
-    /// end of a connection computes none.
-    fn queue(&mut self, to_encrypt: ToEncrypt<'_>) -> bool {
-        if matches!(self.state, SessionState::Closed | SessionState::Failed)
-            || self.rustls.is_handshaking()
-        {
-            return false;
-        }
-        // The input is passed again because rustls keeps its position in input that it has not
-        // discarded.
-        let mut input = std::mem::take(&mut self.unprocessed);
-        let (used, idle) = self.process(&mut input, &mut |_| {}, to_encrypt);
-        if idle.is_err() {
-            self.state = SessionState::Failed;
-        } else if let ToEncrypt::CloseNotify = to_encrypt {
-            self.state = SessionState::Closed;
-        } else {
-            input.drain(..used);
-            self.unprocessed = input;
-        }
-        matches!(idle, Ok(Idle::Open))
+    fn is_handshaking(&self) -> bool {
+        matches!(self.layer, Layer::Handshake(_))
     }
 
-    /// Lets rustls process `input` until it waits for either side. Encrypts `to_encrypt` if the
-    /// handshake is done by then. Returns how many bytes of `input` were used, and the state that
-    /// was reached.
+    /// Processes all records in `input` that are complete. Returns how many bytes of it were used.
     fn process(
         &mut self,
         input: &mut [u8],
         on_plaintext: &mut impl FnMut(&[u8]),
-        to_encrypt: ToEncrypt<'_>,
-    ) -> (usize, Result<Idle, Error>) {
+    ) -> (usize, Result<ReadSide, String>) {
         let mut used = 0;
-        let mut is_closed = false;
-        loop {
-            let UnbufferedStatus { discard, state, .. } =
-                self.rustls.process_tls_records(&mut input[used..]);
-            used += discard;
-            let queued = &mut self.queued.bytes;
-            match state {
-                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                    while let Some(record) = traffic.next_record() {
-                        match record {
-                            Ok(record) => {
-                                used += record.discard;
-                                on_plaintext(record.payload);
-                            }
-                            Err(error) => return (used, Err(error)),
-                        }
+        if let Layer::Handshake(handshake) = &mut self.layer {
+            let (in_handshake, progress) = handshake.process(input, &mut self.queued.bytes);
+            used = in_handshake;
+            match progress {
+                Ok(Progress::Waiting) => return (used, Ok(ReadSide::Open)),
+                Ok(Progress::Done) => {
+                    if let Err(fault) = self.take_over() {
+                        return (used, Err(fault));
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    append(queued, 0, |out| data.encode(out)).unwrap_or_else(|KeysExhausted| {
-                        unreachable!("each record is encoded once")
-                    });
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => is_closed = true,
-                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
-                    let encrypted = match to_encrypt {
-                        ToEncrypt::Nothing => Ok(()),
-                        ToEncrypt::Data(plaintext) => {
-                            let records = plaintext.len().div_ceil(RECORD_MAX);
-                            append(queued, plaintext.len() + records * RECORD_OVERHEAD_MAX, |out| {
-                                traffic.encrypt(plaintext, out)
-                            })
-                        }
-                        ToEncrypt::CloseNotify => append(queued, RECORD_OVERHEAD_MAX, |out| {
-                            traffic.queue_close_notify(out)
-                        }),
-                    };
-                    let idle = if is_closed { Idle::Closed } else { Idle::Open };
-                    let result = encrypted.map(|()| idle);
-                    return (used, result.map_err(|KeysExhausted| Error::EncryptError));
-                }
-                Ok(ConnectionState::BlockedHandshake) => return (used, Ok(Idle::Handshaking)),
-                Ok(ConnectionState::Closed) => return (used, Ok(Idle::Closed)),
-                Ok(_) => return (used, Err(Error::General("early data was not offered".into()))),
                 Err(error) => {
-                    self.queue_alert(&mut input[used..]);
-                    return (used, Err(error));
+                    self.layer = Layer::None;
+                    return (used, Err(error.to_string()));
                 }
             }
         }
+        let Layer::Records(session) = &mut self.layer else { return (used, Ok(ReadSide::Open)) };
+        let opened = open(session, input, &mut used, on_plaintext);
+        if let Err(fault) = opened {
+            session.end(fault, &mut self.queued.bytes);
+        } else if self.in_flight.bytes.is_empty() && self.queued.bytes.is_empty() {
+            // If something is under way, the answer goes before the next transmit. A peer that does
+            // not read cannot have answers pile up.
+            session.answer_key_update(&mut self.queued.bytes);
+        }
+        (used, opened.map_err(|fault| fault.to_string()))
     }
 
-    /// Queues the alert of an error. rustls returns what it has to send before it reads `input`
-    /// again.
-    fn queue_alert(&mut self, input: &mut [u8]) {
-        while self.rustls.wants_write() {
-            let status = self.rustls.process_tls_records(input);
-            let Ok(ConnectionState::EncodeTlsData(mut data)) = status.state else {
-                return;
-            };
-            append(&mut self.queued.bytes, 0, |out| data.encode(out))
-                .unwrap_or_else(|KeysExhausted| unreachable!("each record is encoded once"));
+    fn take_over(&mut self) -> Result<(), String> {
+        let Layer::Handshake(handshake) = std::mem::replace(&mut self.layer, Layer::None) else {
+            unreachable!("only a handshake that is done is taken over");
+        };
+        self.layer = Layer::Records(handshake.into_session()?);
+        Ok(())
+    }
+}
+
+/// Opens the records of `input` from `used` on, which it moves behind them.
+fn open(
+    session: &mut Session,
+    input: &mut [u8],
+    used: &mut usize,
+    on_plaintext: &mut impl FnMut(&[u8]),
+) -> Result<ReadSide, Fault> {
+    while let Some(len) = record_len(&input[*used..])? {
+        let Some(record) = input.get_mut(*used..*used + len) else { break };
+        *used += len;
+        match session.open(record)? {
+            Opened::Data(plaintext) => on_plaintext(plaintext),
+            Opened::Nothing => {}
+            Opened::Closed => return Ok(ReadSide::Closed),
         }
     }
+    Ok(ReadSide::Open)
 }

@@ -88,7 +88,7 @@ impl Encoded {
     /// are replaced (U+FFFD).
     #[must_use]
     pub fn to_text(&self) -> Self {
-        let mut message = text::write(self.for_tcp(), None);
+        let mut message = text::write(self.for_tcp(), None, 0);
         let is_batch = self.tcp_at > WEBSOCKET_HEADER_MAX;
         if !is_batch {
             message.push(b'\n');
@@ -100,10 +100,11 @@ impl Encoded {
     }
 
     /// The same as a [server-sent event](crate::sse), whose data is an array as in the text form. Empty on TCP. A line
-    /// cannot end within the data, because JSON escapes what ends lines.
+    /// cannot end within the data, because JSON escapes what ends lines. `offset` is the place of the last push in the room's
+    /// history; 0: it has none.
     #[must_use]
-    pub fn to_event(&self, room: Option<&str>) -> Self {
-        let data = text::write(self.for_tcp(), room);
+    pub fn to_event(&self, room: Option<&str>, offset: u64) -> Self {
+        let data = text::write(self.for_tcp(), room, offset);
         let event = [EVENT, &*data, b"\n\n"].concat();
         Self::new(&event, event.len())
     }

@@ -10,6 +10,7 @@
 
 mod auth_reply;
 mod encoded;
+pub mod event_id;
 mod frame;
 pub mod op;
 pub mod proxy;

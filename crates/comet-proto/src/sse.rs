@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 
 use httparse::Header;
 
-use crate::rooms::Position;
+use crate::event_id::EventId;
 use crate::text::put_string;
 use crate::websocket::UpgradeFault;
 use crate::websocket::upgrade::{HEADERS_MAX, fault, head, once, text};
@@ -28,12 +28,32 @@ pub struct Request {
     pub token: Box<str>,
     /// From the query's `rooms`.
     pub rooms: Vec<Box<str>>,
-    /// Of the `Last-Event-ID` header.
-    pub since: Option<Position>,
+    /// Of the `Last-Event-ID` header, or else of the query's `last_event_id`.
+    pub last_event_id: LastEventId,
     /// As in [`Upgrade`](crate::websocket::Upgrade).
     pub cookie: Option<Box<str>>,
     /// As in [`Upgrade`](crate::websocket::Upgrade).
     pub origin: Option<Box<str>>,
+}
+
+/// The last event that a client has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum LastEventId {
+    /// It names none.
+    None,
+    /// The positions of its rooms.
+    Known(EventId),
+    /// It names something else than an event of this server.
+    Unknown,
+}
+
+impl LastEventId {
+    fn read(id: &[u8]) -> Self {
+        match id {
+            b"" => Self::None,
+            id => EventId::read(id).map_or(Self::Unknown, Self::Known),
+        }
+    }
 }
 
 /// Why a request for an event stream is refused.
@@ -58,8 +78,6 @@ pub enum RequestFault {
     Authorization,
     /// `rooms` has an empty name.
     EmptyRoom,
-    /// `Last-Event-ID` is no id of an event of this server.
-    LastEventId,
 }
 
 impl RequestFault {
@@ -87,7 +105,6 @@ impl fmt::Display for RequestFault {
             Self::TwoTokens => f.write_str("A token is in the query or in a header, not in both."),
             Self::Authorization => f.write_str("The Authorization header is: Bearer TOKEN."),
             Self::EmptyRoom => f.write_str("rooms has an empty name."),
-            Self::LastEventId => f.write_str("Last-Event-ID is no id of an event of this server."),
         }
     }
 }
@@ -133,7 +150,7 @@ pub fn request(input: &[u8], head_max: usize) -> Result<Option<Request>, Request
         return Err(RequestFault::Head(UpgradeFault::MissingHeader("Host")));
     }
     let query = target.split_once('?').map_or("", |(_, query)| query);
-    let Query { token, rooms } = read_query(query)?;
+    let Query { token, rooms, last_event_id } = read_query(query)?;
     let token = match (token, fields.authorization.map(bearer).transpose()?) {
         (Some(_), Some(_)) => return Err(RequestFault::TwoTokens),
         (token, header) => token.or(header).unwrap_or_default(),
@@ -141,7 +158,11 @@ pub fn request(input: &[u8], head_max: usize) -> Result<Option<Request>, Request
     Ok(Some(Request {
         token,
         rooms,
-        since: fields.last_event_id.map(read_event_id).transpose()?,
+        // A browser adds the header to the URL with which it connected first.
+        last_event_id: match fields.last_event_id.map(LastEventId::read) {
+            None | Some(LastEventId::None) => last_event_id,
+            Some(id) => id,
+        },
         cookie: fields.cookie.as_deref().map(text),
         origin: fields.origin.map(text),
     }))
@@ -196,16 +217,18 @@ impl<'a> Fields<'a> {
 struct Query {
     token: Option<Box<str>>,
     rooms: Vec<Box<str>>,
+    last_event_id: LastEventId,
 }
 
 /// Reads a query string (`application/x-www-form-urlencoded`). Parts of other names are ignored.
 fn read_query(query: &str) -> Result<Query, RequestFault> {
-    let (mut token, mut rooms) = (None, None);
+    let (mut token, mut rooms, mut last_event_id) = (None, None, None);
     for part in query.split('&') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let (place, name) = match name {
             "token" => (&mut token, "token"),
             "rooms" => (&mut rooms, "rooms"),
+            "last_event_id" => (&mut last_event_id, "last_event_id"),
             _ => continue,
         };
         let value = percent_decode(value).ok_or(RequestFault::Encoding(name))?;
@@ -220,7 +243,9 @@ fn read_query(query: &str) -> Result<Query, RequestFault> {
     if rooms.iter().any(|room| room.is_empty()) {
         return Err(RequestFault::EmptyRoom);
     }
-    Ok(Query { token, rooms })
+    let last_event_id =
+        last_event_id.map_or(LastEventId::None, |id| LastEventId::read(id.as_bytes()));
+    Ok(Query { token, rooms, last_event_id })
 }
 
 /// Decodes `%xx`, and `+` as a space. `None`: a `%` without two digits, or the result is not UTF-8.
@@ -251,20 +276,6 @@ fn bearer(value: &[u8]) -> Result<Box<str>, RequestFault> {
         }
         _ => Err(RequestFault::Authorization),
     }
-}
-
-/// An id is a position of a room: 16 hexadecimal digits of the epoch, a hyphen, the decimal offset.
-fn read_event_id(value: &[u8]) -> Result<Position, RequestFault> {
-    let read = || {
-        let (epoch, offset) = std::str::from_utf8(value).ok()?.split_once('-')?;
-        let is_epoch = epoch.len() == 16 && epoch.bytes().all(|byte| byte.is_ascii_hexdigit());
-        // `str::parse` would take a sign.
-        let is_offset = offset.bytes().all(|byte| byte.is_ascii_digit());
-        let epoch = u64::from_str_radix(epoch, 16).ok().filter(|_| is_epoch)?;
-        let offset = offset.parse().ok().filter(|_| is_offset)?;
-        Some(Position { epoch, offset })
-    };
-    read().ok_or(RequestFault::LastEventId)
 }
 
 /// The header lines that let a page of another origin read the response (Fetch Standard, CORS protocol). `is_listed`: the
@@ -338,14 +349,28 @@ pub fn refusal(
 /// A comment. Proxies see by it that the stream is in use, and the kernel whether the client is there.
 pub const COMMENT: &[u8] = b": \n\n";
 
-/// The event that says that the client is in `room`, or why not.
+/// The event that says that the client is in `room`, or why not. `recovered` is for a room that keeps a history: how many pushes
+/// follow, which are all that came after the position that the client named; or `None`.
 #[must_use]
-pub fn room_event(room: &str, refused: Option<&str>) -> Vec<u8> {
+pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u32>>) -> Vec<u8> {
     let mut data = Members::new("room", room);
+    match recovered {
+        Some(Some(pushes)) => data.number("recovered", pushes),
+        Some(None) => data.raw("recovered", "false"),
+        None => {}
+    }
     if let Some(refused) = refused {
         data.text("refused", refused);
     }
     [b"event: room\ndata: ", &*data.end(), b"\n\n"].concat()
+}
+
+/// The event that says that [`LastEventId::Unknown`] was named.
+#[must_use]
+pub fn unknown_id_event() -> Vec<u8> {
+    let mut data = Members::new("warning", "unknown_last_event_id");
+    data.text("message", "The last event ID is no id of an event of this server.");
+    [b"event: warning\ndata: ", &*data.end(), b"\n\n"].concat()
 }
 
 /// The last event of a stream that the server ends.
@@ -385,8 +410,12 @@ impl Members {
     }
 
     fn number(&mut self, name: &str, number: u32) {
+        self.raw(name, &number.to_string());
+    }
+
+    fn raw(&mut self, name: &str, value: &str) {
         self.name(name);
-        self.0.extend(number.to_string().as_bytes());
+        self.0.extend(value.as_bytes());
     }
 
     fn end(mut self) -> Vec<u8> {

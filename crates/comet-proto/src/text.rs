@@ -11,7 +11,7 @@ use std::error::Error;
 use std::fmt;
 use std::io::Write;
 
-use crate::frame::{Frame, VERSION, decode};
+use crate::frame::{Frame, VERSION, count_frames, decode};
 use crate::op;
 
 pub use json::DEPTH_MAX;
@@ -112,11 +112,12 @@ fn has_read_body(operation: i32) -> bool {
 }
 
 /// The message for a run of whole frames: an array with an object for each, which names `room` if there is one. What follows
-/// the last whole frame is left out.
+/// the last whole frame is left out. Where the room keeps a history, `offset` is that of the last frame, and each object has its own.
 ///
 /// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
 /// replaced (U+FFFD).
-pub(crate) fn write(mut run: &[u8], room: Option<&str>) -> Vec<u8> {
+pub(crate) fn write(mut run: &[u8], room: Option<&str>, offset: u64) -> Vec<u8> {
+    let mut left = if offset > 0 { count_frames(run).unwrap_or(0) as u64 } else { 0 };
     let mut message = Vec::with_capacity(run.len() + 32);
     message.push(b'[');
     while let Ok(Some((frame, consumed))) = decode(run, usize::MAX) {
@@ -130,6 +131,10 @@ pub(crate) fn write(mut run: &[u8], room: Option<&str>) -> Vec<u8> {
             message.extend_from_slice(br#""room":"#);
             put_string(&mut message, room);
             message.push(b',');
+        }
+        if offset > 0 {
+            left = left.saturating_sub(1);
+            write!(message, r#""offset":{},"#, offset - left).expect("as above");
         }
         message.extend_from_slice(br#""body":"#);
         put_body(&mut message, body);

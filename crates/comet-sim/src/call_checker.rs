@@ -121,9 +121,9 @@ impl CallChecker {
             Report::Rooms { call, rooms } => {
                 (call, 1, 0, Sums { rooms: rooms.len(), ..Sums::default() })
             }
-            Report::Connections { call, .. } | Report::Top { call, .. } => {
-                (call, 1, 0, Sums { lists: 1, ..Sums::default() })
-            }
+            Report::Connections { call, .. }
+            | Report::Top { call, .. }
+            | Report::History { call, .. } => (call, 1, 0, Sums { lists: 1, ..Sums::default() }),
             Report::Snapshot { call, counters, .. } => {
                 check_sum(&counters.deliveries)?;
                 (call, 1, 0, Sums { snapshots: 1, ..Sums::default() })
@@ -265,7 +265,9 @@ impl Sums {
 
     /// Whether they are what the hub says.
     fn are(&self, result: &CallResult) -> bool {
-        let CallResult { tally, scheduled, busy, counters, rooms, connections, tops } = result;
+        let CallResult { tally, scheduled, busy, counters, rooms, connections, tops, history } =
+            result;
+        let pages = usize::from(history.is_some());
         *self
             == Self {
                 tally: *tally,
@@ -273,7 +275,7 @@ impl Sums {
                 busy: *busy,
                 snapshots: counters.len(),
                 rooms: rooms.iter().map(Vec::len).sum(),
-                lists: connections.len() + tops.len(),
+                lists: connections.len() + tops.len() + pages,
             }
     }
 }

@@ -83,6 +83,7 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
         summary.lists += driver.listings.lists;
         summary.listed += driver.listings.listed;
         summary.slow += driver.listings.slow;
+        summary.kept += driver.listings.kept;
         let shard = &mut driver.shard;
         if shard.handle_accept(Transport::Tcp).is_some() {
             return Err(format!("shard {} takes connections after its drain", shard.id().0));

@@ -104,6 +104,7 @@ impl Control {
         if rng.below(1000) < context.plan.list_permille {
             let request = match rng.percent(80) {
                 true => Request::random_list(rng, context.plan.shards),
+                false if rng.percent(50) => Request::random_history(rng),
                 false => Request::Top,
             };
             return self.begin(context, &request);
@@ -145,8 +146,14 @@ impl Control {
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
         // Now and then the same connections are closed instead.
-        let asks =
-            matches!(request, Request::Snapshot | Request::Rooms | Request::List(_) | Request::Top);
+        let asks = matches!(
+            request,
+            Request::Snapshot
+                | Request::Rooms
+                | Request::List(_)
+                | Request::Top
+                | Request::History(_)
+        );
         let is_kick =
             !(asks || matches!(request, Request::Paced(_))) && rng.below(1000) < plan.kick_permille;
         let push = match is_kick {

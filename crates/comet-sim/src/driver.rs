@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, CloseReason, ConnId, ConnQuery, Denied, Hangup, Identity,
-    LiveConn, Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, CloseHow, CloseReason, ConnId, Denied, Hangup, Identity, LiveConn,
+    Message, MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
 use crate::activity;
@@ -215,11 +215,7 @@ impl Driver {
                 let (over_ms, is_all) = (over_ms.into(), most.is_none());
                 self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
             }
-            match &message {
-                Message::Connections { call, query } => self.listings.begin(*call, query),
-                Message::Top { call } => self.listings.begin(*call, &ConnQuery::default()),
-                _ => {}
-            }
+            self.listings.note(&message);
             self.shard.handle_message(message);
         }
         Ok(())

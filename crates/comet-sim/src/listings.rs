@@ -3,10 +3,16 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use std::sync::Arc;
+
 use comet_core::{
-    CallId, ConnFilter, ConnId, ConnPage, ConnQuery, ListedConn, Report, SlowClient, SocketInfo,
-    Transport,
+    CallId, ConnFilter, ConnId, ConnPage, ConnQuery, HistoryPage, HistoryQuery, ListedConn,
+    Message, Report, SlowClient, SocketInfo, Transport,
 };
+use comet_proto::Frame;
+
+use crate::plan::ROOMS;
+use crate::wire::{Kind, Stamp};
 
 /// What a list says of a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -21,11 +27,14 @@ pub(crate) struct Known {
 pub(crate) struct Listings {
     open: BTreeMap<ConnId, Known>,
     under_way: BTreeMap<CallId, UnderWay>,
+    pages_under_way: BTreeMap<CallId, Arc<HistoryQuery>>,
     /// Lists that were checked, and connections in them.
     pub(crate) lists: u64,
     pub(crate) listed: u64,
     /// Clients in top lists.
     pub(crate) slow: u64,
+    /// Pushes on pages of what rooms keep.
+    pub(crate) kept: u64,
 }
 
 struct UnderWay {
@@ -51,7 +60,19 @@ impl Listings {
         }
     }
 
-    pub(crate) fn begin(&mut self, call: CallId, query: &ConnQuery) {
+    /// A message that may ask for a list.
+    pub(crate) fn note(&mut self, message: &Message) {
+        match message {
+            Message::Connections { call, query } => self.begin(*call, query),
+            Message::Top { call } => self.begin(*call, &ConnQuery::default()),
+            Message::History { call, query } => {
+                self.pages_under_way.insert(*call, Arc::clone(query));
+            }
+            _ => {}
+        }
+    }
+
+    fn begin(&mut self, call: CallId, query: &ConnQuery) {
         let seen = self.open.iter().map(|(&conn, &known)| (conn, (known, true))).collect();
         self.under_way.insert(call, UnderWay { query: query.clone(), seen });
     }
@@ -66,6 +87,12 @@ impl Listings {
                 slow.chain(&top.busiest).all(|conn| list.seen.contains_key(&conn.place.conn));
             self.slow += top.clients.len() as u64;
             return holds.then_some(()).ok_or_else(|| format!("a client that had left: {top:?}"));
+        }
+        if let Report::History { call, page: Some(page) } = report
+            && let Some(query) = self.pages_under_way.remove(call)
+        {
+            self.kept += check_page(page, &query).map_err(|what| format!("{what}: {page:?}"))?;
+            return Ok(());
         }
         let Report::Connections { call, page } = report else { return Ok(()) };
         let Some(list) = self.under_way.remove(call) else { return Ok(()) };
@@ -111,6 +138,28 @@ impl UnderWay {
         let is_full = after.is_some() || listed.len() as u64 == (*limit as u64).min(*matched);
         holds(is_full, "a page with a gap")
     }
+}
+
+/// Returns how many pushes are on a page of what a room keeps.
+fn check_page(page: &HistoryPage, query: &HistoryQuery) -> Result<u64, &'static str> {
+    let entries = page.entries(query);
+    let holds = |holds: bool, law| holds.then_some(()).ok_or(law);
+    let (top, oldest) = (page.position.map_or(0, |top| top.offset), page.oldest.unwrap_or(0));
+    holds(entries.len() <= query.limit as usize, "more than the limit")?;
+    holds(entries.windows(2).all(|two| two[0].offset == two[1].offset + 1), "a page with a gap")?;
+    let end = query.before.map_or(top, |before| top.min(before.saturating_sub(1)));
+    let first = entries.first().map_or(oldest.saturating_sub(1), |entry| entry.offset);
+    // A page is empty where nothing before its end is kept.
+    holds(if entries.is_empty() { oldest == 0 || first >= end } else { first == end }, "an end")?;
+    let room = ROOMS.iter().position(|room| **room == *query.room);
+    for entry in &entries {
+        let frame = Frame { version: 1, operation: entry.operation, sequence: 0, body: entry.body };
+        let stamp = Stamp::read(&frame).map_err(|_| "a push that nobody made")?;
+        let is_to_room = matches!(stamp.kind, Kind::Room(to) if Some(usize::from(to)) == room);
+        holds(is_to_room, "a push to another room")?;
+        holds(entry.offset >= oldest && entry.offset <= top, "an offset that is not kept")?;
+    }
+    Ok(entries.len() as u64)
 }
 
 /// Whether `known` passes the part of a filter that no connection changes.

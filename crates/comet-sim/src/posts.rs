@@ -68,6 +68,7 @@ fn call_of(message: &Message) -> Option<CallId> {
         | Message::Snapshot { call }
         | Message::Rooms { call }
         | Message::Top { call }
+        | Message::History { call, .. }
         | Message::Connections { call, .. } => Some(*call),
         _ => None,
     }

@@ -4,8 +4,8 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    CallId, ConnFilter, ConnOrder, ConnQuery, Message, Push, ShardId, Transport, home_of_key,
-    home_of_room, home_of_user,
+    CallId, ConnFilter, ConnOrder, ConnQuery, HistoryQuery, Message, Push, ShardId, Transport,
+    home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -33,6 +33,8 @@ pub(crate) enum Request {
     List(Arc<ConnQuery>),
     /// Top lists.
     Top,
+    /// A page of what a room keeps.
+    History(Arc<HistoryQuery>),
 }
 
 impl Request {
@@ -88,13 +90,23 @@ impl Request {
         Self::List(Arc::new(ConnQuery { filter, order, limit, after }))
     }
 
+    /// Any page of a room that may keep a history.
+    pub(crate) fn random_history(rng: &mut Rng) -> Self {
+        let before = rng.percent(50).then(|| rng.between(0, 40));
+        let (room, limit) = (rng.pick(&ROOMS).into(), rng.pick(&[1, 3, 1_000]));
+        Self::History(Arc::new(HistoryQuery { room, before, limit }))
+    }
+
     /// Counters, rooms and lists count as a push to no user.
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Keys(_) => Kind::Keys,
-            Self::Users(_) | Self::Snapshot | Self::Rooms | Self::List(_) | Self::Top => {
-                Kind::Users
-            }
+            Self::Users(_)
+            | Self::Snapshot
+            | Self::Rooms
+            | Self::List(_)
+            | Self::Top
+            | Self::History(_) => Kind::Users,
             Self::Room(room) => Kind::Room(*room),
             Self::All => Kind::All,
             Self::Paced(_) => Kind::Paced,
@@ -137,6 +149,10 @@ impl Request {
             Self::Snapshot => all.map(|shard| (shard, Message::Snapshot { call })).collect(),
             Self::Rooms => all.map(|shard| (shard, Message::Rooms { call })).collect(),
             Self::Top => all.map(|shard| (shard, Message::Top { call })).collect(),
+            Self::History(query) => {
+                let query = Arc::clone(query);
+                vec![(home_of_room(&query.room, shards), Message::History { call, query })]
+            }
             Self::List(query) => all
                 .map(|shard| (shard, Message::Connections { call, query: Arc::clone(query) }))
                 .collect(),

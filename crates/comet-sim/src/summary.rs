@@ -86,6 +86,8 @@ pub struct Summary {
     pub listed: u64,
     /// Slow clients in top lists.
     pub slow: u64,
+    /// Pushes on pages of what rooms keep.
+    pub kept: u64,
     /// Runs with remote logic.
     pub remote: u64,
     /// Of the fan-out of a logic service to its comets.
@@ -179,6 +181,7 @@ impl AddAssign for Summary {
         self.lists += other.lists;
         self.listed += other.listed;
         self.slow += other.slow;
+        self.kept += other.kept;
         self.remote += other.remote;
         self.fanout += other.fanout;
         self.logic += other.logic;
@@ -229,8 +232,9 @@ impl fmt::Display for Summary {
             f,
             "slices of crowds: {slices}; shorter for their bytes: {short}; of pushes to keys: {of_keys}"
         )?;
-        let Self { lists, listed, slow, .. } = self;
+        let Self { lists, listed, slow, kept, .. } = self;
         writeln!(f, "lists of connections: {lists}, with {listed} in them; slow clients: {slow}")?;
+        writeln!(f, "pushes on pages of what rooms keep: {kept}")?;
         let Self { remote, logic, traced, told_live, .. } = self;
         writeln!(f, "remote logic: {remote} runs; traced lines: {traced}; told live: {told_live}")?;
         writeln!(f, "{logic}")?;

@@ -124,7 +124,7 @@ impl Stamp {
         b'a' + (id % 26) as u8
     }
 
-    fn read(frame: &Frame<'_>) -> Result<Self, String> {
+    pub(crate) fn read(frame: &Frame<'_>) -> Result<Self, String> {
         let bad = || format!("a push with a body nobody sent: {frame:?}");
         let body = str::from_utf8(frame.body).map_err(|_| bad())?;
         let number = |digits: std::ops::Range<usize>| {

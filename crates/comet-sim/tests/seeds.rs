@@ -56,6 +56,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
         [sum.coalesced_waits, sum.remote, sum.traced, sum.logic.renewals, sum.logic.departures];
     assert!(counts.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.told_live > 1_000, "{sum}");
+    assert!(sum.kept > 20, "{sum}");
     assert!(sum.lists > 300 && sum.listed > 1_000 && sum.slow > 100, "{sum}");
     assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
     let [too_many, _, no_handle, out_of_memory] = sum.rooms_refused;

@@ -3,15 +3,19 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use comet_push::trace_fields;
+use comet_wire::comet::v1::inspect_client::InspectClient;
 use comet_wire::comet::v1::node_client::NodeClient;
 use comet_wire::comet::v1::push_client::PushClient as Pushes;
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::trace_req::Subject;
 use comet_wire::comet::v1::{
     BlockReq, CancelBroadcastReq, CancelMoveOffReq, ChangeRoomsReply, ChangeRoomsReq, DrainReq,
-    KickReply, KickReq, ListBlocksReq, ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq,
-    TraceReply, TraceReq, UnblockReq, UndrainReq, change_rooms_req, kick_req,
+    HistoryEntry, HistoryReply, HistoryReq, KickReply, KickReq, ListBlocksReq, ListBroadcastsReq,
+    MoveOffReq, NodeStatus, StatusReq, TraceReply, TraceReq, UnblockReq, UndrainReq,
+    change_rooms_req, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
@@ -67,6 +71,7 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
             return trace(&client, subject.clone(), *seconds, ctl.json);
         }
         Order::Broadcasts => broadcasts(&client)?,
+        Order::History { room, before, limit } => history(&client, room, *before, *limit)?,
         Order::Cancel { id } => vec![cancel(&client, *id)?],
     };
     print_all(&records, ctl.json)?;
@@ -194,6 +199,36 @@ fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {
         ]
     });
     Ok(broadcasts.collect())
+}
+
+/// The position of a room, then the pushes on the page.
+fn history(
+    client: &PushClient,
+    room: &str,
+    before: Option<u64>,
+    limit: u32,
+) -> Result<Vec<Record>, PushError> {
+    let request = HistoryReq { room: room.to_owned(), before: before.unwrap_or(0), limit };
+    let reply = client.ask(request, async |channel, request| {
+        InspectClient::new(channel).history(request).await
+    })?;
+    let HistoryReply { epoch, offset, entries, next } = reply;
+    let epoch = epoch.map(|epoch| format!("{epoch:016x}"));
+    let next = (next > 0).then_some(next);
+    let position = vec![("epoch", json!(epoch)), ("offset", offset.into()), ("next", json!(next))];
+    let record = |HistoryEntry { offset, operation, body, age_ms }| {
+        let body = match String::from_utf8(body) {
+            Ok(text) => ("body", text.into()),
+            Err(error) => ("body_base64", STANDARD.encode(error.as_bytes()).into()),
+        };
+        vec![
+            ("offset", Value::from(offset)),
+            ("operation", operation.into()),
+            ("age_ms", age_ms.into()),
+            body,
+        ]
+    };
+    Ok([position].into_iter().chain(entries.into_iter().map(record)).collect())
 }
 
 fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {

@@ -86,15 +86,19 @@ export class Comet {
     /**
      * Begins to connect to a URL like `wss://example.com/sub`.
      *
-     * @throws TypeError if it is no URL, or there is no `WebSocket`.
+     * @throws TypeError if it is no URL of a WebSocket, or there is no `WebSocket`.
      */
     constructor(url: string | URL, options: Options = {}) {
         const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000 } = options;
         if (!WebSocket) {
             throw new TypeError("no WebSocket here: pass one as an option");
         }
+        const { href, protocol } = new URL(url);
+        if (!/^wss?:$/.test(protocol)) {
+            throw new TypeError(`${protocol} is neither ws: nor wss:`);
+        }
         this.#options = options;
-        this.#settings = { url: new URL(url).href, WebSocket, heartbeatMs, timeoutMs };
+        this.#settings = { url: href, WebSocket, heartbeatMs, timeoutMs };
         this.#token = options.token;
         this.#backoff = { baseMs: 1000, maxMs: 60_000, ...options.backoff };
         this.#rooms = new Rooms({
@@ -147,12 +151,18 @@ export class Comet {
     /**
      * Accepts pushes of these operations, beside those that the token names, now and after each reconnect.
      *
-     * @throws RangeError if they are more than 64 in all.
+     * @throws RangeError if one is no 32-bit integer, or they are more than 64 in all.
      */
     subscribe(...operations: number[]): void {
         this.#setOperations(operations, true);
     }
 
+    /**
+     * Accepts pushes of these operations no more, also if the token names them. The 64 latest are remembered after a
+     * reconnect.
+     *
+     * @throws RangeError if one is no 32-bit integer, or they are more than 64.
+     */
     unsubscribe(...operations: number[]): void {
         this.#setOperations(operations, false);
     }
@@ -184,14 +194,26 @@ export class Comet {
     }
 
     #setOperations(operations: number[], accepted: boolean): void {
-        if (new Set([...this.#operations.keys(), ...operations]).size > OPERATIONS_MAX || !operations.every(Number.isInteger)) {
-            throw new RangeError(`operations are whole numbers, ${OPERATIONS_MAX} at most`);
+        const alike = this.#operationsWith(accepted);
+        const all = new Set([...alike, ...operations]);
+        const count = accepted ? all.size : operations.length;
+        if (count > OPERATIONS_MAX || operations.some((operation) => operation !== (operation | 0))) {
+            throw new RangeError(`operations are 32-bit integers, ${OPERATIONS_MAX} at most`);
         }
         const changed = operations.filter((operation) => this.#operations.get(operation) !== accepted);
         for (const operation of changed) {
+            // Set anew, an operation is the latest.
+            this.#operations.delete(operation);
             this.#operations.set(operation, accepted);
         }
+        for (const oldest of this.#operationsWith(accepted).slice(0, -OPERATIONS_MAX)) {
+            this.#operations.delete(oldest);
+        }
         this.#postOperations(changed, accepted);
+    }
+
+    #operationsWith(accepted: boolean): number[] {
+        return [...this.#operations].filter(([, is]) => is === accepted).map(([operation]) => operation);
     }
 
     #postOperations(operations: number[], accepted: boolean): void {
@@ -230,15 +252,20 @@ export class Comet {
     }
 
     #open(token: Token): void {
-        this.#connection = new Connection(this.#settings, bytesOf(token), {
-            authenticated: (reply) => this.#authenticated(reply),
-            frame: (frame) => {
-                if (!this.#rooms.handle(frame) && !isReply(frame.operation)) {
-                    this.#events.emit("message", new Message(frame));
-                }
-            },
-            ended: (end) => this.#ended(end),
-        });
+        try {
+            this.#connection = new Connection(this.#settings, bytesOf(token), {
+                authenticated: (reply) => this.#authenticated(reply),
+                frame: (frame) => {
+                    if (!this.#rooms.handle(frame) && !isReply(frame.operation)) {
+                        this.#events.emit("message", new Message(frame));
+                    }
+                },
+                ended: (end) => this.#ended(end),
+            });
+        } catch (error) {
+            // The page's policy forbids it, or the token cannot be written as JSON.
+            this.#lost(`${error}`);
+        }
     }
 
     #authenticated(reply: AuthReply | undefined): void {
@@ -251,8 +278,7 @@ export class Comet {
                 return;
             }
             for (const accepted of [true, false]) {
-                const operations = [...this.#operations].filter(([, is]) => is === accepted);
-                this.#postOperations(operations.map(([operation]) => operation), accepted);
+                this.#postOperations(this.#operationsWith(accepted), accepted);
             }
             this.#rooms.connected(reply ? 2 : 1);
         }

@@ -11,7 +11,12 @@ export class Emitter<Events> {
     }
 
     emit<Name extends keyof Events>(name: Name, event: Events[Name]): void {
-        for (const listener of this.#listeners.get(name) ?? []) {
+        const listeners = this.#listeners.get(name);
+        // Copied: a listener that is added by another one is not told of this event.
+        for (const listener of [...(listeners ?? [])]) {
+            if (!listeners?.has(listener)) {
+                continue;
+            }
             try {
                 (listener as (event: Events[Name]) => void)(event);
             } catch (error) {

@@ -284,6 +284,55 @@ test("accepted operations are told again after a reconnect", (t) => {
     assert.deepEqual(connection.taken(), [[op.AUTH, "42"], [op.SUBSCRIBE, "1000"], [op.UNSUBSCRIBE, "1001"]]);
     assert.throws(() => comet.subscribe(...Array(64).keys()), RangeError);
     assert.throws(() => comet.subscribe(0.5), RangeError);
+    assert.throws(() => comet.subscribe(2 ** 31), RangeError);
+});
+
+test("only accepted operations count for the bound, and the latest others are remembered", (t) => {
+    const { comet, tick } = rig(t);
+    const connection = accept();
+    for (let operation = 1000; operation < 1100; operation += 1) {
+        comet.subscribe(operation);
+        comet.unsubscribe(operation);
+    }
+    comet.subscribe(...Array(64).keys());
+    connection.end();
+    tick(2000);
+    const [, subscribed, unsubscribed] = accept().taken();
+    assert.deepEqual(subscribed, [op.SUBSCRIBE, [...Array(64).keys()].join()]);
+    assert.deepEqual(unsubscribed, [op.UNSUBSCRIBE, Array.from({ length: 64 }, (_, at) => 1036 + at).join()]);
+});
+
+test("a socket that cannot be made is an attempt that failed", (t) => {
+    let attempts = 0;
+    class Forbidden extends FakeSocket {
+        constructor(url: string) {
+            attempts += 1;
+            if (attempts < 3) {
+                throw new Error("the page's policy forbids it");
+            }
+            super(url);
+        }
+    }
+    const { comet, log, tick } = rig(t, { WebSocket: Forbidden });
+    assert.equal(comet.state, "waiting");
+    tick(60_000);
+    assert.equal(last(log)?.reason, "Error: the page's policy forbids it");
+    tick(60_000);
+    accept();
+    assert.equal(comet.state, "open");
+    assert.throws(() => new Comet("mailto:a@example.com"), TypeError);
+});
+
+test("a listener that is added or taken away amid an event", (t) => {
+    const { comet } = rig(t);
+    const heard: string[] = [];
+    comet.on("message", () => {
+        comet.on("message", (message) => heard.push(`late ${message.text()}`));
+        takeAway();
+    });
+    const takeAway = comet.on("message", (message) => heard.push(message.text()));
+    accept().say([1000, "a"], [1000, "b"]);
+    assert.deepEqual(heard, ["late b"]);
 });
 
 test("what breaks the protocol ends the connection", (t) => {

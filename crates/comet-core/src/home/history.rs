@@ -4,6 +4,7 @@
 //! seed of the shard. So the epoch of a room that was forgotten does not come back, and neither does one of another process.
 
 mod hand_over;
+mod page;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;

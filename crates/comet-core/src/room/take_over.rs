@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_proto::RoomHandle;
+use comet_proto::{Position as Reached, RoomHandle};
 
 use crate::ids::Slot;
 
@@ -10,9 +10,12 @@ use super::{Membership, Position, Room, RoomId, Rooms};
 
 impl Rooms {
     /// Goes on with rooms under their handles, in the place of none. Their homes know of this shard.
-    pub(crate) fn take_over(&mut self, rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32)>) {
+    pub(crate) fn take_over(
+        &mut self,
+        rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32, Option<Reached>)>,
+    ) {
         let Self { rooms: all, names, dirty: _ } = self;
-        all.place(rooms.map(|(handle, name, elsewhere)| {
+        all.place(rooms.map(|(handle, name, elsewhere, reached)| {
             let id = RoomId::of_handle(handle);
             names.insert(Arc::clone(&name), id);
             let room = Room {
@@ -23,6 +26,8 @@ impl Rooms {
                 is_joined: true,
                 offered: 0,
                 is_amid_push: false,
+                reached,
+                next_offset: reached.map_or(0, |reached| reached.offset),
                 elsewhere,
                 is_dirty: false,
             };

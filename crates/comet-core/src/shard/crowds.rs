@@ -297,6 +297,9 @@ impl Shard {
             // All members of that time have left; this is the room of others.
             return (0, true);
         }
+        if !self.rooms[id].is_amid_push {
+            self.begin_offsets(id, batch);
+        }
         let Room { members, offered, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
@@ -318,6 +321,9 @@ impl Shard {
         let is_over = to == room.members.len();
         room.offered = if is_over { 0 } else { to as u32 };
         room.is_amid_push = !is_over;
+        if is_over && let Some(reached) = &mut room.reached {
+            reached.offset = room.next_offset;
+        }
         (to - from, is_over)
     }
 

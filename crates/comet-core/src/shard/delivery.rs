@@ -50,6 +50,13 @@ pub(super) struct JsonFrames {
     event: Option<Encoded>,
 }
 
+impl JsonFrames {
+    /// The push is for event streams.
+    pub(super) fn event(event: Encoded) -> Self {
+        Self { text: None, event: Some(event) }
+    }
+}
+
 impl Items {
     /// `json` is there from an earlier walk.
     pub(super) fn new(chains: &mut Chains, binary: &Encoded, json: &JsonFrames) -> Self {
@@ -292,7 +299,7 @@ impl<'a> Delivery<'a> {
         }
         self.encoding += length / budget::TEXT_BYTES;
         let frame = match form {
-            EVENT_FORM => binary.frame().to_event(self.room.map(|(_, name)| name)),
+            EVENT_FORM => binary.frame().to_event(self.room.map(|(_, name)| name), self.offset),
             _ => binary.frame().to_text(),
         };
         let mut item = self.outboxes.chains.item(frame, true);

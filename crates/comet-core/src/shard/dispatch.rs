@@ -45,6 +45,7 @@ impl Shard {
             Message::Rooms { call } => self.home.rooms.list(call),
             Message::Connections { call, query } => self.begin_listing(call, query),
             Message::Top { call } => self.begin_top(call),
+            Message::History { call, query } => self.report_history(call, &query),
             Message::Drain { over_ms, retry_after_ms } => self.drain(over_ms, retry_after_ms),
             Message::MoveOff { most, over_ms, retry_after_ms } => {
                 self.move_off(most, over_ms, retry_after_ms);

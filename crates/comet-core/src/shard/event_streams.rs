@@ -6,6 +6,7 @@
 //! gone leaves it unacknowledged, for which the kernel ends the connection (`TCP_USER_TIMEOUT`); where it does not read, the
 //! write deadline does.
 
+use comet_proto::sse::LastEventId;
 use comet_proto::{Encoded, Frame, Join, JoinReply, RoomRefusal, VERSION, op, sse};
 
 use crate::ids::Slot;
@@ -27,7 +28,7 @@ impl Shard {
             Ok(Some(request)) => request,
             Err(fault) => return self.refuse_stream(slot, fault.status(), &fault.to_string()),
         };
-        let sse::Request { token, rooms, since: _, cookie, origin } = request;
+        let sse::Request { token, rooms, last_event_id, cookie, origin } = request;
         let origin = origin.as_deref();
         if !self.allows(origin) {
             let sentence =
@@ -51,8 +52,13 @@ impl Shard {
         let held = conn.input_mut();
         held.cookie = cookie;
         held.cors = origin.map(|origin| sse::cors(origin, is_listed));
+        held.has_unknown_id = last_event_id == LastEventId::Unknown;
         for room in rooms {
-            let join = Join { since: None, room: room.as_bytes() }.encode();
+            let since = match &last_event_id {
+                LastEventId::Known(id) => id.position(&room),
+                LastEventId::None | LastEventId::Unknown => None,
+            };
+            let join = Join { since, room: room.as_bytes() }.encode();
             held.bytes.extend_from_slice(request_frame(op::JOIN, &join).for_tcp());
         }
         let auth = request_frame(op::AUTH, token.as_bytes());
@@ -74,15 +80,25 @@ impl Shard {
             op::AUTH_REPLY => {
                 self.counters.event_streams += 1;
                 let conn = &mut self.conns[slot];
-                let cors = conn.input.as_mut().and_then(|input| input.cors.take());
+                let input = conn.input_mut();
+                let cors = input.cors.take();
+                let has_unknown_id = std::mem::take(&mut input.has_unknown_id);
                 conn.shed_input();
-                sse::begin(&cors.unwrap_or_default())
+                let mut begin = sse::begin(&cors.unwrap_or_default());
+                if has_unknown_id {
+                    self.counters.unknown_event_ids += 1;
+                    begin.extend(sse::unknown_id_event());
+                }
+                begin
             }
             op::JOIN_REPLY => {
-                let JoinReply { outcome, room, .. } =
+                let JoinReply { outcome, room, recovered, .. } =
                     JoinReply::decode(body).expect("the shard encoded it");
                 let refused = outcome.err().map(RoomRefusal::label);
-                sse::room_event(&String::from_utf8_lossy(room), refused)
+                let room = String::from_utf8_lossy(room);
+                let keeps = self.context.limits.history_rule(&room).is_some();
+                let recovered = (keeps && refused.is_none()).then_some(recovered);
+                sse::room_event(&room, refused, recovered)
             }
             _ => return,
         };

@@ -319,6 +319,7 @@ fn input_of(input: &Input) -> handed::Input {
         echo: _,
         rooms: _,
         cors: _,
+        has_unknown_id: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
         let (payload, is_text) = fragments.parts();

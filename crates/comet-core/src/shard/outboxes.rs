@@ -86,6 +86,12 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
+    /// Appends to what is sent next to `conn`, which is not in the queue any more.
+    pub(super) fn append_to_send(&mut self, conn: &mut Conn, item: &Item) {
+        self.bytes_queued += conn.transport.bytes(item.frame()).len() as u64;
+        self.chains.append(&mut conn.outbox, item);
+    }
+
     /// Whether some connection has something to send and nothing in flight.
     pub(super) fn has_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -16,7 +16,7 @@ use crate::message::{Message, Push, Recovery};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
-use super::delivery::Walk;
+use super::delivery::{Items, Walk};
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
 
 impl Shard {
@@ -62,13 +62,14 @@ impl Shard {
         &mut self,
         conn: LocalConnId,
         room: Arc<str>,
-        recovery: Option<Box<Recovery>>,
+        mut recovery: Option<Box<Recovery>>,
     ) {
+        let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
         let progress = Progress {
             call: CallId(0),
-            items: self.items(&push),
+            items: Items::new(&mut self.outboxes.chains, &push.frame, &json),
             push,
             tally: Tally::default(),
             answer: Answer::None,
@@ -116,6 +117,7 @@ impl Shard {
         }
         let mut joined = JoinReply::joined(id.handle(), name.as_bytes());
         joined.position = recovery.as_ref().map(|recovery| recovery.position);
+        self.rooms[id].reached = joined.position;
         let missed = recovery.as_ref().and_then(|recovery| recovery.recovered);
         let is_sought = recovery.as_ref().is_some_and(|recovery| recovery.is_sought);
         let has_chunk = recovery.is_some_and(|recovery| recovery.chunk.is_some());

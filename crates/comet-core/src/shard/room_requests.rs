@@ -44,7 +44,7 @@ impl Shard {
             let Some(id) = known else {
                 if self.context.limits.history_rule(name).is_some() {
                     let since = Join::decode(frame.body).and_then(|join| join.since);
-                    let since = since.filter(|_| self.conns[slot].is_protocol_2);
+                    let since = since.filter(|_| self.conns[slot].knows_rooms());
                     return self.join_with_history(slot, name, since, reply);
                 }
                 return self.join(slot, name, reply);

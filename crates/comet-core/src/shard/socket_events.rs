@@ -135,6 +135,10 @@ impl Shard {
                 continue;
             }
             if !conn.outbox.is_sending() {
+                if conn.transport == Transport::EventStream {
+                    self.append_event_id(slot);
+                }
+                let conn = &mut self.conns[slot];
                 if !self.outboxes.chains.start(&mut conn.outbox) {
                     continue;
                 }

@@ -37,7 +37,9 @@ impl Shard {
             .map(|item| chains.arrived_item(item.frame, item.is_push, item.state))
             .collect();
         self.rooms.take_over(
-            rooms.iter().map(|room| (room.handle, Arc::clone(&room.name), room.elsewhere)),
+            rooms
+                .iter()
+                .map(|room| (room.handle, Arc::clone(&room.name), room.elsewhere, room.position)),
         );
         self.counters = counters;
         self.counters.live = connections.len() as u64;
@@ -228,5 +230,6 @@ fn input_from(input: handed::Input) -> Input {
         echo: None,
         rooms: Box::default(),
         cors: None,
+        has_unknown_id: false,
     }
 }

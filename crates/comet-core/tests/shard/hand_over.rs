@@ -5,7 +5,7 @@ mod refused;
 mod story;
 
 use comet_core::{
-    CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Report, Transport,
+    CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Report, Shard, Transport,
 };
 use comet_proto::{Join, JoinReply, Leave, Position, RoomHandle, RoomRefusal, decode, op};
 
@@ -195,7 +195,7 @@ fn homes_know_what_they_knew() {
         for token in ["7/third//", "8/again//", "///", "///"] {
             rig.join(0, token);
         }
-        let sessions: Vec<_> = rig.shards.iter().flat_map(|shard| shard.live_conns()).collect();
+        let sessions: Vec<_> = rig.shards.iter().flat_map(Shard::live_conns).collect();
         let session = |key| sessions.iter().find(|conn| conn.key == key).map(|conn| conn.session);
         assert_eq!((session("third"), session("again")), (Some(3), Some(2)), "{count} shards");
         // The keys of anonymous users are still different.
@@ -211,7 +211,7 @@ fn homes_know_what_they_knew() {
 }
 
 fn keys(rig: &Rig) -> Vec<String> {
-    let keys = rig.shards.iter().flat_map(|shard| shard.keys());
+    let keys = rig.shards.iter().flat_map(Shard::keys);
     let mut keys: Vec<String> = keys.map(|(key, _)| key.to_owned()).collect();
     keys.sort();
     keys
@@ -226,7 +226,7 @@ fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
     rig.feed(upgrading, &UPGRADE[..20]);
     let open = rig.connect(1, Transport::WebSocket);
     rig.ask(open, UPGRADE);
-    let behind: Vec<_> = rig.shards.iter().flat_map(|shard| shard.left_behind()).collect();
+    let behind: Vec<_> = rig.shards.iter().flat_map(Shard::left_behind).collect();
     assert_eq!(behind, [silent, upgrading, open].map(|conn| (conn, LeftBehind::Handshake)));
     for shard in &mut rig.shards {
         shard.close_left_behind(3_000);
@@ -238,7 +238,7 @@ fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
     let text = String::from_utf8_lossy(&rig.take(silent)).into_owned();
     assert!(text.contains("draining; retry_after_ms="), "{text}");
     assert!(rig.take(upgrading).starts_with(b"HTTP/1.1 429 "));
-    let behind: Vec<_> = rig.shards.iter().flat_map(|shard| shard.left_behind()).collect();
+    let behind: Vec<_> = rig.shards.iter().flat_map(Shard::left_behind).collect();
     assert!(behind.iter().all(|&(_, why)| why == LeftBehind::Closing));
     let renamed = rig.upgrade(1);
     assert_eq!(renamed.keys().collect::<Vec<_>>(), [&stays]);
@@ -271,7 +271,7 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
 fn a_shard_says_what_is_under_way() {
     let mut rig = Rig::new(2, Limits::default());
     let conn = rig.join(0, "7/k/r/");
-    assert!(rig.shards.iter().all(|shard| shard.is_quiescent()));
+    assert!(rig.shards.iter().all(Shard::is_quiescent));
     rig.allow(conn, Some(3));
     rig.push_keys(&["k"], 5, b"half of it");
     assert_eq!(rig.shards[0].obstacles().transmits, 1);

@@ -8,6 +8,7 @@ mod corpus;
 mod deadlines;
 mod door;
 mod drain;
+mod event_ids;
 mod event_streams;
 mod goim_faults;
 mod hand_over;

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use comet_core::{Millis, Tally};
 
 use super::CLUSTER_CALLS_MAX;
+#[cfg(doc)]
+use super::UNKNOWN_HOSTS;
 use super::engine::{ClusterCallId, HostName, Part};
 
 /// What the other hosts have made of a push.
@@ -15,15 +17,16 @@ pub struct ClusterOutcome {
     pub tally: Tally,
     /// How many have answered.
     pub hosts: u32,
-    /// Hosts that should have, and did not in time.
+    /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
+    /// for hosts that are not known.
     pub unanswered: Vec<HostName>,
 }
 
 /// Who is to answer.
 pub(super) enum Expected {
     Hosts(Vec<HostName>),
-    /// The first answer says it.
-    Unknown,
+    /// The first answer says which of these. Without one it may have been any.
+    AnyOf(Arc<[HostName]>),
 }
 
 struct Open<C> {
@@ -31,12 +34,22 @@ struct Open<C> {
     room: Option<Arc<str>>,
     /// Hosts that have not answered. `None`: it is not known who they are.
     waiting: Option<Vec<HostName>>,
+    /// Those that they may be, as long as it is not known.
+    candidates: Arc<[HostName]>,
     answered: Vec<HostName>,
     /// Hosts that went before they answered.
     lost: Vec<HostName>,
     tally: Tally,
     deadline: Millis,
     caller: C,
+}
+
+impl<C> Open<C> {
+    /// Hosts that were to answer, or may have been, and have not.
+    fn not_answered(&self) -> impl Iterator<Item = &HostName> {
+        let hosts = self.waiting.as_deref().unwrap_or(&self.candidates);
+        hosts.iter().filter(|host| !self.answered.contains(host))
+    }
 }
 
 pub(super) struct Calls<C> {
@@ -59,22 +72,23 @@ impl<C> Calls<C> {
         (room, expected): (Option<Arc<str>>, Expected),
         caller: C,
     ) -> Option<ClusterCallId> {
-        let waiting = match expected {
+        let (waiting, candidates) = match expected {
             Expected::Hosts(hosts) if hosts.is_empty() => {
                 self.end_unanswered(caller, hosts);
                 return None;
             }
-            Expected::Hosts(hosts) => Some(hosts),
-            Expected::Unknown => None,
+            Expected::Hosts(hosts) => (Some(hosts), Arc::default()),
+            Expected::AnyOf(hosts) => (None, hosts),
         };
         if self.open.len() >= CLUSTER_CALLS_MAX {
-            self.end_unanswered(caller, waiting.unwrap_or_default());
+            self.end_unanswered(caller, waiting.unwrap_or_else(|| candidates.to_vec()));
             return None;
         }
         self.last += 1;
         let call = ClusterCallId(self.last);
         let (answered, lost, tally) = (Vec::new(), Vec::new(), Tally::default());
-        self.open.insert(call, Open { room, waiting, answered, lost, tally, deadline, caller });
+        let open = Open { room, waiting, candidates, answered, lost, tally, deadline, caller };
+        self.open.insert(call, open);
         self.deadlines.insert((deadline, call));
         Some(call)
     }
@@ -110,9 +124,16 @@ impl<C> Calls<C> {
     /// Nobody gets the push.
     pub(super) fn end_without_others(&mut self, call: ClusterCallId) {
         if let Some(open) = self.open.get_mut(&call) {
-            open.waiting = None;
+            open.waiting = Some(Vec::new());
         }
         self.end(call);
+    }
+
+    /// Ends all calls: their answers are lost with the connection.
+    pub(super) fn end_all(&mut self) {
+        let mut calls: Vec<ClusterCallId> = self.open.keys().copied().collect();
+        calls.sort();
+        calls.into_iter().for_each(|call| self.end(call));
     }
 
     /// A push that was not published, so that no part of these hosts will come.
@@ -140,23 +161,19 @@ impl<C> Calls<C> {
         complete.into_iter().for_each(|call| self.end(call));
     }
 
-    /// Ends the calls whose time is over. Calls `silent` for each host that has not answered, with the room that it was to
-    /// have members of.
+    /// Ends the calls whose time is over. Calls `silent` for each host that has not answered, with the room that it was
+    /// known to have members of.
     pub(super) fn end_late(
         &mut self,
         now: Millis,
-        mut silent: impl FnMut(Option<&Arc<str>>, Option<&HostName>),
+        mut silent: impl FnMut(Option<&Arc<str>>, &HostName),
     ) {
         while let Some(&(deadline, call)) = self.deadlines.first()
             && deadline <= now
         {
-            if let Some(Open { room, waiting, .. }) = self.open.get(&call) {
-                match waiting {
-                    Some(hosts) => {
-                        hosts.iter().for_each(|host| silent(room.as_ref(), Some(host)));
-                    }
-                    None => silent(room.as_ref(), None),
-                }
+            if let Some(open) = self.open.get(&call) {
+                let room = open.room.as_ref().filter(|_| open.waiting.is_some());
+                open.not_answered().for_each(|host| silent(room, host));
             }
             self.end(call);
         }
@@ -172,10 +189,10 @@ impl<C> Calls<C> {
 
     fn end(&mut self, call: ClusterCallId) {
         let Some(open) = self.open.remove(&call) else { return };
-        let Open { waiting, answered, lost, tally, deadline, caller, .. } = open;
+        let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
+        let Open { answered, tally, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        let unanswered = waiting.into_iter().flatten().chain(lost).collect();
         self.ended.push_back((caller, ClusterOutcome { tally, hosts, unanswered }));
     }
 }

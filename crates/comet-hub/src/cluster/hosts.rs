@@ -1,6 +1,7 @@
 //! The other hosts that are there.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use comet_core::Millis;
 
@@ -11,6 +12,8 @@ use super::{HOST_TIMEOUT_MS, HOSTS_MAX};
 #[derive(Default)]
 pub(super) struct Hosts {
     seen: BTreeMap<HostName, Millis>,
+    /// Their names, for calls that any of them may answer. `None`: to be made anew.
+    shared: Option<Arc<[HostName]>>,
 }
 
 impl Hosts {
@@ -22,12 +25,22 @@ impl Hosts {
         self.seen.keys()
     }
 
+    /// All names, of which calls under way hold one copy.
+    pub(super) fn shared_names(&mut self) -> Arc<[HostName]> {
+        let Self { seen, shared } = self;
+        Arc::clone(shared.get_or_insert_with(|| seen.keys().cloned().collect()))
+    }
+
     /// `true`: it is new. Beyond [`HOSTS_MAX`] none is.
     pub(super) fn note(&mut self, host: HostName, now: Millis) -> bool {
         if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {
             return false;
         }
-        self.seen.insert(host, now).is_none()
+        let is_new = self.seen.insert(host, now).is_none();
+        if is_new {
+            self.shared = None;
+        }
+        is_new
     }
 
     pub(super) fn knows(&self, host: &HostName) -> bool {
@@ -41,14 +54,17 @@ impl Hosts {
 
     pub(super) fn remove(&mut self, host: &HostName) {
         self.seen.remove(host);
+        self.shared = None;
     }
 
     /// Removes those that have been silent for too long.
     pub(super) fn expire(&mut self, now: Millis) -> Vec<HostName> {
-        self.seen
-            .extract_if(.., |_, seen| seen.after(HOST_TIMEOUT_MS) <= now)
-            .map(|(host, _)| host)
-            .collect()
+        let silent = self.seen.extract_if(.., |_, seen| seen.after(HOST_TIMEOUT_MS) <= now);
+        let silent: Vec<HostName> = silent.map(|(host, _)| host).collect();
+        if !silent.is_empty() {
+            self.shared = None;
+        }
+        silent
     }
 
     pub(super) fn next_expiry(&self) -> Option<Millis> {

@@ -254,6 +254,48 @@ fn without_a_connection_all_known_hosts_are_named() {
 }
 
 #[test]
+fn without_any_answer_all_hosts_that_may_have_members_are_named() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    // `a` has no members, so it waits for the first answer.
+    assert_eq!(world.push("a", room("r")), None);
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").expect("its time is over");
+    assert_eq!((outcome.hosts, outcome.unanswered), (0, vec!["b".into(), "c".into()]));
+    assert_eq!(world.hosts["a"].cluster.counts().silent, 2);
+    // The same if it is taken for dead before the call ends.
+    assert_eq!(world.push("a", room("r")), None);
+    world.event("a", Event::Left { host: "b".into() });
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").expect("its time is over");
+    assert_eq!(outcome.unanswered, vec![HostName::from("b"), "c".into()]);
+}
+
+#[test]
+fn calls_end_with_the_connection_that_their_answers_come_by() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_members("b", "r", 3);
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", room("r")), None);
+    assert_eq!(world.push("a", Target::All), None);
+    world.event("a", Event::Disconnected);
+    for _ in 0..2 {
+        let outcome = world.outcome("a").expect("nobody can answer");
+        assert_eq!(outcome.unanswered, vec![HostName::from("b")]);
+    }
+}
+
+#[test]
+fn without_a_connection_a_host_says_that_it_knows_no_other() {
+    let mut world = World::new(&["a"]);
+    assert_eq!(world.push("a", room("r")), Some(ClusterOutcome::default()), "it is alone");
+    world.event("a", Event::Disconnected);
+    let outcome = world.push("a", room("r")).expect("nothing was published");
+    assert_eq!(outcome.unanswered, vec![HostName::from(UNKNOWN_HOSTS)]);
+}
+
+#[test]
 fn with_pushes_to_all_rooms_every_host_is_to_answer() {
     let mut world = World::with_hosts(&["a", "b", "c"], false);
     world.set_members("c", "r", 4);

@@ -35,7 +35,7 @@ impl<A: Authenticator> Driver<A> {
                 if let Some(conn) = self.shard.handle_accept(listener.transport) {
                     let slot = conn.slot;
                     let tls = listener.tls.as_ref();
-                    let tls = tls.map(|tls| TlsSession::new(tls.config(listener.transport)));
+                    let tls = tls.map(|tls| TlsSession::new(&tls.config(listener.transport)));
                     let needs_address = self.shard.limits().needs_addresses();
                     // The address is a system call away, so it is read only where it decides something.
                     let peer = (needs_address || listener.proxy_from.is_some())

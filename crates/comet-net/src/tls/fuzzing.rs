@@ -82,7 +82,7 @@ impl Pair {
         let name = "a.example".try_into().expect("a name");
         Self {
             client: ClientConnection::new(Arc::clone(client), name).expect("a client"),
-            server: TlsSession::new(Arc::clone(server)),
+            server: TlsSession::new(server),
             budget: TransmitBudget::default(),
             wire: Vec::new(),
             is_intact: true,

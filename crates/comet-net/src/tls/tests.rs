@@ -4,6 +4,7 @@ mod memory;
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use comet_core::Transport;
 use rustls::client::ClientConfig;
@@ -11,7 +12,7 @@ use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::version::{TLS12, TLS13};
-use rustls::{ClientConnection, RootCertStore, SupportedProtocolVersion};
+use rustls::{AlertDescription, ClientConnection, Error, RootCertStore, SupportedProtocolVersion};
 
 use super::*;
 use crate::certificates::tests::{Folder, options};
@@ -49,7 +50,7 @@ impl Pair {
         let tls = Tls::load(&options(std::slice::from_ref(&files), TlsVersion::V1_2)).unwrap();
         Self {
             client: client(&files.0, version),
-            server: TlsSession::new(tls.config(Transport::Tcp)),
+            server: TlsSession::new(&tls.config(Transport::Tcp)),
             received: Vec::new(),
             answered: Vec::new(),
             _folder: Some(folder),
@@ -153,7 +154,7 @@ fn a_long_transmit_is_sent_in_one_piece_within_the_budget_and_else_record_by_rec
             while done < transmit.len() {
                 assert!(pair.server.encrypt(&transmit[done..], &budget));
                 let queued = pair.server.queued.bytes.capacity();
-                let record = RECORD_MAX + RECORD_OVERHEAD_MAX;
+                let record = PLAINTEXT_MAX + SEAL_OVERHEAD_MAX;
                 assert!(has_budget || queued <= record, "{queued} bytes of one record");
                 done += pair.server_sends();
                 sends += 1;
@@ -205,7 +206,58 @@ fn key_updates_are_answered() {
         pair.client.refresh_traffic_keys().unwrap();
         queued = queued.max(pair.server.queued.bytes.len());
     }
-    assert!(queued <= 2 * RECORD_OVERHEAD_MAX, "{queued} bytes");
+    assert!(queued <= 2 * SEAL_OVERHEAD_MAX, "{queued} bytes");
+}
+
+/// rustls must open no record behind the handshake, or the record layer would open it again with
+/// another number.
+#[test]
+fn data_and_a_close_right_behind_the_handshake_arrive() {
+    for version in VERSIONS {
+        for piece in [1, 33, usize::MAX] {
+            let mut pair = Pair::new(version);
+            pair.client.writer().write_all(b"at once").unwrap();
+            while pair.client.is_handshaking() {
+                pair.server_sends();
+                pair.client_sends(piece).unwrap();
+            }
+            pair.server_sends();
+            pair.client.send_close_notify();
+            assert_eq!(pair.client_sends(piece), Ok(ReadSide::Closed), "{version:?} by {piece}");
+            assert_eq!(pair.received, b"at once");
+        }
+        // All of it in one piece.
+        let mut pair = Pair::new(version);
+        pair.client.writer().write_all(b"at once").unwrap();
+        let mut last = Vec::new();
+        while pair.client.is_handshaking() {
+            pair.feed(&mut last).unwrap();
+            pair.server_sends();
+            last = pair.flight();
+        }
+        pair.client.send_close_notify();
+        last.append(&mut pair.flight());
+        let end = pair.feed(&mut last);
+        assert_eq!((end, &pair.received[..]), (Ok(ReadSide::Closed), &b"at once"[..]));
+    }
+}
+
+#[test]
+fn a_fault_in_a_record_gets_its_alert() {
+    for version in VERSIONS {
+        let mut pair = Pair::connected(version);
+        pair.client.writer().write_all(b"data").unwrap();
+        let mut bytes = pair.flight();
+        *bytes.last_mut().unwrap() ^= 1;
+        assert_eq!(pair.feed(&mut bytes).unwrap_err(), "a record that does not decrypt");
+        let alert = pair.server.poll_transmit().expect("an alert").to_vec();
+        pair.client.read_tls(&mut &alert[..]).unwrap();
+        let told = pair.client.process_new_packets().unwrap_err();
+        assert_eq!(told, Error::AlertReceived(AlertDescription::BadRecordMac));
+        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert_eq!(pair.feed(&mut bytes), Ok(ReadSide::Open), "nothing more is read");
+        assert!(pair.server.unprocessed.is_empty());
+    }
 }
 
 #[test]

@@ -62,6 +62,7 @@ pub(super) struct PushCaller {
     /// Requests without a reply.
     asked: VecDeque<Asked>,
     next_id: u32,
+    has_reply: bool,
     pushes: u64,
     pub(super) is_over: bool,
 }
@@ -112,6 +113,7 @@ impl PushCaller {
             incoming: Vec::new(),
             asked: VecDeque::new(),
             next_id: 1,
+            has_reply: false,
             pushes: 0,
             is_over: false,
             limits,
@@ -145,9 +147,9 @@ impl PushCaller {
         (next_call, now): (u64, Millis),
         is_quiet: bool,
     ) {
-        // It may be too late with its first.
-        self.may_be_ended |=
-            self.next_id == 1 && now >= self.connected_at.after(CALLER_FIRST_MS / 2);
+        // It may be too late with its first, which can come in small pieces.
+        let is_first_late = now >= self.connected_at.after(CALLER_FIRST_MS / 2);
+        self.may_be_ended |= !self.has_reply && is_first_late;
         let may_ask = !self.has_erred && !self.socket.has_ended() && self.asked.len() < ASKED_MAX;
         if !is_quiet && may_ask && rng.percent(40) {
             for _ in 0..rng.pick(&[1, 1, 3, 12]) {
@@ -312,6 +314,7 @@ impl PushCaller {
             PushReply::decode(rest, 1 << 20).map_err(|fault| format!("a reply: {fault}"))?
         {
             rest = &rest[length..];
+            self.has_reply = true;
             account.statuses[reply.status as usize] += 1;
             let asked = self.asked.pop_front().ok_or("a reply that nothing asked for")?;
             let (id, status) = (asked.id, reply.status);
@@ -327,8 +330,8 @@ impl PushCaller {
         if !self.is_over {
             return Ok(());
         }
-        // A caller that is ended for a reason may lose the rest of a reply with its connection.
-        let is_cut = !self.incoming.is_empty() && !self.may_be_ended;
+        // Only a caller that takes its replies too slowly loses the rest of one.
+        let is_cut = !self.incoming.is_empty() && self.reads == Reads::Promptly;
         if is_cut && !self.is_finished && !self.socket.has_ended() {
             return Err(format!("the end in the middle of a reply: {:?}", self.incoming));
         }

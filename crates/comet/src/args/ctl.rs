@@ -89,6 +89,17 @@ pub enum Order {
         #[arg(long = "for", global = true, value_name = "TIME", default_value = "60s", value_parser = seconds)]
         seconds: u32,
     },
+    /// Print what a room keeps, the latest push first: its position, then a line for each push
+    History {
+        /// The room
+        room: String,
+        /// Pushes before this offset, such as the `next` of the page before [default: the latest]
+        #[arg(long, value_name = "OFFSET", value_parser = value_parser!(u64).range(1..))]
+        before: Option<u64>,
+        /// How many at most
+        #[arg(long, value_name = "N", default_value_t = 100, value_parser = value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
     /// List the paced broadcasts under way
     Broadcasts,
     /// End a paced broadcast

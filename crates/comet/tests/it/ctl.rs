@@ -29,6 +29,30 @@ fn json_of(server: &Server, order: &[&str]) -> Value {
 }
 
 #[test]
+fn what_a_room_keeps_is_printed() {
+    let server = Server::start(&["history.rules=[{rooms=\"h://\"}]"]);
+    assert_eq!(said(&server, &["history", "h://1"]), "epoch null offset 0 next null\n");
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    for body in ["one", "two", "three"] {
+        push(&caller, To::Room("h://1"), 7, body.as_bytes());
+    }
+    let printed = said(&server, &["history", "h://1", "--limit", "2", "--json"]);
+    let printed: Vec<Value> =
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let [position, three, two] = &printed[..] else { panic!("{printed:?}") };
+    assert_eq!((&position["offset"], &position["next"]), (&json!(3), &json!(2)));
+    assert_eq!(
+        (&three["body"], &two["body"], &two["offset"]),
+        (&json!("three"), &json!("two"), &json!(2))
+    );
+    let printed = said(&server, &["history", "h://1", "--before", "2"]);
+    let (_, push) = printed.trim_end().split_once('\n').unwrap();
+    assert!(push.starts_with("offset 1 operation 7 age_ms ") && push.ends_with(" body one"));
+    let (code, _, stderr) = ctl(&server, &["history", "live://1"]);
+    assert!(code == 1 && stderr.contains("keeps no history"), "{stderr}");
+}
+
+#[test]
 fn an_operator_needs_no_other_tool() {
     let server = Server::start(&[]);
     let mut peers: Vec<_> = (1..=4)

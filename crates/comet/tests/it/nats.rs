@@ -7,8 +7,13 @@ use crate::support::{Server, To, queued, received, until};
 
 /// Two hosts that know each other, called a and b.
 fn two_hosts(nats: &NatsServer) -> [Server; 2] {
+    two_hosts_with(nats, "push.timeout=\"5s\"")
+}
+
+/// The same, with a setting of both.
+fn two_hosts_with(nats: &NatsServer, setting: &str) -> [Server; 2] {
     let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-    let sets = |id| [servers.clone(), format!("server.id={id:?}")];
+    let sets = |id| [servers.clone(), format!("server.id={id:?}"), setting.to_owned()];
     let [of_a, of_b] = ["a", "b"].map(sets);
     let a = Server::start(&of_a.each_ref().map(String::as_str));
     let b = Server::start_another(&of_b.each_ref().map(String::as_str));
@@ -117,6 +122,20 @@ fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
     }
 }
 
+/// Here are no members, so nothing says who would have to answer.
+#[test]
+fn a_push_that_nobody_answers_names_all_hosts_that_may_have_members() {
+    let Some(nats) = NatsServer::start(&[]) else { return };
+    let [a, b] = two_hosts_with(&nats, "push.timeout=\"300ms\"");
+    let mut there = client(&b, 2, "r");
+    until_known(&a, "r", 1);
+    nats.pause(true);
+    let ledger = a.push(To::Room("r"), 5, b"late");
+    nats.pause(false);
+    assert_eq!((ledger.matched, ledger.unanswered), (0, vec!["b".to_owned()]));
+    assert_eq!(next(&mut there), b"late");
+}
+
 #[test]
 fn a_host_that_ends_is_waited_for_by_nobody() {
     let Some(nats) = NatsServer::start(&[]) else { return };
@@ -136,7 +155,9 @@ fn a_host_starts_without_nats_and_joins_the_others_when_it_comes() {
     let sets = [&*servers, "nats.user=\"u\"", "nats.password=\"secret\"", "server.id=\"a\""];
     let a = Server::start(&sets);
     let mut client = client(&a, 1, "r");
-    assert_eq!(a.push(To::Room("r"), 5, b"alone"), queued(1));
+    let mut ledger = a.push(To::Room("r"), 5, b"alone");
+    assert_eq!(std::mem::take(&mut ledger.unanswered), ["*"], "there may be others");
+    assert_eq!(ledger, queued(1));
     assert_eq!(next(&mut client), b"alone");
     nats.restart();
     a.until("comet_cluster_connected", 1);

@@ -38,6 +38,13 @@ impl NatsServer {
         self.process.wait().unwrap();
     }
 
+    /// Lets the process run no more, with all its connections open, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        let signal = if is_paused { "-STOP" } else { "-CONT" };
+        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+    }
+
     /// Begins anew at the same address.
     pub(crate) fn restart(&mut self) {
         self.process = run(self.address, &self.arguments).unwrap();

@@ -101,11 +101,73 @@ fn curl_reads_an_event_stream_over_tls() {
 fn a_request_that_is_refused_has_a_status_and_is_counted() {
     let server = Server::start(&[]);
     let url = format!("http://{}/sse", server.address(Transport::WebSocket));
-    let id = ["--header", "Last-Event-ID: nonsense"];
-    let Some(curl) = Curl::start(&id, &url) else { return };
-    assert_eq!(curl.next(), "HTTP/1.1 400 Bad Request");
-    server.until("comet_closed_total{reason=\"bad_upgrade\"}", 1);
     let Some(curl) = Curl::start(&["--data", "x"], &url) else { return };
     assert_eq!(curl.next(), "HTTP/1.1 405 Method Not Allowed");
-    server.until("comet_closed_total{reason=\"bad_upgrade\"}", 2);
+    server.until("comet_closed_total{reason=\"bad_upgrade\"}", 1);
+}
+
+/// The id of the next block, which has no event.
+#[track_caller]
+fn next_id(curl: &Curl) -> String {
+    let block = curl.block();
+    let [line] = &block[..] else { panic!("{block:?}") };
+    line.strip_prefix("id: ").unwrap_or_else(|| panic!("{line}")).to_owned()
+}
+
+#[test]
+fn a_stream_that_names_its_last_event_gets_what_it_missed() {
+    let server = Server::start(&[r#"history.rules=[{rooms="h://"}]"#]);
+    let query = "/sse?token=%7B%22mid%22%3A1%7D&rooms=h%3A%2F%2Fa,h%3A%2F%2Fb,plain";
+    let url = format!("http://{}{query}", server.address(Transport::WebSocket));
+    let object = |room: &str, offset: u64| {
+        format!(r#"{{"ver":1,"op":5,"seq":0,"room":"{room}","offset":{offset},"body":{offset}}}"#)
+    };
+    let Some(curl) = Curl::start(&["--header", "Last-Event-ID: nonsense"], &url) else { return };
+    assert_eq!(curl.block()[0], "HTTP/1.1 200 OK");
+    assert_eq!(curl.block(), ["retry: 3000"]);
+    let warning = curl.block();
+    assert!(warning[1].contains(r#""warning":"unknown_last_event_id""#), "{warning:?}");
+    // Ids may come between the rooms, as the server sends them.
+    let mut rooms = Vec::new();
+    while rooms.len() < 3 {
+        rooms.extend(curl.block().into_iter().filter(|line| line.starts_with("data: ")));
+    }
+    let lost = r#","recovered":false"#;
+    assert_eq!(rooms, [room_line("h://a", lost), room_line("h://b", lost), room_line("plain", "")]);
+    assert_eq!(server.push(To::Room("h://a"), 5, b"1"), queued(1));
+    let mut block = curl.block();
+    while block[0].starts_with("id: ") {
+        block = curl.block();
+    }
+    assert_eq!(block, [format!("data: [{}]", object("h://a", 1))]);
+    let id = next_id(&curl);
+    drop(curl);
+    server.until("comet_connections", 0);
+    server.push(To::Room("h://a"), 5, b"2");
+    server.push(To::Room("h://b"), 5, b"1");
+    server.push(To::Room("h://b"), 5, b"2");
+
+    let by_header = Curl::start(&["--header", &format!("Last-Event-ID: {id}")], &url).unwrap();
+    let by_query = Curl::start(&[], &format!("{url}&last_event_id={id}")).unwrap();
+    for curl in [by_header, by_query] {
+        let mut blocks = Vec::new();
+        while blocks.len() < 7 {
+            blocks.extend(Some(curl.block()).filter(|block| !block[0].starts_with("id: ")));
+        }
+        let lines: Vec<_> = blocks[2..].iter().filter_map(|block| block.last()).collect();
+        let all = [
+            room_line("h://a", r#","recovered":1"#),
+            format!("data: [{}]", object("h://a", 2)),
+            room_line("h://b", r#","recovered":2"#),
+            format!("data: [{},{}]", object("h://b", 1), object("h://b", 2)),
+            room_line("plain", ""),
+        ];
+        assert_eq!(lines, all.iter().collect::<Vec<_>>());
+    }
+    assert_eq!(server.metric("comet_recovered_total"), 4);
+    assert_eq!(server.metric("comet_unknown_event_ids_total"), 1);
+}
+
+fn room_line(room: &str, recovered: &str) -> String {
+    format!(r#"data: {{"room":"{room}"{recovered}}}"#)
 }

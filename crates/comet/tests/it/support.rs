@@ -181,11 +181,13 @@ pub(crate) struct Metrics(HashMap<String, u64>);
 impl Metrics {
     pub(crate) fn read(stat: SocketAddr) -> Self {
         let mut page = String::new();
-        // On a loaded machine a core may take longer than a page waits for it.
+        // On a loaded machine a core may take longer than a page waits for it, and its samples are left out.
         until("the cores to answer", || {
             let (status, text) = get(stat, "/metrics");
             page = text;
-            status == 200
+            let is_silent =
+                |line: &str| line.starts_with("comet_core_answers{") && line.ends_with(" 0");
+            status == 200 && !page.lines().any(is_silent)
         });
         let samples = page.lines().filter(|line| !line.starts_with('#')).filter_map(|line| {
             let (name, value) = line.rsplit_once(' ').expect("a sample has a value");

@@ -1,0 +1,84 @@
+//! Ids of events: the positions of the rooms of an event stream, and the pushes that a stream missed.
+//!
+//! An event is the same for all streams, which are in different rooms. So an id is no part of it: a block without an event
+//! goes behind what one send has, and names the positions of all rooms of that stream. A client that reads only a part of the
+//! send keeps the id before, and gets some pushes twice.
+
+use std::sync::Arc;
+
+use comet_proto::event_id::id_block;
+use comet_proto::{Encoded, Frame, Position, RoomPush, VERSION, op};
+
+use crate::conn::Conn;
+use crate::ids::{LocalConnId, Slot};
+use crate::message::Recovery;
+use crate::room::{Membership, RoomId};
+use crate::state::ConnState;
+use crate::transport::Transport;
+
+use super::Shard;
+use super::delivery::JsonFrames;
+use super::push_task::Progress;
+
+impl Shard {
+    /// Puts an id behind what waits for a stream, before it is sent.
+    pub(super) fn append_event_id(&mut self, slot: Slot) {
+        let conn = &self.conns[slot];
+        // An id without a room that it is about to enter would forget where that room was.
+        let enters_rooms = conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty());
+        if !matches!(conn.state, ConnState::Live) || enters_rooms || conn.outbox.is_empty() {
+            return;
+        }
+        let first = Some(conn.room).filter(|membership| membership.room().is_some());
+        let rooms = first.into_iter().chain(self.further_rooms.of(slot).iter().copied());
+        let positions = rooms.filter_map(|membership| self.position_of(membership));
+        if let Some(block) = id_block(positions) {
+            let item = self.outboxes.bytes_reply(Encoded::verbatim(&block));
+            self.outboxes.append_to_send(&mut self.conns[slot], &item);
+        }
+    }
+
+    /// Up to where a member has the pushes of its room.
+    fn position_of(&self, membership: Membership) -> Option<(&str, Position)> {
+        let room = &self.rooms[membership.id()];
+        Some((&room.name, room.reached_by(membership)?))
+    }
+
+    /// `batch` is about to be offered to the members of a room, from the first on.
+    pub(super) fn begin_offsets(&mut self, room: RoomId, batch: &[Progress]) {
+        let room = &mut self.rooms[room];
+        if let Some(reached) = room.reached {
+            let offsets = batch.iter().map(|progress| progress.push.offset);
+            room.next_offset = offsets.fold(reached.offset, u64::max);
+        }
+    }
+
+    /// What an event stream missed, as an event: the home has encoded it for other clients. Where that would be too long, nothing
+    /// is recovered.
+    pub(super) fn missed_event(
+        &mut self,
+        conn: LocalConnId,
+        room: &Arc<str>,
+        recovery: &mut Option<Box<Recovery>>,
+    ) -> JsonFrames {
+        let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
+        let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
+            return JsonFrames::default();
+        };
+        let Some(missed) = chunk.as_ref().filter(|_| self.conns.get(conn).is_some_and(is_stream))
+        else {
+            return JsonFrames::default();
+        };
+        if missed.for_tcp().len() > self.context.limits.text_push_max {
+            (*recovered, *chunk) = (None, None);
+            return JsonFrames::default();
+        }
+        let (frame, _) = comet_proto::decode(missed.for_tcp(), usize::MAX)
+            .ok()
+            .flatten()
+            .expect("a recovery is a whole frame");
+        let push = RoomPush::decode(frame.body).expect("a recovery is a push to a room");
+        let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: push.body };
+        JsonFrames::event(Encoded::frame(&run).to_event(Some(room), push.offset))
+    }
+}

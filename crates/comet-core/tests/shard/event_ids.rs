@@ -1,0 +1,150 @@
+//! Ids of the events of rooms that keep a history, and what a stream gets that names one.
+
+use comet_core::{Budget, ConnId, HistoryRule, Limits, Message, Transport};
+use comet_proto::op;
+
+use crate::event_streams::{HEAD, ask, event, open, request, take};
+use crate::rig::{Rig, frame, push as push_of, room_at};
+
+fn rig(pushes: u32) -> Rig {
+    let rule = HistoryRule { prefix: "r".into(), pushes, bytes: 1 << 20, age_ms: 60_000 };
+    Rig::new(2, Limits { history_rules: [rule].into(), ..Limits::default() })
+}
+
+/// What a stream was sent without its ids, and the last of them.
+fn split(told: &str) -> (String, Option<String>) {
+    let (mut events, mut id) = (String::new(), None);
+    for block in told.split_inclusive("\n\n") {
+        match block.strip_prefix("id: ") {
+            Some(block) => id = Some(block.trim_end().to_owned()),
+            None => events += block,
+        }
+    }
+    (events, id)
+}
+
+fn in_room(room: &str, recovered: &str) -> String {
+    format!("event: room\ndata: {{\"room\":\"{room}\"{recovered}}}\n\n")
+}
+
+fn push_event(room: &str, offset: u64) -> String {
+    event(&object(room, offset))
+}
+
+fn object(room: &str, offset: u64) -> String {
+    format!(r#"{{"ver":1,"op":5,"seq":0,"room":"{room}","offset":{offset},"body":{offset}}}"#)
+}
+
+/// Pushes whose bodies are their offsets.
+fn push(rig: &mut Rig, room: &str, offsets: std::ops::RangeInclusive<u64>) {
+    offsets.for_each(|offset| _ = rig.push_room(room, 5, offset.to_string().as_bytes()));
+}
+
+fn reopen(rig: &mut Rig, shard: u16, query: &str, id: &str) -> (String, Option<String>) {
+    let conn = rig.connect(shard, Transport::WebSocket);
+    let header = format!("Last-Event-ID: {id}\r\n");
+    split(&ask(rig, conn, &request(query, &header)))
+}
+
+#[test]
+fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
+    let mut rig = rig(3);
+    let (one, other) = (room_at(0), room_at(1));
+    let query = format!("?token=7/k//&rooms={one},{other},plain");
+    let (conn, told) = open(&mut rig, 0, &query);
+    let lost = ",\"recovered\":false";
+    let rooms = [in_room(&one, lost), in_room(&other, lost), in_room("plain", "")].concat();
+    // There is no id before all rooms are entered.
+    let (events, start) = split(&told);
+    assert!(
+        told.matches("id: ").count() == 1
+            && told.ends_with(&format!("{}\n\n", start.as_ref().unwrap()))
+    );
+    assert_eq!(events, format!("{HEAD}{rooms}"));
+    push(&mut rig, &one, 1..=1);
+    let (events, id) = split(&take(&mut rig, conn));
+    assert_eq!(events, push_event(&one, 1));
+    assert_ne!(id, start);
+    rig.hang_up(conn);
+    push(&mut rig, &one, 2..=3);
+    let run = [frame(5, 0, b"1"), frame(5, 0, b"2")].concat();
+    rig.push_room(&other, op::RAW, &run);
+
+    let missed = [
+        HEAD.to_owned(),
+        in_room(&one, ",\"recovered\":2"),
+        event(&format!("{},{}", object(&one, 2), object(&one, 3))),
+        in_room(&other, ",\"recovered\":2"),
+        event(&format!("{},{}", object(&other, 1), object(&other, 2))),
+        in_room("plain", ""),
+    ]
+    .concat();
+    let (events, last) = reopen(&mut rig, 1, &query, id.as_deref().unwrap());
+    assert_eq!(events, missed);
+    // Nothing is missing behind the id that follows, which is in the query of a page that has no header.
+    let by_query = format!("{query}&last_event_id={}", last.unwrap());
+    let (_, told) = open(&mut rig, 0, &by_query);
+    let nothing = [in_room(&one, ",\"recovered\":0"), in_room(&other, ",\"recovered\":0")].concat();
+    assert_eq!(split(&told).0, format!("{HEAD}{nothing}{}", in_room("plain", "")));
+    // The header of a browser is newer than the query with which it connected first; and the room does not keep all since.
+    push(&mut rig, &one, 4..=4);
+    let (events, _) = reopen(&mut rig, 0, &by_query, &start.unwrap());
+    assert!(events.starts_with(&format!("{HEAD}{}", in_room(&one, lost))), "{events}");
+    let recoveries = rig.shards.iter().map(|shard| shard.counters().recoveries);
+    let [lost, recovered] =
+        recoveries.reduce(|one, other| [one[0] + other[0], one[1] + other[1]]).unwrap();
+    assert_eq!((lost, recovered), (1, 5));
+}
+
+#[test]
+fn an_id_that_no_server_has_sent_is_named_and_counted() {
+    let mut rig = rig(3);
+    let room = room_at(0);
+    let query = format!("?token=7///&rooms={room}");
+    let warning = "event: warning\ndata: {\"warning\":\"unknown_last_event_id\",\"message\":\"The last event ID is \
+        no id of an event of this server.\"}\n\n";
+    for (number, id) in ["nonsense", "1", "1AAAA", "0123456789abcdef-7"].into_iter().enumerate() {
+        let (events, _) = reopen(&mut rig, 0, &query, id);
+        let told = in_room(&room, ",\"recovered\":false");
+        assert_eq!(events, format!("{HEAD}{warning}{told}"), "{id}");
+        assert_eq!(rig.shards[0].counters().unknown_event_ids, number as u64 + 1);
+    }
+    let (events, _) = reopen(&mut rig, 0, &query, "");
+    assert!(!events.contains("warning"), "{events}");
+    assert_eq!(rig.shards[0].counters().recoveries, [0, 0]);
+}
+
+/// A push goes to a crowd in slices. Its first members have it, and their ids say so; those of the others do not.
+#[test]
+fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
+    let rule = HistoryRule { prefix: "r".into(), pushes: 9, bytes: 1 << 20, age_ms: 60_000 };
+    let limits = Limits {
+        history_rules: [rule].into(),
+        crowd_slice: 2,
+        crowd_above: 2,
+        ..Limits::default()
+    };
+    let mut rig = Rig::new(1, limits);
+    let query = "?token=0///&rooms=r";
+    let streams: Vec<ConnId> = (0..4).map(|_| open(&mut rig, 0, query).0).collect();
+    let before = split(&open(&mut rig, 0, query).1).1.unwrap();
+    let (call, last) = (rig.call(), streams[3].local());
+    let shard = &mut rig.shards[0];
+    shard.handle_message(Message::PushRoom { call, room: "r".into(), push: push_of(5, b"1") });
+    shard.handle_pushes(&mut Budget::slice(), |_| None);
+    shard.handle_crowds().expect("a slice");
+    // One of the others gets a push of its own.
+    shard.handle_message(Message::DeliverConns { call, conns: vec![last], push: push_of(6, b"2") });
+    shard.handle_pushes(&mut Budget::slice(), |_| None);
+    let mut told = std::collections::BTreeMap::new();
+    while let Some(transmit) = shard.poll_transmit() {
+        let bytes = transmit.slices.collect::<Vec<_>>().concat();
+        told.insert(transmit.conn, split(&String::from_utf8(bytes).unwrap()));
+    }
+    let [first, second, _, last] = streams[..] else { panic!() };
+    assert_eq!(told.keys().copied().collect::<Vec<_>>(), [first, second, last]);
+    assert_eq!(told[&first].0, push_event("r", 1));
+    assert_eq!(told[&first].1, told[&second].1);
+    assert_ne!(told[&first].1, Some(before.clone()));
+    assert!(told[&last].0.contains("\"op\":6") && told[&last].1 == Some(before));
+}

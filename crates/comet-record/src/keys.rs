@@ -1,0 +1,203 @@
+//! The key of one direction: its schedule and its limits.
+
+use ring::aead::{self, LessSafeKey, NONCE_LEN, UnboundKey};
+use ring::hkdf;
+use zeroize::Zeroize;
+
+/// The longest key, of AES-256 and ChaCha20.
+pub(crate) const KEY_LEN_MAX: usize = 32;
+/// The longest traffic secret, of SHA-384.
+pub(crate) const SECRET_LEN_MAX: usize = 48;
+/// Most records that one key of AES-GCM seals (RFC 8446, section 5.5, rounded down).
+const AES_GCM_RECORDS_MAX: u64 = 1 << 24;
+/// Records of these that are left for a `KeyUpdate` and an alert.
+const RESERVED_RECORDS: u64 = 4;
+
+/// A version of TLS.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Version {
+    /// TLS 1.2.
+    Tls12,
+    /// TLS 1.3.
+    Tls13,
+}
+
+/// The cipher of a suite.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Aead {
+    /// `AES_128_GCM`, with TLS 1.3 beside SHA-256.
+    Aes128Gcm,
+    /// `AES_256_GCM`, with TLS 1.3 beside SHA-384.
+    Aes256Gcm,
+    /// `CHACHA20_POLY1305`, with TLS 1.3 beside SHA-256.
+    ChaCha20Poly1305,
+}
+
+/// What of a cipher suite matters after the handshake.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Suite {
+    /// The version of TLS.
+    pub version: Version,
+    /// The cipher.
+    pub aead: Aead,
+}
+
+impl Suite {
+    pub(crate) fn key_len(self) -> usize {
+        self.algorithm().key_len()
+    }
+
+    /// The length of a traffic secret of TLS 1.3.
+    pub(crate) fn secret_len(self) -> usize {
+        match self.aead {
+            Aead::Aes256Gcm => 48,
+            Aead::Aes128Gcm | Aead::ChaCha20Poly1305 => 32,
+        }
+    }
+
+    /// The part of the nonce that each record carries: AES-GCM with TLS 1.2 alone.
+    pub(crate) fn explicit_nonce_len(self) -> usize {
+        match (self.version, self.aead) {
+            (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => 8,
+            _ => 0,
+        }
+    }
+
+    /// The number of the first record that is not application data any more: what a key still seals from there on is
+    /// a `KeyUpdate` or an alert.
+    pub(crate) fn data_records_max(self) -> u64 {
+        let most = match self.aead {
+            Aead::Aes128Gcm | Aead::Aes256Gcm => AES_GCM_RECORDS_MAX,
+            Aead::ChaCha20Poly1305 => u64::MAX,
+        };
+        most - RESERVED_RECORDS
+    }
+
+    fn algorithm(self) -> &'static aead::Algorithm {
+        match self.aead {
+            Aead::Aes128Gcm => &aead::AES_128_GCM,
+            Aead::Aes256Gcm => &aead::AES_256_GCM,
+            Aead::ChaCha20Poly1305 => &aead::CHACHA20_POLY1305,
+        }
+    }
+
+    fn hkdf(self) -> hkdf::Algorithm {
+        match self.aead {
+            Aead::Aes256Gcm => hkdf::HKDF_SHA384,
+            Aead::Aes128Gcm | Aead::ChaCha20Poly1305 => hkdf::HKDF_SHA256,
+        }
+    }
+}
+
+/// The key of one direction, and how many records it has protected.
+#[derive(Clone)]
+pub(crate) struct Direction {
+    /// The number of the next record.
+    pub(crate) sequence: u64,
+    /// The traffic secret of TLS 1.3, from which the next one comes; unused with TLS 1.2. As long as the suite says.
+    secret: [u8; SECRET_LEN_MAX],
+    /// As long as the suite says. The schedule of the cipher is computed for each record: it is more than twice as
+    /// long as the rest of a session, and most sessions are idle.
+    key: [u8; KEY_LEN_MAX],
+    iv: [u8; NONCE_LEN],
+}
+
+impl Direction {
+    /// Of TLS 1.3.
+    pub(crate) fn of_secret(suite: Suite, secret: &[u8], sequence: u64) -> Self {
+        debug_assert_eq!(suite.version, Version::Tls13);
+        let mut direction = Self {
+            sequence,
+            secret: padded(&secret[..suite.secret_len()]),
+            key: [0; KEY_LEN_MAX],
+            iv: [0; NONCE_LEN],
+        };
+        direction.derive(suite);
+        direction
+    }
+
+    /// Of TLS 1.2.
+    pub(crate) fn of_key(suite: Suite, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64) -> Self {
+        debug_assert_eq!(suite.version, Version::Tls12);
+        Self { sequence, secret: [0; SECRET_LEN_MAX], key: padded(&key[..suite.key_len()]), iv }
+    }
+
+    pub(crate) fn secret(&self, suite: Suite) -> &[u8] {
+        &self.secret[..suite.secret_len()]
+    }
+
+    pub(crate) fn key(&self, suite: Suite) -> &[u8] {
+        &self.key[..suite.key_len()]
+    }
+
+    pub(crate) fn iv(&self) -> &[u8; NONCE_LEN] {
+        &self.iv
+    }
+
+    /// Goes on with the next traffic secret (RFC 8446, section 7.2).
+    pub(crate) fn update(&mut self, suite: Suite) {
+        let mut next = [0; SECRET_LEN_MAX];
+        let len = suite.secret_len();
+        expand_label(suite, self.secret(suite), b"traffic upd", &mut next[..len]);
+        self.secret = next;
+        next.zeroize();
+        self.sequence = 0;
+        self.derive(suite);
+    }
+
+    /// Key and IV of the secret (RFC 8446, section 7.3).
+    fn derive(&mut self, suite: Suite) {
+        let (secret, key_len) = (&self.secret[..suite.secret_len()], suite.key_len());
+        expand_label(suite, secret, b"key", &mut self.key[..key_len]);
+        expand_label(suite, secret, b"iv", &mut self.iv);
+    }
+
+    pub(crate) fn cipher(&self, suite: Suite) -> LessSafeKey {
+        let key = UnboundKey::new(suite.algorithm(), self.key(suite));
+        LessSafeKey::new(key.expect("the key is as long as the suite says"))
+    }
+
+    /// The nonce of the next record (RFC 8446, section 5.3). With AES-GCM and TLS 1.2 its last eight bytes are the
+    /// explicit part of records that we seal.
+    pub(crate) fn nonce(&self) -> [u8; NONCE_LEN] {
+        let mut nonce = self.iv;
+        for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
+            *byte ^= number;
+        }
+        nonce
+    }
+}
+
+impl Drop for Direction {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+        self.key.zeroize();
+        self.iv.zeroize();
+    }
+}
+
+fn padded<const LEN: usize>(bytes: &[u8]) -> [u8; LEN] {
+    let mut padded = [0; LEN];
+    padded[..bytes.len()].copy_from_slice(bytes);
+    padded
+}
+
+struct OutputLen(usize);
+
+impl hkdf::KeyType for OutputLen {
+    fn len(&self) -> usize {
+        self.0
+    }
+}
+
+/// `HKDF-Expand-Label` with an empty context (RFC 8446, section 7.1).
+fn expand_label(suite: Suite, secret: &[u8], label: &[u8], out: &mut [u8]) {
+    let len = u16::try_from(out.len()).expect("keys are short").to_be_bytes();
+    let label_len = [u8::try_from(6 + label.len()).expect("labels are short")];
+    let secret = hkdf::Prk::new_less_safe(suite.hkdf(), secret);
+    let info = [&len[..], &label_len, b"tls13 ", label, &[0]];
+    secret
+        .expand(&info, OutputLen(out.len()))
+        .and_then(|key| key.fill(out))
+        .expect("keys are shorter than what HKDF gives");
+}
