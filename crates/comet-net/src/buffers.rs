@@ -39,11 +39,22 @@ impl Buffers {
         // come when traffic is highest.
         let memory = vec![1; usize::from(count) * size].into_boxed_slice();
         let mut buffers = Self { ring, ring_layout, memory, count, size, tail: 0 };
-        for buffer in (0..count).map(BufferId) {
-            buffers.offer(buffer);
-        }
-        buffers.publish();
+        buffers.offer_all();
         buffers
+    }
+
+    /// As after [`Buffers::new`], but that none is offered. The kernel must not have the ring.
+    pub(crate) fn reset(&mut self) {
+        self.tail = 0;
+        self.publish();
+    }
+
+    /// Offers all, and publishes that.
+    pub(crate) fn offer_all(&mut self) {
+        for buffer in (0..self.count).map(BufferId) {
+            self.offer(buffer);
+        }
+        self.publish();
     }
 
     /// Address and number of entries, for registration.

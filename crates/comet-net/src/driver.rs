@@ -7,6 +7,7 @@
 mod accept_pace;
 mod callers;
 mod exchange;
+mod freeze;
 mod receive;
 mod send;
 mod sleep;
@@ -23,10 +24,12 @@ use callers::Callers;
 use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender};
+use freeze::Outcome;
 
 use crate::buffers::Buffers;
 use crate::close_log::CloseLog;
 use crate::ids::ListenerIndex;
+use crate::orders::OrderQueue;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::Sockets;
@@ -60,8 +63,8 @@ pub(crate) struct Driver<A> {
     /// descriptors would fail and log in every turn.
     rearm_accepts_at: Instant,
     accept_pace: AcceptPace,
-    /// Sockets whose multishot receive ended because no receive buffer was free.
-    out_of_buffers: Vec<Slot>,
+    /// Sockets whose multishot receive ended because no receive buffer was free, or in a freeze.
+    to_receive: Vec<Slot>,
     /// Connections whose TLS handshake has input to process.
     pending_handshakes: VecDeque<ConnId>,
     /// The completions of a turn; kept for its memory.
@@ -86,6 +89,13 @@ pub(crate) struct Driver<A> {
     turn_end: Instant,
     close_log: CloseLog,
     stop: Arc<AtomicBool>,
+    orders: OrderQueue,
+    /// Nothing is submitted: see [`freeze`].
+    is_frozen: bool,
+    /// An upgrade has begun: no more clients are accepted.
+    is_leaving: bool,
+    /// Connections whose ciphertext waits for the thaw.
+    ciphertext_waits: Vec<Slot>,
 }
 
 impl<A: Authenticator> Driver<A> {
@@ -94,6 +104,7 @@ impl<A: Authenticator> Driver<A> {
         endpoints: MeshEndpoints,
         authenticator: A,
         stop: Arc<AtomicBool>,
+        orders: OrderQueue,
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
         let mut ring = Ring::new(settings.ring_entries, &buffers)?;
@@ -104,13 +115,19 @@ impl<A: Authenticator> Driver<A> {
         {
             log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
         }
+        let is_frozen = settings.arrived.is_some();
+        let mut listeners_to_rearm = Vec::new();
         for (index, listener) in (0..).map(ListenerIndex).zip(&settings.listeners) {
-            ring.accept(listener.socket.as_raw_fd(), index);
+            if is_frozen {
+                listeners_to_rearm.push(index);
+            } else {
+                ring.accept(listener.socket.as_raw_fd(), index);
+            }
         }
         ring.submit();
         let now = Millis(settings.epoch.elapsed().as_millis() as u64);
         endpoints.pulse.beat(now.0);
-        Ok(Self {
+        let mut driver = Self {
             shard: Shard::new(&settings.shard, now),
             authenticator,
             ring,
@@ -118,11 +135,11 @@ impl<A: Authenticator> Driver<A> {
             sockets: Sockets::default(),
             tls_budget: TransmitBudget::default(),
             listeners: settings.listeners,
-            listeners_to_rearm: Vec::new(),
+            listeners_to_rearm,
             rearm_accepts_at: settings.epoch,
             accept_pace: AcceptPace::new(settings.epoch),
             callers: Callers::new(settings.caller_listeners, settings.epoch),
-            out_of_buffers: Vec::new(),
+            to_receive: Vec::new(),
             pending_handshakes: VecDeque::new(),
             completions: Vec::new(),
             inbox: endpoints.inbox,
@@ -141,13 +158,24 @@ impl<A: Authenticator> Driver<A> {
             turn_end: settings.epoch,
             close_log: CloseLog::default(),
             stop,
-        })
+            orders,
+            is_frozen,
+            is_leaving: is_frozen,
+            ciphertext_waits: Vec::new(),
+        };
+        if let Some(arrived) = settings.arrived {
+            driver.adopt(arrived);
+        }
+        Ok(driver)
     }
 
     /// Runs turns until the core is stopped. The order of the steps is part of the design; see "The
     /// driver's turn" in docs/ARCHITECTURE.md.
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
+            if self.serve_orders() == Outcome::Released {
+                return;
+            }
             let begin = Instant::now();
             self.turn_end = begin + TURN_TIME;
             self.update_time(begin);

@@ -43,6 +43,11 @@ impl ProtocolLayers {
         })
     }
 
+    /// For a connection whose PROXY header another process has read; `None` if it had none.
+    pub(crate) fn with_peer(peer: Option<SocketAddr>) -> Option<Box<Self>> {
+        peer.map(|peer| Box::new(Self { header: None, peer: Some(peer), tls: None }))
+    }
+
     /// The peer's address, if a PROXY header had one.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.proxy.as_ref()?.peer

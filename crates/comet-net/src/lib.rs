@@ -17,6 +17,7 @@ mod driver;
 mod ids;
 mod layers;
 mod listen;
+mod orders;
 mod peer_name;
 mod probe;
 mod ring;
@@ -25,11 +26,12 @@ mod sockets;
 mod steer;
 mod tls;
 
-pub use self::core::{Core, CoreStartError};
+pub use self::core::{Core, CoreStartError, Pending};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
 pub use listen::{Keepalive, ListenError, ListenOptions, bind, check_bind};
+pub use orders::{FrozenTurn, Offer};
 pub use probe::{ProbeError, fit_ring, locked_memory, probe, reserve_descriptors};
-pub use settings::{CoreSettings, Listener, MeshEndpoints, ProxyFrom};
+pub use settings::{Arrived, ArrivedSocket, CoreSettings, Listener, MeshEndpoints, ProxyFrom};
 pub use tls::TLS_TRANSMITS_MAX;
 #[cfg(any(test, feature = "fuzzing"))]
 pub use tls::fuzzing::check as check_tls;

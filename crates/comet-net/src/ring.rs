@@ -1,6 +1,7 @@
 //! The ring: the operations of the driver, with the reasons why they are safe in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
+mod freeze;
 mod operation;
 
 use std::io;
@@ -32,6 +33,10 @@ pub(crate) struct Ring {
     sends_a_turn: usize,
     /// Bytes of the queued sends.
     queued_bytes: usize,
+    /// Operations that were queued and have not completed for the last time, receives of clients and the wake-up aside.
+    effects: usize,
+    /// The kernel has the receive buffers.
+    has_buffers: bool,
     /// How often the queue was submitted without a wait.
     submissions: u64,
     /// Of the sends of slices that are queued.
@@ -165,12 +170,7 @@ impl Ring {
     }
 
     fn with(mut ring: IoUring, buffers: &Buffers) -> io::Result<Self> {
-        let (address, count) = buffers.ring();
-        // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the
-        // order of their declaration), and the kernel forgets the group when the ring is closed.
-        unsafe {
-            ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0)?;
-        };
+        register_buffers(&ring, buffers)?;
         let sends_a_turn = ring.submission().capacity() * SUBMISSIONS_A_TURN;
         let registered = register(&ring);
         Ok(Self {
@@ -178,6 +178,8 @@ impl Ring {
             registered,
             sends_a_turn,
             queued_bytes: 0,
+            effects: 0,
+            has_buffers: true,
             submissions: 0,
             messages: Vec::new(),
         })
@@ -292,6 +294,7 @@ impl Ring {
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }
+        self.effects += usize::from(operation.has_effect());
     }
 
     /// How often the queue was submitted, which takes as long as the kernel sends what was queued.
@@ -392,10 +395,13 @@ impl Ring {
 
     /// Moves `most` completions to the end of `batch`, or all if there are fewer.
     pub(crate) fn take(&mut self, batch: &mut Vec<Completion>, most: usize) {
+        let effects = &mut self.effects;
         batch.extend(self.ring.completion().take(most).map(|entry| {
             let (flags, result) = (entry.flags(), entry.result());
+            let operation = Operation::from_user_data(entry.user_data());
+            *effects -= usize::from(operation.has_effect() && !cqueue::more(flags));
             Completion {
-                operation: Operation::from_user_data(entry.user_data()),
+                operation,
                 result: u32::try_from(result).map_err(|_| -result),
                 buffer: cqueue::buffer_select(flags).map(BufferId),
                 more: cqueue::more(flags),
@@ -413,6 +419,13 @@ impl Drop for Ring {
             debug_assert!(is_closed, "the thread that made the ring drops it");
         }
     }
+}
+
+fn register_buffers(ring: &IoUring, buffers: &Buffers) -> io::Result<()> {
+    let (address, count) = buffers.ring();
+    // SAFETY: the driver keeps `buffers` alive longer than the ring (fields are dropped in the
+    // order of their declaration), and the kernel forgets the group when the ring is closed.
+    unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }
 }
 
 fn accept(listener: RawFd) -> squeue::Entry {

@@ -1,12 +1,12 @@
 //! What a core is started with: its listeners, its sizes and its inboxes.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{Message, Report, Settings, Transport};
+use comet_core::{Message, Report, Settings, TakeOver, Transport};
 use comet_mesh::{EventFd, Inbox, Pulse, Sender};
 
 use crate::certificates::Tls;
@@ -68,6 +68,31 @@ pub struct CoreSettings {
     pub busy_poll: Duration,
     /// When the process started: the zero of the shard's clock, the same for all cores.
     pub epoch: Instant,
+    /// What another process has handed over. Such a core starts frozen: it does nothing until [`Core::thaw`](crate::Core::thaw).
+    pub arrived: Option<Arrived>,
+}
+
+/// A core's share of what another process has handed over.
+pub struct Arrived {
+    /// The state of its shard.
+    pub part: TakeOver,
+    /// The sockets of its connections, in their order.
+    pub sockets: Vec<ArrivedSocket>,
+}
+
+impl fmt::Debug for Arrived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrived").field("sockets", &self.sockets.len()).finish_non_exhaustive()
+    }
+}
+
+/// The socket of a connection that another process has accepted.
+#[derive(Debug)]
+pub struct ArrivedSocket {
+    /// The socket itself.
+    pub fd: OwnedFd,
+    /// The peer's address, if a PROXY header had one.
+    pub peer: Option<SocketAddr>,
 }
 
 /// The inboxes that connect a core to the other shards and to control.

@@ -152,6 +152,11 @@ impl Sockets {
         socket.expect("a socket until its last completion")
     }
 
+    /// All that are open.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Socket> {
+        self.chunks.iter().flatten().flatten()
+    }
+
     /// The socket of `conn`, unless it is gone.
     fn of(&self, conn: ConnId) -> Option<&Socket> {
         self.get(conn.slot).filter(|socket| socket.conn == conn)

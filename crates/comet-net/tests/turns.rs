@@ -126,6 +126,7 @@ impl Rig {
             spin: Duration::ZERO,
             busy_poll: Duration::ZERO,
             epoch: Instant::now(),
+            arrived: None,
         };
         let pulse = Arc::new(Pulse::new(wakeup.clone()));
         let endpoints =

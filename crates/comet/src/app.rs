@@ -195,6 +195,7 @@ impl App {
                 spin: config.server.spin,
                 busy_poll: config.server.busy_poll,
                 epoch,
+                arrived: None,
             };
             let ports = MeshEndpoints {
                 inbox,

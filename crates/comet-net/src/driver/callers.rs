@@ -10,7 +10,7 @@ use rustix::net::{SendFlags, Shutdown, send, shutdown, sockopt};
 
 use super::Driver;
 use crate::ids::ListenerIndex;
-use crate::ring::{self, Completion};
+use crate::ring::{self, Completion, Operation};
 
 /// How soon a failed accept is submitted again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -22,6 +22,9 @@ pub(super) struct Callers {
     to_rearm: Vec<ListenerIndex>,
     rearm_at: Instant,
     sockets: Vec<Option<Socket>>,
+    /// Whose receive or send a freeze has cancelled. They count as under way: the shard waits for them.
+    cancelled_receives: Vec<CallerSlot>,
+    cancelled_sends: Vec<CallerSlot>,
     /// Callers without a token that opens: how many there had been when the log last had a line about them, and when that was.
     locked_out: (u64, Option<Instant>),
 }
@@ -36,6 +39,8 @@ struct Socket {
     fd: OwnedFd,
     /// The kernel writes to it while a receive is under way.
     buffer: Box<[u8]>,
+    /// What the send in flight sends; the shard keeps it where it is.
+    sent: Option<*const [u8]>,
     is_receiving: bool,
     is_sending: bool,
     is_closed: bool,
@@ -44,12 +49,33 @@ struct Socket {
 impl Callers {
     pub(super) fn new(listeners: Vec<OwnedFd>, now: Instant) -> Self {
         let to_rearm = (0..).map(ListenerIndex).zip(&listeners).map(|(index, _)| index).collect();
-        Self { listeners, to_rearm, rearm_at: now, sockets: Vec::new(), locked_out: (0, None) }
+        Self {
+            listeners,
+            to_rearm,
+            rearm_at: now,
+            sockets: Vec::new(),
+            cancelled_receives: Vec::new(),
+            cancelled_sends: Vec::new(),
+            locked_out: (0, None),
+        }
     }
 
     fn at(&mut self, slot: CallerSlot) -> &mut Socket {
         let socket = self.sockets[usize::from(slot.0)].as_mut();
         socket.expect("a socket until its last completion")
+    }
+
+    /// Operations in flight.
+    pub(super) fn operations(&self) -> impl Iterator<Item = Operation> {
+        let listeners = (0..).map(ListenerIndex).zip(&self.listeners);
+        let accepts = listeners.map(|(index, _)| Operation::AcceptCaller(index));
+        let sockets = (0..).map(CallerSlot).zip(&self.sockets);
+        let sockets = sockets.filter_map(|(slot, socket)| Some((slot, socket.as_ref()?)));
+        accepts.chain(sockets.flat_map(|(slot, socket)| {
+            let receive = socket.is_receiving.then_some(Operation::RecvCaller(slot));
+            let send = socket.is_sending.then_some(Operation::SendCaller(slot));
+            [receive, send].into_iter().flatten()
+        }))
     }
 
     /// What becomes readable when a caller comes or sends something.
@@ -90,12 +116,18 @@ impl<A: Authenticator> Driver<A> {
                     self.callers.sockets.resize_with(index + 1, || None);
                 }
                 let buffer = vec![0; RECV_BYTES].into_boxed_slice();
-                let socket =
-                    Socket { fd, buffer, is_receiving: false, is_sending: false, is_closed: false };
+                let socket = Socket {
+                    fd,
+                    buffer,
+                    sent: None,
+                    is_receiving: false,
+                    is_sending: false,
+                    is_closed: false,
+                };
                 let former = self.callers.sockets[index].replace(socket);
                 assert!(former.is_none(), "a slot is not reused before its socket is gone");
             }
-            Err(libc::ECONNABORTED) => {}
+            Err(libc::ECONNABORTED | libc::ECANCELED) => {}
             Err(error) => {
                 self.callers.rearm_at = Instant::now() + ACCEPT_RETRY;
                 let (core, error) = (self.shard.id().0, io::Error::from_raw_os_error(error));
@@ -104,7 +136,38 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
+    /// Submits what a freeze has cancelled.
+    pub(super) fn rearm_callers(&mut self) {
+        for slot in mem::take(&mut self.callers.cancelled_receives) {
+            self.receive_from_caller(slot);
+        }
+        for slot in mem::take(&mut self.callers.cancelled_sends) {
+            if let Some(bytes) = self.callers.at(slot).sent {
+                self.send_to_caller(slot, bytes);
+            }
+        }
+    }
+
+    fn receive_from_caller(&mut self, slot: CallerSlot) {
+        let socket = self.callers.at(slot);
+        socket.is_receiving = true;
+        let buffer: *mut [u8] = &raw mut *socket.buffer;
+        self.ring.recv_caller(socket.fd.as_raw_fd(), slot, buffer);
+    }
+
+    fn send_to_caller(&mut self, slot: CallerSlot, bytes: *const [u8]) {
+        let socket = self.callers.at(slot);
+        socket.is_sending = true;
+        socket.sent = Some(bytes);
+        self.ring.send_caller(socket.fd.as_raw_fd(), slot, bytes);
+    }
+
     pub(super) fn handle_caller_received(&mut self, slot: CallerSlot, result: Result<u32, i32>) {
+        let socket = self.callers.at(slot);
+        if result == Err(libc::ECANCELED) && !socket.is_closed {
+            socket.is_receiving = false;
+            return self.callers.cancelled_receives.push(slot);
+        }
         let socket = self.callers.at(slot);
         socket.is_receiving = false;
         match result {
@@ -116,6 +179,11 @@ impl<A: Authenticator> Driver<A> {
     }
 
     pub(super) fn handle_caller_sent(&mut self, slot: CallerSlot, result: Result<u32, i32>) {
+        let socket = self.callers.at(slot);
+        if result == Err(libc::ECANCELED) && !socket.is_closed {
+            socket.is_sending = false;
+            return self.callers.cancelled_sends.push(slot);
+        }
         self.callers.at(slot).is_sending = false;
         match result {
             Ok(bytes) => self.shard.handle_caller_sent(slot, bytes as usize),
@@ -130,15 +198,10 @@ impl<A: Authenticator> Driver<A> {
         while let Some((slot, operation)) = self.shard.poll_caller() {
             let socket = self.callers.at(slot);
             match operation {
-                CallerOperation::Receive => {
-                    socket.is_receiving = true;
-                    let buffer: *mut [u8] = &raw mut *socket.buffer;
-                    self.ring.recv_caller(socket.fd.as_raw_fd(), slot, buffer);
-                }
+                CallerOperation::Receive => self.receive_from_caller(slot),
                 CallerOperation::Send(bytes) => {
-                    socket.is_sending = true;
                     let bytes: *const [u8] = bytes;
-                    self.ring.send_caller(socket.fd.as_raw_fd(), slot, bytes);
+                    self.send_to_caller(slot, bytes);
                 }
                 // ENOTCONN is possible: the peer has reset the connection.
                 CallerOperation::ShutWrite => drop(shutdown(&socket.fd, Shutdown::Write)),

@@ -89,8 +89,9 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Passes the shard's messages to the inboxes of the other shards.
-    pub(super) fn send_messages(&mut self) {
+    /// Passes the shard's messages to the inboxes of the other shards. Returns whether there was one.
+    pub(super) fn send_messages(&mut self) -> bool {
+        let mut has_sent = false;
         for (peer, sender) in (0..).map(ShardId).zip(&self.peers) {
             let mut has_posted = false;
             for class in MessageClass::ALL {
@@ -108,9 +109,11 @@ impl<A: Authenticator> Driver<A> {
                 }
             }
             if has_posted {
+                has_sent = true;
                 sender.notify();
             }
         }
+        has_sent
     }
 
     /// Passes the shard's reports to the inbox of control.

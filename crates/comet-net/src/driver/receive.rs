@@ -51,9 +51,14 @@ impl<A: Authenticator> Driver<A> {
                     {
                         self.shard.handle_source(conn, peer.ip());
                     }
-                    self.ring.recv(fd.as_raw_fd(), slot);
+                    let raw_fd = fd.as_raw_fd();
                     self.sockets.insert(fd, conn, ProtocolLayers::new(awaits_header, tls));
-                    self.sockets.at(slot).is_receiving = true;
+                    if self.is_frozen {
+                        self.to_receive.push(slot);
+                    } else {
+                        self.ring.recv(raw_fd, slot);
+                        self.sockets.at(slot).is_receiving = true;
+                    }
                 }
                 self.pace_accepts();
             }
@@ -74,7 +79,7 @@ impl<A: Authenticator> Driver<A> {
     /// Counts an accepted connection. At the rate the listeners are left alone for the rest of the window.
     fn pace_accepts(&mut self) {
         let rate = self.shard.limits().accepts;
-        if rate > 0 && self.accept_pace.is_last(Instant::now(), rate) {
+        if rate > 0 && !self.is_frozen && self.accept_pace.is_last(Instant::now(), rate) {
             self.rearm_accepts_at = self.accept_pace.window_end();
             self.shard.handle_accepts_paused();
             for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
@@ -85,7 +90,7 @@ impl<A: Authenticator> Driver<A> {
 
     /// Submits accepts again that ended by themselves.
     pub(super) fn rearm_accepts(&mut self) {
-        if self.listeners_to_rearm.is_empty() || self.shard.is_draining() {
+        if self.listeners_to_rearm.is_empty() || self.shard.is_draining() || self.is_leaving {
             return;
         }
         if Instant::now() < self.rearm_accepts_at {
@@ -128,7 +133,7 @@ impl<A: Authenticator> Driver<A> {
                 };
                 self.buffers.offer(buffer);
                 if !completion.more {
-                    self.out_of_buffers.push(slot);
+                    self.to_receive.push(slot);
                 }
                 match received {
                     None => {}
@@ -140,7 +145,10 @@ impl<A: Authenticator> Driver<A> {
                     Some(Err(hangup)) => self.abort(conn, hangup),
                 }
             }
-            Err(libc::ENOBUFS) => self.out_of_buffers.push(slot),
+            Err(libc::ENOBUFS) => {
+                self.to_receive.push(slot);
+                self.free_if_gone(conn);
+            }
             Err(error) => self.handle_end(conn, failed(error)),
         }
     }
@@ -159,10 +167,10 @@ impl<A: Authenticator> Driver<A> {
         self.hang_up(conn, end);
     }
 
-    /// Submits receives again that ended because no receive buffer was free. The buffers of this
+    /// Submits receives that ended because no receive buffer was free, or in a freeze. The buffers of this
     /// turn's completions are free by now.
     pub(super) fn rearm_receives(&mut self) {
-        for slot in std::mem::take(&mut self.out_of_buffers) {
+        for slot in std::mem::take(&mut self.to_receive) {
             if let Some(socket) = self.sockets.get(slot).filter(|socket| !socket.is_receiving) {
                 self.ring.recv(socket.raw_fd(), slot);
                 self.sockets.at(slot).is_receiving = true;

@@ -66,6 +66,9 @@ impl<A: Authenticator> Driver<A> {
         socket.is_sending = false;
         let conn = socket.conn;
         match (socket.tls(), result) {
+            // Only a freeze cancels, and the kernel took nothing.
+            (None, Err(libc::ECANCELED)) => self.shard.handle_send_cancelled(conn),
+            (Some(_), Err(libc::ECANCELED)) => self.ciphertext_waits.push(slot),
             (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
             (None, Err(error)) => self.shard.handle_send_failed(conn, failed(error)),
             (Some(tls), Ok(bytes)) => {
@@ -90,6 +93,9 @@ impl<A: Authenticator> Driver<A> {
 
     /// Submits the queued ciphertext of a connection, if no send of it is in flight.
     pub(super) fn send_ciphertext(&mut self, slot: Slot) {
+        if self.is_frozen {
+            return self.ciphertext_waits.push(slot);
+        }
         let socket = self.sockets.at(slot);
         if socket.is_sending {
             return;

@@ -26,6 +26,11 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
+    /// Whether it changes something when it runs, whatever buffers there are.
+    pub(super) fn has_effect(self) -> bool {
+        !matches!(self, Self::Recv(_) | Self::Wakeup)
+    }
+
     /// The operation as the user data of its submission: the kind in the upper half, the index
     /// below.
     pub(super) fn to_user_data(self) -> u64 {

@@ -1,4 +1,4 @@
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 
@@ -72,4 +72,64 @@ fn a_ring_that_polls_cards_works_on_every_kernel() {
     theirs.write_all(b"x").expect("space");
     ring.submit_and_wait(None);
     assert!(ring.has_completions());
+}
+
+/// What the socket has stays there for another process, although the receive is still in flight.
+#[test]
+fn a_receive_without_buffers_takes_nothing() {
+    let mut buffers = Buffers::new(8, 1024);
+    let mut ring = Ring::new(8, &buffers).expect("a ring");
+    let (mut ours, mut theirs) = UnixStream::pair().expect("sockets");
+    let mut completed = Vec::new();
+    let mut complete = |ring: &mut Ring| {
+        completed.clear();
+        ring.submit_and_wait(Some(Duration::from_millis(100)));
+        ring.take(&mut completed, 8);
+        completed.iter().map(|one| (one.operation, one.result)).collect::<Vec<_>>()
+    };
+    ring.recv(ours.as_raw_fd(), Slot(0));
+    theirs.write_all(b"one").expect("space");
+    assert_eq!(complete(&mut ring), [(Operation::Recv(Slot(0)), Ok(3))]);
+    ring.take_buffers_back();
+    theirs.write_all(b"two").expect("space");
+    assert_eq!(complete(&mut ring), [(Operation::Recv(Slot(0)), Err(libc::ENOBUFS))]);
+    let mut read = [0; 3];
+    ours.read_exact(&mut read).expect("it is there");
+    assert_eq!(&read, b"two");
+    ring.give_buffers(&mut buffers);
+    ring.recv(ours.as_raw_fd(), Slot(0));
+    theirs.write_all(b"three").expect("space");
+    assert_eq!(complete(&mut ring), [(Operation::Recv(Slot(0)), Ok(5))]);
+}
+
+#[test]
+fn a_send_that_is_cancelled_has_sent_what_it_says() {
+    let buffers = Buffers::new(8, 1024);
+    let mut ring = Ring::new(8, &buffers).expect("a ring");
+    let (ours, mut theirs) = UnixStream::pair().expect("sockets");
+    let bytes = vec![7; 4 << 20];
+    let (mut sent, mut completed) = (0, Vec::new());
+    // The socket takes a part of the first, and nothing of the last.
+    loop {
+        ring.send(ours.as_raw_fd(), Slot(0), &raw const bytes[sent..]);
+        ring.submit_and_wait(Some(Duration::from_millis(50)));
+        ring.take(&mut completed, 8);
+        match completed.pop() {
+            Some(completion) => sent += completion.result.expect("bytes") as usize,
+            None => break,
+        }
+    }
+    assert_eq!(ring.effects_in_flight(), 1);
+    ring.cancel(Operation::Send(Slot(0)));
+    while ring.effects_in_flight() > 0 {
+        ring.wait_for_effects(Duration::from_secs(1));
+        ring.take(&mut completed, 8);
+    }
+    let of_send = |one: &&Completion| one.operation == Operation::Send(Slot(0));
+    let result = completed.iter().find(of_send).expect("it has ended").result;
+    assert_eq!(result, Err(libc::ECANCELED));
+    drop((ring, ours));
+    let mut received = Vec::new();
+    theirs.read_to_end(&mut received).expect("all that was sent");
+    assert_eq!(received.len(), sent);
 }

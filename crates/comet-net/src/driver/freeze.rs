@@ -1,0 +1,245 @@
+//! The steps of a live upgrade: while a core is frozen no operation takes or gives a byte, so that for every socket it is known what
+//! the kernel took. Then the sockets are offered to another process, and either all goes on as if nothing had been, or this
+//! process closes them. docs/adr/0016-live-upgrade.md has the reasons.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use comet_core::{Budget, ConnId};
+use comet_logic::Authenticator;
+
+use super::{Driver, TURN_TIME};
+use crate::ids::ListenerIndex;
+use crate::layers::ProtocolLayers;
+use crate::orders::{Answer, FrozenTurn, Offer, Order, Taker};
+use crate::ring::Operation;
+use crate::settings::Arrived;
+
+/// How long the operations of a core may take to end. 15,000 sends take some 100 ms.
+const FREEZE_TIME: Duration = Duration::from_secs(2);
+
+/// How the driver goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Outcome {
+    Running,
+    /// The driver ends, and closes its sockets.
+    Released,
+}
+
+impl<A: Authenticator> Driver<A> {
+    /// Does what the core's owner wants. While the core is frozen this waits for the next order.
+    pub(super) fn serve_orders(&mut self) -> Outcome {
+        while self.is_frozen || self.orders.is_waiting() {
+            let Ok(order) = self.orders.next() else { return Outcome::Released };
+            match order {
+                Order::StopAccepts(answer) => {
+                    self.stop_accepts();
+                    let _ = answer.send(Ok(()));
+                }
+                Order::CloseUnmovable(retry_after_ms, answer) => {
+                    self.close_unmovable(retry_after_ms);
+                    let _ = answer.send(Ok(()));
+                }
+                Order::Freeze(answer) => drop(answer.send(self.freeze())),
+                Order::Turn(answer) => drop(answer.send(self.frozen_turn())),
+                Order::Offer(taker, answer) => {
+                    if let Err(error) = self.offer(taker) {
+                        let _ = answer.send(Err(error));
+                        continue;
+                    }
+                    let _ = answer.send(Ok(()));
+                    if (Offered { driver: self }).wait() == Outcome::Released {
+                        return Outcome::Released;
+                    }
+                }
+                Order::Thaw(answer) => {
+                    self.thaw();
+                    let _ = answer.send(Ok(()));
+                }
+                Order::Release(answer) => {
+                    let _ = answer.send(Ok(()));
+                    return Outcome::Released;
+                }
+            }
+        }
+        Outcome::Running
+    }
+
+    /// Clients that connect from now on wait in the kernel, for whoever accepts next.
+    fn stop_accepts(&mut self) {
+        self.is_leaving = true;
+        for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
+            self.ring.cancel_accept(index);
+        }
+    }
+
+    fn close_unmovable(&mut self, retry_after_ms: u32) {
+        self.shard.close_left_behind(retry_after_ms);
+        let tls: Vec<ConnId> =
+            self.sockets.all().filter(|socket| socket.is_tls()).map(|socket| socket.conn).collect();
+        for conn in tls {
+            self.shard.close_unmovable(conn, retry_after_ms);
+        }
+    }
+
+    /// Sees to it that the kernel does nothing more with the sockets, and handles what it has done. The receives stay where they
+    /// are; without buffers they take nothing.
+    fn freeze(&mut self) -> Answer {
+        if std::mem::replace(&mut self.is_frozen, true) {
+            return Ok(());
+        }
+        self.ring.flush();
+        self.handle_all_completions();
+        self.ring.take_buffers_back();
+        self.cancel_effects();
+        let end = Instant::now() + FREEZE_TIME;
+        while self.ring.effects_in_flight() > 0 || self.ring.has_overflown() {
+            if Instant::now() >= end {
+                let left = self.ring.effects_in_flight();
+                self.thaw();
+                return Err(format!("{left} operations do not end"));
+            }
+            self.ring.wait_for_effects(FREEZE_TIME / 8);
+            self.handle_all_completions();
+        }
+        Ok(())
+    }
+
+    fn cancel_effects(&mut self) {
+        let Self { ring, sockets, listeners, callers, .. } = self;
+        for (index, _) in (0..).map(ListenerIndex).zip(&*listeners) {
+            ring.cancel(Operation::Accept(index));
+        }
+        for socket in sockets.all().filter(|socket| socket.is_sending) {
+            ring.cancel(Operation::Send(socket.conn.slot));
+        }
+        callers.operations().for_each(|operation| ring.cancel(operation));
+    }
+
+    fn handle_all_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        loop {
+            self.ring.take(&mut completions, usize::MAX);
+            if completions.is_empty() {
+                break;
+            }
+            for completion in completions.drain(..) {
+                self.handle_completion(completion);
+            }
+            self.buffers.publish();
+        }
+        self.completions = completions;
+    }
+
+    /// What goes on without sockets: messages of other shards and of control, and pushes, whose frames wait.
+    fn frozen_turn(&mut self) -> FrozenTurn {
+        let begin = Instant::now();
+        self.turn_end = begin + TURN_TIME;
+        self.update_time(begin);
+        // Frames that cannot be sent now hold back no push.
+        self.has_sends_left = false;
+        let has_received = self.inbox.depth() > 0;
+        self.shard.begin_hand_over();
+        self.shard.handle_listings(&mut Budget::slice(), &mut self.sockets);
+        self.handle_messages();
+        self.authenticate();
+        self.handle_crowds();
+        self.log_closed();
+        self.shut_sockets();
+        let has_sent = self.send_messages();
+        self.send_reports();
+        let obstacles = self.shard.obstacles();
+        FrozenTurn {
+            is_still: !has_received && !has_sent && self.inbox.depth() == 0,
+            obstacles: (!obstacles.may_hand_over()).then(|| obstacles.to_string()),
+        }
+    }
+
+    /// Hands the state and the sockets to `taker`.
+    fn offer(&mut self, taker: Taker) -> Answer {
+        if !self.is_frozen {
+            return Err("it is not frozen".into());
+        }
+        let obstacles = self.shard.obstacles();
+        if !obstacles.may_hand_over() {
+            return Err(format!("under way: {obstacles}"));
+        }
+        let (mut state, conns) = self.shard.hand_over();
+        let mut sockets = Vec::with_capacity(conns.len());
+        for (conn, record) in conns.iter().zip(&mut state.connections) {
+            let socket = self.sockets.get(conn.slot).expect("a connection has a socket");
+            if socket.is_tls() {
+                return Err("a TLS connection cannot be handed over".into());
+            }
+            if let Some(peer) = socket.layers.as_ref().and_then(|layers| layers.peer()) {
+                record.address = peer.to_string();
+            }
+            sockets.push(socket.as_fd());
+        }
+        taker(Offer { state, sockets }).map_err(|error| error.to_string())
+    }
+
+    /// Goes on as if nothing had been: what was cancelled is submitted again.
+    fn thaw(&mut self) {
+        self.is_frozen = false;
+        self.is_leaving = false;
+        self.ring.give_buffers(&mut self.buffers);
+        self.rearm_receives();
+        self.rearm_callers();
+        for slot in std::mem::take(&mut self.ciphertext_waits) {
+            if self.sockets.get(slot).is_some() {
+                self.send_ciphertext(slot);
+            }
+        }
+    }
+
+    /// Makes the connections of another process those of this core.
+    pub(super) fn adopt(&mut self, arrived: Arrived) {
+        let Arrived { part, sockets } = arrived;
+        let needs_addresses = self.shard.limits().needs_addresses();
+        for (conn, socket) in self.shard.take_over(part).into_iter().zip(sockets) {
+            self.sockets.insert(socket.fd, conn, ProtocolLayers::with_peer(socket.peer));
+            if needs_addresses && let Some(peer) = self.sockets.at(conn.slot).peer() {
+                self.shard.handle_source(conn, peer.ip());
+            }
+            self.to_receive.push(conn.slot);
+        }
+    }
+}
+
+/// A driver whose sockets another process may have. It has no operation but these two: above all no `shutdown(2)`, which would
+/// end the connections of the other process.
+struct Offered<'a, A> {
+    driver: &'a mut Driver<A>,
+}
+
+impl<A: Authenticator> Offered<'_, A> {
+    /// Waits for the outcome.
+    fn wait(self) -> Outcome {
+        loop {
+            let refused = || Err("its sockets are offered".to_owned());
+            match self.driver.orders.next() {
+                Err(_) => return Outcome::Released,
+                Ok(Order::Thaw(answer)) => {
+                    self.driver.thaw();
+                    let _ = answer.send(Ok(()));
+                    return Outcome::Running;
+                }
+                Ok(Order::Release(answer)) => {
+                    let _ = answer.send(Ok(()));
+                    return Outcome::Released;
+                }
+                Ok(
+                    Order::StopAccepts(answer)
+                    | Order::CloseUnmovable(_, answer)
+                    | Order::Freeze(answer)
+                    | Order::Offer(_, answer),
+                ) => drop(answer.send(refused())),
+                Ok(Order::Turn(answer)) => {
+                    let obstacles = Some("its sockets are offered".to_owned());
+                    let _ = answer.send(FrozenTurn { is_still: false, obstacles });
+                }
+            }
+        }
+    }
+}

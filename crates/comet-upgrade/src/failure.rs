@@ -1,0 +1,39 @@
+//! Why an upgrade did not happen.
+
+use std::process::ExitStatus;
+use std::{fmt, io};
+
+/// Why the former process goes on.
+#[derive(Debug)]
+pub enum Failure {
+    /// The new binary cannot be started.
+    Start(io::Error),
+    /// The new process ended.
+    Ended(ExitStatus),
+    /// It says that it cannot go on, and why.
+    Refused(String),
+    /// It reads other formats.
+    Format(String),
+    /// It did not answer in time.
+    Late,
+    /// It does not keep to the protocol, or the channel failed.
+    Channel(io::Error),
+    /// The former process cannot hand over now, and why.
+    Unready(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Start(error) => write!(f, "the new binary does not start: {error}"),
+            Self::Ended(status) => write!(f, "the new process ended: {status}"),
+            Self::Refused(why) => write!(f, "the new process refuses: {why}"),
+            Self::Format(why) => write!(f, "the new process cannot read the state: {why}"),
+            Self::Late => f.write_str("the new process does not answer in time"),
+            Self::Channel(error) => write!(f, "the new process: {error}"),
+            Self::Unready(why) => write!(f, "this process cannot hand over: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}

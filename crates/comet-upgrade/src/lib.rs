@@ -1,0 +1,23 @@
+//! The two processes of a live upgrade: the channel between them, and the two phases with their way back.
+//!
+//! The former process starts the new binary with one end of a socket pair as its standard input ([`upgrade`]). The new one finds it
+//! there ([`Successor::from_environment`]). docs/adr/0016-live-upgrade.md has the phases.
+//!
+//! **Invariant:** nothing here knows what is handed over: states are bytes, sockets are descriptors. Until the commit every failure
+//! leads back: the new process is ended, its end is waited for, and the former goes on.
+#![allow(clippy::disallowed_methods, reason = "both processes have deadlines")]
+
+mod channel;
+mod failure;
+mod greeting;
+mod predecessor;
+mod successor;
+
+pub use channel::{Channel, DESCRIPTORS_A_MESSAGE};
+pub use failure::Failure;
+pub use greeting::Greeting;
+pub use predecessor::{Predecessor, Times, upgrade};
+pub use successor::{Handed, Successor};
+
+/// The variable that tells a process that it is the new one of an upgrade.
+pub const VARIABLE: &str = "COMET_UPGRADE";

@@ -1,0 +1,85 @@
+//! The new process.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+use std::{env, fs, io};
+
+use crate::channel::{Channel, Kind};
+use crate::{Greeting, VARIABLE};
+
+/// The end of the channel that the new process has. If it is dropped, the former process goes on.
+#[derive(Debug)]
+pub struct Successor {
+    channel: Channel,
+}
+
+/// Bytes, and the descriptors that belong to them.
+pub type Handed = (Vec<u8>, Vec<OwnedFd>);
+
+impl Successor {
+    /// The channel to the former process; `None`: this process is not started for an upgrade. Standard input is /dev/null from then
+    /// on. The former process may take `time` for each of its steps.
+    ///
+    /// # Errors
+    /// If standard input is no socket.
+    pub fn from_environment(time: Duration) -> io::Result<Option<Self>> {
+        if env::var_os(VARIABLE).is_none() {
+            return Ok(None);
+        }
+        let stdin = io::stdin().as_fd().try_clone_to_owned()?;
+        rustix::net::sockopt::socket_type(&stdin)?;
+        rustix::stdio::dup2_stdin(fs::File::open("/dev/null")?)?;
+        let channel = Channel::new(UnixStream::from(stdin), Instant::now() + time);
+        Ok(Some(Self { channel }))
+    }
+
+    /// Says what this process reads, and waits for the listeners of the former one.
+    ///
+    /// # Errors
+    /// If the former process does not want it, or is gone.
+    pub fn greet(&mut self, greeting: &Greeting) -> io::Result<Handed> {
+        self.channel.send(Kind::Greeting, &greeting.encode())?;
+        let names = self.expect(Kind::Listeners)?;
+        self.channel.receive_descriptors(names)
+    }
+
+    /// Says that all is set up that needs no state, and waits for the shards of the former process.
+    ///
+    /// # Errors
+    /// As [`Successor::greet`].
+    pub fn receive_shards(&mut self, time: Duration) -> io::Result<Vec<Handed>> {
+        self.channel.send(Kind::Ready, &[])?;
+        self.channel.set_deadline(Instant::now() + time);
+        let mut shards = Vec::new();
+        loop {
+            match self.channel.receive()? {
+                (Kind::Shard, body) => shards.push(self.channel.receive_descriptors(body)?),
+                (Kind::Complete, _) => return Ok(shards),
+                _ => return Err(io::ErrorKind::InvalidData.into()),
+            }
+        }
+    }
+
+    /// Says that this process could go on, and waits for the commit. Only after that may it do something with the connections.
+    ///
+    /// # Errors
+    /// As [`Successor::greet`]: the former process goes on.
+    pub fn wait_for_commit(mut self) -> io::Result<()> {
+        self.channel.send(Kind::Ready, &[])?;
+        self.expect(Kind::Commit).map(drop)
+    }
+
+    /// Says why this process cannot go on. It is to end then.
+    pub fn refuse(mut self, why: &str) {
+        // If the former process is gone, nobody wants to know.
+        let _ = self.channel.send(Kind::Refusal, why.as_bytes());
+    }
+
+    fn expect(&mut self, kind: Kind) -> io::Result<Vec<u8>> {
+        match self.channel.receive()? {
+            (found, body) if found == kind => Ok(body),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
