@@ -133,7 +133,7 @@ fn measure(round: u32, args: &ClusterArgs) -> Result<Value> {
     let bare = check("bare messages", &bare.await_messages(sent), sent);
 
     let grpc = hosts.targets[0].grpc.clone().expect("a server that was started has a push API");
-    let push = |to: Address, run| push(&grpc, to, run, args);
+    let push = |to: Address, run| push(&grpc, &to, run, args);
     let run = begin(&[near]);
     let sent = push(Address::Keys(vec!["near".to_owned()]), run)?;
     let key_near = check("pushes by key to the own host", &near.await_messages(sent), sent);
@@ -221,7 +221,7 @@ fn publish(
 }
 
 /// Pushes at the rate through one stream of calls; returns how many. Fails if one is refused, or not all are answered.
-fn push(grpc: &str, to: Address, run: u32, args: &ClusterArgs) -> Result<u64> {
+fn push(grpc: &str, to: &Address, run: u32, args: &ClusterArgs) -> Result<u64> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let refused = Arc::new(AtomicU64::new(0));
     let count_refused = Arc::clone(&refused);

@@ -45,7 +45,10 @@ impl ProtocolLayers {
 
     /// For a connection whose PROXY header another process has read; `None` if it had none.
     pub(crate) fn with_peer(peer: Option<SocketAddr>) -> Option<Box<Self>> {
-        peer.map(|peer| Box::new(Self { header: None, peer: Some(peer), tls: None }))
+        peer.map(|peer| {
+            let proxy = Box::new(Proxy { header: None, peer: Some(peer) });
+            Box::new(Self { proxy: Some(proxy), tls: None })
+        })
     }
 
     /// The peer's address, if a PROXY header had one.

@@ -196,7 +196,7 @@ impl Shard {
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
         for (key, conn) in owners {
             // Whoever claims the key from now on has a later token.
-            self.home.keys.claim(&key, conn, TokenTime::default());
+            self.home.keys.claim(&key, conn, (TokenTime::default(), true));
         }
         for ArrivedUser { user, last, sessions } in users {
             self.home.users.take_over(user, last, sessions);
