@@ -26,11 +26,11 @@ use comet_core::{Millis, ShardId, Tally};
 
 pub use calls::ClusterOutcome;
 pub use engine::{
-    ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication, ReplyTo,
-    Target,
+    Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication,
+    ReplyTo, Target,
 };
 
-pub use sessions::{Clock, HeldElsewhere, HeldKey, KeyListing};
+pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Calls, Expected};
 use hosts::Hosts;

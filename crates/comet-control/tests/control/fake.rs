@@ -9,7 +9,7 @@ use comet_control::{
     ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Event, Part, ReplyTo};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -92,9 +92,10 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
     Fake { control, shards, reports }
 }
 
-/// A host whose engine never connects.
+/// A host with a connection, and no other host.
 fn alone() -> ClusterOptions {
-    let (_, events) = mpsc::channel(1);
+    let (engine_events, events) = mpsc::channel(1);
+    engine_events.try_send(Event::Connected).expect("it has room");
     let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
     ClusterOptions {
         host: "a".into(),

@@ -4,8 +4,6 @@ use std::sync::Arc;
 
 use comet_core::Tally;
 
-use super::sessions::Clock;
-
 /// The name of a host: the id of its server.
 pub type HostName = Arc<str>;
 
@@ -94,6 +92,15 @@ pub struct Part {
     pub tally: Tally,
     /// Other hosts that it knows to have members of the room.
     pub hosts: Vec<HostName>,
+}
+
+/// The clock of a host, in milliseconds since 1970.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Clock {
+    /// When the message was made.
+    pub now: u64,
+    /// When the host started, by its own clock.
+    pub started: u64,
 }
 
 /// What the engine is to do.

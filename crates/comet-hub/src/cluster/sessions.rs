@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use comet_core::{Millis, ShardId};
 
-use super::engine::{Command, HostName};
+use super::engine::{Clock, Command, HostName};
 use super::{HOST_ANNOUNCE_MS, HOSTS_MAX, TELL_EVERY_MS};
 
 /// A key with the time at which its owner's token arrived.
@@ -34,15 +34,6 @@ const MARGIN_MS: u64 = 2_000;
 const SLICE_TIMEOUT_MS: u64 = 5_000;
 /// Most that clocks of hosts may differ.
 const LEAD_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
-
-/// The clock of a host, in milliseconds since 1970.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Clock {
-    /// When the message was made.
-    pub now: u64,
-    /// When the host started, by its own clock.
-    pub started: u64,
-}
 
 /// Keys that connections of another host hold: see [`comet_core::Message::HeldElsewhere`].
 #[derive(Clone, PartialEq, Eq, Debug)]
