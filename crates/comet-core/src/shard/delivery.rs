@@ -7,7 +7,7 @@ use crate::conn::{
     COMPRESSED, COMPRESSED_FORMS, Conn, EVENT_FORM, FORMS, PROTOCOL_1_FORMS, PROTOCOL_2_FORMS,
     TEXT_FORM, plain_form,
 };
-use crate::deflate::{Deflate, Inflater};
+use crate::deflate::Deflate;
 use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
@@ -257,13 +257,8 @@ impl<'a> Delivery<'a> {
         let item = self.items.of(form);
         if conn.is_protocol_2 && !self.limits.history_rules.is_empty() {
             let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
-            let mut inflater = Inflater::default();
             let lost = cut.filter_map(|(frame, is_outdated)| {
-                let message = match frame.for_tcp() {
-                    [] => inflater.inflate(frame.message(), DEFLATE_MAX).ok()?,
-                    message => message,
-                };
-                Lost::of_room_push(message, is_outdated)
+                Lost::of_room_push(frame.for_tcp(), is_outdated)
             });
             let at = memo_of(conn) - 2 * PROTOCOL_2_FORMS;
             self.cuts[at].clear();
@@ -297,12 +292,16 @@ impl<'a> Delivery<'a> {
         self.encode(plain_form)?;
         // Outside rooms both protocols have the same frame.
         let is_binary = at > 0 && plain_form != TEXT_FORM && self.items.room_push.is_none();
+        // What a gap marker says is read from the frames that an outbox has dropped, so these stay plain.
+        let has_position =
+            self.offset > 0 && self.items.room_push.is_some() && at == COMPRESSED - 1;
         let item = if is_binary {
             self.compress(0)?;
             self.items.of(COMPRESSED_FORMS).clone()
         } else {
             let plain = self.items.of(plain_form).clone();
-            self.compressed(&plain).unwrap_or(plain)
+            let compressed = (!has_position).then(|| self.compressed(&plain)).flatten();
+            compressed.unwrap_or(plain)
         };
         self.bytes[COMPRESSED_FORMS + at] = lengths(item.frame())[1];
         self.items.compressed[at] = Some(item);
