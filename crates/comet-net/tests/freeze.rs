@@ -260,10 +260,10 @@ fn another_core_goes_on_with_the_connections() {
     rig.core.stop().unwrap();
     next.core.thaw().wait(LIMIT).unwrap().unwrap();
     next.push_all(PUSHES);
-    clients[1].write_all(&heartbeat[7..]).unwrap();
     for client in &clients {
         expect_pushes(client, 0..PUSHES + 1);
     }
+    clients[1].write_all(&heartbeat[7..]).unwrap();
     assert_eq!(read(&clients[1]).unwrap().0, op::HEARTBEAT_REPLY);
     late.set_read_timeout(Some(LIMIT)).unwrap();
     assert_eq!(read(&late).unwrap().0, op::AUTH_REPLY);
