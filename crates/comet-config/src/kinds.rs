@@ -5,6 +5,7 @@ pub(crate) mod history;
 pub(crate) mod lists;
 pub(crate) mod presence;
 pub(crate) mod quantities;
+mod rules;
 pub(crate) mod texts;
 pub(crate) mod urls;
 

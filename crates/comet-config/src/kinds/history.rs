@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use toml::{Spanned, Table, Value};
 
+use super::rules::check_rules;
 use super::{Check, Facts, Kind};
 use crate::units::{Number, Size, Span, duration_text, duration_value, size_text, size_value};
 
@@ -65,18 +66,7 @@ impl Kind<Vec<HistoryRule>> for HistoryRules {
     }
 
     fn check(&self, raw: Self::Raw, check: &mut Check<'_>) -> Option<Vec<HistoryRule>> {
-        if raw.len() > RULES_MAX {
-            return check.refuse(format!("{} rules are too many: up to {RULES_MAX}", raw.len()));
-        }
-        let mut rules = Vec::with_capacity(raw.len());
-        for (index, raw) in raw.into_iter().enumerate() {
-            let at = raw.span();
-            match rule(raw.into_inner()) {
-                Ok(rule) => rules.push(rule),
-                Err(what) => check.refuse_element(index, at, what),
-            }
-        }
-        Some(rules)
+        check_rules(raw, RULES_MAX, check, rule)
     }
 
     fn write(&self, value: &Vec<HistoryRule>) -> Value {

@@ -1,0 +1,26 @@
+//! Lists of tables that are a rule each.
+
+use toml::Spanned;
+
+use super::Check;
+
+/// The rules of a list of at most `most`. What `rule` says of one is refused with its place.
+pub(super) fn check_rules<Raw, Rule>(
+    raw: Vec<Spanned<Raw>>,
+    most: usize,
+    check: &mut Check<'_>,
+    rule: impl Fn(Raw) -> Result<Rule, String>,
+) -> Option<Vec<Rule>> {
+    if raw.len() > most {
+        return check.refuse(format!("{} rules are too many: up to {most}", raw.len()));
+    }
+    let mut rules = Vec::with_capacity(raw.len());
+    for (index, raw) in raw.into_iter().enumerate() {
+        let at = raw.span();
+        match rule(raw.into_inner()) {
+            Ok(rule) => rules.push(rule),
+            Err(what) => check.refuse_element(index, at, what),
+        }
+    }
+    Some(rules)
+}
