@@ -14,7 +14,6 @@ use crate::hand_over::{LeftBehind, Obstacles, counters_to};
 use crate::home::Home;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
-use crate::limits::TICK_MS;
 use crate::state::ConnState;
 use crate::time::Tick;
 use crate::transport::Transport;
@@ -104,7 +103,8 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`].
+    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`]. Times in it count
+    /// from the last [`Shard::handle_time`], so the driver calls that first.
     ///
     /// # Panics
     /// If something is under way that would be lost; see [`Obstacles::may_hand_over`].
@@ -209,9 +209,9 @@ impl Shard {
             })
             .collect();
         let id = self.conns.id(slot);
-        let left = |at: &Tick| at.begin().0.saturating_sub(self.context.clock.active().0);
-        let (tick, handle) =
-            (self.context.tick(), |room: &crate::room::Membership| room.id().handle().0);
+        let active = self.context.clock.active().0;
+        let left = |at: &Tick| at.begin().0.saturating_sub(active);
+        let handle = |room: &crate::room::Membership| room.id().handle().0;
         handed::Connection {
             id: Some(handed::ConnId {
                 shard: id.shard.0.into(),
@@ -247,9 +247,7 @@ impl Shard {
             sent: self.rates.hand_over(id.local(), self.context.now),
             pending,
             taken,
-            stalled_ms: outbox
-                .is_sending()
-                .then(|| u64::from(tick.0.saturating_sub(moved.0)) * TICK_MS),
+            stalled_ms: outbox.is_sending().then(|| active.saturating_sub(moved.begin().0)),
         }
     }
 

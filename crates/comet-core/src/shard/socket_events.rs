@@ -76,7 +76,7 @@ impl Shard {
     /// end how many bytes of the transmit that were.
     pub fn handle_send_progress(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
-        self.conns[slot].moved = self.context.now.tick();
+        self.conns[slot].moved = self.context.tick();
         self.idle.note_activity(self.context.now);
     }
 

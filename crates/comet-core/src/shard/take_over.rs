@@ -11,12 +11,12 @@ use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
 use crate::ids::{ConnId, Slot};
-use crate::limits::TICK_MS;
 use crate::message::Report;
 use crate::outbox::Item;
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
-use crate::time::{Millis, Tick, TokenTime};
+use crate::time::{Millis, TokenTime};
+use crate::wheel::Wheel;
 
 use super::Shard;
 
@@ -31,6 +31,8 @@ impl Shard {
         let TakeOver { shard, shards, connections, items, rooms, home, counters } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
+        self.conns.begin_take_over(&self.context);
+        self.token_expiries = Wheel::with_present_due(self.context.now.tick());
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
@@ -88,9 +90,9 @@ impl Shard {
             taken,
             stalled_ms,
         } = connection;
-        let (now, tick) = (self.context.now, self.context.tick());
+        let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
-        let stalled = millis(stalled_ms.unwrap_or(0).div_ceil(TICK_MS));
+        let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
         let begun = stalled_ms.map(|_| taken);
         let outbox = self
             .outboxes
@@ -109,7 +111,8 @@ impl Shard {
             is_deflated,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
-            moved: Tick(tick.0.saturating_sub(stalled)),
+            // A deadline may come late by a tick, never early.
+            moved: moved.tick_at_or_after(),
             deadline: self.context.deadline(millis(deadline_ms)),
             accepted: Millis(now.0.saturating_sub(age_ms)),
             heartbeat_ms,

@@ -4,9 +4,12 @@ mod fixture;
 mod refused;
 mod story;
 
+use comet_core::limits::TICK_MS;
 use comet_core::{
-    CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Report, Shard, Transport,
+    Budget, CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Millis, Report,
+    Settings, Shard, ShardId, Transport, distribute,
 };
+use comet_handover as handed;
 use comet_proto::{Join, JoinReply, Leave, Position, RoomHandle, RoomRefusal, decode, op};
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, room_at};
@@ -58,6 +61,57 @@ fn deadlines_are_as_far_away_as_before() {
         closes(&mut rig, stalled, 150, CloseReason::WriteTimeout);
         closes(&mut rig, silent, 1_100, CloseReason::HeartbeatTimeout);
         closes(&mut rig, spoke, 800, CloseReason::HeartbeatTimeout);
+    }
+}
+
+/// Ticks of the new clock begin at other moments.
+#[test]
+fn a_write_deadline_is_never_early() {
+    for offset in [0, 1, 43, 49] {
+        for elapsed in [1, 2, 49, 50, 300] {
+            let mut rig = Rig::new(1, Limits { write_ms: 700, ..Limits::default() });
+            let conn = rig.join(0, "3/stalled//");
+            rig.pass(offset);
+            rig.allow(conn, Some(10));
+            rig.push_keys(&["stalled"], 5, b"more than ten bytes");
+            rig.pass(elapsed);
+            let conn = rig.upgrade(1)[&conn];
+            rig.pass(699 - elapsed);
+            assert!(!rig.is_closed(conn), "after {offset} and {elapsed} ms");
+            rig.pass(3 * TICK_MS + 1);
+            assert_eq!(rig.reason(conn), CloseReason::WriteTimeout);
+        }
+    }
+}
+
+/// The former shard has not looked at them yet.
+#[test]
+fn deadlines_that_have_passed_are_due_at_once() {
+    let change: [fn(&mut handed::Connection); 2] =
+        [|conn| conn.deadline_ms = 0, |conn| conn.token_ms = Some(0)];
+    for change in change {
+        let mut rig = Rig::new(1, Limits::default());
+        rig.join(0, "7/k//");
+        let (bytes, conns) = rig.hand_over().remove(0);
+        let mut shard = handed::Shard::decode(&bytes).unwrap();
+        change(&mut shard.connections[0]);
+        let (part, _) = distribute(vec![(shard, conns)], 1).unwrap().remove(0);
+        let now = Millis(1_000);
+        let settings = Settings {
+            shard: ShardId(0),
+            shards: 1,
+            limits: Limits::default().into(),
+            logic: Logic::Embedded,
+            hash_seed: 7,
+            reports_rooms: false,
+        };
+        let mut shard = Shard::new(&settings, now);
+        shard.handle_time(now);
+        shard.take_over(part);
+        assert!(shard.poll_timeout().is_some_and(|due| due <= now));
+        shard.handle_time(now);
+        shard.handle_deadlines(&mut Budget::slice());
+        assert!(shard.poll_closed().is_some());
     }
 }
 

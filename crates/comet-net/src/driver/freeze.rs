@@ -164,6 +164,8 @@ impl<A: Authenticator> Driver<A> {
         if !obstacles.may_hand_over() {
             return Err(format!("under way: {obstacles}"));
         }
+        // What is told in relative times counts from now.
+        self.update_time(Instant::now());
         let (mut state, conns) = self.shard.hand_over();
         let mut sockets = Vec::with_capacity(conns.len());
         for (conn, record) in conns.iter().zip(&mut state.connections) {
