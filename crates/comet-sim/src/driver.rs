@@ -26,7 +26,7 @@ use crate::source::address;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
 
-pub(crate) use upgrade::Remains;
+pub(crate) use upgrade::Offer;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -144,9 +144,7 @@ impl Driver {
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
         let is_coalescing = self.is_coalescing(env);
-        let due = self.shard.poll_timeout();
-        self.shard.handle_time(env.now);
-        self.stalls.look(env.now, due, self.shard.counters().stalled_millis)?;
+        self.tell_time(env)?;
         if std::mem::take(&mut self.closes_left_behind) {
             env.note_activity();
             self.shard.close_left_behind(env.plan.retry_after_ms);
@@ -199,6 +197,12 @@ impl Driver {
         }
         self.take_requests(env)?;
         self.poll(env)
+    }
+
+    fn tell_time(&mut self, env: &Env) -> Result<(), String> {
+        let due = self.shard.poll_timeout();
+        self.shard.handle_time(env.now);
+        self.stalls.look(env.now, due, self.shard.counters().stalled_millis)
     }
 
     /// Takes messages of one class: some, or all. A push waits until the one before it is over.

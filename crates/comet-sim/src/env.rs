@@ -43,6 +43,8 @@ pub(crate) struct Env {
     pub(crate) is_draining: bool,
     /// There was an upgrade, for which connections were closed.
     pub(crate) has_upgraded: bool,
+    /// When other processes have taken over.
+    pub(crate) upgraded_at: Vec<Millis>,
     pub(crate) trace: Trace,
     /// When something last happened after which others may have something to do.
     active_at: Millis,
@@ -60,6 +62,7 @@ impl Env {
             push_callers: PushCallers::default(),
             is_draining: false,
             has_upgraded: false,
+            upgraded_at: Vec::new(),
             trace,
             active_at: Millis(0),
         }

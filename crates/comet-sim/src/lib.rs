@@ -35,6 +35,7 @@ mod posts;
 mod profile;
 mod push_callers;
 mod received;
+mod release;
 mod request;
 mod rng;
 mod socket;

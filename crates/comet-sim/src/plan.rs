@@ -249,8 +249,7 @@ impl Plan {
         };
         // Push callers connect again, and what they have asked for is lost with the connection.
         if plan.callers == 0 {
-            // Off until the write deadline that seed 241 misses with 10 and 20 here is found.
-            plan.upgrade_permille = rng.pick(&[0, 0, 0]);
+            plan.upgrade_permille = rng.pick(&[0, 10, 20]);
         }
         if rng.percent(20) {
             plan.delay_claims(rng);

@@ -19,7 +19,7 @@ pub(crate) struct Place {
 #[derive(Clone, Default)]
 pub(crate) struct Positions {
     rooms: BTreeMap<u8, Known>,
-    /// It does not get all operations, or has seen an upgrade, so it cannot tell what is missing.
+    /// It does not get all operations, so it cannot tell what is missing.
     is_filtered: bool,
     /// Pushes that it was told to have lost.
     pub(crate) gaps: u64,
@@ -58,11 +58,6 @@ impl Positions {
         };
         let rooms = self.rooms.iter().filter_map(|(room, one)| Some((*room, known(one)?)));
         Self { rooms: rooms.collect(), is_filtered: self.is_filtered, gaps: 0 }
-    }
-
-    /// What it was not told before an upgrade it is not told any more.
-    pub(crate) fn forgive(&mut self) {
-        self.is_filtered = true;
     }
 
     pub(crate) fn position(&self, room: u8) -> Option<Position> {

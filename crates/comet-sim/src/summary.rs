@@ -46,8 +46,8 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
-    /// Upgrades, and those to another number of shards.
-    pub upgrades: [u64; 2],
+    /// Upgrades, those of them to another number of shards, and upgrades that the other process refused.
+    pub upgrades: [u64; 3],
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
     /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
@@ -246,8 +246,11 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
-        let [upgrades, with_others] = self.upgrades;
-        writeln!(f, "upgrades: {upgrades}, {with_others} to another number of shards")?;
+        let [upgrades, with_others, refused] = self.upgrades;
+        writeln!(
+            f,
+            "upgrades: {upgrades}, {with_others} to another number of shards; refused: {refused}"
+        )?;
         let [slices, short, of_keys] = self.crowd_slices;
         writeln!(
             f,

@@ -20,6 +20,8 @@ use crate::socket::Socket;
 use crate::summary::{self, Summary};
 use crate::trace::{Trace, trace};
 
+use self::upgrade::Upgrades;
+
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) drivers: Vec<Driver>,
@@ -32,8 +34,7 @@ pub(crate) struct World {
     stopped_until: Millis,
     stops: u64,
     core_stalls: u64,
-    /// Upgrades, and those to another number of shards.
-    upgrades: [u64; 2],
+    upgrades: Upgrades,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl World {
             stopped_until: Millis(0),
             stops: 0,
             core_stalls: 0,
-            upgrades: [0, 0],
+            upgrades: Upgrades::default(),
         }
     }
 
@@ -91,7 +92,9 @@ impl World {
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
         let summary = check::end(&mut self.env, &mut self.drivers)?;
-        let Self { stops, core_stalls, upgrades, .. } = *self;
+        let Self { stops, core_stalls, .. } = *self;
+        let Upgrades { done, resized, refused, .. } = self.upgrades;
+        let upgrades = [done, resized, refused];
         let spared = self.drivers.iter().map(|driver| driver.spared).sum();
         let mut crowd_slices = [0; 3];
         for driver in &self.drivers {

@@ -5,17 +5,28 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{ShardId, distribute};
+use comet_handover as handed;
 
 use crate::check;
-use crate::driver::{Driver, Remains};
+use crate::driver::{Driver, Offer};
 use crate::env::{Env, SocketTotals};
 use crate::mesh::Mesh;
+use crate::release::Release;
 use crate::trace::trace;
 
 use super::{Phase, World};
 
 /// Simulated time in which the shards must become quiescent, milliseconds.
 const FREEZE_MS_MAX: u64 = 600_000;
+
+/// How upgrades ended.
+#[derive(Default)]
+pub(super) struct Upgrades {
+    pub(super) done: u64,
+    /// Of those done: with another number of shards.
+    pub(super) resized: u64,
+    pub(super) refused: u64,
+}
 
 impl World {
     pub(super) fn begins_upgrade(&mut self) -> bool {
@@ -25,6 +36,28 @@ impl World {
 
     pub(super) fn upgrade(&mut self) -> Result<(), String> {
         self.freeze()?;
+        let env = &mut self.env;
+        let offers = self.drivers.iter_mut().map(|driver| driver.offer(env));
+        let offers = offers.collect::<Result<Vec<_>, _>>()?;
+        let release = Release::random(&mut env.rng);
+        trace!(env, "{} shards are handed over: {release:?}", offers.len());
+        match release.pass(&mut env.rng, &offers)? {
+            Some(shards) => self.hand_over(offers, shards),
+            None => self.thaw(offers),
+        }
+    }
+
+    /// The other process has refused, and this one goes on.
+    fn thaw(&mut self, offers: Vec<Offer>) -> Result<(), String> {
+        self.upgrades.refused += 1;
+        for (driver, offer) in self.drivers.iter_mut().zip(offers) {
+            driver.thaw(&mut self.env, offer)?;
+        }
+        self.env.note_activity();
+        Ok(())
+    }
+
+    fn hand_over(&mut self, offers: Vec<Offer>, handed: Vec<handed::Shard>) -> Result<(), String> {
         let env = &mut self.env;
         let former = env.plan.shards;
         // Remote logic counts rooms by home.
@@ -36,25 +69,22 @@ impl World {
             }
         };
         trace!(env, "{former} shards are handed over to {shards}");
-        self.upgrades[0] += 1;
-        self.upgrades[1] += u64::from(shards != former);
-        let mut remains = Vec::new();
-        for driver in self.drivers.drain(..) {
-            remains.push(driver.hand_over(env)?);
+        self.upgrades.done += 1;
+        self.upgrades.resized += u64::from(shards != former);
+        let mut totals = vec![SocketTotals::default(); shards.into()];
+        let mut backlog = VecDeque::new();
+        let (mut parts, formers) = (Vec::new(), std::mem::take(&mut self.drivers));
+        for (index, ((driver, offer), shard)) in formers.iter().zip(offers).zip(handed).enumerate()
+        {
+            let of = driver.release_sockets(env, &offer.peers)?;
+            totals[index % usize::from(shards)].add_totals(of);
+            backlog.extend(driver.backlog.iter().copied());
+            parts.push((shard, offer.peers));
         }
         env.plan.shards = shards;
         env.mesh = Mesh::new(shards, env.plan.inbox, env.plan.delay_ms_max);
         env.control.upgrade(shards);
-        let mut totals = vec![SocketTotals::default(); shards.into()];
-        let mut backlog = VecDeque::new();
-        let (mut parts, mut formers) = (Vec::new(), Vec::new());
-        for (index, Remains { shard, peers, totals: of, former }) in remains.into_iter().enumerate()
-        {
-            totals[index % usize::from(shards)].add_totals(of);
-            backlog.extend(former.backlog.iter().copied());
-            parts.push((shard, peers));
-            formers.push(former);
-        }
+        env.upgraded_at.push(env.now);
         let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
         let mut renamed = BTreeMap::new();
         for (shard, (part, totals)) in (0..).map(ShardId).zip(parts.into_iter().zip(totals)) {
@@ -65,14 +95,12 @@ impl World {
         }
         for former in &formers {
             self.drivers[0].add_counts(former);
+            self.drivers.iter_mut().for_each(|driver| driver.keep_waiting(former));
         }
         // Who was connecting is accepted by one of the new ones.
         for peer in backlog {
             let at = env.rng.below(self.drivers.len());
             self.drivers[at].backlog.push_back(peer);
-        }
-        for peer in &mut env.peers {
-            peer.client.received.positions.forgive();
         }
         env.control.trace_log.rename(&renamed);
         env.note_activity();
@@ -92,7 +120,9 @@ impl World {
         self.drivers.iter_mut().for_each(Driver::freeze);
         loop {
             self.step(Phase::Frozen)?;
-            let is_stopped = self.env.now < self.stopped_until;
+            let now = self.env.now;
+            let is_stopped = now < self.stopped_until
+                || self.drivers.iter().any(|driver| now < driver.stalled_until);
             if !is_stopped && self.env.now >= closes_at {
                 for driver in &mut self.drivers {
                     driver.close_left_behind();
