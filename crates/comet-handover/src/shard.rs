@@ -79,6 +79,10 @@ pub struct Room {
     /// Its name.
     #[prost(string, tag = "2")]
     pub name: String,
+    /// Offset of the latest push that its members were offered, if it keeps a history. Those that came after it are lost for
+    /// them.
+    #[prost(uint64, optional, tag = "3")]
+    pub offered: Option<u64>,
 }
 
 /// What a shard has counted since the first process of the line started. Names of counters are a part of the format: a counter

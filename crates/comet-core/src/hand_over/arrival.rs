@@ -44,6 +44,8 @@ pub(crate) struct ArrivedConn {
     /// Index of [`TakeOver::rooms`].
     pub(crate) room: Option<usize>,
     pub(crate) further_rooms: Vec<usize>,
+    /// Up to which offset it was offered the pushes of rooms that keep a history, by index.
+    pub(crate) offered: Vec<(usize, u64)>,
     /// Rooms that its client knows by another handle, and that handle.
     pub(crate) renamed: Vec<(RoomHandle, usize)>,
 }

@@ -242,12 +242,16 @@ fn arrive(
         return inconsistent("a gap that is none");
     }
     let mut seen = HashSet::new();
+    let mut offered = Vec::new();
     let mut enter = |handle: u32| -> Result<usize, Fault> {
-        let at = rooms.enter(from, &former.rooms, handle)?;
-        if seen.insert(at) { Ok(at) } else { inconsistent("a connection is in a room twice") }
+        let room = rooms.enter(from, &former.rooms, handle)?;
+        offered.extend(room.offered.map(|offset| (room.at, offset)));
+        let is_new = seen.insert(room.at);
+        if is_new { Ok(room.at) } else { inconsistent("a connection is in a room twice") }
     };
     let room = connection.room.map(&mut enter).transpose()?;
     let further_rooms =
         connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
-    Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, renamed: Vec::new() })
+    let renamed = Vec::new();
+    Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed })
 }

@@ -258,6 +258,7 @@ impl Shard {
             .map(|(id, room)| handed::Room {
                 handle: id.handle().0,
                 name: room.name.as_ref().into(),
+                offered: room.top,
             })
             .collect()
     }

@@ -7,6 +7,7 @@ use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
+use crate::gaps::Lost;
 use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
@@ -62,7 +63,8 @@ impl Shard {
         items: &[Item],
         rooms: &[ArrivedRoom],
     ) -> ConnId {
-        let ArrivedConn { connection, transport, accepts, room, further_rooms, renamed } = arrived;
+        let ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed } =
+            arrived;
         let handed::Connection {
             // It was another process that knew it by that.
             id: _,
@@ -93,6 +95,11 @@ impl Shard {
         let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
         let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
+        // What has passed is due now, not at the next tick.
+        let deadline = match millis(deadline_ms) {
+            0 => self.context.tick(),
+            millis => self.context.deadline(millis),
+        };
         let begun = stalled_ms.map(|_| taken);
         let outbox = self
             .outboxes
@@ -113,7 +120,7 @@ impl Shard {
             outbox,
             // A deadline may come late by a tick, never early.
             moved: moved.tick_at_or_after(),
-            deadline: self.context.deadline(millis(deadline_ms)),
+            deadline,
             accepted: Millis(now.0.saturating_sub(age_ms)),
             heartbeat_ms,
             renew_at: self.context.deadline(millis(renew_ms)),
@@ -135,8 +142,10 @@ impl Shard {
             let membership = self.rooms.take_over_member(room, slot);
             self.further_rooms.insert(slot, membership);
         }
-        if token_ms.is_some() {
-            self.set_token_expiry(slot, token_ms);
+        match token_ms {
+            Some(0) => self.token_expiries.arm(slot, now.tick()),
+            Some(_) => self.set_token_expiry(slot, token_ms),
+            None => {}
         }
         if let Some(sent) = sent {
             self.rates.take_over(id.local(), &sent, now);
@@ -152,10 +161,22 @@ impl Shard {
             renamed.map_or(former, |(_, room)| rooms[*room].handle)
         };
         self.gaps.take_over(slot, gaps, handle_here);
+        for (room, offset) in offered {
+            self.note_missed(slot, &rooms[room], offset);
+        }
         for (handle, room) in renamed {
             self.rename_room(slot, handle, &rooms[room]);
         }
         id
+    }
+
+    /// The home has pushes of a room behind the one at `offered`, and none of them is on its way: the mesh has dropped them.
+    fn note_missed(&mut self, slot: Slot, room: &ArrivedRoom, offered: u64) {
+        let top = room.position.map_or(0, |position| position.offset);
+        if self.conns[slot].is_protocol_2 && offered < top {
+            let (first, is_outdated) = (offered + 1, false);
+            self.note_lost(slot, Lost { room: room.handle, first, last: top, is_outdated });
+        }
     }
 
     /// Tells a client that knows a room by `former` its handle here. What it was sent before names the former one.

@@ -280,6 +280,27 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
     assert!(at(&gap(handle, 3, 3)) < at(all.last().unwrap()));
 }
 
+/// No push follows before the hand-over, and the home knows of the one that is missing.
+#[test]
+fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
+    for count in [2, 1] {
+        let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(2, limits);
+        let room = room_at(1);
+        let (conn, handle) = member(&mut rig, &room);
+        rig.held.insert((1, 0));
+        (0..3).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
+        rig.held.clear();
+        rig.run();
+        let conn = rig.upgrade(count)[&conn];
+        let all = told(&rig.take(conn));
+        assert_eq!(offsets(&all), [1, 2]);
+        assert_eq!(all.last(), Some(&gap(handle, 3, 3)), "{count} shards");
+        rig.push_room(&room, TELL, b"push");
+        assert_eq!(offsets(&told(&rig.take(conn))), [4]);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// To a room: so many pushes in a batch (1: no batch), of so many bytes, about a state.

@@ -96,7 +96,7 @@ fn deadlines_that_have_passed_are_due_at_once() {
         let mut shard = handed::Shard::decode(&bytes).unwrap();
         change(&mut shard.connections[0]);
         let (part, _) = distribute(vec![(shard, conns)], 1).unwrap().remove(0);
-        let now = Millis(1_000);
+        let now = Millis(1_010);
         let settings = Settings {
             shard: ShardId(0),
             shards: 1,
