@@ -233,6 +233,15 @@ fn arrive(
     if is_begun && connection.pending.is_empty() {
         return inconsistent("a send of nothing");
     }
+    if let Some(tls) = &connection.tls {
+        let length = |&item: &u32| transport.bytes(&items.all[item as usize].frame).len() as u64;
+        let waiting: u64 = connection.pending.iter().map(length).sum();
+        let sealed = u64::from(tls.sealed);
+        let is_whole = is_begun && !tls.ciphertext.is_empty();
+        if sealed > 0 && (!is_whole || u64::from(connection.taken) + sealed > waiting) {
+            return inconsistent("more is sealed than waits");
+        }
+    }
     let is_gap = |gap: &handed::Gap| {
         let is_range = |first, last| 0 < first && first <= last && last < u64::MAX;
         is_range(gap.first, gap.first.saturating_add(gap.pushes))

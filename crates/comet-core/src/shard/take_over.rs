@@ -13,7 +13,7 @@ use crate::hand_over::{
 use crate::ids::{ConnId, Slot};
 use crate::limits::TICK_MS;
 use crate::message::Report;
-use crate::outbox::Item;
+use crate::outbox::{Begun, Item};
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, Tick, TokenTime};
@@ -87,15 +87,15 @@ impl Shard {
             pending,
             taken,
             stalled_ms,
+            tls,
         } = connection;
         let (now, tick) = (self.context.now, self.context.tick());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
         let stalled = millis(stalled_ms.unwrap_or(0).div_ceil(TICK_MS));
-        let begun = stalled_ms.map(|_| taken);
-        let outbox = self
-            .outboxes
-            .chains
-            .take_over(pending.iter().map(|&item| &items[item as usize]), begun);
+        let sealed = tls.map_or(0, |tls| tls.sealed);
+        let begun = stalled_ms.map(|_| Begun { taken, sealed });
+        let frames = pending.iter().map(|&item| &items[item as usize]);
+        let outbox = self.outboxes.chains.take_over(frames, transport, begun);
         let load = self.outboxes.chains.load(&outbox, transport);
         self.outboxes.bytes_queued += u64::from(load.bytes);
         let conn = Conn {
@@ -103,6 +103,7 @@ impl Shard {
             transport,
             is_text,
             is_ready: false,
+            is_send_kept: sealed > 0,
             is_watched: false,
             is_traced: false,
             is_protocol_2,
@@ -141,7 +142,7 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
-        if !conn.outbox.is_empty() {
+        if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
         let handle_here = |former| {

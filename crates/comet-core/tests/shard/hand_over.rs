@@ -31,7 +31,21 @@ fn a_hand_over_amid_everything_changes_no_byte_and_no_count() {
 /// If the other process fails, the shards go on, and nothing was changed.
 #[test]
 fn shards_whose_state_nobody_takes_over_go_on() {
-    Story::tell_undone().assert_as(&Story::tell(None), "undone");
+    for sealed in [None, Some(7), Some(usize::MAX)] {
+        Story::tell_undone(sealed).assert_as(&Story::tell(None), "undone");
+    }
+}
+
+/// The driver has sealed a part of what it sends, which cannot be taken back.
+#[test]
+fn a_send_that_is_sealed_is_sent_once() {
+    let plain = Story::tell(None);
+    for count in COUNTS {
+        for sealed in [1, 15, 16, 17, 40, 90, usize::MAX] {
+            let handed_over = Story::tell_sealed(count, sealed);
+            handed_over.assert_as(&plain, &format!("{count} shards, {sealed} bytes"));
+        }
+    }
 }
 
 #[test]
