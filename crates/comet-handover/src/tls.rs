@@ -1,4 +1,4 @@
-//! The TLS of a connection.
+//! TLS: of connections, and the keys of tickets.
 
 use std::fmt;
 
@@ -22,6 +22,15 @@ pub struct Tls {
     /// the bytes of the first frame that are taken.
     #[prost(uint32, tag = "4")]
     pub sealed: u32,
+}
+
+/// The keys of session tickets. They are wiped when this is dropped.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+#[prost(skip_debug)]
+pub struct TicketKeys {
+    /// As `comet_record::TicketKeys::export` writes them.
+    #[prost(bytes = "vec", tag = "1")]
+    pub keys: Vec<u8>,
 }
 
 impl Tls {
@@ -48,5 +57,17 @@ impl fmt::Debug for Tls {
 impl Drop for Tls {
     fn drop(&mut self) {
         self.session.zeroize();
+    }
+}
+
+impl fmt::Debug for TicketKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TicketKeys").finish_non_exhaustive()
+    }
+}
+
+impl Drop for TicketKeys {
+    fn drop(&mut self) {
+        self.keys.zeroize();
     }
 }

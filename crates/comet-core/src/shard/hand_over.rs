@@ -162,6 +162,7 @@ impl Shard {
             rooms: self.hand_over_rooms(),
             home: Some(home),
             counters: Some(counters_to(counters)),
+            ticket_keys: None,
         };
         (shard, ids)
     }

@@ -28,7 +28,17 @@ impl Shard {
     /// # Panics
     /// If the shard has a connection already, or `part` is for another one.
     pub fn take_over(&mut self, part: TakeOver) -> Vec<ConnId> {
-        let TakeOver { shard, shards, connections, items, rooms, home, counters } = part;
+        let TakeOver {
+            shard,
+            shards,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+            // The driver has them.
+            ticket_keys: _,
+        } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
         let chains = &mut self.outboxes.chains;

@@ -11,6 +11,7 @@ use comet_logic::Authenticator;
 use comet_record::ImportError;
 
 use super::{Driver, TURN_TIME};
+use crate::certificates::Tls;
 use crate::ids::ListenerIndex;
 use crate::layers::ProtocolLayers;
 use crate::orders::{Answer, FrozenTurn, Offer, Order, Taker};
@@ -174,6 +175,10 @@ impl<A: Authenticator> Driver<A> {
         if state.connections.iter().any(|conn| conn.tls.is_some()) {
             state.required.push(feature::TLS.into());
         }
+        state.ticket_keys = self.tls().map(Tls::export_ticket_keys);
+        if state.ticket_keys.is_some() {
+            state.required.push(feature::TICKET_KEYS.into());
+        }
         taker(Offer { state, sockets }).map_err(|error| error.to_string())
     }
 
@@ -191,16 +196,26 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
+    /// What its listeners with TLS share.
+    fn tls(&self) -> Option<&Tls> {
+        self.listeners.iter().find_map(|listener| listener.tls.as_ref())
+    }
+
     /// Makes the connections of another process those of this core.
     ///
     /// # Errors
-    /// If the TLS of one cannot be read. Nothing was done with any socket then.
-    pub(super) fn adopt(&mut self, arrived: Arrived) -> Result<(), ImportError> {
+    /// If keys cannot be read. Nothing was done with any socket then.
+    pub(super) fn adopt(&mut self, arrived: Arrived) -> Result<(), String> {
         let Arrived { mut part, sockets } = arrived;
         let needs_addresses = self.shard.limits().needs_addresses();
         let import = |tls| TlsSession::import(tls, &self.tls_budget);
         let sessions = part.take_tls().into_iter().map(|tls| tls.map(import).transpose());
-        let sessions = sessions.collect::<Result<Vec<_>, _>>()?;
+        let sessions = sessions.collect::<Result<Vec<_>, ImportError>>();
+        let sessions = sessions.map_err(|error| format!("a TLS session: {error}"))?;
+        if let Some((tls, keys)) = self.tls().zip(part.take_ticket_keys()) {
+            let imported = tls.import_ticket_keys(&keys);
+            imported.map_err(|error| format!("the keys of session tickets: {error}"))?;
+        }
         let conns = self.shard.take_over(part);
         for ((conn, socket), session) in conns.into_iter().zip(sockets).zip(sessions) {
             if session.as_ref().is_some_and(TlsSession::has_ciphertext) {

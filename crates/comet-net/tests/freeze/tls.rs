@@ -2,13 +2,17 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use comet_handover::feature;
 use comet_proto::op;
-use rustls::SupportedCipherSuite;
+use rustls::{HandshakeKind, SupportedCipherSuite};
 
 use crate::rig::{LIMIT, PUSHES, Rig, expect_pushes, frame, listen, read, stalled};
 use crate::tls_client::{Certificate, Client, OpenSsl, beat, connect, is_tls13, records, suites};
+
+/// A key of tickets is replaced after so long.
+const TICKET_KEY_ROTATION: Duration = Duration::from_secs(6 * 3600);
 
 /// What is under way with clients that read nothing.
 struct UnderWay {
@@ -75,7 +79,7 @@ fn sessions_of_all_suites_move() {
         rig.push_all(PUSHES);
         rig.freeze();
         let (state, sockets) = rig.offer();
-        assert_eq!(state.required, [feature::TLS]);
+        assert_eq!(state.required, [feature::TLS, feature::TICKET_KEYS]);
         let has_sealed = |conn: &comet_handover::Connection| {
             conn.tls.as_ref().is_some_and(|tls| tls.sealed > 0 && !tls.ciphertext.is_empty())
         };
@@ -231,8 +235,54 @@ fn keys_that_cannot_be_read_refuse_the_hand_over() {
     state.connections[0].tls.as_mut().unwrap().session[0] = 99;
     let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
     let error = refused.err().unwrap().to_string();
-    assert!(error.contains("not the state of a TLS session"), "{error}");
+    assert!(error.contains("a TLS session: bytes that this version does not write"), "{error}");
     rig.core.thaw().wait(LIMIT).unwrap().unwrap();
     beat(&mut client);
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn a_client_resumes_with_a_ticket_of_the_former_process() {
+    let certificate = Certificate::new();
+    for suite in suites() {
+        let (address, listener) = listen();
+        let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+        let config = certificate.client(suite);
+        let mut first = connect(address, &config);
+        assert_eq!(first.conn.handshake_kind(), Some(HandshakeKind::Full));
+        rig.freeze();
+        let next_tls = certificate.tls();
+        let next =
+            Rig::adopt(listener.try_clone().unwrap(), Some(next_tls.clone()), rig.offer()).unwrap();
+        rig.give_way(&next);
+        beat(&mut first);
+        let mut second = connect(address, &config);
+        assert_eq!(second.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
+        beat(&mut second);
+        // What the next process was given rotates there.
+        next_tls.rotate_ticket_keys(Instant::now() + TICKET_KEY_ROTATION);
+        let third = connect(address, &config);
+        assert_eq!(third.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
+        for rotation in 2..4 {
+            next_tls.rotate_ticket_keys(Instant::now() + TICKET_KEY_ROTATION * rotation);
+        }
+        let fourth = connect(address, &config);
+        assert_eq!(fourth.conn.handshake_kind(), Some(HandshakeKind::Full), "{suite:?}");
+        next.core.stop().unwrap();
+    }
+}
+
+#[test]
+fn ticket_keys_that_cannot_be_read_refuse_the_hand_over() {
+    let certificate = Certificate::new();
+    let (_, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, Some(certificate.tls()), None);
+    rig.freeze();
+    let (mut state, sockets) = rig.offer();
+    state.ticket_keys.as_mut().unwrap().keys.pop();
+    let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
+    let error = refused.err().unwrap().to_string();
+    assert!(error.contains("the keys of session tickets: "), "{error}");
     rig.core.stop().unwrap();
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comet_core::{ConnId, Limits, Millis, Settings, TakeOver, distribute};
-use comet_handover::{Tls, feature};
+use comet_handover::{TicketKeys, Tls, feature};
 
 use super::{Rig, Wire, shards_of};
 
@@ -48,7 +48,10 @@ impl Rig {
                 });
             }
             if self.sealed.is_some() {
-                handed.required.push(feature::TLS.into());
+                handed.required.extend([feature::TLS.into(), feature::TICKET_KEYS.into()]);
+                let mut keys = TicketKeys::default();
+                keys.keys = b"keys of tickets".to_vec();
+                handed.ticket_keys = Some(keys);
             }
             (handed.encode(), conns)
         });
