@@ -195,6 +195,15 @@ pub(crate) struct Superseded {
     pub(crate) bytes: u32,
 }
 
+/// How far a send has come in another process.
+#[derive(Clone, Copy)]
+pub(crate) struct Begun {
+    /// Bytes of the first frame that the kernel took.
+    pub(crate) taken: u32,
+    /// Bytes behind these that the driver keeps sealed.
+    pub(crate) sealed: u32,
+}
+
 /// What the completion of a send led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SendProgress {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, VERSION};
+use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, TicketKeys, VERSION};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -40,6 +40,10 @@ pub struct Shard {
     /// What it has counted.
     #[prost(message, optional, tag = "10")]
     pub counters: Option<Counters>,
+    /// Keys of the tickets that resume TLS sessions; none: the process has no TLS. They are those of the process: the driver gives
+    /// the same for each shard, and the shard leaves them empty.
+    #[prost(message, optional, tag = "11")]
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 /// A frame on its way to clients.

@@ -81,7 +81,10 @@ impl Core {
                         driver.run().await;
                     }
                     Err(error) => {
-                        let cause = format!("its ring cannot be set up: {}", explain(&error));
+                        let cause = match error.kind() {
+                            io::ErrorKind::InvalidData => format!("what arrived: {error}"),
+                            _ => format!("its ring cannot be set up: {}", explain(&error)),
+                        };
                         let _ = ready.send(Err(failed(cause)));
                     }
                 }

@@ -164,7 +164,8 @@ impl<A: Authenticator> Driver<A> {
             ciphertext_waits: Vec::new(),
         };
         if let Some(arrived) = settings.arrived {
-            driver.adopt(arrived);
+            let unreadable = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            driver.adopt(arrived).map_err(unreadable)?;
         }
         Ok(driver)
     }

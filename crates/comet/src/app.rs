@@ -49,7 +49,7 @@ pub struct App {
     cores: Vec<Core>,
     addresses: Addresses,
     callers: CallerListeners,
-    tls: Option<Tls>,
+    pub(crate) tls: Option<Tls>,
     api_tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
     /// Of embedded logic.

@@ -96,6 +96,11 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
             manager.notify(Notice::Ready);
         }
         Event::Day => app.certificates().warn(),
+        Event::Minutes => {
+            if let Some(tls) = &app.tls {
+                tls.rotate_ticket_keys(Instant::now());
+            }
+        }
     });
     let drain = app.config().server.drain_timeout;
     manager.notify(Notice::Stopping { within: drain + END_TIME });
@@ -140,7 +145,9 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
             reload_logic(serve, &log, &server, &mut running);
             manager.notify(Notice::Ready);
         }
-        server.certificates().warn();
+        if event != Event::Minutes {
+            server.certificates().warn();
+        }
     });
     manager.notify(Notice::Stopping { within: END_TIME });
     log::info!("{signal}: ending");
@@ -156,6 +163,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
 const END_TIME: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTES: Duration = Duration::from_secs(600);
 
 /// What happens while a server runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -164,14 +172,26 @@ enum Event {
     Hangup,
     /// A day has passed without one.
     Day,
+    /// Some minutes have passed.
+    Minutes,
 }
 
 /// Waits for a signal to end. Calls `handle` for every event before it.
 fn until_end(signals: &mut Signals, mut handle: impl FnMut(Event)) -> Signal {
+    let mut day = Instant::now();
     loop {
-        match signals.wait_for(DAY) {
-            None => handle(Event::Day),
-            Some(Signal::Hangup) => handle(Event::Hangup),
+        match signals.wait_for(MINUTES) {
+            None => {
+                handle(Event::Minutes);
+                if day.elapsed() >= DAY {
+                    day = Instant::now();
+                    handle(Event::Day);
+                }
+            }
+            Some(Signal::Hangup) => {
+                day = Instant::now();
+                handle(Event::Hangup);
+            }
             Some(signal) => return signal,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_handover::{Connection, DepartedUser, DisconnectedKey, History};
+use comet_handover::{Connection, DepartedUser, DisconnectedKey, History, TicketKeys, Tls};
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
@@ -21,6 +21,7 @@ pub struct TakeOver {
     pub(crate) rooms: Vec<ArrivedRoom>,
     pub(crate) home: ArrivedHome,
     pub(crate) counters: Counters,
+    pub(crate) ticket_keys: Option<TicketKeys>,
 }
 
 impl TakeOver {
@@ -33,6 +34,17 @@ impl TakeOver {
     /// The address of each client as the driver has handed it over, by slot.
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.connections.iter().map(|conn| conn.connection.address.as_str())
+    }
+
+    /// The keys of the former process's session tickets, the same for each shard.
+    pub fn take_ticket_keys(&mut self) -> Option<TicketKeys> {
+        self.ticket_keys.take()
+    }
+
+    /// The TLS of each connection as the driver has handed it over, by slot. What is sealed stays known to the shard.
+    pub fn take_tls(&mut self) -> Vec<Option<Tls>> {
+        let connections = self.connections.iter_mut().map(|conn| &mut conn.connection.tls);
+        connections.map(|tls| tls.as_mut().map(Tls::take)).collect()
     }
 }
 

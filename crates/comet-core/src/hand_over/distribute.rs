@@ -56,6 +56,7 @@ pub fn distribute<S>(
     let (mut former, mut moving, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
     let mut homes = Homes::default();
     let mut lengths = Vec::new();
+    let mut ticket_keys = None;
     for (from, (shard, sockets)) in shards.into_iter().enumerate() {
         let handed::Shard {
             version: _,
@@ -68,7 +69,9 @@ pub fn distribute<S>(
             rooms,
             home,
             counters,
+            ticket_keys: of_shard,
         } = shard;
+        ticket_keys = ticket_keys.or(of_shard);
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         former.push(Former { items, rooms });
         lengths.push(connections.len());
@@ -119,7 +122,17 @@ pub fn distribute<S>(
         tally.queued = ended.saturating_add(waiting as u64);
         tally.matched =
             tally.dropped.iter().fold(tally.queued, |sum, more| sum.saturating_add(*more));
-        let part = TakeOver { shard, shards: count, connections, items, rooms, home, counters };
+        let ticket_keys = ticket_keys.clone();
+        let part = TakeOver {
+            shard,
+            shards: count,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+            ticket_keys,
+        };
         done.push((part, sockets));
     }
     Ok(done)
@@ -232,6 +245,15 @@ fn arrive(
     }
     if is_begun && connection.pending.is_empty() {
         return inconsistent("a send of nothing");
+    }
+    if let Some(tls) = &connection.tls {
+        let length = |&item: &u32| transport.bytes(&items.all[item as usize].frame).len() as u64;
+        let waiting: u64 = connection.pending.iter().map(length).sum();
+        let sealed = u64::from(tls.sealed);
+        let is_whole = is_begun && !tls.ciphertext.is_empty();
+        if sealed > 0 && (!is_whole || u64::from(connection.taken) + sealed > waiting) {
+            return inconsistent("more is sealed than waits");
+        }
     }
     let is_gap = |gap: &handed::Gap| {
         let is_range = |first, last| 0 < first && first <= last && last < u64::MAX;

@@ -44,7 +44,8 @@ impl Shard {
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
             // A send that is not answered: after that the connection is ready for the rest.
-            transmits += usize::from(conn.outbox.is_sending() && !conn.is_ready);
+            transmits +=
+                usize::from(conn.outbox.is_sending() && !conn.is_ready && !conn.is_send_kept);
             answers += usize::from(conn.is_live() && !matches!(conn.state, ConnState::Live));
         }
         let is_begun = usize::from(self.crowds_under_way() > 0);
@@ -79,6 +80,13 @@ impl Shard {
         } else {
             self.outboxes.mark_ready(slot, conn);
         }
+    }
+
+    /// The driver keeps the last transmit of `conn`, which it has sealed: it hands it over with the connection, or goes on with it
+    /// when it thaws, and answers it then.
+    pub fn handle_send_kept(&mut self, conn: ConnId) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        self.conns[slot].is_send_kept = true;
     }
 
     /// The connections that [`Shard::hand_over`] leaves out, and why.
@@ -154,6 +162,7 @@ impl Shard {
             rooms: self.hand_over_rooms(),
             home: Some(home),
             counters: Some(counters_to(counters)),
+            ticket_keys: None,
         };
         (shard, ids)
     }
@@ -170,6 +179,8 @@ impl Shard {
             is_text,
             // It has something to send.
             is_ready: _,
+            // The driver says how much is sealed.
+            is_send_kept: _,
             // The wheel is armed for it.
             is_watched: _,
             // The configuration of the new process says it.
@@ -248,6 +259,7 @@ impl Shard {
             pending,
             taken,
             stalled_ms: outbox.is_sending().then(|| active.saturating_sub(moved.begin().0)),
+            tls: None,
         }
     }
 

@@ -50,6 +50,7 @@ impl Shard {
             self.trace_written(slot, bytes);
         }
         let conn = &mut self.conns[slot];
+        conn.is_send_kept = false;
         self.counters.bytes_out += bytes as u64;
         let SendProgress { pushes, is_done } =
             self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes);

@@ -13,7 +13,7 @@ use crate::hand_over::{
 };
 use crate::ids::{ConnId, Slot};
 use crate::message::Report;
-use crate::outbox::Item;
+use crate::outbox::{Begun, Item};
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, TokenTime};
@@ -29,7 +29,17 @@ impl Shard {
     /// # Panics
     /// If the shard has a connection already, or `part` is for another one.
     pub fn take_over(&mut self, part: TakeOver) -> Vec<ConnId> {
-        let TakeOver { shard, shards, connections, items, rooms, home, counters } = part;
+        let TakeOver {
+            shard,
+            shards,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+            // The driver has them.
+            ticket_keys: _,
+        } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
         self.conns.begin_take_over(&self.context);
@@ -91,6 +101,7 @@ impl Shard {
             pending,
             taken,
             stalled_ms,
+            tls,
         } = connection;
         let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
@@ -100,11 +111,10 @@ impl Shard {
             0 => self.context.tick(),
             millis => self.context.deadline(millis),
         };
-        let begun = stalled_ms.map(|_| taken);
-        let outbox = self
-            .outboxes
-            .chains
-            .take_over(pending.iter().map(|&item| &items[item as usize]), begun);
+        let sealed = tls.map_or(0, |tls| tls.sealed);
+        let begun = stalled_ms.map(|_| Begun { taken, sealed });
+        let frames = pending.iter().map(|&item| &items[item as usize]);
+        let outbox = self.outboxes.chains.take_over(frames, transport, begun);
         let load = self.outboxes.chains.load(&outbox, transport);
         self.outboxes.bytes_queued += u64::from(load.bytes);
         let conn = Conn {
@@ -112,6 +122,7 @@ impl Shard {
             transport,
             is_text,
             is_ready: false,
+            is_send_kept: sealed > 0,
             is_watched: false,
             is_traced: false,
             is_protocol_2,
@@ -153,7 +164,7 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
-        if !conn.outbox.is_empty() {
+        if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
         let handle_here = |former| {

@@ -34,7 +34,54 @@ fn a_hand_over_amid_everything_changes_no_byte_and_no_count() {
 /// If the other process fails, the shards go on, and nothing was changed.
 #[test]
 fn shards_whose_state_nobody_takes_over_go_on() {
-    Story::tell_undone().assert_as(&Story::tell(None), "undone");
+    for sealed in [None, Some(7), Some(usize::MAX)] {
+        Story::tell_undone(sealed).assert_as(&Story::tell(None), "undone");
+    }
+}
+
+/// Frames that are sealed together go on as one send, and each push counts once its last byte is taken.
+#[test]
+fn frames_that_are_sealed_together_stay_in_flight_together() {
+    let bodies: Vec<_> = (0..7_u8).map(|number| [number; 20]).collect();
+    for sealed in [None, Some(1), Some(26), Some(27), Some(70), Some(usize::MAX)] {
+        for pieces in [1, 30, 100] {
+            let mut rig = Rig::new(2, Limits::default());
+            let conn = rig.join(1, "1/a//");
+            rig.allow(conn, Some(0));
+            for body in &bodies {
+                rig.push_keys(&["a"], 5, body);
+            }
+            // The first push is a send, the others are one of which the kernel takes a frame and a quarter.
+            rig.allow(conn, Some(36 + 36 + 9));
+            rig.sealed = sealed;
+            let mut output = rig.take(conn);
+            let conn = rig.upgrade(1)[&conn];
+            let mut counted = Vec::new();
+            for _ in 0..200 {
+                rig.allow(conn, Some(pieces));
+                output.extend(rig.take(conn));
+                let counters = rig.shards[0].counters();
+                counted.push((output.len() as u64 / 36, counters.sent));
+                assert_eq!(counters.lost, 0);
+            }
+            let expected = bodies.iter().flat_map(|body| frame(5, 0, body)).collect::<Vec<_>>();
+            assert_eq!(output, expected, "{sealed:?} by {pieces}");
+            let is_each = counted.iter().all(|(whole, sent)| whole == sent);
+            assert!(is_each, "{sealed:?} by {pieces}: {counted:?}");
+        }
+    }
+}
+
+/// The driver has sealed a part of what it sends, which cannot be taken back.
+#[test]
+fn a_send_that_is_sealed_is_sent_once() {
+    let plain = Story::tell(None);
+    for count in COUNTS {
+        for sealed in [1, 15, 16, 17, 40, 90, usize::MAX] {
+            let handed_over = Story::tell_sealed(count, sealed);
+            handed_over.assert_as(&plain, &format!("{count} shards, {sealed} bytes"));
+        }
+    }
 }
 
 #[test]

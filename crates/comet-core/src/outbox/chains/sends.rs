@@ -134,7 +134,7 @@ impl Chains {
         Slices::of_frames(frames, transport, whole.frames as usize, taken - whole.bytes as usize)
     }
 
-    fn make_window(&mut self, index: ChainId, transport: Transport) {
+    pub(super) fn make_window(&mut self, index: ChainId, transport: Transport) {
         let Chain { log, run, totals, .. } = self.chains[index];
         let bytes = totals.bytes[transport.encoding()] as usize;
         let joins = bytes <= JOIN_MAX && self.joined_bytes + bytes <= JOINED_BYTES_MAX;
