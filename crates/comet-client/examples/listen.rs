@@ -38,7 +38,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             }
             Event::Room { room, outcome } => println!("{room}: {outcome:?}"),
             Event::Gap(gap) => {
-                println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state)
+                println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state);
             }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
                 println!("disconnected: {reason}; again in {delay:.1?}");
