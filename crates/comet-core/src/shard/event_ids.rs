@@ -12,13 +12,12 @@ use comet_proto::{Encoded, Frame, Position, RoomPush, VERSION, op};
 use crate::conn::Conn;
 use crate::ids::{LocalConnId, Slot};
 use crate::message::Recovery;
-use crate::room::{Membership, RoomId};
+use crate::room::Membership;
 use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
 use super::items::MadeFrames;
-use super::push_task::Progress;
 
 impl Shard {
     /// Puts an id behind what waits for a stream, before it is sent.
@@ -44,23 +43,15 @@ impl Shard {
         Some((&room.name, room.reached_by(membership)?))
     }
 
-    /// `batch` is about to be offered to the members of a room, from the first on.
-    pub(super) fn begin_offsets(&mut self, room: RoomId, batch: &[Progress]) {
-        let room = &mut self.rooms[room];
-        if let Some(reached) = room.reached {
-            let offsets = batch.iter().map(|progress| progress.push.offset);
-            room.next_offset = offsets.fold(reached.offset, u64::max);
-        }
-    }
-
     /// What an event stream missed, as an event: the home has encoded it for other clients. Where that would be too long, nothing
     /// is recovered.
     pub(super) fn missed_event(
         &mut self,
-        conn: LocalConnId,
+        conn: Option<LocalConnId>,
         room: &Arc<str>,
         recovery: &mut Option<Box<Recovery>>,
     ) -> MadeFrames {
+        let Some(conn) = conn else { return MadeFrames::default() };
         let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
         let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
             return MadeFrames::default();
