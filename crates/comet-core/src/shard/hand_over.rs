@@ -270,7 +270,11 @@ impl Shard {
             .map(|(id, room)| handed::Room {
                 handle: id.handle().0,
                 name: room.name.as_ref().into(),
-                offered: room.top,
+                // Epoch 0: where its history stands is not known yet.
+                offered: room
+                    .reached
+                    .filter(|reached| reached.epoch != 0)
+                    .map(|reached| reached.offset),
             })
             .collect()
     }
