@@ -86,18 +86,19 @@ fn settings(limits: &Arc<Limits>) -> Settings {
     }
 }
 
-fn limits() -> Arc<Limits> {
+pub(crate) fn limits() -> Arc<Limits> {
     Arc::new(Limits { svr_proto: 4_000, ..Limits::default() })
 }
 
 impl Rig {
     pub(crate) fn start(listener: OwnedFd, tls: Option<Tls>, arrived: Option<Arrived>) -> Self {
-        Self::try_start(listener, tls, arrived).unwrap()
+        Self::try_start(listener, tls, &limits(), arrived).unwrap()
     }
 
     fn try_start(
         listener: OwnedFd,
         tls: Option<Tls>,
+        limits: &Arc<Limits>,
         arrived: Option<Arrived>,
     ) -> Result<Self, CoreStartError> {
         let wakeup = Arc::new(EventFd::new().unwrap());
@@ -105,7 +106,7 @@ impl Rig {
         let (control, reports) = inbox(65_536, Arc::new(EventFd::new().unwrap()));
         let settings = CoreSettings {
             cpu: None,
-            shard: settings(&limits()),
+            shard: settings(limits),
             listeners: vec![Listener {
                 socket: listener,
                 transport: Transport::Tcp,
@@ -134,12 +135,22 @@ impl Rig {
     pub(crate) fn adopt(
         listener: OwnedFd,
         tls: Option<Tls>,
+        offered: (comet_handover::Shard, Vec<OwnedFd>),
+    ) -> Result<Self, CoreStartError> {
+        Self::adopt_with(listener, tls, &limits(), offered)
+    }
+
+    /// The same with other limits.
+    pub(crate) fn adopt_with(
+        listener: OwnedFd,
+        tls: Option<Tls>,
+        limits: &Arc<Limits>,
         (state, sockets): (comet_handover::Shard, Vec<OwnedFd>),
     ) -> Result<Self, CoreStartError> {
         let state = comet_handover::Shard::decode(&state.encode()).unwrap();
         let sockets = sockets.into_iter().map(|fd| ArrivedSocket { fd, peer: None }).collect();
         let (part, sockets) = distribute(vec![(state, sockets)], 1).unwrap().pop().unwrap();
-        Self::try_start(listener, tls, Some(Arrived { part, sockets }))
+        Self::try_start(listener, tls, limits, Some(Arrived { part, sockets }))
     }
 
     /// The former process ends; it must not end the connections. Then `next` goes on.

@@ -2,13 +2,15 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use comet_core::{Block, Blocks, Limits, Millis};
 use comet_handover::feature;
 use comet_proto::op;
 use rustls::{HandshakeKind, SupportedCipherSuite};
 
-use crate::rig::{LIMIT, PUSHES, Rig, expect_pushes, frame, listen, read, stalled};
+use crate::rig::{LIMIT, PUSHES, Rig, expect_pushes, frame, limits, listen, read, stalled};
 use crate::tls_client::{Certificate, Client, OpenSsl, beat, connect, is_tls13, records, suites};
 
 /// A key of tickets is replaced after so long.
@@ -285,4 +287,35 @@ fn ticket_keys_that_cannot_be_read_refuse_the_hand_over() {
     let error = refused.err().unwrap().to_string();
     assert!(error.contains("the keys of session tickets: "), "{error}");
     rig.core.stop().unwrap();
+}
+
+/// The next process closes connections before it thaws, and what was sealed for them is lost there.
+#[test]
+fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
+    let certificate = Certificate::new();
+    let config = certificate.client(suites()[0]);
+    let network = "127.0.0.0/8".parse().unwrap();
+    let block = Block { network, until: Millis(u64::MAX) };
+    let blocks = Blocks::default().with(Millis(0), block).unwrap();
+    let limits = Arc::new(Limits { blocks, ..Limits::clone(&limits()) });
+    for turns in [0, 1] {
+        let (address, listener) = listen();
+        let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+        let clients = stalled(&rig, |_| connect(address, &config));
+        rig.freeze();
+        let tls = Some(certificate.tls());
+        let next = Rig::adopt_with(listener, tls, &limits, rig.offer()).unwrap();
+        for _ in 0..turns {
+            let turn = next.core.frozen_turn().wait(LIMIT).unwrap();
+            assert_eq!(turn.obstacles, None);
+        }
+        rig.give_way(&next);
+        for mut client in clients {
+            let mut pushes = Vec::new();
+            // It ends amid a record or by a reset.
+            client.read_to_end(&mut pushes).unwrap_err();
+            assert!(pushes.len() < PUSHES as usize * 1_000);
+        }
+        next.core.stop().unwrap();
+    }
 }
