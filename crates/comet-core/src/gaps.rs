@@ -23,14 +23,29 @@ pub(crate) struct Lost {
     pub(crate) is_outdated: bool,
 }
 
-impl Lost {
-    /// The push to a room that `message` is, which an outbox has dropped. `None`: its room keeps no history.
-    pub(crate) fn of_room_push(message: &[u8], is_outdated: bool) -> Option<Self> {
+/// Where a push is in the history of its room. A batch is several pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Offsets {
+    pub(crate) room: RoomHandle,
+    pub(crate) last: u64,
+    pub(crate) pushes: u32,
+}
+
+impl Offsets {
+    /// Those of operation 20. `None`: `message` is another one, or its room keeps no history.
+    pub(crate) fn of_room_push(message: &[u8]) -> Option<Self> {
         let (Frame { operation, body, .. }, _) = decode(message, usize::MAX).ok()??;
-        let RoomPush { handle, operation: inner, offset, body } =
+        let RoomPush { handle: room, operation: inner, offset: last, body } =
             (operation == op::ROOM_PUSH).then(|| RoomPush::decode(body))??;
-        let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) } else { 1 };
-        Self::of_push(handle, offset, pushes as u64, is_outdated)
+        let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) as u32 } else { 1 };
+        (last > 0).then_some(Self { room, last, pushes })
+    }
+}
+
+impl Lost {
+    /// An outbox has dropped the push.
+    pub(crate) fn of(Offsets { room, last, pushes }: Offsets, is_outdated: bool) -> Option<Self> {
+        Self::of_push(room, last, pushes.into(), is_outdated)
     }
 
     /// A push of so many frames, the last of which has `offset`.

@@ -22,7 +22,7 @@ pub use connection::{
 };
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
-pub use shard::{Counters, Histogram, Item, Room, Shard, State};
+pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
 
 /// The version of the format that is written. Readers take this one and all former ones.
 pub const VERSION: u32 = 1;

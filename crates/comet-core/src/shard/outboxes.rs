@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, RoomPush, VERSION_2, decode, op};
+use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, VERSION_2, decode, op};
 
 use crate::conn::Conn;
 use crate::deflate::Deflater;
@@ -98,7 +98,7 @@ impl Outboxes {
         }
         let [sent, rest] = self.chains.waiting_frames(&conn.outbox);
         let [sent, rest] = [sent, rest]
-            .map(|frames| frames.into_iter().map(About::of).collect::<Vec<Option<About>>>());
+            .map(|items| items.into_iter().map(About::of).collect::<Vec<Option<About>>>());
         let markers = gaps.take_untold(slot, |gap, is_left| {
             // In front of the first push behind it. That is behind the reply that tells the handle.
             let is_behind = |about: &Option<About>| {
@@ -180,14 +180,13 @@ enum About {
 }
 
 impl About {
-    fn of(frame: &Encoded) -> Option<Self> {
-        let (Frame { operation, body, .. }, _) = decode(frame.for_tcp(), usize::MAX).ok()??;
-        match operation {
-            op::JOIN_REPLY => JoinReply::decode(body)?.outcome.ok().map(Self::Joined),
-            op::ROOM_PUSH => {
-                RoomPush::decode(body).map(|push| Self::Push(push.handle, push.offset))
-            }
-            _ => None,
+    fn of(item: &Item) -> Option<Self> {
+        if item.is_push() {
+            return item.offsets().map(|offsets| Self::Push(offsets.room, offsets.last));
         }
+        let (Frame { operation, body, .. }, _) =
+            decode(item.frame().for_tcp(), usize::MAX).ok()??;
+        let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
+        reply.outcome.ok().map(Self::Joined)
     }
 }
