@@ -1,4 +1,4 @@
-//! Pushes of rooms with a history that connections of protocol 2 have lost: what a gap marker tells them.
+//! Pushes of rooms with a history that connections have lost: what a gap marker tells them.
 //!
 //! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the room, and
 //! one for a room that it has left until it is told.
@@ -72,6 +72,8 @@ struct Gap {
     /// The first push that was lost, and how many were, since the client last got all of them.
     first: u64,
     pushes: u64,
+    /// The first of them in whose place no newer push has come.
+    needed: Option<u64>,
     /// What it is still to be told, as one range.
     untold: Option<Lost>,
 }
@@ -101,15 +103,17 @@ impl Gaps {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
         let pushes = lost.pushes();
+        let needed = (!lost.is_outdated).then_some(lost.first);
         let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
         match gaps.iter_mut().find(is_same) {
             None => {
                 let Lost { room, first, .. } = lost;
-                gaps.push(Gap { room, is_left, first, pushes, untold: Some(lost) });
+                gaps.push(Gap { room, is_left, first, pushes, needed, untold: Some(lost) });
             }
             Some(gap) => {
                 gap.first = gap.first.min(lost.first);
                 gap.pushes += pushes;
+                gap.needed = gap.needed.into_iter().chain(needed).min();
                 gap.untold = Some(gap.untold.map_or(lost, |untold| Lost {
                     room: lost.room,
                     first: untold.first.min(lost.first),
@@ -126,6 +130,15 @@ impl Gaps {
     pub(crate) fn has_untold(&self, slot: Slot) -> bool {
         let is_untold = |gaps: &Vec<Gap>| gaps.iter().any(|gap| gap.untold.is_some());
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
+    }
+
+    /// The offset of the first push to the room that the connection has lost and that no newer one has replaced.
+    pub(crate) fn first_needed(&self, slot: Slot, room: RoomId) -> Option<u64> {
+        if self.by_conn.is_empty() {
+            return None;
+        }
+        let mut gaps = self.by_conn.get(&slot)?.iter();
+        gaps.find(|gap| gap.room == room.handle() && !gap.is_left)?.needed
     }
 
     /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given the

@@ -68,9 +68,9 @@ pub(super) struct Delivery<'a> {
     to_close: Vec<Slot>,
     /// What traced connections were offered.
     traced: Vec<(Slot, Offered)>,
-    /// What the latest append of each form of protocol 2 dropped of rooms that keep a history.
-    cuts: [Vec<Lost>; 2 * (FORMS - PROTOCOL_2_FORMS)],
-    /// What connections of protocol 2 lost of such rooms.
+    /// What the latest append of each form dropped of rooms that keep a history.
+    cuts: [Vec<Lost>; 2 * FORMS],
+    /// What connections lost of such rooms that are told of it.
     lost: Vec<(Slot, Lost)>,
 }
 
@@ -166,9 +166,8 @@ impl<'a> Delivery<'a> {
             return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
-        if form >= PROTOCOL_2_FORMS && self.memos[memo].superseded().pushes > 0 {
-            let cuts = &self.cuts[memo - 2 * PROTOCOL_2_FORMS];
-            self.lost.extend(cuts.iter().map(|&lost| (slot, lost)));
+        if self.memos[memo].superseded().pushes > 0 && self.conns[slot].hears_gaps() {
+            self.lost.extend(self.cuts[memo].iter().map(|&lost| (slot, lost)));
         }
         let conn = &mut self.conns[slot];
         if conn.is_traced {
@@ -184,7 +183,7 @@ impl<'a> Delivery<'a> {
     /// The outbox in `slot` does not take the push.
     fn note_lost(&mut self, slot: Slot) {
         if let Some(offsets) = self.items.binary.offsets()
-            && self.conns[slot].is_protocol_2
+            && self.conns[slot].hears_gaps()
         {
             let lost = Lost::of(offsets, false);
             self.lost.extend(lost.map(|lost| (slot, lost)));
@@ -259,12 +258,12 @@ impl<'a> Delivery<'a> {
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
         let item = self.items.of(form);
-        if conn.is_protocol_2 && !self.limits.history_rules.is_empty() {
+        if superseded.pushes > 0 && !self.limits.history_rules.is_empty() {
             let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
             let lost = cut.filter_map(|(item, is_outdated)| Lost::of(item.offsets()?, is_outdated));
-            let at = memo_of(conn) - 2 * PROTOCOL_2_FORMS;
-            self.cuts[at].clear();
-            self.cuts[at].extend(lost);
+            let cuts = &mut self.cuts[memo_of(conn)];
+            cuts.clear();
+            cuts.extend(lost);
         }
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
