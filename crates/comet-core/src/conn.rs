@@ -155,6 +155,14 @@ impl Conn {
         self.is_protocol_2 || self.transport == Transport::EventStream
     }
 
+    /// Whether its client is told of pushes that it has lost of rooms that keep a history. One that speaks the text form asks for
+    /// it by naming the operation: goim's clients do not know it.
+    pub(crate) fn hears_gaps(&self) -> bool {
+        let names_it =
+            |accepts: &Accepts| matches!(accepts, Accepts::Only(all) if all.contains(&op::GAP));
+        self.knows_rooms() || (self.is_text && names_it(&self.accepts))
+    }
+
     /// Whether it has sent its token and has no answer to that.
     pub(crate) fn awaits_auth_reply(&self) -> bool {
         match self.state {

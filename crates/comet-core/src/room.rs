@@ -132,6 +132,11 @@ impl Rooms {
         self.names.get(name).copied()
     }
 
+    /// The name of a room, if there is one with that handle.
+    pub(crate) fn name_of(&self, room: RoomId) -> Option<&str> {
+        self.rooms.is_taken(room).then(|| &*self.rooms[room].name)
+    }
+
     /// The room called `name`. The flag says that it is new, and its home must be asked to join.
     pub(crate) fn find_or_create(&mut self, name: &str) -> (RoomId, bool) {
         if let Some(room) = self.find(name) {

@@ -99,6 +99,9 @@ pub struct Gap {
     /// What the client is still to be told.
     #[prost(message, optional, tag = "5")]
     pub untold: Option<UntoldGap>,
+    /// Offset of the first in whose place no newer push has come.
+    #[prost(uint64, optional, tag = "6")]
+    pub needed: Option<u64>,
 }
 
 /// What a gap marker will say.

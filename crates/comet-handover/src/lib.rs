@@ -23,7 +23,7 @@ pub use connection::{
 };
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
-pub use shard::{Counters, Histogram, Item, Room, Shard, State};
+pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
 pub use tls::{TicketKeys, Tls};
 
 /// The version of the format that is written. Readers take this one and all former ones.

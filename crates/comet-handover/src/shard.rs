@@ -61,6 +61,9 @@ pub struct Item {
     /// What it is about, if clients need only the latest.
     #[prost(message, optional, tag = "4")]
     pub state: Option<State>,
+    /// Where it is in the history of its room.
+    #[prost(message, optional, tag = "5")]
+    pub offsets: Option<Offsets>,
 }
 
 /// What a push is about of which clients need only the latest.
@@ -72,6 +75,20 @@ pub struct State {
     /// The id that its caller gave it.
     #[prost(string, tag = "2")]
     pub id: String,
+}
+
+/// Where a push is in the history of its room.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Offsets {
+    /// The handle of the room.
+    #[prost(uint32, tag = "1")]
+    pub room: u32,
+    /// The offset of its last frame.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    /// How many frames it has.
+    #[prost(uint32, tag = "3")]
+    pub pushes: u32,
 }
 
 /// A room with members on the shard.

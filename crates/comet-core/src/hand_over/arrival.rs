@@ -8,7 +8,7 @@ use comet_proto::{Encoded, Position, RoomHandle};
 use crate::accepts::Accepts;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
-use crate::outbox::State;
+use crate::outbox::Subject;
 use crate::transport::Transport;
 
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
@@ -66,7 +66,7 @@ pub(crate) struct ArrivedConn {
 pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
-    pub(crate) state: Option<Arc<State>>,
+    pub(crate) subject: Option<Arc<Subject>>,
 }
 
 pub(crate) struct ArrivedRoom {

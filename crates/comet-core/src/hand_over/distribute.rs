@@ -1,16 +1,16 @@
 //! From the shards of one process to those of another.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use comet_handover as handed;
 use comet_handover::{AcceptsKind, Fault, VERSION};
-use comet_proto::Encoded;
+use comet_proto::{Encoded, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::gaps::Offsets;
 use crate::ids::ShardId;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX};
-use crate::outbox::State;
+use crate::outbox::{State, Subject};
 use crate::transport::Transport;
 
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
@@ -164,12 +164,17 @@ fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
 }
 
 fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
-    let handed::Item { bytes, tcp_at, is_push, state } = item;
-    let state = state.map(|handed::State { room, id }| {
-        Arc::new(State { room: room.map(Into::into), id: id.into() })
+    let handed::Item { bytes, tcp_at, is_push, state, offsets } = item;
+    let state =
+        state.map(|handed::State { room, id }| State { room: room.map(Into::into), id: id.into() });
+    let offsets = offsets.map(|handed::Offsets { room, last, pushes }| Offsets {
+        room: RoomHandle(room),
+        last,
+        pushes,
     });
+    let subject = Subject::shared(state, offsets);
     match Encoded::from_parts(&bytes, tcp_at as usize) {
-        Some(frame) => Ok(ArrivedItem { frame, is_push, state }),
+        Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
         None => inconsistent("a frame that is none"),
     }
 }

@@ -30,17 +30,22 @@ impl Shard {
         }
         let first = Some(conn.room).filter(|membership| membership.room().is_some());
         let rooms = first.into_iter().chain(self.further_rooms.of(slot).iter().copied());
-        let positions = rooms.filter_map(|membership| self.position_of(membership));
+        let positions = rooms.filter_map(|membership| self.position_of(slot, membership));
         if let Some(block) = id_block(positions) {
             let item = self.outboxes.bytes_reply(Encoded::verbatim(&block));
             self.outboxes.append_to_send(&mut self.conns[slot], &item);
         }
     }
 
-    /// Up to where a member has the pushes of its room.
-    fn position_of(&self, membership: Membership) -> Option<(&str, Position)> {
+    /// Up to where a member has all pushes of its room. Behind a gap that is before the gap, so that the client gets what it lost
+    /// when it comes back.
+    fn position_of(&self, slot: Slot, membership: Membership) -> Option<(&str, Position)> {
         let room = &self.rooms[membership.id()];
-        Some((&room.name, room.reached_by(membership)?))
+        let mut position = room.reached_by(membership)?;
+        if let Some(lost) = self.gaps.first_needed(slot, membership.id()) {
+            position.offset = position.offset.min(lost - 1);
+        }
+        Some((&room.name, position))
     }
 
     /// What an event stream missed, as an event: the home has encoded it for other clients. Where that would be too long, nothing

@@ -1,4 +1,5 @@
-//! Gap markers: clients of protocol 2 are told which pushes they have lost of rooms that keep a history.
+//! Gap markers: clients are told which pushes they have lost of rooms that keep a history. Those of protocol 2 are, event streams, and
+//! those of the text form that have asked for it.
 //!
 //! A marker goes with the next send, in front of the first push of the room behind the gap, or behind all if there is none. A push
 //! that was lost had its place behind what is being sent. So the marker comes before every push of the room that has a higher
@@ -30,7 +31,7 @@ impl Shard {
     pub(super) fn note_hole(&mut self, id: RoomId, from: usize, to: usize, lost: Lost) {
         for at in from..to {
             let slot = self.rooms[id].members[at];
-            if self.conns[slot].is_protocol_2 {
+            if self.conns[slot].hears_gaps() {
                 self.note_lost(slot, lost);
             }
         }

@@ -211,9 +211,18 @@ impl Shard {
                         bytes: bytes.to_vec(),
                         tcp_at: tcp_at as u32,
                         is_push: parts.is_push,
-                        state: parts.state.map(|state| handed::State {
-                            room: state.room.as_deref().map(Into::into),
-                            id: state.id.as_ref().into(),
+                        state: parts.subject.and_then(|subject| {
+                            subject.state.as_ref().map(|state| handed::State {
+                                room: state.room.as_deref().map(Into::into),
+                                id: state.id.as_ref().into(),
+                            })
+                        }),
+                        offsets: parts.subject.and_then(|subject| {
+                            subject.offsets.map(|offsets| handed::Offsets {
+                                room: offsets.room.0,
+                                last: offsets.last,
+                                pushes: offsets.pushes,
+                            })
                         }),
                     }
                 })

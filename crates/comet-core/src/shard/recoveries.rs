@@ -11,7 +11,7 @@ use ahash::RandomState;
 use comet_proto::{Encoded, JoinReply, Position, RoomHandle, op};
 
 use crate::budget::{self, Budget};
-use crate::gaps::Lost;
+use crate::gaps::{Lost, Offsets};
 use crate::ids::{CallId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, Tally};
 use crate::limits::RECOVERY_MAX;
@@ -149,9 +149,14 @@ impl Shard {
         let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
+        let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &json);
+        if let Some(offsets) = Offsets::of_room_push(push.frame.for_tcp()) {
+            items.set_offsets(offsets);
+        }
+        items.keep_plain();
         let progress = Progress {
             call: CallId(0),
-            items: Items::new(&mut self.outboxes.chains, &push.frame, &json),
+            items,
             push,
             tally: Tally::default(),
             answer: Answer::None,

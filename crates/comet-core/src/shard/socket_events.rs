@@ -144,7 +144,7 @@ impl Shard {
                     self.append_event_id(slot);
                 }
                 let conn = &mut self.conns[slot];
-                if !self.outboxes.start(slot, conn, &mut self.gaps) {
+                if !self.outboxes.start(slot, conn, &mut self.gaps, &self.rooms) {
                     continue;
                 }
                 self.conns.begin_send(slot, self.context.tick());

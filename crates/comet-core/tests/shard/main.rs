@@ -11,6 +11,7 @@ mod door;
 mod drain;
 mod event_ids;
 mod event_streams;
+mod gap_events;
 mod gaps;
 mod goim_faults;
 mod hand_over;

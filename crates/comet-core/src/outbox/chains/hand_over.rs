@@ -6,7 +6,7 @@ use comet_proto::Encoded;
 
 use crate::index::Index;
 use crate::outbox::chain::Chain;
-use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, State};
+use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, Subject};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -17,7 +17,7 @@ pub(crate) struct ItemParts<'a> {
     pub(crate) serial: u32,
     pub(crate) frame: &'a Encoded,
     pub(crate) is_push: bool,
-    pub(crate) state: Option<&'a State>,
+    pub(crate) subject: Option<&'a Subject>,
 }
 
 impl Chains {
@@ -43,8 +43,8 @@ impl Chains {
             skipped += 1;
         }
         let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, state, stored: _ } = item;
-            ItemParts { serial: *serial, frame, is_push: *is_push, state: state.as_deref() }
+            let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
+            ItemParts { serial: *serial, frame, is_push: *is_push, subject: subject.as_deref() }
         });
         (items.collect(), taken)
     }
@@ -54,10 +54,10 @@ impl Chains {
         &mut self,
         frame: Encoded,
         is_push: bool,
-        state: Option<Arc<State>>,
+        subject: Option<Arc<Subject>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
-        item.set_state(state);
+        item.set_subject(subject);
         item
     }
 
