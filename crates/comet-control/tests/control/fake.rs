@@ -54,6 +54,8 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         version: "0.0.0",
         limits: Arc::new(Limits::default()),
         trace_log: None,
+        inherited: None,
+        last_call: 0,
         log_format: LogFormat::Text,
         traced: None,
         epoch: Instant::now(),

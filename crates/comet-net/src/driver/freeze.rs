@@ -44,6 +44,7 @@ impl<A: Authenticator> Driver<A> {
                     self.shard.close_left_behind(retry_after_ms);
                     let _ = answer.send(Ok(()));
                 }
+                Order::Survey(answer) => drop(answer.send(self.survey())),
                 Order::Freeze(answer) => drop(answer.send(self.freeze())),
                 Order::Turn(answer) => drop(answer.send(self.frozen_turn())),
                 Order::Offer(taker, answer) => {
@@ -261,6 +262,7 @@ impl<A: Authenticator> Offered<'_, A> {
                     | Order::Freeze(answer)
                     | Order::Offer(_, answer),
                 ) => drop(answer.send(refused())),
+                Ok(Order::Survey(answer)) => drop(answer.send(self.driver.survey())),
                 Ok(Order::Turn(answer)) => {
                     let obstacles = Some("its sockets are offered".to_owned());
                     let _ = answer.send(FrozenTurn { is_still: false, obstacles });

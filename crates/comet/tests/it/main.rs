@@ -85,4 +85,5 @@ mod token_expiry;
 mod token_keys;
 mod tokens;
 mod unix_sockets;
+mod upgrade;
 mod whitelist;
