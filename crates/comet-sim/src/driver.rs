@@ -225,7 +225,7 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
         let shard = &self.shard;
-        let has_pushes = shard.has_pushes() || shard.has_crowds() || shard.has_requests();
+        let has_pushes = shard.obstacles().pushes > 0 || shard.has_requests();
         let has_work = shard.has_work() || shard.has_unsent_counts();
         let is_still = !has_pushes && !has_work && !shard.is_gathering();
         is_idle && is_still && !shard.has_listings()

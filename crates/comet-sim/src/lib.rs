@@ -32,6 +32,7 @@ mod mesh;
 mod plan;
 mod positions;
 mod posts;
+mod presence;
 mod profile;
 mod push_callers;
 mod received;

@@ -35,7 +35,7 @@ struct Known {
     told: Vec<(u64, u64)>,
     /// It has lost pushes, and takes no more until it has asked for them.
     is_stalled: bool,
-    /// It has asked and has no answer. What comes meanwhile is in the answer.
+    /// It has asked and has no answer. If it is in the room, what comes meanwhile is in the answer.
     is_asking: bool,
 }
 
@@ -76,7 +76,14 @@ impl Positions {
         let known = self.rooms.entry(room).or_default();
         // What it is told from here on may be about what follows the answer.
         known.told.clear();
-        known.is_asking = known.is_in;
+        known.is_asking = true;
+    }
+
+    /// It may not enter the room.
+    pub(crate) fn refused(&mut self, room: u8) {
+        if let Some(known) = self.rooms.get_mut(&room) {
+            known.is_asking = false;
+        }
     }
 
     /// The answer to a join.
@@ -114,7 +121,8 @@ impl Positions {
     pub(crate) fn entered(&mut self, room: u8) {
         let known = self.rooms.entry(room).or_default();
         if !known.is_in {
-            *known = Known { is_in: true, ..Known::default() };
+            let is_asking = known.is_asking;
+            *known = Known { is_in: true, is_asking, ..Known::default() };
         }
     }
 

@@ -10,8 +10,9 @@ use comet_proto::{
 };
 
 use crate::logic_services::{EXCUSES, FAILURE};
-use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
+use crate::plan::{PRESENCE_OPERATION, Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::positions::{Place, Positions};
+use crate::presence::{Presence, Rosters};
 use crate::profile::{Accepted, ClientProfile};
 use crate::wire::{self, Kind, ServerMessage, Stamp};
 
@@ -64,6 +65,9 @@ pub(crate) struct ReceivedStream {
     pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
     primary: Option<RoomHandle>,
     pub(crate) positions: Positions,
+    pub(crate) rosters: Rosters,
+    /// Connections that a push about presence names at most.
+    names: u32,
     /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
     renamed: Option<(u8, u64)>,
     rooms_max: usize,
@@ -103,6 +107,8 @@ impl ReceivedStream {
             rooms: BTreeMap::new(),
             primary: None,
             positions: Positions::new(plan.limits.filter_rooms),
+            rosters: Rosters::default(),
+            names: plan.limits.presence_rules.iter().map(|rule| rule.names).max().unwrap_or(0),
             renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
@@ -170,13 +176,12 @@ impl ReceivedStream {
             }
             ServerMessage::Push(stamp, place) => {
                 self.mix(stamp.id);
-                if let Some(place) = place.filter(|place| place.is_recovered)
-                    && let Some(known) = self.rooms.get_mut(&place.handle)
-                {
-                    // It is no member until it has caught up.
-                    known.1 = next_call;
-                }
+                self.note_recovered(place, next_call);
                 return self.push(stamp, place);
+            }
+            ServerMessage::Presence(presence, place) => {
+                self.note_recovered(place, next_call);
+                return self.presence(&presence, place);
             }
             ServerMessage::Pong(payload) => match self.expected.pop_front() {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
@@ -209,6 +214,15 @@ impl ReceivedStream {
             }
         }
         Ok(())
+    }
+
+    fn note_recovered(&mut self, place: Option<Place>, next_call: u64) {
+        if let Some(place) = place.filter(|place| place.is_recovered)
+            && let Some(known) = self.rooms.get_mut(&place.handle)
+        {
+            // It is no member until it has caught up.
+            known.1 = next_call;
+        }
     }
 
     fn reply(
@@ -287,6 +301,7 @@ impl ReceivedStream {
                 }
             }
             Expected::Room(room) => {
+                self.room.into_iter().chain(room).for_each(|room| self.rosters.forget(room));
                 self.room = room;
                 self.room_since = next_call;
                 if let Some(former) = self.primary.take() {
@@ -298,9 +313,12 @@ impl ReceivedStream {
                 }
             }
             Expected::Join(room, since) => {
-                if let Some(reply) = JoinReply::decode(body)
-                    && let Ok(handle) = reply.outcome
-                {
+                self.rosters.forget(room);
+                if let Some(reply) = JoinReply::decode(body) {
+                    let Ok(handle) = reply.outcome else {
+                        self.positions.refused(room);
+                        return Ok(());
+                    };
                     self.positions.joined(room, since, &reply)?;
                     let known = self.rooms.entry(handle).or_insert((room, next_call));
                     if since.is_some() {
@@ -311,6 +329,7 @@ impl ReceivedStream {
             }
             Expected::Leave(handle) => {
                 if let Some((room, _)) = self.rooms.remove(&handle) {
+                    self.rosters.forget(room);
                     self.positions.left(room);
                 }
                 if self.primary.take_if(|primary| *primary == handle).is_some() {
@@ -469,10 +488,7 @@ impl ReceivedStream {
                 return Ok(());
             }
             Kind::Room(room) => {
-                let named =
-                    handle.and_then(|handle| self.rooms.get(&handle)).map(|(room, _)| *room);
-                let is_in = if self.is_protocol_2 { named } else { self.room } == Some(room);
-                if !is_in {
+                if !self.is_in(room, handle) {
                     return Err(format!(
                         "{stamp:?} by {handle:?} in {:?} {:?}",
                         self.room, self.rooms
@@ -493,6 +509,31 @@ impl ReceivedStream {
             return Err(format!("{stamp:?} after {last}"));
         }
         *last = stamp.id;
+        Ok(())
+    }
+
+    /// Whether a push to `room` by its `handle` is for this client.
+    fn is_in(&self, room: u8, handle: Option<RoomHandle>) -> bool {
+        let named = handle.and_then(|handle| self.rooms.get(&handle)).map(|(room, _)| *room);
+        (if self.is_protocol_2 { named } else { self.room }) == Some(room)
+    }
+
+    /// Who has entered and left a room.
+    fn presence(&mut self, presence: &Presence, place: Option<Place>) -> Result<(), String> {
+        let is_recovered = place.is_some_and(|place| place.is_recovered);
+        let is_filtered = self.filters_rooms && !is_recovered;
+        let is_right = self.is_live
+            && self.is_in(presence.room, place.map(|place| place.handle))
+            && (!is_filtered || self.accepts.contains(PRESENCE_OPERATION));
+        if !is_right {
+            return Err(format!("{presence:?} in {:?} {:?}", self.room, self.rooms));
+        }
+        presence.check(self.names)?;
+        if self.is_taken(place)? && !is_recovered {
+            self.rosters.note(presence);
+        } else {
+            self.rosters.forget(presence.room);
+        }
         Ok(())
     }
 

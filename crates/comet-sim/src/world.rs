@@ -79,7 +79,7 @@ impl World {
                 }
             }
             self.rest(|_| true)?;
-            check::quiet_point(&mut self.env, &self.drivers, &mut self.baseline)?;
+            check::quiet_point(&mut self.env, &mut self.drivers, &mut self.baseline)?;
         }
         for _ in 0..self.env.rng.between(0, 50) {
             self.step(Phase::Busy)?;

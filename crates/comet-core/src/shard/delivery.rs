@@ -23,6 +23,9 @@ use super::trace::Offered;
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
 
+/// Bytes that a frame in an outbox takes beside its own, at most.
+const HELD_BESIDE: u32 = 128;
+
 /// What a walk does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Walk {
@@ -415,25 +418,30 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Whether the outbox of a connection has space for the push, with so many bytes before it.
+    /// Whether the outbox of a connection has space for the push, with so many bytes before it that are not held yet.
     pub(super) fn has_space(&self, slot: Slot, beside: u32) -> bool {
         let conn = &self.conns[slot];
         let mut load = self.outboxes.chains.load(&conn.outbox, conn.transport);
         load.bytes = load.bytes.saturating_add(beside);
-        self.fits(conn.form(), load)
+        let held = if beside > 0 { beside + HELD_BESIDE } else { 0 };
+        self.fits_beside(conn.form(), load, held)
     }
 
     /// Whether an outbox with this load has space for the push.
     fn fits(&self, form: usize, load: Load) -> bool {
-        let bytes = load.bytes.saturating_add(self.bytes[form]);
-        let is_short = load.pushes < u32::from(self.limits.svr_proto);
-        is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load)
+        self.fits_beside(form, load, 0)
     }
 
-    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold. The part behind
-    /// the bound is for clients that keep up.
-    fn has_memory(&self, load: Load) -> bool {
-        let held = self.outboxes.chains.held_bytes() as u64;
+    fn fits_beside(&self, form: usize, load: Load, beside: u32) -> bool {
+        let bytes = load.bytes.saturating_add(self.bytes[form]);
+        let is_short = load.pushes < u32::from(self.limits.svr_proto);
+        is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load, beside)
+    }
+
+    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold, and what comes `beside` it.
+    /// The part behind the bound is for clients that keep up.
+    fn has_memory(&self, load: Load, beside: u32) -> bool {
+        let held = self.outboxes.chains.held_bytes() as u64 + u64::from(beside);
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
     }

@@ -18,7 +18,9 @@ impl Shard {
         if !self.conns[slot].is_open() || Canary::UntoldGap.is_released() {
             return;
         }
-        let is_left = !self.is_in(slot, RoomId::of_handle(lost.room));
+        // One that catches up is no member, and gets more pushes of the room.
+        let room = RoomId::of_handle(lost.room);
+        let is_left = !self.is_in(slot, room) && !self.recoveries.has(slot, room);
         self.gaps.note(slot, lost, is_left);
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_sending() {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use comet_proto::{Encoded, JoinReply, Position, RoomHandle, op};
+use comet_proto::{Encoded, HEADER_LEN, JoinReply, Position, RoomHandle, op};
 
 use crate::budget::{self, Budget};
 use crate::gaps::{Lost, Offsets};
@@ -23,6 +23,9 @@ use super::Shard;
 use super::delivery::Walk;
 use super::items::Items;
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
+
+/// Bytes of a reply beside its body: the header of the frame, and that of a WebSocket message.
+const FRAME_MAX: usize = HEADER_LEN + 10;
 
 /// Connections that are to get more of a room's history when their clients have read what waits. Their input is held.
 pub(super) struct Recoveries {
@@ -208,7 +211,7 @@ impl Shard {
         joined.position = position;
         joined.recovered = missed;
         if let Some(end) = chunk_end.filter(|_| joined.recovered.is_some()) {
-            let beside = if catch_up.is_told { 0 } else { joined.encode().len() };
+            let beside = if catch_up.is_told { 0 } else { FRAME_MAX + joined.encode().len() };
             if self.has_space_for(slot, beside, progress) {
                 if position.is_some_and(|position| end < position.offset) {
                     return self.give_part(slot, reply, &joined, (catch_up, end), progress, budget);

@@ -301,6 +301,29 @@ fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
     }
 }
 
+/// There is memory for the answer or for the history, and not for both.
+#[test]
+fn a_client_that_comes_back_is_not_taken_for_a_slow_one() {
+    for outbox_memory in (0..1_500).step_by(25) {
+        let limits = Limits { outbox_memory, ..limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(1, limits);
+        let position = history_position(&mut rig);
+        (0..3).for_each(|_| _ = rig.push_room("r", TELL, &[b'x'; 100]));
+        let (conn, _) = connect(&mut rig, 0, "8/l//");
+        rig.feed(conn, &join_since("r", Some(position)));
+        assert!(!rig.is_closed(conn), "{outbox_memory} bytes");
+    }
+}
+
+/// Where the history of the room is, as a client is told that stays there.
+fn history_position(rig: &mut Rig) -> Position {
+    let (conn, _) = connect(rig, 0, "9/stays//");
+    match told(&rig.ask(conn, &join_since("r", None)))[..] {
+        [Told::Joined { position: Some(position), .. }] => position,
+        ref other => panic!("{other:?}"),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// To a room: so many pushes in a batch (1: no batch), of so many bytes, about a state.

@@ -1,6 +1,7 @@
 //! A driver whose shard is handed over to that of another process.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use comet_core::{ConnId, LeftBehind, Obstacles, Report, TakeOver};
 
@@ -96,12 +97,12 @@ impl Driver {
     }
 
     /// Goes on with a part of what all drivers have left. `totals` are those of the sockets that the counters of the
-    /// shard have counted. Returns who is called what.
+    /// shard have counted, `stalls` those of all former drivers. Returns who is called what.
     pub(crate) fn take_over(
         &mut self,
         env: &mut Env,
         (part, peers): (TakeOver, Vec<(usize, ConnId)>),
-        totals: SocketTotals,
+        (totals, stalls): (SocketTotals, Rc<[StallLog]>),
     ) -> BTreeMap<ConnId, ConnId> {
         self.shard.handle_time(env.now);
         let conns = self.shard.take_over(part);
@@ -116,7 +117,7 @@ impl Driver {
             renamed.insert(former, conn);
         }
         let stalled_ms = self.shard.counters().stalled_millis;
-        self.stalls = StallLog::after(env.now, stalled_ms);
+        self.stalls = StallLog::after(stalls, env.now, stalled_ms);
         self.ready_since = Some(env.now);
         self.message_at = env.now;
         self.must_retry = true;

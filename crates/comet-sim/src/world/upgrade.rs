@@ -2,6 +2,7 @@
 //! checks go on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use comet_core::{ShardId, distribute};
@@ -12,6 +13,7 @@ use crate::driver::{Driver, Offer};
 use crate::env::{Env, SocketTotals};
 use crate::mesh::Mesh;
 use crate::release::Release;
+use crate::stall_log::StallLog;
 use crate::trace::trace;
 
 use super::{Phase, World};
@@ -73,7 +75,7 @@ impl World {
         self.upgrades.resized += u64::from(shards != former);
         let mut totals = vec![SocketTotals::default(); shards.into()];
         let mut backlog = VecDeque::new();
-        let (mut parts, formers) = (Vec::new(), std::mem::take(&mut self.drivers));
+        let (mut parts, mut formers) = (Vec::new(), std::mem::take(&mut self.drivers));
         for (index, ((driver, offer), shard)) in formers.iter().zip(offers).zip(handed).enumerate()
         {
             let of = driver.release_sockets(env, &offer.peers)?;
@@ -86,11 +88,13 @@ impl World {
         env.control.upgrade(shards);
         env.upgraded_at.push(env.now);
         let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
+        let stalls: Rc<[StallLog]> =
+            formers.iter_mut().map(|former| std::mem::take(&mut former.stalls)).collect();
         let mut renamed = BTreeMap::new();
         for (shard, (part, totals)) in (0..).map(ShardId).zip(parts.into_iter().zip(totals)) {
             let limits = Arc::clone(env.control.limits());
             let mut driver = Driver::new(shard, &env.plan, limits, env.now);
-            renamed.append(&mut driver.take_over(env, part, totals));
+            renamed.append(&mut driver.take_over(env, part, (totals, Rc::clone(&stalls))));
             self.drivers.push(driver);
         }
         for former in &formers {
