@@ -4,7 +4,7 @@ mod moving;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
 use comet_control::{Address, ApiTls, CensusTaker, TraceLogSwitch};
