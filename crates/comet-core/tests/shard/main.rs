@@ -27,6 +27,7 @@ mod positions;
 mod presence;
 mod protocol_2;
 mod pushes;
+mod repairs;
 mod replies;
 mod rfc6455;
 mod rig;
