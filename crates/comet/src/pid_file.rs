@@ -107,16 +107,24 @@ impl PidFile {
     /// If it cannot be written, as a sentence.
     pub(crate) fn write(&mut self) -> Result<(), String> {
         self.is_ours = true;
-        let line = format!("{}\n", std::process::id());
+        self.write_number(std::process::id())
+    }
+
+    /// Writes the id of the process that it was handed to. That one may be asked for as soon as this one has ended.
+    ///
+    /// # Errors
+    /// If it cannot be written, as a sentence.
+    pub(crate) fn leave(&mut self, id: u32) -> Result<(), String> {
+        self.is_ours = false;
+        self.write_number(id)
+    }
+
+    fn write_number(&self, id: u32) -> Result<(), String> {
+        let line = format!("{id}\n");
         let written = self.file.write_all_at(line.as_bytes(), 0);
         // What another process has written may be longer.
         let written = written.and_then(|()| self.file.set_len(line.len() as u64));
         written.map_err(|error| cannot_write(&self.path, &error))
-    }
-
-    /// Leaves the file to the process that it was handed to.
-    pub(crate) fn leave(&mut self) {
-        self.is_ours = false;
     }
 
     pub(crate) fn path(&self) -> &Path {

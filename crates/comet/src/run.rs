@@ -152,12 +152,7 @@ impl Server<'_> {
                 Event::Day => app.certificates().warn(),
                 Event::Minutes => app.rotate_ticket_keys(),
                 Event::Upgrade => {
-                    if let Some(id) = hand_over(&app, pid_file.as_ref()) {
-                        // Before this process ends, which is the main one so far.
-                        manager.notify(Notice::MainProcess(id));
-                        if let Some(pid_file) = &mut pid_file {
-                            pid_file.leave();
-                        }
+                    if hand_over(&app, pid_file.as_mut(), &manager) {
                         app.leave();
                         return Ok(0);
                     }
@@ -184,22 +179,27 @@ impl Server<'_> {
     }
 }
 
-/// Has another process go on with the connections, or says what one could, as it is asked. Returns the process that goes on.
-fn hand_over(app: &App, pid_file: Option<&PidFile>) -> Option<u32> {
+/// Has another process go on with the connections, or says what one could, as it is asked. Returns whether another one goes on.
+fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager) -> bool {
     let asked = Asked::fetch();
-    let mut former = Former::new(app, pid_file);
+    let mut former = Former::new(app, pid_file.as_deref());
     if asked.request.is_check {
         let answer = former.check();
         asked.answer(&answer);
-        return None;
+        return false;
     }
     log::info!("SIGUSR2: a new process is started to go on with the connections");
     match former.hand_over(&asked.request) {
         Ok(id) => {
             let done = format!("process {id} serves: {}", former.describe());
+            // Before this process ends, which is the main one so far.
+            manager.notify(Notice::MainProcess(id));
+            if let Some(Err(error)) = pid_file.map(|file| file.leave(id)) {
+                log::error!("upgrade: {error}");
+            }
             log::info!("upgrade: {done}");
             asked.answer(&Answer { is_done: true, text: done });
-            Some(id)
+            true
         }
         Err(failure) => {
             comet_ops::count_upgrades(failure.label(), 1);
@@ -208,7 +208,7 @@ fn hand_over(app: &App, pid_file: Option<&PidFile>) -> Option<u32> {
             }
             let text = format!("this server goes on as before: {failure}");
             asked.answer(&Answer { is_done: false, text });
-            None
+            false
         }
     }
 }
