@@ -32,11 +32,13 @@ pub enum Canary {
     LateClaim,
     /// A client is not told of the pushes of a room with a history that it has lost.
     UntoldGap,
+    /// The members of a room are not told that a connection has ended.
+    UntoldEnd,
 }
 
 impl Canary {
     /// Every canary.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::UnreadInput,
         Self::StaleRelease,
         Self::UncountedLoss,
@@ -50,6 +52,7 @@ impl Canary {
         Self::OvertakenLane,
         Self::LateClaim,
         Self::UntoldGap,
+        Self::UntoldEnd,
     ];
 
     /// Whether the bug is put back on this thread.

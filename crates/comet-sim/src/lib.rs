@@ -21,6 +21,7 @@ mod drain;
 mod driver;
 mod env;
 mod fanout;
+mod fanout_summary;
 pub mod hosts;
 mod listings;
 mod live_traces;
@@ -53,7 +54,7 @@ use std::error::Error;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use fanout::FanoutSummary;
+pub use fanout_summary::FanoutSummary;
 pub use logic_summary::LogicSummary;
 pub use summary::Summary;
 

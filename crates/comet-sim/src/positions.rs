@@ -133,6 +133,15 @@ impl Positions {
         }
     }
 
+    /// It is still in the room, and may have ignored pushes to it.
+    pub(crate) fn ignored(&mut self, room: u8) {
+        let Some(known) = self.rooms.get_mut(&room).filter(|_| !self.is_filtered) else { return };
+        match known.epoch {
+            Some(_) => known.is_stalled = true,
+            None => known.offset = None,
+        }
+    }
+
     pub(crate) fn lost(&mut self, room: u8, gap: RoomGap) -> Result<(), String> {
         let known = self.rooms.entry(room).or_default();
         if gap.first == 0 || gap.first > gap.last {

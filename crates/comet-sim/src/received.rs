@@ -12,7 +12,7 @@ use comet_proto::{
 };
 
 use crate::logic_services::{EXCUSES, FAILURE};
-use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
+use crate::plan::{PRESENCE_OPERATION, Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::positions::{Place, Positions};
 use crate::presence::Rosters;
 use crate::profile::{Accepted, ClientProfile};
@@ -330,6 +330,10 @@ impl ReceivedStream {
                 }
             }
             Expected::Accepts { accept, operations } => {
+                if operations.contains(&PRESENCE_OPERATION) {
+                    // In between it may have been told nothing.
+                    self.rosters = Rosters::default();
+                }
                 for operation in operations {
                     self.accepts.set(operation, accept);
                 }

@@ -8,7 +8,7 @@ use comet_core::{
 };
 use comet_proto::RoomRefusal;
 
-use crate::fanout::FanoutSummary;
+use crate::fanout_summary::FanoutSummary;
 use crate::logic_summary::LogicSummary;
 
 /// What one run exercised, or several added up.

@@ -7,6 +7,7 @@ use comet_proto::presence::RoomChanges;
 use comet_proto::{Encoded, Frame, VERSION};
 
 use crate::budget::{self, Budget};
+use crate::canary::Canary;
 use crate::ids::{CallId, Slot};
 use crate::message::{Message, Push};
 use crate::room::RoomId;
@@ -26,7 +27,7 @@ impl Shard {
 
     /// The connection, whose key was `key`, is about to leave all rooms.
     pub(super) fn note_end_of_presence(&mut self, slot: Slot, key: &str) {
-        if self.context.limits.presence_rules.is_empty() {
+        if self.context.limits.presence_rules.is_empty() || Canary::UntoldEnd.is_released() {
             return;
         }
         let further = self.further_rooms.of(slot).iter().map(|membership| membership.id());

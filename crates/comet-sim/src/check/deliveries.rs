@@ -158,7 +158,9 @@ pub(super) fn check_deliveries(
     let paced = baseline.dropped_unwanted - before.dropped_unwanted - reported;
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {
-        return Err(format!("{unexplained} deliveries are missing, {explained} were given up"));
+        return Err(format!(
+            "{unexplained} deliveries are missing, {untold} of them about presence, {explained} were given up"
+        ));
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Who is in a room, as its members are told, and as operators ask.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::Arc;
 
 use comet_core::{
@@ -39,6 +40,9 @@ pub(super) fn check_rosters(env: &mut Env, drivers: &[Driver]) -> u64 {
             (peer, told.map(index).collect())
         })
         .collect();
+    // What a client that is not settled has missed until now is counted in this phase. So it begins anew.
+    let mut before: Vec<_> =
+        env.peers.iter_mut().map(|peer| mem::take(&mut peer.client.received.rosters)).collect();
     let mut missing = 0;
     for (peer, mine) in settled {
         let received = &mut env.peers[peer].client.received;
@@ -47,7 +51,7 @@ pub(super) fn check_rosters(env: &mut Env, drivers: &[Driver]) -> u64 {
         }
         for room in mine {
             let members = &rooms[&room];
-            if let Some(is_same) = received.rosters.end(room, members) {
+            if let Some(is_same) = before[peer].end(room, members) {
                 env.rosters += 1;
                 missing += u64::from(!is_same);
             }

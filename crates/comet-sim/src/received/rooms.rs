@@ -54,8 +54,12 @@ impl ReceivedStream {
         let reply = LeaveReply::decode(body);
         let reply = reply.filter(|reply| reply.is_unasked && reply.outcome.is_ok());
         self.renamed = reply.as_ref().and_then(|reply| self.rooms.remove(&reply.handle));
-        if reply.is_some_and(|reply| self.primary == Some(reply.handle)) {
-            self.primary = None;
+        if let (Some(LeaveReply { handle, .. }), Some((room, _))) = (reply, self.renamed) {
+            self.primary.take_if(|primary| *primary == handle);
+            if self.expected.iter().any(|(_, expected)| *expected == Expected::Leave(handle)) {
+                // The server does not know what it is to leave. So the client stays, and has ignored what came meanwhile.
+                self.positions.ignored(room);
+            }
         }
         let what = || format!("a handle is taken back by {body:?}, rooms are {:?}", self.rooms);
         self.renamed.is_some().then_some(()).ok_or_else(what)
