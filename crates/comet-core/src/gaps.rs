@@ -29,6 +29,8 @@ pub(crate) struct Offsets {
     pub(crate) room: RoomHandle,
     pub(crate) last: u64,
     pub(crate) pushes: u32,
+    /// The handle in its frame: another one where the room has got a new handle since.
+    pub(crate) sent_as: RoomHandle,
 }
 
 impl Offsets {
@@ -38,13 +40,14 @@ impl Offsets {
         let RoomPush { handle: room, operation: inner, offset: last, body } =
             (operation == op::ROOM_PUSH).then(|| RoomPush::decode(body))??;
         let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) as u32 } else { 1 };
-        (last > 0).then_some(Self { room, last, pushes })
+        (last > 0).then_some(Self { room, last, pushes, sent_as: room })
     }
 }
 
 impl Lost {
     /// An outbox has dropped the push.
-    pub(crate) fn of(Offsets { room, last, pushes }: Offsets, is_outdated: bool) -> Option<Self> {
+    pub(crate) fn of(offsets: Offsets, is_outdated: bool) -> Option<Self> {
+        let Offsets { room, last, pushes, sent_as: _ } = offsets;
         Self::of_push(room, last, pushes.into(), is_outdated)
     }
 

@@ -89,6 +89,9 @@ pub struct Offsets {
     /// How many frames it has.
     #[prost(uint32, tag = "3")]
     pub pushes: u32,
+    /// The handle in its frame, if the room has another one by now.
+    #[prost(uint32, optional, tag = "4")]
+    pub sent_as: Option<u32>,
 }
 
 /// A room with members on the shard.

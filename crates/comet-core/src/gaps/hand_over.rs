@@ -28,21 +28,14 @@ impl Gaps {
             .collect()
     }
 
-    /// What [`Gaps::hand_over`] gave. `handle` is the handle here of the one there.
-    pub(crate) fn take_over(
-        &mut self,
-        slot: Slot,
-        gaps: Vec<handed::Gap>,
-        handle: impl Fn(RoomHandle) -> RoomHandle,
-    ) {
+    /// What [`Gaps::hand_over`] gave, with the handles here.
+    pub(crate) fn take_over(&mut self, slot: Slot, gaps: Vec<handed::Gap>) {
         if gaps.is_empty() {
             return;
         }
         let here = |gap: handed::Gap| {
             let handed::Gap { room, is_left, first, pushes, needed, untold } = gap;
             let room = RoomHandle(room);
-            // A client knows a room that it has left by the former handle.
-            let room = if is_left { room } else { handle(room) };
             let untold = untold.map(|handed::UntoldGap { first, last, is_outdated }| Lost {
                 room,
                 first,

@@ -49,7 +49,7 @@ impl TakeOver {
 }
 
 pub(crate) struct ArrivedConn {
-    /// Handles in it are those of the former process; `pending` are indices of [`TakeOver::items`].
+    /// Handles in it are those of the former process, but for `gaps`; `pending` are indices of [`TakeOver::items`].
     pub(crate) connection: Connection,
     pub(crate) transport: Transport,
     pub(crate) accepts: Accepts,

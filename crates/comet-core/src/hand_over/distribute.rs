@@ -16,7 +16,7 @@ use crate::transport::Transport;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
-use super::rooms::ShardRooms;
+use super::rooms::{NewHandles, ShardRooms};
 
 /// Connections of one shard: slots are `u32`, and this many are beyond any machine.
 const CONNECTIONS_MAX: usize = 1 << 28;
@@ -90,7 +90,7 @@ pub fn distribute<S>(
     let mut moving = moving.into_iter();
     let (mut parts, mut rooms) = (Vec::new(), Vec::new());
     for (shard, length) in (0..count).map(ShardId).zip(lengths) {
-        let (mut conns, mut sockets) = (Vec::new(), Vec::new());
+        let (mut conns, mut sockets, mut origins) = (Vec::new(), Vec::new(), Vec::new());
         let mut items = Items::default();
         let mut mine = ShardRooms::new(former.len());
         for Moving { from, connection, socket } in moving.by_ref().take(length) {
@@ -99,8 +99,15 @@ pub fn distribute<S>(
             homes.register(&conn.connection, shard, conns.len())?;
             conns.push(conn);
             sockets.push(socket);
+            origins.push(from);
         }
-        let mine = mine.finish(&mut conns)?;
+        let (mine, handles) = mine.finish(&mut conns)?;
+        items.rename(&handles);
+        for (ArrivedConn { connection, .. }, from) in conns.iter_mut().zip(origins) {
+            for gap in &mut connection.gaps {
+                gap.room = handles.of(from, RoomHandle(gap.room)).0;
+            }
+        }
         rooms.push(mine);
         parts.push((shard, conns, items.all, sockets));
     }
@@ -167,10 +174,11 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
     let handed::Item { bytes, tcp_at, is_push, state, offsets } = item;
     let state =
         state.map(|handed::State { room, id }| State { room: room.map(Into::into), id: id.into() });
-    let offsets = offsets.map(|handed::Offsets { room, last, pushes }| Offsets {
+    let offsets = offsets.map(|handed::Offsets { room, last, pushes, sent_as }| Offsets {
         room: RoomHandle(room),
         last,
         pushes,
+        sent_as: RoomHandle(sent_as.unwrap_or(room)),
     });
     let subject = Subject::shared(state, offsets);
     match Encoded::from_parts(&bytes, tcp_at as usize) {
@@ -205,6 +213,24 @@ impl Items {
             self.all.push(frame.clone());
         }
         Ok(*known)
+    }
+
+    /// Notes the handles here of the rooms that pushes are to. Their frames keep the former ones.
+    fn rename(&mut self, handles: &NewHandles) {
+        for (from, known) in self.known.iter().enumerate() {
+            for &at in known.iter().filter(|&&at| at != u32::MAX) {
+                let item = &mut self.all[at as usize];
+                let Some(Subject { state, offsets: Some(offsets) }) = item.subject.as_deref()
+                else {
+                    continue;
+                };
+                let room = handles.of(from, offsets.room);
+                if room != offsets.room {
+                    let offsets = Offsets { room, ..*offsets };
+                    item.subject = Subject::shared(state.clone(), Some(offsets));
+                }
+            }
+        }
     }
 }
 

@@ -25,6 +25,16 @@ pub(super) struct ShardRooms {
     known: Vec<AHashMap<u32, Known>>,
 }
 
+/// For each former shard: rooms that have another handle here.
+pub(super) struct NewHandles(Vec<AHashMap<RoomHandle, RoomHandle>>);
+
+impl NewHandles {
+    /// The handle here of a room that had the handle `former` on the former shard `from`.
+    pub(super) fn of(&self, from: usize, former: RoomHandle) -> RoomHandle {
+        self.0[from].get(&former).copied().unwrap_or(former)
+    }
+}
+
 /// A room that a connection is in.
 #[derive(Clone, Copy)]
 pub(super) struct Entered {
@@ -104,7 +114,10 @@ impl ShardRooms {
     }
 
     /// Gives each room its handle, and notes the rooms that `conns` know by another one.
-    pub(super) fn finish(mut self, conns: &mut [ArrivedConn]) -> Result<Vec<ArrivedRoom>, Fault> {
+    pub(super) fn finish(
+        mut self,
+        conns: &mut [ArrivedConn],
+    ) -> Result<(Vec<ArrivedRoom>, NewHandles), Fault> {
         // By which handles clients know which rooms.
         let mut rooms_of: AHashMap<u32, usize> = AHashMap::new();
         let mut next = 0;
@@ -140,6 +153,14 @@ impl ShardRooms {
                     .filter(|&(handle, at)| rooms[at].handle != handle),
             );
         }
-        Ok(rooms)
+        let renamed = self.known.iter().map(|known| {
+            let handles = known.iter().filter_map(|(&former, known)| match known {
+                Known::Here(Entered { at, .. }) => Some((RoomHandle(former), rooms[*at].handle)),
+                Known::There(_) => None,
+            });
+            handles.filter(|(former, handle)| former != handle).collect()
+        });
+        let renamed = NewHandles(renamed.collect());
+        Ok((rooms, renamed))
     }
 }

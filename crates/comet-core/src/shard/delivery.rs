@@ -139,7 +139,7 @@ impl<'a> Delivery<'a> {
         self.room = Some((room, name));
         if self.offset > 0 && self.items.binary.offsets().is_none() {
             let pushes = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1) as u32;
-            self.items.set_offsets(Offsets { room, last: self.offset, pushes });
+            self.items.set_offsets(Offsets { room, last: self.offset, pushes, sent_as: room });
         }
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);

@@ -222,6 +222,8 @@ impl Shard {
                                 room: offsets.room.0,
                                 last: offsets.last,
                                 pushes: offsets.pushes,
+                                sent_as: (offsets.sent_as != offsets.room)
+                                    .then_some(offsets.sent_as.0),
                             })
                         }),
                     }

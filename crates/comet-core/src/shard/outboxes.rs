@@ -8,7 +8,7 @@ use comet_proto::{
 
 use crate::conn::Conn;
 use crate::deflate::Deflater;
-use crate::gaps::{Gaps, Telling};
+use crate::gaps::{Gaps, Offsets, Telling};
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
@@ -112,7 +112,7 @@ impl Outboxes {
         let markers = gaps.take_untold(slot, |gap, is_left| {
             // In front of the first push behind it. That is behind the reply that tells the handle.
             let is_behind = |about: &Option<About>| {
-                let is = |about: About| matches!(about, About::Push(handle, offset) if handle == gap.handle && offset >= gap.first);
+                let is = |about: About| matches!(about, About::Push(push) if push.room == gap.handle && push.last >= gap.first);
                 about.is_some_and(is)
             };
             if let Some(place) = sent.iter().position(is_behind) {
@@ -129,7 +129,12 @@ impl Outboxes {
         });
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
         for (marker, place) in markers {
-            let Some(marker) = marker_for(conn, marker, rooms) else { continue };
+            // In front of a push that came from another process the client may not know the present handle yet.
+            let handle = match sent.get(place) {
+                Some(&Some(About::Push(push))) if push.room == marker.handle => push.sent_as,
+                _ => marker.handle,
+            };
+            let Some(marker) = marker_for(conn, marker, handle, rooms) else { continue };
             let reply = self.reply(marker);
             self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
             replies.push((place, reply));
@@ -179,14 +184,15 @@ impl Outboxes {
     }
 }
 
-/// A gap marker in the form of `conn`. `None`: it knows the room by its name, and there is no such room any more.
-fn marker_for(conn: &Conn, gap: RoomGap, rooms: &Rooms) -> Option<Encoded> {
+/// A gap marker in the form of `conn`, which knows the room as `known_as`. `None`: it knows it by its name, and there is no such
+/// room any more.
+fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) -> Option<Encoded> {
     let RoomGap { handle, is_outdated, first, last } = gap;
     let frame = |version, body: &[u8]| {
         Encoded::frame(&Frame { version, operation: op::GAP, sequence: 0, body })
     };
     if conn.is_protocol_2 {
-        return Some(frame(VERSION_2, &gap.encode()));
+        return Some(frame(VERSION_2, &RoomGap { handle: known_as, ..gap }.encode()));
     }
     let room = rooms.name_of(RoomId::of_handle(handle))?;
     Some(match conn.transport {
@@ -202,14 +208,14 @@ fn marker_for(conn: &Conn, gap: RoomGap, rooms: &Rooms) -> Option<Encoded> {
 enum About {
     /// It tells the handle of a room.
     Joined(RoomHandle),
-    /// A push to a room, and its offset.
-    Push(RoomHandle, u64),
+    /// A push to a room that keeps a history.
+    Push(Offsets),
 }
 
 impl About {
     fn of(item: &Item) -> Option<Self> {
         if item.is_push() {
-            return item.offsets().map(|offsets| Self::Push(offsets.room, offsets.last));
+            return item.offsets().map(Self::Push);
         }
         let (Frame { operation, body, .. }, _) =
             decode(item.frame().for_tcp(), usize::MAX).ok()??;

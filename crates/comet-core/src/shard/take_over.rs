@@ -167,11 +167,7 @@ impl Shard {
         if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
-        let handle_here = |former| {
-            let renamed = renamed.iter().find(|(handle, _)| *handle == former);
-            renamed.map_or(former, |(_, room)| rooms[*room].handle)
-        };
-        self.gaps.take_over(slot, gaps, handle_here);
+        self.gaps.take_over(slot, gaps);
         for (room, offset) in offered {
             self.note_missed(slot, &rooms[room], offset);
         }

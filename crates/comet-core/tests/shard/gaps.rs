@@ -10,12 +10,12 @@ use crate::history::{TELL, Told, join_since, rules, told, told_so_far};
 use crate::rig::{Rig, frame, frame_2, push, room_at};
 use crate::rooms::connect;
 
-fn limits(slow_consumer: SlowConsumer) -> Limits {
+pub(crate) fn limits(slow_consumer: SlowConsumer) -> Limits {
     Limits { svr_proto: 3, slow_consumer, history_rules: rules(1_000), ..Limits::default() }
 }
 
 /// A client of shard 0 in the room, and its handle.
-fn member(rig: &mut Rig, room: &str) -> (ConnId, RoomHandle) {
+pub(crate) fn member(rig: &mut Rig, room: &str) -> (ConnId, RoomHandle) {
     let (conn, _) = connect(rig, 0, "7/k//");
     let [Told::Joined { handle, .. }] = told(&rig.ask(conn, &join_since(room, None)))[..] else {
         panic!()
@@ -23,11 +23,11 @@ fn member(rig: &mut Rig, room: &str) -> (ConnId, RoomHandle) {
     (conn, handle)
 }
 
-fn gap(handle: RoomHandle, first: u64, last: u64) -> Told {
+pub(crate) fn gap(handle: RoomHandle, first: u64, last: u64) -> Told {
     Told::Gap(RoomGap { handle, is_outdated: false, first, last })
 }
 
-fn offsets(all: &[Told]) -> Vec<u64> {
+pub(crate) fn offsets(all: &[Told]) -> Vec<u64> {
     all.iter()
         .filter_map(|told| match told {
             Told::Push { offset, .. } => Some(*offset),
@@ -278,27 +278,6 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
     assert!(all.contains(&gap(handle, 3, 3)), "{all:?}");
     let at = |told: &Told| all.iter().position(|other| other == told).unwrap();
     assert!(at(&gap(handle, 3, 3)) < at(all.last().unwrap()));
-}
-
-/// No push follows before the hand-over, and the home knows of the one that is missing.
-#[test]
-fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
-    for count in [2, 1] {
-        let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
-        let mut rig = Rig::new(2, limits);
-        let room = room_at(1);
-        let (conn, handle) = member(&mut rig, &room);
-        rig.held.insert((1, 0));
-        (0..3).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
-        rig.held.clear();
-        rig.run();
-        let conn = rig.upgrade(count)[&conn];
-        let all = told(&rig.take(conn));
-        assert_eq!(offsets(&all), [1, 2]);
-        assert_eq!(all.last(), Some(&gap(handle, 3, 3)), "{count} shards");
-        rig.push_room(&room, TELL, b"push");
-        assert_eq!(offsets(&told(&rig.take(conn))), [4]);
-    }
 }
 
 /// It asks while it reads nothing, so the history waits as a part, which newer pushes to the client take the place of.

@@ -13,6 +13,7 @@ mod event_ids;
 mod event_streams;
 mod gap_events;
 mod gaps;
+mod gaps_handed_over;
 mod goim_faults;
 mod hand_over;
 mod history;

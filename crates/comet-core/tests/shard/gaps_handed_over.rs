@@ -1,0 +1,82 @@
+//! What connections have lost before a hand-over is told after it, in its place.
+
+use comet_core::{ConnId, Limits, SlowConsumer};
+use comet_proto::RoomHandle;
+
+use crate::gaps::{gap, limits, member, offsets};
+use crate::history::{TELL, Told, join_since, told};
+use crate::rig::{Rig, room_at};
+use crate::rooms::connect;
+
+/// No push follows before the hand-over, and the home knows of the one that is missing.
+#[test]
+fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
+    for count in [2, 1] {
+        let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(2, limits);
+        let room = room_at(1);
+        let (conn, handle) = member(&mut rig, &room);
+        rig.held.insert((1, 0));
+        (0..3).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
+        rig.held.clear();
+        rig.run();
+        let conn = rig.upgrade(count)[&conn];
+        let all = told(&rig.take(conn));
+        assert_eq!(offsets(&all), [1, 2]);
+        assert_eq!(all.last(), Some(&gap(handle, 3, 3)), "{count} shards");
+        rig.push_room(&room, TELL, b"push");
+        assert_eq!(offsets(&told(&rig.take(conn))), [4]);
+    }
+}
+
+/// A client that reads nothing has lost pushes, and is handed over. It is in the room with a handle that means another room on the other
+/// shard, and that is returned.
+fn with_gap(policy: SlowConsumer) -> (Rig, String, ConnId, RoomHandle) {
+    let mut rig = Rig::new(2, limits(policy));
+    let room = room_at(1);
+    let (conn, handle) = member(&mut rig, &room);
+    let (other, _) = connect(&mut rig, 1, "8/other//");
+    let joined = told(&rig.ask(other, &join_since(&room_at(0), None)));
+    assert!(matches!(joined[..], [Told::Joined { handle: same, .. }] if same == handle));
+    rig.allow(conn, Some(0));
+    (0..9).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
+    (rig, room, conn, handle)
+}
+
+/// Where two shards become one the room has another handle. What waits has the former one, and the client knows no other before it.
+#[test]
+fn a_gap_before_pushes_that_wait_is_told_before_them_by_the_handle_that_they_have() {
+    for count in [2, 1] {
+        let (mut rig, _, conn, handle) = with_gap(SlowConsumer::DropOldest);
+        let conn = rig.upgrade(count)[&conn];
+        rig.allow(conn, None);
+        let all = told(&rig.take(conn));
+        assert_eq!((offsets(&all), &all[1]), (vec![1, 8, 9], &gap(handle, 2, 7)), "{count} shards");
+        assert_eq!(all.iter().filter(|told| matches!(told, Told::Gap(_))).count(), 1);
+    }
+}
+
+#[test]
+fn a_gap_behind_pushes_that_wait_is_told_by_the_new_handle() {
+    let (mut rig, _, conn, former) = with_gap(SlowConsumer::DropNewest);
+    let conn = rig.upgrade(1)[&conn];
+    rig.allow(conn, None);
+    let all = told(&rig.take(conn));
+    let [.., Told::Left, Told::Joined { handle, .. }, last] = &all[..] else { panic!("{all:?}") };
+    assert_ne!(*handle, former);
+    assert_eq!((offsets(&all), last), (vec![1, 2, 3], &gap(*handle, 4, 9)));
+}
+
+/// They were not lost yet when the room got its new handle.
+#[test]
+fn pushes_of_a_former_handle_that_are_dropped_are_told_of_by_the_new_one() {
+    for count in [2, 1] {
+        let (mut rig, room, conn, _) = with_gap(SlowConsumer::DropOldest);
+        let conn = rig.upgrade(count)[&conn];
+        (0..2).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
+        rig.allow(conn, None);
+        let all = told(&rig.take(conn));
+        let [.., lost, Told::Push { handle, .. }, _] = &all[..] else { panic!("{all:?}") };
+        assert_eq!((offsets(&all), lost), (vec![1, 10, 11], &gap(*handle, 2, 9)), "{count} shards");
+    }
+}
