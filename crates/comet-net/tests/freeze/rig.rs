@@ -122,7 +122,7 @@ impl Rig {
             epoch: Instant::now(),
             arrived,
         };
-        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let peers = vec![sender.clone()];
         let endpoints = MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers, control };
         let (ready, is_ready) = mpsc::channel();
