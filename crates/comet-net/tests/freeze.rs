@@ -111,7 +111,7 @@ impl Rig {
             spin: Duration::ZERO,
             busy_poll: Duration::ZERO,
             epoch: Instant::now(),
-            arrived,
+            is_frozen: arrived.is_some(),
         };
         let pulse = Arc::new(Pulse::new(wakeup.clone()));
         let peers = vec![sender.clone()];
@@ -119,6 +119,9 @@ impl Rig {
         let (ready, is_ready) = mpsc::channel();
         let core = Core::start(settings, endpoints, Embedded, ready).unwrap();
         is_ready.recv().unwrap().unwrap();
+        if let Some(arrived) = arrived {
+            core.adopt(arrived).wait(LIMIT).unwrap().unwrap();
+        }
         Self { core, inbox: sender, reports }
     }
 

@@ -53,6 +53,7 @@ impl<A: Authenticator> Driver<A> {
                         return Outcome::Released;
                     }
                 }
+                Order::Adopt(arrived, answer) => drop(answer.send(self.adopt(arrived))),
                 Order::Thaw(answer) => {
                     self.thaw();
                     let _ = answer.send(Ok(()));
@@ -195,7 +196,12 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Makes the connections of another process those of this core.
-    pub(super) fn adopt(&mut self, arrived: Arrived) {
+    fn adopt(&mut self, arrived: Arrived) -> Answer {
+        if !self.is_frozen || self.sockets.all().next().is_some() {
+            return Err("it has begun its work".to_owned());
+        }
+        // Deadlines are relative to it, and a frozen core has no turns.
+        self.update_time(Instant::now());
         let Arrived { part, sockets } = arrived;
         let needs_addresses = self.shard.limits().needs_addresses();
         for (conn, socket) in self.shard.take_over(part).into_iter().zip(sockets) {
@@ -205,6 +211,7 @@ impl<A: Authenticator> Driver<A> {
             }
             self.to_receive.push(conn.slot);
         }
+        Ok(())
     }
 }
 
@@ -234,6 +241,7 @@ impl<A: Authenticator> Offered<'_, A> {
                     Order::StopAccepts(answer)
                     | Order::CloseUnmovable(_, answer)
                     | Order::Freeze(answer)
+                    | Order::Adopt(_, answer)
                     | Order::Offer(_, answer),
                 ) => drop(answer.send(refused())),
                 Ok(Order::Survey(answer)) => drop(answer.send(self.driver.survey())),
