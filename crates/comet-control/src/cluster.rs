@@ -92,7 +92,7 @@ impl ClusterDriver {
     /// A room got its first member on this host, or lost its last.
     pub(crate) fn set_interest(&self, room: &Arc<str>, has_members: bool) {
         let mut cluster = self.lock();
-        cluster.set_interest(room, has_members);
+        cluster.set_interest(self.now(), room, has_members);
         self.carry_out(&mut cluster);
     }
 
@@ -218,11 +218,11 @@ impl ClusterDriver {
                         let target = publication.target.clone();
                         match begin(publication) {
                             Ok(begun) => {
-                                self.lock().note_received();
+                                self.lock().note_received(reply.as_ref());
                                 let answered = Arc::clone(&self).answer(begun, target, reply);
                                 under_way.spawn(answered);
                             }
-                            Err(status) => self.refuse(&status),
+                            Err(status) => self.refuse(&status, reply.as_ref()),
                         }
                     }
                     Some(event) => {
@@ -252,18 +252,18 @@ impl ClusterDriver {
     ) {
         match (begun.await, reply) {
             (Ok(tally), Some(reply)) => {
-                let part = self.lock().part(&target, tally);
+                let part = self.lock().part(self.now(), &target, tally, &reply);
                 // If it has no room, the caller is told that this host has not answered.
                 self.engine.answer(reply, part);
             }
             (Ok(_), None) => {}
-            (Err(status), _) => self.refuse(&status),
+            (Err(status), reply) => self.refuse(&status, reply.as_ref()),
         }
     }
 
     /// The caller is told that this host has not answered.
-    fn refuse(&self, status: &Status) {
-        self.lock().note_refused();
+    fn refuse(&self, status: &Status, reply: Option<&ReplyTo>) {
+        self.lock().note_refused(reply);
         log::debug!("a push of another host: {}", status.message());
     }
 
@@ -281,7 +281,9 @@ impl ClusterDriver {
 
     /// Does what is due. Returns when the next turn is.
     fn turn(&self) -> Option<Instant> {
+        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = self.engine.counts();
         let mut cluster = self.lock();
+        cluster.note_lost(self.now(), dropped + dropped_bytes + dropped_early);
         cluster.handle_timeout(self.now());
         self.carry_out(&mut cluster);
         cluster.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))

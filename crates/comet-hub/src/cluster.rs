@@ -12,6 +12,7 @@
 mod calls;
 mod engine;
 mod hosts;
+mod pushes;
 mod rooms;
 #[cfg(test)]
 mod session_tests;
@@ -19,10 +20,10 @@ mod sessions;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
-use comet_core::{Millis, ShardId, Tally};
+use comet_core::{Millis, ShardId};
 
 pub use calls::ClusterOutcome;
 pub use engine::{
@@ -32,7 +33,7 @@ pub use engine::{
 
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
-use calls::{Calls, Expected};
+use calls::{Added, Calls};
 use hosts::Hosts;
 use rooms::Rooms;
 use sessions::Sessions;
@@ -43,6 +44,9 @@ pub const UNKNOWN_HOSTS: &str = "*";
 pub const HOST_ANNOUNCE_MS: u64 = 1_000;
 /// A host that announced nothing for so long has to answer no push.
 pub const HOST_TIMEOUT_MS: u64 = 5_000;
+/// Who has members of a room is known for sure so long after all hosts were asked, if no message was lost and no host was met
+/// since. Until then a push to the room asks all hosts.
+pub const SETTLE_MS: u64 = HOST_TIMEOUT_MS;
 /// Rooms that other hosts are told of at once, and the time between two such slices: pushes find a place between them.
 const TOLD_AT_ONCE: usize = 1_024;
 const TELL_EVERY_MS: u64 = 50;
@@ -59,6 +63,15 @@ pub struct Cluster<C> {
     hosts: Hosts,
     rooms: Rooms,
     calls: Calls<C>,
+    /// Pushes of other hosts that were begun here and not answered yet.
+    under_way: HashSet<ReplyTo>,
+    /// When the present connection began, or the latest.
+    connected_at: Millis,
+    /// Until then hosts may have members of any room, and have not told.
+    settled_at: Millis,
+    /// Messages that were lost here, and when the rooms are told again for that.
+    lost: u64,
+    retell_at: Option<Millis>,
     /// `None`: each host has its own owners of keys.
     sessions: Option<Sessions>,
     next_announcement: Millis,
@@ -114,6 +127,11 @@ impl<C> Cluster<C> {
             hosts: Hosts::default(),
             rooms: Rooms::default(),
             calls: Calls::new(),
+            under_way: HashSet::new(),
+            connected_at: Millis(0),
+            settled_at: Millis(0),
+            lost: 0,
+            retell_at: None,
             sessions: None,
             next_announcement: Millis(0),
             untold: VecDeque::new(),
@@ -162,8 +180,11 @@ impl<C> Cluster<C> {
     }
 
     /// A room got its first member on this host, or lost its last.
-    pub fn set_interest(&mut self, room: &Arc<str>, has_members: bool) {
-        let changed = if has_members { self.rooms.insert(room) } else { self.rooms.remove(room) };
+    pub fn set_interest(&mut self, now: Millis, room: &Arc<str>, has_members: bool) {
+        let changed = match has_members {
+            true => self.rooms.insert(now, room),
+            false => self.rooms.remove(room),
+        };
         if !changed {
             return;
         }
@@ -216,95 +237,54 @@ impl<C> Cluster<C> {
         self.hosts.names()
     }
 
-    /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
-    pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
-        if !self.is_connected {
-            self.counts.not_published += 1;
-            let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
-            if hosts.is_empty() {
-                // There may be others. Nobody has said so, for want of a connection.
-                hosts.push(UNKNOWN_HOSTS.into());
-            }
-            return self.calls.end_unanswered(caller, hosts);
-        }
-        self.counts.published += 1;
-        let room = match &publication.target {
-            Target::Room(room) => Some(Arc::clone(room)),
-            _ => None,
-        };
-        let expected = match &room {
-            Some(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
-                match self.rooms.peers(room) {
-                    Some(peers) if !peers.is_empty() => Expected::Hosts(peers.to_vec()),
-                    // Nobody else has members, or has said so: the first answer tells, or the engine.
-                    _ => Expected::AnyOf(self.hosts.shared_names()),
-                }
-            }
-            _ => Expected::Hosts(self.hosts.names().cloned().collect()),
-        };
-        let call = self.calls.open(now.after(limit_ms), (room, expected), caller);
-        self.commands.push_back(Command::Publish { publication, call });
-    }
-
-    /// The engine has not taken the command to publish this push.
-    pub fn not_published(&mut self, call: Option<ClusterCallId>) {
-        self.counts.not_published += 1;
-        if let Some(call) = call {
-            self.calls.fail(call);
-        }
-    }
-
-    /// A push of another host was begun here.
-    pub fn note_received(&mut self) {
-        self.counts.received += 1;
-    }
-
-    /// A push of another host was refused here. Its caller learns that this host has not answered.
-    pub fn note_refused(&mut self) {
-        self.counts.refused += 1;
-    }
-
-    /// The part of this host in a push of another one, for its answer.
-    #[must_use]
-    pub fn part(&self, target: &Target, tally: Tally) -> Part {
-        let hosts = match target {
-            Target::Room(room) => self.rooms.peers(room).unwrap_or_default().to_vec(),
-            _ => Vec::new(),
-        };
-        Part { host: self.host.clone(), tally, hosts }
-    }
-
     /// Takes an event that concerns no push to be begun here. Pushes are for the caller.
     pub fn handle_event(&mut self, now: Millis, event: Event) {
         match event {
             Event::Connected => self.connected(now),
             Event::Disconnected => {
                 self.is_connected = false;
-                self.calls.end_all();
+                self.calls.end_all(self.hosts.heard());
                 if let Some(sessions) = &mut self.sessions {
                     sessions.disconnect(now);
                 }
             }
             Event::Answered { call, part } => match self.calls.add(&self.host, call, part) {
-                true => self.counts.parts += 1,
-                false => self.counts.late_parts += 1,
+                Added::InTime => self.counts.parts += 1,
+                Added::ButOthersMayMiss(room) => {
+                    self.counts.parts += 1;
+                    self.commands.push_back(Command::AskMembers { room, call });
+                }
+                Added::Late => self.counts.late_parts += 1,
             },
-            Event::NoResponders { call } => self.calls.end_without_others(call),
+            Event::NoMembers { call, host } => self.calls.excuse(call, host),
+            Event::MembersAsked { room, reply } => {
+                if !self.rooms.has(&room) && !self.under_way.contains(&reply) {
+                    self.commands.push_back(Command::AnswerNoMembers { to: reply });
+                }
+            }
+            Event::NoResponders { call } => match self.calls.room(call).cloned() {
+                // A host with members may have lost its connection just now.
+                Some(room) if !self.is_known(now, &room) => {
+                    if self.calls.ask_others(call) {
+                        self.commands.push_back(Command::AskMembers { room, call });
+                    }
+                }
+                _ => self.calls.end_without_others(call),
+            },
             Event::NotPublished { call } => self.not_published(Some(call)),
             Event::Announced { host } if host != self.host => {
                 if self.hosts.note(host, now) {
                     // It is new, or was taken for dead and dropped from the rooms. It does not know this one.
                     self.next_announcement = now;
+                    self.unsettle(now);
                     self.tell_all_rooms();
                 }
             }
             Event::Left { host } => self.drop_host(&host),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
-                let is_ours = match has_members {
-                    true => self.hosts.knows(&host) && self.rooms.add_peer(&room, &host),
-                    false => self.rooms.remove_peer(&room, &host),
-                };
-                if is_ours && asks && has_members {
+                if !has_members {
+                    self.rooms.remove_peer(&room, &host);
+                } else if self.hosts.knows(&host) && self.rooms.add_peer(&room, &host) && asks {
                     self.commands.push_back(Command::AnswerInterest { room, to: host });
                 }
             }
@@ -353,12 +333,13 @@ impl<C> Cluster<C> {
             self.rooms.drop_host(&host);
             self.calls.drop_host(&host);
         }
+        let heard = self.hosts.heard();
         let Self { calls, rooms, counts, untold, .. } = self;
-        calls.end_late(now, |room, host| {
+        calls.end_late(now, heard, |room, host| {
             counts.silent += 1;
             // It may have no members any more. Hosts with members answer when they are asked again.
             if let Some(room) = room
-                && rooms.remove_peer(room, host)
+                && rooms.doubt_peer(now, room, host)
             {
                 untold.push_back(Arc::clone(room));
             }
@@ -377,11 +358,15 @@ impl<C> Cluster<C> {
                 self.subscribe_only();
             }
         }
+        if self.retell_at.is_some_and(|at| at <= now) {
+            self.retell_at = None;
+            self.tell_all_rooms();
+        }
         if now >= self.next_telling && !self.untold.is_empty() {
             self.next_telling = now.after(TELL_EVERY_MS);
             let slice = self.untold.len().min(TOLD_AT_ONCE);
             for room in self.untold.drain(..slice) {
-                if self.rooms.peers(&room).is_some() {
+                if self.rooms.has(&room) {
                     self.commands.push_back(Command::TellInterest { room, has_members: true });
                 }
             }
@@ -396,7 +381,8 @@ impl<C> Cluster<C> {
         let telling = (self.is_connected && !self.untold.is_empty()).then_some(self.next_telling);
         let sessions = self.sessions.as_ref().filter(|_| self.is_connected);
         let sessions = sessions.and_then(Sessions::poll_timeout);
-        [announcement, expiry, telling, sessions, self.calls.next_deadline()]
+        let retelling = self.retell_at.filter(|_| self.is_connected);
+        [announcement, expiry, telling, retelling, sessions, self.calls.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -404,13 +390,14 @@ impl<C> Cluster<C> {
 
     /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
     fn connected(&mut self, now: Millis) {
-        self.is_connected = true;
+        (self.is_connected, self.connected_at) = (true, now);
         self.next_announcement = now;
         self.must_subscribe = false;
         if let Some(sessions) = &mut self.sessions {
             sessions.connect(now);
         }
         self.hosts.renew(now);
+        self.unsettle(now);
         self.rooms.forget_peers();
         self.subscribe_only();
         self.tell_all_rooms();
@@ -421,6 +408,10 @@ impl<C> Cluster<C> {
             let rooms = self.rooms.names().cloned().collect();
             self.commands.push_back(Command::SubscribeOnly { rooms });
         }
+    }
+
+    fn unsettle(&mut self, now: Millis) {
+        self.settled_at = self.settled_at.max(now.after(SETTLE_MS));
     }
 
     fn tell_all_rooms(&mut self) {

@@ -9,13 +9,14 @@
 //! | `Comet-Collapse-Id` | a newer push with this id takes the place of this one while it waits | none |
 //! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
 //! | `Comet-Host` | the host that publishes | it is no comet |
+//! | `Comet-Reply` | of `members`: the subject that answers to the push go to | the question is invalid |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
 use std::str;
 use std::sync::Arc;
 
 use async_nats::HeaderMap;
-use comet_hub::cluster::{HostName, Publication, Target};
+use comet_hub::cluster::{HostName, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
 use crate::subject::{Topic, token};
@@ -27,6 +28,7 @@ const ACCEPTS: &str = "Comet-Accepts";
 const COLLAPSE_ID: &str = "Comet-Collapse-Id";
 const NAMES: &str = "Comet-Names";
 const HOST: &str = "Comet-Host";
+const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
 
 /// The operation of a push that names none: goim's for messages to clients.
@@ -94,6 +96,18 @@ pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     headers
 }
 
+/// The headers of a question. Not by the reply subject of the message, or NATS would answer it where nobody is.
+pub(crate) fn of_question(host: &str, reply: &str) -> HeaderMap {
+    let mut headers = of_host(host);
+    headers.insert(REPLY, reply);
+    headers
+}
+
+/// Where the answer to a question goes.
+pub(crate) fn reply(headers: Option<&HeaderMap>) -> Option<ReplyTo> {
+    text(headers, REPLY).map(|to| ReplyTo(to.into()))
+}
+
 /// The host that published, if it is a comet.
 pub(crate) fn host(headers: Option<&HeaderMap>) -> Option<HostName> {
     text(headers, HOST).map(Arc::from)
@@ -125,7 +139,9 @@ pub(crate) fn push(
             Target::Users(users.collect::<Option<Vec<i64>>>()?.into())
         }
         Topic::All => Target::All,
-        Topic::Hosts | Topic::Sessions | Topic::Host | Topic::Reply(_) => return None,
+        Topic::Hosts | Topic::Sessions | Topic::Members | Topic::Host | Topic::Reply(_) => {
+            return None;
+        }
     };
     let number = |name, usual| match text(headers, name) {
         Some(text) => text.parse().ok(),

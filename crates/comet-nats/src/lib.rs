@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use comet_hub::cluster::Event;
 use tokio::sync::mpsc;
+use tokio::task::unconstrained;
 
 pub use engine::Nats;
 pub use options::{Auth, BadOptions, Options};
@@ -32,7 +33,7 @@ const ORDERS_MAX: usize = 16_384;
 /// Bytes of their bodies.
 const ORDERS_BYTES_MAX: usize = 64 << 20;
 /// Events that may wait for their reader.
-const EVENTS_MAX: usize = 4_096;
+const EVENTS_MAX: usize = 65_536;
 /// Bytes that they may hold. An event finds room as long as fewer wait, so there may be one message more.
 const EVENTS_BYTES_MAX: usize = 64 << 20;
 
@@ -93,7 +94,8 @@ pub fn start(
         let writer = Writer::new(client, subjects, shared, (subscriptions, events));
         tokio::join!(
             writer.run(waiting_orders, sessions),
-            reader.run(new_subscriptions, state_changes)
+            // It takes what has come before the client reads on, so nothing waits in the client for long.
+            unconstrained(reader.run(new_subscriptions, state_changes))
         );
     };
     Ok((engine, waiting_events, run))

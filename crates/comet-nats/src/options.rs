@@ -10,8 +10,10 @@ use tokio::sync::mpsc;
 
 /// Longest time between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Messages of one subscription that may wait for the reader; see [`comet_hub::cluster::EngineCounts`].
-const SUBSCRIPTION_MAX: usize = 1_024;
+/// Messages of one subscription that may wait for the reader. The client tells of those beyond by a queue that has no room for many, so
+/// it is never to come to that: the client reads at most 8 MiB, 128 times its buffer, before the reader gets its turn,
+/// and a message has 20 bytes or more. The queue takes memory only for what waits.
+const SUBSCRIPTION_MAX: usize = 1 << 19;
 /// A connection on which nothing came back for two of these is taken for dead.
 const PING: Duration = Duration::from_secs(5);
 

@@ -1,15 +1,28 @@
-//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`.
+//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
+//! `"may_miss_hosts":true` where it is so. And answers to the question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
-use comet_hub::cluster::Part;
+use comet_hub::cluster::{HostName, Part};
 use serde_json::{Map, Value, json};
 
 /// Hosts that a part may name, and the largest number in it: more is no part.
 const HOSTS_MAX: usize = 1_024;
 const COUNT_MAX: u64 = 1 << 40;
 
+/// What a host answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Answer {
+    Part(Part),
+    /// It has no members of the room.
+    NoMembers(HostName),
+}
+
+pub(crate) fn no_members(host: &str) -> Vec<u8> {
+    json!({ "host": host, "members": false }).to_string().into_bytes()
+}
+
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
-    let Part { host, tally, hosts } = part;
+    let Part { host, tally, hosts, may_miss_hosts } = part;
     let dropped: Map<String, Value> = DropReason::ALL
         .iter()
         .map(|reason| (reason.label(), tally.dropped[*reason as usize]))
@@ -17,7 +30,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         .map(|(reason, connections)| (reason.to_owned(), connections.into()))
         .collect();
     let hosts: Vec<&str> = hosts.iter().map(AsRef::as_ref).collect();
-    let part = json!({
+    let mut part = json!({
         "host": &**host,
         "matched": tally.matched,
         "queued": tally.queued,
@@ -25,12 +38,20 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "dropped": dropped,
         "hosts": hosts,
     });
+    if *may_miss_hosts {
+        part["may_miss_hosts"] = true.into();
+    }
     part.to_string().into_bytes()
 }
 
-/// `None`: it is no part. Reasons that are not known here, of a newer host, are left out.
-pub(crate) fn decode(json: &[u8]) -> Option<Part> {
+/// `None`: it is no answer. Reasons that are not known here, of a newer host, are left out.
+pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
     let part: Value = serde_json::from_slice(json).ok()?;
+    let host = part.get("host")?.as_str()?.into();
+    let flag = |name: &str| part.get(name).and_then(Value::as_bool);
+    if flag("members") == Some(false) {
+        return Some(Answer::NoMembers(host));
+    }
     let bounded = |value: &Value| value.as_u64().filter(|count| *count <= COUNT_MAX);
     let count = |name: &str| part.get(name).map_or(Some(0), bounded);
     let mut tally = Tally {
@@ -53,7 +74,8 @@ pub(crate) fn decode(json: &[u8]) -> Option<Part> {
             .collect(),
         None => Some(Vec::new()),
     };
-    Some(Part { host: part.get("host")?.as_str()?.into(), tally, hosts: hosts? })
+    let may_miss_hosts = flag("may_miss_hosts").unwrap_or_default();
+    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts }))
 }
 
 #[cfg(test)]
@@ -65,8 +87,12 @@ mod tests {
         let mut tally = Tally { absent: 2, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
-        let part = Part { host: "a".into(), tally, hosts: vec!["b".into()] };
-        assert_eq!(decode(&encode(&part)), Some(part));
+        for may_miss_hosts in [false, true] {
+            let (host, hosts) = ("a".into(), vec!["b".into()]);
+            let part = Part { host, tally, hosts, may_miss_hosts };
+            assert_eq!(decode(&encode(&part)), Some(Answer::Part(part)));
+        }
+        assert_eq!(decode(&no_members("ä")), Some(Answer::NoMembers("ä".into())));
         for bad in [
             "",
             "{}",

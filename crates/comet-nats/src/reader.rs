@@ -11,6 +11,7 @@ use futures_util::stream::{Abortable, SelectAll};
 use tokio::sync::mpsc;
 
 use crate::headers::{self, Interest};
+use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
 use crate::{Counts, EVENTS_BYTES_MAX, Shared, keys, part};
@@ -122,7 +123,10 @@ impl Reader {
             if status == Some(StatusCode::NO_RESPONDERS) {
                 return Ok(Some(Event::NoResponders { call }));
             }
-            return Ok(Some(Event::Answered { call, part: part::decode(&payload).ok_or(())? }));
+            return Ok(Some(match part::decode(&payload).ok_or(())? {
+                Answer::Part(part) => Event::Answered { call, part },
+                Answer::NoMembers(host) => Event::NoMembers { call, host },
+            }));
         }
         let host = headers::host(headers);
         if host.as_ref() == Some(self.subjects.own_host()) {
@@ -131,6 +135,13 @@ impl Reader {
         if topic == Topic::Sessions {
             let (host, (clock, keys)) = (host.ok_or(())?, keys::decode(&payload).ok_or(())?);
             return Ok(Some(Event::Keys { host, clock, keys }));
+        }
+        if topic == Topic::Members {
+            let room = std::str::from_utf8(&payload).map_err(drop)?.into();
+            return Ok(Some(Event::MembersAsked {
+                room,
+                reply: headers::reply(headers).ok_or(())?,
+            }));
         }
         let Some(interest) = headers::interest(headers)? else {
             let reply = reply.map(|to| ReplyTo(to.as_str().into()));

@@ -8,6 +8,7 @@
 //! | `PREFIX.all` | a push to everybody |
 //! | `PREFIX.hosts` | each host, once a second |
 //! | `PREFIX.sessions` | the time at a host, and keys that got an owner there |
+//! | `PREFIX.members` | a question to all hosts: who has members of a room |
 //! | `PREFIX.host.HOST` | to one host: who has members of a room |
 //! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
 //!
@@ -42,6 +43,7 @@ pub(crate) enum Topic<'a> {
     All,
     Hosts,
     Sessions,
+    Members,
     /// To this host.
     Host,
     /// An answer to a push of this host.
@@ -69,7 +71,7 @@ impl Subjects {
     /// What a host subscribes to as long as it has a connection. `sessions`: those of other hosts, too.
     pub(crate) fn fixed(&self, sessions: bool) -> Vec<String> {
         let Self { prefix, host_token, .. } = self;
-        let shared = ["key.*", "keys", "user.*", "users", "all", "hosts"];
+        let shared = ["key.*", "keys", "user.*", "users", "all", "hosts", "members"];
         let own = [format!("host.{host_token}"), format!("reply.{host_token}.*")];
         let sessions = sessions.then(|| "sessions".to_owned());
         let all = shared.map(str::to_owned).into_iter().chain(own).chain(sessions);
@@ -90,6 +92,10 @@ impl Subjects {
 
     pub(crate) fn sessions(&self) -> String {
         format!("{}.sessions", self.prefix)
+    }
+
+    pub(crate) fn members(&self) -> String {
+        format!("{}.members", self.prefix)
     }
 
     pub(crate) fn host(&self, host: &str) -> String {
@@ -119,6 +125,7 @@ impl Subjects {
                 "all" => Some(Topic::All),
                 "hosts" => Some(Topic::Hosts),
                 "sessions" => Some(Topic::Sessions),
+                "members" => Some(Topic::Members),
                 _ => None,
             };
         };

@@ -110,6 +110,14 @@ impl Writer {
                 let (headers, body) = (headers::of_host(&own), keys::encode(clock, &keys));
                 self.publish(self.subjects.sessions(), None, headers, body).await;
             }
+            Command::AskMembers { room, call } => {
+                let headers = headers::of_question(&own, &self.subjects.reply(call));
+                let body = room.as_bytes().to_vec();
+                self.publish(self.subjects.members(), None, headers, body).await;
+            }
+            Command::AnswerNoMembers { to: ReplyTo(to) } => {
+                self.publish(to.into(), None, HeaderMap::new(), part::no_members(&own)).await;
+            }
             Command::Announce | Command::Leave => {
                 let is_there = command == Command::Announce;
                 let interest = if is_there { Interest::Has } else { Interest::None };

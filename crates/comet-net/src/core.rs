@@ -128,7 +128,7 @@ impl Core {
 
     /// Has a core that was started frozen go on with connections of another process, once it thaws.
     pub fn adopt(&self, arrived: Arrived) -> Pending<Result<(), String>> {
-        self.order(|answer| Order::Adopt(arrived, answer))
+        self.order(|answer| Order::Adopt(Box::new(arrived), answer))
     }
 
     /// Has a core go on as if it had not been frozen; it accepts clients again. For one that was never frozen, it takes back

@@ -21,7 +21,7 @@ pub(crate) enum Order {
     Turn(Sender<FrozenTurn>),
     Offer(Taker, Sender<Answer>),
     /// To go on with connections of another process.
-    Adopt(Arrived, Sender<Answer>),
+    Adopt(Box<Arrived>, Sender<Answer>),
     Thaw(Sender<Answer>),
     Release(Sender<Answer>),
 }
@@ -51,8 +51,6 @@ impl fmt::Debug for Offer<'_> {
 pub struct Survey {
     /// Connections that can be handed over.
     pub movable: usize,
-    /// Those inside TLS, which cannot.
-    pub tls: usize,
     /// Connections that have not authenticated.
     pub handshakes: usize,
     /// Connections that wait for an answer of logic or a home. They can once they have it.

@@ -82,7 +82,7 @@ pub fn run(seed: u64, hosts: usize) -> Result<HostsSummary, String> {
     World::new(seed, hosts).run().map_err(told)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Link {
     Up,
     /// Neither side has noticed yet that nothing arrives.
@@ -103,6 +103,8 @@ struct Host {
     epoch: u64,
     /// The last change of the above.
     changed: Millis,
+    /// When the last connection was lost.
+    lost: Millis,
     /// Members of a room, and since when there are some.
     members: BTreeMap<usize, (u64, Millis)>,
 }
@@ -131,6 +133,7 @@ impl World {
                 link: Link::Down { until: Millis(0) },
                 epoch: 0,
                 changed: Millis(0),
+                lost: Millis(0),
                 members: BTreeMap::new(),
             }
         };
@@ -230,6 +233,9 @@ impl World {
 
     fn cut(&mut self, number: usize, link: Link) {
         let host = &mut self.hosts[number];
+        if host.link == Link::Up {
+            host.lost = self.now;
+        }
         (host.link, host.changed) = (link, self.now);
         // The broker notices the end of a connection, but not that nothing arrives.
         match link {
@@ -302,7 +308,7 @@ impl World {
             _ => self.now,
         };
         host.members.insert(room, (count, since));
-        host.cluster.set_interest(&self.rooms[room], count > 0);
+        host.cluster.set_interest(self.now, &self.rooms[room], count > 0);
     }
 
     fn any_target(&mut self) -> Target {
@@ -318,7 +324,8 @@ impl World {
         if !self.hosts[by].is_running {
             return;
         }
-        let push = self.pushes.begin(by, self.now, target.clone());
+        let known = self.hosts[by].cluster.other_hosts().cloned().collect();
+        let push = self.pushes.begin((by, known), self.now, target.clone());
         let publication = Publication {
             target,
             accepts: 0,
@@ -380,10 +387,10 @@ impl World {
             let matched = self.matched(to, &publication.target);
             self.pushes.reach(push, to, matched)?;
             let host = &mut self.hosts[to];
-            host.cluster.note_received();
+            host.cluster.note_received(reply.as_ref());
             let tally = Tally { matched, queued: matched, ..Tally::default() };
-            let part = host.cluster.part(&publication.target, tally);
             if let Some(reply) = reply {
+                let part = host.cluster.part(self.now, &publication.target, tally, &reply);
                 let answer = Message::Answer(ReplyAddress::parse(&reply), part);
                 self.broker.submit(&mut self.rng, self.now, to, answer);
             }

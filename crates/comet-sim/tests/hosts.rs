@@ -3,10 +3,9 @@
 use comet_sim::hosts::{self, HostsCosts, HostsSummary};
 
 #[test]
-#[ignore = "a host is neither reached nor named with seed 8, and why is not known yet"]
 fn a_push_reaches_the_hosts_it_is_meant_for_or_they_are_named() {
     let mut sum = HostsSummary::default();
-    for seed in 0..10 {
+    for seed in 0..15 {
         let hosts = [2, 3, 12][seed as usize % 3];
         sum += hosts::run(seed, hosts).unwrap_or_else(|violation| panic!("{violation}"));
     }

@@ -4,7 +4,7 @@ mod moving;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_config::{Config, Machine};
 use comet_control::{Address, ApiTls, CensusTaker, TraceLogSwitch};
@@ -270,6 +270,13 @@ impl App {
     #[must_use]
     pub fn certificates(&self) -> &CertificatesInUse {
         &self.handles.certificates
+    }
+
+    /// Makes a new key for session tickets, if the present one is old enough.
+    pub(crate) fn rotate_ticket_keys(&self) {
+        if let Some(tls) = &self.tls {
+            tls.rotate_ticket_keys(Instant::now());
+        }
     }
 
     fn set_trace_log(&self, config: &Config) -> Result<(), String> {

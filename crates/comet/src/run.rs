@@ -141,14 +141,16 @@ impl Server<'_> {
         let manager = ServiceManager::from_environment();
         let status = ServiceStatus::start(app.census_taker()).map_err(|error| error.to_string())?;
         manager.notify(Notice::Ready);
+        let mut day = Instant::now();
         let signal = loop {
-            match next_event(&mut signals) {
+            match next_event(&mut signals, &mut day) {
                 Event::Hangup => {
                     manager.notify(Notice::Reloading);
                     reload(serve, &log, &mut app);
                     manager.notify(Notice::Ready);
                 }
                 Event::Day => app.certificates().warn(),
+                Event::Minutes => app.rotate_ticket_keys(),
                 Event::Upgrade => {
                     if hand_over(&app, pid_file.as_mut(), &manager) {
                         app.leave();
@@ -229,8 +231,9 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
     let mut running = config.clone();
+    let mut day = Instant::now();
     let signal = loop {
-        match next_event(&mut signals) {
+        match next_event(&mut signals, &mut day) {
             Event::Hangup => {
                 manager.notify(Notice::Reloading);
                 log.reopen();
@@ -238,6 +241,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
                 manager.notify(Notice::Ready);
             }
             Event::Day => {}
+            Event::Minutes => continue,
             Event::Upgrade => {
                 log::warn!("SIGUSR2: comet logic hands nothing over: restart it");
                 continue;
@@ -260,6 +264,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
 const END_TIME: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTES: Duration = Duration::from_secs(600);
 
 /// What happens while a server runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -270,15 +275,24 @@ enum Event {
     Upgrade,
     /// A day has passed without a signal.
     Day,
+    /// Some minutes have passed without a signal.
+    Minutes,
     /// A signal to end.
     End(Signal),
 }
 
-/// Waits for the next one.
-fn next_event(signals: &mut Signals) -> Event {
-    match signals.wait_for(DAY) {
-        None => Event::Day,
-        Some(Signal::Hangup) => Event::Hangup,
+/// Waits for the next one. `day`: when the present day began.
+fn next_event(signals: &mut Signals, day: &mut Instant) -> Event {
+    match signals.wait_for(MINUTES) {
+        None if day.elapsed() >= DAY => {
+            *day = Instant::now();
+            Event::Day
+        }
+        None => Event::Minutes,
+        Some(Signal::Hangup) => {
+            *day = Instant::now();
+            Event::Hangup
+        }
         Some(Signal::Upgrade) => Event::Upgrade,
         Some(signal) => Event::End(signal),
     }

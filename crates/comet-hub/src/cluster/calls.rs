@@ -25,8 +25,21 @@ pub struct ClusterOutcome {
 /// Who is to answer.
 pub(super) enum Expected {
     Hosts(Vec<HostName>),
+    /// Those with members, among all that are known.
+    Members(Vec<HostName>, Arc<[HostName]>),
     /// The first answer says which of these. Without one it may have been any.
     AnyOf(Arc<[HostName]>),
+}
+
+/// What a part is to its call.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Added {
+    /// It is added.
+    InTime,
+    /// It is added, and all hosts have to be asked whether they have members of this room.
+    ButOthersMayMiss(Arc<str>),
+    /// The call is over, or the host has answered before.
+    Late,
 }
 
 struct Open<C> {
@@ -34,17 +47,33 @@ struct Open<C> {
     room: Option<Arc<str>>,
     /// Hosts that have not answered. `None`: it is not known who they are.
     waiting: Option<Vec<HostName>>,
-    /// Those that they may be, as long as it is not known.
+    /// Of a push to a room: all hosts that were known when it began.
     candidates: Arc<[HostName]>,
+    /// All hosts are asked whether they have members of the room.
+    is_asked: bool,
     answered: Vec<HostName>,
+    /// Hosts that said that they have no members of the room.
+    without_members: Vec<HostName>,
     /// Hosts that went before they answered.
     lost: Vec<HostName>,
     tally: Tally,
+    began: Millis,
     deadline: Millis,
     caller: C,
 }
 
 impl<C> Open<C> {
+    /// If no host was heard since the call began, the connection may have been dead already, and what this host knows of rooms may be old.
+    fn doubt(&mut self, heard: Option<Millis>) {
+        let is_silent = self.answered.is_empty() && self.without_members.is_empty();
+        if is_silent && heard.is_none_or(|heard| heard < self.began) {
+            let waiting = self.waiting.get_or_insert_with(|| self.candidates.to_vec());
+            let others = self.candidates.iter().filter(|host| !waiting.contains(host));
+            let others: Vec<HostName> = others.cloned().collect();
+            waiting.extend(others);
+        }
+    }
+
     /// Hosts that were to answer, or may have been, and have not.
     fn not_answered(&self) -> impl Iterator<Item = &HostName> {
         let hosts = self.waiting.as_deref().unwrap_or(&self.candidates);
@@ -68,8 +97,8 @@ impl<C> Calls<C> {
     /// `None`: nobody is to answer, or too many calls are open.
     pub(super) fn open(
         &mut self,
-        deadline: Millis,
-        (room, expected): (Option<Arc<str>>, Expected),
+        (began, limit_ms): (Millis, u64),
+        (room, expected, is_asked): (Option<Arc<str>>, Expected, bool),
         caller: C,
     ) -> Option<ClusterCallId> {
         let (waiting, candidates) = match expected {
@@ -78,59 +107,104 @@ impl<C> Calls<C> {
                 return None;
             }
             Expected::Hosts(hosts) => (Some(hosts), Arc::default()),
+            Expected::Members(hosts, all) => (Some(hosts), all),
             Expected::AnyOf(hosts) => (None, hosts),
         };
         if self.open.len() >= CLUSTER_CALLS_MAX {
             self.end_unanswered(caller, waiting.unwrap_or_else(|| candidates.to_vec()));
             return None;
         }
+        let deadline = began.after(limit_ms);
         self.last += 1;
         let call = ClusterCallId(self.last);
-        let (answered, lost, tally) = (Vec::new(), Vec::new(), Tally::default());
-        let open = Open { room, waiting, candidates, answered, lost, tally, deadline, caller };
+        let open = Open {
+            room,
+            waiting,
+            candidates,
+            is_asked,
+            answered: Vec::new(),
+            without_members: Vec::new(),
+            lost: Vec::new(),
+            tally: Tally::default(),
+            began,
+            deadline,
+            caller,
+        };
         self.open.insert(call, open);
         self.deadlines.insert((deadline, call));
         Some(call)
     }
 
-    /// Adds a part. Hosts that it names have to answer as well, the own one aside. `false`: the call is over, or the host has
-    /// answered before.
-    pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> bool {
-        let Some(open) = self.open.get_mut(&call) else { return false };
-        let Part { host, tally, hosts } = part;
+    /// Adds a part. Hosts that it names have to answer as well, the own one aside. If it is not known yet who has to answer, and the part
+    /// does not tell for sure, all candidates have to.
+    pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
+        let Some(open) = self.open.get_mut(&call) else { return Added::Late };
+        let Part { host, tally, hosts, may_miss_hosts } = part;
         if open.answered.contains(&host) {
-            return false;
+            return Added::Late;
         }
         open.tally += tally;
-        if open.waiting.is_none() && hosts.is_empty() && tally.matched == 0 {
-            // Its last member has just left. Hosts with members are still to answer.
-            open.answered.push(host);
-            return true;
-        }
+        open.lost.retain(|lost| *lost != host);
+        open.answered.push(host);
+        // Without members, its last one has just left. So it knows nothing of other hosts.
+        let tells_all = !may_miss_hosts && (tally.matched > 0 || !hosts.is_empty());
+        let asks = open.waiting.is_none() && !tells_all;
         let waiting = open.waiting.get_or_insert_default();
-        for peer in hosts {
-            if peer != *own && !open.answered.contains(&peer) && !waiting.contains(&peer) {
-                waiting.push(peer);
+        let candidates = if asks { &*open.candidates } else { &[] };
+        for peer in candidates.iter().chain(&hosts) {
+            let is_known = [&open.answered, &open.without_members, &*waiting];
+            if peer != own && !is_known.iter().any(|hosts| hosts.contains(peer)) {
+                waiting.push(peer.clone());
             }
         }
+        waiting.retain(|peer| !open.answered.contains(peer));
+        if waiting.is_empty() {
+            self.end(call);
+            return Added::InTime;
+        }
+        let asks = asks && !std::mem::replace(&mut open.is_asked, true);
+        let room = open.room.clone().filter(|_| asks);
+        room.map_or(Added::InTime, Added::ButOthersMayMiss)
+    }
+
+    /// The host has no members of the call's room.
+    pub(super) fn excuse(&mut self, call: ClusterCallId, host: HostName) {
+        let Some(open) = self.open.get_mut(&call) else { return };
+        let Some(waiting) = &mut open.waiting else { return };
         waiting.retain(|peer| *peer != host);
-        open.answered.push(host);
+        open.without_members.push(host);
         if waiting.is_empty() {
             self.end(call);
         }
-        true
     }
 
-    /// Nobody gets the push.
+    /// The room of a call.
+    pub(super) fn room(&self, call: ClusterCallId) -> Option<&Arc<str>> {
+        self.open.get(&call)?.room.as_ref()
+    }
+
+    /// Nobody got the push. Whoever is waited for cannot answer.
     pub(super) fn end_without_others(&mut self, call: ClusterCallId) {
         if let Some(open) = self.open.get_mut(&call) {
-            open.waiting = Some(Vec::new());
+            open.waiting.get_or_insert_default();
         }
         self.end(call);
     }
 
+    /// Nobody got the push, and who should have is not known. `true`: all hosts have to be asked whether they have members.
+    pub(super) fn ask_others(&mut self, call: ClusterCallId) -> bool {
+        let Some(open) = self.open.get_mut(&call) else { return false };
+        let asks = !std::mem::replace(&mut open.is_asked, true);
+        let waiting = open.waiting.get_or_insert_with(|| open.candidates.to_vec());
+        if waiting.is_empty() {
+            self.end(call);
+        }
+        asks
+    }
+
     /// Ends all calls: their answers are lost with the connection.
-    pub(super) fn end_all(&mut self) {
+    pub(super) fn end_all(&mut self, heard: Option<Millis>) {
+        self.open.values_mut().for_each(|open| open.doubt(heard));
         let mut calls: Vec<ClusterCallId> = self.open.keys().copied().collect();
         calls.sort();
         calls.into_iter().for_each(|call| self.end(call));
@@ -166,12 +240,14 @@ impl<C> Calls<C> {
     pub(super) fn end_late(
         &mut self,
         now: Millis,
+        heard: Option<Millis>,
         mut silent: impl FnMut(Option<&Arc<str>>, &HostName),
     ) {
         while let Some(&(deadline, call)) = self.deadlines.first()
             && deadline <= now
         {
-            if let Some(open) = self.open.get(&call) {
+            if let Some(open) = self.open.get_mut(&call) {
+                open.doubt(heard);
                 let room = open.room.as_ref().filter(|_| open.waiting.is_some());
                 open.not_answered().for_each(|host| silent(room, host));
             }

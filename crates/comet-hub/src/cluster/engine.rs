@@ -48,7 +48,7 @@ pub struct EngineCounts {
 }
 
 /// Where the answer to a push goes, as the broker named it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplyTo(pub Box<str>);
 
 /// Who gets a push.
@@ -92,6 +92,8 @@ pub struct Part {
     pub tally: Tally,
     /// Other hosts that it knows to have members of the room.
     pub hosts: Vec<HostName>,
+    /// There may be more such hosts, which it has not heard of yet.
+    pub may_miss_hosts: bool,
 }
 
 /// The clock of a host, in milliseconds since 1970.
@@ -144,6 +146,18 @@ pub enum Command {
         /// The host that asked.
         to: HostName,
     },
+    /// Asks all hosts whether they have members of the room: one with members answers the call by its part, and others say that they have none.
+    AskMembers {
+        /// The room.
+        room: Arc<str>,
+        /// The push to the room.
+        call: ClusterCallId,
+    },
+    /// Tells the host of a push to a room that this one has no members.
+    AnswerNoMembers {
+        /// Where the answer to the push goes.
+        to: ReplyTo,
+    },
     /// Tells all hosts that this one is there.
     Announce,
     /// Tells all hosts that this one goes.
@@ -177,6 +191,20 @@ pub enum Event {
         call: ClusterCallId,
         /// Its part.
         part: Part,
+    },
+    /// A host wants to know whether this one has members of a room that it pushes to.
+    MembersAsked {
+        /// The room.
+        room: Arc<str>,
+        /// Where the answer to the push goes.
+        reply: ReplyTo,
+    },
+    /// A host has no members of the room of a push.
+    NoMembers {
+        /// Which push.
+        call: ClusterCallId,
+        /// The host.
+        host: HostName,
     },
     /// Nobody is subscribed to the target of a push.
     NoResponders {

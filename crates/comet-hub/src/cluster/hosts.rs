@@ -31,6 +31,11 @@ impl Hosts {
         Arc::clone(shared.get_or_insert_with(|| seen.keys().cloned().collect()))
     }
 
+    /// When one announced itself last.
+    pub(super) fn heard(&self) -> Option<Millis> {
+        self.seen.values().max().copied()
+    }
+
     /// `true`: it is new. Beyond [`HOSTS_MAX`] none is.
     pub(super) fn note(&mut self, host: HostName, now: Millis) -> bool {
         if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {

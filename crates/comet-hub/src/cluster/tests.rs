@@ -1,6 +1,10 @@
 //! A few hosts and a broker in one thread.
 
+mod members;
+
 use std::collections::BTreeMap;
+
+use comet_core::Tally;
 
 use super::*;
 
@@ -20,6 +24,8 @@ struct Host {
     members: BTreeMap<Arc<str>, u64>,
     /// Does not answer.
     is_stopped: bool,
+    /// The broker has no connection of it.
+    is_cut: bool,
 }
 
 impl World {
@@ -36,11 +42,13 @@ impl World {
                 gets_all_rooms: false,
                 members: BTreeMap::new(),
                 is_stopped: false,
+                is_cut: false,
             };
             world.hosts.insert(name, host);
             world.event(name, Event::Connected);
         }
         world.pass(0);
+        world.settle();
         world
     }
 
@@ -62,16 +70,15 @@ impl World {
             return;
         }
         if let Event::Push { publication, reply } = event {
-            host.cluster.note_received();
+            host.cluster.note_received(reply.as_ref());
             let mut tally = Tally::default();
             if let Target::Room(room) = &publication.target {
                 let members = host.members.get(room).copied().unwrap_or_default();
                 (tally.matched, tally.queued) = (members, members);
             }
-            let part = host.cluster.part(&publication.target, tally);
-            if let Some(ReplyTo(to)) = reply {
-                let (host, call) = to.split_once(' ').unwrap();
-                let call = ClusterCallId(call.parse().unwrap());
+            if let Some(reply) = reply {
+                let part = host.cluster.part(self.now, &publication.target, tally, &reply);
+                let (host, call) = address(&reply);
                 self.event(host, Event::Answered { call, part });
             }
             return;
@@ -82,7 +89,8 @@ impl World {
     }
 
     fn others(&self, name: &str) -> Vec<&'static str> {
-        self.hosts.keys().copied().filter(|other| *other != name).collect()
+        let is_there = |other: &&str| *other != name && !self.hosts[other].is_cut;
+        self.hosts.keys().copied().filter(is_there).collect()
     }
 
     fn carry_out(&mut self, name: &'static str) {
@@ -137,6 +145,17 @@ impl World {
                     let event = Event::Interest { host, room, has_members: true, asks: false };
                     self.event(&to, event);
                 }
+                Command::AskMembers { room, call: ClusterCallId(call) } => {
+                    for other in others {
+                        let (room, reply) =
+                            (Arc::clone(&room), ReplyTo(format!("{name} {call}").into()));
+                        self.event(other, Event::MembersAsked { room, reply });
+                    }
+                }
+                Command::AnswerNoMembers { to } => {
+                    let (to, call) = address(&to);
+                    self.event(to, Event::NoMembers { call, host });
+                }
                 Command::Announce => {
                     for other in others {
                         self.event(other, Event::Announced { host: host.clone() });
@@ -156,7 +175,7 @@ impl World {
         let room: Arc<str> = room.into();
         let host = self.hosts.get_mut(name).unwrap();
         host.members.insert(Arc::clone(&room), members);
-        host.cluster.set_interest(&room, members > 0);
+        host.cluster.set_interest(self.now, &room, members > 0);
         self.carry_out(name);
         // What is told again.
         self.pass(TELL_EVERY_MS);
@@ -178,10 +197,21 @@ impl World {
         self.outcome(name)
     }
 
+    /// Until who has members of a room is known for sure.
+    fn settle(&mut self) {
+        (0..=SETTLE_MS / HOST_ANNOUNCE_MS).for_each(|_| self.pass(HOST_ANNOUNCE_MS));
+    }
+
     fn outcome(&mut self, name: &str) -> Option<ClusterOutcome> {
         let outcome = self.hosts.get_mut(name).unwrap().cluster.poll_outcome();
         outcome.map(|(_, outcome)| outcome)
     }
+}
+
+/// The host and the call that an answer goes to.
+fn address(ReplyTo(to): &ReplyTo) -> (&str, ClusterCallId) {
+    let (host, call) = to.split_once(' ').unwrap();
+    (host, ClusterCallId(call.parse().unwrap()))
 }
 
 fn room(name: &str) -> Target {
@@ -333,7 +363,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
 fn many_rooms_are_told_in_slices() {
     let mut cluster: Cluster<()> = Cluster::new("a".into(), true);
     for number in 0..3 * TOLD_AT_ONCE {
-        cluster.set_interest(&format!("r{number}").into(), true);
+        cluster.set_interest(Millis(0), &format!("r{number}").into(), true);
     }
     cluster.handle_event(Millis(0), Event::Connected);
     let (mut now, mut told) = (Millis(0), Vec::new());

@@ -204,7 +204,20 @@ impl Broker {
                 let to = self.others(from);
                 self.tell(rng, now, &to, &Event::Left { host: name() });
             }
-            _ => {}
+            Command::AskMembers { room, call } => {
+                let to = self.others(from);
+                let reply = ReplyAddress { host: from, call }.text();
+                self.tell(rng, now, &to, &Event::MembersAsked { room, reply });
+            }
+            Command::AnswerNoMembers { to } => {
+                let ReplyAddress { host, call } = ReplyAddress::parse(&to);
+                self.tell(rng, now, &[host], &Event::NoMembers { call, host: name() });
+            }
+            Command::TellKeys { clock, keys } => {
+                let to = self.others(from);
+                self.tell(rng, now, &to, &Event::Keys { host: name(), clock, keys });
+            }
+            Command::SubscribeAllRooms => assert!(!self.subscribes_rooms),
         }
     }
 }

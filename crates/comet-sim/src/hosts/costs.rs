@@ -40,7 +40,7 @@ impl HostsCosts {
                 let number = (room * hosts_a_room + member) % hosts;
                 let host = &mut world.hosts[number];
                 host.members.insert(room, (1, Millis(0)));
-                host.cluster.set_interest(&world.rooms[room], true);
+                host.cluster.set_interest(Millis(0), &world.rooms[room], true);
             }
         }
         world.pass(RECOVERY_MS + CALM_MS)?;
@@ -81,7 +81,7 @@ pub fn load(copies: usize, (hosts, rooms, hosts_a_room): (usize, usize, usize)) 
         }
         for room in 0..rooms {
             let room: Arc<str> = format!("live://{room}").into();
-            cluster.set_interest(&room, true);
+            cluster.set_interest(Millis(0), &room, true);
             for host in &others[..hosts_a_room - 1] {
                 let (host, room) = (host.clone(), Arc::clone(&room));
                 let event = Event::Interest { host, room, has_members: true, asks: false };

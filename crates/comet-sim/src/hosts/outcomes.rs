@@ -1,9 +1,9 @@
 //! What pushes reached, and what their outcomes say of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::Millis;
-use comet_hub::cluster::{ClusterOutcome, Target};
+use comet_hub::cluster::{ClusterOutcome, HostName, Target};
 
 use super::{CALM_MS, Host, Link, World};
 
@@ -11,6 +11,8 @@ struct Push {
     by: usize,
     began: Millis,
     target: Target,
+    /// Hosts that the one that pushed knew.
+    known: BTreeSet<HostName>,
     /// Hosts that began it, and what it matched there.
     reached: BTreeMap<usize, u64>,
     is_over: bool,
@@ -20,8 +22,14 @@ struct Push {
 pub(super) struct Pushes(Vec<Push>);
 
 impl Pushes {
-    pub(super) fn begin(&mut self, by: usize, began: Millis, target: Target) -> u64 {
-        self.0.push(Push { by, began, target, reached: BTreeMap::new(), is_over: false });
+    pub(super) fn begin(
+        &mut self,
+        (by, known): (usize, BTreeSet<HostName>),
+        began: Millis,
+        target: Target,
+    ) -> u64 {
+        let reached = BTreeMap::new();
+        self.0.push(Push { by, began, target, known, reached, is_over: false });
         self.0.len() as u64 - 1
     }
 
@@ -48,11 +56,12 @@ impl Pushes {
 
 impl World {
     pub(super) fn check(&mut self, push: u64, outcome: &ClusterOutcome) -> Result<(), String> {
-        let Push { by, began, target, reached, is_over } = &mut self.pushes.0[push as usize];
+        let Push { by, began, target, known, reached, is_over } = &mut self.pushes.0[push as usize];
         if std::mem::replace(is_over, true) {
             return Err(format!("push {push} has two outcomes"));
         }
-        let (by, began, target, reached) = (*by, *began, target.clone(), reached.clone());
+        let (by, began, target) = (*by, *began, target.clone());
+        let (known, reached) = (known.clone(), reached.clone());
         let is_named = |host: &Host| {
             outcome.unanswered.iter().any(|name| *name == host.name || **name == *"*")
         };
@@ -70,8 +79,13 @@ impl World {
             match (was_reached, is_named) {
                 (Some(_), _) => self.summary.reached += 1,
                 (None, true) => self.summary.named += 1,
-                (None, false) if was_calm(host) && was_calm(&self.hosts[by]) => {
-                    return Err(format!("h{number} is not reached and not named: {}", said()));
+                (None, false)
+                    if known.contains(&host.name)
+                        || was_calm(host) && was_calm(&self.hosts[by]) =>
+                {
+                    let Host { link, changed, .. } = host;
+                    let is = format!("h{number} ({link:?} since {changed:?})");
+                    return Err(format!("{is} is not reached and not named: {}", said()));
                 }
                 (None, false) => self.summary.untold += 1,
             }
@@ -87,12 +101,14 @@ impl World {
         Ok(())
     }
 
-    /// Whether a push was meant for a host all the time, and that for some time before.
+    /// Whether a push was meant for a host all the time, and that for some time before, in which it had a connection to tell it.
     fn is_meant(&self, number: usize, target: &Target, began: Millis) -> bool {
         let host = &self.hosts[number];
+        let is_up = host.link == Link::Up && host.changed.after(CALM_MS) <= began;
+        let told_until = if is_up { began } else { began.min(host.lost) };
         match target {
             Target::Room(name) => host.members.iter().any(|(room, (count, since))| {
-                self.rooms[*room] == *name && *count > 0 && since.after(CALM_MS) <= began
+                self.rooms[*room] == *name && *count > 0 && since.after(CALM_MS) <= told_until
             }),
             _ => self.matched(number, target) > 0,
         }

@@ -22,6 +22,7 @@ mod exchange;
 mod fake_logic;
 mod faults;
 mod forbidden;
+mod gaps;
 mod h2;
 mod health;
 mod helpers;

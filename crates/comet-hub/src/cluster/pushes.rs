@@ -1,0 +1,110 @@
+//! Pushes of this host's callers and of other hosts.
+//!
+//! A push to a room waits for the hosts with members. A host that has asked long enough ago knows them. Else the first answer of one that
+//! does tells them. Where nobody does, all hosts are asked whether they have members: then each known host answers in one way or the
+//! other, or is named in the outcome.
+
+use std::sync::Arc;
+
+use comet_core::{Millis, Tally};
+
+use super::calls::Expected;
+use super::engine::{ClusterCallId, Command, HostName, Part, Publication, ReplyTo, Target};
+use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
+
+impl<C> Cluster<C> {
+    /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
+    pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
+        if !self.is_connected {
+            self.counts.not_published += 1;
+            let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
+            if hosts.is_empty() {
+                // There may be others. Nobody has said so, for want of a connection.
+                hosts.push(UNKNOWN_HOSTS.into());
+            }
+            return self.calls.end_unanswered(caller, hosts);
+        }
+        self.counts.published += 1;
+        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
+            // Those that are there have not had the time to say so.
+            self.commands.push_back(Command::Publish { publication, call: None });
+            return self.calls.end_unanswered(caller, vec![UNKNOWN_HOSTS.into()]);
+        }
+        let room = match &publication.target {
+            Target::Room(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
+                Some(Arc::clone(room))
+            }
+            _ => None,
+        };
+        let expected = match &room {
+            Some(room) if self.is_settled(now) => match self.rooms.peers(room) {
+                peers if !peers.is_empty() && self.is_known(now, room) => {
+                    Expected::Members(peers.to_vec(), self.hosts.shared_names())
+                }
+                // Nobody else has members, or has said so: the first answer tells, or the engine.
+                _ => Expected::AnyOf(self.hosts.shared_names()),
+            },
+            _ => Expected::Hosts(self.hosts.names().cloned().collect()),
+        };
+        let asked = room.clone().filter(|_| !self.is_settled(now));
+        let expected = (room, expected, asked.is_some());
+        let call = self.calls.open((now, limit_ms), expected, caller);
+        self.commands.push_back(Command::Publish { publication, call });
+        if let (Some(room), Some(call)) = (asked, call) {
+            self.commands.push_back(Command::AskMembers { room, call });
+        }
+    }
+
+    /// No host may have members of a room without having told.
+    fn is_settled(&self, now: Millis) -> bool {
+        self.settled_at <= now
+    }
+
+    /// Which hosts have members of the room is known.
+    pub(super) fn is_known(&self, now: Millis, room: &str) -> bool {
+        let asked = self.rooms.asked(room);
+        self.is_settled(now) && asked.is_some_and(|asked| asked.after(SETTLE_MS) <= now)
+    }
+
+    /// The engine has not taken the command to publish this push.
+    pub fn not_published(&mut self, call: Option<ClusterCallId>) {
+        self.counts.not_published += 1;
+        if let Some(call) = call {
+            self.calls.fail(call);
+        }
+    }
+
+    /// A push of another host was begun here.
+    pub fn note_received(&mut self, reply: Option<&ReplyTo>) {
+        self.counts.received += 1;
+        self.under_way.extend(reply.cloned());
+    }
+
+    /// A push of another host was refused here. Its caller learns that this host has not answered.
+    pub fn note_refused(&mut self, reply: Option<&ReplyTo>) {
+        self.counts.refused += 1;
+        reply.map(|reply| self.under_way.remove(reply));
+    }
+
+    /// Messages that were lost here so far, pushes or others.
+    pub fn note_lost(&mut self, now: Millis, lost: u64) {
+        if lost > self.lost {
+            self.lost = lost;
+            let retell_at = *self.retell_at.get_or_insert(now.after(SETTLE_MS));
+            self.settled_at = retell_at.after(SETTLE_MS);
+        }
+    }
+
+    /// The part of this host in a push of another one, for its answer.
+    #[must_use]
+    pub fn part(&mut self, now: Millis, target: &Target, tally: Tally, reply: &ReplyTo) -> Part {
+        self.under_way.remove(reply);
+        let (hosts, may_miss_hosts) = match target {
+            Target::Room(room) if self.subscribes_rooms => {
+                (self.rooms.peers(room).to_vec(), !self.is_known(now, room))
+            }
+            _ => (Vec::new(), false),
+        };
+        Part { host: self.host.clone(), tally, hosts, may_miss_hosts }
+    }
+}

@@ -1,0 +1,107 @@
+//! Who has members of a room while hosts do not all know it.
+
+use super::*;
+
+/// `b` has members, and the broker has lost its connection. No host has noticed.
+fn cut_off() -> World {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.hosts.get_mut("b").unwrap().is_cut = true;
+    world
+}
+
+#[test]
+fn where_nobody_is_subscribed_the_host_that_was_cut_off_is_named() {
+    let mut world = cut_off();
+    // `c` says that it has no members. So only `b` may have some.
+    assert_eq!(world.push("a", room("r")), None);
+    world.pass(LIMIT);
+    assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("b")]);
+}
+
+#[test]
+fn hosts_that_are_expected_and_not_subscribed_are_named_at_once() {
+    let mut world = cut_off();
+    world.hosts.get_mut("c").unwrap().is_cut = true;
+    let outcome = world.push("a", Target::All).expect("nobody is to answer");
+    assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+}
+
+#[test]
+fn a_host_with_members_that_is_silent_is_named_each_time() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.settle();
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    for _ in 0..3 {
+        assert_eq!(world.push("a", room("r")), None);
+        world.pass(LIMIT);
+        assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("b")]);
+    }
+}
+
+#[test]
+fn hosts_that_have_just_got_members_do_not_end_a_call_for_each_other() {
+    let mut world = World::new(&["a", "b", "c", "d"]);
+    world.set_members("b", "r", 3);
+    // `b` does not hear of the members of `c`.
+    world.hosts.get_mut("b").unwrap().is_cut = true;
+    world.set_members("c", "r", 4);
+    world.hosts.get_mut("b").unwrap().is_cut = false;
+    let outcome = world.push("a", room("r")).expect("all have answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
+}
+
+#[test]
+fn a_host_that_has_just_connected_asks_all() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    world.settle();
+    for event in [Event::Disconnected, Event::Connected] {
+        world.event("a", event);
+    }
+    world.hosts.get_mut("c").unwrap().is_cut = true;
+    assert_eq!(world.push("a", room("r")), None, "c does not answer");
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").unwrap();
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec!["c".into()]));
+}
+
+#[test]
+fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
+    let mut world = World::new(&["a", "b"]);
+    world.set_members("a", "r", 1);
+    world.settle();
+    let part = |world: &mut World| {
+        let (now, host) = (world.now, world.hosts.get_mut("a").unwrap());
+        let reply = ReplyTo("b 1".into());
+        host.cluster.part(now, &room("r"), Tally::default(), &reply).may_miss_hosts
+    };
+    assert!(!part(&mut world));
+    // What `b` tells of its members is lost.
+    world.hosts.get_mut("a").unwrap().is_cut = true;
+    world.set_members("b", "r", 2);
+    world.hosts.get_mut("a").unwrap().is_cut = false;
+    let now = world.now;
+    world.hosts.get_mut("a").unwrap().cluster.note_lost(now, 1);
+    assert!(part(&mut world));
+    world.settle();
+    world.settle();
+    assert!(!part(&mut world));
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!(outcome.tally.matched, 2);
+}
+
+#[test]
+fn a_host_that_has_just_started_says_that_it_knows_no_other() {
+    let mut world = World::new(&["a"]);
+    for event in [Event::Disconnected, Event::Connected] {
+        world.event("a", event);
+    }
+    let outcome = world.push("a", Target::All).expect("nobody is expected");
+    assert_eq!(outcome.unanswered, [HostName::from(UNKNOWN_HOSTS)]);
+    world.pass(HOST_ANNOUNCE_MS);
+    assert_eq!(world.push("a", Target::All), Some(ClusterOutcome::default()));
+}
