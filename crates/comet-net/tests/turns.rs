@@ -126,7 +126,7 @@ impl Rig {
             spin: Duration::ZERO,
             busy_poll: Duration::ZERO,
             epoch: Instant::now(),
-            arrived: None,
+            is_frozen: false,
         };
         let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let endpoints =
