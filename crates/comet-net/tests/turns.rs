@@ -128,7 +128,7 @@ impl Rig {
             epoch: Instant::now(),
             is_frozen: false,
         };
-        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let endpoints =
             MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers: vec![sender], control };
         let (ready, is_ready) = mpsc::channel();

@@ -134,7 +134,9 @@ impl Prepared {
             let waker: Arc<dyn Wake> = bell.clone();
             let (sender, inbox) = express_inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
-            pulses.push(Arc::new(Pulse::new(bell.clone())));
+            // A new process goes on with the former one's clock, which is older than its cores.
+            let begin_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(0);
+            pulses.push(Arc::new(Pulse::new(bell.clone(), begin_ms)));
             inboxes.push((inbox, bell));
         }
         let certificates = Arc::<CertificatesInUse>::default();

@@ -127,7 +127,7 @@ impl Rig {
             epoch: Instant::now(),
             is_frozen: arrived.is_some(),
         };
-        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let peers = vec![sender.clone()];
         let endpoints = MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers, control };
         let (ready, is_ready) = mpsc::channel();
