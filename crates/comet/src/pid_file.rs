@@ -119,6 +119,11 @@ impl PidFile {
         self.write_number(id)
     }
 
+    /// Removes the file, which is nobody's any more.
+    pub(crate) fn remove(mut self) {
+        self.is_ours = true;
+    }
+
     fn write_number(&self, id: u32) -> Result<(), String> {
         let line = format!("{id}\n");
         let written = self.file.write_all_at(line.as_bytes(), 0);

@@ -56,6 +56,8 @@ pub(crate) struct Former<'a> {
     pid_file: Option<&'a PidFile>,
     /// How long clients wait at most that have to come back, milliseconds.
     retry_after_ms: u32,
+    /// Connections that could be handed over before the new process was started.
+    movable: usize,
     /// Connections that were offered.
     moved: usize,
     /// Connections that were closed because they could not be.
@@ -71,6 +73,7 @@ impl<'a> Former<'a> {
             app,
             pid_file,
             retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
+            movable: 0,
             moved: 0,
             closed: 0,
             frozen: None,
@@ -89,8 +92,8 @@ impl<'a> Former<'a> {
         }
         // Before a process is started in vain.
         self.app.control().check_move().map_err(Failure::Unready)?;
-        let movable = self.survey().map_err(Failure::Unready)?.movable;
-        let frozen = FROZEN + FROZEN_EACH * u32::try_from(movable).unwrap_or(u32::MAX);
+        self.movable = self.survey().map_err(Failure::Unready)?.movable;
+        let frozen = FROZEN + FROZEN_EACH * u32::try_from(self.movable).unwrap_or(u32::MAX);
         let times = Times { start: request.start, frozen };
         comet_upgrade::upgrade(self, command(request), times)
     }
@@ -202,6 +205,7 @@ impl Predecessor for Former<'_> {
             names: comet_listen::names(self.app.sockets()),
             pid_file: self.pid_file.map(|file| file.path().to_owned()),
             clock_us: u64::try_from(self.app.clock().as_micros()).unwrap_or(0),
+            connections: self.movable as u64,
         };
         let descriptors = self.app.sockets().map(AsFd::as_fd);
         (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())

@@ -15,6 +15,8 @@ pub(super) struct Sockets {
     pub(super) pid_file: Option<PathBuf>,
     /// What the clock of its shards shows, microseconds.
     pub(super) clock_us: u64,
+    /// Connections that it would hand over now.
+    pub(super) connections: u64,
 }
 
 /// Before the shards, once all of them are frozen.
@@ -30,9 +32,14 @@ pub(super) struct Process {
 
 impl Sockets {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { names, pid_file, clock_us } = self;
+        let Self { names, pid_file, clock_us, connections } = self;
         let pid_file = pid_file.as_ref().map(|path| path.to_string_lossy());
-        let all = json!({ "sockets": names, "pid_file": pid_file, "clock_us": clock_us });
+        let all = json!({
+            "sockets": names,
+            "pid_file": pid_file,
+            "clock_us": clock_us,
+            "connections": connections,
+        });
         all.to_string().into_bytes()
     }
 
@@ -45,6 +52,7 @@ impl Sockets {
             names: text("sockets").unwrap_or_default(),
             pid_file: text("pid_file").map(Into::into),
             clock_us: object.get("clock_us").and_then(Value::as_u64).unwrap_or(0),
+            connections: object.get("connections").and_then(Value::as_u64).unwrap_or(0),
         })
     }
 }
@@ -88,7 +96,7 @@ mod tests {
     fn what_is_said_is_understood() {
         for pid_file in [None, Some("/run/comet.pid".into())] {
             let names = "tcp.bind 0 127.0.0.1:0\n".to_owned();
-            let sockets = Sockets { names, pid_file, clock_us: 7 };
+            let sockets = Sockets { names, pid_file, clock_us: 7, connections: 3 };
             assert_eq!(Sockets::decode(&sockets.encode()), Ok(sockets));
         }
         let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();

@@ -34,6 +34,16 @@ pub(crate) struct NotTaken {
     pub(crate) code: u8,
 }
 
+/// All that a process has taken over.
+struct Taken {
+    prepared: Prepared,
+    threads: Threads,
+    handles: Handles,
+    pid_file: Option<PidFile>,
+    /// That of the former process, where it is not this one's, too.
+    former_pid_file: Option<PidFile>,
+}
+
 /// A process that is about to take over.
 pub(crate) struct TakingOver {
     successor: Successor,
@@ -68,7 +78,7 @@ impl TakingOver {
     /// Why the former process goes on, as far as this one knows.
     pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), NotTaken> {
         match self.take(config) {
-            Ok((prepared, threads, handles, mut pid_file)) => {
+            Ok(Taken { prepared, threads, handles, mut pid_file, former_pid_file }) => {
                 if let Err(error) = self.successor.wait_for_commit() {
                     // The former process may end this one before.
                     let sentence = format!("the former process goes on: {error}");
@@ -83,38 +93,41 @@ impl TakingOver {
                 {
                     log::error!("upgrade: {error}");
                 }
+                if let Some(file) = former_pid_file {
+                    file.remove();
+                }
                 Ok((app, pid_file))
             }
             Err(why) => Err(self.refuse(why, 1)),
         }
     }
 
-    fn take(
-        &mut self,
-        config: &Config,
-    ) -> Result<(Prepared, Threads, Handles, Option<PidFile>), String> {
+    fn take(&mut self, config: &Config) -> Result<Taken, String> {
         let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
         let greeted = Instant::now();
-        let Sockets { names, pid_file, clock_us } = Sockets::decode(&said)?;
+        let Sockets { names, pid_file, clock_us, connections } = Sockets::decode(&said)?;
         let pid_file = match pid_file {
             Some(path) => Some((path, sockets.pop().ok_or("the pid file is missing")?)),
             None => None,
         };
         let inherited = Inherited::new(&names, sockets)?;
-        preflight::successor(config, &inherited)?;
-        let pid_file = match (&config.server.pid_file, pid_file) {
-            (Some(own), Some((path, file))) if *own == path => Some(PidFile::inherit(own, file)),
-            (Some(own), _) => Some(PidFile::claim(own)?),
-            (None, _) => None,
+        let open_files = preflight::successor(config, &inherited)?.open_files;
+        check_open_files(connections, open_files)?;
+        let inherited_file = pid_file.map(|(path, file)| PidFile::inherit(&path, file));
+        let (pid_file, former_pid_file) = match (&config.server.pid_file, inherited_file) {
+            (Some(own), Some(file)) if *own == file.path() => (Some(file), None),
+            // The file has another place from now on, or none.
+            (Some(own), former) => (Some(PidFile::claim(own)?), former),
+            (None, former) => (None, former),
         };
         let failed = |error: crate::StartError| error.to_string();
         let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
         let clock = Duration::from_micros(clock_us) + greeted.elapsed();
         let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
         match self.receive(&threads) {
-            Ok(()) => Ok((prepared, threads, handles, pid_file)),
+            Ok(()) => Ok(Taken { prepared, threads, handles, pid_file, former_pid_file }),
             Err(why) => {
                 // A core that failed as well has nothing to add.
                 let _ = threads.stop();
@@ -140,6 +153,17 @@ impl TakingOver {
         }
         Ok(())
     }
+}
+
+/// Whether this process may have as many files as `connections` need; `open_files` is what [`comet_net::probe`] returns.
+fn check_open_files(connections: u64, open_files: u64) -> Result<(), String> {
+    if connections <= open_files {
+        return Ok(());
+    }
+    Err(format!(
+        "{connections} connections would go on, and the limit on open files of the new process leaves room for {open_files} \
+         (raise it with ulimit -n, or LimitNOFILE= in a systemd unit)"
+    ))
 }
 
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]

@@ -1,5 +1,8 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
+mod failures;
+mod tls;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -111,7 +114,7 @@ fn body(number: u32) -> Vec<u8> {
     body
 }
 
-fn expect(peer: &mut Peer, numbers: std::ops::Range<u32>) {
+fn expect<S: Read + Write>(peer: &mut Peer<S>, numbers: std::ops::Range<u32>) {
     for number in numbers {
         let found = peer.recv();
         assert_eq!(found.operation, 5);
