@@ -1,5 +1,6 @@
 //! Comets that push for each other through a NATS server, and clients of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -55,11 +56,27 @@ impl Hosts {
         Ok(Self { targets, nats })
     }
 
-    /// The sum of a counter over the hosts.
-    pub(super) fn sum(&self, name: &str) -> Result<u64> {
-        self.targets.iter().map(|target| metric(target, name)).sum()
+    /// What the hosts have counted of pushes of others that reached no client, by reason.
+    pub(super) fn losses(&self) -> Result<Losses> {
+        let mut losses = Losses::new();
+        for target in &self.targets {
+            let page = http_get(stat(target), "/metrics")?;
+            for (name, value) in page.lines().filter_map(|line| line.rsplit_once(' ')) {
+                if LOSSES.iter().any(|family| name.split('{').next() == Some(family)) {
+                    *losses.entry(name.to_owned()).or_default() += value.parse::<u64>()?;
+                }
+            }
+        }
+        Ok(losses)
     }
 }
+
+/// Numbers by their name and labels.
+pub(super) type Losses = BTreeMap<String, u64>;
+
+/// Metrics that count pushes of other hosts that reached no client: on the way from NATS, at the cores, and at the client.
+const LOSSES: [&str; 3] =
+    ["comet_cluster_dropped_total", "comet_cluster_refused_total", "comet_dropped_total"];
 
 /// Looks until it is so.
 pub(super) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
