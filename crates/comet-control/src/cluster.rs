@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use comet_core::{Message, Millis, ShardId, Tally, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Publication, ReplyTo, Target,
+    HeldKey, HostName, KeyListing, Order, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -48,13 +48,21 @@ pub(crate) struct ClusterWork {
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
+type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
+
+/// What another host wants done on the shards here.
+pub(crate) enum Wanted {
+    Push(Publication),
+    Order(Order),
+}
+
 /// The decisions about other hosts, with a lock and a clock.
 pub(crate) struct ClusterDriver {
     /// The zero of its clock, which is the shards'.
     epoch: Instant,
     hub: Arc<HubDriver>,
     engine: Arc<dyn Engine>,
-    cluster: Mutex<Cluster<oneshot::Sender<ClusterOutcome>>>,
+    cluster: Mutex<Decisions>,
     wake: Notify,
 }
 
@@ -80,10 +88,23 @@ impl ClusterDriver {
     /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
     /// which they begin.
     pub(crate) fn begin(&self, limit: Duration, publication: Publication) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.begin(limit, publication, caller))
+    }
+
+    /// Has the other hosts carry out an order of this host's callers, in the same way.
+    pub(crate) fn order(&self, limit: Duration, order: Order) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.order(limit, order, caller))
+    }
+
+    fn begin_by(
+        &self,
+        limit: Duration,
+        begin: impl FnOnce(&mut Decisions, (Millis, u64), oneshot::Sender<ClusterOutcome>),
+    ) -> Elsewhere {
         let (caller, outcome) = oneshot::channel();
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let mut cluster = self.lock();
-        cluster.begin((self.now(), limit_ms), publication, caller);
+        begin(&mut cluster, (self.now(), limit_ms), caller);
         self.carry_out(&mut cluster);
         self.wake.notify_one();
         Elsewhere(outcome)
@@ -197,7 +218,7 @@ impl ClusterDriver {
     pub(crate) async fn run<F>(
         self: Arc<Self>,
         mut events: mpsc::Receiver<Event>,
-        begin: impl Fn(Publication) -> Result<F, Status>,
+        begin: impl Fn(Wanted) -> Result<F, Status>,
     ) -> Infallible
     where
         F: Future<Output = Result<Tally, Status>> + Send + 'static,
@@ -216,14 +237,13 @@ impl ClusterDriver {
                 event = events.recv(), if has_engine => match self.taken(event) {
                     Some(Event::Push { publication, reply }) => {
                         let target = publication.target.clone();
-                        match begin(publication) {
-                            Ok(begun) => {
-                                self.lock().note_received(reply.as_ref());
-                                let answered = Arc::clone(&self).answer(begun, target, reply);
-                                under_way.spawn(answered);
-                            }
-                            Err(status) => self.refuse(&status, reply.as_ref()),
-                        }
+                        let begun = begin(Wanted::Push(publication));
+                        self.receive(begun, (target, reply), &mut under_way);
+                    }
+                    Some(Event::Ordered { order, reply }) => {
+                        // All hosts answer, as to a push to everybody.
+                        let begun = begin(Wanted::Order(order));
+                        self.receive(begun, (Target::All, Some(reply)), &mut under_way);
                     }
                     Some(event) => {
                         let mut cluster = self.lock();
@@ -236,6 +256,23 @@ impl ClusterDriver {
                 () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
             }
+        }
+    }
+
+    fn receive<F>(
+        self: &Arc<Self>,
+        begun: Result<F, Status>,
+        (target, reply): (Target, Option<ReplyTo>),
+        under_way: &mut JoinSet<()>,
+    ) where
+        F: Future<Output = Result<Tally, Status>> + Send + 'static,
+    {
+        match begun {
+            Ok(begun) => {
+                self.lock().note_received(reply.as_ref());
+                under_way.spawn(Arc::clone(self).answer(begun, target, reply));
+            }
+            Err(status) => self.refuse(&status, reply.as_ref()),
         }
     }
 
@@ -289,11 +326,13 @@ impl ClusterDriver {
         cluster.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
     }
 
-    fn carry_out(&self, cluster: &mut Cluster<oneshot::Sender<ClusterOutcome>>) {
+    fn carry_out(&self, cluster: &mut Decisions) {
         while let Some(command) = cluster.poll_command() {
             match self.engine.submit(command) {
                 Ok(()) => {}
-                Err(Command::Publish { call, .. }) => cluster.not_published(call),
+                Err(Command::Publish { call, .. } | Command::PublishOrder { call, .. }) => {
+                    cluster.not_published(call);
+                }
                 Err(command) => cluster.not_told(self.now(), command),
             }
         }
@@ -325,7 +364,7 @@ impl ClusterDriver {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
+    fn lock(&self) -> MutexGuard<'_, Decisions> {
         self.cluster.lock().expect("nothing panics between lock and unlock")
     }
 }

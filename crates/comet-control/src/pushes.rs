@@ -14,7 +14,7 @@ use comet_core::{
     CallId, Counters, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key,
     home_of_room, home_of_user,
 };
-use comet_hub::cluster::{Publication, Target};
+use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
 use comet_hub::{CallError, PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
@@ -185,34 +185,25 @@ impl StreamBackend for Pushes {
     }
 
     async fn kick(&self, target: KickTarget, notice: KickNotice) -> Result<Ledger, Status> {
-        notice.check()?;
         let KickNotice { reason, retry_after_ms } = notice;
-        let push = Push::kick(Kick {
-            sentence: if reason.is_empty() { reason } else { format!("kicked: {reason}") }.into(),
-            retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms),
-        });
-        let kicked = match target {
-            KickTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
-            KickTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
-            KickTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
-            KickTarget::Address(address) => self.begin_to_network(network_of(&address)?, &push),
+        let target = match target {
+            KickTarget::Keys(keys) => OrderTarget::Keys(keys),
+            KickTarget::Users(users) => OrderTarget::Users(users),
+            KickTarget::Room(room) => OrderTarget::Room(room.into()),
+            KickTarget::Address(address) => OrderTarget::Network(address.into()),
         };
-        kicked?.await
+        let order = Order { target, action: Action::Kick { reason, retry_after_ms } };
+        self.order_everywhere(order)?.await
     }
 
     async fn change_rooms(&self, change: RoomChange) -> Result<ChangeRoomsReply, Status> {
-        change.check()?;
-        if change.is_join {
-            self.memory.check_push()?;
-        }
         let RoomChange { target, rooms, is_join } = change;
-        let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
-        let push = Push::rooms(RoomOrder { rooms, is_join });
-        let under_way = match target {
-            ChangeTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
-            ChangeTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
-        }?;
-        let tally = under_way.here().await?;
+        let target = match target {
+            ChangeTarget::Keys(keys) => OrderTarget::Keys(keys),
+            ChangeTarget::Users(users) => OrderTarget::Users(users),
+        };
+        let order = Order { target, action: Action::ChangeRooms { rooms, is_join } };
+        let (tally, unanswered) = self.order_everywhere(order)?.sum().await?;
         let Ledger { queued, dropped, absent, .. } = ledger(&tally);
         let Tally { unchanged, refused, .. } = tally;
         Ok(ChangeRoomsReply {
@@ -221,6 +212,7 @@ impl StreamBackend for Pushes {
             refused,
             absent,
             not_reached: dropped.into_iter().collect(),
+            unanswered,
         })
     }
 
@@ -310,6 +302,41 @@ impl Pushes {
             Target::All => push().and_then(|push| self.begin_to_all(&push)),
         };
         Ok(begun?.here())
+    }
+
+    /// An order that has begun here begins on the other hosts as well.
+    fn order_everywhere(&self, order: Order) -> Result<UnderWay, Status> {
+        let there = self.cluster.as_ref().map(|cluster| (cluster, order.clone()));
+        let begun = self.begin_order(order)?;
+        Ok(begun.with(there.map(|(cluster, order)| cluster.order(self.bounds.timeout, order))))
+    }
+
+    /// Begins an order, of a caller or of another host, on the shards here.
+    pub(crate) fn begin_order(&self, Order { target, action }: Order) -> Result<UnderWay, Status> {
+        let push = match action {
+            Action::Kick { reason, retry_after_ms } => {
+                let notice = KickNotice { reason, retry_after_ms };
+                notice.check()?;
+                let KickNotice { reason, .. } = notice;
+                let sentence = if reason.is_empty() { reason } else { format!("kicked: {reason}") };
+                let retry_after_ms = (retry_after_ms > 0).then_some(retry_after_ms);
+                Push::kick(Kick { sentence: sentence.into(), retry_after_ms })
+            }
+            Action::ChangeRooms { rooms, is_join } => {
+                RoomChange::check_rooms(&rooms)?;
+                if is_join {
+                    self.memory.check_push()?;
+                }
+                let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
+                Push::rooms(RoomOrder { rooms, is_join })
+            }
+        };
+        match target {
+            OrderTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
+            OrderTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
+            OrderTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
+            OrderTarget::Network(network) => self.begin_to_network(network_of(&network)?, &push),
+        }
     }
 
     fn begin_to_all(&self, push: &Push) -> Result<UnderWay, Status> {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
-use crate::cluster::{ClusterDriver, ClusterWork};
+use crate::cluster::{ClusterDriver, ClusterWork, Wanted};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
@@ -123,7 +123,10 @@ impl Assembly {
                 && let Some(cluster) = &cluster
             {
                 engine.spawn(work);
-                let begin = move |publication| pushes.begin_here(publication);
+                let begin = move |wanted| match wanted {
+                    Wanted::Push(publication) => pushes.begin_here(publication),
+                    Wanted::Order(order) => Ok(pushes.begin_order(order)?.here()),
+                };
                 carrier.spawn(Arc::clone(cluster).run(events, begin));
             }
             let _tending = logic.as_ref().map(Logic::start);

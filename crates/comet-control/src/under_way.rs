@@ -1,5 +1,6 @@
 //! Pushes that have begun: here, and on other hosts.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -78,6 +79,18 @@ impl Future for UnderWay {
     type Output = Result<Ledger, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (tally, unanswered) = ready!(self.poll_sum(cx))?;
+        Poll::Ready(Ok(Ledger { unanswered, ..ledger(&tally) }))
+    }
+}
+
+impl UnderWay {
+    /// The sum over all hosts, and those without an answer.
+    pub(crate) async fn sum(mut self) -> Result<(Tally, Vec<String>), Status> {
+        poll_fn(|cx| self.poll_sum(cx)).await
+    }
+
+    fn poll_sum(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Tally, Vec<String>), Status>> {
         if self.told.is_none() {
             let here = ready!(Pin::new(&mut self.here).poll(cx))?;
             self.told = Some(here);
@@ -93,14 +106,13 @@ impl Future for UnderWay {
 
 /// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
 /// several hosts is taken for several.
-fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> Ledger {
+fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
     let ClusterOutcome { tally: mut others, hosts, unanswered } = elsewhere;
     let held = (u64::from(hosts) * given).saturating_sub(others.absent);
     others.absent = 0;
     here += others;
     here.absent = here.absent.saturating_sub(held);
-    let unanswered = unanswered.iter().map(ToString::to_string).collect();
-    Ledger { unanswered, ..ledger(&here) }
+    (here, unanswered.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]
@@ -115,8 +127,8 @@ mod tests {
         let mut tally = Tally { absent: 2, ..Tally::default() };
         tally.queue();
         let there = ClusterOutcome { tally, hosts: 1, unanswered: vec!["c".into()] };
-        let ledger = sum(here, there, 3);
-        assert_eq!((ledger.matched, ledger.absent), (2, 1));
-        assert_eq!(ledger.unanswered, ["c"]);
+        let (tally, unanswered) = sum(here, there, 3);
+        assert_eq!((tally.matched, tally.absent), (2, 1));
+        assert_eq!(unanswered, ["c"]);
     }
 }

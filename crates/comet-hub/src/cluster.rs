@@ -27,8 +27,8 @@ use comet_core::{Millis, ShardId};
 
 pub use calls::ClusterOutcome;
 pub use engine::{
-    Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication,
-    ReplyTo, Target,
+    Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
+    OrderTarget, Part, Publication, ReplyTo, Target,
 };
 
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
@@ -296,7 +296,8 @@ impl<C> Cluster<C> {
             Event::Keys { .. }
             | Event::Announced { .. }
             | Event::Interest { .. }
-            | Event::Push { .. } => {}
+            | Event::Push { .. }
+            | Event::Ordered { .. } => {}
         }
     }
 

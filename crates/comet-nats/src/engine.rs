@@ -20,6 +20,7 @@ impl Order {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
+            Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
             Self::Command(Command::TellKeys { keys, .. }) => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
             }

@@ -10,6 +10,7 @@ mod engine;
 mod headers;
 mod keys;
 mod options;
+mod order;
 mod part;
 mod reader;
 mod subject;

@@ -35,6 +35,8 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "matched": tally.matched,
         "queued": tally.queued,
         "absent": tally.absent,
+        "unchanged": tally.unchanged,
+        "refused": tally.refused,
         "dropped": dropped,
         "hosts": hosts,
     });
@@ -58,6 +60,8 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         matched: count("matched")?,
         queued: count("queued")?,
         absent: count("absent")?,
+        unchanged: count("unchanged")?,
+        refused: count("refused")?,
         ..Tally::default()
     };
     for reason in DropReason::ALL {
@@ -84,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_part_comes_back_from_its_json() {
-        let mut tally = Tally { absent: 2, ..Tally::default() };
+        let mut tally = Tally { absent: 2, unchanged: 3, refused: 4, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {

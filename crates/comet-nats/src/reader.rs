@@ -14,7 +14,7 @@ use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
-use crate::{Counts, EVENTS_BYTES_MAX, Shared, keys, part};
+use crate::{Counts, EVENTS_BYTES_MAX, Shared, keys, order, part};
 
 pub(crate) struct Reader {
     subjects: Arc<Subjects>,
@@ -142,6 +142,11 @@ impl Reader {
                 room,
                 reply: headers::reply(headers).ok_or(())?,
             }));
+        }
+        if topic == Topic::Orders {
+            let order = order::decode(&payload).ok_or(())?;
+            let reply = ReplyTo(reply.ok_or(())?.as_str().into());
+            return Ok(Some(Event::Ordered { order, reply }));
         }
         let Some(interest) = headers::interest(headers)? else {
             let reply = reply.map(|to| ReplyTo(to.as_str().into()));

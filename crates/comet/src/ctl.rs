@@ -242,22 +242,31 @@ fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
 fn kicked(reply: &KickReply) -> Record {
     // By name: the reasons come in any order.
     let not_closed: BTreeMap<_, _> = reply.not_closed.iter().collect();
-    vec![
+    let mut record = vec![
         ("closed", reply.closed.into()),
         ("absent", reply.absent.into()),
         ("not_closed", json!(not_closed)),
-    ]
+    ];
+    record.extend(unanswered(&reply.unanswered));
+    record
 }
 
 fn changed(reply: &ChangeRoomsReply) -> Record {
     let not_reached: BTreeMap<_, _> = reply.not_reached.iter().collect();
-    vec![
+    let mut record = vec![
         ("changed", reply.changed.into()),
         ("unchanged", reply.unchanged.into()),
         ("refused", reply.refused.into()),
         ("absent", reply.absent.into()),
         ("not_reached", json!(not_reached)),
-    ]
+    ];
+    record.extend(unanswered(&reply.unanswered));
+    record
+}
+
+/// Hosts without an answer, where there are some.
+fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
+    (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }
 
 fn target_of(target: &KickTarget) -> kick_req::Target {

@@ -83,6 +83,47 @@ pub struct Publication {
     pub body: Vec<u8>,
 }
 
+/// Whom an order concerns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OrderTarget {
+    /// The members of a room.
+    Room(Box<str>),
+    /// The connections that hold these keys.
+    Keys(Vec<String>),
+    /// The sessions of these users.
+    Users(Vec<i64>),
+    /// Those from an address or a network.
+    Network(Box<str>),
+}
+
+/// What becomes of connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// They are closed.
+    Kick {
+        /// A sentence for the clients; empty: none.
+        reason: String,
+        /// How long they should wait before they connect again; 0: they are told no time.
+        retry_after_ms: u32,
+    },
+    /// They enter or leave rooms.
+    ChangeRooms {
+        /// Which rooms.
+        rooms: Vec<String>,
+        /// They are entered.
+        is_join: bool,
+    },
+}
+
+/// What all hosts are to do with connections. They answer as to a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Order {
+    /// Which connections.
+    pub target: OrderTarget,
+    /// What becomes of them.
+    pub action: Action,
+}
+
 /// What became of a push on one host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
@@ -129,6 +170,13 @@ pub enum Command {
     Publish {
         /// The push.
         publication: Publication,
+        /// What the answers are to name.
+        call: Option<ClusterCallId>,
+    },
+    /// Has all hosts carry out an order. With `call` they are to answer.
+    PublishOrder {
+        /// The order.
+        order: Order,
         /// What the answers are to name.
         call: Option<ClusterCallId>,
     },
@@ -185,7 +233,14 @@ pub enum Event {
         /// Where the answer goes, if one is wanted.
         reply: Option<ReplyTo>,
     },
-    /// Another host has answered a push.
+    /// An order of another host.
+    Ordered {
+        /// The order.
+        order: Order,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// Another host has answered a push or an order.
     Answered {
         /// Which push.
         call: ClusterCallId,
@@ -254,12 +309,31 @@ impl Event {
     pub fn bytes(&self) -> usize {
         match self {
             Self::Push { publication, .. } => publication.bytes(),
+            Self::Ordered { order, .. } => order.bytes(),
             Self::Answered { part, .. } => part.hosts.iter().map(|host| host.len()).sum(),
             Self::Keys { keys, .. } => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
             }
             _ => 0,
         }
+    }
+}
+
+impl Order {
+    /// Bytes of its texts and names.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+        let target = match &self.target {
+            OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),
+            OrderTarget::Keys(keys) => texts(keys),
+            OrderTarget::Users(users) => size_of_val(&**users),
+        };
+        target
+            + match &self.action {
+                Action::Kick { reason, .. } => reason.len(),
+                Action::ChangeRooms { rooms, .. } => texts(rooms),
+            }
     }
 }
 

@@ -9,21 +9,13 @@ use std::sync::Arc;
 use comet_core::{Millis, Tally};
 
 use super::calls::Expected;
-use super::engine::{ClusterCallId, Command, HostName, Part, Publication, ReplyTo, Target};
+use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
 use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
     /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
-        if !self.is_connected {
-            self.counts.not_published += 1;
-            let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
-            if hosts.is_empty() {
-                // There may be others. Nobody has said so, for want of a connection.
-                hosts.push(UNKNOWN_HOSTS.into());
-            }
-            return self.calls.end_unanswered(caller, hosts);
-        }
+        let Some(caller) = self.ensure_connected(caller) else { return };
         self.counts.published += 1;
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             // Those that are there have not had the time to say so.
@@ -64,6 +56,34 @@ impl<C> Cluster<C> {
     pub(super) fn is_known(&self, now: Millis, room: &str) -> bool {
         let asked = self.rooms.asked(room);
         self.is_settled(now) && asked.is_some_and(|asked| asked.after(SETTLE_MS) <= now)
+    }
+
+    /// Has the other hosts carry out an order of this host's callers, as [`Cluster::begin`] does with a push to everybody.
+    pub fn order(&mut self, (now, limit_ms): (Millis, u64), order: Order, caller: C) {
+        let Some(caller) = self.ensure_connected(caller) else { return };
+        self.counts.published += 1;
+        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
+            self.commands.push_back(Command::PublishOrder { order, call: None });
+            return self.calls.end_unanswered(caller, vec![UNKNOWN_HOSTS.into()]);
+        }
+        let expected = Expected::Hosts(self.hosts.names().cloned().collect());
+        let call = self.calls.open((now, limit_ms), (None, expected, false), caller);
+        self.commands.push_back(Command::PublishOrder { order, call });
+    }
+
+    /// Ends the call at once, for want of a connection. Or returns its caller.
+    fn ensure_connected(&mut self, caller: C) -> Option<C> {
+        if self.is_connected {
+            return Some(caller);
+        }
+        self.counts.not_published += 1;
+        let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
+        if hosts.is_empty() {
+            // There may be others. Nobody has said so, for want of a connection.
+            hosts.push(UNKNOWN_HOSTS.into());
+        }
+        self.calls.end_unanswered(caller, hosts);
+        None
     }
 
     /// The engine has not taken the command to publish this push.

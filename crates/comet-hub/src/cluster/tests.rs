@@ -88,6 +88,20 @@ impl World {
         self.carry_out(name);
     }
 
+    /// A host with members of the room of an order closes them.
+    fn order(&mut self, name: &str, order: &Order, reply: &ReplyTo) {
+        let host = self.hosts.get_mut(name).unwrap();
+        let OrderTarget::Room(room) = &order.target else { return };
+        if !host.is_stopped {
+            host.cluster.note_received(Some(reply));
+            let matched = host.members.remove(&**room).unwrap_or_default();
+            let tally = Tally { matched, queued: matched, ..Tally::default() };
+            let part = host.cluster.part(self.now, &Target::All, tally, reply);
+            let (host, call) = address(reply);
+            self.event(host, Event::Answered { call, part });
+        }
+    }
+
     fn others(&self, name: &str) -> Vec<&'static str> {
         let is_there = |other: &&str| *other != name && !self.hosts[other].is_cut;
         self.hosts.keys().copied().filter(is_there).collect()
@@ -131,6 +145,16 @@ impl World {
                     if let Some(call) = call
                         && to.is_empty()
                     {
+                        self.event(name, Event::NoResponders { call });
+                    }
+                }
+                Command::PublishOrder { order, call } => {
+                    let call = call.expect("it is expected");
+                    for other in &others {
+                        let (order, reply) = (order.clone(), format!("{name} {}", call.0));
+                        self.order(other, &order, &ReplyTo(reply.into()));
+                    }
+                    if others.is_empty() {
                         self.event(name, Event::NoResponders { call });
                     }
                 }

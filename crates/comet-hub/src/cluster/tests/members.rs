@@ -105,3 +105,33 @@ fn a_host_that_has_just_started_says_that_it_knows_no_other() {
     world.pass(HOST_ANNOUNCE_MS);
     assert_eq!(world.push("a", Target::All), Some(ClusterOutcome::default()));
 }
+
+fn kick(world: &mut World, by: &'static str) -> Option<ClusterOutcome> {
+    let action = Action::Kick { reason: String::new(), retry_after_ms: 0 };
+    let order = Order { target: OrderTarget::Room("r".into()), action };
+    let now = world.now;
+    world.hosts.get_mut(by).unwrap().cluster.order((now, LIMIT), order, 1);
+    world.carry_out(by);
+    world.outcome(by)
+}
+
+#[test]
+fn all_hosts_carry_out_an_order_or_are_named() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    let outcome = kick(&mut world, "a").expect("all have answered");
+    assert_eq!((outcome.tally.queued, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(kick(&mut world, "a"), None);
+    world.pass(LIMIT);
+    assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("c")]);
+    for host in ["b", "c"] {
+        world.hosts.get_mut(host).unwrap().is_cut = true;
+    }
+    let outcome = kick(&mut world, "a").expect("nobody gets it");
+    assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+    world.event("a", Event::Disconnected);
+    let outcome = kick(&mut world, "a").expect("it is not published");
+    assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+}
