@@ -37,6 +37,9 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("operation {}: {body}", message.operation);
             }
             Event::Room { room, outcome } => println!("{room}: {outcome:?}"),
+            Event::Gap(gap) => {
+                println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state);
+            }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
                 println!("disconnected: {reason}; again in {delay:.1?}");
             }

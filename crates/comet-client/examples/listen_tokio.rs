@@ -41,6 +41,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Event::Connected => println!("connected"),
             Event::Room { room, outcome: Ok(joined) } => println!("in {room}: {joined:?}"),
             Event::Room { room, outcome: Err(reason) } => println!("not in {room}: {reason}"),
+            Event::Gap(gap) => {
+                println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state);
+            }
             Event::Message(message) => {
                 let body = String::from_utf8_lossy(&message.body);
                 let room = message.room.as_deref().unwrap_or("no room");

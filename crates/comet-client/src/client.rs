@@ -7,8 +7,9 @@ use comet_proto::{AuthReply, Position};
 use crate::block_on::block_on;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::inbox::{Joined, Message};
+use crate::inbox::Message;
 use crate::options::Options;
+use crate::room_news::{Gap, Joined};
 use crate::stream::blocking::BlockingStream;
 
 /// An authenticated connection; made by [`Options::connect`].
@@ -93,6 +94,23 @@ impl Client {
     /// If the connection is lost, or the reply does not arrive in time.
     pub fn remove_room(&mut self, room: &str) -> Result<(), Error> {
         block_on(self.connection.remove_room(room))
+    }
+
+    /// What became of messages that the server has dropped for this connection, of rooms that keep a history: the oldest that was
+    /// before the messages received so far. The connection asks for such messages by itself. `None`: there is nothing to tell.
+    /// The last 1,024 are kept.
+    pub fn take_gap(&mut self) -> Option<Gap> {
+        self.connection.take_gap()
+    }
+
+    /// As [`Client::join`], where an earlier connection had the messages of `room` up to `since`: those that came after it follow,
+    /// if the server has all of them.
+    ///
+    /// # Errors
+    /// As [`Client::join`].
+    pub fn join_since(&mut self, room: &str, since: Position) -> Result<(), Error> {
+        self.connection.resume(room, since);
+        block_on(self.connection.join(room))
     }
 
     /// The rooms that the connection is in, as far as the server has said so: all of them, if it speaks protocol 2.

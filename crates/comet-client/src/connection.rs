@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use comet_proto::{AuthReply, Position, op};
 
 use crate::error::Error;
-use crate::inbox::{Inbox, Joined, Message};
+use crate::inbox::{Inbox, Message, Received};
 use crate::options::Options;
+use crate::room_news::{Gap, Joined};
 use crate::session::Session;
 use crate::stream::Stream;
 
@@ -96,6 +97,27 @@ impl<S: Stream> Connection<S> {
             Err(Error::Ended) => Ok(None),
             received => received,
         }
+    }
+
+    /// The next message, or what the server tells of a room.
+    pub(crate) async fn receive_any(&mut self) -> Result<Option<Received>, Error> {
+        match self.receive_any_until(None).await {
+            Err(Error::Ended) => Ok(None),
+            received => received,
+        }
+    }
+
+    /// Whether the connection is in `room`, or would go on from where an earlier one was there.
+    pub(crate) fn may_resume(&self, room: &str) -> bool {
+        self.session.may_resume(room)
+    }
+
+    pub(crate) fn take_gap(&mut self) -> Option<Gap> {
+        self.inbox.pop_gap()
+    }
+
+    pub(crate) fn resume(&mut self, room: &str, since: Position) {
+        self.session.resume(room, since);
     }
 
     pub(crate) async fn receive_timeout(
@@ -190,6 +212,20 @@ impl<S: Stream> Connection<S> {
 
     async fn receive_until(&mut self, deadline: Option<Instant>) -> Result<Option<Message>, Error> {
         loop {
+            match self.receive_any_until(deadline).await? {
+                None => return Ok(None),
+                Some(Received::Message(message)) => return Ok(Some(message)),
+                Some(Received::Gap(gap)) => self.inbox.keep_gap(gap),
+                Some(Received::Room(..)) => {}
+            }
+        }
+    }
+
+    async fn receive_any_until(
+        &mut self,
+        deadline: Option<Instant>,
+    ) -> Result<Option<Received>, Error> {
+        loop {
             // A heartbeat goes before the waiting messages, which may be many, with a slow caller.
             // The reply to the last heartbeat may not have been read yet, so its absence is no
             // error here.
@@ -199,8 +235,8 @@ impl<S: Stream> Connection<S> {
             {
                 self.fail(error);
             }
-            if let Some(message) = self.inbox.pop() {
-                return Ok(Some(message));
+            if let Some(received) = self.inbox.pop() {
+                return Ok(Some(received));
             }
             if let Some(error) = self.pending_error.take() {
                 return Err(error);
@@ -319,8 +355,8 @@ impl<S: Stream> Connection<S> {
         };
         self.is_heartbeat_unanswered = false;
         let has_rooms = self.session.auth_reply().is_some();
-        let handled = self.session.handle_input(&self.buffer[..len], |frame, origin| {
-            self.inbox.push(frame, origin, has_rooms);
+        let handled = self.session.handle_arrivals(&self.buffer[..len], |arrival| {
+            self.inbox.push(arrival, has_rooms);
         });
         if let Err(error) = handled {
             self.fail(error.into());
@@ -328,7 +364,7 @@ impl<S: Stream> Connection<S> {
             let _ = self.flush().await;
             return Err(self.pending_error.take().unwrap_or(Error::Ended));
         }
-        // Pongs.
+        // Pongs, and joins for what is missing.
         self.flush().await.map(|()| true)
     }
 

@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use comet_proto::{Frame, JoinReply, LeaveReply, Position, RoomRefusal, op};
 
-use crate::session::Origin;
+use crate::room_news::{Gap, Joined};
+use crate::session::{Arrival, Origin};
 
 /// What a server sent that is not a reply to a request of this client.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -24,16 +25,6 @@ pub struct Message {
     pub position: Option<Position>,
 }
 
-/// What the server says of a room that the connection has entered.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Joined {
-    /// The latest push to the room, if it keeps a history.
-    pub position: Option<Position>,
-    /// How many pushes came after the position that was asked for, all of which follow as messages. `None`: no position
-    /// was asked for, or the server does not have all of them any more, and none follows.
-    pub recovered: Option<u32>,
-}
-
 impl Message {
     /// Bytes that it takes.
     fn memory(&self) -> usize {
@@ -41,12 +32,25 @@ impl Message {
     }
 }
 
+/// What waits to be received.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Message(Message),
+    Room(Box<str>, Joined),
+    Gap(Gap),
+}
+
+/// Gaps that are kept for a caller who does not take them.
+const GAPS_MAX: usize = 1_024;
+
 /// Messages that wait to be received, and the reply that a request waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
-    messages: VecDeque<Message>,
+    arrived: VecDeque<Received>,
     /// Memory of the messages, in bytes.
     pub(crate) bytes: usize,
+    /// Gaps that were before the messages taken so far.
+    gaps: VecDeque<Gap>,
     /// Operation and sequence of the reply that a request waits for.
     awaited_reply: Option<(i32, i32)>,
     /// What the server said of the room that the last answered request was about.
@@ -66,8 +70,19 @@ impl Inbox {
         self.awaited_reply.is_some()
     }
 
-    /// Takes a frame: a message is queued, a reply is recorded. `has_rooms`: the server speaks protocol 2.
-    pub(crate) fn push(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>, has_rooms: bool) {
+    /// Takes what has arrived. `has_rooms`: the server speaks protocol 2.
+    pub(crate) fn push(&mut self, arrival: Arrival<'_>, has_rooms: bool) {
+        match arrival {
+            Arrival::Frame(frame, origin) => self.push_frame(frame, origin, has_rooms),
+            Arrival::Room(room, joined) => {
+                self.arrived.push_back(Received::Room(room.into(), joined));
+            }
+            Arrival::Gap(gap) => self.arrived.push_back(Received::Gap(gap)),
+        }
+    }
+
+    /// Takes a frame: a message is queued, a reply is recorded.
+    fn push_frame(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>, has_rooms: bool) {
         let is_awaited = self.awaited_reply == Some((frame.operation, frame.sequence));
         match frame.operation {
             // A push to a room may have any operation.
@@ -107,18 +122,33 @@ impl Inbox {
             position: origin.and_then(|origin| origin.position),
         };
         self.bytes += message.memory();
-        self.messages.push_back(message);
+        self.arrived.push_back(Received::Message(message));
     }
 
-    /// Whether no message waits.
+    /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
-        self.messages.is_empty()
+        self.arrived.is_empty()
     }
 
-    /// Takes the oldest message.
-    pub(crate) fn pop(&mut self) -> Option<Message> {
-        let message = self.messages.pop_front()?;
-        self.bytes -= message.memory();
-        Some(message)
+    /// Takes what arrived first.
+    pub(crate) fn pop(&mut self) -> Option<Received> {
+        let received = self.arrived.pop_front()?;
+        if let Received::Message(message) = &received {
+            self.bytes -= message.memory();
+        }
+        Some(received)
+    }
+
+    /// Keeps a gap that was before the next message.
+    pub(crate) fn keep_gap(&mut self, gap: Gap) {
+        if self.gaps.len() == GAPS_MAX {
+            self.gaps.pop_front();
+        }
+        self.gaps.push_back(gap);
+    }
+
+    /// Takes the oldest of these.
+    pub(crate) fn pop_gap(&mut self) -> Option<Gap> {
+        self.gaps.pop_front()
     }
 }

@@ -53,6 +53,7 @@ mod options;
 mod pusher;
 mod reconnect;
 mod retry_after;
+mod room_news;
 mod session;
 mod socket;
 mod stop;
@@ -71,12 +72,13 @@ pub use connection::SEND_BODY_MAX;
 #[cfg(feature = "tls")]
 pub use error::TlsError;
 pub use error::{Error, Permanent, SessionError, WebSocketFault};
-pub use inbox::{Joined, Message};
+pub use inbox::Message;
 pub use listener::Listener;
 pub use options::Options;
 pub use pusher::{PushOutcome, PushRefused, Pusher};
 pub use reconnect::Event;
-pub use session::{BODY_MAX_DEFAULT, Origin, Session, Transport};
+pub use room_news::{Gap, GapState, Joined};
+pub use session::{Arrival, BODY_MAX_DEFAULT, Origin, Session, Transport};
 pub use stop::Stopper;
 #[cfg(feature = "tls")]
 pub use tls::TlsOptions;

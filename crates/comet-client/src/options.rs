@@ -1,7 +1,10 @@
 //! The settings of a connection: where every use of this crate begins.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+
+use comet_proto::Position;
 
 use crate::backoff::Backoff;
 use crate::session::{BODY_MAX_DEFAULT, Session, Transport};
@@ -26,6 +29,8 @@ pub struct Options {
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     body_max: usize,
+    /// What an earlier connection has of rooms that keep a history.
+    pub(crate) positions: BTreeMap<String, Position>,
     pub(crate) backoff: Backoff,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsOptions>,
@@ -44,6 +49,7 @@ impl Options {
             heartbeat: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
             body_max: BODY_MAX_DEFAULT,
+            positions: BTreeMap::new(),
             backoff: Backoff::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -96,6 +102,15 @@ impl Options {
         self
     }
 
+    /// An earlier connection had the messages of `room` up to this position ([`Message::position`](crate::Message::position)). If
+    /// the server has the new one enter the room, because the token names it, the messages that came after it follow. A
+    /// [`Listener`](crate::Listener) does so by itself from its second connection on.
+    #[must_use]
+    pub fn resume(mut self, room: impl Into<String>, since: Position) -> Self {
+        self.positions.insert(room.into(), since);
+        self
+    }
+
     /// The delays of a [`Listener`](crate::Listener); from 1 second to 2 minutes unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -113,8 +128,12 @@ impl Options {
 
     /// A session with these settings.
     pub(crate) fn session(&self) -> Session {
-        Session::new(self.transport, &self.address, &self.path, &self.token)
-            .with_body_max(self.body_max)
+        let session = Session::new(self.transport, &self.address, &self.path, &self.token);
+        let mut session = session.with_body_max(self.body_max);
+        for (room, since) in &self.positions {
+            session.resume(room, *since);
+        }
+        session
     }
 }
 

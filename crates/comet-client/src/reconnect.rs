@@ -9,8 +9,9 @@ use comet_proto::Position;
 
 use crate::connection::{Connection, within_body_max};
 use crate::error::Error;
-use crate::inbox::{Joined, Message};
+use crate::inbox::{Message, Received};
 use crate::options::Options;
+use crate::room_news::{Gap, Joined};
 use crate::stop::Stopper;
 use crate::stream::Stream;
 
@@ -21,8 +22,9 @@ pub enum Event {
     Connected,
     /// A message arrived.
     Message(Message),
-    /// The connection has asked to be in a further room. After a reconnect it asks for the pushes that came after the
-    /// last one it has of the room.
+    /// The connection has asked to be in a further room, or the server had it enter one that keeps a history: that of the token, that
+    /// of [`Listener::join`](crate::Listener::join), or by order of a caller. After a reconnect it asks for the pushes that came after
+    /// the last one it has of the room.
     Room {
         /// Which.
         room: String,
@@ -30,6 +32,9 @@ pub enum Event {
         /// ([`Joined::recovered`]). After an error the next connection asks again.
         outcome: Result<Joined, Error>,
     },
+    /// The server has dropped messages of a room that keeps a history, because they were not read in time; or what became of them. The
+    /// connection asks for them by itself.
+    Gap(Gap),
     /// The connection was lost, or could not be made. The next attempt uses the token of the last one, unless
     /// [`Listener::set_token`](crate::Listener::set_token) gives it another.
     Disconnected {
@@ -60,6 +65,8 @@ pub(crate) struct Reconnecting<F> {
     room: Option<String>,
     /// Further rooms, and the position of the latest push that has arrived from each.
     rooms: BTreeMap<String, Option<Position>>,
+    /// The same of rooms that the server had the connection enter.
+    others: BTreeMap<String, Position>,
     /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
     /// token's.
     operations: BTreeMap<i32, bool>,
@@ -81,13 +88,15 @@ enum State<F> {
 }
 
 impl<F: Face> Reconnecting<F> {
-    pub(crate) fn new(options: Options) -> Self {
+    pub(crate) fn new(mut options: Options) -> Self {
+        let others = std::mem::take(&mut options.positions);
         Self {
             options,
             state: State::Waiting(Some(Instant::now())),
             attempt: 0,
             room: None,
             rooms: BTreeMap::new(),
+            others,
             operations: BTreeMap::new(),
             events: VecDeque::new(),
             stopper: Stopper::default(),
@@ -179,10 +188,17 @@ impl<F: Face> Reconnecting<F> {
                 }
             }
             State::Connected { .. } if !self.events.is_empty() => self.events.pop_front()?,
-            State::Connected { client, .. } => match client.connection().receive().await {
-                Ok(Some(message)) => {
+            State::Connected { client, .. } => match client.connection().receive_any().await {
+                Ok(Some(Received::Message(message))) => {
                     self.note_message(&message);
                     Event::Message(message)
+                }
+                Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
+                Ok(Some(Received::Room(room, joined))) => {
+                    if let Some(position) = joined.position.filter(|_| joined.recovered.is_none()) {
+                        self.note_position(&room, position);
+                    }
+                    Event::Room { room: room.into(), outcome: Ok(joined) }
                 }
                 Ok(None) => self.handle_disconnect(Error::Ended),
                 Err(reason) => self.handle_disconnect(reason),
@@ -192,6 +208,10 @@ impl<F: Face> Reconnecting<F> {
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
+        // Of rooms that the token names as well. Those that were asked for are asked for once more below.
+        let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
+        self.options.positions = self.others.clone();
+        self.options.positions.extend(wanted);
         let mut connection = Connection::<F::Stream>::connect(&self.options).await?;
         connection.stream().obey(&self.stopper)?;
         let chosen = |accepted| {
@@ -205,6 +225,10 @@ impl<F: Face> Reconnecting<F> {
         }
         let mut outcomes = Vec::new();
         for (room, since) in &self.rooms {
+            if since.is_some() && connection.rooms().any(|named| named == room) {
+                // The server had it enter, and what it missed is asked for.
+                continue;
+            }
             let outcome = match connection.add_room(room, *since).await {
                 Err(error) if !matches!(error, Error::NeedsProtocol2 | Error::Room(_)) => {
                     return Err(error);
@@ -226,10 +250,18 @@ impl<F: Face> Reconnecting<F> {
     }
 
     fn note_message(&mut self, message: &Message) {
-        if let (Some(room), Some(position)) = (&message.room, message.position)
-            && let Some(latest) = self.rooms.get_mut(&**room)
-        {
+        if let (Some(room), Some(position)) = (&message.room, message.position) {
+            self.note_position(room, position);
+        }
+    }
+
+    fn note_position(&mut self, room: &str, position: Position) {
+        if let Some(latest) = self.rooms.get_mut(room) {
             *latest = Some(position);
+        } else if let Some(latest) = self.others.get_mut(room) {
+            *latest = position;
+        } else {
+            self.others.insert(room.to_owned(), position);
         }
     }
 
@@ -244,6 +276,10 @@ impl<F: Face> Reconnecting<F> {
             && since.elapsed() >= self.options.backoff.max()
         {
             self.attempt = 0;
+        }
+        if let State::Connected { client, .. } = &mut self.state {
+            let connection = client.connection();
+            self.others.retain(|room, _| connection.may_resume(room));
         }
         self.stopper.watch(None);
         if let Some(why) = reason.permanent() {

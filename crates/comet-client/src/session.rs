@@ -7,16 +7,17 @@
 //! [`Session::handle_input`].
 
 mod input;
+mod rooms;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use comet_proto::{
-    AuthReply, Encoded, Frame, Join, Leave, Position, RoomHandle, VERSION, VERSION_2, op,
-};
+use comet_proto::{AuthReply, Encoded, Frame, Join, Leave, Position, VERSION, VERSION_2, op};
 use tungstenite::protocol::frame::coding::Control;
 
+pub use self::rooms::Origin;
+use self::rooms::Rooms;
 use crate::error::SessionError;
+use crate::room_news::{Gap, Joined};
 use crate::websocket::{self, Upgrade};
 
 /// The largest body of a frame, in bytes, that a session accepts unless set.
@@ -46,7 +47,7 @@ pub struct Session {
     state: State,
     transport: Transport,
     auth_reply: Option<AuthReply>,
-    /// In protocol 2, once the server has named one.
+    /// Once there is something about rooms. In protocol 1 there is not.
     rooms: Option<Box<Rooms>>,
     body_max: usize,
     /// The start of a frame whose rest has not arrived; mostly empty, and then without memory.
@@ -56,34 +57,16 @@ pub struct Session {
     output: Vec<u8>,
 }
 
-/// The rooms that the server has named.
-#[derive(Default)]
-struct Rooms {
-    named: BTreeMap<RoomHandle, Room>,
-    /// The one that operation 12 changes.
-    primary: Option<RoomHandle>,
-}
-
-struct Room {
-    name: Box<str>,
-    /// Of its history, if it keeps one.
-    epoch: Option<u64>,
-}
-
-/// Where a push to a room came from.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Origin<'a> {
-    /// The room.
-    pub room: &'a str,
-    /// The push's place in the room's history, if it keeps one.
-    pub position: Option<Position>,
-}
-
-impl Rooms {
-    fn remove(&mut self, handle: RoomHandle) {
-        self.named.remove(&handle);
-        self.primary.take_if(|primary| *primary == handle);
-    }
+/// What a session makes of its input.
+#[derive(Debug)]
+pub enum Arrival<'a> {
+    /// A frame, and the room that it was pushed to.
+    Frame(Frame<'a>, Option<Origin<'a>>),
+    /// The server had the connection enter a room that keeps a history, or the session came back into it
+    /// ([`Session::resume`]).
+    Room(&'a str, Joined),
+    /// Pushes to a room are missing, or what became of them.
+    Gap(Gap),
 }
 
 enum State {
@@ -171,18 +154,29 @@ impl Session {
         self.auth_reply
     }
 
+    /// An earlier session had the pushes of `room` up to this position. If the server has this one enter the room (its token names
+    /// it, or [`op::CHANGE_ROOM`] does), the session asks for those that came after it.
+    pub fn resume(&mut self, room: &str, since: Position) {
+        self.rooms.get_or_insert_default().know(room, since);
+    }
+
+    pub(crate) fn may_resume(&self, room: &str) -> bool {
+        self.rooms.as_ref().is_some_and(|rooms| rooms.may_resume(room))
+    }
+
     /// Asks to be in `room` as well, with this sequence number, and for the pushes that came after `since`. Only a
-    /// server that speaks protocol 2, which [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`].
+    /// server that speaks protocol 2, which [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`]. Sequence numbers below
+    /// 0 are the session's own.
     pub fn add_room(&mut self, sequence: i32, room: &str, since: Option<Position>) {
         let join = Join { since, room: room.as_bytes() };
+        self.rooms.get_or_insert_default().ask(sequence, room, since);
         self.send(op::JOIN, sequence, &join.encode());
     }
 
     /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
     /// it, and nothing is sent.
     pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
-        let mut named = self.rooms.iter().flat_map(|rooms| &rooms.named);
-        let handle = named.find(|(_, named)| *named.name == *room).map(|(&handle, _)| handle);
+        let handle = self.rooms.as_ref().and_then(|rooms| rooms.handle_of(room));
         if let Some(handle) = handle {
             self.send(op::LEAVE, sequence, &Leave { handle }.encode());
         }
@@ -191,7 +185,7 @@ impl Session {
 
     /// The rooms that the connection is in, as far as the server has said so: in protocol 2 all of them.
     pub fn rooms(&self) -> impl Iterator<Item = &str> {
-        self.rooms.iter().flat_map(|rooms| rooms.named.values()).map(|room| &*room.name)
+        self.rooms.iter().flat_map(|rooms| rooms.names())
     }
 
     /// Whether the last input ended inside a frame or message. The next input continues it.
@@ -262,6 +256,9 @@ impl Session {
     ///
     /// A frame that `input` contains as a whole is not copied.
     ///
+    /// Where the server tells that it has dropped pushes to a room that keeps a history, the session asks for them and ignores
+    /// what comes of that room until the answer; [`Session::handle_arrivals`] tells what becomes of them.
+    ///
     /// # Errors
     /// If the server ends the session or violates the protocol. `on_frame` has been called for the
     /// frames before that point. Further input returns [`SessionError::Over`]. Output may still
@@ -271,7 +268,23 @@ impl Session {
         input: &[u8],
         mut on_frame: impl FnMut(Frame<'_>, Option<Origin<'_>>),
     ) -> Result<(), SessionError> {
-        self.take_input(input, &mut on_frame).inspect_err(|_| self.end())
+        self.handle_arrivals(input, |arrival| {
+            if let Arrival::Frame(frame, origin) = arrival {
+                on_frame(frame, origin);
+            }
+        })
+    }
+
+    /// As [`Session::handle_input`], and tells what the server says of rooms unasked.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn handle_arrivals(
+        &mut self,
+        input: &[u8],
+        mut on_arrival: impl FnMut(Arrival<'_>),
+    ) -> Result<(), SessionError> {
+        self.take_input(input, &mut on_arrival).inspect_err(|_| self.end())
     }
 
     fn end(&mut self) {

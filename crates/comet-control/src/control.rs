@@ -1,5 +1,7 @@
 //! The handle of the control thread: start it, move it through the phases of the process, end it.
 
+mod moving;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -16,8 +18,8 @@ use comet_push::{
 };
 use comet_serve::{
     AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
-    HTTP_CONNECTIONS, Lock, Phase, STAT_CONNECTIONS, StartError as ServeError, advance,
-    connections_max, listen, request_bytes, spawn,
+    HTTP_CONNECTIONS, Inherited, Lock, NamedSocket, Phase, STAT_CONNECTIONS,
+    StartError as ServeError, advance, connections_max, listen_or_inherit, request_bytes, spawn,
 };
 use tokio::sync::watch;
 
@@ -53,6 +55,9 @@ pub struct Options {
     pub stat: Vec<Address>,
     /// Addresses of profiles and of what may be changed alive (`monitor.pprof`); port 0 takes a free one.
     pub debug: Vec<Address>,
+    /// Sockets of these addresses that another process has handed over. `Some`: that process has the callers until
+    /// [`Control::end_move`].
+    pub inherited: Option<Inherited>,
     /// TLS of these addresses and of logic (`api_tls`).
     pub tls: ApiTls,
     /// Where logic is. `None`: shards ask their own, and no report may ask for another.
@@ -87,6 +92,8 @@ pub struct Options {
     pub log_format: LogFormat,
     /// Where traced pushes go when they have ended, as far as there is room; `None`: none is traced.
     pub traced: Option<SyncSender<TracedPush>>,
+    /// The latest call of the process that this one takes over from; 0: it takes over from none.
+    pub last_call: u64,
     /// The zero of the shards' clock.
     pub epoch: Instant,
     /// How a drain by a call goes that does not say otherwise.
@@ -119,7 +126,11 @@ pub struct Control {
     logic: Option<Arc<Logic>>,
     memory: Arc<MemoryCeiling>,
     node: Arc<NodeDriver>,
+    gates: Arc<Gates>,
     phase: watch::Sender<Phase>,
+    /// Duplicates of the listening sockets.
+    sockets: Vec<NamedSocket>,
+    has_cluster: bool,
     log_format: LogFormat,
     thread: JoinHandle<()>,
 }
@@ -143,10 +154,16 @@ impl Control {
         reports: Inbox<Report>,
         cluster: Option<ClusterOptions>,
     ) -> Result<Self, StartError> {
-        let grpc = listen("push.grpc", &options.grpc, &options.tls)?;
-        let http = listen("push.http", &options.http, &options.tls)?;
-        let stat = listen("monitor.stat", &options.stat, &options.tls)?;
-        let debug = listen("monitor.pprof", &options.debug, &options.tls)?;
+        let inherited = options.inherited.clone().unwrap_or_default();
+        let listen = |setting, addresses: &[Address]| {
+            listen_or_inherit(setting, addresses, &options.tls, &inherited)
+        };
+        let mut grpc = listen("push.grpc", &options.grpc)?;
+        let mut http = listen("push.http", &options.http)?;
+        let mut stat = listen("monitor.stat", &options.stat)?;
+        let mut debug = listen("monitor.pprof", &options.debug)?;
+        let bound = [&mut grpc, &mut http, &mut stat, &mut debug];
+        let sockets = bound.into_iter().flat_map(|bound| bound.sockets.drain(..)).collect();
         let Options { push_lock, monitor_lock, .. } = &options;
         for (setting, bound, lock, what) in [
             ("push.grpc", &grpc, push_lock, "push"),
@@ -160,7 +177,13 @@ impl Control {
         }
         let is_traced = options.traced.is_some();
         let (epoch, traced) = (options.epoch, options.traced);
-        let hub = Arc::new(HubDriver::new(shards, wake, options.limits, epoch, traced));
+        let hub = Arc::new(HubDriver::new(
+            shards,
+            wake,
+            options.limits,
+            (epoch, options.last_call),
+            traced,
+        ));
         if let Some(path) = options.trace_log {
             hub.set_trace_log(Some(path.clone()), options.log_format)
                 .map_err(|error| StartError::TraceLog { path, error })?;
@@ -173,7 +196,8 @@ impl Control {
         };
         let logic = logic.map(Arc::new);
         let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
-        let (phase, phases) = watch::channel(Phase::Starting);
+        let first = if options.inherited.is_some() { Phase::Moving } else { Phase::Starting };
+        let (phase, phases) = watch::channel(first);
         let bounds = Bounds {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
@@ -183,6 +207,7 @@ impl Control {
         let gates = Arc::new(gates.traced(is_traced));
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
+        let has_cluster = cluster.is_some();
         let cluster = cluster.map(|it| ClusterDriver::start(it, Arc::clone(&hub), epoch));
         let (driver, cluster_work) = cluster.unzip();
         let pushes = Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds, driver.clone());
@@ -246,7 +271,7 @@ impl Control {
                 logic: logic.clone(),
                 cluster: driver,
                 counts,
-                gates,
+                gates: Arc::clone(&gates),
                 server_id: options.server_id,
                 version: options.version,
                 started: Instant::now(),
@@ -266,7 +291,10 @@ impl Control {
             logic,
             memory,
             node,
+            gates,
             phase,
+            sockets,
+            has_cluster,
             log_format: options.log_format,
             thread,
         })
@@ -370,6 +398,8 @@ impl Control {
     /// # Panics
     /// If the thread panicked.
     pub fn stop(self) {
+        // Nobody is to connect to what nobody accepts.
+        drop(self.sockets);
         advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
         self.hub.end_traces();

@@ -8,7 +8,7 @@ use comet_core::limits::BLOCKS_MAX;
 use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
 use comet_push::Operations;
-use comet_serve::{Phase, advance, stopped, undrain};
+use comet_serve::{Phase, advance, leaving, undrain};
 use comet_wire::comet::v1::{
     self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReq,
 };
@@ -380,7 +380,7 @@ impl Operations for NodeDriver {
     }
 
     fn trace(&self, order: TraceReq) -> Result<LiveTraceStream, Status> {
-        live_trace::begin(&self.hub, order, stopped(self.phase.subscribe()))
+        live_trace::begin(&self.hub, order, leaving(self.phase.subscribe()))
     }
 }
 

@@ -71,6 +71,8 @@ pub(crate) struct Conn {
     pub(crate) is_text: bool,
     /// In the queue of connections with something to send.
     pub(crate) is_ready: bool,
+    /// The driver keeps the send in flight, sealed, and does not go on with it before it thaws.
+    pub(crate) is_send_kept: bool,
     /// In the list of connections with a send that began after the last tick.
     pub(crate) is_watched: bool,
     /// Its events go to the trace log.
@@ -113,6 +115,7 @@ impl Conn {
             transport,
             is_text: false,
             is_ready: false,
+            is_send_kept: false,
             is_watched: false,
             is_traced: false,
             is_protocol_2: false,
@@ -150,6 +153,14 @@ impl Conn {
     /// Whether its client knows of several rooms.
     pub(crate) fn knows_rooms(&self) -> bool {
         self.is_protocol_2 || self.transport == Transport::EventStream
+    }
+
+    /// Whether its client is told of pushes that it has lost of rooms that keep a history. One that speaks the text form asks for
+    /// it by naming the operation: goim's clients do not know it.
+    pub(crate) fn hears_gaps(&self) -> bool {
+        let names_it =
+            |accepts: &Accepts| matches!(accepts, Accepts::Only(all) if all.contains(&op::GAP));
+        self.knows_rooms() || (self.is_text && names_it(&self.accepts))
     }
 
     /// Whether it has sent its token and has no answer to that.

@@ -32,6 +32,12 @@ impl FurtherRooms {
         find(self.of(slot), room).is_ok()
     }
 
+    /// Where the connection is in a room.
+    pub(crate) fn find(&self, slot: Slot, room: RoomId) -> Option<Membership> {
+        let rooms = self.of(slot);
+        find(rooms, room).ok().map(|at| rooms[at])
+    }
+
     /// Adds a room that the connection is not in.
     pub(crate) fn insert(&mut self, slot: Slot, membership: Membership) {
         if self.by_conn.get(&slot).is_none() {

@@ -1,4 +1,4 @@
-//! Pushes of rooms with a history that connections of protocol 2 have lost: what a gap marker tells them.
+//! Pushes of rooms with a history that connections have lost: what a gap marker tells them.
 //!
 //! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the room, and
 //! one for a room that it has left until it is told.
@@ -23,14 +23,29 @@ pub(crate) struct Lost {
     pub(crate) is_outdated: bool,
 }
 
-impl Lost {
-    /// The push to a room that `message` is, which an outbox has dropped. `None`: its room keeps no history.
-    pub(crate) fn of_room_push(message: &[u8], is_outdated: bool) -> Option<Self> {
+/// Where a push is in the history of its room. A batch is several pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Offsets {
+    pub(crate) room: RoomHandle,
+    pub(crate) last: u64,
+    pub(crate) pushes: u32,
+}
+
+impl Offsets {
+    /// Those of operation 20. `None`: `message` is another one, or its room keeps no history.
+    pub(crate) fn of_room_push(message: &[u8]) -> Option<Self> {
         let (Frame { operation, body, .. }, _) = decode(message, usize::MAX).ok()??;
-        let RoomPush { handle, operation: inner, offset, body } =
+        let RoomPush { handle: room, operation: inner, offset: last, body } =
             (operation == op::ROOM_PUSH).then(|| RoomPush::decode(body))??;
-        let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) } else { 1 };
-        Self::of_push(handle, offset, pushes as u64, is_outdated)
+        let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) as u32 } else { 1 };
+        (last > 0).then_some(Self { room, last, pushes })
+    }
+}
+
+impl Lost {
+    /// An outbox has dropped the push.
+    pub(crate) fn of(Offsets { room, last, pushes }: Offsets, is_outdated: bool) -> Option<Self> {
+        Self::of_push(room, last, pushes.into(), is_outdated)
     }
 
     /// A push of so many frames, the last of which has `offset`.
@@ -57,6 +72,8 @@ struct Gap {
     /// The first push that was lost, and how many were, since the client last got all of them.
     first: u64,
     pushes: u64,
+    /// The first of them in whose place no newer push has come.
+    needed: Option<u64>,
     /// What it is still to be told, as one range.
     untold: Option<Lost>,
 }
@@ -86,15 +103,17 @@ impl Gaps {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
         let pushes = lost.pushes();
+        let needed = (!lost.is_outdated).then_some(lost.first);
         let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
         match gaps.iter_mut().find(is_same) {
             None => {
                 let Lost { room, first, .. } = lost;
-                gaps.push(Gap { room, is_left, first, pushes, untold: Some(lost) });
+                gaps.push(Gap { room, is_left, first, pushes, needed, untold: Some(lost) });
             }
             Some(gap) => {
                 gap.first = gap.first.min(lost.first);
                 gap.pushes += pushes;
+                gap.needed = gap.needed.into_iter().chain(needed).min();
                 gap.untold = Some(gap.untold.map_or(lost, |untold| Lost {
                     room: lost.room,
                     first: untold.first.min(lost.first),
@@ -111,6 +130,15 @@ impl Gaps {
     pub(crate) fn has_untold(&self, slot: Slot) -> bool {
         let is_untold = |gaps: &Vec<Gap>| gaps.iter().any(|gap| gap.untold.is_some());
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
+    }
+
+    /// The offset of the first push to the room that the connection has lost and that no newer one has replaced.
+    pub(crate) fn first_needed(&self, slot: Slot, room: RoomId) -> Option<u64> {
+        if self.by_conn.is_empty() {
+            return None;
+        }
+        let mut gaps = self.by_conn.get(&slot)?.iter();
+        gaps.find(|gap| gap.room == room.handle() && !gap.is_left)?.needed
     }
 
     /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given the

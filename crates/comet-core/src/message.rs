@@ -269,11 +269,17 @@ pub enum Message {
     /// Shard to the room's home: how many members are there now; 0 ends its interest.
     RoomMembers { shard: ShardId, room: Arc<str>, members: u32 },
     /// Shard to the room's home, after [`Message::JoinRoom`]: `conn` enters a room that keeps a history, and has it up to
-    /// `since`. The room is `handle` there.
-    Recover { conn: ConnId, room: Arc<str>, handle: RoomHandle, since: Option<Position> },
+    /// `since`. No `conn`: the shard asks for the room's position. The room is `handle` there.
+    Recover {
+        shard: ShardId,
+        conn: Option<LocalConnId>,
+        room: Arc<str>,
+        handle: RoomHandle,
+        since: Option<Position>,
+    },
     /// Room's home to the shard: `conn` becomes a member at this point of the room's order. It is a push, so it comes after
-    /// those in the history and before all others. `None`: the room keeps no history.
-    Recovered { conn: LocalConnId, room: Arc<str>, recovery: Option<Box<Recovery>> },
+    /// those in the history and before all others. No `recovery`: the room keeps no history.
+    Recovered { conn: Option<LocalConnId>, room: Arc<str>, recovery: Option<Box<Recovery>> },
     /// Shard to the room's home: a connection entered or left a room whose members are told.
     Presence { room: Arc<str>, user: i64, key: Box<str>, is_join: bool },
     /// Room's home to a shard with members: how many members there are on all other shards and hosts.

@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use comet_proto::Encoded;
 
+use crate::gaps::Offsets;
 use crate::ids::Generation;
 use crate::index::{Index, index};
 
@@ -95,14 +96,29 @@ pub(crate) struct Item {
     frame: Encoded,
     /// A push, which the ledger counts; otherwise a reply.
     is_push: bool,
-    /// What the push is about.
-    state: Option<Arc<State>>,
+    /// What the push is about. Most are about nothing that the outbox has to know.
+    subject: Option<Arc<Subject>>,
     /// Where it was stored for the first log that took it, and may be still.
     stored: Cell<(FrameId, Generation)>,
 }
 
+/// What an outbox has to know of a push, whatever its form.
+#[derive(PartialEq, Eq, Debug, Default)]
+pub(crate) struct Subject {
+    pub(crate) state: Option<State>,
+    /// Of a room that keeps a history.
+    pub(crate) offsets: Option<Offsets>,
+}
+
+impl Subject {
+    /// `None`: there is nothing to know.
+    pub(crate) fn shared(state: Option<State>, offsets: Option<Offsets>) -> Option<Arc<Self>> {
+        (state.is_some() || offsets.is_some()).then(|| Arc::new(Self { state, offsets }))
+    }
+}
+
 /// What a push is about of which clients need only the latest: an id that its caller gave it, in a room. No room: the push is to all.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct State {
     pub(crate) room: Option<Arc<str>>,
     pub(crate) id: Arc<str>,
@@ -113,22 +129,34 @@ impl Item {
         &self.frame
     }
 
-    pub(crate) fn state(&self) -> Option<&Arc<State>> {
-        self.state.as_ref()
+    pub(crate) fn is_push(&self) -> bool {
+        self.is_push
     }
 
-    pub(crate) fn set_state(&mut self, state: Option<Arc<State>>) {
-        self.state = state;
+    pub(crate) fn subject(&self) -> Option<&Arc<Subject>> {
+        self.subject.as_ref()
+    }
+
+    pub(crate) fn set_subject(&mut self, subject: Option<Arc<Subject>>) {
+        self.subject = subject;
+    }
+
+    pub(crate) fn state(&self) -> Option<&State> {
+        self.subject.as_ref()?.state.as_ref()
+    }
+
+    pub(crate) fn offsets(&self) -> Option<Offsets> {
+        self.subject.as_ref()?.offsets
     }
 
     /// Whether it is about the state of `newer`.
     fn is_outdated_by(&self, newer: &Self) -> bool {
-        self.state.is_some() && self.state == newer.state
+        self.state().is_some() && self.state() == newer.state()
     }
 
     /// A push that is about no state.
     fn is_plain(&self) -> bool {
-        self.is_push && self.state.is_none()
+        self.is_push && self.state().is_none()
     }
 }
 
@@ -195,6 +223,15 @@ pub(crate) struct Superseded {
     pub(crate) bytes: u32,
 }
 
+/// How far a send has come in another process.
+#[derive(Clone, Copy)]
+pub(crate) struct Begun {
+    /// Bytes of the first frame that the kernel took.
+    pub(crate) taken: u32,
+    /// Bytes behind these that the driver keeps sealed.
+    pub(crate) sealed: u32,
+}
+
 /// What the completion of a send led to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SendProgress {
@@ -219,4 +256,15 @@ pub(crate) struct Load {
     pub(crate) pushes: u32,
     pub(crate) replies: u32,
     pub(crate) bytes: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is known of a push is outside it, so that pushes without a state or a history pay a pointer.
+    #[test]
+    fn a_frame_that_waits_takes_no_more_than_before() {
+        assert!(size_of::<Item>() <= 48, "{} bytes", size_of::<Item>());
+    }
 }

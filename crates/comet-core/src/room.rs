@@ -66,13 +66,17 @@ impl Membership {
 }
 
 impl Room {
+    /// Whether connections become members at once: all that the home has to tell of the room is known.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_joined && !self.awaits_position
+    }
+
     /// Up to where a member has the pushes to this room, if that is known.
     pub(crate) fn reached_by(&self, member: Membership) -> Option<Reached> {
-        let has_next = self.is_amid_push && member.position.0 < self.offered;
-        self.reached.map(|reached| match has_next {
-            true => Reached { offset: self.next_offset, ..reached },
-            false => reached,
-        })
+        let next = self.under_way.filter(|_| member.position.0 < self.offered);
+        let reached = self.reached?;
+        // A push that keeps no place in the history has offset 0.
+        Some(Reached { offset: next.unwrap_or(0).max(reached.offset), ..reached })
     }
 }
 
@@ -92,16 +96,15 @@ pub(crate) struct Room {
     /// Connections that become members once the home has answered with what the room's history has for them.
     pub(crate) recovering: u32,
     pub(crate) is_joined: bool,
+    /// The home will tell the position of the room. Connections that enter meanwhile wait for that.
+    pub(crate) awaits_position: bool,
     /// How far the push under way is: it was offered to so many members, from the first on.
     pub(crate) offered: u32,
-    /// A push is under way, and was offered to some members.
-    pub(crate) is_amid_push: bool,
-    /// Offset of the latest push that was offered to the members, if the room keeps a history and members may know of it.
-    pub(crate) top: Option<u64>,
-    /// Of the latest push that all members were offered, if the room keeps a history and a connection has asked for it.
+    /// A push is under way, and was offered to some members: its offset, or that of the last one of several.
+    pub(crate) under_way: Option<u64>,
+    /// Of the latest push that all members were offered, if the room keeps a history. The home tells it once, and each push moves
+    /// it. Where a rule came into force later, the epoch is 0, which is no history's, until the home has told the position.
     pub(crate) reached: Option<Reached>,
-    /// Offset of the push under way, or of the last one of several.
-    pub(crate) next_offset: u64,
     /// Members on other shards and hosts, as the home last reported.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
@@ -129,6 +132,11 @@ impl Rooms {
         self.names.get(name).copied()
     }
 
+    /// The name of a room, if there is one with that handle.
+    pub(crate) fn name_of(&self, room: RoomId) -> Option<&str> {
+        self.rooms.is_taken(room).then(|| &*self.rooms[room].name)
+    }
+
     /// The room called `name`. The flag says that it is new, and its home must be asked to join.
     pub(crate) fn find_or_create(&mut self, name: &str) -> (RoomId, bool) {
         if let Some(room) = self.find(name) {
@@ -141,11 +149,10 @@ impl Rooms {
             waiting: Vec::new(),
             recovering: 0,
             is_joined: false,
+            awaits_position: false,
             offered: 0,
-            is_amid_push: false,
-            top: None,
+            under_way: None,
             reached: None,
-            next_offset: 0,
             elsewhere: 0,
             is_dirty: false,
         });
@@ -158,17 +165,13 @@ impl Rooms {
     /// the connection and with the member that moved.
     #[must_use]
     pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
-        let Room { members, offered, is_amid_push, top, .. } = &mut self.rooms[room];
-        if members.is_empty() {
-            // What came while there was no member is missing for nobody.
-            *top = None;
-        }
+        let Room { members, offered, under_way, .. } = &mut self.rooms[room];
         let end = u32::try_from(members.len()).expect("members are slots, u32");
         reserve_one(members);
         members.push(slot);
         let place = |position| Membership { room, position: Position(position) };
         let (mut position, mut moved) = (end, None);
-        if *is_amid_push {
+        if under_way.is_some() {
             position = *offered;
             *offered += 1;
             if position < end {
@@ -288,7 +291,7 @@ mod tests {
             for slot in (0..members).map(Slot) {
                 places.insert(slot, rooms.enter(room, slot).0);
             }
-            rooms[room].is_amid_push = true;
+            rooms[room].under_way = Some(0);
             let mut stayed: BTreeSet<Slot> = places.keys().copied().collect();
             let mut offered = Vec::new();
             for (step, number) in steps {

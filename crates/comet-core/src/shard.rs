@@ -76,7 +76,6 @@ mod token_renewal;
 mod top;
 mod trace;
 mod traffic;
-mod unmovable;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -77,6 +77,11 @@ impl Wheel {
         }
     }
 
+    /// As [`Wheel::new`], and deadlines at `now` or before are due at once.
+    pub(crate) fn with_present_due(now: Tick) -> Self {
+        Self::new(Tick(now.0.saturating_sub(1)))
+    }
+
     /// Sets the deadline of `slot`, which [`Wheel::poll_expired`] reports in the tick it is reached, or in
     /// the next tick if it has passed already.
     pub(crate) fn arm(&mut self, slot: Slot, deadline: Tick) {

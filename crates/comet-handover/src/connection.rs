@@ -2,6 +2,8 @@
 
 use prost::{Enumeration, Message};
 
+use crate::Tls;
+
 /// A connection that is authenticated and registered.
 #[derive(Clone, PartialEq, Message)]
 pub struct Connection {
@@ -74,6 +76,9 @@ pub struct Connection {
     /// What it has lost of rooms that keep a history.
     #[prost(message, repeated, tag = "23")]
     pub gaps: Vec<Gap>,
+    /// Its TLS; none: it has none. The driver has it, and the shard leaves it empty.
+    #[prost(message, optional, tag = "24")]
+    pub tls: Option<Tls>,
 }
 
 /// Pushes of a room that a connection has lost.
@@ -94,6 +99,9 @@ pub struct Gap {
     /// What the client is still to be told.
     #[prost(message, optional, tag = "5")]
     pub untold: Option<UntoldGap>,
+    /// Offset of the first in whose place no newer push has come.
+    #[prost(uint64, optional, tag = "6")]
+    pub needed: Option<u64>,
 }
 
 /// What a gap marker will say.

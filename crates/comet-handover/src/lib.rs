@@ -16,20 +16,28 @@ mod connection;
 mod fault;
 mod home;
 mod shard;
+mod tls;
 
 pub use connection::{
     Accepts, AcceptsKind, ConnId, Connection, Fragments, Gap, Input, Sent, Transport, UntoldGap,
 };
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
-pub use shard::{Counters, Histogram, Item, Room, Shard, State};
+pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
+pub use tls::{TicketKeys, Tls};
 
 /// The version of the format that is written. Readers take this one and all former ones.
 pub const VERSION: u32 = 1;
 
 /// What a hand-over may require of its reader, as far as this release knows.
-pub const FEATURES: &[&str] =
-    &[feature::DEFLATE, feature::EVENT_STREAMS, feature::GAPS, feature::HISTORIES];
+pub const FEATURES: &[&str] = &[
+    feature::DEFLATE,
+    feature::EVENT_STREAMS,
+    feature::GAPS,
+    feature::HISTORIES,
+    feature::TICKET_KEYS,
+    feature::TLS,
+];
 
 /// Names in [`Shard::required`].
 pub mod feature {
@@ -41,6 +49,10 @@ pub mod feature {
     pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
+    /// Tickets resume TLS sessions.
+    pub const TICKET_KEYS: &str = "ticket_keys";
+    /// A connection is inside TLS.
+    pub const TLS: &str = "tls";
 }
 
 /// Most bytes of one encoded shard. A million connections with a kilobyte each have space.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, VERSION};
+use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, TicketKeys, VERSION};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -40,6 +40,10 @@ pub struct Shard {
     /// What it has counted.
     #[prost(message, optional, tag = "10")]
     pub counters: Option<Counters>,
+    /// Keys of the tickets that resume TLS sessions; none: the process has no TLS. They are those of the process: the driver gives
+    /// the same for each shard, and the shard leaves them empty.
+    #[prost(message, optional, tag = "11")]
+    pub ticket_keys: Option<TicketKeys>,
 }
 
 /// A frame on its way to clients.
@@ -57,6 +61,9 @@ pub struct Item {
     /// What it is about, if clients need only the latest.
     #[prost(message, optional, tag = "4")]
     pub state: Option<State>,
+    /// Where it is in the history of its room.
+    #[prost(message, optional, tag = "5")]
+    pub offsets: Option<Offsets>,
 }
 
 /// What a push is about of which clients need only the latest.
@@ -70,6 +77,20 @@ pub struct State {
     pub id: String,
 }
 
+/// Where a push is in the history of its room.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
+pub struct Offsets {
+    /// The handle of the room.
+    #[prost(uint32, tag = "1")]
+    pub room: u32,
+    /// The offset of its last frame.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    /// How many frames it has.
+    #[prost(uint32, tag = "3")]
+    pub pushes: u32,
+}
+
 /// A room with members on the shard.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Room {
@@ -79,6 +100,10 @@ pub struct Room {
     /// Its name.
     #[prost(string, tag = "2")]
     pub name: String,
+    /// Offset of the latest push that its members were offered, if it keeps a history. Those that came after it are lost for
+    /// them.
+    #[prost(uint64, optional, tag = "3")]
+    pub offered: Option<u64>,
 }
 
 /// What a shard has counted since the first process of the line started. Names of counters are a part of the format: a counter

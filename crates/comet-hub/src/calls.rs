@@ -145,6 +145,11 @@ impl<C> Calls<C> {
         self.last = last;
     }
 
+    /// The latest one; 0: there was none.
+    pub(crate) fn last(&self) -> CallId {
+        CallId(self.last)
+    }
+
     /// An id no call had before.
     pub(crate) fn next_id(&mut self) -> CallId {
         self.last += 1;

@@ -81,6 +81,12 @@ impl<C> Hub<C> {
         self
     }
 
+    /// The latest call; 0: there was none.
+    #[must_use]
+    pub fn last_call(&self) -> CallId {
+        self.calls.last()
+    }
+
     /// Calls that have not ended.
     #[must_use]
     pub fn calls_under_way(&self) -> usize {

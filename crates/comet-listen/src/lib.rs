@@ -9,6 +9,7 @@
 //! **Invariant:** it depends on no other crate of the workspace, and nothing here accepts.
 
 mod address;
+mod inherited;
 mod unix;
 
 use std::fmt;
@@ -19,7 +20,8 @@ use std::path::Path;
 use socket2::{Domain, Protocol, Socket, Type};
 
 pub use address::{Address, BadAddress, UNIX_PATH_MAX, unix_path};
-pub use unix::{SocketFile, listen_unix};
+pub use inherited::{Inherited, NamedSocket, names};
+pub use unix::{SocketFile, inherit_unix, keep_socket_files, listen_unix};
 
 /// An address that could not be listened on.
 #[derive(Debug)]

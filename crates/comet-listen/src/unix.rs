@@ -6,6 +6,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -32,9 +33,18 @@ pub struct SocketFile {
     _socket: Socket,
 }
 
+/// Whether files of sockets stay where they are, because another process listens there.
+static ARE_FILES_KEPT: AtomicBool = AtomicBool::new(false);
+
+/// Whether this process leaves the files of its Unix sockets when it ends, because the sockets are another process's, too. So
+/// it is in the former process of a live upgrade from the commit on, and in the new one until then.
+pub fn keep_socket_files(are_kept: bool) {
+    ARE_FILES_KEPT.store(are_kept, Ordering::Release);
+}
+
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if id(&self.path).is_ok_and(|id| id == self.id) {
+        if !ARE_FILES_KEPT.load(Ordering::Acquire) && id(&self.path).is_ok_and(|id| id == self.id) {
             // What is left is replaced by the next process.
             let _ = fs::remove_file(&self.path);
         }
@@ -48,6 +58,19 @@ impl Drop for SocketFile {
 pub fn listen_unix(path: &Path, backlog: i32) -> Result<(Socket, SocketFile), ListenError> {
     let address = || Address::Unix(path.to_owned());
     open(path, backlog).map_err(|source| ListenError { address: address(), source })
+}
+
+/// Goes on with a socket that another process listens at, and has handed over.
+///
+/// # Errors
+/// If its file is gone.
+pub fn inherit_unix(path: &Path, socket: OwnedFd) -> Result<(Socket, SocketFile), ListenError> {
+    let inherit = || {
+        let socket = Socket::from(socket);
+        let _socket = socket.try_clone()?;
+        Ok((socket, SocketFile { path: path.to_owned(), id: id(path)?, _socket }))
+    };
+    inherit().map_err(|source| ListenError { address: Address::Unix(path.to_owned()), source })
 }
 
 fn open(path: &Path, backlog: i32) -> io::Result<(Socket, SocketFile)> {

@@ -7,16 +7,17 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use comet_core::Transport;
+use comet_handover as handed;
+use comet_record::{ImportError, TicketKeys};
 use rustls::client::verify_server_name;
 use rustls::crypto::CryptoProvider;
-use rustls::crypto::ring::{Ticketer, default_provider};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::{Error as PemError, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{
-    ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
-};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls::version::{TLS12, TLS13};
 use rustls::{Error, InconsistentKeys, ServerConfig, SupportedProtocolVersion};
@@ -70,7 +71,7 @@ pub struct Tls(Arc<SharedConfig>);
 struct SharedConfig {
     /// Makes session tickets: any core can resume a session, and the server stores none. The ticket
     /// keys outlive a reload of the certificates.
-    ticketer: Arc<dyn ProducesTickets>,
+    ticket_keys: Arc<TicketKeys>,
     current: RwLock<Configs>,
 }
 
@@ -89,9 +90,9 @@ impl Tls {
     /// # Panics
     /// If no pair is named, or the kernel gives no random bytes.
     pub fn load(options: &TlsOptions) -> Result<Self, Vec<TlsError>> {
-        let ticketer = Ticketer::new().expect("the kernel gives random bytes");
-        let current = RwLock::new(configs(options, &ticketer)?);
-        Ok(Self(Arc::new(SharedConfig { ticketer, current })))
+        let ticket_keys = Arc::new(TicketKeys::new(Instant::now()));
+        let current = RwLock::new(configs(options, &ticket_keys)?);
+        Ok(Self(Arc::new(SharedConfig { ticket_keys, current })))
     }
 
     /// Reads the files again. Handshakes that begin afterwards use them; connections are not
@@ -103,7 +104,7 @@ impl Tls {
     /// # Panics
     /// If no pair is named.
     pub fn reload(&self, options: &TlsOptions) -> Result<(), Vec<TlsError>> {
-        let configs = configs(options, &self.0.ticketer)?;
+        let configs = configs(options, &self.0.ticket_keys)?;
         *self.0.current.write().unwrap_or_else(PoisonError::into_inner) = configs;
         Ok(())
     }
@@ -114,6 +115,28 @@ impl Tls {
         let current = self.0.current.read().unwrap_or_else(PoisonError::into_inner);
         let own = current.certificates.0.iter().map(|pair| pair.cert[0].to_vec());
         own.collect()
+    }
+
+    /// Replaces the key of session tickets if it is due, which is every six hours. To be called now and then, and more often than
+    /// that.
+    pub fn rotate_ticket_keys(&self, now: Instant) {
+        self.0.ticket_keys.rotate(now);
+    }
+
+    /// The keys of session tickets, for another process.
+    pub(crate) fn export_ticket_keys(&self) -> handed::TicketKeys {
+        let mut exported = handed::TicketKeys::default();
+        // The message wipes them, too.
+        exported.keys = self.0.ticket_keys.export(Instant::now()).to_vec();
+        exported
+    }
+
+    /// Goes on with the keys of another process.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    pub(crate) fn import_ticket_keys(&self, keys: &handed::TicketKeys) -> Result<(), ImportError> {
+        self.0.ticket_keys.import(&keys.keys, Instant::now())
     }
 
     /// The configuration for a handshake on a listener of `transport`.
@@ -132,10 +155,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-fn configs(
-    options: &TlsOptions,
-    ticketer: &Arc<dyn ProducesTickets>,
-) -> Result<Configs, Vec<TlsError>> {
+fn configs(options: &TlsOptions, ticket_keys: &Arc<TicketKeys>) -> Result<Configs, Vec<TlsError>> {
     assert!(!options.pairs.is_empty(), "TLS needs a certificate");
     let provider = Arc::new(default_provider());
     let mut pairs = Vec::with_capacity(options.pairs.len());
@@ -160,7 +180,7 @@ fn configs(
         .with_no_client_auth()
         .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
     tcp.session_storage = Arc::new(NoServerSessionStorage {});
-    tcp.ticketer = Arc::clone(ticketer);
+    tcp.ticketer = Arc::clone(ticket_keys) as Arc<_>;
     // Connections last long, and each resumption brings a new ticket.
     tcp.send_tls13_tickets = 1;
     let mut websocket = tcp.clone();

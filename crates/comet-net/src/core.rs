@@ -13,7 +13,7 @@ use comet_mesh::{EventFd, Wake};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::driver::Driver;
-use crate::orders::{FrozenTurn, Offer, Order, OrderSender, orders};
+use crate::orders::{FrozenTurn, Offer, Order, OrderSender, Survey, orders};
 use crate::settings::{CoreSettings, MeshEndpoints};
 
 /// Why a core did not start.
@@ -81,13 +81,21 @@ impl Core {
                         driver.run().await;
                     }
                     Err(error) => {
-                        let cause = format!("its ring cannot be set up: {}", explain(&error));
+                        let cause = match error.kind() {
+                            io::ErrorKind::InvalidData => format!("what arrived: {error}"),
+                            _ => format!("its ring cannot be set up: {}", explain(&error)),
+                        };
                         let _ = ready.send(Err(failed(cause)));
                     }
                 }
             })
             .map_err(|error| CoreStartError { shard, cpu, cause: error.to_string() })?;
         Ok(Self { shard, stop, wakeup, orders, thread })
+    }
+
+    /// Has the core count what could be handed over. It goes on.
+    pub fn survey(&self) -> Pending<Survey> {
+        self.order(Order::Survey)
     }
 
     /// Has the core accept no more clients: those who connect wait in the kernel.

@@ -11,6 +11,7 @@ mod freeze;
 mod receive;
 mod send;
 mod sleep;
+mod survey;
 
 use std::collections::VecDeque;
 use std::io;
@@ -164,7 +165,8 @@ impl<A: Authenticator> Driver<A> {
             ciphertext_waits: Vec::new(),
         };
         if let Some(arrived) = settings.arrived {
-            driver.adopt(arrived);
+            let unreadable = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            driver.adopt(arrived).map_err(unreadable)?;
         }
         Ok(driver)
     }
@@ -174,7 +176,7 @@ impl<A: Authenticator> Driver<A> {
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             if self.serve_orders() == Outcome::Released {
-                return;
+                break;
             }
             let begin = Instant::now();
             self.turn_end = begin + TURN_TIME;

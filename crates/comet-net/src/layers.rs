@@ -43,11 +43,11 @@ impl ProtocolLayers {
         })
     }
 
-    /// For a connection whose PROXY header another process has read; `None` if it had none.
-    pub(crate) fn with_peer(peer: Option<SocketAddr>) -> Option<Box<Self>> {
-        peer.map(|peer| {
-            let proxy = Box::new(Proxy { header: None, peer: Some(peer) });
-            Box::new(Self { proxy: Some(proxy), tls: None })
+    /// For a connection of another process, which has read the PROXY header; `None` if it has neither header nor TLS.
+    pub(crate) fn arrived(peer: Option<SocketAddr>, tls: Option<TlsSession>) -> Option<Box<Self>> {
+        (peer.is_some() || tls.is_some()).then(|| {
+            let proxy = peer.map(|peer| Box::new(Proxy { header: None, peer: Some(peer) }));
+            Box::new(Self { proxy, tls: tls.map(Box::new) })
         })
     }
 
@@ -63,6 +63,11 @@ impl ProtocolLayers {
 
     pub(crate) fn has_tls(&self) -> bool {
         self.tls.is_some()
+    }
+
+    /// The session of the connection, if it has TLS.
+    pub(crate) fn session(&self) -> Option<&TlsSession> {
+        self.tls.as_deref()
     }
 
     pub(crate) fn tls(&mut self) -> Option<&mut TlsSession> {

@@ -128,24 +128,38 @@ pub fn bind(
 }
 
 fn listen(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
+    let socket = bound_socket(address, options)?;
+    socket.listen(options.backlog)?;
+    Ok(socket)
+}
+
+/// A socket that does not listen yet.
+pub(crate) fn bound_socket(address: SocketAddr, options: &ListenOptions) -> io::Result<Socket> {
     let socket = socket(address)?;
     socket.set_reuse_port(true)?;
+    // Buffers must be set before listen: the window scale is negotiated from them.
+    set_options(&socket, options)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Sets what accepted sockets inherit.
+pub(crate) fn set_options(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
+    // An inherited socket may have it.
+    socket.set_keepalive(options.keepalive.is_some())?;
     if let Some(Keepalive { idle, interval, count }) = &options.keepalive {
         let keepalive = TcpKeepalive::new().with_time(*idle).with_interval(*interval);
         socket.set_tcp_keepalive(&keepalive.with_retries(*count))?;
     }
     socket.set_tcp_user_timeout(options.user_timeout)?;
-    // Buffers must be set before listen: the window scale is negotiated from them.
     if options.sndbuf > 0 {
         socket.set_send_buffer_size(options.sndbuf)?;
     }
     if options.rcvbuf > 0 {
         socket.set_recv_buffer_size(options.rcvbuf)?;
     }
-    socket.bind(&address.into())?;
-    socket.listen(options.backlog)?;
-    Ok(socket)
+    Ok(())
 }
 
 #[cfg(test)]

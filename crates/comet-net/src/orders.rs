@@ -10,6 +10,8 @@ use std::{fmt, io};
 pub(crate) enum Order {
     /// To accept no more clients.
     StopAccepts(Sender<Answer>),
+    /// To count what could be handed over.
+    Survey(Sender<Survey>),
     /// To close what cannot be handed over, with times to wait up to so many milliseconds.
     CloseUnmovable(u32, Sender<Answer>),
     Freeze(Sender<Answer>),
@@ -38,6 +40,21 @@ impl fmt::Debug for Offer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Offer").field("sockets", &self.sockets.len()).finish_non_exhaustive()
     }
+}
+
+/// How many connections of a core another process could go on with, and what keeps the others.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Survey {
+    /// Connections that can be handed over.
+    pub movable: usize,
+    /// Connections that have not authenticated.
+    pub handshakes: usize,
+    /// Connections that wait for an answer of logic or a home. They can once they have it.
+    pub await_answers: usize,
+    /// Connections that are closing.
+    pub closing: usize,
+    /// Paced broadcasts and orders to move clients off, which a hand-over waits for.
+    pub paced: usize,
 }
 
 /// What a frozen core did in a turn.

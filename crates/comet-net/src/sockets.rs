@@ -54,6 +54,10 @@ impl Socket {
         let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls()) else {
             return;
         };
+        if tls.has_transmit() {
+            // A frozen core keeps it, and the alert would have to come behind it.
+            return;
+        }
         tls.close();
         if let Some(bytes) = tls.poll_transmit() {
             let _ = send(&self.fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);

@@ -9,6 +9,7 @@ mod budget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod handshake;
+mod moving;
 #[cfg(test)]
 mod tests;
 
@@ -196,7 +197,7 @@ impl TlsSession {
     /// it behind what is queued already. Returns false if the handshake is not done or the session
     /// has failed: the peer could not read it.
     pub(crate) fn encrypt(&mut self, transmit: &[u8], budget: &TransmitBudget) -> bool {
-        debug_assert!(self.plaintext_len() == 0, "one transmit at a time");
+        debug_assert!(!self.has_transmit(), "one transmit at a time");
         let Some(session) = self.layer.writable(self.state) else { return false };
         let lease = budget.lease(transmit.len().saturating_sub(PLAINTEXT_MAX));
         let most = PLAINTEXT_MAX + lease.as_ref().map_or(0, Lease::bytes);
@@ -228,7 +229,6 @@ impl TlsSession {
     pub(crate) fn poll_transmit(&mut self) -> Option<&[u8]> {
         if self.in_flight.bytes.is_empty() {
             self.in_flight = std::mem::take(&mut self.queued);
-            self.written = 0;
         }
         let rest = &self.in_flight.bytes[self.written..];
         (!rest.is_empty()).then_some(rest)
@@ -245,14 +245,16 @@ impl TlsSession {
         if self.written < self.in_flight.bytes.len() {
             return 0;
         }
+        self.written = 0;
         std::mem::take(&mut self.in_flight).plaintext_len
     }
 
     /// A send failed: drops what is in flight and queued. Returns whether that includes a transmit
     /// of the shard.
     pub(crate) fn handle_send_failed(&mut self) -> bool {
-        let had_transmit = self.plaintext_len() > 0;
+        let had_transmit = self.has_transmit();
         self.in_flight = Ciphertext::default();
+        self.written = 0;
         self.queued = Ciphertext::default();
         had_transmit
     }
@@ -260,6 +262,11 @@ impl TlsSession {
     /// Whether a transmit of the shard is on its way to the kernel.
     pub(crate) fn is_sending_transmit(&self) -> bool {
         self.in_flight.plaintext_len > 0
+    }
+
+    /// Whether a transmit of the shard is sealed and not sent.
+    pub(crate) fn has_transmit(&self) -> bool {
+        self.plaintext_len() > 0
     }
 
     fn plaintext_len(&self) -> usize {

@@ -35,6 +35,7 @@ mod signals;
 mod spans;
 mod stderr;
 mod trace_log;
+mod upgrades;
 
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
 pub use certificates::{Certificate, CertificatesInUse};
@@ -57,6 +58,7 @@ pub use signals::{Signal, Signals};
 pub use spans::{UnsentSpans, count_sent_spans, count_unsent_spans, set_collector};
 pub use stderr::print_error;
 pub use trace_log::{TraceLine, TraceLog};
+pub use upgrades::{count_upgrades, upgrades};
 
 /// Adds the families of this process, its log, its heap and the keys that it fetches. What the kernel or the allocator does not tell is left
 /// out.
@@ -65,6 +67,7 @@ pub fn expose_process(page: &mut Exposition) {
     key_fetches::expose(page);
     discovery::expose(page);
     spans::expose(page);
+    upgrades::expose(page);
     match process::Process::read() {
         Ok(process) => process.expose(page),
         Err(error) => log::debug!("no process metrics: {error}"),

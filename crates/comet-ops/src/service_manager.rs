@@ -27,6 +27,8 @@ pub enum Notice<'a> {
     },
     /// One line for a person who asks the manager how the process is.
     Status(&'a str),
+    /// Another process is the service's main one from now on.
+    MainProcess(u32),
     /// The process lives. To be repeated; see [`ServiceManager::watchdog`].
     Alive,
 }
@@ -86,6 +88,7 @@ impl ServiceManager {
                 format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}", within.as_micros())
             }
             Notice::Status(line) => format!("STATUS={}", line.replace('\n', " ")),
+            Notice::MainProcess(id) => format!("MAINPID={id}"),
             Notice::Alive => "WATCHDOG=1".to_owned(),
         };
         // The manager ends a process that it does not hear; there is nobody else to tell.

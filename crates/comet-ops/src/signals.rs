@@ -1,4 +1,4 @@
-//! SIGTERM, SIGINT and SIGHUP as values, for the thread that waits to end the process.
+//! SIGTERM, SIGINT, SIGHUP and SIGUSR2 as values, for the thread that waits to end the process.
 
 use std::time::Duration;
 use std::{fmt, io};
@@ -16,6 +16,8 @@ pub enum Signal {
     Interrupt,
     /// SIGHUP: to read its configuration again.
     Hangup,
+    /// SIGUSR2: to hand its connections over to a new process.
+    Upgrade,
 }
 
 impl fmt::Display for Signal {
@@ -24,6 +26,7 @@ impl fmt::Display for Signal {
             Self::Terminate => "SIGTERM",
             Self::Interrupt => "SIGINT",
             Self::Hangup => "SIGHUP",
+            Self::Upgrade => "SIGUSR2",
         })
     }
 }
@@ -35,6 +38,7 @@ pub struct Signals {
     terminate: Stream,
     interrupt: Stream,
     hangup: Stream,
+    upgrade: Stream,
 }
 
 impl Signals {
@@ -49,28 +53,36 @@ impl Signals {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
+        let upgrade = signal(SignalKind::user_defined2())?;
         drop(entered);
-        Ok(Self { runtime, terminate, interrupt, hangup })
+        Ok(Self { runtime, terminate, interrupt, hangup, upgrade })
     }
 
     /// Blocks the calling thread until one of them arrives. Several of one kind that arrive before
     /// they are waited for are one.
     pub fn wait(&mut self) -> Signal {
-        let Self { runtime, terminate, interrupt, hangup } = self;
-        runtime.block_on(next(terminate, interrupt, hangup))
+        let Self { runtime, terminate, interrupt, hangup, upgrade } = self;
+        runtime.block_on(next(terminate, interrupt, hangup, upgrade))
     }
 
     /// The same for `time` at most; `None`: there was none.
     pub fn wait_for(&mut self, time: Duration) -> Option<Signal> {
-        let Self { runtime, terminate, interrupt, hangup } = self;
-        runtime.block_on(async { timeout(time, next(terminate, interrupt, hangup)).await.ok() })
+        let Self { runtime, terminate, interrupt, hangup, upgrade } = self;
+        let next = next(terminate, interrupt, hangup, upgrade);
+        runtime.block_on(async { timeout(time, next).await.ok() })
     }
 }
 
-async fn next(terminate: &mut Stream, interrupt: &mut Stream, hangup: &mut Stream) -> Signal {
+async fn next(
+    terminate: &mut Stream,
+    interrupt: &mut Stream,
+    hangup: &mut Stream,
+    upgrade: &mut Stream,
+) -> Signal {
     tokio::select! {
         _ = terminate.recv() => Signal::Terminate,
         _ = interrupt.recv() => Signal::Interrupt,
         _ = hangup.recv() => Signal::Hangup,
+        _ = upgrade.recv() => Signal::Upgrade,
     }
 }

@@ -365,6 +365,24 @@ pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u3
     [b"event: room\ndata: ", &*data.end(), b"\n\n"].concat()
 }
 
+/// What is missing of a room that keeps a history, as JSON: the body of operation 23 in the text form, and the data of an event.
+#[must_use]
+pub fn gap_data(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8> {
+    let mut data = Members::new("room", room);
+    data.raw("first", &first.to_string());
+    data.raw("last", &last.to_string());
+    if is_outdated {
+        data.raw("outdated", "true");
+    }
+    data.end()
+}
+
+/// The event that says that pushes to a room were dropped for the stream.
+#[must_use]
+pub fn gap_event(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8> {
+    [b"event: gap\ndata: ", &*gap_data(room, first, last, is_outdated), b"\n\n"].concat()
+}
+
 /// The event that says that [`LastEventId::Unknown`] was named.
 #[must_use]
 pub fn unknown_id_event() -> Vec<u8> {

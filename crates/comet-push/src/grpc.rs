@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, stopped};
+use comet_serve::{Arrivals, CallCounts, GrpcApi, Phase, leaving};
 use comet_wire::comet::v1::push_server::{Push, PushServer};
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::{
@@ -23,7 +23,7 @@ use crate::access;
 use crate::backend::{ChangeTarget, KickNotice, KickTarget, RoomChange, StreamBackend};
 use crate::push_stream::PushStream;
 
-/// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Stopped`].
+/// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Moving`] and [`Phase::Stopped`].
 pub fn grpc_api<B: StreamBackend>(
     backend: Arc<B>,
     counts: Arc<CallCounts>,
@@ -189,7 +189,7 @@ impl<B: StreamBackend> Push for PushService<B> {
         request: Request<Streaming<PushStreamReq>>,
     ) -> Result<Response<PushStream<B>>, Status> {
         let (backend, counts) = (Arc::clone(&self.backend), Arc::clone(&self.counts));
-        let stopped = stopped(self.phase.clone());
+        let stopped = leaving(self.phase.clone());
         let arrivals = request.extensions().get::<Arrivals>().cloned().unwrap_or_default();
         let requests = request.into_inner();
         Ok(Response::new(PushStream::new(requests, arrivals, backend, counts, stopped)))

@@ -13,6 +13,8 @@
 //! where it lies, and the methods that seal append to a `Vec`. Nothing here does I/O, reads a clock
 //! or allocates for a record.
 //!
+//! Beside it are the keys of session tickets, which move in the same way ([`TicketKeys`]).
+//!
 //! **Invariant**: after a [`Fault`] a session opens no record, and after an alert of its own it seals
 //! none.
 
@@ -22,6 +24,7 @@ mod record;
 mod session;
 mod state;
 mod takeover;
+mod tickets;
 
 pub use fault::{Fault, SealError};
 pub use keys::{Aead, Suite, Version};
@@ -29,3 +32,4 @@ pub use record::{PLAINTEXT_MAX, RECORD_LEN_MAX, record_len};
 pub use session::{Opened, SEAL_OVERHEAD_MAX, Session, sealed_len_max};
 pub use state::{EXPORT_LEN_MAX, ImportError};
 pub use takeover::{TakeOverError, TrafficSecrets, take_over};
+pub use tickets::{TICKET_KEY_ROTATION, TicketKeys};

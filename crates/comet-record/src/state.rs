@@ -31,13 +31,13 @@ const SUITES: [(Version, Aead); 6] = [
 
 const _: () = assert!(SECRET_LEN_MAX >= KEY_LEN_MAX + NONCE_LEN);
 
-/// Bytes that are no session.
+/// Bytes that are no session, or no keys of tickets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImportError;
 
 impl fmt::Display for ImportError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not the state of a TLS session that this version knows")
+        f.write_str("bytes that this version does not write")
     }
 }
 

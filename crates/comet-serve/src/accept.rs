@@ -24,7 +24,7 @@ use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
 use crate::handshake::{as_tls, handshake};
 use crate::listen::{Accepting, Incoming};
-use crate::phase::{Phase, stopped};
+use crate::phase::{Phase, accepting, leaving, stopped};
 use crate::places::Place;
 use crate::socket::Socket;
 use crate::stream::{Meter, MeteredStream};
@@ -79,7 +79,7 @@ pub(crate) struct Served {
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
-/// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls.
+/// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls. None is accepted in [`Phase::Moving`].
 pub(crate) async fn serve(listener: Accepting, served: Served) {
     let has_host = listener.has_host();
     let mut connections = JoinSet::new();
@@ -90,8 +90,9 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
             biased;
             () = &mut stopping => break,
             Some(_) = connections.join_next() => continue,
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &served.phase) => accepted,
         };
+        let Some(accepted) = accepted else { continue };
         match accepted {
             Ok(incoming) => {
                 rest.end(&served.gate);
@@ -119,6 +120,19 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+/// The next caller; `None`: callers have become another process's.
+async fn accept(
+    listener: &Accepting,
+    phase: &watch::Receiver<Phase>,
+) -> Option<io::Result<Incoming>> {
+    accepting(phase.clone()).await;
+    select! {
+        biased;
+        () = leaving(phase.clone()) => None,
+        accepted = listener.accept() => Some(accepted),
+    }
 }
 
 /// The pause between failed accepts, and what is said of it.
@@ -204,7 +218,7 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
     select! {
         biased;
         () = place.evicted() => gate.count_closed("evicted"),
-        () = stopped(phase.clone()) => {}
+        () = leaving(phase.clone()) => {}
         opened = timeout_active(FIRST_REQUEST, handshake(stream, &tls, protocol)) => match opened {
             Some(Ok(socket)) => return Some(socket),
             Some(Err(error)) => {
@@ -253,7 +267,7 @@ where
     F: Future<Output = ()>,
 {
     let mut connection = pin!(connection);
-    let mut stopping = pin!(stopped(end.phase));
+    let mut stopping = pin!(leaving(end.phase));
     let mut outdated = pin!(end.outdated);
     // It begins when it is awaited.
     let mut grace = pin!(sleep_active(OUTDATED));

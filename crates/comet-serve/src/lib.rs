@@ -2,7 +2,7 @@
 //! served until the process stops, health, counts of calls, query strings, and channels to other servers.
 //!
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
-//! and HTTP routers. All of them follow one [`Phase`], which only moves forward.
+//! and HTTP routers. All of them follow one [`Phase`].
 //!
 //! **Invariant:** of the workspace's crates only comet-listen is beneath it: nothing here knows a shard, a
 //! push or a session.
@@ -49,7 +49,7 @@ pub use channel::{
     GrpcChannel, NotGrpc, call_until_processed, cause, is_caller_refused, is_unprocessed,
     misses_token,
 };
-pub use comet_listen::Address;
+pub use comet_listen::{Address, Inherited, NamedSocket};
 pub use encoded_first::EncodedFirst;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
@@ -58,10 +58,10 @@ pub use gate::{
 pub use grpc::GrpcApi;
 pub use health::Health;
 pub use http::{healthz, refusal};
-pub use listen::{Bound, Listener, listen};
+pub use listen::{Bound, Listener, listen, listen_or_inherit};
 pub use lock::Lock;
 pub use peer::{BadAddress, BearerToken, Peer, is_tls, root_cause};
-pub use phase::{Phase, advance, stopped, undrain};
+pub use phase::{Phase, advance, begin_move, end_move, leaving, stopped, undrain};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};
 pub use servers::Servers;

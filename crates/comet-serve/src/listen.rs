@@ -2,10 +2,12 @@
 
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net as unix;
 
-use comet_listen::{Address, ListenError, SocketFile, listen_unix};
+use comet_listen::{
+    Address, Inherited, ListenError, NamedSocket, SocketFile, inherit_unix, listen_unix,
+};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use crate::socket::Socket;
@@ -22,6 +24,8 @@ pub struct Bound {
     pub listeners: Vec<Listener>,
     /// Where they are, with real ports.
     pub addresses: Vec<Address>,
+    /// Duplicates of their sockets, for another process.
+    pub sockets: Vec<NamedSocket>,
 }
 
 /// A socket that listens, and is not accepted from yet.
@@ -55,28 +59,55 @@ pub fn listen(
     addresses: &[Address],
     tls: &ApiTls,
 ) -> Result<Bound, StartError> {
-    let mut bound = Bound { listeners: Vec::new(), addresses: Vec::new() };
-    for address in addresses {
-        let (listener, at) =
-            open(address, tls).map_err(|source| StartError::Listen { setting, source })?;
-        bound.listeners.push(listener);
-        bound.addresses.push(at);
+    listen_or_inherit(setting, addresses, tls, &Inherited::default())
+}
+
+/// The same, but takes the sockets that another process has handed over.
+///
+/// # Errors
+/// As [`listen`].
+pub fn listen_or_inherit(
+    setting: &'static str,
+    addresses: &[Address],
+    tls: &ApiTls,
+    inherited: &Inherited,
+) -> Result<Bound, StartError> {
+    let mut bound = Bound { listeners: Vec::new(), addresses: Vec::new(), sockets: Vec::new() };
+    for (index, address) in addresses.iter().enumerate() {
+        let former = inherited.take(setting, address).pop();
+        let open = || {
+            let (listener, at) = open(address, tls, former)?;
+            let socket = NamedSocket::of((setting, index), address, listener.as_fd())
+                .map_err(|source| ListenError { address: address.clone(), source })?;
+            bound.listeners.push(listener);
+            bound.addresses.push(at);
+            bound.sockets.push(socket);
+            Ok(())
+        };
+        open().map_err(|source| StartError::Listen { setting, source })?;
     }
     Ok(bound)
 }
 
-fn open(address: &Address, tls: &ApiTls) -> Result<(Listener, Address), ListenError> {
+fn open(
+    address: &Address,
+    tls: &ApiTls,
+    former: Option<OwnedFd>,
+) -> Result<(Listener, Address), ListenError> {
     let (kind, at) = match address {
         Address::Plain(address) => {
-            let (listener, at) = open_tcp(*address)?;
+            let (listener, at) = open_tcp(*address, former)?;
             (Kind::Plain(listener), Address::Plain(at))
         }
         Address::Tls(address) => {
-            let (listener, at) = open_tcp(*address)?;
+            let (listener, at) = open_tcp(*address, former)?;
             (Kind::Tls(listener, tls.clone()), Address::Tls(at))
         }
         Address::Unix(path) => {
-            let (socket, file) = listen_unix(path, BACKLOG)?;
+            let (socket, file) = match former {
+                Some(former) => inherit_unix(path, former)?,
+                None => listen_unix(path, BACKLOG)?,
+            };
             socket
                 .set_nonblocking(true)
                 .map_err(|source| ListenError { address: address.clone(), source })?;
@@ -86,15 +117,29 @@ fn open(address: &Address, tls: &ApiTls) -> Result<(Listener, Address), ListenEr
     Ok((Listener(kind), at))
 }
 
-fn open_tcp(address: SocketAddr) -> Result<(net::TcpListener, SocketAddr), ListenError> {
-    let socket = comet_listen::listen(address, BACKLOG)?;
+fn open_tcp(
+    address: SocketAddr,
+    former: Option<OwnedFd>,
+) -> Result<(net::TcpListener, SocketAddr), ListenError> {
+    let listener = match former {
+        Some(former) => net::TcpListener::from(former),
+        None => net::TcpListener::from(comet_listen::listen(address, BACKLOG)?),
+    };
     let ready = || {
-        socket.set_nonblocking(true)?;
-        let listener = net::TcpListener::from(socket);
+        listener.set_nonblocking(true)?;
         let at = listener.local_addr()?;
         Ok((listener, at))
     };
     ready().map_err(|source| ListenError { address: address.into(), source })
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.0 {
+            Kind::Plain(listener) | Kind::Tls(listener, _) => listener.as_fd(),
+            Kind::Unix(listener, _) => listener.as_fd(),
+        }
+    }
 }
 
 impl Listener {

@@ -11,6 +11,9 @@ pub enum Phase {
     Ready,
     /// Clients are being closed: health answers no, calls are still taken.
     Draining,
+    /// Callers are another process's: none is accepted, and those who are there leave after their calls. In the former process
+    /// of a live upgrade it is taken back if the upgrade fails; the new one begins with it.
+    Moving,
     /// The servers end.
     Stopped,
 }
@@ -37,9 +40,41 @@ pub fn undrain(phase: &watch::Sender<Phase>) {
     });
 }
 
+/// Moves `phase` to [`Phase::Moving`], if the process is [`Phase::Ready`]. Returns whether it was.
+pub fn begin_move(phase: &watch::Sender<Phase>) -> bool {
+    phase.send_if_modified(|phase| {
+        let is_ready = *phase == Phase::Ready;
+        if is_ready {
+            *phase = Phase::Moving;
+        }
+        is_ready
+    })
+}
+
+/// Ends [`Phase::Moving`]: callers are this process's.
+pub fn end_move(phase: &watch::Sender<Phase>) {
+    phase.send_if_modified(|phase| {
+        let is_moving = *phase == Phase::Moving;
+        if is_moving {
+            *phase = Phase::Ready;
+        }
+        is_moving
+    });
+}
+
 /// Resolves at [`Phase::Stopped`], and when the sender is dropped.
 pub async fn stopped(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
+}
+
+/// Resolves when callers have to leave: at [`Phase::Moving`], and as [`stopped`].
+pub async fn leaving(mut phase: watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase >= Phase::Moving).await;
+}
+
+/// Resolves when callers are accepted, or never will be.
+pub(crate) async fn accepting(mut phase: watch::Receiver<Phase>) {
+    let _ = phase.wait_for(|phase| *phase != Phase::Moving).await;
 }
 
 #[cfg(test)]
@@ -66,6 +101,20 @@ mod tests {
             let (sender, receiver) = watch::channel(from);
             undrain(&sender);
             assert_eq!(*receiver.borrow(), to);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_move_is_taken_back() {
+        for (from, has_begun) in [(Phase::Ready, true), (Phase::Draining, false)] {
+            let (sender, receiver) = watch::channel(from);
+            assert_eq!(begin_move(&sender), has_begun);
+            if has_begun {
+                leaving(receiver.clone()).await;
+            }
+            end_move(&sender);
+            assert_eq!(*receiver.borrow(), from);
+            accepting(receiver).await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod directories;
+mod presence;
 
 use comet_core::{Counters, STATUS_CODES, SlowConsumer, Tally, Transport};
 
@@ -10,6 +11,7 @@ pub(crate) use self::deliveries::Baseline;
 use self::deliveries::check_deliveries;
 pub(crate) use self::directories::check_logic;
 use self::directories::{check_clients, check_directories, check_gauges};
+use self::presence::{check_members, check_rosters};
 use crate::call_checker::CallCounts;
 use crate::driver::Driver;
 use crate::env::{Env, Peer};
@@ -49,7 +51,7 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
 /// and every push that a client had a right to has come or was counted.
 pub(crate) fn quiet_point(
     env: &mut Env,
-    drivers: &[Driver],
+    drivers: &mut [Driver],
     baseline: &mut Baseline,
 ) -> Result<(), String> {
     env.control.check_quiet()?;
@@ -57,7 +59,9 @@ pub(crate) fn quiet_point(
     check_gauges(drivers)?;
     check_totals(env, drivers)?;
     check_clients(env, drivers)?;
-    check_deliveries(env, drivers, baseline)?;
+    let untold = check_rosters(env, drivers);
+    check_deliveries(env, drivers, baseline, untold)?;
+    check_members(drivers)?;
     env.control.calls.clear();
     env.push_callers.account.clear();
     for peer in &mut env.peers {
@@ -128,6 +132,7 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     summary.messages_skipped = skipped;
     summary.stalls = control.stalls;
     summary.pushes_unknown = env.push_callers.account.unknown;
+    summary.rosters = env.rosters;
     Ok(summary)
 }
 
@@ -150,7 +155,7 @@ fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
 }
 
 /// Control's sum of all tallies, with what push callers were told, is the sum of the shards' counters. Paced broadcasts,
-/// what comes from histories, and pushes whose callers know nothing of them, are in the latter only.
+/// what comes from histories, what the server tells of joins and leaves, and pushes whose callers know nothing of them, are in the latter only.
 fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let mut counted = Tally::default();
     for driver in drivers {
@@ -164,7 +169,8 @@ fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let (counted, reported) = (numbers(&counted), numbers(&reported));
     // What comes from a history belongs to no call.
     let has_recovered = drivers.iter().any(|driver| driver.shard.counters().recoveries[1] > 0);
-    let agrees = if control.has_paced || account.unknown > 0 || has_recovered {
+    let has_presence = drivers.iter().any(|driver| driver.shard.counters().presence_pushes > 0);
+    let agrees = if control.has_paced || account.unknown > 0 || has_recovered || has_presence {
         counted.iter().zip(&reported).all(|(counted, reported)| counted >= reported)
     } else {
         counted == reported

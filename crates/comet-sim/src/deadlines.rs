@@ -42,7 +42,12 @@ pub(crate) fn check_overdue(
         } else {
             (entry.accepted_at, limits.handshake_ms * (1 + waits), "handshake")
         };
-        let is_overdue = |since, limit| is_overdue(entry, stalls, since, limit, env.now);
+        let upgrades = |since| env.upgraded_at.iter().filter(|at| **at >= since).count() as u64;
+        // A hand-over rounds once more.
+        let is_overdue = |since, limit| {
+            let ticks = 3 + upgrades(since);
+            is_overdue((entry, stalls), (since, limit), ticks, env.now)
+        };
         let mut overdue = is_overdue(since, limit).then_some(what);
         if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms) {
             overdue = Some("write");
@@ -60,9 +65,14 @@ pub(crate) fn check_overdue(
     Ok(())
 }
 
-/// A deadline may be late by some ticks, because its begin and its end are rounded. What its core did not
+/// A deadline may be late by some `ticks`, because its begin and its end are rounded. What its core did not
 /// count is added, and the time until the next look at one that was put off.
-fn is_overdue(entry: &Peer, stalls: &StallLog, since: Millis, limit_ms: u32, now: Millis) -> bool {
+fn is_overdue(
+    (entry, stalls): (&Peer, &StallLog),
+    (since, limit_ms): (Millis, u32),
+    ticks: u64,
+    now: Millis,
+) -> bool {
     let mut last = since.after(u64::from(limit_ms) + stalls.since(since));
     if entry.client.received.waits_for_others() {
         last = last.after(LOOK_AGAIN_MS);
@@ -70,7 +80,7 @@ fn is_overdue(entry: &Peer, stalls: &StallLog, since: Millis, limit_ms: u32, now
     if let Some(spared_at) = entry.spared_at {
         last = last.max(spared_at.after(LOOK_AGAIN_MS + stalls.since(spared_at)));
     }
-    now > last.after(3 * TICK_MS)
+    now > last.after(ticks * TICK_MS)
 }
 
 /// Whether the token of another connection with the key of `peer` came later, or in the same millisecond.

@@ -1,32 +1,29 @@
 //! The fake driver of a shard. It keeps the contract of `Shard`'s module text, with completions in any order
 //! and with any delay.
 
+mod incoming;
 mod outgoing;
+mod sockets;
+mod tokens;
 mod upgrade;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    AuthRequest, Budget, CloseHow, ConnId, Denied, Hangup, Identity, Limits, LiveConn, Message,
-    MessageBudget, MessageClass, Millis, Settings, Shard, ShardId, Slot,
+    AuthRequest, Budget, Limits, LiveConn, MessageClass, Millis, Settings, Shard, ShardId, Slot,
 };
 
-use crate::activity;
 use crate::crowds::CrowdSlices;
 use crate::deadlines;
 use crate::drain::Drain;
 use crate::env::{Env, Peer, SocketTotals};
-use crate::listings::{Known, Listings};
+use crate::listings::Listings;
 use crate::plan::Plan;
-use crate::profile;
 use crate::push_callers::Door;
-use crate::socket::ReceiveCompletion;
-use crate::source::address;
 use crate::stall_log::StallLog;
-use crate::trace::trace;
 
-pub(crate) use upgrade::Remains;
+pub(crate) use upgrade::Offer;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -144,9 +141,7 @@ impl Driver {
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
         let is_coalescing = self.is_coalescing(env);
-        let due = self.shard.poll_timeout();
-        self.shard.handle_time(env.now);
-        self.stalls.look(env.now, due, self.shard.counters().stalled_millis)?;
+        self.tell_time(env)?;
         if std::mem::take(&mut self.closes_left_behind) {
             env.note_activity();
             self.shard.close_left_behind(env.plan.retry_after_ms);
@@ -201,226 +196,17 @@ impl Driver {
         self.poll(env)
     }
 
-    /// Takes messages of one class: some, or all. A push waits until the one before it is over.
-    fn take_messages(&mut self, env: &mut Env, class: MessageClass) -> Result<(), String> {
-        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
-            self.go_on_with_pushes(env)?;
-            if class == MessageClass::Push && !self.shard.takes_pushes() {
-                break;
-            }
-            let taken = env.mesh.take(&mut env.rng, env.now, self.shard.id(), class);
-            let Some(message) = taken else { break };
-            trace!(env, "{:?} <- {}", self.shard.id(), brief(&message));
-            if activity::is_active_message(&message) {
-                env.note_activity();
-            }
-            self.message_at = env.now;
-            if let Message::Identified { conn, answer } = &message {
-                self.note_expiry(env, *conn, answer);
-            }
-            let order = match message {
-                Message::Drain { over_ms, .. } => Some((None, over_ms)),
-                Message::MoveOff { most, over_ms, .. } if !self.shard.is_draining() => {
-                    Some((most, over_ms))
-                }
-                _ => None,
-            };
-            if let Some((most, over_ms)) = order.filter(|_| !self.is_frozen) {
-                let (since, connections) = (env.now, most.unwrap_or(self.slots.len() as u64));
-                let (over_ms, is_all) = (over_ms.into(), most.is_none());
-                self.drain = Some(Drain { since, over_ms, connections, is_all, notices: 0 });
-            }
-            self.listings.note(&message);
-            self.shard.handle_message(message);
-        }
-        Ok(())
-    }
-
-    /// Takes requests of push callers: some, or all.
-    fn take_requests(&mut self, env: &mut Env) -> Result<(), String> {
-        for _ in 0..env.rng.pick(&[1, 4, 1000]) {
-            self.go_on_with_pushes(env)?;
-            if !Door::take_request(&mut self.shard) {
-                break;
-            }
-            env.note_activity();
-        }
-        Ok(())
-    }
-
-    /// Goes on with pushes, or leaves them for later.
-    fn go_on_with_pushes(&mut self, env: &mut Env) -> Result<(), String> {
-        let mut budget_of_pushes = MessageBudget::new(self.shard.limits());
-        if env.rng.percent(80) && self.shard.end_due_window(&mut budget_of_pushes) {
-            env.note_activity();
-        }
-        while self.shard.has_pushes() && env.rng.percent(80) {
-            env.note_activity();
-            self.shard.handle_pushes(&mut budget(env), |_| None);
-        }
-        if self.shard.has_crowds() && env.rng.percent(50) {
-            env.note_activity();
-            if let Some(slice) = self.shard.handle_crowds() {
-                self.crowds.note(slice, self.shard.limits())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn accept(&mut self, env: &mut Env) {
-        if self.is_frozen {
-            return;
-        }
-        while let Some(peer) = self.backlog.pop_front() {
-            env.note_activity();
-            let now = env.now;
-            let entry = &mut env.peers[peer];
-            let conn = self.shard.handle_accept(entry.client.profile.transport);
-            trace!(env, "peer {peer} accepted as {conn:?}");
-            let entry = &mut env.peers[peer];
-            entry.conn = conn;
-            entry.accepted_at = now;
-            match conn {
-                Some(conn) => self.hold(env, peer, conn),
-                None => entry.socket.release(),
-            }
-        }
-    }
-
-    /// `peer` holds a slot from now on.
-    fn hold(&mut self, env: &Env, peer: usize, conn: ConnId) {
-        let before = self.slots.insert(conn.slot, peer);
-        assert!(before.is_none(), "slot {} is taken", conn.slot);
-        let transport = env.peers[peer].client.profile.transport;
-        let known = Known { transport, address: address(peer), is_tls: peer.is_multiple_of(3) };
-        self.listings.open(conn, known);
-        if self.shard.limits().needs_addresses() {
-            self.shard.handle_source(conn, address(peer));
-        }
-    }
-
-    fn receive(&mut self, env: &mut Env, peer: usize) {
-        let entry = &mut env.peers[peer];
-        let conn = entry.conn.expect("accepted");
-        match entry.socket.receive(&mut env.rng, env.now) {
-            None => {}
-            Some(ReceiveCompletion::Bytes(bytes)) => {
-                entry.received_at = env.now;
-                self.shard.handle_recv(conn, &bytes);
-            }
-            Some(ReceiveCompletion::Hangup(how)) => {
-                trace!(env, "peer {peer} hangs up: {how:?}");
-                self.shard.handle_hangup(conn, how);
-            }
-        }
-    }
-
-    fn send(&mut self, env: &mut Env, peer: usize) -> Result<(), String> {
-        let entry = &mut env.peers[peer];
-        let conn = entry.conn.expect("accepted");
-        match entry.socket.send(&mut env.rng, env.now)? {
-            None => {}
-            Some(Ok(bytes)) => self.shard.handle_sent(conn, bytes),
-            Some(Err(error)) => {
-                trace!(env, "peer {peer}: send failed");
-                self.shard.handle_send_failed(conn, Hangup::Cut(error));
-            }
-        }
-        Ok(())
-    }
-
-    fn release(&mut self, env: &mut Env, slot: Slot, peer: usize) {
-        let entry = &mut env.peers[peer];
-        if !entry.socket.can_release() {
-            return;
-        }
-        let conn = entry.conn.expect("accepted");
-        // The receive under way ends; a driver may report that or not.
-        if entry.socket.owes_hangup() && env.rng.percent(50) {
-            self.shard.handle_hangup(conn, Hangup::Eof);
-        }
-        self.shard.handle_gone(conn);
-        entry.socket.release();
-        self.released.add(entry);
-        self.slots.remove(&slot);
-        self.listings.close(conn);
-        trace!(env, "peer {peer} is gone");
-        env.note_activity();
-    }
-
-    /// Passes on the answers of logic that are due.
-    fn answer(&mut self, env: &mut Env) {
-        let (due, waiting) =
-            std::mem::take(&mut self.auths).into_iter().partition(|(due, _)| *due <= env.now);
-        self.auths = waiting;
-        for (_, request) in due {
-            self.decide(env, &request);
-        }
-    }
-
-    /// Notes when the token of `conn` expires, its first or another.
-    fn note_expiry(&mut self, env: &mut Env, conn: ConnId, answer: &Result<Identity, Denied>) {
-        if let Ok(identity) = answer
-            && let Some(&peer) = self.slots.get(&conn.slot)
-            && env.peers[peer].conn == Some(conn)
-            && env.peers[peer].client.profile.is_renewed_by(identity, &env.plan)
-            && self.shard.is_open(conn)
-        {
-            let expires_at = identity.expires_in_ms.map(|millis| env.now.after(millis));
-            env.peers[peer].token_expires_at = expires_at;
-        }
-    }
-
-    fn decide(&mut self, env: &mut Env, request: &AuthRequest) {
-        env.note_activity();
-        let answer = profile::auth(&request.token, &request.cookie, &env.plan);
-        let answer = answer.map_err(Denied::refused);
-        self.note_expiry(env, request.conn, &answer);
-        self.shard.handle_auth(request.conn, answer);
+    fn tell_time(&mut self, env: &Env) -> Result<(), String> {
+        let due = self.shard.poll_timeout();
+        self.shard.handle_time(env.now);
+        self.stalls.look(env.now, due, self.shard.counters().stalled_millis)
     }
 
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {
-        while let Some(request) = self.shard.poll_auth() {
-            match env.rng.between(0, env.plan.auth_ms_max) {
-                0 => self.decide(env, &request),
-                delay => self.auths.push((env.now.after(delay), request)),
-            }
-        }
-        loop {
-            // The ring is full: the other sends wait for the next turn.
-            if env.rng.percent(3) {
-                self.must_retry = true;
-                self.ready_since.get_or_insert(env.now);
-                break;
-            }
-            let Some(transmit) = self.shard.poll_transmit() else {
-                self.ready_since = None;
-                break;
-            };
-            let slot = transmit.conn.slot;
-            let peer = *self.slots.get(&slot).ok_or("a transmit for nobody")?;
-            let entry = &mut env.peers[peer];
-            if entry.conn != Some(transmit.conn) {
-                return Err(format!("a transmit for {:?}, which is gone", transmit.conn));
-            }
-            let ready_since = self.ready_since.unwrap_or(env.now);
-            let bytes = transmit.slices.collect::<Vec<_>>().concat();
-            entry.socket.transmit(&bytes, ready_since, env.now)?;
-        }
+        self.poll_auths(env);
+        self.poll_transmits(env)?;
         self.door.serve(&mut self.shard, &mut env.push_callers)?;
-        while let Some((conn, how)) = self.shard.poll_close() {
-            trace!(env, "shut {how:?} {conn:?}");
-            let peer = *self.slots.get(&conn.slot).ok_or("a close for nobody")?;
-            let entry = &mut env.peers[peer];
-            let before = entry.socket.shut.replace(how);
-            let is_in_order = match how {
-                CloseHow::Write => before.is_none() && !entry.socket.is_sending(),
-                CloseHow::Both => before != Some(CloseHow::Both),
-            };
-            if entry.conn != Some(conn) || !is_in_order {
-                return Err(format!("{how:?} for {conn:?} after {before:?}"));
-            }
-        }
+        self.poll_closes(env)?;
         if env.rng.percent(50) {
             self.pass_reports(env)?;
             self.pass_messages(env);
@@ -439,7 +225,7 @@ impl Driver {
     pub(crate) fn is_quiet(&self) -> bool {
         let is_idle = self.backlog.is_empty() && self.auths.is_empty() && !self.must_retry;
         let shard = &self.shard;
-        let has_pushes = shard.has_pushes() || shard.has_crowds() || shard.has_requests();
+        let has_pushes = shard.obstacles().pushes > 0 || shard.has_requests();
         let has_work = shard.has_work() || shard.has_unsent_counts();
         let is_still = !has_pushes && !has_work && !shard.is_gathering();
         is_idle && is_still && !shard.has_listings()
@@ -454,13 +240,4 @@ pub(crate) fn live_conns(drivers: &[Driver]) -> impl Iterator<Item = LiveConn<'_
 /// A slice of a turn: some are too short for anything, some are long enough for everything.
 fn budget(env: &mut Env) -> Budget {
     Budget::new(env.rng.pick(&[1, 5, 40, 1_000, 1_000_000]))
-}
-
-/// A message in a line of the trace: without the bytes of a push.
-fn brief(message: &Message) -> String {
-    let text = format!("{message:?}");
-    match text.split_once(", push: ") {
-        Some((head, _)) => format!("{head}, .. }}"),
-        None => text,
-    }
 }

@@ -43,6 +43,10 @@ pub(crate) struct Env {
     pub(crate) is_draining: bool,
     /// There was an upgrade, for which connections were closed.
     pub(crate) has_upgraded: bool,
+    /// Times that what a client was told of a room's members was compared with them.
+    pub(crate) rosters: u64,
+    /// When other processes have taken over.
+    pub(crate) upgraded_at: Vec<Millis>,
     pub(crate) trace: Trace,
     /// When something last happened after which others may have something to do.
     active_at: Millis,
@@ -60,6 +64,8 @@ impl Env {
             push_callers: PushCallers::default(),
             is_draining: false,
             has_upgraded: false,
+            rosters: 0,
+            upgraded_at: Vec::new(),
             trace,
             active_at: Millis(0),
         }

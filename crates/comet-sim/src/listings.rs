@@ -11,7 +11,8 @@ use comet_core::{
 };
 use comet_proto::Frame;
 
-use crate::plan::ROOMS;
+use crate::plan::{PRESENCE_OPERATION, ROOMS};
+use crate::presence::Presence;
 use crate::wire::{Kind, Stamp};
 
 /// What a list says of a socket.
@@ -153,6 +154,11 @@ fn check_page(page: &HistoryPage, query: &HistoryQuery) -> Result<u64, &'static 
     holds(if entries.is_empty() { oldest == 0 || first >= end } else { first == end }, "an end")?;
     let room = ROOMS.iter().position(|room| **room == *query.room);
     for entry in &entries {
+        if entry.operation == PRESENCE_OPERATION {
+            let presence = Presence::read(entry.body).ok_or("a push that nobody made")?;
+            holds(Some(usize::from(presence.room)) == room, "who is in another room")?;
+            continue;
+        }
         let frame = Frame { version: 1, operation: entry.operation, sequence: 0, body: entry.body };
         let stamp = Stamp::read(&frame).map_err(|_| "a push that nobody made")?;
         let is_to_room = matches!(stamp.kind, Kind::Room(to) if Some(usize::from(to)) == room);

@@ -2,8 +2,8 @@
 //! clients and the control thread behave.
 
 use comet_core::{
-    CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, SlowConsumer,
-    SourceLimits, Tokens,
+    CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, PresenceRule,
+    SlowConsumer, SourceLimits, Tokens,
 };
 
 use crate::logic_faults::ServicesPlan;
@@ -13,6 +13,8 @@ use crate::rng::Rng;
 pub(crate) const ROOMS: [&str; 4] = ["1", "live://7", "live://8", "chat"];
 /// Operations pushes carry.
 pub(crate) const OPERATIONS: [i32; 4] = [5, 1000, 1001, 1002];
+/// Operation of pushes that tell members who enters and leaves.
+pub(crate) const PRESENCE_OPERATION: i32 = 900;
 /// Keys that tokens name. Few, so that they are claimed at once on several shards; two are what a home
 /// hands out to users without a key.
 pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
@@ -164,6 +166,7 @@ impl Plan {
             coalesce_after_ms: rng.pick(&[0, 30]),
             coalesce_rules,
             history_rules,
+            presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
@@ -249,11 +252,18 @@ impl Plan {
         };
         // Push callers connect again, and what they have asked for is lost with the connection.
         if plan.callers == 0 {
-            // Off until the write deadline that seed 241 misses with 10 and 20 here is found.
-            plan.upgrade_permille = rng.pick(&[0, 0, 0]);
+            plan.upgrade_permille = rng.pick(&[0, 10, 20]);
         }
         if rng.percent(20) {
             plan.delay_claims(rng);
+        }
+        if rng.percent(15) {
+            plan.lose_and_keep(rng);
+        }
+        if !plan.limits.presence_rules.is_empty() && rng.percent(50) {
+            // Who is in a room is compared at the quiet points.
+            plan.rounds = 12;
+            plan.steps /= 4;
         }
         plan
     }
@@ -269,6 +279,25 @@ impl Plan {
         // No renewal and no fault makes up for it, or explains it.
         self.logic = Logic::Remote { renew_ms: (3_000, 3_000) };
         self.services = ServicesPlan::random(rng, true);
+    }
+
+    /// Makes it likely that clients lose pushes of rooms that keep them, and ask for them on the same connection.
+    fn lose_and_keep(&mut self, rng: &mut Rng) {
+        let limits = &mut self.limits;
+        let prefix = rng.pick(&["", "live://"]).into();
+        let rule = HistoryRule { prefix, pushes: 100, bytes: 100_000, age_ms: 10_000 };
+        limits.history_rules = [rule].into();
+        limits.history_memory = 1 << 20;
+        limits.svr_proto = 5;
+        limits.outbox_bytes = rng.pick(&[4_000, OUTBOX_BYTES_MAX]);
+        limits.outbox_memory = OUTBOX_MEMORY_MAX;
+        limits.slow_consumer = rng.pick(&[SlowConsumer::DropNewest, SlowConsumer::DropOldest]);
+        limits.filter_rooms = false;
+        limits.rooms = 128;
+        self.push_body_max = 60;
+        self.push_percent = 80;
+        self.slow_percent = 60;
+        self.socket_bytes = &[64, 300, 2_000, 100_000];
     }
 }
 
@@ -286,6 +315,19 @@ fn history_rules(rng: &mut Rng) -> Box<[HistoryRule]> {
             pushes: rng.pick(&[1, 5, 100]),
             bytes: rng.pick(&[500, 100_000]),
             age_ms: rng.pick(&[100, 10_000]),
+        })
+        .collect()
+}
+
+/// None in half of all runs.
+fn presence_rules(rng: &mut Rng) -> Box<[PresenceRule]> {
+    let rules = rng.pick(&[0, 1]);
+    (0..rules)
+        .map(|_| PresenceRule {
+            prefix: rng.pick(&["", "live://", ROOMS[0]]).into(),
+            operation: PRESENCE_OPERATION,
+            window_ms: rng.pick(&[1, 50, 300]),
+            names: rng.pick(&[0, 1, 100, 100]),
         })
         .collect()
 }

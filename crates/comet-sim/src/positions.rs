@@ -19,7 +19,7 @@ pub(crate) struct Place {
 #[derive(Clone, Default)]
 pub(crate) struct Positions {
     rooms: BTreeMap<u8, Known>,
-    /// It does not get all operations, or has seen an upgrade, so it cannot tell what is missing.
+    /// It does not get all operations, so it cannot tell what is missing.
     is_filtered: bool,
     /// Pushes that it was told to have lost.
     pub(crate) gaps: u64,
@@ -35,7 +35,7 @@ struct Known {
     told: Vec<(u64, u64)>,
     /// It has lost pushes, and takes no more until it has asked for them.
     is_stalled: bool,
-    /// It has asked and has no answer. What comes meanwhile is in the answer.
+    /// It has asked and has no answer. If it is in the room, what comes meanwhile is in the answer.
     is_asking: bool,
 }
 
@@ -60,11 +60,6 @@ impl Positions {
         Self { rooms: rooms.collect(), is_filtered: self.is_filtered, gaps: 0 }
     }
 
-    /// What it was not told before an upgrade it is not told any more.
-    pub(crate) fn forgive(&mut self) {
-        self.is_filtered = true;
-    }
-
     pub(crate) fn position(&self, room: u8) -> Option<Position> {
         let known = self.rooms.get(&room)?;
         Some(Position { epoch: known.epoch?, offset: known.offset? })
@@ -81,7 +76,14 @@ impl Positions {
         let known = self.rooms.entry(room).or_default();
         // What it is told from here on may be about what follows the answer.
         known.told.clear();
-        known.is_asking = known.is_in;
+        known.is_asking = true;
+    }
+
+    /// It may not enter the room.
+    pub(crate) fn refused(&mut self, room: u8) {
+        if let Some(known) = self.rooms.get_mut(&room) {
+            known.is_asking = false;
+        }
     }
 
     /// The answer to a join.
@@ -119,7 +121,8 @@ impl Positions {
     pub(crate) fn entered(&mut self, room: u8) {
         let known = self.rooms.entry(room).or_default();
         if !known.is_in {
-            *known = Known { is_in: true, ..Known::default() };
+            let is_asking = known.is_asking;
+            *known = Known { is_in: true, is_asking, ..Known::default() };
         }
     }
 

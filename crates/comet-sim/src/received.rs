@@ -1,17 +1,20 @@
 //! What a client receives, checked as it comes: replies in the order of the requests, each push at most
 //! once and in its order, nothing before its time and nothing after the close notice.
 
+mod rooms;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use comet_core::ClientRates;
 use comet_core::limits::TURNED_AWAY_MS;
 use comet_proto::{
-    AuthReply, JoinReply, LeaveReply, NotRenewed, Position, RoomGap, RoomHandle, RoomRefusal, op,
+    AuthReply, JoinReply, LeaveReply, NotRenewed, Position, RoomGap, RoomHandle, op,
 };
 
 use crate::logic_services::{EXCUSES, FAILURE};
 use crate::plan::{Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::positions::{Place, Positions};
+use crate::presence::Rosters;
 use crate::profile::{Accepted, ClientProfile};
 use crate::wire::{self, Kind, ServerMessage, Stamp};
 
@@ -64,6 +67,9 @@ pub(crate) struct ReceivedStream {
     pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
     primary: Option<RoomHandle>,
     pub(crate) positions: Positions,
+    pub(crate) rosters: Rosters,
+    /// Connections that a push about presence names at most.
+    names: u32,
     /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
     renamed: Option<(u8, u64)>,
     rooms_max: usize,
@@ -103,6 +109,8 @@ impl ReceivedStream {
             rooms: BTreeMap::new(),
             primary: None,
             positions: Positions::new(plan.limits.filter_rooms),
+            rosters: Rosters::default(),
+            names: plan.limits.presence_rules.iter().map(|rule| rule.names).max().unwrap_or(0),
             renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
@@ -170,13 +178,12 @@ impl ReceivedStream {
             }
             ServerMessage::Push(stamp, place) => {
                 self.mix(stamp.id);
-                if let Some(place) = place.filter(|place| place.is_recovered)
-                    && let Some(known) = self.rooms.get_mut(&place.handle)
-                {
-                    // It is no member until it has caught up.
-                    known.1 = next_call;
-                }
+                self.note_recovered(place, next_call);
                 return self.push(stamp, place);
+            }
+            ServerMessage::Presence(presence, place) => {
+                self.note_recovered(place, next_call);
+                return self.presence(&presence, place);
             }
             ServerMessage::Pong(payload) => match self.expected.pop_front() {
                 Some((_, Expected::Pong(asked))) if asked == payload => {}
@@ -287,6 +294,7 @@ impl ReceivedStream {
                 }
             }
             Expected::Room(room) => {
+                self.room.into_iter().chain(room).for_each(|room| self.rosters.forget(room));
                 self.room = room;
                 self.room_since = next_call;
                 if let Some(former) = self.primary.take() {
@@ -298,9 +306,12 @@ impl ReceivedStream {
                 }
             }
             Expected::Join(room, since) => {
-                if let Some(reply) = JoinReply::decode(body)
-                    && let Ok(handle) = reply.outcome
-                {
+                self.rosters.forget(room);
+                if let Some(reply) = JoinReply::decode(body) {
+                    let Ok(handle) = reply.outcome else {
+                        self.positions.refused(room);
+                        return Ok(());
+                    };
                     self.positions.joined(room, since, &reply)?;
                     let known = self.rooms.entry(handle).or_insert((room, next_call));
                     if since.is_some() {
@@ -311,6 +322,7 @@ impl ReceivedStream {
             }
             Expected::Leave(handle) => {
                 if let Some((room, _)) = self.rooms.remove(&handle) {
+                    self.rosters.forget(room);
                     self.positions.left(room);
                 }
                 if self.primary.take_if(|primary| *primary == handle).is_some() {
@@ -326,87 +338,6 @@ impl ReceivedStream {
             Expected::Renewal { .. } | Expected::Echo { .. } | Expected::Pong(_) => {}
         }
         Ok(())
-    }
-
-    /// Whether a request to enter `room` may end so.
-    fn may_be(&self, room: u8, outcome: Result<RoomHandle, RoomRefusal>) -> bool {
-        let known = self.rooms.iter().find(|(_, (other, _))| *other == room);
-        match (outcome, known) {
-            (Ok(handle), Some((known, _))) => handle == *known,
-            (Ok(handle), None) => {
-                self.rooms.len() < self.rooms_max && !self.rooms.contains_key(&handle)
-            }
-            (Err(RoomRefusal::TooManyRooms), None) => self.rooms.len() >= self.rooms_max,
-            (Err(RoomRefusal::OutOfMemory), None) => true,
-            (Err(_), _) => false,
-        }
-    }
-
-    /// The server has told of the room that operation 12 changes.
-    fn told_room(&mut self, body: &[u8], next_call: u64) -> Result<(), String> {
-        let reply = JoinReply::decode(body).filter(|reply| reply.is_unasked && reply.is_primary);
-        let room = self.room.filter(|_| self.is_protocol_2 && self.is_live);
-        match (reply, room) {
-            (Some(JoinReply { outcome: Ok(handle), room: name, .. }), Some(room))
-                if name == ROOMS[usize::from(room)].as_bytes() && self.primary.is_none() =>
-            {
-                self.primary = Some(handle);
-                self.positions.entered(room);
-                let (known, _) = *self.rooms.entry(handle).or_insert((room, next_call));
-                if known == room { Ok(()) } else { Err(format!("{handle:?} is room {known}")) }
-            }
-            _ => Err(format!("told of a room by {body:?} while in {:?}", self.room)),
-        }
-    }
-
-    /// After an upgrade: the server knows a room by another handle.
-    fn lost_handle(&mut self, body: &[u8]) -> Result<(), String> {
-        let reply = LeaveReply::decode(body);
-        let reply = reply.filter(|reply| reply.is_unasked && reply.outcome.is_ok());
-        self.renamed = reply.as_ref().and_then(|reply| self.rooms.remove(&reply.handle));
-        if reply.is_some_and(|reply| self.primary == Some(reply.handle)) {
-            self.primary = None;
-        }
-        let what = || format!("a handle is taken back by {body:?}, rooms are {:?}", self.rooms);
-        self.renamed.is_some().then_some(()).ok_or_else(what)
-    }
-
-    /// The other handle. The room is the same all the time, so no push to it may be missing.
-    fn given_handle(&mut self, (room, since): (u8, u64), body: &[u8]) -> Result<(), String> {
-        let is_first = self.room == Some(room);
-        match JoinReply::decode(body) {
-            Some(JoinReply {
-                outcome: Ok(handle),
-                room: name,
-                is_unasked: true,
-                is_primary,
-                ..
-            }) if name == ROOMS[usize::from(room)].as_bytes()
-                && is_primary == is_first
-                && self.rooms.insert(handle, (room, since)).is_none() =>
-            {
-                if is_primary {
-                    self.primary = Some(handle);
-                }
-                Ok(())
-            }
-            _ => Err(format!("another handle of room {room} by {body:?}")),
-        }
-    }
-
-    /// In protocol 2: it has read the handle of the room that operation 12 changes, if there is one.
-    pub(crate) fn knows_its_room(&self) -> bool {
-        self.room.is_some() == self.primary.is_some()
-    }
-
-    /// The first call made after it had read that it is in `room`, if it is.
-    pub(crate) fn since(&self, room: u8) -> Option<u64> {
-        if self.is_protocol_2 {
-            let mut rooms = self.rooms.values();
-            rooms.find(|(other, _)| *other == room).map(|(_, since)| *since)
-        } else {
-            (self.room == Some(room)).then_some(self.room_since)
-        }
     }
 
     fn push(&mut self, stamp: Stamp, place: Option<Place>) -> Result<(), String> {
@@ -426,23 +357,6 @@ impl ReceivedStream {
             self.pushes.push(stamp.id);
         }
         Ok(())
-    }
-
-    /// Whether a client that keeps its positions takes the push.
-    fn is_taken(&mut self, place: Option<Place>) -> Result<bool, String> {
-        let Some(place) = place.filter(|place| place.offset > 0) else { return Ok(true) };
-        let Some((room, _)) = self.rooms.get(&place.handle).copied() else { return Ok(true) };
-        self.mix(place.offset);
-        // What comes until it has left it may get again when it comes back, so its position stays.
-        let is_leaving = |(_, expected): &(i32, Expected)| match expected {
-            Expected::Leave(handle) => *handle == place.handle,
-            Expected::Room(next) => self.primary == Some(place.handle) && *next != Some(room),
-            _ => false,
-        };
-        if self.expected.iter().any(is_leaving) {
-            return Ok(false);
-        }
-        self.positions.take(room, place)
     }
 
     fn first_part(
@@ -469,10 +383,7 @@ impl ReceivedStream {
                 return Ok(());
             }
             Kind::Room(room) => {
-                let named =
-                    handle.and_then(|handle| self.rooms.get(&handle)).map(|(room, _)| *room);
-                let is_in = if self.is_protocol_2 { named } else { self.room } == Some(room);
-                if !is_in {
+                if !self.is_in(room, handle) {
                     return Err(format!(
                         "{stamp:?} by {handle:?} in {:?} {:?}",
                         self.room, self.rooms

@@ -197,5 +197,5 @@ pub(crate) fn body(
     let inner = (0..parts).flat_map(|part| {
         wire::frame(operation, PUSH_SEQUENCE, &Stamp { part, ..stamp }.write(padding))
     });
-    (op::RAW, 0, inner.collect())
+    (op::RAW, PUSH_SEQUENCE, inner.collect())
 }

@@ -257,7 +257,10 @@ impl Socket {
         for (end, message) in self.messages.iter().skip(known) {
             // A push to a room in protocol 2 is one frame, whatever is in it.
             self.pushes_taken += u64::from(match message {
-                ServerMessage::Push(_, Some(_)) => *end != last_end,
+                ServerMessage::Push(_, Some(_)) | ServerMessage::Presence(_, Some(_)) => {
+                    *end != last_end
+                }
+                ServerMessage::Presence(_, None) => true,
                 ServerMessage::Push(stamp, None) => stamp.part + 1 == stamp.parts,
                 _ => false,
             });

@@ -46,8 +46,8 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
-    /// Upgrades, and those to another number of shards.
-    pub upgrades: [u64; 2],
+    /// Upgrades, those of them to another number of shards, and upgrades that the other process refused.
+    pub upgrades: [u64; 3],
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
     /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
@@ -82,6 +82,11 @@ pub struct Summary {
     pub gaps: u64,
     /// See [`Summary::gaps`].
     pub repaired: u64,
+    /// Pushes that told members who has entered and left, joins and leaves in them, and times that a client's sum of these was
+    /// compared with the members.
+    pub presence: [u64; 2],
+    /// See [`Summary::presence`].
+    pub rosters: u64,
     /// Windows of coalescing, and pushes that left in them.
     pub coalesce_windows: u64,
     /// See [`Summary::coalesce_windows`].
@@ -143,6 +148,7 @@ impl Summary {
         self.superseded += counters.superseded;
         add_each(&mut self.recoveries, &counters.recoveries);
         self.repaired += counters.repaired;
+        add_each(&mut self.presence, &[counters.presence_pushes, counters.presence_changes]);
         self.coalesce_windows += counters.coalesce_windows;
         self.coalesced += counters.coalesced;
         self.mesh_waits += counters.mesh_waits;
@@ -193,6 +199,8 @@ impl AddAssign for Summary {
         add_each(&mut self.recoveries, &other.recoveries);
         self.gaps += other.gaps;
         self.repaired += other.repaired;
+        add_each(&mut self.presence, &other.presence);
+        self.rosters += other.rosters;
         self.coalesce_windows += other.coalesce_windows;
         self.coalesced += other.coalesced;
         self.mesh_waits += other.mesh_waits;
@@ -246,8 +254,11 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
-        let [upgrades, with_others] = self.upgrades;
-        writeln!(f, "upgrades: {upgrades}, {with_others} to another number of shards")?;
+        let [upgrades, with_others, refused] = self.upgrades;
+        writeln!(
+            f,
+            "upgrades: {upgrades}, {with_others} to another number of shards; refused: {refused}"
+        )?;
         let [slices, short, of_keys] = self.crowd_slices;
         writeln!(
             f,
@@ -269,6 +280,11 @@ impl fmt::Display for Summary {
             f,
             "histories: {recovered} joins recovered, {not_recovered} did not; told as lost: {gaps}; \
              repaired: {repaired}"
+        )?;
+        let Self { presence: [pushes, changes], rosters, .. } = self;
+        writeln!(
+            f,
+            "presence: {changes} joins and leaves in {pushes} pushes; lists compared: {rosters}"
         )?;
         let Self { deliveries, sent, lost, superseded, .. } = self;
         let Tally { matched, queued, dropped, .. } = deliveries;

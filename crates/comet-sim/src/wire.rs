@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use comet_core::Transport;
 use comet_proto::{Frame, HEADER_LEN, RoomPush, VERSION, count_frames, decode, op, text};
 
-use crate::positions::Place;
-
 use crate::deflate::{COMPRESSED, inflate};
+use crate::plan::PRESENCE_OPERATION;
+use crate::positions::Place;
+use crate::presence::Presence;
 
 /// Sequence of every pushed frame; replies carry the client's, which are positive, and op 6 has 0.
 pub(crate) const PUSH_SEQUENCE: i32 = -7;
@@ -174,6 +175,8 @@ pub(crate) enum ServerMessage {
     Http(u16),
     /// A push; one to a room says in protocol 2 where it stands.
     Push(Stamp, Option<Place>),
+    /// A push of the server itself: who has entered and left a room.
+    Presence(Presence, Option<Place>),
     Reply {
         operation: i32,
         sequence: i32,
@@ -357,8 +360,8 @@ fn add_messages(
     }
     let push = RoomPush::decode(frame.body).ok_or("a push to a room without its fields")?;
     let RoomPush { handle, operation, offset, body } = push;
-    // Only those that the server makes of its history have another sequence.
-    let is_recovered = frame.sequence != PUSH_SEQUENCE;
+    // Of runs only those that the server makes of its history have another sequence.
+    let is_recovered = operation == op::RAW && frame.sequence != PUSH_SEQUENCE;
     let place = Place { handle, offset, is_recovered };
     if operation == op::RAW {
         return add_run(body, Some(place), end, messages);
@@ -393,5 +396,9 @@ fn server_message(frame: &Frame<'_>, place: Option<Place>) -> Result<ServerMessa
         return Stamp::read(frame).map(|stamp| ServerMessage::Push(stamp, place));
     }
     let Frame { operation, sequence, body, .. } = *frame;
+    if operation == PRESENCE_OPERATION {
+        let presence = Presence::read(body).ok_or_else(|| format!("a bad list: {frame:?}"))?;
+        return Ok(ServerMessage::Presence(presence, place));
+    }
     Ok(ServerMessage::Reply { operation, sequence, body: body.into() })
 }

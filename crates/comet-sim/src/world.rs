@@ -32,8 +32,16 @@ pub(crate) struct World {
     stopped_until: Millis,
     stops: u64,
     core_stalls: u64,
-    /// Upgrades, and those to another number of shards.
-    upgrades: [u64; 2],
+    upgrades: Upgrades,
+}
+
+/// How upgrades ended.
+#[derive(Default)]
+struct Upgrades {
+    done: u64,
+    /// Of those done: with another number of shards.
+    resized: u64,
+    refused: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -64,7 +72,7 @@ impl World {
             stopped_until: Millis(0),
             stops: 0,
             core_stalls: 0,
-            upgrades: [0, 0],
+            upgrades: Upgrades::default(),
         }
     }
 
@@ -78,7 +86,7 @@ impl World {
                 }
             }
             self.rest(|_| true)?;
-            check::quiet_point(&mut self.env, &self.drivers, &mut self.baseline)?;
+            check::quiet_point(&mut self.env, &mut self.drivers, &mut self.baseline)?;
         }
         for _ in 0..self.env.rng.between(0, 50) {
             self.step(Phase::Busy)?;
@@ -91,7 +99,9 @@ impl World {
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
         let summary = check::end(&mut self.env, &mut self.drivers)?;
-        let Self { stops, core_stalls, upgrades, .. } = *self;
+        let Self { stops, core_stalls, .. } = *self;
+        let Upgrades { done, resized, refused, .. } = self.upgrades;
+        let upgrades = [done, resized, refused];
         let spared = self.drivers.iter().map(|driver| driver.spared).sum();
         let mut crowd_slices = [0; 3];
         for driver in &self.drivers {

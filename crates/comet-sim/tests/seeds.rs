@@ -62,7 +62,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
     let [not_recovered, recovered] = sum.recoveries;
     assert!(not_recovered > 15 && recovered > 50, "{sum}");
-    assert!(sum.gaps > 500 && sum.repaired > 0, "{sum}");
+    assert!(sum.gaps > 500 && sum.repaired > 50, "{sum}");
+    assert!(sum.presence.iter().all(|number| *number > 1_000) && sum.rosters > 50, "{sum}");
     let [too_many, _, no_handle, out_of_memory] = sum.rooms_refused;
     assert!(too_many > 50 && no_handle > 50 && out_of_memory > 0, "{sum}");
     let LogicSummary { faults, .. } = &sum.logic;
@@ -80,6 +81,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
     assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.spared > 50, "{sum}");
     assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
+    let [upgrades, with_others, refused] = sum.upgrades;
+    assert!(upgrades > 200 && with_others > 30 && refused > 50, "{sum}");
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
 }
 

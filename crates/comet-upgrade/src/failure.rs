@@ -22,6 +22,27 @@ pub enum Failure {
     Unready(String),
 }
 
+impl Failure {
+    /// All words of [`Failure::label`].
+    pub const LABELS: [&str; 7] =
+        ["not_started", "ended", "refused", "format", "late", "channel", "not_ready"];
+
+    /// A word for metrics.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        let [not_started, ended, refused, format, late, channel, not_ready] = Self::LABELS;
+        match self {
+            Self::Start(_) => not_started,
+            Self::Ended(_) => ended,
+            Self::Refused(_) => refused,
+            Self::Format(_) => format,
+            Self::Late => late,
+            Self::Channel(_) => channel,
+            Self::Unready(_) => not_ready,
+        }
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -2,6 +2,7 @@
 
 mod api;
 mod ctl;
+mod upgrade;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -13,6 +14,7 @@ use crate::output;
 
 pub use api::{Access, Api, Monitored};
 pub use ctl::{Ctl, Drain, KickTarget, Order, RoomChange, TraceSubject};
+pub use upgrade::Upgrade;
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -77,6 +79,8 @@ pub enum Command {
     Push(Push),
     /// Drain a running server, close or block clients, and more
     Ctl(Ctl),
+    /// Hand the connections of a running server over to a new process
+    Upgrade(Upgrade),
     /// Write man pages and shell completions into a directory, for packages
     #[command(hide = true)]
     Manual {
@@ -483,6 +487,7 @@ mod tests {
         check(&["listen", "--room", "r", "--user", "anna"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--ca", "ca.pem"], EXIT_USAGE);
         check(&["listen", "--room", "r", "--server-name", "h"], EXIT_USAGE);
+        check(&["upgrade", "--start-time", "0"], EXIT_USAGE);
         check(&["ctl"], EXIT_USAGE);
         check(&["ctl", "move-off", "0", "--per-second", "1"], EXIT_USAGE);
         check(&["ctl", "move-off", "1"], EXIT_USAGE);

@@ -30,6 +30,9 @@ pub(crate) fn run<T: Send + 'static>(
     loop {
         match next.recv().expect("the thread of the signals does not end before") {
             Event::Signal(Signal::Hangup) => hangup(),
+            Event::Signal(Signal::Upgrade) => {
+                log::warn!("SIGUSR2: this process ends: it hands nothing over");
+            }
             Event::Signal(signal) => return Err(signal),
             Event::Ended(ended) => return Ok(ended),
         }

@@ -49,6 +49,10 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 }
             }
             Event::Room { room, outcome } => note(format_args!("{room}: {outcome:?}")),
+            Event::Gap(gap) => note(format_args!(
+                "{}: {} to {} are missing: {:?}",
+                gap.room, gap.first, gap.last, gap.state
+            )),
             Event::Disconnected { reason: ClientError::Tls(error), .. } => {
                 return Err(format!("{address}: {error}{}", advice(&error)).into());
             }

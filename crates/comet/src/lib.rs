@@ -33,16 +33,20 @@ mod reload;
 pub mod run;
 mod service_status;
 mod span_export;
+mod start;
 mod start_error;
 pub mod stat;
 mod terminal;
 mod token_keys;
 pub mod top;
+pub mod upgrade;
+mod upgrade_command;
 
 pub use app::{App, Ended, machine};
 pub use memory::worst_case;
 pub use reload::Reloaded;
 pub use start_error::StartError;
+pub use upgrade_command::upgrade;
 
 /// comet-ops serves its heap profiles; glibc's allocator has none. `.cargo/config.toml` has its settings.
 #[global_allocator]

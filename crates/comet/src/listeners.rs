@@ -2,13 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use comet_config::{Config, Steering};
 use comet_core::Transport;
-use comet_listen::{Address, SocketFile, listen_unix};
-use comet_net::{Keepalive, ListenOptions, Listener, ProxyFrom, Tls, TlsOptions};
+use comet_listen::{Address, Inherited, NamedSocket, SocketFile, inherit_unix, listen_unix};
+use comet_net::{
+    InheritedListeners, Keepalive, ListenError, ListenOptions, Listener, ProxyFrom, Tls,
+    TlsOptions, Unsettled,
+};
 use comet_ops::Certificate;
 
 use crate::StartError;
@@ -22,6 +25,60 @@ pub(crate) struct Listeners {
     pub(crate) addresses: Addresses,
     /// Certificates and keys that the TLS listeners share; `None` without such listeners.
     pub(crate) tls: Option<Tls>,
+    pub(crate) passing: Passing,
+}
+
+/// What the sockets are to a live upgrade.
+#[derive(Debug, Default)]
+pub(crate) struct Passing {
+    /// Duplicates of all of them, for the next process.
+    pub(crate) sockets: Vec<NamedSocket>,
+    /// What is left to do with those of the former process, once it has ended its work.
+    pub(crate) unsettled: Vec<(&'static str, Unsettled)>,
+}
+
+impl Passing {
+    /// Listens at `address` for each of `cores`, or goes on where the former process listened. `place` is the setting and the
+    /// place of the address in it.
+    fn listen(
+        &mut self,
+        (address, place): (SocketAddr, (&'static str, usize)),
+        cores: usize,
+        options: &ListenOptions,
+        inherited: &Inherited,
+    ) -> Result<(SocketAddr, Vec<Vec<OwnedFd>>), ListenError> {
+        let configured = Address::from(address);
+        let former = inherited.take(place.0, &configured);
+        let (bound, sockets) = if former.is_empty() {
+            let (bound, sockets) = comet_net::bind(address, cores, options)?;
+            (bound, sockets.into_iter().map(|socket| vec![socket]).collect())
+        } else {
+            let InheritedListeners { address, cores, unsettled } =
+                comet_net::inherit(former, cores, options)?;
+            self.unsettled.push((place.0, unsettled));
+            (address, cores)
+        };
+        self.pass_on(place, &configured, &sockets)?;
+        Ok((bound, sockets))
+    }
+
+    /// Keeps duplicates of the sockets of an address. A process that takes them over numbers a group of sockets as this one does:
+    /// the first of each core, then the second ones.
+    fn pass_on(
+        &mut self,
+        place: (&'static str, usize),
+        address: &Address,
+        by_core: &[Vec<OwnedFd>],
+    ) -> Result<(), ListenError> {
+        let most = by_core.iter().map(Vec::len).max().unwrap_or(0);
+        for socket in (0..most).flat_map(|at| by_core.iter().filter_map(move |core| core.get(at))) {
+            let named = NamedSocket::of(place, address, socket.as_fd());
+            self.sockets.push(named.map_err(|source| {
+                ListenError::Listen(comet_listen::ListenError { address: address.clone(), source })
+            })?);
+        }
+        Ok(())
+    }
 }
 
 /// Addresses in use, in the order of the configuration.
@@ -44,14 +101,15 @@ pub(crate) struct CallerListeners {
     pub(crate) files: Vec<SocketFile>,
 }
 
-/// Reads the certificates and binds every address once for each core.
+/// Reads the certificates and binds every address once for each core. What the former process listened at is `inherited`.
 ///
 /// # Errors
 /// The first file or address that cannot be used.
-pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
+pub(crate) fn open(config: &Config, inherited: &Inherited) -> Result<Listeners, StartError> {
     let Config { tcp, websocket, .. } = config;
     let tls = tls(config)?;
-    let callers = open_frames(config)?;
+    let mut passing = Passing::default();
+    let callers = open_frames(config, inherited, &mut passing)?;
     let mut cores = Vec::new();
     cores.resize_with(config.server.cores.len(), Vec::new);
     let mut opening = Opening {
@@ -59,6 +117,8 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
         silence_max: (!tcp.keepalive).then_some(config.protocol.heartbeat),
         proxy_from: proxy_from(config),
         cores,
+        inherited,
+        passing,
     };
     use Transport::{Tcp, WebSocket};
     let addresses = Addresses {
@@ -72,26 +132,36 @@ pub(crate) fn open(config: &Config) -> Result<Listeners, StartError> {
             tls.as_ref(),
         )?,
     };
-    Ok(Listeners { cores: opening.cores, callers, addresses, tls })
+    let Opening { cores, passing, .. } = opening;
+    Ok(Listeners { cores, callers, addresses, tls, passing })
 }
 
 /// Binds the addresses of `push.frames`: an IP address once for each core, a Unix socket once for all.
-fn open_frames(config: &Config) -> Result<CallerListeners, StartError> {
+fn open_frames(
+    config: &Config,
+    inherited: &Inherited,
+    passing: &mut Passing,
+) -> Result<CallerListeners, StartError> {
     let setting = "push.frames";
     let mut callers = CallerListeners::default();
     callers.cores.resize_with(config.server.cores.len(), Vec::new);
-    for address in &config.push.frames {
+    for (index, address) in config.push.frames.iter().enumerate() {
+        let cores = callers.cores.len();
         let failed = |source| StartError::Listen { setting, source };
         match address {
             Address::Plain(address) => {
-                let options = options(config);
+                let place = (*address, (setting, index));
                 let (bound, sockets) =
-                    comet_net::bind(*address, callers.cores.len(), &options).map_err(failed)?;
+                    passing.listen(place, cores, &options(config), inherited).map_err(failed)?;
                 callers.addresses.push(bound.into());
-                callers.cores.iter_mut().zip(sockets).for_each(|(core, socket)| core.push(socket));
+                callers.cores.iter_mut().zip(sockets).for_each(|(core, own)| core.extend(own));
             }
             Address::Unix(path) => {
-                let unix = listen_unix(path, config.tcp.backlog).and_then(|(socket, file)| {
+                let opened = match inherited.take(setting, address).pop() {
+                    Some(former) => inherit_unix(path, former),
+                    None => listen_unix(path, config.tcp.backlog),
+                };
+                let unix = opened.and_then(|(socket, file)| {
                     let socket = OwnedFd::from(socket);
                     let failed = |source: io::Error| comet_listen::ListenError {
                         address: address.clone(),
@@ -100,10 +170,11 @@ fn open_frames(config: &Config) -> Result<CallerListeners, StartError> {
                     for core in &mut callers.cores {
                         core.push(socket.try_clone().map_err(failed)?);
                     }
-                    Ok(file)
+                    Ok((socket, file))
                 });
-                let unix = unix.map_err(comet_net::ListenError::Listen);
-                callers.files.push(unix.map_err(failed)?);
+                let (socket, file) = unix.map_err(ListenError::Listen).map_err(failed)?;
+                passing.pass_on((setting, index), address, &[vec![socket]]).map_err(failed)?;
+                callers.files.push(file);
                 callers.addresses.push(address.clone());
             }
             Address::Tls(_) => unreachable!("the configuration has none"),
@@ -150,15 +221,17 @@ pub(crate) fn certificates(tls: &Tls, config: &Config) -> Vec<Certificate> {
     files.filter_map(read).collect()
 }
 
-struct Opening {
+struct Opening<'a> {
     options: ListenOptions,
     /// How long clients that speak over WebSocket listeners may acknowledge nothing.
     silence_max: Option<Duration>,
     proxy_from: Option<ProxyFrom>,
     cores: Vec<Vec<Listener>>,
+    inherited: &'a Inherited,
+    passing: Passing,
 }
 
-impl Opening {
+impl Opening<'_> {
     fn listen(
         &mut self,
         setting: &'static str,
@@ -170,13 +243,18 @@ impl Opening {
         let user_timeout = self.silence_max.filter(|_| transport == Transport::WebSocket);
         let options = ListenOptions { user_timeout, ..self.options.clone() };
         let mut bound = Vec::with_capacity(addresses.len());
-        for &address in addresses {
-            let (address, sockets) = comet_net::bind(address, self.cores.len(), &options)
+        for (index, &address) in addresses.iter().enumerate() {
+            let place = (address, (setting, index));
+            let (address, sockets) = self
+                .passing
+                .listen(place, self.cores.len(), &options, self.inherited)
                 .map_err(|source| StartError::Listen { setting, source })?;
             bound.push(address);
-            for (core, socket) in self.cores.iter_mut().zip(sockets) {
-                let (tls, proxy_from) = (tls.cloned(), self.proxy_from.clone());
-                core.push(Listener { socket, transport, tls, proxy_from });
+            for (core, sockets) in self.cores.iter_mut().zip(sockets) {
+                for socket in sockets {
+                    let (tls, proxy_from) = (tls.cloned(), self.proxy_from.clone());
+                    core.push(Listener { socket, transport, tls, proxy_from });
+                }
             }
         }
         Ok(bound)

@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         Some(Command::Ctl(order)) => ctl::ctl(order),
         Some(Command::Stat(args)) => stat::stat(args).map_err(Into::into),
         Some(Command::Top(args)) => top::top(args).map_err(Into::into),
+        Some(Command::Upgrade(args)) => comet::upgrade(args).map_err(Into::into),
         Some(Command::Manual { directory }) => {
             let named = |error| format!("{}: {error}", directory.display()).into();
             manual::write(directory).map(|()| 0).map_err(named)
@@ -40,6 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn serve(serve: &Serve) -> ExitCode {
+    if run::is_successor() && !serve.check {
+        return match run::take_over(serve) {
+            Ok(code) => ExitCode::from(code),
+            Err((error, code)) => fail(&error, code),
+        };
+    }
     configured(run::configure(serve), |config| match serve.check {
         true => check(config),
         false => run::serve(serve, config),

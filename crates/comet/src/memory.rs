@@ -22,8 +22,8 @@ use comet_serve::{
     STAT_CONNECTIONS, connections_max, request_bytes,
 };
 
-use crate::app::REPORTS;
 use crate::options::{limits, memory_ceiling};
+use crate::start::REPORTS;
 
 /// User memory of an idle connection, all tables included. The bench measures less.
 const CONNECTION: u64 = 512;

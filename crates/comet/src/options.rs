@@ -80,6 +80,8 @@ pub(crate) fn control_options(
         trace_log: config.white_list.file.clone(),
         log_format: log_output::format(config.log.format),
         traced: None,
+        inherited: None,
+        last_call: 0,
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

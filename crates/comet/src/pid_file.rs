@@ -4,8 +4,9 @@
 //! the process lives: it ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 /// A living process that has a pid file.
@@ -58,11 +59,12 @@ fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("server.pid_file: cannot write {}: {error}", path.display())
 }
 
-/// A pid file of this process; removed when dropped.
+/// A pid file of this process; removed when dropped, unless it is another process's by then.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
     file: File,
+    is_ours: bool,
 }
 
 impl PidFile {
@@ -88,23 +90,59 @@ impl PidFile {
             });
             if is_there {
                 file.set_len(0).map_err(failed)?;
-                return Ok(Self { path: path.to_owned(), file });
+                return Ok(Self { path: path.to_owned(), file, is_ours: true });
             }
         }
+    }
+
+    /// The file that another process has claimed and handed over, with its lock. It stays that process's until
+    /// [`PidFile::write`].
+    pub(crate) fn inherit(path: &Path, file: OwnedFd) -> Self {
+        Self { path: path.to_owned(), file: file.into(), is_ours: false }
     }
 
     /// Writes the process id: the server is up.
     ///
     /// # Errors
     /// If it cannot be written, as a sentence.
-    pub(crate) fn write(&self) -> Result<(), String> {
-        let written = writeln!(&self.file, "{}", std::process::id());
+    pub(crate) fn write(&mut self) -> Result<(), String> {
+        self.is_ours = true;
+        self.write_number(std::process::id())
+    }
+
+    /// Writes the id of the process that it was handed to. That one may be asked for as soon as this one has ended.
+    ///
+    /// # Errors
+    /// If it cannot be written, as a sentence.
+    pub(crate) fn leave(&mut self, id: u32) -> Result<(), String> {
+        self.is_ours = false;
+        self.write_number(id)
+    }
+
+    fn write_number(&self, id: u32) -> Result<(), String> {
+        let line = format!("{id}\n");
+        let written = self.file.write_all_at(line.as_bytes(), 0);
+        // What another process has written may be longer.
+        let written = written.and_then(|()| self.file.set_len(line.len() as u64));
         written.map_err(|error| cannot_write(&self.path, &error))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl AsFd for PidFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 }
 
 impl Drop for PidFile {
     fn drop(&mut self) {
+        if !self.is_ours {
+            return;
+        }
         if let Err(error) = fs::remove_file(&self.path) {
             log::warn!("server.pid_file: cannot remove {}: {error}", self.path.display());
         }

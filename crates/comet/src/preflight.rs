@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use comet_config::{Config, Token};
-use comet_listen::{Address, ListenError};
+use comet_listen::{Address, Inherited, ListenError};
 use comet_ops::{Certificate, OtherProcess, check_append};
 use comet_serve::Peer;
 
@@ -39,8 +39,28 @@ pub struct Preflight {
 /// # Errors
 /// Every mistake, a line each.
 pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
-    let mut findings = Findings::of(purpose);
-    if let Some(path) = &config.server.pid_file {
+    let findings = Findings::of(purpose);
+    check_server(config, findings, &Inherited::default())
+}
+
+/// Tries what a process needs that takes over from another one, which holds the pid file and what is `inherited`.
+///
+/// # Errors
+/// As [`server`].
+pub(crate) fn successor(config: &Config, inherited: &Inherited) -> Result<Preflight, String> {
+    let mut findings = Findings::of(Purpose::Start);
+    findings.is_successor = true;
+    check_server(config, findings, inherited)
+}
+
+fn check_server(
+    config: &Config,
+    mut findings: Findings,
+    inherited: &Inherited,
+) -> Result<Preflight, String> {
+    if let Some(path) = &config.server.pid_file
+        && !findings.is_successor
+    {
         findings.pid_file(path);
     }
     let (entries, cores) = (config.limits.ring_entries, config.server.cores.len());
@@ -59,6 +79,9 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     }
     for (setting, addresses) in listeners::settings(config) {
         for &address in addresses {
+            if inherited.has(setting, &address.into()) {
+                continue;
+            }
             let bound = comet_net::check_bind(address, &listeners::options(config));
             if let Err(comet_net::ListenError::Listen(error)) = &bound
                 && findings.is_held(error)
@@ -68,11 +91,17 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
             findings.take(bound.map_err(|source| StartError::Listen { setting, source }));
         }
     }
-    findings.callers("push.grpc", &config.push.grpc);
-    findings.callers("push.http", &config.push.http);
-    findings.callers("push.frames", &config.push.frames);
-    findings.callers("monitor.stat", &config.monitor.stat);
-    findings.callers("monitor.pprof", &config.monitor.pprof);
+    let (push, monitor) = (&config.push, &config.monitor);
+    for (setting, addresses) in [
+        ("push.grpc", &push.grpc),
+        ("push.http", &push.http),
+        ("push.frames", &push.frames),
+        ("monitor.stat", &monitor.stat),
+        ("monitor.pprof", &monitor.pprof),
+    ] {
+        let is_new = |address: &&Address| !inherited.has(setting, address);
+        findings.callers(setting, addresses.iter().filter(is_new));
+    }
     findings.log_file(&config.log);
     if let Some(path) = &config.white_list.file {
         let path = path.clone();
@@ -116,6 +145,8 @@ struct Findings {
     /// The server that runs already; `None`: not looked for yet, or not found.
     running: Option<OtherProcess>,
     is_looked_for: bool,
+    /// This process takes over from another one.
+    is_successor: bool,
     mistakes: Vec<String>,
     warnings: Vec<String>,
 }
@@ -126,6 +157,7 @@ impl Findings {
             purpose,
             running: None,
             is_looked_for: purpose == Purpose::Start,
+            is_successor: false,
             mistakes: Vec::new(),
             warnings: Vec::new(),
         }
@@ -170,7 +202,11 @@ impl Findings {
         self.running.as_ref().is_some_and(|running| running.listens_at(&error.address))
     }
 
-    fn callers(&mut self, setting: &'static str, addresses: &[Address]) {
+    fn callers<'a>(
+        &mut self,
+        setting: &'static str,
+        addresses: impl IntoIterator<Item = &'a Address>,
+    ) {
         for address in addresses {
             if let Err(source) = comet_listen::check(address)
                 && !self.is_held(&source)

@@ -6,9 +6,10 @@ use std::{env, fs};
 use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_logic};
 use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
+use comet_upgrade::Failure;
 
 use crate::api_tls;
-use crate::args::Serve;
+use crate::args::{EXIT_USAGE, Serve};
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
@@ -16,6 +17,7 @@ use crate::preflight::{self, Purpose};
 use crate::reload::{self, Reloaded};
 use crate::service_status::ServiceStatus;
 use crate::token_keys;
+use crate::upgrade::{Answer, Asked, Former, NotTaken, TakingOver};
 use crate::{App, Ended, ending};
 
 /// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
@@ -76,43 +78,139 @@ fn read(
 pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     preflight::server(config, Purpose::Start)?;
     // First: if another comet runs already, nothing is touched.
-    let pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let mut pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
+    let (log, signals) = begin(config)?;
+    let app = App::start(config).map_err(|error| error.to_string())?;
+    if let Some(pid_file) = &mut pid_file {
+        pid_file.write()?;
+    }
+    Server { serve, log, signals, app, pid_file }.run()
+}
+
+pub use crate::upgrade::is_successor;
+
+/// Takes over from the process that has started this one, and goes on as [`serve`] does. Returns the exit code.
+///
+/// # Errors
+/// Why the former process goes on instead, as a sentence, and the exit code of this one.
+///
+/// # Panics
+/// As [`serve`].
+pub fn take_over(serve: &Serve) -> Result<u8, (String, u8)> {
+    let failed = |error| (error, 1);
+    let taking_over = TakingOver::begin().map_err(failed)?;
+    let refused = |NotTaken { sentence, code }| (sentence, code);
+    let config = match configure(serve) {
+        Ok(config) => config,
+        Err(mistakes) => return Err(refused(taking_over.refuse(mistakes, EXIT_USAGE))),
+    };
+    let (log, signals) = match begin(&config) {
+        Ok(begun) => begun,
+        Err(error) => return Err(refused(taking_over.refuse(error, 1))),
+    };
+    let (app, pid_file) = taking_over.run(&config).map_err(refused)?;
+    Server { serve, log, signals, app, pid_file }.run().map_err(failed)
+}
+
+/// What comes before all threads.
+fn begin(config: &Config) -> Result<(LogOutput, Signals), String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     comet_ops::give_memory_back();
     // Before anything starts, so that no signal is lost while the cores start.
-    let mut signals = Signals::listen().map_err(|error| error.to_string())?;
-    let mut app = App::start(config).map_err(|error| error.to_string())?;
-    if let Some(pid_file) = &pid_file {
-        pid_file.write()?;
+    let signals = Signals::listen().map_err(|error| error.to_string())?;
+    for result in Failure::LABELS.iter().chain(&["done"]) {
+        comet_ops::count_upgrades(result, 0);
     }
-    let manager = ServiceManager::from_environment();
-    let status = ServiceStatus::start(app.census_taker()).map_err(|error| error.to_string())?;
-    manager.notify(Notice::Ready);
-    let signal = until_end(&mut signals, |event| match event {
-        Event::Hangup => {
-            manager.notify(Notice::Reloading);
-            reload(serve, &log, &mut app);
-            manager.notify(Notice::Ready);
+    Ok((log, signals))
+}
+
+/// A server that runs.
+struct Server<'a> {
+    serve: &'a Serve,
+    log: LogOutput,
+    signals: Signals,
+    app: App,
+    pid_file: Option<PidFile>,
+}
+
+impl Server<'_> {
+    /// Serves until a signal ends it, or another process goes on. Returns the exit code.
+    fn run(self) -> Result<u8, String> {
+        let Self { serve, log, mut signals, mut app, mut pid_file } = self;
+        let manager = ServiceManager::from_environment();
+        let status = ServiceStatus::start(app.census_taker()).map_err(|error| error.to_string())?;
+        manager.notify(Notice::Ready);
+        let mut day = Instant::now();
+        let signal = loop {
+            match next_event(&mut signals, &mut day) {
+                Event::Hangup => {
+                    manager.notify(Notice::Reloading);
+                    reload(serve, &log, &mut app);
+                    manager.notify(Notice::Ready);
+                }
+                Event::Day => app.certificates().warn(),
+                Event::Minutes => app.rotate_ticket_keys(),
+                Event::Upgrade => {
+                    if hand_over(&app, pid_file.as_mut(), &manager) {
+                        app.leave();
+                        return Ok(0);
+                    }
+                }
+                Event::End(signal) => break signal,
+            }
+        };
+        let drain = app.config().server.drain_timeout;
+        manager.notify(Notice::Stopping { within: drain + END_TIME });
+        status.drains(Instant::now() + drain);
+        log::info!("{signal}: closing all connections");
+        let reopen = app.reopener();
+        let hangup = || reopen_logs(&log, reopen());
+        let code = match ending::run(signals, hangup, || app.drain()) {
+            Ok(Ended { drained, cores }) => {
+                log::info!("{drained} of {cores} cores drained in time");
+                0
+            }
+            Err(signal) => cut_short(signal),
+        };
+        // Before the log: it may have something to say.
+        drop(pid_file);
+        Ok(code)
+    }
+}
+
+/// Has another process go on with the connections, or says what one could, as it is asked. Returns whether another one goes on.
+fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager) -> bool {
+    let asked = Asked::fetch();
+    let mut former = Former::new(app, pid_file.as_deref());
+    if asked.request.is_check {
+        let answer = former.check();
+        asked.answer(&answer);
+        return false;
+    }
+    log::info!("SIGUSR2: a new process is started to go on with the connections");
+    match former.hand_over(&asked.request) {
+        Ok(id) => {
+            let done = format!("process {id} serves: {}", former.describe());
+            // Before this process ends, which is the main one so far.
+            manager.notify(Notice::MainProcess(id));
+            if let Some(Err(error)) = pid_file.map(|file| file.leave(id)) {
+                log::error!("upgrade: {error}");
+            }
+            log::info!("upgrade: {done}");
+            asked.answer(&Answer { is_done: true, text: done });
+            true
         }
-        Event::Day => app.certificates().warn(),
-    });
-    let drain = app.config().server.drain_timeout;
-    manager.notify(Notice::Stopping { within: drain + END_TIME });
-    status.drains(Instant::now() + drain);
-    log::info!("{signal}: closing all connections");
-    let reopen = app.reopener();
-    let hangup = || reopen_logs(&log, reopen());
-    let code = match ending::run(signals, hangup, || app.drain()) {
-        Ok(Ended { drained, cores }) => {
-            log::info!("{drained} of {cores} cores drained in time");
-            0
+        Err(failure) => {
+            comet_ops::count_upgrades(failure.label(), 1);
+            for line in failure.to_string().lines() {
+                log::error!("upgrade: this process goes on: {line}");
+            }
+            let text = format!("this server goes on as before: {failure}");
+            asked.answer(&Answer { is_done: false, text });
+            false
         }
-        Err(signal) => cut_short(signal),
-    };
-    // Before the log: it may have something to say.
-    drop(pid_file);
-    Ok(code)
+    }
 }
 
 /// Runs `comet logic` until a signal ends it. SIGHUP opens the log file again, and reads the configuration and the files
@@ -133,15 +231,25 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
     let mut running = config.clone();
-    let signal = until_end(&mut signals, |event| {
-        if event == Event::Hangup {
-            manager.notify(Notice::Reloading);
-            log.reopen();
-            reload_logic(serve, &log, &server, &mut running);
-            manager.notify(Notice::Ready);
+    let mut day = Instant::now();
+    let signal = loop {
+        match next_event(&mut signals, &mut day) {
+            Event::Hangup => {
+                manager.notify(Notice::Reloading);
+                log.reopen();
+                reload_logic(serve, &log, &server, &mut running);
+                manager.notify(Notice::Ready);
+            }
+            Event::Day => {}
+            Event::Minutes => continue,
+            Event::Upgrade => {
+                log::warn!("SIGUSR2: comet logic hands nothing over: restart it");
+                continue;
+            }
+            Event::End(signal) => break signal,
         }
         server.certificates().warn();
-    });
+    };
     manager.notify(Notice::Stopping { within: END_TIME });
     log::info!("{signal}: ending");
     let hangup = || reopen_logs(&log, Ok(()));
@@ -156,24 +264,37 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
 const END_TIME: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+const MINUTES: Duration = Duration::from_secs(600);
 
 /// What happens while a server runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
     /// SIGHUP.
     Hangup,
-    /// A day has passed without one.
+    /// SIGUSR2.
+    Upgrade,
+    /// A day has passed without a signal.
     Day,
+    /// Some minutes have passed without a signal.
+    Minutes,
+    /// A signal to end.
+    End(Signal),
 }
 
-/// Waits for a signal to end. Calls `handle` for every event before it.
-fn until_end(signals: &mut Signals, mut handle: impl FnMut(Event)) -> Signal {
-    loop {
-        match signals.wait_for(DAY) {
-            None => handle(Event::Day),
-            Some(Signal::Hangup) => handle(Event::Hangup),
-            Some(signal) => return signal,
+/// Waits for the next one. `day`: when the present day began.
+fn next_event(signals: &mut Signals, day: &mut Instant) -> Event {
+    match signals.wait_for(MINUTES) {
+        None if day.elapsed() >= DAY => {
+            *day = Instant::now();
+            Event::Day
         }
+        None => Event::Minutes,
+        Some(Signal::Hangup) => {
+            *day = Instant::now();
+            Event::Hangup
+        }
+        Some(Signal::Upgrade) => Event::Upgrade,
+        Some(signal) => Event::End(signal),
     }
 }
 
@@ -191,7 +312,7 @@ fn cut_short(signal: Signal) -> u8 {
     log::warn!("{signal} again: ending at once");
     match signal {
         Signal::Interrupt => 130,
-        Signal::Terminate | Signal::Hangup => 143,
+        Signal::Terminate | Signal::Hangup | Signal::Upgrade => 143,
     }
 }
 

@@ -44,7 +44,7 @@ comet.on("room", ({ room, status, reason, recovered, missed, position }) => {
     }
 });
 
-comet.on("gap", ({ room, from, to }) => note(room, `${to - from + 1n} messages are lost`));
+comet.on("gap", ({ room, from, to, state }) => note(room, `messages ${from} to ${to} are missing: ${state}`));
 
 comet.on("message", (message) => {
     const { room, operation, position } = message;

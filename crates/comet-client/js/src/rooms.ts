@@ -34,15 +34,25 @@ export interface RoomEvent {
     byServer: boolean;
 }
 
-/** Messages of a room that the server has dropped for this client, which read too slowly, or for want of time. Earlier messages may still come. */
+/**
+ * Messages of a room that the server has dropped for this client, which read too slowly, or for want of time.
+ * The client asks for them by itself.
+ */
 export interface GapEvent {
     room: string;
     /** The offset of the first one. */
     from: bigint;
-    /** The offset of the last one. Some between may come. */
+    /** The offset of the last one. Some between may not be missing. */
     to: bigint;
-    /** Newer messages about the same states have taken the place of all that are missing. */
-    isOutdated: boolean;
+    /**
+     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that.
+     * `repaired`: all that came after the last message of the room follows, in order and none twice.
+     * `lost`: the server does not have them any more, so the page has to load the state of the room.
+     * `outdated`: newer messages about the same states have taken the place of all of them, and nothing is asked for.
+     */
+    state: "asked" | "repaired" | "lost" | "outdated";
+    /** How many messages follow, if repaired. */
+    missed?: number;
 }
 
 export interface RoomHandlers {
@@ -64,14 +74,20 @@ interface Room {
     handle?: number;
     /** Where the client is in the history. */
     point?: Point;
-    /** Whether the request told a position. */
-    hadPoint?: boolean;
+    /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
+     * of the room until the answer comes again behind that. */
+    recovery?: { gap?: GapEvent; byServer: boolean };
 }
+
+/** Positions that are kept of rooms into which the server may put the client again. */
+const KNOWN_MAX = 1024;
 
 export class Rooms {
     readonly #handlers: RoomHandlers;
     /** In the order in which they were joined. */
     readonly #rooms = new Map<string, Room>();
+    /** Where the client was in rooms of the server when the last connection ended. */
+    readonly #known = new Map<string, Point>();
     readonly #byHandle = new Map<number, Room>();
     /** Of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
@@ -124,7 +140,12 @@ export class Rooms {
         this.#byHandle.clear();
         for (const room of this.#rooms.values()) {
             room.state = "out";
+            delete room.handle;
+            delete room.recovery;
             if (!room.isWanted) {
+                if (room.point && room.isWanted === undefined && this.#known.size < KNOWN_MAX) {
+                    this.#known.set(room.name, room.point);
+                }
                 this.#rooms.delete(room.name);
             }
         }
@@ -159,8 +180,7 @@ export class Rooms {
                 return;
             }
             if (room.isWanted && room.state === "out") {
-                room.hadPoint = room.point !== undefined;
-                this.#ask(room, op.JOIN, encodeJoin(room.name, room.point));
+                this.#askToJoin(room);
             } else if (room.isWanted === false && room.state === "in") {
                 this.#ask(room, op.LEAVE, encodeLeave(room.handle ?? 0));
             } else if (room.isWanted === false && room.state !== "asked") {
@@ -175,41 +195,90 @@ export class Rooms {
         this.#handlers.send(operation, body);
     }
 
+    #askToJoin(room: Room, byServer = false, gap?: GapEvent): void {
+        if (room.point) {
+            room.recovery = { byServer, ...(gap && { gap }) };
+        }
+        this.#ask(room, op.JOIN, encodeJoin(room.name, room.point));
+    }
+
     #handleJoined(body: Uint8Array): true {
         const reply = decodeJoinReply(body);
         const room = this.#rooms.get(reply.room) ?? this.#add(reply.room, undefined);
-        const event: RoomEvent = { room: room.name, status: "joined", byServer: reply.isUnasked };
+        // The reply to a request that is under way is still to come.
+        const isAnswer = !reply.isUnasked || room.state !== "asked";
         if (!reply.isUnasked) {
             this.#unanswered -= 1;
         }
-        // The reply to a request that is under way is still to come.
-        if (!reply.isUnasked || room.state !== "asked") {
+        if (isAnswer) {
             room.state = reply.refusal ? "refused" : "in";
         }
+        const recovery = room.recovery;
+        if (!reply.isUnasked) {
+            delete room.recovery;
+        }
+        const event: RoomEvent = { room: room.name, status: "joined", byServer: reply.isUnasked || (recovery?.byServer ?? false) };
         if (reply.refusal) {
             event.status = "refused";
             event.reason = reply.refusal;
         } else {
+            const wasIn = room.handle !== undefined;
             this.#forgetHandle(room);
             room.handle = reply.handle;
             this.#byHandle.set(reply.handle, room);
-            this.#moveTo(room, reply, event);
+            if (reply.isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
+                return true;
+            }
+            this.#moveTo(room, reply, wasIn, recovery, event);
         }
-        this.#handlers.room(event);
+        if (!reply.isUnasked && recovery?.gap) {
+            const { isRecovered } = reply;
+            this.#handlers.gap({ ...recovery.gap, ...(isRecovered ? { state: "repaired", missed: reply.recovered } : { state: "lost" }) });
+        } else {
+            this.#handlers.room(event);
+        }
         this.#reconcile();
         return true;
     }
 
-    #moveTo(room: Room, reply: ReturnType<typeof decodeJoinReply>, event: RoomEvent): void {
-        if (room.hadPoint && !reply.isUnasked) {
+    /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
+    #goesOn(room: Room, now: Point | undefined): boolean {
+        const before = room.point ?? this.#known.get(room.name);
+        this.#known.delete(room.name);
+        if (now && before) {
+            room.point = before;
+            if (before.epoch === now.epoch && before.offset !== now.offset) {
+                this.#askToJoin(room, true);
+                return true;
+            }
+        }
+        return false;
+    }
+
+    #moveTo(
+        room: Room,
+        reply: ReturnType<typeof decodeJoinReply>,
+        wasIn: boolean,
+        recovery: Room["recovery"],
+        event: RoomEvent,
+    ): void {
+        const { point, isUnasked } = reply;
+        if (isUnasked && recovery) {
+            // The answer to the request tells.
+            return;
+        }
+        if (isUnasked && point && room.point) {
+            event.recovered = room.point.epoch === point.epoch;
+            event.missed = 0;
+        } else if (!isUnasked && recovery) {
             event.recovered = reply.isRecovered;
             event.missed = reply.recovered;
         }
         // What was missed moves the position when it arrives: the connection may end before.
         if (!event.recovered) {
-            if (reply.point) {
-                room.point = reply.point;
-            } else {
+            if (point) {
+                room.point = point;
+            } else if (!wasIn) {
                 delete room.point;
             }
         }
@@ -248,6 +317,9 @@ export class Rooms {
             if (this.#protocol === undefined) {
                 break;
             }
+            if (room.recovery && message.offset > 0n) {
+                continue;
+            }
             if (room.point && message.offset > 0n) {
                 room.point = { epoch: room.point.epoch, offset: message.offset };
             }
@@ -259,10 +331,18 @@ export class Rooms {
     #handleGap(body: Uint8Array): true {
         const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
-        if (room) {
-            // Messages before those that are missing may still come, so the position stays.
-            this.#handlers.gap({ room: room.name, from, to, isOutdated });
+        // An answer that is under way has them.
+        if (!room || room.recovery || (room.point && to <= room.point.offset)) {
+            return true;
         }
+        const gap = { room: room.name, from, to };
+        if (isOutdated || !room.point || room.state !== "in") {
+            this.#handlers.gap({ ...gap, state: isOutdated ? "outdated" : "lost" });
+            return true;
+        }
+        const asked: GapEvent = { ...gap, state: "asked" };
+        this.#askToJoin(room, false, asked);
+        this.#handlers.gap(asked);
         return true;
     }
 

@@ -127,17 +127,64 @@ test("what a listener closes amid a batch is at the position of that message", (
     assert.equal(comet.position("h"), "9-6");
 });
 
-test("a gap is told and behind it the room goes on", (t) => {
+test("what a gap names is asked for and comes once", (t) => {
     const { comet, log } = rig(t);
     comet.join("h");
     const connection = accept();
     connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
     told(log);
-    connection.say([op.GAP, gap(1, 6, 20)], [op.GAP, gap(2, 6, 20)]);
-    assert.deepEqual(told(log), [["gap", { room: "h", from: 6n, to: 20n, isOutdated: false }]]);
-    assert.equal(comet.position("h"), "9-5");
-    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 21n, "on")]);
-    assert.deepEqual(bodies(log), [["h", "on", "9-21"]]);
+    joins(connection);
+    connection.say([op.GAP, gap(1, 6, 7)], [op.GAP, gap(2, 6, 7)], [op.ROOM_PUSH, roomPush(1, 1000, 8n, "late")], [op.GAP, gap(1, 7, 7)]);
+    assert.deepEqual(told(log), [["gap", { room: "h", from: 6n, to: 7n, state: "asked" }]]);
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 5n })]);
+    const batch = Buffer.concat([frame([1000, "six"]), frame([1000, "seven"]), frame([1000, "eight"])]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 8n, recovered: 3 })],
+        [op.ROOM_PUSH, roomPush(1, op.RAW, 8n, batch)],
+    );
+    const [repaired, ...messages] = told(log);
+    assert.deepEqual(repaired, ["gap", { room: "h", from: 6n, to: 7n, state: "repaired", missed: 3 }]);
+    assert.deepEqual(messages.map(([, event]) => (event as Message).position), ["9-6", "9-7", "9-8"]);
+
+    connection.say([op.GAP, gap(1, 9, 20)]);
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 30n })], [op.GAP, gap(1, 25, 30)]);
+    assert.deepEqual(told(log).map(([, event]) => (event as { state: string }).state), ["asked", "lost"]);
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 31n, "on")]);
+    assert.deepEqual(bodies(log), [["h", "on", "9-31"]]);
+    assert.equal(comet.position("h"), "9-31");
+});
+
+test("a room of the token goes on where the client was", (t) => {
+    const { log, tick } = rig(t);
+    const byToken = (offset: bigint) => joinReply("h", { flags: HISTORY | UNASKED | PRIMARY, epoch: 9n, offset });
+    let connection = accept();
+    connection.say([op.JOIN_REPLY, byToken(5n)], [op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")]);
+    const back = () => {
+        connection.end();
+        tick(60_000);
+        told(log);
+        connection = accept();
+    };
+    back();
+    // Nothing has come meanwhile.
+    connection.say([op.JOIN_REPLY, byToken(6n)]);
+    assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: true, missed: 0, position: "9-6" }]]);
+    assert.deepEqual(joins(connection), []);
+    back();
+    connection.say([op.JOIN_REPLY, byToken(7n)], [op.ROOM_PUSH, roomPush(1, 1000, 8n, "live")]);
+    assert.deepEqual(told(log), []);
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 6n })]);
+    const batch = Buffer.concat([frame([1000, "seven"]), frame([1000, "live"])]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 8n, recovered: 2 })],
+        [op.ROOM_PUSH, roomPush(1, op.RAW, 8n, batch)],
+    );
+    const [room, ...messages] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: true, recovered: true, missed: 2, position: "9-6" }]);
+    assert.deepEqual(messages.map(([, event]) => (event as Message).position), ["9-7", "9-8"]);
+    back();
+    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY | UNASKED, epoch: 10n, offset: 2n })]);
+    assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: false, missed: 0, position: "10-2" }]]);
 });
 
 test("rooms of the server are told, and not asked for again", (t) => {

@@ -3,12 +3,13 @@
 use std::mem;
 
 use comet_proto::{
-    AuthReply, Frame, FrameFault, HEADER_LEN, JoinReply, LeaveReply, Position, RoomPush,
+    AuthReply, Frame, FrameFault, HEADER_LEN, Join, JoinReply, LeaveReply, RoomGap, RoomPush,
     count_frames, decode, op,
 };
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::{Origin, Room, Session, State, Transport};
+use super::rooms::{Ask, News};
+use super::{Arrival, Session, State, Transport};
 use crate::error::{SessionError, WebSocketFault};
 use crate::websocket::{self, Parsed};
 
@@ -33,11 +34,11 @@ impl Session {
     pub(super) fn take_input(
         &mut self,
         mut input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), SessionError> {
         let mut tail = mem::take(&mut self.tail);
         while !tail.is_empty() {
-            match self.step(&tail, on_frame)? {
+            match self.step(&tail, on_arrival)? {
                 Step::Used(used) => {
                     tail.drain(..used);
                 }
@@ -53,7 +54,7 @@ impl Session {
             }
         }
         while !input.is_empty() {
-            match self.step(input, on_frame)? {
+            match self.step(input, on_arrival)? {
                 Step::Used(used) => input = &input[used..],
                 Step::Wants(_) => {
                     self.tail = input.to_vec();
@@ -67,7 +68,7 @@ impl Session {
     fn step(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<Step, SessionError> {
         match (&mut self.state, self.transport) {
             (State::Over { .. }, _) => Err(SessionError::Over),
@@ -81,7 +82,7 @@ impl Session {
             }
             (_, Transport::Tcp) => match decode(input, self.frame_body_max())? {
                 Some((frame, used)) => {
-                    self.take_frame(frame, on_frame)?;
+                    self.take_frame(frame, on_arrival)?;
                     Ok(Step::Used(used))
                 }
                 // `decode` has refused any packLen shorter than a header.
@@ -91,14 +92,14 @@ impl Session {
                         .map_or(HEADER_LEN, |pack_len| u32::from_be_bytes(*pack_len) as usize),
                 )),
             },
-            (_, Transport::WebSocket) => self.step_websocket(input, on_frame),
+            (_, Transport::WebSocket) => self.step_websocket(input, on_arrival),
         }
     }
 
     fn step_websocket(
         &mut self,
         input: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<Step, SessionError> {
         let buffered = self.fragments.as_ref().map_or(0, Vec::len);
         let (opcode, is_final, payload, used) =
@@ -110,14 +111,14 @@ impl Session {
             };
         match (opcode, &mut self.fragments) {
             (OpCode::Data(Data::Binary), None) if is_final => {
-                self.take_message(payload, on_frame)?;
+                self.take_message(payload, on_arrival)?;
             }
             (OpCode::Data(Data::Binary), fragments @ None) => *fragments = Some(payload.to_vec()),
             (OpCode::Data(Data::Continue), Some(fragments)) => {
                 fragments.extend_from_slice(payload);
                 if is_final {
                     let message = self.fragments.take().expect("there were fragments");
-                    self.take_message(&message, on_frame)?;
+                    self.take_message(&message, on_arrival)?;
                 }
             }
             (OpCode::Data(Data::Text), _) => return Err(WebSocketFault::Text.into()),
@@ -143,7 +144,7 @@ impl Session {
     fn take_message(
         &mut self,
         message: &[u8],
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), SessionError> {
         let mut run = match decode(message, self.message_max())? {
             Some((batch, used)) if batch.operation == op::RAW && used == message.len() => {
@@ -154,7 +155,7 @@ impl Session {
         while !run.is_empty() {
             let (frame, used) = decode(run, self.frame_body_max())?
                 .ok_or(FrameFault::Truncated { left: run.len() })?;
-            self.take_frame(frame, on_frame)?;
+            self.take_frame(frame, on_arrival)?;
             run = &run[used..];
         }
         Ok(())
@@ -163,10 +164,10 @@ impl Session {
     fn take_frame(
         &mut self,
         frame: Frame<'_>,
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), SessionError> {
         if frame.operation != op::ROOM_PUSH {
-            self.check_body(frame.body)?;
+            check_body(frame.body, self.body_max)?;
         }
         match (frame.operation, &self.state) {
             (op::DISCONNECT_REPLY, _) => {
@@ -176,19 +177,20 @@ impl Session {
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
                 // A renewal of the token.
                 self.auth_reply = AuthReply::decode(frame.body).or(self.auth_reply);
-                on_frame(frame, None);
+                on_arrival(Arrival::Frame(frame, None));
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => {
                 self.auth_reply = AuthReply::decode(frame.body);
                 self.state = State::Live;
             }
-            (op::CHANGE_ROOM_REPLY | op::JOIN_REPLY | op::LEAVE_REPLY | op::ROOM_PUSH, _)
-                if self.auth_reply.is_some() =>
-            {
-                return self.take_room_frame(frame, on_frame);
+            (
+                op::CHANGE_ROOM_REPLY | op::JOIN_REPLY | op::LEAVE_REPLY | op::ROOM_PUSH | op::GAP,
+                _,
+            ) if self.auth_reply.is_some() => {
+                return self.take_room_frame(frame, on_arrival);
             }
-            _ => on_frame(frame, None),
+            _ => on_arrival(Arrival::Frame(frame, None)),
         }
         Ok(())
     }
@@ -197,18 +199,20 @@ impl Session {
     fn take_room_frame(
         &mut self,
         frame: Frame<'_>,
-        on_frame: &mut impl FnMut(Frame<'_>, Option<Origin<'_>>),
+        on_arrival: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), SessionError> {
         let wrong = || SessionError::BadRoomFrame { operation: frame.operation };
         match frame.operation {
             op::ROOM_PUSH => {
                 let push = RoomPush::decode(frame.body).ok_or_else(wrong)?;
-                let named = self.rooms.as_ref().map(|rooms| &rooms.named);
-                let room = named.and_then(|named| named.get(&push.handle)).ok_or_else(wrong)?;
+                let rooms = self.rooms.as_mut().ok_or_else(wrong)?;
                 if push.operation != op::RAW {
-                    let RoomPush { operation, offset, body, .. } = push;
-                    self.check_body(body)?;
-                    on_frame(Frame { operation, body, ..frame }, Some(room.origin(offset)));
+                    let RoomPush { handle, operation, offset, body } = push;
+                    check_body(body, self.body_max)?;
+                    if let Some(origin) = rooms.push(handle, offset).ok_or_else(wrong)? {
+                        let frame = Frame { operation, body, ..frame };
+                        on_arrival(Arrival::Frame(frame, Some(origin)));
+                    }
                     return Ok(());
                 }
                 // The offset is that of the last one; those before it have the offsets before.
@@ -218,58 +222,74 @@ impl Session {
                     let (frame, used) = decode(run, self.body_max)?
                         .ok_or(FrameFault::Truncated { left: run.len() })?;
                     left = left.saturating_sub(1);
-                    on_frame(frame, Some(room.origin(push.offset.saturating_sub(left))));
+                    let offset = push.offset.saturating_sub(left);
+                    if let Some(origin) = rooms.push(push.handle, offset).ok_or_else(wrong)? {
+                        on_arrival(Arrival::Frame(frame, Some(origin)));
+                    }
                     run = &run[used..];
                 }
             }
             op::CHANGE_ROOM_REPLY => {
                 // Which room it is now follows, if any.
-                if let Some(rooms) = &mut self.rooms
-                    && let Some(former) = rooms.primary
-                {
-                    rooms.remove(former);
+                if let Some(rooms) = &mut self.rooms {
+                    rooms.leave_primary();
                 }
-                on_frame(frame, None);
+                on_arrival(Arrival::Frame(frame, None));
             }
             op::JOIN_REPLY => {
                 let reply = JoinReply::decode(frame.body).ok_or_else(wrong)?;
-                if let Ok(handle) = reply.outcome {
-                    let room = str::from_utf8(reply.room).map_err(|_| wrong())?;
-                    let rooms = self.rooms.get_or_insert_default();
-                    let epoch = reply.position.map(|position| position.epoch);
-                    rooms.named.insert(handle, Room { name: room.into(), epoch });
-                    if reply.is_primary {
-                        rooms.primary = Some(handle);
-                    }
-                }
-                if !reply.is_unasked {
-                    on_frame(frame, None);
+                let room = str::from_utf8(reply.room);
+                // A refusal may name what the caller sent.
+                let room = if reply.outcome.is_ok() {
+                    room.map_err(|_| wrong())?
+                } else {
+                    room.unwrap_or_default()
+                };
+                let rooms = self.rooms.get_or_insert_default();
+                let (news, ask) = rooms.joined(frame.sequence, &reply, room);
+                self.tell(news, frame, on_arrival);
+                self.send_join(ask);
+            }
+            op::GAP => {
+                let gap = RoomGap::decode(frame.body).ok_or_else(wrong)?;
+                if let Some(rooms) = &mut self.rooms {
+                    let (news, ask) = rooms.gap(gap);
+                    self.tell(news, frame, on_arrival);
+                    self.send_join(ask);
                 }
             }
             _ => {
                 let reply = LeaveReply::decode(frame.body).ok_or_else(wrong)?;
                 if let Some(rooms) = &mut self.rooms {
-                    rooms.remove(reply.handle);
+                    rooms.left(reply.handle);
                 }
                 if !reply.is_unasked {
-                    on_frame(frame, None);
+                    on_arrival(Arrival::Frame(frame, None));
                 }
             }
         }
         Ok(())
     }
 
+    fn tell(&self, news: News, frame: Frame<'_>, on_arrival: &mut impl FnMut(Arrival<'_>)) {
+        match news {
+            News::Answer => on_arrival(Arrival::Frame(frame, None)),
+            News::Room(room, joined) => on_arrival(Arrival::Room(&room, joined)),
+            News::Gap(gap) => on_arrival(Arrival::Gap(gap)),
+            News::Nothing => {}
+        }
+    }
+
+    fn send_join(&mut self, ask: Option<Ask>) {
+        if let Some(Ask { sequence, room, since }) = ask {
+            let join = Join { since: Some(since), room: room.as_bytes() };
+            self.send(op::JOIN, sequence, &join.encode());
+        }
+    }
+
     /// The largest body that a frame may have. In protocol 2 a batch to a room is the body of one frame.
     fn frame_body_max(&self) -> usize {
         if self.auth_reply.is_some() { self.message_max() } else { self.body_max }
-    }
-
-    fn check_body(&self, body: &[u8]) -> Result<(), FrameFault> {
-        let (body_len, body_max) = (body.len(), self.body_max);
-        if body_len > body_max {
-            return Err(FrameFault::BodyTooLarge { body_len, body_max });
-        }
-        Ok(())
     }
 
     fn message_max(&self) -> usize {
@@ -280,11 +300,10 @@ impl Session {
     }
 }
 
-impl Room {
-    /// Of its push with this offset; 0: it has none.
-    fn origin(&self, offset: u64) -> Origin<'_> {
-        let epoch = self.epoch.filter(|_| offset > 0);
-        let position = epoch.map(|epoch| Position { epoch, offset });
-        Origin { room: &self.name, position }
+fn check_body(body: &[u8], body_max: usize) -> Result<(), FrameFault> {
+    let body_len = body.len();
+    if body_len > body_max {
+        return Err(FrameFault::BodyTooLarge { body_len, body_max });
     }
+    Ok(())
 }

@@ -8,9 +8,10 @@ use comet_proto::{AuthReply, Position};
 use super::stream::TokioStream;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::inbox::{Joined, Message};
+use crate::inbox::Message;
 use crate::options::Options;
 use crate::reconnect::Face;
+use crate::room_news::{Gap, Joined};
 
 /// An authenticated connection.
 ///
@@ -113,6 +114,20 @@ impl Client {
     /// As that.
     pub async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
         self.connection.remove_room(room).await
+    }
+
+    /// As the blocking [`take_gap`](crate::Client::take_gap).
+    pub fn take_gap(&mut self) -> Option<Gap> {
+        self.connection.take_gap()
+    }
+
+    /// As the blocking [`join_since`](crate::Client::join_since).
+    ///
+    /// # Errors
+    /// As that.
+    pub async fn join_since(&mut self, room: &str, since: Position) -> Result<(), Error> {
+        self.connection.resume(room, since);
+        self.connection.join(room).await
     }
 
     /// As the blocking [`rooms`](crate::Client::rooms).

@@ -2,6 +2,7 @@
 
 mod asynchronous;
 mod reconnect;
+mod rooms;
 mod session;
 mod tcp;
 #[cfg(feature = "tls")]

@@ -14,9 +14,13 @@ use crate::logic;
 use crate::text_format::parse;
 
 /// Families that no panel shows, and why.
-const NOT_SHOWN: [(&str, &str); 4] = [
+const NOT_SHOWN: [(&str, &str); 5] = [
     ("comet_build_info", "the variables of the dashboard are its labels"),
     ("comet_logic_discovery_up", "a metric of comet logic, which is another job"),
+    (
+        "comet_upgrades_total",
+        "`comet upgrade` says what became of it, and each start has an annotation",
+    ),
     ("process_start_time_seconds", "an annotation marks each start"),
     ("process_virtual_memory_bytes", "reserved addresses, of which most are never memory"),
 ];
@@ -27,6 +31,7 @@ async fn families() -> BTreeMap<String, String> {
     comet_ops::count_registration(false, false);
     comet_ops::count_poll(false);
     comet_ops::set_collector(true);
+    comet_ops::count_upgrades("done", 0);
     comet_ops::count_key_fetch("https://issuer.example/keys", false);
     // Some families are there with logic alone. Nobody answers at this address; that is a number, too.
     let fake = logic::start(&[], |logic| logic.addrs = vec!["127.0.0.1:1".to_owned()]);

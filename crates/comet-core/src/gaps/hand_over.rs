@@ -13,12 +13,13 @@ impl Gaps {
         let gaps = self.by_conn.get(&slot).map_or(&[][..], Vec::as_slice);
         gaps.iter()
             .map(|gap| {
-                let Gap { room, is_left, first, pushes, untold } = gap;
+                let Gap { room, is_left, first, pushes, needed, untold } = gap;
                 handed::Gap {
                     room: room.0,
                     is_left: *is_left,
                     first: *first,
                     pushes: *pushes,
+                    needed: *needed,
                     untold: untold.map(|Lost { room: _, first, last, is_outdated }| {
                         handed::UntoldGap { first, last, is_outdated }
                     }),
@@ -38,7 +39,7 @@ impl Gaps {
             return;
         }
         let here = |gap: handed::Gap| {
-            let handed::Gap { room, is_left, first, pushes, untold } = gap;
+            let handed::Gap { room, is_left, first, pushes, needed, untold } = gap;
             let room = RoomHandle(room);
             // A client knows a room that it has left by the former handle.
             let room = if is_left { room } else { handle(room) };
@@ -48,7 +49,7 @@ impl Gaps {
                 last,
                 is_outdated,
             });
-            Gap { room, is_left, first, pushes, untold }
+            Gap { room, is_left, first, pushes, needed, untold }
         };
         self.by_conn.insert(slot, gaps.into_iter().map(here).collect());
         self.untold += usize::from(self.by_conn[&slot].iter().any(|gap| gap.untold.is_some()));

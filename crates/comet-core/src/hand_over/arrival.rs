@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use comet_handover::{Connection, DepartedUser, DisconnectedKey, History};
+use comet_handover::{Connection, DepartedUser, DisconnectedKey, History, TicketKeys, Tls};
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
-use crate::outbox::State;
+use crate::outbox::Subject;
 use crate::transport::Transport;
 
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
@@ -21,6 +21,7 @@ pub struct TakeOver {
     pub(crate) rooms: Vec<ArrivedRoom>,
     pub(crate) home: ArrivedHome,
     pub(crate) counters: Counters,
+    pub(crate) ticket_keys: Option<TicketKeys>,
 }
 
 impl TakeOver {
@@ -34,6 +35,17 @@ impl TakeOver {
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.connections.iter().map(|conn| conn.connection.address.as_str())
     }
+
+    /// The keys of the former process's session tickets, the same for each shard.
+    pub fn take_ticket_keys(&mut self) -> Option<TicketKeys> {
+        self.ticket_keys.take()
+    }
+
+    /// The TLS of each connection as the driver has handed it over, by slot. What is sealed stays known to the shard.
+    pub fn take_tls(&mut self) -> Vec<Option<Tls>> {
+        let connections = self.connections.iter_mut().map(|conn| &mut conn.connection.tls);
+        connections.map(|tls| tls.as_mut().map(Tls::take)).collect()
+    }
 }
 
 pub(crate) struct ArrivedConn {
@@ -44,6 +56,8 @@ pub(crate) struct ArrivedConn {
     /// Index of [`TakeOver::rooms`].
     pub(crate) room: Option<usize>,
     pub(crate) further_rooms: Vec<usize>,
+    /// Up to which offset it was offered the pushes of rooms that keep a history, by index.
+    pub(crate) offered: Vec<(usize, u64)>,
     /// Rooms that its client knows by another handle, and that handle.
     pub(crate) renamed: Vec<(RoomHandle, usize)>,
 }
@@ -52,7 +66,7 @@ pub(crate) struct ArrivedConn {
 pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
-    pub(crate) state: Option<Arc<State>>,
+    pub(crate) subject: Option<Arc<Subject>>,
 }
 
 pub(crate) struct ArrivedRoom {

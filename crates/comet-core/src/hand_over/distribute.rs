@@ -1,16 +1,16 @@
 //! From the shards of one process to those of another.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use comet_handover as handed;
 use comet_handover::{AcceptsKind, Fault, VERSION};
-use comet_proto::Encoded;
+use comet_proto::{Encoded, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::gaps::Offsets;
 use crate::ids::ShardId;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX};
-use crate::outbox::State;
+use crate::outbox::{State, Subject};
 use crate::transport::Transport;
 
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
@@ -56,6 +56,7 @@ pub fn distribute<S>(
     let (mut former, mut moving, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
     let mut homes = Homes::default();
     let mut lengths = Vec::new();
+    let mut ticket_keys = None;
     for (from, (shard, sockets)) in shards.into_iter().enumerate() {
         let handed::Shard {
             version: _,
@@ -68,7 +69,9 @@ pub fn distribute<S>(
             rooms,
             home,
             counters,
+            ticket_keys: of_shard,
         } = shard;
+        ticket_keys = ticket_keys.or(of_shard);
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         former.push(Former { items, rooms });
         lengths.push(connections.len());
@@ -119,7 +122,17 @@ pub fn distribute<S>(
         tally.queued = ended.saturating_add(waiting as u64);
         tally.matched =
             tally.dropped.iter().fold(tally.queued, |sum, more| sum.saturating_add(*more));
-        let part = TakeOver { shard, shards: count, connections, items, rooms, home, counters };
+        let ticket_keys = ticket_keys.clone();
+        let part = TakeOver {
+            shard,
+            shards: count,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+            ticket_keys,
+        };
         done.push((part, sockets));
     }
     Ok(done)
@@ -151,12 +164,17 @@ fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
 }
 
 fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
-    let handed::Item { bytes, tcp_at, is_push, state } = item;
-    let state = state.map(|handed::State { room, id }| {
-        Arc::new(State { room: room.map(Into::into), id: id.into() })
+    let handed::Item { bytes, tcp_at, is_push, state, offsets } = item;
+    let state =
+        state.map(|handed::State { room, id }| State { room: room.map(Into::into), id: id.into() });
+    let offsets = offsets.map(|handed::Offsets { room, last, pushes }| Offsets {
+        room: RoomHandle(room),
+        last,
+        pushes,
     });
+    let subject = Subject::shared(state, offsets);
     match Encoded::from_parts(&bytes, tcp_at as usize) {
-        Some(frame) => Ok(ArrivedItem { frame, is_push, state }),
+        Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
         None => inconsistent("a frame that is none"),
     }
 }
@@ -233,6 +251,15 @@ fn arrive(
     if is_begun && connection.pending.is_empty() {
         return inconsistent("a send of nothing");
     }
+    if let Some(tls) = &connection.tls {
+        let length = |&item: &u32| transport.bytes(&items.all[item as usize].frame).len() as u64;
+        let waiting: u64 = connection.pending.iter().map(length).sum();
+        let sealed = u64::from(tls.sealed);
+        let is_whole = is_begun && !tls.ciphertext.is_empty();
+        if sealed > 0 && (!is_whole || u64::from(connection.taken) + sealed > waiting) {
+            return inconsistent("more is sealed than waits");
+        }
+    }
     let is_gap = |gap: &handed::Gap| {
         let is_range = |first, last| 0 < first && first <= last && last < u64::MAX;
         is_range(gap.first, gap.first.saturating_add(gap.pushes))
@@ -242,12 +269,16 @@ fn arrive(
         return inconsistent("a gap that is none");
     }
     let mut seen = HashSet::new();
+    let mut offered = Vec::new();
     let mut enter = |handle: u32| -> Result<usize, Fault> {
-        let at = rooms.enter(from, &former.rooms, handle)?;
-        if seen.insert(at) { Ok(at) } else { inconsistent("a connection is in a room twice") }
+        let room = rooms.enter(from, &former.rooms, handle)?;
+        offered.extend(room.offered.map(|offset| (room.at, offset)));
+        let is_new = seen.insert(room.at);
+        if is_new { Ok(room.at) } else { inconsistent("a connection is in a room twice") }
     };
     let room = connection.room.map(&mut enter).transpose()?;
     let further_rooms =
         connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
-    Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, renamed: Vec::new() })
+    let renamed = Vec::new();
+    Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed })
 }

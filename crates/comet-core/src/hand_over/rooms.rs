@@ -25,11 +25,20 @@ pub(super) struct ShardRooms {
     known: Vec<AHashMap<u32, Known>>,
 }
 
+/// A room that a connection is in.
+#[derive(Clone, Copy)]
+pub(super) struct Entered {
+    /// Its index here.
+    pub(super) at: usize,
+    /// See [`Room::offered`].
+    pub(super) offered: Option<u64>,
+}
+
 #[derive(Clone, Copy)]
 enum Known {
     /// Index of the former shard's list.
     There(usize),
-    Here(usize),
+    Here(Entered),
 }
 
 struct Building {
@@ -45,13 +54,13 @@ impl ShardRooms {
         Self { rooms: Vec::new(), by_name: AHashMap::new(), known }
     }
 
-    /// A connection of the former shard `from` is in the room that has `handle` there. Returns the index of the room here.
+    /// A connection of the former shard `from` is in the room that has `handle` there.
     pub(super) fn enter(
         &mut self,
         from: usize,
         former: &[Room],
         handle: u32,
-    ) -> Result<usize, Fault> {
+    ) -> Result<Entered, Fault> {
         let known = &mut self.known[from];
         if known.is_empty() {
             for (at, room) in former.iter().enumerate() {
@@ -61,11 +70,11 @@ impl ShardRooms {
                 }
             }
         }
-        let at = match known.get(&handle) {
+        let entered = match known.get(&handle) {
             None => return Err(Fault::Inconsistent(format!("no room has the handle {handle}"))),
-            Some(&Known::Here(at)) => at,
+            Some(&Known::Here(entered)) => entered,
             Some(&Known::There(there)) => {
-                let name = &former[there].name;
+                let Room { name, offered, .. } = &former[there];
                 if name.is_empty() || name.len() > NAME_MAX {
                     let what = format!("a room name of {} bytes", name.len());
                     return Err(Fault::Inconsistent(what));
@@ -81,16 +90,17 @@ impl ShardRooms {
                         at
                     }
                 };
-                known.insert(handle, Known::Here(at));
-                at
+                let entered = Entered { at, offered: *offered };
+                known.insert(handle, Known::Here(entered));
+                entered
             }
         };
-        let room = &mut self.rooms[at];
+        let room = &mut self.rooms[entered.at];
         room.members += 1;
         if room.handle != Some(handle) {
             room.handle = None;
         }
-        Ok(at)
+        Ok(entered)
     }
 
     /// Gives each room its handle, and notes the rooms that `conns` know by another one.
@@ -100,7 +110,7 @@ impl ShardRooms {
         let mut next = 0;
         for known in &self.known {
             for (&handle, &known) in known {
-                let Known::Here(at) = known else { continue };
+                let Known::Here(Entered { at, .. }) = known else { continue };
                 next = next.max(handle.saturating_add(1));
                 let other = *rooms_of.entry(handle).or_insert(at);
                 if other != at {

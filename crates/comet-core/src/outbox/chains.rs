@@ -64,7 +64,7 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, is_push, state: None, stored }
+        Item { serial: self.serial, frame, is_push, subject: None, stored }
     }
 
     /// What the kernel has not taken.
@@ -197,7 +197,7 @@ impl Chains {
         outbox: &Outbox,
         newer: &Item,
         superseded: Superseded,
-    ) -> impl Iterator<Item = (&Encoded, bool)> {
+    ) -> impl Iterator<Item = (&Item, bool)> {
         let (mut plain, is_outdated) = match superseded.cut {
             Cut::Oldest(oldest) => (oldest, false),
             Cut::Outdated { plain } => (plain, true),
@@ -210,11 +210,11 @@ impl Chains {
         let newer = newer.clone();
         let cut = items.filter_map(move |item| {
             if is_outdated && item.is_outdated_by(&newer) {
-                return Some((&item.frame, true));
+                return Some((item, true));
             }
             let is_cut = plain > 0 && if is_outdated { item.is_plain() } else { item.is_push };
             plain -= u32::from(is_cut);
-            is_cut.then_some((&item.frame, false))
+            is_cut.then_some((item, false))
         });
         cut.take(superseded.pushes as usize)
     }

@@ -24,11 +24,10 @@ impl Rooms {
                 waiting: Vec::new(),
                 recovering: 0,
                 is_joined: true,
+                awaits_position: false,
                 offered: 0,
-                is_amid_push: false,
-                top: reached.map(|reached| reached.offset),
+                under_way: None,
                 reached,
-                next_offset: reached.map_or(0, |reached| reached.offset),
                 elsewhere,
                 is_dirty: false,
             };

@@ -50,6 +50,11 @@ impl Connections {
         slot
     }
 
+    /// Connections of another process follow. Their deadlines may have passed already.
+    pub(super) fn begin_take_over(&mut self, context: &Context) {
+        self.wheel = Wheel::with_present_due(context.tick());
+    }
+
     /// A connection of another process, and its deadlines.
     pub(super) fn take_over(&mut self, conn: Conn, context: &Context) -> Slot {
         let slot = self.slab.insert(conn);

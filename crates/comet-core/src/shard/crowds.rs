@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::count_frames;
+use comet_proto::{Position, count_frames};
 
 use crate::budget::{Budget, MessageBudget};
 use crate::gaps::Lost;
@@ -173,11 +173,11 @@ pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -
     most.min(by_work).min(by_bytes).max(1)
 }
 
-/// What members of a room have not been offered between the push at `top` and this one.
-fn hole_before(progress: &Progress, top: Option<u64>, room: RoomId) -> Option<Lost> {
+/// What members of a room that `reached` a position have not been offered before this push.
+fn hole_before(progress: &Progress, reached: Option<Position>, room: RoomId) -> Option<Lost> {
     let Push { frame, offset, .. } = &progress.push;
     // Pushes are consecutive but for those that are lost; in another epoch they begin again.
-    let missing = offset.checked_sub(top?)?.checked_sub(1)?;
+    let missing = offset.checked_sub(reached?.offset)?.checked_sub(1)?;
     if missing == 0 {
         return None;
     }
@@ -329,23 +329,23 @@ impl Shard {
         }
         let Some(id) = self.rooms.find(name) else { return (0, true) };
         let is_begun = batch.first().is_some_and(|first| first.is_counted);
-        if is_begun && !self.rooms[id].is_amid_push {
+        if is_begun && self.rooms[id].under_way.is_none() {
             // All members of that time have left; this is the room of others.
             return (0, true);
         }
-        if !self.rooms[id].is_amid_push {
-            self.begin_offsets(id, batch);
-        }
-        let Room { members, offered, top, .. } = &self.rooms[id];
+        let Room { members, offered, reached, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
-        let mut top = *top;
+        let mut reached = *reached;
+        let mut last = 0;
         for progress in batch {
             if progress.push.offset > 0 {
-                if let Some(lost) = hole_before(progress, top, id) {
+                last = progress.push.offset;
+                if let Some(lost) = hole_before(progress, reached, id) {
                     self.note_hole(id, from, to, lost);
                 }
-                top = Some(progress.push.offset);
+                let epoch = reached.map_or(0, |reached| reached.epoch);
+                reached = Some(Position { epoch, offset: last });
             }
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
@@ -363,12 +363,9 @@ impl Shard {
         let room = &mut self.rooms[id];
         let is_over = to == room.members.len();
         room.offered = if is_over { 0 } else { to as u32 };
-        room.is_amid_push = !is_over;
+        room.under_way = (!is_over).then_some(last);
         if is_over {
-            room.top = top;
-            if let Some(reached) = &mut room.reached {
-                reached.offset = room.next_offset;
-            }
+            room.reached = reached;
         }
         (to - from, is_over)
     }

@@ -8,7 +8,7 @@ use crate::conn::{
     TEXT_FORM, plain_form,
 };
 use crate::deflate::Deflate;
-use crate::gaps::Lost;
+use crate::gaps::{Lost, Offsets};
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{DEFLATE_MAX, Limits, SlowConsumer};
@@ -22,6 +22,9 @@ use super::trace::Offered;
 
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
+
+/// Bytes that a frame in an outbox takes beside its own, at most.
+const HELD_BESIDE: u32 = 128;
 
 /// What a walk does with each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -68,9 +71,9 @@ pub(super) struct Delivery<'a> {
     to_close: Vec<Slot>,
     /// What traced connections were offered.
     traced: Vec<(Slot, Offered)>,
-    /// What the latest append of each form of protocol 2 dropped of rooms that keep a history.
-    cuts: [Vec<Lost>; 2 * (FORMS - PROTOCOL_2_FORMS)],
-    /// What connections of protocol 2 lost of such rooms.
+    /// What the latest append of each form dropped of rooms that keep a history.
+    cuts: [Vec<Lost>; 2 * FORMS],
+    /// What connections lost of such rooms that are told of it.
     lost: Vec<(Slot, Lost)>,
 }
 
@@ -134,6 +137,10 @@ impl<'a> Delivery<'a> {
     /// The push is to the members of the room `name`.
     pub(super) fn in_room(mut self, room: RoomHandle, name: &'a str) -> Self {
         self.room = Some((room, name));
+        if self.offset > 0 && self.items.binary.offsets().is_none() {
+            let pushes = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1) as u32;
+            self.items.set_offsets(Offsets { room, last: self.offset, pushes });
+        }
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
         self
@@ -160,9 +167,8 @@ impl<'a> Delivery<'a> {
             return self.drop_for(slot, reason);
         }
         self.queued[form] += 1;
-        if form >= PROTOCOL_2_FORMS && self.memos[memo].superseded().pushes > 0 {
-            let cuts = &self.cuts[memo - 2 * PROTOCOL_2_FORMS];
-            self.lost.extend(cuts.iter().map(|&lost| (slot, lost)));
+        if self.memos[memo].superseded().pushes > 0 && self.conns[slot].hears_gaps() {
+            self.lost.extend(self.cuts[memo].iter().map(|&lost| (slot, lost)));
         }
         let conn = &mut self.conns[slot];
         if conn.is_traced {
@@ -177,12 +183,10 @@ impl<'a> Delivery<'a> {
 
     /// The outbox in `slot` does not take the push.
     fn note_lost(&mut self, slot: Slot) {
-        if let Some((room, _)) = self.room
-            && self.offset > 0
-            && self.conns[slot].is_protocol_2
+        if let Some(offsets) = self.items.binary.offsets()
+            && self.conns[slot].hears_gaps()
         {
-            let frames = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1);
-            let lost = Lost::of_push(room, self.offset, frames as u64, false);
+            let lost = Lost::of(offsets, false);
             self.lost.extend(lost.map(|lost| (slot, lost)));
         }
     }
@@ -255,14 +259,12 @@ impl<'a> Delivery<'a> {
         let conn = &mut self.conns[slot];
         let memo = &mut self.memos[memo_of(conn)];
         let item = self.items.of(form);
-        if conn.is_protocol_2 && !self.limits.history_rules.is_empty() {
+        if superseded.pushes > 0 && !self.limits.history_rules.is_empty() {
             let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
-            let lost = cut.filter_map(|(frame, is_outdated)| {
-                Lost::of_room_push(frame.for_tcp(), is_outdated)
-            });
-            let at = memo_of(conn) - 2 * PROTOCOL_2_FORMS;
-            self.cuts[at].clear();
-            self.cuts[at].extend(lost);
+            let lost = cut.filter_map(|(item, is_outdated)| Lost::of(item.offsets()?, is_outdated));
+            let cuts = &mut self.cuts[memo_of(conn)];
+            cuts.clear();
+            cuts.extend(lost);
         }
         self.outboxes.chains.append_and_note(memo, &mut conn.outbox, item, superseded);
         self.count_superseded(superseded, 1);
@@ -292,16 +294,12 @@ impl<'a> Delivery<'a> {
         self.encode(plain_form)?;
         // Outside rooms both protocols have the same frame.
         let is_binary = at > 0 && plain_form != TEXT_FORM && self.items.room_push.is_none();
-        // What a gap marker says is read from the frames that an outbox has dropped, so these stay plain.
-        let has_position =
-            self.offset > 0 && self.items.room_push.is_some() && at == COMPRESSED - 1;
         let item = if is_binary {
             self.compress(0)?;
             self.items.of(COMPRESSED_FORMS).clone()
         } else {
             let plain = self.items.of(plain_form).clone();
-            let compressed = (!has_position).then(|| self.compressed(&plain)).flatten();
-            compressed.unwrap_or(plain)
+            self.compressed(&plain).unwrap_or(plain)
         };
         self.bytes[COMPRESSED_FORMS + at] = lengths(item.frame())[1];
         self.items.compressed[at] = Some(item);
@@ -318,7 +316,7 @@ impl<'a> Delivery<'a> {
         self.encoding += budget::DEFLATE + message.len() / budget::DEFLATE_BYTES;
         let deflated = self.outboxes.deflater.deflate(message, level)?;
         let mut item = self.outboxes.chains.item(plain.frame().to_compressed(deflated), true);
-        item.set_state(plain.state().cloned());
+        item.set_subject(plain.subject().cloned());
         Some(item)
     }
 
@@ -341,7 +339,7 @@ impl<'a> Delivery<'a> {
             _ => binary.frame().to_text(),
         };
         let mut item = self.outboxes.chains.item(frame, true);
-        item.set_state(binary.state().cloned());
+        item.set_subject(binary.subject().cloned());
         self.bytes[form] = lengths(item.frame())[1];
         *encoded = Some(item);
         Ok(())
@@ -354,7 +352,7 @@ impl<'a> Delivery<'a> {
         let (chains, offset) = (&mut self.outboxes.chains, self.offset);
         let encode = || {
             let mut item = chains.item(binary.frame().to_room_push(room, offset), true);
-            item.set_state(binary.state().cloned());
+            item.set_subject(binary.subject().cloned());
             item
         };
         let item = room_push.get_or_insert_with(encode);
@@ -418,25 +416,30 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Whether the outbox of a connection has space for the push, with so many bytes before it.
+    /// Whether the outbox of a connection has space for the push, with so many bytes before it that are not held yet.
     pub(super) fn has_space(&self, slot: Slot, beside: u32) -> bool {
         let conn = &self.conns[slot];
         let mut load = self.outboxes.chains.load(&conn.outbox, conn.transport);
         load.bytes = load.bytes.saturating_add(beside);
-        self.fits(conn.form(), load)
+        let held = if beside > 0 { beside + HELD_BESIDE } else { 0 };
+        self.fits_beside(conn.form(), load, held)
     }
 
     /// Whether an outbox with this load has space for the push.
     fn fits(&self, form: usize, load: Load) -> bool {
-        let bytes = load.bytes.saturating_add(self.bytes[form]);
-        let is_short = load.pushes < u32::from(self.limits.svr_proto);
-        is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load)
+        self.fits_beside(form, load, 0)
     }
 
-    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold. The part behind
-    /// the bound is for clients that keep up.
-    fn has_memory(&self, load: Load) -> bool {
-        let held = self.outboxes.chains.held_bytes() as u64;
+    fn fits_beside(&self, form: usize, load: Load, beside: u32) -> bool {
+        let bytes = load.bytes.saturating_add(self.bytes[form]);
+        let is_short = load.pushes < u32::from(self.limits.svr_proto);
+        is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load, beside)
+    }
+
+    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold, and what comes `beside` it.
+    /// The part behind the bound is for clients that keep up.
+    fn has_memory(&self, load: Load, beside: u32) -> bool {
+        let held = self.outboxes.chains.held_bytes() as u64 + u64::from(beside);
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
     }

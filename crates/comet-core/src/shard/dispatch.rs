@@ -87,8 +87,8 @@ impl Shard {
             Message::RoomMembers { shard, room, members } => {
                 self.home_set_members(&room, shard, members);
             }
-            Message::Recover { conn, room, handle, since } => {
-                self.recover(conn, room, handle, since);
+            Message::Recover { shard, conn, room, handle, since } => {
+                self.recover((shard, conn), room, handle, since);
             }
             Message::Recovered { conn, room, recovery } => self.begin_entry(conn, room, recovery),
             Message::Presence { room, user, key, is_join } => {

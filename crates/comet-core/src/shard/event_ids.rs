@@ -12,13 +12,12 @@ use comet_proto::{Encoded, Frame, Position, RoomPush, VERSION, op};
 use crate::conn::Conn;
 use crate::ids::{LocalConnId, Slot};
 use crate::message::Recovery;
-use crate::room::{Membership, RoomId};
+use crate::room::Membership;
 use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
 use super::items::MadeFrames;
-use super::push_task::Progress;
 
 impl Shard {
     /// Puts an id behind what waits for a stream, before it is sent.
@@ -31,36 +30,33 @@ impl Shard {
         }
         let first = Some(conn.room).filter(|membership| membership.room().is_some());
         let rooms = first.into_iter().chain(self.further_rooms.of(slot).iter().copied());
-        let positions = rooms.filter_map(|membership| self.position_of(membership));
+        let positions = rooms.filter_map(|membership| self.position_of(slot, membership));
         if let Some(block) = id_block(positions) {
             let item = self.outboxes.bytes_reply(Encoded::verbatim(&block));
             self.outboxes.append_to_send(&mut self.conns[slot], &item);
         }
     }
 
-    /// Up to where a member has the pushes of its room.
-    fn position_of(&self, membership: Membership) -> Option<(&str, Position)> {
+    /// Up to where a member has all pushes of its room. Behind a gap that is before the gap, so that the client gets what it lost
+    /// when it comes back.
+    fn position_of(&self, slot: Slot, membership: Membership) -> Option<(&str, Position)> {
         let room = &self.rooms[membership.id()];
-        Some((&room.name, room.reached_by(membership)?))
-    }
-
-    /// `batch` is about to be offered to the members of a room, from the first on.
-    pub(super) fn begin_offsets(&mut self, room: RoomId, batch: &[Progress]) {
-        let room = &mut self.rooms[room];
-        if let Some(reached) = room.reached {
-            let offsets = batch.iter().map(|progress| progress.push.offset);
-            room.next_offset = offsets.fold(reached.offset, u64::max);
+        let mut position = room.reached_by(membership)?;
+        if let Some(lost) = self.gaps.first_needed(slot, membership.id()) {
+            position.offset = position.offset.min(lost - 1);
         }
+        Some((&room.name, position))
     }
 
     /// What an event stream missed, as an event: the home has encoded it for other clients. Where that would be too long, nothing
     /// is recovered.
     pub(super) fn missed_event(
         &mut self,
-        conn: LocalConnId,
+        conn: Option<LocalConnId>,
         room: &Arc<str>,
         recovery: &mut Option<Box<Recovery>>,
     ) -> MadeFrames {
+        let Some(conn) = conn else { return MadeFrames::default() };
         let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
         let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
             return MadeFrames::default();

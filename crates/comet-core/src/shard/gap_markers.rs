@@ -1,4 +1,5 @@
-//! Gap markers: clients of protocol 2 are told which pushes they have lost of rooms that keep a history.
+//! Gap markers: clients are told which pushes they have lost of rooms that keep a history. Those of protocol 2 are, event streams, and
+//! those of the text form that have asked for it.
 //!
 //! A marker goes with the next send, in front of the first push of the room behind the gap, or behind all if there is none. A push
 //! that was lost had its place behind what is being sent. So the marker comes before every push of the room that has a higher
@@ -17,7 +18,9 @@ impl Shard {
         if !self.conns[slot].is_open() || Canary::UntoldGap.is_released() {
             return;
         }
-        let is_left = !self.is_in(slot, RoomId::of_handle(lost.room));
+        // One that catches up is no member, and gets more pushes of the room.
+        let room = RoomId::of_handle(lost.room);
+        let is_left = !self.is_in(slot, room) && !self.recoveries.has(slot, room);
         self.gaps.note(slot, lost, is_left);
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_sending() {
@@ -30,7 +33,7 @@ impl Shard {
     pub(super) fn note_hole(&mut self, id: RoomId, from: usize, to: usize, lost: Lost) {
         for at in from..to {
             let slot = self.rooms[id].members[at];
-            if self.conns[slot].is_protocol_2 {
+            if self.conns[slot].hears_gaps() {
                 self.note_lost(slot, lost);
             }
         }

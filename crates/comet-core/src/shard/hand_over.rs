@@ -14,7 +14,6 @@ use crate::hand_over::{LeftBehind, Obstacles, counters_to};
 use crate::home::Home;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
-use crate::limits::TICK_MS;
 use crate::state::ConnState;
 use crate::time::Tick;
 use crate::transport::Transport;
@@ -45,7 +44,8 @@ impl Shard {
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
             // A send that is not answered: after that the connection is ready for the rest.
-            transmits += usize::from(conn.outbox.is_sending() && !conn.is_ready);
+            transmits +=
+                usize::from(conn.outbox.is_sending() && !conn.is_ready && !conn.is_send_kept);
             answers += usize::from(conn.is_live() && !matches!(conn.state, ConnState::Live));
         }
         let is_begun = usize::from(self.crowds_under_way() > 0);
@@ -82,6 +82,13 @@ impl Shard {
         }
     }
 
+    /// The driver keeps the last transmit of `conn`, which it has sealed: it hands it over with the connection, or goes on with it
+    /// when it thaws, and answers it then.
+    pub fn handle_send_kept(&mut self, conn: ConnId) {
+        let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        self.conns[slot].is_send_kept = true;
+    }
+
     /// The connections that [`Shard::hand_over`] leaves out, and why.
     pub fn left_behind(&self) -> impl Iterator<Item = (ConnId, LeftBehind)> {
         self.taken_slots().filter_map(|slot| {
@@ -104,7 +111,8 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`].
+    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`]. Times in it count
+    /// from the last [`Shard::handle_time`], so the driver calls that first.
     ///
     /// # Panics
     /// If something is under way that would be lost; see [`Obstacles::may_hand_over`].
@@ -154,6 +162,7 @@ impl Shard {
             rooms: self.hand_over_rooms(),
             home: Some(home),
             counters: Some(counters_to(counters)),
+            ticket_keys: None,
         };
         (shard, ids)
     }
@@ -170,6 +179,8 @@ impl Shard {
             is_text,
             // It has something to send.
             is_ready: _,
+            // The driver says how much is sealed.
+            is_send_kept: _,
             // The wheel is armed for it.
             is_watched: _,
             // The configuration of the new process says it.
@@ -200,18 +211,27 @@ impl Shard {
                         bytes: bytes.to_vec(),
                         tcp_at: tcp_at as u32,
                         is_push: parts.is_push,
-                        state: parts.state.map(|state| handed::State {
-                            room: state.room.as_deref().map(Into::into),
-                            id: state.id.as_ref().into(),
+                        state: parts.subject.and_then(|subject| {
+                            subject.state.as_ref().map(|state| handed::State {
+                                room: state.room.as_deref().map(Into::into),
+                                id: state.id.as_ref().into(),
+                            })
+                        }),
+                        offsets: parts.subject.and_then(|subject| {
+                            subject.offsets.map(|offsets| handed::Offsets {
+                                room: offsets.room.0,
+                                last: offsets.last,
+                                pushes: offsets.pushes,
+                            })
                         }),
                     }
                 })
             })
             .collect();
         let id = self.conns.id(slot);
-        let left = |at: &Tick| at.begin().0.saturating_sub(self.context.clock.active().0);
-        let (tick, handle) =
-            (self.context.tick(), |room: &crate::room::Membership| room.id().handle().0);
+        let active = self.context.clock.active().0;
+        let left = |at: &Tick| at.begin().0.saturating_sub(active);
+        let handle = |room: &crate::room::Membership| room.id().handle().0;
         handed::Connection {
             id: Some(handed::ConnId {
                 shard: id.shard.0.into(),
@@ -247,9 +267,8 @@ impl Shard {
             sent: self.rates.hand_over(id.local(), self.context.now),
             pending,
             taken,
-            stalled_ms: outbox
-                .is_sending()
-                .then(|| u64::from(tick.0.saturating_sub(moved.0)) * TICK_MS),
+            stalled_ms: outbox.is_sending().then(|| active.saturating_sub(moved.begin().0)),
+            tls: None,
         }
     }
 
@@ -260,6 +279,11 @@ impl Shard {
             .map(|(id, room)| handed::Room {
                 handle: id.handle().0,
                 name: room.name.as_ref().into(),
+                // Epoch 0: where its history stands is not known yet.
+                offered: room
+                    .reached
+                    .filter(|reached| reached.epoch != 0)
+                    .map(|reached| reached.offset),
             })
             .collect()
     }

@@ -1,12 +1,11 @@
 //! The frame of a push in every form that clients of a shard want. Each is made for the first client that wants it.
 
-use std::sync::Arc;
-
 use comet_proto::Encoded;
 
 use crate::conn::{COMPRESSED, COMPRESSED_FORMS, EVENT_FORM, PROTOCOL_2_FORMS, TEXT_FORM};
+use crate::gaps::Offsets;
 use crate::outbox::chains::Chains;
-use crate::outbox::{Item, State};
+use crate::outbox::{Item, State, Subject};
 
 /// The frame of a push, the same for all outboxes of a form.
 pub(super) struct Items {
@@ -53,7 +52,18 @@ impl Items {
 
     /// The push is about a state, of which clients need only the latest. To be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
-        self.binary.set_state(Some(Arc::new(state)));
+        self.binary.set_subject(Subject::shared(Some(state), self.binary.offsets()));
+    }
+
+    /// The push has a place in the history of its room. To be called before the first walk.
+    pub(super) fn set_offsets(&mut self, offsets: Offsets) {
+        let state = self.binary.state().cloned();
+        self.binary.set_subject(Subject::shared(state, Some(offsets)));
+    }
+
+    /// What a client missed is for it alone, so it is not worth the time to compress it.
+    pub(super) fn keep_plain(&mut self) {
+        self.compressed[COMPRESSED - 1] = Some(self.binary.clone());
     }
 
     /// For a later walk.

@@ -93,7 +93,7 @@ impl Shard {
         }
         self.reply(slot, reply, frame.body);
         if let Some(id) = self.conns[slot].room.room() {
-            self.announce_room(slot, id);
+            self.announce_room(slot, id, false);
         }
     }
 

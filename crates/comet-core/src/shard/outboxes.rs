@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
-use comet_proto::{Encoded, Frame, JoinReply, RoomHandle, RoomPush, VERSION_2, decode, op};
+use comet_proto::{
+    Encoded, Frame, JoinReply, RoomGap, RoomHandle, VERSION, VERSION_2, decode, op, sse,
+};
 
 use crate::conn::Conn;
 use crate::deflate::Deflater;
@@ -10,7 +12,9 @@ use crate::gaps::{Gaps, Telling};
 use crate::ids::Slot;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
+use crate::room::{RoomId, Rooms};
 use crate::time::Millis;
+use crate::transport::Transport;
 
 use super::top::SlowClients;
 
@@ -91,14 +95,20 @@ impl Outboxes {
     }
 
     /// Begins a send for `conn`, with the markers of what it has lost. `false`: there is nothing to send.
-    pub(super) fn start(&mut self, slot: Slot, conn: &mut Conn, gaps: &mut Gaps) -> bool {
+    pub(super) fn start(
+        &mut self,
+        slot: Slot,
+        conn: &mut Conn,
+        gaps: &mut Gaps,
+        rooms: &Rooms,
+    ) -> bool {
         let has_begun = self.chains.start(&mut conn.outbox);
         if !gaps.has_untold(slot) {
             return has_begun;
         }
         let [sent, rest] = self.chains.waiting_frames(&conn.outbox);
         let [sent, rest] = [sent, rest]
-            .map(|frames| frames.into_iter().map(About::of).collect::<Vec<Option<About>>>());
+            .map(|items| items.into_iter().map(About::of).collect::<Vec<Option<About>>>());
         let markers = gaps.take_untold(slot, |gap, is_left| {
             // In front of the first push behind it. That is behind the reply that tells the handle.
             let is_behind = |about: &Option<About>| {
@@ -119,9 +129,8 @@ impl Outboxes {
         });
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
         for (marker, place) in markers {
-            let body = marker.encode();
-            let frame = Frame { version: VERSION_2, operation: op::GAP, sequence: 0, body: &body };
-            let reply = self.reply(Encoded::frame(&frame));
+            let Some(marker) = marker_for(conn, marker, rooms) else { continue };
+            let reply = self.reply(marker);
             self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
             replies.push((place, reply));
         }
@@ -170,6 +179,24 @@ impl Outboxes {
     }
 }
 
+/// A gap marker in the form of `conn`. `None`: it knows the room by its name, and there is no such room any more.
+fn marker_for(conn: &Conn, gap: RoomGap, rooms: &Rooms) -> Option<Encoded> {
+    let RoomGap { handle, is_outdated, first, last } = gap;
+    let frame = |version, body: &[u8]| {
+        Encoded::frame(&Frame { version, operation: op::GAP, sequence: 0, body })
+    };
+    if conn.is_protocol_2 {
+        return Some(frame(VERSION_2, &gap.encode()));
+    }
+    let room = rooms.name_of(RoomId::of_handle(handle))?;
+    Some(match conn.transport {
+        Transport::EventStream => {
+            Encoded::verbatim(&sse::gap_event(room, first, last, is_outdated))
+        }
+        _ => frame(VERSION, &sse::gap_data(room, first, last, is_outdated)).to_text(),
+    })
+}
+
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
@@ -180,14 +207,13 @@ enum About {
 }
 
 impl About {
-    fn of(frame: &Encoded) -> Option<Self> {
-        let (Frame { operation, body, .. }, _) = decode(frame.for_tcp(), usize::MAX).ok()??;
-        match operation {
-            op::JOIN_REPLY => JoinReply::decode(body)?.outcome.ok().map(Self::Joined),
-            op::ROOM_PUSH => {
-                RoomPush::decode(body).map(|push| Self::Push(push.handle, push.offset))
-            }
-            _ => None,
+    fn of(item: &Item) -> Option<Self> {
+        if item.is_push() {
+            return item.offsets().map(|offsets| Self::Push(offsets.room, offsets.last));
         }
+        let (Frame { operation, body, .. }, _) =
+            decode(item.frame().for_tcp(), usize::MAX).ok()??;
+        let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
+        reply.outcome.ok().map(Self::Joined)
     }
 }

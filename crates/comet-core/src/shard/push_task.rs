@@ -94,7 +94,8 @@ pub(super) struct OrderId(pub(super) u64);
 
 /// A connection that becomes a member at its place among the pushes to a room.
 pub(super) struct Entry {
-    pub(super) conn: LocalConnId,
+    /// `None`: the shard learns the position of the room.
+    pub(super) conn: Option<LocalConnId>,
     pub(super) recovery: Option<Box<Recovery>>,
 }
 

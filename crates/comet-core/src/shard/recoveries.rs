@@ -8,21 +8,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use comet_proto::{Encoded, JoinReply, Position, RoomHandle, op};
+use comet_proto::{Encoded, HEADER_LEN, JoinReply, Position, RoomHandle, op};
 
 use crate::budget::{self, Budget};
-use crate::gaps::Lost;
-use crate::ids::{CallId, ConnId, LocalConnId, Slot};
+use crate::gaps::{Lost, Offsets};
+use crate::ids::{CallId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, Tally};
 use crate::limits::RECOVERY_MAX;
 use crate::message::{Message, Push, Recovery};
-use crate::room::{Room, RoomId};
+use crate::room::RoomId;
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
 use super::delivery::Walk;
 use super::items::Items;
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
+
+/// Bytes of a reply beside its body: the header of the frame, and that of a WebSocket message.
+const FRAME_MAX: usize = HEADER_LEN + 10;
 
 /// Connections that are to get more of a room's history when their clients have read what waits. Their input is held.
 pub(super) struct Recoveries {
@@ -95,24 +98,37 @@ impl Shard {
         &mut self,
         slot: Slot,
         room: &str,
-        since: Option<Position>,
+        since: Position,
         reply: AwaitedReply,
     ) {
-        let (id, is_new) = self.rooms.find_or_create(room);
-        if is_new {
-            self.ask_home(id);
-        }
+        let id = self.find_or_ask(room);
         self.rooms[id].recovering += 1;
         self.conns[slot].state = ConnState::Joining { reply };
-        let (conn, room) = (self.conns.id(slot), Arc::clone(&self.rooms[id].name));
-        let home = self.context.home_of_room(&room);
-        self.messages.send(home, Message::Recover { conn, room, handle: id.handle(), since });
+        // Known from here on, so that an order of the server for the same room does not let it in before.
+        let catch_up = CatchUp { is_asked: true, ..CatchUp::new(id, Some(since)) };
+        self.recoveries.by_conn.insert(slot, catch_up);
+        self.ask_what_came(id, Some(self.conns.id(slot).local()), Some(since));
     }
 
-    /// At the home: answers with what came after `since`. The shard of `conn` gets all later pushes.
+    /// Asks the home for the position of a room that keeps a history.
+    pub(super) fn ask_position(&mut self, id: RoomId) {
+        let room = &mut self.rooms[id];
+        room.awaits_position = true;
+        room.recovering += 1;
+        self.ask_what_came(id, None, None);
+    }
+
+    fn ask_what_came(&mut self, id: RoomId, conn: Option<LocalConnId>, since: Option<Position>) {
+        let (shard, room) = (self.context.shard, Arc::clone(&self.rooms[id].name));
+        let home = self.context.home_of_room(&room);
+        let handle = id.handle();
+        self.messages.send(home, Message::Recover { shard, conn, room, handle, since });
+    }
+
+    /// At the home: answers with what came after `since`. The shard gets all later pushes.
     pub(super) fn recover(
         &mut self,
-        conn: ConnId,
+        (shard, conn): (ShardId, Option<LocalConnId>),
         room: Arc<str>,
         handle: RoomHandle,
         since: Option<Position>,
@@ -122,24 +138,28 @@ impl Shard {
         let recovery = limits.history_rule(&room).map(|rule| {
             Box::new(self.home.histories.recover(&room, rule, since, handle, now, most))
         });
-        // However many pushes wait for that shard: a connection has one request under way.
-        let (shard, conn) = (conn.shard, conn.local());
+        // However many pushes wait for that shard: a connection has one request under way, and so has a room.
         self.messages.send(shard, Message::Recovered { conn, room, recovery });
     }
 
-    /// The home has answered: `conn` enters behind the pushes to the room that came before.
+    /// The home has answered: `conn` enters behind the pushes to the room that came before, or the shard learns the position there.
     pub(super) fn begin_entry(
         &mut self,
-        conn: LocalConnId,
+        conn: Option<LocalConnId>,
         room: Arc<str>,
         mut recovery: Option<Box<Recovery>>,
     ) {
         let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
+        let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &json);
+        if let Some(offsets) = Offsets::of_room_push(push.frame.for_tcp()) {
+            items.set_offsets(offsets);
+        }
+        items.keep_plain();
         let progress = Progress {
             call: CallId(0),
-            items: Items::new(&mut self.outboxes.chains, &push.frame, &json),
+            items,
             push,
             tally: Tally::default(),
             answer: Answer::None,
@@ -166,6 +186,14 @@ impl Shard {
     ) -> Vec<Slot> {
         budget.spend(budget::ANSWER);
         let id = self.rooms.find(name).expect("a connection that waits keeps its room");
+        let position = recovery.as_ref().map(|recovery| recovery.position);
+        self.reach(id, position);
+        let Some(conn) = conn else {
+            self.rooms[id].awaits_position = false;
+            self.rooms[id].recovering -= 1;
+            self.let_in(id);
+            return Vec::new();
+        };
         // It may have closed since. It cannot have asked for another room, because its input is held.
         let reply_due = |state: &ConnState| match *state {
             ConnState::Joining { reply } => Some(reply),
@@ -176,18 +204,14 @@ impl Shard {
             return Vec::new();
         };
         let slot = conn.slot;
-        let position = recovery.as_ref().map(|recovery| recovery.position);
-        let since = recovery.as_ref().and_then(|recovery| recovery.since);
-        let catch_up = self.recoveries.take(slot).unwrap_or_else(|| CatchUp::new(id, since));
-        // By order of the server it may have come into the room meanwhile, and has some of the pushes.
-        let is_new = !self.is_in(slot, id);
+        let catch_up = self.recoveries.take(slot).expect("it waits");
         let missed = recovery.as_ref().and_then(|recovery| recovery.recovered);
         let chunk_end = recovery.and_then(|recovery| recovery.chunk.map(|_| recovery.chunk_end));
         let mut joined = JoinReply::joined(id.handle(), name.as_bytes());
         joined.position = position;
-        joined.recovered = missed.filter(|_| is_new);
+        joined.recovered = missed;
         if let Some(end) = chunk_end.filter(|_| joined.recovered.is_some()) {
-            let beside = if catch_up.is_told { 0 } else { joined.encode().len() };
+            let beside = if catch_up.is_told { 0 } else { FRAME_MAX + joined.encode().len() };
             if self.has_space_for(slot, beside, progress) {
                 if position.is_some_and(|position| end < position.offset) {
                     return self.give_part(slot, reply, &joined, (catch_up, end), progress, budget);
@@ -200,16 +224,11 @@ impl Shard {
             }
         }
         self.rooms[id].recovering -= 1;
-        if is_new {
-            self.enter(id, slot, !catch_up.is_primary);
-        }
-        let room = &mut self.rooms[id];
-        if room.recovering == 0 {
+        self.enter(id, slot, !catch_up.is_primary);
+        if self.rooms[id].recovering == 0 {
             // A count that was due before was left out.
             self.rooms.mark(id);
         }
-        self.rooms[id].reached = position;
-        self.note_position(id, position);
         self.conns[slot].state = ConnState::Live;
         if joined.recovered.is_some() {
             self.counters.repaired += catch_up.lost;
@@ -301,6 +320,14 @@ impl Shard {
         reply: AwaitedReply,
     ) {
         let lost = self.gaps.repair(slot, id, since.offset);
+        if self.position_in(id, slot) == Some(since) {
+            // Nothing has come behind what the client has.
+            self.counters.recoveries[1] += 1;
+            let name = Arc::clone(&self.rooms[id].name);
+            let joined = JoinReply::joined(id.handle(), name.as_bytes());
+            let joined = JoinReply { position: Some(since), recovered: Some(0), ..joined };
+            return self.reply(slot, reply, &joined.encode());
+        }
         let is_primary = self.conns[slot].room.room() == Some(id);
         self.rooms[id].recovering += 1;
         self.leave_membership(slot, id);
@@ -331,9 +358,7 @@ impl Shard {
         }
         catch_up.is_asked = true;
         let (id, since) = (catch_up.room, catch_up.since);
-        let (conn, room) = (self.conns.id(slot), Arc::clone(&self.rooms[id].name));
-        let home = self.context.home_of_room(&room);
-        self.messages.send(home, Message::Recover { conn, room, handle: id.handle(), since });
+        self.ask_what_came(id, Some(self.conns.id(slot).local()), since);
     }
 
     /// The connection closes.
@@ -354,14 +379,18 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    /// The first member of a room enters behind the push at `position`.
-    fn note_position(&mut self, id: RoomId, position: Option<Position>) {
-        let Room { members, top, .. } = &mut self.rooms[id];
-        if let Some(Position { offset, .. }) = position
-            && (members.len() == 1 || top.is_none_or(|top| top > offset))
+    /// All pushes to the room up to `position` were offered to its members, but for those that the mesh has dropped.
+    fn reach(&mut self, id: RoomId, position: Option<Position>) {
+        let room = &self.rooms[id];
+        let (members, reached) = (room.members.len(), room.reached);
+        if let (Some(before), Some(after)) = (reached, position)
+            && before.epoch == after.epoch
+            && let Some(missing) = after.offset.checked_sub(before.offset)
+            && let Some(lost) = Lost::of_push(id.handle(), after.offset, missing, false)
         {
-            *top = Some(offset);
+            self.note_hole(id, 0, members, lost);
         }
+        self.rooms[id].reached = position;
     }
 
     /// Whether the outbox of a connection takes a push, with so many bytes before it.

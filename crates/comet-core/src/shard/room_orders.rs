@@ -202,13 +202,13 @@ impl Shard {
             self.counters.rooms_refused[refusal as usize - 1] += 1;
             return Change::Refused;
         }
-        let (id, is_new) = self.rooms.find_or_create(room);
-        if self.rooms[id].is_joined {
+        let id = self.find_or_ask(room);
+        if self.rooms[id].is_open() {
             self.enter_and_tell(id, slot);
             return Change::Made;
         }
         self.room_orders.add(id, conn, order);
-        self.wait_for_home(id, is_new, slot, None);
+        self.wait_for_home(id, slot, None);
         Change::Waits
     }
 
@@ -273,7 +273,8 @@ impl Shard {
         if self.conns[slot].knows_rooms() {
             let name = Arc::clone(&self.rooms[id].name);
             let joined = JoinReply::joined(id.handle(), name.as_bytes());
-            let told = JoinReply { is_unasked: true, ..joined };
+            let told =
+                JoinReply { is_unasked: true, position: self.position_in(id, slot), ..joined };
             self.notify(slot, op::JOIN_REPLY, &told.encode());
         }
     }

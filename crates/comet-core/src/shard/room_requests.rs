@@ -36,8 +36,8 @@ impl Shard {
         let known = self.rooms.find(name).filter(|&id| self.is_in(slot, id));
         let since = Join::decode(frame.body).and_then(|join| join.since);
         let since = since.filter(|_| self.conns[slot].knows_rooms());
-        let keeps_history = self.context.limits.history_rule(name).is_some();
-        if let (Some(id), Some(since), true) = (known, since, keeps_history) {
+        let since = since.filter(|_| self.context.limits.history_rule(name).is_some());
+        if let (Some(id), Some(since)) = (known, since) {
             return self.recover_again(slot, id, since, reply);
         }
         let refusal = if name.is_empty() || name.len() > NAME_MAX {
@@ -48,10 +48,10 @@ impl Shard {
             refusal
         } else {
             let Some(id) = known else {
-                if keeps_history {
-                    return self.join_with_history(slot, name, since, reply);
-                }
-                return self.join(slot, name, reply);
+                return match since {
+                    Some(since) => self.join_with_history(slot, name, since, reply),
+                    None => self.join(slot, name, reply),
+                };
             };
             let name = Arc::clone(&self.rooms[id].name);
             let joined = JoinReply::joined(id.handle(), name.as_bytes());

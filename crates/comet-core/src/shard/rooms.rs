@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use comet_proto::{JoinReply, VERSION_2, op};
+use comet_proto::{JoinReply, Position, VERSION_2, op};
 
 use crate::budget::{self, Budget};
 use crate::canary::Canary;
@@ -22,36 +22,34 @@ impl Shard {
     /// Puts a connection into `room`, in which it is not yet: as a further room if the reply is
     /// [`op::JOIN_REPLY`], else as its room. The reply is sent once pushes reach it there.
     pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
-        let (id, is_new) = self.rooms.find_or_create(room);
-        if self.rooms[id].is_joined {
+        let id = self.find_or_ask(room);
+        if self.rooms[id].is_open() {
             self.enter(id, slot, reply.operation == op::JOIN_REPLY);
-            return self.answer_in_room(id, slot, reply);
+            return self.answer_in_room(id, slot, reply, true);
         }
         self.conns[slot].state = ConnState::Joining { reply };
-        self.wait_for_home(id, is_new, slot, Some(reply));
+        self.wait_for_home(id, slot, Some(reply));
     }
 
-    /// Has a connection wait for the answer of the room's home, which is asked if the room `is_new`.
-    pub(super) fn wait_for_home(
-        &mut self,
-        id: RoomId,
-        is_new: bool,
-        slot: Slot,
-        reply: Option<AwaitedReply>,
-    ) {
+    /// Has a connection wait for the answer of the room's home.
+    pub(super) fn wait_for_home(&mut self, id: RoomId, slot: Slot, reply: Option<AwaitedReply>) {
         let conn = self.conns.id(slot).local();
-        let room = &mut self.rooms[id];
-        room.waiting.push(Waiting { conn, reply });
-        if is_new {
-            self.ask_home(id);
-        }
+        self.rooms[id].waiting.push(Waiting { conn, reply });
     }
 
-    /// Asks the home of a new room to let this shard have its pushes.
-    pub(super) fn ask_home(&mut self, id: RoomId) {
-        let (room, shard) = (Arc::clone(&self.rooms[id].name), self.context.shard);
-        let home = self.context.home_of_room(&room);
-        self.messages.send(home, Message::JoinRoom { shard, room });
+    /// The room called `name`. The home of a new one is asked to let this shard have its pushes, and for the room's position if it
+    /// keeps a history.
+    pub(super) fn find_or_ask(&mut self, name: &str) -> RoomId {
+        let (id, is_new) = self.rooms.find_or_create(name);
+        if is_new {
+            let (room, shard) = (Arc::clone(&self.rooms[id].name), self.context.shard);
+            let home = self.context.home_of_room(&room);
+            self.messages.send(home, Message::JoinRoom { shard, room });
+            if self.context.limits.history_rule(name).is_some() {
+                self.ask_position(id);
+            }
+        }
+        id
     }
 
     /// The home has answered: pushes to the room reach this shard from here on.
@@ -63,6 +61,15 @@ impl Shard {
         assert!(!room.is_joined, "a home answers once");
         room.is_joined = true;
         room.elsewhere = elsewhere;
+        self.let_in(id);
+    }
+
+    /// Lets those in who wait for the room, if all is known of it.
+    pub(super) fn let_in(&mut self, id: RoomId) {
+        let room = &self.rooms[id];
+        if !room.is_open() {
+            return;
+        }
         if room.waiting.is_empty() {
             // Its connections ask for its history, and some may have entered before this answer.
             self.rooms.mark(id);
@@ -105,20 +112,22 @@ impl Shard {
         }
         let is_further = reply.operation == op::JOIN_REPLY;
         // It may have come into the room by order of the server meanwhile.
-        if !self.is_in(conn.slot, id) {
+        let is_new = !self.is_in(conn.slot, id);
+        if is_new {
             self.enter(id, conn.slot, is_further);
         } else if !is_further {
             self.promote(conn.slot, id);
         }
-        self.answer_in_room(id, conn.slot, reply);
+        self.answer_in_room(id, conn.slot, reply, is_new);
     }
 
-    /// The connection is in the room that it asked for. As in goim, the reply to a change of the room has the
-    /// request's body. In protocol 2 the room's handle follows, before any push to the room.
-    fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply) {
+    /// The connection is in the room that it asked for, and was not before if it `is_new`. As in goim, the reply to a change of
+    /// the room has the request's body. In protocol 2 the room's handle follows, before any push to the room.
+    fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply, is_new: bool) {
         let name = Arc::clone(&self.rooms[id].name);
         if reply.operation == op::JOIN_REPLY {
-            let joined = JoinReply::joined(id.handle(), name.as_bytes());
+            let position = self.position_in(id, slot).filter(|_| is_new);
+            let joined = JoinReply { position, ..JoinReply::joined(id.handle(), name.as_bytes()) };
             return self.answer(slot, reply, &joined.encode());
         }
         self.conns[slot].state = ConnState::Live;
@@ -128,20 +137,30 @@ impl Shard {
         } else {
             self.reply(slot, reply, name.as_bytes());
         }
-        self.announce_room(slot, id);
+        self.announce_room(slot, id, is_new);
         if reply.operation == op::AUTH_REPLY {
             self.enter_rooms_at_start(slot);
         }
         self.resume(slot);
     }
 
-    /// Tells a client that knows of several rooms the handle of the room that operation 12 changes.
-    pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId) {
+    /// Tells a client that knows of several rooms the handle of the room that operation 12 changes. Its position is told to those
+    /// who enter: for others pushes may wait that have to come before it, and may be lost until then.
+    pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId, is_new: bool) {
         if self.conns[slot].knows_rooms() {
             let name = Arc::clone(&self.rooms[id].name);
+            let position = self.position_in(id, slot).filter(|_| is_new);
+            let told = JoinReply { position, ..JoinReply::primary(id.handle(), name.as_bytes()) };
             let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
-            self.reply(slot, reply, &JoinReply::primary(id.handle(), name.as_bytes()).encode());
+            self.reply(slot, reply, &told.encode());
         }
+    }
+
+    /// Up to where a member has the pushes to a room that keeps a history.
+    pub(super) fn position_in(&self, id: RoomId, slot: Slot) -> Option<Position> {
+        let first = Some(self.conns[slot].room).filter(|membership| membership.room() == Some(id));
+        let membership = first.or_else(|| self.further_rooms.find(slot, id))?;
+        self.rooms[id].reached_by(membership)
     }
 
     /// Makes a connection a member, which it is not.

@@ -50,6 +50,7 @@ impl Shard {
             self.trace_written(slot, bytes);
         }
         let conn = &mut self.conns[slot];
+        conn.is_send_kept = false;
         self.counters.bytes_out += bytes as u64;
         let SendProgress { pushes, is_done } =
             self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes);
@@ -76,7 +77,7 @@ impl Shard {
     /// end how many bytes of the transmit that were.
     pub fn handle_send_progress(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
-        self.conns[slot].moved = self.context.now.tick();
+        self.conns[slot].moved = self.context.tick();
         self.idle.note_activity(self.context.now);
     }
 
@@ -143,7 +144,7 @@ impl Shard {
                     self.append_event_id(slot);
                 }
                 let conn = &mut self.conns[slot];
-                if !self.outboxes.start(slot, conn, &mut self.gaps) {
+                if !self.outboxes.start(slot, conn, &mut self.gaps, &self.rooms) {
                     continue;
                 }
                 self.conns.begin_send(slot, self.context.tick());

@@ -7,16 +7,17 @@ use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
+use crate::gaps::Lost;
 use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
 use crate::ids::{ConnId, Slot};
-use crate::limits::TICK_MS;
 use crate::message::Report;
-use crate::outbox::Item;
+use crate::outbox::{Begun, Item};
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
-use crate::time::{Millis, Tick, TokenTime};
+use crate::time::{Millis, TokenTime};
+use crate::wheel::Wheel;
 
 use super::Shard;
 
@@ -28,13 +29,25 @@ impl Shard {
     /// # Panics
     /// If the shard has a connection already, or `part` is for another one.
     pub fn take_over(&mut self, part: TakeOver) -> Vec<ConnId> {
-        let TakeOver { shard, shards, connections, items, rooms, home, counters } = part;
+        let TakeOver {
+            shard,
+            shards,
+            connections,
+            items,
+            rooms,
+            home,
+            counters,
+            // The driver has them.
+            ticket_keys: _,
+        } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
+        self.conns.begin_take_over(&self.context);
+        self.token_expiries = Wheel::with_present_due(self.context.now.tick());
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
-            .map(|item| chains.arrived_item(item.frame, item.is_push, item.state))
+            .map(|item| chains.arrived_item(item.frame, item.is_push, item.subject))
             .collect();
         self.rooms.take_over(
             rooms
@@ -60,7 +73,8 @@ impl Shard {
         items: &[Item],
         rooms: &[ArrivedRoom],
     ) -> ConnId {
-        let ArrivedConn { connection, transport, accepts, room, further_rooms, renamed } = arrived;
+        let ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed } =
+            arrived;
         let handed::Connection {
             // It was another process that knew it by that.
             id: _,
@@ -87,15 +101,20 @@ impl Shard {
             pending,
             taken,
             stalled_ms,
+            tls,
         } = connection;
-        let (now, tick) = (self.context.now, self.context.tick());
+        let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
-        let stalled = millis(stalled_ms.unwrap_or(0).div_ceil(TICK_MS));
-        let begun = stalled_ms.map(|_| taken);
-        let outbox = self
-            .outboxes
-            .chains
-            .take_over(pending.iter().map(|&item| &items[item as usize]), begun);
+        let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
+        // What has passed is due now, not at the next tick.
+        let deadline = match millis(deadline_ms) {
+            0 => self.context.tick(),
+            millis => self.context.deadline(millis),
+        };
+        let sealed = tls.map_or(0, |tls| tls.sealed);
+        let begun = stalled_ms.map(|_| Begun { taken, sealed });
+        let frames = pending.iter().map(|&item| &items[item as usize]);
+        let outbox = self.outboxes.chains.take_over(frames, transport, begun);
         let load = self.outboxes.chains.load(&outbox, transport);
         self.outboxes.bytes_queued += u64::from(load.bytes);
         let conn = Conn {
@@ -103,14 +122,16 @@ impl Shard {
             transport,
             is_text,
             is_ready: false,
+            is_send_kept: sealed > 0,
             is_watched: false,
             is_traced: false,
             is_protocol_2,
             is_deflated,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
-            moved: Tick(tick.0.saturating_sub(stalled)),
-            deadline: self.context.deadline(millis(deadline_ms)),
+            // A deadline may come late by a tick, never early.
+            moved: moved.tick_at_or_after(),
+            deadline,
             accepted: Millis(now.0.saturating_sub(age_ms)),
             heartbeat_ms,
             renew_at: self.context.deadline(millis(renew_ms)),
@@ -132,8 +153,10 @@ impl Shard {
             let membership = self.rooms.take_over_member(room, slot);
             self.further_rooms.insert(slot, membership);
         }
-        if token_ms.is_some() {
-            self.set_token_expiry(slot, token_ms);
+        match token_ms {
+            Some(0) => self.token_expiries.arm(slot, now.tick()),
+            Some(_) => self.set_token_expiry(slot, token_ms),
+            None => {}
         }
         if let Some(sent) = sent {
             self.rates.take_over(id.local(), &sent, now);
@@ -141,7 +164,7 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
-        if !conn.outbox.is_empty() {
+        if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
         let handle_here = |former| {
@@ -149,10 +172,22 @@ impl Shard {
             renamed.map_or(former, |(_, room)| rooms[*room].handle)
         };
         self.gaps.take_over(slot, gaps, handle_here);
+        for (room, offset) in offered {
+            self.note_missed(slot, &rooms[room], offset);
+        }
         for (handle, room) in renamed {
             self.rename_room(slot, handle, &rooms[room]);
         }
         id
+    }
+
+    /// The home has pushes of a room behind the one at `offered`, and none of them is on its way: the mesh has dropped them.
+    fn note_missed(&mut self, slot: Slot, room: &ArrivedRoom, offered: u64) {
+        let top = room.position.map_or(0, |position| position.offset);
+        if self.conns[slot].is_protocol_2 && offered < top {
+            let (first, is_outdated) = (offered + 1, false);
+            self.note_lost(slot, Lost { room: room.handle, first, last: top, is_outdated });
+        }
     }
 
     /// Tells a client that knows a room by `former` its handle here. What it was sent before names the former one.

@@ -1,10 +1,11 @@
 //! Clients that negotiated permessage-deflate (RFC 7692), beside those that did not.
 
-use comet_core::{CloseReason, ConnId, Deflate, Limits, Message, Transport};
-use comet_proto::op;
+use comet_core::{CloseReason, ConnId, Deflate, Limits, Message, SlowConsumer, Transport};
+use comet_proto::{Position, op};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
-use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain};
+use crate::history::{TELL, Told, join_since, rules, told};
+use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain, room_at};
 
 const BINARY: u8 = 0x82;
 const TEXT: u8 = 0x81;
@@ -316,4 +317,65 @@ fn compression_that_is_switched_off_ends_for_connections_there_are() {
     let payload = deflated(&frame(op::SEND, 2, b""));
     let reply = rig.ask(conn, &masked(BINARY | COMPRESSED, &payload));
     assert_eq!(reply, plain(BINARY, &frame(op::SEND, 2, b"")));
+}
+
+/// All messages of `bytes`: their frames, and how many of them were compressed.
+fn messages(mut bytes: &[u8]) -> (Vec<u8>, usize) {
+    let (mut frames, mut compressed) = (Vec::new(), 0);
+    while !bytes.is_empty() {
+        let (header, length) = match bytes[1] {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            short => (2, usize::from(short)),
+        };
+        let (one, rest) = bytes.split_at(header + length);
+        let (_, message, is_compressed) = message(one);
+        frames.extend(message);
+        compressed += usize::from(is_compressed);
+        bytes = rest;
+    }
+    (frames, compressed)
+}
+
+/// What an outbox has dropped is known though it was compressed, and is asked for again. That comes plain.
+#[test]
+fn pushes_of_rooms_with_a_history_are_compressed_and_their_loss_is_told() {
+    let limits = Limits { svr_proto: 3, history_rules: rules(100), ..limits() };
+    for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
+        let mut rig = Rig::new(2, Limits { slow_consumer, ..limits.clone() });
+        let room = room_at(1);
+        let conn = open(&mut rig, 0);
+        rig.ask(conn, &masked(BINARY, &frame_2(op::AUTH, 1, b"7/k//")));
+        let (frames, _) = messages(&rig.ask(conn, &masked(BINARY, &join_since(&room, None))));
+        let [Told::Joined { position: Some(start), .. }] = told(&frames)[..] else { panic!() };
+        rig.allow(conn, Some(0));
+        (0..6).for_each(|_| _ = rig.push_room(&room, TELL, &body(2_000)));
+        rig.allow(conn, None);
+        let (frames, compressed) = messages(&rig.take(conn));
+        assert_eq!(compressed, 3);
+        let all = told(&frames);
+        let offsets = |all: &[Told]| -> Vec<u64> {
+            let offset = |told: &Told| match told {
+                Told::Push { offset, .. } => Some(*offset),
+                _ => None,
+            };
+            all.iter().filter_map(offset).collect()
+        };
+        let gaps: Vec<(u64, u64)> = all
+            .iter()
+            .filter_map(|told| match told {
+                Told::Gap(gap) => Some((gap.first, gap.last)),
+                _ => None,
+            })
+            .collect();
+        let (kept, lost) = match slow_consumer {
+            SlowConsumer::DropOldest => ([1, 5, 6], (2, 4)),
+            _ => ([1, 2, 3], (4, 6)),
+        };
+        assert_eq!((offsets(&all), gaps), (kept.to_vec(), vec![lost]));
+        let since = Some(Position { offset: lost.0 - 1, ..start });
+        let request = masked(BINARY, &join_since(&room, since));
+        let (frames, compressed) = messages(&rig.ask(conn, &request));
+        assert_eq!(compressed, 0);
+        assert_eq!(offsets(&told(&frames)), (lost.0..=6).collect::<Vec<u64>>());
+    }
 }

@@ -12,7 +12,7 @@ fn rig(pushes: u32) -> Rig {
 }
 
 /// What a stream was sent without its ids, and the last of them.
-fn split(told: &str) -> (String, Option<String>) {
+pub(crate) fn split(told: &str) -> (String, Option<String>) {
     let (mut events, mut id) = (String::new(), None);
     for block in told.split_inclusive("\n\n") {
         match block.strip_prefix("id: ") {

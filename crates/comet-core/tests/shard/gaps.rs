@@ -280,6 +280,97 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
     assert!(at(&gap(handle, 3, 3)) < at(all.last().unwrap()));
 }
 
+/// No push follows before the hand-over, and the home knows of the one that is missing.
+#[test]
+fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
+    for count in [2, 1] {
+        let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(2, limits);
+        let room = room_at(1);
+        let (conn, handle) = member(&mut rig, &room);
+        rig.held.insert((1, 0));
+        (0..3).for_each(|_| _ = rig.push_room(&room, TELL, b"push"));
+        rig.held.clear();
+        rig.run();
+        let conn = rig.upgrade(count)[&conn];
+        let all = told(&rig.take(conn));
+        assert_eq!(offsets(&all), [1, 2]);
+        assert_eq!(all.last(), Some(&gap(handle, 3, 3)), "{count} shards");
+        rig.push_room(&room, TELL, b"push");
+        assert_eq!(offsets(&told(&rig.take(conn))), [4]);
+    }
+}
+
+/// It asks while it reads nothing, so the history waits as a part, which newer pushes to the client take the place of.
+#[test]
+fn what_is_lost_while_a_client_catches_up_is_told() {
+    let limits = Limits { outbox_bytes: 4_000, ..limits(SlowConsumer::DropOldest) };
+    let mut rig = Rig::new(1, limits);
+    let (conn, handle) = member(&mut rig, "r");
+    let first = rig.push_room("r", TELL, b"push");
+    assert_eq!(first.queued, 1);
+    let all = told(&rig.take(conn));
+    assert_eq!(offsets(&all), [1]);
+    let position = history_position(&mut rig);
+    rig.allow(conn, Some(0));
+    (0..20).for_each(|_| _ = rig.push_room("r", TELL, &[b'x'; 500]));
+    rig.feed(conn, &join_since("r", Some(Position { offset: 1, ..position })));
+    let mut got = Vec::new();
+    for round in 0..40 {
+        rig.allow(conn, Some(700));
+        if round % 3 == 1 {
+            (0..4).for_each(|_| _ = rig.push_keys(&["k"], 5, &[b'y'; 600]));
+        }
+        got.extend(rig.take(conn));
+    }
+    rig.allow(conn, None);
+    got.extend(rig.take(conn));
+    let mut of_room = Vec::new();
+    while let Some((frame, consumed)) = comet_proto::decode(&got, 1 << 20).unwrap() {
+        if frame.operation != 5 {
+            of_room.extend_from_slice(&got[..consumed]);
+        }
+        got.drain(..consumed);
+    }
+    let mut known = 0;
+    for told in told(&of_room) {
+        match told {
+            // The answer: everything since the first push.
+            Told::Joined { .. } => known = 1,
+            Told::Gap(RoomGap { first, last, .. }) if first <= known + 1 => known = known.max(last),
+            Told::Push { offset, .. } if known > 0 => {
+                assert!(offset <= known + 1, "{offset} after {known}");
+                known = known.max(offset);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(known, 21, "{handle:?}");
+}
+
+/// There is memory for the answer or for the history, and not for both.
+#[test]
+fn a_client_that_comes_back_is_not_taken_for_a_slow_one() {
+    for outbox_memory in (0..1_500).step_by(25) {
+        let limits = Limits { outbox_memory, ..limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(1, limits);
+        let position = history_position(&mut rig);
+        (0..3).for_each(|_| _ = rig.push_room("r", TELL, &[b'x'; 100]));
+        let (conn, _) = connect(&mut rig, 0, "8/l//");
+        rig.feed(conn, &join_since("r", Some(position)));
+        assert!(!rig.is_closed(conn), "{outbox_memory} bytes");
+    }
+}
+
+/// Where the history of the room is, as a client is told that stays there.
+fn history_position(rig: &mut Rig) -> Position {
+    let (conn, _) = connect(rig, 0, "9/stays//");
+    match told(&rig.ask(conn, &join_since("r", None)))[..] {
+        [Told::Joined { position: Some(position), .. }] => position,
+        ref other => panic!("{other:?}"),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// To a room: so many pushes in a batch (1: no batch), of so many bytes, about a state.

@@ -4,9 +4,12 @@ mod fixture;
 mod refused;
 mod story;
 
+use comet_core::limits::TICK_MS;
 use comet_core::{
-    CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Report, Shard, Transport,
+    Budget, CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Millis, Report,
+    Settings, Shard, ShardId, Transport, distribute,
 };
+use comet_handover as handed;
 use comet_proto::{Join, JoinReply, Leave, Position, RoomHandle, RoomRefusal, decode, op};
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, room_at};
@@ -31,7 +34,54 @@ fn a_hand_over_amid_everything_changes_no_byte_and_no_count() {
 /// If the other process fails, the shards go on, and nothing was changed.
 #[test]
 fn shards_whose_state_nobody_takes_over_go_on() {
-    Story::tell_undone().assert_as(&Story::tell(None), "undone");
+    for sealed in [None, Some(7), Some(usize::MAX)] {
+        Story::tell_undone(sealed).assert_as(&Story::tell(None), "undone");
+    }
+}
+
+/// Frames that are sealed together go on as one send, and each push counts once its last byte is taken.
+#[test]
+fn frames_that_are_sealed_together_stay_in_flight_together() {
+    let bodies: Vec<_> = (0..7_u8).map(|number| [number; 20]).collect();
+    for sealed in [None, Some(1), Some(26), Some(27), Some(70), Some(usize::MAX)] {
+        for pieces in [1, 30, 100] {
+            let mut rig = Rig::new(2, Limits::default());
+            let conn = rig.join(1, "1/a//");
+            rig.allow(conn, Some(0));
+            for body in &bodies {
+                rig.push_keys(&["a"], 5, body);
+            }
+            // The first push is a send, the others are one of which the kernel takes a frame and a quarter.
+            rig.allow(conn, Some(36 + 36 + 9));
+            rig.sealed = sealed;
+            let mut output = rig.take(conn);
+            let conn = rig.upgrade(1)[&conn];
+            let mut counted = Vec::new();
+            for _ in 0..200 {
+                rig.allow(conn, Some(pieces));
+                output.extend(rig.take(conn));
+                let counters = rig.shards[0].counters();
+                counted.push((output.len() as u64 / 36, counters.sent));
+                assert_eq!(counters.lost, 0);
+            }
+            let expected = bodies.iter().flat_map(|body| frame(5, 0, body)).collect::<Vec<_>>();
+            assert_eq!(output, expected, "{sealed:?} by {pieces}");
+            let is_each = counted.iter().all(|(whole, sent)| whole == sent);
+            assert!(is_each, "{sealed:?} by {pieces}: {counted:?}");
+        }
+    }
+}
+
+/// The driver has sealed a part of what it sends, which cannot be taken back.
+#[test]
+fn a_send_that_is_sealed_is_sent_once() {
+    let plain = Story::tell(None);
+    for count in COUNTS {
+        for sealed in [1, 15, 16, 17, 40, 90, usize::MAX] {
+            let handed_over = Story::tell_sealed(count, sealed);
+            handed_over.assert_as(&plain, &format!("{count} shards, {sealed} bytes"));
+        }
+    }
 }
 
 #[test]
@@ -58,6 +108,57 @@ fn deadlines_are_as_far_away_as_before() {
         closes(&mut rig, stalled, 150, CloseReason::WriteTimeout);
         closes(&mut rig, silent, 1_100, CloseReason::HeartbeatTimeout);
         closes(&mut rig, spoke, 800, CloseReason::HeartbeatTimeout);
+    }
+}
+
+/// Ticks of the new clock begin at other moments.
+#[test]
+fn a_write_deadline_is_never_early() {
+    for offset in [0, 1, 43, 49] {
+        for elapsed in [1, 2, 49, 50, 300] {
+            let mut rig = Rig::new(1, Limits { write_ms: 700, ..Limits::default() });
+            let conn = rig.join(0, "3/stalled//");
+            rig.pass(offset);
+            rig.allow(conn, Some(10));
+            rig.push_keys(&["stalled"], 5, b"more than ten bytes");
+            rig.pass(elapsed);
+            let conn = rig.upgrade(1)[&conn];
+            rig.pass(699 - elapsed);
+            assert!(!rig.is_closed(conn), "after {offset} and {elapsed} ms");
+            rig.pass(3 * TICK_MS + 1);
+            assert_eq!(rig.reason(conn), CloseReason::WriteTimeout);
+        }
+    }
+}
+
+/// The former shard has not looked at them yet.
+#[test]
+fn deadlines_that_have_passed_are_due_at_once() {
+    let change: [fn(&mut handed::Connection); 2] =
+        [|conn| conn.deadline_ms = 0, |conn| conn.token_ms = Some(0)];
+    for change in change {
+        let mut rig = Rig::new(1, Limits::default());
+        rig.join(0, "7/k//");
+        let (bytes, conns) = rig.hand_over().remove(0);
+        let mut shard = handed::Shard::decode(&bytes).unwrap();
+        change(&mut shard.connections[0]);
+        let (part, _) = distribute(vec![(shard, conns)], 1).unwrap().remove(0);
+        let now = Millis(1_010);
+        let settings = Settings {
+            shard: ShardId(0),
+            shards: 1,
+            limits: Limits::default().into(),
+            logic: Logic::Embedded,
+            hash_seed: 7,
+            reports_rooms: false,
+        };
+        let mut shard = Shard::new(&settings, now);
+        shard.handle_time(now);
+        shard.take_over(part);
+        assert!(shard.poll_timeout().is_some_and(|due| due <= now));
+        shard.handle_time(now);
+        shard.handle_deadlines(&mut Budget::slice());
+        assert!(shard.poll_closed().is_some());
     }
 }
 

@@ -43,6 +43,8 @@ pub(crate) struct Rig {
     closed: BTreeMap<ConnId, ClosedEvent>,
     last_call: u64,
     pub(crate) callers: CallerWires,
+    /// In a hand-over each driver keeps so many bytes of each send sealed; `None`: it takes all sends back.
+    pub(crate) sealed: Option<usize>,
 }
 
 impl Rig {
@@ -80,6 +82,7 @@ impl Rig {
             closed: BTreeMap::new(),
             last_call: 0,
             callers: CallerWires::default(),
+            sealed: None,
         }
     }
 

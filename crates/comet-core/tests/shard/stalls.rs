@@ -80,6 +80,24 @@ fn a_send_that_can_go_on_is_not_late() {
     assert!(!rig.is_closed(conn));
 }
 
+/// The driver sees progress of a send that is not answered. That counts active time as well.
+#[test]
+fn progress_after_a_stall_gives_no_more_than_the_write_timeout() {
+    let mut rig = Rig::new(1, limits());
+    let conn = rig.join(0, "7/a/r/");
+    rig.allow(conn, Some(3));
+    rig.push_room("r", 5, b"slowly");
+    rig.pass(TICK_MS);
+    rig.stall(2_000);
+    rig.end_turn();
+    rig.pass(300);
+    rig.shards[0].handle_send_progress(conn);
+    rig.pass(699);
+    assert!(!rig.is_closed(conn));
+    rig.pass(2 * TICK_MS + 1);
+    assert_eq!(rig.reason(conn), CloseReason::WriteTimeout);
+}
+
 /// Logic has the token, so the client waits for the server.
 #[test]
 fn a_client_that_waits_for_logic_has_its_time_once_more() {

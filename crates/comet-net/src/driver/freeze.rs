@@ -5,15 +5,19 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use comet_core::{Budget, ConnId};
+use comet_core::Budget;
+use comet_handover::feature;
 use comet_logic::Authenticator;
+use comet_record::ImportError;
 
 use super::{Driver, TURN_TIME};
+use crate::certificates::Tls;
 use crate::ids::ListenerIndex;
 use crate::layers::ProtocolLayers;
 use crate::orders::{Answer, FrozenTurn, Offer, Order, Taker};
 use crate::ring::Operation;
 use crate::settings::Arrived;
+use crate::tls::TlsSession;
 
 /// How long the operations of a core may take to end. 15,000 sends take some 100 ms.
 const FREEZE_TIME: Duration = Duration::from_secs(2);
@@ -37,9 +41,10 @@ impl<A: Authenticator> Driver<A> {
                     let _ = answer.send(Ok(()));
                 }
                 Order::CloseUnmovable(retry_after_ms, answer) => {
-                    self.close_unmovable(retry_after_ms);
+                    self.shard.close_left_behind(retry_after_ms);
                     let _ = answer.send(Ok(()));
                 }
+                Order::Survey(answer) => drop(answer.send(self.survey())),
                 Order::Freeze(answer) => drop(answer.send(self.freeze())),
                 Order::Turn(answer) => drop(answer.send(self.frozen_turn())),
                 Order::Offer(taker, answer) => {
@@ -70,15 +75,6 @@ impl<A: Authenticator> Driver<A> {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
             self.ring.cancel_accept(index);
-        }
-    }
-
-    fn close_unmovable(&mut self, retry_after_ms: u32) {
-        self.shard.close_left_behind(retry_after_ms);
-        let tls: Vec<ConnId> =
-            self.sockets.all().filter(|socket| socket.is_tls()).map(|socket| socket.conn).collect();
-        for conn in tls {
-            self.shard.close_unmovable(conn, retry_after_ms);
         }
     }
 
@@ -164,17 +160,27 @@ impl<A: Authenticator> Driver<A> {
         if !obstacles.may_hand_over() {
             return Err(format!("under way: {obstacles}"));
         }
+        // What is told in relative times counts from now.
+        self.update_time(Instant::now());
         let (mut state, conns) = self.shard.hand_over();
         let mut sockets = Vec::with_capacity(conns.len());
         for (conn, record) in conns.iter().zip(&mut state.connections) {
             let socket = self.sockets.get(conn.slot).expect("a connection has a socket");
-            if socket.is_tls() {
-                return Err("a TLS connection cannot be handed over".into());
-            }
-            if let Some(peer) = socket.layers.as_ref().and_then(|layers| layers.peer()) {
-                record.address = peer.to_string();
+            if let Some(layers) = &socket.layers {
+                record.address = layers.peer().map_or_else(String::new, |peer| peer.to_string());
+                if let Some(session) = layers.session() {
+                    let tls = session.export();
+                    record.tls = Some(tls.ok_or("a TLS session of a live connection has ended")?);
+                }
             }
             sockets.push(socket.as_fd());
+        }
+        if state.connections.iter().any(|conn| conn.tls.is_some()) {
+            state.required.push(feature::TLS.into());
+        }
+        state.ticket_keys = self.tls().map(Tls::export_ticket_keys);
+        if state.ticket_keys.is_some() {
+            state.required.push(feature::TICKET_KEYS.into());
         }
         taker(Offer { state, sockets }).map_err(|error| error.to_string())
     }
@@ -193,17 +199,38 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
+    /// What its listeners with TLS share.
+    fn tls(&self) -> Option<&Tls> {
+        self.listeners.iter().find_map(|listener| listener.tls.as_ref())
+    }
+
     /// Makes the connections of another process those of this core.
-    pub(super) fn adopt(&mut self, arrived: Arrived) {
-        let Arrived { part, sockets } = arrived;
+    ///
+    /// # Errors
+    /// If keys cannot be read. Nothing was done with any socket then.
+    pub(super) fn adopt(&mut self, arrived: Arrived) -> Result<(), String> {
+        let Arrived { mut part, sockets } = arrived;
         let needs_addresses = self.shard.limits().needs_addresses();
-        for (conn, socket) in self.shard.take_over(part).into_iter().zip(sockets) {
-            self.sockets.insert(socket.fd, conn, ProtocolLayers::with_peer(socket.peer));
+        let import = |tls| TlsSession::import(tls, &self.tls_budget);
+        let sessions = part.take_tls().into_iter().map(|tls| tls.map(import).transpose());
+        let sessions = sessions.collect::<Result<Vec<_>, ImportError>>();
+        let sessions = sessions.map_err(|error| format!("a TLS session: {error}"))?;
+        if let Some((tls, keys)) = self.tls().zip(part.take_ticket_keys()) {
+            let imported = tls.import_ticket_keys(&keys);
+            imported.map_err(|error| format!("the keys of session tickets: {error}"))?;
+        }
+        let conns = self.shard.take_over(part);
+        for ((conn, socket), session) in conns.into_iter().zip(sockets).zip(sessions) {
+            if session.as_ref().is_some_and(TlsSession::has_ciphertext) {
+                self.ciphertext_waits.push(conn.slot);
+            }
+            self.sockets.insert(socket.fd, conn, ProtocolLayers::arrived(socket.peer, session));
             if needs_addresses && let Some(peer) = self.sockets.at(conn.slot).peer() {
                 self.shard.handle_source(conn, peer.ip());
             }
             self.to_receive.push(conn.slot);
         }
+        Ok(())
     }
 }
 
@@ -235,6 +262,7 @@ impl<A: Authenticator> Offered<'_, A> {
                     | Order::Freeze(answer)
                     | Order::Offer(_, answer),
                 ) => drop(answer.send(refused())),
+                Ok(Order::Survey(answer)) => drop(answer.send(self.driver.survey())),
                 Ok(Order::Turn(answer)) => {
                     let obstacles = Some("its sockets are offered".to_owned());
                     let _ = answer.send(FrozenTurn { is_still: false, obstacles });

@@ -68,7 +68,7 @@ impl<A: Authenticator> Driver<A> {
         match (socket.tls(), result) {
             // Only a freeze cancels, and the kernel took nothing.
             (None, Err(libc::ECANCELED)) => self.shard.handle_send_cancelled(conn),
-            (Some(_), Err(libc::ECANCELED)) => self.ciphertext_waits.push(slot),
+            (Some(_), Err(libc::ECANCELED)) => self.send_ciphertext(slot),
             (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
             (None, Err(error)) => self.shard.handle_send_failed(conn, failed(error)),
             (Some(tls), Ok(bytes)) => {
@@ -93,10 +93,17 @@ impl<A: Authenticator> Driver<A> {
 
     /// Submits the queued ciphertext of a connection, if no send of it is in flight.
     pub(super) fn send_ciphertext(&mut self, slot: Slot) {
+        let socket = self.sockets.at(slot);
         if self.is_frozen {
+            let conn = socket.conn;
+            if socket.is_shut {
+                return self.drop_kept_send(conn);
+            }
+            if socket.tls().is_some_and(|tls| tls.has_transmit()) {
+                self.shard.handle_send_kept(conn);
+            }
             return self.ciphertext_waits.push(slot);
         }
-        let socket = self.sockets.at(slot);
         if socket.is_sending {
             return;
         }
@@ -140,6 +147,8 @@ impl<A: Authenticator> Driver<A> {
             }
             (CloseHow::Both, _) => {
                 socket.is_shut = true;
+                self.drop_kept_send(conn);
+                let socket = self.sockets.at(conn.slot);
                 let is_interrupted = !socket.is_gone();
                 if is_interrupted {
                     let _ = shutdown(socket, Shutdown::Both);
@@ -147,6 +156,14 @@ impl<A: Authenticator> Driver<A> {
                 self.free_if_gone(conn);
                 is_interrupted
             }
+        }
+    }
+
+    /// A send that a frozen core keeps has no completion to come.
+    fn drop_kept_send(&mut self, conn: ConnId) {
+        let socket = self.sockets.at(conn.slot);
+        if !socket.is_sending && socket.tls().is_some_and(TlsSession::handle_send_failed) {
+            self.shard.handle_send_cancelled(conn);
         }
     }
 

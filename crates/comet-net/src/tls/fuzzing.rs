@@ -22,9 +22,13 @@ const SAID_MAX: usize = 40_000;
 pub fn check(decisions: &[u8]) {
     let Some((&first, mut rest)) = decisions.split_first() else { return };
     let mut pair = Pair::new(usize::from(first & 1));
+    let moves = first & 2 != 0;
     while let [step, argument, after @ ..] = rest {
         rest = after;
         pair.step(*step, usize::from(*argument), &mut rest);
+        if moves {
+            pair.move_server();
+        }
         pair.check();
     }
 }
@@ -199,6 +203,13 @@ impl Pair {
         }
     }
 
+    /// The session goes on as another process would have it, if its handshake is done.
+    fn move_server(&mut self) {
+        if let Some(tls) = self.server.export() {
+            self.server = TlsSession::import(tls, &self.budget).expect("it was exported");
+        }
+    }
+
     fn check(&self) {
         assert!(self.server_heard <= self.client_said);
         assert!(self.client_heard <= self.server_said);
@@ -224,4 +235,45 @@ mod replay;
 #[test]
 fn corpus_of_tls() {
     replay::replay("tls", check);
+}
+
+#[cfg(test)]
+#[test]
+fn corpus_of_tls_with_sessions_that_move() {
+    replay::replay("tls", |decisions| {
+        let mut decisions = decisions.to_vec();
+        decisions[0] |= 2;
+        check(&decisions);
+    });
+}
+
+/// Data of both sides, cut anywhere, by way of a process more for each step.
+#[cfg(test)]
+#[test]
+fn nothing_is_lost_by_sessions_that_move_at_any_moment() {
+    let mut random = 7_u64;
+    let mut next = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (random >> 56) as u8
+    };
+    for version in 0..2 {
+        // The handshake.
+        let mut decisions = [0, 0, 8, 0].repeat(4);
+        for _ in 0..400 {
+            decisions.extend([[0, 1, 6, 7, 8][usize::from(next() % 5)], next()]);
+        }
+        // The rest arrives.
+        decisions.extend([8, 0, 0, 0].repeat(200));
+        let mut pair = Pair::new(version);
+        let mut rest = &decisions[..];
+        while let [step, argument, after @ ..] = rest {
+            rest = after;
+            pair.step(*step, usize::from(*argument), &mut rest);
+            pair.move_server();
+            pair.check();
+        }
+        let all = (pair.client_said, pair.server_said);
+        assert_eq!((pair.server_heard, pair.client_heard), all);
+        assert!(!pair.has_failed && all.0 > 5_000 && all.1 > 5_000, "{all:?}");
+    }
 }

@@ -9,4 +9,5 @@ mod peer;
 mod refusals;
 mod rustls_peer;
 mod state;
+mod tickets;
 mod vectors;

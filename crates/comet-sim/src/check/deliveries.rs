@@ -89,13 +89,14 @@ impl Offer<'_> {
 }
 
 /// For a client that was there all the time, each push meant for it was received, or its call counted it as
-/// dropped, or an outbox superseded it.
+/// dropped, or an outbox superseded it. `untold` others have missed a push of the server itself, which must have been counted as well.
 pub(super) fn check_deliveries(
     env: &Env,
     drivers: &[Driver],
     baseline: &mut Baseline,
+    untold: u64,
 ) -> Result<(), String> {
-    let mut unexplained = 0;
+    let mut unexplained = untold;
     let settled: Vec<_> = settled(env, drivers).collect();
     let mut delivered: BTreeMap<u64, u64> = BTreeMap::new();
     for id in env.peers.iter().flat_map(|peer| &peer.client.received.pushes) {
@@ -198,12 +199,20 @@ fn settled<'run>(
     env: &'run Env,
     drivers: &'run [Driver],
 ) -> impl Iterator<Item = (&'run Client, LiveConn<'run>)> {
+    settled_peers(env, drivers).map(|(peer, live)| (&env.peers[peer].client, live))
+}
+
+/// The same, by number.
+pub(super) fn settled_peers<'run>(
+    env: &'run Env,
+    drivers: &'run [Driver],
+) -> impl Iterator<Item = (usize, LiveConn<'run>)> {
     drivers.iter().flat_map(move |driver| {
         driver.shard.live_conns().filter_map(move |live| {
             let peer = driver.peer(live.conn.slot)?;
             let Peer { client, socket, .. } = &env.peers[peer];
             let is_settled = client.received.is_live && client.received.expected.is_empty();
-            (is_settled && socket.is_idle()).then_some((client, live))
+            (is_settled && socket.is_idle()).then_some((peer, live))
         })
     })
 }

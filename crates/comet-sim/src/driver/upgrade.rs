@@ -1,23 +1,22 @@
 //! A driver whose shard is handed over to that of another process.
 
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 use comet_core::{ConnId, LeftBehind, Obstacles, Report, TakeOver};
-use comet_handover as handed;
 
 use crate::env::{Env, SocketTotals};
 use crate::stall_log::StallLog;
 
 use super::Driver;
 
-/// What a driver leaves to those of another process.
-pub(crate) struct Remains {
-    pub(crate) shard: handed::Shard,
-    /// The peers of its connections, in their order, and what these were called.
+/// The state of a shard on its way to another process.
+pub(crate) struct Offer {
+    pub(crate) bytes: Vec<u8>,
+    /// The peers of its connections, in their order, and what these are called.
     pub(crate) peers: Vec<(usize, ConnId)>,
-    /// Of all its sockets.
-    pub(crate) totals: SocketTotals,
-    pub(crate) former: Driver,
+    /// Lines of the trace log that the control of this process gets if it goes on.
+    reports: Vec<Report>,
 }
 
 impl Driver {
@@ -41,8 +40,9 @@ impl Driver {
         Obstacles { transmits: 0, ..obstacles }.is_none() && self.auths.is_empty() && !has_left
     }
 
-    /// Takes back all sends, and hands the shard over.
-    pub(crate) fn hand_over(mut self, env: &mut Env) -> Result<Remains, String> {
+    /// Takes back all sends, and offers the state of the shard.
+    pub(crate) fn offer(&mut self, env: &mut Env) -> Result<Offer, String> {
+        self.tell_time(env)?;
         for peer in self.peers().collect::<Vec<_>>() {
             // Some are further by now. Those that have failed are for the other process to find.
             if !env.peers[peer].socket.is_broken() && env.rng.percent(50) {
@@ -54,19 +54,38 @@ impl Driver {
             }
         }
         // Lines of the trace log about these sends. They come too late for control, which nothing else may.
-        while let Some(report) = self.shard.poll_report() {
-            if !matches!(report, Report::Trace(_)) {
-                return Err(format!("a report at the end: {report:?}"));
-            }
+        let reports: Vec<Report> = std::iter::from_fn(|| self.shard.poll_report()).collect();
+        if let Some(report) = reports.iter().find(|report| !matches!(report, Report::Trace(_))) {
+            return Err(format!("a report at the end: {report:?}"));
         }
         if !self.shard.obstacles().may_hand_over() {
             return Err(format!("under way at the end: {}", self.shard.obstacles()));
         }
         let (shard, conns) = self.shard.hand_over();
-        let peers: Vec<_> = conns.iter().map(|conn| (self.slots[&conn.slot], *conn)).collect();
+        let peers = conns.iter().map(|conn| (self.slots[&conn.slot], *conn)).collect();
+        Ok(Offer { bytes: shard.encode(), peers, reports })
+    }
+
+    /// Nobody has taken the offer: the shard goes on as if nothing had been.
+    pub(crate) fn thaw(&mut self, env: &mut Env, offer: Offer) -> Result<(), String> {
+        self.is_frozen = false;
+        self.must_retry = true;
+        self.ready_since.get_or_insert(env.now);
+        for report in offer.reports {
+            env.control.offer(report).map_err(|report| format!("no space for {report:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// The other process has taken the sockets of these peers. Returns the totals of all sockets that it has had.
+    pub(crate) fn release_sockets(
+        &self,
+        env: &mut Env,
+        taken: &[(usize, ConnId)],
+    ) -> Result<SocketTotals, String> {
         let totals = self.socket_totals(env);
         for peer in self.peers() {
-            if !peers.iter().any(|(moved, _)| *moved == peer) {
+            if !taken.iter().any(|(moved, _)| *moved == peer) {
                 let entry = &mut env.peers[peer];
                 if entry.closed.is_none() {
                     return Err(format!("peer {peer} is left behind and was not closed"));
@@ -74,18 +93,16 @@ impl Driver {
                 entry.socket.abandon();
             }
         }
-        // The way of the format: it has to say everything.
-        let shard = handed::Shard::decode(&shard.encode()).map_err(|fault| fault.to_string())?;
-        Ok(Remains { shard, peers, totals, former: self })
+        Ok(totals)
     }
 
     /// Goes on with a part of what all drivers have left. `totals` are those of the sockets that the counters of the
-    /// shard have counted. Returns who is called what.
+    /// shard have counted, `stalls` those of all former drivers. Returns who is called what.
     pub(crate) fn take_over(
         &mut self,
         env: &mut Env,
         (part, peers): (TakeOver, Vec<(usize, ConnId)>),
-        totals: SocketTotals,
+        (totals, stalls): (SocketTotals, Rc<[StallLog]>),
     ) -> BTreeMap<ConnId, ConnId> {
         self.shard.handle_time(env.now);
         let conns = self.shard.take_over(part);
@@ -100,11 +117,16 @@ impl Driver {
             renamed.insert(former, conn);
         }
         let stalled_ms = self.shard.counters().stalled_millis;
-        self.stalls = StallLog::after(env.now, stalled_ms);
+        self.stalls = StallLog::after(stalls, env.now, stalled_ms);
         self.ready_since = Some(env.now);
         self.message_at = env.now;
         self.must_retry = true;
         renamed
+    }
+
+    /// What could not be sent by `former` has waited since then.
+    pub(crate) fn keep_waiting(&mut self, former: &Self) {
+        self.ready_since = [self.ready_since, former.ready_since].into_iter().flatten().min();
     }
 
     /// Counts what `former` has counted beside its shard.

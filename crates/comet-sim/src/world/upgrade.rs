@@ -2,14 +2,18 @@
 //! checks go on.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use comet_core::{ShardId, distribute};
+use comet_handover as handed;
 
 use crate::check;
-use crate::driver::{Driver, Remains};
+use crate::driver::{Driver, Offer};
 use crate::env::{Env, SocketTotals};
 use crate::mesh::Mesh;
+use crate::release::Release;
+use crate::stall_log::StallLog;
 use crate::trace::trace;
 
 use super::{Phase, World};
@@ -26,6 +30,28 @@ impl World {
     pub(super) fn upgrade(&mut self) -> Result<(), String> {
         self.freeze()?;
         let env = &mut self.env;
+        let offers = self.drivers.iter_mut().map(|driver| driver.offer(env));
+        let offers = offers.collect::<Result<Vec<_>, _>>()?;
+        let release = Release::random(&mut env.rng);
+        trace!(env, "{} shards are handed over: {release:?}", offers.len());
+        match release.pass(&mut env.rng, &offers)? {
+            Some(shards) => self.hand_over(offers, shards),
+            None => self.thaw(offers),
+        }
+    }
+
+    /// The other process has refused, and this one goes on.
+    fn thaw(&mut self, offers: Vec<Offer>) -> Result<(), String> {
+        self.upgrades.refused += 1;
+        for (driver, offer) in self.drivers.iter_mut().zip(offers) {
+            driver.thaw(&mut self.env, offer)?;
+        }
+        self.env.note_activity();
+        Ok(())
+    }
+
+    fn hand_over(&mut self, offers: Vec<Offer>, handed: Vec<handed::Shard>) -> Result<(), String> {
+        let env = &mut self.env;
         let former = env.plan.shards;
         // Remote logic counts rooms by home.
         let shards = match env.plan.is_remote() {
@@ -36,43 +62,40 @@ impl World {
             }
         };
         trace!(env, "{former} shards are handed over to {shards}");
-        self.upgrades[0] += 1;
-        self.upgrades[1] += u64::from(shards != former);
-        let mut remains = Vec::new();
-        for driver in self.drivers.drain(..) {
-            remains.push(driver.hand_over(env)?);
+        self.upgrades.done += 1;
+        self.upgrades.resized += u64::from(shards != former);
+        let mut totals = vec![SocketTotals::default(); shards.into()];
+        let mut backlog = VecDeque::new();
+        let (mut parts, mut formers) = (Vec::new(), std::mem::take(&mut self.drivers));
+        for (index, ((driver, offer), shard)) in formers.iter().zip(offers).zip(handed).enumerate()
+        {
+            let of = driver.release_sockets(env, &offer.peers)?;
+            totals[index % usize::from(shards)].add_totals(of);
+            backlog.extend(driver.backlog.iter().copied());
+            parts.push((shard, offer.peers));
         }
         env.plan.shards = shards;
         env.mesh = Mesh::new(shards, env.plan.inbox, env.plan.delay_ms_max);
         env.control.upgrade(shards);
-        let mut totals = vec![SocketTotals::default(); shards.into()];
-        let mut backlog = VecDeque::new();
-        let (mut parts, mut formers) = (Vec::new(), Vec::new());
-        for (index, Remains { shard, peers, totals: of, former }) in remains.into_iter().enumerate()
-        {
-            totals[index % usize::from(shards)].add_totals(of);
-            backlog.extend(former.backlog.iter().copied());
-            parts.push((shard, peers));
-            formers.push(former);
-        }
+        env.upgraded_at.push(env.now);
         let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
+        let stalls: Rc<[StallLog]> =
+            formers.iter_mut().map(|former| std::mem::take(&mut former.stalls)).collect();
         let mut renamed = BTreeMap::new();
         for (shard, (part, totals)) in (0..).map(ShardId).zip(parts.into_iter().zip(totals)) {
             let limits = Arc::clone(env.control.limits());
             let mut driver = Driver::new(shard, &env.plan, limits, env.now);
-            renamed.append(&mut driver.take_over(env, part, totals));
+            renamed.append(&mut driver.take_over(env, part, (totals, Rc::clone(&stalls))));
             self.drivers.push(driver);
         }
         for former in &formers {
             self.drivers[0].add_counts(former);
+            self.drivers.iter_mut().for_each(|driver| driver.keep_waiting(former));
         }
         // Who was connecting is accepted by one of the new ones.
         for peer in backlog {
             let at = env.rng.below(self.drivers.len());
             self.drivers[at].backlog.push_back(peer);
-        }
-        for peer in &mut env.peers {
-            peer.client.received.positions.forgive();
         }
         env.control.trace_log.rename(&renamed);
         env.note_activity();
@@ -92,7 +115,9 @@ impl World {
         self.drivers.iter_mut().for_each(Driver::freeze);
         loop {
             self.step(Phase::Frozen)?;
-            let is_stopped = self.env.now < self.stopped_until;
+            let now = self.env.now;
+            let is_stopped = now < self.stopped_until
+                || self.drivers.iter().any(|driver| now < driver.stalled_until);
             if !is_stopped && self.env.now >= closes_at {
                 for driver in &mut self.drivers {
                     driver.close_left_behind();

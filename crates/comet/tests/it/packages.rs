@@ -140,7 +140,8 @@ fn host() -> Directory {
     }
     host.furnish_libraries(env!("CARGO_BIN_EXE_comet"));
     let note = "#!/bin/sh\necho \"${0##*/} $*\" >>/calls\n";
-    host.write("usr/bin/systemctl", note);
+    let systemctl = format!("{note}[ \"$1\" != show ] || {{ read pid </run/pid && echo $pid; }}\n");
+    host.write("usr/bin/systemctl", &systemctl);
     host.write("usr/bin/systemd-sysusers", note);
     let stop = format!("{note}read pid </run/pid\nkill -TERM $pid\n");
     host.write("usr/bin/deb-systemd-invoke", &stop);
@@ -203,18 +204,24 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
 
     let server = host.serve(&["/usr/bin/comet", "--config", "/etc/comet/comet.toml"]);
     serves(&server);
+    let mut client = server.live(Transport::Tcp, "7");
     let (printed, calls) = dpkg(&host, &["--install", &second]);
-    let is_active = ["comet", "comet-logic"]
-        .map(|unit| format!("systemctl is-active --quiet {unit}.service\n"));
-    let expected =
-        format!("systemd-sysusers comet.conf\nsystemctl daemon-reload\n{}", is_active.concat());
+    let expected = "systemd-sysusers comet.conf\nsystemctl daemon-reload\n\
+        systemctl is-active --quiet comet.service\n\
+        systemctl show --property MainPID --value comet.service\n\
+        systemctl is-active --quiet comet-logic.service\n";
     assert_eq!(calls, expected, "nothing is restarted");
-    let told = "comet goes on as version 1.0.0 until you restart it: systemctl restart comet\n";
-    assert!(printed.contains(told), "{printed}");
+    let told = "comet-logic goes on as version 1.0.0 until you restart it: systemctl restart comet-logic\n";
+    assert!(printed.contains(told) && !printed.contains("comet: comet goes on"), "{printed}");
+    assert!(printed.contains("serves: 1 connections go on after a pause of "), "{printed}");
     assert_eq!(host.read("etc/comet/comet.toml"), settings);
-    // The process has the former program still.
-    let program = fs::read_link(format!("/proc/{}/exe", server.pid())).unwrap();
-    assert!(program.to_str().unwrap().ends_with(" (deleted)"), "{program:?}");
+    let pid = host.read("run/pid");
+    assert_ne!(pid.trim(), server.pid());
+    let program = fs::read_link(format!("/proc/{}/exe", pid.trim())).unwrap();
+    assert!(!program.to_str().unwrap().ends_with(" (deleted)"), "{program:?}");
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    assert_eq!(push(&caller, To::User(7), 5, b"hello"), queued(1));
+    assert_eq!(client.recv().body, b"hello");
     serves(&server);
 
     let (_, calls) = dpkg(&host, &["--remove", "comet"]);

@@ -6,7 +6,7 @@ use comet_proto::Encoded;
 
 use crate::index::Index;
 use crate::outbox::chain::Chain;
-use crate::outbox::{ChainId, Item, Outbox, Serial, State};
+use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, Subject};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -17,7 +17,7 @@ pub(crate) struct ItemParts<'a> {
     pub(crate) serial: u32,
     pub(crate) frame: &'a Encoded,
     pub(crate) is_push: bool,
-    pub(crate) state: Option<&'a State>,
+    pub(crate) subject: Option<&'a Subject>,
 }
 
 impl Chains {
@@ -43,8 +43,8 @@ impl Chains {
             skipped += 1;
         }
         let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, state, stored: _ } = item;
-            ItemParts { serial: *serial, frame, is_push: *is_push, state: state.as_deref() }
+            let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
+            ItemParts { serial: *serial, frame, is_push: *is_push, subject: subject.as_deref() }
         });
         (items.collect(), taken)
     }
@@ -54,27 +54,37 @@ impl Chains {
         &mut self,
         frame: Encoded,
         is_push: bool,
-        state: Option<Arc<State>>,
+        subject: Option<Arc<Subject>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
-        item.set_state(state);
+        item.set_subject(subject);
         item
     }
 
-    /// An outbox with these frames. If a send has begun, of whose first frame the kernel took so many bytes, it goes on as one
-    /// that was cut short with that frame alone; the others wait.
+    /// An outbox with these frames. A send that has begun goes on as one that was cut short, with the first frame and those that are
+    /// sealed; the others wait.
     pub(crate) fn take_over<'a>(
         &mut self,
         mut items: impl Iterator<Item = &'a Item>,
-        begun: Option<u32>,
+        transport: Transport,
+        begun: Option<Begun>,
     ) -> Outbox {
         let mut outbox = Outbox::EMPTY;
-        if let Some(taken) = begun
-            && let Some(first) = items.next()
-        {
-            self.append(&mut outbox, first);
+        if let Some(Begun { taken, sealed }) = begun {
+            let (mut frames, mut bytes) = (0, 0_u32);
+            while (frames == 0 || bytes < taken.saturating_add(sealed))
+                && let Some(item) = items.next()
+            {
+                self.append(&mut outbox, item);
+                bytes = bytes.saturating_add(transport.bytes(&item.frame).len() as u32);
+                frames += 1;
+            }
             outbox.in_flight = std::mem::replace(&mut outbox.pending, ChainId::NONE);
             outbox.taken = taken;
+            // It tells which frames are whole once more is taken.
+            if frames > 1 && self.chains[outbox.in_flight].windows[transport.encoding()].is_none() {
+                self.make_window(outbox.in_flight, transport);
+            }
         }
         for item in items {
             self.append(&mut outbox, item);

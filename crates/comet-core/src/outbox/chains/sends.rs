@@ -1,6 +1,6 @@
 //! Sends: what an outbox has in flight, and how far the kernel is with it.
 
-use comet_proto::{Encoded, Frame, decode, text};
+use comet_proto::{Frame, decode, text};
 
 use crate::index::Index;
 use crate::limits::{JOIN_MAX, JOINED_BYTES_MAX, WINDOW};
@@ -58,13 +58,13 @@ impl Chains {
     }
 
     /// The frames of the send under way, and those that wait behind it.
-    pub(crate) fn waiting_frames(&self, outbox: &Outbox) -> [Vec<&Encoded>; 2] {
+    pub(crate) fn waiting_frames(&self, outbox: &Outbox) -> [Vec<&Item>; 2] {
         [outbox.in_flight, outbox.pending].map(|index| {
             if index == ChainId::NONE {
                 return Vec::new();
             }
             let Chain { log, run, .. } = self.chains[index];
-            self.logs[log].frames(&self.frames, run).map(|(_, item)| &item.frame).collect()
+            self.logs[log].frames(&self.frames, run).map(|(_, item)| item).collect()
         })
     }
 
@@ -134,7 +134,7 @@ impl Chains {
         Slices::of_frames(frames, transport, whole.frames as usize, taken - whole.bytes as usize)
     }
 
-    fn make_window(&mut self, index: ChainId, transport: Transport) {
+    pub(super) fn make_window(&mut self, index: ChainId, transport: Transport) {
         let Chain { log, run, totals, .. } = self.chains[index];
         let bytes = totals.bytes[transport.encoding()] as usize;
         let joins = bytes <= JOIN_MAX && self.joined_bytes + bytes <= JOINED_BYTES_MAX;

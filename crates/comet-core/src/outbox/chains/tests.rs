@@ -1,7 +1,6 @@
 //! Outboxes against plain queues, what they share, and how many frames they look at.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use comet_proto::Frame;
 use proptest::prelude::*;
@@ -11,7 +10,7 @@ use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
 use crate::outbox::frames::ENTRY_BYTES;
 use crate::outbox::frames::bytes_of;
 use crate::outbox::log::visits;
-use crate::outbox::{Remains, SendProgress, Slices, State};
+use crate::outbox::{Remains, SendProgress, Slices, State, Subject};
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
@@ -160,8 +159,8 @@ proptest! {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let mut item = chains.item(Encoded::frame(&frame), is_push);
-                    item.set_state(state.map(|id| {
-                        Arc::new(State { room: None, id: id.to_string().into() })
+                    item.set_subject(state.and_then(|id| {
+                        Subject::shared(Some(State { room: None, id: id.to_string().into() }), None)
                     }));
                     let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {

@@ -2,14 +2,16 @@
 
 use comet_core::{Limits, Logic, Millis, Settings, Shard, ShardId, distribute};
 use comet_handover as handed;
-use comet_handover::Fault;
+use comet_handover::{Fault, Tls};
 use proptest::prelude::*;
 
 use super::story::Clients;
 
 /// What two shards hand over amid everything.
 fn handed_over() -> Vec<(handed::Shard, Vec<usize>)> {
-    let parts = Clients::amid_everything().rig.hand_over().into_iter();
+    let mut rig = Clients::amid_everything().rig;
+    rig.sealed = Some(20);
+    let parts = rig.hand_over().into_iter();
     let decode = |bytes: Vec<u8>| handed::Shard::decode(&bytes).unwrap();
     parts.map(|(bytes, conns)| (decode(bytes), (0..conns.len()).collect())).collect()
 }
@@ -36,6 +38,18 @@ fn a_hand_over_that_contradicts_itself_is_refused() {
     check("frame 99 of", |parts| parts[0].0.connections[0].pending = vec![99]);
     check("more than the first frame", |parts| {
         parts[1].0.connections.iter_mut().for_each(|conn| conn.taken = 1 << 20);
+    });
+    check("more is sealed than waits", |parts| {
+        let mut sealed = Tls::default();
+        (sealed.ciphertext, sealed.sealed) = (vec![1], 1 << 20);
+        for connection in &mut parts[1].0.connections {
+            connection.tls = connection.stalled_ms.map(|_| sealed.clone());
+        }
+    });
+    check("more is sealed than waits", |parts| {
+        let mut sealed = Tls::default();
+        sealed.sealed = 1;
+        parts[0].0.connections[0].tls = Some(sealed);
     });
     check("a connection without transport", |parts| parts[0].0.connections[0].transport = 9);
     check("a key of 0 bytes", |parts| parts[0].0.connections[0].key.clear());
@@ -92,8 +106,13 @@ proptest! {
                 reports_rooms: false,
             };
             let mut shard = Shard::new(&settings, Millis(1_000));
-            for conn in shard.take_over(part) {
+            let mut part = part;
+            let tls = part.take_tls();
+            for (conn, tls) in shard.take_over(part).into_iter().zip(tls) {
                 shard.handle_recv(conn, b"more");
+                if let Some(sealed) = tls.map(|tls| tls.sealed as usize).filter(|sealed| *sealed > 0) {
+                    shard.handle_sent(conn, sealed);
+                }
             }
             while let Some(transmit) = shard.poll_transmit() {
                 let (conn, bytes) = (transmit.conn, transmit.slices.map(<[u8]>::len).sum());

@@ -31,6 +31,7 @@ fn limits() -> Limits {
 }
 
 /// What happens in the middle.
+#[derive(Clone, Copy)]
 enum Amid {
     Nothing,
     HandOver(u16),
@@ -46,11 +47,16 @@ pub(super) struct Clients {
 
 impl Story {
     pub(super) fn tell(count: Option<u16>) -> Self {
-        Self::tell_with(&count.map_or(Amid::Nothing, Amid::HandOver))
+        Self::tell_with(count.map_or(Amid::Nothing, Amid::HandOver), None)
     }
 
-    pub(super) fn tell_undone() -> Self {
-        Self::tell_with(&Amid::Undone)
+    /// So many bytes of each send are sealed.
+    pub(super) fn tell_sealed(count: u16, sealed: usize) -> Self {
+        Self::tell_with(Amid::HandOver(count), Some(sealed))
+    }
+
+    pub(super) fn tell_undone(sealed: Option<usize>) -> Self {
+        Self::tell_with(Amid::Undone, sealed)
     }
 
     pub(super) fn assert_as(&self, plain: &Self, what: &str) {
@@ -64,13 +70,14 @@ impl Story {
         assert_eq!(self.totals, plain.totals, "{what}");
     }
 
-    fn tell_with(amid: &Amid) -> Self {
+    fn tell_with(amid: Amid, sealed: Option<usize>) -> Self {
         let mut clients = Clients::amid_everything();
+        clients.rig.sealed = sealed;
         match amid {
             // A hand-over ends windows.
             Amid::Nothing => clients.rig.pass(60),
             Amid::HandOver(count) => {
-                let renamed = clients.rig.upgrade(*count);
+                let renamed = clients.rig.upgrade(count);
                 clients.conns.values_mut().for_each(|conn| *conn = renamed[conn]);
             }
             Amid::Undone => drop(clients.rig.hand_over()),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use comet_core::{ConnId, Limits, Millis, Settings, TakeOver, distribute};
+use comet_handover::{TicketKeys, Tls, feature};
 
 use super::{Rig, Wire, shards_of};
 
@@ -17,8 +18,17 @@ impl Rig {
         }
         self.run();
         for (&conn, wire) in &mut self.wires {
-            if wire.in_flight.take().is_some() {
-                self.shards[usize::from(conn.shard.0)].handle_send_cancelled(conn);
+            let shard = &mut self.shards[usize::from(conn.shard.0)];
+            match (&mut wire.in_flight, self.sealed) {
+                (None, _) => {}
+                (Some(sending), Some(most)) => {
+                    sending.truncate(most);
+                    shard.handle_send_kept(conn);
+                }
+                (Some(_), None) => {
+                    wire.in_flight = None;
+                    shard.handle_send_cancelled(conn);
+                }
             }
         }
     }
@@ -26,8 +36,23 @@ impl Rig {
     /// What all shards hand over, as bytes.
     pub(crate) fn hand_over(&mut self) -> Vec<(Vec<u8>, Vec<ConnId>)> {
         self.freeze();
+        let wires = &self.wires;
         let handed = self.shards.iter().map(|shard| {
-            let (handed, conns) = shard.hand_over();
+            let (mut handed, conns) = shard.hand_over();
+            for (connection, conn) in handed.connections.iter_mut().zip(&conns) {
+                connection.tls = wires[conn].in_flight.as_ref().map(|sending| Tls {
+                    session: b"keys".to_vec(),
+                    received: b"half a record".to_vec(),
+                    ciphertext: sending.clone(),
+                    sealed: sending.len() as u32,
+                });
+            }
+            if self.sealed.is_some() {
+                handed.required.extend([feature::TLS.into(), feature::TICKET_KEYS.into()]);
+                let mut keys = TicketKeys::default();
+                keys.keys = b"keys of tickets".to_vec();
+                handed.ticket_keys = Some(keys);
+            }
             (handed.encode(), conns)
         });
         handed.collect()
@@ -41,10 +66,13 @@ impl Rig {
     /// Shards that have just begun go on. Returns the connections with what belongs to each; their sockets take everything.
     pub(crate) fn take_over<S>(&mut self, parts: Vec<(TakeOver, Vec<S>)>) -> Vec<(ConnId, S)> {
         let mut all = Vec::new();
-        for (shard, (part, sockets)) in self.shards.iter_mut().zip(parts) {
+        for (shard, (mut part, sockets)) in self.shards.iter_mut().zip(parts) {
+            let sending = part.take_tls().into_iter();
+            let sending = sending.map(|tls| tls.map(|mut tls| std::mem::take(&mut tls.ciphertext)));
             let conns = shard.take_over(part);
             assert_eq!(conns.len(), sockets.len());
-            self.wires.extend(conns.iter().map(|&conn| (conn, Wire::default())));
+            let wires = sending.map(|in_flight| Wire { in_flight, ..Wire::default() });
+            self.wires.extend(conns.iter().copied().zip(wires));
             all.extend(conns.into_iter().zip(sockets));
         }
         all

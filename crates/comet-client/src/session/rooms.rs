@@ -1,0 +1,232 @@
+//! The rooms of a session that speaks protocol 2, and what it has of their histories.
+//!
+//! The session asks for what is missing by itself: where the server tells of a gap, and where the connection enters a room of which
+//! an earlier one had a part. Until the answer it ignores pushes to that room, because they are in the answer as well.
+
+use std::collections::BTreeMap;
+
+use comet_proto::{JoinReply, Position, RoomGap, RoomHandle};
+
+use crate::room_news::{Gap, GapState, Joined};
+
+/// Where a push to a room came from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// The push's place in the room's history, if it keeps one.
+    pub position: Option<Position>,
+}
+
+/// The rooms that the server has named.
+#[derive(Default)]
+pub(super) struct Rooms {
+    named: BTreeMap<RoomHandle, Room>,
+    /// The one that operation 12 changes.
+    primary: Option<RoomHandle>,
+    /// Its state while the server tells which room that is now.
+    former: Option<Room>,
+    /// Joins that are not answered.
+    asked: Vec<Asked>,
+    /// What earlier connections have of rooms that this one has not entered.
+    known: BTreeMap<Box<str>, Position>,
+    /// Of the latest join of the session's own. They count down from 0; those of the caller count up.
+    sequence: i32,
+}
+
+struct Room {
+    name: Box<str>,
+    /// Of the latest push that was passed on, if the room keeps a history.
+    latest: Option<Position>,
+}
+
+struct Asked {
+    sequence: i32,
+    room: Box<str>,
+    since: Option<Position>,
+    why: Why,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Why {
+    Caller,
+    /// These pushes are missing.
+    Gap {
+        first: u64,
+        last: u64,
+    },
+    /// An earlier connection had a part of them.
+    Return,
+}
+
+/// What a frame about rooms led to.
+pub(super) enum News {
+    /// The frame answers the caller.
+    Answer,
+    Room(Box<str>, Joined),
+    Gap(Gap),
+    /// Nothing to tell.
+    Nothing,
+}
+
+/// A join that the session has to send.
+pub(super) struct Ask {
+    pub(super) sequence: i32,
+    pub(super) room: Box<str>,
+    pub(super) since: Position,
+}
+
+impl Room {
+    /// Of its push with this offset; 0: it has none.
+    fn origin(&self, offset: u64) -> Origin<'_> {
+        let position = self.latest.filter(|_| offset > 0);
+        let position = position.map(|latest| Position { offset, ..latest });
+        Origin { room: &self.name, position }
+    }
+}
+
+impl Rooms {
+    /// An earlier connection had the pushes of `room` up to this position.
+    pub(super) fn know(&mut self, room: &str, position: Position) {
+        self.known.insert(room.into(), position);
+    }
+
+    pub(super) fn may_resume(&self, room: &str) -> bool {
+        self.known.contains_key(room) || self.names().any(|name| name == room)
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.named.values().map(|room| &*room.name)
+    }
+
+    pub(super) fn handle_of(&self, name: &str) -> Option<RoomHandle> {
+        self.named.iter().find(|(_, room)| *room.name == *name).map(|(&handle, _)| handle)
+    }
+
+    /// The caller asks to be in `room`.
+    pub(super) fn ask(&mut self, sequence: i32, room: &str, since: Option<Position>) {
+        self.known.remove(room);
+        self.asked.push(Asked { sequence, room: room.into(), since, why: Why::Caller });
+    }
+
+    fn ask_since(&mut self, room: Box<str>, since: Position, why: Why) -> Ask {
+        self.sequence = self.sequence.checked_sub(1).unwrap_or(-1);
+        let (sequence, since_then) = (self.sequence, Some(since));
+        self.asked.push(Asked { sequence, room: room.clone(), since: since_then, why });
+        Ask { sequence, room, since }
+    }
+
+    fn awaits_history(&self, name: &str) -> bool {
+        self.asked.iter().any(|asked| *asked.room == *name && asked.since.is_some())
+    }
+
+    /// A push to the room with this handle. `None`: the server has not named it. `Some(None)`: the push comes again, in the
+    /// answer to a join.
+    pub(super) fn push(&mut self, handle: RoomHandle, offset: u64) -> Option<Option<Origin<'_>>> {
+        let name = &self.named.get(&handle)?.name;
+        // Most often nothing is asked.
+        if offset > 0 && !self.asked.is_empty() && self.awaits_history(name) {
+            return Some(None);
+        }
+        let room = self.named.get_mut(&handle)?;
+        if let Some(latest) = room.latest.as_mut().filter(|_| offset > 0) {
+            latest.offset = offset;
+        }
+        Some(Some(room.origin(offset)))
+    }
+
+    /// The server has moved the connection out of its room.
+    pub(super) fn leave_primary(&mut self) {
+        self.former = self.primary.take().and_then(|primary| self.named.remove(&primary));
+    }
+
+    pub(super) fn left(&mut self, handle: RoomHandle) {
+        self.named.remove(&handle);
+        self.primary.take_if(|primary| *primary == handle);
+    }
+
+    /// The server says that the connection is in a room, or why not. `name` is the reply's room.
+    pub(super) fn joined(
+        &mut self,
+        sequence: i32,
+        reply: &JoinReply<'_>,
+        name: &str,
+    ) -> (News, Option<Ask>) {
+        let asked = (!reply.is_unasked)
+            .then(|| self.asked.iter().position(|asked| asked.sequence == sequence))
+            .flatten()
+            .map(|at| self.asked.swap_remove(at));
+        let JoinReply { outcome, position, recovered, is_primary, .. } = *reply;
+        let joined = Joined { position, recovered };
+        if let Ok(handle) = outcome {
+            let former = self.former.take().filter(|former| *former.name == *name);
+            let before = self.named.remove(&handle).filter(|room| *room.name == *name).or(former);
+            // Without a position the connection was in the room before, or the room keeps no history.
+            let mut latest = position.or(before.and_then(|room| room.latest));
+            if let (Some(_), Some(Asked { since: Some(since), .. })) = (recovered, &asked) {
+                // What was missed moves it when it arrives.
+                latest = Some(*since);
+            }
+            self.named.insert(handle, Room { name: name.into(), latest });
+            if is_primary {
+                self.primary = Some(handle);
+            }
+        }
+        match asked.map(|asked| asked.why) {
+            Some(Why::Caller) => (News::Answer, None),
+            Some(Why::Return) => (News::Room(name.into(), joined), None),
+            Some(Why::Gap { first, last }) => {
+                let state =
+                    recovered.map_or(GapState::Lost, |missed| GapState::Repaired { missed });
+                (News::Gap(Gap { room: name.into(), first, last, state }), None)
+            }
+            None if reply.is_unasked => self.entered(name, outcome.ok(), position),
+            None => (News::Answer, None),
+        }
+    }
+
+    /// The server had the connection enter a room, which may keep a history.
+    fn entered(
+        &mut self,
+        name: &str,
+        handle: Option<RoomHandle>,
+        position: Option<Position>,
+    ) -> (News, Option<Ask>) {
+        let (Some(handle), Some(now)) = (handle, position) else { return (News::Nothing, None) };
+        if self.awaits_history(name) {
+            return (News::Nothing, None);
+        }
+        let before = self.known.remove(name);
+        if let Some(since) = before.filter(|since| since.epoch == now.epoch && *since != now) {
+            if let Some(room) = self.named.get_mut(&handle) {
+                room.latest = Some(since);
+            }
+            return (News::Nothing, Some(self.ask_since(name.into(), since, Why::Return)));
+        }
+        let recovered = before.filter(|before| *before == now).map(|_| 0);
+        (News::Room(name.into(), Joined { position, recovered }), None)
+    }
+
+    /// The server has dropped pushes for this connection.
+    pub(super) fn gap(&mut self, gap: RoomGap) -> (News, Option<Ask>) {
+        let RoomGap { handle, is_outdated, first, last } = gap;
+        let Some(Room { name, latest }) = self.named.get(&handle) else {
+            return (News::Nothing, None);
+        };
+        let is_known = latest.is_some_and(|latest| last <= latest.offset);
+        // An answer that is under way has them.
+        if is_known || self.awaits_history(name) {
+            return (News::Nothing, None);
+        }
+        let (name, latest) = (name.clone(), *latest);
+        let told = |state| News::Gap(Gap { room: name.clone(), first, last, state });
+        match latest {
+            _ if is_outdated => (told(GapState::Outdated), None),
+            None => (told(GapState::Lost), None),
+            Some(since) => {
+                let ask = self.ask_since(name.clone(), since, Why::Gap { first, last });
+                (told(GapState::Asked), Some(ask))
+            }
+        }
+    }
+}

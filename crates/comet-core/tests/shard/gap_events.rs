@@ -1,0 +1,102 @@
+//! Gaps of clients that do not speak protocol 2: event streams are told, and clients of the text form that ask for it.
+
+use comet_core::{ConnId, Limits, SlowConsumer, Transport};
+
+use crate::event_ids::split;
+use crate::event_streams::{HEAD, ask, event, open, request, take};
+use crate::history::rules;
+use crate::rig::{Rig, UPGRADE, masked, room_at};
+
+const TEXT: u8 = 0x81;
+
+fn rig(slow_consumer: SlowConsumer) -> Rig {
+    let history_rules = rules(100);
+    Rig::new(
+        2,
+        Limits { svr_proto: 3, slow_consumer, text: true, history_rules, ..Limits::default() },
+    )
+}
+
+fn push(rig: &mut Rig, room: &str, offsets: std::ops::RangeInclusive<u64>) {
+    offsets.for_each(|offset| _ = rig.push_room(room, 5, offset.to_string().as_bytes()));
+}
+
+fn gap(room: &str, first: u64, last: u64) -> String {
+    format!("{{\"room\":\"{room}\",\"first\":{first},\"last\":{last}}}")
+}
+
+/// The id stays before the hole, so the next stream gets what this one lost. What came behind it comes again.
+#[test]
+fn a_stream_is_told_of_a_gap_and_gets_it_when_it_comes_back() {
+    for (policy, got, (first, last)) in [
+        (SlowConsumer::DropNewest, [1, 2, 3], (4, 6)),
+        // The first is in flight.
+        (SlowConsumer::DropOldest, [1, 5, 6], (2, 4)),
+    ] {
+        let mut rig = rig(policy);
+        let room = room_at(1);
+        let query = format!("?token=7/k//&rooms={room}");
+        let (conn, _) = open(&mut rig, 0, &query);
+        rig.allow(conn, Some(0));
+        push(&mut rig, &room, 1..=6);
+        rig.allow(conn, None);
+        let (events, id) = split(&take(&mut rig, conn));
+        let object = |offset: u64| {
+            format!(
+                r#"{{"ver":1,"op":5,"seq":0,"room":"{room}","offset":{offset},"body":{offset}}}"#
+            )
+        };
+        let mut expected: Vec<String> = got.iter().map(|&offset| event(&object(offset))).collect();
+        let place = got.iter().position(|&offset| offset > first).unwrap_or(3);
+        expected.insert(place, format!("event: gap\ndata: {}\n\n", gap(&room, first, last)));
+        assert_eq!(events, expected.concat(), "{policy:?}");
+        push(&mut rig, &room, 7..=7);
+        let (_, later) = split(&take(&mut rig, conn));
+        assert_eq!(later, id, "it is before the gap as long as the stream lasts");
+
+        rig.hang_up(conn);
+        let conn = rig.connect(0, Transport::WebSocket);
+        let back =
+            ask(&mut rig, conn, &request(&query, &format!("Last-Event-ID: {}\r\n", id.unwrap())));
+        let (events, id) = split(&back);
+        let missed: Vec<String> = (first..=7).map(object).collect();
+        let entered = format!(
+            "event: room\ndata: {{\"room\":\"{room}\",\"recovered\":{}}}\n\n",
+            missed.len()
+        );
+        assert_eq!(events, format!("{HEAD}{entered}{}", event(&missed.join(","))));
+        push(&mut rig, &room, 8..=8);
+        let (events, later) = split(&take(&mut rig, conn));
+        assert_eq!(events, event(&object(8)));
+        assert_ne!(later, id, "it has all");
+    }
+}
+
+fn join_text(rig: &mut Rig, room: &str, operations: &str) -> ConnId {
+    let conn = rig.connect(0, Transport::WebSocket);
+    rig.ask(conn, UPGRADE);
+    let auth = format!(r#"{{"op":7,"body":"7/k{operations}/{room}/{operations}"}}"#);
+    rig.ask(conn, &masked(TEXT, auth.as_bytes()));
+    conn
+}
+
+/// Others get what they would from goim.
+#[test]
+fn a_text_client_that_accepts_operation_23_is_told() {
+    let mut rig = rig(SlowConsumer::DropNewest);
+    let room = room_at(1);
+    let told = [("5,23", true), ("5", false), ("", false)].map(|(operations, is_told)| {
+        let conn = join_text(&mut rig, &room, operations);
+        rig.allow(conn, Some(0));
+        (conn, is_told)
+    });
+    push(&mut rig, &room, 1..=5);
+    for (conn, is_told) in told {
+        rig.allow(conn, None);
+        let text = String::from_utf8_lossy(&rig.take(conn)).into_owned();
+        let marker = format!("[{{\"ver\":1,\"op\":23,\"seq\":0,\"body\":{}}}]", gap(&room, 4, 5));
+        assert_eq!(text.matches("\"op\":5").count(), 3);
+        assert_eq!(text.contains(&marker), is_told, "{text}");
+        assert_eq!(text.contains("\"op\":23"), is_told);
+    }
+}

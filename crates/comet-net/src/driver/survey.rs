@@ -1,0 +1,25 @@
+//! What of a core another process could go on with.
+
+use comet_core::LeftBehind;
+use comet_logic::Authenticator;
+
+use super::Driver;
+use crate::orders::Survey;
+
+impl<A: Authenticator> Driver<A> {
+    pub(super) fn survey(&self) -> Survey {
+        let obstacles = self.shard.obstacles();
+        let mut survey = Survey { paced: obstacles.paced, ..Survey::default() };
+        for (_, why) in self.shard.left_behind() {
+            match why {
+                LeftBehind::Handshake => survey.handshakes += 1,
+                LeftBehind::AwaitsAnswer => survey.await_answers += 1,
+                LeftBehind::Closing => survey.closing += 1,
+            }
+        }
+        let stay = survey.handshakes + survey.await_answers + survey.closing;
+        // The slot of one that has just closed may still be taken.
+        survey.movable = self.sockets.all().count().saturating_sub(stay);
+        survey
+    }
+}

@@ -1,0 +1,154 @@
+//! Listening sockets that another process hands over: divided among the cores of this one, whose number may be another.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use comet_listen::ListenError as SocketError;
+use socket2::Socket;
+
+use crate::listen::{ListenError, ListenOptions, bound_socket, set_options};
+use crate::steer;
+
+/// The sockets of an address that another process has listened at.
+#[derive(Debug)]
+pub struct InheritedListeners {
+    /// Where they are.
+    pub address: SocketAddr,
+    /// Those of each core. A core has several if there were more cores before.
+    pub cores: Vec<Vec<OwnedFd>>,
+    /// What is to be done with them once they are this process's alone.
+    pub unsettled: Unsettled,
+}
+
+/// What would show at the other process, too: its clients may still come to it.
+#[derive(Debug)]
+pub struct Unsettled {
+    inherited: Vec<Socket>,
+    /// They are bound, and do not listen.
+    added: Vec<Socket>,
+    options: ListenOptions,
+}
+
+/// Divides `sockets`, which listen at one address, among `cores`. None is closed: who has connected waits at one of them. Cores
+/// that are left without one get sockets of their own, which listen after [`Unsettled::settle`].
+///
+/// # Errors
+/// If the kernel refuses.
+///
+/// # Panics
+/// If there is no socket, or no core.
+pub fn inherit(
+    sockets: Vec<OwnedFd>,
+    cores: usize,
+    options: &ListenOptions,
+) -> Result<InheritedListeners, ListenError> {
+    let mut by_core: Vec<Vec<OwnedFd>> = (0..cores).map(|_| Vec::new()).collect();
+    let sockets: Vec<Socket> = sockets.into_iter().map(Socket::from).collect();
+    let local = |socket: &Socket| {
+        socket.local_addr()?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    };
+    let unnamed = SocketAddr::from(([0, 0, 0, 0], 0));
+    let failed = |address: SocketAddr| {
+        move |source| ListenError::Listen(SocketError { address: address.into(), source })
+    };
+    let address = local(&sockets[0]).map_err(failed(unnamed))?;
+    let (mut inherited, mut added) = (Vec::new(), Vec::new());
+    for (at, socket) in sockets.into_iter().enumerate() {
+        inherited.push(socket.try_clone().map_err(failed(address))?);
+        by_core[at % cores].push(socket.into());
+    }
+    for core in by_core.iter_mut().filter(|core| core.is_empty()) {
+        let socket = bound_socket(address, options).map_err(failed(address))?;
+        added.push(socket.try_clone().map_err(failed(address))?);
+        core.push(socket.into());
+    }
+    let unsettled = Unsettled { inherited, added, options: options.clone() };
+    Ok(InheritedListeners { address, cores: by_core, unsettled })
+}
+
+impl Unsettled {
+    /// Gives the sockets the options of this process. Those that were added listen from now on, and clients are steered to the
+    /// cores of this process.
+    ///
+    /// # Errors
+    /// The first failure. The rest is done all the same.
+    pub fn settle(self) -> io::Result<()> {
+        let Self { inherited, added, options } = self;
+        let mut done = Ok(());
+        for socket in &inherited {
+            done = done.and(set_options(socket, &options));
+        }
+        for socket in inherited.iter().chain(&added) {
+            done = done.and(socket.listen(options.backlog));
+        }
+        if let Some(cpus) = &options.steering {
+            // The group numbers its sockets in the order in which they began to listen.
+            done = done.and(steer::by_cpu(&inherited[0], cpus));
+        }
+        done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::listen::bind;
+
+    const OPTIONS: ListenOptions = ListenOptions {
+        backlog: 128,
+        sndbuf: 0,
+        rcvbuf: 0,
+        keepalive: None,
+        user_timeout: None,
+        nodelay: true,
+        steering: None,
+    };
+
+    /// Another number of cores goes on with them; all who connect are accepted at one of the sockets.
+    fn check(before: usize, after: usize, expected: &[usize]) {
+        let (address, former) = bind("127.0.0.1:0".parse().unwrap(), before, &OPTIONS).unwrap();
+        let handed = former.iter().map(|socket| socket.try_clone().unwrap()).collect();
+        // They are in the backlog of a former socket.
+        let early: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let InheritedListeners { address: at, cores, unsettled } =
+            inherit(handed, after, &OPTIONS).unwrap();
+        assert_eq!(at, address);
+        assert_eq!(cores.iter().map(Vec::len).collect::<Vec<_>>(), expected);
+        unsettled.settle().unwrap();
+        drop(former);
+        let late: Vec<_> = (0..24).map(|_| TcpStream::connect(address).unwrap()).collect();
+        let mut accepted = 0;
+        for socket in cores.into_iter().flatten().map(Socket::from) {
+            socket.set_nonblocking(true).unwrap();
+            while socket.accept().is_ok() {
+                accepted += 1;
+            }
+        }
+        assert_eq!(accepted, early.len() + late.len());
+    }
+
+    #[test]
+    fn each_core_has_a_socket_whatever_their_number() {
+        check(1, 1, &[1]);
+        check(2, 2, &[1, 1]);
+        check(1, 3, &[1, 1, 1]);
+        check(3, 2, &[2, 1]);
+    }
+
+    #[test]
+    fn a_socket_that_is_added_gets_nobody_before_it_is_settled() {
+        let (address, former) = bind("127.0.0.1:0".parse().unwrap(), 1, &OPTIONS).unwrap();
+        let handed = vec![former[0].try_clone().unwrap()];
+        let inherited = inherit(handed, 2, &OPTIONS).unwrap();
+        let clients: Vec<_> = (0..16).map(|_| TcpStream::connect(address).unwrap()).collect();
+        // The new process fails.
+        drop(inherited);
+        let former = Socket::from(former.into_iter().next().unwrap());
+        former.set_nonblocking(true).unwrap();
+        let accepted = std::iter::from_fn(|| former.accept().ok()).count();
+        assert_eq!(accepted, clients.len());
+    }
+}

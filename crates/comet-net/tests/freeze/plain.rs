@@ -1,0 +1,99 @@
+//! Clients without TLS.
+
+use std::io::Write;
+use std::net::TcpStream;
+
+use comet_proto::op;
+
+use crate::rig::{LIMIT, PUSHES, Rig, beat, connect, expect_pushes, frame, listen, read, stalled};
+
+#[test]
+fn a_core_that_thaws_goes_on_where_it_was() {
+    let (address, listener) = listen();
+    let rig = Rig::start(listener, None, None);
+    let clients = stalled(&rig, |_| connect(address));
+    let mut live = clients[0].try_clone().unwrap();
+    // Half a heartbeat is in the shard, the rest comes while it is frozen.
+    let heartbeat = frame(op::HEARTBEAT, b"");
+    live.write_all(&heartbeat[..7]).unwrap();
+    rig.freeze();
+    live.write_all(&heartbeat[7..]).unwrap();
+    let late = TcpStream::connect(address).unwrap();
+    // What is pushed meanwhile waits.
+    rig.push_all(PUSHES);
+    rig.freeze();
+    rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+    for client in &clients {
+        expect_pushes(client, 0..PUSHES + 1);
+    }
+    assert_eq!(read(&live).unwrap().0, op::HEARTBEAT_REPLY);
+    let mut late = late;
+    late.write_all(&frame(op::AUTH, b"")).unwrap();
+    assert_eq!(read(&late).unwrap().0, op::AUTH_REPLY);
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn a_core_that_offered_its_sockets_in_vain_goes_on() {
+    let (address, listener) = listen();
+    let rig = Rig::start(listener, None, None);
+    let mut clients = stalled(&rig, |_| connect(address));
+    rig.freeze();
+    // The other process gets the sockets, and ends.
+    drop(rig.offer());
+    let refused = rig.core.freeze().wait(LIMIT).unwrap();
+    assert_eq!(refused, Err("its sockets are offered".to_owned()));
+    rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+    for client in &mut clients {
+        expect_pushes(&mut *client, 0..PUSHES);
+        beat(client);
+    }
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn another_core_goes_on_with_the_connections() {
+    let (address, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, None, None);
+    let mut clients = stalled(&rig, |_| connect(address));
+    let heartbeat = frame(op::HEARTBEAT, b"");
+    clients[1].write_all(&heartbeat[..7]).unwrap();
+    rig.freeze();
+    let mut late = TcpStream::connect(address).unwrap();
+    late.write_all(&frame(op::AUTH, b"")).unwrap();
+    let (state, sockets) = rig.offer();
+    assert_eq!(sockets.len(), clients.len());
+    assert!(state.connections.iter().all(|conn| !conn.pending.is_empty()), "all are stalled");
+    let next = Rig::adopt(next_listener, None, (state, sockets)).unwrap();
+    rig.give_way(&next);
+    next.push_all(PUSHES);
+    for client in &clients {
+        expect_pushes(client, 0..PUSHES + 1);
+    }
+    clients[1].write_all(&heartbeat[7..]).unwrap();
+    assert_eq!(read(&clients[1]).unwrap().0, op::HEARTBEAT_REPLY);
+    late.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(read(&late).unwrap().0, op::AUTH_REPLY);
+    for client in &mut clients {
+        beat(client);
+    }
+    next.core.stop().unwrap();
+}
+
+#[test]
+fn a_core_that_adopts_does_nothing_before_it_thaws() {
+    let (address, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, None, None);
+    let mut client = connect(address);
+    rig.freeze();
+    let next = Rig::adopt(next_listener, None, rig.offer()).unwrap();
+    client.write_all(&frame(op::HEARTBEAT, b"")).unwrap();
+    // It ends without having read the heartbeat, which the former core answers.
+    next.core.release().wait(LIMIT).unwrap().unwrap();
+    next.core.stop().unwrap();
+    rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+    assert_eq!(read(&client).unwrap().0, op::HEARTBEAT_REPLY);
+    rig.core.stop().unwrap();
+}

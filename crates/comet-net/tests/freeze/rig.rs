@@ -1,0 +1,231 @@
+//! A core of its own, and clients that check every byte of their pushes.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use comet_core::{
+    CallId, Limits, Logic, Message, Push, Report, Settings, ShardId, Transport, distribute,
+};
+use comet_logic::Embedded;
+use comet_mesh::{EventFd, Inbox, Pulse, Sender, express_inbox, inbox};
+use comet_net::{
+    Arrived, ArrivedSocket, Core, CoreSettings, CoreStartError, ListenOptions, Listener,
+    MeshEndpoints, Tls, bind,
+};
+use comet_proto::{Encoded, Frame, op};
+
+/// Ends a test that has failed.
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// Bytes of a push.
+const BODY: usize = 1_000;
+
+pub(crate) fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
+    Encoded::frame(&Frame { version: 1, operation, sequence: 1, body }).for_tcp().to_vec()
+}
+
+/// Reads a frame: its operation and its body.
+pub(crate) fn read(mut stream: impl Read) -> io::Result<(i32, Vec<u8>)> {
+    let mut head = [0; 16];
+    stream.read_exact(&mut head)?;
+    let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
+    let mut body = vec![0; length - head.len()];
+    stream.read_exact(&mut body)?;
+    Ok((i32::from_be_bytes(head[8..12].try_into().unwrap()), body))
+}
+
+/// A push whose bytes tell its number.
+pub(crate) fn push(number: u32) -> Push {
+    let body: Vec<u8> = (0..BODY as u32).map(|at| (number.wrapping_mul(31) + at) as u8).collect();
+    let body = [&number.to_be_bytes()[..], &body].concat();
+    Push::new(5, Encoded::frame(&Frame { version: 1, operation: 5, sequence: 0, body: &body }))
+}
+
+/// Reads pushes up to the one with number `last`, and checks that each comes once and whole.
+pub(crate) fn expect_pushes(mut stream: impl Read, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let (operation, body) = read(&mut stream).unwrap();
+        let raw = push(number).frame.for_tcp().to_vec();
+        assert_eq!(operation, 5);
+        assert!(raw.ends_with(&body), "push {number}, got {:?}", &body[..4]);
+    }
+}
+
+pub(crate) fn listen() -> (SocketAddr, OwnedFd) {
+    let options = ListenOptions {
+        backlog: 128,
+        sndbuf: 16 << 10,
+        rcvbuf: 16 << 10,
+        keepalive: None,
+        user_timeout: None,
+        nodelay: true,
+        steering: None,
+    };
+    let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
+    (address, sockets.pop().unwrap())
+}
+
+/// A core of its own, with one TCP listener.
+pub(crate) struct Rig {
+    pub(crate) core: Core,
+    inbox: Sender<Message>,
+    reports: Inbox<Report>,
+}
+
+fn settings(limits: &Arc<Limits>) -> Settings {
+    Settings {
+        shard: ShardId(0),
+        shards: 1,
+        limits: limits.clone(),
+        logic: Logic::Embedded,
+        hash_seed: 7,
+        reports_rooms: false,
+    }
+}
+
+pub(crate) fn limits() -> Arc<Limits> {
+    Arc::new(Limits { svr_proto: 4_000, ..Limits::default() })
+}
+
+impl Rig {
+    pub(crate) fn start(listener: OwnedFd, tls: Option<Tls>, arrived: Option<Arrived>) -> Self {
+        Self::try_start(listener, tls, &limits(), arrived).unwrap()
+    }
+
+    fn try_start(
+        listener: OwnedFd,
+        tls: Option<Tls>,
+        limits: &Arc<Limits>,
+        arrived: Option<Arrived>,
+    ) -> Result<Self, CoreStartError> {
+        let wakeup = Arc::new(EventFd::new().unwrap());
+        let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
+        let (control, reports) = inbox(65_536, Arc::new(EventFd::new().unwrap()));
+        let settings = CoreSettings {
+            cpu: None,
+            shard: settings(limits),
+            listeners: vec![Listener {
+                socket: listener,
+                transport: Transport::Tcp,
+                tls,
+                proxy_from: None,
+            }],
+            caller_listeners: Vec::new(),
+            ring_entries: 64,
+            recv_buffers: 64,
+            recv_buffer_size: 1024,
+            spin: Duration::ZERO,
+            busy_poll: Duration::ZERO,
+            epoch: Instant::now(),
+            arrived,
+        };
+        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let peers = vec![sender.clone()];
+        let endpoints = MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers, control };
+        let (ready, is_ready) = mpsc::channel();
+        let core = Core::start(settings, endpoints, Embedded, ready).unwrap();
+        is_ready.recv().unwrap()?;
+        Ok(Self { core, inbox: sender, reports })
+    }
+
+    /// A frozen core with what another one has offered, after the way through bytes.
+    pub(crate) fn adopt(
+        listener: OwnedFd,
+        tls: Option<Tls>,
+        offered: (comet_handover::Shard, Vec<OwnedFd>),
+    ) -> Result<Self, CoreStartError> {
+        Self::adopt_with(listener, tls, &limits(), offered)
+    }
+
+    /// The same with other limits.
+    pub(crate) fn adopt_with(
+        listener: OwnedFd,
+        tls: Option<Tls>,
+        limits: &Arc<Limits>,
+        (state, sockets): (comet_handover::Shard, Vec<OwnedFd>),
+    ) -> Result<Self, CoreStartError> {
+        let state = comet_handover::Shard::decode(&state.encode()).unwrap();
+        let sockets = sockets.into_iter().map(|fd| ArrivedSocket { fd, peer: None }).collect();
+        let (part, sockets) = distribute(vec![(state, sockets)], 1).unwrap().pop().unwrap();
+        Self::try_start(listener, tls, limits, Some(Arrived { part, sockets }))
+    }
+
+    /// The former process ends; it must not end the connections. Then `next` goes on.
+    pub(crate) fn give_way(self, next: &Self) {
+        self.core.release().wait(LIMIT).unwrap().unwrap();
+        self.core.stop().unwrap();
+        next.core.thaw().wait(LIMIT).unwrap().unwrap();
+    }
+
+    pub(crate) fn push_all(&self, number: u32) {
+        let (call, push) = (CallId(number.into()), push(number));
+        self.inbox.try_send(Message::Broadcast { call, push, speed: None }).unwrap();
+    }
+
+    /// Waits until so many calls have been reported.
+    pub(crate) fn wait_for_calls(&self, calls: usize) {
+        let begin = Instant::now();
+        let mut done = 0;
+        while done < calls {
+            done += usize::from(self.reports.try_recv().is_some());
+            assert!(begin.elapsed() < LIMIT, "{done} of {calls} calls are reported");
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn freeze(&self) {
+        self.core.stop_accepts().wait(LIMIT).unwrap().unwrap();
+        self.core.freeze().wait(LIMIT).unwrap().unwrap();
+        let begin = Instant::now();
+        loop {
+            let turn = self.core.frozen_turn().wait(LIMIT).unwrap();
+            if turn.is_still && turn.obstacles.is_none() {
+                return;
+            }
+            assert!(begin.elapsed() < LIMIT, "{turn:?}");
+        }
+    }
+
+    /// Offers its sockets, and returns what the other process gets.
+    pub(crate) fn offer(&self) -> (comet_handover::Shard, Vec<OwnedFd>) {
+        let offered = Arc::new(Mutex::new(None));
+        let into = offered.clone();
+        let taken = self.core.offer(move |offer| {
+            let own = |fd: &BorrowedFd<'_>| fd.try_clone_to_owned();
+            let sockets = offer.sockets.iter().map(own).collect::<io::Result<Vec<_>>>()?;
+            *into.lock().unwrap() = Some((offer.state, sockets));
+            Ok(())
+        });
+        taken.wait(LIMIT).unwrap().unwrap();
+        offered.lock().unwrap().take().unwrap()
+    }
+}
+
+pub(crate) fn connect(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(&frame(op::AUTH, b"")).unwrap();
+    assert_eq!(read(&stream).unwrap().0, op::AUTH_REPLY);
+    stream
+}
+
+pub(crate) fn beat(stream: &mut TcpStream) {
+    stream.write_all(&frame(op::HEARTBEAT, b"")).unwrap();
+    assert_eq!(read(&*stream).unwrap().0, op::HEARTBEAT_REPLY);
+}
+
+/// Pushes that the sockets of clients who do not read cannot hold.
+pub(crate) const PUSHES: u32 = 600;
+
+/// Four clients that read nothing, so that a send of each is under way.
+pub(crate) fn stalled<C>(rig: &Rig, connect: impl Fn(usize) -> C) -> Vec<C> {
+    let clients = (0..4).map(connect).collect();
+    for number in 0..PUSHES {
+        rig.push_all(number);
+    }
+    rig.wait_for_calls(PUSHES as usize);
+    clients
+}

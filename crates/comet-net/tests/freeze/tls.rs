@@ -1,0 +1,321 @@
+//! Clients inside TLS.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use comet_core::{Block, Blocks, Limits, Millis};
+use comet_handover::feature;
+use comet_proto::op;
+use rustls::{HandshakeKind, SupportedCipherSuite};
+
+use crate::rig::{LIMIT, PUSHES, Rig, expect_pushes, frame, limits, listen, read, stalled};
+use crate::tls_client::{Certificate, Client, OpenSsl, beat, connect, is_tls13, records, suites};
+
+/// A key of tickets is replaced after so long.
+const TICKET_KEY_ROTATION: Duration = Duration::from_secs(6 * 3600);
+
+/// What is under way with clients that read nothing.
+struct UnderWay {
+    clients: Vec<Client>,
+    /// The rest of a record of the second one.
+    rest: Vec<u8>,
+    /// The record of the third one; half of its frame is in another.
+    late: Vec<u8>,
+}
+
+impl UnderWay {
+    fn begin(rig: &Rig, suite: SupportedCipherSuite, connect: impl Fn(usize) -> Client) -> Self {
+        let mut clients = stalled(rig, connect);
+        let heartbeat = frame(op::HEARTBEAT, b"");
+        let mut rest = records(&mut clients[1], &heartbeat);
+        let half: Vec<u8> = rest.drain(..11).collect();
+        clients[1].sock.write_all(&half).unwrap();
+        let (begin, end) = heartbeat.split_at(7);
+        let record = records(&mut clients[2], begin);
+        clients[2].sock.write_all(&record).unwrap();
+        let late = records(&mut clients[2], end);
+        if is_tls13(suite) {
+            // The server owes it an update, which goes before the next data.
+            clients[3].conn.refresh_traffic_keys().unwrap();
+            let update = records(&mut clients[3], b"");
+            clients[3].sock.write_all(&update).unwrap();
+        }
+        Self { clients, rest, late }
+    }
+
+    /// Every byte comes once, and the session is as good as new.
+    fn end(mut self, suite: SupportedCipherSuite, pushes: u32) {
+        self.clients[1].sock.write_all(&self.rest).unwrap();
+        self.clients[2].sock.write_all(&self.late).unwrap();
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            expect_pushes(&mut *client, 0..pushes);
+            if index == 1 || index == 2 {
+                assert_eq!(read(&mut *client).unwrap().0, op::HEARTBEAT_REPLY);
+            }
+            for _ in 0..3 {
+                beat(client);
+                if is_tls13(suite) {
+                    client.conn.refresh_traffic_keys().unwrap();
+                }
+            }
+            client.conn.send_close_notify();
+            assert_eq!(client.read(&mut [0]).unwrap(), 0, "the server answers the end");
+        }
+    }
+}
+
+#[test]
+fn sessions_of_all_suites_move() {
+    let certificate = Certificate::new();
+    for suite in suites() {
+        let (address, listener) = listen();
+        let next_listener = listener.try_clone().unwrap();
+        let rig = Rig::start(listener, Some(certificate.tls()), None);
+        let config = certificate.client(suite);
+        let under_way = UnderWay::begin(&rig, suite, |_| connect(address, &config));
+        // The core has read what came before its token.
+        let mut last = connect(address, &config);
+        rig.freeze();
+        rig.push_all(PUSHES);
+        rig.freeze();
+        let (state, sockets) = rig.offer();
+        assert_eq!(state.required, [feature::TLS, feature::TICKET_KEYS]);
+        let has_sealed = |conn: &comet_handover::Connection| {
+            conn.tls.as_ref().is_some_and(|tls| tls.sealed > 0 && !tls.ciphertext.is_empty())
+        };
+        assert!(state.connections[..4].iter().all(has_sealed), "all are stalled");
+        let received =
+            |conn: &comet_handover::Connection| conn.tls.as_ref().unwrap().received.len();
+        assert_eq!(state.connections.iter().map(received).sum::<usize>(), 11);
+        let next = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets)).unwrap();
+        rig.give_way(&next);
+        next.push_all(PUSHES + 1);
+        expect_pushes(&mut last, PUSHES..PUSHES + 2);
+        beat(&mut last);
+        drop(last);
+        under_way.end(suite, PUSHES + 2);
+        next.core.stop().unwrap();
+    }
+}
+
+#[test]
+fn sessions_of_all_suites_go_on_after_a_thaw() {
+    let certificate = Certificate::new();
+    for suite in suites() {
+        let (address, listener) = listen();
+        let rig = Rig::start(listener, Some(certificate.tls()), None);
+        let config = certificate.client(suite);
+        let under_way = UnderWay::begin(&rig, suite, |_| connect(address, &config));
+        rig.freeze();
+        // The other process gets all, and ends.
+        drop(rig.offer());
+        rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+        rig.freeze();
+        rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+        rig.push_all(PUSHES);
+        under_way.end(suite, PUSHES + 1);
+        rig.core.stop().unwrap();
+    }
+}
+
+/// Each move is amid traffic of both sides.
+#[test]
+fn a_session_moves_many_times() {
+    let certificate = Certificate::new();
+    let (address, listener) = listen();
+    let config = certificate.client(suites()[0]);
+    let mut rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+    let mut clients = stalled(&rig, |_| connect(address, &config));
+    for move_ in 0..5 {
+        rig.freeze();
+        let listener = listener.try_clone().unwrap();
+        let next = Rig::adopt(listener, Some(certificate.tls()), rig.offer()).unwrap();
+        rig.give_way(&next);
+        rig = next;
+        // One goes on a little, so that its next send is cut short elsewhere.
+        expect_pushes(&mut clients[0], 50 * move_..50 * (move_ + 1));
+        clients[0].conn.refresh_traffic_keys().unwrap();
+    }
+    for (client, from) in clients.iter_mut().zip([250, 0, 0, 0]) {
+        expect_pushes(&mut *client, from..PUSHES);
+        beat(client);
+    }
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn openssl_updates_keys_before_and_after_a_move() {
+    let certificate = Certificate::new();
+    for cipher in
+        ["TLS_AES_128_GCM_SHA256", "TLS_AES_256_GCM_SHA384", "TLS_CHACHA20_POLY1305_SHA256"]
+    {
+        let (address, listener) = listen();
+        let mut rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+        let arguments = ["-tls1_3", "-ciphersuites", cipher];
+        let Some(mut client) = OpenSsl::connect(address, &certificate, &arguments) else { return };
+        for number in 0..3 {
+            // `k`: it updates its own key.
+            client.command("k");
+            client.wait_for(">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
+            beat(&mut client);
+            // `K`: it asks for an update of the server's key, too.
+            client.command("K");
+            client.wait_for("<<< TLS 1.3, Handshake [length 0005], KeyUpdate");
+            rig.push_all(number);
+            expect_pushes(&mut client, number..number + 1);
+            rig.freeze();
+            // What it asks for meanwhile is answered by the next process.
+            client.command("K");
+            client.wait_for(">>> TLS 1.3, Handshake [length 0005], KeyUpdate");
+            let listener = listener.try_clone().unwrap();
+            let next = Rig::adopt(listener, Some(certificate.tls()), rig.offer()).unwrap();
+            rig.give_way(&next);
+            rig = next;
+            client.wait_for("<<< TLS 1.3, Handshake [length 0005], KeyUpdate");
+            beat(&mut client);
+        }
+        rig.core.stop().unwrap();
+    }
+}
+
+#[test]
+fn openssl_goes_on_in_tls_1_2() {
+    let certificate = Certificate::new();
+    for cipher in ["ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"] {
+        let (address, listener) = listen();
+        let next_listener = listener.try_clone().unwrap();
+        let rig = Rig::start(listener, Some(certificate.tls()), None);
+        let arguments = ["-tls1_2", "-cipher", cipher];
+        let Some(mut client) = OpenSsl::connect(address, &certificate, &arguments) else { return };
+        beat(&mut client);
+        rig.freeze();
+        let next = Rig::adopt(next_listener, Some(certificate.tls()), rig.offer()).unwrap();
+        rig.give_way(&next);
+        next.push_all(1);
+        expect_pushes(&mut client, 1..2);
+        beat(&mut client);
+        next.core.stop().unwrap();
+    }
+}
+
+/// What cannot move is closed, and nothing else.
+#[test]
+fn a_handshake_that_is_not_done_stays_behind() {
+    let certificate = Certificate::new();
+    let (address, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, Some(certificate.tls()), None);
+    let config = certificate.client(suites()[0]);
+    let mut handshaking = TcpStream::connect(address).unwrap();
+    handshaking.set_read_timeout(Some(LIMIT)).unwrap();
+    // The begin of a ClientHello.
+    handshaking.write_all(&[22, 3, 1, 0, 200, 1]).unwrap();
+    let mut client = connect(address, &config);
+    rig.core.close_unmovable(100).wait(LIMIT).unwrap().unwrap();
+    assert_eq!(handshaking.read(&mut [0]).unwrap(), 0, "it is closed");
+    beat(&mut client);
+    rig.freeze();
+    let (state, sockets) = rig.offer();
+    assert_eq!(sockets.len(), 1);
+    let next = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets)).unwrap();
+    rig.give_way(&next);
+    beat(&mut client);
+    next.core.stop().unwrap();
+}
+
+#[test]
+fn keys_that_cannot_be_read_refuse_the_hand_over() {
+    let certificate = Certificate::new();
+    let (address, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, Some(certificate.tls()), None);
+    let mut client = connect(address, &certificate.client(suites()[0]));
+    rig.freeze();
+    let (mut state, sockets) = rig.offer();
+    state.connections[0].tls.as_mut().unwrap().session[0] = 99;
+    let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
+    let error = refused.err().unwrap().to_string();
+    assert!(error.contains("a TLS session: bytes that this version does not write"), "{error}");
+    rig.core.thaw().wait(LIMIT).unwrap().unwrap();
+    beat(&mut client);
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn a_client_resumes_with_a_ticket_of_the_former_process() {
+    let certificate = Certificate::new();
+    for suite in suites() {
+        let (address, listener) = listen();
+        let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+        let config = certificate.client(suite);
+        let mut first = connect(address, &config);
+        assert_eq!(first.conn.handshake_kind(), Some(HandshakeKind::Full));
+        rig.freeze();
+        let next_tls = certificate.tls();
+        let next =
+            Rig::adopt(listener.try_clone().unwrap(), Some(next_tls.clone()), rig.offer()).unwrap();
+        rig.give_way(&next);
+        beat(&mut first);
+        let mut second = connect(address, &config);
+        assert_eq!(second.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
+        beat(&mut second);
+        // What the next process was given rotates there.
+        next_tls.rotate_ticket_keys(Instant::now() + TICKET_KEY_ROTATION);
+        let third = connect(address, &config);
+        assert_eq!(third.conn.handshake_kind(), Some(HandshakeKind::Resumed), "{suite:?}");
+        for rotation in 2..4 {
+            next_tls.rotate_ticket_keys(Instant::now() + TICKET_KEY_ROTATION * rotation);
+        }
+        let fourth = connect(address, &config);
+        assert_eq!(fourth.conn.handshake_kind(), Some(HandshakeKind::Full), "{suite:?}");
+        next.core.stop().unwrap();
+    }
+}
+
+#[test]
+fn ticket_keys_that_cannot_be_read_refuse_the_hand_over() {
+    let certificate = Certificate::new();
+    let (_, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, Some(certificate.tls()), None);
+    rig.freeze();
+    let (mut state, sockets) = rig.offer();
+    state.ticket_keys.as_mut().unwrap().keys.pop();
+    let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
+    let error = refused.err().unwrap().to_string();
+    assert!(error.contains("the keys of session tickets: "), "{error}");
+    rig.core.stop().unwrap();
+}
+
+/// The next process closes connections before it thaws, and what was sealed for them is lost there.
+#[test]
+fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
+    let certificate = Certificate::new();
+    let config = certificate.client(suites()[0]);
+    let network = "127.0.0.0/8".parse().unwrap();
+    let block = Block { network, until: Millis(u64::MAX) };
+    let blocks = Blocks::default().with(Millis(0), block).unwrap();
+    let limits = Arc::new(Limits { blocks, ..Limits::clone(&limits()) });
+    for turns in [0, 1] {
+        let (address, listener) = listen();
+        let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+        let clients = stalled(&rig, |_| connect(address, &config));
+        rig.freeze();
+        let tls = Some(certificate.tls());
+        let next = Rig::adopt_with(listener, tls, &limits, rig.offer()).unwrap();
+        for _ in 0..turns {
+            let turn = next.core.frozen_turn().wait(LIMIT).unwrap();
+            assert_eq!(turn.obstacles, None);
+        }
+        rig.give_way(&next);
+        for mut client in clients {
+            let mut pushes = Vec::new();
+            // It ends amid a record or by a reset.
+            client.read_to_end(&mut pushes).unwrap_err();
+            assert!(pushes.len() < PUSHES as usize * 1_000);
+        }
+        next.core.stop().unwrap();
+    }
+}

@@ -1,0 +1,60 @@
+//! The server in a live upgrade: what of it is handed over, how it ends in the former process, and how it goes on in the new one.
+
+use comet_control::Control;
+use comet_listen::NamedSocket;
+use comet_net::Core;
+
+use crate::listeners::Passing;
+use crate::start::{Handles, Prepared, Threads};
+
+use super::App;
+
+impl App {
+    /// A server that has taken over the connections of another process, which has ended its work: it goes on with them, and accepts
+    /// clients and callers. What fails now is said in the log, as there is no way back.
+    pub(crate) fn go_on(prepared: Prepared, threads: Threads, handles: Handles) -> Self {
+        let mut app = Self::new(prepared, threads, handles);
+        let say = |what: &str, error: &dyn std::fmt::Display| {
+            log::error!("upgrade: {what}: {error}");
+        };
+        for (setting, unsettled) in app.passing.unsettled.drain(..) {
+            if let Err(error) = unsettled.settle() {
+                say(setting, &error);
+            }
+        }
+        for thawed in app.threads.cores.iter().map(Core::thaw).collect::<Vec<_>>() {
+            if let Err(error) = thawed.wait(super::PATIENCE).and_then(|done| done) {
+                say("a core does not go on", &error);
+            }
+        }
+        app.threads.control.end_move();
+        if let Err(error) = app.register() {
+            say("discovery", &error);
+        }
+        app
+    }
+
+    pub(crate) fn cores(&self) -> &[Core] {
+        &self.threads.cores
+    }
+
+    pub(crate) fn control(&self) -> &Control {
+        &self.threads.control
+    }
+
+    /// All listening sockets.
+    pub(crate) fn sockets(&self) -> impl Iterator<Item = &NamedSocket> {
+        let Passing { sockets, .. } = &self.passing;
+        sockets.iter().chain(self.threads.control.sockets())
+    }
+
+    /// Ends this process's part: another one goes on with the connections, and is registered in discovery by the same name.
+    pub(crate) fn leave(self) {
+        // Its end would cancel the registration.
+        std::mem::forget(self.discovery);
+        drop(self.passing);
+        if let Err((shard, cause)) = self.threads.stop() {
+            log::error!("core {} failed after the upgrade: {cause}", shard.0);
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! `comet upgrade`.
+
+use std::path::PathBuf;
+
+use clap::value_parser;
+
+use super::Serve;
+
+/// `comet upgrade`
+#[derive(Clone, PartialEq, Debug, clap::Args)]
+#[command(
+    after_help = "The server starts its own binary again, with its own arguments, and the new process reads the \
+        configuration anew. Clients stay connected. Until the new process is ready nothing changes: if it fails, the \
+        server goes on, and the cause is printed. The server is found by --pid, else by server.pid_file, else as the process \
+        with the same --config and --set. SIGUSR2 to the server does the same without an answer.\n\n\
+        Exit codes: 0, the new process serves; 1, it does not, and the former one goes on; 64, a mistake in the arguments."
+)]
+pub struct Upgrade {
+    /// The configuration file of the server, which may name server.pid_file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Overrules one key of the configuration, as the server's flag does
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub sets: Vec<String>,
+    /// The process of the server
+    #[arg(long, value_name = "ID", value_parser = value_parser!(u32).range(1..))]
+    pub pid: Option<u32>,
+    /// Start this binary [default: the one that the server was started as]
+    #[arg(long, value_name = "FILE")]
+    pub binary: Option<PathBuf>,
+    /// Seconds that the new process may take until it is ready
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = value_parser!(u32).range(1..=3600))]
+    pub start_time: u32,
+    /// Only print what would be handed over
+    #[arg(long)]
+    pub check: bool,
+}
+
+impl Upgrade {
+    /// What names the configuration, as flags of the server.
+    #[must_use]
+    pub fn serve(&self) -> Serve {
+        Serve { config: self.config.clone(), sets: self.sets.clone(), ..Serve::default() }
+    }
+}

@@ -1,0 +1,14 @@
+//! A live upgrade: another process goes on with the connections of this one. docs/adr/0016-live-upgrade.md has the phases, and
+//! `comet-upgrade` the protocol of the two processes; here is what they hand over.
+
+mod former;
+mod heritage;
+mod request;
+mod successor;
+
+pub use request::{Answer, Request, ask};
+pub use successor::is_successor;
+
+pub(crate) use former::Former;
+pub(crate) use request::Asked;
+pub(crate) use successor::{NotTaken, TakingOver};

@@ -1,0 +1,286 @@
+//! The former process: it holds back what is new, waits for what is under way, and hands the rest over.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::Command;
+use std::sync::mpsc::channel;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+use std::{env, io};
+
+use comet_net::{Core, FrozenTurn, Pending, Survey};
+use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
+
+use crate::App;
+use crate::pid_file::PidFile;
+
+use super::heritage::{Process, Sockets};
+use super::request::{Answer, Request, own_binary};
+
+/// How long clients in a handshake may take to authenticate.
+const HANDSHAKES: Duration = Duration::from_millis(300);
+
+/// How long the close notices of those that stay may take to be sent.
+const NOTICES: Duration = Duration::from_millis(100);
+
+/// How long callers may take to get the answers to their calls.
+const CALLERS: Duration = Duration::from_secs(1);
+
+/// How long the mesh may take to become empty.
+const MESH: Duration = Duration::from_secs(1);
+
+/// How long a core may take for an order that is not bound otherwise.
+const ORDER: Duration = Duration::from_secs(5);
+
+/// How long the state of a core may take to be written and taken.
+const OFFER: Duration = Duration::from_secs(60);
+
+/// How long nobody may be served: at least, and for each connection. It mostly takes a tenth of that.
+const FROZEN: Duration = Duration::from_secs(5);
+const FROZEN_EACH: Duration = Duration::from_micros(500);
+
+/// How often it is looked whether something is over.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// The new process, as it is to be started: with the arguments of this one. It reads its configuration anew.
+fn command(request: &Request) -> Command {
+    let mut command = Command::new(request.binary.clone().unwrap_or_else(own_binary));
+    command.args(env::args_os().skip(1));
+    // It names this process, and the service manager is to hear the new one.
+    command.env_remove("WATCHDOG_PID");
+    command
+}
+
+/// A running server that hands itself over.
+pub(crate) struct Former<'a> {
+    app: &'a App,
+    pid_file: Option<&'a PidFile>,
+    /// How long clients wait at most that have to come back, milliseconds.
+    retry_after_ms: u32,
+    /// Connections that were offered.
+    moved: usize,
+    /// Connections that were closed because they could not be.
+    closed: usize,
+    frozen: Option<Instant>,
+    pause: Duration,
+}
+
+impl<'a> Former<'a> {
+    pub(crate) fn new(app: &'a App, pid_file: Option<&'a PidFile>) -> Self {
+        let retry_after_ms = app.config().server.retry_after.as_millis();
+        Self {
+            app,
+            pid_file,
+            retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
+            moved: 0,
+            closed: 0,
+            frozen: None,
+            pause: Duration::ZERO,
+        }
+    }
+
+    /// Starts the new process and hands over to it. Returns its id.
+    ///
+    /// # Errors
+    /// Why this process goes on.
+    pub(crate) fn hand_over(&mut self, request: &Request) -> Result<u32, Failure> {
+        if std::process::id() == 1 {
+            let why = "it is the first process of a container, which ends with it";
+            return Err(Failure::Unready(why.to_owned()));
+        }
+        // Before a process is started in vain.
+        self.app.control().check_move().map_err(Failure::Unready)?;
+        let movable = self.survey().map_err(Failure::Unready)?.movable;
+        let frozen = FROZEN + FROZEN_EACH * u32::try_from(movable).unwrap_or(u32::MAX);
+        let times = Times { start: request.start, frozen };
+        comet_upgrade::upgrade(self, command(request), times)
+    }
+
+    /// What would be handed over, for an operator.
+    pub(crate) fn check(&self) -> Answer {
+        match self.app.control().check_move().and_then(|()| self.survey()) {
+            Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
+            Ok(Survey { movable, handshakes, await_answers, closing, paced }) => {
+                let text = format!(
+                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake \
+                     and {await_answers} that wait for an answer, if {} ms do not end that\n\
+                     closing: {closing}\npaced broadcasts and orders, which are waited for: {paced}",
+                    HANDSHAKES.as_millis()
+                );
+                Answer { is_done: true, text }
+            }
+        }
+    }
+
+    /// What could be handed over now.
+    ///
+    /// # Errors
+    /// If a core does not answer.
+    fn survey(&self) -> Result<Survey, String> {
+        let mut sum = Survey::default();
+        for survey in all(self.app.cores(), Core::survey, ORDER)? {
+            let Survey { movable, handshakes, await_answers, closing, paced } = survey;
+            sum.movable += movable;
+            sum.handshakes += handshakes;
+            sum.await_answers += await_answers;
+            sum.closing += closing;
+            sum.paced += paced;
+        }
+        Ok(sum)
+    }
+
+    /// What was done, in a sentence without its end.
+    pub(crate) fn describe(&self) -> String {
+        let Self { moved, closed, pause, .. } = self;
+        let pause = pause.as_secs_f64() * 1_000.0;
+        format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
+    }
+
+    /// Waits until clients in a handshake are through, or their time is over, and closes what cannot be handed over.
+    fn close_unmovable(&mut self) -> Result<(), String> {
+        let end = Instant::now() + HANDSHAKES;
+        let mut survey = self.survey()?;
+        while survey.handshakes + survey.await_answers > 0 && Instant::now() < end {
+            sleep(LOOK);
+            survey = self.survey()?;
+        }
+        let Survey { handshakes, await_answers, .. } = survey;
+        self.closed = handshakes + await_answers;
+        if self.closed == 0 {
+            return Ok(());
+        }
+        let retry_after_ms = self.retry_after_ms;
+        all(self.app.cores(), |core| core.close_unmovable(retry_after_ms), ORDER)?
+            .into_iter()
+            .collect::<Result<(), _>>()?;
+        let end = Instant::now() + NOTICES;
+        while self.survey()?.closing > 0 && Instant::now() < end {
+            sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Has the callers leave with their answers. One that takes longer is cut off when this process ends, and has no answer then.
+    fn wait_for_callers(&self) -> Result<(), String> {
+        let control = self.app.control();
+        control.begin_move()?;
+        let end = Instant::now() + CALLERS;
+        while control.callers() + control.calls_under_way() > 0 {
+            if Instant::now() >= end {
+                log::warn!("upgrade: {} callers do not leave in time", control.callers());
+                break;
+            }
+            sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Runs rounds of turns until all cores were still in one of them.
+    fn empty_mesh(&self) -> Result<(), String> {
+        let end = Instant::now() + MESH;
+        loop {
+            let turns = all(self.app.cores(), Core::frozen_turn, ORDER)?;
+            let is_still = |turn: &FrozenTurn| turn.is_still && turn.obstacles.is_none();
+            if turns.iter().all(is_still) && self.app.control().messages_under_way() == 0 {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                let obstacles = turns.into_iter().find_map(|turn| turn.obstacles);
+                return Err(format!("under way: {}", obstacles.as_deref().unwrap_or("messages")));
+            }
+        }
+    }
+}
+
+impl Predecessor for Former<'_> {
+    fn greeting(&self) -> Greeting {
+        // What a state requires is in it: an older process may go on where nothing needs what it does not know.
+        Greeting { version: comet_handover::VERSION, features: Vec::new() }
+    }
+
+    fn listeners(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {
+        let sockets = Sockets {
+            names: comet_listen::names(self.app.sockets()),
+            pid_file: self.pid_file.map(|file| file.path().to_owned()),
+        };
+        let descriptors = self.app.sockets().map(AsFd::as_fd);
+        (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())
+    }
+
+    fn freeze(&mut self) -> Result<(), String> {
+        self.app.control().check_move()?;
+        let cores = self.app.cores();
+        all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
+        self.close_unmovable()?;
+        self.wait_for_callers()?;
+        self.frozen = Some(Instant::now());
+        all(cores, Core::freeze, ORDER)?.into_iter().collect::<Result<(), _>>()?;
+        self.empty_mesh()
+    }
+
+    fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
+        let control = self.app.control();
+        let blocks = control.blocks();
+        let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
+        let process = Process {
+            last_call: control.last_call(),
+            upgrades: comet_ops::upgrades(),
+            blocks: blocks.collect(),
+        };
+        channel.send_shard(&process.encode(), &[])?;
+        for core in self.app.cores() {
+            let (give, take) = channel_of();
+            let offered = core.offer(move |offer| {
+                let connections = offer.sockets.len();
+                let sent = channel.send_shard(&offer.state.encode(), &offer.sockets);
+                // It is waited for.
+                let _ = give.send(sent.map(|()| (channel, connections)));
+                Ok(())
+            });
+            let taken = offered.wait(OFFER).and_then(|offered| offered);
+            taken.map_err(io::Error::other)?;
+            let sent = take.recv().map_err(io::Error::other)?;
+            let connections;
+            (channel, connections) = sent?;
+            self.moved += connections;
+        }
+        Ok(channel)
+    }
+
+    fn thaw(&mut self) {
+        for thawed in self.app.cores().iter().map(Core::thaw).collect::<Vec<_>>() {
+            if let Err(error) = thawed.wait(ORDER).and_then(|thawed| thawed) {
+                log::error!("upgrade: a core does not go on: {error}");
+            }
+        }
+        self.app.control().end_move();
+    }
+
+    fn release(&mut self) {
+        self.pause = self.frozen.map_or(Duration::ZERO, |begin| begin.elapsed());
+        comet_listen::keep_socket_files(true);
+        for released in self.app.cores().iter().map(Core::release).collect::<Vec<_>>() {
+            if let Err(error) = released.wait(ORDER).and_then(|released| released) {
+                log::error!("upgrade: {error}");
+            }
+        }
+    }
+}
+
+/// A channel that carries the connection to the new process back.
+#[allow(clippy::type_complexity, reason = "the two ends")]
+fn channel_of() -> (
+    std::sync::mpsc::Sender<io::Result<(Channel, usize)>>,
+    std::sync::mpsc::Receiver<io::Result<(Channel, usize)>>,
+) {
+    channel()
+}
+
+/// Gives an order to all cores, and waits for all of them.
+fn all<T>(
+    cores: &[Core],
+    order: impl Fn(&Core) -> Pending<T>,
+    time: Duration,
+) -> Result<Vec<T>, String> {
+    let pending: Vec<_> = cores.iter().map(order).collect();
+    pending.into_iter().map(|pending| pending.wait(time)).collect()
+}

@@ -1,0 +1,101 @@
+//! What the former process says beside the states of its shards, as JSON. A field that is missing has its default, and one that is
+//! not known is left out, so releases that add fields understand each other.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+/// With the listeners, while the former process serves. Their descriptors follow, and that of the pid file.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Sockets {
+    /// As [`comet_listen::names`].
+    pub(super) names: String,
+    /// Its pid file, whose descriptor comes last; `None`: it has none.
+    pub(super) pid_file: Option<PathBuf>,
+}
+
+/// Before the shards, once all of them are frozen.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(super) struct Process {
+    /// The latest call to its shards.
+    pub(super) last_call: u64,
+    /// Upgrades that it has counted, by result.
+    pub(super) upgrades: BTreeMap<String, u64>,
+    /// Networks that are blocked, each with the time of the shards when it is over, milliseconds.
+    pub(super) blocks: Vec<(String, u64)>,
+}
+
+impl Sockets {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Self { names, pid_file } = self;
+        let pid_file = pid_file.as_ref().map(|path| path.to_string_lossy());
+        json!({ "sockets": names, "pid_file": pid_file }).to_string().into_bytes()
+    }
+
+    /// # Errors
+    /// If `bytes` are no such object, in words.
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let object = object(bytes)?;
+        let text = |name: &str| Some(object.get(name)?.as_str()?.to_owned());
+        Ok(Self {
+            names: text("sockets").unwrap_or_default(),
+            pid_file: text("pid_file").map(Into::into),
+        })
+    }
+}
+
+impl Process {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let Self { last_call, upgrades, blocks } = self;
+        let all = json!({ "last_call": last_call, "upgrades": upgrades, "blocks": blocks });
+        all.to_string().into_bytes()
+    }
+
+    /// # Errors
+    /// As [`Sockets::decode`].
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let object = object(bytes)?;
+        let upgrades = object.get("upgrades").and_then(Value::as_object);
+        let count = |(name, count): (&String, &Value)| Some((name.clone(), count.as_u64()?));
+        let blocks = object.get("blocks").and_then(Value::as_array);
+        let block = |pair: &Value| Some((pair[0].as_str()?.to_owned(), pair[1].as_u64()?));
+        Ok(Self {
+            last_call: object.get("last_call").and_then(Value::as_u64).unwrap_or(0),
+            upgrades: upgrades.into_iter().flatten().filter_map(count).collect(),
+            blocks: blocks.into_iter().flatten().filter_map(block).collect(),
+        })
+    }
+}
+
+fn object(bytes: &[u8]) -> Result<Map<String, Value>, String> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(format!("no object: {other}")),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_understood() {
+        for pid_file in [None, Some("/run/comet.pid".into())] {
+            let sockets = Sockets { names: "tcp.bind 0 127.0.0.1:0\n".to_owned(), pid_file };
+            assert_eq!(Sockets::decode(&sockets.encode()), Ok(sockets));
+        }
+        let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();
+        let blocks = vec![("192.0.2.0/24".to_owned(), 7_000)];
+        let process = Process { last_call: u64::MAX, upgrades, blocks };
+        assert_eq!(Process::decode(&process.encode()), Ok(process));
+    }
+
+    #[test]
+    fn other_releases_are_understood() {
+        assert_eq!(Process::decode(br#"{"later":[1]}"#), Ok(Process::default()));
+        Process::decode(b"[]").unwrap_err();
+        Process::decode(b"{").unwrap_err();
+    }
+}

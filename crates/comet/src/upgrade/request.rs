@@ -1,0 +1,208 @@
+//! How `comet upgrade` tells a running server what it wants, and how the server answers.
+//!
+//! The command listens at an abstract Unix socket that is named after the server's process, and sends SIGUSR2. The server looks
+//! whether somebody listens there. If not, the signal alone is the order. So the server needs no address for this, and only
+//! those who may send it a signal can ask.
+
+use std::env;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::{Pid, Signal, geteuid, kill_process};
+use serde_json::{Value, json};
+
+/// How long the new process may take until it is ready to take over, unless a request says otherwise.
+const START_TIME: Duration = Duration::from_secs(30);
+
+/// How long either side waits for the few bytes of the other.
+const TALK_TIME: Duration = Duration::from_secs(2);
+
+/// What the server may take beside the start of the new process.
+const EXTRA_TIME: Duration = Duration::from_secs(120);
+
+/// How often the command looks whether the server has come.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Longest request, bytes.
+const REQUEST_MAX: u64 = 16 << 10;
+/// Longest answer, bytes.
+const ANSWER_MAX: u64 = 1 << 20;
+
+/// What is asked of a server.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Request {
+    /// The binary of the new process; `None`: the server's own, as it is named in its command line.
+    pub binary: Option<PathBuf>,
+    /// How long the new process may take until it is ready to take over.
+    pub start: Duration,
+    /// Only to say what would be handed over.
+    pub is_check: bool,
+}
+
+impl Default for Request {
+    fn default() -> Self {
+        Self { binary: None, start: START_TIME, is_check: false }
+    }
+}
+
+/// What the server says in the end.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// Whether it has done what it was asked for.
+    pub is_done: bool,
+    /// Some lines for the operator.
+    pub text: String,
+}
+
+fn name(server: u32) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("comet-upgrade-{server}"))
+}
+
+/// Asks the process `server`, and waits for its answer.
+///
+/// # Errors
+/// If it cannot be asked, or does not answer, as a sentence.
+pub fn ask(server: u32, request: &Request) -> Result<Answer, String> {
+    let listener = name(server).and_then(|name| UnixListener::bind_addr(&name));
+    let listener = listener.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another `comet upgrade` asks process {server} already")
+        }
+        _ => format!("process {server} cannot be asked: {error}"),
+    })?;
+    let id = i32::try_from(server).ok().and_then(Pid::from_raw);
+    let id = id.ok_or_else(|| format!("{server} is no process"))?;
+    kill_process(id, Signal::USR2)
+        .map_err(|error| format!("process {server} cannot be signalled: {error}"))?;
+    let mut stream = accept(&listener, id, request.start + EXTRA_TIME)?;
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::WouldBlock => format!("process {server} does not answer: see its log"),
+        _ => format!("process {server}: {error}"),
+    };
+    stream.set_read_timeout(Some(request.start + EXTRA_TIME)).map_err(failed)?;
+    stream.write_all(&encode(request)).map_err(failed)?;
+    let mut answer = String::new();
+    stream.take(ANSWER_MAX).read_to_string(&mut answer).map_err(failed)?;
+    match answer.split_at_checked(1) {
+        Some(("+", text)) => Ok(Answer { is_done: true, text: text.to_owned() }),
+        Some(("-", text)) => Ok(Answer { is_done: false, text: text.to_owned() }),
+        _ => Err(format!("process {server} has ended without an answer: see its log")),
+    }
+}
+
+/// The server, and nobody else.
+fn accept(listener: &UnixListener, server: Pid, time: Duration) -> Result<UnixStream, String> {
+    let failed = |error: io::Error| error.to_string();
+    listener.set_nonblocking(true).map_err(failed)?;
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        match listener.accept() {
+            Ok((stream, _)) => {
+                let credentials = socket_peercred(&stream).map_err(io::Error::from);
+                if credentials.map_err(failed)?.pid == server {
+                    stream.set_nonblocking(false).map_err(failed)?;
+                    return Ok(stream);
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => std::thread::sleep(LOOK),
+            Err(error) => return Err(failed(error)),
+        }
+        if rustix::process::test_kill_process(server).is_err() {
+            return Err(format!("process {} has ended", server.as_raw_nonzero()));
+        }
+    }
+    Err(format!("process {} does not ask what is wanted", server.as_raw_nonzero()))
+}
+
+fn encode(Request { binary, start, is_check }: &Request) -> Vec<u8> {
+    let binary = binary.as_ref().map(|path| path.to_string_lossy());
+    let start_ms = u64::try_from(start.as_millis()).unwrap_or(u64::MAX);
+    format!("{}\n", json!({ "binary": binary, "start_ms": start_ms, "check": is_check })).into()
+}
+
+fn decode(line: &str) -> Option<Request> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    Some(Request {
+        binary: value["binary"].as_str().map(Into::into),
+        start: value["start_ms"].as_u64().map_or(START_TIME, Duration::from_millis),
+        is_check: value["check"].as_bool()?,
+    })
+}
+
+/// A request at the server, and where its answer goes.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) request: Request,
+    /// `None`: only the log hears it.
+    command: Option<UnixStream>,
+}
+
+impl Asked {
+    /// What SIGUSR2 means: what the command that listens for this process wants, or a plain upgrade.
+    pub(crate) fn fetch() -> Self {
+        match fetch() {
+            Ok(asked) => asked,
+            Err(error) => {
+                if error.kind() != io::ErrorKind::ConnectionRefused {
+                    log::warn!("SIGUSR2: no request can be read: {error}; this is a plain upgrade");
+                }
+                Self { request: Request::default(), command: None }
+            }
+        }
+    }
+
+    /// Answers. Whoever asked may be gone.
+    pub(crate) fn answer(self, Answer { is_done, text }: &Answer) {
+        let Some(mut command) = self.command else { return };
+        let mark = if *is_done { '+' } else { '-' };
+        let _ = command.write_all(format!("{mark}{text}").as_bytes());
+    }
+}
+
+fn fetch() -> io::Result<Asked> {
+    let stream = UnixStream::connect_addr(&name(std::process::id())?)?;
+    let user = socket_peercred(&stream)?.uid;
+    if !user.is_root() && user != geteuid() {
+        return Err(io::Error::other(format!("user {} asks", user.as_raw())));
+    }
+    stream.set_read_timeout(Some(TALK_TIME))?;
+    stream.set_write_timeout(Some(TALK_TIME))?;
+    let mut line = String::new();
+    BufReader::new((&stream).take(REQUEST_MAX)).read_line(&mut line)?;
+    let request = decode(&line).ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Asked { request, command: Some(stream) })
+}
+
+/// The binary that this process was started as: a newer one may be there by now.
+pub(super) fn own_binary() -> PathBuf {
+    env::args_os().next().map_or_else(|| "comet".into(), Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_read_back() {
+        let check = |request: Request| {
+            let line = String::from_utf8(encode(&request)).unwrap();
+            assert_eq!(decode(&line), Some(request));
+        };
+        check(Request::default());
+        let binary = Some("/usr/bin/comet".into());
+        check(Request { binary, start: Duration::from_millis(70), is_check: true });
+        assert_eq!(decode("{}"), None);
+        assert_eq!(decode(""), None);
+    }
+
+    #[test]
+    fn a_process_that_is_none_is_not_asked() {
+        // The largest id that the kernel gives is 2^22.
+        let error = ask(1 << 30, &Request::default()).unwrap_err();
+        assert!(error.contains("cannot be signalled"), "{error}");
+    }
+}

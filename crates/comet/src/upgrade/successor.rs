@@ -1,0 +1,163 @@
+//! The new process: it takes the listeners and the connections of the former one over, or says why it cannot.
+
+use std::env;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use comet_config::Config;
+use comet_core::{Block, Blocks, Millis, TooManyBlocks, distribute};
+use comet_handover::{FEATURES, Shard, VERSION};
+use comet_listen::Inherited;
+use comet_net::{Arrived, ArrivedSocket};
+use comet_upgrade::{Greeting, Handed, Successor, VARIABLE};
+
+use crate::pid_file::PidFile;
+use crate::start::{Handles, Prepared, TakenOver, Threads};
+use crate::{App, preflight};
+
+use super::heritage::{Process, Sockets};
+
+/// How long each step of the former process may take. Its end shows at once.
+const TIME: Duration = Duration::from_secs(120);
+
+/// Whether this process was started to take over from another one.
+#[must_use]
+pub fn is_successor() -> bool {
+    env::var_os(VARIABLE).is_some()
+}
+
+/// Why the former process goes on, as this one says it.
+#[derive(Debug)]
+pub(crate) struct NotTaken {
+    pub(crate) sentence: String,
+    /// Of this process.
+    pub(crate) code: u8,
+}
+
+/// A process that is about to take over.
+pub(crate) struct TakingOver {
+    successor: Successor,
+}
+
+impl TakingOver {
+    /// The connection to the former process.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(crate) fn begin() -> Result<Self, String> {
+        // The files of Unix sockets are the former process's.
+        comet_listen::keep_socket_files(true);
+        match Successor::from_environment(TIME) {
+            Ok(Some(successor)) => Ok(Self { successor }),
+            Ok(None) => Err(format!("{VARIABLE} is not set")),
+            Err(error) => {
+                Err(format!("{VARIABLE} is set, but there is no former process: {error}"))
+            }
+        }
+    }
+
+    /// Says that this process cannot go on. It is to end.
+    pub(crate) fn refuse(self, why: String, code: u8) -> NotTaken {
+        self.successor.refuse(&why);
+        NotTaken { sentence: why, code }
+    }
+
+    /// Takes over with `config`. Returns once the former process has ended its work.
+    ///
+    /// # Errors
+    /// Why the former process goes on, as far as this one knows.
+    pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), NotTaken> {
+        match self.take(config) {
+            Ok((prepared, threads, handles, mut pid_file)) => {
+                if let Err(error) = self.successor.wait_for_commit() {
+                    // The former process may end this one before.
+                    let sentence = format!("the former process goes on: {error}");
+                    let _ = threads.stop();
+                    return Err(NotTaken { sentence, code: 1 });
+                }
+                let app = App::go_on(prepared, threads, handles);
+                comet_ops::count_upgrades("done", 1);
+                comet_listen::keep_socket_files(false);
+                if let Some(pid_file) = &mut pid_file
+                    && let Err(error) = pid_file.write()
+                {
+                    log::error!("upgrade: {error}");
+                }
+                Ok((app, pid_file))
+            }
+            Err(why) => Err(self.refuse(why, 1)),
+        }
+    }
+
+    fn take(
+        &mut self,
+        config: &Config,
+    ) -> Result<(Prepared, Threads, Handles, Option<PidFile>), String> {
+        let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
+        let greeting = Greeting { version: VERSION, features };
+        let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
+        let Sockets { names, pid_file } = Sockets::decode(&said)?;
+        let pid_file = match pid_file {
+            Some(path) => Some((path, sockets.pop().ok_or("the pid file is missing")?)),
+            None => None,
+        };
+        let inherited = Inherited::new(&names, sockets)?;
+        preflight::successor(config, &inherited)?;
+        let pid_file = match (&config.server.pid_file, pid_file) {
+            (Some(own), Some((path, file))) if *own == path => Some(PidFile::inherit(own, file)),
+            (Some(own), _) => Some(PidFile::claim(own)?),
+            (None, _) => None,
+        };
+        let failed = |error: crate::StartError| error.to_string();
+        let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
+        let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
+        let (process, _) = shards.next().ok_or("the state of the process is missing")?;
+        let taken_over = read(&process, shards, config.server.cores.len())?;
+        let (threads, handles) = prepared.start(Some(taken_over)).map_err(failed)?;
+        Ok((prepared, threads, handles, pid_file))
+    }
+}
+
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn gone(error: std::io::Error) -> String {
+    format!("the former process: {error}")
+}
+
+/// What `cores` cores take over.
+fn read(
+    process: &[u8],
+    shards: impl Iterator<Item = Handed>,
+    cores: usize,
+) -> Result<TakenOver, String> {
+    let Process { last_call, upgrades, blocks: all_blocks } = Process::decode(process)?;
+    let mut blocks = Blocks::default();
+    for (network, until) in all_blocks {
+        let block = Block { network: network.parse()?, until: Millis(until) };
+        blocks = blocks.with(Millis(0), block).map_err(|TooManyBlocks| "too many blocks")?;
+    }
+    for (result, count) in upgrades {
+        comet_ops::count_upgrades(&result, count);
+    }
+    let read = |(state, sockets): Handed| -> Result<(Shard, Vec<OwnedFd>), String> {
+        let shard = Shard::decode(&state).map_err(|fault| fault.to_string())?;
+        match shard.connections.len() == sockets.len() {
+            true => Ok((shard, sockets)),
+            false => Err(format!(
+                "{} sockets for {} connections",
+                sockets.len(),
+                shard.connections.len()
+            )),
+        }
+    };
+    let shards = shards.map(read).collect::<Result<Vec<_>, _>>()?;
+    let clock_ms = shards.iter().map(|(shard, _)| shard.clock_ms).max().unwrap_or(0);
+    let count = u16::try_from(cores).expect("there are no more CPUs than that");
+    let parts = distribute(shards, count).map_err(|fault| fault.to_string())?;
+    let arrived = parts.into_iter().map(|(part, sockets)| {
+        let peers: Vec<_> = part.addresses().map(|address| address.parse().ok()).collect();
+        let sockets = sockets.into_iter().zip(peers);
+        let sockets = sockets.map(|(fd, peer)| ArrivedSocket { fd, peer }).collect();
+        Arrived { part, sockets }
+    });
+    Ok(TakenOver { clock_ms, last_call, blocks, cores: arrived.collect() })
+}

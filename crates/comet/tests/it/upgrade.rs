@@ -1,0 +1,368 @@
+//! A running server hands its connections over to a new process, or goes on because that fails.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use comet::caller::{Ledger, PushClient};
+use comet_client::{PushTarget, Pusher, Transport, op};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::peer::{Peer, frame};
+use crate::process::{self, comet, line_with, run, temporary};
+use crate::support::{
+    BOTH, FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, push, queued, try_push, two_cores,
+    until,
+};
+use crate::unix_sockets::Folder;
+
+/// A server, and the processes that have taken over from it.
+struct Line {
+    server: process::Server,
+    /// The one that serves.
+    pid: String,
+    has_moved: bool,
+}
+
+impl Line {
+    fn start(arguments: &[&str], sets: &[&str]) -> Self {
+        Self::of(process::Server::start_with(arguments, sets))
+    }
+
+    fn of(server: process::Server) -> Self {
+        let pid = server.pid();
+        Self { server, pid, has_moved: false }
+    }
+
+    fn ask(&self, arguments: &[&str]) -> (i32, String, String) {
+        run(&[&["upgrade", "--pid", &self.pid], arguments].concat())
+    }
+
+    /// Returns what was said about it.
+    fn upgrade(&mut self) -> String {
+        let (code, said, error) = self.ask(&[]);
+        assert_eq!((code, &*error), (0, ""), "{said}");
+        self.moved(&said);
+        said
+    }
+
+    /// Another process serves.
+    fn moved(&mut self, said: &str) {
+        let former = Pid::from_raw(self.pid.parse().unwrap()).unwrap();
+        self.pid = said.split(' ').nth(1).expect("process ID serves").to_owned();
+        // A child that nobody waits for is there until its parent ends.
+        until("the former process to end", || {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", former.as_raw_nonzero()));
+            stat.map_or(true, |stat| stat.contains(") Z "))
+        });
+        self.has_moved = true;
+    }
+
+    /// It fails with a sentence that has `why`.
+    #[track_caller]
+    fn fail(&self, arguments: &[&str], why: &str) {
+        let (code, said, error) = self.ask(arguments);
+        assert_eq!((code, &*said), (1, ""), "{error}");
+        assert!(error.starts_with("comet: this server goes on as before: "), "{error}");
+        assert!(error.contains(why), "{why}: {error}");
+    }
+
+    fn caller(&self) -> PushClient {
+        PushClient::connect(&self.server.grpc.to_string()).unwrap()
+    }
+
+    fn metrics(&self) -> Metrics {
+        Metrics::read(self.server.stat)
+    }
+
+    /// Pushes, by a caller of its own.
+    fn push(&self, to: To<'_>, body: &[u8]) -> Ledger {
+        push(&self.caller(), to, 5, body)
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_raw(self.pid.parse().unwrap()).unwrap(), signal).unwrap();
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.has_moved {
+            // It may have ended.
+            let _ = kill_process(Pid::from_raw(self.pid.parse().unwrap()).unwrap(), Signal::KILL);
+        }
+    }
+}
+
+/// A token for a user in a room.
+fn token(user: u32) -> String {
+    format!(
+        r#"{{"mid":{user},"key":"k{user}","room_id":"live://1","platform":"web","accepts":[5,1000]}}"#
+    )
+}
+
+fn body(number: u32) -> Vec<u8> {
+    let mut body = number.to_be_bytes().to_vec();
+    body.resize(10_000, number as u8);
+    body
+}
+
+fn expect(peer: &mut Peer, numbers: std::ops::Range<u32>) {
+    for number in numbers {
+        let found = peer.recv();
+        assert_eq!(found.operation, 5);
+        assert!(found.body == body(number), "push {number}, found {:?}", &found.body[..4]);
+    }
+}
+
+#[test]
+fn clients_go_on_in_another_process() {
+    let mut line = Line::start(
+        &[],
+        &["tcp.sndbuf=16384", "protocol.svr_proto=1000", "protocol.write_timeout=\"5m\""],
+    );
+    let mut clients: Vec<Peer> = (0..)
+        .zip(BOTH.iter().cycle())
+        .take(6)
+        .map(|(user, transport)| line.server.live(*transport, &token(user)))
+        .collect();
+    // Those that read nothing have bytes in the kernel and in the server.
+    let numbers = 0..150;
+    for number in numbers.clone() {
+        assert_eq!(line.push(To::Room("live://1"), &body(number)), queued(6), "{number}");
+    }
+    for peer in &mut clients[..4] {
+        expect(peer, numbers.clone());
+    }
+    // Half a frame is in the server, the rest comes later.
+    let heartbeat: Vec<Vec<u8>> =
+        clients.iter().map(|peer| peer.wrap(&frame(op::HEARTBEAT, 7, b""))).collect();
+    for (peer, bytes) in clients.iter_mut().zip(&heartbeat) {
+        peer.write(&bytes[..9]);
+    }
+    let before = line.metrics();
+    for round in 1..=2 {
+        let said = line.upgrade();
+        assert!(said.contains("6 connections go on after a pause of "), "{said}");
+        line_with(&line.server.log, "6 connections go on after a pause of ");
+        let after = line.metrics();
+        assert_eq!(after.value("comet_connections"), 6);
+        assert_eq!(after.value("comet_upgrades_total{result=\"done\"}"), round);
+        let (was, is) = (before.value("comet_matched_total"), after.value("comet_matched_total"));
+        assert_eq!(is, was + (round - 1) * 7);
+        after.assert_balanced();
+        // The room, the user and the key are where they were.
+        let number = 150 + 2 * (round as u32 - 1);
+        assert_eq!(line.push(To::Room("live://1"), &body(number)), queued(6));
+        assert_eq!(line.push(To::User(1), &body(number + 1)), queued(1));
+        for (user, peer) in clients.iter_mut().enumerate().take(4) {
+            expect(peer, number..number + 1);
+            if user == 1 {
+                expect(peer, number + 1..number + 2);
+            }
+        }
+        line.server.live(Transport::Tcp, "99");
+        until("the visitor to leave", || line.metrics().value("comet_connections") == 6);
+    }
+    for (user, (peer, bytes)) in clients.iter_mut().zip(&heartbeat).enumerate() {
+        if user >= 4 {
+            expect(peer, 0..151);
+            expect(peer, 152..153);
+        }
+        peer.write(&bytes[9..]);
+        assert_eq!(peer.recv().operation, op::HEARTBEAT_REPLY);
+    }
+    line.signal(Signal::TERM);
+    for peer in &mut clients {
+        peer.close_notice();
+    }
+}
+
+/// A configuration file with every listener at a port that the kernel picks.
+fn file(name: &str, cores: &str, rest: &str) -> String {
+    let mut sections = std::collections::BTreeMap::<&str, String>::new();
+    for set in FREE_PORTS.iter().chain([&SMALL_RING]) {
+        let (key, value) = set.split_once('=').unwrap();
+        let (section, key) = key.split_once('.').unwrap();
+        *sections.entry(section).or_default() += &format!("{key} = {value}\n");
+    }
+    *sections.entry("server").or_default() += &format!("cores = \"{cores}\"\n");
+    let sections = sections.iter().map(|(name, keys)| format!("[{name}]\n{keys}"));
+    temporary(name, &format!("{}{rest}", sections.collect::<String>()))
+}
+
+fn start_with_file(file: &str) -> Line {
+    let permit = Permit::wait();
+    Line::of(process::Server::launch(comet(&["--config", file]), permit))
+}
+
+/// Callers push while processes come and go: what is queued comes once and in order, and what has no answer is told to its caller.
+#[test]
+fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
+    let cores = two_cores();
+    let first = cores.split(',').next().unwrap();
+    let path = file("upgrade-cores.toml", first, "");
+    let mut line = start_with_file(&path);
+    let mut clients: Vec<Peer> = (0..)
+        .zip(BOTH.iter().cycle())
+        .take(8)
+        .map(|(user, transport)| line.server.live(*transport, &token(user)))
+        .collect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let pusher = {
+        let (is_over, grpc) = (Arc::clone(&is_over), line.server.grpc.to_string());
+        thread::spawn(move || {
+            let (mut number, mut is_queued) = (0, Vec::new());
+            while !is_over.load(Ordering::Relaxed) {
+                // Each process has callers of its own.
+                let Ok(caller) = PushClient::connect(&grpc) else { continue };
+                while !is_over.load(Ordering::Relaxed) {
+                    let pushed = try_push(&caller, To::Room("live://1"), 5, &body(number));
+                    number += 1;
+                    is_queued.push(pushed.as_ref().ok().cloned());
+                    if pushed.is_err() {
+                        break;
+                    }
+                }
+            }
+            is_queued
+        })
+    };
+    for cores in [cores.as_str(), cores.as_str(), first] {
+        file("upgrade-cores.toml", cores, "");
+        line.upgrade();
+        let count = cores.split(',').count();
+        line_with(&line.server.log, &format!(": {count} cores, "));
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let pushed = pusher.join().unwrap();
+    assert_eq!(line.push(To::Room("live://1"), &body(u32::MAX)), queued(8));
+    for peer in &mut clients {
+        let mut last = None;
+        let mut found = Vec::new();
+        while last != Some(u32::MAX) {
+            let body = peer.recv().body;
+            let number = u32::from_be_bytes(body[..4].try_into().unwrap());
+            assert!(last < Some(number), "{number} after {last:?}");
+            last = Some(number);
+            found.push(number);
+        }
+        found.pop();
+        for (number, outcome) in (0..).zip(&pushed) {
+            // Without an outcome its caller does not know.
+            if let Some(ledger) = outcome {
+                assert_eq!(*ledger, queued(8));
+                assert!(found.contains(&number), "{number} is lost");
+            }
+        }
+    }
+    let unanswered = pushed.iter().filter(|outcome| outcome.is_none()).count();
+    assert!(unanswered <= 3, "{unanswered} of {} pushes have no answer", pushed.len());
+    line.metrics().assert_balanced();
+}
+
+/// A program that is not comet.
+fn script(name: &str, text: &str) -> String {
+    let path = temporary(name, &format!("#!/bin/sh\n{text}\n"));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_server_goes_on_whose_successor_fails() {
+    let path = file("upgrade-fails.toml", &two_cores(), "");
+    let line = start_with_file(&path);
+    let mut client = line.server.live(Transport::WebSocket, &token(7));
+    let good = fs::read_to_string(&path).unwrap();
+    fs::write(&path, good.replace("[tcp]\n", "[tcp]\nbidn = 7\n")).unwrap();
+    line.fail(&[], "tcp.bidn");
+    line_with(&line.server.log, "this process goes on: ");
+    let foreign =
+        good.replace("[tcp]\nbind = [\"127.0.0.1:0\"]", "[tcp]\nbind = [\"192.0.2.1:7\"]");
+    fs::write(&path, foreign).unwrap();
+    line.fail(&[], "192.0.2.1:7 is no address of this host");
+    fs::write(&path, &good).unwrap();
+    line.fail(&["--binary", "/bin/false"], "the new process ended: exit status: 1");
+    line.fail(&["--binary", "/nonexistent/comet"], "the new binary does not start: ");
+    let hangs = script("upgrade-hangs", "exec sleep 1000");
+    line.fail(&["--binary", &hangs, "--start-time", "1"], "does not answer in time");
+    let metrics = line.metrics();
+    for (result, count) in [("refused", 2), ("ended", 1), ("not_started", 1), ("late", 1)] {
+        let sample = format!("comet_upgrades_total{{result=\"{result}\"}}");
+        assert_eq!(metrics.value(&sample), count, "{result}");
+    }
+    assert_eq!(metrics.value("comet_connections"), 1);
+    assert_eq!(line.push(To::User(7), b"all is as it was"), queued(1));
+    assert_eq!(client.recv().body, b"all is as it was");
+    line.server.live(Transport::Tcp, &token(8));
+    // After that it works.
+    let mut line = line;
+    line.upgrade();
+    assert_eq!(line.push(To::User(7), b"as before"), queued(1));
+    assert_eq!(client.recv().body, b"as before");
+}
+
+#[test]
+fn a_check_says_what_would_go_on() {
+    let line = Line::start(&[], &[]);
+    let _live = BOTH.map(|transport| line.server.live(transport, "7"));
+    let _silent = Peer::connect(line.server.tcp, Transport::Tcp);
+    until("it to be accepted", || line.metrics().value("comet_connections") == 3);
+    let (code, said, error) = line.ask(&["--check"]);
+    assert_eq!((code, &*error), (0, ""));
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines[0], "would go on: 2");
+    assert!(lines[1].starts_with("would be closed: 1 in a handshake and 0 "), "{said}");
+}
+
+/// Callers of each kind find the new process where the former one was, also at a Unix socket, whose file stays until the last one
+/// ends.
+#[test]
+fn callers_and_operators_find_the_new_process() {
+    let folder = Folder::new();
+    let pid_file = folder.file("pid");
+    let sets = [
+        format!("push.frames=[\"{}\", \"127.0.0.1:0\"]", folder.address("frames")),
+        format!("push.http=[\"{}\"]", folder.address("http")),
+        format!("server.pid_file={pid_file:?}"),
+    ];
+    let mut line = Line::start(&[], &sets.each_ref().map(String::as_str));
+    let mut client = line.server.live(Transport::Tcp, &token(7));
+    let grpc = line.server.grpc.to_string();
+    let (code, ..) = run(&["ctl", "--grpc", &grpc, "block", "192.0.2.7", "600"]);
+    assert_eq!(code, 0);
+    let first = fs::read_to_string(&pid_file).unwrap();
+    assert_eq!(first.trim(), line.pid);
+    for round in 1..=2_u8 {
+        let mut pusher = Pusher::unix(folder.file("frames"), PATIENCE).unwrap();
+        let pushed = pusher.push(PushTarget::User(7), 5, &[round]).unwrap().unwrap();
+        assert_eq!((pushed.matched, client.recv().body), (1, vec![round]));
+        // Without --pid: by the file.
+        let config = format!("server.pid_file={pid_file:?}");
+        let (code, said, error) = run(&["upgrade", "--set", &config]);
+        assert_eq!((code, &*error), (0, ""), "{said}");
+        line.moved(&said);
+        assert_eq!(fs::read_to_string(&pid_file).unwrap().trim(), line.pid);
+        pusher.push(PushTarget::User(7), 5, b"").unwrap_err();
+        let mut unix = UnixStream::connect(folder.file("http")).unwrap();
+        unix.write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .unwrap();
+        let mut page = String::new();
+        unix.read_to_string(&mut page).unwrap();
+        assert!(page.starts_with("HTTP/1.1 404 "), "{page}");
+        assert_eq!(line.push(To::User(7), b"new"), queued(1));
+        assert_eq!(client.recv().body, b"new");
+        let (_, blocked, _) = run(&["ctl", "--grpc", &grpc, "blocks"]);
+        assert!(blocked.contains("192.0.2.7"), "{blocked}");
+    }
+    line.signal(Signal::TERM);
+    client.close_notice();
+    drop(client);
+    until("the files to be gone", || {
+        !["pid", "http", "frames"].iter().any(|name| folder.file(name).exists())
+    });
+}
