@@ -16,7 +16,7 @@ use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
 
@@ -139,8 +139,8 @@ impl ClusterDriver {
         };
         let engine = self.engine.counts();
         let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
-        let ClusterCounts { refused, parts, late_parts, silent, keys_told, keys_heard, .. } =
-            counts;
+        let ClusterCounts { refused, unreported, parts, late_parts, silent, .. } = counts;
+        let ClusterCounts { keys_told, keys_heard, .. } = counts;
         let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = engine;
         let EngineCounts { invalid, untold, disconnects, .. } = engine;
         for (name, help, value) in [
@@ -166,7 +166,16 @@ impl ClusterDriver {
                 not_published,
             ),
             ("comet_cluster_received_total", "Pushes of other hosts begun here.", received),
-            ("comet_cluster_refused_total", "Pushes of other hosts refused here.", refused),
+            (
+                "comet_cluster_refused_total",
+                "Pushes of other hosts refused here, before any connection got them or by one of several cores.",
+                refused,
+            ),
+            (
+                "comet_cluster_unreported_total",
+                "Pushes of other hosts begun here whose cores were too late for an answer. What became of them counts as for all pushes.",
+                unreported,
+            ),
             ("comet_cluster_parts_total", "Answers of other hosts to pushes.", parts),
             (
                 "comet_cluster_late_parts_total",
@@ -294,6 +303,10 @@ impl ClusterDriver {
                 self.engine.answer(reply, part);
             }
             (Ok(_), None) => {}
+            // The push is with the cores, and goes on there.
+            (Err(status), reply) if status.code() == Code::DeadlineExceeded => {
+                self.lock().note_unreported(reply.as_ref());
+            }
             (Err(status), reply) => self.refuse(&status, reply.as_ref()),
         }
     }

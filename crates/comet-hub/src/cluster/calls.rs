@@ -54,7 +54,7 @@ struct Open<C> {
     answered: Vec<HostName>,
     /// Hosts that said that they have no members of the room.
     without_members: Vec<HostName>,
-    /// Hosts that went before they answered.
+    /// Hosts that went before they answered, or were silent before.
     lost: Vec<HostName>,
     tally: Tally,
     began: Millis,
@@ -94,16 +94,17 @@ impl<C> Calls<C> {
         Self { open, deadlines, last: 0, ended }
     }
 
-    /// `None`: nobody is to answer, or too many calls are open.
+    /// Hosts that are `silent` are named if they do not answer, and not waited for. `None`: nobody is to answer, or too many calls are open.
     pub(super) fn open(
         &mut self,
         (began, limit_ms): (Millis, u64),
         (room, expected, is_asked): (Option<Arc<str>>, Expected, bool),
+        silent: Vec<HostName>,
         caller: C,
     ) -> Option<ClusterCallId> {
         let (waiting, candidates) = match expected {
             Expected::Hosts(hosts) if hosts.is_empty() => {
-                self.end_unanswered(caller, hosts);
+                self.end_unanswered(caller, silent);
                 return None;
             }
             Expected::Hosts(hosts) => (Some(hosts), Arc::default()),
@@ -111,7 +112,9 @@ impl<C> Calls<C> {
             Expected::AnyOf(hosts) => (None, hosts),
         };
         if self.open.len() >= CLUSTER_CALLS_MAX {
-            self.end_unanswered(caller, waiting.unwrap_or_else(|| candidates.to_vec()));
+            let mut hosts = waiting.unwrap_or_else(|| candidates.to_vec());
+            hosts.extend(silent);
+            self.end_unanswered(caller, hosts);
             return None;
         }
         let deadline = began.after(limit_ms);
@@ -124,7 +127,7 @@ impl<C> Calls<C> {
             is_asked,
             answered: Vec::new(),
             without_members: Vec::new(),
-            lost: Vec::new(),
+            lost: silent,
             tally: Tally::default(),
             began,
             deadline,
@@ -152,7 +155,7 @@ impl<C> Calls<C> {
         let waiting = open.waiting.get_or_insert_default();
         let candidates = if asks { &*open.candidates } else { &[] };
         for peer in candidates.iter().chain(&hosts) {
-            let is_known = [&open.answered, &open.without_members, &*waiting];
+            let is_known = [&open.answered, &open.without_members, &open.lost, &*waiting];
             if peer != own && !is_known.iter().any(|hosts| hosts.contains(peer)) {
                 waiting.push(peer.clone());
             }
@@ -170,6 +173,7 @@ impl<C> Calls<C> {
     /// The host has no members of the call's room.
     pub(super) fn excuse(&mut self, call: ClusterCallId, host: HostName) {
         let Some(open) = self.open.get_mut(&call) else { return };
+        open.lost.retain(|lost| *lost != host);
         let Some(waiting) = &mut open.waiting else { return };
         waiting.retain(|peer| *peer != host);
         open.without_members.push(host);

@@ -15,12 +15,12 @@ use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
 impl<C> Cluster<C> {
     /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
-        let Some(caller) = self.ensure_connected(caller) else { return };
+        let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             // Those that are there have not had the time to say so.
             self.commands.push_back(Command::Publish { publication, call: None });
-            return self.calls.end_unanswered(caller, vec![UNKNOWN_HOSTS.into()]);
+            return self.end_with_unknown_hosts(caller);
         }
         let room = match &publication.target {
             Target::Room(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
@@ -40,7 +40,8 @@ impl<C> Cluster<C> {
         };
         let asked = room.clone().filter(|_| !self.is_settled(now));
         let expected = (room, expected, asked.is_some());
-        let call = self.calls.open((now, limit_ms), expected, caller);
+        let silent = self.hosts.silent_names().cloned().collect();
+        let call = self.calls.open((now, limit_ms), expected, silent, caller);
         self.commands.push_back(Command::Publish { publication, call });
         if let (Some(room), Some(call)) = (asked, call) {
             self.commands.push_back(Command::AskMembers { room, call });
@@ -60,30 +61,39 @@ impl<C> Cluster<C> {
 
     /// Has the other hosts carry out an order of this host's callers, as [`Cluster::begin`] does with a push to everybody.
     pub fn order(&mut self, (now, limit_ms): (Millis, u64), order: Order, caller: C) {
-        let Some(caller) = self.ensure_connected(caller) else { return };
+        let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             self.commands.push_back(Command::PublishOrder { order, call: None });
-            return self.calls.end_unanswered(caller, vec![UNKNOWN_HOSTS.into()]);
+            return self.end_with_unknown_hosts(caller);
         }
         let expected = Expected::Hosts(self.hosts.names().cloned().collect());
-        let call = self.calls.open((now, limit_ms), (None, expected, false), caller);
+        let silent = self.hosts.silent_names().cloned().collect();
+        let call = self.calls.open((now, limit_ms), (None, expected, false), silent, caller);
         self.commands.push_back(Command::PublishOrder { order, call });
     }
 
     /// Ends the call at once, for want of a connection. Or returns its caller.
-    fn ensure_connected(&mut self, caller: C) -> Option<C> {
+    fn ensure_connected(&mut self, now: Millis, caller: C) -> Option<C> {
+        self.notice_stall(now);
         if self.is_connected {
             return Some(caller);
         }
         self.counts.not_published += 1;
-        let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
+        let mut hosts: Vec<HostName> = self.other_hosts().cloned().collect();
         if hosts.is_empty() {
             // There may be others. Nobody has said so, for want of a connection.
             hosts.push(UNKNOWN_HOSTS.into());
         }
         self.calls.end_unanswered(caller, hosts);
         None
+    }
+
+    /// Ends the call at once, because hosts that are there have not had the time to say so.
+    fn end_with_unknown_hosts(&mut self, caller: C) {
+        let silent = self.hosts.silent_names().cloned();
+        let hosts = std::iter::once(UNKNOWN_HOSTS.into()).chain(silent).collect();
+        self.calls.end_unanswered(caller, hosts);
     }
 
     /// The engine has not taken the command to publish this push.
@@ -103,6 +113,12 @@ impl<C> Cluster<C> {
     /// A push of another host was refused here. Its caller learns that this host has not answered.
     pub fn note_refused(&mut self, reply: Option<&ReplyTo>) {
         self.counts.refused += 1;
+        reply.map(|reply| self.under_way.remove(reply));
+    }
+
+    /// The cores did not report in time what became of a push of another host. Its caller learns that this host has not answered.
+    pub fn note_unreported(&mut self, reply: Option<&ReplyTo>) {
+        self.counts.unreported += 1;
         reply.map(|reply| self.under_way.remove(reply));
     }
 
