@@ -30,8 +30,10 @@ pub struct ClusterOptions {
     pub sessions: bool,
     /// Takes what this host tells others.
     pub engine: Arc<dyn Engine>,
-    /// What others tell.
-    pub events: mpsc::Receiver<Event>,
+    /// Pushes and orders of others: [`Event::is_push`].
+    pub pushes: mpsc::Receiver<Event>,
+    /// What else others tell.
+    pub notices: mpsc::Receiver<Event>,
     /// Does the work of the engine. It ends once the engine has left.
     pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -44,8 +46,14 @@ impl fmt::Debug for ClusterOptions {
 
 /// What the control thread does for its engine.
 pub(crate) struct ClusterWork {
-    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) events: ClusterEvents,
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// What others tell.
+pub(crate) struct ClusterEvents {
+    pushes: mpsc::Receiver<Event>,
+    notices: mpsc::Receiver<Event>,
 }
 
 type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
@@ -73,7 +81,9 @@ impl ClusterDriver {
         hub: Arc<HubDriver>,
         epoch: Instant,
     ) -> (Arc<Self>, ClusterWork) {
-        let ClusterOptions { host, subscribes_rooms, sessions, engine, events, work } = options;
+        let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
+        let ClusterOptions { pushes, notices, work, .. } = options;
+        let events = ClusterEvents { pushes, notices };
         let mut cluster = Cluster::new(host, subscribes_rooms);
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
@@ -141,7 +151,7 @@ impl ClusterDriver {
         let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
         let ClusterCounts { refused, unreported, parts, late_parts, silent, .. } = counts;
         let ClusterCounts { keys_told, keys_heard, .. } = counts;
-        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = engine;
+        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } = engine;
         let EngineCounts { invalid, untold, disconnects, .. } = engine;
         for (name, help, value) in [
             (
@@ -216,9 +226,12 @@ impl ClusterDriver {
             Kind::Counter,
             "Messages of other hosts that were dropped because this one was late, by what there was too much of.",
         );
-        for (reason, value) in
-            [("messages", dropped), ("bytes", dropped_bytes), ("in_client", dropped_early)]
-        {
+        for (reason, value) in [
+            ("messages", dropped),
+            ("bytes", dropped_bytes),
+            ("notices", dropped_notices),
+            ("in_client", dropped_early),
+        ] {
             by_reason.labelled(&[("reason", &reason)], value);
         }
     }
@@ -226,7 +239,7 @@ impl ClusterDriver {
     /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
     pub(crate) async fn run<F>(
         self: Arc<Self>,
-        mut events: mpsc::Receiver<Event>,
+        mut events: ClusterEvents,
         begin: impl Fn(Wanted) -> Result<F, Status>,
     ) -> Infallible
     where
@@ -243,7 +256,20 @@ impl ClusterDriver {
                 alarm.as_mut().reset(due.into());
             }
             tokio::select! {
-                event = events.recv(), if has_engine => match self.taken(event) {
+                // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
+                biased;
+                Some(_) = under_way.join_next() => {}
+                event = events.notices.recv(), if has_engine => match self.taken(event) {
+                    Some(event) => {
+                        let mut cluster = self.lock();
+                        cluster.handle_event(self.now(), event);
+                        self.carry_out(&mut cluster);
+                    }
+                    None => has_engine = false,
+                },
+                () = self.wake.notified() => {}
+                () = &mut alarm, if due.is_some() => {}
+                event = events.pushes.recv(), if has_engine => match self.taken(event) {
                     Some(Event::Push { publication, reply }) => {
                         let target = publication.target.clone();
                         let begun = begin(Wanted::Push(publication));
@@ -254,16 +280,9 @@ impl ClusterDriver {
                         let begun = begin(Wanted::Order(order));
                         self.receive(begun, (Target::All, Some(reply)), &mut under_way);
                     }
-                    Some(event) => {
-                        let mut cluster = self.lock();
-                        cluster.handle_event(self.now(), event);
-                        self.carry_out(&mut cluster);
-                    }
+                    Some(event) => unreachable!("it is no push: {event:?}"),
                     None => has_engine = false,
                 },
-                Some(_) = under_way.join_next() => {}
-                () = self.wake.notified() => {}
-                () = &mut alarm, if due.is_some() => {}
             }
         }
     }
@@ -331,9 +350,11 @@ impl ClusterDriver {
 
     /// Does what is due. Returns when the next turn is.
     fn turn(&self) -> Option<Instant> {
-        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = self.engine.counts();
+        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } =
+            self.engine.counts();
+        let lost = dropped + dropped_notices + dropped_bytes + dropped_early;
         let mut cluster = self.lock();
-        cluster.note_lost(self.now(), dropped + dropped_bytes + dropped_early);
+        cluster.note_lost(self.now(), lost);
         cluster.handle_timeout(self.now());
         self.carry_out(&mut cluster);
         cluster.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))

@@ -33,11 +33,13 @@ pub trait Engine: Send + Sync {
 /// What an engine has counted since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EngineCounts {
-    /// Messages of other hosts that were dropped because too many waited for their reader.
+    /// Pushes and orders of other hosts that were dropped because too many waited for their reader.
     pub dropped: u64,
-    /// Those that were dropped because too many bytes waited.
+    /// What hosts tell each other beside these: messages that were dropped because too many or too large ones waited.
+    pub dropped_notices: u64,
+    /// Pushes and orders that were dropped because too many bytes waited.
     pub dropped_bytes: u64,
-    /// Those that its client dropped before they came to the queue, as far as it says so.
+    /// Messages that its client dropped before they came to a queue, as far as it says so.
     pub dropped_early: u64,
     /// Messages that are none of comet's, by their subject or their headers.
     pub invalid: u64,
@@ -304,6 +306,12 @@ pub enum Event {
 }
 
 impl Event {
+    /// It makes work for the shards. There may be many at once, and what else hosts tell each other must not wait behind them.
+    #[must_use]
+    pub fn is_push(&self) -> bool {
+        matches!(self, Self::Push { .. } | Self::Ordered { .. })
+    }
+
     /// Bytes of what it holds, for a bound on events that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
