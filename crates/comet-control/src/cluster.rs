@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use comet_core::{Message, Millis, ShardId, Tally, home_of_key};
+use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Order, Publication, ReplyTo, Target,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,6 +19,7 @@ use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
+use crate::under_way::Begun;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -237,14 +238,11 @@ impl ClusterDriver {
     }
 
     /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
-    pub(crate) async fn run<F>(
+    pub(crate) async fn run(
         self: Arc<Self>,
         mut events: ClusterEvents,
-        begin: impl Fn(Wanted) -> Result<F, Status>,
-    ) -> Infallible
-    where
-        F: Future<Output = Result<Tally, Status>> + Send + 'static,
-    {
+        begin: impl Fn(Wanted) -> Result<Begun, Status>,
+    ) -> Infallible {
         let mut under_way = JoinSet::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut has_engine = true;
@@ -287,14 +285,12 @@ impl ClusterDriver {
         }
     }
 
-    fn receive<F>(
+    fn receive(
         self: &Arc<Self>,
-        begun: Result<F, Status>,
+        begun: Result<Begun, Status>,
         (target, reply): (Target, Option<ReplyTo>),
         under_way: &mut JoinSet<()>,
-    ) where
-        F: Future<Output = Result<Tally, Status>> + Send + 'static,
-    {
+    ) {
         match begun {
             Ok(begun) => {
                 self.lock().note_received(reply.as_ref());
@@ -309,15 +305,11 @@ impl ClusterDriver {
     }
 
     /// Tells the caller of a push of another host what became of it here.
-    async fn answer(
-        self: Arc<Self>,
-        begun: impl Future<Output = Result<Tally, Status>>,
-        target: Target,
-        reply: Option<ReplyTo>,
-    ) {
+    async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
         match (begun.await, reply) {
-            (Ok(tally), Some(reply)) => {
+            (Ok((tally, counts)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
+                let part = Part { counts, ..part };
                 // If it has no room, the caller is told that this host has not answered.
                 self.engine.answer(reply, part);
             }

@@ -11,27 +11,28 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key,
-    home_of_room, home_of_user,
+    CallId, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key, home_of_room,
+    home_of_user,
 };
-use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
-use comet_hub::{CallError, PacedBroadcast, shares};
+use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target, add_counts};
+use comet_hub::{PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
     Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, PushBackend, Pushed,
     RoomChange, StreamBackend, pace,
 };
-use comet_wire::comet::v1::ChangeRoomsReply;
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
 use tonic::Status;
 
 use crate::cluster::{ClusterDriver, Elsewhere};
+use crate::counts::{count, snapshots};
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::status::{known, ledger, status};
-use crate::under_way::{UnderWay, UnderWayHere};
+use crate::under_way::{Begun, UnderWay, UnderWayHere};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
@@ -192,8 +193,7 @@ impl StreamBackend for Pushes {
             KickTarget::Room(room) => OrderTarget::Room(room.into()),
             KickTarget::Address(address) => OrderTarget::Network(address.into()),
         };
-        let order = Order { target, action: Action::Kick { reason, retry_after_ms } };
-        self.order_everywhere(order)?.await
+        self.change_everywhere(target, Action::Kick { reason, retry_after_ms })?.await
     }
 
     async fn change_rooms(&self, change: RoomChange) -> Result<ChangeRoomsReply, Status> {
@@ -202,8 +202,8 @@ impl StreamBackend for Pushes {
             ChangeTarget::Keys(keys) => OrderTarget::Keys(keys),
             ChangeTarget::Users(users) => OrderTarget::Users(users),
         };
-        let order = Order { target, action: Action::ChangeRooms { rooms, is_join } };
-        let (tally, unanswered) = self.order_everywhere(order)?.sum().await?;
+        let action = Action::ChangeRooms { rooms, is_join };
+        let (tally, unanswered) = self.change_everywhere(target, action)?.sum().await?;
         let Ledger { queued, dropped, absent, .. } = ledger(&tally);
         let Tally { unchanged, refused, .. } = tally;
         Ok(ChangeRoomsReply {
@@ -214,6 +214,23 @@ impl StreamBackend for Pushes {
             not_reached: dropped.into_iter().collect(),
             unanswered,
         })
+    }
+
+    async fn counts(&self, rooms: Vec<String>) -> Result<CountsReply, Status> {
+        let here = self.count_here(rooms.clone())?;
+        let order = || Order::Count { rooms: rooms.clone() };
+        let cluster = self.cluster.as_ref();
+        let there = cluster.map(|cluster| cluster.order(self.bounds.timeout, order()));
+        let mut counts = here.await?;
+        let mut unanswered = Vec::new();
+        if let Some(there) = there {
+            let there = there.await?;
+            add_counts(&mut counts, &there.counts);
+            unanswered = there.unanswered.iter().map(ToString::to_string).collect();
+        }
+        let mut counts = counts.into_iter();
+        let clients = counts.next().unwrap_or_default();
+        Ok(CountsReply { clients, rooms: rooms.into_iter().zip(counts).collect(), unanswered })
     }
 
     fn begin_keys(
@@ -304,15 +321,37 @@ impl Pushes {
         Ok(begun?.here())
     }
 
-    /// An order that has begun here begins on the other hosts as well.
-    fn order_everywhere(&self, order: Order) -> Result<UnderWay, Status> {
-        let there = self.cluster.as_ref().map(|cluster| (cluster, order.clone()));
-        let begun = self.begin_order(order)?;
+    /// A change that has begun here begins on the other hosts as well.
+    fn change_everywhere(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
+        let order = || Order::Change { target: target.clone(), action: action.clone() };
+        let there = self.cluster.as_ref().map(|cluster| (cluster, order()));
+        let begun = self.begin_change(target, action)?;
         Ok(begun.with(there.map(|(cluster, order)| cluster.order(self.bounds.timeout, order))))
     }
 
-    /// Begins an order, of a caller or of another host, on the shards here.
-    pub(crate) fn begin_order(&self, Order { target, action }: Order) -> Result<UnderWay, Status> {
+    /// Begins an order of another host.
+    pub(crate) fn begin_order(&self, order: Order) -> Result<Begun, Status> {
+        Ok(match order {
+            Order::Change { target, action } => {
+                Begun::Push(self.begin_change(target, action)?.here())
+            }
+            Order::Count { rooms } => Begun::Count(Box::pin(self.count_here(rooms)?)),
+        })
+    }
+
+    /// Begins to count the clients here, and the members of these rooms.
+    fn count_here(
+        &self,
+        rooms: Vec<String>,
+    ) -> Result<impl Future<Output = Result<Vec<u64>, Status>> + Send + use<>, Status> {
+        if !rooms.is_empty() {
+            self.bounds.check_count("room", rooms.len())?;
+        }
+        Ok(count(Arc::clone(&self.hub), self.bounds.timeout, rooms))
+    }
+
+    /// Begins a change, of a caller or of another host, on the shards here.
+    fn begin_change(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
         let push = match action {
             Action::Kick { reason, retry_after_ms } => {
                 let notice = KickNotice { reason, retry_after_ms };
@@ -430,17 +469,6 @@ impl Pushes {
 /// If `text` names no address and no network.
 pub(crate) fn network_of(text: &str) -> Result<Network, Status> {
     text.parse().map_err(|sentence: String| Status::invalid_argument(sentence))
-}
-
-/// The counters of every shard, in their order.
-pub(crate) async fn snapshots(
-    hub: &Arc<HubDriver>,
-    limit: Duration,
-) -> Result<Vec<(ShardId, Box<Counters>)>, CallError> {
-    let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
-    let mut counters = call.await?.counters;
-    counters.sort_by_key(|(shard, _)| *shard);
-    Ok(counters)
 }
 
 /// Groups `items` by home, in the order given and each only once; homes without any are left out.

@@ -26,6 +26,7 @@ use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pages;
 use crate::pushes::Pushes;
+use crate::under_way::Begun;
 use crate::vitals::Vitals;
 
 /// How long other hosts may take to be told that this one goes.
@@ -124,8 +125,8 @@ impl Assembly {
             {
                 engine.spawn(work);
                 let begin = move |wanted| match wanted {
-                    Wanted::Push(publication) => pushes.begin_here(publication),
-                    Wanted::Order(order) => Ok(pushes.begin_order(order)?.here()),
+                    Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
+                    Wanted::Order(order) => pushes.begin_order(order),
                 };
                 carrier.spawn(Arc::clone(cluster).run(events, begin));
             }

@@ -23,6 +23,25 @@ pub(crate) struct UnderWayHere {
     absent: u64,
 }
 
+/// What another host wants done here. Ready with what it is told: what became of connections, and [counts](comet_hub::cluster::Part::counts).
+pub(crate) enum Begun {
+    Push(UnderWayHere),
+    Count(Pin<Box<dyn Future<Output = Result<Vec<u64>, Status>> + Send>>),
+}
+
+impl Future for Begun {
+    type Output = Result<(Tally, Vec<u64>), Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match &mut *self {
+            Self::Push(push) => ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Vec::new())),
+            Self::Count(counts) => {
+                ready!(counts.as_mut().poll(cx)).map(|counts| (Tally::default(), counts))
+            }
+        })
+    }
+}
+
 /// The same, and on its way to other hosts; ready with its ledger.
 pub(crate) struct UnderWay {
     here: UnderWayHere,
@@ -107,7 +126,7 @@ impl UnderWay {
 /// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
 /// several hosts is taken for several.
 fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
-    let ClusterOutcome { tally: mut others, hosts, unanswered } = elsewhere;
+    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _ } = elsewhere;
     let held = (u64::from(hosts) * given).saturating_sub(others.absent);
     others.absent = 0;
     here += others;
@@ -126,7 +145,8 @@ mod tests {
         // Of three keys one is here, one there, and one nowhere.
         let mut tally = Tally { absent: 2, ..Tally::default() };
         tally.queue();
-        let there = ClusterOutcome { tally, hosts: 1, unanswered: vec!["c".into()] };
+        let unanswered = vec!["c".into()];
+        let there = ClusterOutcome { tally, hosts: 1, unanswered, ..ClusterOutcome::default() };
         let (tally, unanswered) = sum(here, there, 3);
         assert_eq!((tally.matched, tally.absent), (2, 1));
         assert_eq!(unanswered, ["c"]);

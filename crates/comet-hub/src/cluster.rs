@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use comet_core::{Millis, ShardId};
 
-pub use calls::ClusterOutcome;
+pub use calls::{ClusterOutcome, add_counts};
 pub use engine::{
     Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
     OrderTarget, Part, Publication, ReplyTo, Target,

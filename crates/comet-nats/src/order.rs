@@ -1,11 +1,18 @@
 //! Orders to all hosts, as JSON: `{"order":"kick","keys":["a"],"reason":"","retry_after_ms":0}`, or
 //! `{"order":"join","users":[1],"rooms":["r"]}`, or `leave`. The target is one of `keys`, `users`, `room` and `network`.
+//! `{"order":"count","rooms":["r"]}` has none.
 
 use comet_hub::cluster::{Action, Order, OrderTarget};
 use serde_json::{Value, json};
 
 pub(crate) fn encode(order: &Order) -> Vec<u8> {
-    let mut value = match &order.action {
+    let (target, action) = match order {
+        Order::Change { target, action } => (target, action),
+        Order::Count { rooms } => {
+            return json!({ "order": "count", "rooms": rooms }).to_string().into_bytes();
+        }
+    };
+    let mut value = match action {
         Action::Kick { reason, retry_after_ms } => {
             json!({ "order": "kick", "reason": reason, "retry_after_ms": retry_after_ms })
         }
@@ -13,7 +20,7 @@ pub(crate) fn encode(order: &Order) -> Vec<u8> {
             json!({ "order": if *is_join { "join" } else { "leave" }, "rooms": rooms })
         }
     };
-    let (name, target) = match &order.target {
+    let (name, target) = match target {
         OrderTarget::Room(room) => ("room", json!(room)),
         OrderTarget::Keys(keys) => ("keys", json!(keys)),
         OrderTarget::Users(users) => ("users", json!(users)),
@@ -38,6 +45,7 @@ pub(crate) fn decode(text: &[u8]) -> Option<Order> {
         word @ ("join" | "leave") => {
             Action::ChangeRooms { rooms: texts("rooms")?, is_join: word == "join" }
         }
+        "count" => return Some(Order::Count { rooms: texts("rooms")? }),
         _ => return None,
     };
     let target = if let Some(keys) = texts("keys") {
@@ -50,7 +58,7 @@ pub(crate) fn decode(text: &[u8]) -> Option<Order> {
     } else {
         OrderTarget::Network(text("network")?.into())
     };
-    Some(Order { target, action })
+    Some(Order::Change { target, action })
 }
 
 #[cfg(test)]
@@ -68,11 +76,14 @@ mod tests {
                 OrderTarget::Users(vec![i64::MAX, -2]),
                 OrderTarget::Network("192.0.2.0/24".into()),
             ] {
-                let order = Order { target, action: action.clone() };
+                let order = Order::Change { target, action: action.clone() };
                 assert_eq!(decode(&encode(&order)), Some(order));
             }
         }
+        let count = Order::Count { rooms: vec!["r".to_owned(), "\"".to_owned()] };
+        assert_eq!(decode(&encode(&count)), Some(count));
         for bad in [
+            r#"{"order":"count"}"#,
             "",
             "[]",
             r#"{"order":"kick","reason":"","retry_after_ms":0}"#,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_wire::comet::v1::ChangeRoomsReply;
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -94,6 +94,12 @@ pub trait StreamBackend: PushBackend {
         &self,
         change: RoomChange,
     ) -> impl Future<Output = Result<ChangeRoomsReply, Status>> + Send;
+
+    /// Counts the clients and the members of rooms, over all hosts.
+    fn counts(
+        &self,
+        rooms: Vec<String>,
+    ) -> impl Future<Output = Result<CountsReply, Status>> + Send;
 
     /// Begins what [`PushBackend::to_keys`] does.
     ///

@@ -15,6 +15,8 @@ use super::engine::{ClusterCallId, HostName, Part};
 pub struct ClusterOutcome {
     /// The sum of their parts.
     pub tally: Tally,
+    /// The sum of their counts, each at its place.
+    pub counts: Vec<u64>,
     /// How many have answered.
     pub hosts: u32,
     /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
@@ -57,6 +59,7 @@ struct Open<C> {
     /// Hosts that went before they answered, or were silent before.
     lost: Vec<HostName>,
     tally: Tally,
+    counts: Vec<u64>,
     began: Millis,
     deadline: Millis,
     caller: C,
@@ -129,6 +132,7 @@ impl<C> Calls<C> {
             without_members: Vec::new(),
             lost: silent,
             tally: Tally::default(),
+            counts: Vec::new(),
             began,
             deadline,
             caller,
@@ -142,11 +146,12 @@ impl<C> Calls<C> {
     /// does not tell for sure, all candidates have to.
     pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
-        let Part { host, tally, hosts, may_miss_hosts } = part;
+        let Part { host, tally, hosts, may_miss_hosts, counts } = part;
         if open.answered.contains(&host) {
             return Added::Late;
         }
         open.tally += tally;
+        add_counts(&mut open.counts, &counts);
         open.lost.retain(|lost| *lost != host);
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
@@ -270,9 +275,15 @@ impl<C> Calls<C> {
     fn end(&mut self, call: ClusterCallId) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
-        let Open { answered, tally, deadline, caller, .. } = open;
+        let Open { answered, tally, counts, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        self.ended.push_back((caller, ClusterOutcome { tally, hosts, unanswered }));
+        self.ended.push_back((caller, ClusterOutcome { tally, counts, hosts, unanswered }));
     }
+}
+
+/// Adds each count to that at the same place.
+pub fn add_counts(sums: &mut Vec<u64>, counts: &[u64]) {
+    sums.resize(sums.len().max(counts.len()), 0);
+    sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
 }

@@ -119,11 +119,19 @@ pub enum Action {
 
 /// What all hosts are to do with connections. They answer as to a push.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Order {
-    /// Which connections.
-    pub target: OrderTarget,
-    /// What becomes of them.
-    pub action: Action,
+pub enum Order {
+    /// They close them, or change their rooms.
+    Change {
+        /// Which connections.
+        target: OrderTarget,
+        /// What becomes of them.
+        action: Action,
+    },
+    /// They count them: see [`Part::counts`].
+    Count {
+        /// The rooms whose members are counted.
+        rooms: Vec<String>,
+    },
 }
 
 /// What became of a push on one host.
@@ -137,6 +145,8 @@ pub struct Part {
     pub hosts: Vec<HostName>,
     /// There may be more such hosts, which it has not heard of yet.
     pub may_miss_hosts: bool,
+    /// Of [`Order::Count`]: clients, and then members of each room in their order.
+    pub counts: Vec<u64>,
 }
 
 /// The clock of a host, in milliseconds since 1970.
@@ -332,13 +342,17 @@ impl Order {
     #[must_use]
     pub fn bytes(&self) -> usize {
         let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
-        let target = match &self.target {
+        let (target, action) = match self {
+            Self::Change { target, action } => (target, action),
+            Self::Count { rooms } => return texts(rooms),
+        };
+        let target = match target {
             OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),
             OrderTarget::Keys(keys) => texts(keys),
             OrderTarget::Users(users) => size_of_val(&**users),
         };
         target
-            + match &self.action {
+            + match action {
                 Action::Kick { reason, .. } => reason.len(),
                 Action::ChangeRooms { rooms, .. } => texts(rooms),
             }

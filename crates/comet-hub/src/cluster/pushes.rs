@@ -141,6 +141,7 @@ impl<C> Cluster<C> {
             }
             _ => (Vec::new(), false),
         };
-        Part { host: self.host.clone(), tally, hosts, may_miss_hosts }
+        let (host, counts) = (self.host.clone(), Vec::new());
+        Part { host, tally, hosts, may_miss_hosts, counts }
     }
 }

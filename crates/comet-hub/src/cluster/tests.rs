@@ -91,12 +91,22 @@ impl World {
     /// A host with members of the room of an order closes them.
     fn order(&mut self, name: &str, order: &Order, reply: &ReplyTo) {
         let host = self.hosts.get_mut(name).unwrap();
-        let OrderTarget::Room(room) = &order.target else { return };
         if !host.is_stopped {
             host.cluster.note_received(Some(reply));
-            let matched = host.members.remove(&**room).unwrap_or_default();
-            let tally = Tally { matched, queued: matched, ..Tally::default() };
+            let (mut tally, mut counts) = (Tally::default(), Vec::new());
+            match order {
+                Order::Change { target: OrderTarget::Room(room), .. } => {
+                    let matched = host.members.remove(&**room).unwrap_or_default();
+                    (tally.matched, tally.queued) = (matched, matched);
+                }
+                Order::Change { .. } => {}
+                Order::Count { rooms } => {
+                    let members = |room: &String| host.members.get(&**room).copied();
+                    counts = rooms.iter().map(|room| members(room).unwrap_or_default()).collect();
+                }
+            }
             let part = host.cluster.part(self.now, &Target::All, tally, reply);
+            let part = Part { counts, ..part };
             let (host, call) = address(reply);
             self.event(host, Event::Answered { call, part });
         }

@@ -76,6 +76,23 @@ fn rooms_are_entered_and_left_on_all_hosts() {
 }
 
 #[test]
+fn clients_and_members_are_counted_over_all_hosts() {
+    let Some(two) = start() else { return };
+    let _clients = [client(&two, 0, 1), client(&two, 1, 1), client(&two, 1, 2)];
+    ctl(&two, 0, &["join", "x", "--for-key", "k2-1"]);
+    let expected = json!({ "clients": 3, "rooms": { "live://r": 3, "x": 1, "nobody": 0 } });
+    for host in 0..2 {
+        until("the homes to know all members", || {
+            ctl(&two, host, &["counts", "live://r", "x", "nobody"]) == (0, expected.clone())
+        });
+    }
+    two.pause(1, true);
+    let (_, answer) = ctl(&two, 0, &["counts", "live://r"]);
+    two.pause(1, false);
+    assert_eq!(answer, json!({ "clients": 1, "rooms": { "live://r": 1 }, "unanswered": ["b"] }));
+}
+
+#[test]
 fn a_host_that_does_not_answer_an_order_is_named() {
     let Some(two) = start() else { return };
     let _clients = [client(&two, 0, 1), client(&two, 1, 1)];

@@ -177,7 +177,11 @@ fn a_host_that_is_back_late_is_asked_for_its_members() {
 
 fn kick(world: &mut World, by: &'static str) -> Option<ClusterOutcome> {
     let action = Action::Kick { reason: String::new(), retry_after_ms: 0 };
-    let order = Order { target: OrderTarget::Room("r".into()), action };
+    let order = Order::Change { target: OrderTarget::Room("r".into()), action };
+    ordered(world, by, order)
+}
+
+fn ordered(world: &mut World, by: &'static str, order: Order) -> Option<ClusterOutcome> {
     let now = world.now;
     world.hosts.get_mut(by).unwrap().cluster.order((now, LIMIT), order, 1);
     world.carry_out(by);
@@ -203,4 +207,20 @@ fn all_hosts_carry_out_an_order_or_are_named() {
     world.event("a", Event::Disconnected);
     let outcome = kick(&mut world, "a").expect("it is not published");
     assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+}
+
+#[test]
+fn the_counts_of_hosts_are_summed_at_their_places() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    world.set_members("c", "s", 1);
+    let count = || Order::Count { rooms: ["r", "nobody", "s"].map(str::to_owned).to_vec() };
+    let outcome = ordered(&mut world, "a", count()).expect("all have answered");
+    assert_eq!((outcome.counts, outcome.hosts), (vec![7, 0, 1], 2));
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(ordered(&mut world, "a", count()), None);
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").unwrap();
+    assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
 }
