@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::runtime;
 
+use crate::counts::snapshots;
 use crate::hub::HubDriver;
-use crate::pushes::snapshots;
 
 /// How long a census waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);

@@ -7,18 +7,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use comet_core::{Message, Millis, ShardId, Tally, home_of_key};
+use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Publication, ReplyTo, Target,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
+use crate::under_way::Begun;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -30,8 +31,10 @@ pub struct ClusterOptions {
     pub sessions: bool,
     /// Takes what this host tells others.
     pub engine: Arc<dyn Engine>,
-    /// What others tell.
-    pub events: mpsc::Receiver<Event>,
+    /// Pushes and orders of others: [`Event::is_push`].
+    pub pushes: mpsc::Receiver<Event>,
+    /// What else others tell.
+    pub notices: mpsc::Receiver<Event>,
     /// Does the work of the engine. It ends once the engine has left.
     pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -44,8 +47,22 @@ impl fmt::Debug for ClusterOptions {
 
 /// What the control thread does for its engine.
 pub(crate) struct ClusterWork {
-    pub(crate) events: mpsc::Receiver<Event>,
+    pub(crate) events: ClusterEvents,
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+/// What others tell.
+pub(crate) struct ClusterEvents {
+    pushes: mpsc::Receiver<Event>,
+    notices: mpsc::Receiver<Event>,
+}
+
+type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
+
+/// What another host wants done on the shards here.
+pub(crate) enum Wanted {
+    Push(Publication),
+    Order(Order),
 }
 
 /// The decisions about other hosts, with a lock and a clock.
@@ -54,7 +71,7 @@ pub(crate) struct ClusterDriver {
     epoch: Instant,
     hub: Arc<HubDriver>,
     engine: Arc<dyn Engine>,
-    cluster: Mutex<Cluster<oneshot::Sender<ClusterOutcome>>>,
+    cluster: Mutex<Decisions>,
     wake: Notify,
 }
 
@@ -65,7 +82,9 @@ impl ClusterDriver {
         hub: Arc<HubDriver>,
         epoch: Instant,
     ) -> (Arc<Self>, ClusterWork) {
-        let ClusterOptions { host, subscribes_rooms, sessions, engine, events, work } = options;
+        let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
+        let ClusterOptions { pushes, notices, work, .. } = options;
+        let events = ClusterEvents { pushes, notices };
         let mut cluster = Cluster::new(host, subscribes_rooms);
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
@@ -80,10 +99,23 @@ impl ClusterDriver {
     /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
     /// which they begin.
     pub(crate) fn begin(&self, limit: Duration, publication: Publication) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.begin(limit, publication, caller))
+    }
+
+    /// Has the other hosts carry out an order of this host's callers, in the same way.
+    pub(crate) fn order(&self, limit: Duration, order: Order) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.order(limit, order, caller))
+    }
+
+    fn begin_by(
+        &self,
+        limit: Duration,
+        begin: impl FnOnce(&mut Decisions, (Millis, u64), oneshot::Sender<ClusterOutcome>),
+    ) -> Elsewhere {
         let (caller, outcome) = oneshot::channel();
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let mut cluster = self.lock();
-        cluster.begin((self.now(), limit_ms), publication, caller);
+        begin(&mut cluster, (self.now(), limit_ms), caller);
         self.carry_out(&mut cluster);
         self.wake.notify_one();
         Elsewhere(outcome)
@@ -118,9 +150,9 @@ impl ClusterDriver {
         };
         let engine = self.engine.counts();
         let ClusterCounts { hosts, rooms, published, not_published, received, .. } = counts;
-        let ClusterCounts { refused, parts, late_parts, silent, keys_told, keys_heard, .. } =
-            counts;
-        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = engine;
+        let ClusterCounts { refused, unreported, parts, late_parts, silent, .. } = counts;
+        let ClusterCounts { keys_told, keys_heard, .. } = counts;
+        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } = engine;
         let EngineCounts { invalid, untold, disconnects, .. } = engine;
         for (name, help, value) in [
             (
@@ -145,7 +177,16 @@ impl ClusterDriver {
                 not_published,
             ),
             ("comet_cluster_received_total", "Pushes of other hosts begun here.", received),
-            ("comet_cluster_refused_total", "Pushes of other hosts refused here.", refused),
+            (
+                "comet_cluster_refused_total",
+                "Pushes of other hosts refused here, before any connection got them or by one of several cores.",
+                refused,
+            ),
+            (
+                "comet_cluster_unreported_total",
+                "Pushes of other hosts begun here whose cores were too late for an answer. What became of them counts as for all pushes.",
+                unreported,
+            ),
             ("comet_cluster_parts_total", "Answers of other hosts to pushes.", parts),
             (
                 "comet_cluster_late_parts_total",
@@ -186,22 +227,22 @@ impl ClusterDriver {
             Kind::Counter,
             "Messages of other hosts that were dropped because this one was late, by what there was too much of.",
         );
-        for (reason, value) in
-            [("messages", dropped), ("bytes", dropped_bytes), ("in_client", dropped_early)]
-        {
+        for (reason, value) in [
+            ("messages", dropped),
+            ("bytes", dropped_bytes),
+            ("notices", dropped_notices),
+            ("in_client", dropped_early),
+        ] {
             by_reason.labelled(&[("reason", &reason)], value);
         }
     }
 
     /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
-    pub(crate) async fn run<F>(
+    pub(crate) async fn run(
         self: Arc<Self>,
-        mut events: mpsc::Receiver<Event>,
-        begin: impl Fn(Publication) -> Result<F, Status>,
-    ) -> Infallible
-    where
-        F: Future<Output = Result<Tally, Status>> + Send + 'static,
-    {
+        mut events: ClusterEvents,
+        begin: impl Fn(Wanted) -> Result<Begun, Status>,
+    ) -> Infallible {
         let mut under_way = JoinSet::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut has_engine = true;
@@ -213,18 +254,10 @@ impl ClusterDriver {
                 alarm.as_mut().reset(due.into());
             }
             tokio::select! {
-                event = events.recv(), if has_engine => match self.taken(event) {
-                    Some(Event::Push { publication, reply }) => {
-                        let target = publication.target.clone();
-                        match begin(publication) {
-                            Ok(begun) => {
-                                self.lock().note_received(reply.as_ref());
-                                let answered = Arc::clone(&self).answer(begun, target, reply);
-                                under_way.spawn(answered);
-                            }
-                            Err(status) => self.refuse(&status, reply.as_ref()),
-                        }
-                    }
+                // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
+                biased;
+                Some(_) = under_way.join_next() => {}
+                event = events.notices.recv(), if has_engine => match self.taken(event) {
                     Some(event) => {
                         let mut cluster = self.lock();
                         cluster.handle_event(self.now(), event);
@@ -232,10 +265,38 @@ impl ClusterDriver {
                     }
                     None => has_engine = false,
                 },
-                Some(_) = under_way.join_next() => {}
                 () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
+                event = events.pushes.recv(), if has_engine => match self.taken(event) {
+                    Some(Event::Push { publication, reply }) => {
+                        let target = publication.target.clone();
+                        let begun = begin(Wanted::Push(publication));
+                        self.receive(begun, (target, reply), &mut under_way);
+                    }
+                    Some(Event::Ordered { order, reply }) => {
+                        // All hosts answer, as to a push to everybody.
+                        let begun = begin(Wanted::Order(order));
+                        self.receive(begun, (Target::All, Some(reply)), &mut under_way);
+                    }
+                    Some(event) => unreachable!("it is no push: {event:?}"),
+                    None => has_engine = false,
+                },
             }
+        }
+    }
+
+    fn receive(
+        self: &Arc<Self>,
+        begun: Result<Begun, Status>,
+        (target, reply): (Target, Option<ReplyTo>),
+        under_way: &mut JoinSet<()>,
+    ) {
+        match begun {
+            Ok(begun) => {
+                self.lock().note_received(reply.as_ref());
+                under_way.spawn(Arc::clone(self).answer(begun, target, reply));
+            }
+            Err(status) => self.refuse(&status, reply.as_ref()),
         }
     }
 
@@ -244,19 +305,19 @@ impl ClusterDriver {
     }
 
     /// Tells the caller of a push of another host what became of it here.
-    async fn answer(
-        self: Arc<Self>,
-        begun: impl Future<Output = Result<Tally, Status>>,
-        target: Target,
-        reply: Option<ReplyTo>,
-    ) {
+    async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
         match (begun.await, reply) {
-            (Ok(tally), Some(reply)) => {
+            (Ok((tally, counts)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
+                let part = Part { counts, ..part };
                 // If it has no room, the caller is told that this host has not answered.
                 self.engine.answer(reply, part);
             }
             (Ok(_), None) => {}
+            // The push is with the cores, and goes on there.
+            (Err(status), reply) if status.code() == Code::DeadlineExceeded => {
+                self.lock().note_unreported(reply.as_ref());
+            }
             (Err(status), reply) => self.refuse(&status, reply.as_ref()),
         }
     }
@@ -281,19 +342,23 @@ impl ClusterDriver {
 
     /// Does what is due. Returns when the next turn is.
     fn turn(&self) -> Option<Instant> {
-        let EngineCounts { dropped, dropped_bytes, dropped_early, .. } = self.engine.counts();
+        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } =
+            self.engine.counts();
+        let lost = dropped + dropped_notices + dropped_bytes + dropped_early;
         let mut cluster = self.lock();
-        cluster.note_lost(self.now(), dropped + dropped_bytes + dropped_early);
+        cluster.note_lost(self.now(), lost);
         cluster.handle_timeout(self.now());
         self.carry_out(&mut cluster);
         cluster.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
     }
 
-    fn carry_out(&self, cluster: &mut Cluster<oneshot::Sender<ClusterOutcome>>) {
+    fn carry_out(&self, cluster: &mut Decisions) {
         while let Some(command) = cluster.poll_command() {
             match self.engine.submit(command) {
                 Ok(()) => {}
-                Err(Command::Publish { call, .. }) => cluster.not_published(call),
+                Err(Command::Publish { call, .. } | Command::PublishOrder { call, .. }) => {
+                    cluster.not_published(call);
+                }
                 Err(command) => cluster.not_told(self.now(), command),
             }
         }
@@ -325,7 +390,7 @@ impl ClusterDriver {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Cluster<oneshot::Sender<ClusterOutcome>>> {
+    fn lock(&self) -> MutexGuard<'_, Decisions> {
         self.cluster.lock().expect("nothing panics between lock and unlock")
     }
 }

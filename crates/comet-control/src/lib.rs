@@ -21,6 +21,7 @@ mod census;
 mod cluster;
 mod connections;
 mod control;
+mod counts;
 mod debug;
 mod drain;
 mod history;

@@ -13,12 +13,12 @@ use tokio::sync::watch;
 use tonic::Code;
 
 use crate::cluster::ClusterDriver;
+use crate::counts::snapshots;
 use crate::hub::HubDriver;
 use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::node::NodeDriver;
-use crate::pushes::snapshots;
 use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.

@@ -18,10 +18,11 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
+use crate::counts::snapshots;
 use crate::drain::DrainPlan;
 use crate::hub::HubDriver;
 use crate::live_trace::{self, LiveTraceStream};
-use crate::pushes::{Pushes, network_of, snapshots};
+use crate::pushes::{Pushes, network_of};
 use crate::status::status;
 
 /// How often the connections that a drain has left are counted.

@@ -11,27 +11,28 @@ use std::time::Duration;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{
-    CallId, Counters, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key,
-    home_of_room, home_of_user,
+    CallId, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key, home_of_room,
+    home_of_user,
 };
-use comet_hub::cluster::{Publication, Target};
-use comet_hub::{CallError, PacedBroadcast, shares};
+use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target, add_counts};
+use comet_hub::{PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
     Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, PushBackend, Pushed,
     RoomChange, StreamBackend, pace,
 };
-use comet_wire::comet::v1::ChangeRoomsReply;
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
 use tonic::Status;
 
 use crate::cluster::{ClusterDriver, Elsewhere};
+use crate::counts::{count, snapshots};
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::status::{known, ledger, status};
-use crate::under_way::{UnderWay, UnderWayHere};
+use crate::under_way::{Begun, UnderWay, UnderWayHere};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
@@ -185,34 +186,24 @@ impl StreamBackend for Pushes {
     }
 
     async fn kick(&self, target: KickTarget, notice: KickNotice) -> Result<Ledger, Status> {
-        notice.check()?;
         let KickNotice { reason, retry_after_ms } = notice;
-        let push = Push::kick(Kick {
-            sentence: if reason.is_empty() { reason } else { format!("kicked: {reason}") }.into(),
-            retry_after_ms: (retry_after_ms > 0).then_some(retry_after_ms),
-        });
-        let kicked = match target {
-            KickTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
-            KickTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
-            KickTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
-            KickTarget::Address(address) => self.begin_to_network(network_of(&address)?, &push),
+        let target = match target {
+            KickTarget::Keys(keys) => OrderTarget::Keys(keys),
+            KickTarget::Users(users) => OrderTarget::Users(users),
+            KickTarget::Room(room) => OrderTarget::Room(room.into()),
+            KickTarget::Address(address) => OrderTarget::Network(address.into()),
         };
-        kicked?.await
+        self.change_everywhere(target, Action::Kick { reason, retry_after_ms })?.await
     }
 
     async fn change_rooms(&self, change: RoomChange) -> Result<ChangeRoomsReply, Status> {
-        change.check()?;
-        if change.is_join {
-            self.memory.check_push()?;
-        }
         let RoomChange { target, rooms, is_join } = change;
-        let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
-        let push = Push::rooms(RoomOrder { rooms, is_join });
-        let under_way = match target {
-            ChangeTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
-            ChangeTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
-        }?;
-        let tally = under_way.here().await?;
+        let target = match target {
+            ChangeTarget::Keys(keys) => OrderTarget::Keys(keys),
+            ChangeTarget::Users(users) => OrderTarget::Users(users),
+        };
+        let action = Action::ChangeRooms { rooms, is_join };
+        let (tally, unanswered) = self.change_everywhere(target, action)?.sum().await?;
         let Ledger { queued, dropped, absent, .. } = ledger(&tally);
         let Tally { unchanged, refused, .. } = tally;
         Ok(ChangeRoomsReply {
@@ -221,7 +212,25 @@ impl StreamBackend for Pushes {
             refused,
             absent,
             not_reached: dropped.into_iter().collect(),
+            unanswered,
         })
+    }
+
+    async fn counts(&self, rooms: Vec<String>) -> Result<CountsReply, Status> {
+        let here = self.count_here(rooms.clone())?;
+        let order = || Order::Count { rooms: rooms.clone() };
+        let cluster = self.cluster.as_ref();
+        let there = cluster.map(|cluster| cluster.order(self.bounds.timeout, order()));
+        let mut counts = here.await?;
+        let mut unanswered = Vec::new();
+        if let Some(there) = there {
+            let there = there.await?;
+            add_counts(&mut counts, &there.counts);
+            unanswered = there.unanswered.iter().map(ToString::to_string).collect();
+        }
+        let mut counts = counts.into_iter();
+        let clients = counts.next().unwrap_or_default();
+        Ok(CountsReply { clients, rooms: rooms.into_iter().zip(counts).collect(), unanswered })
     }
 
     fn begin_keys(
@@ -310,6 +319,63 @@ impl Pushes {
             Target::All => push().and_then(|push| self.begin_to_all(&push)),
         };
         Ok(begun?.here())
+    }
+
+    /// A change that has begun here begins on the other hosts as well.
+    fn change_everywhere(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
+        let order = || Order::Change { target: target.clone(), action: action.clone() };
+        let there = self.cluster.as_ref().map(|cluster| (cluster, order()));
+        let begun = self.begin_change(target, action)?;
+        Ok(begun.with(there.map(|(cluster, order)| cluster.order(self.bounds.timeout, order))))
+    }
+
+    /// Begins an order of another host.
+    pub(crate) fn begin_order(&self, order: Order) -> Result<Begun, Status> {
+        Ok(match order {
+            Order::Change { target, action } => {
+                Begun::Push(self.begin_change(target, action)?.here())
+            }
+            Order::Count { rooms } => Begun::Count(Box::pin(self.count_here(rooms)?)),
+        })
+    }
+
+    /// Begins to count the clients here, and the members of these rooms.
+    fn count_here(
+        &self,
+        rooms: Vec<String>,
+    ) -> Result<impl Future<Output = Result<Vec<u64>, Status>> + Send + use<>, Status> {
+        if !rooms.is_empty() {
+            self.bounds.check_count("room", rooms.len())?;
+        }
+        Ok(count(Arc::clone(&self.hub), self.bounds.timeout, rooms))
+    }
+
+    /// Begins a change, of a caller or of another host, on the shards here.
+    fn begin_change(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
+        let push = match action {
+            Action::Kick { reason, retry_after_ms } => {
+                let notice = KickNotice { reason, retry_after_ms };
+                notice.check()?;
+                let KickNotice { reason, .. } = notice;
+                let sentence = if reason.is_empty() { reason } else { format!("kicked: {reason}") };
+                let retry_after_ms = (retry_after_ms > 0).then_some(retry_after_ms);
+                Push::kick(Kick { sentence: sentence.into(), retry_after_ms })
+            }
+            Action::ChangeRooms { rooms, is_join } => {
+                RoomChange::check_rooms(&rooms)?;
+                if is_join {
+                    self.memory.check_push()?;
+                }
+                let rooms = rooms.into_iter().map(String::into_boxed_str).collect();
+                Push::rooms(RoomOrder { rooms, is_join })
+            }
+        };
+        match target {
+            OrderTarget::Keys(keys) => self.begin_to_keys(keys, || Ok(push)),
+            OrderTarget::Users(users) => self.begin_to_users(users, || Ok(push)),
+            OrderTarget::Room(room) => self.begin_to_room(&room, || Ok(push)),
+            OrderTarget::Network(network) => self.begin_to_network(network_of(&network)?, &push),
+        }
     }
 
     fn begin_to_all(&self, push: &Push) -> Result<UnderWay, Status> {
@@ -403,17 +469,6 @@ impl Pushes {
 /// If `text` names no address and no network.
 pub(crate) fn network_of(text: &str) -> Result<Network, Status> {
     text.parse().map_err(|sentence: String| Status::invalid_argument(sentence))
-}
-
-/// The counters of every shard, in their order.
-pub(crate) async fn snapshots(
-    hub: &Arc<HubDriver>,
-    limit: Duration,
-) -> Result<Vec<(ShardId, Box<Counters>)>, CallError> {
-    let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
-    let mut counters = call.await?.counters;
-    counters.sort_by_key(|(shard, _)| *shard);
-    Ok(counters)
 }
 
 /// Groups `items` by home, in the order given and each only once; homes without any are left out.

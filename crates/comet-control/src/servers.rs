@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
-use crate::cluster::{ClusterDriver, ClusterWork};
+use crate::cluster::{ClusterDriver, ClusterWork, Wanted};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
@@ -26,6 +26,7 @@ use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pages;
 use crate::pushes::Pushes;
+use crate::under_way::Begun;
 use crate::vitals::Vitals;
 
 /// How long other hosts may take to be told that this one goes.
@@ -123,7 +124,10 @@ impl Assembly {
                 && let Some(cluster) = &cluster
             {
                 engine.spawn(work);
-                let begin = move |publication| pushes.begin_here(publication);
+                let begin = move |wanted| match wanted {
+                    Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
+                    Wanted::Order(order) => pushes.begin_order(order),
+                };
                 carrier.spawn(Arc::clone(cluster).run(events, begin));
             }
             let _tending = logic.as_ref().map(Logic::start);

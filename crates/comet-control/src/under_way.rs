@@ -1,5 +1,6 @@
 //! Pushes that have begun: here, and on other hosts.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -20,6 +21,25 @@ pub(crate) struct UnderWayHere {
     given: u64,
     /// Absent users beside those that the shards report.
     absent: u64,
+}
+
+/// What another host wants done here. Ready with what it is told: what became of connections, and [counts](comet_hub::cluster::Part::counts).
+pub(crate) enum Begun {
+    Push(UnderWayHere),
+    Count(Pin<Box<dyn Future<Output = Result<Vec<u64>, Status>> + Send>>),
+}
+
+impl Future for Begun {
+    type Output = Result<(Tally, Vec<u64>), Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(match &mut *self {
+            Self::Push(push) => ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Vec::new())),
+            Self::Count(counts) => {
+                ready!(counts.as_mut().poll(cx)).map(|counts| (Tally::default(), counts))
+            }
+        })
+    }
 }
 
 /// The same, and on its way to other hosts; ready with its ledger.
@@ -78,6 +98,18 @@ impl Future for UnderWay {
     type Output = Result<Ledger, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let (tally, unanswered) = ready!(self.poll_sum(cx))?;
+        Poll::Ready(Ok(Ledger { unanswered, ..ledger(&tally) }))
+    }
+}
+
+impl UnderWay {
+    /// The sum over all hosts, and those without an answer.
+    pub(crate) async fn sum(mut self) -> Result<(Tally, Vec<String>), Status> {
+        poll_fn(|cx| self.poll_sum(cx)).await
+    }
+
+    fn poll_sum(&mut self, cx: &mut Context<'_>) -> Poll<Result<(Tally, Vec<String>), Status>> {
         if self.told.is_none() {
             let here = ready!(Pin::new(&mut self.here).poll(cx))?;
             self.told = Some(here);
@@ -93,14 +125,13 @@ impl Future for UnderWay {
 
 /// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
 /// several hosts is taken for several.
-fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> Ledger {
-    let ClusterOutcome { tally: mut others, hosts, unanswered } = elsewhere;
+fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
+    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _ } = elsewhere;
     let held = (u64::from(hosts) * given).saturating_sub(others.absent);
     others.absent = 0;
     here += others;
     here.absent = here.absent.saturating_sub(held);
-    let unanswered = unanswered.iter().map(ToString::to_string).collect();
-    Ledger { unanswered, ..ledger(&here) }
+    (here, unanswered.iter().map(ToString::to_string).collect())
 }
 
 #[cfg(test)]
@@ -114,9 +145,10 @@ mod tests {
         // Of three keys one is here, one there, and one nowhere.
         let mut tally = Tally { absent: 2, ..Tally::default() };
         tally.queue();
-        let there = ClusterOutcome { tally, hosts: 1, unanswered: vec!["c".into()] };
-        let ledger = sum(here, there, 3);
-        assert_eq!((ledger.matched, ledger.absent), (2, 1));
-        assert_eq!(ledger.unanswered, ["c"]);
+        let unanswered = vec!["c".into()];
+        let there = ClusterOutcome { tally, hosts: 1, unanswered, ..ClusterOutcome::default() };
+        let (tally, unanswered) = sum(here, there, 3);
+        assert_eq!((tally.matched, tally.absent), (2, 1));
+        assert_eq!(unanswered, ["c"]);
     }
 }

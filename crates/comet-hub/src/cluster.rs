@@ -5,8 +5,8 @@
 //! this host subscribes to, which hosts have to answer a push, and when their time is over. An [`Engine`] carries out
 //! its commands.
 //!
-//! Each host says every second that it is there. A host that was silent for [`HOST_TIMEOUT_MS`] has to answer no push. Hosts
-//! with members of a room tell each other, by the room's own subject. So a host with members knows the others, and
+//! Each host says every second that it is there. A host that was silent for [`HOST_TIMEOUT_MS`] has to answer no push, and is named
+//! as one that has not answered for [`HOST_FORGOTTEN_MS`] more. Hosts with members of a room tell each other, by the room's own subject. So a host with members knows the others, and
 //! the first answer to a host without members names them.
 
 mod calls;
@@ -25,16 +25,16 @@ use std::sync::Arc;
 
 use comet_core::{Millis, ShardId};
 
-pub use calls::ClusterOutcome;
+pub use calls::{ClusterOutcome, add_counts};
 pub use engine::{
-    Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Part, Publication,
-    ReplyTo, Target,
+    Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
+    OrderTarget, Part, Publication, ReplyTo, Target,
 };
 
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};
-use hosts::Hosts;
+use hosts::{Hosts, Noted};
 use rooms::Rooms;
 use sessions::Sessions;
 
@@ -44,6 +44,11 @@ pub const UNKNOWN_HOSTS: &str = "*";
 pub const HOST_ANNOUNCE_MS: u64 = 1_000;
 /// A host that announced nothing for so long has to answer no push.
 pub const HOST_TIMEOUT_MS: u64 = 5_000;
+/// Such a host is named as one that has not answered for so long. It may be alive, and the connection of one side dead: a client of a broker
+/// notices that within some 20 s.
+pub const HOST_FORGOTTEN_MS: u64 = 60_000;
+/// A host without a turn for so long has not heard what others said meanwhile.
+const STALL_MS: u64 = 2 * HOST_ANNOUNCE_MS;
 /// Who has members of a room is known for sure so long after all hosts were asked, if no message was lost and no host was met
 /// since. Until then a push to the room asks all hosts.
 pub const SETTLE_MS: u64 = HOST_TIMEOUT_MS;
@@ -65,6 +70,8 @@ pub struct Cluster<C> {
     calls: Calls<C>,
     /// Pushes of other hosts that were begun here and not answered yet.
     under_way: HashSet<ReplyTo>,
+    /// When the latest turn was.
+    last_turn: Millis,
     /// When the present connection began, or the latest.
     connected_at: Millis,
     /// Until then hosts may have members of any room, and have not told.
@@ -99,6 +106,8 @@ pub struct ClusterCounts {
     pub received: u64,
     /// Pushes of other hosts that were refused here.
     pub refused: u64,
+    /// Pushes of other hosts that were begun here, and whose cores did not report in time what became of them.
+    pub unreported: u64,
     /// Parts of other hosts that came in time.
     pub parts: u64,
     /// Parts that came when their call was over.
@@ -128,6 +137,7 @@ impl<C> Cluster<C> {
             rooms: Rooms::default(),
             calls: Calls::new(),
             under_way: HashSet::new(),
+            last_turn: Millis(0),
             connected_at: Millis(0),
             settled_at: Millis(0),
             lost: 0,
@@ -232,9 +242,9 @@ impl<C> Cluster<C> {
         self.sessions.as_mut()?.poll_listing()
     }
 
-    /// Other hosts, as far as they are known.
+    /// Other hosts, as far as they are known, with those that are silent.
     pub fn other_hosts(&self) -> impl Iterator<Item = &HostName> {
-        self.hosts.names()
+        self.hosts.names().chain(self.hosts.silent_names())
     }
 
     /// Takes an event that concerns no push to be begun here. Pushes are for the caller.
@@ -272,14 +282,17 @@ impl<C> Cluster<C> {
                 _ => self.calls.end_without_others(call),
             },
             Event::NotPublished { call } => self.not_published(Some(call)),
-            Event::Announced { host } if host != self.host => {
-                if self.hosts.note(host, now) {
-                    // It is new, or was taken for dead and dropped from the rooms. It does not know this one.
+            Event::Announced { host } if host != self.host => match self.hosts.note(host, now) {
+                Noted::IsNew => {
+                    // If it was taken for dead, it was dropped from the rooms. It does not know this one.
                     self.next_announcement = now;
                     self.unsettle(now);
                     self.tell_all_rooms();
                 }
-            }
+                // It tells its rooms, and asks for those of others.
+                Noted::IsBack => self.unsettle(now),
+                Noted::Again => {}
+            },
             Event::Left { host } => self.drop_host(&host),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
                 if !has_members {
@@ -296,7 +309,8 @@ impl<C> Cluster<C> {
             Event::Keys { .. }
             | Event::Announced { .. }
             | Event::Interest { .. }
-            | Event::Push { .. } => {}
+            | Event::Push { .. }
+            | Event::Ordered { .. } => {}
         }
     }
 
@@ -327,6 +341,7 @@ impl<C> Cluster<C> {
 
     /// Does what is due. To be called again at [`Cluster::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Millis) {
+        self.notice_stall(now);
         // Without a connection nobody is heard, and nothing is known.
         let silent = if self.is_connected { self.hosts.expire(now) } else { Vec::new() };
         for host in silent {
@@ -390,7 +405,7 @@ impl<C> Cluster<C> {
 
     /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
     fn connected(&mut self, now: Millis) {
-        (self.is_connected, self.connected_at) = (true, now);
+        (self.is_connected, self.connected_at, self.last_turn) = (true, now, now);
         self.next_announcement = now;
         self.must_subscribe = false;
         if let Some(sessions) = &mut self.sessions {
@@ -407,6 +422,16 @@ impl<C> Cluster<C> {
         if self.subscribes_rooms {
             let rooms = self.rooms.names().cloned().collect();
             self.commands.push_back(Command::SubscribeOnly { rooms });
+        }
+    }
+
+    /// To be called where it matters whether other hosts were heard. A host that was stopped takes no other for silent, and does not rely on
+    /// what it knows of rooms.
+    fn notice_stall(&mut self, now: Millis) {
+        let last_turn = std::mem::replace(&mut self.last_turn, now);
+        if self.is_connected && last_turn.after(STALL_MS) <= now {
+            self.hosts.renew(now);
+            self.unsettle(now);
         }
     }
 

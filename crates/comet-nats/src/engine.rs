@@ -20,6 +20,7 @@ impl Order {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
+            Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
             Self::Command(Command::TellKeys { keys, .. }) => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
             }
@@ -73,10 +74,12 @@ impl Engine for Nats {
     }
 
     fn counts(&self) -> EngineCounts {
-        let Counts { dropped, dropped_bytes, dropped_early, invalid, untold, disconnects } =
+        let Counts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } =
             &self.shared.counts;
+        let Counts { invalid, untold, disconnects, .. } = &self.shared.counts;
         EngineCounts {
             dropped: dropped.load(Relaxed),
+            dropped_notices: dropped_notices.load(Relaxed),
             dropped_bytes: dropped_bytes.load(Relaxed),
             dropped_early: dropped_early.load(Relaxed),
             invalid: invalid.load(Relaxed),

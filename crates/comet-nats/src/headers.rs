@@ -139,9 +139,12 @@ pub(crate) fn push(
             Target::Users(users.collect::<Option<Vec<i64>>>()?.into())
         }
         Topic::All => Target::All,
-        Topic::Hosts | Topic::Sessions | Topic::Members | Topic::Host | Topic::Reply(_) => {
-            return None;
-        }
+        Topic::Hosts
+        | Topic::Sessions
+        | Topic::Members
+        | Topic::Orders
+        | Topic::Host
+        | Topic::Reply(_) => return None,
     };
     let number = |name, usual| match text(headers, name) {
         Some(text) => text.parse().ok(),

@@ -10,6 +10,7 @@ mod engine;
 mod headers;
 mod keys;
 mod options;
+mod order;
 mod part;
 mod reader;
 mod subject;
@@ -32,15 +33,20 @@ use writer::Writer;
 const ORDERS_MAX: usize = 16_384;
 /// Bytes of their bodies.
 const ORDERS_BYTES_MAX: usize = 64 << 20;
-/// Events that may wait for their reader.
-const EVENTS_MAX: usize = 65_536;
-/// Bytes that they may hold. An event finds room as long as fewer wait, so there may be one message more.
+/// Pushes and orders that may wait for their reader.
+const PUSHES_MAX: usize = 65_536;
+/// Other events that may wait for it, each of a queue of their own.
+const NOTICES_MAX: usize = 65_536;
+/// Bytes of all events that wait. One finds room as long as fewer wait, so there may be one message more.
 const EVENTS_BYTES_MAX: usize = 64 << 20;
+/// What others than pushes and orders may take beside that.
+const NOTICES_BYTES_MAX: usize = 16 << 20;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
 #[derive(Default, Debug)]
 struct Counts {
     dropped: AtomicU64,
+    dropped_notices: AtomicU64,
     dropped_bytes: AtomicU64,
     dropped_early: AtomicU64,
     invalid: AtomicU64,
@@ -65,6 +71,22 @@ impl Counts {
     }
 }
 
+/// What an engine has to tell. Nothing waits for anything in the other queue.
+#[derive(Debug)]
+pub struct Events {
+    /// Pushes and orders of other hosts: [`Event::is_push`].
+    pub pushes: mpsc::Receiver<Event>,
+    /// All others.
+    pub notices: mpsc::Receiver<Event>,
+}
+
+/// Ways to the reader of the events.
+#[derive(Clone, Debug)]
+struct Queues {
+    pushes: mpsc::Sender<Event>,
+    notices: mpsc::Sender<Event>,
+}
+
 /// The engine, what it has to tell, and the future that does its work within a runtime of tokio, until it
 /// is told to leave. It connects,
 /// and connects again, without being told. Without a server it waits for one.
@@ -73,9 +95,12 @@ impl Counts {
 /// If the options cannot be used.
 pub fn start(
     options: Options,
-) -> Result<(Nats, mpsc::Receiver<Event>, impl Future<Output = ()> + Send + 'static), BadOptions> {
+) -> Result<(Nats, Events, impl Future<Output = ()> + Send + 'static), BadOptions> {
     let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX);
-    let (events, waiting_events) = mpsc::channel(EVENTS_MAX);
+    let (pushes, waiting_pushes) = mpsc::channel(PUSHES_MAX);
+    let (notices, waiting_notices) = mpsc::channel(NOTICES_MAX);
+    let queues = Queues { pushes, notices };
+    let events = Events { pushes: waiting_pushes, notices: waiting_notices };
     let shared = Arc::new(Shared::default());
     let engine = Nats::new(orders, Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
@@ -90,13 +115,13 @@ pub fn start(
             Err(error) => return log::error!("nats.servers: {error}"),
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
-        let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), events.clone());
-        let writer = Writer::new(client, subjects, shared, (subscriptions, events));
+        let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), queues.clone());
+        let writer = Writer::new(client, subjects, shared, (subscriptions, queues.notices));
         tokio::join!(
             writer.run(waiting_orders, sessions),
             // It takes what has come before the client reads on, so nothing waits in the client for long.
             unconstrained(reader.run(new_subscriptions, state_changes))
         );
     };
-    Ok((engine, waiting_events, run))
+    Ok((engine, events, run))
 }

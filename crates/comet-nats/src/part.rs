@@ -1,12 +1,13 @@
 //! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
-//! `"may_miss_hosts":true` where it is so. And answers to the question whether there are members: `{"host":"a","members":false}`.
+//! `"may_miss_hosts":true` where it is so, and `"counts":[1,2]` of an order to count. And answers to the question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
 use comet_hub::cluster::{HostName, Part};
 use serde_json::{Map, Value, json};
 
-/// Hosts that a part may name, and the largest number in it: more is no part.
+/// Hosts that a part may name, its counts, and the largest number in it: more is no part.
 const HOSTS_MAX: usize = 1_024;
+const COUNTS_MAX: usize = 65_536;
 const COUNT_MAX: u64 = 1 << 40;
 
 /// What a host answers.
@@ -22,7 +23,7 @@ pub(crate) fn no_members(host: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
-    let Part { host, tally, hosts, may_miss_hosts } = part;
+    let Part { host, tally, hosts, may_miss_hosts, counts } = part;
     let dropped: Map<String, Value> = DropReason::ALL
         .iter()
         .map(|reason| (reason.label(), tally.dropped[*reason as usize]))
@@ -35,11 +36,16 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "matched": tally.matched,
         "queued": tally.queued,
         "absent": tally.absent,
+        "unchanged": tally.unchanged,
+        "refused": tally.refused,
         "dropped": dropped,
         "hosts": hosts,
     });
     if *may_miss_hosts {
         part["may_miss_hosts"] = true.into();
+    }
+    if !counts.is_empty() {
+        part["counts"] = json!(counts);
     }
     part.to_string().into_bytes()
 }
@@ -58,6 +64,8 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         matched: count("matched")?,
         queued: count("queued")?,
         absent: count("absent")?,
+        unchanged: count("unchanged")?,
+        refused: count("refused")?,
         ..Tally::default()
     };
     for reason in DropReason::ALL {
@@ -75,7 +83,14 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         None => Some(Vec::new()),
     };
     let may_miss_hosts = flag("may_miss_hosts").unwrap_or_default();
-    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts }))
+    let counts = match part.get("counts") {
+        Some(counts) => {
+            let counts = counts.as_array().filter(|counts| counts.len() <= COUNTS_MAX)?;
+            counts.iter().map(bounded).collect()
+        }
+        None => Some(Vec::new()),
+    };
+    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, counts: counts? }))
 }
 
 #[cfg(test)]
@@ -84,12 +99,13 @@ mod tests {
 
     #[test]
     fn a_part_comes_back_from_its_json() {
-        let mut tally = Tally { absent: 2, ..Tally::default() };
+        let mut tally = Tally { absent: 2, unchanged: 3, refused: 4, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {
             let (host, hosts) = ("a".into(), vec!["b".into()]);
-            let part = Part { host, tally, hosts, may_miss_hosts };
+            let counts = if may_miss_hosts { vec![5, 0] } else { Vec::new() };
+            let part = Part { host, tally, hosts, may_miss_hosts, counts };
             assert_eq!(decode(&encode(&part)), Some(Answer::Part(part)));
         }
         assert_eq!(decode(&no_members("ä")), Some(Answer::NoMembers("ä".into())));
@@ -100,6 +116,7 @@ mod tests {
             r#"{"host":1}"#,
             r#"{"host":"a","matched":-1}"#,
             r#"{"host":"a","matched":1e18}"#,
+            r#"{"host":"a","counts":[-1]}"#,
         ] {
             assert_eq!(decode(bad.as_bytes()), None, "{bad}");
         }

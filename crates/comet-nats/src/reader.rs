@@ -14,23 +14,19 @@ use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
-use crate::{Counts, EVENTS_BYTES_MAX, Shared, keys, part};
+use crate::{Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, Queues, Shared, keys, order, part};
 
 pub(crate) struct Reader {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
-    events: mpsc::Sender<Event>,
+    queues: Queues,
     /// The latest complaint of the client, which repeats it with each attempt to connect.
     said: Option<String>,
 }
 
 impl Reader {
-    pub(crate) fn new(
-        subjects: Arc<Subjects>,
-        shared: Arc<Shared>,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
-        Self { subjects, shared, events, said: None }
+    pub(crate) fn new(subjects: Arc<Subjects>, shared: Arc<Shared>, queues: Queues) -> Self {
+        Self { subjects, shared, queues, said: None }
     }
 
     pub(crate) async fn run(
@@ -91,9 +87,9 @@ impl Reader {
 
     /// A state is not lost: a task waits for room in place of the reader.
     fn tell_state(&self, event: Event) {
-        if let Err(mpsc::error::TrySendError::Full(event)) = self.events.try_send(event) {
-            let events = self.events.clone();
-            tokio::spawn(async move { events.send(event).await });
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.queues.notices.try_send(event) {
+            let notices = self.queues.notices.clone();
+            tokio::spawn(async move { notices.send(event).await });
         }
     }
 
@@ -104,13 +100,21 @@ impl Reader {
         };
         let Some(event) = event else { return };
         let (bytes, waiting) = (event.bytes(), &self.shared.events_bytes);
-        if waiting.load(Relaxed) >= EVENTS_BYTES_MAX {
-            return Counts::add(&counts.dropped_bytes);
+        let Queues { pushes, notices } = &self.queues;
+        let (queue, bytes_max, too_many, too_large) = match event.is_push() {
+            true => (pushes, EVENTS_BYTES_MAX, &counts.dropped, &counts.dropped_bytes),
+            false => {
+                let dropped = &counts.dropped_notices;
+                (notices, EVENTS_BYTES_MAX + NOTICES_BYTES_MAX, dropped, dropped)
+            }
+        };
+        if waiting.load(Relaxed) >= bytes_max {
+            return Counts::add(too_large);
         }
         waiting.fetch_add(bytes, Relaxed);
-        if self.events.try_send(event).is_err() {
+        if queue.try_send(event).is_err() {
             waiting.fetch_sub(bytes, Relaxed);
-            Counts::add(&counts.dropped);
+            Counts::add(too_many);
         }
     }
 
@@ -142,6 +146,11 @@ impl Reader {
                 room,
                 reply: headers::reply(headers).ok_or(())?,
             }));
+        }
+        if topic == Topic::Orders {
+            let order = order::decode(&payload).ok_or(())?;
+            let reply = ReplyTo(reply.ok_or(())?.as_str().into());
+            return Ok(Some(Event::Ordered { order, reply }));
         }
         let Some(interest) = headers::interest(headers)? else {
             let reply = reply.map(|to| ReplyTo(to.as_str().into()));
@@ -184,9 +193,11 @@ mod tests {
     #[test]
     fn events_that_wait_are_bounded_by_bytes_and_by_number() {
         let shared = Arc::new(Shared::default());
-        let (events, mut waiting) = mpsc::channel(8);
+        let (pushes, mut waiting) = mpsc::channel(8);
+        let (notices, _waiting_notices) = mpsc::channel(2);
         let subjects = Arc::new(Subjects::new("comet", "a".into()));
-        let reader = Reader::new(subjects, Arc::clone(&shared), events);
+        let queues = Queues { pushes, notices };
+        let reader = Reader::new(subjects, Arc::clone(&shared), queues);
         let engine = Nats::new(mpsc::channel(1).0, shared);
         for _ in 0..3 {
             reader.take(message(EVENTS_BYTES_MAX / 2));
@@ -199,5 +210,13 @@ mod tests {
             reader.take(message(1));
         }
         assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 2));
+        // There is no room for pushes, and there is for what hosts say.
+        let mut announcement = message(0);
+        announcement.subject = "comet.hosts".into();
+        announcement.headers = Some(headers::of_interest(Interest::Has, "b"));
+        for _ in 0..3 {
+            reader.take(announcement.clone());
+        }
+        assert_eq!((engine.counts().dropped_notices, engine.counts().dropped), (1, 2));
     }
 }

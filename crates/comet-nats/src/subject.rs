@@ -9,6 +9,7 @@
 //! | `PREFIX.hosts` | each host, once a second |
 //! | `PREFIX.sessions` | the time at a host, and keys that got an owner there |
 //! | `PREFIX.members` | a question to all hosts: who has members of a room |
+//! | `PREFIX.orders` | what all hosts are to do with connections |
 //! | `PREFIX.host.HOST` | to one host: who has members of a room |
 //! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
 //!
@@ -44,6 +45,7 @@ pub(crate) enum Topic<'a> {
     Hosts,
     Sessions,
     Members,
+    Orders,
     /// To this host.
     Host,
     /// An answer to a push of this host.
@@ -71,7 +73,7 @@ impl Subjects {
     /// What a host subscribes to as long as it has a connection. `sessions`: those of other hosts, too.
     pub(crate) fn fixed(&self, sessions: bool) -> Vec<String> {
         let Self { prefix, host_token, .. } = self;
-        let shared = ["key.*", "keys", "user.*", "users", "all", "hosts", "members"];
+        let shared = ["key.*", "keys", "user.*", "users", "all", "hosts", "members", "orders"];
         let own = [format!("host.{host_token}"), format!("reply.{host_token}.*")];
         let sessions = sessions.then(|| "sessions".to_owned());
         let all = shared.map(str::to_owned).into_iter().chain(own).chain(sessions);
@@ -96,6 +98,10 @@ impl Subjects {
 
     pub(crate) fn members(&self) -> String {
         format!("{}.members", self.prefix)
+    }
+
+    pub(crate) fn orders(&self) -> String {
+        format!("{}.orders", self.prefix)
     }
 
     pub(crate) fn host(&self, host: &str) -> String {
@@ -126,6 +132,7 @@ impl Subjects {
                 "hosts" => Some(Topic::Hosts),
                 "sessions" => Some(Topic::Sessions),
                 "members" => Some(Topic::Members),
+                "orders" => Some(Topic::Orders),
                 _ => None,
             };
         };

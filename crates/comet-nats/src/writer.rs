@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use async_nats::{Client, HeaderMap, Subscriber};
-use comet_hub::cluster::{Command, Event, Part, Publication, ReplyTo};
+use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo};
 use futures_util::stream::AbortHandle;
 use tokio::sync::mpsc;
 
 use crate::engine::Order;
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
-use crate::{Counts, Shared, keys, part};
+use crate::{Counts, Shared, keys, order, part};
 
 /// A subscription for the reader, and what ends it.
 pub(crate) type NewSubscription = (Subscriber, futures_util::stream::AbortRegistration);
@@ -91,10 +91,14 @@ impl Writer {
                 let reply = call.map(|call| self.subjects.reply(call));
                 let subject = self.subjects.target(&target);
                 let is_published = self.publish(subject, reply, headers, body).await;
-                if let Some(call) = call.filter(|_| !is_published) {
-                    // Without room for it the call ends by its time.
-                    let _ = self.events.try_send(Event::NotPublished { call });
-                }
+                self.tell_if_not(is_published, call);
+            }
+            Command::PublishOrder { order, call } => {
+                let reply = self.subjects.reply(call.unwrap_or(ClusterCallId(0)));
+                let (headers, body) = (headers::of_host(&own), order::encode(&order));
+                let subject = self.subjects.orders();
+                let is_published = self.publish(subject, Some(reply), headers, body).await;
+                self.tell_if_not(is_published, call);
             }
             Command::TellInterest { room, has_members } => {
                 let interest = if has_members { Interest::Asks } else { Interest::None };
@@ -124,6 +128,13 @@ impl Writer {
                 let headers = headers::of_interest(interest, &own);
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
             }
+        }
+    }
+
+    fn tell_if_not(&self, is_published: bool, call: Option<ClusterCallId>) {
+        if let Some(call) = call.filter(|_| !is_published) {
+            // Without room for it the call ends by its time.
+            let _ = self.events.try_send(Event::NotPublished { call });
         }
     }
 

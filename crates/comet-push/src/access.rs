@@ -3,7 +3,7 @@
 use std::fmt::Arguments;
 
 use comet_serve::{Access, Quoted};
-use comet_wire::comet::v1::ChangeRoomsReply;
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -71,6 +71,15 @@ pub(crate) async fn kick<B: StreamBackend>(
     let ledger = backend.kick(target, notice).await?;
     access.add(format_args!("closed={}", ledger.queued));
     Ok(ledger)
+}
+
+/// [`StreamBackend::counts`].
+pub(crate) async fn counts<B: StreamBackend>(
+    backend: &B,
+    rooms: Vec<String>,
+) -> Result<CountsReply, Status> {
+    Access::current().add(format_args!("rooms={}", rooms.len()));
+    backend.counts(rooms).await
 }
 
 /// [`StreamBackend::change_rooms`].

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_wire::comet::v1::ChangeRoomsReply;
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -95,6 +95,12 @@ pub trait StreamBackend: PushBackend {
         change: RoomChange,
     ) -> impl Future<Output = Result<ChangeRoomsReply, Status>> + Send;
 
+    /// Counts the clients and the members of rooms, over all hosts.
+    fn counts(
+        &self,
+        rooms: Vec<String>,
+    ) -> impl Future<Output = Result<CountsReply, Status>> + Send;
+
     /// Begins what [`PushBackend::to_keys`] does.
     ///
     /// # Errors
@@ -165,15 +171,15 @@ impl RoomChange {
 
     /// # Errors
     /// If there are no rooms or too many, or an id is empty or too long.
-    pub fn check(&self) -> Result<(), Status> {
-        let (count, most) = (self.rooms.len(), Self::ROOMS_MAX);
+    pub fn check_rooms(rooms: &[String]) -> Result<(), Status> {
+        let (count, most) = (rooms.len(), Self::ROOMS_MAX);
         let fault = if count == 0 {
             "no room is given: name at least one".to_owned()
         } else if count > most {
             format!("{count} rooms are more than the {most} of one call")
         } else {
             let is_bad = |room: &String| room.is_empty() || room.len() > Self::ROOM_MAX;
-            let Some(index) = self.rooms.iter().position(is_bad) else { return Ok(()) };
+            let Some(index) = rooms.iter().position(is_bad) else { return Ok(()) };
             format!("room {} is empty or longer than {} bytes", index + 1, Self::ROOM_MAX)
         };
         Err(Status::invalid_argument(fault))

@@ -8,8 +8,8 @@ use comet_wire::comet::v1::push_server::{Push, PushServer};
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::{
     Broadcast, CancelBroadcastReply, CancelBroadcastReq, ChangeRoomsReply, ChangeRoomsReq,
-    KickReply, KickReq, ListBroadcastsReply, ListBroadcastsReq, PushStreamReq, PushUsersReply,
-    PushUsersReq, change_rooms_req, kick_req,
+    CountsReply, CountsReq, KickReply, KickReq, ListBroadcastsReply, ListBroadcastsReq,
+    PushStreamReq, PushUsersReply, PushUsersReq, change_rooms_req, kick_req,
 };
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
@@ -156,11 +156,13 @@ impl<B: StreamBackend> Push for PushService<B> {
             };
             access::kick(&*self.backend, target, KickNotice { reason, retry_after_ms }).await
         };
-        let Ledger { queued, absent, dropped, .. } = self.counts.of("Kick", answer).await?;
+        let ledger = self.counts.of("Kick", answer).await?;
+        let Ledger { queued, absent, dropped, unanswered, .. } = ledger;
         Ok(Response::new(KickReply {
             closed: queued,
             absent,
             not_closed: dropped.into_iter().collect(),
+            unanswered,
         }))
     }
 
@@ -178,6 +180,11 @@ impl<B: StreamBackend> Push for PushService<B> {
     ) -> Result<Response<ChangeRoomsReply>, Status> {
         let answer = self.change_rooms(request.into_inner(), false);
         self.counts.of("LeaveRooms", answer).await.map(Response::new)
+    }
+
+    async fn counts(&self, request: Request<CountsReq>) -> Result<Response<CountsReply>, Status> {
+        let answer = access::counts(&*self.backend, request.into_inner().rooms);
+        self.counts.of("Counts", answer).await.map(Response::new)
     }
 
     type PushStreamStream = PushStream<B>;

@@ -282,7 +282,8 @@ impl World {
                 self.hosts[number].cluster.handle_event(self.now, Event::Disconnected);
             }
             5 | 6 if is_up => {
-                let until = self.now.after(self.rng.between(0, 4_000));
+                // A client of a broker takes some time to notice it.
+                let until = self.now.after(self.rng.between(0, 15_000));
                 self.cut(number, Link::Dead { until });
             }
             7 if self.rng.percent(10) => {

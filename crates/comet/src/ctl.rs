@@ -12,10 +12,10 @@ use comet_wire::comet::v1::push_client::PushClient as Pushes;
 use comet_wire::comet::v1::push_stream_req::{Keys, Users};
 use comet_wire::comet::v1::trace_req::Subject;
 use comet_wire::comet::v1::{
-    BlockReq, CancelBroadcastReq, CancelMoveOffReq, ChangeRoomsReply, ChangeRoomsReq, DrainReq,
-    HistoryEntry, HistoryReply, HistoryReq, KickReply, KickReq, ListBlocksReq, ListBroadcastsReq,
-    MoveOffReq, NodeStatus, StatusReq, TraceReply, TraceReq, UnblockReq, UndrainReq,
-    change_rooms_req, kick_req,
+    BlockReq, CancelBroadcastReq, CancelMoveOffReq, ChangeRoomsReply, ChangeRoomsReq, CountsReply,
+    CountsReq, DrainReq, HistoryEntry, HistoryReply, HistoryReq, KickReply, KickReq, ListBlocksReq,
+    ListBroadcastsReq, MoveOffReq, NodeStatus, StatusReq, TraceReply, TraceReq, UnblockReq,
+    UndrainReq, change_rooms_req, kick_req,
 };
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
@@ -49,6 +49,7 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
             print_all(&[changed(&reply)], ctl.json)?;
             return Ok(if reply.changed == 0 { EXIT_NO_MATCH } else { 0 });
         }
+        Order::Counts { rooms } => vec![counted(&counts(&client, rooms)?)],
         Order::Drain(order) => vec![described(&drain(&client, order)?)],
         Order::Status => vec![described(&status(&client)?)],
         Order::Undrain => vec![described(&undrain(&client)?)],
@@ -135,6 +136,18 @@ fn change_rooms(
         let mut pushes = Pushes::new(channel);
         if is_join { pushes.join_rooms(request).await } else { pushes.leave_rooms(request).await }
     })
+}
+
+fn counts(client: &PushClient, rooms: &[String]) -> Result<CountsReply, PushError> {
+    let request = CountsReq { rooms: rooms.to_vec() };
+    client.ask(request, async |channel, request| Pushes::new(channel).counts(request).await)
+}
+
+fn counted(reply: &CountsReply) -> Record {
+    let rooms: BTreeMap<_, _> = reply.rooms.iter().collect();
+    let mut record = vec![("clients", reply.clients.into()), ("rooms", json!(rooms))];
+    record.extend(unanswered(&reply.unanswered));
+    record
 }
 
 fn block(client: &PushClient, order: BlockReq) -> Result<Record, PushError> {
@@ -242,22 +255,31 @@ fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
 fn kicked(reply: &KickReply) -> Record {
     // By name: the reasons come in any order.
     let not_closed: BTreeMap<_, _> = reply.not_closed.iter().collect();
-    vec![
+    let mut record = vec![
         ("closed", reply.closed.into()),
         ("absent", reply.absent.into()),
         ("not_closed", json!(not_closed)),
-    ]
+    ];
+    record.extend(unanswered(&reply.unanswered));
+    record
 }
 
 fn changed(reply: &ChangeRoomsReply) -> Record {
     let not_reached: BTreeMap<_, _> = reply.not_reached.iter().collect();
-    vec![
+    let mut record = vec![
         ("changed", reply.changed.into()),
         ("unchanged", reply.unchanged.into()),
         ("refused", reply.refused.into()),
         ("absent", reply.absent.into()),
         ("not_reached", json!(not_reached)),
-    ]
+    ];
+    record.extend(unanswered(&reply.unanswered));
+    record
+}
+
+/// Hosts without an answer, where there are some.
+fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
+    (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }
 
 fn target_of(target: &KickTarget) -> kick_req::Target {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use comet_config::{Config, Nats, NatsRooms};
 use comet_control::ClusterOptions;
-use comet_nats::{Auth, Options};
+use comet_nats::{Auth, Events, Options};
 
 /// `None`: this host is alone.
 ///
@@ -30,14 +30,15 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
         sessions: nats.sessions,
     };
     let host = options.host.clone();
-    let (engine, events, work) =
+    let (engine, Events { notices, pushes }, work) =
         comet_nats::start(options).map_err(|error| format!("nats.servers: {error}"))?;
     Ok(Some(ClusterOptions {
         host,
         sessions: nats.sessions,
         subscribes_rooms: nats.rooms == NatsRooms::Subscribed,
         engine: Arc::new(engine),
-        events,
+        notices,
+        pushes,
         work: Box::pin(work),
     }))
 }

@@ -1,5 +1,6 @@
 //! Comets that push for each other through a NATS server, and clients of them.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -55,10 +56,41 @@ impl Hosts {
         Ok(Self { targets, nats })
     }
 
-    /// The sum of a counter over the hosts.
-    pub(super) fn sum(&self, name: &str) -> Result<u64> {
-        self.targets.iter().map(|target| metric(target, name)).sum()
+    /// What the hosts have counted of pushes of others that reached no client, by reason. Waits for the end of all calls, since the last of
+    /// them may still be refused.
+    pub(super) fn losses(&self) -> Result<Losses> {
+        let mut losses = Losses::new();
+        for target in &self.targets {
+            let mut page = String::new();
+            until("all cores answer, and no call is under way", || {
+                page = http_get(stat(target), "/metrics")?;
+                // The samples of a core without an answer are left out.
+                let is_silent =
+                    |line: &str| line.starts_with("comet_core_answers{") && line.ends_with(" 0");
+                let is_idle = page.lines().any(|line| line == "comet_calls_under_way 0");
+                Ok(is_idle && !page.lines().any(is_silent))
+            })?;
+            add_losses(&page, &mut losses)?;
+        }
+        Ok(losses)
     }
+}
+
+/// Numbers by their name and labels.
+pub(super) type Losses = BTreeMap<String, u64>;
+
+/// Metrics that count pushes of other hosts that reached no client: on the way from NATS, at the cores, and at the client.
+const LOSSES: [&str; 3] =
+    ["comet_cluster_dropped_total", "comet_cluster_refused_total", "comet_dropped_total"];
+
+fn add_losses(page: &str, losses: &mut Losses) -> Result<()> {
+    for (sample, value) in page.lines().filter_map(|line| line.rsplit_once(' ')) {
+        let family = sample.split_once('{').map_or(sample, |(family, _)| family);
+        if LOSSES.contains(&family) {
+            *losses.entry(sample.to_owned()).or_default() += value.parse::<u64>()?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks until it is so.
@@ -187,5 +219,27 @@ impl Received {
         self.messages += 1;
         let due_ns = stamp.intended_ns.unwrap_or(at_ns);
         self.latencies.saturating_record(at_ns.saturating_sub(due_ns));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_with_and_without_labels_are_losses() {
+        let page = "# HELP comet_dropped_total Deliveries not made, by reason.\n\
+                    comet_dropped_total{reason=\"outbox_full\"} 3\n\
+                    comet_cluster_refused_total 4\n\
+                    comet_cluster_refused_total_of_others 5\n";
+        let mut losses = Losses::new();
+        for _ in 0..2 {
+            add_losses(page, &mut losses).unwrap();
+        }
+        let expected = [
+            ("comet_cluster_refused_total", 8),
+            ("comet_dropped_total{reason=\"outbox_full\"}", 6),
+        ];
+        assert_eq!(losses, expected.map(|(name, value)| (name.to_owned(), value)).into());
     }
 }

@@ -103,15 +103,17 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
 
 /// A host with a connection. It has heard of no other one.
 fn alone() -> ClusterOptions {
-    let (engine_events, events) = mpsc::channel(1);
-    engine_events.try_send(Event::Connected).expect("it has room");
+    let (engine_notices, notices) = mpsc::channel(1);
+    let (_, pushes) = mpsc::channel(1);
+    engine_notices.try_send(Event::Connected).expect("it has room");
     let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
     ClusterOptions {
         host: "a".into(),
         subscribes_rooms: true,
         sessions: false,
         engine,
-        events,
+        notices,
+        pushes,
         work,
     }
 }

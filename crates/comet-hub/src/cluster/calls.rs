@@ -15,6 +15,8 @@ use super::engine::{ClusterCallId, HostName, Part};
 pub struct ClusterOutcome {
     /// The sum of their parts.
     pub tally: Tally,
+    /// The sum of their counts, each at its place.
+    pub counts: Vec<u64>,
     /// How many have answered.
     pub hosts: u32,
     /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
@@ -54,9 +56,10 @@ struct Open<C> {
     answered: Vec<HostName>,
     /// Hosts that said that they have no members of the room.
     without_members: Vec<HostName>,
-    /// Hosts that went before they answered.
+    /// Hosts that went before they answered, or were silent before.
     lost: Vec<HostName>,
     tally: Tally,
+    counts: Vec<u64>,
     began: Millis,
     deadline: Millis,
     caller: C,
@@ -94,16 +97,17 @@ impl<C> Calls<C> {
         Self { open, deadlines, last: 0, ended }
     }
 
-    /// `None`: nobody is to answer, or too many calls are open.
+    /// Hosts that are `silent` are named if they do not answer, and not waited for. `None`: nobody is to answer, or too many calls are open.
     pub(super) fn open(
         &mut self,
         (began, limit_ms): (Millis, u64),
         (room, expected, is_asked): (Option<Arc<str>>, Expected, bool),
+        silent: Vec<HostName>,
         caller: C,
     ) -> Option<ClusterCallId> {
         let (waiting, candidates) = match expected {
             Expected::Hosts(hosts) if hosts.is_empty() => {
-                self.end_unanswered(caller, hosts);
+                self.end_unanswered(caller, silent);
                 return None;
             }
             Expected::Hosts(hosts) => (Some(hosts), Arc::default()),
@@ -111,7 +115,9 @@ impl<C> Calls<C> {
             Expected::AnyOf(hosts) => (None, hosts),
         };
         if self.open.len() >= CLUSTER_CALLS_MAX {
-            self.end_unanswered(caller, waiting.unwrap_or_else(|| candidates.to_vec()));
+            let mut hosts = waiting.unwrap_or_else(|| candidates.to_vec());
+            hosts.extend(silent);
+            self.end_unanswered(caller, hosts);
             return None;
         }
         let deadline = began.after(limit_ms);
@@ -124,8 +130,9 @@ impl<C> Calls<C> {
             is_asked,
             answered: Vec::new(),
             without_members: Vec::new(),
-            lost: Vec::new(),
+            lost: silent,
             tally: Tally::default(),
+            counts: Vec::new(),
             began,
             deadline,
             caller,
@@ -139,11 +146,12 @@ impl<C> Calls<C> {
     /// does not tell for sure, all candidates have to.
     pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
-        let Part { host, tally, hosts, may_miss_hosts } = part;
+        let Part { host, tally, hosts, may_miss_hosts, counts } = part;
         if open.answered.contains(&host) {
             return Added::Late;
         }
         open.tally += tally;
+        add_counts(&mut open.counts, &counts);
         open.lost.retain(|lost| *lost != host);
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
@@ -152,7 +160,7 @@ impl<C> Calls<C> {
         let waiting = open.waiting.get_or_insert_default();
         let candidates = if asks { &*open.candidates } else { &[] };
         for peer in candidates.iter().chain(&hosts) {
-            let is_known = [&open.answered, &open.without_members, &*waiting];
+            let is_known = [&open.answered, &open.without_members, &open.lost, &*waiting];
             if peer != own && !is_known.iter().any(|hosts| hosts.contains(peer)) {
                 waiting.push(peer.clone());
             }
@@ -170,6 +178,7 @@ impl<C> Calls<C> {
     /// The host has no members of the call's room.
     pub(super) fn excuse(&mut self, call: ClusterCallId, host: HostName) {
         let Some(open) = self.open.get_mut(&call) else { return };
+        open.lost.retain(|lost| *lost != host);
         let Some(waiting) = &mut open.waiting else { return };
         waiting.retain(|peer| *peer != host);
         open.without_members.push(host);
@@ -266,9 +275,15 @@ impl<C> Calls<C> {
     fn end(&mut self, call: ClusterCallId) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
-        let Open { answered, tally, deadline, caller, .. } = open;
+        let Open { answered, tally, counts, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        self.ended.push_back((caller, ClusterOutcome { tally, hosts, unanswered }));
+        self.ended.push_back((caller, ClusterOutcome { tally, counts, hosts, unanswered }));
     }
+}
+
+/// Adds each count to that at the same place.
+pub fn add_counts(sums: &mut Vec<u64>, counts: &[u64]) {
+    sums.resize(sums.len().max(counts.len()), 0);
+    sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(*count));
 }

@@ -33,11 +33,13 @@ pub trait Engine: Send + Sync {
 /// What an engine has counted since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EngineCounts {
-    /// Messages of other hosts that were dropped because too many waited for their reader.
+    /// Pushes and orders of other hosts that were dropped because too many waited for their reader.
     pub dropped: u64,
-    /// Those that were dropped because too many bytes waited.
+    /// What hosts tell each other beside these: messages that were dropped because too many or too large ones waited.
+    pub dropped_notices: u64,
+    /// Pushes and orders that were dropped because too many bytes waited.
     pub dropped_bytes: u64,
-    /// Those that its client dropped before they came to the queue, as far as it says so.
+    /// Messages that its client dropped before they came to a queue, as far as it says so.
     pub dropped_early: u64,
     /// Messages that are none of comet's, by their subject or their headers.
     pub invalid: u64,
@@ -83,6 +85,55 @@ pub struct Publication {
     pub body: Vec<u8>,
 }
 
+/// Whom an order concerns.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OrderTarget {
+    /// The members of a room.
+    Room(Box<str>),
+    /// The connections that hold these keys.
+    Keys(Vec<String>),
+    /// The sessions of these users.
+    Users(Vec<i64>),
+    /// Those from an address or a network.
+    Network(Box<str>),
+}
+
+/// What becomes of connections.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// They are closed.
+    Kick {
+        /// A sentence for the clients; empty: none.
+        reason: String,
+        /// How long they should wait before they connect again; 0: they are told no time.
+        retry_after_ms: u32,
+    },
+    /// They enter or leave rooms.
+    ChangeRooms {
+        /// Which rooms.
+        rooms: Vec<String>,
+        /// They are entered.
+        is_join: bool,
+    },
+}
+
+/// What all hosts are to do with connections. They answer as to a push.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// They close them, or change their rooms.
+    Change {
+        /// Which connections.
+        target: OrderTarget,
+        /// What becomes of them.
+        action: Action,
+    },
+    /// They count them: see [`Part::counts`].
+    Count {
+        /// The rooms whose members are counted.
+        rooms: Vec<String>,
+    },
+}
+
 /// What became of a push on one host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
@@ -94,6 +145,8 @@ pub struct Part {
     pub hosts: Vec<HostName>,
     /// There may be more such hosts, which it has not heard of yet.
     pub may_miss_hosts: bool,
+    /// Of [`Order::Count`]: clients, and then members of each room in their order.
+    pub counts: Vec<u64>,
 }
 
 /// The clock of a host, in milliseconds since 1970.
@@ -129,6 +182,13 @@ pub enum Command {
     Publish {
         /// The push.
         publication: Publication,
+        /// What the answers are to name.
+        call: Option<ClusterCallId>,
+    },
+    /// Has all hosts carry out an order. With `call` they are to answer.
+    PublishOrder {
+        /// The order.
+        order: Order,
         /// What the answers are to name.
         call: Option<ClusterCallId>,
     },
@@ -185,7 +245,14 @@ pub enum Event {
         /// Where the answer goes, if one is wanted.
         reply: Option<ReplyTo>,
     },
-    /// Another host has answered a push.
+    /// An order of another host.
+    Ordered {
+        /// The order.
+        order: Order,
+        /// Where the answer goes.
+        reply: ReplyTo,
+    },
+    /// Another host has answered a push or an order.
     Answered {
         /// Which push.
         call: ClusterCallId,
@@ -249,17 +316,46 @@ pub enum Event {
 }
 
 impl Event {
+    /// It makes work for the shards. There may be many at once, and what else hosts tell each other must not wait behind them.
+    #[must_use]
+    pub fn is_push(&self) -> bool {
+        matches!(self, Self::Push { .. } | Self::Ordered { .. })
+    }
+
     /// Bytes of what it holds, for a bound on events that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
         match self {
             Self::Push { publication, .. } => publication.bytes(),
+            Self::Ordered { order, .. } => order.bytes(),
             Self::Answered { part, .. } => part.hosts.iter().map(|host| host.len()).sum(),
             Self::Keys { keys, .. } => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
             }
             _ => 0,
         }
+    }
+}
+
+impl Order {
+    /// Bytes of its texts and names.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
+        let (target, action) = match self {
+            Self::Change { target, action } => (target, action),
+            Self::Count { rooms } => return texts(rooms),
+        };
+        let target = match target {
+            OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),
+            OrderTarget::Keys(keys) => texts(keys),
+            OrderTarget::Users(users) => size_of_val(&**users),
+        };
+        target
+            + match action {
+                Action::Kick { reason, .. } => reason.len(),
+                Action::ChangeRooms { rooms, .. } => texts(rooms),
+            }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The other hosts that are there.
+//! The other hosts that are there, and those that are silent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,13 +6,33 @@ use std::sync::Arc;
 use comet_core::Millis;
 
 use super::engine::HostName;
-use super::{HOST_TIMEOUT_MS, HOSTS_MAX};
+use super::{HOST_FORGOTTEN_MS, HOST_TIMEOUT_MS, HOSTS_MAX};
+
+/// A host that announces itself.
+struct Seen {
+    at: Millis,
+    /// It has announced itself in the present connection of this host.
+    in_connection: bool,
+}
+
+/// What an announcement of a host is to this one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Noted {
+    /// The host was not known, or was taken for dead.
+    IsNew,
+    /// It was known before this host connected, and may have been without a connection since.
+    IsBack,
+    Again,
+}
 
 /// Other hosts, and when each announced itself last.
 #[derive(Default)]
 pub(super) struct Hosts {
-    seen: BTreeMap<HostName, Millis>,
-    /// Their names, for calls that any of them may answer. `None`: to be made anew.
+    seen: BTreeMap<HostName, Seen>,
+    /// Hosts that did not say that they go, and are silent, with the time at which each is forgotten. They may have died, or the
+    /// connection of one side is dead: so pushes name them, and wait for none.
+    silent: BTreeMap<HostName, Millis>,
+    /// The names of those that are there, for calls that any of them may answer. `None`: to be made anew.
     shared: Option<Arc<[HostName]>>,
 }
 
@@ -25,54 +45,74 @@ impl Hosts {
         self.seen.keys()
     }
 
+    /// Hosts that did not say that they go, and that nobody waits for.
+    pub(super) fn silent_names(&self) -> impl Iterator<Item = &HostName> {
+        self.silent.keys()
+    }
+
     /// All names, of which calls under way hold one copy.
     pub(super) fn shared_names(&mut self) -> Arc<[HostName]> {
-        let Self { seen, shared } = self;
+        let Self { seen, shared, .. } = self;
         Arc::clone(shared.get_or_insert_with(|| seen.keys().cloned().collect()))
     }
 
     /// When one announced itself last.
     pub(super) fn heard(&self) -> Option<Millis> {
-        self.seen.values().max().copied()
+        self.seen.values().map(|seen| seen.at).max()
     }
 
-    /// `true`: it is new. Beyond [`HOSTS_MAX`] none is.
-    pub(super) fn note(&mut self, host: HostName, now: Millis) -> bool {
+    /// A host has announced itself. Beyond [`HOSTS_MAX`] none is new.
+    pub(super) fn note(&mut self, host: HostName, now: Millis) -> Noted {
         if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {
-            return false;
+            return Noted::Again;
         }
-        let is_new = self.seen.insert(host, now).is_none();
-        if is_new {
-            self.shared = None;
+        self.silent.remove(&host);
+        match self.seen.insert(host, Seen { at: now, in_connection: true }) {
+            None => {
+                self.shared = None;
+                Noted::IsNew
+            }
+            Some(Seen { in_connection: false, .. }) => Noted::IsBack,
+            Some(_) => Noted::Again,
         }
-        is_new
     }
 
     pub(super) fn knows(&self, host: &HostName) -> bool {
         self.seen.contains_key(host)
     }
 
-    /// All were there at `now`.
+    /// This host could not hear the others until `now`.
     pub(super) fn renew(&mut self, now: Millis) {
-        self.seen.values_mut().for_each(|seen| *seen = now);
+        self.seen.values_mut().for_each(|seen| *seen = Seen { at: now, in_connection: false });
+        self.silent.values_mut().for_each(|until| *until = now.after(HOST_FORGOTTEN_MS));
     }
 
+    /// The host says that it goes.
     pub(super) fn remove(&mut self, host: &HostName) {
         self.seen.remove(host);
+        self.silent.remove(host);
         self.shared = None;
     }
 
-    /// Removes those that have been silent for too long.
+    /// Waits no longer for those that were silent for too long, and returns them. Forgets those that were so for even longer.
     pub(super) fn expire(&mut self, now: Millis) -> Vec<HostName> {
-        let silent = self.seen.extract_if(.., |_, seen| seen.after(HOST_TIMEOUT_MS) <= now);
-        let silent: Vec<HostName> = silent.map(|(host, _)| host).collect();
-        if !silent.is_empty() {
+        self.silent.retain(|_, until| *until > now);
+        let is_silent = |seen: &Seen| seen.at.after(HOST_TIMEOUT_MS) <= now;
+        let expired = self.seen.extract_if(.., |_, seen| is_silent(seen));
+        let expired: Vec<HostName> = expired.map(|(host, _)| host).collect();
+        if !expired.is_empty() {
             self.shared = None;
         }
-        silent
+        for host in &expired {
+            if self.silent.len() < HOSTS_MAX {
+                self.silent.insert(host.clone(), now.after(HOST_FORGOTTEN_MS));
+            }
+        }
+        expired
     }
 
     pub(super) fn next_expiry(&self) -> Option<Millis> {
-        self.seen.values().min().map(|seen| seen.after(HOST_TIMEOUT_MS))
+        let seen = self.seen.values().map(|seen| seen.at.after(HOST_TIMEOUT_MS));
+        seen.chain(self.silent.values().copied()).min()
     }
 }

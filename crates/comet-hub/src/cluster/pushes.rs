@@ -9,26 +9,18 @@ use std::sync::Arc;
 use comet_core::{Millis, Tally};
 
 use super::calls::Expected;
-use super::engine::{ClusterCallId, Command, HostName, Part, Publication, ReplyTo, Target};
+use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
 use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
     /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
-        if !self.is_connected {
-            self.counts.not_published += 1;
-            let mut hosts: Vec<HostName> = self.hosts.names().cloned().collect();
-            if hosts.is_empty() {
-                // There may be others. Nobody has said so, for want of a connection.
-                hosts.push(UNKNOWN_HOSTS.into());
-            }
-            return self.calls.end_unanswered(caller, hosts);
-        }
+        let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             // Those that are there have not had the time to say so.
             self.commands.push_back(Command::Publish { publication, call: None });
-            return self.calls.end_unanswered(caller, vec![UNKNOWN_HOSTS.into()]);
+            return self.end_with_unknown_hosts(caller);
         }
         let room = match &publication.target {
             Target::Room(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
@@ -48,7 +40,8 @@ impl<C> Cluster<C> {
         };
         let asked = room.clone().filter(|_| !self.is_settled(now));
         let expected = (room, expected, asked.is_some());
-        let call = self.calls.open((now, limit_ms), expected, caller);
+        let silent = self.hosts.silent_names().cloned().collect();
+        let call = self.calls.open((now, limit_ms), expected, silent, caller);
         self.commands.push_back(Command::Publish { publication, call });
         if let (Some(room), Some(call)) = (asked, call) {
             self.commands.push_back(Command::AskMembers { room, call });
@@ -64,6 +57,43 @@ impl<C> Cluster<C> {
     pub(super) fn is_known(&self, now: Millis, room: &str) -> bool {
         let asked = self.rooms.asked(room);
         self.is_settled(now) && asked.is_some_and(|asked| asked.after(SETTLE_MS) <= now)
+    }
+
+    /// Has the other hosts carry out an order of this host's callers, as [`Cluster::begin`] does with a push to everybody.
+    pub fn order(&mut self, (now, limit_ms): (Millis, u64), order: Order, caller: C) {
+        let Some(caller) = self.ensure_connected(now, caller) else { return };
+        self.counts.published += 1;
+        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
+            self.commands.push_back(Command::PublishOrder { order, call: None });
+            return self.end_with_unknown_hosts(caller);
+        }
+        let expected = Expected::Hosts(self.hosts.names().cloned().collect());
+        let silent = self.hosts.silent_names().cloned().collect();
+        let call = self.calls.open((now, limit_ms), (None, expected, false), silent, caller);
+        self.commands.push_back(Command::PublishOrder { order, call });
+    }
+
+    /// Ends the call at once, for want of a connection. Or returns its caller.
+    fn ensure_connected(&mut self, now: Millis, caller: C) -> Option<C> {
+        self.notice_stall(now);
+        if self.is_connected {
+            return Some(caller);
+        }
+        self.counts.not_published += 1;
+        let mut hosts: Vec<HostName> = self.other_hosts().cloned().collect();
+        if hosts.is_empty() {
+            // There may be others. Nobody has said so, for want of a connection.
+            hosts.push(UNKNOWN_HOSTS.into());
+        }
+        self.calls.end_unanswered(caller, hosts);
+        None
+    }
+
+    /// Ends the call at once, because hosts that are there have not had the time to say so.
+    fn end_with_unknown_hosts(&mut self, caller: C) {
+        let silent = self.hosts.silent_names().cloned();
+        let hosts = std::iter::once(UNKNOWN_HOSTS.into()).chain(silent).collect();
+        self.calls.end_unanswered(caller, hosts);
     }
 
     /// The engine has not taken the command to publish this push.
@@ -86,6 +116,12 @@ impl<C> Cluster<C> {
         reply.map(|reply| self.under_way.remove(reply));
     }
 
+    /// The cores did not report in time what became of a push of another host. Its caller learns that this host has not answered.
+    pub fn note_unreported(&mut self, reply: Option<&ReplyTo>) {
+        self.counts.unreported += 1;
+        reply.map(|reply| self.under_way.remove(reply));
+    }
+
     /// Messages that were lost here so far, pushes or others.
     pub fn note_lost(&mut self, now: Millis, lost: u64) {
         if lost > self.lost {
@@ -105,6 +141,7 @@ impl<C> Cluster<C> {
             }
             _ => (Vec::new(), false),
         };
-        Part { host: self.host.clone(), tally, hosts, may_miss_hosts }
+        let (host, counts) = (self.host.clone(), Vec::new());
+        Part { host, tally, hosts, may_miss_hosts, counts }
     }
 }

@@ -88,6 +88,30 @@ impl World {
         self.carry_out(name);
     }
 
+    /// A host with members of the room of an order closes them.
+    fn order(&mut self, name: &str, order: &Order, reply: &ReplyTo) {
+        let host = self.hosts.get_mut(name).unwrap();
+        if !host.is_stopped {
+            host.cluster.note_received(Some(reply));
+            let (mut tally, mut counts) = (Tally::default(), Vec::new());
+            match order {
+                Order::Change { target: OrderTarget::Room(room), .. } => {
+                    let matched = host.members.remove(&**room).unwrap_or_default();
+                    (tally.matched, tally.queued) = (matched, matched);
+                }
+                Order::Change { .. } => {}
+                Order::Count { rooms } => {
+                    let members = |room: &String| host.members.get(&**room).copied();
+                    counts = rooms.iter().map(|room| members(room).unwrap_or_default()).collect();
+                }
+            }
+            let part = host.cluster.part(self.now, &Target::All, tally, reply);
+            let part = Part { counts, ..part };
+            let (host, call) = address(reply);
+            self.event(host, Event::Answered { call, part });
+        }
+    }
+
     fn others(&self, name: &str) -> Vec<&'static str> {
         let is_there = |other: &&str| *other != name && !self.hosts[other].is_cut;
         self.hosts.keys().copied().filter(is_there).collect()
@@ -131,6 +155,16 @@ impl World {
                     if let Some(call) = call
                         && to.is_empty()
                     {
+                        self.event(name, Event::NoResponders { call });
+                    }
+                }
+                Command::PublishOrder { order, call } => {
+                    let call = call.expect("it is expected");
+                    for other in &others {
+                        let (order, reply) = (order.clone(), format!("{name} {}", call.0));
+                        self.order(other, &order, &ReplyTo(reply.into()));
+                    }
+                    if others.is_empty() {
                         self.event(name, Event::NoResponders { call });
                     }
                 }
@@ -253,12 +287,14 @@ fn a_host_that_does_not_answer_is_named() {
     world.pass(LIMIT);
     let outcome = world.outcome("a").expect("its time is over");
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec!["c".into()]));
-    // Once it was silent for long enough nobody waits for it any more.
-    for _ in 0..=HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
-        world.pass(HOST_ANNOUNCE_MS);
+    // Once it was silent for long enough nobody waits for it any more, and later it is forgotten.
+    for (silent_ms, named) in [(HOST_TIMEOUT_MS, vec!["c".into()]), (HOST_FORGOTTEN_MS, vec![])] {
+        for _ in 0..=silent_ms / HOST_ANNOUNCE_MS {
+            world.pass(HOST_ANNOUNCE_MS);
+        }
+        let outcome = world.push("a", room("r")).expect("b has answered");
+        assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
     }
-    let outcome = world.push("a", room("r")).expect("b has answered");
-    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
 }
 
 #[test]

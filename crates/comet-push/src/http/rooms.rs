@@ -55,13 +55,17 @@ async fn change<B: StreamBackend>(
 ) -> Result<Value, Status> {
     let rooms = query.list("rooms")?.into_iter().map(str::to_owned).collect();
     let change = RoomChange { target, rooms, is_join };
-    let ChangeRoomsReply { changed, unchanged, refused, absent, not_reached } =
+    let ChangeRoomsReply { changed, unchanged, refused, absent, not_reached, unanswered } =
         access::change_rooms(backend, change).await?;
-    Ok(json!({
+    let mut data = json!({
         "changed": changed,
         "unchanged": unchanged,
         "refused": refused,
         "absent": absent,
         "not_reached": not_reached,
-    }))
+    });
+    if !unanswered.is_empty() {
+        data["unanswered"] = unanswered.into();
+    }
+    Ok(data)
 }

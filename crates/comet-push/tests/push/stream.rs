@@ -13,7 +13,7 @@ use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_req::Target;
-use comet_wire::comet::v1::{ChangeRoomsReply, PushStreamReq};
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply, PushStreamReq};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -93,6 +93,10 @@ impl StreamBackend for Manual {
     }
 
     async fn change_rooms(&self, _: RoomChange) -> Result<ChangeRoomsReply, Status> {
+        unasked()
+    }
+
+    async fn counts(&self, _: Vec<String>) -> Result<CountsReply, Status> {
         unasked()
     }
 

@@ -217,6 +217,15 @@ impl Broker {
                 let to = self.others(from);
                 self.tell(rng, now, &to, &Event::Keys { host: name(), clock, keys });
             }
+            Command::PublishOrder { order, call } => {
+                let to = self.others(from);
+                let Some(call) = call else { return };
+                if to.is_empty() {
+                    return self.tell(rng, now, &[from], &Event::NoResponders { call });
+                }
+                let reply = ReplyAddress { host: from, call }.text();
+                self.tell(rng, now, &to, &Event::Ordered { order, reply });
+            }
             Command::SubscribeAllRooms => assert!(!self.subscribes_rooms),
         }
     }

@@ -62,6 +62,11 @@ pub enum Order {
     Join(RoomChange),
     /// Take connections out of rooms
     Leave(RoomChange),
+    /// Count clients, and the members of rooms, over all hosts
+    Counts {
+        /// The rooms
+        rooms: Vec<String>,
+    },
     /// Turn clients of an address or a network away for a time, without a word
     Block {
         /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32

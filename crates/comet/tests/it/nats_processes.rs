@@ -127,7 +127,7 @@ impl Rig {
             for caller in &callers {
                 until(&format!("{room} to be known"), || {
                     let ledger = try_push(caller, To::Room(room), OPERATION, b"").unwrap();
-                    ledger.matched == meant && ledger.unanswered.is_empty()
+                    ledger.matched == meant && unanswered(&ledger, living).is_empty()
                 });
             }
         }
@@ -138,11 +138,17 @@ impl Rig {
         let caller = self.caller(living[0]);
         for operation in [FOR_THE_DEAF, OPERATION] {
             let ledger = try_push(&caller, To::All, operation, END).unwrap();
-            assert_eq!(ledger.unanswered, [""; 0]);
+            assert_eq!(unanswered(&ledger, living), [""; 0]);
         }
         let readers = std::mem::take(&mut self.readers).into_iter();
         readers.map(|of| of.into_iter().map(|it| it.join().unwrap()).collect()).collect()
     }
+}
+
+/// Living hosts without an answer. One that was killed is named for some time, since it may be alive behind a dead connection.
+fn unanswered<'a>(ledger: &'a Ledger, living: &[usize]) -> Vec<&'a str> {
+    let is_living = |name: &&str| living.iter().any(|host| NAMES[*host] == *name);
+    ledger.unanswered.iter().map(String::as_str).filter(is_living).collect()
 }
 
 /// The bodies up to the last, or up to the end of the connection.
@@ -217,8 +223,6 @@ const ALIVE: u8 = 0;
 const DYING: u8 = 1;
 const DEAD: u8 = 2;
 static VICTIM_IS: AtomicU8 = AtomicU8::new(ALIVE);
-/// See [`Record::is_between`].
-static IS_BETWEEN: AtomicBool = AtomicBool::new(false);
 static STOP: AtomicBool = AtomicBool::new(false);
 
 /// A push, and what was said of it. `None`: its host was killed meanwhile.
@@ -228,8 +232,6 @@ struct Record {
     ledger: Option<Ledger>,
     /// The state of the victim when the push began and when it ended.
     victim: (u8, u8),
-    /// NATS was coming back meanwhile: one host may be connected again, and NATS does not know of the other yet.
-    is_between: bool,
 }
 
 /// Pushes by one host without a pause.
@@ -238,15 +240,14 @@ fn pusher(host: usize, caller: PushClient, pushed: Sender<()>) -> JoinHandle<Vec
         let mut records = Vec::new();
         for number in 0.. {
             let (body, to) = (format!("{host} {number}"), target(number));
-            let (before, was_between) = (VICTIM_IS.load(SeqCst), IS_BETWEEN.load(SeqCst));
+            let before = VICTIM_IS.load(SeqCst);
             let ledger = try_push(&caller, to, OPERATION, body.as_bytes());
             if host != VICTIM {
                 assert!(ledger.is_ok(), "{to:?}: {:?}", ledger.err());
             }
             let is_over = ledger.is_err() || STOP.load(SeqCst);
             let victim = (before, VICTIM_IS.load(SeqCst));
-            let is_between = was_between || IS_BETWEEN.load(SeqCst);
-            records.push(Record { body, to, ledger: ledger.ok(), victim, is_between });
+            records.push(Record { body, to, ledger: ledger.ok(), victim });
             // Whoever waits for pushes may have seen enough.
             let _ = pushed.send(());
             if is_over {
@@ -266,8 +267,7 @@ fn unique(bodies: &[String]) -> BTreeSet<&str> {
 
 /// What a push should have reached on living hosts is reached, or its host is named.
 fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
-    let Record { body, to, ledger, victim, is_between } = record;
-    let may_be_untold = *is_between;
+    let Record { body, to, ledger, victim } = record;
     let is_named = |host: usize| {
         let unanswered = ledger.as_ref().map(|ledger| &ledger.unanswered);
         unanswered.is_none_or(|names| names.iter().any(|name| name == NAMES[host]))
@@ -278,11 +278,11 @@ fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
             let should = is_meant && hears(*to, client);
             let what = || format!("{to:?} {body:?} at {}: {ledger:?}", key_of(host, client));
             assert!(!has || should, "it was not meant: {}", what());
-            let is_told = !should || is_named(host) || may_be_untold;
+            let is_told = !should || is_named(host);
             assert!(has || is_told, "it is missing: {}", what());
         }
     }
-    let Some(ledger) = ledger.as_ref().filter(|_| !may_be_untold) else { return };
+    let Some(ledger) = ledger else { return };
     let mut answered: Vec<usize> =
         (0..NAMES.len()).filter(|host| *host != VICTIM && !is_named(*host)).collect();
     let without_victim = parts(*to, &answered);
@@ -299,7 +299,6 @@ fn check(record: &Record, got: &[Vec<BTreeSet<&str>>]) {
 }
 
 #[test]
-#[ignore = "one run of 20 under load did not add up, and why is not known yet"]
 fn what_a_killed_host_and_a_lost_nats_cost_is_told() {
     let Some(mut rig) = Rig::start() else { return };
     rig.until_complete(&[0, 1, 2]);
@@ -326,14 +325,12 @@ fn what_a_killed_host_and_a_lost_nats_cost_is_told() {
         rig.until(host, "comet_cluster_connected", 0);
     }
     push_some();
-    IS_BETWEEN.store(true, SeqCst);
     rig.nats.restart();
     for host in [0, 1] {
         rig.until(host, "comet_cluster_connected", 1);
     }
     let living = [0, 1];
     rig.until_complete(&living);
-    IS_BETWEEN.store(false, SeqCst);
     push_some();
     STOP.store(true, SeqCst);
     let records = pushers.map(|pusher| pusher.join().unwrap());

@@ -103,6 +103,20 @@ impl Program {
         assert_eq!(self.line(), "PONG");
     }
 
+    /// Publishes so many numbers without a pause, and waits until the server has them.
+    pub(crate) fn flood(&mut self, subject: &str, numbers: u64) {
+        for first in (0..numbers).step_by(1_000) {
+            let publish = |number: u64| {
+                let body = number.to_string();
+                format!("PUB {subject} {}\r\n{body}\r\n", body.len())
+            };
+            let batch: String = (first..numbers.min(first + 1_000)).map(publish).collect();
+            self.say(&batch);
+        }
+        self.say("PING\r\n");
+        assert_eq!(self.line(), "PONG");
+    }
+
     /// Publishes without headers, and returns the first answer.
     pub(crate) fn request(&mut self, subject: &str, body: &str) -> String {
         let bytes = body.len();

@@ -105,3 +105,122 @@ fn a_host_that_has_just_started_says_that_it_knows_no_other() {
     world.pass(HOST_ANNOUNCE_MS);
     assert_eq!(world.push("a", Target::All), Some(ClusterOutcome::default()));
 }
+
+/// The connection of `a` may be dead without a sign of it, for longer than any host may be silent.
+#[test]
+fn where_all_others_are_silent_all_are_named_until_they_come_back() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    for host in ["b", "c"] {
+        world.hosts.get_mut(host).unwrap().is_stopped = true;
+    }
+    for _ in 0..=HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
+        world.pass(HOST_ANNOUNCE_MS);
+    }
+    let named = [HostName::from("b"), "c".into()];
+    for target in [room("r"), Target::All] {
+        let outcome = world.push("a", target).expect("nobody is waited for");
+        assert_eq!(outcome.unanswered, named);
+    }
+    world.event("a", Event::Disconnected);
+    assert_eq!(world.push("a", Target::All).unwrap().unanswered, named);
+    world.event("a", Event::Connected);
+    let named = [UNKNOWN_HOSTS.into(), HostName::from("b"), "c".into()];
+    assert_eq!(world.push("a", Target::All).unwrap().unanswered, named);
+    world.hosts.get_mut("b").unwrap().is_stopped = false;
+    world.event("a", Event::Left { host: "c".into() });
+    world.pass(HOST_ANNOUNCE_MS);
+    world.pass(TELL_EVERY_MS);
+    let outcome = world.push("a", room("r")).expect("b has answered");
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
+}
+
+/// It hears nobody meanwhile, and what others told of rooms waits for it.
+#[test]
+fn a_host_that_was_stopped_takes_nobody_for_silent_and_asks_all() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.settle();
+    world.hosts.get_mut("a").unwrap().is_stopped = true;
+    world.set_members("c", "r", 4);
+    (0..2 * HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS).for_each(|_| world.pass(HOST_ANNOUNCE_MS));
+    world.hosts.get_mut("a").unwrap().is_stopped = false;
+    let outcome = world.push("a", room("r")).expect("all have answered");
+    assert_eq!((outcome.tally.matched, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
+}
+
+/// `b` connects so late after `a` that `a` knows for sure who has members, but for those of `b`.
+#[test]
+fn a_host_that_is_back_late_is_asked_for_its_members() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    for event in [Event::Disconnected, Event::Connected] {
+        world.event("a", event);
+    }
+    world.hosts.get_mut("b").unwrap().is_cut = true;
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    for _ in 0..HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
+        world.pass(HOST_ANNOUNCE_MS - 1);
+    }
+    world.hosts.get_mut("b").unwrap().is_cut = false;
+    world.event("a", Event::Announced { host: "b".into() });
+    world.hosts.get_mut("b").unwrap().is_stopped = false;
+    world.pass(HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS);
+    world.hosts.get_mut("b").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", room("r")), None, "b may have members");
+    world.pass(LIMIT);
+    assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("b")]);
+}
+
+fn kick(world: &mut World, by: &'static str) -> Option<ClusterOutcome> {
+    let action = Action::Kick { reason: String::new(), retry_after_ms: 0 };
+    let order = Order::Change { target: OrderTarget::Room("r".into()), action };
+    ordered(world, by, order)
+}
+
+fn ordered(world: &mut World, by: &'static str, order: Order) -> Option<ClusterOutcome> {
+    let now = world.now;
+    world.hosts.get_mut(by).unwrap().cluster.order((now, LIMIT), order, 1);
+    world.carry_out(by);
+    world.outcome(by)
+}
+
+#[test]
+fn all_hosts_carry_out_an_order_or_are_named() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    let outcome = kick(&mut world, "a").expect("all have answered");
+    assert_eq!((outcome.tally.queued, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(kick(&mut world, "a"), None);
+    world.pass(LIMIT);
+    assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("c")]);
+    for host in ["b", "c"] {
+        world.hosts.get_mut(host).unwrap().is_cut = true;
+    }
+    let outcome = kick(&mut world, "a").expect("nobody gets it");
+    assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+    world.event("a", Event::Disconnected);
+    let outcome = kick(&mut world, "a").expect("it is not published");
+    assert_eq!(outcome.unanswered, [HostName::from("b"), "c".into()]);
+}
+
+#[test]
+fn the_counts_of_hosts_are_summed_at_their_places() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    world.set_members("c", "s", 1);
+    let count = || Order::Count { rooms: ["r", "nobody", "s"].map(str::to_owned).to_vec() };
+    let outcome = ordered(&mut world, "a", count()).expect("all have answered");
+    assert_eq!((outcome.counts, outcome.hosts), (vec![7, 0, 1], 2));
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(ordered(&mut world, "a", count()), None);
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").unwrap();
+    assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
+}

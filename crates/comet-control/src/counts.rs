@@ -1,0 +1,44 @@
+//! Counts that the shards are asked for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{Counters, Message, ShardId};
+use comet_hub::CallError;
+use tonic::Status;
+
+use crate::hub::HubDriver;
+use crate::status::status;
+
+/// The clients, and the members of each room in their order.
+pub(crate) async fn count(
+    hub: Arc<HubDriver>,
+    limit: Duration,
+    rooms: Vec<String>,
+) -> Result<Vec<u64>, Status> {
+    let shards = snapshots(&hub, limit).await.map_err(status)?;
+    let mut counts = vec![shards.iter().map(|(_, counters)| counters.live).sum()];
+    if !rooms.is_empty() {
+        let members = move |online: Vec<(Arc<str>, u32)>| {
+            let online: HashMap<_, _> = online.into_iter().collect();
+            rooms
+                .iter()
+                .map(|room| online.get(&**room).map_or(0, |members| u64::from(*members)))
+                .collect::<Vec<_>>()
+        };
+        counts.extend(hub.rooms(limit, members).await.map_err(status)?);
+    }
+    Ok(counts)
+}
+
+/// The counters of every shard, in their order.
+pub(crate) async fn snapshots(
+    hub: &Arc<HubDriver>,
+    limit: Duration,
+) -> Result<Vec<(ShardId, Box<Counters>)>, CallError> {
+    let call = hub.begin_everywhere(limit, |call| Message::Snapshot { call })?;
+    let mut counters = call.await?.counters;
+    counters.sort_by_key(|(shard, _)| *shard);
+    Ok(counters)
+}

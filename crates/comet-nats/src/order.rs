@@ -1,0 +1,97 @@
+//! Orders to all hosts, as JSON: `{"order":"kick","keys":["a"],"reason":"","retry_after_ms":0}`, or
+//! `{"order":"join","users":[1],"rooms":["r"]}`, or `leave`. The target is one of `keys`, `users`, `room` and `network`.
+//! `{"order":"count","rooms":["r"]}` has none.
+
+use comet_hub::cluster::{Action, Order, OrderTarget};
+use serde_json::{Value, json};
+
+pub(crate) fn encode(order: &Order) -> Vec<u8> {
+    let (target, action) = match order {
+        Order::Change { target, action } => (target, action),
+        Order::Count { rooms } => {
+            return json!({ "order": "count", "rooms": rooms }).to_string().into_bytes();
+        }
+    };
+    let mut value = match action {
+        Action::Kick { reason, retry_after_ms } => {
+            json!({ "order": "kick", "reason": reason, "retry_after_ms": retry_after_ms })
+        }
+        Action::ChangeRooms { rooms, is_join } => {
+            json!({ "order": if *is_join { "join" } else { "leave" }, "rooms": rooms })
+        }
+    };
+    let (name, target) = match target {
+        OrderTarget::Room(room) => ("room", json!(room)),
+        OrderTarget::Keys(keys) => ("keys", json!(keys)),
+        OrderTarget::Users(users) => ("users", json!(users)),
+        OrderTarget::Network(network) => ("network", json!(network)),
+    };
+    value[name] = target;
+    value.to_string().into_bytes()
+}
+
+/// `None`: it is none.
+pub(crate) fn decode(text: &[u8]) -> Option<Order> {
+    let value: Value = serde_json::from_slice(text).ok()?;
+    let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
+    let texts = |name: &str| -> Option<Vec<String>> {
+        value.get(name)?.as_array()?.iter().map(|text| Some(text.as_str()?.to_owned())).collect()
+    };
+    let action = match value.get("order")?.as_str()? {
+        "kick" => Action::Kick {
+            reason: text("reason")?,
+            retry_after_ms: value.get("retry_after_ms")?.as_u64()?.try_into().ok()?,
+        },
+        word @ ("join" | "leave") => {
+            Action::ChangeRooms { rooms: texts("rooms")?, is_join: word == "join" }
+        }
+        "count" => return Some(Order::Count { rooms: texts("rooms")? }),
+        _ => return None,
+    };
+    let target = if let Some(keys) = texts("keys") {
+        OrderTarget::Keys(keys)
+    } else if let Some(users) = value.get("users") {
+        let users = users.as_array()?.iter().map(Value::as_i64).collect::<Option<_>>()?;
+        OrderTarget::Users(users)
+    } else if let Some(room) = text("room") {
+        OrderTarget::Room(room.into())
+    } else {
+        OrderTarget::Network(text("network")?.into())
+    };
+    Some(Order::Change { target, action })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_comes_back_from_its_json() {
+        let kick = Action::Kick { reason: "\"ä\"".to_owned(), retry_after_ms: u32::MAX };
+        let change = |is_join| Action::ChangeRooms { rooms: vec!["r".to_owned()], is_join };
+        for action in [kick, change(true), change(false)] {
+            for target in [
+                OrderTarget::Room("live://7".into()),
+                OrderTarget::Keys(vec!["a,b".to_owned()]),
+                OrderTarget::Users(vec![i64::MAX, -2]),
+                OrderTarget::Network("192.0.2.0/24".into()),
+            ] {
+                let order = Order::Change { target, action: action.clone() };
+                assert_eq!(decode(&encode(&order)), Some(order));
+            }
+        }
+        let count = Order::Count { rooms: vec!["r".to_owned(), "\"".to_owned()] };
+        assert_eq!(decode(&encode(&count)), Some(count));
+        for bad in [
+            r#"{"order":"count"}"#,
+            "",
+            "[]",
+            r#"{"order":"kick","reason":"","retry_after_ms":0}"#,
+            r#"{"order":"kick","reason":"","retry_after_ms":-1,"room":"r"}"#,
+            r#"{"order":"join","room":"r"}"#,
+            r#"{"order":"dance","rooms":[],"room":"r"}"#,
+        ] {
+            assert_eq!(decode(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! The books of a flood: each push that a program publishes reaches the clients of both hosts, or a counter of the host says
+//! that it does not.
+
+use std::thread;
+
+use ::comet::caller::PushClient;
+use comet_client::{Client, Options};
+
+use crate::support::{Metrics, PATIENCE, To, push, until};
+use crate::two_hosts::TwoHosts;
+
+const ROOM: &str = "live://flood";
+/// Before the flood, and after it.
+const BEGIN: &[u8] = b"begin";
+const END: &[u8] = b"end";
+
+/// Counts the pushes between the first and the last, and checks their order. The client stays connected.
+fn count(mut client: Client) -> (u64, Client) {
+    let (mut pushes, mut last) = (0, None);
+    loop {
+        let message = client.receive().unwrap().expect("the last push comes");
+        match &*message.body {
+            BEGIN => {}
+            END => return (pushes, client),
+            number => {
+                let number: u64 = str::from_utf8(number).unwrap().parse().unwrap();
+                assert!(last < Some(number), "{number} comes behind {last:?}");
+                last = Some(number);
+                pushes += 1;
+            }
+        }
+    }
+}
+
+/// What a host says of pushes that its client did not get: on the way from NATS to the cores, and at the client.
+fn losses(metrics: &Metrics) -> (u64, u64) {
+    let sum = |family: &str| metrics.by_label(family).iter().map(|(_, n)| n).sum::<u64>();
+    let refused = metrics.value("comet_cluster_refused_total");
+    let [notices, in_client] = ["notices", "in_client"].map(|reason| {
+        metrics.value(&format!("comet_cluster_dropped_total{{reason=\"{reason}\"}}"))
+    });
+    assert_eq!((notices, in_client), (0, 0), "hosts hear each other in a flood");
+    (refused + sum("comet_cluster_dropped_total"), sum("comet_dropped_total"))
+}
+
+/// Publishes so many pushes to the room. `holds`: the hosts run no more meanwhile, and get all of them at once.
+fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
+    let Some(two) = TwoHosts::start(sets) else { return (0, 1) };
+    let callers =
+        two.hosts.each_ref().map(|host| PushClient::connect(&host.grpc.to_string()).unwrap());
+    let readers = two.hosts.each_ref().map(|host| {
+        let token = format!("{{\"mid\":1,\"room_id\":{ROOM:?},\"accepts\":[5]}}");
+        let options = Options::tcp(host.tcp.to_string(), token).timeout(PATIENCE);
+        let client = options.connect().unwrap();
+        thread::spawn(move || count(client))
+    });
+    for caller in &callers {
+        until("both to have members", || push(caller, To::Room(ROOM), 5, BEGIN).queued == 2);
+    }
+    let before = [0, 1].map(|host| two.metrics(host));
+    let mut program = two.nats.program();
+    if holds {
+        (0..2).for_each(|host| two.pause(host, true));
+    }
+    program.flood(&format!("comet.room.{ROOM}"), pushes);
+    if holds {
+        (0..2).for_each(|host| two.pause(host, false));
+    }
+    for (host, before) in before.iter().enumerate() {
+        // Some are refused after they have begun.
+        let taken = |now: &Metrics| now.value("comet_cluster_received_total") + losses(now).0;
+        let mut last = taken(before);
+        while last < taken(before) + pushes {
+            let known = last;
+            until("the host to take more of the pushes", || {
+                last = taken(&two.metrics(host));
+                last > known
+            });
+        }
+        two.until(host, "comet_calls_under_way", 0);
+    }
+    until("the last push to reach both", || push(&callers[0], To::Room(ROOM), 5, END).queued == 2);
+    let (mut lost, mut unreported) = (0, 0);
+    for ((host, before), reader) in before.iter().enumerate().zip(readers) {
+        let ((got, _client), now) = (reader.join().unwrap(), two.metrics(host));
+        let (not_begun, dropped) = (losses(&now).0 - losses(before).0, losses(&now).1);
+        let books = format!(
+            "host {host}: {got} came, {not_begun} did not reach the cores {:?}, {dropped} did not reach the client {:?}",
+            now.by_label("comet_cluster_dropped_total"),
+            now.by_label("comet_dropped_total")
+        );
+        eprintln!("{books}");
+        assert_eq!(got + not_begun + dropped, pushes, "{books}");
+        now.assert_balanced();
+        lost += not_begun + dropped;
+        unreported += now.value("comet_cluster_unreported_total");
+    }
+    (lost, unreported)
+}
+
+#[test]
+fn each_push_of_a_flood_is_delivered_or_counted() {
+    check(50_000, &[], false);
+}
+
+/// More than the queue from NATS holds, and more than may be under way at once. Calls end while their pushes wait for the report of a core.
+#[test]
+fn what_hosts_that_were_stopped_do_not_deliver_is_counted_once() {
+    let (lost, unreported) = check(100_000, &["push.timeout=\"100ms\""], true);
+    eprintln!("{lost} lost, {unreported} reported too late");
+    assert!(lost + unreported > 0, "a flood that all goes through tests nothing");
+}
