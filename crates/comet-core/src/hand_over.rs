@@ -14,6 +14,7 @@ mod counters;
 mod distribute;
 mod homes;
 mod obstacles;
+mod parked;
 mod rooms;
 
 pub use arrival::TakeOver;
@@ -22,3 +23,4 @@ pub use obstacles::{LeftBehind, Obstacles};
 
 pub(crate) use arrival::{ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
 pub(crate) use counters::to_message as counters_to;
+pub(crate) use parked::{ArrivedKept, ArrivedSession, to_message as parked_to};

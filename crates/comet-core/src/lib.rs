@@ -36,6 +36,7 @@ mod live_traces;
 mod message;
 mod network;
 mod outbox;
+mod parking;
 mod presence;
 mod retained;
 mod room;
@@ -63,7 +64,7 @@ pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
 pub use jitter::Jitter;
-pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, Tally};
+pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, STATUS_CODES, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
     ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SlowClient, SocketInfo, Top,
@@ -76,6 +77,7 @@ pub use message::{
 };
 pub use network::Network;
 pub use outbox::Slices;
+pub use parking::{Leaving, ParkedPush, Rest, ResumeLimits};
 pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};

@@ -22,6 +22,7 @@ use comet_proto::Encoded;
 
 use crate::ids::Generation;
 use crate::index::{Index, index};
+use crate::parking::ParkedPush;
 
 #[cfg(test)]
 pub(crate) use log::visits;
@@ -97,6 +98,8 @@ pub(crate) struct Item {
     is_push: bool,
     /// What the push is about.
     state: Option<Arc<State>>,
+    /// A push to a key or user, as it is parked if the connection ends before it is sent.
+    direct: Option<Arc<ParkedPush>>,
     /// Where it was stored for the first log that took it, and may be still.
     stored: Cell<(FrameId, Generation)>,
 }
@@ -115,6 +118,14 @@ impl Item {
 
     pub(crate) fn state(&self) -> Option<&Arc<State>> {
         self.state.as_ref()
+    }
+
+    pub(crate) fn direct(&self) -> Option<&Arc<ParkedPush>> {
+        self.direct.as_ref()
+    }
+
+    pub(crate) fn set_direct(&mut self, direct: Option<Arc<ParkedPush>>) {
+        self.direct = direct;
     }
 
     pub(crate) fn set_state(&mut self, state: Option<Arc<State>>) {

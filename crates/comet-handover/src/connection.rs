@@ -74,6 +74,9 @@ pub struct Connection {
     /// What it has lost of rooms that keep a history.
     #[prost(message, repeated, tag = "23")]
     pub gaps: Vec<Gap>,
+    /// Its session outlasts it.
+    #[prost(bool, tag = "24")]
+    pub is_kept: bool,
 }
 
 /// Pushes of a room that a connection has lost.

@@ -15,6 +15,7 @@
 mod connection;
 mod fault;
 mod home;
+mod parked;
 mod shard;
 
 pub use connection::{
@@ -22,6 +23,7 @@ pub use connection::{
 };
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
+pub use parked::{ParkedFrame, ParkedSession};
 pub use shard::{Counters, Histogram, Item, Room, Shard, State};
 
 /// The version of the format that is written. Readers take this one and all former ones.
@@ -29,7 +31,7 @@ pub const VERSION: u32 = 1;
 
 /// What a hand-over may require of its reader, as far as this release knows.
 pub const FEATURES: &[&str] =
-    &[feature::DEFLATE, feature::EVENT_STREAMS, feature::GAPS, feature::HISTORIES];
+    &[feature::DEFLATE, feature::EVENT_STREAMS, feature::GAPS, feature::HISTORIES, feature::PARKED];
 
 /// Names in [`Shard::required`].
 pub mod feature {
@@ -41,6 +43,8 @@ pub mod feature {
     pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
+    /// Sessions outlast their connections.
+    pub const PARKED: &str = "parked";
 }
 
 /// Most bytes of one encoded shard. A million connections with a kilobyte each have space.

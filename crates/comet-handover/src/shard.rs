@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, VERSION};
+use crate::{Connection, FEATURES, Fault, Home, ParkedFrame, SHARD_BYTES_MAX, VERSION};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -57,6 +57,9 @@ pub struct Item {
     /// What it is about, if clients need only the latest.
     #[prost(message, optional, tag = "4")]
     pub state: Option<State>,
+    /// What is parked if its connection ends, for a push to keys or users.
+    #[prost(message, optional, tag = "5")]
+    pub direct: Option<ParkedFrame>,
 }
 
 /// What a push is about of which clients need only the latest.

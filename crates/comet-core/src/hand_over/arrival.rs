@@ -9,7 +9,10 @@ use crate::accepts::Accepts;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::State;
+use crate::parking::ParkedPush;
 use crate::transport::Transport;
+
+use super::parked::{ArrivedKept, ArrivedSession};
 
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
 pub struct TakeOver {
@@ -53,6 +56,7 @@ pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
     pub(crate) state: Option<Arc<State>>,
+    pub(crate) direct: Option<Arc<ParkedPush>>,
 }
 
 pub(crate) struct ArrivedRoom {
@@ -68,7 +72,10 @@ pub(crate) struct ArrivedRoom {
 
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
-    pub(crate) owners: Vec<(Box<str>, ConnId)>,
+    /// Whether their sessions outlast them comes last.
+    pub(crate) owners: Vec<(Box<str>, ConnId, bool)>,
+    pub(crate) parked: Vec<ArrivedSession>,
+    pub(crate) kept: Vec<ArrivedKept>,
     pub(crate) users: Vec<ArrivedUser>,
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,

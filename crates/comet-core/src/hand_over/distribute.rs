@@ -9,6 +9,7 @@ use comet_proto::Encoded;
 
 use crate::accepts::Accepts;
 use crate::ids::ShardId;
+use crate::ledger::Counters;
 use crate::limits::{ACCEPTS_MAX, NAME_MAX};
 use crate::outbox::State;
 use crate::transport::Transport;
@@ -16,6 +17,7 @@ use crate::transport::Transport;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
+use super::parked::push_from;
 use super::rooms::ShardRooms;
 
 /// Connections of one shard: slots are `u32`, and this many are beyond any machine.
@@ -69,12 +71,14 @@ pub fn distribute<S>(
             home,
             counters,
         } = shard;
+        let mut home = home.unwrap_or_default();
+        homes.park(std::mem::take(&mut home.parked))?;
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         former.push(Former { items, rooms });
         lengths.push(connections.len());
         let pairs = connections.into_iter().zip(sockets);
         moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
-        homes.add(home.unwrap_or_default());
+        homes.add(home);
         all_counters.push(counters.unwrap_or_default());
     }
     if moving.len() > CONNECTIONS_MAX {
@@ -113,8 +117,8 @@ pub fn distribute<S>(
         let is_push = |item: &&u32| items[**item as usize].is_push;
         let waiting = |conn: &ArrivedConn| conn.connection.pending.iter().filter(is_push).count();
         let waiting: usize = connections.iter().map(waiting).sum();
-        let (sent, lost, superseded) = (counters.sent, counters.lost, counters.superseded);
-        let ended = [sent, lost, superseded].into_iter().fold(0, u64::saturating_add);
+        let Counters { sent, lost, superseded, unsent, .. } = counters;
+        let ended = [sent, lost, superseded, unsent].into_iter().fold(0, u64::saturating_add);
         let tally = &mut counters.deliveries;
         tally.queued = ended.saturating_add(waiting as u64);
         tally.matched =
@@ -151,12 +155,13 @@ fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
 }
 
 fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
-    let handed::Item { bytes, tcp_at, is_push, state } = item;
+    let handed::Item { bytes, tcp_at, is_push, state, direct } = item;
     let state = state.map(|handed::State { room, id }| {
         Arc::new(State { room: room.map(Into::into), id: id.into() })
     });
+    let direct = direct.map(push_from).transpose()?.map(Arc::new);
     match Encoded::from_parts(&bytes, tcp_at as usize) {
-        Some(frame) => Ok(ArrivedItem { frame, is_push, state }),
+        Some(frame) => Ok(ArrivedItem { frame, is_push, state, direct }),
         None => inconsistent("a frame that is none"),
     }
 }
@@ -208,17 +213,7 @@ fn arrive(
     if key.is_empty() || key.len() > NAME_MAX {
         return inconsistent(format!("a key of {} bytes", key.len()));
     }
-    let accepts = match connection.accepts.take() {
-        None => Accepts::All,
-        Some(accepts) if accepts.operations.len() > ACCEPTS_MAX => {
-            return inconsistent("too many operations are accepted");
-        }
-        Some(accepts) => match (accepts.kind(), accepts.operations.into()) {
-            (AcceptsKind::Only, operations) => Accepts::Only(operations),
-            (AcceptsKind::AllBut, operations) => Accepts::AllBut(operations),
-            (AcceptsKind::Unknown, _) => return inconsistent("an unknown list of operations"),
-        },
-    };
+    let accepts = accepts_from(connection.accepts.take())?;
     for pending in &mut connection.pending {
         *pending = items.index(from, former, *pending)?;
     }
@@ -250,4 +245,19 @@ fn arrive(
     let further_rooms =
         connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
     Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, renamed: Vec::new() })
+}
+
+/// What a connection accepts.
+pub(super) fn accepts_from(accepts: Option<handed::Accepts>) -> Result<Accepts, Fault> {
+    Ok(match accepts {
+        None => Accepts::All,
+        Some(accepts) if accepts.operations.len() > ACCEPTS_MAX => {
+            return inconsistent("too many operations are accepted");
+        }
+        Some(accepts) => match (accepts.kind(), accepts.operations.into()) {
+            (AcceptsKind::Only, operations) => Accepts::Only(operations),
+            (AcceptsKind::AllBut, operations) => Accepts::AllBut(operations),
+            (AcceptsKind::Unknown, _) => return inconsistent("an unknown list of operations"),
+        },
+    })
 }

@@ -7,6 +7,7 @@ use comet_proto::Encoded;
 use crate::conn::{COMPRESSED, COMPRESSED_FORMS, EVENT_FORM, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, State};
+use crate::parking::ParkedPush;
 
 /// The frame of a push, the same for all outboxes of a form.
 pub(super) struct Items {
@@ -54,6 +55,11 @@ impl Items {
     /// The push is about a state, of which clients need only the latest. To be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
         self.binary.set_state(Some(Arc::new(state)));
+    }
+
+    /// The push is to keys or users, and is parked for those that are away. To be called before the first walk.
+    pub(super) fn set_direct(&mut self, direct: ParkedPush) {
+        self.binary.set_direct(Some(Arc::new(direct)));
     }
 
     /// For a later walk.

@@ -121,8 +121,8 @@ pub(super) struct Progress {
 pub(super) enum Answer {
     /// By a tally that announces partial tallies of other shards.
     Tally { partials: u32 },
-    /// By a partial tally, to the call of another shard.
-    PartialTally,
+    /// By a partial tally, to the call of another shard. It settles so many of those that were announced.
+    PartialTally { settles: u32 },
     /// Not at all.
     None,
 }
@@ -131,12 +131,25 @@ pub(super) enum Answer {
 pub(super) enum Names {
     Keys(vec::IntoIter<Box<str>>),
     Users(vec::IntoIter<i64>),
+    /// A connection that is known.
+    Conn(Option<ConnId>),
+}
+
+/// What a name stands for.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) conns: Vec<ConnId>,
+    /// A key whose session may be parked here.
+    pub(super) key: Option<Box<str>>,
+    /// Keys of a user that are reached at their homes.
+    pub(super) kept: Vec<Box<str>>,
 }
 
 /// Connections that a home has found and not passed on, by shard.
 #[derive(Default)]
 pub(super) struct Owners {
     by_shard: Vec<(ShardId, Vec<LocalConnId>)>,
+    kept: Vec<(ShardId, Vec<Box<str>>)>,
 }
 
 impl Progress {
@@ -145,35 +158,65 @@ impl Progress {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally | Answer::None => Report::PartialTally { call, shard, tally },
+            Answer::PartialTally { settles } => {
+                Report::PartialTally { call, shard, tally, settles }
+            }
+            Answer::None => Report::PartialTally { call, shard, tally, settles: 0 },
         }
     }
 
     /// The same to the shard that the caller is connected to.
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
-        let partials = match self.answer {
-            Answer::Tally { partials } => Some(partials),
-            Answer::PartialTally | Answer::None => None,
+        let (partials, settles) = match self.answer {
+            Answer::Tally { partials } => (Some(partials), 0),
+            Answer::PartialTally { settles } => (None, settles),
+            Answer::None => (None, 0),
         };
-        Message::Tallied { call, tally, partials }
+        Message::Tallied { call, tally, partials, settles }
+    }
+}
+
+impl Answer {
+    /// A message was sent whose receiver reports `tallies` partial tallies.
+    pub(super) fn expect(&mut self, tallies: u32) {
+        match self {
+            Self::Tally { partials } => *partials += tallies,
+            // Of those that were announced, these come from somebody else.
+            Self::PartialTally { settles } => *settles = settles.saturating_sub(tallies),
+            Self::None => {}
+        }
     }
 }
 
 impl Names {
-    /// Adds the connections of the next name to `found`. `false`: there is no other name.
-    pub(super) fn find_next(&mut self, home: &Home, found: &mut Vec<ConnId>) -> bool {
+    /// Adds what the next name stands for to `found`, which is empty. `false`: there is no other name.
+    pub(super) fn find_next(&mut self, home: &Home, found: &mut Found) -> bool {
         match self {
             Self::Keys(keys) => {
-                keys.next().map(|key| found.extend(home.keys.owner(&key))).is_some()
+                let Some(key) = keys.next() else { return false };
+                match home.parking.find(&key) {
+                    Some(_) => found.key = Some(key),
+                    None => found.conns.extend(home.keys.owner(&key)),
+                }
             }
             Self::Users(users) => {
-                let sessions = users.next().map(|user| home.users.of(user));
-                sessions
-                    .map(|conns| found.extend(conns.into_iter().map(|(_, conn)| conn)))
-                    .is_some()
+                let Some(user) = users.next() else { return false };
+                let kept = &home.kept_users;
+                let sessions = home.users.of(user).into_iter().map(|(_, conn)| conn);
+                if kept.is_empty() {
+                    found.conns.extend(sessions);
+                } else {
+                    found.conns.extend(sessions.filter(|&conn| !kept.is_kept(conn)));
+                    found.kept.extend(kept.keys_of(user).map(Into::into));
+                }
+            }
+            Self::Conn(conn) => {
+                let Some(conn) = conn.take() else { return false };
+                found.conns.push(conn);
             }
         }
+        true
     }
 }
 
@@ -187,6 +230,26 @@ impl Owners {
         };
         conns.push(owner.local());
         (conns.len() >= OWNERS_MAX).then(|| (*shard, std::mem::take(conns)))
+    }
+
+    /// Adds `key`, whose home is `shard`. Returns those of that home if they fill a message.
+    pub(super) fn add_kept(
+        &mut self,
+        shard: ShardId,
+        key: Box<str>,
+    ) -> Option<(ShardId, Vec<Box<str>>)> {
+        let known = self.kept.iter_mut().find(|(home, _)| *home == shard);
+        let Some((home, keys)) = known else {
+            self.kept.push((shard, vec![key]));
+            return None;
+        };
+        keys.push(key);
+        (keys.len() >= OWNERS_MAX).then(|| (*home, std::mem::take(keys)))
+    }
+
+    /// The keys that fill no message.
+    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = (ShardId, Vec<Box<str>>)> + use<> {
+        std::mem::take(&mut self.kept).into_iter().filter(|(_, keys)| !keys.is_empty())
     }
 
     /// The rest, which fills no message.

@@ -10,6 +10,7 @@ use crate::conn::{Conn, Input};
 use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
+use crate::home::keys::Claim;
 use crate::ids::{ConnId, Slot};
 use crate::limits::TICK_MS;
 use crate::message::Report;
@@ -34,7 +35,7 @@ impl Shard {
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
-            .map(|item| chains.arrived_item(item.frame, item.is_push, item.state))
+            .map(|item| chains.arrived_item(item.frame, item.is_push, item.state, item.direct))
             .collect();
         self.rooms.take_over(
             rooms
@@ -68,6 +69,7 @@ impl Shard {
             is_text,
             is_protocol_2,
             is_deflated,
+            is_kept,
             gaps,
             user,
             key,
@@ -107,6 +109,7 @@ impl Shard {
             is_traced: false,
             is_protocol_2,
             is_deflated,
+            is_kept,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             moved: Tick(tick.0.saturating_sub(stalled)),
@@ -183,6 +186,8 @@ impl Shard {
     fn take_over_home(&mut self, home: ArrivedHome) {
         let ArrivedHome {
             owners,
+            parked,
+            kept,
             users,
             departed_users,
             disconnected_keys,
@@ -194,10 +199,12 @@ impl Shard {
         } = home;
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
-        for (key, conn) in owners {
+        for (key, conn, is_kept) in owners {
             // Whoever claims the key from now on has a later token.
-            self.home.keys.claim(&key, conn, (TokenTime::default(), true));
+            let claim = Claim { token_at: TokenTime::default(), is_given: true, is_kept };
+            self.home.keys.claim(&key, conn, claim);
         }
+        self.take_over_parked(parked, kept);
         for ArrivedUser { user, last, sessions } in users {
             self.home.users.take_over(user, last, sessions);
         }
@@ -240,5 +247,6 @@ fn input_from(input: handed::Input) -> Input {
         rooms: Box::default(),
         cors: None,
         has_unknown_id: false,
+        kept: None,
     }
 }

@@ -7,6 +7,7 @@ use comet_proto::Encoded;
 use crate::index::Index;
 use crate::outbox::chain::Chain;
 use crate::outbox::{ChainId, Item, Outbox, Serial, State};
+use crate::parking::ParkedPush;
 use crate::transport::Transport;
 
 use super::Chains;
@@ -18,6 +19,7 @@ pub(crate) struct ItemParts<'a> {
     pub(crate) frame: &'a Encoded,
     pub(crate) is_push: bool,
     pub(crate) state: Option<&'a State>,
+    pub(crate) direct: Option<&'a ParkedPush>,
 }
 
 impl Chains {
@@ -43,8 +45,9 @@ impl Chains {
             skipped += 1;
         }
         let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, state, stored: _ } = item;
-            ItemParts { serial: *serial, frame, is_push: *is_push, state: state.as_deref() }
+            let Item { serial: Serial(serial), frame, is_push, state, direct, stored: _ } = item;
+            let (state, direct) = (state.as_deref(), direct.as_deref());
+            ItemParts { serial: *serial, frame, is_push: *is_push, state, direct }
         });
         (items.collect(), taken)
     }
@@ -55,9 +58,11 @@ impl Chains {
         frame: Encoded,
         is_push: bool,
         state: Option<Arc<State>>,
+        direct: Option<Arc<ParkedPush>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
         item.set_state(state);
+        item.set_direct(direct);
         item
     }
 

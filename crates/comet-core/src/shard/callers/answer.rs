@@ -71,14 +71,14 @@ impl Answered {
         self.tally.absent += 1;
     }
 
-    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>) {
+    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>, settles: u32) {
         self.tally += tally;
         match partials {
             Some(partials) => {
                 self.reports = self.reports.saturating_sub(1);
                 self.partials += i64::from(partials);
             }
-            None => self.partials -= 1,
+            None => self.partials -= i64::from(settles),
         }
     }
 
