@@ -1,4 +1,4 @@
-//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`.
+//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"parked":0,"dropped":{"filtered":1},"hosts":["b"]}`.
 
 use comet_core::{DropReason, Tally};
 use comet_hub::cluster::Part;
@@ -22,6 +22,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "matched": tally.matched,
         "queued": tally.queued,
         "absent": tally.absent,
+        "parked": tally.parked,
         "dropped": dropped,
         "hosts": hosts,
     });
@@ -37,6 +38,7 @@ pub(crate) fn decode(json: &[u8]) -> Option<Part> {
         matched: count("matched")?,
         queued: count("queued")?,
         absent: count("absent")?,
+        parked: count("parked")?,
         ..Tally::default()
     };
     for reason in DropReason::ALL {
@@ -62,7 +64,7 @@ mod tests {
 
     #[test]
     fn a_part_comes_back_from_its_json() {
-        let mut tally = Tally { absent: 2, ..Tally::default() };
+        let mut tally = Tally { absent: 2, parked: 4, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
         let part = Part { host: "a".into(), tally, hosts: vec!["b".into()] };

@@ -22,6 +22,7 @@ mod keys_elsewhere;
 mod listings;
 mod live_trace;
 mod logic;
+mod parked;
 mod presence;
 mod protocol_2;
 mod pushes;

@@ -110,10 +110,10 @@ impl Answered {
             PushReply { status: 0, id, body: &[] }.encode(output);
             return 0;
         }
-        let Tally { matched, queued, absent, dropped, .. } = self.tally;
+        let Tally { matched, queued, absent, parked, dropped, .. } = self.tally;
         let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
         let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
-        PushReply::encode_ledger(output, id, (matched, queued, absent), dropped);
+        PushReply::encode_ledger(output, id, (matched, queued, absent, parked), dropped);
         0
     }
 }
