@@ -26,6 +26,7 @@ pub struct Options {
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     body_max: usize,
+    keeps_session: bool,
     pub(crate) backoff: Backoff,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsOptions>,
@@ -44,6 +45,7 @@ impl Options {
             heartbeat: Duration::from_secs(60),
             timeout: Duration::from_secs(10),
             body_max: BODY_MAX_DEFAULT,
+            keeps_session: false,
             backoff: Backoff::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -96,6 +98,15 @@ impl Options {
         self
     }
 
+    /// Asks the server to keep the session when the connection is lost: what is pushed to the key of the token, or to its user,
+    /// then waits for the next connection ([`Client::resumed`](crate::Client::resumed)). [`Client::close`](crate::Client::close)
+    /// ends the session. Servers that keep none ignore it. Not unless set.
+    #[must_use]
+    pub fn keep_session(mut self) -> Self {
+        self.keeps_session = true;
+        self
+    }
+
     /// The delays of a [`Listener`](crate::Listener); from 1 second to 2 minutes unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -113,8 +124,8 @@ impl Options {
 
     /// A session with these settings.
     pub(crate) fn session(&self) -> Session {
-        Session::new(self.transport, &self.address, &self.path, &self.token)
-            .with_body_max(self.body_max)
+        let begin = if self.keeps_session { Session::kept } else { Session::new };
+        begin(self.transport, &self.address, &self.path, &self.token).with_body_max(self.body_max)
     }
 }
 

@@ -60,6 +60,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.lists > 300 && sum.listed > 1_000 && sum.slow > 100, "{sum}");
     assert!(sum.deflated.iter().all(|times| *times > 1_000), "{sum}");
     assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
+    assert!(sum.sessions.iter().all(|number| *number > 100), "{:?}", sum.sessions);
     let [not_recovered, recovered] = sum.recoveries;
     assert!(not_recovered > 15 && recovered > 50, "{sum}");
     assert!(sum.gaps > 500 && sum.repaired > 0, "{sum}");

@@ -175,7 +175,10 @@ impl Session {
             }
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
                 // A renewal of the token.
-                self.auth_reply = AuthReply::decode(frame.body).or(self.auth_reply);
+                let kept = self.auth_reply.and_then(|reply| reply.kept);
+                let renewed =
+                    AuthReply::decode(frame.body).map(|reply| AuthReply { kept, ..reply });
+                self.auth_reply = renewed.or(self.auth_reply);
                 on_frame(frame, None);
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),

@@ -95,7 +95,12 @@ fn a_new_session_sends_auth_or_the_upgrade() {
 #[test]
 fn the_body_of_the_acceptance_says_what_the_server_speaks() {
     let body = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0x75, 0x30];
-    let reply = AuthReply { not_renewed: None, heartbeat_ms: 300_000, expires_in_ms: Some(30_000), kept: None };
+    let reply = AuthReply {
+        not_renewed: None,
+        heartbeat_ms: 300_000,
+        expires_in_ms: Some(30_000),
+        kept: None,
+    };
     for (body, expected) in [
         (&b""[..], None),
         (&body[..11], None),

@@ -18,7 +18,8 @@ use super::Shard;
 /// Longest text of a close frame, bytes (RFC 6455 5.5: 125, two of which are the code).
 const CLOSE_TEXT_MAX: usize = 123;
 
-/// The close code of a page that is left or loaded again (RFC 6455 7.4.1).
+/// Close codes (RFC 6455 7.4.1): the purpose of the connection is fulfilled, and a page or a server goes away.
+const NORMAL: u16 = 1000;
 const GOING_AWAY: u16 = 1001;
 
 /// What a client is told when its connection is closed: over WebSocket by a close frame, in an event stream by an event, and by operation 6 in
@@ -77,7 +78,7 @@ impl Shard {
         retry_after_ms: Option<u32>,
     ) {
         let code = match reason {
-            CloseReason::PeerClosed => 1000,
+            CloseReason::PeerClosed => NORMAL,
             CloseReason::Draining => GOING_AWAY,
             CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
             CloseReason::LogicUnavailable
@@ -105,8 +106,8 @@ impl Shard {
 
     /// Answers the close frame of a WebSocket client, with its own code (RFC 6455 5.5.1).
     pub(super) fn close_for_peer(&mut self, slot: Slot, code: Option<u16>) {
-        // A page that is loaded again goes away, too. Any other code is a goodbye.
-        if code != Some(GOING_AWAY) {
+        // Pages that are loaded again say another code, and so do clients that have lost patience with a silent connection.
+        if code == Some(NORMAL) {
             self.conns[slot].is_kept = false;
         }
         let reason = CloseReason::PeerClosed;

@@ -41,7 +41,7 @@ impl Shard {
             }
             Message::PushKept { call, keys, push } => {
                 let answer = partial_answer(call, keys.len() as u32);
-                let target = Target::Owners(Names::Keys(keys.into_iter()), Owners::default());
+                let target = Target::Owners(Names::Kept(keys.into_iter()), Owners::default());
                 self.begin_push(call, push, target, answer);
             }
             Message::Resume { conn, pushes } => self.deliver_parked(conn, pushes),

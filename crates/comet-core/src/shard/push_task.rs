@@ -6,7 +6,7 @@ use std::vec;
 
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
-use crate::ledger::Tally;
+use crate::ledger::{DropReason, Tally};
 use crate::limits::OWNERS_MAX;
 use crate::message::{Message, Push, Recovery, Report};
 use crate::network::Network;
@@ -131,6 +131,8 @@ pub(super) enum Answer {
 pub(super) enum Names {
     Keys(vec::IntoIter<Box<str>>),
     Users(vec::IntoIter<i64>),
+    /// Of users whose sessions are kept. Another connection may have taken the key since.
+    Kept(vec::IntoIter<Box<str>>),
     /// A connection that is known.
     Conn(Option<ConnId>),
 }
@@ -190,6 +192,17 @@ impl Answer {
 }
 
 impl Names {
+    /// What becomes of a push to a name that stands for nobody.
+    pub(super) fn nobody(&self) -> Tally {
+        let mut tally = Tally { absent: 1, ..Tally::default() };
+        if let Self::Kept(_) = self {
+            // The session has ended between its user's home and here.
+            tally.absent = 0;
+            tally.drop_as(DropReason::Closing, 1);
+        }
+        tally
+    }
+
     /// Adds what the next name stands for to `found`, which is empty. `false`: there is no other name.
     pub(super) fn find_next(&mut self, home: &Home, found: &mut Found) -> bool {
         match self {
@@ -198,6 +211,13 @@ impl Names {
                 match home.parking.find(&key) {
                     Some(_) => found.key = Some(key),
                     None => found.conns.extend(home.keys.owner(&key)),
+                }
+            }
+            Self::Kept(keys) => {
+                let Some(key) = keys.next() else { return false };
+                match home.parking.find(&key) {
+                    Some(_) => found.key = Some(key),
+                    None => found.conns.extend(home.keys.kept_owner(&key)),
                 }
             }
             Self::Users(users) => {

@@ -174,7 +174,7 @@ impl Shard {
                 found.conns.extend(self.home.keys.owner(&key));
             }
             if found.conns.is_empty() && found.kept.is_empty() {
-                self.add_to(progress, Tally { absent: 1, ..Tally::default() });
+                self.add_to(progress, names.nobody());
             }
             for owner in found.conns.drain(..) {
                 budget.spend(1);

@@ -180,18 +180,20 @@ fn a_goodbye_and_what_the_server_closes_end_a_session() {
 }
 
 #[test]
-fn a_page_that_is_loaded_again_keeps_its_session_and_one_that_closes_does_not() {
-    for (code, expected) in [(1001_u16, parked(1)), (1000, Tally { absent: 1, ..Tally::default() })]
-    {
+fn a_page_that_is_loaded_again_keeps_its_session_and_one_that_says_goodbye_does_not() {
+    let absent = Tally { absent: 1, ..Tally::default() };
+    let (away, none, normal) = (1001_u16.to_be_bytes(), [], 1000_u16.to_be_bytes());
+    let codes: [(&[u8], Tally); 3] = [(&away, parked(1)), (&none, parked(1)), (&normal, absent)];
+    for (code, expected) in codes {
         let mut rig = with(|_| {});
         let conn = rig.connect(0, Transport::WebSocket);
         rig.feed(conn, crate::rig::UPGRADE);
         for frame in [frame_2(op::KEEP, 0, &[1]), frame_2(op::AUTH, 1, TOKEN.as_bytes())] {
             rig.feed(conn, &masked(0x82, &frame));
         }
-        rig.feed(conn, &masked(0x88, &code.to_be_bytes()));
+        rig.feed(conn, &masked(0x88, code));
         assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
-        assert_eq!(rig.push_keys(&["k"], PUSH, b"1"), expected, "{code}");
+        assert_eq!(rig.push_keys(&["k"], PUSH, b"1"), expected, "{code:?}");
     }
 }
 

@@ -111,7 +111,7 @@ pub(super) fn check_deliveries(
     for (index, offer) in offers.iter().enumerate() {
         let Offer { id, kind, tally, .. } = *offer;
         let delivered = delivered.get(&id).copied().unwrap_or(0);
-        if kind != Kind::Paced && delivered > tally.queued {
+        if kind != Kind::Paced && delivered > tally.queued + tally.parked {
             return Err(format!("{delivered} got push {id:#x}: {tally:?}"));
         }
         if offer.is_estimated {
@@ -145,6 +145,9 @@ pub(super) fn check_deliveries(
         }
         unexplained += missing;
     }
+    // What a client was told to come from its parked session.
+    unexplained +=
+        settled.iter().map(|(client, _)| u64::from(client.received.parked_due)).sum::<u64>();
     let before = mem::take(baseline);
     for driver in drivers {
         let Counters { deliveries, superseded, .. } = driver.shard.counters();
