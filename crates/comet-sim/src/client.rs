@@ -223,9 +223,6 @@ impl Client {
             let operation = rng.pick(&[op::HEARTBEAT, op::RAW, op::CHANGE_ROOM, 4711]);
             self.send(socket, rng, &wire::frame(operation, 1, b"early"));
         }
-        if self.profile.asks_to_keep {
-            self.send(socket, rng, &wire::frame_as(VERSION_2, op::KEEP, 0, &[1]));
-        }
         let token = self.profile.token.clone();
         self.request(socket, rng, op::AUTH, &token, Expected::Auth);
         socket.mark_token();

@@ -2,8 +2,8 @@
 //! clients and the control thread behave.
 
 use comet_core::{
-    CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, ResumeLimits,
-    SlowConsumer, SourceLimits, Tokens,
+    CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, SlowConsumer,
+    SourceLimits, Tokens,
 };
 
 use crate::logic_faults::ServicesPlan;
@@ -165,13 +165,6 @@ impl Plan {
             coalesce_rules,
             history_rules,
             history_memory: rng.pick(&[1_000, 1 << 20]),
-            resume: ResumeLimits {
-                window_ms: rng.pick(&[0, 300, 2_000, 10_000]),
-                messages: rng.pick(&[1, 3, 80]),
-                bytes: rng.pick(&[400, 1 << 20]),
-                memory: rng.pick(&[1_000, 3_000, 1 << 20]),
-                for_all: rng.percent(40),
-            },
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),

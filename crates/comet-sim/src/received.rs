@@ -84,10 +84,6 @@ pub(crate) struct ReceivedStream {
     /// By source, control or a push caller: the last push to the key, to the user, to everybody, and to each room.
     last: BTreeMap<u64, [u64; 3 + ROOMS.len()]>,
     batch: Option<Stamp>,
-    /// Pushes to its key and user may come that an earlier connection of its key has accepted.
-    may_be_parked: bool,
-    /// So many of these are still to come, as the server has said.
-    pub(crate) parked_due: u32,
     /// Of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
 }
@@ -126,8 +122,6 @@ impl ReceivedStream {
             paced: Vec::new(),
             last: BTreeMap::new(),
             batch: None,
-            may_be_parked: plan.limits.resume.for_all && plan.limits.resume.is_on(),
-            parked_due: 0,
             digest: 0,
         }
     }
@@ -278,11 +272,6 @@ impl ReceivedStream {
         }
         match expected {
             Expected::Auth => {
-                let kept = AuthReply::decode(body).and_then(|reply| reply.kept);
-                if let Some(resumed) = kept.and_then(|kept| kept.resumed) {
-                    self.may_be_parked = true;
-                    self.parked_due = resumed.parked;
-                }
                 self.is_live = true;
                 self.live_since = next_call;
                 self.room_since = next_call;
@@ -466,7 +455,6 @@ impl ReceivedStream {
         let is_recovered = place.is_some_and(|place| place.is_recovered);
         let is_filtered = match stamp.kind {
             Kind::Room(_) => self.filters_rooms && !is_recovered,
-            Kind::Keys | Kind::Users if self.may_be_parked => false,
             _ => true,
         };
         if is_filtered && !self.accepts.contains(stamp.operation) {
@@ -493,10 +481,8 @@ impl ReceivedStream {
                 3 + usize::from(room)
             }
             _ if handle.is_some() => return Err(format!("{stamp:?} by {handle:?}")),
-            Kind::Keys | Kind::Users => {
-                self.parked_due = self.parked_due.saturating_sub(1);
-                usize::from(stamp.kind == Kind::Users)
-            }
+            Kind::Keys => 0,
+            Kind::Users => 1,
             Kind::All => 2,
         };
         if !is_taken {

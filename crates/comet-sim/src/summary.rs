@@ -78,8 +78,6 @@ pub struct Summary {
     pub superseded: u64,
     /// Joins with a position that recovered nothing, and those that recovered.
     pub recoveries: [u64; 2],
-    /// Sessions that were parked, resumed and expired; and parked pushes, unsent ones and those that were given on.
-    pub sessions: [u64; 6],
     /// Pushes that clients were told to have lost, and those that they got again.
     pub gaps: u64,
     /// See [`Summary::gaps`].
@@ -144,11 +142,6 @@ impl Summary {
         self.lost += counters.lost;
         self.superseded += counters.superseded;
         add_each(&mut self.recoveries, &counters.recoveries);
-        let Counters { sessions_parked, sessions_resumed, sessions_expired, .. } = *counters;
-        let parked = counters.deliveries.parked;
-        let pushes = [parked, counters.unsent, counters.resumed];
-        add_each(&mut self.sessions, &[sessions_parked, sessions_resumed, sessions_expired]);
-        add_each(&mut self.sessions[3..], &pushes);
         self.repaired += counters.repaired;
         self.coalesce_windows += counters.coalesce_windows;
         self.coalesced += counters.coalesced;
@@ -198,7 +191,6 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         add_each(&mut self.recoveries, &other.recoveries);
-        add_each(&mut self.sessions, &other.sessions);
         self.gaps += other.gaps;
         self.repaired += other.repaired;
         self.coalesce_windows += other.coalesce_windows;
