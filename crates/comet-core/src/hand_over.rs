@@ -9,6 +9,7 @@
 //! What can be told from the connections is not handed over, but made anew: owners of keys, sessions of users, members of
 //! rooms and their counts. So homes agree with the connections whatever the number of shards.
 
+mod accepts;
 mod arrival;
 mod counters;
 mod distribute;

@@ -160,6 +160,17 @@ pub struct Recovery {
     pub chunk_end: u64,
 }
 
+/// A key whose session is kept, to its home.
+#[derive(Clone, Debug)]
+pub struct KeptKey {
+    /// Whose session a push is for.
+    pub user: i64,
+    /// The key.
+    pub key: Box<str>,
+    /// The user's connections that may own it. Any other is somebody else's.
+    pub conns: Box<[ConnId]>,
+}
+
 /// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so
 /// that clients connect, join and are counted while pushes wait.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -285,9 +296,9 @@ pub enum Message {
     Resume { conn: LocalConnId, pushes: Vec<ParkedPush> },
     /// User's home to the home of `keys`, whose sessions are kept: a push to the user. Answered with partial tallies that settle as
     /// many as there are keys.
-    PushKept { call: CallId, keys: Vec<Box<str>>, push: Push },
-    /// Key's home to the user's home: the session of the key is that of `to` and not that of `from`. `None`: it has ended.
-    KeptBy { user: i64, key: Box<str>, from: ConnId, to: Option<ConnId> },
+    PushKept { call: CallId, keys: Vec<KeptKey>, push: Push },
+    /// Key's home to the user's home: the session of the key is no more that of `conn`.
+    GiveUp { user: i64, key: Box<str>, conn: ConnId },
     /// Owner to the key's home: logic made a session for a token, and no claim of the key follows. Unless a
     /// connection holds the key, logic must be told.
     Unclaimed { user: i64, key: Box<str> },

@@ -4,16 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use comet_handover as handed;
-use comet_handover::{AcceptsKind, Fault, VERSION};
+use comet_handover::{Fault, VERSION};
 use comet_proto::Encoded;
 
-use crate::accepts::Accepts;
 use crate::ids::ShardId;
 use crate::ledger::Counters;
-use crate::limits::{ACCEPTS_MAX, NAME_MAX};
+use crate::limits::NAME_MAX;
 use crate::outbox::State;
 use crate::transport::Transport;
 
+use super::accepts::accepts_from;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
@@ -245,19 +245,4 @@ fn arrive(
     let further_rooms =
         connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
     Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, renamed: Vec::new() })
-}
-
-/// What a connection accepts.
-pub(super) fn accepts_from(accepts: Option<handed::Accepts>) -> Result<Accepts, Fault> {
-    Ok(match accepts {
-        None => Accepts::All,
-        Some(accepts) if accepts.operations.len() > ACCEPTS_MAX => {
-            return inconsistent("too many operations are accepted");
-        }
-        Some(accepts) => match (accepts.kind(), accepts.operations.into()) {
-            (AcceptsKind::Only, operations) => Accepts::Only(operations),
-            (AcceptsKind::AllBut, operations) => Accepts::AllBut(operations),
-            (AcceptsKind::Unknown, _) => return inconsistent("an unknown list of operations"),
-        },
-    })
 }

@@ -9,7 +9,7 @@ use crate::ids::ConnId;
 use crate::limits::NAME_MAX;
 use crate::parking::ParkedPush;
 
-use super::distribute::accepts_from;
+use super::accepts::accepts_from;
 
 /// A session whose key has no connection.
 pub(crate) struct ArrivedSession {

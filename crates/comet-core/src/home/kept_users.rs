@@ -6,10 +6,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use ahash::RandomState;
 
 use crate::ids::ConnId;
+use crate::message::KeptKey;
 
 pub(crate) struct KeptUsers {
-    /// The keys of a user, each with the connection that registered with it last.
-    keys: HashMap<i64, BTreeMap<Box<str>, ConnId>, RandomState>,
+    /// The keys of a user, each with the connections that have registered with it and have not given the session up.
+    keys: HashMap<i64, BTreeMap<Box<str>, Vec<ConnId>>, RandomState>,
     /// Connections that are reached by their keys.
     conns: HashSet<ConnId, RandomState>,
 }
@@ -20,48 +21,34 @@ impl KeptUsers {
         Self { keys: HashMap::with_hasher(state(40)), conns: HashSet::with_hasher(state(43)) }
     }
 
-    /// `conn` registers with `key`, and its session is kept or not.
-    pub(crate) fn register(&mut self, user: i64, key: &str, conn: ConnId, is_kept: bool) {
-        if is_kept {
-            self.keys.entry(user).or_default().insert(key.into(), conn);
-            self.conns.insert(conn);
-        } else if !self.keys.is_empty() {
-            self.remove(user, key);
-        }
+    /// `conn` registers with `key`, and its session is kept.
+    pub(crate) fn register(&mut self, user: i64, key: &str, conn: ConnId) {
+        self.keys.entry(user).or_default().entry(key.into()).or_default().push(conn);
+        self.conns.insert(conn);
     }
 
-    /// The session of `conn` has ended; that of its key goes on.
+    /// The connection has ended; the session of its key goes on.
     pub(crate) fn end(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
     }
 
-    /// The session of `key` is that of `to` and no more that of `from`, or has ended. Without effect if another connection has
-    /// registered with the key.
-    pub(crate) fn change(&mut self, user: i64, key: &str, from: ConnId, to: Option<ConnId>) {
-        let Some(known) = self.keys.get_mut(&user).and_then(|keys| keys.get_mut(key)) else {
-            return;
-        };
-        if *known != from {
-            return;
-        }
-        match to {
-            Some(to) => *known = to,
-            None => self.remove(user, key),
-        }
-    }
-
-    fn remove(&mut self, user: i64, key: &str) {
-        if let Some(keys) = self.keys.get_mut(&user) {
+    /// The session of `key` is no more that of `conn`.
+    pub(crate) fn give_up(&mut self, user: i64, key: &str, conn: ConnId) {
+        let Some(keys) = self.keys.get_mut(&user) else { return };
+        let Some(conns) = keys.get_mut(key) else { return };
+        conns.retain(|known| *known != conn);
+        if conns.is_empty() {
             keys.remove(key);
-            if keys.is_empty() {
-                self.keys.remove(&user);
-            }
+        }
+        if keys.is_empty() {
+            self.keys.remove(&user);
         }
     }
 
-    /// Keys of `user` that are reached at their homes.
-    pub(crate) fn keys_of(&self, user: i64) -> impl Iterator<Item = &str> {
-        self.keys.get(&user).into_iter().flatten().map(|(key, _)| &**key)
+    /// Keys of `user` that are reached at their homes, with the connections that may own them.
+    pub(crate) fn keys_of(&self, user: i64) -> impl Iterator<Item = KeptKey> {
+        let keys = self.keys.get(&user).into_iter().flatten();
+        keys.map(move |(key, conns)| KeptKey { user, key: key.clone(), conns: conns[..].into() })
     }
 
     /// Whether `conn` is reached by its key.
@@ -83,40 +70,18 @@ mod tests {
         ConnId { shard: ShardId(0), slot: Slot(slot), generation: Generation(0) }
     }
 
-    fn keys(users: &KeptUsers, user: i64) -> Vec<&str> {
-        users.keys_of(user).collect()
-    }
-
     #[test]
-    fn the_late_end_of_a_session_changes_nothing_for_the_next_connection_of_its_key() {
+    fn a_session_lasts_until_every_connection_has_given_it_up() {
         let mut users = KeptUsers::new(7);
-        users.register(1, "k", conn(1), true);
-        users.register(1, "k", conn(2), true);
-        users.change(1, "k", conn(1), None);
-        assert_eq!(keys(&users, 1), ["k"]);
-        users.change(1, "k", conn(2), None);
+        users.register(1, "k", conn(1));
+        users.register(1, "k", conn(2));
+        users.give_up(1, "k", conn(1));
+        users.give_up(2, "k", conn(2));
+        let keys: Vec<KeptKey> = users.keys_of(1).collect();
+        assert_eq!((&*keys[0].key, &*keys[0].conns, keys.len()), ("k", &[conn(2)][..], 1));
+        users.give_up(1, "k", conn(2));
         assert!(users.is_empty());
-    }
-
-    #[test]
-    fn a_session_stays_with_the_younger_connection_whoever_registers_last() {
-        let mut users = KeptUsers::new(7);
-        users.register(1, "k", conn(2), true);
-        users.register(1, "k", conn(1), true);
-        users.change(1, "k", conn(1), Some(conn(2)));
-        users.change(1, "k", conn(1), None);
-        assert_eq!(keys(&users, 1), ["k"]);
-        users.change(1, "k", conn(2), None);
-        assert!(users.is_empty());
-    }
-
-    #[test]
-    fn a_connection_whose_session_is_not_kept_takes_the_key_back() {
-        let mut users = KeptUsers::new(7);
-        users.register(1, "k", conn(1), true);
-        users.register(1, "k", conn(2), false);
-        assert!(users.is_empty());
-        assert!(users.is_kept(conn(1)) && !users.is_kept(conn(2)));
+        assert!(users.is_kept(conn(1)));
         users.end(conn(1));
         assert!(!users.is_kept(conn(1)));
     }

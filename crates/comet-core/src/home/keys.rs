@@ -125,11 +125,6 @@ impl KeyOwners {
         self.owners.get(key).map(|owner| owner.conn())
     }
 
-    /// Who owns `key`, if the session outlasts that connection.
-    pub(crate) fn kept_owner(&self, key: &str) -> Option<ConnId> {
-        self.owners.get(key).filter(|owner| owner.is_kept()).map(|owner| owner.conn())
-    }
-
     /// Whether the session of the owner of `key` outlasts it.
     pub(crate) fn is_kept(&self, key: &str) -> bool {
         self.owners.get(key).is_some_and(|owner| owner.is_kept())

@@ -105,6 +105,11 @@ impl Parking {
         self.by_key.get(key).copied()
     }
 
+    /// Whose session it is.
+    pub(crate) fn user(&self, at: Slot) -> i64 {
+        self.sessions[at].user
+    }
+
     pub(crate) fn get(&mut self, at: Slot) -> &mut Session {
         self.sessions.get_mut(at).expect("the session was found")
     }

@@ -88,8 +88,8 @@ impl Shard {
             }
             Message::Rest { conn, key, rest } => self.take_rest(conn, &key, *rest),
             Message::Ready { conn, key } => self.resume_session(conn, &key),
-            Message::KeptBy { user, key, from, to } => {
-                self.home.kept_users.change(user, &key, from, to);
+            Message::GiveUp { user, key, conn } => {
+                self.home.kept_users.give_up(user, &key, conn);
             }
             Message::Unclaimed { user, key } => self.unclaimed(user, key),
             Message::Renew { conn, user, key } => self.renew_owner(conn, user, key),

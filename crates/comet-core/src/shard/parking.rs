@@ -42,14 +42,8 @@ impl Shard {
         let Claiming { conn, user, seq, claim } = *claiming;
         let is_kept = claim.is_kept;
         let fresh = is_kept.then_some(KeptSession { resumed: None });
-        if let Some(Older { conn: loser, is_kept }) = older
-            && loser == conn
-        {
+        if older.is_some_and(|older| older.conn == conn) {
             // It is evicted, and so it takes back what it has registered.
-            if is_kept {
-                let owner = self.home.keys.owner(key);
-                self.tell_user_home(user, key, conn, owner);
-            }
             return Some(None);
         }
         let Some(at) = self.home.parking.find(key) else {
@@ -89,10 +83,7 @@ impl Shard {
             }
             Phase::Parked | Phase::Leaving { .. } => {}
         }
-        let ended = self.end_session_at(at);
-        if ended.user != user {
-            self.tell_user_home(ended.user, key, ended.last, None);
-        }
+        self.end_session_at(at);
         Some(fresh)
     }
 
@@ -109,9 +100,12 @@ impl Shard {
         self.home.parking.disarm(at);
         let session = self.home.parking.get(at);
         session.phase = Phase::Returning { conn };
-        session.last = conn;
+        let former = std::mem::replace(&mut session.last, conn);
         let [lost_full, lost_memory] = session.lost();
-        let parked = session.parked() as u32;
+        let (parked, user, key) = (session.parked() as u32, session.user, session.key.clone());
+        if former != conn {
+            self.give_up_session(user, &key, former);
+        }
         KeptSession { resumed: Some(Resumed { parked, lost_full, lost_memory }) }
     }
 
@@ -121,16 +115,11 @@ impl Shard {
         self.begin_push(CallId::NONE, Push::leaving(key.into()), target, Answer::None);
     }
 
-    pub(super) fn tell_user_home(
-        &mut self,
-        user: i64,
-        key: &str,
-        from: ConnId,
-        to: Option<ConnId>,
-    ) {
+    /// The session of `key` is no more that of `conn`, which the user's home is told.
+    pub(super) fn give_up_session(&mut self, user: i64, key: &str, conn: ConnId) {
         if user != 0 {
             let home = self.context.home_of_user(user);
-            self.messages.send(home, Message::KeptBy { user, key: key.into(), from, to });
+            self.messages.send(home, Message::GiveUp { user, key: key.into(), conn });
         }
     }
 
@@ -163,7 +152,7 @@ impl Shard {
         }
         let session = Begun { key: key.clone(), user, last: conn, phase, accepts, expires };
         if self.home.parking.begin(session, &self.context.limits.resume).is_none() {
-            self.tell_user_home(user, &key, conn, None);
+            self.give_up_session(user, &key, conn);
             self.report_disconnected(user, key);
         }
     }
@@ -173,7 +162,7 @@ impl Shard {
         if let Some(at) = self.home.parking.find(key) {
             self.end_session_at(at);
         }
-        self.tell_user_home(user, key, conn, None);
+        self.give_up_session(user, key, conn);
     }
 
     /// What the shard of a former connection has for its session.
@@ -187,7 +176,7 @@ impl Shard {
             // The session has ended, or is that of a connection which does not resume it.
             self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
             if let Some(user) = user {
-                self.tell_user_home(user, key, conn, None);
+                self.give_up_session(user, key, conn);
             }
             return;
         };
@@ -198,14 +187,14 @@ impl Shard {
             self.lose_parked(ParkedLoss::Full, too_many);
         } else {
             self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
-            self.tell_user_home(user.unwrap_or(0), key, conn, None);
         }
         let session = self.home.parking.get(at);
         let Phase::Leaving { claimant, .. } = &mut session.phase else { unreachable!("looked at") };
-        if let Some(Claimant { conn, user, seq }) = claimant.take() {
-            let kept = Some(self.return_session(at, conn));
-            let message = Message::Registered { conn, user, seq, key: key.into(), kept };
-            self.messages.send(conn.shard, message);
+        if let Some(Claimant { conn: next, user: its_user, seq }) = claimant.take() {
+            self.give_up_session(user.unwrap_or(its_user), key, conn);
+            let kept = Some(self.return_session(at, next));
+            let (conn, user, key) = (next, its_user, key.into());
+            self.messages.send(conn.shard, Message::Registered { conn, user, seq, key, kept });
         } else if is_over {
             self.end_parked(at, ParkedLoss::Ended);
         } else {
@@ -244,19 +233,20 @@ impl Shard {
     fn end_parked(&mut self, at: Slot, reason: ParkedLoss) {
         let (Session { key, user, last, .. }, pushes) = self.home.parking.end(at);
         self.lose_parked(reason, pushes.len() as u64);
-        self.tell_user_home(user, &key, last, None);
+        self.give_up_session(user, &key, last);
         self.report_disconnected(user, key);
     }
 
     /// Ends a session whose key another connection holds, or nobody needs to be told about.
-    fn end_session_at(&mut self, at: Slot) -> Session {
-        let (mut session, pushes) = self.home.parking.end(at);
+    fn end_session_at(&mut self, at: Slot) {
+        let (session, pushes) = self.home.parking.end(at);
+        let Session { key, user, last, phase, .. } = session;
         self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
-        if let Phase::Leaving { claimant, .. } = &mut session.phase {
-            let claimant = claimant.take();
-            self.dismiss(&session.key, claimant);
+        self.give_up_session(user, &key, last);
+        if let Phase::Leaving { from, claimant } = phase {
+            self.give_up_session(user, &key, from);
+            self.dismiss(&key, claimant);
         }
-        session
     }
 
     fn lose_parked(&mut self, reason: ParkedLoss, pushes: u64) {
@@ -275,8 +265,7 @@ impl Shard {
             }
         }
         if let Some(at) = self.home.parking.find(key) {
-            let Session { user, last, .. } = self.end_session_at(at);
-            self.tell_user_home(user, key, last, None);
+            self.end_session_at(at);
         }
     }
 
@@ -339,20 +328,6 @@ impl Shard {
         }
     }
 
-    // ---- at the user's home --------------------------------------------------------------------
-
-    pub(super) fn note_kept_session(
-        &mut self,
-        user: i64,
-        key: Option<&str>,
-        conn: ConnId,
-        is_kept: bool,
-    ) {
-        if let Some(key) = key.filter(|_| user != 0) {
-            self.home.kept_users.register(user, key, conn, is_kept);
-        }
-    }
-
     // ---- from another process ------------------------------------------------------------------
 
     pub(super) fn take_over_parked(
@@ -368,7 +343,7 @@ impl Shard {
         };
         for ArrivedKept { user, key, conn } in kept {
             let last = conn.unwrap_or(ConnId { shard: self.context.home_of_key(&key), ..nobody });
-            self.home.kept_users.register(user, &key, last, true);
+            self.home.kept_users.register(user, &key, last);
             if conn.is_none() {
                 self.home.kept_users.end(last);
             }
@@ -379,7 +354,7 @@ impl Shard {
             let session = Begun { key: key.clone(), user, last: nobody, phase, accepts, expires };
             let Some(at) = self.home.parking.begin(session, &resume) else {
                 self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
-                self.tell_user_home(user, &key, nobody, None);
+                self.give_up_session(user, &key, nobody);
                 self.report_disconnected(user, key);
                 continue;
             };

@@ -8,7 +8,7 @@ use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::OWNERS_MAX;
-use crate::message::{Message, Push, Recovery, Report};
+use crate::message::{KeptKey, Message, Push, Recovery, Report};
 use crate::network::Network;
 
 use super::items::Items;
@@ -132,7 +132,7 @@ pub(super) enum Names {
     Keys(vec::IntoIter<Box<str>>),
     Users(vec::IntoIter<i64>),
     /// Of users whose sessions are kept. Another connection may have taken the key since.
-    Kept(vec::IntoIter<Box<str>>),
+    Kept(vec::IntoIter<KeptKey>),
     /// A connection that is known.
     Conn(Option<ConnId>),
 }
@@ -144,14 +144,14 @@ pub(super) struct Found {
     /// A key whose session may be parked here.
     pub(super) key: Option<Box<str>>,
     /// Keys of a user that are reached at their homes.
-    pub(super) kept: Vec<Box<str>>,
+    pub(super) kept: Vec<KeptKey>,
 }
 
 /// Connections that a home has found and not passed on, by shard.
 #[derive(Default)]
 pub(super) struct Owners {
     by_shard: Vec<(ShardId, Vec<LocalConnId>)>,
-    kept: Vec<(ShardId, Vec<Box<str>>)>,
+    kept: Vec<(ShardId, Vec<KeptKey>)>,
 }
 
 impl Progress {
@@ -214,10 +214,14 @@ impl Names {
                 }
             }
             Self::Kept(keys) => {
-                let Some(key) = keys.next() else { return false };
+                let Some(KeptKey { user, key, conns }) = keys.next() else { return false };
                 match home.parking.find(&key) {
-                    Some(_) => found.key = Some(key),
-                    None => found.conns.extend(home.keys.kept_owner(&key)),
+                    Some(at) if home.parking.user(at) == user => found.key = Some(key),
+                    Some(_) => {}
+                    None => {
+                        let owner = home.keys.owner(&key);
+                        found.conns.extend(owner.filter(|owner| conns.contains(owner)));
+                    }
                 }
             }
             Self::Users(users) => {
@@ -228,7 +232,7 @@ impl Names {
                     found.conns.extend(sessions);
                 } else {
                     found.conns.extend(sessions.filter(|&conn| !kept.is_kept(conn)));
-                    found.kept.extend(kept.keys_of(user).map(Into::into));
+                    found.kept.extend(kept.keys_of(user));
                 }
             }
             Self::Conn(conn) => {
@@ -256,8 +260,8 @@ impl Owners {
     pub(super) fn add_kept(
         &mut self,
         shard: ShardId,
-        key: Box<str>,
-    ) -> Option<(ShardId, Vec<Box<str>>)> {
+        key: KeptKey,
+    ) -> Option<(ShardId, Vec<KeptKey>)> {
         let known = self.kept.iter_mut().find(|(home, _)| *home == shard);
         let Some((home, keys)) = known else {
             self.kept.push((shard, vec![key]));
@@ -268,7 +272,7 @@ impl Owners {
     }
 
     /// The keys that fill no message.
-    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = (ShardId, Vec<Box<str>>)> + use<> {
+    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = (ShardId, Vec<KeptKey>)> + use<> {
         std::mem::take(&mut self.kept).into_iter().filter(|(_, keys)| !keys.is_empty())
     }
 

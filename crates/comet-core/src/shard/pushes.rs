@@ -10,7 +10,7 @@ use crate::canary::Canary;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{Limits, PACED_MAX, SLICE_UNITS};
-use crate::message::{Kick, Message, Push, Report};
+use crate::message::{KeptKey, Kick, Message, Push, Report};
 use crate::parking::ParkedPush;
 
 use super::Shard;
@@ -184,7 +184,8 @@ impl Shard {
             }
             for key in found.kept.drain(..) {
                 budget.spend(1);
-                if let Some((home, keys)) = owners.add_kept(self.context.home_of_key(&key), key) {
+                if let Some((home, keys)) = owners.add_kept(self.context.home_of_key(&key.key), key)
+                {
                     self.pass_on_kept(home, keys, progress);
                 }
             }
@@ -201,7 +202,7 @@ impl Shard {
     }
 
     /// Sends a push to a user to the home of some of the user's keys.
-    fn pass_on_kept(&mut self, home: ShardId, keys: Vec<Box<str>>, progress: &mut Progress) {
+    fn pass_on_kept(&mut self, home: ShardId, keys: Vec<KeptKey>, progress: &mut Progress) {
         let (count, call) = (keys.len() as u32, progress.call);
         let message = Message::PushKept { call, keys, push: progress.push.clone() };
         if home == self.context.shard {

@@ -36,7 +36,9 @@ impl Shard {
             return self.messages.send(conn.shard, Message::Evict { conn, reason });
         };
         let is_given = key.is_some();
-        self.note_kept_session(user, key.as_deref(), conn, is_kept);
+        if let Some(key) = key.as_deref().filter(|_| is_kept && user != 0) {
+            self.home.kept_users.register(user, key, conn);
+        }
         let key = key.unwrap_or_else(|| match user {
             0 => format!("0_{}", self.home.keys.number_anonymous()).into(),
             _ => format!("{user}_{seq}").into(),
@@ -92,7 +94,7 @@ impl Shard {
             self.report_disconnected(user, key);
         } else if self.context.limits.resume.is_on() {
             // It may have said goodbye just before it was replaced.
-            self.tell_user_home(user, &key, conn, None);
+            self.give_up_session(user, &key, conn);
         }
     }
 
