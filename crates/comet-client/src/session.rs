@@ -45,7 +45,7 @@ pub enum Transport {
 pub struct Session {
     state: State,
     transport: Transport,
-    auth_reply: Option<AuthReply>,
+    auth_reply: Option<Box<AuthReply>>,
     /// In protocol 2, once the server has named one.
     rooms: Option<Box<Rooms>>,
     body_max: usize,
@@ -184,7 +184,7 @@ impl Session {
     /// speaks protocol 1, as goim's server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
-        self.auth_reply
+        self.auth_reply.as_deref().copied()
     }
 
     /// Asks to be in `room` as well, with this sequence number, and for the pushes that came after `since`. Only a
@@ -264,7 +264,7 @@ impl Session {
     /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing; and before it that the
     /// server need not keep the session, if it does. No more input is accepted.
     pub fn close(&mut self) {
-        if self.auth_reply.is_some_and(|reply| reply.kept.is_some()) {
+        if self.auth_reply.as_ref().is_some_and(|reply| reply.kept.is_some()) {
             self.send_as(VERSION_2, op::KEEP, 0, &[0]);
         }
         let upgraded = matches!(self.state, State::Authing | State::Live);

@@ -175,15 +175,16 @@ impl Session {
             }
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
                 // A renewal of the token.
-                let kept = self.auth_reply.and_then(|reply| reply.kept);
-                let renewed =
-                    AuthReply::decode(frame.body).map(|reply| AuthReply { kept, ..reply });
-                self.auth_reply = renewed.or(self.auth_reply);
+                if let Some(reply) = &mut self.auth_reply
+                    && let Some(renewed) = AuthReply::decode(frame.body)
+                {
+                    **reply = AuthReply { kept: reply.kept, ..renewed };
+                }
                 on_frame(frame, None);
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => {
-                self.auth_reply = AuthReply::decode(frame.body);
+                self.auth_reply = AuthReply::decode(frame.body).map(Box::new);
                 self.state = State::Live;
             }
             (op::CHANGE_ROOM_REPLY | op::JOIN_REPLY | op::LEAVE_REPLY | op::ROOM_PUSH, _)
