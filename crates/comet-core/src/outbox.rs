@@ -23,6 +23,7 @@ use comet_proto::Encoded;
 use crate::gaps::Offsets;
 use crate::ids::Generation;
 use crate::index::{Index, index};
+use crate::parking::ParkedPush;
 
 #[cfg(test)]
 pub(crate) use log::visits;
@@ -98,6 +99,8 @@ pub(crate) struct Item {
     is_push: bool,
     /// What the push is about. Most are about nothing that the outbox has to know.
     subject: Option<Arc<Subject>>,
+    /// A push to a key or user, as it is parked if the connection ends before it is sent.
+    direct: Option<Arc<ParkedPush>>,
     /// Where it was stored for the first log that took it, and may be still.
     stored: Cell<(FrameId, Generation)>,
 }
@@ -131,6 +134,14 @@ impl Item {
 
     pub(crate) fn is_push(&self) -> bool {
         self.is_push
+    }
+
+    pub(crate) fn direct(&self) -> Option<&Arc<ParkedPush>> {
+        self.direct.as_ref()
+    }
+
+    pub(crate) fn set_direct(&mut self, direct: Option<Arc<ParkedPush>>) {
+        self.direct = direct;
     }
 
     pub(crate) fn subject(&self) -> Option<&Arc<Subject>> {

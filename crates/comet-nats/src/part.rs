@@ -1,4 +1,4 @@
-//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
+//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"parked":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
 //! `"may_miss_hosts":true` where it is so. And answers to the question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
@@ -35,6 +35,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "matched": tally.matched,
         "queued": tally.queued,
         "absent": tally.absent,
+        "parked": tally.parked,
         "dropped": dropped,
         "hosts": hosts,
     });
@@ -58,6 +59,7 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         matched: count("matched")?,
         queued: count("queued")?,
         absent: count("absent")?,
+        parked: count("parked")?,
         ..Tally::default()
     };
     for reason in DropReason::ALL {
@@ -84,7 +86,7 @@ mod tests {
 
     #[test]
     fn a_part_comes_back_from_its_json() {
-        let mut tally = Tally { absent: 2, ..Tally::default() };
+        let mut tally = Tally { absent: 2, parked: 4, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {

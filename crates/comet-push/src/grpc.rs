@@ -156,11 +156,12 @@ impl<B: StreamBackend> Push for PushService<B> {
             };
             access::kick(&*self.backend, target, KickNotice { reason, retry_after_ms }).await
         };
-        let Ledger { queued, absent, dropped, .. } = self.counts.of("Kick", answer).await?;
+        let Ledger { queued, absent, parked, dropped, .. } = self.counts.of("Kick", answer).await?;
         Ok(Response::new(KickReply {
             closed: queued,
             absent,
             not_closed: dropped.into_iter().collect(),
+            parked,
         }))
     }
 

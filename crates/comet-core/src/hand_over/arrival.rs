@@ -9,7 +9,10 @@ use crate::accepts::Accepts;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
+use crate::parking::ParkedPush;
 use crate::transport::Transport;
+
+use super::parked::{ArrivedKept, ArrivedSession};
 
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
 pub struct TakeOver {
@@ -67,6 +70,7 @@ pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
     pub(crate) subject: Option<Arc<Subject>>,
+    pub(crate) direct: Option<Arc<ParkedPush>>,
 }
 
 pub(crate) struct ArrivedRoom {
@@ -82,7 +86,10 @@ pub(crate) struct ArrivedRoom {
 
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
-    pub(crate) owners: Vec<(Box<str>, ConnId)>,
+    /// Whether their sessions outlast them comes last.
+    pub(crate) owners: Vec<(Box<str>, ConnId, bool)>,
+    pub(crate) parked: Vec<ArrivedSession>,
+    pub(crate) kept: Vec<ArrivedKept>,
     pub(crate) users: Vec<ArrivedUser>,
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,

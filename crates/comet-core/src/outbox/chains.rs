@@ -11,6 +11,7 @@ mod hand_over;
 mod sends;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 use std::cell::Cell;
 
@@ -64,7 +65,7 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, is_push, subject: None, stored }
+        Item { serial: self.serial, frame, is_push, subject: None, direct: None, stored }
     }
 
     /// What the kernel has not taken.

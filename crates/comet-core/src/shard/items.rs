@@ -6,6 +6,7 @@ use crate::conn::{COMPRESSED, COMPRESSED_FORMS, EVENT_FORM, PROTOCOL_2_FORMS, TE
 use crate::gaps::Offsets;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, State, Subject};
+use crate::parking::ParkedPush;
 
 /// The frame of a push, the same for all outboxes of a form.
 pub(super) struct Items {
@@ -64,6 +65,11 @@ impl Items {
     /// What a client missed is for it alone, so it is not worth the time to compress it.
     pub(super) fn keep_plain(&mut self) {
         self.compressed[COMPRESSED - 1] = Some(self.binary.clone());
+    }
+
+    /// The push is to keys or users, and is parked for those that are away. To be called before the first walk.
+    pub(super) fn set_direct(&mut self, direct: ParkedPush) {
+        self.binary.set_direct(Some(Arc::new(direct)));
     }
 
     /// For a later walk.

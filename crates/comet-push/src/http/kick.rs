@@ -60,6 +60,11 @@ async fn kick<B: StreamBackend>(
     let reason = query.optional_text("reason")?.to_owned();
     let retry_after_ms = query.optional_number("retry_after_ms", 0..=i64::from(u32::MAX))?;
     let notice = KickNotice { reason, retry_after_ms };
-    let Ledger { queued, absent, dropped, .. } = access::kick(backend, target, notice).await?;
-    Ok(json!({ "closed": queued, "absent": absent, "not_closed": dropped }))
+    let Ledger { queued, absent, parked, dropped, .. } =
+        access::kick(backend, target, notice).await?;
+    let mut data = json!({ "closed": queued, "absent": absent, "not_closed": dropped });
+    if parked > 0 {
+        data["parked"] = parked.into();
+    }
+    Ok(data)
 }

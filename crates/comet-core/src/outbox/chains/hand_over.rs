@@ -7,6 +7,7 @@ use comet_proto::Encoded;
 use crate::index::Index;
 use crate::outbox::chain::Chain;
 use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, Subject};
+use crate::parking::ParkedPush;
 use crate::transport::Transport;
 
 use super::Chains;
@@ -18,6 +19,7 @@ pub(crate) struct ItemParts<'a> {
     pub(crate) frame: &'a Encoded,
     pub(crate) is_push: bool,
     pub(crate) subject: Option<&'a Subject>,
+    pub(crate) direct: Option<&'a ParkedPush>,
 }
 
 impl Chains {
@@ -43,8 +45,9 @@ impl Chains {
             skipped += 1;
         }
         let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
-            ItemParts { serial: *serial, frame, is_push: *is_push, subject: subject.as_deref() }
+            let Item { serial: Serial(serial), frame, is_push, subject, direct, stored: _ } = item;
+            let (subject, direct) = (subject.as_deref(), direct.as_deref());
+            ItemParts { serial: *serial, frame, is_push: *is_push, subject, direct }
         });
         (items.collect(), taken)
     }
@@ -55,9 +58,11 @@ impl Chains {
         frame: Encoded,
         is_push: bool,
         subject: Option<Arc<Subject>>,
+        direct: Option<Arc<ParkedPush>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
         item.set_subject(subject);
+        item.set_direct(direct);
         item
     }
 
