@@ -47,8 +47,6 @@ impl fmt::Debug for Offer<'_> {
 pub struct Survey {
     /// Connections that can be handed over.
     pub movable: usize,
-    /// Those inside TLS, which cannot.
-    pub tls: usize,
     /// Connections that have not authenticated.
     pub handshakes: usize,
     /// Connections that wait for an answer of logic or a home. They can once they have it.

@@ -20,8 +20,6 @@ use crate::socket::Socket;
 use crate::summary::{self, Summary};
 use crate::trace::{Trace, trace};
 
-use self::upgrade::Upgrades;
-
 pub(crate) struct World {
     pub(crate) env: Env,
     pub(crate) drivers: Vec<Driver>,
@@ -35,6 +33,15 @@ pub(crate) struct World {
     stops: u64,
     core_stalls: u64,
     upgrades: Upgrades,
+}
+
+/// How upgrades ended.
+#[derive(Default)]
+struct Upgrades {
+    done: u64,
+    /// Of those done: with another number of shards.
+    resized: u64,
+    refused: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -199,10 +199,12 @@ impl Driver {
         let Some(request) = registration.poll_request(now, self.counted) else { return };
         let answer = post(&self.agent, &request);
         let has_failed = !matches!(answer, Answer::Done | Answer::NotFound);
-        for event in registration.handle_answer(self.begin.elapsed(), answer) {
+        let events = registration.handle_answer(self.begin.elapsed(), answer);
+        // Before the log, so that whoever reads it finds the metric.
+        comet_ops::count_registration(registration.is_registered(), has_failed);
+        for event in events {
             say(&event);
         }
-        comet_ops::count_registration(registration.is_registered(), has_failed);
     }
 }
 

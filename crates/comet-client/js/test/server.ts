@@ -20,25 +20,33 @@ const PATIENCE_MS = 20_000;
 
 const LISTENERS = ["tcp.bind", "push.grpc", "monitor.stat", "monitor.pprof"];
 
+/** Servers of this process so far. */
+let servers = 0;
+
+/** A loopback address of its own for each server, so that nobody takes its ports while it is down. */
+const ownHost = () => `127.${1 + ((process.pid >> 8) & 127)}.${process.pid & 255}.${1 + (servers++ % 250)}`;
+
 export class Server {
     readonly #process: ChildProcess;
     readonly #ended: Promise<unknown>;
+    readonly host: string;
     readonly websocket: number;
     readonly http: number;
 
-    private constructor(child: ChildProcess, ended: Promise<unknown>, websocket: number, http: number) {
+    private constructor(child: ChildProcess, ended: Promise<unknown>, host: string, websocket: number, http: number) {
         this.#process = child;
         this.#ended = ended;
+        this.host = host;
         this.websocket = websocket;
         this.http = http;
     }
 
-    /** `ports`: those of a server that was there before. */
-    static async start(t: TestContext, sets: string[] = [], ports = { websocket: 0, http: 0 }): Promise<Server> {
+    /** `at`: host and ports of a server that was there before. */
+    static async start(t: TestContext, sets: string[] = [], at = { host: ownHost(), websocket: 0, http: 0 }): Promise<Server> {
         const all = [
-            ...LISTENERS.map((key) => `${key}=["127.0.0.1:0"]`),
-            `websocket.bind=["127.0.0.1:${ports.websocket}"]`,
-            `push.http=["127.0.0.1:${ports.http}"]`,
+            ...LISTENERS.map((key) => `${key}=["${at.host}:0"]`),
+            `websocket.bind=["${at.host}:${at.websocket}"]`,
+            `push.http=["${at.host}:${at.http}"]`,
             "limits.ring_entries=256",
             ...sets,
         ];
@@ -67,11 +75,11 @@ export class Server {
             child.once("error", reject);
             lines.once("close", () => reject(new Error(log.join("\n"))));
         });
-        return new Server(child, ended, Number(port("websocket")), Number(port("http push")));
+        return new Server(child, ended, at.host, Number(port("websocket")), Number(port("http push")));
     }
 
     get url(): string {
-        return `ws://127.0.0.1:${this.websocket}/sub`;
+        return `ws://${this.host}:${this.websocket}/sub`;
     }
 
     signal(signal: NodeJS.Signals): void {
@@ -99,7 +107,7 @@ export class Server {
     }
 
     async call(path: string, body: string | Uint8Array<ArrayBuffer> = ""): Promise<Record<string, number>> {
-        const response = await fetch(`http://127.0.0.1:${this.http}${path}`, { method: "POST", body });
+        const response = await fetch(`http://${this.host}:${this.http}${path}`, { method: "POST", body });
         const { code, data, message } = (await response.json()) as { code: number; data: Record<string, number>; message: string };
         assert.equal(code, 0, message);
         return data;

@@ -18,7 +18,7 @@ events.onmessage = ({ data, lastEventId }) => {
 
 test("Chromium comes back by itself with the positions of its rooms", { skip: noServer || noChromium }, async (t) => {
     const server = await Server.start(t, ['history.rules=[{rooms="h"}]']);
-    const stream = `http://127.0.0.1:${server.websocket}/sse?token=${encodeURIComponent('{"mid":42}')}&rooms=h1,h2`;
+    const stream = `http://${server.host}:${server.websocket}/sse?token=${encodeURIComponent('{"mid":42}')}&rooms=h1,h2`;
     const site = await serve(t, (_, response) => response.setHeader("Content-Type", "text/html").end(page));
     const chromium = await Chromium.start(t);
     const tab = await chromium.open(`${site}/?url=${encodeURIComponent(stream)}`, "window.heard?.rooms.length === 2");

@@ -85,16 +85,24 @@ pub(crate) fn start(call_timeout: Duration, capacities: &[usize]) -> Fake {
 
 /// The same with `options`.
 pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
+    start_beside(None, options, capacities)
+}
+
+/// The same on a host of several.
+pub(crate) fn start_with_cluster(options: Options, capacities: &[usize]) -> Fake {
+    start_beside(Some(alone()), options, capacities)
+}
+
+fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &[usize]) -> Fake {
     let wake = Arc::new(ControlWake::default());
     let waker: Arc<dyn Wake> = wake.clone();
     let (reports, report_inbox) = inbox(ROOMY, waker);
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
-    let cluster = Some(alone());
     let control = Control::start(options, wake, senders, report_inbox, cluster).unwrap();
     Fake { control, shards, reports }
 }
 
-/// A host with a connection, and no other host.
+/// A host with a connection. It has heard of no other one.
 fn alone() -> ClusterOptions {
     let (engine_events, events) = mpsc::channel(1);
     engine_events.try_send(Event::Connected).expect("it has room");

@@ -16,7 +16,7 @@ use comet_wire::goim::logic::{
 use comet_wire::goim::protocol::Proto;
 use tonic::{Code, Status};
 
-use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};
+use crate::fake::{Fake, PATIENT, ROOMY, options, start_with_cluster};
 use crate::fake_logic::{Asked, FakeLogic};
 
 /// Rooms are renewed so seldom that a test sees it once, at the start.
@@ -47,7 +47,7 @@ pub(crate) fn start_at(logic: &[SocketAddr], change: impl FnOnce(&mut LogicOptio
     change(&mut asked);
     let mut options = options(PATIENT);
     options.logic = Some(asked);
-    start_with(options, &[ROOMY, ROOMY])
+    start_with_cluster(options, &[ROOMY, ROOMY])
 }
 
 pub(crate) fn conn(shard: u16, slot: u32) -> ConnId {

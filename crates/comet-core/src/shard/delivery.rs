@@ -1,6 +1,6 @@
 //! One push on its way into the outboxes of one shard.
 
-use comet_proto::{RoomHandle, count_frames, op};
+use comet_proto::{RoomHandle, count_frames};
 
 use crate::budget;
 use crate::conn::{
@@ -150,9 +150,7 @@ impl<'a> Delivery<'a> {
     pub(super) fn in_room(mut self, room: RoomHandle, name: &'a str) -> Self {
         self.room = Some((room, name));
         if self.offset > 0 && self.items.binary.offsets().is_none() {
-            let is_batch = self.operation == op::RAW;
-            let frame = self.items.binary.frame().for_tcp();
-            let pushes = if is_batch { count_frames(frame).unwrap_or(1) as u32 } else { 1 };
+            let pushes = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1) as u32;
             self.items.set_offsets(Offsets { room, last: self.offset, pushes });
         }
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));

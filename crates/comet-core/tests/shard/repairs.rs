@@ -100,7 +100,7 @@ fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
             let asking_now = clients.iter().filter(|client| client.is_asking).count();
             assert!(after > before || asking != asking_now, "{slow_consumer:?}: it goes on");
         }
-        let counters = || rig.shards.iter().map(|shard| shard.counters());
+        let counters = || rig.shards.iter().map(comet_core::Shard::counters);
         let lost: u64 =
             counters().map(|counted| counted.deliveries.dropped_total() + counted.superseded).sum();
         let offered: u64 = counters().map(|counted| counted.deliveries.matched).sum();

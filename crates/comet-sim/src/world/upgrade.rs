@@ -21,15 +21,6 @@ use super::{Phase, World};
 /// Simulated time in which the shards must become quiescent, milliseconds.
 const FREEZE_MS_MAX: u64 = 600_000;
 
-/// How upgrades ended.
-#[derive(Default)]
-pub(super) struct Upgrades {
-    pub(super) done: u64,
-    /// Of those done: with another number of shards.
-    pub(super) resized: u64,
-    pub(super) refused: u64,
-}
-
 impl World {
     pub(super) fn begins_upgrade(&mut self) -> bool {
         let Env { rng, plan, .. } = &mut self.env;

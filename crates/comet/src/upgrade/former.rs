@@ -99,9 +99,9 @@ impl<'a> Former<'a> {
     pub(crate) fn check(&self) -> Answer {
         match self.app.control().check_move().and_then(|()| self.survey()) {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, tls, handshakes, await_answers, closing, paced }) => {
+            Ok(Survey { movable, handshakes, await_answers, closing, paced }) => {
                 let text = format!(
-                    "would go on: {movable}\nwould be closed: {tls} inside TLS, {handshakes} in a handshake \
+                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake \
                      and {await_answers} that wait for an answer, if {} ms do not end that\n\
                      closing: {closing}\npaced broadcasts and orders, which are waited for: {paced}",
                     HANDSHAKES.as_millis()
@@ -118,9 +118,8 @@ impl<'a> Former<'a> {
     fn survey(&self) -> Result<Survey, String> {
         let mut sum = Survey::default();
         for survey in all(self.app.cores(), Core::survey, ORDER)? {
-            let Survey { movable, tls, handshakes, await_answers, closing, paced } = survey;
+            let Survey { movable, handshakes, await_answers, closing, paced } = survey;
             sum.movable += movable;
-            sum.tls += tls;
             sum.handshakes += handshakes;
             sum.await_answers += await_answers;
             sum.closing += closing;
@@ -144,8 +143,8 @@ impl<'a> Former<'a> {
             sleep(LOOK);
             survey = self.survey()?;
         }
-        let Survey { tls, handshakes, await_answers, .. } = survey;
-        self.closed = tls + handshakes + await_answers;
+        let Survey { handshakes, await_answers, .. } = survey;
+        self.closed = handshakes + await_answers;
         if self.closed == 0 {
             return Ok(());
         }
