@@ -99,24 +99,25 @@ pub(crate) struct Item {
     is_push: bool,
     /// What the push is about. Most are about nothing that the outbox has to know.
     subject: Option<Arc<Subject>>,
-    /// A push to a key or user, as it is parked if the connection ends before it is sent.
-    direct: Option<Arc<ParkedPush>>,
     /// Where it was stored for the first log that took it, and may be still.
     stored: Cell<(FrameId, Generation)>,
 }
 
 /// What an outbox has to know of a push, whatever its form.
-#[derive(PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Subject {
     pub(crate) state: Option<State>,
     /// Of a room that keeps a history.
     pub(crate) offsets: Option<Offsets>,
+    /// A push to a key or user, as it is parked if the connection ends before it is sent.
+    pub(crate) direct: Option<ParkedPush>,
 }
 
 impl Subject {
     /// `None`: there is nothing to know.
-    pub(crate) fn shared(state: Option<State>, offsets: Option<Offsets>) -> Option<Arc<Self>> {
-        (state.is_some() || offsets.is_some()).then(|| Arc::new(Self { state, offsets }))
+    pub(crate) fn shared(self) -> Option<Arc<Self>> {
+        let Self { state, offsets, direct } = &self;
+        (state.is_some() || offsets.is_some() || direct.is_some()).then(|| Arc::new(self))
     }
 }
 
@@ -136,12 +137,8 @@ impl Item {
         self.is_push
     }
 
-    pub(crate) fn direct(&self) -> Option<&Arc<ParkedPush>> {
-        self.direct.as_ref()
-    }
-
-    pub(crate) fn set_direct(&mut self, direct: Option<Arc<ParkedPush>>) {
-        self.direct = direct;
+    pub(crate) fn direct(&self) -> Option<&ParkedPush> {
+        self.subject.as_ref()?.direct.as_ref()
     }
 
     pub(crate) fn subject(&self) -> Option<&Arc<Subject>> {

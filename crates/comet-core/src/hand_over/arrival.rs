@@ -9,7 +9,6 @@ use crate::accepts::Accepts;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
-use crate::parking::ParkedPush;
 use crate::transport::Transport;
 
 use super::parked::{ArrivedKept, ArrivedSession};
@@ -70,7 +69,6 @@ pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
     pub(crate) subject: Option<Arc<Subject>>,
-    pub(crate) direct: Option<Arc<ParkedPush>>,
 }
 
 pub(crate) struct ArrivedRoom {

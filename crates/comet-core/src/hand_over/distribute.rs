@@ -176,10 +176,10 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
         last,
         pushes,
     });
-    let direct = direct.map(push_from).transpose()?.map(Arc::new);
-    let subject = Subject::shared(state, offsets);
+    let direct = direct.map(push_from).transpose()?;
+    let subject = Subject { state, offsets, direct }.shared();
     match Encoded::from_parts(&bytes, tcp_at as usize) {
-        Some(frame) => Ok(ArrivedItem { frame, is_push, subject, direct }),
+        Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
         None => inconsistent("a frame that is none"),
     }
 }

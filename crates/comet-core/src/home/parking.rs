@@ -14,6 +14,7 @@ use crate::time::Tick;
 use crate::wheel::Wheel;
 
 /// The next connection of a key, which waits for the session.
+#[derive(Clone, Copy)]
 pub(crate) struct Claimant {
     pub(crate) conn: ConnId,
     pub(crate) user: i64,

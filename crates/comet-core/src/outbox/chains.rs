@@ -65,7 +65,7 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, is_push, subject: None, direct: None, stored }
+        Item { serial: self.serial, frame, is_push, subject: None, stored }
     }
 
     /// What the kernel has not taken.

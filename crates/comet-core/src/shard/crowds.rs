@@ -424,7 +424,7 @@ impl Shard {
             let limits = &context.limits;
             let mut delivery =
                 Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered)
-                    .to_sessions(departures);
+                    .for_sessions(departures);
             list[conns.next..to].iter().for_each(|&conn| delivery.offer_to(conn));
             let delivered = delivery.finish();
             budget.spend(to - conns.next);

@@ -159,7 +159,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// The push is to keys or users, some of which may have just lost their connections.
-    pub(super) fn to_sessions(mut self, departures: &'a Departures) -> Self {
+    pub(super) fn for_sessions(mut self, departures: &'a Departures) -> Self {
         self.departures = (!departures.is_empty()).then_some(departures);
         self
     }
@@ -338,7 +338,6 @@ impl<'a> Delivery<'a> {
         let deflated = self.outboxes.deflater.deflate(message, level)?;
         let mut item = self.outboxes.chains.item(plain.frame().to_compressed(deflated), true);
         item.set_subject(plain.subject().cloned());
-        item.set_direct(plain.direct().cloned());
         Some(item)
     }
 
@@ -362,7 +361,6 @@ impl<'a> Delivery<'a> {
         };
         let mut item = self.outboxes.chains.item(frame, true);
         item.set_subject(binary.subject().cloned());
-        item.set_direct(binary.direct().cloned());
         self.bytes[form] = lengths(item.frame())[1];
         *encoded = Some(item);
         Ok(())

@@ -22,7 +22,7 @@ struct Departure {
     accepts: Accepts,
     parked: ParkedPushes,
     /// A send is not answered, so it is not known how much of it is taken. These pushes waited behind it.
-    in_flight: Option<Vec<Arc<ParkedPush>>>,
+    in_flight: Option<Vec<ParkedPush>>,
     /// The key's home has asked for what waits.
     asked: Option<Arc<str>>,
     /// It was kicked: nothing is kept for it.
@@ -58,7 +58,7 @@ impl Departures {
     }
 
     /// The pushes that waited behind the last send of `conn`, which is over. `None`: nothing is known of it.
-    fn take_waiting(&mut self, conn: LocalConnId) -> Option<Vec<Arc<ParkedPush>>> {
+    fn take_waiting(&mut self, conn: LocalConnId) -> Option<Vec<ParkedPush>> {
         self.sessions.get_mut(&conn)?.in_flight.take()
     }
 
@@ -66,15 +66,14 @@ impl Departures {
     fn put_in_front(
         &mut self,
         conn: LocalConnId,
-        unsent: Vec<Arc<ParkedPush>>,
+        unsent: Vec<ParkedPush>,
         limits: &ResumeLimits,
     ) -> Option<(ParkedLoss, u64)> {
         let session = self.sessions.get_mut(&conn).filter(|_| !unsent.is_empty())?;
         if session.is_over {
             return Some((ParkedLoss::Ended, unsent.len() as u64));
         }
-        let unsent = unsent.iter().map(|push| ParkedPush::clone(push));
-        let lost = session.parked.put_in_front(unsent, limits, &mut self.totals);
+        let lost = session.parked.put_in_front(unsent.into_iter(), limits, &mut self.totals);
         (lost > 0).then_some((ParkedLoss::Full, lost))
     }
 
@@ -102,7 +101,7 @@ impl Departures {
         Some((asked?, Rest { user: Some(user), pushes, lost, is_over }))
     }
 
-    /// Parks a push for the session of `conn`, or says    /// Parks a push for the session of `conn`, or says why not.
+    /// Parks a push for the session of `conn`, or says why not.
     fn offer(
         &mut self,
         conn: LocalConnId,
@@ -193,7 +192,7 @@ impl Shard {
         true
     }
 
-    fn park_unsent(&mut self, conn: LocalConnId, unsent: Vec<Arc<ParkedPush>>) {
+    fn park_unsent(&mut self, conn: LocalConnId, unsent: Vec<ParkedPush>) {
         self.counters.unsent += unsent.len() as u64;
         let lost = self.departures.put_in_front(conn, unsent, &self.context.limits.resume);
         if let Some((reason, pushes)) = lost {

@@ -229,7 +229,10 @@ impl Shard {
                                 pushes: offsets.pushes,
                             })
                         }),
-                        direct: parts.direct.map(parked_to),
+                        direct: parts
+                            .subject
+                            .and_then(|subject| subject.direct.as_ref())
+                            .map(parked_to),
                     }
                 })
             })

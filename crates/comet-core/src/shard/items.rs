@@ -53,13 +53,15 @@ impl Items {
 
     /// The push is about a state, of which clients need only the latest. To be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
-        self.binary.set_subject(Subject::shared(Some(state), self.binary.offsets()));
+        let offsets = self.binary.offsets();
+        self.binary.set_subject(Subject { state: Some(state), offsets, direct: None }.shared());
     }
 
     /// The push has a place in the history of its room. To be called before the first walk.
     pub(super) fn set_offsets(&mut self, offsets: Offsets) {
         let state = self.binary.state().cloned();
-        self.binary.set_subject(Subject::shared(state, Some(offsets)));
+        let subject = Subject { state, offsets: Some(offsets), direct: None };
+        self.binary.set_subject(subject.shared());
     }
 
     /// What a client missed is for it alone, so it is not worth the time to compress it.
@@ -69,7 +71,8 @@ impl Items {
 
     /// The push is to keys or users, and is parked for those that are away. To be called before the first walk.
     pub(super) fn set_direct(&mut self, direct: ParkedPush) {
-        self.binary.set_direct(Some(Arc::new(direct)));
+        let subject = Subject { direct: Some(direct), ..Subject::default() };
+        self.binary.set_subject(subject.shared());
     }
 
     /// For a later walk.

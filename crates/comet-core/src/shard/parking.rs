@@ -21,6 +21,7 @@ use super::delivery::Walk;
 use super::push_task::{Answer, Names, Owners, Target};
 
 /// A connection that claims a key, and its registration.
+#[derive(Clone, Copy)]
 pub(super) struct Claiming {
     pub(super) conn: ConnId,
     pub(super) user: i64,

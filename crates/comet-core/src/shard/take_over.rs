@@ -48,7 +48,7 @@ impl Shard {
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
-            .map(|item| chains.arrived_item(item.frame, item.is_push, item.subject, item.direct))
+            .map(|item| chains.arrived_item(item.frame, item.is_push, item.subject))
             .collect();
         self.rooms.take_over(
             rooms

@@ -136,8 +136,9 @@ fn the_vectors_are_read_and_written() {
         operations.push(frame.operation);
     }
     operations.dedup();
-    let all = [op::AUTH, op::AUTH_REPLY, op::JOIN, op::JOIN_REPLY, op::ROOM_PUSH, op::LEAVE];
-    assert_eq!(operations, [&all[..], &[op::LEAVE_REPLY, op::GAP]].concat());
+    let session = [op::AUTH, op::AUTH_REPLY, op::KEEP, op::AUTH_REPLY];
+    let rooms = [op::JOIN, op::JOIN_REPLY, op::ROOM_PUSH, op::LEAVE, op::LEAVE_REPLY, op::GAP];
+    assert_eq!(operations, [&session[..], &rooms].concat());
 }
 
 proptest! {

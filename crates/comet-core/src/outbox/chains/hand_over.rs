@@ -7,7 +7,6 @@ use comet_proto::Encoded;
 use crate::index::Index;
 use crate::outbox::chain::Chain;
 use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, Subject};
-use crate::parking::ParkedPush;
 use crate::transport::Transport;
 
 use super::Chains;
@@ -19,7 +18,6 @@ pub(crate) struct ItemParts<'a> {
     pub(crate) frame: &'a Encoded,
     pub(crate) is_push: bool,
     pub(crate) subject: Option<&'a Subject>,
-    pub(crate) direct: Option<&'a ParkedPush>,
 }
 
 impl Chains {
@@ -45,9 +43,9 @@ impl Chains {
             skipped += 1;
         }
         let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, subject, direct, stored: _ } = item;
-            let (subject, direct) = (subject.as_deref(), direct.as_deref());
-            ItemParts { serial: *serial, frame, is_push: *is_push, subject, direct }
+            let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
+            let subject = subject.as_deref();
+            ItemParts { serial: *serial, frame, is_push: *is_push, subject }
         });
         (items.collect(), taken)
     }
@@ -58,11 +56,9 @@ impl Chains {
         frame: Encoded,
         is_push: bool,
         subject: Option<Arc<Subject>>,
-        direct: Option<Arc<ParkedPush>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
         item.set_subject(subject);
-        item.set_direct(direct);
         item
     }
 

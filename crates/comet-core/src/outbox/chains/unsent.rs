@@ -1,7 +1,5 @@
 //! What an outbox holds of pushes to keys and users: they are parked if the connection ends first.
 
-use std::sync::Arc;
-
 use crate::index::Index;
 use crate::outbox::chain::Chain;
 use crate::outbox::{ChainId, Outbox};
@@ -12,7 +10,7 @@ use super::Chains;
 
 impl Chains {
     /// Of the frames that wait. What is in flight is left out.
-    pub(crate) fn direct_waiting(&self, outbox: &Outbox) -> Vec<Arc<ParkedPush>> {
+    pub(crate) fn direct_waiting(&self, outbox: &Outbox) -> Vec<ParkedPush> {
         self.direct(outbox.pending, 0)
     }
 
@@ -21,7 +19,7 @@ impl Chains {
         &self,
         outbox: &Outbox,
         transport: Transport,
-    ) -> Vec<Arc<ParkedPush>> {
+    ) -> Vec<ParkedPush> {
         let taken = match outbox.taken {
             0 => 0,
             taken => self.whole(outbox.in_flight, transport, taken).frames,
@@ -29,12 +27,12 @@ impl Chains {
         self.direct(outbox.in_flight, taken as usize)
     }
 
-    fn direct(&self, index: ChainId, skipped: usize) -> Vec<Arc<ParkedPush>> {
+    fn direct(&self, index: ChainId, skipped: usize) -> Vec<ParkedPush> {
         if index == ChainId::NONE {
             return Vec::new();
         }
         let Chain { log, run, .. } = self.chains[index];
         let items = self.logs[log].frames(&self.frames, run).skip(skipped);
-        items.filter_map(|(_, item)| item.direct.clone()).collect()
+        items.filter_map(|(_, item)| item.direct().cloned()).collect()
     }
 }
