@@ -14,7 +14,7 @@ const GAP_MAX: u64 = 1 << 24;
 
 /// A stream of messages: a room's, a key's or the broadcasts. The messages have the number of the run plus
 /// that of the kind.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct StreamId {
     pub kind: u32,
     pub number: u32,
@@ -67,6 +67,8 @@ struct Account {
     next: u64,
     /// Sequence numbers below `next` that have not come, ascending; nearly always empty.
     missing: Vec<Range<u64>>,
+    /// Sequence numbers from `next` on that need not come; nearly always empty.
+    excused: Vec<u64>,
     /// `next` is known: not so for a late subscriber before its first message.
     has_joined: bool,
     /// The connection is to receive all to the last message.
@@ -125,6 +127,18 @@ impl Accounts {
     pub(crate) fn unsubscribe(&mut self, connection: usize) {
         for account in self.subscriptions.get_mut(connection).into_iter().flatten() {
             account.stays = false;
+        }
+    }
+
+    /// No subscriber needs to receive this message: its caller was told that the push had failed.
+    pub(crate) fn excuse(&mut self, stream: StreamId, sequence: u64) {
+        let accounts = self.subscriptions.iter_mut().flatten();
+        for account in accounts.filter(|account| account.stream == stream) {
+            if sequence >= account.next {
+                account.excused.push(sequence);
+            } else {
+                account.fill(sequence);
+            }
         }
     }
 
@@ -194,7 +208,8 @@ impl Accounts {
 impl Account {
     fn new(stream: StreamId, from_the_start: bool) -> Self {
         let (has_joined, stays) = (from_the_start, from_the_start);
-        Self { stream, next: 0, missing: Vec::new(), has_joined, stays }
+        let (missing, excused) = (Vec::new(), Vec::new());
+        Self { stream, next: 0, missing, excused, has_joined, stays }
     }
 
     fn record(&mut self, sequence: u64, callers: u64, sums: &mut Deliveries) {
@@ -211,6 +226,9 @@ impl Account {
                 self.missing.push(next..sequence);
             }
             self.next = sequence + 1;
+            for excused in self.excused.extract_if(.., |at| *at <= sequence).collect::<Vec<_>>() {
+                self.fill(excused);
+            }
             sums.received += 1;
         } else if self.fill(sequence) {
             sums.out_of_order += u64::from(self.has_later(sequence, callers));
@@ -249,11 +267,25 @@ impl Account {
 
     fn lost(&self, sent: &[Vec<u64>]) -> u64 {
         let to_come = self.sent(sent).saturating_sub(self.next);
+        let to_come = to_come.saturating_sub(self.excused.len() as u64);
         self.missing() + if self.stays { to_come } else { 0 }
     }
 }
 
 impl Deliveries {
+    /// What came since `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            expected: self.expected - earlier.expected,
+            received: self.received - earlier.received,
+            // What is missing may come yet.
+            lost: self.lost.saturating_sub(earlier.lost),
+            out_of_order: self.out_of_order - earlier.out_of_order,
+            duplicate: self.duplicate - earlier.duplicate,
+            foreign: self.foreign - earlier.foreign,
+        }
+    }
+
     /// The faults, in words; none if each message came once and in order, and the server counted exactly those
     /// as `dropped` that did not come.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
@@ -286,6 +318,23 @@ mod tests {
     /// Received, lost, out of order, duplicate and foreign.
     fn figures(is: Deliveries) -> [u64; 5] {
         [is.received, is.lost, is.out_of_order, is.duplicate, is.foreign]
+    }
+
+    #[test]
+    fn what_a_caller_was_told_has_failed_is_not_lost() {
+        let mut accounts = Accounts::default();
+        accounts.open(0);
+        accounts.subscribe(0, ROOM, true);
+        for sequence in [0, 2, 3] {
+            accounts.record(0, ROOM, sequence);
+        }
+        // Missing already, there nevertheless, missing later, and missing at the end.
+        for sequence in [1, 2, 5, 8] {
+            accounts.excuse(ROOM, sequence);
+        }
+        accounts.record(0, ROOM, 7);
+        let [_, found] = accounts.close(&[], &[vec![0, 9]]);
+        assert_eq!(figures(found), [4, 2, 0, 0, 0], "4 and 6");
     }
 
     /// Accounts of one connection of stream 0, whose messages come from so many callers.

@@ -15,7 +15,7 @@ pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArg
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
     ChurnArgs, ClusterArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs,
-    OverloadArgs, RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs,
+    OverloadArgs, RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs, UpgradeArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -55,12 +55,17 @@ pub(crate) enum Command {
     Soak(SoakArgs),
     /// Three servers and a NATS server between them: what the hop adds to a push, next to a bare message through NATS.
     Cluster(ClusterArgs),
+    /// Live upgrades in a row (comet upgrade) under pushes: pauses, lost connections and messages, memory.
+    Upgrade(UpgradeArgs),
     /// The bare loops and the ping-pong alone.
     Raw(RawArgs),
     /// The project's targets, each with what is measured: what `make bench` runs.
     Targets(TargetsArgs),
     /// Results side by side: a table, and a page with plots.
     Report(ReportArgs),
+    /// The process that ends others with the bench.
+    #[command(hide = true)]
+    Guard,
     /// The process of a part of the connections.
     #[command(hide = true)]
     Worker,
@@ -118,6 +123,17 @@ mod tests {
                 assert!(is_grouped && flag.get_help().is_some(), "{command}: {name}");
             }
         }
+    }
+
+    #[test]
+    fn upgrades_are_of_many_connections_unless_asked() {
+        let check = |line: &str, connections, websocket_share| {
+            let Some(Command::Upgrade(args)) = parse(line) else { panic!("{line}") };
+            let SetupArgs { dial, server, .. } = args.setup;
+            assert_eq!((dial.connections, server.ws_share), (connections, websocket_share));
+        };
+        check("upgrade", 15_000, 0.5);
+        check("upgrade -n 7 --ws-share 0", 7, 0.0);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(crate) struct Crowd {
     /// Whose messages to each stream may overtake those of each other: they take turns.
     pub callers: u64,
     pub websocket_share: f64,
+    /// Share of the connections inside TLS, of each transport, at a server that has further addresses for it.
+    pub tls_share: f64,
     /// The connections that use WebSocket have messages compressed.
     pub deflate: bool,
     /// Shares of the connections that read slowly, and not at all.
@@ -177,6 +179,16 @@ impl Crowd {
         }
     }
 
+    /// Whether a connection is one of those inside TLS.
+    pub(crate) fn is_inside_tls(&self, connection: usize) -> bool {
+        let before = count_of_share(self.websocket_share, connection);
+        let index = match self.transport(connection) {
+            Transport::WebSocket => before,
+            Transport::Tcp => connection - before,
+        };
+        is_of_share(self.tls_share, index)
+    }
+
     /// How a connection reads.
     pub(crate) fn reading(&self, connection: usize) -> Reading {
         if is_of_share(self.stalled_share, connection) {
@@ -255,6 +267,17 @@ mod tests {
                     .filter(|&connection| crowd.transport(connection) == Transport::WebSocket);
                 assert_eq!(websockets.count(), expected, "share {share}, room {room}");
             }
+        }
+    }
+
+    #[test]
+    fn tls_is_a_share_of_each_transport() {
+        let base = crowd(100, 5, Streams::Rooms);
+        let crowd = Crowd { websocket_share: 0.5, tls_share: 0.2, ..base };
+        for transport in [Transport::Tcp, Transport::WebSocket] {
+            let inside = (0..100)
+                .filter(|&index| crowd.transport(index) == transport && crowd.is_inside_tls(index));
+            assert_eq!(inside.count(), 10, "{transport:?}");
         }
     }
 

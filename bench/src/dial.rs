@@ -41,7 +41,10 @@ impl Dialer {
         connection: usize,
         since_ns: u64,
     ) -> Result<usize> {
-        let (endpoints, crowd) = (&self.endpoints, &self.crowd);
+        let (mut endpoints, crowd) = (&self.endpoints, &self.crowd);
+        if crowd.is_inside_tls(connection) {
+            endpoints = endpoints.inside_tls.as_deref().ok_or("no addresses for TLS")?;
+        }
         let transport = crowd.transport(connection);
         let address = match transport {
             Transport::Tcp => endpoints.tcp,

@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 60] = [
+const DECLARED: [Declared; 66] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -111,20 +111,27 @@ const DECLARED: [Declared; 60] = [
     ("RSS of a connection", "/rss_per_connection_bytes", "", BYTES, "growth of resident memory, divided; the first connections (200, at most a tenth) are not in it"),
     ("private of a connection", "/anonymous_per_connection_bytes", "", BYTES, "of that, the private (anonymous) part"),
     ("RSS", "/memory/rss_bytes", "", BYTES_AS_MB, RESIDENT),
-    ("RSS before", "/memory_before/rss_bytes", "", BYTES_AS_MB, "resident memory of the server before the first guest or slow reader"),
+    ("RSS before", "/memory_before/rss_bytes", "", BYTES_AS_MB, "resident memory of the server before the first guest or slow reader; of an upgrade that of the former process at rest"),
     ("RSS peak", "/memory_peak/rss_bytes", "", BYTES_AS_MB, "the most resident memory there was"),
-    ("RSS after", "/memory_after/rss_bytes", "", BYTES_AS_MB, "resident memory of the server after the last guest"),
+    ("RSS after", "/memory_after/rss_bytes", "", BYTES_AS_MB, "resident memory of the server after the last guest; of an upgrade that of the new process at rest"),
+    ("went on", "/upgrade/went_on", "", COUNT, "connections that the server handed over"),
+    ("not moved", "/upgrade/closed", "", COUNT, "connections that it closed because they could not be"),
+    ("disconnected", "/disconnected", "", COUNT, "connections that clients have lost"),
+    ("server's pause", "/upgrade/pause_us", "", US, "from when the former process froze to when the new one was told to go on, as the server says"),
+    ("pause a connection", "/upgrade/pause_us", "/upgrade/went_on", US, "the server's pause, divided"),
+    ("failed", "/failed_pushes", "", COUNT, "pushes whose callers had an error instead of an answer; they know that it may not have been made"),
     ("sender behind", "/sent/behind_ns_max", "", NS_AS_US, "how late the bench itself made a push, at most"),
 ];
 
 /// Kinds of percentiles: name, places, legend.
 #[rustfmt::skip]
-const PERCENTILES: [(&str, &[&str], &str); 6] = [
+const PERCENTILES: [(&str, &[&str], &str); 7] = [
     ("latency", &["/latency", ""], LATENCY),
     ("since due", &["/since_due"], "from when a round trip was due to its end"),
     ("healthy", &["/healthy_latency"], "latency of connections that read at once"),
     ("impaired", &["/impaired_latency"], "latency of slow and stalled connections, as far as they read"),
     ("handshake", &["/handshake"], "from connect, or when a guest was due, to the reply to the authentication"),
+    ("pause", &["/pause"], "the longest time that a client had no message of its room, less the time between two pushes to it"),
     ("round trip", &["/round_trip"], "from when a heartbeat was due to its reply"),
 ];
 const QUANTILES: [(&str, &str); 5] = [

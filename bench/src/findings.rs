@@ -28,6 +28,9 @@ pub(crate) struct Findings {
     pub handshakes: Latencies,
     /// From when a heartbeat was due to its reply, in ns.
     pub round_trips: Latencies,
+    /// The longest time without a message of its room of each connection, less the time between two of them, in ns;
+    /// while it is measured.
+    pub pauses: Latencies,
     pub heartbeats_sent: u64,
     /// Bytes that came on all connections.
     pub received_bytes: u64,

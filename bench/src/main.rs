@@ -15,11 +15,13 @@ mod figures;
 mod findings;
 mod frames;
 mod grpc;
+mod guard;
 mod heartbeats;
 mod launch;
 mod measurements;
 mod message;
 mod nats;
+mod pauses;
 mod pingpong;
 mod plan;
 mod process;
@@ -48,7 +50,7 @@ use clap::Parser;
 use crate::args::{Cli, Command};
 use crate::scenario::{
     churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers, rooms, soak,
-    targets,
+    targets, upgrade,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -83,9 +85,11 @@ fn run(command: Command) -> Result<bool> {
         Command::Overload(args) => overload::run(&args),
         Command::Fairness(args) => fairness::run(&args),
         Command::Soak(args) => soak::run(&args),
+        Command::Upgrade(args) => upgrade::run(&args),
         Command::Raw(args) => fanout::run_raw(&args),
         Command::Targets(args) => targets::run(&args),
         Command::Report(args) => comparison::run(&args).map(|()| true),
+        Command::Guard => guard::guard().map(|()| true),
         Command::Worker => clients::work().map(|()| true),
         Command::Yardstick { mode, connections } => {
             yardstick::serve(mode, connections).map(|()| true)

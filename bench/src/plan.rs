@@ -1,5 +1,8 @@
 //! What is pushed and when.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
 use crate::clock::{SECOND_NS, now_ns};
 
 /// What to push, and when.
@@ -20,6 +23,36 @@ pub(crate) struct Plan {
     pub duration_ns: u64,
     /// Ticks under way when flat out.
     pub window: u64,
+    /// Shared with whoever is to end it before its time.
+    pub course: Arc<Course>,
+}
+
+/// How a plan goes, as others than its sender see it.
+#[derive(Default, Debug)]
+pub(crate) struct Course {
+    is_over: AtomicBool,
+    /// Messages whose push was no success, by stream and sequence number. Only calls note them.
+    failed: Mutex<Vec<(u32, u64)>>,
+}
+
+impl Course {
+    /// No more ticks.
+    pub(crate) fn end(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note_failure(&self, stream: u32, sequence: u64) {
+        self.failed.lock().expect("nobody panics with it").push((stream, sequence));
+    }
+
+    /// The messages whose push was no success since the last look.
+    pub(crate) fn take_failed(&self) -> Vec<(u32, u64)> {
+        std::mem::take(&mut *self.failed.lock().expect("nobody panics with it"))
+    }
 }
 
 /// Which streams a tick pushes to.
@@ -47,6 +80,7 @@ impl Plan {
             interval_ns: None,
             duration_ns: SECOND_NS,
             window: 1,
+            course: Arc::default(),
         }
     }
 

@@ -6,6 +6,7 @@ use comet_proto::JoinReply;
 use crate::accounting::{Accounts, StreamId};
 use crate::findings::Findings;
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, Shape, Stamp};
+use crate::pauses::Pauses;
 
 /// Apart from the sessions, since both change at once.
 pub(crate) struct Recorder {
@@ -18,6 +19,8 @@ pub(crate) struct Recorder {
     pub found: Findings,
     /// When the last heartbeat of each connection was due, until it is answered.
     heartbeats_due_ns: Vec<Option<u64>>,
+    /// Measured since it was asked for.
+    pub pauses: Option<Pauses>,
     /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
     slow: Vec<bool>,
     /// Deliveries and answered heartbeats before the last restart.
@@ -35,6 +38,7 @@ impl Recorder {
             accounts: Accounts::default(),
             found: Findings::default(),
             heartbeats_due_ns: Vec::new(),
+            pauses: None,
             slow: Vec::new(),
             received_before: 0,
             answered_before: 0,
@@ -117,6 +121,11 @@ impl Recorder {
             latencies.saturating_record_n(now_ns.saturating_sub(intended_ns), count);
         });
         self.accounts.record_next(connection, count);
+        if count > 0
+            && let Some(pauses) = &mut self.pauses
+        {
+            pauses.note(connection, now_ns);
+        }
         usize::try_from(count).expect("they are in memory")
     }
 
@@ -157,6 +166,11 @@ impl Recorder {
         };
         let stream = StreamId { kind: stamp.run - self.run, number: stamp.stream };
         self.accounts.record(connection, stream, stamp.sequence);
+        if stream.kind == StreamId::ROOM
+            && let Some(pauses) = &mut self.pauses
+        {
+            pauses.note(connection, now_ns);
+        }
         let Some(intended_ns) = stamp.intended_ns else { return };
         let latency_ns = now_ns.saturating_sub(intended_ns);
         if self.is_slow(connection) {

@@ -14,6 +14,7 @@ pub(crate) mod readers;
 pub(crate) mod rooms;
 pub(crate) mod soak;
 pub(crate) mod targets;
+pub(crate) mod upgrade;
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -102,7 +102,7 @@ impl Sender {
         self.sent.started_ns = start_ns;
         let mut tick_ns = start_ns;
         self.timer.until(start_ns).await?;
-        while tick_ns < end_ns {
+        while tick_ns < end_ns && !self.plan.course.is_over() {
             self.tick(tick_ns).await?;
             tick_ns = match self.plan.interval_ns {
                 Some(interval_ns) => {
@@ -138,8 +138,9 @@ impl Sender {
         let behind_ns = now_ns().saturating_sub(intended_ns);
         self.sent.behind_ns_max = self.sent.behind_ns_max.max(behind_ns);
         for stream in pushed {
+            let sequence = self.sent.messages[stream];
             let content = self.content(stream, intended_ns);
-            self.sink.push(&self.plan, stream, content)?;
+            self.sink.push(&self.plan, (stream, sequence), content)?;
             self.sent.pushes += 1;
             self.sent.deliveries += self.plan.batch * self.plan.members[stream];
         }

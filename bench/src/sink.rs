@@ -110,9 +110,14 @@ impl OpenSink {
         matches!(self.way, Way::Yardstick(_)) || plan.batch > 1
     }
 
-    /// Pushes `content` to `stream`, after what the same caller pushed to it before. Fails if a yardstick has
+    /// Pushes `content`, from message `sequence` of `stream` on, after what the same caller pushed to it before. Fails if a yardstick has
     /// ended; what a server answers is looked at in the end.
-    pub(crate) fn push(&mut self, plan: &Plan, stream: usize, content: Vec<u8>) -> Result<()> {
+    pub(crate) fn push(
+        &mut self,
+        plan: &Plan,
+        (stream, sequence): (usize, u64),
+        content: Vec<u8>,
+    ) -> Result<()> {
         if let Way::Yardstick(feed) = &mut self.way {
             return Ok(feed.push((plan.members.len() > 1).then_some(stream), &content)?);
         }
@@ -124,13 +129,18 @@ impl OpenSink {
             Way::Frames(pushes) => pushes.push(push),
             Way::Calls { pusher, callers } => {
                 let mut pusher = pusher.clone();
-                let answers = self.answers.clone();
+                let (answers, course) = (self.answers.clone(), Arc::clone(&plan.course));
                 let before = callers[stream].pop_front().expect("a stream has a caller");
                 callers[stream].push_back(Some(tokio::spawn(async move {
                     if let Some(before) = before {
                         before.await.expect(NO_PANIC);
                     }
-                    answers.add([pusher.push(push).await]);
+                    let answer = pusher.push(push).await;
+                    if answer.is_err() {
+                        let stream = u32::try_from(stream).expect("fewer than connections");
+                        course.note_failure(stream, sequence);
+                    }
+                    answers.add([answer]);
                 })));
             }
         }

@@ -24,6 +24,8 @@ pub(crate) struct Endpoints {
     pub websocket: Option<SocketAddr>,
     /// How clients speak TLS to both addresses, where they do.
     pub tls: Option<Trust>,
+    /// Further addresses, for the share of the connections that is inside TLS.
+    pub inside_tls: Option<Box<Self>>,
 }
 
 /// Something that connections can be made to.
@@ -47,7 +49,12 @@ impl Target {
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
-                endpoints: Endpoints { tcp, websocket: server.ws_addr, tls: None },
+                endpoints: Endpoints {
+                    tcp,
+                    websocket: server.ws_addr,
+                    tls: None,
+                    inside_tls: None,
+                },
                 stat: server.stat,
                 grpc: server.grpc.clone(),
                 frames: None,
@@ -75,7 +82,12 @@ impl Target {
             .map_err(|_| "the yardstick ended before it listened; its reason is above")?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let target = Self {
-            endpoints: Endpoints { tcp: address, websocket: Some(address), tls: None },
+            endpoints: Endpoints {
+                tcp: address,
+                websocket: Some(address),
+                tls: None,
+                inside_tls: None,
+            },
             stat: None,
             grpc: (mode == Mode::Grpc).then(|| address.to_string()),
             frames: None,
@@ -100,6 +112,12 @@ impl Target {
     /// of its log is in the error.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
+    }
+
+    /// From now on the server is process `pid`, which the one before has started and handed over to. Gives that one.
+    pub(crate) fn go_on_as(&mut self, pid: u32) -> Option<Running> {
+        self.gauge.pid = Some(pid);
+        self.process.take()
     }
 
     /// A server that is started with further `arguments` and logs to `log`. Fails like [`Target::server`].
@@ -158,6 +176,7 @@ impl Target {
                 tcp,
                 websocket: Some(websocket),
                 tls: certificate.as_ref().map(|made| made.trust.clone()),
+                inside_tls: None,
             },
             stat: Some(stat),
             grpc: Some(grpc.to_string()),

@@ -355,6 +355,38 @@ pub(crate) struct FairnessArgs {
 }
 
 #[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+#[command(mut_arg("connections", |flag| flag.default_value("15000")))]
+#[command(mut_arg("ws_share", |flag| flag.default_value("0.5")))]
+pub(crate) struct UpgradeArgs {
+    /// Rooms the connections divide into.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100, value_parser = positive())]
+    pub rooms: u32,
+    /// Share of the connections inside TLS, of each transport, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.2)]
+    pub tls_share: f64,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// Pushes to each room in a second; the rooms take turns.
+    #[arg(long, value_name = "HERTZ", default_value_t = 5.0, help_heading = "Pace")]
+    pub rate: f64,
+    /// Pushes by key in a second, to one connection after the other.
+    #[arg(long, value_name = "HERTZ", default_value_t = 200.0, help_heading = "Pace")]
+    pub key_rate: f64,
+    /// Upgrades, one after the other.
+    #[arg(long, value_name = "NUMBER", default_value_t = 10, help_heading = "Pace",
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub upgrades: u32,
+    /// How long the server is pushed to between two upgrades.
+    #[arg(long, value_name = "SECONDS", default_value_t = 3.0, help_heading = "Pace")]
+    pub rest: f64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct TargetsArgs {
     /// The comet to start; the one beside comet-bench unless given.

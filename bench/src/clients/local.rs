@@ -14,6 +14,7 @@ use crate::clock::now_ns;
 use crate::dial::Dialer;
 use crate::findings::{Findings, GuestSums};
 use crate::message::STAMP_LEN;
+use crate::pauses::Pauses;
 use crate::receiver::Receiver;
 use crate::recorder::Recorder;
 
@@ -40,6 +41,11 @@ pub(crate) enum ClientCommand {
     ReadNormally,
     /// This share of the members loses its connection and makes a new one.
     Reconnect(f64),
+    /// From now on the longest pause of each member is measured anew, where it is sent a message of its room every so
+    /// many ns.
+    MeasurePauses(u64),
+    /// Members need not receive these messages, whose callers were told that the push had failed.
+    Excuse(Vec<(StreamId, u64)>),
     /// Each member asks to be in its further rooms.
     EnterFurtherRooms,
 }
@@ -132,6 +138,16 @@ impl LocalClients {
                 }
             }
             ClientCommand::Reconnect(share) => self.reconnect(share),
+            ClientCommand::MeasurePauses(interval_ns) => {
+                let pauses = &mut self.receiver.recorder.pauses;
+                *pauses = Some(Pauses::begin(interval_ns, now_ns(), pauses.take()));
+            }
+            ClientCommand::Excuse(messages) => {
+                let accounts = &mut self.receiver.recorder.accounts;
+                messages.into_iter().for_each(|(stream, sequence)| {
+                    accounts.excuse(stream, sequence);
+                });
+            }
             ClientCommand::EnterFurtherRooms => self.entering.extend(&self.members),
         }
         Ok(())
@@ -147,6 +163,8 @@ impl LocalClients {
         let is_open = |connection: usize| self.receiver.is_live(connection);
         let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
         let guests = GuestSums { moved: recorder.found.guests.moved, ..self.guests.sums };
+        let members = self.members.iter().map(|member| member.index);
+        let of_members = |pauses: &Pauses| pauses.longest(members, now_ns());
         let [deliveries, visits] = recorder.accounts.close(to_single, sent);
         Findings {
             deliveries,
@@ -155,6 +173,7 @@ impl LocalClients {
             open_lost,
             visits,
             guests,
+            pauses: recorder.pauses.as_ref().map(of_members).unwrap_or_default(),
             ..recorder.found.clone()
         }
     }

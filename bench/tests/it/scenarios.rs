@@ -1,6 +1,6 @@
 //! Each scenario once and small, against a comet: what it counts, never how long it takes.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{check_series, count, last, measured};
 
@@ -158,6 +158,38 @@ fn a_day_has_figures_and_times_of_each_phase() {
     let received = [storm, rush, again, after].map(|phase| count(&phase["deliveries"]["received"]));
     assert_eq!(last(day, "received"), received.iter().sum::<u64>(), "{day}");
     assert_eq!(last(day, "connections"), 40, "{day}");
+}
+
+#[test]
+fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
+    let check = |name, flags| {
+        let shared = "upgrade -n 40 --rooms 4 --tls-share 0.5 --rest 0.5 --upgrades 2";
+        let results = measured(name, &format!("{shared} {flags}"));
+        let turns = results["turns"].as_array().expect("turns");
+        let subjects: Vec<_> = turns.iter().map(|turn| &turn["subject"]).collect();
+        assert_eq!(subjects, ["quiet", "upgrade", "upgrade"]);
+        for turn in turns {
+            assert_eq!(turn["connections"], 40, "{turn}");
+            assert_eq!(turn["pause"]["count"], 40, "{turn}");
+            assert_eq!(turn["disconnected"], 0, "{turn}");
+            assert!(count(&turn["deliveries"]["received"]) > 0, "{turn}");
+        }
+        for turn in &turns[1..] {
+            let upgrade = &turn["upgrade"];
+            assert_eq!((&upgrade["went_on"], &upgrade["closed"]), (&json!(40), &json!(0)));
+            assert!(upgrade["pause_us"].as_f64().expect("a figure") > 0.0, "{turn}");
+            assert!(count(&turn["memory_after"]["rss_bytes"]) > 0, "{turn}");
+        }
+        assert_ne!(turns[1]["upgrade"]["pid"], turns[2]["upgrade"]["pid"]);
+        let whole = &results["whole"]["deliveries"];
+        assert_eq!(whole["received"], whole["expected"], "{whole}");
+        // The last process ends with the bench.
+        let last = count(&turns[2]["upgrade"]["pid"]);
+        let stat = std::fs::read_to_string(format!("/proc/{last}/stat"));
+        assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {last}");
+    };
+    check("upgrade", "");
+    check("upgrade-shared", "--processes 2 --ws-share 1 --key-rate 0");
 }
 
 #[test]

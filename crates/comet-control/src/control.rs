@@ -92,8 +92,6 @@ pub struct Options {
     pub log_format: LogFormat,
     /// Where traced pushes go when they have ended, as far as there is room; `None`: none is traced.
     pub traced: Option<SyncSender<TracedPush>>,
-    /// The latest call of the process that this one takes over from; 0: it takes over from none.
-    pub last_call: u64,
     /// The zero of the shards' clock.
     pub epoch: Instant,
     /// How a drain by a call goes that does not say otherwise.
@@ -177,13 +175,7 @@ impl Control {
         }
         let is_traced = options.traced.is_some();
         let (epoch, traced) = (options.epoch, options.traced);
-        let hub = Arc::new(HubDriver::new(
-            shards,
-            wake,
-            options.limits,
-            (epoch, options.last_call),
-            traced,
-        ));
+        let hub = Arc::new(HubDriver::new(shards, wake, options.limits, epoch, traced));
         if let Some(path) = options.trace_log {
             hub.set_trace_log(Some(path.clone()), options.log_format)
                 .map_err(|error| StartError::TraceLog { path, error })?;

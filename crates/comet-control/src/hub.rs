@@ -79,7 +79,7 @@ pub(crate) struct HubDriver {
 }
 
 impl HubDriver {
-    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock. Calls go on behind `last`. Traced pushes go to
+    /// `limits` are those that the shards were started with, `epoch` is the zero of their clock. Traced pushes go to
     /// `traced`, if there is one.
     ///
     /// # Panics
@@ -88,11 +88,11 @@ impl HubDriver {
         shards: Vec<Sender<Message>>,
         wake: Arc<ControlWake>,
         limits: Arc<Limits>,
-        (epoch, last): (Instant, u64),
+        epoch: Instant,
         traced: Option<SyncSender<TracedPush>>,
     ) -> Self {
         let count = u16::try_from(shards.len()).expect("shards are numbered in 16 bits");
-        let hub = comet_hub::Hub::new(count, limits).after(CallId(last));
+        let hub = comet_hub::Hub::new(count, limits);
         Self {
             shards: count,
             epoch,
@@ -395,6 +395,11 @@ impl HubDriver {
 
     pub(crate) fn calls_under_way(&self) -> usize {
         self.lock().hub.calls_under_way()
+    }
+
+    /// Calls go on behind `last`, the latest of another process. There has been none here.
+    pub(crate) fn go_on_after(&self, last: CallId) {
+        self.lock().hub.go_on_after(last);
     }
 
     /// The latest call.

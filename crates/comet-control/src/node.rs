@@ -87,6 +87,11 @@ impl NodeDriver {
         Duration::from_millis(state.drain.end(self.hub.now(), delay_ms))
     }
 
+    /// Networks are blocked, or no longer.
+    pub(crate) fn look_at_blocks(&self) {
+        self.news.notify_one();
+    }
+
     /// Whether there is an order to drain, or the process ends.
     pub(crate) fn is_draining(&self) -> bool {
         self.lock().drain.stage() != DrainStage::Serving

@@ -142,7 +142,7 @@ impl<C> Calls<C> {
 
     /// The next call has the id behind `last`.
     pub(crate) fn go_on_after(&mut self, CallId(last): CallId) {
-        self.last = last;
+        self.last = last.max(self.last);
     }
 
     /// The latest one; 0: there was none.

@@ -77,8 +77,13 @@ impl<C> Hub<C> {
     /// Its calls go on behind `last`, the latest of a former process, so that no two of them have one id.
     #[must_use]
     pub fn after(mut self, last: CallId) -> Self {
-        self.calls.go_on_after(last);
+        self.go_on_after(last);
         self
+    }
+
+    /// The same for one that is there already. Its own calls so far keep their ids.
+    pub fn go_on_after(&mut self, last: CallId) {
+        self.calls.go_on_after(last);
     }
 
     /// The latest call; 0: there was none.

@@ -18,10 +18,11 @@ pub struct Pulse {
 const ENDED: u64 = u64::MAX;
 
 impl Pulse {
-    /// Of the thread that `thread` wakes. Until its first turn its latest one is at zero of the clock.
+    /// Of the thread that `thread` wakes. Until its first turn, `now_ms` counts as its latest one: the clock may have
+    /// begun long before the thread.
     #[must_use]
-    pub fn new(thread: Arc<dyn Wake>) -> Self {
-        Self { latest_ms: AtomicU64::new(0), thread }
+    pub fn new(thread: Arc<dyn Wake>, now_ms: u64) -> Self {
+        Self { latest_ms: AtomicU64::new(now_ms), thread }
     }
 
     /// To be called in each turn.
@@ -53,5 +54,25 @@ impl Pulse {
 impl fmt::Debug for Pulse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pulse").field("latest_ms", &self.latest_ms).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Asleep;
+
+    impl Wake for Asleep {
+        fn wake(&self) {}
+    }
+
+    #[test]
+    fn a_thread_before_its_first_turn_is_as_silent_as_its_pulse_is_old() {
+        let pulse = Pulse::new(Arc::new(Asleep), 60_000);
+        assert_eq!(pulse.age(60_000), Duration::ZERO);
+        assert_eq!(pulse.age(70_000), Duration::from_secs(10));
+        pulse.beat(70_000);
+        assert_eq!(pulse.age(70_001), Duration::from_millis(1));
     }
 }

@@ -14,7 +14,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use crate::driver::Driver;
 use crate::orders::{FrozenTurn, Offer, Order, OrderSender, Survey, orders};
-use crate::settings::{CoreSettings, MeshEndpoints};
+use crate::settings::{Arrived, CoreSettings, MeshEndpoints};
 
 /// Why a core did not start.
 #[derive(Debug)]
@@ -81,10 +81,7 @@ impl Core {
                         driver.run().await;
                     }
                     Err(error) => {
-                        let cause = match error.kind() {
-                            io::ErrorKind::InvalidData => format!("what arrived: {error}"),
-                            _ => format!("its ring cannot be set up: {}", explain(&error)),
-                        };
+                        let cause = format!("its ring cannot be set up: {}", explain(&error));
                         let _ = ready.send(Err(failed(cause)));
                     }
                 }
@@ -127,6 +124,11 @@ impl Core {
         taker: impl FnOnce(Offer<'_>) -> io::Result<()> + Send + 'static,
     ) -> Pending<Result<(), String>> {
         self.order(|answer| Order::Offer(Box::new(taker), answer))
+    }
+
+    /// Has a core that was started frozen go on with connections of another process, once it thaws.
+    pub fn adopt(&self, arrived: Arrived) -> Pending<Result<(), String>> {
+        self.order(|answer| Order::Adopt(Box::new(arrived), answer))
     }
 
     /// Has a core go on as if it had not been frozen; it accepts clients again. For one that was never frozen, it takes back

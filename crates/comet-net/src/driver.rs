@@ -116,7 +116,7 @@ impl<A: Authenticator> Driver<A> {
         {
             log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
         }
-        let is_frozen = settings.arrived.is_some();
+        let is_frozen = settings.is_frozen;
         let mut listeners_to_rearm = Vec::new();
         for (index, listener) in (0..).map(ListenerIndex).zip(&settings.listeners) {
             if is_frozen {
@@ -128,7 +128,7 @@ impl<A: Authenticator> Driver<A> {
         ring.submit();
         let now = Millis(settings.epoch.elapsed().as_millis() as u64);
         endpoints.pulse.beat(now.0);
-        let mut driver = Self {
+        Ok(Self {
             shard: Shard::new(&settings.shard, now),
             authenticator,
             ring,
@@ -163,12 +163,7 @@ impl<A: Authenticator> Driver<A> {
             is_frozen,
             is_leaving: is_frozen,
             ciphertext_waits: Vec::new(),
-        };
-        if let Some(arrived) = settings.arrived {
-            let unreadable = |error| io::Error::new(io::ErrorKind::InvalidData, error);
-            driver.adopt(arrived).map_err(unreadable)?;
-        }
-        Ok(driver)
+        })
     }
 
     /// Runs turns until the core is stopped. The order of the steps is part of the design; see "The

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvError, Sender, channel};
 use std::{fmt, io};
 
+use crate::settings::Arrived;
+
 /// An order, and where its answer goes.
 pub(crate) enum Order {
     /// To accept no more clients.
@@ -18,6 +20,8 @@ pub(crate) enum Order {
     /// One turn without operations.
     Turn(Sender<FrozenTurn>),
     Offer(Taker, Sender<Answer>),
+    /// To go on with connections of another process.
+    Adopt(Box<Arrived>, Sender<Answer>),
     Thaw(Sender<Answer>),
     Release(Sender<Answer>),
 }

@@ -68,8 +68,9 @@ pub struct CoreSettings {
     pub busy_poll: Duration,
     /// When the process started: the zero of the shard's clock, the same for all cores.
     pub epoch: Instant,
-    /// What another process has handed over. Such a core starts frozen: it does nothing until [`Core::thaw`](crate::Core::thaw).
-    pub arrived: Option<Arrived>,
+    /// Whether it starts frozen, for what another process is to hand over ([`Core::adopt`](crate::Core::adopt)): it does nothing
+    /// until [`Core::thaw`](crate::Core::thaw).
+    pub is_frozen: bool,
 }
 
 /// A core's share of what another process has handed over.

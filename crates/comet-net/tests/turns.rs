@@ -126,9 +126,9 @@ impl Rig {
             spin: Duration::ZERO,
             busy_poll: Duration::ZERO,
             epoch: Instant::now(),
-            arrived: None,
+            is_frozen: false,
         };
-        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let endpoints =
             MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers: vec![sender], control };
         let (ready, is_ready) = mpsc::channel();

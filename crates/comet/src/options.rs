@@ -81,7 +81,6 @@ pub(crate) fn control_options(
         log_format: log_output::format(config.log.format),
         traced: None,
         inherited: None,
-        last_call: 0,
         epoch,
         drain: drain_plan(config),
         memory: memory_ceiling(config),

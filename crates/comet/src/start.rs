@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use comet_config::Config;
 use comet_control::{ApiTls, ClusterOptions, Control, ControlWake, Lock, Options};
-use comet_core::{Blocks, Limits, Settings, ShardId};
+use comet_core::{Limits, Settings, ShardId};
 use comet_listen::Inherited;
 use comet_logic::{AnyAuthenticator, Embedded};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
-use comet_net::{Arrived, Core, CoreSettings, MeshEndpoints, Tls};
+use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
 use comet_serve::AccessLog;
 
@@ -46,23 +46,13 @@ pub(crate) struct Prepared {
     inherited: Option<Inherited>,
 }
 
-/// What a former process has handed over to the threads.
-pub(crate) struct TakenOver {
-    /// What its clock showed.
-    pub(crate) clock_ms: u64,
-    /// Its latest call.
-    pub(crate) last_call: u64,
-    /// Networks that it had blocked.
-    pub(crate) blocks: Blocks,
-    /// By core.
-    pub(crate) cores: Vec<Arrived>,
-}
-
 /// The threads of a server.
 #[derive(Debug)]
 pub(crate) struct Threads {
     pub(crate) control: Control,
     pub(crate) cores: Vec<Core>,
+    /// The zero of their clock.
+    pub(crate) epoch: Instant,
     /// The thread that sends spans to a collector; `None`: no push is traced.
     spans: Option<SpanExport>,
 }
@@ -119,26 +109,20 @@ impl Prepared {
         })
     }
 
-    /// Starts the threads. With what a former process had, they do nothing before they are told.
+    /// Starts the threads. Where a former process goes on meanwhile, its clock shows `former_clock`, and the threads do nothing
+    /// before they are told.
     ///
     /// # Errors
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as soon as they can.
     pub(crate) fn start(
         &mut self,
-        taken_over: Option<TakenOver>,
+        former_clock: Option<Duration>,
     ) -> Result<(Threads, Handles), StartError> {
         let count = self.config.server.cores.len();
         let shards = u16::try_from(count).expect("there are no more CPUs than that");
         let now = Instant::now();
-        let (epoch, last_call, arrived) = match taken_over {
-            None => (now, 0, Vec::new()),
-            Some(TakenOver { clock_ms, last_call, blocks, cores }) => {
-                self.limits = Arc::new(Limits { blocks, ..Limits::clone(&self.limits) });
-                // The clocks of both processes are the machine's.
-                let epoch = now.checked_sub(Duration::from_millis(clock_ms)).unwrap_or(now);
-                (epoch, last_call, cores)
-            }
-        };
+        // The clocks of both processes are the machine's.
+        let epoch = former_clock.and_then(|clock| now.checked_sub(clock)).unwrap_or(now);
         let config = &self.config;
         let wake = Arc::new(ControlWake::default());
         let (control_sender, reports) = inbox(REPORTS, Arc::clone(&wake) as Arc<dyn Wake>);
@@ -150,7 +134,9 @@ impl Prepared {
             let waker: Arc<dyn Wake> = bell.clone();
             let (sender, inbox) = express_inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
-            pulses.push(Arc::new(Pulse::new(bell.clone())));
+            // A new process goes on with the former one's clock, which is older than its cores.
+            let begin_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(0);
+            pulses.push(Arc::new(Pulse::new(bell.clone(), begin_ms)));
             inboxes.push((inbox, bell));
         }
         let certificates = Arc::<CertificatesInUse>::default();
@@ -165,7 +151,7 @@ impl Prepared {
         let (spans, traced) = SpanExport::start(config).map_err(StartError::System)?.unzip();
         let options = control_options(config, &opened, &self.limits, epoch, pulses.clone());
         let inherited = self.inherited.take();
-        let options = Options { traced, inherited, last_call, ..options };
+        let options = Options { traced, inherited, ..options };
         let handles = Handles {
             certificates,
             push_lock: Arc::clone(&options.push_lock),
@@ -176,7 +162,8 @@ impl Prepared {
         let reports_rooms = cluster.is_some();
         let control = Control::start(options, wake, peers.clone(), reports, cluster);
         let control = control.map_err(StartError::Control)?;
-        let mut threads = Threads { control, cores: Vec::with_capacity(count), spans };
+        let cores = Vec::with_capacity(count);
+        let mut threads = Threads { control, cores, spans, epoch };
         let (ready, is_ready) = mpsc::channel();
         let logic = logic(&config.logic);
         // Keys of the std hasher are random for each process.
@@ -184,7 +171,6 @@ impl Prepared {
         let listeners = mem::take(&mut self.listeners.cores)
             .into_iter()
             .zip(mem::take(&mut self.listeners.callers.cores));
-        let mut arrived = arrived.into_iter();
         for ((((index, cpu), (inbox, bell)), pulse), (listeners, caller_listeners)) in
             (0..).zip(&config.server.cores).zip(inboxes).zip(pulses).zip(listeners)
         {
@@ -207,7 +193,7 @@ impl Prepared {
                 spin: config.server.spin,
                 busy_poll: config.server.busy_poll,
                 epoch,
-                arrived: arrived.next(),
+                is_frozen: former_clock.is_some(),
             };
             let ports = MeshEndpoints {
                 inbox,

@@ -1,6 +1,6 @@
 //! What control does in a live upgrade: callers are held back while another process takes over.
 
-use comet_core::Blocks;
+use comet_core::{Blocks, CallId, Limits};
 use comet_serve::{NamedSocket, begin_move, end_move};
 
 use super::Control;
@@ -64,6 +64,15 @@ impl Control {
     #[must_use]
     pub fn messages_under_way(&self) -> usize {
         self.hub.depths().into_iter().sum()
+    }
+
+    /// Goes on with what another process had: the ids of its calls up to `last_call`, and the networks that it has blocked.
+    pub fn take_over(&self, last_call: u64, blocks: Blocks) {
+        self.hub.go_on_after(CallId(last_call));
+        if !blocks.is_empty() {
+            self.hub.configure(|limits| Limits { blocks, ..limits });
+            self.node.look_at_blocks();
+        }
     }
 
     /// The networks that are blocked, for the process that goes on.

@@ -55,7 +55,6 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         limits: Arc::new(Limits::default()),
         trace_log: None,
         inherited: None,
-        last_call: 0,
         log_format: LogFormat::Text,
         traced: None,
         epoch: Instant::now(),

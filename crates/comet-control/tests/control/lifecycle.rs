@@ -82,7 +82,7 @@ impl Wake for Woken {
 #[tokio::test]
 async fn health_follows_the_cores() {
     let woken = Arc::new(Woken::default());
-    let pulses: Vec<_> = (0..3).map(|_| Arc::new(Pulse::new(woken.clone()))).collect();
+    let pulses: Vec<_> = (0..3).map(|_| Arc::new(Pulse::new(woken.clone(), 0))).collect();
     // A minute ago was the only turn of the second core.
     let now = 60_000;
     let epoch = Instant::now() - Duration::from_millis(now);

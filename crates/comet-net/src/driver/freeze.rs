@@ -57,6 +57,7 @@ impl<A: Authenticator> Driver<A> {
                         return Outcome::Released;
                     }
                 }
+                Order::Adopt(arrived, answer) => drop(answer.send(self.adopt(*arrived))),
                 Order::Thaw(answer) => {
                     self.thaw();
                     let _ = answer.send(Ok(()));
@@ -205,10 +206,12 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Makes the connections of another process those of this core.
-    ///
-    /// # Errors
-    /// If keys cannot be read. Nothing was done with any socket then.
-    pub(super) fn adopt(&mut self, arrived: Arrived) -> Result<(), String> {
+    fn adopt(&mut self, arrived: Arrived) -> Answer {
+        if !self.is_frozen || self.sockets.all().next().is_some() {
+            return Err("it has begun its work".to_owned());
+        }
+        // Deadlines are relative to it, and a frozen core has no turns.
+        self.update_time(Instant::now());
         let Arrived { mut part, sockets } = arrived;
         let needs_addresses = self.shard.limits().needs_addresses();
         let import = |tls| TlsSession::import(tls, &self.tls_budget);
@@ -260,6 +263,7 @@ impl<A: Authenticator> Offered<'_, A> {
                     Order::StopAccepts(answer)
                     | Order::CloseUnmovable(_, answer)
                     | Order::Freeze(answer)
+                    | Order::Adopt(_, answer)
                     | Order::Offer(_, answer),
                 ) => drop(answer.send(refused())),
                 Ok(Order::Survey(answer)) => drop(answer.send(self.driver.survey())),

@@ -13,8 +13,7 @@ use comet_core::{
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender, express_inbox, inbox};
 use comet_net::{
-    Arrived, ArrivedSocket, Core, CoreSettings, CoreStartError, ListenOptions, Listener,
-    MeshEndpoints, Tls, bind,
+    Arrived, ArrivedSocket, Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, Tls, bind,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -87,7 +86,13 @@ fn settings(limits: &Arc<Limits>) -> Settings {
 }
 
 pub(crate) fn limits() -> Arc<Limits> {
-    Arc::new(Limits { svr_proto: 4_000, ..Limits::default() })
+    // A busy host may take longer for a test than the usual deadlines allow.
+    Arc::new(Limits {
+        svr_proto: 4_000,
+        handshake_ms: 300_000,
+        write_ms: 300_000,
+        ..Limits::default()
+    })
 }
 
 impl Rig {
@@ -100,7 +105,7 @@ impl Rig {
         tls: Option<Tls>,
         limits: &Arc<Limits>,
         arrived: Option<Arrived>,
-    ) -> Result<Self, CoreStartError> {
+    ) -> Result<Self, String> {
         let wakeup = Arc::new(EventFd::new().unwrap());
         let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
         let (control, reports) = inbox(65_536, Arc::new(EventFd::new().unwrap()));
@@ -120,14 +125,17 @@ impl Rig {
             spin: Duration::ZERO,
             busy_poll: Duration::ZERO,
             epoch: Instant::now(),
-            arrived,
+            is_frozen: arrived.is_some(),
         };
-        let pulse = Arc::new(Pulse::new(wakeup.clone()));
+        let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
         let peers = vec![sender.clone()];
         let endpoints = MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers, control };
         let (ready, is_ready) = mpsc::channel();
         let core = Core::start(settings, endpoints, Embedded, ready).unwrap();
-        is_ready.recv().unwrap()?;
+        is_ready.recv().unwrap().map_err(|error| error.to_string())?;
+        if let Some(arrived) = arrived {
+            core.adopt(arrived).wait(LIMIT).unwrap()?;
+        }
         Ok(Self { core, inbox: sender, reports })
     }
 
@@ -136,7 +144,7 @@ impl Rig {
         listener: OwnedFd,
         tls: Option<Tls>,
         offered: (comet_handover::Shard, Vec<OwnedFd>),
-    ) -> Result<Self, CoreStartError> {
+    ) -> Result<Self, String> {
         Self::adopt_with(listener, tls, &limits(), offered)
     }
 
@@ -146,7 +154,7 @@ impl Rig {
         tls: Option<Tls>,
         limits: &Arc<Limits>,
         (state, sockets): (comet_handover::Shard, Vec<OwnedFd>),
-    ) -> Result<Self, CoreStartError> {
+    ) -> Result<Self, String> {
         let state = comet_handover::Shard::decode(&state.encode()).unwrap();
         let sockets = sockets.into_iter().map(|fd| ArrivedSocket { fd, peer: None }).collect();
         let (part, sockets) = distribute(vec![(state, sockets)], 1).unwrap().pop().unwrap();

@@ -236,7 +236,7 @@ fn keys_that_cannot_be_read_refuse_the_hand_over() {
     let (mut state, sockets) = rig.offer();
     state.connections[0].tls.as_mut().unwrap().session[0] = 99;
     let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
-    let error = refused.err().unwrap().to_string();
+    let error = refused.err().unwrap();
     assert!(error.contains("a TLS session: bytes that this version does not write"), "{error}");
     rig.core.thaw().wait(LIMIT).unwrap().unwrap();
     beat(&mut client);
@@ -284,7 +284,7 @@ fn ticket_keys_that_cannot_be_read_refuse_the_hand_over() {
     let (mut state, sockets) = rig.offer();
     state.ticket_keys.as_mut().unwrap().keys.pop();
     let refused = Rig::adopt(next_listener, Some(certificate.tls()), (state, sockets));
-    let error = refused.err().unwrap().to_string();
+    let error = refused.err().unwrap();
     assert!(error.contains("the keys of session tickets: "), "{error}");
     rig.core.stop().unwrap();
 }

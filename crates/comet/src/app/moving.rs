@@ -1,5 +1,7 @@
 //! The server in a live upgrade: what of it is handed over, how it ends in the former process, and how it goes on in the new one.
 
+use std::time::Duration;
+
 use comet_control::Control;
 use comet_listen::NamedSocket;
 use comet_net::Core;
@@ -32,6 +34,11 @@ impl App {
             say("discovery", &error);
         }
         app
+    }
+
+    /// What the clock of the shards shows.
+    pub(crate) fn clock(&self) -> Duration {
+        self.threads.epoch.elapsed()
     }
 
     pub(crate) fn cores(&self) -> &[Core] {

@@ -201,6 +201,7 @@ impl Predecessor for Former<'_> {
         let sockets = Sockets {
             names: comet_listen::names(self.app.sockets()),
             pid_file: self.pid_file.map(|file| file.path().to_owned()),
+            clock_us: u64::try_from(self.app.clock().as_micros()).unwrap_or(0),
         };
         let descriptors = self.app.sockets().map(AsFd::as_fd);
         (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())

@@ -13,6 +13,8 @@ pub(super) struct Sockets {
     pub(super) names: String,
     /// Its pid file, whose descriptor comes last; `None`: it has none.
     pub(super) pid_file: Option<PathBuf>,
+    /// What the clock of its shards shows, microseconds.
+    pub(super) clock_us: u64,
 }
 
 /// Before the shards, once all of them are frozen.
@@ -28,9 +30,10 @@ pub(super) struct Process {
 
 impl Sockets {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { names, pid_file } = self;
+        let Self { names, pid_file, clock_us } = self;
         let pid_file = pid_file.as_ref().map(|path| path.to_string_lossy());
-        json!({ "sockets": names, "pid_file": pid_file }).to_string().into_bytes()
+        let all = json!({ "sockets": names, "pid_file": pid_file, "clock_us": clock_us });
+        all.to_string().into_bytes()
     }
 
     /// # Errors
@@ -41,6 +44,7 @@ impl Sockets {
         Ok(Self {
             names: text("sockets").unwrap_or_default(),
             pid_file: text("pid_file").map(Into::into),
+            clock_us: object.get("clock_us").and_then(Value::as_u64).unwrap_or(0),
         })
     }
 }
@@ -83,7 +87,8 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         for pid_file in [None, Some("/run/comet.pid".into())] {
-            let sockets = Sockets { names: "tcp.bind 0 127.0.0.1:0\n".to_owned(), pid_file };
+            let names = "tcp.bind 0 127.0.0.1:0\n".to_owned();
+            let sockets = Sockets { names, pid_file, clock_us: 7 };
             assert_eq!(Sockets::decode(&sockets.encode()), Ok(sockets));
         }
         let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();

@@ -2,17 +2,17 @@
 
 use std::env;
 use std::os::fd::OwnedFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_config::Config;
 use comet_core::{Block, Blocks, Millis, TooManyBlocks, distribute};
 use comet_handover::{FEATURES, Shard, VERSION};
 use comet_listen::Inherited;
-use comet_net::{Arrived, ArrivedSocket};
+use comet_net::{Arrived, ArrivedSocket, Core};
 use comet_upgrade::{Greeting, Handed, Successor, VARIABLE};
 
 use crate::pid_file::PidFile;
-use crate::start::{Handles, Prepared, TakenOver, Threads};
+use crate::start::{Handles, Prepared, Threads};
 use crate::{App, preflight};
 
 use super::heritage::{Process, Sockets};
@@ -96,7 +96,8 @@ impl TakingOver {
         let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
-        let Sockets { names, pid_file } = Sockets::decode(&said)?;
+        let greeted = Instant::now();
+        let Sockets { names, pid_file, clock_us } = Sockets::decode(&said)?;
         let pid_file = match pid_file {
             Some(path) => Some((path, sockets.pop().ok_or("the pid file is missing")?)),
             None => None,
@@ -110,11 +111,34 @@ impl TakingOver {
         };
         let failed = |error: crate::StartError| error.to_string();
         let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
+        let clock = Duration::from_micros(clock_us) + greeted.elapsed();
+        let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
+        match self.receive(&threads) {
+            Ok(()) => Ok((prepared, threads, handles, pid_file)),
+            Err(why) => {
+                // A core that failed as well has nothing to add.
+                let _ = threads.stop();
+                Err(why)
+            }
+        }
+    }
+
+    /// Gives the cores what the former process hands over, once it is frozen.
+    fn receive(&mut self, threads: &Threads) -> Result<(), String> {
         let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
-        let taken_over = read(&process, shards, config.server.cores.len())?;
-        let (threads, handles) = prepared.start(Some(taken_over)).map_err(failed)?;
-        Ok((prepared, threads, handles, pid_file))
+        let Process { last_call, upgrades, blocks } = Process::decode(&process)?;
+        threads.control.take_over(last_call, read_blocks(blocks)?);
+        let parts = read(shards, threads.cores.len())?.into_iter();
+        let adopt = |(core, part): (&Core, Arrived)| core.adopt(part);
+        let adopted: Vec<_> = threads.cores.iter().zip(parts).map(adopt).collect();
+        for core in adopted {
+            core.wait(TIME).and_then(|adopted| adopted)?;
+        }
+        for (result, count) in upgrades {
+            comet_ops::count_upgrades(&result, count);
+        }
+        Ok(())
     }
 }
 
@@ -123,21 +147,17 @@ fn gone(error: std::io::Error) -> String {
     format!("the former process: {error}")
 }
 
-/// What `cores` cores take over.
-fn read(
-    process: &[u8],
-    shards: impl Iterator<Item = Handed>,
-    cores: usize,
-) -> Result<TakenOver, String> {
-    let Process { last_call, upgrades, blocks: all_blocks } = Process::decode(process)?;
+fn read_blocks(all: Vec<(String, u64)>) -> Result<Blocks, String> {
     let mut blocks = Blocks::default();
-    for (network, until) in all_blocks {
+    for (network, until) in all {
         let block = Block { network: network.parse()?, until: Millis(until) };
         blocks = blocks.with(Millis(0), block).map_err(|TooManyBlocks| "too many blocks")?;
     }
-    for (result, count) in upgrades {
-        comet_ops::count_upgrades(&result, count);
-    }
+    Ok(blocks)
+}
+
+/// What each of `cores` cores takes over.
+fn read(shards: impl Iterator<Item = Handed>, cores: usize) -> Result<Vec<Arrived>, String> {
     let read = |(state, sockets): Handed| -> Result<(Shard, Vec<OwnedFd>), String> {
         let shard = Shard::decode(&state).map_err(|fault| fault.to_string())?;
         match shard.connections.len() == sockets.len() {
@@ -150,7 +170,6 @@ fn read(
         }
     };
     let shards = shards.map(read).collect::<Result<Vec<_>, _>>()?;
-    let clock_ms = shards.iter().map(|(shard, _)| shard.clock_ms).max().unwrap_or(0);
     let count = u16::try_from(cores).expect("there are no more CPUs than that");
     let parts = distribute(shards, count).map_err(|fault| fault.to_string())?;
     let arrived = parts.into_iter().map(|(part, sockets)| {
@@ -159,5 +178,5 @@ fn read(
         let sockets = sockets.map(|(fd, peer)| ArrivedSocket { fd, peer }).collect();
         Arrived { part, sockets }
     });
-    Ok(TakenOver { clock_ms, last_call, blocks, cores: arrived.collect() })
+    Ok(arrived.collect())
 }
