@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use comet_proto::{AuthReply, Position};
+use comet_proto::{AuthReply, Position, Resumed};
 
 use crate::block_on::block_on;
 use crate::connection::Connection;
@@ -171,6 +171,14 @@ impl Client {
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.connection.auth_reply()
+    }
+
+    /// The session of an earlier connection that this one goes on with ([`Options::keep_session`]): how
+    /// many messages have waited for it, which are the next ones, and how many are lost. `None`: it is a new
+    /// session, so the state that messages are about has to be loaded.
+    #[must_use]
+    pub fn resumed(&self) -> Option<Resumed> {
+        self.auth_reply()?.kept?.resumed
     }
 
     /// Sends the close notices of WebSocket and of TLS, if they are in use, and closes the

@@ -67,7 +67,9 @@ mod websocket;
 pub use backoff::Backoff;
 pub use client::Client;
 pub use comet_proto::push_frame::{PushLedger, PushTarget};
-pub use comet_proto::{AuthReply, Frame, FrameFault, NotRenewed, Position, RoomRefusal, op};
+pub use comet_proto::{
+    AuthReply, Frame, FrameFault, KeptSession, NotRenewed, Position, Resumed, RoomRefusal, op,
+};
 pub use connection::SEND_BODY_MAX;
 #[cfg(feature = "tls")]
 pub use error::TlsError;

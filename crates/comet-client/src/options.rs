@@ -31,6 +31,7 @@ pub struct Options {
     body_max: usize,
     /// What an earlier connection has of rooms that keep a history.
     pub(crate) positions: BTreeMap<String, Position>,
+    keeps_session: bool,
     pub(crate) backoff: Backoff,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<TlsOptions>,
@@ -50,6 +51,7 @@ impl Options {
             timeout: Duration::from_secs(10),
             body_max: BODY_MAX_DEFAULT,
             positions: BTreeMap::new(),
+            keeps_session: false,
             backoff: Backoff::default(),
             #[cfg(feature = "tls")]
             tls: None,
@@ -111,6 +113,15 @@ impl Options {
         self
     }
 
+    /// Asks the server to keep the session when the connection is lost: what is pushed to the key of the token, or to its user,
+    /// then waits for the next connection ([`Client::resumed`](crate::Client::resumed)). [`Client::close`](crate::Client::close)
+    /// ends the session. Servers that keep none ignore it. Not unless set.
+    #[must_use]
+    pub fn keep_session(mut self) -> Self {
+        self.keeps_session = true;
+        self
+    }
+
     /// The delays of a [`Listener`](crate::Listener); from 1 second to 2 minutes unless set.
     #[must_use]
     pub fn backoff(mut self, backoff: Backoff) -> Self {
@@ -128,7 +139,8 @@ impl Options {
 
     /// A session with these settings.
     pub(crate) fn session(&self) -> Session {
-        let session = Session::new(self.transport, &self.address, &self.path, &self.token);
+        let begin = if self.keeps_session { Session::kept } else { Session::new };
+        let session = begin(self.transport, &self.address, &self.path, &self.token);
         let mut session = session.with_body_max(self.body_max);
         for (room, since) in &self.positions {
             session.resume(room, *since);

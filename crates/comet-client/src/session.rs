@@ -46,7 +46,7 @@ pub enum Transport {
 pub struct Session {
     state: State,
     transport: Transport,
-    auth_reply: Option<AuthReply>,
+    auth_reply: Option<Box<AuthReply>>,
     /// Once there is something about rooms. In protocol 1 there is not.
     rooms: Option<Box<Rooms>>,
     body_max: usize,
@@ -96,6 +96,18 @@ impl Session {
         Self::begin(VERSION_2, transport, host, path, token)
     }
 
+    /// As [`Session::new`], and asks the server to keep the session when the connection is lost.
+    ///
+    /// # Panics
+    /// As [`Session::new`].
+    #[must_use]
+    pub fn kept(transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
+        let mut session = Self::before_token(transport, host, path);
+        session.send_as(VERSION_2, op::KEEP, 0, &[1]);
+        session.send_as(VERSION_2, op::AUTH, AUTH_SEQUENCE, token);
+        session
+    }
+
     /// As [`Session::new`], but speaks protocol 1 alone, as goim's clients do.
     ///
     /// # Panics
@@ -106,6 +118,12 @@ impl Session {
     }
 
     fn begin(version: u16, transport: Transport, host: &str, path: &str, token: &[u8]) -> Self {
+        let mut session = Self::before_token(transport, host, path);
+        session.send_as(version, op::AUTH, AUTH_SEQUENCE, token);
+        session
+    }
+
+    fn before_token(transport: Transport, host: &str, path: &str) -> Self {
         let (output, state) = match transport {
             Transport::Tcp => (Vec::new(), State::Authing),
             Transport::WebSocket => {
@@ -114,7 +132,7 @@ impl Session {
                 (request, State::Upgrading(Box::new(Upgrading { upgrade, pending })))
             }
         };
-        let mut session = Self {
+        Self {
             state,
             transport,
             auth_reply: None,
@@ -123,9 +141,7 @@ impl Session {
             tail: Vec::new(),
             fragments: None,
             output,
-        };
-        session.send_as(version, op::AUTH, AUTH_SEQUENCE, token);
-        session
+        }
     }
 
     /// Sets the largest accepted body of a frame, in bytes. A longer one ends the session.
@@ -151,7 +167,7 @@ impl Session {
     /// speaks protocol 1, as goim's server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
-        self.auth_reply
+        self.auth_reply.as_deref().copied()
     }
 
     /// An earlier session had the pushes of `room` up to this position. If the server has this one enter the room (its token names
@@ -239,9 +255,12 @@ impl Session {
         }
     }
 
-    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing. No more
-    /// input is accepted.
+    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing; and before it that the
+    /// server need not keep the session, if it does. No more input is accepted.
     pub fn close(&mut self) {
+        if self.auth_reply.as_ref().is_some_and(|reply| reply.kept.is_some()) {
+            self.send_as(VERSION_2, op::KEEP, 0, &[0]);
+        }
         let upgraded = matches!(self.state, State::Authing | State::Live);
         if upgraded && self.transport == Transport::WebSocket {
             websocket::write_control(&mut self.output, Control::Close, &1000_u16.to_be_bytes());

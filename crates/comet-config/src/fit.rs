@@ -71,6 +71,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     api_certificate(report, config, process);
     frames_without_tls(report, config);
     outbox_takes_a_push(report, config);
+    outbox_takes_a_session(report, config);
     listeners(report, config);
     durations(report, config);
     switches(report, config);
@@ -199,6 +200,23 @@ fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {
             size_text(has)
         );
         report.value(if report.is_default(outbox) { frame } else { outbox }, &what);
+    }
+}
+
+/// What is parked goes out at once.
+fn outbox_takes_a_session(report: &mut Report<'_>, config: &Config) {
+    let Config { resume, protocol, .. } = config;
+    if resume.window.is_zero() {
+        return;
+    }
+    for (parked, has, outbox, takes) in [
+        ("resume.messages", resume.messages, "protocol.svr_proto", protocol.svr_proto.into()),
+        ("resume.bytes", resume.bytes, "protocol.outbox_bytes", protocol.outbox_bytes),
+    ] {
+        if report.is_sound(&[parked, outbox]) && has > takes {
+            let what = format!("no outbox would take all of it: it is more than {outbox}, {takes}");
+            report.value(if report.is_default(parked) { outbox } else { parked }, &what);
+        }
     }
 }
 

@@ -262,6 +262,22 @@ sections! {
         rules: Vec<HistoryRule> = [] in HistoryRules, Alive;
     }
 
+    /// Sessions that outlast their connection: what is pushed to a key, or to its user, while it has no connection waits for
+    /// the next one. Clients of protocol 2 that have a key of their own ask for it. A connection that ends with a goodbye, or
+    /// that the server closes, ends its session at once.
+    resume: Resume {
+        /// How long a session outlasts its connection. 0: none does.
+        window: Duration = "0s" in duration(ZERO..=HOUR), Alive;
+        /// Pushes that are parked for a session. One more is dropped and counted as parked_full.
+        messages: u32 = 128 in number(1..=65_535), Alive;
+        /// Bytes of the pushes that are parked for a session.
+        bytes: u32 = "256KiB" in size(KIB..=GIB), Alive;
+        /// Memory that the parked sessions of a core may take together. Beyond it nothing more is parked.
+        memory: usize = "64MiB" in size(MIB..=1024 * GIB), Alive;
+        /// Whether the sessions of all clients with a key of their own are kept, also of those that do not ask for it.
+        all: bool = false in Switch, Alive;
+    }
+
     /// Rooms whose members are told who enters and leaves. Each table is a rule, and the first one that a room fits holds.
     presence: Presence {
         /// `rooms`: the begin of the ids of the rooms, "" for all. `operation`: that of the pushes, whose body is JSON. `window`:

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use comet_core::{CloseReason, Counters, DropReason};
+use comet_core::{CloseReason, Counters, DropReason, ParkedLoss};
 use comet_histogram::Histogram;
 use comet_ops::{COMMIT, Exposition, Kind, RUSTC, expose_call_times, expose_gates, expose_process};
 use comet_proto::RoomRefusal;
@@ -67,6 +67,11 @@ impl Reading<'_> {
             page.family("comet_dropped_total", Kind::Counter, "Deliveries not made, by reason.");
         for reason in DropReason::ALL {
             dropped.labelled(&[("reason", &reason.label())], self.dropped(*reason));
+        }
+        let mut lost =
+            page.family("comet_parked_lost_total", Kind::Counter, "Parked pushes lost, by reason.");
+        for reason in ParkedLoss::ALL {
+            lost.labelled(&[("reason", &reason.label())], self.parked_lost(*reason));
         }
         let mut refused = page.family(
             "comet_rooms_refused_total",

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, ShardId};
+use comet_core::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, STATUS_CODES, ShardId};
 use comet_hub::CallError;
 use comet_ops::{CertificatesInUse, Kind};
 use comet_serve::{CallCounts, GateReading, Gates, Phase};
@@ -104,6 +104,18 @@ pub(crate) const FIELDS: &[Field] = &[
     }),
     counter("queued", "Deliveries that an outbox took.", |c| c.deliveries.queued),
     counter("absent", "Keys and users of pushes that no connection held.", |c| c.deliveries.absent),
+    counter("parked", "Pushes parked for sessions without a connection.", |c| c.deliveries.parked),
+    counter(
+        "unsent",
+        "Deliveries queued, then parked with the session of their connection.",
+        |c| c.unsent,
+    ),
+    counter("resumed", "Parked pushes given to the next connection of their key.", |c| c.resumed),
+    counter("sessions_parked", "Sessions that outlasted their connection.", |c| c.sessions_parked),
+    counter("sessions_resumed", "Parked sessions that another connection took over.", |c| {
+        c.sessions_resumed
+    }),
+    counter("sessions_expired", "Parked sessions whose window was over.", |c| c.sessions_expired),
     counter("sent", "Deliveries whose every byte the kernel took.", |c| c.sent),
     counter("lost", "Deliveries queued, then lost with their connection.", |c| c.lost),
     counter("superseded", "Deliveries queued, then taken out for a newer one.", |c| c.superseded),
@@ -136,6 +148,9 @@ pub(crate) const FIELDS: &[Field] = &[
         c.gathered_bytes
     }),
     gauge("history_bytes", "Memory that the histories of rooms take.", |c| c.history_bytes),
+    gauge("parked_pushes", "Pushes parked now.", |c| c.parked),
+    gauge("parked_bytes", "Memory that parked sessions take.", |c| c.parked_bytes),
+    gauge("parked_sessions", "Sessions parked now.", |c| c.parked_sessions),
     gauge("connections", "Connections open.", |c| c.connections),
     gauge("live", "Connections authenticated.", |c| c.live),
     gauge("handshakes", "Connections not authenticated yet.", |c| c.handshakes),
@@ -290,5 +305,9 @@ impl Reading<'_> {
 
     pub(crate) fn dropped(&self, reason: DropReason) -> u64 {
         self.sum(|counters| counters.deliveries.dropped[reason as usize])
+    }
+
+    pub(crate) fn parked_lost(&self, reason: ParkedLoss) -> u64 {
+        self.sum(|counters| counters.parked_lost[reason as usize])
     }
 }

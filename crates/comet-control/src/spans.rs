@@ -147,7 +147,7 @@ impl Traces {
         }
         let (call, shard, reported, is_home) = match *report {
             Report::Tally { call, shard, tally, .. } => (call, shard, Reported::Tally(tally), true),
-            Report::PartialTally { call, shard, tally } => {
+            Report::PartialTally { call, shard, tally, .. } => {
                 (call, shard, Reported::Tally(tally), false)
             }
             Report::Scheduled { call, shard, connections } => {

@@ -56,6 +56,7 @@ pub(crate) fn ledger(tally: &Tally) -> Ledger {
         queued: tally.queued,
         dropped,
         absent: tally.absent,
+        parked: tally.parked,
         ..Ledger::default()
     }
 }

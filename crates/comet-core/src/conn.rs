@@ -1,5 +1,6 @@
 //! One connection: its state, what it holds, and where it is registered.
 
+use comet_proto::KeptSession;
 use comet_proto::op;
 use comet_proto::websocket::Fragments;
 
@@ -28,11 +29,14 @@ pub(crate) struct Input {
     pub(crate) cors: Option<Box<str>>,
     /// The request for it named an event that no server has sent.
     pub(crate) has_unknown_id: bool,
+    /// What the reply to the token says of its session.
+    pub(crate) kept: Option<KeptSession>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, rooms, cors, has_unknown_id } = self;
+        let Self { bytes, fragments, cookie, token, echo, rooms, cors, has_unknown_id, kept } =
+            self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
@@ -41,6 +45,7 @@ impl Input {
             && rooms.is_empty()
             && cors.is_none()
             && !has_unknown_id
+            && kept.is_none()
     }
 }
 
@@ -83,6 +88,8 @@ pub(crate) struct Conn {
     pub(crate) has_further_rooms: bool,
     /// It is a WebSocket that negotiated permessage-deflate.
     pub(crate) is_deflated: bool,
+    /// Its session is parked if it ends without a goodbye. Before its token: it asked for that.
+    pub(crate) is_kept: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -121,6 +128,7 @@ impl Conn {
             is_protocol_2: false,
             has_further_rooms: false,
             is_deflated: false,
+            is_kept: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,

@@ -9,11 +9,13 @@
 //! What can be told from the connections is not handed over, but made anew: owners of keys, sessions of users, members of
 //! rooms and their counts. So homes agree with the connections whatever the number of shards.
 
+mod accepts;
 mod arrival;
 mod counters;
 mod distribute;
 mod homes;
 mod obstacles;
+mod parked;
 mod rooms;
 
 pub use arrival::TakeOver;
@@ -22,3 +24,4 @@ pub use obstacles::{LeftBehind, Obstacles};
 
 pub(crate) use arrival::{ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
 pub(crate) use counters::to_message as counters_to;
+pub(crate) use parked::{ArrivedKept, ArrivedSession, to_message as parked_to};

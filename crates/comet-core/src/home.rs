@@ -4,7 +4,9 @@
 //! sends the messages.
 
 mod history;
-mod keys;
+mod kept_users;
+pub(crate) mod keys;
+pub(crate) mod parking;
 mod presence;
 mod rooms;
 mod sources;
@@ -12,10 +14,12 @@ mod users;
 
 use crate::budget::Budget;
 use crate::ids::ShardId;
-use crate::time::Millis;
+use crate::time::{Millis, Tick};
 
 use history::RoomHistories;
+use kept_users::KeptUsers;
 use keys::KeyOwners;
+use parking::Parking;
 use presence::PresenceWindows;
 use rooms::HomeRooms;
 use sources::SourceCounts;
@@ -40,6 +44,8 @@ impl KeyRetention {
 pub(crate) struct Home {
     pub(crate) keys: KeyOwners,
     pub(crate) users: UserSessions,
+    pub(crate) kept_users: KeptUsers,
+    pub(crate) parking: Parking,
     pub(crate) rooms: HomeRooms,
     pub(crate) histories: RoomHistories,
     pub(crate) presence: PresenceWindows,
@@ -47,10 +53,12 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    pub(crate) fn new(shard: ShardId, shards: u16, buckets: usize, seed: u64) -> Self {
+    pub(crate) fn new(shard: ShardId, shards: u16, buckets: usize, seed: u64, now: Tick) -> Self {
         Self {
             keys: KeyOwners::new(shard, shards, buckets, seed),
             users: UserSessions::new(buckets, seed),
+            kept_users: KeptUsers::new(seed),
+            parking: Parking::new(buckets, seed, now),
             rooms: HomeRooms::new(buckets, seed),
             histories: RoomHistories::new(seed),
             presence: PresenceWindows::new(seed),

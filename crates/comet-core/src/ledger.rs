@@ -50,6 +50,8 @@ reasons! {
         Superseded => "superseded",
         /// The connection gets pushes in JSON (the text form, events), and this one is longer than that may be.
         TextTooLong => "text_too_long",
+        /// The session is parked, and has as much as it may, or there is no memory left for parked pushes.
+        ParkedFull => "parked_full",
     }
 }
 
@@ -121,6 +123,19 @@ reasons! {
 }
 
 reasons! {
+    /// Why a push is lost that was parked, or was to be.
+    ParkedLoss {
+        /// The key did not come back within the window.
+        Expired => "parked_expired",
+        /// It waited in the outbox of the former connection, and the session has as much as it may, or there is no memory left.
+        Full => "parked_full",
+        /// The session was ended: its key was kicked, is held by another user or another host, or its next connection does not
+        /// resume it.
+        Ended => "parked_ended",
+    }
+}
+
+reasons! {
     /// Why the connection of a push caller was ended here.
     CallerEnd {
         /// It had no call under way, and a new connection needed its place.
@@ -159,6 +174,8 @@ pub struct Tally {
     pub dropped: [u64; DropReason::COUNT],
     /// Keys (or users) without a connection.
     pub absent: u64,
+    /// Sessions without a connection that the push is parked for; of a kick, those that it ended.
+    pub parked: u64,
     /// Of an order about rooms: pairs that were as it says already. They are not among `matched`.
     pub unchanged: u64,
     /// Of an order about rooms: pairs that were refused. They are not among `matched`.
@@ -190,6 +207,7 @@ impl AddAssign for Tally {
         self.matched += other.matched;
         self.queued += other.queued;
         self.absent += other.absent;
+        self.parked += other.parked;
         self.unchanged += other.unchanged;
         self.refused += other.refused;
         for (mine, theirs) in self.dropped.iter_mut().zip(other.dropped) {
@@ -235,10 +253,29 @@ pub struct Counters {
     pub deliveries: Tally,
     /// Deliveries whose every byte the kernel took.
     pub sent: u64,
-    /// Deliveries queued and then lost with their connection: `queued = sent + lost + superseded + waiting`.
+    /// Deliveries queued and then lost with their connection: `queued = sent + lost + superseded + unsent + waiting`.
     pub lost: u64,
     /// Deliveries queued and then taken out again for a newer one (policy drop-oldest, or a newer state).
     pub superseded: u64,
+    /// Deliveries queued and then taken out again unsent, to be parked, because their connection ended.
+    pub unsent: u64,
+    /// Parked pushes that were given to a connection that resumed the session. They are deliveries once more.
+    pub resumed: u64,
+    /// Parked pushes that were lost, and unsent ones that could not be parked, by [`ParkedLoss`].
+    pub parked_lost: [u64; ParkedLoss::COUNT],
+    /// Sessions that lost their connection and were parked, those that another connection took over, and those whose window was
+    /// over.
+    pub sessions_parked: u64,
+    /// See [`Counters::sessions_parked`].
+    pub sessions_resumed: u64,
+    /// See [`Counters::sessions_parked`].
+    pub sessions_expired: u64,
+    /// Pushes that are parked, now: `deliveries.parked + unsent = resumed + parked_lost + parked`, over all shards.
+    pub parked: u64,
+    /// Bytes that parked sessions take, now.
+    pub parked_bytes: u64,
+    /// Parked sessions, now.
+    pub parked_sessions: u64,
     /// Deliveries in an outbox or on their way into the kernel, now.
     pub waiting: u64,
     /// Windows of coalescing that have ended, and pushes that began then.

@@ -36,6 +36,7 @@ mod live_traces;
 mod message;
 mod network;
 mod outbox;
+mod parking;
 mod presence;
 mod retained;
 mod room;
@@ -63,7 +64,7 @@ pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };
 pub use jitter::Jitter;
-pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, STATUS_CODES, Tally};
+pub use ledger::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, STATUS_CODES, Tally};
 pub use limits::{ClientRates, Limits, SlowConsumer};
 pub use listing::{
     ConnFilter, ConnOrder, ConnPage, ConnPlace, ConnQuery, ListedConn, SlowClient, SocketInfo, Top,
@@ -71,11 +72,12 @@ pub use listing::{
 pub use live_conn::LiveConn;
 pub use live_traces::{LiveTrace, LiveTraces, Subject, TooManyTraces, TraceId};
 pub use message::{
-    AuthRequest, Denied, Identity, Kick, Message, MessageClass, Push, Recovery, Report, RoomOrder,
-    TraceEvent, TraceKind,
+    AuthRequest, Denied, Identity, KeptKey, Kick, Message, MessageClass, Push, Recovery, Report,
+    RoomOrder, TraceEvent, TraceKind,
 };
 pub use network::Network;
 pub use outbox::Slices;
+pub use parking::{Leaving, ParkedPush, Rest, ResumeLimits};
 pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};

@@ -12,6 +12,7 @@ use crate::deflate::Deflate;
 use crate::history::HistoryRule;
 pub use crate::live_traces::LIVE_TRACES_MAX;
 use crate::live_traces::LiveTraces;
+use crate::parking::ResumeLimits;
 use crate::presence::PresenceRule;
 use crate::source::SourceLimits;
 pub use crate::time::TICK_MS;
@@ -95,6 +96,8 @@ pub struct Limits {
     /// Bytes that the histories of all rooms whose home is the shard take. Beyond it rooms that had no push for the longest
     /// time lose theirs first.
     pub history_memory: usize,
+    /// Which sessions outlast their connections, and how much is parked for them.
+    pub resume: ResumeLimits,
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
     /// milliseconds.
     pub linger_ms: u32,
@@ -169,6 +172,7 @@ impl Default for Limits {
             history_rules: [].into(),
             presence_rules: [].into(),
             history_memory: 64 << 20,
+            resume: ResumeLimits::default(),
             linger_ms: 2_000,
             accepts: 0,
             handshakes: 65_536,

@@ -1,22 +1,25 @@
 //! What shards and the control thread send each other. It is plain data, because it crosses threads. Messages
 //! of one pair of peers and one class keep their order; others have none.
 
-use std::net::IpAddr;
+mod trace_event;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use comet_proto::{Encoded, Position, RoomHandle};
+use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
 use crate::accepts::Accepts;
 use crate::history::{HistoryPage, HistoryQuery};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
-use crate::ledger::{CloseReason, Counters, DropReason, Tally};
+use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
-use crate::live_traces::TraceId;
 use crate::network::Network;
+use crate::parking::{Leaving, ParkedPush, Rest};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
+
+pub use trace_event::{TraceEvent, TraceKind};
 
 /// The identity of a connection, as logic says.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -89,13 +92,16 @@ pub struct Push {
     /// The connections enter or leave rooms, and get no frame. The tally counts pairs of a connection and a room: those
     /// that change as queued.
     pub rooms: Option<Arc<RoomOrder>>,
+    /// No push either: the session of this key leaves its connection, and its home is given what waits for it ([`Message::Rest`]).
+    pub leaving: Option<Arc<str>>,
 }
 
 impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        Self { operation, frame, collapse_id: None, offset: 0, kick: None, rooms: None }
+        let (collapse_id, kick, rooms, leaving) = (None, None, None, None);
+        Self { operation, frame, collapse_id, offset: 0, kick, rooms, leaving }
     }
 
     /// The order to close.
@@ -110,9 +116,14 @@ impl Push {
         Self { rooms: Some(Arc::new(order)), ..Self::new(0, Encoded::verbatim(b"")) }
     }
 
+    /// The question what waits for the session of `key`. It takes the way of a push, so it comes behind all pushes to the connection.
+    pub(crate) fn leaving(key: Arc<str>) -> Self {
+        Self { leaving: Some(key), ..Self::new(0, Encoded::verbatim(b"")) }
+    }
+
     /// It has no frame, and is no push in the counters.
     pub(crate) fn is_order(&self) -> bool {
-        self.kick.is_some() || self.rooms.is_some()
+        self.kick.is_some() || self.rooms.is_some() || self.leaving.is_some()
     }
 }
 
@@ -147,6 +158,17 @@ pub struct Recovery {
     pub chunk: Option<Encoded>,
     /// Of the last push in the chunk.
     pub chunk_end: u64,
+}
+
+/// A key whose session is kept, to its home.
+#[derive(Clone, Debug)]
+pub struct KeptKey {
+    /// Whose session a push is for.
+    pub user: i64,
+    /// The key.
+    pub key: Box<str>,
+    /// The user's connections that may own it. Any other is somebody else's.
+    pub conns: Box<[ConnId]>,
 }
 
 /// The queues between any two peers. Messages of one class keep their order; pushes hold back nothing else, so
@@ -231,17 +253,27 @@ pub enum Message {
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
     /// Any shard to the one with the push caller of `call`: what became of the push here. `partials` is as in
-    /// [`Report::Tally`]; `None`: it is a partial tally.
-    Tallied { call: CallId, tally: Tally, partials: Option<u32> },
+    /// [`Report::Tally`]; `None`: it is a partial tally, and `settles` is as in [`Report::PartialTally`].
+    Tallied { call: CallId, tally: Tally, partials: Option<u32>, settles: u32 },
 
-    /// Owner to the user's home: give the connection its place among the user's sessions.
-    Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>> },
+    /// Owner to the user's home: give the connection its place among the user's sessions. `is_kept`: its session outlasts the
+    /// connection.
+    Register { conn: ConnId, token_at: TokenTime, user: i64, key: Option<Box<str>>, is_kept: bool },
     /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came
     /// later than its own.
     /// `is_given`: logic named the key, so it means the same client on all hosts.
-    Claim { conn: ConnId, token_at: TokenTime, user: i64, seq: i32, key: Box<str>, is_given: bool },
-    /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back.
-    Registered { conn: ConnId, user: i64, seq: i32, key: Box<str> },
+    Claim {
+        conn: ConnId,
+        token_at: TokenTime,
+        user: i64,
+        seq: i32,
+        key: Box<str>,
+        is_given: bool,
+        is_kept: bool,
+    },
+    /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back. With a session that is
+    /// resumed the answer is [`Message::Ready`].
+    Registered { conn: ConnId, user: i64, seq: i32, key: Box<str>, kept: Option<KeptSession> },
     /// A home to the owner: close this connection. Its key has a newer owner, its user has too many sessions, or
     /// there are too many from its source.
     Evict { conn: ConnId, reason: CloseReason },
@@ -254,6 +286,19 @@ pub enum Message {
     LeaveSource { source: Source },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.
     Release { conn: ConnId, user: i64, key: Box<str> },
+    /// Owner to the key's home: the connection has ended without a goodbye, and its session is kept.
+    Park { conn: ConnId, user: i64, key: Box<str>, leaving: Box<Leaving> },
+    /// Owner to the key's home, once it has [`Push::leaving`]: what is left of the session.
+    Rest { conn: ConnId, key: Arc<str>, rest: Box<Rest> },
+    /// Owner to the key's home: the client was told that its session is resumed.
+    Ready { conn: ConnId, key: Box<str> },
+    /// Key's home to the owner: what was parked. It is a push, so it comes before all others.
+    Resume { conn: LocalConnId, pushes: Vec<ParkedPush> },
+    /// User's home to the home of `keys`, whose sessions are kept: a push to the user. Answered with partial tallies that settle as
+    /// many as there are keys.
+    PushKept { call: CallId, keys: Vec<KeptKey>, push: Push },
+    /// Key's home to the user's home: the session of the key is no more that of `conn`.
+    GiveUp { user: i64, key: Box<str>, conn: ConnId },
     /// Owner to the key's home: logic made a session for a token, and no claim of the key follows. Unless a
     /// connection holds the key, logic must be told.
     Unclaimed { user: i64, key: Box<str> },
@@ -293,8 +338,8 @@ pub enum Report {
     /// What became of a push where control sent it, and in how many [`Report::PartialTally`]s other shards
     /// report the rest. Partial tallies may come first: threads are not ordered among each other.
     Tally { call: CallId, shard: ShardId, tally: Tally, partials: u32 },
-    /// What became of a push on a shard that a home sent it to.
-    PartialTally { call: CallId, shard: ShardId, tally: Tally },
+    /// What became of a push on a shard that a home sent it to. It settles so many of those that were announced.
+    PartialTally { call: CallId, shard: ShardId, tally: Tally, settles: u32 },
     /// A paced broadcast will visit this many connections; its deliveries appear in the counters.
     Scheduled { call: CallId, shard: ShardId, connections: u64 },
     /// A paced broadcast was refused: too many are under way on this shard.
@@ -342,114 +387,6 @@ pub enum Report {
     Trace(Box<TraceEvent>),
 }
 
-/// What happened to a connection of a user on [`Limits::trace_users`], or to one that a live trace is about.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TraceEvent {
-    /// The connection.
-    pub conn: ConnId,
-    /// Its user.
-    pub user: i64,
-    /// Its key; empty in events after its close.
-    pub key: Box<str>,
-    /// What happened.
-    pub what: TraceKind,
-    /// When.
-    pub at: Millis,
-    /// It is a line of the trace log.
-    pub is_logged: bool,
-    /// The live traces that it is for; some may have ended.
-    pub traces: Box<[TraceId]>,
-}
-
-/// What happened to a traced connection.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum TraceKind {
-    /// It was accepted, and a live trace is about its client's address.
-    Accepted {
-        /// Where its client connects from.
-        address: IpAddr,
-    },
-    /// It is authenticated and registered.
-    Authenticated {
-        /// The room it starts in.
-        room: Option<Box<str>>,
-    },
-    /// A frame was read.
-    Read {
-        /// The frame's operation.
-        operation: i32,
-        /// The frame's sequence.
-        sequence: i32,
-        /// Length of the whole frame.
-        bytes: u32,
-    },
-    /// The kernel took the last byte of a frame; of a batch, each frame in it.
-    Wrote {
-        /// The frame's operation.
-        operation: i32,
-        /// The frame's sequence.
-        sequence: i32,
-        /// Length of the whole frame.
-        bytes: u32,
-    },
-    /// It entered a room.
-    Joined {
-        /// The room.
-        room: Arc<str>,
-    },
-    /// It left a room, and is not closed.
-    Left {
-        /// The room.
-        room: Arc<str>,
-    },
-    /// Its outbox took a push.
-    Queued {
-        /// The push's operation.
-        operation: i32,
-        /// Length of the frame, or of all frames of a batch.
-        bytes: u32,
-        /// Older pushes that the outbox dropped for this one.
-        superseded: u32,
-    },
-    /// It did not get a push.
-    Dropped {
-        /// The push's operation.
-        operation: i32,
-        /// Why.
-        reason: DropReason,
-    },
-    /// It was given a close reason. Frames written after that are the rest of its outbox and the close
-    /// notice.
-    Closed {
-        /// Why.
-        reason: CloseReason,
-    },
-    /// Events of this and other connections were dropped, because too many waited. The event's connection is
-    /// that of the first of them. It concerns all live traces.
-    Missed {
-        /// How many.
-        events: u64,
-    },
-}
-
-impl TraceKind {
-    /// Whether the trace log has a line for it. All kinds are told to live traces.
-    pub(crate) fn is_logged(&self) -> bool {
-        match self {
-            Self::Authenticated { .. }
-            | Self::Read { .. }
-            | Self::Wrote { .. }
-            | Self::Closed { .. }
-            | Self::Missed { .. } => true,
-            Self::Accepted { .. }
-            | Self::Joined { .. }
-            | Self::Left { .. }
-            | Self::Queued { .. }
-            | Self::Dropped { .. } => false,
-        }
-    }
-}
-
 impl Message {
     /// Bytes that it puts into an outbox: the length of its frame, if it is a push.
     #[must_use]
@@ -460,7 +397,11 @@ impl Message {
             | Self::PushRoom { push, .. }
             | Self::Broadcast { push, .. }
             | Self::DeliverConns { push, .. }
+            | Self::PushKept { push, .. }
             | Self::DeliverRoom { push, .. } => push.frame.for_websocket().len(),
+            Self::Resume { pushes, .. } => {
+                pushes.iter().map(|push| push.frame.for_websocket().len()).sum()
+            }
             Self::Recovered { recovery: Some(recovery), .. } => {
                 recovery.chunk.as_ref().map_or(0, |chunk| chunk.for_websocket().len())
             }
@@ -479,6 +420,8 @@ impl Message {
             | Self::KickNetwork { .. }
             | Self::DeliverConns { .. }
             | Self::DeliverRoom { .. }
+            | Self::PushKept { .. }
+            | Self::Resume { .. }
             | Self::Recovered { .. } => MessageClass::Push,
             _ => MessageClass::Directory,
         }

@@ -23,6 +23,7 @@ use comet_proto::Encoded;
 use crate::gaps::Offsets;
 use crate::ids::Generation;
 use crate::index::{Index, index};
+use crate::parking::ParkedPush;
 
 #[cfg(test)]
 pub(crate) use log::visits;
@@ -103,17 +104,20 @@ pub(crate) struct Item {
 }
 
 /// What an outbox has to know of a push, whatever its form.
-#[derive(PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Subject {
     pub(crate) state: Option<State>,
     /// Of a room that keeps a history.
     pub(crate) offsets: Option<Offsets>,
+    /// A push to a key or user, as it is parked if the connection ends before it is sent.
+    pub(crate) direct: Option<ParkedPush>,
 }
 
 impl Subject {
     /// `None`: there is nothing to know.
-    pub(crate) fn shared(state: Option<State>, offsets: Option<Offsets>) -> Option<Arc<Self>> {
-        (state.is_some() || offsets.is_some()).then(|| Arc::new(Self { state, offsets }))
+    pub(crate) fn shared(self) -> Option<Arc<Self>> {
+        let Self { state, offsets, direct } = &self;
+        (state.is_some() || offsets.is_some() || direct.is_some()).then(|| Arc::new(self))
     }
 }
 
@@ -131,6 +135,10 @@ impl Item {
 
     pub(crate) fn is_push(&self) -> bool {
         self.is_push
+    }
+
+    pub(crate) fn direct(&self) -> Option<&ParkedPush> {
+        self.subject.as_ref()?.direct.as_ref()
     }
 
     pub(crate) fn subject(&self) -> Option<&Arc<Subject>> {

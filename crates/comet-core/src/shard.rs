@@ -31,6 +31,7 @@ mod context;
 mod crowds;
 mod deflated_input;
 mod delivery;
+mod departures;
 mod gathering;
 mod items;
 mod keys_elsewhere;
@@ -58,6 +59,7 @@ mod input;
 mod inspect;
 mod logic;
 mod operations;
+mod parking;
 mod presence;
 mod pushes;
 mod rates;
@@ -106,6 +108,7 @@ use connections::Connections;
 use context::Context;
 use crowds::Crowds;
 use deflated_input::DeflatedInput;
+use departures::Departures;
 use gathering::Gathering;
 use handshakes::Handshakes;
 use listings::Listings;
@@ -124,8 +127,9 @@ use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 10] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 11] = [
     Shard::close_expired_tokens,
+    Shard::expire_parked,
     Shard::pace_broadcasts,
     Shard::give_due_notices,
     Shard::send_room_counts,
@@ -154,6 +158,8 @@ pub struct Shard {
     /// What connections have lost of rooms that keep a history.
     gaps: Gaps,
     recoveries: Recoveries,
+    /// Sessions that have lost their connections here.
+    departures: Departures,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
@@ -231,9 +237,10 @@ impl Shard {
             room_orders: RoomOrders::new(seed),
             gaps: Gaps::new(seed),
             recoveries: Recoveries::new(seed),
+            departures: Departures::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
-            home: Home::new(shard, shards, limits.buckets, seed),
+            home: Home::new(shard, shards, limits.buckets, seed, now.tick()),
             next_room_counts: now,
             counts_left: [0, 0],
             has_retained_due: false,
@@ -297,8 +304,12 @@ impl Shard {
         counters.gathered_bytes = self.gathering.bytes() as u64;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;
         counters.held_bytes = self.outboxes.chains.held_bytes() as u64;
-        counters.waiting =
-            counters.deliveries.queued - counters.sent - counters.lost - counters.superseded;
+        let (parked, departed) = (self.home.parking.totals(), self.departures.totals());
+        counters.parked = (parked.pushes + departed.pushes) as u64;
+        counters.parked_bytes = (parked.bytes + departed.bytes) as u64;
+        counters.parked_sessions = self.home.parking.len() as u64;
+        let Counters { sent, lost, superseded, unsent, .. } = counters;
+        counters.waiting = counters.deliveries.queued - sent - lost - superseded - unsent;
         counters
     }
 
@@ -364,6 +375,7 @@ impl Shard {
     pub fn has_work(&self) -> bool {
         self.conns.is_behind(&self.context)
             || self.token_expiries.is_due(self.context.now.tick())
+            || self.home.parking.is_due(self.context.tick())
             || self.pacing.has_work(self.conns.end())
             || self.has_counts_to_send()
             || self.has_retained_due
@@ -434,7 +446,9 @@ impl Shard {
         let window = self.gathering.next_end();
         let caller = self.callers.next_due().map(|at| self.context.clock.time_of(at));
         let presence = self.home.presence.next_end();
-        [deadline, token, step, counts, retained, window, caller, presence]
+        let parked = self.home.parking.next_tick();
+        let parked = parked.map(|tick| self.context.clock.time_of(tick.begin()));
+        [deadline, parked, token, step, counts, retained, window, caller, presence]
             .into_iter()
             .flatten()
             .min()

@@ -26,14 +26,14 @@ impl Millis {
 }
 
 /// When the token (op 7) of a connection arrived at its shard. Orders the connections of a shard by age, and those of
-/// different shards to the millisecond. It has 47 bits.
+/// different shards to the millisecond. It has 46 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct TokenTime(u64);
 
 impl TokenTime {
     /// Bits for the tokens of one millisecond. If there are more of them, the later ones count as younger.
     const ORDER_BITS: u32 = 8;
-    const MAX: u64 = (1 << 47) - 1;
+    const MAX: u64 = (1 << 46) - 1;
 
     /// The time of a token that arrives at `now`, on a shard whose latest token has the time `self`.
     pub(crate) fn next(self, now: Millis) -> Self {
@@ -45,7 +45,7 @@ impl TokenTime {
         Millis(self.0 >> Self::ORDER_BITS)
     }
 
-    /// The upper 15 and the lower 32 bits.
+    /// The upper 14 and the lower 32 bits.
     pub(crate) fn to_parts(self) -> (u16, u32) {
         ((self.0 >> 32) as u16, self.0 as u32)
     }

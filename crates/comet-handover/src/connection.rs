@@ -79,6 +79,9 @@ pub struct Connection {
     /// Its TLS; none: it has none. The driver has it, and the shard leaves it empty.
     #[prost(message, optional, tag = "24")]
     pub tls: Option<Tls>,
+    /// Its session outlasts it.
+    #[prost(bool, tag = "25")]
+    pub is_kept: bool,
 }
 
 /// Pushes of a room that a connection has lost.

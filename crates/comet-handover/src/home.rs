@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use crate::Item;
+use crate::{Item, ParkedSession};
 
 /// What a shard keeps as a home.
 #[derive(Clone, PartialEq, Message)]
@@ -28,6 +28,9 @@ pub struct Home {
     /// Rooms whose position is lost. A room that comes back has another epoch for that.
     #[prost(uint64, tag = "7")]
     pub forgotten_rooms: u64,
+    /// Sessions whose keys have no connection.
+    #[prost(message, repeated, tag = "8")]
+    pub parked: Vec<ParkedSession>,
 }
 
 /// A user with sessions.

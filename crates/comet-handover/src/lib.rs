@@ -15,6 +15,7 @@
 mod connection;
 mod fault;
 mod home;
+mod parked;
 mod shard;
 mod tls;
 
@@ -23,6 +24,7 @@ pub use connection::{
 };
 pub use fault::Fault;
 pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
+pub use parked::{ParkedFrame, ParkedSession};
 pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
 pub use tls::{TicketKeys, Tls};
 
@@ -35,6 +37,7 @@ pub const FEATURES: &[&str] = &[
     feature::EVENT_STREAMS,
     feature::GAPS,
     feature::HISTORIES,
+    feature::PARKED,
     feature::TICKET_KEYS,
     feature::TLS,
 ];
@@ -49,6 +52,8 @@ pub mod feature {
     pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
+    /// Sessions outlast their connections.
+    pub const PARKED: &str = "parked";
     /// Tickets resume TLS sessions.
     pub const TICKET_KEYS: &str = "ticket_keys";
     /// A connection is inside TLS.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-use crate::{Connection, FEATURES, Fault, Home, SHARD_BYTES_MAX, TicketKeys, VERSION};
+use crate::{Connection, FEATURES, Fault, Home, ParkedFrame, SHARD_BYTES_MAX, TicketKeys, VERSION};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -64,6 +64,9 @@ pub struct Item {
     /// Where it is in the history of its room.
     #[prost(message, optional, tag = "5")]
     pub offsets: Option<Offsets>,
+    /// What is parked if its connection ends, for a push to keys or users.
+    #[prost(message, optional, tag = "6")]
+    pub direct: Option<ParkedFrame>,
 }
 
 /// What a push is about of which clients need only the latest.

@@ -180,8 +180,8 @@ impl<C> Calls<C> {
                 open.partials += i64::from(partials);
                 open.result.tally += tally;
             }),
-            Report::PartialTally { call, tally, .. } => self.add(call, |open| {
-                open.partials -= 1;
+            Report::PartialTally { call, tally, settles, .. } => self.add(call, |open| {
+                open.partials -= i64::from(settles);
                 open.result.tally += tally;
             }),
             Report::Scheduled { call, connections, .. } => self.add(call, |open| {
@@ -303,7 +303,7 @@ mod tests {
 
     fn partial(queued: u64) -> Report {
         let tally = Tally { matched: queued, queued, ..Tally::default() };
-        Report::PartialTally { call: CALL, shard: ShardId(1), tally }
+        Report::PartialTally { call: CALL, shard: ShardId(1), tally, settles: 1 }
     }
 
     #[test]

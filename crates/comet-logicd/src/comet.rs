@@ -163,9 +163,10 @@ pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<Ledger
         }
     });
     let ledger = ledger.await.map_err(|status| failure(&status))?;
-    let Ledger { matched, queued, dropped, absent, scheduled, .. } = ledger.unwrap_or_default();
+    let Ledger { matched, queued, dropped, absent, scheduled, parked, .. } =
+        ledger.unwrap_or_default();
     let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
-    Ok(LedgerSum { matched, queued, dropped, absent, scheduled })
+    Ok(LedgerSum { matched, queued, dropped, absent, scheduled, parked })
 }
 
 /// Why a call failed, in the comet's own words if it answered.

@@ -346,9 +346,9 @@ fn millis(time: Duration) -> u64 {
 }
 
 fn wire_ledger(sum: LedgerSum) -> Ledger {
-    let LedgerSum { matched, queued, dropped, absent, scheduled } = sum;
+    let LedgerSum { matched, queued, dropped, absent, scheduled, parked } = sum;
     let dropped = dropped.into_iter().collect();
-    Ledger { matched, queued, dropped, absent, scheduled, unanswered: Vec::new() }
+    Ledger { matched, queued, dropped, absent, scheduled, parked, unanswered: Vec::new() }
 }
 
 /// The store gives no answer: a failure of the service, not of the request.

@@ -1,4 +1,4 @@
-//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
+//! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"parked":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
 //! `"may_miss_hosts":true` where it is so, and `"counts":[1,2]` of an order to count. And answers to the question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
@@ -38,6 +38,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
         "absent": tally.absent,
         "unchanged": tally.unchanged,
         "refused": tally.refused,
+        "parked": tally.parked,
         "dropped": dropped,
         "hosts": hosts,
     });
@@ -66,6 +67,7 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         absent: count("absent")?,
         unchanged: count("unchanged")?,
         refused: count("refused")?,
+        parked: count("parked")?,
         ..Tally::default()
     };
     for reason in DropReason::ALL {
@@ -99,7 +101,8 @@ mod tests {
 
     #[test]
     fn a_part_comes_back_from_its_json() {
-        let mut tally = Tally { absent: 2, unchanged: 3, refused: 4, ..Tally::default() };
+        let mut tally =
+            Tally { absent: 2, unchanged: 3, refused: 4, parked: 5, ..Tally::default() };
         tally.queue();
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {

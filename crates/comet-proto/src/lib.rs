@@ -21,7 +21,7 @@ pub mod sse;
 pub mod text;
 pub mod websocket;
 
-pub use auth_reply::{AuthReply, NotRenewed};
+pub use auth_reply::{AuthReply, KeptSession, NotRenewed, Resumed};
 pub use encoded::Encoded;
 pub use frame::{Frame, FrameFault, HEADER_LEN, VERSION, VERSION_2, count_frames, decode};
 pub use rooms::{

@@ -47,6 +47,9 @@ pub const LEAVE: i32 = 21;
 pub const LEAVE_REPLY: i32 = 22;
 /// In protocol 2: pushes to a room were dropped for the connection; the body is a [`RoomGap`](crate::RoomGap).
 pub const GAP: i32 = 23;
+/// From a client of protocol 2. Before its token: it asks the server to [keep its session](crate::KeptSession), by the body 1. Later:
+/// the body 0 takes that back. There is no reply.
+pub const KEEP: i32 = 24;
 /// A question of goim v1.2's clients whether the server answers.
 pub const TEST: i32 = 254;
 /// Answers [`TEST`].

@@ -248,12 +248,16 @@ pub struct PushLedger {
     pub queued: u64,
     /// 1 for a key or a user without a connection.
     pub absent: u64,
+    /// Sessions without a connection that the push is parked for.
+    pub parked: u64,
     /// Number of a reason, and the connections that did not get it for that. A reason without any is left out.
     pub dropped: Vec<(u32, u64)>,
 }
 
 const COUNTS: usize = 3 * 8;
 const DROPPED: usize = 4 + 8;
+/// In the place of the number of a reason: those for which the push is parked, which is none.
+const PARKED: u32 = 0;
 
 impl PushLedger {
     /// Reads the body of a reply. A body that is cut short is none.
@@ -265,11 +269,15 @@ impl PushLedger {
             let bytes = bytes[at..at + 8].try_into().expect("8 bytes");
             u64::from_be_bytes(bytes)
         };
+        let entries = dropped.iter().map(|entry| (word(entry, 0), count(entry, 4)));
+        let (parked, dropped): (Vec<_>, Vec<_>) =
+            entries.partition(|(reason, _)| *reason == PARKED);
         Some(Self {
             matched: count(counts, 0),
             queued: count(counts, 8),
             absent: count(counts, 16),
-            dropped: dropped.iter().map(|entry| (word(entry, 0), count(entry, 4))).collect(),
+            parked: parked.iter().map(|(_, count)| count).sum(),
+            dropped,
         })
     }
 }
@@ -302,9 +310,11 @@ impl<'a> PushReply<'a> {
     pub fn encode_ledger(
         output: &mut Vec<u8>,
         id: u32,
-        (matched, queued, absent): (u64, u64, u64),
+        (matched, queued, absent, parked): (u64, u64, u64, u64),
         dropped: impl Iterator<Item = (u32, u64)> + Clone,
     ) {
+        let parked = (parked > 0).then_some((PARKED, parked));
+        let dropped = parked.into_iter().chain(dropped);
         put_reply_header(output, 0, id, COUNTS + DROPPED * dropped.clone().count());
         for count in [matched, queued, absent] {
             output.extend_from_slice(&count.to_be_bytes());

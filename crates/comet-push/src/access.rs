@@ -105,9 +105,12 @@ fn describe(target: Arguments<'_>, proto: Option<&Proto>) {
 
 fn pushed(answer: Result<Pushed, Status>) -> Result<Pushed, Status> {
     let pushed = answer?;
-    let Ledger { matched, queued, dropped, absent, scheduled, unanswered } = &pushed.ledger;
+    let Ledger { matched, queued, dropped, absent, scheduled, unanswered, parked } = &pushed.ledger;
     let (dropped, access) = (dropped.values().sum::<u64>(), Access::current());
     access.add(format_args!("matched={matched} queued={queued} dropped={dropped} absent={absent}"));
+    if *parked > 0 {
+        access.add(format_args!("parked={parked}"));
+    }
     if *scheduled > 0 {
         access.add(format_args!("scheduled={scheduled}"));
     }

@@ -157,12 +157,13 @@ impl<B: StreamBackend> Push for PushService<B> {
             access::kick(&*self.backend, target, KickNotice { reason, retry_after_ms }).await
         };
         let ledger = self.counts.of("Kick", answer).await?;
-        let Ledger { queued, absent, dropped, unanswered, .. } = ledger;
+        let Ledger { queued, absent, parked, dropped, unanswered, .. } = ledger;
         Ok(Response::new(KickReply {
             closed: queued,
             absent,
             not_closed: dropped.into_iter().collect(),
             unanswered,
+            parked,
         }))
     }
 

@@ -79,12 +79,12 @@ impl Call {
     /// What must hold once all reports are in, whatever happened on the way.
     pub(crate) fn check(&self) -> Result<(), String> {
         let tally = &self.sums.tally;
-        let Tally { matched, absent, .. } = *tally;
+        let Tally { matched, absent, parked, .. } = *tally;
         let is_sound = match self.kind {
-            // Nobody or one connection holds a key.
-            Kind::Keys => matched + absent == self.keys.len() as u64,
+            // Nobody or one connection holds a key, or its session is parked.
+            Kind::Keys => matched + absent + parked == self.keys.len() as u64,
             Kind::Users => absent <= self.users.len() as u64,
-            Kind::Room(_) | Kind::All => absent == 0,
+            Kind::Room(_) | Kind::All => absent + parked == 0,
             Kind::Paced => *tally == Tally::default(),
         };
         let (id, kind) = (self.id, self.kind);

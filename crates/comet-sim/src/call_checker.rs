@@ -111,8 +111,8 @@ impl CallChecker {
             Report::Tally { call, tally, partials, .. } => {
                 (call, 1, i64::from(*partials), Sums { tally: *tally, ..Sums::default() })
             }
-            Report::PartialTally { call, tally, .. } => {
-                (call, 0, -1, Sums { tally: *tally, ..Sums::default() })
+            Report::PartialTally { call, tally, settles, .. } => {
+                (call, 0, -i64::from(*settles), Sums { tally: *tally, ..Sums::default() })
             }
             Report::Scheduled { call, connections, .. } => {
                 (call, 1, 0, Sums { scheduled: *connections, ..Sums::default() })

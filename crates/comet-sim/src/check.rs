@@ -21,13 +21,13 @@ use crate::summary::{self, Summary};
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let counters = driver.shard.counters();
     let sockets = driver.socket_totals(env);
-    let Counters { deliveries, sent, lost, superseded, waiting, .. } = counters;
+    let Counters { deliveries, sent, lost, superseded, unsent, waiting, .. } = counters;
     let holds = |holds: bool, law: &str| {
         let shard = driver.shard.id().0;
         holds.then_some(()).ok_or_else(|| format!("shard {shard}: {law}: {counters:?}"))
     };
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
-    holds(deliveries.queued == sent + lost + superseded + waiting, "queued")?;
+    holds(deliveries.queued == sent + lost + superseded + unsent + waiting, "queued")?;
     let limits = &env.plan.limits;
     // With `DropOldest` one push waits beside those on their way, however many those are; states fill an outbox beside these.
     let keeps_latest = limits.coalesce_rules.iter().any(|rule| rule.keep_latest);
@@ -58,6 +58,7 @@ pub(crate) fn quiet_point(
     check_directories(env, drivers)?;
     check_gauges(drivers)?;
     check_totals(env, drivers)?;
+    check_parked(drivers)?;
     check_clients(env, drivers)?;
     let untold = check_rosters(env, drivers);
     check_deliveries(env, drivers, baseline, untold)?;
@@ -154,6 +155,19 @@ fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
     agrees.then_some(()).ok_or_else(|| format!("callers read {read:?}, shards counted {counted:?}"))
 }
 
+/// What was parked has gone out, is lost and counted, or is still parked.
+fn check_parked(drivers: &[Driver]) -> Result<(), String> {
+    let (mut came, mut went) = (0, 0);
+    for driver in drivers {
+        let Counters { deliveries, unsent, resumed, parked_lost, parked, .. } =
+            driver.shard.counters();
+        came += deliveries.parked + unsent;
+        went += resumed + parked + parked_lost.iter().sum::<u64>();
+    }
+    let what = || format!("{came} pushes were parked, and there is an account of {went}");
+    (came == went).then_some(()).ok_or_else(what)
+}
+
 /// Control's sum of all tallies, with what push callers were told, is the sum of the shards' counters. Paced broadcasts,
 /// what comes from histories, what the server tells of joins and leaves, and pushes whose callers know nothing of them, are in the latter only.
 fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
@@ -161,14 +175,18 @@ fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     for driver in drivers {
         counted += driver.shard.counters().deliveries;
     }
-    let numbers =
-        |tally: &Tally| [&[tally.matched, tally.queued, tally.absent][..], &tally.dropped].concat();
+    let numbers = |tally: &Tally| {
+        [&[tally.matched, tally.queued, tally.absent, tally.parked][..], &tally.dropped].concat()
+    };
     let (control, account) = (&env.control, &env.push_callers.account);
     let mut reported = *control.calls.total();
     reported += account.total;
     let (counted, reported) = (numbers(&counted), numbers(&reported));
-    // What comes from a history belongs to no call.
-    let has_recovered = drivers.iter().any(|driver| driver.shard.counters().recoveries[1] > 0);
+    // What comes from a history or a parked session belongs to no call.
+    let has_recovered = drivers.iter().any(|driver| {
+        let Counters { recoveries, resumed, .. } = driver.shard.counters();
+        recoveries[1] + resumed > 0
+    });
     let has_presence = drivers.iter().any(|driver| driver.shard.counters().presence_pushes > 0);
     let agrees = if control.has_paced || account.unknown > 0 || has_recovered || has_presence {
         counted.iter().zip(&reported).all(|(counted, reported)| counted >= reported)

@@ -361,6 +361,7 @@ impl World {
             dropped: [("outbox_full".to_owned(), dropped)].into(),
             absent: rng.between(0, 2),
             scheduled: rng.between(0, 2),
+            parked: 0,
         };
         let failure = |is_bad_request, message: &str| {
             Err(CallFailure { is_bad_request, message: message.to_owned() })

@@ -32,7 +32,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     for reason in CloseReason::ALL {
         assert!(sum.closed[*reason as usize] > 0, "no connection was closed for {reason:?}: {sum}");
     }
-    for reason in DropReason::ALL {
+    // Nothing is parked here.
+    for reason in DropReason::ALL.iter().filter(|reason| **reason != DropReason::ParkedFull) {
         assert!(sum.deliveries.dropped[*reason as usize] > 0, "no push was {reason:?}: {sum}");
     }
     let Summary { coalesced, coalesce_windows, .. } = sum;

@@ -11,6 +11,7 @@ impl AddAssign for Ledger {
         self.queued += other.queued;
         self.absent += other.absent;
         self.scheduled += other.scheduled;
+        self.parked += other.parked;
         self.unanswered.extend(other.unanswered);
         for (reason, connections) in other.dropped {
             *self.dropped.entry(reason).or_default() += connections;
@@ -25,6 +26,9 @@ impl fmt::Display for Ledger {
             write!(f, ", dropped {connections} ({reason})")?;
         }
         write!(f, ", absent {}", self.absent)?;
+        if self.parked > 0 {
+            write!(f, ", parked {}", self.parked)?;
+        }
         if self.scheduled > 0 {
             write!(f, ", scheduled {}", self.scheduled)?;
         }
@@ -41,7 +45,7 @@ mod tests {
 
     fn ledger(dropped: &[(&str, u64)]) -> Ledger {
         let dropped = dropped.iter().map(|&(reason, count)| (reason.to_owned(), count)).collect();
-        Ledger { matched: 5, queued: 3, dropped, absent: 1, ..Ledger::default() }
+        Ledger { matched: 5, queued: 3, dropped, absent: 1, parked: 4, ..Ledger::default() }
     }
 
     #[test]
@@ -50,7 +54,7 @@ mod tests {
         sum += ledger(&[("filtered", 1), ("outbox_full", 1)]);
         assert_eq!(
             sum.to_string(),
-            "matched 10, queued 6, dropped 3 (filtered), dropped 1 (outbox_full), absent 2"
+            "matched 10, queued 6, dropped 3 (filtered), dropped 1 (outbox_full), absent 2, parked 8"
         );
     }
 

@@ -259,6 +259,7 @@ fn kicked(reply: &KickReply) -> Record {
         ("closed", reply.closed.into()),
         ("absent", reply.absent.into()),
         ("not_closed", json!(not_closed)),
+        ("parked", reply.parked.into()),
     ];
     record.extend(unanswered(&reply.unanswered));
     record

@@ -52,6 +52,8 @@ const TEXT_GROWTH: usize = 6;
 const RETAINED_KEY: u64 = RETAINED + 2 * NAME_MAX as u64;
 /// An address or subnet that is counted, in a table that has doubled.
 const SOURCE: u64 = 96;
+/// A session that may outlast its connection, at the home of its user: its key with the longest name, and two entries.
+const KEPT_SESSION: u64 = 160 + NAME_MAX as u64;
 /// A trace event with its key and the numbers of its live traces.
 const TRACE_EVENT: u64 = 160 + NAME_MAX as u64 + 8 * LIVE_TRACES_MAX as u64;
 
@@ -120,6 +122,7 @@ impl Bounds {
             coalesce_rules,
             history_rules,
             history_memory,
+            resume,
             presence_rules,
             // Of the connections, these may be of a kind; that takes no memory beside them.
             accepts: _,
@@ -214,6 +217,9 @@ impl Bounds {
                                 as u64),
                 ),
             ),
+            // The connections that have just ended, and the keys that have none.
+            ("parked sessions", when(resume.is_on(), 2 * cores * allocated(resume.memory as u64))),
+            ("keys of sessions that may be", when(resume.is_on(), connections * KEPT_SESSION)),
             (
                 "changes of rooms that members are told",
                 presence_rules.iter().map(|rule| rule.names as usize).max().map_or(0, |names| {

@@ -10,7 +10,7 @@ use comet_control::{
 use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
 use comet_core::{
     Blocks, CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, LiveTraces,
-    Logic, Network, PresenceRule, SourceLimits, Tokens,
+    Logic, Network, PresenceRule, ResumeLimits, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
 use comet_ops::CertificatesInUse;
@@ -255,6 +255,13 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         history_rules: config.history.rules.iter().map(history_rule).collect(),
         presence_rules: config.presence.rules.iter().map(presence_rule).collect(),
         history_memory: config.limits.history_memory,
+        resume: ResumeLimits {
+            window_ms: millis(config.resume.window),
+            messages: config.resume.messages,
+            bytes: config.resume.bytes,
+            memory: config.resume.memory,
+            for_all: config.resume.all,
+        },
         linger_ms: millis(protocol.linger),
         accepts: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),

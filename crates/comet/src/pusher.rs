@@ -158,13 +158,14 @@ impl Sum {
         sum.queued += more.queued;
         sum.scheduled += more.scheduled;
         sum.absent += more.absent;
+        sum.parked += more.parked;
         for (reason, count) in more.dropped {
             *sum.dropped.entry(reason).or_default() += count;
         }
     }
 
     fn code(&self) -> u8 {
-        let is_nobody = self.ledger.matched + self.ledger.scheduled == 0;
+        let is_nobody = self.ledger.matched + self.ledger.scheduled + self.ledger.parked == 0;
         if is_nobody && !self.is_unknown { EXIT_NO_MATCH } else { 0 }
     }
 
@@ -186,6 +187,9 @@ impl Sum {
         }
         if ledger.absent > 0 {
             text += &format!(" absent {}", ledger.absent);
+        }
+        if ledger.parked > 0 {
+            text += &format!(" parked {}", ledger.parked);
         }
         text
     }

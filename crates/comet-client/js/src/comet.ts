@@ -7,7 +7,7 @@ import { Message, type Position, parsePosition } from "./message.js";
 import { type Notice, isFinal, isTokenOver } from "./notice.js";
 import { watchPage } from "./page.js";
 import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
-import { type AuthReply, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
+import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
 
 /** Objects are sent as JSON. */
 export type Token = string | number | object;
@@ -22,6 +22,11 @@ export interface Options {
     timeoutMs?: number;
     /** Unless set, the first delay is up to 2 s, and none is longer than a minute. */
     backoff?: Partial<Backoff>;
+    /**
+     * Asks the server to keep the session when the connection is lost: messages to this client's key or user then wait for the
+     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session.
+     */
+    keepSession?: boolean;
     /** For Node before 22: that of the package `ws`. */
     WebSocket?: WebSocketConstructor;
 }
@@ -38,6 +43,8 @@ export interface StateEvent {
     reason?: string;
     /** When `waiting`: until the next attempt. */
     retryInMs?: number;
+    /** When `open`, if this is the session of an earlier connection. If not, load the state that messages are about. */
+    resumed?: Resumed;
 }
 
 /** The server has closed the connection and said why. */
@@ -89,7 +96,7 @@ export class Comet {
      * @throws TypeError if it is no URL of a WebSocket, or there is no `WebSocket`.
      */
     constructor(url: string | URL, options: Options = {}) {
-        const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000 } = options;
+        const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000, keepSession = false } = options;
         if (!WebSocket) {
             throw new TypeError("no WebSocket here: pass one as an option");
         }
@@ -98,7 +105,7 @@ export class Comet {
             throw new TypeError(`${protocol} is neither ws: nor wss:`);
         }
         this.#options = options;
-        this.#settings = { url: href, WebSocket, heartbeatMs, timeoutMs };
+        this.#settings = { url: href, WebSocket, heartbeatMs, timeoutMs, keepSession };
         this.#token = options.token;
         this.#backoff = { baseMs: 1000, maxMs: 60_000, ...options.backoff };
         this.#rooms = new Rooms({
@@ -169,14 +176,14 @@ export class Comet {
 
     /**
      * Sends a message to the application behind the server, and returns its reply, which is empty if all went well. 4 is the usual
-     * operation; others are 24 and up. Nothing is kept for a later connection, and without a reply nobody knows whether it
+     * operation; others are 25 and up. Nothing is kept for a later connection, and without a reply nobody knows whether it
      * has arrived.
      *
      * @throws Error if there is no connection, it is lost, or no reply comes in time.
      */
     async send(operation: number, body: string | Uint8Array = ""): Promise<Uint8Array> {
         const bytes = typeof body === "string" ? utf8(body) : body;
-        if (operation !== 4 && !(Number.isInteger(operation) && operation > op.GAP && operation < 2 ** 31)) {
+        if (operation !== 4 && !(Number.isInteger(operation) && operation > op.KEEP && operation < 2 ** 31)) {
             throw new RangeError(`operation ${operation} is no message's`);
         }
         if (bytes.length > SEND_BODY_MAX) {
@@ -272,7 +279,7 @@ export class Comet {
         if (this.#state !== "open") {
             this.#isSecondToken = false;
             this.#openedAt = Date.now();
-            this.#setState({ state: "open" });
+            this.#setState({ state: "open", ...(reply?.resumed && { resumed: reply.resumed }) });
             if (!this.#connection) {
                 // A listener has closed it.
                 return;
@@ -371,7 +378,7 @@ export class Comet {
 
     #pause(): void {
         if (this.#state !== "closed") {
-            this.#connection?.close();
+            this.#connection?.close(!this.#settings.keepSession);
             this.#disconnected();
             this.#setState({ state: "paused" });
         }

@@ -19,6 +19,8 @@ export interface Settings {
     WebSocket: WebSocketConstructor;
     heartbeatMs: number;
     timeoutMs: number;
+    /** The server is asked to keep the session when the connection is lost. */
+    keepSession: boolean;
 }
 
 /** Why a connection is over. */
@@ -65,7 +67,12 @@ export class Connection {
         this.#socket = new settings.WebSocket(settings.url);
         this.#timer = setTimeout(() => this.#end("not accepted in time"), settings.timeoutMs);
         this.#socket.binaryType = "arraybuffer";
-        this.#socket.addEventListener("open", () => this.post(op.AUTH, token));
+        this.#socket.addEventListener("open", () => {
+            if (settings.keepSession) {
+                this.post(op.KEEP, Uint8Array.of(1));
+            }
+            this.post(op.AUTH, token);
+        });
         this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
         this.#socket.addEventListener("close", ({ code, reason }) => this.#closed(code, reason));
         // Node 20 tells no close after a connection that was never made.
@@ -76,7 +83,7 @@ export class Connection {
     post(operation: number, body: Uint8Array): number {
         this.#sequence = (this.#sequence % 0x7fffffff) + 1;
         if (this.#phase !== "over") {
-            const version = operation === op.AUTH ? 2 : 1;
+            const version = operation === op.AUTH || operation === op.KEEP ? 2 : 1;
             this.#socket.send(encode({ version, operation, sequence: this.#sequence, body }));
         }
         return this.#sequence;
@@ -101,9 +108,10 @@ export class Connection {
         }
     }
 
-    close(): void {
+    /** The server keeps the session of a connection that ends without a goodbye. */
+    close(isGoodbye = true): void {
         this.#finish();
-        this.#socket.close(1000);
+        this.#socket.close(...(isGoodbye ? [1000] : []));
     }
 
     #receive(data: unknown): void {

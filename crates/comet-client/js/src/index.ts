@@ -3,3 +3,4 @@ export { Comet, type Events, type GoodbyeEvent, type Options, type State, type S
 export type { WebSocketConstructor, WebSocketLike } from "./connection.js";
 export type { Message, Position } from "./message.js";
 export type { GapEvent, RoomEvent } from "./rooms.js";
+export type { Resumed } from "./wire.js";

@@ -23,6 +23,7 @@ export const op = {
     LEAVE: 21,
     LEAVE_REPLY: 22,
     GAP: 23,
+    KEEP: 24,
 } as const;
 
 /** A frame. Its body is a view of the message in which it came. */
@@ -96,6 +97,16 @@ export interface AuthReply {
     heartbeatMs: number;
     /** The time until the server closes the connection as `token_expired`; 0: never. */
     expiresInMs: number;
+    /** `undefined`: the session is a new one. */
+    resumed: Resumed | undefined;
+}
+
+/** What was pushed to the session between two connections. */
+export interface Resumed {
+    /** So many messages follow, before all others. */
+    parked: number;
+    /** So many are lost, because they were too many, or the server had no memory left. */
+    lost: number;
 }
 
 /** `undefined`: the server speaks protocol 1. */
@@ -110,8 +121,14 @@ export function decodeAuthReply(body: Uint8Array): AuthReply | undefined {
         isUnavailable: (flags & 2) !== 0,
         heartbeatMs: fields.getUint32(4),
         expiresInMs: fields.getUint32(8),
+        resumed: flags & 8 ? resumedOf(fieldsOf(body, 24)) : undefined,
     };
 }
+
+const resumedOf = (fields: DataView): Resumed => ({
+    parked: fields.getUint32(12),
+    lost: fields.getUint32(16) + fields.getUint32(20),
+});
 
 /** A point in the history of a room. */
 export interface Point {

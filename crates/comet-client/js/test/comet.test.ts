@@ -28,6 +28,24 @@ test("the first frame carries the token and asks for protocol 2", (t) => {
     assert.deepEqual(log, [["state", { state: "open" }]]);
 });
 
+test("a session is kept where that is asked for, and the state says what has waited", (t) => {
+    const { comet, log, tick } = rig(t, { token: 7, keepSession: true });
+    socket().open();
+    assert.deepEqual(socket().sent.map(({ version, operation, body }) => [version, operation, [...body]]), [
+        [2, op.KEEP, [1]],
+        [2, op.AUTH, [0x37]],
+    ]);
+    socket().say([op.AUTH_REPLY, authReply({ flags: 4, kept: [0, 0, 0] }), 2]);
+    assert.deepEqual(last(log), { state: "open" });
+    socket().fail();
+    tick(2000);
+    accept(authReply({ flags: 12, kept: [3, 1, 2] })).say([1000, "waited"]);
+    assert.deepEqual(last(log), { state: "open", resumed: { parked: 3, lost: 3 } });
+    assert.deepEqual(messages(log), ["waited"]);
+    comet.close();
+    assert.equal(socket().closedWith, 1000);
+});
+
 test("the frames of a batch are messages", (t) => {
     const { log } = rig(t);
     accept().say([op.RAW, Buffer.concat([frame([1000, "a"]), frame([1001, "b"])])], [5, "c"]);

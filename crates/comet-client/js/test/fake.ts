@@ -100,8 +100,9 @@ export function socket(): FakeSocket {
 }
 
 /** The body of operation 8 in protocol 2. */
-export function authReply({ flags = 0, heartbeatMs = 300_000, expiresInMs = 0 } = {}): Uint8Array {
-    const body = new DataView(new ArrayBuffer(12));
+export function authReply({ flags = 0, heartbeatMs = 300_000, expiresInMs = 0, kept = [] as number[] } = {}): Uint8Array {
+    const body = new DataView(new ArrayBuffer(12 + 4 * kept.length));
+    kept.forEach((number, at) => body.setUint32(12 + 4 * at, number));
     body.setUint8(0, 2);
     body.setUint8(1, flags);
     body.setUint32(4, heartbeatMs);

@@ -27,8 +27,9 @@ function fields(frame: wire.Frame): unknown {
         case wire.op.AUTH_REPLY: {
             const reply = wire.decodeAuthReply(frame.body);
             assert(reply);
-            const flags = (reply.isRefused ? 1 : 0) + (reply.isUnavailable ? 2 : 0);
-            return { version: 2, flags, heartbeat_ms: reply.heartbeatMs, expires_in_ms: reply.expiresInMs };
+            const { resumed } = reply;
+            const flags = (reply.isRefused ? 1 : 0) + (reply.isUnavailable ? 2 : 0) + (resumed ? 12 : 0);
+            return { version: 2, flags, heartbeat_ms: reply.heartbeatMs, expires_in_ms: reply.expiresInMs, ...resumed };
         }
         case wire.op.JOIN_REPLY: {
             const reply = wire.decodeJoinReply(frame.body);
@@ -64,6 +65,10 @@ function fields(frame: wire.Frame): unknown {
 
 /** The body of a room push in the vectors, as a list of messages. */
 function expected(vector: Vector): unknown {
+    if (vector.operation === wire.op.AUTH_REPLY && "parked" in vector.body) {
+        const { lost_full, lost_memory, ...rest } = vector.body;
+        return { ...rest, lost: Number(lost_full) + Number(lost_memory) };
+    }
     if (vector.operation !== wire.op.ROOM_PUSH) {
         return vector.body;
     }
@@ -87,7 +92,8 @@ for (const vector of vectors) {
             assert.deepEqual(fields(frame), expected(vector));
             return;
         }
-        const { token, since, room, handle } = vector.body as {
+        const { keep, token, since, room, handle } = vector.body as {
+            keep?: number;
             token?: string;
             since?: { epoch: string; offset: string } | null;
             room: string;
@@ -95,7 +101,8 @@ for (const vector of vectors) {
         };
         const point = since ? { epoch: BigInt(since.epoch), offset: BigInt(since.offset) } : undefined;
         const body =
-            token !== undefined ? wire.utf8(token)
+            keep !== undefined ? Uint8Array.of(keep)
+            : token !== undefined ? wire.utf8(token)
             : handle !== undefined ? wire.encodeLeave(handle)
             : wire.encodeJoin(room, point);
         assert.deepEqual(new Uint8Array(wire.encode({ version, operation, sequence, body })), bytes(vector.hex));

@@ -176,12 +176,16 @@ impl Session {
             }
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
                 // A renewal of the token.
-                self.auth_reply = AuthReply::decode(frame.body).or(self.auth_reply);
+                if let Some(reply) = &mut self.auth_reply
+                    && let Some(renewed) = AuthReply::decode(frame.body)
+                {
+                    **reply = AuthReply { kept: reply.kept, ..renewed };
+                }
                 on_arrival(Arrival::Frame(frame, None));
             }
             (op::RAW, _) => return Err(SessionError::StrayBatch),
             (op::AUTH_REPLY, State::Authing) => {
-                self.auth_reply = AuthReply::decode(frame.body);
+                self.auth_reply = AuthReply::decode(frame.body).map(Box::new);
                 self.state = State::Live;
             }
             (

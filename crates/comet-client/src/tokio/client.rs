@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use ::tokio::io::{AsyncRead, AsyncWrite};
-use comet_proto::{AuthReply, Position};
+use comet_proto::{AuthReply, Position, Resumed};
 
 use super::stream::TokioStream;
 use crate::connection::Connection;
@@ -180,6 +180,12 @@ impl Client {
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.connection.auth_reply()
+    }
+
+    /// As the blocking [`resumed`](crate::Client::resumed).
+    #[must_use]
+    pub fn resumed(&self) -> Option<Resumed> {
+        self.auth_reply()?.kept?.resumed
     }
 
     /// As the blocking [`close`](crate::Client::close).

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use comet_client::{AuthReply, FrameFault, Session, SessionError, Transport, WebSocketFault};
+use comet_client::{
+    AuthReply, FrameFault, KeptSession, Resumed, Session, SessionError, Transport, WebSocketFault,
+    op,
+};
 use comet_proto::{JoinReply, RoomHandle};
 use proptest::prelude::*;
 use tungstenite::handshake::derive_accept_key;
@@ -95,7 +98,12 @@ fn a_new_session_sends_auth_or_the_upgrade() {
 #[test]
 fn the_body_of_the_acceptance_says_what_the_server_speaks() {
     let body = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0x75, 0x30];
-    let reply = AuthReply { not_renewed: None, heartbeat_ms: 300_000, expires_in_ms: Some(30_000) };
+    let reply = AuthReply {
+        not_renewed: None,
+        heartbeat_ms: 300_000,
+        expires_in_ms: Some(30_000),
+        kept: None,
+    };
     for (body, expected) in [
         (&b""[..], None),
         (&body[..11], None),
@@ -111,6 +119,32 @@ fn the_body_of_the_acceptance_says_what_the_server_speaks() {
             assert!(session.is_live());
             assert_eq!(session.auth_reply(), expected, "{body:x?}");
         }
+    }
+}
+
+#[test]
+fn a_kept_session_is_asked_for_before_the_token_and_ended_by_a_goodbye() {
+    let keep = |body: u8| {
+        let mut ask = frame(op::KEEP, 0, &[body]);
+        ask[7] = 2;
+        ask
+    };
+    let token = session(Transport::Tcp).output().to_vec();
+    for is_kept in [true, false] {
+        let mut session = Session::kept(Transport::Tcp, "localhost:8090", "/sub", b"42");
+        assert_eq!(session.output(), [keep(1), token.clone()].concat());
+        session.consume_output(session.output().len());
+        let resumed = Some(Resumed { parked: 2, lost_full: 1, lost_memory: 0 });
+        let kept = is_kept.then_some(KeptSession { resumed });
+        let reply =
+            AuthReply { not_renewed: None, heartbeat_ms: 300_000, expires_in_ms: None, kept };
+        let renewed = AuthReply { expires_in_ms: Some(1), kept: None, ..reply };
+        for body in [reply, renewed].map(|reply| reply.encode()) {
+            session.handle_input(&frame(8, 1, &body), |_, _| ()).unwrap();
+            assert_eq!(session.auth_reply().unwrap().kept, kept, "a renewal says nothing of it");
+        }
+        session.close();
+        assert_eq!(session.output(), if is_kept { keep(0) } else { Vec::new() });
     }
 }
 

@@ -154,6 +154,10 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
     check("protocol.svr_proto", "1", "65535", &["0", "65536", "9223372036854775807"]);
     check("protocol.outbox_bytes", "2048", "\"1GiB\"", &["2047", "1073741825"]);
     check("protocol.cli_proto", "1", "65535", &["0", "65536", "-1"]);
+    check("resume.window", "\"0s\"", "\"1h\"", &["\"61m\""]);
+    check("resume.messages", "1", "65535", &["0", "65536"]);
+    check("resume.bytes", "1024", "\"1GiB\"", &["1023", "1073741825"]);
+    check("resume.memory", "1048576", "1099511627776", &["1048575", "1099511627777"]);
     check("clients.rooms", "1", "1024", &["0", "1025"]);
     check("clients.user_sessions", "1", "1048576", &["0", "1048577"]);
     check("limits.connections", "0", "16777216", &["-1", "16777217"]);
@@ -291,7 +295,7 @@ fn all_mistakes_are_reported_at_once() {
             "comet.toml:8:12: websocket.head_max: \"8KB\" is not a size: use bytes, or a number \
              and KiB, MiB or GiB, like \"4KiB\"",
             "comet.toml:9:2: weird: unknown section `weird`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `resume`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:13:13: protocol.heartbeat: \"5x\" is not a duration: use a number and us, \
              ms, s, m or h, like \"500ms\"",
@@ -323,7 +327,7 @@ fn a_section_is_a_table() {
         &[
             "comet.toml:1:8: push: this is a section: write [push] and its keys below",
             "comet.toml:2:1: bind: unknown section `bind`, expected one of `server`, `tcp`, \
-             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
+             `websocket`, `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `resume`, `presence`, `limits`, `clients`, `bucket`, `logic`, \
              `discovery`, `nats`, `trace`, `token`, `white_list`, `logic_server`, `log`",
             "comet.toml:3:1: tcp: this is a section: write [tcp] and its keys below",
             "comet.toml:5:1: websocket.bind: invalid type: map, expected a sequence",
@@ -355,7 +359,7 @@ fn a_set_is_a_key_and_a_value() {
         "",
         &["weird.a=x"],
         &["--set weird: unknown section `weird`, expected one of `server`, `tcp`, `websocket`, \
-          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `presence`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
+          `tls`, `push`, `monitor`, `api_tls`, `protocol`, `coalesce`, `history`, `resume`, `presence`, `limits`, `clients`, `bucket`, `logic`, `discovery`, `nats`, `trace`, `token`, `white_list`, \
           `logic_server`, `log`"],
     );
     check_mistakes(

@@ -67,9 +67,19 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
 
     // One part overtakes the report that announces it.
     fake.report(Report::Tally { call, shard: ShardId(0), tally: tally(10, 0, 0), partials: 0 });
-    fake.report(Report::PartialTally { call, shard: ShardId(1), tally: tally(2, 3, 0) });
+    fake.report(Report::PartialTally {
+        call,
+        shard: ShardId(1),
+        tally: tally(2, 3, 0),
+        settles: 1,
+    });
     fake.report(Report::Tally { call, shard: ShardId(0), tally: tally(1, 0, 1), partials: 2 });
-    fake.report(Report::PartialTally { call, shard: ShardId(1), tally: tally(0, 4, 0) });
+    fake.report(Report::PartialTally {
+        call,
+        shard: ShardId(1),
+        tally: tally(0, 4, 0),
+        settles: 1,
+    });
     let ledger = asked.await.unwrap().unwrap().into_inner().ledger.unwrap();
     let dropped = BTreeMap::from([("outbox_full".to_owned(), 7)]);
     assert_eq!(ledger, Ledger { matched: 20, queued: 13, dropped, absent: 1, ..Ledger::default() });

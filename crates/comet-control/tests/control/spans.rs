@@ -49,7 +49,7 @@ async fn a_push_has_spans_of_its_homes_and_of_the_shards_that_these_sent_it_to()
         panic!()
     };
     // Threads are not ordered: a part may come before what announces it.
-    fake.report(Report::PartialTally { call, shard: other, tally: queued(3) });
+    fake.report(Report::PartialTally { call, shard: other, tally: queued(3), settles: 1 });
     fake.report(Report::Tally { call, shard: home, tally: queued(2), partials: 1 });
     assert_eq!(asked.await.unwrap().unwrap().into_inner().ledger.unwrap().queued, 5);
 

@@ -11,6 +11,8 @@ use crate::ledger::Counters;
 use crate::outbox::Subject;
 use crate::transport::Transport;
 
+use super::parked::{ArrivedKept, ArrivedSession};
+
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
 pub struct TakeOver {
     pub(crate) shard: ShardId,
@@ -82,7 +84,10 @@ pub(crate) struct ArrivedRoom {
 
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
-    pub(crate) owners: Vec<(Box<str>, ConnId)>,
+    /// Whether their sessions outlast them comes last.
+    pub(crate) owners: Vec<(Box<str>, ConnId, bool)>,
+    pub(crate) parked: Vec<ArrivedSession>,
+    pub(crate) kept: Vec<ArrivedKept>,
     pub(crate) users: Vec<ArrivedUser>,
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,

@@ -6,7 +6,7 @@ use comet_handover as handed;
 use comet_histogram::Histogram;
 use comet_proto::RoomRefusal;
 
-use crate::ledger::{CallerEnd, CloseReason, Counters, DropReason, Tally};
+use crate::ledger::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, Tally};
 
 /// Every total of `counters` with its name, and every histogram. Gauges are not among them: a shard knows these.
 #[allow(clippy::type_complexity, reason = "two lists")]
@@ -36,6 +36,12 @@ fn named(
         sent,
         lost,
         superseded,
+        unsent,
+        resumed,
+        parked_lost,
+        sessions_parked,
+        sessions_resumed,
+        sessions_expired,
         coalesce_windows,
         coalesced,
         frames_in,
@@ -62,6 +68,9 @@ fn named(
         calls,
         // Gauges.
         waiting: _,
+        parked: _,
+        parked_bytes: _,
+        parked_sessions: _,
         gathered: _,
         gathered_bytes: _,
         waiting_bytes: _,
@@ -79,8 +88,15 @@ fn named(
         users: _,
         keys: _,
     } = counters;
-    let Tally { matched, queued, dropped, absent, unchanged, refused: rooms_refused_by_order } =
-        deliveries;
+    let Tally {
+        matched,
+        queued,
+        dropped,
+        absent,
+        parked: parked_by_pushes,
+        unchanged,
+        refused: rooms_refused_by_order,
+    } = deliveries;
     let mut totals: Vec<(String, &mut u64)> = [
         ("accepted_tcp", accepted_tcp),
         ("accepted_websocket", accepted_websocket),
@@ -101,11 +117,17 @@ fn named(
         ("deliveries_matched", matched),
         ("deliveries_queued", queued),
         ("deliveries_absent", absent),
+        ("deliveries_parked", parked_by_pushes),
         ("orders_unchanged", unchanged),
         ("orders_refused", rooms_refused_by_order),
         ("sent", sent),
         ("lost", lost),
         ("superseded", superseded),
+        ("unsent", unsent),
+        ("resumed", resumed),
+        ("sessions_parked", sessions_parked),
+        ("sessions_resumed", sessions_resumed),
+        ("sessions_expired", sessions_expired),
         ("coalesce_windows", coalesce_windows),
         ("coalesced", coalesced),
         ("frames_in", frames_in),
@@ -128,6 +150,8 @@ fn named(
     .into();
     labelled(&mut totals, "closed", CloseReason::ALL.iter().map(|reason| reason.label()), closed);
     labelled(&mut totals, "dropped", DropReason::ALL.iter().map(|reason| reason.label()), dropped);
+    let losses = ParkedLoss::ALL.iter().map(|reason| reason.label());
+    labelled(&mut totals, "parked_lost", losses, parked_lost);
     let refusals = RoomRefusal::ALL.iter().map(|refusal| refusal.label());
     labelled(&mut totals, "rooms_refused", refusals, rooms_refused);
     labelled(&mut totals, "recoveries", ["not_recovered", "recovered"].into_iter(), recoveries);

@@ -3,19 +3,21 @@
 use std::collections::HashSet;
 
 use comet_handover as handed;
-use comet_handover::{AcceptsKind, Fault, VERSION};
+use comet_handover::{Fault, VERSION};
 use comet_proto::{Encoded, RoomHandle};
 
-use crate::accepts::Accepts;
 use crate::gaps::Offsets;
 use crate::ids::ShardId;
-use crate::limits::{ACCEPTS_MAX, NAME_MAX};
+use crate::ledger::Counters;
+use crate::limits::NAME_MAX;
 use crate::outbox::{State, Subject};
 use crate::transport::Transport;
 
+use super::accepts::accepts_from;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
+use super::parked::push_from;
 use super::rooms::{NewHandles, ShardRooms};
 
 /// Connections of one shard: slots are `u32`, and this many are beyond any machine.
@@ -72,12 +74,14 @@ pub fn distribute<S>(
             ticket_keys: of_shard,
         } = shard;
         ticket_keys = ticket_keys.or(of_shard);
+        let mut home = home.unwrap_or_default();
+        homes.park(std::mem::take(&mut home.parked))?;
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         former.push(Former { items, rooms });
         lengths.push(connections.len());
         let pairs = connections.into_iter().zip(sockets);
         moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
-        homes.add(home.unwrap_or_default());
+        homes.add(home);
         all_counters.push(counters.unwrap_or_default());
     }
     if moving.len() > CONNECTIONS_MAX {
@@ -123,8 +127,8 @@ pub fn distribute<S>(
         let is_push = |item: &&u32| items[**item as usize].is_push;
         let waiting = |conn: &ArrivedConn| conn.connection.pending.iter().filter(is_push).count();
         let waiting: usize = connections.iter().map(waiting).sum();
-        let (sent, lost, superseded) = (counters.sent, counters.lost, counters.superseded);
-        let ended = [sent, lost, superseded].into_iter().fold(0, u64::saturating_add);
+        let Counters { sent, lost, superseded, unsent, .. } = counters;
+        let ended = [sent, lost, superseded, unsent].into_iter().fold(0, u64::saturating_add);
         let tally = &mut counters.deliveries;
         tally.queued = ended.saturating_add(waiting as u64);
         tally.matched =
@@ -171,7 +175,7 @@ fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
 }
 
 fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
-    let handed::Item { bytes, tcp_at, is_push, state, offsets } = item;
+    let handed::Item { bytes, tcp_at, is_push, state, offsets, direct } = item;
     let state =
         state.map(|handed::State { room, id }| State { room: room.map(Into::into), id: id.into() });
     let offsets = offsets.map(|handed::Offsets { room, last, pushes, sent_as }| Offsets {
@@ -180,7 +184,8 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
         pushes,
         sent_as: RoomHandle(sent_as.unwrap_or(room)),
     });
-    let subject = Subject::shared(state, offsets);
+    let direct = direct.map(push_from).transpose()?;
+    let subject = Subject { state, offsets, direct }.shared();
     match Encoded::from_parts(&bytes, tcp_at as usize) {
         Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
         None => inconsistent("a frame that is none"),
@@ -220,14 +225,12 @@ impl Items {
         for (from, known) in self.known.iter().enumerate() {
             for &at in known.iter().filter(|&&at| at != u32::MAX) {
                 let item = &mut self.all[at as usize];
-                let Some(Subject { state, offsets: Some(offsets) }) = item.subject.as_deref()
-                else {
-                    continue;
-                };
+                let Some(subject) = item.subject.as_deref() else { continue };
+                let Some(offsets) = subject.offsets else { continue };
                 let room = handles.of(from, offsets.room);
                 if room != offsets.room {
-                    let offsets = Offsets { room, ..*offsets };
-                    item.subject = Subject::shared(state.clone(), Some(offsets));
+                    let offsets = Some(Offsets { room, ..offsets });
+                    item.subject = Subject { offsets, ..subject.clone() }.shared();
                 }
             }
         }
@@ -252,17 +255,7 @@ fn arrive(
     if key.is_empty() || key.len() > NAME_MAX {
         return inconsistent(format!("a key of {} bytes", key.len()));
     }
-    let accepts = match connection.accepts.take() {
-        None => Accepts::All,
-        Some(accepts) if accepts.operations.len() > ACCEPTS_MAX => {
-            return inconsistent("too many operations are accepted");
-        }
-        Some(accepts) => match (accepts.kind(), accepts.operations.into()) {
-            (AcceptsKind::Only, operations) => Accepts::Only(operations),
-            (AcceptsKind::AllBut, operations) => Accepts::AllBut(operations),
-            (AcceptsKind::Unknown, _) => return inconsistent("an unknown list of operations"),
-        },
-    };
+    let accepts = accepts_from(connection.accepts.take())?;
     for pending in &mut connection.pending {
         *pending = items.index(from, former, *pending)?;
     }

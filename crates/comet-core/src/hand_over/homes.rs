@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use comet_handover::{
-    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, RemoteRoom, User,
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, ParkedSession, RemoteRoom,
+    User,
 };
 use comet_proto::Position;
 
 use crate::ids::{ConnId, Generation, ShardId, Slot, home_of_key, home_of_room, home_of_user};
 
 use super::arrival::{ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
+use super::parked::{self, ArrivedKept, ArrivedSession};
 
 /// All homes of the former process, and the connections of the new one.
 #[derive(Default)]
@@ -26,7 +28,9 @@ pub(super) struct Homes {
     histories: Vec<(usize, History)>,
     forgotten_rooms: u64,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
-    owners: AHashMap<Box<str>, ConnId>,
+    owners: AHashMap<Box<str>, (ConnId, bool)>,
+    parked: AHashMap<Box<str>, ArrivedSession>,
+    kept: Vec<ArrivedKept>,
 }
 
 impl Homes {
@@ -40,6 +44,8 @@ impl Homes {
             remote_rooms,
             histories,
             forgotten_rooms,
+            // These are checked: see [`Homes::park`].
+            parked: _,
         } = home;
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
@@ -51,6 +57,19 @@ impl Homes {
         self.forgotten_rooms = self.forgotten_rooms.max(forgotten_rooms);
     }
 
+    /// Adds sessions whose keys have no connection.
+    pub(super) fn park(&mut self, sessions: Vec<ParkedSession>) -> Result<(), Fault> {
+        for session in sessions {
+            let session = parked::session_from(session)?;
+            let (user, key) = (session.user, session.key.clone());
+            if self.parked.insert(key.clone(), session).is_some() {
+                return Err(Fault::Inconsistent(format!("two sessions of the key {key:?}")));
+            }
+            self.kept.push(ArrivedKept { user, key, conn: None });
+        }
+        Ok(())
+    }
+
     /// A connection is on `shard` now, in the slot `at`.
     pub(super) fn register(
         &mut self,
@@ -59,9 +78,17 @@ impl Homes {
         at: usize,
     ) -> Result<(), Fault> {
         let conn = ConnId { shard, slot: Slot(at as u32), generation: Generation(0) };
-        let Connection { key, user, session, .. } = connection;
-        if self.owners.insert(key.as_str().into(), conn).is_some() {
+        let Connection { key, user, session, is_kept, .. } = connection;
+        if self.owners.insert(key.as_str().into(), (conn, *is_kept)).is_some() {
             return Err(Fault::Inconsistent(format!("two connections hold the key {key:?}")));
+        }
+        if self.parked.contains_key(key.as_str()) {
+            let what = format!("the key {key:?} has a connection, and its session is parked");
+            return Err(Fault::Inconsistent(what));
+        }
+        if *is_kept {
+            let key = key.as_str().into();
+            self.kept.push(ArrivedKept { user: *user, key, conn: Some(conn) });
         }
         if *user != 0 {
             let sessions = self.sessions.entry(*user).or_default();
@@ -91,6 +118,8 @@ impl Homes {
             forgotten_rooms,
             sessions,
             owners,
+            parked,
+            kept,
         } = self;
         let mut homes: Vec<ArrivedHome> = (0..count).map(|_| ArrivedHome::default()).collect();
         for home in &mut homes {
@@ -98,8 +127,14 @@ impl Homes {
             home.anonymous = anonymous.div_ceil(count.into());
             home.forgotten_rooms = forgotten_rooms;
         }
-        for (key, conn) in owners {
-            homes[at(home_of_key(&key, count))].owners.push((key, conn));
+        for (key, (conn, is_kept)) in owners {
+            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept));
+        }
+        for (key, session) in parked {
+            homes[at(home_of_key(&key, count))].parked.push(session);
+        }
+        for kept in kept.into_iter().filter(|kept| kept.user != 0) {
+            homes[at(home_of_user(kept.user, count))].kept.push(kept);
         }
         for (user, mut sessions) in sessions {
             sessions.sort_unstable_by_key(|&(number, _)| number);
@@ -135,7 +170,8 @@ impl Homes {
 
 /// So that the same hand-over always comes to the same.
 fn sort(home: &mut ArrivedHome) {
-    home.owners.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    home.owners.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
+    home.parked.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.users.sort_unstable_by_key(|user| user.user);
     home.rooms.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     home.remote.sort_unstable();

@@ -22,6 +22,8 @@ pub struct Obstacles {
     pub lists: usize,
     /// Sockets to shut, and closed connections to log.
     pub closes: usize,
+    /// Sessions that are between two connections.
+    pub sessions: usize,
     /// The shard drains.
     pub is_draining: bool,
 }
@@ -43,8 +45,8 @@ impl Obstacles {
 
 impl fmt::Display for Obstacles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, paced, transmits, messages, answers, calls, lists, closes, is_draining } =
-            *self;
+        let Self { pushes, paced, transmits, messages, answers, calls, .. } = *self;
+        let Self { lists, closes, sessions, is_draining, .. } = *self;
         let counts = [
             (pushes, "pushes"),
             (paced, "paced broadcasts and orders"),
@@ -54,6 +56,7 @@ impl fmt::Display for Obstacles {
             (calls, "calls"),
             (lists, "lists"),
             (closes, "sockets to shut"),
+            (sessions, "sessions between two connections"),
             (usize::from(is_draining), "drain"),
         ];
         let mut separator = "";

@@ -9,6 +9,16 @@ use crate::ids::{ConnId, Generation, ShardId, Slot};
 use crate::retained::Retained;
 use crate::time::{Millis, TokenTime};
 
+/// What a connection says that claims a key.
+#[derive(Clone, Copy)]
+pub(crate) struct Claim {
+    pub(crate) token_at: TokenTime,
+    /// Logic named the key.
+    pub(crate) is_given: bool,
+    /// The session outlasts the connection.
+    pub(crate) is_kept: bool,
+}
+
 /// A connection and when its token arrived, in 16 bytes: there is one for each connection.
 #[derive(Clone, Copy)]
 struct Owner {
@@ -22,12 +32,17 @@ struct Owner {
 impl Owner {
     /// The key was given by logic; this bit of `token_at_high` is no part of the time.
     const IS_GIVEN: u16 = 1 << 15;
+    /// The session outlasts the connection; neither is this bit.
+    const IS_KEPT: u16 = 1 << 14;
 
-    fn new(conn: ConnId, (token_at, is_given): (TokenTime, bool)) -> Self {
+    fn new(conn: ConnId, claim: Claim) -> Self {
         let ConnId { shard, slot, generation } = conn;
-        let (mut token_at_high, token_at_low) = token_at.to_parts();
-        if is_given {
+        let (mut token_at_high, token_at_low) = claim.token_at.to_parts();
+        if claim.is_given {
             token_at_high |= Self::IS_GIVEN;
+        }
+        if claim.is_kept {
+            token_at_high |= Self::IS_KEPT;
         }
         Self { slot, generation, shard, token_at_high, token_at_low }
     }
@@ -37,11 +52,18 @@ impl Owner {
     }
 
     fn token_at(self) -> TokenTime {
-        TokenTime::from_parts((self.token_at_high & !Self::IS_GIVEN, self.token_at_low))
+        TokenTime::from_parts((
+            self.token_at_high & !(Self::IS_GIVEN | Self::IS_KEPT),
+            self.token_at_low,
+        ))
     }
 
     fn is_given(self) -> bool {
         self.token_at_high & Self::IS_GIVEN != 0
+    }
+
+    fn is_kept(self) -> bool {
+        self.token_at_high & Self::IS_KEPT != 0
     }
 
     /// Whether this one, whose claim has just come, takes the place of `owner`. The clocks of two shards tell
@@ -53,6 +75,14 @@ impl Owner {
             false => mine.millis() >= other.millis(),
         }
     }
+}
+
+/// The older one of two connections with one key.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Older {
+    pub(crate) conn: ConnId,
+    /// Its session outlasts it.
+    pub(crate) is_kept: bool,
 }
 
 /// Owners that a slice looks at, and at most a table more: some 100 µs.
@@ -95,6 +125,11 @@ impl KeyOwners {
         self.owners.get(key).map(|owner| owner.conn())
     }
 
+    /// Whether the session of the owner of `key` outlasts it.
+    pub(crate) fn is_kept(&self, key: &str) -> bool {
+        self.owners.get(key).is_some_and(|owner| owner.is_kept())
+    }
+
     pub(crate) fn watch(&mut self) {
         self.is_watched = true;
     }
@@ -133,12 +168,7 @@ impl KeyOwners {
 
     /// Makes the younger one of `conn` and the owner of `key` its owner, and returns the older one. `None`:
     /// the key had no owner.
-    pub(crate) fn claim(
-        &mut self,
-        key: &str,
-        conn: ConnId,
-        claim: (TokenTime, bool),
-    ) -> Option<ConnId> {
+    pub(crate) fn claim(&mut self, key: &str, conn: ConnId, claim: Claim) -> Option<Older> {
         let claimer = Owner::new(conn, claim);
         match self.owners.entry(key) {
             Entry::Occupied(known) => {
@@ -147,7 +177,7 @@ impl KeyOwners {
                     true => std::mem::replace(owner, claimer),
                     false => claimer,
                 };
-                Some(older.conn())
+                Some(Older { conn: older.conn(), is_kept: older.is_kept() })
             }
             Entry::Vacant(free) => {
                 free.insert((key.into(), claimer));
@@ -228,11 +258,16 @@ mod tests {
         TokenTime::default().next(Millis(millis))
     }
 
+    fn claim(keys: &mut KeyOwners, conn: ConnId, token_at: TokenTime) -> Option<ConnId> {
+        let claim = Claim { token_at, is_given: true, is_kept: false };
+        keys.claim("k", conn, claim).map(|older| older.conn)
+    }
+
     #[test]
     fn the_late_release_of_a_replaced_owner_changes_nothing() {
         let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-        assert_eq!(keys.claim("k", conn(0, 1), (token_at(1), true)), None);
-        assert_eq!(keys.claim("k", conn(1, 1), (token_at(2), true)), Some(conn(0, 1)));
+        assert_eq!(claim(&mut keys, conn(0, 1), token_at(1)), None);
+        assert_eq!(claim(&mut keys, conn(1, 1), token_at(2)), Some(conn(0, 1)));
         keys.release("k", conn(0, 1));
         assert_eq!(keys.owner("k"), Some(conn(1, 1)));
         keys.release("k", conn(1, 1));
@@ -247,7 +282,7 @@ mod tests {
         for [first, second] in [[(conn(1, 1), older), (conn(0, 1), younger)], at_once] {
             for claims in [[first, second], [second, first]] {
                 let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-                let lost = claims.map(|(conn, token_at)| keys.claim("k", conn, (token_at, true)));
+                let lost = claims.map(|(conn, token_at)| claim(&mut keys, conn, token_at));
                 assert_eq!(lost, [None, Some(first.0)]);
                 assert_eq!(keys.owner("k"), Some(second.0));
             }
@@ -263,11 +298,8 @@ mod tests {
         for (first, second) in [(0, 1), (1, 0)] {
             for times in [[first_of_millisecond, another], [another, first_of_millisecond]] {
                 let mut keys = KeyOwners::new(ShardId(0), 2, 4, 7);
-                assert_eq!(keys.claim("k", conn(first, 1), (times[0], true)), None);
-                assert_eq!(
-                    keys.claim("k", conn(second, 1), (times[1], true)),
-                    Some(conn(first, 1))
-                );
+                assert_eq!(claim(&mut keys, conn(first, 1), times[0]), None);
+                assert_eq!(claim(&mut keys, conn(second, 1), times[1]), Some(conn(first, 1)));
                 assert_eq!(keys.owner("k"), Some(conn(second, 1)));
             }
         }

@@ -11,6 +11,7 @@ mod hand_over;
 mod sends;
 #[cfg(test)]
 mod tests;
+mod unsent;
 
 use std::cell::Cell;
 

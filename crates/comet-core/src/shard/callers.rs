@@ -283,8 +283,14 @@ impl Callers {
     }
 
     /// A part of a push is over: see [`Message::Tallied`](crate::Message).
-    pub(super) fn settle(&mut self, call: CallId, tally: Tally, partials: Option<u32>) {
-        self.change(call, |answered| answered.add(tally, partials));
+    pub(super) fn settle(
+        &mut self,
+        call: CallId,
+        tally: Tally,
+        partials: Option<u32>,
+        settles: u32,
+    ) {
+        self.change(call, |answered| answered.add(tally, partials, settles));
     }
 
     /// A message of the call was not sent.

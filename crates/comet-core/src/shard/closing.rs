@@ -18,6 +18,10 @@ use super::Shard;
 /// Longest text of a close frame, bytes (RFC 6455 5.5: 125, two of which are the code).
 const CLOSE_TEXT_MAX: usize = 123;
 
+/// Close codes (RFC 6455 7.4.1): the purpose of the connection is fulfilled, and a page or a server goes away.
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+
 /// What a client is told when its connection is closed: over WebSocket by a close frame, in an event stream by an event, and by operation 6 in
 /// protocol 2. goim's clients take an operation 6 for a message, so those of protocol 1 get none unless
 /// [`Limits::goodbye`](crate::Limits::goodbye) is set.
@@ -74,8 +78,8 @@ impl Shard {
         retry_after_ms: Option<u32>,
     ) {
         let code = match reason {
-            CloseReason::PeerClosed => 1000,
-            CloseReason::Draining => 1001,
+            CloseReason::PeerClosed => NORMAL,
+            CloseReason::Draining => GOING_AWAY,
             CloseReason::BadFrame | CloseReason::RawFromClient => 1002,
             CloseReason::LogicUnavailable
             | CloseReason::AddressLimit
@@ -102,6 +106,10 @@ impl Shard {
 
     /// Answers the close frame of a WebSocket client, with its own code (RFC 6455 5.5.1).
     pub(super) fn close_for_peer(&mut self, slot: Slot, code: Option<u16>) {
+        // Pages that are loaded again say another code, and so do clients that have lost patience with a silent connection.
+        if code == Some(NORMAL) {
+            self.conns[slot].is_kept = false;
+        }
         let reason = CloseReason::PeerClosed;
         self.close_with(slot, &CloseNotice { reason, detail: "", code, retry_after_ms: None });
     }
@@ -117,6 +125,7 @@ impl Shard {
             self.trace(slot, TraceKind::Closed { reason });
         }
         self.leave_source(slot);
+        let leaving = self.leaving(slot, reason);
         self.token_expiries.disarm(slot);
         let conn = &mut self.conns[slot];
         if conn.is_live() {
@@ -132,8 +141,16 @@ impl Shard {
             let event = ClosedEvent { conn: id, reason, key: key.clone(), detail: detail.into() };
             self.closed.push_back(event);
         }
-        self.unregister(slot, key);
+        let has_left = leaving.is_some();
+        match leaving {
+            Some(leaving) => self.depart(slot, key, leaving, reason),
+            None => self.unregister(slot, key),
+        }
         self.forget_recovery(slot);
+        if has_left && self.conns[slot].outbox.is_sending() {
+            // The next connection waits for what this send has not sent, so it cannot go on.
+            return self.abort(slot);
+        }
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
         if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             if self.conns[slot].transport == Transport::EventStream {
@@ -210,6 +227,9 @@ impl Shard {
     }
 
     fn lose_in_flight(&mut self, slot: Slot) {
+        if !self.departures.is_empty() && self.settle_departure(slot) {
+            return;
+        }
         let remains = self.outboxes.drop_in_flight(&mut self.conns[slot]);
         self.count_remains(remains);
     }

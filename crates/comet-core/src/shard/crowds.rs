@@ -252,11 +252,13 @@ impl Shard {
             self.deliver_slice(&mut crowd, std::slice::from_mut(progress), usize::MAX, budget);
             return;
         }
-        if let Answer::Tally { partials } = &mut progress.answer {
-            *partials += 1;
-        }
+        progress.answer.expect(1);
+        let answer = match progress.answer {
+            Answer::None => Answer::None,
+            _ => Answer::PartialTally { settles: 1 },
+        };
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
-        let (items, answer) = (self.items(&push), Answer::PartialTally);
+        let items = self.direct_items(&push);
         let is_counted = std::mem::replace(&mut progress.is_counted, true);
         let progress = Progress {
             call,
@@ -411,11 +413,18 @@ impl Shard {
                 self.change_rooms(&order, &list[conns.next..to], progress, budget);
                 continue;
             }
-            let Self { context, conns: all, outboxes, .. } = self;
+            if let Some(key) = progress.push.leaving.clone() {
+                for &conn in &list[conns.next..to] {
+                    self.leave_session(conn, Arc::clone(&key));
+                }
+                continue;
+            }
+            let Self { context, conns: all, outboxes, departures, .. } = self;
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &context.limits;
             let mut delivery =
-                Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered);
+                Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered)
+                    .for_sessions(departures);
             list[conns.next..to].iter().for_each(|&conn| delivery.offer_to(conn));
             let delivered = delivery.finish();
             budget.spend(to - conns.next);

@@ -16,9 +16,13 @@ use crate::message::Push;
 use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
+use super::departures::Departures;
 use super::items::{Items, lengths};
 use super::outboxes::Outboxes;
 use super::trace::Offered;
+
+#[cfg(test)]
+mod tests;
 
 /// Connections that one walk is to close before it should end.
 const CLOSED_MAX: usize = 256;
@@ -54,6 +58,10 @@ pub(super) struct Delivery<'a> {
     /// [`Push::offset`].
     offset: u64,
     walk: Walk,
+    /// Sessions that are being parked. `None`: the push is not to keys or users.
+    departures: Option<&'a Departures>,
+    /// Former connections of such sessions.
+    departed: Vec<LocalConnId>,
     /// The room that the push is to.
     room: Option<(RoomHandle, &'a str)>,
     /// Length of the frame in each form; 0 while the frame is not encoded in it.
@@ -91,6 +99,8 @@ pub(super) struct Delivered {
     pub(super) traced: Vec<(Slot, Offered)>,
     /// What connections have lost of rooms that keep a history.
     pub(super) lost: Vec<(Slot, Lost)>,
+    /// Former connections whose sessions the push is for.
+    pub(super) departed: Vec<LocalConnId>,
 }
 
 impl<'a> Delivery<'a> {
@@ -120,6 +130,8 @@ impl<'a> Delivery<'a> {
             operation: push.operation,
             offset: push.offset,
             walk: if push.kick.is_some() { Walk::Kick } else { walk },
+            departures: None,
+            departed: Vec::new(),
             room: None,
             bytes,
             memos: [AppendMemo::NONE; 2 * FORMS],
@@ -143,6 +155,12 @@ impl<'a> Delivery<'a> {
         }
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
+        self
+    }
+
+    /// The push is to keys or users, some of which may have just lost their connections.
+    pub(super) fn for_sessions(mut self, departures: &'a Departures) -> Self {
+        self.departures = (!departures.is_empty()).then_some(departures);
         self
     }
 
@@ -201,6 +219,9 @@ impl<'a> Delivery<'a> {
 
     /// Offers the push to `conn`, or counts why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
+        if self.departures.is_some_and(|departures| departures.has(conn)) {
+            return self.departed.push(conn);
+        }
         let is_kick = self.walk == Walk::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
             // Also while it waits for its homes.
@@ -232,8 +253,8 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, encoding, to_close, traced, lost, .. } =
-            self;
+        let Self { queued, bytes, mut tally, superseded, encoding, .. } = self;
+        let Self { to_close, traced, lost, departed, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
             tally.queued += queued;
@@ -244,7 +265,7 @@ impl<'a> Delivery<'a> {
             let saved = bytes[plain_form(at)].saturating_sub(bytes[form]);
             self.outboxes.deflater.saved_bytes += queued[form] * u64::from(saved);
         }
-        Delivered { tally, superseded, encoding, to_close, traced, lost }
+        Delivered { tally, superseded, encoding, to_close, traced, lost, departed }
     }
 
     /// Appends the push to one outbox.
@@ -442,54 +463,5 @@ impl<'a> Delivery<'a> {
         let held = self.outboxes.chains.held_bytes() as u64 + u64::from(beside);
         let bound = self.limits.outbox_memory;
         held <= bound || (load.bytes == 0 && held <= bound + bound / 8)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use comet_proto::{Encoded, Frame};
-
-    use super::super::items::MadeFrames;
-    use super::*;
-    use crate::ids::ShardId;
-    use crate::outbox::visits;
-    use crate::state::ConnState;
-    use crate::time::{Millis, Tick};
-    use crate::transport::Transport;
-
-    /// Every other client does not read. Each push replaces the oldest of these, and looks at the frames of one of them.
-    #[test]
-    fn full_outboxes_between_idle_ones_share_the_work() {
-        const MEMBERS: u64 = 100;
-        let slow_consumer = SlowConsumer::DropOldest;
-        let limits = Limits { svr_proto: 8, slow_consumer, ..Limits::default() };
-        let mut conns = Connections::new(ShardId(0), Millis(0));
-        let mut outboxes = Outboxes::new(7, Millis(0));
-        let slots: Vec<Slot> =
-            (0..MEMBERS).map(|_| conns.insert(Transport::Tcp, Millis(0), Tick(1))).collect();
-        slots.iter().for_each(|&slot| conns[slot].state = ConnState::Live);
-        let frame = Frame { version: 1, operation: 5, sequence: 0, body: b"push" };
-        let push = Push::new(5, Encoded::frame(&frame));
-        for number in 0..20 {
-            visits::take();
-            let mut items = Items::new(&mut outboxes.chains, &push.frame, &MadeFrames::default());
-            let mut delivery =
-                Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
-            slots.iter().for_each(|&slot| delivery.offer(slot));
-            let Delivered { tally, superseded, .. } = delivery.finish();
-            assert_eq!(tally.queued, MEMBERS);
-            // One is under way and seven wait.
-            assert_eq!(superseded, if number < 8 { 0 } else { MEMBERS / 2 });
-            assert!(visits::take() <= 4, "a look at what is dropped, and one behind it, twice");
-            for (number, &slot) in slots.iter().enumerate() {
-                let Conn { outbox, transport, .. } = &mut conns[slot];
-                if number % 2 == 0 {
-                    outboxes.chains.start(outbox);
-                    outboxes.chains.advance(outbox, *transport, frame.body.len() + 16);
-                } else if !outbox.is_sending() {
-                    outboxes.chains.start(outbox);
-                }
-            }
-        }
     }
 }

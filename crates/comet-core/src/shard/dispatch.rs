@@ -1,10 +1,12 @@
 //! Which method handles which message.
 
+use crate::home::keys::Claim;
 use crate::ids::{CallId, Slot};
 use crate::message::Message;
 
 use super::Shard;
-use super::push_task::{Answer, ConnLists, Crowd, Names, Target};
+use super::parking::Claiming;
+use super::push_task::{Answer, ConnLists, Crowd, Names, Owners, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.
@@ -31,18 +33,21 @@ impl Shard {
             Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
                 let target = Target::Crowd(Crowd::Conns(ConnLists::new(conns)));
-                self.begin_push(call, push, target, Answer::PartialTally);
+                self.begin_push(call, push, target, partial_answer(call, 1));
             }
             Message::DeliverRoom { call, room, push } => {
-                let answer = match call {
-                    CallId::NONE => Answer::None,
-                    _ => Answer::PartialTally,
-                };
-                self.begin_push(call, push, Target::Crowd(Crowd::Room(room)), answer);
+                let target = Target::Crowd(Crowd::Room(room));
+                self.begin_push(call, push, target, partial_answer(call, 1));
             }
+            Message::PushKept { call, keys, push } => {
+                let answer = partial_answer(call, keys.len() as u32);
+                let target = Target::Owners(Names::Kept(keys.into_iter()), Owners::default());
+                self.begin_push(call, push, target, answer);
+            }
+            Message::Resume { conn, pushes } => self.deliver_parked(conn, pushes),
 
-            Message::Tallied { call, tally, partials } => {
-                self.callers.settle(call, tally, partials);
+            Message::Tallied { call, tally, partials, settles } => {
+                self.callers.settle(call, tally, partials, settles);
             }
 
             Message::Snapshot { call } => self.snapshot(call),
@@ -63,18 +68,29 @@ impl Shard {
             Message::Receipt { conn, outcome } => self.receipt(conn, outcome),
             Message::RenewalFailed { key } => self.renewal_failed(&key),
 
-            Message::Register { conn, token_at, user, key } => {
-                self.register((conn, token_at), user, key);
+            Message::Register { conn, token_at, user, key, is_kept } => {
+                self.register((conn, token_at), user, key, is_kept);
             }
-            Message::Claim { conn, token_at, user, seq, key, is_given } => {
-                self.claim((conn, token_at), (user, seq), key, is_given);
+            Message::Claim { conn, token_at, user, seq, key, is_given, is_kept } => {
+                let claim = Claim { token_at, is_given, is_kept };
+                self.claim(key, Claiming { conn, user, seq, claim });
             }
-            Message::Registered { conn, user, seq, key } => self.registered(conn, user, seq, key),
+            Message::Registered { conn, user, seq, key, kept } => {
+                self.registered(conn, (user, seq), key, kept);
+            }
             Message::Evict { conn, reason } => self.evict(conn, reason),
             Message::EnterSource { conn, source } => self.enter_source(conn, &source),
             Message::LeaveSource { source } => self.home.sources.leave(&source),
             Message::EndSession { conn, user, seq } => self.end_session(conn, user, seq),
             Message::Release { conn, user, key } => self.release(conn, user, key),
+            Message::Park { conn, user, key, leaving } => {
+                self.park_session(conn, user, key, *leaving);
+            }
+            Message::Rest { conn, key, rest } => self.take_rest(conn, &key, *rest),
+            Message::Ready { conn, key } => self.resume_session(conn, &key),
+            Message::GiveUp { user, key, conn } => {
+                self.home.kept_users.give_up(user, &key, conn);
+            }
             Message::Unclaimed { user, key } => self.unclaimed(user, key),
             Message::Renew { conn, user, key } => self.renew_owner(conn, user, key),
             Message::RenewAgain { conn } => self.renew_again(conn),
@@ -96,5 +112,13 @@ impl Shard {
             }
             Message::RoomOnline { room, elsewhere } => self.set_elsewhere(&room, elsewhere),
         }
+    }
+}
+
+/// How a push that another shard has sent here is reported.
+fn partial_answer(call: CallId, settles: u32) -> Answer {
+    match call {
+        CallId::NONE => Answer::None,
+        _ => Answer::PartialTally { settles },
     }
 }

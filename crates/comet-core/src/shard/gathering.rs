@@ -223,10 +223,11 @@ impl Shard {
             }
             Some(shard) => {
                 let partials = Some(partials);
-                self.messages.send(shard, Message::Tallied { call, tally, partials });
+                let settles = 0;
+                self.messages.send(shard, Message::Tallied { call, tally, partials, settles });
             }
         }
-        (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally);
+        (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally { settles: 1 });
     }
 
     /// A newer push has taken the place of `older`. Those who are there now do not get it.

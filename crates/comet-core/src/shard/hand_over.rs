@@ -10,8 +10,9 @@ use comet_proto::websocket::FragmentParts;
 
 use crate::accepts::Accepts;
 use crate::conn::{Conn, Input};
-use crate::hand_over::{LeftBehind, Obstacles, counters_to};
+use crate::hand_over::{LeftBehind, Obstacles, counters_to, parked_to};
 use crate::home::Home;
+use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::state::ConnState;
@@ -61,6 +62,7 @@ impl Shard {
             calls: self.callers.calls(),
             lists: self.listings.len() + usize::from(self.home.rooms.has_walks()),
             closes: self.closes.len() + self.closed.len(),
+            sessions: self.departures.len() + self.home.parking.under_way(),
             is_draining: self.drain != DrainPhase::Serving,
         }
     }
@@ -140,9 +142,11 @@ impl Shard {
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
         let has_deflate = connections.iter().any(|conn| conn.is_deflated);
+        let has_kept = connections.iter().any(|conn| conn.is_kept);
         let has_gaps = connections.iter().any(|conn| !conn.gaps.is_empty());
         let required = [
             (has_gaps, feature::GAPS),
+            (has_kept || !home.parked.is_empty(), feature::PARKED),
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
@@ -187,6 +191,7 @@ impl Shard {
             is_traced: _,
             is_protocol_2,
             is_deflated,
+            is_kept,
             has_further_rooms: _,
             outbox,
             moved,
@@ -226,6 +231,10 @@ impl Shard {
                                     .then_some(offsets.sent_as.0),
                             })
                         }),
+                        direct: parts
+                            .subject
+                            .and_then(|subject| subject.direct.as_ref())
+                            .map(parked_to),
                     }
                 })
             })
@@ -249,6 +258,7 @@ impl Shard {
             is_text: *is_text,
             is_protocol_2: *is_protocol_2,
             is_deflated: *is_deflated,
+            is_kept: *is_kept,
             gaps: self.gaps.hand_over(slot),
             user: *user,
             key: key.as_ref().into(),
@@ -292,7 +302,8 @@ impl Shard {
 
     fn hand_over_home(&self) -> handed::Home {
         // Owners of keys, members of rooms and counts of addresses come from the connections. Windows of joins and leaves have ended.
-        let Home { keys, users, rooms, histories, presence: _, sources: _ } = &self.home;
+        let Home { keys, users, parking, rooms, histories, kept_users: _, presence: _, sources: _ } =
+            &self.home;
         let now = self.context.clock.active().0;
         let limits = &self.context.limits;
         let with_rule =
@@ -320,6 +331,10 @@ impl Shard {
                 .collect(),
             histories: histories.hand_over(with_rule, self.context.now),
             forgotten_rooms: histories.forgotten(),
+            parked: parking
+                .iter()
+                .map(|(session, end)| parked_session(session, end, now))
+                .collect(),
         }
     }
 }
@@ -359,12 +374,27 @@ fn input_of(input: &Input) -> handed::Input {
         rooms: _,
         cors: _,
         has_unknown_id: _,
+        kept: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
         let FragmentParts { payload, is_text, is_compressed } = fragments.parts();
         handed::Fragments { payload: payload.to_vec(), is_text, is_compressed }
     });
     handed::Input { bytes: bytes.clone(), fragments, cookie: cookie.as_deref().map(Into::into) }
+}
+
+fn parked_session(session: &Session, end: Option<Tick>, now: u64) -> handed::ParkedSession {
+    let [lost_full, lost_memory] = session.lost();
+    handed::ParkedSession {
+        key: session.key.as_ref().into(),
+        user: session.user,
+        left_ms: end.map_or(0, |end| end.begin().0.saturating_sub(now)),
+        has_accepts: session.accepts.is_some(),
+        accepts: session.accepts.as_ref().and_then(accepts_of),
+        pushes: session.pushes().iter().map(parked_to).collect(),
+        lost_full,
+        lost_memory,
+    }
 }
 
 /// Frames that connections wait for, each once.

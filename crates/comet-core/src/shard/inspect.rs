@@ -48,6 +48,11 @@ impl Shard {
         self.home.keys.iter()
     }
 
+    /// Keys whose home this is and whose sessions are parked; in no order.
+    pub fn parked_keys(&self) -> impl Iterator<Item = &str> {
+        self.home.parking.iter().map(|(session, _)| &*session.key)
+    }
+
     /// Sessions of users whose home this is: user, number, connection; in no order of users.
     pub fn sessions(&self) -> impl Iterator<Item = (i64, i32, ConnId)> {
         self.home.users.iter()

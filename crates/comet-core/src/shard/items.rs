@@ -6,6 +6,7 @@ use crate::conn::{COMPRESSED, COMPRESSED_FORMS, EVENT_FORM, PROTOCOL_2_FORMS, TE
 use crate::gaps::Offsets;
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, State, Subject};
+use crate::parking::ParkedPush;
 
 /// The frame of a push, the same for all outboxes of a form.
 pub(super) struct Items {
@@ -52,18 +53,26 @@ impl Items {
 
     /// The push is about a state, of which clients need only the latest. To be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
-        self.binary.set_subject(Subject::shared(Some(state), self.binary.offsets()));
+        let offsets = self.binary.offsets();
+        self.binary.set_subject(Subject { state: Some(state), offsets, direct: None }.shared());
     }
 
     /// The push has a place in the history of its room. To be called before the first walk.
     pub(super) fn set_offsets(&mut self, offsets: Offsets) {
         let state = self.binary.state().cloned();
-        self.binary.set_subject(Subject::shared(state, Some(offsets)));
+        let subject = Subject { state, offsets: Some(offsets), direct: None };
+        self.binary.set_subject(subject.shared());
     }
 
     /// What a client missed is for it alone, so it is not worth the time to compress it.
     pub(super) fn keep_plain(&mut self) {
         self.compressed[COMPRESSED - 1] = Some(self.binary.clone());
+    }
+
+    /// The push is to keys or users, and is parked for those that are away. To be called before the first walk.
+    pub(super) fn set_direct(&mut self, direct: ParkedPush) {
+        let subject = Subject { direct: Some(direct), ..Subject::default() };
+        self.binary.set_subject(subject.shared());
     }
 
     /// For a later walk.

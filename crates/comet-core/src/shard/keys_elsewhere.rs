@@ -3,6 +3,7 @@
 //! Hosts tell each other which given keys get an owner, and when its token arrived. Each looks at its own owners, and both
 //! come to the same end: the younger connection stays.
 
+use crate::home::keys::Older;
 use crate::ledger::CloseReason;
 use crate::message::{Message, Report};
 use crate::time::Millis;
@@ -13,13 +14,18 @@ impl Shard {
     /// Ends the connections that are older than those of the other host, and reports again the keys that stay here.
     pub(super) fn held_elsewhere(&mut self, keys: Vec<(Box<str>, Millis)>, wins_ties: bool) {
         for (key, at) in keys {
-            let Some((conn, own_at)) = self.home.keys.owner_of_given(&key) else { continue };
+            let Some((conn, own_at)) = self.home.keys.owner_of_given(&key) else {
+                self.end_session_elsewhere(&key, None);
+                continue;
+            };
             if own_at > at || own_at == at && !wins_ties {
                 self.reports.push(Report::Claimed { key, at: own_at });
                 continue;
             }
             // It goes at once, so that logic is not told of the end of a key that has moved.
+            let is_kept = self.home.keys.is_kept(&key);
             self.home.keys.release(&key, conn);
+            self.end_session_elsewhere(&key, Some(Older { conn, is_kept }));
             self.messages.send(conn.shard, Message::Evict { conn, reason: CloseReason::Replaced });
         }
     }

@@ -90,10 +90,14 @@ impl Shard {
         entry.user = identity.user;
         entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
         let (user, key) = (identity.user, identity.key.take());
+        let resume = &self.context.limits.resume;
+        // A client without a key of its own gets another one the next time.
+        entry.is_kept = (entry.is_kept || resume.for_all) && resume.is_on() && key.is_some();
+        let is_kept = entry.is_kept;
         entry.state =
             ConnState::Registering(Box::new(Registering { version, sequence, token_at, identity }));
         let home = self.context.home_of_user(user);
-        self.messages.send(home, Message::Register { conn, token_at, user, key });
+        self.messages.send(home, Message::Register { conn, token_at, user, key, is_kept });
     }
 
     /// Logic let in a client that is not registered here. Its session at logic must end, unless another

@@ -27,7 +27,10 @@ impl Shard {
             if operation == op::AUTH {
                 let conn = &mut self.conns[slot];
                 conn.is_protocol_2 = frame.version == VERSION_2 && !conn.is_text;
+                conn.is_kept &= conn.is_protocol_2;
                 self.request_identity(slot, frame);
+            } else if operation == op::KEEP && frame.version == VERSION_2 {
+                self.conns[slot].is_kept = frame.body == [1];
             } else {
                 // As in goim, frames before the token are ignored.
                 self.counters.frames_ignored += 1;
@@ -44,6 +47,10 @@ impl Shard {
             op::SUBSCRIBE | op::UNSUBSCRIBE => self.change_accepts(slot, frame),
             op::JOIN..=op::GAP if self.conns[slot].knows_rooms() => {
                 self.room_request(slot, frame);
+            }
+            // A goodbye. A session that was not asked for is not kept from now on either.
+            op::KEEP if self.conns[slot].is_protocol_2 => {
+                self.conns[slot].is_kept &= frame.body == [1];
             }
             op::AUTH if self.conns[slot].is_protocol_2 => self.renew_token(slot, frame),
             op::TEST if self.conns[slot].is_text => {

@@ -6,9 +6,9 @@ use std::vec;
 
 use crate::home::Home;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
-use crate::ledger::Tally;
+use crate::ledger::{DropReason, Tally};
 use crate::limits::OWNERS_MAX;
-use crate::message::{Message, Push, Recovery, Report};
+use crate::message::{KeptKey, Message, Push, Recovery, Report};
 use crate::network::Network;
 
 use super::items::Items;
@@ -122,8 +122,8 @@ pub(super) struct Progress {
 pub(super) enum Answer {
     /// By a tally that announces partial tallies of other shards.
     Tally { partials: u32 },
-    /// By a partial tally, to the call of another shard.
-    PartialTally,
+    /// By a partial tally, to the call of another shard. It settles so many of those that were announced.
+    PartialTally { settles: u32 },
     /// Not at all.
     None,
 }
@@ -132,12 +132,27 @@ pub(super) enum Answer {
 pub(super) enum Names {
     Keys(vec::IntoIter<Box<str>>),
     Users(vec::IntoIter<i64>),
+    /// Of users whose sessions are kept. Another connection may have taken the key since.
+    Kept(vec::IntoIter<KeptKey>),
+    /// A connection that is known.
+    Conn(Option<ConnId>),
+}
+
+/// What a name stands for.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) conns: Vec<ConnId>,
+    /// A key whose session may be parked here.
+    pub(super) key: Option<Box<str>>,
+    /// Keys of a user that are reached at their homes.
+    pub(super) kept: Vec<KeptKey>,
 }
 
 /// Connections that a home has found and not passed on, by shard.
 #[derive(Default)]
 pub(super) struct Owners {
     by_shard: Vec<(ShardId, Vec<LocalConnId>)>,
+    kept: Vec<(ShardId, Vec<KeptKey>)>,
 }
 
 impl Progress {
@@ -146,35 +161,87 @@ impl Progress {
         let Self { call, tally, .. } = self;
         match self.answer {
             Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally | Answer::None => Report::PartialTally { call, shard, tally },
+            Answer::PartialTally { settles } => {
+                Report::PartialTally { call, shard, tally, settles }
+            }
+            Answer::None => Report::PartialTally { call, shard, tally, settles: 0 },
         }
     }
 
     /// The same to the shard that the caller is connected to.
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
-        let partials = match self.answer {
-            Answer::Tally { partials } => Some(partials),
-            Answer::PartialTally | Answer::None => None,
+        let (partials, settles) = match self.answer {
+            Answer::Tally { partials } => (Some(partials), 0),
+            Answer::PartialTally { settles } => (None, settles),
+            Answer::None => (None, 0),
         };
-        Message::Tallied { call, tally, partials }
+        Message::Tallied { call, tally, partials, settles }
+    }
+}
+
+impl Answer {
+    /// A message was sent whose receiver reports `tallies` partial tallies.
+    pub(super) fn expect(&mut self, tallies: u32) {
+        match self {
+            Self::Tally { partials } => *partials += tallies,
+            // Of those that were announced, these come from somebody else.
+            Self::PartialTally { settles } => *settles = settles.saturating_sub(tallies),
+            Self::None => {}
+        }
     }
 }
 
 impl Names {
-    /// Adds the connections of the next name to `found`. `false`: there is no other name.
-    pub(super) fn find_next(&mut self, home: &Home, found: &mut Vec<ConnId>) -> bool {
+    /// What becomes of a push to a name that stands for nobody.
+    pub(super) fn nobody(&self) -> Tally {
+        let mut tally = Tally { absent: 1, ..Tally::default() };
+        if let Self::Kept(_) = self {
+            // The session has ended between its user's home and here.
+            tally.absent = 0;
+            tally.drop_as(DropReason::Closing, 1);
+        }
+        tally
+    }
+
+    /// Adds what the next name stands for to `found`, which is empty. `false`: there is no other name.
+    pub(super) fn find_next(&mut self, home: &Home, found: &mut Found) -> bool {
         match self {
             Self::Keys(keys) => {
-                keys.next().map(|key| found.extend(home.keys.owner(&key))).is_some()
+                let Some(key) = keys.next() else { return false };
+                match home.parking.find(&key) {
+                    Some(_) => found.key = Some(key),
+                    None => found.conns.extend(home.keys.owner(&key)),
+                }
+            }
+            Self::Kept(keys) => {
+                let Some(KeptKey { user, key, conns }) = keys.next() else { return false };
+                match home.parking.find(&key) {
+                    Some(at) if home.parking.user(at) == user => found.key = Some(key),
+                    Some(_) => {}
+                    None => {
+                        let owner = home.keys.owner(&key);
+                        found.conns.extend(owner.filter(|owner| conns.contains(owner)));
+                    }
+                }
             }
             Self::Users(users) => {
-                let sessions = users.next().map(|user| home.users.of(user));
-                sessions
-                    .map(|conns| found.extend(conns.into_iter().map(|(_, conn)| conn)))
-                    .is_some()
+                let Some(user) = users.next() else { return false };
+                let kept = &home.kept_users;
+                let sessions = home.users.of(user).into_iter().map(|(_, conn)| conn);
+                if kept.is_empty() {
+                    found.conns.extend(sessions);
+                } else {
+                    found.conns.extend(sessions.filter(|&conn| !kept.is_kept(conn)));
+                    found.kept.extend(kept.keys_of(user));
+                }
+            }
+            Self::Conn(conn) => {
+                let Some(conn) = conn.take() else { return false };
+                found.conns.push(conn);
             }
         }
+        true
     }
 }
 
@@ -188,6 +255,26 @@ impl Owners {
         };
         conns.push(owner.local());
         (conns.len() >= OWNERS_MAX).then(|| (*shard, std::mem::take(conns)))
+    }
+
+    /// Adds `key`, whose home is `shard`. Returns those of that home if they fill a message.
+    pub(super) fn add_kept(
+        &mut self,
+        shard: ShardId,
+        key: KeptKey,
+    ) -> Option<(ShardId, Vec<KeptKey>)> {
+        let known = self.kept.iter_mut().find(|(home, _)| *home == shard);
+        let Some((home, keys)) = known else {
+            self.kept.push((shard, vec![key]));
+            return None;
+        };
+        keys.push(key);
+        (keys.len() >= OWNERS_MAX).then(|| (*home, std::mem::take(keys)))
+    }
+
+    /// The keys that fill no message.
+    pub(super) fn take_kept(&mut self) -> impl Iterator<Item = (ShardId, Vec<KeptKey>)> + use<> {
+        std::mem::take(&mut self.kept).into_iter().filter(|(_, keys)| !keys.is_empty())
     }
 
     /// The rest, which fills no message.

@@ -10,14 +10,15 @@ use crate::canary::Canary;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{Limits, PACED_MAX, SLICE_UNITS};
-use crate::message::{Kick, Message, Push, Report};
+use crate::message::{KeptKey, Kick, Message, Push, Report};
+use crate::parking::ParkedPush;
 
 use super::Shard;
 use super::crowds::fewer;
 use super::delivery::{Delivered, Delivery, Walk};
 use super::items::{Items, MadeFrames};
 use super::pacing::PacedBroadcast;
-use super::push_task::{Answer, Crowd, Names, Owners, Progress, PushTask, Target, Unsent};
+use super::push_task::{Answer, Crowd, Found, Names, Owners, Progress, PushTask, Target, Unsent};
 
 /// Connections that one slice closes at most, before a look at the budget.
 const STRIDE: usize = 256;
@@ -69,7 +70,8 @@ impl Shard {
 
     /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
     pub(super) fn report(&mut self, progress: Progress) {
-        if matches!(progress.answer, Answer::None) {
+        // All that was announced for it comes from somebody else.
+        if matches!(progress.answer, Answer::None | Answer::PartialTally { settles: 0 }) {
             return;
         }
         let Some(progress) = self.await_homes(progress) else { return };
@@ -81,7 +83,10 @@ impl Shard {
 
     /// Begins a push behind those that are under way.
     pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
-        let items = self.items(&push);
+        let items = match target {
+            Target::Owners(..) | Target::Crowd(Crowd::Conns(_)) => self.direct_items(&push),
+            _ => self.items(&push),
+        };
         let tally = Tally::default();
         let progress = Progress {
             call,
@@ -123,6 +128,16 @@ impl Shard {
         Items::new(&mut self.outboxes.chains, &push.frame, &MadeFrames::default())
     }
 
+    /// As [`Shard::items`], of a push to keys or users.
+    pub(super) fn direct_items(&mut self, push: &Push) -> Items {
+        let mut items = self.items(push);
+        if self.context.limits.resume.is_on() && !push.is_order() {
+            let Push { operation, ref frame, .. } = *push;
+            items.set_direct(ParkedPush { operation, frame: frame.clone(), is_accepted: true });
+        }
+        items
+    }
+
     // ---- at the home ---------------------------------------------------------------------------
 
     /// Keys or users whose home is here: on to their connections.
@@ -139,27 +154,63 @@ impl Shard {
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> bool {
-        let mut found = Vec::new();
+        let mut found = Found::default();
         while budget.is_left() {
             budget.spend(budget::LOOKUP);
             if !names.find_next(&self.home, &mut found) {
                 for (shard, conns) in owners.take_rest() {
                     self.pass_on(shard, conns, progress, budget);
                 }
+                for (home, keys) in owners.take_kept() {
+                    self.pass_on_kept(home, keys, progress);
+                }
                 return true;
             }
-            if found.is_empty() {
-                progress.tally.absent += 1;
-                self.counters.deliveries.absent += u64::from(!progress.push.is_order());
+            if let Some(key) = found.key.take() {
+                if let Some(tally) = self.park_push(&key, &progress.push) {
+                    self.add_to(progress, tally);
+                    continue;
+                }
+                found.conns.extend(self.home.keys.owner(&key));
             }
-            for owner in found.drain(..) {
+            if found.conns.is_empty() && found.kept.is_empty() {
+                self.add_to(progress, names.nobody());
+            }
+            for owner in found.conns.drain(..) {
                 budget.spend(1);
                 if let Some((shard, conns)) = owners.add(owner) {
                     self.pass_on(shard, conns, progress, budget);
                 }
             }
+            for key in found.kept.drain(..) {
+                budget.spend(1);
+                if let Some((home, keys)) = owners.add_kept(self.context.home_of_key(&key.key), key)
+                {
+                    self.pass_on_kept(home, keys, progress);
+                }
+            }
         }
         false
+    }
+
+    /// Adds what a push has come to at its home.
+    fn add_to(&mut self, progress: &mut Progress, tally: Tally) {
+        progress.tally += tally;
+        if !progress.push.is_order() {
+            self.counters.deliveries += tally;
+        }
+    }
+
+    /// Sends a push to a user to the home of some of the user's keys.
+    fn pass_on_kept(&mut self, home: ShardId, keys: Vec<KeptKey>, progress: &mut Progress) {
+        let (count, call) = (keys.len() as u32, progress.call);
+        let message = Message::PushKept { call, keys, push: progress.push.clone() };
+        if home == self.context.shard {
+            self.messages.push_local(message);
+            progress.answer.expect(count);
+        } else {
+            self.send_push(home, message, (count.into(), count), progress);
+        }
     }
 
     /// Sends a push to connections of `shard`, or offers it to them if they are here.
@@ -175,7 +226,13 @@ impl Shard {
         }
         let count = conns.len() as u64;
         let (call, push) = (progress.call, progress.push.clone());
-        self.send_push(shard, Message::DeliverConns { call, conns, push }, count, progress);
+        let is_question = push.leaving.is_some();
+        let message = Message::DeliverConns { call, conns, push };
+        if is_question {
+            // It is one of a few for each connection, and must not be dropped.
+            return self.messages.send(shard, message);
+        }
+        self.send_push(shard, message, (count, 1), progress);
     }
 
     /// A room whose home is here: its order is the order of these calls.
@@ -219,7 +276,7 @@ impl Shard {
             }
             let (room, push) = (Arc::clone(&room), progress.push.clone());
             let message = Message::DeliverRoom { call, room, push };
-            self.send_push(shard, message, members.into(), &mut progress);
+            self.send_push(shard, message, (members.into(), 1), &mut progress);
         }
         if is_here {
             self.begin_to_crowd(Crowd::Room(room), progress);
@@ -228,12 +285,13 @@ impl Shard {
         }
     }
 
-    /// Sends a push to another shard. If the queue towards it is full, its `connections` get nothing.
+    /// Sends a push to another shard, which reports so many partial tallies. If the queue towards it is full, its connections get
+    /// nothing.
     fn send_push(
         &mut self,
         to: ShardId,
         message: Message,
-        connections: u64,
+        (connections, tallies): (u64, u32),
         progress: &mut Progress,
     ) {
         if !self.messages.send_push(to, message, self.context.limits.mesh_backlog) {
@@ -243,8 +301,8 @@ impl Shard {
                 self.counters.deliveries += dropped;
             }
             progress.tally += dropped;
-        } else if let Answer::Tally { partials } = &mut progress.answer {
-            *partials += u32::from(!Canary::MissingPartial.is_released());
+        } else if !Canary::MissingPartial.is_released() {
+            progress.answer.expect(tallies);
         }
     }
 
@@ -371,14 +429,16 @@ impl Shard {
         to_close
     }
 
-    /// Counts deliveries. Those whom `push` kicks are none: they are counted by their close reason.
-    fn count(
+    /// Counts deliveries, and returns the connections to close. Those whom `push` kicks are none: they are counted by their close reason.
+    pub(super) fn count(
         &mut self,
         push: &Push,
         delivered: Delivered,
         budget: &mut Budget,
     ) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, encoding, to_close, traced, lost } = delivered;
+        let Delivered { mut tally, superseded, encoding, to_close, traced, lost, departed } =
+            delivered;
+        tally += self.offer_departed(push, &departed);
         lost.into_iter().for_each(|(slot, lost)| self.note_lost(slot, lost));
         budget.spend(encoding);
         self.idle.note_activity(self.context.now);

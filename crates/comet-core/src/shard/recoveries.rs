@@ -363,7 +363,10 @@ impl Shard {
 
     /// The connection closes.
     pub(super) fn forget_recovery(&mut self, slot: Slot) {
-        if let Some(CatchUp { room, is_asked: false, .. }) = self.recoveries.take(slot) {
+        let Some(CatchUp { room, is_asked, .. }) = self.recoveries.take(slot) else { return };
+        // It is no member, so this is not done with its rooms. Nothing is told behind the close notice.
+        self.gaps.leave(slot, room);
+        if !is_asked {
             // No answer of the home will come.
             self.end_recovery(room);
         }

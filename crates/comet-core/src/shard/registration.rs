@@ -4,16 +4,18 @@
 //! The owner asks the user's home ([`Message::Register`]), that asks the key's home ([`Message::Claim`]), and
 //! that answers the owner ([`Message::Registered`]).
 
-use comet_proto::op;
+use comet_proto::{KeptSession, op};
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::message::{Message, Report, TraceKind};
+use crate::parking::Leaving;
 use crate::settings::Logic;
 use crate::state::{AwaitedReply, ConnState, Registering};
 use crate::time::TokenTime;
 
 use super::Shard;
+use super::parking::Claiming;
 
 impl Shard {
     // ---- at the user's home --------------------------------------------------------------------
@@ -23,6 +25,7 @@ impl Shard {
         (conn, token_at): (ConnId, TokenTime),
         user: i64,
         key: Option<Box<str>>,
+        is_kept: bool,
     ) {
         let most = self.context.limits.user_sessions;
         let Some(seq) = self.home.users.begin(user, conn, most) else {
@@ -33,15 +36,20 @@ impl Shard {
             return self.messages.send(conn.shard, Message::Evict { conn, reason });
         };
         let is_given = key.is_some();
+        if let Some(key) = key.as_deref().filter(|_| is_kept && user != 0) {
+            self.home.kept_users.register(user, key, conn);
+        }
         let key = key.unwrap_or_else(|| match user {
             0 => format!("0_{}", self.home.keys.number_anonymous()).into(),
             _ => format!("{user}_{seq}").into(),
         });
         let home = self.context.home_of_key(&key);
-        self.messages.send(home, Message::Claim { conn, token_at, user, seq, key, is_given });
+        let claim = Message::Claim { conn, token_at, user, seq, key, is_given, is_kept };
+        self.messages.send(home, claim);
     }
 
     pub(super) fn end_session(&mut self, conn: ConnId, user: i64, seq: i32) {
+        self.home.kept_users.end(conn);
         if let Some(last) = self.home.users.end(user, seq, conn)
             && self.context.limits.user_memory_ms > 0
         {
@@ -56,18 +64,14 @@ impl Shard {
     /// The younger of two connections with one key stays: the one whose token arrived later, in whatever order
     /// logic has answered. The older one is closed. If that is the new one, it is evicted before it learns
     /// that it is registered, and then takes its registration back.
-    pub(super) fn claim(
-        &mut self,
-        (conn, token_at): (ConnId, TokenTime),
-        (user, seq): (i64, i32),
-        key: Box<str>,
-        is_given: bool,
-    ) {
-        let older = self.home.keys.claim(&key, conn, (token_at, is_given));
-        if is_given && older != Some(conn) && self.home.keys.is_watched() {
-            self.reports.push(Report::Claimed { key: key.clone(), at: token_at.millis() });
+    pub(super) fn claim(&mut self, key: Box<str>, claiming: Claiming) {
+        let Claiming { conn, user, seq, claim } = claiming;
+        let older = self.home.keys.claim(&key, conn, claim);
+        let older_conn = older.map(|older| older.conn);
+        if claim.is_given && older_conn != Some(conn) && self.home.keys.is_watched() {
+            self.reports.push(Report::Claimed { key: key.clone(), at: claim.token_at.millis() });
         }
-        if let Some(older) = older {
+        if let Some(older) = older_conn {
             let reason = CloseReason::Replaced;
             self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }
@@ -76,24 +80,33 @@ impl Shard {
         if self.home.keys.take_disconnected(&key) {
             self.reports.push(Report::Heartbeat { user, key: key.clone() });
         }
-        self.messages.send(conn.shard, Message::Registered { conn, user, seq, key });
+        if let Some(kept) = self.claim_session(&key, &claiming, older) {
+            self.messages.send(conn.shard, Message::Registered { conn, user, seq, key, kept });
+        }
     }
 
     pub(super) fn release(&mut self, conn: ConnId, user: i64, key: Box<str>) {
+        let is_kept = self.home.keys.is_kept(&key);
         if self.home.keys.release(&key, conn) {
+            if is_kept {
+                self.end_kept_session(conn, user, &key);
+            }
             self.report_disconnected(user, key);
+        } else if self.context.limits.resume.is_on() {
+            // It may have said goodbye just before it was replaced.
+            self.give_up_session(user, &key, conn);
         }
     }
 
     /// Logic made a session for a token that is not followed by a claim of `key`.
     pub(super) fn unclaimed(&mut self, user: i64, key: Box<str>) {
-        if self.home.keys.owner(&key).is_none() {
+        if self.home.keys.owner(&key).is_none() && self.home.parking.find(&key).is_none() {
             self.report_disconnected(user, key);
         }
     }
 
     /// No connection holds `key` any more.
-    fn report_disconnected(&mut self, user: i64, key: Box<str>) {
+    pub(super) fn report_disconnected(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
             let now = self.context.clock.active();
             let is_early = self.home.keys.retain_disconnected(now, &key);
@@ -116,9 +129,18 @@ impl Shard {
 
     // ---- at the connection's shard -------------------------------------------------------------
 
-    pub(super) fn registered(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
+    pub(super) fn registered(
+        &mut self,
+        conn: ConnId,
+        (user, seq): (i64, i32),
+        key: Box<str>,
+        kept: Option<KeptSession>,
+    ) {
         let Some((slot, registering)) = self.take_registering(conn) else {
             // It closed while its homes were asked. The answer alone says what they are to take back.
+            if kept.is_some_and(|kept| kept.resumed.is_some()) {
+                return self.park_registration(conn, user, seq, key);
+            }
             return self.release_registration(conn, user, seq, key);
         };
         let Registering { version, sequence, token_at, identity } = *registering;
@@ -144,13 +166,15 @@ impl Shard {
         if !identity.rooms.is_empty() {
             self.conns[slot].input_mut().rooms = identity.rooms;
         }
+        if kept.is_some() {
+            self.conns[slot].input_mut().kept = kept;
+        }
         let reply = AwaitedReply { version, operation: op::AUTH_REPLY, sequence };
         match identity.room {
             Some(room) => self.join(slot, &room, reply),
             None => {
                 self.conns[slot].state = ConnState::Live;
-                let body = self.auth_reply(slot, None);
-                self.reply(slot, reply, &body);
+                self.reply_to_token(slot, reply);
                 self.enter_rooms_at_start(slot);
                 self.resume(slot);
             }
@@ -186,8 +210,7 @@ impl Shard {
 
     /// Takes a closing connection out of its rooms and its homes.
     pub(super) fn unregister(&mut self, slot: Slot, key: Box<str>) {
-        self.note_end_of_presence(slot, &key);
-        self.leave_all(slot);
+        self.leave_rooms(slot, &key);
         if !key.is_empty() {
             let conn = &self.conns[slot];
             let (user, seq) = (conn.user, conn.session);
@@ -195,11 +218,30 @@ impl Shard {
         }
     }
 
-    fn release_registration(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
+    /// Takes a closing connection out of its rooms.
+    pub(super) fn leave_rooms(&mut self, slot: Slot, key: &str) {
+        self.note_end_of_presence(slot, key);
+        self.leave_all(slot);
+    }
+
+    /// Ends the place of `conn` among the sessions of `user`.
+    pub(super) fn leave_user(&mut self, conn: ConnId, user: i64, seq: i32) {
         if user != 0 {
             let home = self.context.home_of_user(user);
             self.messages.send(home, Message::EndSession { conn, user, seq });
         }
+    }
+
+    /// As [`Shard::release_registration`]; the session that it was about to resume goes on.
+    fn park_registration(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
+        self.leave_user(conn, user, seq);
+        let home = self.context.home_of_key(&key);
+        let leaving = Box::new(Leaving::default());
+        self.messages.send(home, Message::Park { conn, user, key, leaving });
+    }
+
+    fn release_registration(&mut self, conn: ConnId, user: i64, seq: i32, key: Box<str>) {
+        self.leave_user(conn, user, seq);
         let home = self.context.home_of_key(&key);
         self.messages.send(home, Message::Release { conn, user, key });
     }

@@ -132,8 +132,7 @@ impl Shard {
         }
         self.conns[slot].state = ConnState::Live;
         if reply.operation == op::AUTH_REPLY {
-            let body = self.auth_reply(slot, None);
-            self.reply(slot, reply, &body);
+            self.reply_to_token(slot, reply);
         } else {
             self.reply(slot, reply, name.as_bytes());
         }

@@ -11,6 +11,7 @@ use crate::gaps::Lost;
 use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
+use crate::home::keys::Claim;
 use crate::ids::{ConnId, Slot};
 use crate::message::Report;
 use crate::outbox::{Begun, Item};
@@ -82,6 +83,7 @@ impl Shard {
             is_text,
             is_protocol_2,
             is_deflated,
+            is_kept,
             gaps,
             user,
             key,
@@ -127,6 +129,7 @@ impl Shard {
             is_traced: false,
             is_protocol_2,
             is_deflated,
+            is_kept,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             // A deadline may come late by a tick, never early.
@@ -214,6 +217,8 @@ impl Shard {
     fn take_over_home(&mut self, home: ArrivedHome) {
         let ArrivedHome {
             owners,
+            parked,
+            kept,
             users,
             departed_users,
             disconnected_keys,
@@ -225,10 +230,12 @@ impl Shard {
         } = home;
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
-        for (key, conn) in owners {
+        for (key, conn, is_kept) in owners {
             // Whoever claims the key from now on has a later token.
-            self.home.keys.claim(&key, conn, (TokenTime::default(), true));
+            let claim = Claim { token_at: TokenTime::default(), is_given: true, is_kept };
+            self.home.keys.claim(&key, conn, claim);
         }
+        self.take_over_parked(parked, kept);
         for ArrivedUser { user, last, sessions } in users {
             self.home.users.take_over(user, last, sessions);
         }
@@ -271,5 +278,6 @@ fn input_from(input: handed::Input) -> Input {
         rooms: Box::default(),
         cors: None,
         has_unknown_id: false,
+        kept: None,
     }
 }

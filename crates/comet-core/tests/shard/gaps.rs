@@ -1,5 +1,7 @@
 //! Gap markers: clients of protocol 2 are told which pushes of a room with a history they have lost.
 
+mod catching_up;
+
 use std::collections::BTreeMap;
 
 use comet_core::{CoalesceRule, ConnId, Limits, Message, Push, SlowConsumer, home_of_room};
@@ -278,53 +280,6 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
     assert!(all.contains(&gap(handle, 3, 3)), "{all:?}");
     let at = |told: &Told| all.iter().position(|other| other == told).unwrap();
     assert!(at(&gap(handle, 3, 3)) < at(all.last().unwrap()));
-}
-
-/// It asks while it reads nothing, so the history waits as a part, which newer pushes to the client take the place of.
-#[test]
-fn what_is_lost_while_a_client_catches_up_is_told() {
-    let limits = Limits { outbox_bytes: 4_000, ..limits(SlowConsumer::DropOldest) };
-    let mut rig = Rig::new(1, limits);
-    let (conn, handle) = member(&mut rig, "r");
-    let first = rig.push_room("r", TELL, b"push");
-    assert_eq!(first.queued, 1);
-    let all = told(&rig.take(conn));
-    assert_eq!(offsets(&all), [1]);
-    let position = history_position(&mut rig);
-    rig.allow(conn, Some(0));
-    (0..20).for_each(|_| _ = rig.push_room("r", TELL, &[b'x'; 500]));
-    rig.feed(conn, &join_since("r", Some(Position { offset: 1, ..position })));
-    let mut got = Vec::new();
-    for round in 0..40 {
-        rig.allow(conn, Some(700));
-        if round % 3 == 1 {
-            (0..4).for_each(|_| _ = rig.push_keys(&["k"], 5, &[b'y'; 600]));
-        }
-        got.extend(rig.take(conn));
-    }
-    rig.allow(conn, None);
-    got.extend(rig.take(conn));
-    let mut of_room = Vec::new();
-    while let Some((frame, consumed)) = comet_proto::decode(&got, 1 << 20).unwrap() {
-        if frame.operation != 5 {
-            of_room.extend_from_slice(&got[..consumed]);
-        }
-        got.drain(..consumed);
-    }
-    let mut known = 0;
-    for told in told(&of_room) {
-        match told {
-            // The answer: everything since the first push.
-            Told::Joined { .. } => known = 1,
-            Told::Gap(RoomGap { first, last, .. }) if first <= known + 1 => known = known.max(last),
-            Told::Push { offset, .. } if known > 0 => {
-                assert!(offset <= known + 1, "{offset} after {known}");
-                known = known.max(offset);
-            }
-            _ => {}
-        }
-    }
-    assert_eq!(known, 21, "{handle:?}");
 }
 
 /// There is memory for the answer or for the history, and not for both.

@@ -24,6 +24,7 @@ mod keys_elsewhere;
 mod listings;
 mod live_trace;
 mod logic;
+mod parked;
 mod positions;
 mod presence;
 mod protocol_2;

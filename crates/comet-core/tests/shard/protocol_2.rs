@@ -7,7 +7,7 @@ use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, plain};
 
 /// The reply to an op 7 with sequence 1 that asked for protocol 2.
 fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
-    let reply = AuthReply { not_renewed: None, heartbeat_ms, expires_in_ms };
+    let reply = AuthReply { not_renewed: None, heartbeat_ms, expires_in_ms, kept: None };
     frame_2(op::AUTH_REPLY, 1, &reply.encode())
 }
 

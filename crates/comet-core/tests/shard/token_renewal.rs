@@ -25,7 +25,8 @@ fn answer(rig: &mut Rig, conn: ConnId, answer: Result<Identity, Denied>) {
 }
 
 fn replied(sequence: i32, not_renewed: Option<NotRenewed>, millis: Option<u32>) -> Vec<u8> {
-    let reply = AuthReply { not_renewed, heartbeat_ms: HEARTBEAT_MS, expires_in_ms: millis };
+    let reply =
+        AuthReply { not_renewed, heartbeat_ms: HEARTBEAT_MS, expires_in_ms: millis, kept: None };
     frame_2(op::AUTH_REPLY, sequence, &reply.encode())
 }
 

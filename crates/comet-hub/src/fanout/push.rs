@@ -18,6 +18,7 @@ pub struct LedgerSum {
     pub dropped: BTreeMap<String, u64>,
     pub absent: u64,
     pub scheduled: u64,
+    pub parked: u64,
 }
 
 impl AddAssign for LedgerSum {
@@ -26,6 +27,7 @@ impl AddAssign for LedgerSum {
         self.queued += other.queued;
         self.absent += other.absent;
         self.scheduled += other.scheduled;
+        self.parked += other.parked;
         for (reason, connections) in other.dropped {
             *self.dropped.entry(reason).or_default() += connections;
         }

@@ -1,8 +1,8 @@
 //! The frames of `vectors/protocol2.json`, which clients in other languages are tested with as well.
 
 use comet_proto::{
-    AuthReply, Encoded, Frame, Join, JoinReply, Leave, LeaveReply, Position, RoomGap, RoomHandle,
-    RoomPush, decode, op,
+    AuthReply, Encoded, Frame, Join, JoinReply, Leave, LeaveReply, Position, Resumed, RoomGap,
+    RoomHandle, RoomPush, decode, op,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -26,15 +26,22 @@ fn position(position: Position) -> Value {
 fn read(frame: &Frame<'_>) -> (Value, Vec<u8>) {
     let flags = frame.body.get(1).copied().unwrap_or(0);
     match frame.operation {
+        op::KEEP => (json!({ "keep": frame.body[0] }), frame.body.to_vec()),
         op::AUTH => (json!({ "token": text(frame.body) }), frame.body.to_vec()),
         op::AUTH_REPLY => {
             let reply = AuthReply::decode(frame.body).unwrap();
-            let AuthReply { heartbeat_ms, expires_in_ms, .. } = reply;
-            let fields = json!({
+            let AuthReply { heartbeat_ms, expires_in_ms, kept, .. } = reply;
+            let mut fields = json!({
                 "version": 2, "flags": flags, "heartbeat_ms": heartbeat_ms,
                 "expires_in_ms": expires_in_ms.unwrap_or(0),
             });
-            (fields, reply.encode().to_vec())
+            if let Some(kept) = kept {
+                let Resumed { parked, lost_full, lost_memory } = kept.resumed.unwrap_or_default();
+                fields["parked"] = parked.into();
+                fields["lost_full"] = lost_full.into();
+                fields["lost_memory"] = lost_memory.into();
+            }
+            (fields, reply.encode())
         }
         op::JOIN => {
             let join = Join::decode(frame.body).unwrap();
@@ -129,8 +136,9 @@ fn the_vectors_are_read_and_written() {
         operations.push(frame.operation);
     }
     operations.dedup();
-    let all = [op::AUTH, op::AUTH_REPLY, op::JOIN, op::JOIN_REPLY, op::ROOM_PUSH, op::LEAVE];
-    assert_eq!(operations, [&all[..], &[op::LEAVE_REPLY, op::GAP]].concat());
+    let session = [op::AUTH, op::AUTH_REPLY, op::KEEP, op::AUTH_REPLY];
+    let rooms = [op::JOIN, op::JOIN_REPLY, op::ROOM_PUSH, op::LEAVE, op::LEAVE_REPLY, op::GAP];
+    assert_eq!(operations, [&session[..], &rooms].concat());
 }
 
 proptest! {

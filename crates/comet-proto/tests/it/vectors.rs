@@ -33,9 +33,13 @@ fn an_auth_that_asks_for_protocol_2_and_its_reply() {
     let ask = Frame { version: VERSION_2, ..frame(op::AUTH, 1, b"42") };
     let bytes = b"\0\0\0\x12\0\x10\0\x02\0\0\0\x07\0\0\0\x0142";
     assert_eq!(Encoded::frame(&ask).for_tcp(), bytes);
-    let body =
-        AuthReply { not_renewed: None, heartbeat_ms: 300_000, expires_in_ms: Some(3_600_000) }
-            .encode();
+    let auth_reply = AuthReply {
+        not_renewed: None,
+        heartbeat_ms: 300_000,
+        expires_in_ms: Some(3_600_000),
+        kept: None,
+    };
+    let body = auth_reply.encode();
     let reply = Frame { version: VERSION_2, ..frame(op::AUTH_REPLY, 1, &body) };
     let bytes = b"\0\0\0\x1c\0\x10\0\x02\0\0\0\x08\0\0\0\x01\x02\0\0\0\0\x04\x93\xe0\0\x36\xee\x80";
     assert_eq!(Encoded::frame(&reply).for_tcp(), bytes);

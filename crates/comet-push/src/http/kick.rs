@@ -61,8 +61,11 @@ async fn kick<B: StreamBackend>(
     let retry_after_ms = query.optional_number("retry_after_ms", 0..=i64::from(u32::MAX))?;
     let notice = KickNotice { reason, retry_after_ms };
     let ledger = access::kick(backend, target, notice).await?;
-    let Ledger { queued, absent, dropped, unanswered, .. } = ledger;
+    let Ledger { queued, absent, parked, dropped, unanswered, .. } = ledger;
     let mut data = json!({ "closed": queued, "absent": absent, "not_closed": dropped });
+    if parked > 0 {
+        data["parked"] = parked.into();
+    }
     if !unanswered.is_empty() {
         data["unanswered"] = unanswered.into();
     }

@@ -106,7 +106,7 @@ fn data(pushed: Pushed) -> Value {
 
 /// A ledger as JSON.
 pub(super) fn ledger(ledger: Ledger) -> Value {
-    let Ledger { matched, queued, dropped, absent, scheduled, unanswered } = ledger;
+    let Ledger { matched, queued, dropped, absent, scheduled, unanswered, parked } = ledger;
     let mut data = json!({
         "matched": matched,
         "queued": queued,
@@ -114,6 +114,9 @@ pub(super) fn ledger(ledger: Ledger) -> Value {
         "absent": absent,
         "scheduled": scheduled,
     });
+    if parked > 0 {
+        data["parked"] = parked.into();
+    }
     if !unanswered.is_empty() {
         data["unanswered"] = unanswered.into();
     }

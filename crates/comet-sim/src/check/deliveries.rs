@@ -112,7 +112,7 @@ pub(super) fn check_deliveries(
     for (index, offer) in offers.iter().enumerate() {
         let Offer { id, kind, tally, .. } = *offer;
         let delivered = delivered.get(&id).copied().unwrap_or(0);
-        if kind != Kind::Paced && delivered > tally.queued {
+        if kind != Kind::Paced && delivered > tally.queued + tally.parked {
             return Err(format!("{delivered} got push {id:#x}: {tally:?}"));
         }
         if offer.is_estimated {

@@ -151,7 +151,10 @@ fn check_positions(env: &Env, drivers: &[Driver], received: &ReceivedStream) -> 
 /// Logic takes for present exactly the keys that are present. `false`: it learns of some with the next
 /// renewals, so this has to be asked again.
 pub(crate) fn check_logic(env: &mut Env, drivers: &[Driver]) -> Result<bool, String> {
-    let keys = drivers.iter().flat_map(|driver| driver.shard.keys().map(|(key, _)| key.into()));
+    let keys = drivers.iter().flat_map(|Driver { shard, .. }| {
+        // A parked session is one to logic.
+        shard.keys().map(|(key, _)| key.into()).chain(shard.parked_keys().map(Into::into))
+    });
     let held: BTreeSet<Box<str>> = keys.collect();
     let Env { control, plan, now, .. } = env;
     control.logic.check(plan, *now, &held, &control.remote_members)

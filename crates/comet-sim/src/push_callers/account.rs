@@ -57,17 +57,17 @@ impl Account {
     /// Adds a push with the ledger of its reply.
     pub(super) fn add(&mut self, mut push: MadePush, ledger: &[u8]) -> Result<(), String> {
         let ledger = PushLedger::decode(ledger).ok_or("no ledger")?;
-        let PushLedger { matched, queued, absent, .. } = ledger;
-        let mut tally = Tally { matched, queued, absent, ..Tally::default() };
+        let PushLedger { matched, queued, absent, parked, .. } = ledger;
+        let mut tally = Tally { matched, queued, absent, parked, ..Tally::default() };
         for (number, count) in &ledger.dropped {
             let reason = (*number as usize).checked_sub(1).filter(|at| *at < DropReason::COUNT);
             tally.dropped[reason.ok_or("an unknown reason")?] += count;
         }
         let is_sound = match push.kind {
             // Nobody or one connection holds a key.
-            Kind::Keys => matched + absent == 1,
+            Kind::Keys => matched + absent + parked == 1,
             Kind::Users => absent <= 1,
-            Kind::Room(_) | Kind::All | Kind::Paced => absent == 0,
+            Kind::Room(_) | Kind::All | Kind::Paced => absent + parked == 0,
         };
         if !is_sound || matched != queued + tally.dropped_total() {
             return Err(format!("{:?} adds up to {tally:?}", push.kind));

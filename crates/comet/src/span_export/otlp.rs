@@ -81,6 +81,7 @@ fn of_shard(trace_id: &[u8], span: &ShardSpan) -> Span {
                 number("comet.matched", tally.matched),
                 number("comet.queued", tally.queued),
                 number("comet.absent", tally.absent),
+                number("comet.parked", tally.parked),
             ]);
             for reason in DropReason::ALL {
                 let dropped = tally.dropped[*reason as usize];

@@ -57,6 +57,7 @@ mod node;
 mod operations;
 mod paced;
 mod packages;
+mod parked;
 mod peer;
 mod preflight;
 mod presence;

@@ -83,6 +83,7 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
         is_push: true,
         state: None,
         offsets: None,
+        direct: None,
     };
     let age_ms = now.0.saturating_sub(at.0);
     handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
@@ -91,7 +92,7 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
 /// `None`: it is no push of a room whose latest one is at `top`.
 fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
     let handed::Kept { frame, offset, pushes, age_ms } = kept;
-    let handed::Item { bytes, tcp_at, is_push: _, state: _, offsets: _ } = frame?;
+    let handed::Item { bytes, tcp_at, is_push: _, state: _, offsets: _, direct: _ } = frame?;
     let frame = Encoded::from_parts(&bytes, tcp_at as usize)?;
     let has_pushes = comet_proto::count_frames(frame.for_tcp()) == Ok(pushes as usize);
     let is_sound = has_pushes && pushes > 0 && offset <= top && u64::from(pushes) <= offset;

@@ -44,7 +44,8 @@ impl Chains {
         }
         let items = items.into_iter().skip(skipped).map(|item| {
             let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
-            ItemParts { serial: *serial, frame, is_push: *is_push, subject: subject.as_deref() }
+            let subject = subject.as_deref();
+            ItemParts { serial: *serial, frame, is_push: *is_push, subject }
         });
         (items.collect(), taken)
     }

@@ -160,7 +160,8 @@ proptest! {
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let mut item = chains.item(Encoded::frame(&frame), is_push);
                     item.set_subject(state.and_then(|id| {
-                        Subject::shared(Some(State { room: None, id: id.to_string().into() }), None)
+                        let id = id.to_string().into();
+Subject { state: Some(State { room: None, id }), ..Subject::default() }.shared()
                     }));
                     let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {

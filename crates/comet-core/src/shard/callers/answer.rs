@@ -71,14 +71,14 @@ impl Answered {
         self.tally.absent += 1;
     }
 
-    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>) {
+    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>, settles: u32) {
         self.tally += tally;
         match partials {
             Some(partials) => {
                 self.reports = self.reports.saturating_sub(1);
                 self.partials += i64::from(partials);
             }
-            None => self.partials -= 1,
+            None => self.partials -= i64::from(settles),
         }
     }
 
@@ -110,10 +110,10 @@ impl Answered {
             PushReply { status: 0, id, body: &[] }.encode(output);
             return 0;
         }
-        let Tally { matched, queued, absent, dropped, .. } = self.tally;
+        let Tally { matched, queued, absent, parked, dropped, .. } = self.tally;
         let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
         let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
-        PushReply::encode_ledger(output, id, (matched, queued, absent), dropped);
+        PushReply::encode_ledger(output, id, (matched, queued, absent, parked), dropped);
         0
     }
 }

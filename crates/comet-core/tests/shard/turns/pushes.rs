@@ -23,7 +23,8 @@ fn a_call_costs_one_message_to_each_shard_and_one_report() {
             let conn = remote_conn((number % u32::from(SHARDS - 1)) as u16 + 1, number);
             let token_at = TokenTime::default();
             let (user, key) = (42, key(number));
-            let register = Message::Register { conn, token_at, user, key: Some(key.clone()) };
+            let register =
+                Message::Register { conn, token_at, user, key: Some(key.clone()), is_kept: false };
             shard.handle_message(register);
             shard.handle_message(Message::Claim {
                 conn,
@@ -32,6 +33,7 @@ fn a_call_costs_one_message_to_each_shard_and_one_report() {
                 seq: 1,
                 key,
                 is_given: true,
+                is_kept: false,
             });
         }
         for peer in (1..SHARDS).map(ShardId) {

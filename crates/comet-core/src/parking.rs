@@ -1,0 +1,146 @@
+//! Parked sessions: which sessions outlast their connections, and what is kept for them.
+
+use comet_proto::Encoded;
+
+use crate::accepts::Accepts;
+
+/// Bounds of parked sessions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ResumeLimits {
+    /// How long a session outlasts a connection that ended without a goodbye, milliseconds; 0: not at all.
+    pub window_ms: u32,
+    /// Pushes that are parked for a session; one more is dropped as `parked_full`.
+    pub messages: u32,
+    /// Bytes of their frames.
+    pub bytes: u32,
+    /// Bytes that all parked sessions of a shard take; beyond it no session and no push is parked.
+    pub memory: usize,
+    /// Sessions of clients that did not ask for it are kept, too, if their frames are binary.
+    pub for_all: bool,
+}
+
+impl Default for ResumeLimits {
+    fn default() -> Self {
+        Self { window_ms: 0, messages: 128, bytes: 256 << 10, memory: 64 << 20, for_all: false }
+    }
+}
+
+impl ResumeLimits {
+    /// Whether sessions are kept at all.
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.window_ms > 0
+    }
+}
+
+/// What a parked session takes beside its pushes, and a parked push beside its frame; bytes.
+pub(crate) const SESSION_BYTES: usize = 512;
+const PUSH_BYTES: usize = 64;
+
+/// A push that waits for a key to come back.
+#[derive(Clone, Debug)]
+pub struct ParkedPush {
+    /// The operation that an accept filter looks at.
+    pub operation: i32,
+    /// The bytes, for both transports.
+    pub frame: Encoded,
+    /// The former connection accepted it. If not, the next one is asked.
+    pub is_accepted: bool,
+}
+
+/// Why a push is lost that was parked, or was to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ParkFault {
+    /// The session has as many as it may.
+    Session,
+    /// The shard has no memory left for parked pushes.
+    Memory,
+}
+
+/// Pushes of one session, in their order.
+#[derive(Default)]
+pub(crate) struct ParkedPushes {
+    pub(crate) pushes: Vec<ParkedPush>,
+    bytes: usize,
+    /// What was lost, by [`ParkFault`].
+    pub(crate) lost: [u32; 2],
+}
+
+/// Bytes that are parked on a shard, and pushes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ParkedTotals {
+    pub(crate) bytes: usize,
+    pub(crate) pushes: usize,
+}
+
+impl ParkedPushes {
+    /// Parks one more push behind the others, or counts it as lost.
+    pub(crate) fn add(
+        &mut self,
+        push: ParkedPush,
+        limits: &ResumeLimits,
+        totals: &mut ParkedTotals,
+    ) -> Result<(), ParkFault> {
+        let bytes = push.frame.for_websocket().len();
+        let is_full = self.pushes.len() >= limits.messages as usize
+            || self.bytes + bytes > limits.bytes as usize;
+        let fault = match is_full {
+            true => Some(ParkFault::Session),
+            false => {
+                (totals.bytes + bytes + PUSH_BYTES > limits.memory).then_some(ParkFault::Memory)
+            }
+        };
+        if let Some(fault) = fault {
+            let lost = &mut self.lost[fault as usize];
+            *lost = lost.saturating_add(1);
+            return Err(fault);
+        }
+        self.bytes += bytes;
+        totals.bytes += bytes + PUSH_BYTES;
+        totals.pushes += 1;
+        self.pushes.push(push);
+        Ok(())
+    }
+
+    /// Puts `pushes` in front of the others. Returns how many are lost for it, at the end.
+    pub(crate) fn put_in_front(
+        &mut self,
+        pushes: impl Iterator<Item = ParkedPush>,
+        limits: &ResumeLimits,
+        totals: &mut ParkedTotals,
+    ) -> u64 {
+        let since = self.take(totals);
+        let all = pushes.chain(since);
+        all.map(|push| u64::from(self.add(push, limits, totals).is_err())).sum()
+    }
+
+    /// Takes everything out.
+    pub(crate) fn take(&mut self, totals: &mut ParkedTotals) -> Vec<ParkedPush> {
+        totals.bytes -= self.bytes + self.pushes.len() * PUSH_BYTES;
+        totals.pushes -= self.pushes.len();
+        self.bytes = 0;
+        std::mem::take(&mut self.pushes)
+    }
+}
+
+/// How a connection leaves its session behind.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving {
+    /// What it accepted. `None`: it has not got that far, and what its predecessor accepted holds.
+    pub accepts: Option<Accepts>,
+    /// Milliseconds until its token expires. `None`: never.
+    pub expires_in_ms: Option<u32>,
+}
+
+/// What is left of a session at the shard of its former connection.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    /// Whose it was. `None`: there is none, because the client has said goodbye.
+    pub user: Option<i64>,
+    /// What the outbox had not sent, and what came since.
+    pub pushes: Vec<ParkedPush>,
+    /// Pushes that were too many: for the session, and for the memory of the shard.
+    pub lost: [u32; 2],
+    /// It was kicked.
+    pub is_over: bool,
+}

@@ -1,0 +1,243 @@
+//! Sessions that leave their connection: it has ended without a goodbye, or a younger one takes its place.
+//!
+//! What waits for them stays here until the key's home asks for it. The home asks by way of a push, behind all pushes that it has
+//! sent to the connection. So nothing is overtaken, and what the home is pushed meanwhile comes behind.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use ahash::RandomState;
+
+use crate::accepts::Accepts;
+use crate::ids::{ConnId, LocalConnId, Slot};
+use crate::ledger::{CloseReason, DropReason, ParkedLoss, Tally};
+use crate::message::{Message, Push};
+use crate::parking::{Leaving, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits};
+
+use super::Shard;
+
+/// A session without its connection.
+struct Departure {
+    user: i64,
+    accepts: Accepts,
+    parked: ParkedPushes,
+    /// A send is not answered, so it is not known how much of it is taken. These pushes waited behind it.
+    in_flight: Option<Vec<ParkedPush>>,
+    /// The key's home has asked for what waits.
+    asked: Option<Arc<str>>,
+    /// It was kicked: nothing is kept for it.
+    is_over: bool,
+}
+
+pub(super) struct Departures {
+    sessions: HashMap<LocalConnId, Departure, RandomState>,
+    totals: ParkedTotals,
+}
+
+impl Departures {
+    pub(super) fn new(seed: u64) -> Self {
+        let sessions = HashMap::with_hasher(RandomState::with_seeds(seed, 45, 46, 47));
+        Self { sessions, totals: ParkedTotals::default() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Whether the session of `conn` is here.
+    pub(super) fn has(&self, conn: LocalConnId) -> bool {
+        self.sessions.contains_key(&conn)
+    }
+
+    pub(super) fn totals(&self) -> ParkedTotals {
+        self.totals
+    }
+
+    /// The pushes that waited behind the last send of `conn`, which is over. `None`: nothing is known of it.
+    fn take_waiting(&mut self, conn: LocalConnId) -> Option<Vec<ParkedPush>> {
+        self.sessions.get_mut(&conn)?.in_flight.take()
+    }
+
+    /// Puts pushes that were not sent in front of those that came since. Returns how many are lost, and why.
+    fn put_in_front(
+        &mut self,
+        conn: LocalConnId,
+        unsent: Vec<ParkedPush>,
+        limits: &ResumeLimits,
+    ) -> Option<(ParkedLoss, u64)> {
+        let session = self.sessions.get_mut(&conn).filter(|_| !unsent.is_empty())?;
+        if session.is_over {
+            return Some((ParkedLoss::Ended, unsent.len() as u64));
+        }
+        let lost = session.parked.put_in_front(unsent.into_iter(), limits, &mut self.totals);
+        (lost > 0).then_some((ParkedLoss::Full, lost))
+    }
+
+    /// The session is over: it was kicked. Returns how many pushes are lost.
+    fn end(&mut self, conn: LocalConnId) -> u64 {
+        let Some(session) = self.sessions.get_mut(&conn) else { return 0 };
+        session.is_over = true;
+        session.parked.take(&mut self.totals).len() as u64
+    }
+
+    /// The home of `key` asks for the session of `conn`. `false`: it is not here.
+    fn ask(&mut self, conn: LocalConnId, key: &Arc<str>) -> bool {
+        let session = self.sessions.get_mut(&conn);
+        session.map(|session| session.asked = Some(Arc::clone(key))).is_some()
+    }
+
+    /// Takes a session out that was asked for, unless a send is not answered.
+    fn finish(&mut self, conn: LocalConnId) -> Option<(Arc<str>, Rest)> {
+        let session = self.sessions.get(&conn)?;
+        if session.in_flight.is_some() || session.asked.is_none() {
+            return None;
+        }
+        let Departure { user, mut parked, asked, is_over, .. } = self.sessions.remove(&conn)?;
+        let (lost, pushes) = (parked.lost, parked.take(&mut self.totals));
+        Some((asked?, Rest { user: Some(user), pushes, lost, is_over }))
+    }
+
+    /// Parks a push for the session of `conn`, or says why not.
+    fn offer(
+        &mut self,
+        conn: LocalConnId,
+        push: &Push,
+        limits: &ResumeLimits,
+    ) -> Result<(), DropReason> {
+        let session = self.sessions.get_mut(&conn).ok_or(DropReason::Closing)?;
+        if session.is_over {
+            return Err(DropReason::Closing);
+        }
+        if !session.accepts.contains(push.operation) {
+            return Err(DropReason::Filtered);
+        }
+        let Push { operation, ref frame, .. } = *push;
+        let push = ParkedPush { operation, frame: frame.clone(), is_accepted: true };
+        let added = session.parked.add(push, limits, &mut self.totals);
+        added.map_err(|_| DropReason::ParkedFull)
+    }
+}
+
+impl Shard {
+    /// How `slot` leaves its session behind, if that outlasts the connection, which ends for `reason`.
+    pub(super) fn leaving(&self, slot: Slot, reason: CloseReason) -> Option<Leaving> {
+        let conn = &self.conns[slot];
+        let is_meant = match reason {
+            CloseReason::PeerClosed
+            | CloseReason::SocketError
+            | CloseReason::TlsFailed
+            | CloseReason::HeartbeatTimeout
+            | CloseReason::WriteTimeout => self.context.limits.resume.is_on(),
+            // The next connection is there already.
+            CloseReason::Replaced => true,
+            _ => false,
+        };
+        let is_left = conn.is_kept && is_meant && conn.is_live() && !conn.key.is_empty();
+        is_left.then(|| Leaving {
+            accepts: Some(conn.accepts.clone()),
+            expires_in_ms: self.token_expires_in(slot),
+        })
+    }
+
+    /// The session of `slot` leaves its connection, which has a close reason. What the outbox has of pushes to it goes along.
+    pub(super) fn depart(
+        &mut self,
+        slot: Slot,
+        key: Box<str>,
+        leaving: Leaving,
+        reason: CloseReason,
+    ) {
+        let id = self.conns.id(slot);
+        self.leave_rooms(slot, &key);
+        let conn = &mut self.conns[slot];
+        let (user, seq, is_sending) = (conn.user, conn.session, conn.outbox.is_sending());
+        let waiting = self.outboxes.chains.direct_waiting(&conn.outbox);
+        let remains = self.outboxes.drop_pending(conn);
+        self.leave_user(id, user, seq);
+        self.counters.lost += u64::from(remains.pushes) - waiting.len() as u64;
+        let (in_flight, unsent) =
+            if is_sending { (Some(waiting), Vec::new()) } else { (None, waiting) };
+        let departure = Departure {
+            user,
+            accepts: leaving.accepts.clone().unwrap_or_default(),
+            parked: ParkedPushes::default(),
+            in_flight,
+            asked: None,
+            is_over: false,
+        };
+        self.departures.sessions.insert(id.local(), departure);
+        self.park_unsent(id.local(), unsent);
+        if reason != CloseReason::Replaced {
+            let home = self.context.home_of_key(&key);
+            let leaving = Box::new(leaving);
+            self.messages.send(home, Message::Park { conn: id, user, key, leaving });
+        }
+    }
+
+    /// The last send of `slot` is over. If its session has left it, what the kernel has not taken goes along. `false`: it has not.
+    pub(super) fn settle_departure(&mut self, slot: Slot) -> bool {
+        let id = self.conns.id(slot).local();
+        let Some(waiting) = self.departures.take_waiting(id) else { return false };
+        let conn = &mut self.conns[slot];
+        let mut unsent = self.outboxes.chains.direct_in_flight(&conn.outbox, conn.transport);
+        let remains = self.outboxes.drop_in_flight(conn);
+        self.counters.lost += u64::from(remains.pushes) - unsent.len() as u64;
+        unsent.extend(waiting);
+        self.park_unsent(id, unsent);
+        self.give_rest(id);
+        true
+    }
+
+    fn park_unsent(&mut self, conn: LocalConnId, unsent: Vec<ParkedPush>) {
+        self.counters.unsent += unsent.len() as u64;
+        let lost = self.departures.put_in_front(conn, unsent, &self.context.limits.resume);
+        if let Some((reason, pushes)) = lost {
+            self.counters.parked_lost[reason as usize] += pushes;
+        }
+    }
+
+    /// What a push came to for sessions whose connections have just ended.
+    pub(super) fn offer_departed(&mut self, push: &Push, conns: &[LocalConnId]) -> Tally {
+        let mut tally = Tally::default();
+        for &conn in conns {
+            if push.kick.is_some() {
+                let ended = self.departures.end(conn);
+                self.counters.parked_lost[ParkedLoss::Ended as usize] += ended;
+                tally.parked += 1;
+                continue;
+            }
+            match self.departures.offer(conn, push, &self.context.limits.resume) {
+                Ok(()) => tally.parked += 1,
+                Err(reason) => tally.drop_as(reason, 1),
+            }
+        }
+        tally
+    }
+
+    /// The home of `key` asks for the session of `conn`. No push of the home to that connection comes behind.
+    pub(super) fn leave_session(&mut self, conn: LocalConnId, key: Arc<str>) {
+        if self.conns.get(conn).is_some_and(|conn| conn.is_open()) {
+            // Its eviction is on the way.
+            self.close(conn.slot, CloseReason::Replaced, "");
+        }
+        if self.departures.ask(conn, &key) {
+            return self.give_rest(conn);
+        }
+        let id = ConnId { shard: self.context.shard, slot: conn.slot, generation: conn.generation };
+        let home = self.context.home_of_key(&key);
+        let rest = Rest { user: None, pushes: Vec::new(), lost: [0; 2], is_over: false };
+        self.messages.send(home, Message::Rest { conn: id, key, rest: Box::new(rest) });
+    }
+
+    /// Gives a session to its key's home, if that has asked and all is known.
+    fn give_rest(&mut self, conn: LocalConnId) {
+        let Some((key, rest)) = self.departures.finish(conn) else { return };
+        let id = ConnId { shard: self.context.shard, slot: conn.slot, generation: conn.generation };
+        let home = self.context.home_of_key(&key);
+        self.messages.send(home, Message::Rest { conn: id, key, rest: Box::new(rest) });
+    }
+}

@@ -1,0 +1,76 @@
+//! A client whose socket is cut off comes back, on the same core or another one, and has missed nothing.
+
+use comet::caller::Ledger;
+use comet_client::{Client, Options, Resumed, Transport};
+
+use crate::support::{BOTH, PATIENCE, Server, To, dropped, queued, received};
+
+const SETS: [&str; 2] = ["resume.window=\"30s\"", "resume.messages=4"];
+const TOKEN: &str = r#"{"mid":42,"key":"k","accepts":[5]}"#;
+
+fn connect(server: &Server, transport: Transport) -> Client {
+    let address = server.address(transport).to_string();
+    let options = match transport {
+        Transport::Tcp => Options::tcp(address, TOKEN),
+        Transport::WebSocket => Options::websocket(address, "/sub", TOKEN),
+    };
+    options.keep_session().timeout(PATIENCE).connect().expect("the server takes the token")
+}
+
+fn parked() -> Ledger {
+    Ledger { parked: 1, ..queued(0) }
+}
+
+#[test]
+fn a_client_that_comes_back_gets_all_it_was_pushed_in_order() {
+    let server = Server::start(&SETS);
+    let mut client = connect(&server, Transport::Tcp);
+    assert_eq!(client.resumed(), None);
+    // The connections go to the cores in turn or by chance: over some rounds each of them is both left and taken.
+    for round in 1..=8 {
+        assert_eq!(server.push(To::Keys(&["k"]), 5, b"live"), queued(1));
+        assert_eq!(received(&mut client), b"live");
+        // Without a goodbye.
+        drop(client);
+        server.until("comet_sessions_parked_total", round);
+        assert_eq!(server.push(To::Keys(&["k"]), 5, b"1"), parked());
+        assert_eq!(server.push(To::User(42), 5, b"2"), parked());
+        assert_eq!(server.push(To::Keys(&["k"]), 5, b"3"), parked());
+        client = connect(&server, BOTH[round as usize % 2]);
+        let resumed = Resumed { parked: 3, ..Resumed::default() };
+        assert_eq!(client.resumed(), Some(resumed));
+        assert_eq!(server.push(To::User(42), 5, b"4"), queued(1));
+        for body in [b"1", b"2", b"3", b"4"] {
+            assert_eq!(received(&mut client), body);
+        }
+    }
+    let metrics = server.metrics();
+    metrics.assert_balanced();
+    assert_eq!(metrics.value("comet_resumed_total"), 24);
+    assert_eq!(metrics.value("comet_parked_pushes"), 0);
+}
+
+#[test]
+fn a_client_is_told_what_it_has_lost_and_a_goodbye_ends_its_session() {
+    for transport in BOTH {
+        let server = Server::start(&SETS);
+        let client = connect(&server, transport);
+        drop(client);
+        server.until("comet_sessions_parked_total", 1);
+        for _ in 0..4 {
+            assert_eq!(server.push(To::Keys(&["k"]), 5, b"kept"), parked());
+        }
+        for _ in 0..2 {
+            let full = dropped(queued(0), "parked_full", 1);
+            assert_eq!(server.push(To::Keys(&["k"]), 5, b"lost"), full);
+        }
+        let client = connect(&server, transport);
+        let resumed = Resumed { parked: 4, lost_full: 2, lost_memory: 0 };
+        assert_eq!(client.resumed(), Some(resumed));
+        client.close().unwrap();
+        server.until("comet_keys", 0);
+        let nobody = Ledger { absent: 1, ..queued(0) };
+        assert_eq!(server.push(To::Keys(&["k"]), 5, b"to nobody"), nobody);
+        server.metrics().assert_balanced();
+    }
+}
