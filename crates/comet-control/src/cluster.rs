@@ -19,7 +19,7 @@ use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
-use crate::under_way::Begun;
+use crate::under_way::{Begun, Elsewhere};
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -118,7 +118,7 @@ impl ClusterDriver {
         begin(&mut cluster, (self.now(), limit_ms), caller);
         self.carry_out(&mut cluster);
         self.wake.notify_one();
-        Elsewhere(outcome)
+        Elsewhere::new(outcome)
     }
 
     /// A room got its first member on this host, or lost its last.
@@ -399,16 +399,4 @@ impl ClusterDriver {
 fn unix_ms(epoch: Instant) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.saturating_sub(epoch.elapsed()).as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What becomes of a push on other hosts.
-pub(crate) struct Elsewhere(oneshot::Receiver<ClusterOutcome>);
-
-impl Future for Elsewhere {
-    type Output = Result<ClusterOutcome, Status>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let outcome = ready!(Pin::new(&mut self.0).poll(cx));
-        Poll::Ready(outcome.map_err(|_| Status::internal("the cluster has lost a call")))
-    }
 }

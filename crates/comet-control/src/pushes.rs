@@ -27,12 +27,12 @@ use comet_wire::goim::protocol::Proto;
 use tokio::time::timeout;
 use tonic::Status;
 
-use crate::cluster::{ClusterDriver, Elsewhere};
+use crate::cluster::ClusterDriver;
 use crate::counts::{count, snapshots};
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::status::{known, ledger, status};
-use crate::under_way::{Begun, UnderWay, UnderWayHere};
+use crate::under_way::{Begun, Elsewhere, UnderWay, UnderWayHere};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 use comet_core::Tally;
 use comet_hub::cluster::ClusterOutcome;
 use comet_wire::goim::comet::Ledger;
+use tokio::sync::oneshot;
 use tonic::Status;
 
-use crate::cluster::Elsewhere;
 use crate::hub::Call;
 use crate::status::{ledger, status};
 
@@ -21,6 +21,24 @@ pub(crate) struct UnderWayHere {
     given: u64,
     /// Absent users beside those that the shards report.
     absent: u64,
+}
+
+/// What becomes of a push on other hosts.
+pub(crate) struct Elsewhere(oneshot::Receiver<ClusterOutcome>);
+
+impl Elsewhere {
+    pub(crate) fn new(outcome: oneshot::Receiver<ClusterOutcome>) -> Self {
+        Self(outcome)
+    }
+}
+
+impl Future for Elsewhere {
+    type Output = Result<ClusterOutcome, Status>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let outcome = ready!(Pin::new(&mut self.0).poll(cx));
+        Poll::Ready(outcome.map_err(|_| Status::internal("the cluster has lost a call")))
+    }
 }
 
 /// What another host wants done here. Ready with what it is told: what became of connections, and [counts](comet_hub::cluster::Part::counts).

@@ -259,8 +259,10 @@ fn kicked(reply: &KickReply) -> Record {
         ("closed", reply.closed.into()),
         ("absent", reply.absent.into()),
         ("not_closed", json!(not_closed)),
-        ("parked", reply.parked.into()),
     ];
+    if reply.parked > 0 {
+        record.push(("parked", reply.parked.into()));
+    }
     record.extend(unanswered(&reply.unanswered));
     record
 }
