@@ -252,9 +252,10 @@ pub enum Message {
     /// Room's home to a shard with members.
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
-    /// Any shard to the one with the push caller of `call`: what became of the push here. `partials` is as in
-    /// [`Report::Tally`]; `None`: it is a partial tally, and `settles` is as in [`Report::PartialTally`].
-    Tallied { call: CallId, tally: Tally, partials: Option<u32>, settles: u32 },
+    /// Any shard to the one with the push caller of `call`: what became of the push here, as [`Report::Tally`].
+    Tallied { call: CallId, tally: Tally, partials: u32 },
+    /// The same as [`Report::PartialTally`].
+    PartiallyTallied { call: CallId, tally: Tally, settles: u32 },
 
     /// Owner to the user's home: give the connection its place among the user's sessions. `is_kept`: its session outlasts the
     /// connection.

@@ -282,15 +282,14 @@ impl Callers {
         None
     }
 
-    /// A part of a push is over: see [`Message::Tallied`](crate::Message).
-    pub(super) fn settle(
-        &mut self,
-        call: CallId,
-        tally: Tally,
-        partials: Option<u32>,
-        settles: u32,
-    ) {
-        self.change(call, |answered| answered.add(tally, partials, settles));
+    /// A shard tells what became of a push: see [`Message::Tallied`](crate::Message).
+    pub(super) fn add(&mut self, call: CallId, tally: Tally, partials: u32) {
+        self.change(call, |answered| answered.add(tally, partials));
+    }
+
+    /// A part of a push is over: see [`Message::PartiallyTallied`](crate::Message).
+    pub(super) fn add_partial(&mut self, call: CallId, tally: Tally, settles: u32) {
+        self.change(call, |answered| answered.add_partial(tally, settles));
     }
 
     /// A message of the call was not sent.

@@ -222,9 +222,7 @@ impl Shard {
                 self.reports.push(Report::Tally { call, shard, tally, partials });
             }
             Some(shard) => {
-                let partials = Some(partials);
-                let settles = 0;
-                self.messages.send(shard, Message::Tallied { call, tally, partials, settles });
+                self.messages.send(shard, Message::Tallied { call, tally, partials });
             }
         }
         (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally { settles: 1 });

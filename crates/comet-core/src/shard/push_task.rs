@@ -171,12 +171,11 @@ impl Progress {
     /// The same to the shard that the caller is connected to.
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
-        let (partials, settles) = match self.answer {
-            Answer::Tally { partials } => (Some(partials), 0),
-            Answer::PartialTally { settles } => (None, settles),
-            Answer::None => (None, 0),
-        };
-        Message::Tallied { call, tally, partials, settles }
+        match self.answer {
+            Answer::Tally { partials } => Message::Tallied { call, tally, partials },
+            Answer::PartialTally { settles } => Message::PartiallyTallied { call, tally, settles },
+            Answer::None => Message::PartiallyTallied { call, tally, settles: 0 },
+        }
     }
 }
 

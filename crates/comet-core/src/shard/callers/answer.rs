@@ -71,15 +71,15 @@ impl Answered {
         self.tally.absent += 1;
     }
 
-    pub(crate) fn add(&mut self, tally: Tally, partials: Option<u32>, settles: u32) {
+    pub(crate) fn add(&mut self, tally: Tally, partials: u32) {
         self.tally += tally;
-        match partials {
-            Some(partials) => {
-                self.reports = self.reports.saturating_sub(1);
-                self.partials += i64::from(partials);
-            }
-            None => self.partials -= i64::from(settles),
-        }
+        self.reports = self.reports.saturating_sub(1);
+        self.partials += i64::from(partials);
+    }
+
+    pub(crate) fn add_partial(&mut self, tally: Tally, settles: u32) {
+        self.tally += tally;
+        self.partials -= i64::from(settles);
     }
 
     /// A shard is not asked.
