@@ -4,7 +4,6 @@ use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
 use comet_core::{Message, Millis, ShardId, home_of_key};

@@ -72,8 +72,8 @@ pub use listing::{
 pub use live_conn::LiveConn;
 pub use live_traces::{LiveTrace, LiveTraces, Subject, TooManyTraces, TraceId};
 pub use message::{
-    AuthRequest, Denied, Identity, KeptKey, Kick, Message, MessageClass, Push, Recovery, Report,
-    RoomOrder, TraceEvent, TraceKind,
+    AuthRequest, Denied, Identity, KeptKey, Kick, Message, MessageClass, Order, Push, Recovery,
+    Report, RoomOrder, TraceEvent, TraceKind,
 };
 pub use network::Network;
 pub use outbox::Slices;

@@ -73,8 +73,7 @@ impl Denied {
     }
 }
 
-/// A frame for clients: built once, and shared by every shard and connection. Or the order to close them, which takes
-/// the same way, so it comes after the pushes before it.
+/// A frame for clients: built once, and shared by every shard and connection. Or an [`Order`] in its place.
 #[derive(Clone, Debug)]
 pub struct Push {
     /// The operation the accept filter looks at; for a batch (op 9) the caller's `protoOp`.
@@ -87,43 +86,76 @@ pub struct Push {
     /// Its place in the history of the room that it is to, which the room's home sets; that of the last push of a batch. 0: the
     /// room keeps none.
     pub offset: u64,
-    /// The connections are closed, and get no frame. The tally counts those that are as queued.
-    pub kick: Option<Arc<Kick>>,
-    /// The connections enter or leave rooms, and get no frame. The tally counts pairs of a connection and a room: those
-    /// that change as queued.
-    pub rooms: Option<Arc<RoomOrder>>,
-    /// No push either: the session of this key leaves its connection, and its home is given what waits for it ([`Message::Rest`]).
-    pub leaving: Option<Arc<str>>,
+    /// There is no frame: this is done instead.
+    pub order: Option<Arc<Order>>,
+}
+
+/// What is done to connections in the place of a push. It takes the way of a push, so it comes behind the pushes before it.
+#[derive(Debug)]
+pub enum Order {
+    /// They are closed. The tally counts those that are as queued.
+    Kick(Kick),
+    /// They enter or leave rooms. The tally counts pairs of a connection and a room: those that change as queued.
+    Rooms(RoomOrder),
+    /// The session of this key leaves its connection, and its home is given what waits for it ([`Message::Rest`]).
+    Leave(Arc<str>),
+}
+
+impl Order {
+    pub(crate) fn as_kick(&self) -> Option<&Kick> {
+        if let Self::Kick(kick) = self { Some(kick) } else { None }
+    }
 }
 
 impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        let (collapse_id, kick, rooms, leaving) = (None, None, None, None);
-        Self { operation, frame, collapse_id, offset: 0, kick, rooms, leaving }
+        Self { operation, frame, collapse_id: None, offset: 0, order: None }
     }
 
     /// The order to close.
     #[must_use]
     pub fn kick(kick: Kick) -> Self {
-        Self { kick: Some(Arc::new(kick)), ..Self::new(0, Encoded::verbatim(b"")) }
+        Self::of_order(Order::Kick(kick))
     }
 
     /// The order to enter or leave rooms; for keys and users.
     #[must_use]
     pub fn rooms(order: RoomOrder) -> Self {
-        Self { rooms: Some(Arc::new(order)), ..Self::new(0, Encoded::verbatim(b"")) }
+        Self::of_order(Order::Rooms(order))
     }
 
-    /// The question what waits for the session of `key`. It takes the way of a push, so it comes behind all pushes to the connection.
+    /// The question what waits for the session of `key`.
     pub(crate) fn leaving(key: Arc<str>) -> Self {
-        Self { leaving: Some(key), ..Self::new(0, Encoded::verbatim(b"")) }
+        Self::of_order(Order::Leave(key))
+    }
+
+    fn of_order(order: Order) -> Self {
+        Self { order: Some(Arc::new(order)), ..Self::new(0, Encoded::verbatim(b"")) }
     }
 
     /// It has no frame, and is no push in the counters.
     pub(crate) fn is_order(&self) -> bool {
-        self.kick.is_some() || self.rooms.is_some() || self.leaving.is_some()
+        self.order.is_some()
+    }
+
+    /// The order to close.
+    pub(crate) fn as_kick(&self) -> Option<&Kick> {
+        self.order.as_deref().and_then(Order::as_kick)
+    }
+
+    pub(crate) fn is_kick(&self) -> bool {
+        self.as_kick().is_some()
+    }
+
+    /// What each connection is offered: one push, or so many rooms to enter or leave.
+    #[must_use]
+    pub fn offers(&self) -> usize {
+        match self.order.as_deref() {
+            Some(Order::Rooms(order)) => order.rooms.len(),
+            _ => 1,
+        }
     }
 }
 
@@ -253,9 +285,9 @@ pub enum Message {
     DeliverRoom { call: CallId, room: Arc<str>, push: Push },
 
     /// Any shard to the one with the push caller of `call`: what became of the push here, as [`Report::Tally`].
-    Tallied { call: CallId, tally: Tally, partials: u32 },
+    Tallied { call: CallId, tally: Box<Tally>, partials: u32 },
     /// The same as [`Report::PartialTally`].
-    PartiallyTallied { call: CallId, tally: Tally, settles: u32 },
+    PartiallyTallied { call: CallId, tally: Box<Tally>, settles: u32 },
 
     /// Owner to the user's home: give the connection its place among the user's sessions. `is_kept`: its session outlasts the
     /// connection.
@@ -289,7 +321,7 @@ pub enum Message {
     Release { conn: ConnId, user: i64, key: Box<str> },
     /// Owner to the key's home: the connection has ended without a goodbye, and its session is kept.
     Park { conn: ConnId, user: i64, key: Box<str>, leaving: Box<Leaving> },
-    /// Owner to the key's home, once it has [`Push::leaving`]: what is left of the session.
+    /// Owner to the key's home, once it has [`Order::Leave`]: what is left of the session.
     Rest { conn: ConnId, key: Arc<str>, rest: Box<Rest> },
     /// Owner to the key's home: the client was told that its session is resumed.
     Ready { conn: ConnId, key: Box<str> },

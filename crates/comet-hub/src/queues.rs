@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use comet_core::{CallId, Message, Push};
+use comet_core::{CallId, Message};
 
 /// Who makes calls: pushes of one caller keep their order, those of several take turns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -34,16 +34,11 @@ const QUANTUM: usize = 256;
 /// The work that a message causes at a home.
 pub(crate) fn cost(message: &Message) -> usize {
     match message {
-        Message::PushKeys { keys, push, .. } => cost_of_names(keys.len() * work_of(push)),
-        Message::PushUsers { users, push, .. } => cost_of_names(users.len() * work_of(push)),
+        Message::PushKeys { keys, push, .. } => cost_of_names(keys.len() * push.offers()),
+        Message::PushUsers { users, push, .. } => cost_of_names(users.len() * push.offers()),
         Message::Broadcast { .. } | Message::KickNetwork { .. } => COST_OF_BROADCAST,
         _ => 1,
     }
-}
-
-/// What is done for each connection: a push is offered, or rooms are changed.
-fn work_of(push: &Push) -> usize {
-    push.rooms.as_ref().map_or(1, |order| order.rooms.len())
 }
 
 /// The work of a push to so many keys or users.

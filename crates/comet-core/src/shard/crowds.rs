@@ -15,7 +15,7 @@ use crate::gaps::Lost;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
-use crate::message::Push;
+use crate::message::{Order, Push};
 use crate::room::{Room, RoomId};
 
 use super::Shard;
@@ -133,7 +133,7 @@ impl CrowdPushes {
 
     fn add_pushes_to_batch(&mut self) {
         let is_listed = matches!(self.crowd, Crowd::Conns(_));
-        let is_alone = |one: &Progress| is_listed || one.push.kick.is_some() || one.entry.is_some();
+        let is_alone = |one: &Progress| is_listed || one.push.is_kick() || one.entry.is_some();
         self.batch.extend(self.waiting.pop_front());
         while self.batch.first().is_some_and(|first| !is_alone(first))
             && let Some(next) = self.waiting.pop_front_if(|next| !is_alone(next))
@@ -161,9 +161,7 @@ fn bytes_of(batch: &[Progress]) -> usize {
 
 /// What each connection of a slice is offered: pushes, or rooms to enter or leave.
 fn offers_of(batch: &[Progress]) -> usize {
-    let offers =
-        |progress: &Progress| progress.push.rooms.as_ref().map_or(1, |order| order.rooms.len());
-    batch.iter().map(offers).sum()
+    batch.iter().map(|progress| progress.push.offers()).sum()
 }
 
 /// `most` connections, fewer if a turn would send too much to them: so many `pushes` with so many `bytes` in all. A turn is
@@ -307,8 +305,8 @@ impl Shard {
             Crowd::All(next) => self.offer_to_all(next, batch, most, budget, &mut to_close),
             Crowd::Conns(conns) => self.offer_to_listed(conns, batch, most, budget, &mut to_close),
         };
-        let kick = batch.first().and_then(|first| first.push.kick.clone());
-        self.close_offered(kick.as_deref(), to_close, budget);
+        let kick = batch.first().and_then(|first| first.push.as_kick());
+        self.close_offered(kick, to_close, budget);
         offered
     }
 
@@ -409,15 +407,18 @@ impl Shard {
         let list = &conns.lists[0];
         let to = list.len().min(conns.next.saturating_add(most));
         for progress in batch {
-            if let Some(order) = progress.push.rooms.clone() {
-                self.change_rooms(&order, &list[conns.next..to], progress, budget);
-                continue;
-            }
-            if let Some(key) = progress.push.leaving.clone() {
-                for &conn in &list[conns.next..to] {
-                    self.leave_session(conn, Arc::clone(&key));
+            match progress.push.order.clone().as_deref() {
+                Some(Order::Rooms(order)) => {
+                    self.change_rooms(order, &list[conns.next..to], progress, budget);
+                    continue;
                 }
-                continue;
+                Some(Order::Leave(key)) => {
+                    for &conn in &list[conns.next..to] {
+                        self.leave_session(conn, Arc::clone(key));
+                    }
+                    continue;
+                }
+                Some(Order::Kick(_)) | None => {}
             }
             let Self { context, conns: all, outboxes, departures, .. } = self;
             let (push, items) = (&progress.push, &mut progress.items);

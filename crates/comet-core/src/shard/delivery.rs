@@ -129,7 +129,7 @@ impl<'a> Delivery<'a> {
             items,
             operation: push.operation,
             offset: push.offset,
-            walk: if push.kick.is_some() { Walk::Kick } else { walk },
+            walk: if push.is_kick() { Walk::Kick } else { walk },
             departures: None,
             departed: Vec::new(),
             room: None,

@@ -204,7 +204,7 @@ impl Shard {
     pub(super) fn offer_departed(&mut self, push: &Push, conns: &[LocalConnId]) -> Tally {
         let mut tally = Tally::default();
         for &conn in conns {
-            if push.kick.is_some() {
+            if push.is_kick() {
                 let ended = self.departures.end(conn);
                 self.counters.parked_lost[ParkedLoss::Ended as usize] += ended;
                 tally.parked += 1;

@@ -46,9 +46,9 @@ impl Shard {
             }
             Message::Resume { conn, pushes } => self.deliver_parked(conn, pushes),
 
-            Message::Tallied { call, tally, partials } => self.callers.add(call, tally, partials),
+            Message::Tallied { call, tally, partials } => self.callers.add(call, *tally, partials),
             Message::PartiallyTallied { call, tally, settles } => {
-                self.callers.add_partial(call, tally, settles);
+                self.callers.add_partial(call, *tally, settles);
             }
 
             Message::Snapshot { call } => self.snapshot(call),

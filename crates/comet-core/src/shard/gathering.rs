@@ -176,7 +176,7 @@ impl Shard {
 
     /// The window of a push that waits, and whether only the latest with its id is kept. A kick never waits.
     fn coalesce_rule(&self, place: &Place, progress: &Progress) -> Option<(u32, bool)> {
-        if progress.push.kick.is_some() || self.is_draining() {
+        if progress.push.is_kick() || self.is_draining() {
             return None;
         }
         let operation = progress.push.operation;
@@ -222,6 +222,7 @@ impl Shard {
                 self.reports.push(Report::Tally { call, shard, tally, partials });
             }
             Some(shard) => {
+                let tally = Box::new(tally);
                 self.messages.send(shard, Message::Tallied { call, tally, partials });
             }
         }

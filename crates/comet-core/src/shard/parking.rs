@@ -13,7 +13,7 @@ use crate::home::keys::{Claim, Older};
 use crate::home::parking::{Begun, Claimant, Phase, Session};
 use crate::ids::{CallId, ConnId, Generation, LocalConnId, Slot};
 use crate::ledger::{DropReason, ParkedLoss, Tally};
-use crate::message::{Message, Push};
+use crate::message::{Message, Order, Push};
 use crate::parking::{Leaving, ParkedPush, Rest};
 
 use super::Shard;
@@ -276,12 +276,11 @@ impl Shard {
     pub(super) fn park_push(&mut self, key: &str, push: &Push) -> Option<Tally> {
         let at = self.home.parking.find(key)?;
         let mut tally = Tally::default();
-        if push.kick.is_some() {
-            return self.kick_session(at);
-        }
-        if push.rooms.is_some() {
-            // It is in no room before it is back.
-            return None;
+        match push.order.as_deref() {
+            None => {}
+            Some(Order::Kick(_)) => return self.kick_session(at),
+            // It is in no room, and has no connection to leave, before it is back.
+            Some(Order::Rooms(_) | Order::Leave(_)) => return None,
         }
         let session = self.home.parking.get(at);
         let is_accepted = session.accepts.as_ref().map(|it| it.contains(push.operation));

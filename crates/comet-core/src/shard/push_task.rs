@@ -171,6 +171,7 @@ impl Progress {
     /// The same to the shard that the caller is connected to.
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
+        let tally = Box::new(tally);
         match self.answer {
             Answer::Tally { partials } => Message::Tallied { call, tally, partials },
             Answer::PartialTally { settles } => Message::PartiallyTallied { call, tally, settles },

@@ -10,7 +10,7 @@ use crate::canary::Canary;
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, DropReason, Tally};
 use crate::limits::{Limits, PACED_MAX, SLICE_UNITS};
-use crate::message::{KeptKey, Kick, Message, Push, Report};
+use crate::message::{KeptKey, Kick, Message, Order, Push, Report};
 use crate::parking::ParkedPush;
 
 use super::Shard;
@@ -226,7 +226,7 @@ impl Shard {
         }
         let count = conns.len() as u64;
         let (call, push) = (progress.call, progress.push.clone());
-        let is_question = push.leaving.is_some();
+        let is_question = matches!(push.order.as_deref(), Some(Order::Leave(_)));
         let message = Message::DeliverConns { call, conns, push };
         if is_question {
             // It is one of a few for each connection, and must not be dropped.
@@ -395,7 +395,7 @@ impl Shard {
         }
         let delivered = Delivered { to_close, ..Delivered::default() };
         let to_close = self.count_slice(delivered, progress, budget);
-        self.close_offered(progress.push.kick.as_deref(), to_close, budget);
+        self.close_offered(progress.push.as_kick(), to_close, budget);
         *next >= end
     }
 
@@ -421,7 +421,7 @@ impl Shard {
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> Vec<Slot> {
-        if !std::mem::replace(&mut progress.is_counted, true) && progress.push.kick.is_none() {
+        if !std::mem::replace(&mut progress.is_counted, true) && !progress.push.is_kick() {
             self.counters.pushes += 1;
         }
         let (tally, to_close) = self.count(&progress.push, delivered, budget);
@@ -442,7 +442,7 @@ impl Shard {
         lost.into_iter().for_each(|(slot, lost)| self.note_lost(slot, lost));
         budget.spend(encoding);
         self.idle.note_activity(self.context.now);
-        if push.kick.is_some() {
+        if push.is_kick() {
             tally.matched += to_close.len() as u64;
             tally.queued += to_close.len() as u64;
         } else {
