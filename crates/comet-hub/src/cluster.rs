@@ -430,7 +430,7 @@ impl<C> Cluster<C> {
     fn notice_stall(&mut self, now: Millis) {
         let last_turn = std::mem::replace(&mut self.last_turn, now);
         if self.is_connected && last_turn.after(STALL_MS) <= now {
-            self.hosts.renew(now);
+            self.hosts.leave_out(now.0 - last_turn.0, now);
             self.unsettle(now);
         }
     }

@@ -240,6 +240,7 @@ mod tests {
             ("comet_cluster_refused_total", 8),
             ("comet_dropped_total{reason=\"outbox_full\"}", 6),
         ];
-        assert_eq!(losses, expected.map(|(name, value)| (name.to_owned(), value)).into());
+        let expected = expected.map(|(name, value)| (name.to_owned(), value));
+        assert_eq!(losses, Losses::from(expected));
     }
 }

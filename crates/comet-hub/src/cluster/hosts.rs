@@ -81,10 +81,18 @@ impl Hosts {
         self.seen.contains_key(host)
     }
 
-    /// This host could not hear the others until `now`.
+    /// This host has a connection again, and could not hear the others until `now`.
     pub(super) fn renew(&mut self, now: Millis) {
         self.seen.values_mut().for_each(|seen| *seen = Seen { at: now, in_connection: false });
         self.silent.values_mut().for_each(|until| *until = now.after(HOST_FORGOTTEN_MS));
+    }
+
+    /// This host was stopped for so long until `now`. That counts as no silence of the others.
+    pub(super) fn leave_out(&mut self, stopped_ms: u64, now: Millis) {
+        for seen in self.seen.values_mut() {
+            seen.at = seen.at.after(stopped_ms).min(now);
+        }
+        self.silent.values_mut().for_each(|until| *until = until.after(stopped_ms));
     }
 
     /// The host says that it goes.
