@@ -7,7 +7,7 @@ use comet_core::{CloseReason, Hangup, Millis, SlowConsumer, Transport};
 use comet_proto::{Join, Leave, RoomHandle, VERSION, VERSION_2, op};
 
 use crate::deflate::{COMPRESSED, deflate};
-use crate::logic_services;
+use crate::logic_faults;
 use crate::plan::{OPERATIONS, Plan, ROOMS};
 use crate::profile::ClientProfile;
 use crate::received::{Expected, ReceivedStream};
@@ -243,7 +243,7 @@ impl Client {
 
     /// A message whose operation only logic knows.
     fn send_message(&mut self, socket: &mut Socket, rng: &mut Rng, operation: i32, body: &[u8]) {
-        let fails = self.is_remote && logic_services::fails(body);
+        let fails = self.is_remote && logic_faults::fails(body);
         let is_echoed = self.profile.is_text && operation == op::SEND;
         let (operation_of_reply, body_of_reply) =
             if is_echoed { (op::SEND_REPLY, body) } else { (operation, &b""[..]) };

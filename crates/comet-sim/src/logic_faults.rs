@@ -44,6 +44,22 @@ impl ServicesPlan {
     }
 }
 
+/// What logic says of a message that it does not take.
+pub(crate) const FAILURE: &str = "logic refuses the message";
+
+/// What a client may get instead, where services have faults.
+pub(crate) const EXCUSES: [&str; 4] = [
+    "logic is not there",
+    "logic has failed",
+    "logic did not answer in time",
+    "logic has too much to do",
+];
+
+/// It takes no message of an odd length.
+pub(crate) fn fails(body: &[u8]) -> bool {
+    body.len() % 2 == 1
+}
+
 /// What went wrong with an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Fault {

@@ -10,27 +10,11 @@ use comet_hub::logic::{
     StatusCode,
 };
 
-use crate::logic_faults::{Fault, ServicesPlan};
+use crate::logic_faults::{FAILURE, Fault, ServicesPlan, fails};
 use crate::logic_summary::LogicSummary;
 use crate::plan::{Plan, ROOMS};
 use crate::profile;
 use crate::rng::Rng;
-
-/// What it says of a message that it does not take.
-pub(crate) const FAILURE: &str = "logic refuses the message";
-
-/// What a client may get instead, where services have faults.
-pub(crate) const EXCUSES: [&str; 4] = [
-    "logic is not there",
-    "logic has failed",
-    "logic did not answer in time",
-    "logic has too much to do",
-];
-
-/// It takes no message of an odd length.
-pub(crate) fn fails(body: &[u8]) -> bool {
-    body.len() % 2 == 1
-}
 
 /// What comes back to the client.
 #[derive(Debug)]

@@ -11,7 +11,7 @@ use comet_proto::{
     AuthReply, JoinReply, LeaveReply, NotRenewed, Position, RoomGap, RoomHandle, op,
 };
 
-use crate::logic_services::{EXCUSES, FAILURE};
+use crate::logic_faults::{EXCUSES, FAILURE};
 use crate::plan::{PRESENCE_OPERATION, Plan, RETRY_AFTER_MS_MAX, ROOMS};
 use crate::positions::{Place, Positions};
 use crate::presence::Rosters;
