@@ -47,10 +47,12 @@ impl fmt::Debug for Offer<'_> {
 }
 
 /// How many connections of a core another process could go on with, and what keeps the others.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Survey {
     /// Connections that can be handed over.
     pub movable: usize,
+    /// What a reader of the hand-over has to know, as far as it shows before it is made.
+    pub required: Vec<&'static str>,
     /// Connections that have not authenticated.
     pub handshakes: usize,
     /// Connections that wait for an answer of logic or a home. They can once they have it.

@@ -14,7 +14,7 @@ use hyper_util::server::graceful::GracefulConnection;
 use tokio::select;
 use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::access_log::Quoted;
 use crate::active_time::{ActiveTimer, sleep_active, timeout_active};
@@ -62,6 +62,10 @@ pub const CONNECTION_WINDOW: u32 = 2 << 20;
 /// How often a silent HTTP/2 connection is pinged, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a caller that was told to leave may stay without a call under way: it hears that and ends the connection, or is gone.
+/// What it has sent before has come by then, and what it is answered has reached it.
+const LEAVE: Duration = Duration::from_millis(300);
 
 /// The preface of HTTP/2 and the header of the frame behind it (RFC 9113, section 3.4).
 const PREFACE: usize = 24 + 9;
@@ -272,6 +276,7 @@ where
     // It begins when it is awaited.
     let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
+    let mut patience = pin!(sleep(LEAVE));
     let (mut is_stopping, mut is_outdated, mut has_begun) = (false, false, false);
     loop {
         select! {
@@ -290,6 +295,15 @@ where
             () = &mut stopping, if !is_stopping => {
                 is_stopping = true;
                 connection.as_mut().graceful_shutdown();
+                patience.as_mut().reset(Instant::now() + LEAVE);
+            }
+            () = &mut patience, if is_stopping => {
+                // A call may be under way for as long as it takes.
+                let left = place.idle().map_or(LEAVE, |idle| LEAVE.saturating_sub(idle));
+                if left.is_zero() {
+                    return None;
+                }
+                patience.as_mut().reset(Instant::now() + left);
             }
             () = &mut outdated, if !is_outdated => {
                 is_outdated = true;

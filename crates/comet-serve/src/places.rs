@@ -146,6 +146,12 @@ impl Place {
         Calling { places, connection }
     }
 
+    /// How long it has had no call under way; `None`: it has.
+    pub(crate) fn idle(&self) -> Option<Duration> {
+        let is_idle = self.connection.calls.load(Relaxed) == 0;
+        is_idle.then(|| self.connection.idle_since().elapsed())
+    }
+
     /// Resolves when the connection has to leave.
     pub(crate) async fn evicted(&self) {
         self.connection.evicted.notified().await;

@@ -99,6 +99,21 @@ impl Shard {
         })
     }
 
+    /// What [`Shard::hand_over`] would require of its reader because of the connections there are. What else it may require shows
+    /// only when it is made.
+    #[must_use]
+    pub fn required_by_connections(&self) -> Vec<&'static str> {
+        let moved = || {
+            let conns = self.taken_slots().map(|slot| &self.conns[slot]);
+            conns.filter(|conn| left_behind(&conn.state).is_none())
+        };
+        let required = [
+            (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
+            (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
+        ];
+        required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
+    }
+
     /// Closes what would be left behind, if it is not closing already. Each close notice names a random time to wait up to
     /// `retry_after_ms`, so these clients do not come back at once. Their homes learn of it as ever.
     pub fn close_left_behind(&mut self, retry_after_ms: u32) {

@@ -1,6 +1,7 @@
 //! What of a core another process could go on with.
 
 use comet_core::LeftBehind;
+use comet_handover::feature;
 use comet_logic::Authenticator;
 
 use super::Driver;
@@ -9,7 +10,15 @@ use crate::orders::Survey;
 impl<A: Authenticator> Driver<A> {
     pub(super) fn survey(&self) -> Survey {
         let obstacles = self.shard.obstacles();
-        let mut survey = Survey { paced: obstacles.paced, ..Survey::default() };
+        let required = self.shard.required_by_connections();
+        let mut survey = Survey { paced: obstacles.paced, required, ..Survey::default() };
+        let mut layers = self.sockets.all().filter_map(|socket| socket.layers.as_ref());
+        if layers.any(|layers| layers.session().is_some()) {
+            survey.required.push(feature::TLS);
+        }
+        if self.listeners.iter().any(|listener| listener.tls.is_some()) {
+            survey.required.push(feature::TICKET_KEYS);
+        }
         for (_, why) in self.shard.left_behind() {
             match why {
                 LeftBehind::Handshake => survey.handshakes += 1,

@@ -77,6 +77,9 @@ fn sessions_of_all_suites_move() {
         let under_way = UnderWay::begin(&rig, suite, |_| connect(address, &config));
         // The core has read what came before its token.
         let mut last = connect(address, &config);
+        // So an older process refuses before anybody is stopped.
+        let required = rig.core.survey().wait(LIMIT).unwrap().required;
+        assert_eq!(required, [feature::TLS, feature::TICKET_KEYS]);
         rig.freeze();
         rig.push_all(PUSHES);
         rig.freeze();

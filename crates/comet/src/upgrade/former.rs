@@ -58,6 +58,8 @@ pub(crate) struct Former<'a> {
     retry_after_ms: u32,
     /// Connections that could be handed over before the new process was started.
     movable: usize,
+    /// What they require of a process that takes them over.
+    required: Vec<&'static str>,
     /// Connections that were offered.
     moved: usize,
     /// Connections that were closed because they could not be.
@@ -74,6 +76,7 @@ impl<'a> Former<'a> {
             pid_file,
             retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
             movable: 0,
+            required: Vec::new(),
             moved: 0,
             closed: 0,
             frozen: None,
@@ -92,7 +95,8 @@ impl<'a> Former<'a> {
         }
         // Before a process is started in vain.
         self.app.control().check_move().map_err(Failure::Unready)?;
-        self.movable = self.survey().map_err(Failure::Unready)?.movable;
+        Survey { movable: self.movable, required: self.required, .. } =
+            self.survey().map_err(Failure::Unready)?;
         let frozen = FROZEN + FROZEN_EACH * u32::try_from(self.movable).unwrap_or(u32::MAX);
         let times = Times { start: request.start, frozen };
         comet_upgrade::upgrade(self, command(request), times)
@@ -102,7 +106,7 @@ impl<'a> Former<'a> {
     pub(crate) fn check(&self) -> Answer {
         match self.app.control().check_move().and_then(|()| self.survey()) {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, handshakes, await_answers, closing, paced }) => {
+            Ok(Survey { movable, required: _, handshakes, await_answers, closing, paced }) => {
                 let text = format!(
                     "would go on: {movable}\nwould be closed: {handshakes} in a handshake \
                      and {await_answers} that wait for an answer, if {} ms do not end that\n\
@@ -121,7 +125,8 @@ impl<'a> Former<'a> {
     fn survey(&self) -> Result<Survey, String> {
         let mut sum = Survey::default();
         for survey in all(self.app.cores(), Core::survey, ORDER)? {
-            let Survey { movable, handshakes, await_answers, closing, paced } = survey;
+            let Survey { movable, required, handshakes, await_answers, closing, paced } = survey;
+            sum.required.extend(required);
             sum.movable += movable;
             sum.handshakes += handshakes;
             sum.await_answers += await_answers;
@@ -196,8 +201,10 @@ impl<'a> Former<'a> {
 
 impl Predecessor for Former<'_> {
     fn greeting(&self) -> Greeting {
-        // What a state requires is in it: an older process may go on where nothing needs what it does not know.
-        Greeting { version: comet_handover::VERSION, features: Vec::new() }
+        // What is known before the freeze. An older process may go on where nothing needs what it does not know; what shows later
+        // is in the state, and refused there.
+        let features = self.required.iter().map(|name| (*name).to_owned()).collect();
+        Greeting { version: comet_handover::VERSION, features }
     }
 
     fn listeners(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>) {

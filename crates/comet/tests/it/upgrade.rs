@@ -1,7 +1,9 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
+mod callers;
 mod failures;
 mod tls;
+mod versions;
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,0 +1,176 @@
+//! Callers of the push API go on while processes come and go: each of their pushes is made once, or they know that it was not made.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use comet_serve::{call_until_processed, is_unprocessed};
+use comet_wire::comet::v1::PushStreamReq;
+use comet_wire::comet::v1::push_client::PushClient;
+use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
+use comet_wire::comet::v1::push_stream_req::Target;
+use comet_wire::goim::comet::comet_client::CometClient;
+use comet_wire::goim::comet::{BroadcastRoomReq, Ledger};
+use comet_wire::goim::protocol::Proto;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use tonic::transport::Channel;
+
+use super::{Line, token};
+use crate::h2::calls_that_announce;
+use crate::support::{BOTH, To, queued};
+
+const CLIENTS: u32 = 4;
+/// Pushes of a stream without an answer.
+const WINDOW: u32 = 40;
+
+/// What a caller pushes: who it is, and a number.
+fn proto(caller: u8, number: u32) -> Option<Proto> {
+    let body = [&[caller][..], &number.to_be_bytes()].concat();
+    Some(Proto { ver: 1, op: 5, body: body.into(), ..Proto::default() })
+}
+
+async fn connect(grpc: &str) -> Channel {
+    let endpoint = Channel::from_shared(format!("http://{grpc}")).unwrap();
+    endpoint.connect().await.unwrap()
+}
+
+fn check(ledger: Option<&Ledger>, number: u32) {
+    assert_eq!(ledger, Some(&queued(CLIENTS.into())), "push {number}");
+}
+
+/// Calls, one after the other. Those that no server has processed are made again. Returns how many.
+async fn call(grpc: &str, is_over: &AtomicBool) -> u32 {
+    let client = CometClient::new(connect(grpc).await);
+    let mut number = 0;
+    while !is_over.load(Ordering::Relaxed) {
+        let reply = call_until_processed(|| {
+            let room_id = "live://1".to_owned();
+            let request = BroadcastRoomReq { room_id, proto: proto(b'c', number) };
+            let mut client = client.clone();
+            async move { client.broadcast_room(request).await }
+        });
+        check(reply.await.unwrap().into_inner().ledger.as_ref(), number);
+        number += 1;
+    }
+    number
+}
+
+/// Streams, of which each goes on where the answers of the one before have ended. Returns how many pushes were made, and by how many
+/// streams.
+async fn stream(grpc: &str, is_over: &AtomicBool) -> (u32, u32) {
+    let (mut answered, mut streams) = (0, 0);
+    while !is_over.load(Ordering::Relaxed) {
+        let (pushes, requests) = mpsc::channel(WINDOW as usize);
+        let mut client = PushClient::new(connect(grpc).await);
+        let replies = match client.push_stream(ReceiverStream::new(requests)).await {
+            Ok(replies) => replies,
+            Err(status) if is_unprocessed(&status) => continue,
+            Err(status) => panic!("{status}"),
+        };
+        streams += 1;
+        let (mut replies, mut sent) = (replies.into_inner(), answered);
+        let mut pushes = Some(pushes);
+        loop {
+            while let Some(open) = &pushes
+                && sent < answered + WINDOW
+            {
+                let target = Some(Target::RoomId("live://1".to_owned()));
+                let proto = proto(b's', sent);
+                let request = PushStreamReq { id: sent.into(), target, proto, proto_op: 5 };
+                if open.try_send(request).is_err() {
+                    break;
+                }
+                sent += 1;
+            }
+            if is_over.load(Ordering::Relaxed) {
+                pushes = None;
+            }
+            match replies.message().await {
+                Ok(Some(reply)) => {
+                    for answer in reply.answers {
+                        assert_eq!(answer.id, u64::from(answered));
+                        let Some(Outcome::Ledger(ledger)) = answer.outcome else {
+                            panic!("push {answered}: {:?}", answer.outcome)
+                        };
+                        check(Some(&ledger), answered);
+                        answered += 1;
+                    }
+                }
+                Ok(None) => {
+                    assert!(pushes.is_none() && answered == sent, "{answered} of {sent}");
+                    break;
+                }
+                // So those without an answer are made again.
+                Err(status) => {
+                    let is_told = status.code() == Code::Unavailable
+                        && status.message().contains("pushes without an answer were not made");
+                    assert!(is_told || is_unprocessed(&status), "{status:?}");
+                    break;
+                }
+            }
+        }
+    }
+    (answered, streams)
+}
+
+#[test]
+fn calls_and_streams_of_pushes_are_made_once() {
+    let mut line = Line::start(&[], &["protocol.svr_proto=1000"]);
+    let readers: Vec<_> = (0..CLIENTS)
+        .map(|user| {
+            let transport = BOTH[user as usize % 2];
+            let mut peer = line.server.live(transport, &token(user));
+            thread::spawn(move || {
+                let mut next = [0_u32; 256];
+                loop {
+                    let body = peer.recv().body;
+                    let Ok([caller, number @ ..]) = <[u8; 5]>::try_from(&body[..]) else {
+                        return [next[usize::from(b'c')], next[usize::from(b's')]];
+                    };
+                    let next = &mut next[usize::from(caller)];
+                    assert_eq!(u32::from_be_bytes(number), *next, "{}", caller as char);
+                    *next += 1;
+                }
+            })
+        })
+        .collect();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let callers = {
+        let (is_over, grpc) = (Arc::clone(&is_over), line.server.grpc.to_string());
+        thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap();
+            runtime.block_on(async { tokio::join!(call(&grpc, &is_over), stream(&grpc, &is_over)) })
+        })
+    };
+    for _ in 0..3 {
+        line.upgrade();
+    }
+    is_over.store(true, Ordering::Relaxed);
+    let (calls, (streamed, streams)) = callers.join().unwrap();
+    assert!(calls > 0 && streamed > 0 && streams > 1, "{calls}, {streamed} by {streams} streams");
+    assert_eq!(line.push(To::Room("live://1"), b"the end"), queued(CLIENTS.into()));
+    for reader in readers {
+        assert_eq!(reader.join().unwrap(), [calls, streamed]);
+    }
+    line.metrics().assert_balanced();
+}
+
+/// Two callers that do not leave: one does not answer HTTP/2's ping, and one has begun a call whose message does not come.
+#[test]
+fn callers_that_do_not_leave_hold_nobody_up() {
+    let mut line = Line::start(&[], &[]);
+    let _stubborn = [0, 1].map(|calls| calls_that_announce(line.server.grpc, calls, 100));
+    assert_eq!(line.push(To::User(7), b""), Ledger { absent: 1, ..Ledger::default() });
+    line.upgrade();
+    loop {
+        let logged = line.server.log.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(!logged.contains("do not leave in time"), "{logged}");
+        if logged.contains("connections go on after a pause of ") {
+            break;
+        }
+    }
+}
