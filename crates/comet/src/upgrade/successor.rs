@@ -85,8 +85,9 @@ impl TakingOver {
                     let _ = threads.stop();
                     return Err(NotTaken { sentence, code: 1 });
                 }
-                let app = App::go_on(prepared, threads, handles);
+                // Before the pages that show it are served.
                 comet_ops::count_upgrades("done", 1);
+                let app = App::go_on(prepared, threads, handles);
                 comet_listen::keep_socket_files(false);
                 if let Some(pid_file) = &mut pid_file
                     && let Err(error) = pid_file.write()
