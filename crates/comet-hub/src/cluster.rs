@@ -293,7 +293,7 @@ impl<C> Cluster<C> {
                 Noted::IsBack => self.unsettle(now),
                 Noted::Again => {}
             },
-            Event::Left { host } => self.drop_host(&host),
+            Event::Left { host } => self.drop_host(&host, now),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
                 if !has_members {
                     self.rooms.remove_peer(&room, &host);
@@ -343,12 +343,12 @@ impl<C> Cluster<C> {
     pub fn handle_timeout(&mut self, now: Millis) {
         self.notice_stall(now);
         // Without a connection nobody is heard, and nothing is known.
+        let heard = self.hosts.heard();
         let silent = if self.is_connected { self.hosts.expire(now) } else { Vec::new() };
         for host in silent {
             self.rooms.drop_host(&host);
-            self.calls.drop_host(&host);
+            self.calls.drop_host(&host, heard);
         }
-        let heard = self.hosts.heard();
         let Self { calls, rooms, counts, untold, .. } = self;
         calls.end_late(now, heard, |room, host| {
             counts.silent += 1;
@@ -443,9 +443,10 @@ impl<C> Cluster<C> {
         self.untold = self.rooms.names().cloned().collect();
     }
 
-    fn drop_host(&mut self, host: &HostName) {
+    /// The host says that it goes.
+    fn drop_host(&mut self, host: &HostName, now: Millis) {
         self.hosts.remove(host);
         self.rooms.drop_host(host);
-        self.calls.drop_host(host);
+        self.calls.drop_host(host, Some(now));
     }
 }

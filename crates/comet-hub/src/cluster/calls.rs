@@ -71,7 +71,8 @@ impl<C> Open<C> {
         let is_silent = self.answered.is_empty() && self.without_members.is_empty();
         if is_silent && heard.is_none_or(|heard| heard < self.began) {
             let waiting = self.waiting.get_or_insert_with(|| self.candidates.to_vec());
-            let others = self.candidates.iter().filter(|host| !waiting.contains(host));
+            let is_named = |host: &HostName| waiting.contains(host) || self.lost.contains(host);
+            let others = self.candidates.iter().filter(|host| !is_named(host));
             let others: Vec<HostName> = others.cloned().collect();
             waiting.extend(others);
         }
@@ -229,14 +230,17 @@ impl<C> Calls<C> {
         self.end(call);
     }
 
-    /// The host has gone, and answers no call any more.
-    pub(super) fn drop_host(&mut self, host: &HostName) {
+    /// The host has gone, or is silent, and answers no call any more. `heard`: when any host was, at last.
+    pub(super) fn drop_host(&mut self, host: &HostName, heard: Option<Millis>) {
         let mut complete = Vec::new();
         for (call, open) in &mut self.open {
             let Some(waiting) = &mut open.waiting else { continue };
             let Some(at) = waiting.iter().position(|peer| peer == host) else { continue };
             open.lost.push(waiting.swap_remove(at));
             if waiting.is_empty() {
+                open.doubt(heard);
+            }
+            if open.waiting.as_ref().is_some_and(Vec::is_empty) {
                 complete.push(*call);
             }
         }

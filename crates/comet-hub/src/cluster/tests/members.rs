@@ -41,6 +41,22 @@ fn a_host_with_members_that_is_silent_is_named_each_time() {
     }
 }
 
+/// `a` hears nobody: its own connection may be dead. So what it knows of the rooms of `c` may be old.
+#[test]
+fn where_nobody_was_heard_silent_hosts_end_no_call_for_others() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("a", "r", 1);
+    world.set_members("b", "r", 3);
+    world.settle();
+    ["b", "c"].iter().for_each(|name| world.hosts.get_mut(name).unwrap().is_stopped = true);
+    (0..4).for_each(|_| world.pass(HOST_ANNOUNCE_MS));
+    assert_eq!(world.push("a", room("r")), None);
+    (0..2).for_each(|_| world.pass(HOST_ANNOUNCE_MS));
+    let mut unanswered = world.outcome("a").unwrap().unanswered;
+    unanswered.sort();
+    assert_eq!(unanswered, [HostName::from("b"), "c".into()]);
+}
+
 #[test]
 fn hosts_that_have_just_got_members_do_not_end_a_call_for_each_other() {
     let mut world = World::new(&["a", "b", "c", "d"]);
