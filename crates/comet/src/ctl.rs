@@ -22,14 +22,11 @@ use comet_wire::comet::v1::{
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
 
-use self::lists::{members, rooms};
+use self::lists::{Record, members, rooms, unanswered};
 use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, RoomChange, TraceSubject};
 use crate::caller::{PushClient, PushError};
 use crate::output::{Reader, print};
 use crate::pusher::connect;
-
-/// What a call answers with: fields by name, in the order in which they are printed.
-type Record = Vec<(&'static str, Value)>;
 
 /// Carries out an order and prints the answer. Returns the exit code.
 ///
@@ -283,11 +280,6 @@ fn changed(reply: &ChangeRoomsReply) -> Record {
     ];
     record.extend(unanswered(&reply.unanswered));
     record
-}
-
-/// Hosts without an answer, where there are some.
-fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
-    (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }
 
 fn target_of(target: &KickTarget) -> kick_req::Target {

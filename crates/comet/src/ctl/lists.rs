@@ -4,10 +4,12 @@ use comet_wire::comet::v1::inspect_client::InspectClient;
 use comet_wire::comet::v1::{Member, MembersReply, MembersReq};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{RoomMembers, RoomsReply, RoomsReq};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{Record, unanswered};
 use crate::caller::{PushClient, PushError};
+
+/// What a call answers with: fields by name, in the order in which they are printed.
+pub(super) type Record = Vec<(&'static str, Value)>;
 
 pub(super) fn members(
     client: &PushClient,
@@ -50,6 +52,11 @@ pub(super) fn rooms(
         vec![("room", room.into()), ("members", members.into())]
     };
     Ok([head].into_iter().chain(members.into_iter().map(room)).collect())
+}
+
+/// Hosts without an answer, where there are some.
+pub(super) fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
+    (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }
 
 fn present(text: &str) -> Option<&str> {
