@@ -12,13 +12,18 @@ use comet_hub::cluster::{
     HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
+
+/// Events that are taken before the next look at what is due: it costs as much as a push. Notices come between pushes.
+const PUSHES_A_TURN: usize = 64;
+const NOTICES_A_TURN: usize = 256;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -244,7 +249,8 @@ impl ClusterDriver {
         mut events: ClusterEvents,
         begin: impl Fn(Wanted) -> Result<Begun, Status>,
     ) -> Infallible {
-        let mut under_way = JoinSet::new();
+        let mut under_way = FuturesUnordered::new();
+        let (mut pushes, mut notices) = (Vec::new(), Vec::new());
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut has_engine = true;
         loop {
@@ -257,52 +263,63 @@ impl ClusterDriver {
             tokio::select! {
                 // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
                 biased;
-                Some(_) = under_way.join_next() => {}
-                event = events.notices.recv(), if has_engine => match self.taken(event) {
-                    Some(event) => {
-                        let mut cluster = self.lock();
+                // A turn is for all that are done by now.
+                Some(()) = under_way.next() => {
+                    while let Some(Some(())) = under_way.next().now_or_never() {}
+                }
+                taken = events.notices.recv_many(&mut notices, NOTICES_A_TURN), if has_engine => {
+                    has_engine = taken > 0;
+                    let mut cluster = self.lock();
+                    for event in notices.drain(..) {
+                        self.engine.note_taken(event.bytes());
                         cluster.handle_event(self.now(), event);
-                        self.carry_out(&mut cluster);
                     }
-                    None => has_engine = false,
-                },
+                    self.carry_out(&mut cluster);
+                }
                 () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
-                event = events.pushes.recv(), if has_engine => match self.taken(event) {
-                    Some(Event::Push { publication, reply }) => {
-                        let target = publication.target.clone();
-                        let begun = begin(Wanted::Push(publication));
-                        self.receive(begun, (target, reply), &mut under_way);
+                taken = events.pushes.recv_many(&mut pushes, PUSHES_A_TURN), if has_engine => {
+                    has_engine = taken > 0;
+                    let wanted = pushes.drain(..).map(|event| self.wanted(event));
+                    for (wanted, target, reply) in wanted {
+                        under_way.extend(self.receive(begin(wanted), target, reply));
                     }
-                    Some(Event::Ordered { order, reply }) => {
-                        // All hosts answer, as to a push to everybody.
-                        let begun = begin(Wanted::Order(order));
-                        self.receive(begun, (Target::All, Some(reply)), &mut under_way);
-                    }
-                    Some(event) => unreachable!("it is no push: {event:?}"),
-                    None => has_engine = false,
-                },
+                }
             }
         }
     }
 
+    /// What another host wants done, whom it concerns, and where the answer goes.
+    fn wanted(&self, event: Event) -> (Wanted, Target, Option<ReplyTo>) {
+        self.engine.note_taken(event.bytes());
+        match event {
+            Event::Push { publication, reply } => {
+                let target = publication.target.clone();
+                (Wanted::Push(publication), target, reply)
+            }
+            // All hosts answer, as to a push to everybody.
+            Event::Ordered { order, reply } => (Wanted::Order(order), Target::All, Some(reply)),
+            event => unreachable!("it is no push: {event:?}"),
+        }
+    }
+
+    /// `None`: it is refused.
     fn receive(
         self: &Arc<Self>,
         begun: Result<Begun, Status>,
-        (target, reply): (Target, Option<ReplyTo>),
-        under_way: &mut JoinSet<()>,
-    ) {
+        target: Target,
+        reply: Option<ReplyTo>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         match begun {
             Ok(begun) => {
                 self.lock().note_received(reply.as_ref());
-                under_way.spawn(Arc::clone(self).answer(begun, target, reply));
+                Some(Arc::clone(self).answer(begun, target, reply))
             }
-            Err(status) => self.refuse(&status, reply.as_ref()),
+            Err(status) => {
+                self.refuse(&status, reply.as_ref());
+                None
+            }
         }
-    }
-
-    fn taken(&self, event: Option<Event>) -> Option<Event> {
-        event.inspect(|event| self.engine.note_taken(event.bytes()))
     }
 
     /// Tells the caller of a push of another host what became of it here.
