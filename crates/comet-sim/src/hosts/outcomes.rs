@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use comet_core::Millis;
 use comet_hub::cluster::{ClusterOutcome, HostName, Target};
 
-use super::{CALM_MS, Host, Link, World};
+use super::{CALM_MS, Host, Link, TOLD_MS, World};
 
 struct Push {
     by: usize,
@@ -69,10 +69,14 @@ impl World {
         let said = || format!("push {push} of h{by} to {target:?} at {began:?}: {outcome:?}");
         self.summary.pushes += 1;
         let (mut counted, mut is_calm) = (0, was_calm(&self.hosts[by]));
+        // Parts of hosts that had just come, or had just got their first member: these may be missing.
+        let mut of_new = 0;
         for (number, host) in self.hosts.iter().enumerate().filter(|(number, _)| *number != by) {
             is_calm &= was_calm(host);
             let (was_reached, is_named) = (reached.get(&number), is_named(host));
-            counted += was_reached.filter(|_| !is_named).copied().unwrap_or_default();
+            let part = was_reached.filter(|_| !is_named).copied().unwrap_or_default();
+            counted += part;
+            of_new += if self.is_new(number, &target, began) { part } else { 0 };
             if !host.is_running || !self.is_meant(number, &target, began) {
                 continue;
             }
@@ -87,6 +91,9 @@ impl World {
                     let is = format!("h{number} ({link:?} since {changed:?})");
                     return Err(format!("{is} is not reached and not named: {}", said()));
                 }
+                // The caller is told that its push has not reached all.
+                (None, false) if !outcome.unanswered.is_empty() => self.summary.unknown += 1,
+                (None, false) if self.is_new(number, &target, began) => self.summary.new += 1,
                 (None, false) => self.summary.untold += 1,
             }
         }
@@ -97,8 +104,27 @@ impl World {
         if matched < counted && is_calm {
             return Err(format!("a part is missing of {counted}: {}", said()));
         }
-        self.summary.untold += u64::from(matched < counted);
+        match matched {
+            _ if matched == counted => {}
+            _ if matched >= counted - of_new => self.summary.new += 1,
+            _ if !outcome.unanswered.is_empty() => self.summary.unknown += 1,
+            _ => self.summary.untold += 1,
+        }
         Ok(())
+    }
+
+    /// The host had its connection, or its first member of the room, for less time than it takes to tell of it.
+    fn is_new(&self, number: usize, target: &Target, began: Millis) -> bool {
+        let host = &self.hosts[number];
+        let has_joined = host.changed.after(TOLD_MS) > began;
+        let mut members = host.members.iter().filter(|(_, (count, _))| *count > 0);
+        has_joined
+            || match target {
+                Target::Room(name) => members.any(|(room, (_, since))| {
+                    self.rooms[*room] == *name && since.after(TOLD_MS) > began
+                }),
+                _ => false,
+            }
     }
 
     /// Whether a push was meant for a host all the time, and that for some time before, in which it had a connection to tell it.

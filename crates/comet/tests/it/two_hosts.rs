@@ -1,15 +1,23 @@
 //! Two comets, each a process of its own, that push for each other through a real NATS server.
 
+use ::comet::caller::PushClient;
 use rustix::process::Signal;
 
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
-use crate::support::{Metrics, Permit, two_cores, until};
+use crate::support::{Metrics, Permit, To, try_push, two_cores, until};
 
 /// Called a and b. They know each other.
 pub(crate) struct TwoHosts {
     pub(crate) hosts: [Server; 2],
     pub(crate) nats: NatsServer,
+}
+
+/// In the first second of a connection there may be other hosts that have not said so.
+pub(crate) fn until_others_had_their_time(host: &Server) {
+    let caller = PushClient::connect(&host.grpc.to_string()).unwrap();
+    let settled = || try_push(&caller, To::All, 6, b"").unwrap().unanswered.is_empty();
+    until("others to have had their time", settled);
 }
 
 impl TwoHosts {
@@ -28,6 +36,7 @@ impl TwoHosts {
         let two = Self { hosts: [launch("a", Some(permit)), launch("b", None)], nats };
         for host in 0..2 {
             two.until(host, "comet_cluster_hosts", 1);
+            until_others_had_their_time(&two.hosts[host]);
         }
         Some(two)
     }
