@@ -1,6 +1,7 @@
 //! What a driver and a shard say to each other about the connections of push callers, and their bounds.
 
 use std::fmt;
+use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};
 
@@ -13,6 +14,19 @@ impl CallerSlot {
     pub(crate) fn index(self) -> usize {
         self.0.into()
     }
+}
+
+/// To whom a push of a caller is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CallerTarget {
+    /// The connection that holds a key.
+    Key(Box<str>),
+    /// The sessions of a user.
+    User(i64),
+    /// The members of a room.
+    Room(Arc<str>),
+    /// Everybody.
+    All,
 }
 
 /// What a driver has to do with the socket of a caller.

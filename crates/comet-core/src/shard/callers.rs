@@ -17,7 +17,6 @@ use crate::time::Millis;
 
 pub(super) use answer::Failure;
 pub(super) use caller::Next;
-pub(super) use request::Target;
 
 use answer::Answered;
 use caller::Caller;
@@ -290,6 +289,16 @@ impl Callers {
     /// A part of a push is over: see [`Message::PartiallyTallied`](crate::Message).
     pub(super) fn add_partial(&mut self, call: CallId, tally: Tally, settles: u32) {
         self.change(call, |answered| answered.add_partial(tally, settles));
+    }
+
+    /// Other hosts get the push, too.
+    pub(super) fn expect_elsewhere(&mut self, call: CallId) {
+        self.change(call, Answered::expect_elsewhere);
+    }
+
+    /// What became of the push on other hosts: see [`Message::ToldElsewhere`](crate::Message).
+    pub(super) fn add_elsewhere(&mut self, call: CallId, tally: Tally, held: u32, unanswered: u32) {
+        self.change(call, |answered| answered.add_elsewhere(tally, held, unanswered));
     }
 
     /// A message of the call was not sent.

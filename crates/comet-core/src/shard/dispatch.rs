@@ -50,6 +50,9 @@ impl Shard {
             Message::PartiallyTallied { call, tally, settles } => {
                 self.callers.add_partial(call, *tally, settles);
             }
+            Message::ToldElsewhere { call, tally, held, unanswered } => {
+                self.callers.add_elsewhere(call, *tally, held, unanswered);
+            }
 
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),

@@ -120,7 +120,7 @@ fn request(id: u32, target: PushTarget<'_>, body: &[u8]) -> Vec<u8> {
 }
 
 fn ledger(matched: u64, queued: u64, absent: u64) -> PushLedger {
-    PushLedger { matched, queued, absent, parked: 0, dropped: Vec::new() }
+    PushLedger { matched, queued, absent, ..PushLedger::default() }
 }
 
 fn counters(rig: &Rig, shard: u16) -> Counters {

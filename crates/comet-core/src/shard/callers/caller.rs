@@ -5,7 +5,7 @@ use std::mem;
 
 use comet_proto::push_frame::{PUSH_HEADER_LEN, PushFrameFault, decode_request};
 
-use crate::callers::{CallerLimits, CallerOperation};
+use crate::callers::{CallerLimits, CallerOperation, CallerTarget};
 use crate::ids::CallId;
 use crate::ledger::CallerEnd;
 use crate::limits::{
@@ -16,7 +16,7 @@ use crate::message::Push;
 use crate::time::Millis;
 
 use super::answer::{Answered, Failure};
-use super::request::{Read, Target, judge};
+use super::request::{Read, judge};
 
 /// Memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
@@ -80,7 +80,7 @@ pub(crate) enum Next {
     /// It is answered, or will be without a push.
     Answered,
     /// A push to begin.
-    Push { call: CallId, target: Target, push: Push },
+    Push { call: CallId, target: CallerTarget, push: Push },
 }
 
 impl Caller {
