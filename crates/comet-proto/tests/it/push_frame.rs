@@ -59,13 +59,12 @@ fn a_push_to_a_key_and_its_reply_have_these_bytes() {
 }
 
 #[test]
-fn a_ledger_has_parked_sessions_in_the_place_of_a_reason() {
+fn a_ledger_has_parked_sessions_and_hosts_in_the_place_of_reasons() {
     let mut reply = Vec::new();
     PushReply::encode_ledger(&mut reply, 7, (1, 0, 0), (2, 3), [(1, 1)].into_iter());
-    assert_eq!(
-        reply[16 + 24..],
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]
-    );
+    let entry =
+        |reason: u32, count: u64| [&reason.to_be_bytes()[..], &count.to_be_bytes()].concat();
+    assert_eq!(reply[16 + 24..], [entry(0, 2), entry(1, 1), entry(u32::MAX, 3)].concat());
     let (read, _) = PushReply::decode(&reply, LENGTH_MAX).unwrap().unwrap();
     let ledger = PushLedger {
         matched: 1,

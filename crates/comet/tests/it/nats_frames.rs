@@ -1,7 +1,7 @@
 //! Pushes by frames at one of two hosts.
 
 use comet_client::{Client, PushLedger, PushTarget, Pusher, Transport};
-use comet_proto::Frame;
+use comet_proto::{Encoded, Frame};
 use serde_json::json;
 
 use crate::nats::two_hosts_with;
@@ -57,7 +57,7 @@ fn a_push_by_a_frame_reaches_the_clients_of_all_hosts() {
     let mut batch = Vec::new();
     for body in [&b"one"[..], b"two"] {
         let frame = Frame { version: 1, operation: 5, sequence: 0, body };
-        batch.extend_from_slice(&[&frame.header()[..], body].concat());
+        batch.extend_from_slice(Encoded::frame(&frame).for_tcp());
     }
     assert_eq!(push(&mut pusher, PushTarget::Key("key-2"), 9, &batch), queued(1));
     assert_eq!((next(&mut there), next(&mut there)), (b"one".to_vec(), b"two".to_vec()));
