@@ -11,6 +11,7 @@
 
 mod calls;
 mod engine;
+mod hand_over;
 mod hosts;
 mod pushes;
 mod rooms;
@@ -31,6 +32,7 @@ pub use engine::{
     OrderTarget, Part, Publication, ReplyTo, Target,
 };
 
+pub use hand_over::ClusterHandOver;
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};

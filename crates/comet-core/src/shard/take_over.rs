@@ -40,6 +40,7 @@ impl Shard {
             counters,
             // The driver has them.
             ticket_keys: _,
+            paced,
         } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
@@ -64,6 +65,7 @@ impl Shard {
             connections.into_iter().map(|conn| self.take_over_conn(conn, &items, &rooms)).collect();
         self.outboxes.bytes_queued += self.counters.bytes_out;
         self.take_over_home(home);
+        self.pacing.take_over(paced, self.context.now);
         self.dispatch_local();
         ids
     }
@@ -230,9 +232,13 @@ impl Shard {
         } = home;
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
-        for (key, conn, is_kept) in owners {
-            // Whoever claims the key from now on has a later token.
-            let claim = Claim { token_at: TokenTime::default(), is_given: true, is_kept };
+        for (key, conn, is_kept, age_ms) in owners {
+            // Whoever claims the key from now on has a later token. Other hosts compare the time.
+            let arrived = age_ms.map(|age_ms| Millis(self.context.now.0.saturating_sub(age_ms)));
+            let token_at = TokenTime::default();
+            let token_at = arrived.map_or(token_at, |arrived| token_at.next(arrived));
+            // Ages are handed over of given keys, where there are other hosts.
+            let claim = Claim { token_at, is_given: age_ms.is_some(), is_kept };
             self.home.keys.claim(&key, conn, claim);
         }
         self.take_over_parked(parked, kept);

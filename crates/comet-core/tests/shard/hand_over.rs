@@ -1,6 +1,7 @@
 //! Shards whose state other shards go on with, perhaps another number of them.
 
 mod fixture;
+mod paced;
 mod refused;
 mod story;
 
@@ -389,7 +390,8 @@ fn a_shard_says_what_is_under_way() {
     let push = crate::rig::push(5, b"slow");
     let speed = std::num::NonZeroU32::new(1);
     rig.send_all(&Message::Broadcast { call, push, speed });
-    assert!(rig.shards.iter().any(|shard| shard.obstacles().paced == 1));
+    // Paced broadcasts move.
+    assert!(rig.shards.iter().all(|shard| shard.obstacles().may_hand_over()));
 }
 
 /// Interest in rooms is reported anew: another process has asked for them.

@@ -2,6 +2,8 @@
 
 mod callers;
 mod failures;
+mod nats;
+mod paced;
 mod tls;
 mod versions;
 
