@@ -146,6 +146,9 @@ pub(super) fn check_deliveries(
         }
         unexplained += missing;
     }
+    // What a client was told to come from its parked session.
+    let parked: u64 = settled.iter().map(|(client, _)| u64::from(client.received.parked_due)).sum();
+    unexplained += parked;
     let before = mem::take(baseline);
     for driver in drivers {
         let Counters { deliveries, superseded, .. } = driver.shard.counters();
@@ -159,7 +162,7 @@ pub(super) fn check_deliveries(
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {
         return Err(format!(
-            "{unexplained} deliveries are missing, {untold} of them about presence, {explained} were given up"
+            "{unexplained} deliveries are missing, {untold} of them about presence, {parked} of them parked ones, {explained} were given up"
         ));
     }
     Ok(())
