@@ -11,6 +11,7 @@ pub(crate) mod latency;
 pub(crate) mod overload;
 mod phase;
 pub(crate) mod readers;
+pub(crate) mod resume;
 pub(crate) mod rooms;
 pub(crate) mod soak;
 pub(crate) mod targets;

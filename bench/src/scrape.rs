@@ -28,6 +28,9 @@ pub(crate) struct Counted {
     pub superseded: u64,
     /// Deliveries that are queued now.
     pub waiting: u64,
+    /// Pushes parked for sessions without a connection, and those that were given to the next one.
+    pub parked: u64,
+    pub resumed: u64,
     /// Connections closed, by reason.
     pub closed: Reasons,
     /// Connections that are open now.
@@ -63,6 +66,8 @@ impl Counted {
             sent: self.sent - earlier.sent,
             lost: self.lost - earlier.lost,
             superseded: self.superseded - earlier.superseded,
+            parked: self.parked - earlier.parked,
+            resumed: self.resumed - earlier.resumed,
             closed,
             ..*self
         }
@@ -84,6 +89,8 @@ impl Counted {
                 "comet_logic_up" => counted.logic_up += value,
                 "comet_lost_total" => counted.lost += value,
                 "comet_superseded_total" => counted.superseded += value,
+                "comet_parked_total" => counted.parked += value,
+                "comet_resumed_total" => counted.resumed += value,
                 "comet_waiting" => counted.waiting += value,
                 "comet_closed_total" => {
                     counted.closed.add(label(labels, "reason").unwrap_or("unknown"), value);

@@ -57,6 +57,27 @@ pub(crate) struct FanoutArgs {
 
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
+pub(crate) struct ResumeArgs {
+    /// Pushes to each key while nobody holds it.
+    #[arg(long, value_name = "NUMBER", default_value_t = 4,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub pushes: u32,
+    /// Pushes that the server parks for a session; all unless given. The others have to be counted as dropped.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub messages: Option<u32>,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// How often the turns are taken.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
+    pub rounds: u32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
 pub(crate) struct RoomsArgs {
     /// Rooms of each connection, in the end.
     #[arg(long, value_name = "NUMBER", default_value_t = 100,
@@ -401,7 +422,7 @@ pub(crate) struct TargetsArgs {
     pub rounds: u32,
     /// Measures these lines of the table only: "1,8,9".
     #[arg(long, value_name = "LINES", value_delimiter = ',',
-        value_parser = clap::value_parser!(u8).range(1..=15), help_heading = "Load")]
+        value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Load")]
     pub only: Vec<u8>,
     /// Fails where something is not reached, as where it cannot be measured.
     #[arg(long, help_heading = "Output")]

@@ -46,6 +46,8 @@ pub(crate) enum ClientCommand {
     MeasurePauses(u64),
     /// Members need not receive these messages, whose callers were told that the push had failed.
     Excuse(Vec<(StreamId, u64)>),
+    /// All members lose their connections.
+    CutOff,
     /// Each member asks to be in its further rooms.
     EnterFurtherRooms,
 }
@@ -147,6 +149,11 @@ impl LocalClients {
                 messages.into_iter().for_each(|(stream, sequence)| {
                     accounts.excuse(stream, sequence);
                 });
+            }
+            ClientCommand::CutOff => {
+                for member in self.members.drain(..) {
+                    self.receiver.close(member.index);
+                }
             }
             ClientCommand::EnterFurtherRooms => self.entering.extend(&self.members),
         }

@@ -7,10 +7,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use crate::pulse::{LOOK, Pulse};
 
 /// Most descriptors of one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_A_MESSAGE: usize = 253;
@@ -58,12 +61,19 @@ pub struct Channel {
     stream: UnixStream,
     /// When all has to be done.
     deadline: Instant,
+    /// Of the other process, while it is not to hang.
+    pulse: Option<Pulse>,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Channel {
     pub(crate) fn new(stream: UnixStream, deadline: Instant) -> Self {
-        Self { stream, deadline, descriptors: VecDeque::new() }
+        Self { stream, deadline, pulse: None, descriptors: VecDeque::new() }
+    }
+
+    /// From now on the other process is given up where it hangs, too, and not only at the deadline.
+    pub(crate) fn watch(&mut self, process: u32) {
+        self.pulse = Some(Pulse::of(process));
     }
 
     /// Sets the time when what is called next has to be done.
@@ -76,21 +86,61 @@ impl Channel {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.set_write_timeout(Some(left))
+        let time = if self.pulse.is_some() { left.min(LOOK) } else { left };
+        self.stream.set_read_timeout(Some(time))?;
+        self.stream.set_write_timeout(Some(time))
+    }
+
+    /// Tries until it succeeds, the deadline is over, or the other process hangs.
+    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            self.arm()?;
+            match attempt(self) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A socket that is late fails with EAGAIN.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.pulse.as_mut().is_some_and(Pulse::hangs) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                done => {
+                    if let Some(pulse) = &mut self.pulse {
+                        pulse.note_progress();
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.persist(|channel| channel.stream.write(bytes))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn read_exact(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let read = self.persist(|channel| channel.stream.read(bytes))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes = &mut bytes[read..];
+        }
+        Ok(())
     }
 
     pub(crate) fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
         let length = u32::try_from(body.len()).ok().filter(|&length| length <= BYTES_MAX);
         let length = length.ok_or(io::ErrorKind::InvalidInput)?;
-        self.arm()?;
-        self.stream.write_all(&header(kind, length))?;
+        self.write_all(&header(kind, length))?;
         // A piece at a time, so that the deadline holds for all of them.
-        for piece in body.chunks(1 << 20) {
-            self.arm()?;
-            self.stream.write_all(piece)?;
-        }
-        Ok(())
+        body.chunks(1 << 20).try_for_each(|piece| self.write_all(piece))
     }
 
     /// Sends the state of a shard, and the descriptors that belong to it.
@@ -118,22 +168,22 @@ impl Channel {
             let has_space = control.push(SendAncillaryMessage::ScmRights(some));
             debug_assert!(has_space, "for 253");
             let header = header(Kind::Descriptors, some.len() as u32);
-            loop {
-                self.arm()?;
-                match sendmsg(
-                    &self.stream,
-                    &[IoSlice::new(&header)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                ) {
-                    Ok(sent) if sent == header.len() => break,
-                    Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
-                    // As many descriptors are under way as may be: the other process takes them.
-                    Err(rustix::io::Errno::TOOMANYREFS | rustix::io::Errno::INTR) => {
-                        std::thread::yield_now();
+            let slice = &[IoSlice::new(&header)];
+            let sent = self.persist(|channel| {
+                let since = Instant::now();
+                loop {
+                    match sendmsg(&channel.stream, slice, &mut control, SendFlags::NOSIGNAL) {
+                        // As many descriptors are under way as may be: the other process takes them.
+                        Err(Errno::TOOMANYREFS) if since.elapsed() < LOOK => {
+                            std::thread::yield_now();
+                        }
+                        Err(Errno::TOOMANYREFS) => return Err(Errno::AGAIN.into()),
+                        sent => return Ok(sent?),
                     }
-                    Err(error) => return Err(error.into()),
                 }
+            })?;
+            if sent != header.len() {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
         Ok(())
@@ -148,10 +198,9 @@ impl Channel {
         // Grows with what comes: a length alone takes no memory.
         let mut body = Vec::new();
         while body.len() < length as usize {
-            self.arm()?;
             let at = body.len();
             body.resize((at + (1 << 20)).min(length as usize), 0);
-            self.stream.read_exact(&mut body[at..])?;
+            self.read_exact(&mut body[at..])?;
         }
         Ok((kind, body))
     }
@@ -161,18 +210,17 @@ impl Channel {
         let mut filled = 0;
         let mut got = 0;
         while filled < header.len() {
-            self.arm()?;
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let slice = &mut [IoSliceMut::new(&mut header[filled..])];
-            match recvmsg(&self.stream, slice, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Ok(message) if message.bytes == 0 => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok(message) => filled += message.bytes,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+            let read = self.persist(|channel| {
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                Ok(recvmsg(&channel.stream, slice, &mut control, flags)?.bytes)
+            })?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            filled += read;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                     let before = self.descriptors.len();

@@ -11,6 +11,7 @@ mod channel;
 mod failure;
 mod greeting;
 mod predecessor;
+mod pulse;
 mod successor;
 
 pub use channel::{Channel, DESCRIPTORS_A_MESSAGE};

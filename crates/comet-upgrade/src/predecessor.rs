@@ -41,7 +41,7 @@ pub trait Predecessor {
 pub struct Times {
     /// From the start of the new process to its greeting.
     pub start: Duration,
-    /// From the freeze to the commit, while nobody is served.
+    /// From the freeze to the commit, while nobody is served. A process that hangs is given up after a second.
     pub frozen: Duration,
 }
 
@@ -116,6 +116,7 @@ pub fn upgrade(
     // It has set up all that needs no state.
     process.expect(&mut channel, Kind::Ready)?;
     channel.set_deadline(Instant::now() + times.frozen);
+    channel.watch(process.child.id());
     match hand_over(former, &mut process, channel) {
         Ok(()) => {
             process.is_committed = true;
