@@ -181,7 +181,7 @@ impl Server<'_> {
 
 /// Has another process go on with the connections, or says what one could, as it is asked. Returns whether another one goes on.
 fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager) -> bool {
-    let asked = Asked::fetch();
+    let Some(asked) = Asked::fetch() else { return false };
     let mut former = Former::new(app, pid_file.as_deref());
     if asked.request.is_check {
         let answer = former.check();
