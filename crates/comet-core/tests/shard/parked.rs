@@ -1,5 +1,6 @@
 //! Sessions that outlast their connections, and what is pushed to them meanwhile.
 
+mod attacks;
 mod bounds;
 mod hand_over;
 

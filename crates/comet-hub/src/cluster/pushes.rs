@@ -10,6 +10,7 @@ use comet_core::{Millis, Tally};
 
 use super::calls::Expected;
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
+use super::question::Told;
 use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
@@ -140,7 +141,6 @@ impl<C> Cluster<C> {
             Target::Room(room) => (self.rooms.peers(room).to_vec(), !self.is_known(now, room)),
             _ => (Vec::new(), false),
         };
-        let (host, counts) = (self.host.clone(), Vec::new());
-        Part { host, tally, hosts, may_miss_hosts, counts }
+        Part { host: self.host.clone(), tally, hosts, may_miss_hosts, told: Told::default() }
     }
 }

@@ -102,13 +102,14 @@ impl World {
                     (tally.matched, tally.queued) = (matched, matched);
                 }
                 Order::Change { .. } => {}
-                Order::Count { rooms } => {
+                Order::Tell(Question::Counts { rooms }) => {
                     let members = |room: &String| host.members.get(&**room).copied();
                     counts = rooms.iter().map(|room| members(room).unwrap_or_default()).collect();
                 }
+                Order::Tell(_) => {}
             }
             let part = host.cluster.part(self.now, &Target::All, tally, reply);
-            let part = Part { counts, ..part };
+            let part = Part { told: Told { counts, page: None }, ..part };
             let (host, call) = address(reply);
             self.event(host, Event::Answered { call, part });
         }

@@ -246,7 +246,8 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     world.set_members("b", "r", 3);
     world.set_members("c", "r", 4);
     world.set_members("c", "s", 1);
-    let count = || Order::Count { rooms: ["r", "nobody", "s"].map(str::to_owned).to_vec() };
+    let rooms = || ["r", "nobody", "s"].map(str::to_owned).to_vec();
+    let count = || Order::Tell(Question::Counts { rooms: rooms() });
     let outcome = ordered(&mut world, "a", count()).expect("all have answered");
     assert_eq!((outcome.counts, outcome.hosts), (vec![7, 0, 1], 2));
     world.hosts.get_mut("c").unwrap().is_stopped = true;
