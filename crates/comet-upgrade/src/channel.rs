@@ -13,6 +13,8 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 
+use zeroize::Zeroizing;
+
 use crate::pulse::{LOOK, Pulse};
 
 /// Most descriptors of one message (`SCM_MAX_FD`).
@@ -20,6 +22,9 @@ pub const DESCRIPTORS_A_MESSAGE: usize = 253;
 
 /// Most bytes of one message: those of one shard.
 const BYTES_MAX: u32 = 2 << 30;
+
+/// The bytes of a message, which are wiped: those of a shard are keys, too.
+pub type Body = Zeroizing<Vec<u8>>;
 
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,11 +141,30 @@ impl Channel {
     }
 
     pub(crate) fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(body.len()).ok().filter(|&length| length <= BYTES_MAX);
+        self.send_parts(kind, [body, &[]])
+    }
+
+    /// Both parts are one message. They are not joined first, as states hold keys, of which there is to be no other copy.
+    fn send_parts(&mut self, kind: Kind, parts: [&[u8]; 2]) -> io::Result<()> {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
+        let length = u32::try_from(length).ok().filter(|&length| length <= BYTES_MAX);
         let length = length.ok_or(io::ErrorKind::InvalidInput)?;
         self.write_all(&header(kind, length))?;
         // A piece at a time, so that the deadline holds for all of them.
-        body.chunks(1 << 20).try_for_each(|piece| self.write_all(piece))
+        let mut pieces = parts.iter().flat_map(|part| part.chunks(1 << 20));
+        pieces.try_for_each(|piece| self.write_all(piece))
+    }
+
+    /// A message, the number of descriptors that belong to it, and these.
+    fn send_with(
+        &mut self,
+        kind: Kind,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let count = u32::try_from(descriptors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.send_parts(kind, [body, &count.to_be_bytes()])?;
+        self.send_descriptors(descriptors)
     }
 
     /// Sends the state of a shard, and the descriptors that belong to it.
@@ -148,8 +172,7 @@ impl Channel {
     /// # Errors
     /// If the other process is gone, or does not take them in time.
     pub fn send_shard(&mut self, state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.send(Kind::Shard, &framed(state, descriptors.len())?)?;
-        self.send_descriptors(descriptors)
+        self.send_with(Kind::Shard, state, descriptors)
     }
 
     pub(crate) fn send_listeners(
@@ -157,8 +180,7 @@ impl Channel {
         names: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.send(Kind::Listeners, &framed(names, descriptors.len())?)?;
-        self.send_descriptors(descriptors)
+        self.send_with(Kind::Listeners, names, descriptors)
     }
 
     fn send_descriptors(&mut self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -190,13 +212,14 @@ impl Channel {
     }
 
     /// The next message, descriptors aside, which are kept.
-    pub(crate) fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
+    pub(crate) fn receive(&mut self) -> io::Result<(Kind, Body)> {
         let (kind, length) = self.receive_header()?;
         if length > BYTES_MAX || kind == Kind::Descriptors {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // Grows with what comes: a length alone takes no memory.
-        let mut body = Vec::new();
+        // Reserved, so that no copy is left behind, and filled as it comes: a length alone makes no memory resident.
+        let mut body = Body::default();
+        body.try_reserve_exact(length as usize).map_err(|_| io::ErrorKind::OutOfMemory)?;
         while body.len() < length as usize {
             let at = body.len();
             body.resize((at + (1 << 20)).min(length as usize), 0);
@@ -242,11 +265,12 @@ impl Channel {
     /// The descriptors that belong to a message of [`Channel::send_shard`], and its bytes.
     pub(crate) fn receive_descriptors(
         &mut self,
-        mut body: Vec<u8>,
-    ) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let at = body.len().checked_sub(4).ok_or(io::ErrorKind::InvalidData)?;
-        let count = body.split_off(at);
-        let count = u32::from_be_bytes([0, 1, 2, 3].map(|at: usize| count[at])) as usize;
+        mut body: Body,
+    ) -> io::Result<(Body, Vec<OwnedFd>)> {
+        let (_, count) = body.split_last_chunk().ok_or(io::ErrorKind::InvalidData)?;
+        let count = u32::from_be_bytes(*count) as usize;
+        let length = body.len() - size_of::<u32>();
+        body.truncate(length);
         while self.descriptors.len() < count {
             if self.receive_header()?.0 != Kind::Descriptors {
                 return Err(io::ErrorKind::InvalidData.into());
@@ -257,11 +281,6 @@ impl Channel {
         }
         Ok((body, self.descriptors.drain(..).collect()))
     }
-}
-
-fn framed(bytes: &[u8], descriptors: usize) -> io::Result<Vec<u8>> {
-    let count = u32::try_from(descriptors).map_err(|_| io::ErrorKind::InvalidInput)?;
-    Ok([bytes, &count.to_be_bytes()].concat())
 }
 
 fn header(kind: Kind, length: u32) -> [u8; 8] {

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, Kind};
+use crate::channel::{Body, Channel, Kind};
 use crate::{Failure, Greeting, VARIABLE};
 
 /// What hands itself over.
@@ -78,7 +78,7 @@ impl NewProcess {
         }
     }
 
-    fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Vec<u8>, Failure> {
+    fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Body, Failure> {
         match channel.receive().map_err(|error| self.explain(error))? {
             (found, body) if found == kind => Ok(body),
             (Kind::Refusal, why) => {

@@ -39,7 +39,7 @@ fn new_process() {
     }
     // An error: the former process does not want it.
     let Ok((names, listeners)) = successor.greet(&own) else { process::exit(4) };
-    assert_eq!((names, listeners.len()), (b"listeners".to_vec(), 1));
+    assert_eq!((names.to_vec(), listeners.len()), (b"listeners".to_vec(), 1));
     match &*mode {
         "refuses the listeners" => {
             successor.refuse("not these listeners");
