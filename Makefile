@@ -36,7 +36,8 @@ test-js:
 example:
 	@.ci/prepare run
 	cargo build --release --bin comet
-	cd crates/comet-client/js && npm ci --no-audit --no-fund && npm run example
+	cd crates/comet-client/js && npm ci --no-audit --no-fund && \
+		COMET_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/release/comet) npm run example
 
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:

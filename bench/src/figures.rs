@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 71] = [
+const DECLARED: [Declared; 74] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -105,6 +105,9 @@ const DECLARED: [Declared; 71] = [
     ("RSS of a pair", "/joins/rss_bytes", "/joins/joined", BYTES, "the same of resident memory, which the allocator gives back late"),
     ("parked", "/parked", "", COUNT, "pushes to keys without a connection that the server kept for their sessions"),
     ("resumed", "/resumed", "", COUNT, "of these, pushes that the next connection of the key was given"),
+    ("share dropped", "/share_dropped", "", PERCENT, "of the deliveries, while nobody read"),
+    ("repaired", "/repaired", "", COUNT, "deliveries that came from the history of a room after a gap: those dropped, and what waited behind the gap"),
+    ("CPU of a repaired delivery", "/repaired_cpu_ns", "", NS_AS_US, "from when all read again until all has come, all threads of the server"),
     ("heap of one away", "/away_heap_bytes", "", BYTES, "what the allocator has given out when all are cut off, over what it had when nobody was there yet, divided"),
     ("heap of a session", "/session_heap_bytes", "", BYTES, "the same less that of a server that parks nothing"),
     ("heap of a parked push", "/parked_heap_bytes", "", BYTES, "growth of what the allocator has given out by the pushes, divided"),

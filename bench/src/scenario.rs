@@ -8,6 +8,7 @@ pub(crate) mod fairness;
 pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod latency;
+mod logic;
 pub(crate) mod overload;
 mod phase;
 pub(crate) mod readers;

@@ -55,16 +55,31 @@ pub(crate) struct FanoutArgs {
     pub setup: SetupArgs,
 }
 
+fn share_below_1(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "a share is above 0 and below 1".to_owned())
+}
+
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct ResumeArgs {
-    /// Pushes to each key while nobody holds it.
-    #[arg(long, value_name = "NUMBER", default_value_t = 4,
+    /// Pushes to each key, or to each room, while nobody is there.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100,
         value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub pushes: u32,
     /// Pushes that the server parks for a session; all unless given. The others have to be counted as dropped.
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rooms",
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub messages: Option<u32>,
+    /// Rooms with a history into which the connections divide; 0: parked sessions of their keys instead.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub rooms: u32,
+    /// Nobody is cut off. Full outboxes drop this share of what is pushed to the rooms, and the clients have to get it again.
+    #[arg(long, value_name = "SHARE", requires = "rooms", value_parser = share_below_1)]
+    pub drop: Option<f64>,
+    /// The server asks a `comet logic`, and has to ask it once for each client that comes back.
+    #[arg(long, conflicts_with_all = ["drop", "addr"], help_heading = "Server")]
+    pub logic: bool,
     /// Bytes of each message's body.
     #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
     pub size: u32,

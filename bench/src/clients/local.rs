@@ -1,9 +1,10 @@
 //! The clients of a run in one process: their connections, and what they do beside receiving.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 
+use comet_proto::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -59,6 +60,8 @@ pub(crate) struct LocalClients {
     /// Members that are to be connected, by number.
     waiting: VecDeque<usize>,
     members: Vec<Member>,
+    /// Where members that are cut off were in the history of their room.
+    known: HashMap<usize, Position>,
     /// Members that are to ask for their further rooms.
     entering: VecDeque<Member>,
     /// Members have several streams.
@@ -86,6 +89,7 @@ impl LocalClients {
             dialer,
             waiting: VecDeque::new(),
             members: Vec::new(),
+            known: HashMap::new(),
             entering: VecDeque::new(),
             all_streams: false,
             guests: Guests::default(),
@@ -151,7 +155,12 @@ impl LocalClients {
                 });
             }
             ClientCommand::CutOff => {
-                for member in self.members.drain(..) {
+                for member in std::mem::take(&mut self.members) {
+                    if let Some(room) = self.room_with_history(member.number)
+                        && let Some(position) = self.receiver.position(member.index, &room)
+                    {
+                        self.known.insert(member.number, position);
+                    }
                     self.receiver.close(member.index);
                 }
             }
@@ -191,12 +200,24 @@ impl LocalClients {
         for _ in 0..room.min(BURST) {
             let Some(number) = self.waiting.pop_front() else { break };
             let index = self.dialer.begin(&mut self.receiver, number, now_ns())?;
+            if let Some(room) = self.room_with_history(number)
+                && let Some(position) = self.known.remove(&number)
+            {
+                self.receiver.resume(index, &room, position);
+            }
             self.members.push(Member { number, index });
             if self.all_streams {
                 self.subscribe(Member { number, index }, false);
             }
         }
         Ok(!self.waiting.is_empty() && self.receiver.opening() < self.dialer.in_flight)
+    }
+
+    /// The room to which a member comes back with its position.
+    fn room_with_history(&self, number: usize) -> Option<String> {
+        let crowd = &self.dialer.crowd;
+        let room = crowd.room_of(number).filter(|_| crowd.keeps_positions)?;
+        Some(crowd.room(room))
     }
 
     fn restart(&mut self, run: u32, size: usize, all_streams: bool) {

@@ -169,7 +169,8 @@ impl Plan {
             presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
             resume: ResumeLimits {
-                window_ms: rng.pick(&[0, 300, 2_000, 10_000]),
+                // Logic forgets a session that nobody renews (`logic_faults::expire_ms`), a parked one as well.
+                window_ms: rng.pick(&[0, 300, 2_000, 4_000]),
                 messages: rng.pick(&[1, 3, 80]),
                 bytes: rng.pick(&[400, 1 << 20]),
                 memory: rng.pick(&[1_000, 3_000, 1 << 20]),

@@ -102,7 +102,7 @@ pub(super) const BESIDE_QUIET: Goal = goal(14, "beside_crowd_quiet", None, MS, "
 pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
 
 // Stage `parked`.
-pub(super) const RESUME: Goal = goal(16, "resume", at_most(2.0), RATIO, "return of 2,000 clients to parked sessions of 4 pushes", "CPU of a connection, all threads, until all has come / of a plain reconnect");
+pub(super) const RESUME: Goal = goal(16, "resume", at_most(2.0), RATIO, "return of 15,000 clients to parked sessions of 100 pushes", "CPU of a connection, all threads, until all has come / of a plain reconnect");
 pub(super) const RESUME_HEAP: Goal = goal(16, "resume_heap", None, ("B", 0), "  heap of a parked session", "above that of the server that parks nothing; the pushes come on top");
 pub(super) const PARKED: [Goal; 2] = [RESUME, RESUME_HEAP];
 

@@ -7,22 +7,24 @@ use crate::Result;
 use crate::args::TargetsArgs;
 use crate::crowd::Crowd;
 use crate::figures::figure;
-use crate::scenario::resume::{absence, crowd, parking};
+use crate::scenario::resume::{Absence, absence, crowd, parking};
 
-const CONNECTIONS: usize = 2_000;
+const CONNECTIONS: usize = 15_000;
 /// Pushes to each key while nobody holds it.
-const PUSHES: u32 = 4;
+const PUSHES: u32 = 100;
 const SIZE: u32 = 128;
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     for round in 1..=args.rounds {
         let mut turn = |server_set: Vec<String>| {
+            let is_kept = !server_set.is_empty();
             let server_set = [args.server_set.clone(), server_set].concat();
             let args = TargetsArgs { server_set, ..args.clone() };
             let crowd = crowd(Crowd::of_server(&args.server(), CONNECTIONS, 0));
             let mut comet = rig::comet(&args, &args.host, crowd)?;
             comet.place.round = round;
-            let turn = absence(&mut comet, PUSHES, SIZE)?;
+            let absence_of = Absence { pushes: PUSHES, size: SIZE, is_kept, has_logic: false };
+            let turn = absence(&mut comet, &absence_of)?;
             record.turns.push(turn.clone());
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(turn)
         };
