@@ -11,6 +11,7 @@
 
 mod calls;
 mod engine;
+mod host_name;
 mod hosts;
 mod pushes;
 mod question;

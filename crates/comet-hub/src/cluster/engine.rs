@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use comet_core::Tally;
 
+pub use super::host_name::HostName;
 use super::question::{Question, Told};
-
-/// The name of a host: the id of its server.
-pub type HostName = Arc<str>;
 
 /// Numbers the pushes of a host, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
