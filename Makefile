@@ -112,7 +112,7 @@ deny:
 
 # Arbitrary bytes and events for each target of crates/fuzz, or for TARGETS="tls frame". Needs
 # `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
-TARGETS ?= frame websocket text upgrade proxy tls record shard world token query config
+TARGETS ?= frame push_frame websocket text upgrade proxy tls record shard world token query config
 fuzz:
 	for target in $(TARGETS); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \

@@ -13,6 +13,7 @@ mod calls;
 mod engine;
 mod hosts;
 mod pushes;
+mod question;
 mod rooms;
 #[cfg(test)]
 mod session_tests;
@@ -31,6 +32,9 @@ pub use engine::{
     OrderTarget, Part, Publication, ReplyTo, Target,
 };
 
+pub use question::{
+    HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
+};
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};
