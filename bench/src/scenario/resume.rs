@@ -98,7 +98,7 @@ pub(super) fn parking(messages: u32) -> Vec<String> {
         "resume.window=\"10m\"".to_owned(),
         "resume.all=true".to_owned(),
         "resume.memory=\"4GiB\"".to_owned(),
-        "resume.bytes=\"64MiB\"".to_owned(),
+        "resume.bytes=\"8MiB\"".to_owned(),
         format!("resume.messages={messages}"),
     ]
 }

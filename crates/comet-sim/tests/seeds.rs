@@ -84,7 +84,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
     let [upgrades, with_others, refused] = sum.upgrades;
     assert!(upgrades > 200 && with_others > 30 && refused > 50, "{sum}");
-    assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded);
+    let [.., unsent, _] = sum.sessions;
+    assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded + unsent);
 }
 
 #[test]
