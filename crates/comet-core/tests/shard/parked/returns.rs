@@ -1,6 +1,6 @@
 //! Connections that end, or are replaced, while a session returns to them.
 
-use comet_core::{Hangup, Message, Transport, home_of_key};
+use comet_core::{CloseReason, Hangup, Message, Millis, Transport, home_of_key, home_of_user};
 
 use super::{PUSH, TOKEN, check_books, join, parked, pushes, request, resumed, welcome, with};
 
@@ -37,5 +37,34 @@ fn a_connection_that_ends_before_it_is_given_what_was_parked_parks_it_again() {
     let (_, kept, rest) = join(&mut rig, home, TOKEN);
     let expected = [pushes(&["1"]), crate::rig::frame(PUSH + 1, 0, b"2"), pushes(&["3", "4"])];
     assert_eq!((kept, rest), (resumed(4), expected.concat()));
+    check_books(&rig);
+}
+
+/// It waits for what its predecessor has not sent, when another host turns out to hold the key.
+#[test]
+fn a_claimant_whose_key_another_host_holds_leaves_no_session_behind() {
+    let home = home_of_key("k", 2).0;
+    let former = 1 - home;
+    // Its home is no other shard, so that the registration of the claimant is not held.
+    let user = (1..).find(|&user| home_of_user(user, 2).0 == home).unwrap();
+    let token = format!("{user}/k//");
+    let mut rig = with(|_| {});
+    let (old, ..) = join(&mut rig, former, &token);
+    rig.allow(old, Some(0));
+    rig.push_keys(&["k"], PUSH, b"1");
+    rig.held.insert((home, former));
+    let claimant = rig.connect(home, Transport::Tcp);
+    rig.feed(claimant, &request(&token));
+    assert!(rig.take(claimant).is_empty(), "the answer waits for the rest");
+    let keys = vec![("k".into(), Millis(rig.now() + 1_000))];
+    rig.send(home_of_key("k", 2), Message::HeldElsewhere { keys, wins_ties: true });
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.reason(claimant), CloseReason::Replaced);
+    assert_eq!(rig.push_keys(&["k"], PUSH, b"2").absent, 1);
+    assert_eq!(rig.push_user(user, PUSH, b"3").absent, 1);
+    for shard in &rig.shards {
+        assert_eq!((shard.obstacles().sessions, shard.counters().parked), (0, 0));
+    }
     check_books(&rig);
 }
