@@ -1,6 +1,7 @@
 //! The hand-over: what a shard has under way, and its state for another process.
 //!
-//! Nothing here changes what a shard does. If the other process fails, it goes on.
+//! What is done before the hand-over is done as ever, only sooner, and [`Shard::hand_over`] changes nothing. So if the other process
+//! fails, the shard goes on.
 
 use std::collections::HashMap;
 
@@ -9,6 +10,7 @@ use comet_handover::{VERSION, feature};
 use comet_proto::websocket::FragmentParts;
 
 use crate::accepts::Accepts;
+use crate::budget::Budget;
 use crate::conn::{Conn, Input};
 use crate::hand_over::{LeftBehind, Obstacles, counters_to, parked_to};
 use crate::home::Home;
@@ -23,19 +25,15 @@ use super::Shard;
 use super::pacing::DrainPhase;
 
 impl Shard {
-    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, and windows of
-    /// joins and leaves end. Call it until the shard
-    /// [is quiescent](Shard::is_quiescent), because more may come.
+    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, and all
+    /// who wait for a room that is joined are let in. Call it until the shard [may be handed over](Obstacles::may_hand_over),
+    /// because more may come. The driver knows about messages in the mesh, and all shards may be handed over only if each may at
+    /// once.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
         self.end_presence_windows();
-    }
-
-    /// Whether nothing is under way, so that [`Shard::hand_over`] loses nothing. The driver knows about messages in the mesh, and
-    /// shards are quiescent only if all are at once.
-    #[must_use]
-    pub fn is_quiescent(&self) -> bool {
-        self.obstacles().is_none()
+        self.answer_joined(&mut Budget::new(usize::MAX));
+        self.dispatch_local();
     }
 
     /// What is under way.
@@ -58,7 +56,8 @@ impl Shard {
             paced: self.pacing.broadcasts.len() + usize::from(self.pacing.notices.is_some()),
             transmits,
             messages: self.messages.len() + self.reports.len(),
-            answers: answers + self.room_orders.len() + self.joined.len(),
+            answers,
+            joins: self.room_orders.len() + self.joined.len(),
             calls: self.callers.calls(),
             lists: self.listings.len() + usize::from(self.home.rooms.has_walks()),
             closes: self.closes.len() + self.closed.len(),
