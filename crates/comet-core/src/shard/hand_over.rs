@@ -17,6 +17,7 @@ use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::settings::Logic;
 use crate::state::ConnState;
 use crate::time::Tick;
 use crate::transport::Transport;
@@ -138,6 +139,7 @@ impl Shard {
         assert!(obstacles.may_hand_over(), "under way: {obstacles}");
         let mut items = Items::default();
         let mut counters = self.counters();
+        let mut home = self.hand_over_home();
         let (mut connections, mut ids) = (Vec::new(), Vec::new());
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
@@ -147,12 +149,16 @@ impl Shard {
                 }
                 let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
                 counters.lost += u64::from(load.pushes);
+                let is_known = matches!(self.context.logic, Logic::Remote { .. });
+                if is_known && !conn.key.is_empty() {
+                    let (user, key) = (conn.user, conn.key.as_ref().into());
+                    home.left_behind.push(handed::LeftBehindKey { user, key });
+                }
                 continue;
             }
             connections.push(self.hand_over_conn(slot, conn, &mut items));
             ids.push(self.conns.id(slot));
         }
-        let home = self.hand_over_home();
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
         let has_deflate = connections.iter().any(|conn| conn.is_deflated);
@@ -349,6 +355,8 @@ impl Shard {
                 .iter()
                 .map(|(session, end)| parked_session(session, end, now))
                 .collect(),
+            // The connections say them.
+            left_behind: Vec::new(),
         }
     }
 }

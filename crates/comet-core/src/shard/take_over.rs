@@ -227,6 +227,7 @@ impl Shard {
             users,
             departed_users,
             disconnected_keys,
+            left_behind,
             anonymous,
             rooms,
             remote,
@@ -251,6 +252,9 @@ impl Shard {
         }
         for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
             self.home.keys.retain_disconnected(since(age_ms), &key);
+        }
+        for handed::LeftBehindKey { user, key } in left_behind {
+            self.unclaimed(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
         for HomeRoomPart { name, shards, remote } in rooms {

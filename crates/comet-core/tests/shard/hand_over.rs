@@ -367,6 +367,9 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
     assert_eq!((counters.deliveries.queued, counters.lost, counters.waiting), (1, 1, 0));
     assert_eq!(counters.closed[CloseReason::Draining as usize], 1);
     assert_eq!(counters.keys + rig.shards[1].counters().keys, 0);
+    let is_end =
+        |report: &Report| matches!(report, Report::Disconnected { user: 7, key } if &**key == "k");
+    assert_eq!(rig.take_reports().iter().filter(|report| is_end(report)).count(), 1);
 }
 
 #[test]
