@@ -108,6 +108,7 @@ impl Shard {
             conns.filter(|conn| left_behind(&conn.state).is_none())
         };
         let required = [
+            (moved().any(|conn| conn.is_kept), feature::PARKED),
             (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
             (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
         ];
