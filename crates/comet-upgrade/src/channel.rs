@@ -15,8 +15,11 @@ use rustix::net::{
 /// Most descriptors of one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_A_MESSAGE: usize = 253;
 
-/// Most bytes of one message: those of one shard.
-const BYTES_MAX: u32 = 2 << 30;
+/// Most bytes of the state of one shard.
+pub const STATE_BYTES_MAX: usize = 2 << 30;
+
+/// Most bytes of one message: the state of a shard, and how many descriptors follow.
+const BYTES_MAX: usize = STATE_BYTES_MAX + size_of::<u32>();
 
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -81,8 +84,8 @@ impl Channel {
     }
 
     pub(crate) fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(body.len()).ok().filter(|&length| length <= BYTES_MAX);
-        let length = length.ok_or(io::ErrorKind::InvalidInput)?;
+        let length = Some(body.len()).filter(|&length| length <= BYTES_MAX);
+        let length = length.ok_or(io::ErrorKind::InvalidInput)? as u32;
         self.arm()?;
         self.stream.write_all(&header(kind, length))?;
         // A piece at a time, so that the deadline holds for all of them.
@@ -142,7 +145,7 @@ impl Channel {
     /// The next message, descriptors aside, which are kept.
     pub(crate) fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
         let (kind, length) = self.receive_header()?;
-        if length > BYTES_MAX || kind == Kind::Descriptors {
+        if length as usize > BYTES_MAX || kind == Kind::Descriptors {
             return Err(io::ErrorKind::InvalidData.into());
         }
         // Grows with what comes: a length alone takes no memory.

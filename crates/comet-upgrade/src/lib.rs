@@ -13,7 +13,7 @@ mod greeting;
 mod predecessor;
 mod successor;
 
-pub use channel::{Channel, DESCRIPTORS_A_MESSAGE};
+pub use channel::{Channel, DESCRIPTORS_A_MESSAGE, STATE_BYTES_MAX};
 pub use failure::Failure;
 pub use greeting::Greeting;
 pub use predecessor::{Predecessor, Times, upgrade};
