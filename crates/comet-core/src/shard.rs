@@ -298,8 +298,8 @@ impl Shard {
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, ref deflater, .. } = self.outboxes;
-        counters.deflated_messages = deflater.messages;
-        counters.deflate_saved_bytes = deflater.saved_bytes;
+        counters.deflated_messages += deflater.messages;
+        counters.deflate_saved_bytes += deflater.saved_bytes;
         counters.gathered = self.gathering.pushes() as u64;
         counters.gathered_bytes = self.gathering.bytes() as u64;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;

@@ -23,7 +23,9 @@ pub use connection::{
     Accepts, AcceptsKind, ConnId, Connection, Fragments, Gap, Input, Sent, Transport, UntoldGap,
 };
 pub use fault::Fault;
-pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
+pub use home::{
+    DepartedUser, DisconnectedKey, History, Home, Kept, LeftBehindKey, RemoteRoom, User,
+};
 pub use parked::{ParkedFrame, ParkedSession};
 pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
 pub use tls::{TicketKeys, Tls};

@@ -168,6 +168,11 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
+        if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
+            // Whole messages may be among it, which waited for another turn.
+            self.hold_deflated(slot);
+        }
+        let conn = &mut self.conns[slot];
         if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
@@ -223,6 +228,7 @@ impl Shard {
             users,
             departed_users,
             disconnected_keys,
+            left_behind,
             anonymous,
             rooms,
             remote,
@@ -247,6 +253,9 @@ impl Shard {
         }
         for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
             self.home.keys.retain_disconnected(since(age_ms), &key);
+        }
+        for handed::LeftBehindKey { user, key } in left_behind {
+            self.unclaimed(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
         for HomeRoomPart { name, shards, remote } in rooms {

@@ -75,7 +75,7 @@ impl<A: Authenticator> Driver<A> {
     fn stop_accepts(&mut self) {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-            self.ring.cancel_accept(index);
+            self.ring.cancel(Operation::Accept(index));
         }
     }
 
