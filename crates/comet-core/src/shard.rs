@@ -54,6 +54,7 @@ mod event_streams;
 mod gap_markers;
 mod hand_over;
 mod handshakes;
+mod held_input;
 mod history_pages;
 mod input;
 mod inspect;
@@ -204,6 +205,7 @@ pub struct Shard {
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
     deflated_input: DeflatedInput,
+    is_input_held: bool,
 }
 
 impl Shard {
@@ -268,6 +270,7 @@ impl Shard {
             counters: Counters::default(),
             scratch: Vec::new(),
             deflated_input: DeflatedInput::default(),
+            is_input_held: false,
         }
     }
 

@@ -192,7 +192,7 @@ impl Shard {
         (shard, ids)
     }
 
-    fn taken_slots(&self) -> impl Iterator<Item = Slot> {
+    pub(super) fn taken_slots(&self) -> impl Iterator<Item = Slot> {
         self.conns.slots().filter(|&slot| self.conns.is_taken(slot))
     }
 

@@ -1,6 +1,7 @@
 //! Shards whose state other shards go on with, perhaps another number of them.
 
 mod fixture;
+mod held;
 mod joined;
 mod refused;
 mod story;
