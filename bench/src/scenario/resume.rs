@@ -58,7 +58,7 @@ fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
         if let Some(logic) = &logic {
             server_set.extend(logic.settings());
             // It tells of each connection now and then, which is not what is measured.
-            server_set.push("logic.renew=\"1h\"".to_owned());
+            server_set.push("logic.renew=\"2m\"".to_owned());
         }
         let mut subject = subject(place, &setup, args.rooms)?;
         if logic.is_some() {
