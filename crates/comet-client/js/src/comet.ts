@@ -270,7 +270,10 @@ export class Comet {
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
-            // The page's policy forbids it, or the token cannot be written as JSON.
+            // The page's policy forbids it, or the token cannot be written as JSON: the next attempt asks for another one.
+            if (this.#options.getToken) {
+                this.#token = undefined;
+            }
             this.#lost(`${error}`);
         }
     }
@@ -305,19 +308,20 @@ export class Comet {
         }
         const connection = this.#connection;
         this.#renewal = setTimeout(() => {
-            this.#askForToken().then(
-                (token) => {
+            this.#askForToken()
+                .then((token) => {
                     if (this.#connection === connection && connection) {
+                        // Throws where the token cannot be written as JSON. The former one stays then.
+                        const bytes = bytesOf(token);
                         this.#token = token;
-                        connection.post(op.AUTH, bytesOf(token));
+                        connection.post(op.AUTH, bytes);
                     }
-                },
-                () => {
+                })
+                .catch(() => {
                     if (this.#connection === connection) {
                         this.#scheduleRenewal(expiresInMs - delay);
                     }
-                },
-            );
+                });
         }, delay);
     }
 
