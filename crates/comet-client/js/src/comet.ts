@@ -24,7 +24,8 @@ export interface Options {
     backoff?: Partial<Backoff>;
     /**
      * Asks the server to keep the session when the connection is lost: messages to this client's key or user then wait for the
-     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session.
+     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session if
+     * the state is `open`. Without a connection the server keeps it until its `resume.window` has passed.
      */
     keepSession?: boolean;
     /** For Node before 22: that of the package `ws`. */

@@ -46,7 +46,8 @@ export interface GapEvent {
     /** The offset of the last one. Some between may not be missing. */
     to: bigint;
     /**
-     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that.
+     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that. Neither comes
+     * if the connection ends first, or if the server takes the client out of the room.
      * `repaired`: all that came after the last message of the room follows, in order and none twice.
      * `lost`: the server does not have them any more, so the page has to load the state of the room.
      * `outdated`: newer messages about the same states have taken the place of all of them, and nothing is asked for.
