@@ -35,6 +35,7 @@ pub(super) struct Visits {
     is_over: bool,
 }
 
+#[derive(Clone, Copy)]
 struct Visit {
     leave_ns: u64,
     /// At the receiver.
