@@ -69,6 +69,7 @@ pub(crate) enum Wanted {
 pub(crate) struct ClusterDriver {
     /// The zero of its clock, which is the shards'.
     epoch: Instant,
+    host: HostName,
     hub: Arc<HubDriver>,
     engine: Arc<dyn Engine>,
     cluster: Mutex<Decisions>,
@@ -91,7 +92,7 @@ impl ClusterDriver {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
         let ClusterOptions { pushes, notices, work, .. } = options;
         let events = ClusterEvents { pushes, notices };
-        let mut cluster = Cluster::new(host, subscribes_rooms);
+        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms);
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
             for shard in (0..hub.shards()).map(ShardId) {
@@ -101,7 +102,7 @@ impl ClusterDriver {
         let (cluster, wake) = (Mutex::new(cluster), Notify::new());
         let (begun, is_withdrawn) = (AtomicU64::new(0), AtomicBool::new(false));
         let commit = Notify::new();
-        let driver = Self { epoch, hub, engine, cluster, wake, begun, is_withdrawn, commit };
+        let driver = Self { epoch, host, hub, engine, cluster, wake, begun, is_withdrawn, commit };
         (Arc::new(driver), ClusterWork { events, work })
     }
 
@@ -317,9 +318,9 @@ impl ClusterDriver {
     /// Tells the caller of a push of another host what became of it here.
     async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
         match (begun.await, reply) {
-            (Ok((tally, counts)), Some(reply)) => {
+            (Ok((tally, told)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
-                let part = Part { counts, ..part };
+                let part = Part { told, ..part };
                 // If it has no room, the caller is told that this host has not answered.
                 self.engine.answer(reply, part);
             }
@@ -336,6 +337,11 @@ impl ClusterDriver {
     fn refuse(&self, status: &Status, reply: Option<&ReplyTo>) {
         self.lock().note_refused(reply);
         log::debug!("a push of another host: {}", status.message());
+    }
+
+    /// The name of this host.
+    pub(crate) fn host(&self) -> &HostName {
+        &self.host
     }
 
     /// Other hosts, as far as they are known.

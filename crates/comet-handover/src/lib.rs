@@ -24,7 +24,9 @@ pub use connection::{
     Accepts, AcceptsKind, ConnId, Connection, Fragments, Gap, Input, Sent, Transport, UntoldGap,
 };
 pub use fault::Fault;
-pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, KeyAge, RemoteRoom, User};
+pub use home::{
+    DepartedUser, DisconnectedKey, History, Home, Kept, KeyAge, LeftBehindKey, RemoteRoom, User,
+};
 pub use paced::{PacedBroadcast, Visited};
 pub use parked::{ParkedFrame, ParkedSession};
 pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};

@@ -12,8 +12,10 @@
 mod calls;
 mod engine;
 mod hand_over;
+mod host_name;
 mod hosts;
 mod pushes;
+mod question;
 mod rooms;
 #[cfg(test)]
 mod session_tests;
@@ -33,6 +35,9 @@ pub use engine::{
 };
 
 pub use hand_over::ClusterHandOver;
+pub use question::{
+    HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
+};
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};

@@ -13,6 +13,7 @@ mod keys;
 mod options;
 mod order;
 mod part;
+mod question;
 mod reader;
 mod subject;
 mod writer;

@@ -12,6 +12,8 @@ use crate::settings::Arrived;
 pub(crate) enum Order {
     /// To accept no more clients.
     StopAccepts(Sender<Answer>),
+    /// To read no more requests of clients, which would wait for answers.
+    HoldInput(Sender<Answer>),
     /// To count what could be handed over.
     Survey(Sender<Survey>),
     /// To close what cannot be handed over, with times to wait up to so many milliseconds.

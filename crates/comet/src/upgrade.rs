@@ -14,3 +14,6 @@ pub use successor::is_successor;
 pub(crate) use former::Former;
 pub(crate) use request::Asked;
 pub(crate) use successor::{NotTaken, TakingOver};
+
+// The channel takes each state that a reader takes.
+const _: () = assert!(comet_upgrade::STATE_BYTES_MAX == comet_handover::SHARD_BYTES_MAX);

@@ -155,7 +155,7 @@ impl Control {
         }
         for moved in paced {
             let shards = shards.remove(&moved.call).unwrap_or_default();
-            self.hub.take_over_paced(moved, shards);
+            self.hub.take_over_paced(&moved, shards);
         }
     }
 

@@ -77,8 +77,8 @@ impl HubDriver {
     }
 
     /// Goes on with a broadcast of another process that has not ended on these shards. It began before this process.
-    pub(crate) fn take_over_paced(&self, moved: PacedMove, shards: BTreeSet<ShardId>) {
-        let PacedMove { call, operation, speed, age, tally } = moved;
+    pub(crate) fn take_over_paced(&self, moved: &PacedMove, shards: BTreeSet<ShardId>) {
+        let PacedMove { call, operation, speed, age, tally } = *moved;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let since = Millis(self.now().0.saturating_sub(age_ms));
         self.lock().paced.take_over(call, (operation, speed), since, (tally, shards));

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use comet_handover::{Connection, DepartedUser, DisconnectedKey, History, TicketKeys, Tls};
+use comet_handover::{
+    Connection, DepartedUser, DisconnectedKey, History, LeftBehindKey, TicketKeys, Tls,
+};
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
@@ -104,6 +106,7 @@ pub(crate) struct ArrivedHome {
     pub(crate) users: Vec<ArrivedUser>,
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,
+    pub(crate) left_behind: Vec<LeftBehindKey>,
     /// Keys given to anonymous users by this shard, as it would count them.
     pub(crate) anonymous: u64,
     pub(crate) rooms: Vec<HomeRoomPart>,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use comet_handover::{
-    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, KeyAge, ParkedSession,
-    RemoteRoom, User,
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, KeyAge, LeftBehindKey,
+    ParkedSession, RemoteRoom, User,
 };
 use comet_proto::Position;
 
@@ -22,6 +22,7 @@ pub(super) struct Homes {
     last: AHashMap<i64, i32>,
     departed_users: Vec<DepartedUser>,
     disconnected_keys: Vec<DisconnectedKey>,
+    left_behind: Vec<LeftBehindKey>,
     anonymous: u64,
     remote: AHashMap<Arc<str>, u32>,
     /// With the place in the list of its former home.
@@ -48,10 +49,12 @@ impl Homes {
             key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
+            left_behind,
         } = home;
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
         self.disconnected_keys.extend(disconnected_keys);
+        self.left_behind.extend(left_behind);
         self.anonymous = self.anonymous.max(anonymous);
         let ages = key_ages.into_iter().map(|KeyAge { key, age_ms }| (key.into(), age_ms));
         self.key_ages.extend(ages);
@@ -116,6 +119,7 @@ impl Homes {
             mut last,
             mut departed_users,
             mut disconnected_keys,
+            left_behind,
             anonymous,
             remote,
             mut histories,
@@ -160,6 +164,9 @@ impl Homes {
         for key in disconnected_keys {
             homes[at(home_of_key(&key.key, count))].disconnected_keys.push(key);
         }
+        for key in left_behind {
+            homes[at(home_of_key(&key.key, count))].left_behind.push(key);
+        }
         let positions = positions(&histories)?;
         histories.sort_by_key(|&(order, _)| order);
         for (_, history) in histories {
@@ -179,6 +186,7 @@ fn sort(home: &mut ArrivedHome) {
     home.owners.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
     home.parked.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.users.sort_unstable_by_key(|user| user.user);
+    home.left_behind.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.rooms.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     home.remote.sort_unstable();
 }

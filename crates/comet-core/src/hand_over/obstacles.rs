@@ -16,6 +16,8 @@ pub struct Obstacles {
     /// Connections that wait for logic or a home. They go on once answered; those that are not when the shard is handed over
     /// stay behind.
     pub answers: usize,
+    /// Connections that wait to be in a room, and go on meanwhile; and rooms that some wait for.
+    pub joins: usize,
     /// Requests of push callers that are not answered.
     pub calls: usize,
     /// Lists for operators that are being made.
@@ -46,13 +48,14 @@ impl Obstacles {
 impl fmt::Display for Obstacles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { pushes, orders, transmits, messages, answers, calls, .. } = *self;
-        let Self { lists, closes, sessions, is_draining, .. } = *self;
+        let Self { joins, lists, closes, sessions, is_draining, .. } = *self;
         let counts = [
             (pushes, "pushes"),
             (orders, "orders to move clients off"),
             (transmits, "sends"),
             (messages, "messages"),
             (answers, "connections that wait for an answer"),
+            (joins, "joins of rooms"),
             (calls, "calls"),
             (lists, "lists"),
             (closes, "sockets to shut"),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use comet_handover as handed;
+use comet_proto::sse::LastEventId;
 use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
 
@@ -14,7 +15,7 @@ use crate::hand_over::{
 use crate::home::keys::Claim;
 use crate::ids::{ConnId, Slot};
 use crate::message::Report;
-use crate::outbox::{Begun, Item};
+use crate::outbox::{Item, PartialSend};
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, TokenTime};
@@ -116,7 +117,7 @@ impl Shard {
             millis => self.context.deadline(millis),
         };
         let sealed = tls.map_or(0, |tls| tls.sealed);
-        let begun = stalled_ms.map(|_| Begun { taken, sealed });
+        let begun = stalled_ms.map(|_| PartialSend { taken, sealed });
         let frames = pending.iter().map(|&item| &items[item as usize]);
         let outbox = self.outboxes.chains.take_over(frames, transport, begun);
         let load = self.outboxes.chains.load(&outbox, transport);
@@ -169,6 +170,11 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
+        if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
+            // Whole messages may be among it, which waited for another turn.
+            self.hold_deflated(slot);
+        }
+        let conn = &mut self.conns[slot];
         if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
@@ -224,6 +230,7 @@ impl Shard {
             users,
             departed_users,
             disconnected_keys,
+            left_behind,
             anonymous,
             rooms,
             remote,
@@ -252,6 +259,9 @@ impl Shard {
         }
         for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
             self.home.keys.retain_disconnected(since(age_ms), &key);
+        }
+        for handed::LeftBehindKey { user, key } in left_behind {
+            self.unclaimed(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
         for HomeRoomPart { name, shards, remote } in rooms {
@@ -283,7 +293,7 @@ fn input_from(input: handed::Input) -> Input {
         echo: None,
         rooms: Box::default(),
         cors: None,
-        has_unknown_id: false,
+        last_event_id: LastEventId::None,
         kept: None,
     }
 }

@@ -1,6 +1,8 @@
 //! Shards whose state other shards go on with, perhaps another number of them.
 
 mod fixture;
+mod held;
+mod joined;
 mod paced;
 mod refused;
 mod story;
@@ -367,19 +369,22 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
     assert_eq!((counters.deliveries.queued, counters.lost, counters.waiting), (1, 1, 0));
     assert_eq!(counters.closed[CloseReason::Draining as usize], 1);
     assert_eq!(counters.keys + rig.shards[1].counters().keys, 0);
+    let is_end =
+        |report: &Report| matches!(report, Report::Disconnected { user: 7, key } if &**key == "k");
+    assert_eq!(rig.take_reports().iter().filter(|report| is_end(report)).count(), 1);
 }
 
 #[test]
 fn a_shard_says_what_is_under_way() {
     let mut rig = Rig::new(2, Limits::default());
     let conn = rig.join(0, "7/k/r/");
-    assert!(rig.shards.iter().all(Shard::is_quiescent));
+    assert!(rig.shards.iter().all(|shard| shard.obstacles().is_none()));
     rig.allow(conn, Some(3));
     rig.push_keys(&["k"], 5, b"half of it");
     assert_eq!(rig.shards[0].obstacles().transmits, 1);
     assert_eq!(rig.shards[0].obstacles().to_string(), "1 sends");
     rig.freeze();
-    assert!(rig.shards[0].is_quiescent());
+    assert!(rig.shards[0].obstacles().is_none());
     // The send is made again.
     rig.allow(conn, None);
     assert_eq!(rig.take(conn), frame(5, 0, b"half of it"));

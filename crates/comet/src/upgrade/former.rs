@@ -20,6 +20,9 @@ use super::request::{Answer, Request, own_binary};
 /// How long clients in a handshake may take to authenticate.
 const HANDSHAKES: Duration = Duration::from_millis(300);
 
+/// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
+const ANSWERS: Duration = Duration::from_secs(5);
+
 /// How long the close notices of those that stay may take to be sent.
 const NOTICES: Duration = Duration::from_millis(100);
 
@@ -109,10 +112,11 @@ impl<'a> Former<'a> {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
             Ok(Survey { movable, required: _, handshakes, await_answers, closing, orders }) => {
                 let text = format!(
-                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake \
-                     and {await_answers} that wait for an answer, if {} ms do not end that\n\
+                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
+                     not end that, and {await_answers} that wait for an answer, if {} s do not\n\
                      closing: {closing}\norders to move clients off, which are waited for: {orders}",
-                    HANDSHAKES.as_millis()
+                    HANDSHAKES.as_millis(),
+                    ANSWERS.as_secs()
                 );
                 Answer { is_done: true, text }
             }
@@ -144,15 +148,25 @@ impl<'a> Former<'a> {
         format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
     }
 
-    /// Waits until clients in a handshake are through, or their time is over, and closes what cannot be handed over.
-    fn close_unmovable(&mut self) -> Result<(), String> {
-        let end = Instant::now() + HANDSHAKES;
-        let mut survey = self.survey()?;
-        while survey.handshakes + survey.await_answers > 0 && Instant::now() < end {
+    /// Waits until there is none of what `count` counts, or `time` is over.
+    fn wait_for(&self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
+        let end = Instant::now() + time;
+        while count(&self.survey()?) > 0 && Instant::now() < end {
             sleep(LOOK);
-            survey = self.survey()?;
         }
-        let Survey { handshakes, await_answers, .. } = survey;
+        Ok(())
+    }
+
+    /// Reads no more requests of clients, and waits for the answers to those under way.
+    fn answer_requests(&self) -> Result<(), String> {
+        let cores = self.app.cores();
+        all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
+        self.wait_for(ANSWERS, |survey| survey.await_answers)
+    }
+
+    /// Closes what cannot be handed over.
+    fn close_unmovable(&mut self) -> Result<(), String> {
+        let Survey { handshakes, await_answers, .. } = self.survey()?;
         self.closed = handshakes + await_answers;
         if self.closed == 0 {
             return Ok(());
@@ -161,11 +175,7 @@ impl<'a> Former<'a> {
         all(self.app.cores(), |core| core.close_unmovable(retry_after_ms), ORDER)?
             .into_iter()
             .collect::<Result<(), _>>()?;
-        let end = Instant::now() + NOTICES;
-        while self.survey()?.closing > 0 && Instant::now() < end {
-            sleep(LOOK);
-        }
-        Ok(())
+        self.wait_for(NOTICES, |survey| survey.closing)
     }
 
     /// Has the callers leave with their answers. One that takes longer is cut off when this process ends, and has no answer then.
@@ -228,8 +238,11 @@ impl Predecessor for Former<'_> {
         self.app.control().check_move()?;
         let cores = self.app.cores();
         all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
-        self.close_unmovable()?;
+        self.wait_for(HANDSHAKES, |survey| survey.handshakes)?;
+        self.answer_requests()?;
+        // From here on nobody can push.
         self.wait_for_callers()?;
+        self.close_unmovable()?;
         self.app.control().hold_hosts();
         self.frozen = Some(Instant::now());
         all(cores, Core::freeze, ORDER)?.into_iter().collect::<Result<(), _>>()?;
