@@ -75,8 +75,8 @@ pub(crate) struct ArrivedConn {
     pub(crate) further_rooms: Vec<usize>,
     /// Up to which offset it was offered the pushes of rooms that keep a history, by index.
     pub(crate) offered: Vec<(usize, u64)>,
-    /// Rooms that its client knows by another handle, and that handle.
-    pub(crate) renamed: Vec<(RoomHandle, usize)>,
+    /// Rooms that its client knows by another handle.
+    pub(crate) renamed: Vec<usize>,
 }
 
 #[derive(Clone)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comet_handover as handed;
 use comet_proto::sse::LastEventId;
 use comet_proto::websocket::{FragmentParts, Fragments};
-use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
+use comet_proto::{JoinReply, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
 use crate::gaps::Lost;
@@ -182,8 +182,8 @@ impl Shard {
         for (room, offset) in offered {
             self.note_missed(slot, &rooms[room], offset);
         }
-        for (handle, room) in renamed {
-            self.rename_room(slot, handle, &rooms[room]);
+        for room in renamed {
+            self.tell_handle(slot, &rooms[room]);
         }
         id
     }
@@ -197,29 +197,20 @@ impl Shard {
         }
     }
 
-    /// Tells a client that knows a room by `former` its handle here. What it was sent before names the former one.
-    fn rename_room(&mut self, slot: Slot, former: RoomHandle, room: &ArrivedRoom) {
-        let ArrivedRoom { handle, name, position, .. } = room;
+    /// Tells a client that knows a room by another handle the one that it has here. What it was sent before names the former one. There is no
+    /// position: what the client has is its own, and it may have less than the room's home.
+    fn tell_handle(&mut self, slot: Slot, room: &ArrivedRoom) {
+        let ArrivedRoom { handle, name, .. } = room;
         if !self.conns[slot].is_protocol_2 {
             return;
         }
-        let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: former };
-        self.tell_rooms(slot, op::LEAVE_REPLY, &left.encode());
         let is_primary = self.conns[slot].room.room() == Some(RoomId::of_handle(*handle));
         let joined = match is_primary {
             true => JoinReply::primary(*handle, name.as_bytes()),
-            false => JoinReply {
-                is_unasked: true,
-                position: *position,
-                ..JoinReply::joined(*handle, name.as_bytes())
-            },
+            false => JoinReply { is_unasked: true, ..JoinReply::joined(*handle, name.as_bytes()) },
         };
-        self.tell_rooms(slot, op::JOIN_REPLY, &joined.encode());
-    }
-
-    fn tell_rooms(&mut self, slot: Slot, operation: i32, body: &[u8]) {
-        let reply = AwaitedReply { version: VERSION_2, operation, sequence: 0 };
-        self.reply(slot, reply, body);
+        let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
+        self.reply(slot, reply, &joined.encode());
     }
 
     fn take_over_home(&mut self, home: ArrivedHome) {
