@@ -52,8 +52,8 @@ impl ReceivedStream {
     /// By which handle it knows the room of an operation 19 that nothing asked for, if that is another one.
     pub(super) fn former_handle(&self, body: &[u8]) -> Option<RoomHandle> {
         let JoinReply { outcome, room: name, .. } = JoinReply::decode(body)?;
-        let is_former = |(&known, &(room, _)): &(&RoomHandle, &(u8, u64))| {
-            name == ROOMS[usize::from(room)].as_bytes() && outcome != Ok(known)
+        let is_former = |(known, (room, _)): &(&RoomHandle, &(u8, u64))| {
+            name == ROOMS[usize::from(*room)].as_bytes() && outcome != Ok(**known)
         };
         self.rooms.iter().find(is_former).map(|(&known, _)| known)
     }
