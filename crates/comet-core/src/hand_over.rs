@@ -15,6 +15,7 @@ mod counters;
 mod distribute;
 mod homes;
 mod obstacles;
+mod paced;
 mod parked;
 mod rooms;
 
@@ -24,4 +25,5 @@ pub use obstacles::{LeftBehind, Obstacles};
 
 pub(crate) use arrival::{ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
 pub(crate) use counters::to_message as counters_to;
+pub(crate) use paced::{ArrivedPaced, append_range, to_message as paced_to};
 pub(crate) use parked::{ArrivedKept, ArrivedSession, to_message as parked_to};

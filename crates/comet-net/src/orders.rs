@@ -61,8 +61,8 @@ pub struct Survey {
     pub await_answers: usize,
     /// Connections that are closing.
     pub closing: usize,
-    /// Paced broadcasts and orders to move clients off, which a hand-over waits for.
-    pub paced: usize,
+    /// Orders to move clients off, which a hand-over waits for.
+    pub orders: usize,
 }
 
 /// What a frozen core did in a turn.

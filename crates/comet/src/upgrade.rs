@@ -3,6 +3,8 @@
 
 mod former;
 mod heritage;
+mod hosts;
+mod paced;
 mod request;
 mod successor;
 

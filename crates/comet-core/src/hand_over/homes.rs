@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use comet_handover::{
-    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, LeftBehindKey, ParkedSession,
-    RemoteRoom, User,
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, KeyAge, LeftBehindKey,
+    ParkedSession, RemoteRoom, User,
 };
 use comet_proto::Position;
 
@@ -30,6 +30,7 @@ pub(super) struct Homes {
     forgotten_rooms: u64,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
+    key_ages: AHashMap<Box<str>, u64>,
     parked: AHashMap<Box<str>, ArrivedSession>,
     kept: Vec<ArrivedKept>,
 }
@@ -45,6 +46,7 @@ impl Homes {
             remote_rooms,
             histories,
             forgotten_rooms,
+            key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
             left_behind,
@@ -54,6 +56,8 @@ impl Homes {
         self.disconnected_keys.extend(disconnected_keys);
         self.left_behind.extend(left_behind);
         self.anonymous = self.anonymous.max(anonymous);
+        let ages = key_ages.into_iter().map(|KeyAge { key, age_ms }| (key.into(), age_ms));
+        self.key_ages.extend(ages);
         let remote = remote_rooms.into_iter();
         self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
         self.histories.extend(histories.into_iter().enumerate());
@@ -122,6 +126,7 @@ impl Homes {
             forgotten_rooms,
             sessions,
             owners,
+            key_ages,
             parked,
             kept,
         } = self;
@@ -132,7 +137,8 @@ impl Homes {
             home.forgotten_rooms = forgotten_rooms;
         }
         for (key, (conn, is_kept)) in owners {
-            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept));
+            let age_ms = key_ages.get(&key).copied();
+            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept, age_ms));
         }
         for (key, session) in parked {
             homes[at(home_of_key(&key, count))].parked.push(session);

@@ -7,8 +7,8 @@ use std::fmt;
 pub struct Obstacles {
     /// Pushes that are not offered to all, those that wait in windows among them.
     pub pushes: usize,
-    /// Paced broadcasts, and orders to move clients off.
-    pub paced: usize,
+    /// Orders to move clients off.
+    pub orders: usize,
     /// Transmits that the driver has not answered.
     pub transmits: usize,
     /// Messages to other shards, and reports to control.
@@ -47,11 +47,11 @@ impl Obstacles {
 
 impl fmt::Display for Obstacles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, paced, transmits, messages, answers, calls, .. } = *self;
+        let Self { pushes, orders, transmits, messages, answers, calls, .. } = *self;
         let Self { joins, lists, closes, sessions, is_draining, .. } = *self;
         let counts = [
             (pushes, "pushes"),
-            (paced, "paced broadcasts and orders"),
+            (orders, "orders to move clients off"),
             (transmits, "sends"),
             (messages, "messages"),
             (answers, "connections that wait for an answer"),

@@ -12,7 +12,7 @@ use comet_proto::websocket::FragmentParts;
 use crate::accepts::Accepts;
 use crate::budget::Budget;
 use crate::conn::{Conn, Input};
-use crate::hand_over::{LeftBehind, Obstacles, counters_to, parked_to};
+use crate::hand_over::{LeftBehind, Obstacles, counters_to, paced_to, parked_to};
 use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
@@ -54,7 +54,7 @@ impl Shard {
                 + is_begun
                 + self.gathering.pushes()
                 + self.home.presence.len(),
-            paced: self.pacing.broadcasts.len() + usize::from(self.pacing.notices.is_some()),
+            orders: usize::from(self.pacing.notices.is_some()),
             transmits,
             messages: self.messages.len() + self.reports.len(),
             answers,
@@ -99,7 +99,7 @@ impl Shard {
         })
     }
 
-    /// What [`Shard::hand_over`] would require of its reader because of the connections there are. What else it may require shows
+    /// What [`Shard::hand_over`] would require of its reader because of what is there now. What else it may require shows
     /// only when it is made.
     #[must_use]
     pub fn required_by_connections(&self) -> Vec<&'static str> {
@@ -111,6 +111,7 @@ impl Shard {
             (moved().any(|conn| conn.is_kept), feature::PARKED),
             (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
             (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
+            (!self.pacing.broadcasts.is_empty(), feature::PACED),
         ];
         required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
     }
@@ -160,6 +161,10 @@ impl Shard {
             connections.push(self.hand_over_conn(slot, conn, &mut items));
             ids.push(self.conns.id(slot));
         }
+        let slots: Vec<Slot> = ids.iter().map(|id| id.slot).collect();
+        let broadcasts = self.pacing.broadcasts.iter();
+        let paced: Vec<_> =
+            broadcasts.map(|broadcast| paced_to(&broadcast.departing(&slots))).collect();
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
         let has_deflate = connections.iter().any(|conn| conn.is_deflated);
@@ -171,6 +176,8 @@ impl Shard {
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
+            (self.home.keys.is_watched(), feature::HOSTS),
+            (!paced.is_empty(), feature::PACED),
         ];
         let shard = handed::Shard {
             version: VERSION,
@@ -188,6 +195,7 @@ impl Shard {
             home: Some(home),
             counters: Some(counters_to(counters)),
             ticket_keys: None,
+            paced,
         };
         (shard, ids)
     }
@@ -352,6 +360,14 @@ impl Shard {
                 .collect(),
             histories: histories.hand_over(with_rule, self.context.now),
             forgotten_rooms: histories.forgotten(),
+            key_ages: keys
+                .owners_of_given()
+                .filter(|_| keys.is_watched())
+                .map(|(key, since)| {
+                    let age_ms = self.context.now.0.saturating_sub(since.0);
+                    handed::KeyAge { key: key.into(), age_ms }
+                })
+                .collect(),
             parked: parking
                 .iter()
                 .map(|(session, end)| parked_session(session, end, now))

@@ -3,6 +3,8 @@
 mod callers;
 mod failures;
 mod hangs;
+mod nats;
+mod paced;
 mod talking;
 mod tls;
 mod tls_sessions;
