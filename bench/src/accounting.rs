@@ -4,14 +4,12 @@
 //! then it may join late, leave early and change its room. A late subscriber's messages count from the first
 //! that it received, those of one that left to the last. In between none may be missing.
 
-mod visits;
+pub(crate) mod visits;
 
 use std::ops::Range;
 
 use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
-
-pub(crate) use self::visits::VisitAccounts;
 
 /// A jump beyond this many sequence numbers is no gap but a foreign message.
 const GAP_MAX: u64 = 1 << 24;

@@ -1,7 +1,7 @@
 //! A caller of the push API: `goim.comet.Comet`, and the stream of `comet.v1.Push`.
 
 mod gathered;
-mod moving;
+pub(crate) mod moving;
 
 use std::io;
 
@@ -23,7 +23,6 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
 use self::gathered::Gathered;
-pub(crate) use self::moving::MovingStream;
 use crate::Result;
 use crate::message::OP_RAW;
 use crate::stats::Reasons;

@@ -3,7 +3,8 @@
 use comet_client::{Session, op};
 use comet_proto::{JoinReply, LeaveReply};
 
-use crate::accounting::{Accounts, StreamId, VisitAccounts};
+use crate::accounting::visits::VisitAccounts;
+use crate::accounting::{Accounts, StreamId};
 use crate::findings::Findings;
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, OP_SEND, Shape, Stamp};
 use crate::pauses::Pauses;

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 
 use crate::Result;
 use crate::frames::PushFrames;
-use crate::grpc::{Address, Answer, LedgerSums, MovingStream, Push, PushStream, Pusher};
+use crate::grpc::moving::MovingStream;
+use crate::grpc::{Address, Answer, LedgerSums, Push, PushStream, Pusher};
 use crate::plan::Plan;
 use crate::stats::Reasons;
 use crate::yardstick::Feed;

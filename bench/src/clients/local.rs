@@ -8,7 +8,8 @@ use comet_proto::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
-use crate::accounting::{StreamId, VisitAccounts};
+use crate::accounting::StreamId;
+use crate::accounting::visits::VisitAccounts;
 use crate::clients::churn::{ChurnPlan, Guests};
 use crate::clients::member::Member;
 use crate::clients::slow::SlowReaders;
