@@ -58,7 +58,7 @@ fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
         if let Some(logic) = &logic {
             server_set.extend(logic.settings());
             // It tells of each connection now and then, which is not what is measured.
-            server_set.push("logic.renew=\"1h\"".to_owned());
+            server_set.push("logic.renew=\"2m\"".to_owned());
         }
         let mut subject = subject(place, &setup, args.rooms)?;
         if logic.is_some() {
@@ -98,7 +98,7 @@ pub(super) fn parking(messages: u32) -> Vec<String> {
         "resume.window=\"10m\"".to_owned(),
         "resume.all=true".to_owned(),
         "resume.memory=\"4GiB\"".to_owned(),
-        "resume.bytes=\"64MiB\"".to_owned(),
+        "resume.bytes=\"8MiB\"".to_owned(),
         format!("resume.messages={messages}"),
     ]
 }
