@@ -53,14 +53,16 @@ impl Dialer {
             }
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
-        let begin = if crowd.further > 0 { Session::new } else { Session::of_protocol_1 };
+        let is_protocol_2 = crowd.further > 0 || crowd.keeps_positions;
+        let begin = if is_protocol_2 { Session::new } else { Session::of_protocol_1 };
         let mut session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
         // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
         let tls =
             endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
-        let is_deflated = crowd.deflate && transport == Transport::WebSocket;
+        // What is inside TLS goes to the session as it is.
+        let is_deflated = crowd.deflate && transport == Transport::WebSocket && tls.is_none();
         let deflate = is_deflated.then(|| Deflate::new(&mut session));
         let source = self.source(address.ip(), connection);
         let buffer = crowd.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);

@@ -176,6 +176,13 @@ impl Session {
         self.rooms.get_or_insert_default().know(room, since);
     }
 
+    /// The position of the latest push of `room` that came here, or of the server's word where it is. `None`: the connection is
+    /// not in that room, or it keeps no history.
+    #[must_use]
+    pub fn position(&self, room: &str) -> Option<Position> {
+        self.rooms.as_ref()?.position(room)
+    }
+
     pub(crate) fn may_resume(&self, room: &str) -> bool {
         self.rooms.as_ref().is_some_and(|rooms| rooms.may_resume(room))
     }
@@ -190,9 +197,9 @@ impl Session {
     }
 
     /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
-    /// it, and nothing is sent.
+    /// it, and nothing is sent. Where the server gives the room another handle before the request reaches it, the session repeats it.
     pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
-        let handle = self.rooms.as_ref().and_then(|rooms| rooms.handle_of(room));
+        let handle = self.rooms.as_mut().and_then(|rooms| rooms.leave(sequence, room));
         if let Some(handle) = handle {
             self.send(op::LEAVE, sequence, &Leave { handle }.encode());
         }

@@ -31,6 +31,23 @@ pub struct Home {
     /// Sessions whose keys have no connection.
     #[prost(message, repeated, tag = "8")]
     pub parked: Vec<ParkedSession>,
+    /// Where a key has one owner on all hosts: since when keys that logic named have theirs.
+    #[prost(message, repeated, tag = "9")]
+    pub key_ages: Vec<KeyAge>,
+    /// Keys of connections that stay behind, which remote logic takes for connected.
+    #[prost(message, repeated, tag = "15")]
+    pub left_behind: Vec<LeftBehindKey>,
+}
+
+/// How long a key has had its owner.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct KeyAge {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Since the owner's token arrived.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
 }
 
 /// A user with sessions.
@@ -67,6 +84,17 @@ pub struct DisconnectedKey {
     /// Since when logic was told, milliseconds.
     #[prost(uint64, tag = "2")]
     pub age_ms: u64,
+}
+
+/// A key whose connection stays behind.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct LeftBehindKey {
+    /// Its user.
+    #[prost(sint64, tag = "1")]
+    pub user: i64,
+    /// The key.
+    #[prost(string, tag = "2")]
+    pub key: String,
 }
 
 /// A room with members on other hosts.

@@ -3,8 +3,12 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use zeroize::Zeroizing;
 
-use crate::{Connection, FEATURES, Fault, Home, ParkedFrame, SHARD_BYTES_MAX, TicketKeys, VERSION};
+use crate::{
+    Connection, FEATURES, Fault, Home, PacedBroadcast, ParkedFrame, SHARD_BYTES_MAX, TicketKeys,
+    VERSION,
+};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -44,6 +48,9 @@ pub struct Shard {
     /// the same for each shard, and the shard leaves them empty.
     #[prost(message, optional, tag = "11")]
     pub ticket_keys: Option<TicketKeys>,
+    /// Paced broadcasts that have not ended on the shard, the oldest first.
+    #[prost(message, repeated, tag = "12")]
+    pub paced: Vec<PacedBroadcast>,
 }
 
 /// A frame on its way to clients.
@@ -147,8 +154,9 @@ struct Head {
 impl Shard {
     /// The message of [`Shard::decode`].
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        self.encode_to_vec()
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // Its size is computed first, so no shorter copy of it is left behind.
+        self.encode_to_vec().into()
     }
 
     /// Reads a shard. What its fields say is checked by `comet_core::distribute`.

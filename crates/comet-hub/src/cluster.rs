@@ -11,6 +11,8 @@
 
 mod calls;
 mod engine;
+mod hand_over;
+mod host_name;
 mod hosts;
 mod pushes;
 mod question;
@@ -32,6 +34,7 @@ pub use engine::{
     OrderTarget, Part, Publication, ReplyTo, Target,
 };
 
+pub use hand_over::ClusterHandOver;
 pub use question::{
     HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
 };

@@ -7,6 +7,7 @@
 //! Subjects and headers are in `docs/NATS.md`.
 
 mod engine;
+mod handover;
 mod headers;
 mod keys;
 mod options;
@@ -64,6 +65,12 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// Of events that wait.
     events_bytes: AtomicUsize,
+    /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
+    takes_over: AtomicBool,
+    /// Pushes and orders are held.
+    is_held: AtomicBool,
+    /// Pushes and orders that were given to control.
+    passed_on: AtomicU64,
 }
 
 impl Counts {
@@ -103,7 +110,8 @@ pub fn start(
     let queues = Queues { pushes, notices };
     let events = Events { pushes: waiting_pushes, notices: waiting_notices };
     let shared = Arc::new(Shared::default());
-    let engine = Nats::new(orders, Arc::clone(&shared));
+    let (turns, new_turns) = mpsc::unbounded_channel();
+    let engine = Nats::new(orders, turns.clone(), Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
     let sessions = options.sessions;
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
@@ -117,11 +125,12 @@ pub fn start(
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
         let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), queues.clone());
-        let writer = Writer::new(client, subjects, shared, (subscriptions, queues.notices));
+        let ways = (subscriptions, queues.notices, turns);
+        let writer = Writer::new(client, subjects, shared, ways);
         tokio::join!(
             writer.run(waiting_orders, sessions),
             // It takes what has come before the client reads on, so nothing waits in the client for long.
-            unconstrained(reader.run(new_subscriptions, state_changes))
+            unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
         );
     };
     Ok((engine, events, run))

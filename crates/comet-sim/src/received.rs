@@ -70,8 +70,6 @@ pub(crate) struct ReceivedStream {
     pub(crate) rosters: Rosters,
     /// Connections that a push about presence names at most.
     names: u32,
-    /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
-    renamed: Option<(u8, u64)>,
     rooms_max: usize,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
@@ -90,6 +88,12 @@ pub(crate) struct ReceivedStream {
     /// By source, control or a push caller: the last push to the key, to the user, to everybody, and to each room.
     last: BTreeMap<u64, [u64; 3 + ROOMS.len()]>,
     batch: Option<Stamp>,
+    /// The first and the last push to its key, by source.
+    pub(crate) to_key: BTreeMap<u64, [u64; 2]>,
+    /// Pushes to its key and user may come that an earlier connection of its key has accepted.
+    may_be_parked: bool,
+    /// So many of these are still to come, as the server has said.
+    pub(crate) parked_due: u32,
     /// Of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
 }
@@ -111,7 +115,6 @@ impl ReceivedStream {
             positions: Positions::new(plan.limits.filter_rooms),
             rosters: Rosters::default(),
             names: plan.limits.presence_rules.iter().map(|rule| rule.names).max().unwrap_or(0),
-            renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
@@ -130,6 +133,9 @@ impl ReceivedStream {
             paced: Vec::new(),
             last: BTreeMap::new(),
             batch: None,
+            to_key: BTreeMap::new(),
+            may_be_parked: plan.limits.resume.for_all && plan.limits.resume.is_on(),
+            parked_due: 0,
             digest: 0,
         }
     }
@@ -197,13 +203,10 @@ impl ReceivedStream {
                 return check_close_notice(&body);
             }
             ServerMessage::Reply { operation: op::JOIN_REPLY, sequence: 0, body } => {
-                return match self.renamed.take() {
-                    Some(room) => self.given_handle(room, &body),
+                return match self.former_handle(&body) {
+                    Some(former) => self.given_handle(former, &body),
                     None => self.told_room(&body, next_call),
                 };
-            }
-            ServerMessage::Reply { operation: op::LEAVE_REPLY, sequence: 0, body } => {
-                return self.lost_handle(&body);
             }
             ServerMessage::Reply { operation: op::GAP, sequence: 0, body } => {
                 let gap = RoomGap::decode(&body).ok_or("a gap marker without its fields")?;
@@ -279,6 +282,11 @@ impl ReceivedStream {
         }
         match expected {
             Expected::Auth => {
+                let kept = AuthReply::decode(body).and_then(|reply| reply.kept);
+                if let Some(resumed) = kept.and_then(|kept| kept.resumed) {
+                    self.may_be_parked = true;
+                    self.parked_due = resumed.parked;
+                }
                 self.is_live = true;
                 self.live_since = next_call;
                 self.room_since = next_call;
@@ -360,6 +368,10 @@ impl ReceivedStream {
         if is_last && !place.is_some_and(|place| place.is_recovered) {
             self.pushes.push(stamp.id);
         }
+        // A batch that was cut short with its connection comes again, as a whole.
+        if is_last && stamp.kind == Kind::Keys {
+            self.to_key.entry(stamp.source()).or_insert([stamp.id; 2])[1] = stamp.id;
+        }
         Ok(())
     }
 
@@ -373,6 +385,7 @@ impl ReceivedStream {
         let is_recovered = place.is_some_and(|place| place.is_recovered);
         let is_filtered = match stamp.kind {
             Kind::Room(_) => self.filters_rooms && !is_recovered,
+            Kind::Keys | Kind::Users if self.may_be_parked => false,
             _ => true,
         };
         if is_filtered && !self.accepts.contains(stamp.operation) {
@@ -396,8 +409,10 @@ impl ReceivedStream {
                 3 + usize::from(room)
             }
             _ if handle.is_some() => return Err(format!("{stamp:?} by {handle:?}")),
-            Kind::Keys => 0,
-            Kind::Users => 1,
+            Kind::Keys | Kind::Users => {
+                self.parked_due = self.parked_due.saturating_sub(1);
+                usize::from(stamp.kind == Kind::Users)
+            }
             Kind::All => 2,
         };
         if !is_taken {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use comet_handover::{
-    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, ParkedSession, RemoteRoom,
-    User,
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, KeyAge, LeftBehindKey,
+    ParkedSession, RemoteRoom, User,
 };
 use comet_proto::Position;
 
@@ -22,6 +22,7 @@ pub(super) struct Homes {
     last: AHashMap<i64, i32>,
     departed_users: Vec<DepartedUser>,
     disconnected_keys: Vec<DisconnectedKey>,
+    left_behind: Vec<LeftBehindKey>,
     anonymous: u64,
     remote: AHashMap<Arc<str>, u32>,
     /// With the place in the list of its former home.
@@ -29,6 +30,7 @@ pub(super) struct Homes {
     forgotten_rooms: u64,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
+    key_ages: AHashMap<Box<str>, u64>,
     parked: AHashMap<Box<str>, ArrivedSession>,
     kept: Vec<ArrivedKept>,
 }
@@ -44,13 +46,18 @@ impl Homes {
             remote_rooms,
             histories,
             forgotten_rooms,
+            key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
+            left_behind,
         } = home;
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
         self.disconnected_keys.extend(disconnected_keys);
+        self.left_behind.extend(left_behind);
         self.anonymous = self.anonymous.max(anonymous);
+        let ages = key_ages.into_iter().map(|KeyAge { key, age_ms }| (key.into(), age_ms));
+        self.key_ages.extend(ages);
         let remote = remote_rooms.into_iter();
         self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
         self.histories.extend(histories.into_iter().enumerate());
@@ -112,12 +119,14 @@ impl Homes {
             mut last,
             mut departed_users,
             mut disconnected_keys,
+            left_behind,
             anonymous,
             remote,
             mut histories,
             forgotten_rooms,
             sessions,
             owners,
+            key_ages,
             parked,
             kept,
         } = self;
@@ -128,7 +137,8 @@ impl Homes {
             home.forgotten_rooms = forgotten_rooms;
         }
         for (key, (conn, is_kept)) in owners {
-            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept));
+            let age_ms = key_ages.get(&key).copied();
+            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept, age_ms));
         }
         for (key, session) in parked {
             homes[at(home_of_key(&key, count))].parked.push(session);
@@ -154,6 +164,9 @@ impl Homes {
         for key in disconnected_keys {
             homes[at(home_of_key(&key.key, count))].disconnected_keys.push(key);
         }
+        for key in left_behind {
+            homes[at(home_of_key(&key.key, count))].left_behind.push(key);
+        }
         let positions = positions(&histories)?;
         histories.sort_by_key(|&(order, _)| order);
         for (_, history) in histories {
@@ -173,6 +186,7 @@ fn sort(home: &mut ArrivedHome) {
     home.owners.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
     home.parked.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.users.sort_unstable_by_key(|user| user.user);
+    home.left_behind.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.rooms.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     home.remote.sort_unstable();
 }

@@ -128,9 +128,8 @@ impl<C> Cluster<C> {
     pub fn part(&mut self, now: Millis, target: &Target, tally: Tally, reply: &ReplyTo) -> Part {
         self.under_way.remove(reply);
         let (hosts, may_miss_hosts) = match target {
-            Target::Room(room) if self.subscribes_rooms => {
-                (self.rooms.peers(room).to_vec(), !self.is_known(now, room))
-            }
+            // Also without subscriptions of its own: hosts with them may have members.
+            Target::Room(room) => (self.rooms.peers(room).to_vec(), !self.is_known(now, room)),
             _ => (Vec::new(), false),
         };
         Part { host: self.host.clone(), tally, hosts, may_miss_hosts, told: Told::default() }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::engine::HostName;
+use super::host_name::HostName;
 
 /// What all hosts are asked about their connections.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -115,9 +115,9 @@ fn members_of_all_hosts_are_listed_by_pages_without_one_twice_or_missing() {
 fn rooms_of_all_hosts_are_listed_with_the_sums_of_their_members() {
     let Some(rig) = Rig::start("push.timeout=\"20s\"") else { return };
     let mut clients = Vec::new();
-    for host in 0..3 {
+    for (host, name) in NAMES.iter().enumerate() {
         clients.push(rig.client(host, 0, "live://all"));
-        clients.push(rig.client(host, 1, &format!("live://{}", NAMES[host])));
+        clients.push(rig.client(host, 1, &format!("live://{name}")));
     }
     clients.push(rig.client(2, 2, "live://b"));
     clients.push(rig.client(0, 3, "game://1"));
