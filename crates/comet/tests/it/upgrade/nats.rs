@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use comet::caller::{Ledger, PushClient};
 use rustix::process::Signal;
@@ -114,12 +115,17 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
         .zip(grpc)
         .map(|(host, grpc)| call(host, grpc, (Arc::clone(&is_over), Arc::clone(&made))));
     let callers: Vec<_> = callers.collect();
-    // A program that is no comet expects no answer.
+    // A program that is no comet expects no answer. It keeps the pace of the callers: a flood would leave them no turn.
     let program = {
         let (mut program, is_over) = (hosts.nats.program(), Arc::clone(&is_over));
+        let made = Arc::clone(&made);
         thread::spawn(move || {
             let mut number = 0;
             while !is_over.load(SeqCst) {
+                if number > made.load(SeqCst) {
+                    thread::sleep(Duration::from_micros(200));
+                    continue;
+                }
                 program.publish(&format!("comet.room.{ROOM}"), &[], &format!("program {number}"));
                 number += 1;
             }
