@@ -115,9 +115,7 @@ pub fn upgrade(
     drop(listeners);
     // It has set up all that needs no state.
     process.expect(&mut channel, Kind::Ready)?;
-    channel.set_deadline(Instant::now() + times.frozen);
-    channel.watch(process.child.id());
-    match hand_over(former, &mut process, channel) {
+    match hand_over(former, &mut process, channel, times.frozen) {
         Ok(()) => {
             process.is_committed = true;
             former.release();
@@ -136,9 +134,13 @@ pub fn upgrade(
 fn hand_over(
     former: &mut impl Predecessor,
     process: &mut NewProcess,
-    channel: Channel,
+    mut channel: Channel,
+    time: Duration,
 ) -> Result<(), Failure> {
     former.freeze().map_err(Failure::Unready)?;
+    // The waits before the freeze are the former process's, so they take nothing of the new one's time.
+    channel.set_deadline(Instant::now() + time);
+    channel.watch(process.child.id());
     let mut channel = former.send(channel).map_err(|error| process.explain(error))?;
     channel.send(Kind::Complete, &[]).map_err(|error| process.explain(error))?;
     process.expect(&mut channel, Kind::Ready)?;

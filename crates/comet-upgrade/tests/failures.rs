@@ -93,21 +93,28 @@ struct Former {
     steps: Vec<&'static str>,
     /// Why it cannot freeze.
     obstacle: Option<&'static str>,
+    /// How long it waits before it freezes.
+    wait: Duration,
+    times: Times,
 }
 
 impl Former {
     fn new() -> Self {
         let (ours, clients) = (0..SOCKETS).map(|_| UnixStream::pair().unwrap()).unzip();
         let listener = UnixStream::pair().unwrap().0;
-        Self { listener, ours, clients, steps: Vec::new(), obstacle: None }
+        let times = Times { start: LIMIT, frozen: 3 * LIMIT };
+        let (steps, obstacle, wait) = (Vec::new(), None, Duration::ZERO);
+        Self { listener, ours, clients, steps, obstacle, wait, times }
     }
 
     fn run(&mut self, mode: &str) -> Result<u32, Failure> {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
-        let hangs_before = mode.starts_with("hangs") && !mode.contains("sockets");
-        let start = if hangs_before { Duration::from_secs(1) } else { LIMIT };
-        upgrade(self, command, Times { start, frozen: 3 * LIMIT })
+        if mode.starts_with("hangs") && !mode.contains("sockets") {
+            self.times.start = Duration::from_secs(1);
+        }
+        let times = self.times;
+        upgrade(self, command, times)
     }
 
     /// What the client of each socket reads next.
@@ -144,6 +151,7 @@ impl Predecessor for Former {
 
     fn freeze(&mut self) -> Result<(), String> {
         self.steps.push("freeze");
+        thread::sleep(self.wait);
         self.obstacle.map_or(Ok(()), |obstacle| Err(obstacle.into()))
     }
 
@@ -250,6 +258,15 @@ fn a_process_that_is_stopped_with_the_sockets_is_ended_and_leads_back() {
 fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
     let mut former = Former::new();
     former.run("is busy with the sockets").unwrap();
+    former.expect(b"new");
+}
+
+#[test]
+fn waits_before_the_freeze_take_no_time_of_the_new_process() {
+    let mut former = Former::new();
+    former.times.frozen = LIMIT / 4;
+    former.wait = LIMIT / 4;
+    former.run("well").unwrap();
     former.expect(b"new");
 }
 
