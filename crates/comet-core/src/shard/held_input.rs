@@ -34,12 +34,11 @@ impl Shard {
 
     /// Whether the input of `slot` waits only because the shard is about to be handed over.
     pub(super) fn waits_for_hand_over(&self, slot: Slot) -> bool {
-        let conn = &self.conns[slot];
-        self.is_input_held && matches!(conn.state, ConnState::Live) && !conn.holds_input()
+        self.is_input_held && matches!(self.conns[slot].state, ConnState::Live)
     }
 
     /// Whether the input of `slot` has to wait.
     pub(super) fn holds_input(&self, slot: Slot) -> bool {
-        self.conns[slot].holds_input() || self.waits_for_hand_over(slot)
+        self.conns[slot].awaits_answer() || self.waits_for_hand_over(slot)
     }
 }
