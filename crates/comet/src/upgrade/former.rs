@@ -46,9 +46,11 @@ const ORDER: Duration = Duration::from_secs(5);
 /// How long the state of a core may take to be written and taken.
 const OFFER: Duration = Duration::from_secs(60);
 
-/// How long nobody may be served: at least, and for each connection. It mostly takes a tenth of that.
+/// How long nobody may be served: at least, for each connection, and for each MiB that this process has, which may wait for
+/// clients. It mostly takes a tenth of that.
 const FROZEN: Duration = Duration::from_secs(5);
 const FROZEN_EACH: Duration = Duration::from_micros(500);
+const FROZEN_MIB: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether something is over.
 const LOOK: Duration = Duration::from_millis(2);
@@ -110,7 +112,9 @@ impl<'a> Former<'a> {
         self.take_over_hosts().map_err(Failure::Unready)?;
         Survey { movable: self.movable, required: self.required, .. } =
             self.survey().map_err(Failure::Unready)?;
-        let frozen = FROZEN + FROZEN_EACH * u32::try_from(self.movable).unwrap_or(u32::MAX);
+        let mib = comet_ops::allocated_bytes().map_or(0, |bytes| bytes >> 20);
+        let many = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let frozen = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
         let times = Times { start: request.start, frozen };
         comet_upgrade::upgrade(self, command(request), times)
     }
