@@ -32,7 +32,7 @@ pub(crate) struct Writer {
 
 /// How long the process that goes on may take to connect. Then what is held is dropped, and those who asked for it are told that this
 /// host has not answered.
-const WITHDRAW: Duration = Duration::from_secs(5);
+pub(crate) const WITHDRAW: Duration = Duration::from_secs(5);
 
 impl Writer {
     pub(crate) fn new(

@@ -35,6 +35,11 @@ pub trait Engine: Send + Sync {
     /// Another process of this host holds pushes until this one is connected. To be called before the engine's work begins.
     fn take_over(&self) {}
 
+    /// Whether all has come that the other process held: nothing is held again before.
+    fn has_taken_over(&self) -> bool {
+        true
+    }
+
     /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
     fn withdraw(&self) {}
 
