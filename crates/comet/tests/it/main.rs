@@ -24,6 +24,7 @@ mod faults;
 mod forbidden;
 mod gaps;
 mod h2;
+mod halt;
 mod health;
 mod helpers;
 mod histograms;

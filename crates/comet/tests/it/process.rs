@@ -12,6 +12,7 @@ use comet::caller::PushClient;
 use comet_client::{Pusher, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::halt;
 use crate::peer::{CloseNotice, Peer, UPGRADE, frame_with};
 use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
@@ -87,6 +88,11 @@ impl Running {
     }
 
     /// Waits for the end; returns the exit code.
+    /// Lets it run no more, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        halt::pause(&self.0, is_paused);
+    }
+
     pub(crate) fn end(mut self) -> Option<i32> {
         until("the process to end", || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap().code()
@@ -176,6 +182,11 @@ impl Server {
     }
 
     pub(crate) fn pid(&self) -> String {
+    /// Lets it run no more, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        self.process.pause(is_paused);
+    }
+
         self.process.0.id().to_string()
     }
 
