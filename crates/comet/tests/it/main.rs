@@ -75,6 +75,7 @@ mod replaced;
 mod room_orders;
 mod rooms;
 mod rust_log;
+mod scratch;
 mod signals;
 mod slow;
 mod spans;
