@@ -269,6 +269,7 @@ impl Reader {
             return Ok(Some(match part::decode(&payload).ok_or(())? {
                 Answer::Part(part) => Event::Answered { call, part },
                 Answer::NoMembers(host) => Event::NoMembers { call, host },
+                Answer::Refused(host) => Event::Refused { call, host },
             }));
         }
         let host = headers::host(headers);

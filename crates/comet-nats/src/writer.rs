@@ -171,6 +171,9 @@ impl Writer {
             Command::AnswerNoMembers { to: ReplyTo(to) } => {
                 self.publish(to.into(), None, HeaderMap::new(), part::no_members(&own)).await;
             }
+            Command::Refuse { to: ReplyTo(to) } => {
+                self.publish(to.into(), None, HeaderMap::new(), part::refused(&own)).await;
+            }
             Command::Announce | Command::Leave => {
                 let is_there = command == Command::Announce;
                 let interest = if is_there { Interest::Has } else { Interest::None };

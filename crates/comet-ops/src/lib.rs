@@ -30,6 +30,7 @@ mod process_log;
 mod profile;
 #[cfg(debug_assertions)]
 mod provoked_panic;
+mod released;
 mod service_manager;
 mod signals;
 mod spans;
@@ -53,6 +54,7 @@ pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]
 pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
+pub use released::wait_until_released;
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use spans::{UnsentSpans, count_sent_spans, count_unsent_spans, set_collector};

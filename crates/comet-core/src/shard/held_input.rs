@@ -25,9 +25,21 @@ impl Shard {
         self.dispatch_local();
     }
 
+    /// Reads what is held of `slot` alone, and whatever has come with it: its client has left, or sends more than may wait.
+    pub(super) fn read_held(&mut self, slot: Slot) {
+        let is_held = std::mem::take(&mut self.is_input_held);
+        self.resume(slot);
+        self.is_input_held = is_held;
+    }
+
+    /// Whether the input of `slot` waits only because the shard is about to be handed over.
+    pub(super) fn waits_for_hand_over(&self, slot: Slot) -> bool {
+        let conn = &self.conns[slot];
+        self.is_input_held && matches!(conn.state, ConnState::Live) && !conn.holds_input()
+    }
+
     /// Whether the input of `slot` has to wait.
     pub(super) fn holds_input(&self, slot: Slot) -> bool {
-        let conn = &self.conns[slot];
-        conn.holds_input() || (self.is_input_held && matches!(conn.state, ConnState::Live))
+        self.conns[slot].holds_input() || self.waits_for_hand_over(slot)
     }
 }

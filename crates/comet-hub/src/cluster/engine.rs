@@ -237,6 +237,11 @@ pub enum Command {
         /// Where the answer to the push goes.
         to: ReplyTo,
     },
+    /// Tells the host of a push or an order that this one has not begun it, and will not.
+    Refuse {
+        /// Where the answer goes.
+        to: ReplyTo,
+    },
     /// Tells all hosts that this one is there.
     Announce,
     /// Tells all hosts that this one goes.
@@ -288,6 +293,13 @@ pub enum Event {
     /// A host has no members of the room of a push.
     NoMembers {
         /// Which push.
+        call: ClusterCallId,
+        /// The host.
+        host: HostName,
+    },
+    /// A host has refused a push or an order.
+    Refused {
+        /// Which one.
         call: ClusterCallId,
         /// The host.
         host: HostName,

@@ -21,7 +21,7 @@ use super::request::{Answer, Request, own_binary};
 const HANDSHAKES: Duration = Duration::from_millis(300);
 
 /// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
-const ANSWERS: Duration = Duration::from_secs(5);
+const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How long the close notices of those that stay may take to be sent.
 const NOTICES: Duration = Duration::from_millis(100);

@@ -1,14 +1,19 @@
 //! `--check` and the start find the same mistakes, all at once.
 
 use std::fs;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
 use crate::logic_process::own_address;
 use crate::process::{Running, Server, comet, line_with, run, temporary, with_sets};
-use crate::support::{Permit, two_cores};
+use crate::support::{Permit, two_cores, until};
 use crate::tls::Certificates;
 
 /// Runs the program with `sets`, as a check and as a start; both find `lines`, and nothing is left behind.
@@ -229,4 +234,41 @@ fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
     }
     // Ten times as much as a check itself takes.
     assert_eq!(run(768, "--check").0, Some(0));
+}
+
+/// A listener that no process has: it is on its way through the stream. One that a killed process left in its ring is such, until
+/// the kernel has closed the ring.
+fn without_process(address: SocketAddr) -> [UnixStream; 2] {
+    let listener = TcpListener::bind(address).unwrap();
+    let (sender, receiver) = UnixStream::pair().unwrap();
+    let descriptors = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(&sender, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+    [sender, receiver]
+}
+
+#[test]
+fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
+    for setting in ["tcp.bind", "push.grpc"] {
+        let _permit = Permit::wait();
+        let address = own_address();
+        let on_its_way = without_process(address);
+        let bind = format!("{setting}=[\"{address}\"]");
+        let cores = two_cores();
+        let arguments = [&["--cores", &cores][..], &with_sets(&[&bind])].concat();
+        let (process, log) = Running::start(comet(&arguments));
+        // It looks at intervals, and sleeps between them.
+        let status = format!("/proc/{}/status", process.0.id());
+        let sleeps = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.expect("it runs").trim().parse::<u32>().unwrap()
+        };
+        until("it to wait", || sleeps() > 50);
+        drop(on_its_way);
+        line_with(&log, "debug [");
+    }
 }
