@@ -39,7 +39,7 @@ fn a_paced_broadcast_goes_on_in_another_process() {
         .take(CLIENTS)
         .map(|(user, transport)| line.server.live(*transport, &token(user)))
         .collect();
-    begin(&line, 30, b"paced");
+    begin(&line, 5, b"paced");
     let [begun] = &list(&line)[..] else { panic!("one is under way") };
     let id = begun["id"].clone();
     let queued = |line: &Line| line.metrics().value("comet_queued_total");
@@ -51,7 +51,7 @@ fn a_paced_broadcast_goes_on_in_another_process() {
         before = queued(&line);
         assert!(before < CLIENTS as u64, "it was over before the upgrade");
         let [moved] = &list(&line)[..] else { panic!("it does not go on") };
-        assert_eq!((&moved["id"], &moved["speed"]), (&id, &json!(30)));
+        assert_eq!((&moved["id"], &moved["speed"]), (&id, &json!(5)));
         assert!(moved["since_ms"].as_u64() > Some(0), "{moved}");
     }
     until("it to end", || list(&line).is_empty());
