@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use async_nats::Message;
+use async_nats::{Message, Subject};
 use tokio::sync::oneshot;
 
 use crate::{EVENTS_BYTES_MAX, PUSHES_MAX, headers};
@@ -135,7 +135,7 @@ pub(crate) fn merge(forwarded: Vec<Forwarded>, here: Vec<Message>) -> Vec<Messag
 /// The same for one message by both ways.
 fn identity(message: &Message) -> u64 {
     let Message { subject, reply, payload, headers, .. } = message;
-    let reply = reply.as_ref().map(|reply| reply.as_str());
+    let reply = reply.as_ref().map(Subject::as_str);
     let mut hasher = DefaultHasher::new();
     (reply, subject.as_str(), payload, headers::digest(headers.as_ref())).hash(&mut hasher);
     hasher.finish()

@@ -152,7 +152,7 @@ fn hand_over(
     time: Duration,
 ) -> Result<(), Failure> {
     former.freeze().map_err(Failure::Unready)?;
-    // The waits before the freeze are the former process's, so they take nothing of the new one's time.
+    // The waits of the freeze have bounds of their own, and clients are served for most of them.
     channel.set_deadline(Instant::now() + time);
     channel.watch(process.child.id());
     let mut channel = former.send(channel).map_err(|error| process.explain(error))?;

@@ -99,28 +99,29 @@ struct Former {
     steps: Vec<&'static str>,
     /// Why it cannot freeze.
     obstacle: Option<&'static str>,
-    /// How long it waits before it freezes.
-    wait: Duration,
-    times: Times,
+    /// How long it takes to freeze.
+    freezes: Duration,
 }
 
 impl Former {
     fn new() -> Self {
         let (ours, clients) = (0..SOCKETS).map(|_| UnixStream::pair().unwrap()).unzip();
         let listener = UnixStream::pair().unwrap().0;
-        let times = Times { start: LIMIT, frozen: 3 * LIMIT };
-        let (steps, obstacle, wait) = (Vec::new(), None, Duration::ZERO);
-        Self { listener, ours, clients, steps, obstacle, wait, times }
+        let (steps, freezes) = (Vec::new(), Duration::ZERO);
+        Self { listener, ours, clients, steps, obstacle: None, freezes }
     }
 
     fn run(&mut self, mode: &str) -> Result<u32, Failure> {
+        self.run_for(mode, 3 * LIMIT)
+    }
+
+    /// The same, with so much time from the freeze to the commit.
+    fn run_for(&mut self, mode: &str, frozen: Duration) -> Result<u32, Failure> {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
-        if mode.starts_with("hangs") && !mode.contains("sockets") {
-            self.times.start = Duration::from_secs(1);
-        }
-        let times = self.times;
-        upgrade(self, command, times)
+        let hangs_before = mode.starts_with("hangs") && !mode.contains("sockets");
+        let start = if hangs_before { Duration::from_secs(1) } else { LIMIT };
+        upgrade(self, command, Times { start, frozen })
     }
 
     /// What the client of each socket reads next.
@@ -157,7 +158,7 @@ impl Predecessor for Former {
 
     fn freeze(&mut self) -> Result<(), String> {
         self.steps.push("freeze");
-        thread::sleep(self.wait);
+        thread::sleep(self.freezes);
         self.obstacle.map_or(Ok(()), |obstacle| Err(obstacle.into()))
     }
 
@@ -198,6 +199,15 @@ fn the_new_process_goes_on_with_the_sockets() {
     let mut former = Former::new();
     former.run("well").unwrap();
     assert_eq!(former.steps, ["freeze", "send", "release"]);
+    former.expect(b"new");
+}
+
+/// It waits for answers while it serves, which has a bound of its own.
+#[test]
+fn a_freeze_takes_no_time_from_the_hand_over() {
+    let mut former = Former::new();
+    former.freezes = Duration::from_secs(4);
+    former.run_for("well", former.freezes).unwrap();
     former.expect(b"new");
 }
 
@@ -270,15 +280,6 @@ fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
 #[test]
 fn a_process_that_refuses_before_it_has_the_state_is_heard() {
     expect_failure("refuses amid the state", "refuses: out of memory", BACK);
-}
-
-#[test]
-fn waits_before_the_freeze_take_no_time_of_the_new_process() {
-    let mut former = Former::new();
-    former.times.frozen = LIMIT / 4;
-    former.wait = LIMIT / 4;
-    former.run("well").unwrap();
-    former.expect(b"new");
 }
 
 #[test]

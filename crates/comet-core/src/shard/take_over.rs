@@ -172,7 +172,7 @@ impl Shard {
         conn.shed_input();
         if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
             // Whole messages may be among it, which waited for another turn.
-            self.hold_deflated(slot);
+            self.wait_for_turn(slot);
         }
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_empty() && !conn.is_send_kept {
