@@ -1,8 +1,8 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, Shard, ShardId,
-    Transport,
+    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ResumeLimits, Shard,
+    ShardId, Transport,
 };
 use comet_proto::op;
 
@@ -350,6 +350,29 @@ fn a_claim_after_a_stall_is_followed_by_a_renewal() {
     rig.stall(20_000);
     rig.admit(new);
     assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
+}
+
+/// Two clients with one key claim it late, and have hung up before they learn of it. The younger one leaves a parked session. Logic
+/// has to know that, and the key's home may have forgotten that it told of an end meanwhile.
+#[test]
+fn a_late_claim_whose_client_is_gone_is_followed_by_a_renewal() {
+    let resume = ResumeLimits { window_ms: 30_000, for_all: true, ..ResumeLimits::default() };
+    let limits = Limits { key_memory_ms: 1_000, resume, ..Limits::default() };
+    let logic = Logic::Remote { renew_ms: (10_000, 10_000) };
+    let mut rig = Rig::with_logic(2, limits, logic);
+    let key = key_at(1);
+    let token = format!("7/{key}//");
+    let [older, younger] = [(); 2].map(|()| connect(&mut rig, 0, &token));
+    rig.pass(2_000);
+    rig.held.insert((1, 0));
+    rig.admit(older);
+    rig.admit(younger);
+    rig.hang_up(older);
+    rig.hang_up(younger);
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.push_keys(&[&key], 5, b"x").parked, 1);
+    assert_eq!(key_reports(&mut rig).last(), Some(&format!("+{key}")));
 }
 
 /// Logic may let the next client in before control learns of the end and passes it on.
