@@ -75,10 +75,8 @@ impl Shard {
             let reason = CloseReason::Replaced;
             self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }
-        // Logic may have let the new owner in before it learned that the key is disconnected, and then it
-        // has ended the new session. A renewal brings that back.
         if self.home.keys.take_disconnected(&key) {
-            self.reports.push(Report::Heartbeat { user, key: key.clone() });
+            self.reports.push(Report::Reclaimed { user, key: key.clone() });
         }
         if let Some(kept) = self.claim_session(&key, &claiming, older) {
             self.messages.send(conn.shard, Message::Registered { conn, user, seq, key, kept });
