@@ -1,6 +1,7 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
 mod callers;
+mod counters;
 mod failures;
 mod hangs;
 mod memory;
