@@ -4,6 +4,7 @@ mod asynchronous;
 mod reconnect;
 mod rooms;
 mod session;
+mod set_up;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

@@ -162,6 +162,7 @@ fn a_close_notice_in_the_same_segment_as_the_acceptance_is_kept() {
     });
     let mut listener = listener(address);
     listener.join("live://1").unwrap();
+    connected(&mut listener);
     let (error, retry_in) = disconnected_with_delay(&mut listener);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)), "{error}");
     assert_eq!(retry_in, Duration::from_secs(30));
