@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use comet_proto::{AuthReply, Position, op};
+use comet_proto::{AuthReply, Position, RoomRefusal, op};
 
 use crate::error::Error;
 use crate::inbox::{Inbox, Message, Received};
@@ -148,6 +148,7 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
+        self.inbox.forget_left(room);
         self.request(op::CHANGE_ROOM, room.as_bytes()).await
     }
 
@@ -168,8 +169,11 @@ impl<S: Stream> Connection<S> {
         }
         self.await_reply(op::LEAVE_REPLY, sequence);
         self.replied().await?;
-        self.answer()?;
-        Ok(())
+        match self.answer() {
+            // The server had taken the connection out of it before.
+            Ok(_) | Err(Error::Room(RoomRefusal::NoSuchHandle)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn rooms(&self) -> impl Iterator<Item = &str> {
@@ -232,7 +236,7 @@ impl<S: Stream> Connection<S> {
                 None => return Ok(None),
                 Some(Received::Message(message)) => return Ok(Some(message)),
                 Some(Received::Gap(gap)) => self.inbox.keep_gap(gap),
-                Some(Received::Room(..)) => {}
+                Some(Received::Room(..) | Received::Left(_)) => {}
             }
         }
     }
@@ -317,6 +321,7 @@ impl<S: Stream> Connection<S> {
             return Err(Error::NeedsProtocol2);
         }
         within_body_max(room.as_bytes())?;
+        self.inbox.forget_left(room);
         let sequence = self.next_sequence()?;
         self.session.add_room(sequence, room, since);
         self.await_reply(op::JOIN_REPLY, sequence);

@@ -37,6 +37,12 @@ pub enum Event {
         /// ([`Joined::recovered`]). After an error the next connection asks again.
         outcome: Result<Joined, Error>,
     },
+    /// The server has taken the connection out of this room. No later connection asks to be in it, until the program calls
+    /// [`Listener::add_room`](crate::Listener::add_room) or [`Listener::join`](crate::Listener::join) again.
+    Left {
+        /// Which.
+        room: String,
+    },
     /// The server has dropped messages of a room that keeps a history, because they were not read in time; or what became of them. The
     /// connection asks for them by itself.
     Gap(Gap),
@@ -283,6 +289,12 @@ impl<F: Face> Reconnecting<F> {
                     self.note_position(&room, position);
                 }
                 Event::Room { room: room.into(), outcome: Ok(joined) }
+            }
+            Ok(Some(Received::Left(room))) => {
+                self.rooms.remove(&*room);
+                self.others.remove(&*room);
+                self.room.take_if(|joined| **joined == *room);
+                Event::Left { room: room.into() }
             }
             Ok(None) => self.handle_disconnect(Error::Ended),
             Err(reason) => self.handle_disconnect(reason),

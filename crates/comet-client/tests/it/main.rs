@@ -5,6 +5,7 @@ mod reconnect;
 mod rooms;
 mod session;
 mod set_up;
+mod taken;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;
