@@ -273,6 +273,20 @@ impl<S: Stream> Connection<S> {
         }
     }
 
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// What a request that has failed returns, if receiving is to return why the connection ended.
+    pub(crate) fn keep_reason(&mut self, error: Error) -> Error {
+        let is_answer = matches!(error, Error::NeedsProtocol2 | Error::Room(_));
+        if !self.has_ended || is_answer || self.pending_error.is_some() {
+            return error;
+        }
+        self.pending_error = Some(error);
+        Error::Ended
+    }
+
     /// Ends the connection. What has arrived can still be received, and then `error`.
     pub(crate) fn fail(&mut self, error: Error) {
         self.has_ended = true;

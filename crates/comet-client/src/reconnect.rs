@@ -66,8 +66,8 @@ pub(crate) trait Face {
 
 /// The state of a listener. Its methods are described at [`Listener`](crate::Listener).
 ///
-/// A future of a method may be dropped before it ends. An attempt to connect then begins anew, unless the stream was connected: from
-/// there on the next call goes on, because the server may send messages that it counts as delivered.
+/// A future of a method may be dropped before it ends. Once the stream is connected, the next call goes on with it: the server may
+/// have sent messages that it counts as delivered.
 #[derive(Debug)]
 pub(crate) struct Reconnecting<F> {
     options: Options,
@@ -130,8 +130,13 @@ impl<F: Face> Reconnecting<F> {
         }
     }
 
+    /// The connection for a request. One that has ended is as none: [`Event::Disconnected`] follows.
     fn connection(&mut self) -> Option<&mut Connection<F::Stream>> {
-        self.client().map(F::connection)
+        self.client().map(F::connection).filter(|connection| !connection.has_ended())
+    }
+
+    fn is_in(&mut self, room: &str) -> bool {
+        self.client().is_some_and(|client| client.connection().is_in(room))
     }
 
     pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
@@ -142,7 +147,10 @@ impl<F: Face> Reconnecting<F> {
             self.others.remove(&former);
         }
         match self.connection() {
-            Some(connection) => connection.join(room).await,
+            Some(connection) => {
+                let outcome = connection.join(room).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -156,11 +164,13 @@ impl<F: Face> Reconnecting<F> {
         self.set_up().await;
         // A room in which the server had the connection enter goes on from there. Else the caller begins anew.
         let other = self.others.remove(room);
-        let named = self.connection().is_some_and(|it| it.is_in(room));
+        let named = self.is_in(room);
         let known = self.rooms.entry(room.to_owned()).or_insert(other.filter(|_| named));
         *known = since.or(*known);
         let Some(connection) = self.connection() else { return Ok(()) };
-        let joined = connection.add_room(room, since).await.inspect_err(|error| {
+        let outcome = connection.add_room(room, since).await;
+        let outcome = outcome.map_err(|error| connection.keep_reason(error));
+        let joined = outcome.inspect_err(|error| {
             if matches!(error, Error::NeedsProtocol2 | Error::Room(_)) {
                 self.rooms.remove(room);
             }
@@ -178,7 +188,10 @@ impl<F: Face> Reconnecting<F> {
         self.rooms.remove(room);
         self.others.remove(room);
         match self.connection() {
-            Some(connection) => connection.remove_room(room).await,
+            Some(connection) => {
+                let outcome = connection.remove_room(room).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -187,7 +200,10 @@ impl<F: Face> Reconnecting<F> {
         self.set_up().await;
         self.operations.extend(operations.iter().map(|operation| (*operation, true)));
         match self.connection() {
-            Some(connection) => connection.subscribe(operations).await,
+            Some(connection) => {
+                let outcome = connection.subscribe(operations).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -196,7 +212,10 @@ impl<F: Face> Reconnecting<F> {
         self.set_up().await;
         self.operations.extend(operations.iter().map(|operation| (*operation, false)));
         match self.connection() {
-            Some(connection) => connection.unsubscribe(operations).await,
+            Some(connection) => {
+                let outcome = connection.unsubscribe(operations).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -312,7 +331,7 @@ impl<F: Face> Reconnecting<F> {
             *latest = Some(position);
         } else if let Some(latest) = self.others.get_mut(room) {
             *latest = position;
-        } else if self.connection().is_some_and(|it| it.is_in(room)) {
+        } else if self.is_in(room) {
             // Of a room that was left meanwhile there is nothing to keep.
             self.others.insert(room.to_owned(), position);
         }
