@@ -381,13 +381,12 @@ impl Shard {
 fn left_behind(state: &ConnState) -> Option<LeftBehind> {
     match state {
         ConnState::Live => None,
-        ConnState::Upgrading
-        | ConnState::AwaitingAuth
-        | ConnState::Identifying { .. }
-        | ConnState::Registering(_) => Some(LeftBehind::Handshake),
-        ConnState::Joining { .. } | ConnState::Receiving { .. } | ConnState::Renewing { .. } => {
-            Some(LeftBehind::AwaitsAnswer)
-        }
+        ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
+        ConnState::Identifying { .. }
+        | ConnState::Registering(_)
+        | ConnState::Joining { .. }
+        | ConnState::Receiving { .. }
+        | ConnState::Renewing { .. } => Some(LeftBehind::AwaitsAnswer),
         ConnState::Closing | ConnState::Lingering | ConnState::Closed => Some(LeftBehind::Closing),
     }
 }

@@ -1,5 +1,6 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
+mod broken_off;
 mod callers;
 mod counters;
 mod failures;
