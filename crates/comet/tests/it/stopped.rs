@@ -6,10 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs, process};
+use std::{env, process};
 
 use comet_client::{Transport, op};
-use rustix::process::Signal;
 use rustls::version::TLS13;
 
 use crate::fake_logic::FakeLogic;
@@ -69,14 +68,7 @@ struct Stop<'server> {
 
 impl<'server> Stop<'server> {
     fn new(server: &'server Server) -> Self {
-        server.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", server.pid());
-        until("every thread to stop", || {
-            fs::read_dir(&tasks).unwrap().all(|task| {
-                let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-                stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
-            })
-        });
+        server.pause(true);
         Self { server, since: Instant::now() }
     }
 
@@ -88,7 +80,7 @@ impl<'server> Stop<'server> {
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
-        self.server.signal(Signal::CONT);
+        self.server.pause(false);
     }
 }
 
@@ -97,27 +89,36 @@ fn expect_none_closed(server: &Server, reason: &str) {
     assert_eq!(Metrics::read(server.stat).closed(reason), 0, "{reason}");
 }
 
+/// All say it before one is waited for.
+fn beat(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+    peers.iter_mut().for_each(|peer| peer.send(op::HEARTBEAT, sequence, b""));
+}
+
+fn answered(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+    for peer in peers {
+        let reply = peer.recv();
+        assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, sequence), "{reply:?}");
+        assert!(i32::from_be_bytes(reply.body[..].try_into().unwrap()) > 0);
+    }
+}
+
 #[test]
 fn heartbeats_that_arrived_meanwhile_count() {
     let certificates = Certificates::new(&["a.example"]);
-    let server = start_with(&certificates, &["protocol.heartbeat=\"4s\""]);
+    let server = start_with(&certificates, &["protocol.heartbeat=\"6s\""]);
     let doors = Door::all(&server, &certificates);
     let mut peers = Vec::new();
     for _ in 0..75 {
         for door in &doors {
             peers.push(door.enter(plain(door.address), "1"));
         }
-        peers.iter_mut().for_each(|peer| assert!(peer.online() > 0));
+        beat(&mut peers, 1);
+        answered(&mut peers, 1);
     }
     let stop = Stop::new(&server);
-    for peer in &mut peers {
-        peer.send(op::HEARTBEAT, 2, b"");
-    }
-    stop.end_after(Duration::from_secs(5));
-    for peer in &mut peers {
-        let reply = peer.recv();
-        assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, 2), "{reply:?}");
-    }
+    beat(&mut peers, 2);
+    stop.end_after(Duration::from_secs(7));
+    answered(&mut peers, 2);
     expect_none_closed(&server, "heartbeat_timeout");
 }
 
