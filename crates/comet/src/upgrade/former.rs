@@ -205,12 +205,11 @@ impl<'a> Former<'a> {
     fn answer_requests(&self) -> Result<(), String> {
         let cores = self.app.cores();
         all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
-        match self.survey()?.await_answers {
-            0 => return Ok(()),
-            clients => {
-                log::info!("upgrade: {clients} clients wait for an answer, at most {ANSWERS:?}")
-            }
+        let clients = self.survey()?.await_answers;
+        if clients == 0 {
+            return Ok(());
         }
+        log::info!("upgrade: {clients} clients wait for an answer, at most {ANSWERS:?}");
         self.wait_for(ANSWERS, |survey| survey.await_answers)
     }
 
