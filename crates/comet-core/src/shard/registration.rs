@@ -76,12 +76,13 @@ impl Shard {
             let reason = CloseReason::Replaced;
             self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }
-        // Logic may have let the new owner in before it learned that the key is disconnected, and then it
-        // has ended the new session. A renewal brings that back, also where such an end may be forgotten here.
-        if self.home.keys.take_disconnected(&key)
-            || (!is_replaced && self.context.is_late(claim.token_at))
-        {
+        // Logic may have let the new owner in before it learned of an end of the key, and then it has ended the new session.
+        let was_ended = self.home.keys.take_disconnected(&key);
+        if !is_replaced && self.context.is_late(claim.token_at) {
+            // Nobody may remember that end. A renewal brings the session back in any case.
             self.reports.push(Report::Heartbeat { user, key: key.clone() });
+        } else if was_ended {
+            self.reports.push(Report::Reclaimed { user, key: key.clone() });
         }
         if let Some(kept) = self.claim_session(&key, &claiming, older) {
             self.messages.send(conn.shard, Message::Registered { conn, user, seq, key, kept });
