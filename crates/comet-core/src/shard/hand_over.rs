@@ -362,7 +362,6 @@ impl Shard {
             forgotten_rooms: histories.forgotten(),
             key_ages: keys
                 .owners_of_given()
-                .filter(|_| keys.is_watched())
                 .map(|(key, since)| {
                     let age_ms = self.context.now.0.saturating_sub(since.0);
                     handed::KeyAge { key: key.into(), age_ms }
@@ -382,13 +381,12 @@ impl Shard {
 fn left_behind(state: &ConnState) -> Option<LeftBehind> {
     match state {
         ConnState::Live => None,
-        ConnState::Upgrading
-        | ConnState::AwaitingAuth
-        | ConnState::Identifying { .. }
-        | ConnState::Registering(_) => Some(LeftBehind::Handshake),
-        ConnState::Joining { .. } | ConnState::Receiving { .. } | ConnState::Renewing { .. } => {
-            Some(LeftBehind::AwaitsAnswer)
-        }
+        ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
+        ConnState::Identifying { .. }
+        | ConnState::Registering(_)
+        | ConnState::Joining { .. }
+        | ConnState::Receiving { .. }
+        | ConnState::Renewing { .. } => Some(LeftBehind::AwaitsAnswer),
         ConnState::Closing | ConnState::Lingering | ConnState::Closed => Some(LeftBehind::Closing),
     }
 }

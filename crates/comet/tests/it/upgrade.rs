@@ -1,8 +1,11 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
+mod broken_off;
 mod callers;
+mod counters;
 mod failures;
 mod hangs;
+mod memory;
 mod nats;
 mod paced;
 mod talking;
@@ -75,10 +78,17 @@ impl Line {
     /// It fails with a sentence that has `why`.
     #[track_caller]
     fn fail(&self, arguments: &[&str], why: &str) {
+        let error = self.refused(arguments);
+        assert!(error.contains(why), "{why}: {error}");
+    }
+
+    /// It fails with the sentence that is returned.
+    #[track_caller]
+    fn refused(&self, arguments: &[&str]) -> String {
         let (code, said, error) = self.ask(arguments);
         assert_eq!((code, &*said), (1, ""), "{error}");
         assert!(error.starts_with("comet: this server goes on as before: "), "{error}");
-        assert!(error.contains(why), "{why}: {error}");
+        error
     }
 
     fn caller(&self) -> PushClient {
