@@ -22,8 +22,8 @@ use async_nats::{HeaderMap, Message, Subject};
 use comet_hub::cluster::{HostName, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
-use crate::handover::Word;
 use crate::subject::{Topic, token};
+use crate::word::Word;
 
 const OPERATION: &str = "Comet-Operation";
 const SEQUENCE: &str = "Comet-Sequence";

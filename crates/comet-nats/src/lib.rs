@@ -16,6 +16,7 @@ mod part;
 mod question;
 mod reader;
 mod subject;
+mod word;
 mod writer;
 
 use std::sync::Arc;

@@ -12,10 +12,11 @@ use futures_util::stream::{Abortable, SelectAll};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::handover::{Forwarded, Held, Turn, Word, merge};
+use crate::handover::{Forwarded, Held, Turn, merge};
 use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
+use crate::word::Word;
 use crate::writer::{NewSubscription, WITHDRAW};
 use crate::{
     Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, PUSHES_MAX, Queues, Shared, keys, order, part,

@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::engine::Order;
-use crate::handover::{Forwarded, Turn, Word};
+use crate::handover::{Forwarded, Turn};
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
+use crate::word::Word;
 use crate::{Counts, Shared, keys, order, part};
 
 /// A subscription for the reader, and what ends it.

@@ -102,6 +102,12 @@ impl Control {
         }
     }
 
+    /// The counters that are of the process and not of its shards, as [`comet_ops::carry`] takes them.
+    #[must_use]
+    pub fn counters(&self) -> String {
+        self.monitor.counters_of_process()
+    }
+
     /// What the process that goes on has to know of other hosts.
     #[must_use]
     pub fn hosts(&self) -> Option<ClusterHandOver> {

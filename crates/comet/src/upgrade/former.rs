@@ -322,6 +322,7 @@ impl Predecessor for Former<'_> {
         let process = Process {
             last_call: control.last_call(),
             upgrades: comet_ops::upgrades(),
+            counters: control.counters(),
             blocks: blocks.collect(),
             paced: control.paced(),
             hosts: control.hosts(),

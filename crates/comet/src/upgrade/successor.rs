@@ -147,7 +147,8 @@ impl TakingOver {
     fn receive(&mut self, threads: &Threads) -> Result<(), String> {
         let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
-        let Process { last_call, upgrades, blocks, paced, hosts } = Process::decode(&process)?;
+        let Process { last_call, upgrades, counters, blocks, paced, hosts } =
+            Process::decode(&process)?;
         threads.control.take_over(last_call, read_blocks(blocks)?);
         let parts = read(shards, threads.cores.len())?;
         threads.control.take_over_paced(paced, parts.iter().flat_map(|part| part.part.paced()));
@@ -160,6 +161,7 @@ impl TakingOver {
         for core in adopted {
             core.wait(TIME).and_then(|adopted| adopted)?;
         }
+        comet_ops::carry(&counters);
         for (result, count) in upgrades {
             comet_ops::count_upgrades(&result, count);
         }
