@@ -12,7 +12,9 @@ use crate::accepts::Accepts;
 use crate::ids::{ConnId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, DropReason, ParkedLoss, Tally};
 use crate::message::{Message, Push};
-use crate::parking::{Leaving, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits};
+use crate::parking::{
+    Leaving, ParkedFrame, ParkedFrames, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits,
+};
 
 use super::Shard;
 
@@ -73,7 +75,11 @@ impl Departures {
         if session.is_over {
             return Some((ParkedLoss::Ended, unsent.len() as u64));
         }
-        let lost = session.parked.put_in_front(unsent.into_iter(), limits, &mut self.totals);
+        let lost = session.parked.put_in_front(
+            unsent.iter().map(ParkedPush::view),
+            limits,
+            &mut self.totals,
+        );
         (lost > 0).then_some((ParkedLoss::Full, lost))
     }
 
@@ -117,7 +123,7 @@ impl Departures {
             return Err(DropReason::Filtered);
         }
         let Push { operation, ref frame, .. } = *push;
-        let push = ParkedPush { operation, frame: frame.clone(), is_accepted: true };
+        let push = ParkedFrame::new(operation, frame, true);
         let added = session.parked.add(push, limits, &mut self.totals);
         added.map_err(|_| DropReason::ParkedFull)
     }
@@ -235,7 +241,8 @@ impl Shard {
         }
         let id = ConnId { shard: self.context.shard, slot: conn.slot, generation: conn.generation };
         let home = self.context.home_of_key(&key);
-        let rest = Rest { user: None, pushes: Vec::new(), lost: [0; 2], is_over: false };
+        let rest =
+            Rest { user: None, pushes: ParkedFrames::default(), lost: [0; 2], is_over: false };
         self.messages.send(home, Message::Rest { conn: id, key, rest: Box::new(rest) });
     }
 
