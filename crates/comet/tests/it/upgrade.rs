@@ -8,6 +8,7 @@ mod hangs;
 mod memory;
 mod nats;
 mod paced;
+mod parked;
 mod talking;
 mod tls;
 mod tls_sessions;
