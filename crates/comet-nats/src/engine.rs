@@ -25,7 +25,7 @@ impl Order {
             Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
             Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
-            Self::Command(Command::AnswerNoMembers { to: ReplyTo(to) }) => to.len(),
+            Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
             Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
             // Names of rooms and hosts that this host keeps anyway.
             Self::Command(_) | Self::Withdraw => 0,

@@ -21,9 +21,10 @@ impl Event {
             Self::MembersAsked { room, reply } => shared_bytes(room) + of_reply(reply),
             Self::Keys { host, keys, .. } => shared_bytes(host) + keys_bytes(keys),
             Self::Interest { host, room, .. } => shared_bytes(host) + shared_bytes(room),
-            Self::NoMembers { host, .. } | Self::Announced { host } | Self::Left { host } => {
-                shared_bytes(host)
-            }
+            Self::NoMembers { host, .. }
+            | Self::Refused { host, .. }
+            | Self::Announced { host }
+            | Self::Left { host } => shared_bytes(host),
             // These are of fixed size, which the number of events that wait bounds.
             _ => 0,
         }
@@ -148,6 +149,7 @@ mod tests {
             Event::MembersAsked { room: shared(), reply: ReplyTo("r".into()) },
             Event::MembersAsked { room: "r".into(), reply: reply() },
             Event::NoMembers { call, host: shared() },
+            Event::Refused { call, host: shared() },
             Event::Announced { host: shared() },
             Event::Left { host: shared() },
             Event::Keys { host: shared(), clock: Clock::default(), keys: Vec::new() },
