@@ -116,6 +116,7 @@ impl<'a> UnderWay<'a> {
         };
         let mut subject =
             Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd.clone())?;
+        subject.await_logic()?;
         subject.connect()?;
         let run = run_id();
         subject.restart(run, args.size as usize, true)?;

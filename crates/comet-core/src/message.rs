@@ -16,7 +16,7 @@ use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::network::Network;
-use crate::parking::{Leaving, ParkedPush, Rest};
+use crate::parking::{Leaving, ParkedFrames, Rest};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -330,7 +330,7 @@ pub enum Message {
     /// Owner to the key's home: the client was told that its session is resumed.
     Ready { conn: ConnId, key: Box<str> },
     /// Key's home to the owner: what was parked. It is a push, so it comes before all others.
-    Resume { conn: LocalConnId, pushes: Vec<ParkedPush> },
+    Resume { conn: LocalConnId, pushes: ParkedFrames },
     /// User's home to the home of `keys`, whose sessions are kept: a push to the user. Answered with partial tallies that settle as
     /// many as there are keys.
     PushKept { call: CallId, keys: Vec<KeptKey>, push: Push },
@@ -414,6 +414,9 @@ pub enum Report {
     /// Remote logic: no connection here holds the key any more. The end of a replaced connection causes no
     /// such report.
     Disconnected { user: i64, key: Box<str> },
+    /// Remote logic: a connection holds a key again that was lately reported as disconnected. Logic may have let it in before it
+    /// learned of that end, which then has ended the new session.
+    Reclaimed { user: i64, key: Box<str> },
     /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
     RoomInterest { room: Arc<str>, has_members: bool },
     /// A push of a caller of this shard has begun here. For other hosts ([`Settings::reports_rooms`](crate::Settings::reports_rooms)),
@@ -439,9 +442,7 @@ impl Message {
             | Self::DeliverConns { push, .. }
             | Self::PushKept { push, .. }
             | Self::DeliverRoom { push, .. } => push.frame.for_websocket().len(),
-            Self::Resume { pushes, .. } => {
-                pushes.iter().map(|push| push.frame.for_websocket().len()).sum()
-            }
+            Self::Resume { pushes, .. } => pushes.bytes(),
             Self::Recovered { recovery: Some(recovery), .. } => {
                 recovery.chunk.as_ref().map_or(0, |chunk| chunk.for_websocket().len())
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, keys_bytes};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -24,10 +24,11 @@ impl Order {
         match self {
             Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
-            Self::Command(Command::TellKeys { keys, .. }) => {
-                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
-            }
-            _ => 0,
+            Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
+            Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
+            Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
+            // Names of rooms and hosts that this host keeps anyway.
+            Self::Command(_) | Self::Withdraw => 0,
         }
     }
 }
@@ -92,6 +93,11 @@ impl Engine for Nats {
 
     fn take_over(&self) {
         self.shared.takes_over.store(true, Relaxed);
+        self.shared.awaits_former.store(true, Relaxed);
+    }
+
+    fn has_taken_over(&self) -> bool {
+        self.turns.is_closed() || !self.shared.awaits_former.load(Relaxed)
     }
 
     fn withdraw(&self) {
@@ -101,8 +107,9 @@ impl Engine for Nats {
 
     fn passed_on(&self) -> Option<u64> {
         let Shared { is_held, passed_on, .. } = &*self.shared;
-        // What is passed on is counted before the reader holds the rest.
-        is_held.load(Acquire).then(|| passed_on.load(Acquire))
+        // What is passed on is counted before the reader holds the rest. One that has ended passes on no more.
+        let is_over = is_held.load(Acquire) || self.turns.is_closed();
+        is_over.then(|| passed_on.load(Acquire))
     }
 
     fn counts(&self) -> EngineCounts {

@@ -16,6 +16,7 @@ mod part;
 mod question;
 mod reader;
 mod subject;
+mod word;
 mod writer;
 
 use std::sync::Arc;
@@ -67,6 +68,8 @@ struct Shared {
     events_bytes: AtomicUsize,
     /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
     takes_over: AtomicBool,
+    /// What that process held has not come.
+    awaits_former: AtomicBool,
     /// Pushes and orders are held.
     is_held: AtomicBool,
     /// Pushes and orders that were given to control.

@@ -43,8 +43,10 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
     subject.settle()?;
     let away = counted(subject)?;
 
-    let interval_ns = Plan::interval_of(f64::from(pushes));
-    let plan = Plan { interval_ns, ..subject.plan(size) };
+    // Exactly so many, in a second.
+    let interval_ns = (SECOND_NS / u64::from(pushes.max(1))).max(1);
+    let duration_ns = interval_ns * u64::from(pushes);
+    let plan = Plan { interval_ns: Some(interval_ns), duration_ns, ..subject.plan(size) };
     subject.restart(plan.run, plan.size, false)?;
     let bar = place.bar(None, "pushing to those that are away");
     let sent = subject.push(plan, &bar, |_| Ok(()))?;
@@ -83,7 +85,7 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
     if has_logic
         && calls.iter().any(|(rpc, count)| rpc != "Connect" || *count != connections as u64)
     {
-        faults.push(format!("calls to logic beside one Connect for each: {calls:?}"));
+        faults.push(format!("calls to logic beside those of a return: {calls:?}"));
     }
     let grown = |now: u64, was: u64| now as f64 - was as f64;
     let heap_of_pushes = grown(pushed.heap_bytes, away.heap_bytes);

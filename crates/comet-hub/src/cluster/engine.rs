@@ -35,6 +35,11 @@ pub trait Engine: Send + Sync {
     /// Another process of this host holds pushes until this one is connected. To be called before the engine's work begins.
     fn take_over(&self) {}
 
+    /// Whether all has come that the other process held: nothing is held again before.
+    fn has_taken_over(&self) -> bool {
+        true
+    }
+
     /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
     fn withdraw(&self) {}
 
@@ -232,6 +237,11 @@ pub enum Command {
         /// Where the answer to the push goes.
         to: ReplyTo,
     },
+    /// Tells the host of a push or an order that this one has not begun it, and will not.
+    Refuse {
+        /// Where the answer goes.
+        to: ReplyTo,
+    },
     /// Tells all hosts that this one is there.
     Announce,
     /// Tells all hosts that this one goes.
@@ -287,6 +297,13 @@ pub enum Event {
         /// The host.
         host: HostName,
     },
+    /// A host has refused a push or an order.
+    Refused {
+        /// Which one.
+        call: ClusterCallId,
+        /// The host.
+        host: HostName,
+    },
     /// Nobody is subscribed to the target of a push.
     NoResponders {
         /// Which push.
@@ -334,59 +351,5 @@ impl Event {
     #[must_use]
     pub fn is_push(&self) -> bool {
         matches!(self, Self::Push { .. } | Self::Ordered { .. })
-    }
-
-    /// Bytes of what it holds, for a bound on events that wait.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Push { publication, .. } => publication.bytes(),
-            Self::Ordered { order, .. } => order.bytes(),
-            Self::Answered { part, .. } => {
-                part.told.bytes() + part.hosts.iter().map(|host| host.len()).sum::<usize>()
-            }
-            Self::Keys { keys, .. } => {
-                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
-            }
-            _ => 0,
-        }
-    }
-}
-
-impl Order {
-    /// Bytes of its texts and names.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
-        let (target, action) = match self {
-            Self::Change { target, action } => (target, action),
-            Self::Tell(Question::Counts { rooms }) => return texts(rooms),
-            Self::Tell(Question::Rooms { prefix, after, .. }) => return prefix.len() + after.len(),
-            Self::Tell(Question::Members { room, .. }) => return room.len(),
-        };
-        let target = match target {
-            OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),
-            OrderTarget::Keys(keys) => texts(keys),
-            OrderTarget::Users(users) => size_of_val(&**users),
-        };
-        target
-            + match action {
-                Action::Kick { reason, .. } => reason.len(),
-                Action::ChangeRooms { rooms, .. } => texts(rooms),
-            }
-    }
-}
-
-impl Publication {
-    /// Bytes of its body and of the names in its target.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let names = match &self.target {
-            Target::Room(room) => room.len(),
-            Target::Keys(keys) => keys.iter().map(|key| key.len()).sum(),
-            Target::Users(users) => size_of_val(&**users),
-            Target::All => 0,
-        };
-        self.body.len() + self.collapse_id.len() + names
     }
 }
