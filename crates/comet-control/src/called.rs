@@ -1,10 +1,11 @@
 //! Pushes of callers at push frames, for other hosts: a data core has begun them here.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{CallId, CallerTarget, Message, Push, ShardId};
-use comet_hub::cluster::{ClusterOutcome, Publication, Target};
+use comet_core::{CallId, CallerTarget, Message, Push, ShardId, ToldElsewhere};
+use comet_hub::cluster::{ClusterOutcome, Publication, Target, UNKNOWN_HOSTS};
 use comet_proto::decode;
 
 use crate::cluster::ClusterDriver;
@@ -43,16 +44,19 @@ impl ClusterDriver {
     }
 }
 
-/// Tells the shard of the caller what became of the push on other hosts. Without room for it the call ends by its time.
+/// Tells the shard of the caller what became of the push on other hosts. Its frame has so many bytes.
 pub(crate) async fn tell_caller(
     hub: Arc<HubDriver>,
-    (shard, call): (ShardId, CallId),
+    (shard, call, bytes): (ShardId, CallId, usize),
     outcome: Elsewhere,
 ) {
-    let Ok(ClusterOutcome { mut tally, hosts, unanswered, .. }) = outcome.await else { return };
+    let unknown =
+        || ClusterOutcome { unanswered: vec![UNKNOWN_HOSTS.into()], ..ClusterOutcome::default() };
+    let outcome = outcome.await.unwrap_or_else(|_| unknown());
+    let ClusterOutcome { mut tally, hosts, unanswered, counts: _, pages: _ } = outcome;
     // A call names one key or one user. Each host that does not hold it has counted it.
-    let held = u64::from(hosts).saturating_sub(std::mem::take(&mut tally.absent));
+    let held = u64::from(hosts).saturating_sub(mem::take(&mut tally.absent));
     let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);
-    let tally = Box::new(tally);
-    hub.tell(shard, Message::ToldElsewhere { call, tally, held, unanswered });
+    let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
+    hub.answer(shard, Message::ToldElsewhere { call, told });
 }

@@ -104,9 +104,9 @@ impl Assembly {
                 }
                 (_, Report::Called { call, shard, target, push }) => {
                     if let Some(cluster) = &cluster {
+                        let bytes = push.frame.message().len();
                         let told = cluster.begin_called(bounds.timeout, target, &push);
-                        let told = tell_caller(Arc::clone(&hub), (shard, call), told);
-                        tokio::spawn(told);
+                        tokio::spawn(tell_caller(Arc::clone(&hub), (shard, call, bytes), told));
                     }
                 }
                 (_, Report::Claimed { key, at }) => {

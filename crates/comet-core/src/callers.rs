@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};
 
+use crate::ledger::Tally;
+
 /// Where a shard keeps the connection of a caller. It is reused once the driver has said that the connection is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
@@ -27,6 +29,19 @@ pub enum CallerTarget {
     Room(Arc<str>),
     /// Everybody.
     All,
+}
+
+/// What became of a push of a caller on other hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ToldElsewhere {
+    /// The sum over those that have told.
+    pub tally: Tally,
+    /// So many of the names that the push gives are held there.
+    pub held: u32,
+    /// Hosts that have not told.
+    pub unanswered: u32,
+    /// Of the frame of the push.
+    pub bytes: usize,
 }
 
 /// What a driver has to do with the socket of a caller.

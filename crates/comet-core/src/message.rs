@@ -9,7 +9,7 @@ use std::sync::Arc;
 use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
 use crate::accepts::Accepts;
-use crate::callers::CallerTarget;
+use crate::callers::{CallerTarget, ToldElsewhere};
 use crate::history::{HistoryPage, HistoryQuery};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
@@ -289,9 +289,9 @@ pub enum Message {
     Tallied { call: CallId, tally: Box<Tally>, partials: u32 },
     /// The same as [`Report::PartialTally`].
     PartiallyTallied { call: CallId, tally: Box<Tally>, settles: u32 },
-    /// Control to the shard with the push caller of `call`: what became of the push on other hosts ([`Report::Called`]). `held`: so
-    /// many of the names that it gives are held there. `unanswered` hosts have not told.
-    ToldElsewhere { call: CallId, tally: Box<Tally>, held: u32, unanswered: u32 },
+    /// Control to the shard with the push caller of `call`: what became of the push on other hosts. There is one for each
+    /// [`Report::Called`].
+    ToldElsewhere { call: CallId, told: Box<ToldElsewhere> },
 
     /// Owner to the user's home: give the connection its place among the user's sessions. `is_kept`: its session outlasts the
     /// connection.

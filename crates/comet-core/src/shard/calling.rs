@@ -75,6 +75,12 @@ impl Shard {
         true
     }
 
+    /// Takes no more requests, as the shard is about to be handed over or other hosts cannot be told yet; or takes them again.
+    /// Those under way are answered.
+    pub fn hold_callers(&mut self, is_held: bool) {
+        self.callers.hold(is_held);
+    }
+
     fn begin_request(&mut self, call: CallId, target: CallerTarget, push: Push) {
         let elsewhere = self.context.reports_rooms.then(|| (target.clone(), push.clone()));
         let is_asked = match target {
@@ -109,7 +115,7 @@ impl Shard {
         };
         // What is refused here is made nowhere.
         if let Some((target, push)) = elsewhere.filter(|_| is_asked) {
-            self.callers.expect_elsewhere(call);
+            self.callers.expect_elsewhere(call, push.frame.message().len());
             let shard = self.context.shard;
             self.reports.push(Report::Called { call, shard, target, push });
         }

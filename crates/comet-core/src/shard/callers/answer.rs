@@ -2,6 +2,7 @@
 
 use comet_proto::push_frame::PushReply;
 
+use crate::callers::ToldElsewhere;
 use crate::ledger::{DropReason, Tally};
 
 /// What is known of a push.
@@ -100,10 +101,20 @@ impl Answered {
         self.awaits_hosts = true;
     }
 
-    pub(crate) fn add_elsewhere(&mut self, tally: Tally, held: u32, unanswered: u32) {
-        self.awaits_hosts = false;
-        self.tally += tally;
-        (self.held, self.unanswered) = (held, unanswered);
+    pub(crate) fn add_elsewhere(&mut self, told: ToldElsewhere) {
+        let ToldElsewhere { tally, held, unanswered, bytes: _ } = told;
+        // It may have been given up.
+        if std::mem::take(&mut self.awaits_hosts) {
+            self.tally += tally;
+            (self.held, self.unanswered) = (held, unanswered);
+        }
+    }
+
+    /// Other hosts are not waited for. How many would have told is not known, and counts as one.
+    pub(super) fn give_up_hosts(&mut self) {
+        if std::mem::take(&mut self.awaits_hosts) {
+            self.unanswered = 1;
+        }
     }
 
     /// A shard is not asked.

@@ -420,6 +420,10 @@ impl Caller {
         self.has_called && !limits.tokens.is_empty() && !is_let_in
     }
 
+    pub(crate) fn give_up_hosts(&mut self) {
+        self.calls.iter_mut().for_each(|call| call.answered.give_up_hosts());
+    }
+
     /// Answers all requests that have come: the server ends.
     pub(crate) fn finish(&mut self, limits: &CallerLimits, now: Millis) {
         for call in &mut self.calls {
