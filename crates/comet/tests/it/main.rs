@@ -52,6 +52,7 @@ mod monitor;
 mod nats;
 mod nats_books;
 mod nats_frames;
+mod nats_frames_flood;
 mod nats_lists;
 mod nats_orders;
 mod nats_processes;

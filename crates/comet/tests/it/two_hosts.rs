@@ -22,17 +22,23 @@ pub(crate) fn until_others_had_their_time(host: &Server) {
 impl TwoHosts {
     /// `None`: there is no NATS server here.
     pub(crate) fn start(sets: &[&str]) -> Option<Self> {
+        Self::start_each(sets, [&[], &[]])
+    }
+
+    /// With settings of its own for each.
+    pub(crate) fn start_each(sets: &[&str], own: [&[&str]; 2]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-        let launch = |id: &str, permit: Option<Permit>| {
+        let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
-            let sets = [&[&*servers, &*id], sets].concat();
+            let sets = [&[&*servers, &*id], sets, own].concat();
             let cores = two_cores();
             let arguments = [&["--cores", &*cores], &*with_sets(&sets)].concat();
             Server::launch(comet(&arguments), permit)
         };
-        let two = Self { hosts: [launch("a", Some(permit)), launch("b", None)], nats };
+        let hosts = [launch("a", own[0], Some(permit)), launch("b", own[1], None)];
+        let two = Self { hosts, nats };
         for host in 0..2 {
             two.until(host, "comet_cluster_hosts", 1);
             until_others_had_their_time(&two.hosts[host]);

@@ -16,39 +16,44 @@ use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until
 
 use super::{Line, token};
 
-const ROOM: &str = "live://1";
+pub(super) const ROOM: &str = "live://1";
 /// The last body a client gets.
-const END: &str = "end";
+pub(super) const END: &str = "end";
 /// Clients of each host.
-const CLIENTS: usize = 2;
+pub(super) const CLIENTS: usize = 2;
 const UPGRADES: usize = 3;
 
-struct Hosts {
+pub(super) struct Hosts {
     /// It is upgraded.
-    line: Line,
-    other: Server,
+    pub(super) line: Line,
+    pub(super) other: Server,
     nats: NatsServer,
 }
 
 impl Hosts {
     fn start(sets: &[&str]) -> Option<Self> {
+        Self::start_with(sets, &[])
+    }
+
+    /// With settings of both, and of the one that is upgraded.
+    pub(super) fn start_with(sets: &[&str], upgraded: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-        let launch = |id: &str, permit: Option<Permit>| {
+        let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
-            let sets = [&[&*servers, &*id, "push.timeout=\"10s\""], sets].concat();
+            let sets = [&[&*servers, &*id, "push.timeout=\"10s\""], sets, own].concat();
             let cores = two_cores();
             let arguments = [&["--cores", &*cores], &*with_sets(&sets)].concat();
             Server::launch(comet(&arguments), permit)
         };
-        let line = Line::of(launch("a", Some(permit)));
-        let hosts = Self { line, other: launch("b", None), nats };
+        let line = Line::of(launch("a", upgraded, Some(permit)));
+        let hosts = Self { line, other: launch("b", &[], None), nats };
         hosts.until_joined();
         Some(hosts)
     }
 
-    fn until_joined(&self) {
+    pub(super) fn until_joined(&self) {
         for stat in [self.line.server.stat, self.other.stat] {
             until("the hosts to know each other", || {
                 Metrics::read(stat).value("comet_cluster_hosts") == 1
@@ -56,7 +61,7 @@ impl Hosts {
         }
     }
 
-    fn clients(&self) -> Vec<Peer> {
+    pub(super) fn clients(&self) -> Vec<Peer> {
         let hosts = [&self.line.server, &self.other];
         let users = (0..2 * CLIENTS as u32).zip(BOTH.iter().cycle());
         users
@@ -66,7 +71,7 @@ impl Hosts {
 }
 
 /// All bodies until the last one.
-fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
+pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     thread::spawn(move || {
         let mut bodies = Vec::new();
         loop {
