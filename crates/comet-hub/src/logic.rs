@@ -307,7 +307,8 @@ impl LogicClient {
     pub fn handle_reply(&mut self, now: Millis, attempt: AttemptId, outcome: AttemptOutcome) {
         let now = self.advance(now);
         let Some(call) = self.calls.get_mut(&attempt.call) else { return };
-        if call.attempts != attempt.attempt + 1 {
+        // While the call waits for an address, its last attempt is over.
+        if call.attempts != attempt.attempt + 1 || call.connection.is_none() {
             return;
         }
         if let AttemptOutcome::Refused { code, sentence } = &outcome

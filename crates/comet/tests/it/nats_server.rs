@@ -61,7 +61,7 @@ impl NatsServer {
 fn run(address: SocketAddr, arguments: &[String]) -> std::io::Result<Child> {
     let (host, port) = (address.ip().to_string(), address.port().to_string());
     // A host that a test stops for a while is not to be cut off as a slow reader.
-    let config = scratch::folder().join(format!("nats-{host}.conf"));
+    let config = scratch::folder().join(format!("nats-{host}-{port}.conf"));
     fs::write(&config, "write_deadline: \"5m\"\n")?;
     let process = Command::new("nats-server")
         .arg("--config")

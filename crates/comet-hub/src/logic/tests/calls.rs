@@ -161,6 +161,25 @@ fn questions_that_wait_are_answered_once_no_address_is_there() {
 }
 
 #[test]
+fn a_question_that_one_address_cannot_answer_waits_for_the_other() {
+    let mut rig = Rig::unavailable(2, 4);
+    rig.make_available(connection(0));
+    rig.actions();
+    rig.identify();
+    let first = rig.only_sent();
+    // Told twice, it is one outcome.
+    for _ in 0..2 {
+        rig.reply(&first, AttemptOutcome::Broken { was_sent: false });
+        assert!(rig.sent().is_empty() && rig.messages().is_empty());
+    }
+    rig.make_available(connection(1));
+    let second = rig.only_sent();
+    assert_eq!(second.1, connection(1));
+    rig.connected(&second, "k");
+    assert!(rig.answer().is_ok() && rig.client.is_idle());
+}
+
+#[test]
 fn questions_that_wait_have_the_time_of_a_call() {
     let mut rig = Rig::unavailable(1, 4);
     rig.actions();
