@@ -37,7 +37,7 @@ fn is_online_reply(message: &Message) -> bool {
 #[test]
 fn heartbeats_wait_for_each_other_and_nothing_else_does() {
     // Had anything waited for so long, the test would have lost its patience.
-    let server = Server::start(&["protocol.heartbeat_coalesce=\"30s\""]);
+    let server = Server::start(&["protocol.heartbeat_coalesce=\"10s\""]);
     for transport in [Transport::Tcp, Transport::WebSocket] {
         let mut peers = [1, 2].map(|user| {
             let mut peer = Peer::over(server.connect_on(0, transport), transport);
@@ -71,7 +71,7 @@ fn heartbeats_wait_for_each_other_and_nothing_else_does() {
             wake(first);
             assert!(is_online_reply(&second.recv()), "{what}");
             assert!(
-                begin.elapsed() < Duration::from_secs(15),
+                begin.elapsed() < Duration::from_secs(8),
                 "{what} waited {:?}",
                 begin.elapsed()
             );
