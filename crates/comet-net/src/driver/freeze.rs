@@ -175,7 +175,8 @@ impl<A: Authenticator> Driver<A> {
                 record.address = layers.peer().map_or_else(String::new, |peer| peer.to_string());
                 if let Some(session) = layers.session() {
                     let tls = session.export();
-                    record.tls = Some(tls.ok_or("a TLS session of a live connection has ended")?);
+                    let tls = tls.ok_or("a TLS session of a live connection has ended")?;
+                    record.tls = Some(Box::new(tls));
                 }
             }
             sockets.push(socket.as_fd());
