@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
 /// For tests that wait for a timeout; what they do before it takes far less, also on a loaded machine.
-pub(crate) const HASTY: Duration = Duration::from_secs(2);
+pub(crate) const HASTY: Duration = Duration::from_secs(5);
 
 /// An inbox capacity nothing here fills.
 pub(crate) const ROOMY: usize = 1_024;
