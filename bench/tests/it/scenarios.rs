@@ -170,7 +170,7 @@ fn a_day_has_figures_and_times_of_each_phase() {
 #[test]
 fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
     let check = |name, flags| {
-        let shared = "upgrade -n 40 --rooms 4 --tls-share 0.5 --rest 0.5 --upgrades 2";
+        let shared = "upgrade -n 40 --rooms 4 --tls-share 0.5 --rest 2 --upgrades 2";
         let results = measured(name, &format!("{shared} {flags}"));
         let turns = results["turns"].as_array().expect("turns");
         let subjects: Vec<_> = turns.iter().map(|turn| &turn["subject"]).collect();
