@@ -9,7 +9,8 @@ use crate::nats_server::NatsServer;
 use crate::support::{PATIENCE, Server, ip, received, until};
 
 fn client(host: &Server, user: i64, room: &str) -> Client {
-    let token = json!({ "mid": user, "key": format!("key-{user}"), "room_id": room });
+    let key = format!("key-{user}");
+    let token = json!({ "mid": user, "key": key, "room_id": room, "accepts": [5, 9] });
     host.client(Transport::Tcp, &token.to_string())
 }
 

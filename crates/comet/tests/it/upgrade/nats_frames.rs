@@ -101,17 +101,21 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
             delivered.entry(number).or_default()[client / CLIENTS] += 1;
         }
     }
-    let mut named = 0;
+    let (mut named, mut missed) = (0, 0);
     for (number, ledger) in ledgers.iter().enumerate() {
         let [here, there] = delivered.remove(&number).unwrap_or_default();
         let dropped: u64 = ledger.dropped.iter().map(|(_, count)| count).sum();
         named += u64::from(ledger.unanswered > 0);
+        missed += u64::from(there != here);
         assert_eq!(dropped, 0, "{number}: {ledger:?}");
         assert_eq!(here, CLIENTS as u64, "{number}: {ledger:?}");
         assert!(there == here || ledger.unanswered > 0, "{number}: {there}, {ledger:?}");
         assert!(here + there >= ledger.queued, "{number}: {there}, {ledger:?}");
     }
     assert!(delivered.is_empty(), "made without an answer: {delivered:?}");
-    eprintln!("{} pushes by {connections} connections, {named} name a host", ledgers.len());
+    eprintln!(
+        "{} pushes by {connections} connections, {named} name a host, {missed} missed it",
+        ledgers.len()
+    );
     hosts.line.metrics().assert_balanced();
 }
