@@ -50,7 +50,7 @@ const STAY_NS: u64 = 3 * SECOND_NS;
 /// Pushes without an answer of a caller that pushes flat out.
 const UNANSWERED_MAX: u64 = 64;
 /// How long answers to clients' messages and requests may take in the end.
-const ANSWERS_NS: u64 = 10 * SECOND_NS;
+const ANSWERS_NS: u64 = 60 * SECOND_NS;
 /// Kernel receive buffer of a client that reads nothing.
 const STALLED_BUFFER: usize = 4096;
 

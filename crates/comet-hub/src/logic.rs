@@ -190,6 +190,7 @@ impl LogicClient {
     pub fn set_addresses(&mut self, now: Millis, names: Vec<Box<str>>) {
         let now = self.advance(now);
         self.addresses.replace(names, now, &mut self.out);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -289,6 +290,7 @@ impl LogicClient {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_connect_failed(now, connection, cause, tools);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -297,6 +299,7 @@ impl LogicClient {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_ping(now, connection, outcome, tools);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -369,6 +372,7 @@ impl LogicClient {
             self.end(now, call, Err(Failure::Late));
         }
         self.addresses.handle_timeout(now, &mut self.jitter, &mut self.out);
+        self.retry_waiting(now);
         while let Some(given_up) = self.notices.handle_timeout(now) {
             self.give_up(given_up);
         }
@@ -420,7 +424,6 @@ impl LogicClient {
 
     /// Begins what waited for an address or a permit.
     fn proceed(&mut self, now: Millis) {
-        self.retry_waiting(now);
         if let Renewal::Due = self.renewal
             && self.addresses.available() > 0
         {
