@@ -16,14 +16,16 @@ use comet_ops::{Exposition, Kind};
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
 
-/// Events that are taken before the next look at what is due: it costs as much as a push. Notices come between pushes.
-const PUSHES_A_TURN: usize = 64;
+/// Events that are taken in one turn, which costs as much as a push by itself. After a full turn of pushes the cores are told of them before
+/// the next one, so that a burst waits in the queue, which is longer than the table of calls.
+const PUSHES_A_TURN: usize = 128;
 const NOTICES_A_TURN: usize = 256;
 
 /// What connects this host with others.
@@ -276,7 +278,7 @@ impl ClusterDriver {
             tokio::select! {
                 // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
                 biased;
-                // A turn is for all that are done by now.
+                // All that are done by now, at most as many as there may be calls.
                 Some(()) = under_way.next() => {
                     while let Some(Some(())) = under_way.next().now_or_never() {}
                 }
@@ -295,7 +297,13 @@ impl ClusterDriver {
                     has_engine = taken > 0;
                     let wanted = pushes.drain(..).map(|event| self.wanted(event));
                     for (wanted, target, reply) in wanted {
-                        under_way.extend(self.receive(begin(wanted), target, reply));
+                        let answer = self.receive(begin(wanted), target, reply);
+                        // The set polls each of its futures that is ready. With a budget for the task all but the first would be polled in
+                        // vain, again and again.
+                        under_way.extend(answer.map(unconstrained));
+                    }
+                    if taken == PUSHES_A_TURN {
+                        yield_now().await;
                     }
                 }
             }
