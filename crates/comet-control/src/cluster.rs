@@ -428,7 +428,7 @@ impl ClusterDriver {
 
     /// What the process that goes on has to know.
     pub(crate) fn hand_over(&self) -> ClusterHandOver {
-        self.lock().hand_over(unix_ms(Instant::now()))
+        self.lock().hand_over(self.now(), unix_ms(Instant::now()))
     }
 
     /// Goes on for another process, with these rooms.

@@ -11,7 +11,7 @@ use comet_core::{Millis, Tally};
 use super::calls::{Added, Expected};
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
 use super::question::Told;
-use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
+use super::{Cluster, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
     /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
@@ -83,8 +83,7 @@ impl<C> Cluster<C> {
     /// Hosts that are named if they do not answer, and that no call waits for.
     fn not_waited_for(&self, now: Millis) -> Vec<HostName> {
         // Those that are there may not have had the time to say so.
-        let is_new = now < self.connected_at.after(HOST_ANNOUNCE_MS);
-        let unknown = is_new.then(|| HostName::from(UNKNOWN_HOSTS));
+        let unknown = (now < self.introduced_at).then(|| HostName::from(UNKNOWN_HOSTS));
         unknown.into_iter().chain(self.hosts.silent_names().cloned()).collect()
     }
 
