@@ -104,16 +104,16 @@ impl Shard {
             }
             CallerTarget::All => {
                 self.callers.expect(call, self.context.shards.into());
-                let mut is_asked = false;
+                let mut is_asked = true;
                 for shard in (0..self.context.shards).map(ShardId) {
                     let push = push.clone();
-                    is_asked |=
+                    is_asked &=
                         self.ask(shard, call, Message::Broadcast { call, push, speed: None });
                 }
                 is_asked
             }
         };
-        // What is refused here is made nowhere.
+        // What is refused here is made on no other host, so a caller that tries again makes it there once.
         if let Some((target, push)) = elsewhere.filter(|_| is_asked) {
             self.callers.expect_elsewhere(call, push.frame.message().len());
             let shard = self.context.shard;

@@ -127,7 +127,7 @@ fn counters(rig: &Rig, shard: u16) -> Counters {
     rig.shards[usize::from(shard)].counters()
 }
 
-fn ended(rig: &Rig, reason: CallerEnd) -> u64 {
+pub(crate) fn ended(rig: &Rig, reason: CallerEnd) -> u64 {
     counters(rig, 0).callers_ended[reason as usize]
 }
 

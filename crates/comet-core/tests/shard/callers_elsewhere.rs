@@ -1,12 +1,13 @@
 //! Pushes of callers that other hosts are told of: control publishes them, and tells what became of them there.
 
-use comet_core::limits::{CALLED_MAX, CALLER_CALLS_MAX};
+use comet_core::limits::{CALLED_MAX, CALLER_CALLS_MAX, CALLER_FIRST_MS};
 use comet_core::{
-    CallId, CallerLimits, CallerTarget, DropReason, Message, Report, ShardId, Tally, ToldElsewhere,
+    CallId, CallerEnd, CallerLimits, CallerTarget, DropReason, Limits, Message, Report, ShardId,
+    Tally, ToldElsewhere,
 };
 use comet_proto::push_frame::{PushLedger, PushTarget};
 
-use crate::callers::{Caller, call, replies, request, write};
+use crate::callers::{Caller, call, ended, replies, request, write};
 use crate::rig::Rig;
 
 /// Pushes that control has to publish, with the bytes of their frames.
@@ -78,6 +79,20 @@ fn what_is_not_made_here_is_told_to_nobody() {
     assert_eq!(ledgers(&mut rig, caller), [PushLedger { absent: 1, ..PushLedger::default() }]);
 }
 
+#[test]
+fn a_push_to_all_that_a_full_core_refuses_is_made_on_no_other_host() {
+    let mut rig = Rig::reporting_rooms_with(2, Limits { mesh_backlog: 1, ..Limits::default() });
+    let caller = call(&mut rig, 0);
+    rig.held.insert((0, 1));
+    let requests = (1..=2).flat_map(|id| request(id, PushTarget::All, b"hi"));
+    write(&mut rig, caller, &requests.collect::<Vec<u8>>());
+    let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();
+    rig.held.clear();
+    tell(&mut rig, (push, bytes), nothing());
+    let statuses = replies(&mut rig, caller).into_iter().map(|(id, status, _)| (id, status));
+    assert_eq!(statuses.collect::<Vec<_>>(), [(1, 0), (2, 8)]);
+}
+
 /// Also if the calls have ended by their time: control has not looked at their pushes.
 #[test]
 fn requests_wait_while_too_many_pushes_are_told_to_other_hosts() {
@@ -120,6 +135,21 @@ fn a_shard_that_is_to_be_handed_over_takes_no_requests_and_answers_those_before(
     rig.shards[0].hold_callers(false);
     rig.run();
     assert_eq!(called(&mut rig).len(), 1);
+}
+
+#[test]
+fn a_caller_whose_first_request_is_not_looked_at_is_not_silent() {
+    let mut rig = Rig::reporting_rooms(1);
+    let [caller, _silent] = [(); 2].map(|()| call(&mut rig, 0));
+    rig.shards[0].hold_callers(true);
+    write(&mut rig, caller, &request(1, PushTarget::All, b""));
+    rig.pass(CALLER_FIRST_MS + 1);
+    assert_eq!(ended(&rig, CallerEnd::Silent), 1);
+    rig.shards[0].hold_callers(false);
+    rig.run();
+    let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();
+    tell(&mut rig, (push, bytes), nothing());
+    assert_eq!(ledgers(&mut rig, caller), [PushLedger::default()]);
 }
 
 #[test]
