@@ -12,8 +12,14 @@ use crate::cluster::ClusterDriver;
 use crate::hub::HubDriver;
 use crate::under_way::Elsewhere;
 
-/// What is known of other hosts is told so early before the end of the call's time: a part of it.
-const TOLD_BEFORE: u32 = 8;
+/// Other hosts have seven eighths of the time of a call, so that the core learns in time what they told: it answers at the end. A late
+/// control thread takes longer, so they have so much less at least, and half of a time that is shorter than twice that.
+const TELLING: Duration = Duration::from_millis(50);
+
+/// How long other hosts may take for a push whose caller is answered within `limit`.
+fn limit_of_hosts(limit: Duration) -> Duration {
+    limit - (limit / 8).max(TELLING).min(limit / 2)
+}
 
 impl ClusterDriver {
     /// Publishes a push that was begun by a data core. Its caller is answered within `limit`.
@@ -40,7 +46,7 @@ impl ClusterDriver {
             collapse_id: Box::default(),
             body: frame.body.into(),
         };
-        self.begin(limit - limit / TOLD_BEFORE, publication)
+        self.begin(limit_of_hosts(limit), publication)
     }
 }
 
@@ -59,4 +65,17 @@ pub(crate) async fn tell_caller(
     let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);
     let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
     hub.answer(shard, Message::ToldElsewhere { call, told });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_learns_in_time_what_other_hosts_told() {
+        for (limit, of_hosts) in [(8_000, 7_000), (400, 350), (200, 150), (100, 50), (20, 10)] {
+            let of_hosts = Duration::from_millis(of_hosts);
+            assert_eq!(limit_of_hosts(Duration::from_millis(limit)), of_hosts, "{limit} ms");
+        }
+    }
 }
