@@ -239,12 +239,15 @@ impl<'a> Former<'a> {
         held.into_iter().collect::<Result<(), _>>()?;
         let end = Instant::now() + CALLERS;
         loop {
-            let pushes = self.survey()?.calls;
-            if control.callers() + control.calls_under_way() + pushes == 0 {
+            let callers = control.callers();
+            let is_over = Instant::now() >= end;
+            let is_control_done = callers + control.calls_under_way() == 0;
+            // A survey looks at all connections, so it is not made in vain.
+            let pushes = if is_control_done || is_over { self.survey()?.calls } else { 0 };
+            if is_control_done && pushes == 0 {
                 return Ok(());
             }
-            if Instant::now() >= end {
-                let callers = control.callers();
+            if is_over {
                 log::warn!(
                     "upgrade: {callers} callers do not leave in time, {pushes} pushes by frames have no answer"
                 );
