@@ -20,11 +20,15 @@ pub(crate) fn two_hosts_with(nats: &NatsServer, settings: &[&str]) -> [Server; 2
     let b = Server::start_another(&[&[&*servers, "server.id=\"b\""], settings].concat());
     for host in [&a, &b] {
         host.until("comet_cluster_hosts", 1);
-        // In the first second of a connection there may be others that have not said so.
-        let is_settled = || host.push(To::All, 6, b"").unanswered.is_empty();
-        until("others to have had their time", is_settled);
+        until_others_had_their_time(host);
     }
     [a, b]
+}
+
+/// In the first second of a connection there may be hosts that have not said so.
+fn until_others_had_their_time(host: &Server) {
+    let is_over = || host.push(To::All, 6, b"").unanswered.is_empty();
+    until("others to have had their time", is_over);
 }
 
 fn client(host: &Server, user: i64, room: &str) -> Client {
@@ -214,6 +218,7 @@ fn hosts_that_come_together_again_agree_on_one_connection_of_a_key() {
     let mut on_a = client(&a, 1, "r");
     assert_eq!([a.metric("comet_keys"), b.metric("comet_keys")], [1, 1], "they are apart");
     nats.restart();
+    until_others_had_their_time(&b);
     until_replaced(&b, &a, 1);
     assert_eq!(next(&mut on_a), b"one");
 }

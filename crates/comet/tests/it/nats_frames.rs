@@ -73,7 +73,7 @@ fn a_push_by_a_frame_reaches_the_clients_of_all_hosts() {
 #[test]
 fn a_host_without_an_answer_is_counted_in_the_reply_to_a_frame() {
     let Some(nats) = NatsServer::start(&[]) else { return };
-    let [a, b] = two_hosts_with(&nats, &["push.timeout=\"1s\"", "push.frames=[\"127.0.0.1:0\"]"]);
+    let [a, b] = two_hosts_with(&nats, &["push.timeout=\"4s\"", "push.frames=[\"127.0.0.1:0\"]"]);
     let _clients = [client(&a, 1, "r"), client(&b, 2, "r")];
     let mut pusher = pusher(&a);
     until("the hosts to know the room", || {

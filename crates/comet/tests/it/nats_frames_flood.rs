@@ -17,8 +17,6 @@ const ROOM: &str = "live://flood";
 /// Before the flood. After it each host pushes its own.
 const BEGIN: &[u8] = b"begin";
 const ENDS: [&[u8]; 2] = [b"end of a", b"end of b"];
-/// Pushes of a caller that wait for their replies: as many as a host reads.
-const WINDOW: u32 = 1_000;
 const DEADLINE_EXCEEDED: u32 = 4;
 const RESOURCE_EXHAUSTED: u32 = 8;
 
@@ -28,6 +26,8 @@ struct Flood {
     callers: u16,
     /// Of each caller.
     pushes: u32,
+    /// Of these so many wait for their replies.
+    window: u32,
     body: usize,
 }
 
@@ -45,7 +45,7 @@ fn call(address: SocketAddr, caller: u16, flood: Flood) -> Told {
     let mut pusher = Pusher::tcp(address, PATIENCE).unwrap();
     let (mut told, mut begun) = (Told::default(), 0);
     for _ in 0..flood.pushes {
-        while begun < flood.pushes && pusher.under_way() < WINDOW {
+        while begun < flood.pushes && pusher.under_way() < flood.window {
             let mut body = [&caller.to_be_bytes()[..], &begun.to_be_bytes()].concat();
             body.resize(flood.body, 0);
             pusher.begin(PushTarget::Room(ROOM), 5, &body);
@@ -56,9 +56,10 @@ fn call(address: SocketAddr, caller: u16, flood: Flood) -> Told {
             Ok(ledger) => {
                 let dropped: u64 = ledger.dropped.iter().map(|(_, count)| count).sum();
                 assert_eq!(ledger.matched, ledger.queued + dropped, "{ledger:?}");
-                assert!(ledger.unanswered <= 1, "{ledger:?}");
+                // The other host. Just after a connection has ended there may be one more.
+                assert!(ledger.unanswered <= 2, "{ledger:?}");
                 told.made += 1;
-                told.unanswered += ledger.unanswered;
+                told.unanswered += ledger.unanswered.min(1);
             }
             Err(refused) if refused.status == DEADLINE_EXCEEDED => {
                 told.made += 1;
@@ -70,9 +71,10 @@ fn call(address: SocketAddr, caller: u16, flood: Flood) -> Told {
     told
 }
 
-/// Counts the pushes up to the last one of each host, and checks the order of those of each caller. The client stays connected.
-fn count(mut client: Client) -> (u64, Client) {
-    let (mut pushes, mut ends) = (0, [false; 2]);
+/// Counts the pushes up to the last one of each host. Also returns how often one of a caller came behind a later one. The client stays
+/// connected.
+fn count(mut client: Client) -> (u64, u64, Client) {
+    let (mut pushes, mut swapped, mut ends) = (0, 0, [false; 2]);
     let mut last: HashMap<[u8; 2], u32> = HashMap::new();
     while ends != [true; 2] {
         let message = client.receive().unwrap().expect("the last push comes");
@@ -82,11 +84,11 @@ fn count(mut client: Client) -> (u64, Client) {
             let (caller, rest) = message.body.split_first_chunk().unwrap();
             let number = u32::from_be_bytes(*rest.first_chunk().unwrap());
             let before = last.insert(*caller, number);
-            assert!(before < Some(number), "{number} of {caller:?} comes behind {before:?}");
+            swapped += u64::from(before >= Some(number));
             pushes += 1;
         }
     }
-    (pushes, client)
+    (pushes, swapped, client)
 }
 
 /// What a host says of pushes that its client did not get: on the way from NATS to the cores, and at the client.
@@ -148,8 +150,16 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
     two.nats.pause(false);
     let mut grown = 0;
     for (host, ((metrics, size), told)) in before.iter().zip(&told).enumerate() {
-        let published = metrics.value("comet_cluster_published_total") + told.made;
-        two.until(host, "comet_cluster_published_total", published);
+        until("the host to publish its pushes", || {
+            let now = two.metrics(host);
+            let rise = |name: &str| now.value(name) - metrics.value(name);
+            // Without a connection none is published.
+            let not_published = match rise("comet_cluster_disconnects_total") {
+                0 => 0,
+                _ => rise("comet_cluster_not_published_total"),
+            };
+            rise("comet_cluster_published_total") + not_published >= told.made
+        });
         grown = grown.max(sizes[host].saturating_sub(*size));
     }
     for (caller, end) in callers.iter().zip(ENDS) {
@@ -162,20 +172,22 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
     let not_published =
         [0, 1].map(|host| rise(host, &|at| at.value("comet_cluster_not_published_total")));
     for (host, reader) in readers.into_iter().enumerate() {
-        let (got, _client) = reader.join().unwrap();
+        let (got, swapped, _client) = reader.join().unwrap();
         let lost = rise(host, &losses) + not_published[1 - host];
         let (made, unanswered) = (told[0].made + told[1].made, told[1 - host].unanswered);
         let disconnects: u64 =
             (0..2).map(|host| rise(host, &|at| at.value("comet_cluster_disconnects_total"))).sum();
         let books = format!(
-            "host {host}: of {made} pushes {got} came and {lost} are counted as lost; {unanswered} named this host; {disconnects} \
-             disconnects; {not_published:?} not published"
+            "host {host}: of {made} pushes {got} came, {swapped} behind later ones, and {lost} are counted as lost; {unanswered} \
+             named this host; {disconnects} disconnects; {not_published:?} not published"
         );
         eprintln!("{books}; {grown} MiB");
         let missing = made.checked_sub(got + lost).expect(&books);
         // What was on its way when a connection ended is lost, and named.
         let may_miss = if disconnects > 0 { unanswered } else { 0 };
         assert!(missing <= may_miss, "{books}");
+        // NATS may read of two connections of a host at once.
+        assert!(swapped == 0 || disconnects > 0, "{books}");
         assert!(not_published[1 - host] <= unanswered, "{books}");
         now[host].assert_balanced();
     }
@@ -185,18 +197,19 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
 
 #[test]
 fn each_push_by_a_frame_of_a_flood_reaches_both_hosts_or_is_counted() {
-    let flood = Flood { callers: 2, pushes: 5_000, body: 16 };
+    let flood = Flood { callers: 2, pushes: 5_000, window: 1_000, body: 16 };
     check(flood, &["push.timeout=\"30s\""], false);
 }
 
-/// More than may wait for NATS. Those beyond that are answered at once.
+/// More than may wait for NATS.
 #[test]
 fn callers_are_told_what_nats_does_not_take_and_memory_stays_bounded() {
-    let flood = Flood { callers: 10, pushes: 2_000, body: 16 << 10 };
+    let flood = Flood { callers: 10, pushes: 2_000, window: 250, body: 64 << 10 };
     let sets = ["push.timeout=\"2s\"", "protocol.write_timeout=\"60s\""];
     let Some(outcome) = check(flood, &sets, true) else { return };
     let Outcome { unanswered, not_published, grown } = outcome;
     assert!(not_published > 0 && unanswered > not_published, "{not_published} of {unanswered}");
     let pushed = u64::from(flood.callers) * u64::from(flood.pushes) * flood.body as u64 >> 20;
-    assert!(grown < pushed * 3 / 4, "{grown} MiB of {pushed}");
+    // 64 MiB wait for the client of NATS, as much in it, and 64 MiB on each of the two cores for control.
+    assert!(grown < pushed / 2, "{grown} MiB of {pushed}");
 }

@@ -13,6 +13,7 @@ use crate::nats_server::NatsServer;
 use crate::peer::Peer;
 use crate::process::{Server, comet, with_sets};
 use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until};
+use crate::two_hosts::until_others_had_their_time;
 
 use super::{Line, token};
 
@@ -50,13 +51,19 @@ impl Hosts {
         let line = Line::of(launch("a", upgraded, Some(permit)));
         let hosts = Self { line, other: launch("b", &[], None), nats };
         hosts.until_joined();
+        for host in [&hosts.line.server, &hosts.other] {
+            until_others_had_their_time(host);
+        }
         Some(hosts)
     }
 
     pub(super) fn until_joined(&self) {
         for stat in [self.line.server.stat, self.other.stat] {
             until("the hosts to know each other", || {
-                Metrics::read(stat).value("comet_cluster_hosts") == 1
+                let metrics = Metrics::read(stat);
+                ["connected", "hosts"]
+                    .iter()
+                    .all(|name| metrics.value(&format!("comet_cluster_{name}")) == 1)
             });
         }
     }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use comet::caller::PushClient;
 use comet_client::{PushLedger, PushTarget, Pusher};
@@ -19,6 +20,15 @@ const WINDOW: u32 = 200;
 const UPGRADES: usize = 3;
 const UNAVAILABLE: u32 = 14;
 
+/// Ends the caller at the end of the test, also if an assertion fails.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
+}
+
 /// Pushes numbers by one connection after the other: each begins with the first one that has no answer, as that was not made. Returns
 /// what became of them.
 fn call(
@@ -28,7 +38,10 @@ fn call(
     thread::spawn(move || {
         let (mut ledgers, mut connections) = (Vec::new(), 0);
         while !is_over.load(SeqCst) {
-            let Ok(mut pusher) = Pusher::unix(&path, PATIENCE) else { continue };
+            let Ok(mut pusher) = Pusher::unix(&path, PATIENCE) else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
             connections += 1;
             let mut begun = ledgers.len();
             let mut has_ended = false;
@@ -70,8 +83,8 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
     let other = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     let all = 2 * CLIENTS as u64;
     until("the hosts to know the room", || push(&other, To::Room(ROOM), 5, b"").queued == all);
-    let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let caller = call(folder.file("frames"), (Arc::clone(&is_over), Arc::clone(&made)));
+    let (over, made) = (Over(Arc::default()), Arc::new(AtomicU64::new(0)));
+    let caller = call(folder.file("frames"), (Arc::clone(&over.0), Arc::clone(&made)));
     let until_more = || {
         let before = made.load(SeqCst);
         until("pushes to go on", || made.load(SeqCst) > before + 2 * u64::from(WINDOW));
@@ -82,7 +95,7 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
         hosts.until_joined();
     }
     until_more();
-    is_over.store(true, SeqCst);
+    drop(over);
     let (ledgers, connections) = caller.join().unwrap();
     assert!(connections > UPGRADES as u64, "{connections} connections");
     let last = hosts.line.caller();
@@ -113,6 +126,9 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
         assert!(here + there >= ledger.queued, "{number}: {there}, {ledger:?}");
     }
     assert!(delivered.is_empty(), "made without an answer: {delivered:?}");
+    // Before and after each upgrade all but those that were under way.
+    let unnamed = ledgers.len() as u64 - named;
+    assert!(unnamed >= (UPGRADES as u64 + 1) * u64::from(WINDOW), "{unnamed} of {}", ledgers.len());
     eprintln!(
         "{} pushes by {connections} connections, {named} name a host, {missed} missed it",
         ledgers.len()
