@@ -313,7 +313,7 @@ impl Callers {
     }
 
     /// What became of the push on other hosts.
-    pub(super) fn add_elsewhere(&mut self, call: CallId, told: ToldElsewhere) {
+    pub(super) fn add_elsewhere(&mut self, call: CallId, told: &ToldElsewhere) {
         self.called -= 1;
         self.called_bytes -= told.bytes;
         self.change(call, |answered| answered.add_elsewhere(told));

@@ -101,8 +101,8 @@ impl Answered {
         self.awaits_hosts = true;
     }
 
-    pub(crate) fn add_elsewhere(&mut self, told: ToldElsewhere) {
-        let ToldElsewhere { tally, held, unanswered, bytes: _ } = told;
+    pub(crate) fn add_elsewhere(&mut self, told: &ToldElsewhere) {
+        let ToldElsewhere { tally, held, unanswered, bytes: _ } = *told;
         // It may have been given up.
         if std::mem::take(&mut self.awaits_hosts) {
             self.tally += tally;
