@@ -89,7 +89,25 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
 
 /// The same on a host of several.
 pub(crate) fn start_with_cluster(options: Options, capacities: &[usize]) -> Fake {
-    start_beside(Some(alone()), options, capacities)
+    let (engine_notices, notices) = mpsc::channel(1);
+    // It has heard of no other host.
+    engine_notices.try_send(Event::Connected).expect("it has room");
+    let (_, pushes) = mpsc::channel(1);
+    start_with_engine((Arc::new(NoEngine), [pushes, notices]), options, capacities)
+}
+
+/// The same with an engine, and what it tells: pushes and the rest, for as long as neither ends.
+pub(crate) fn start_with_engine(
+    (engine, [pushes, notices]): (Arc<dyn Engine>, [mpsc::Receiver<Event>; 2]),
+    options: Options,
+    capacities: &[usize],
+) -> Fake {
+    let work = Box::pin(ready(()));
+    let (subscribes_rooms, sessions) = (true, false);
+    let host = "a".into();
+    let cluster =
+        ClusterOptions { host, subscribes_rooms, sessions, engine, notices, pushes, work };
+    start_beside(Some(cluster), options, capacities)
 }
 
 fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &[usize]) -> Fake {
@@ -99,23 +117,6 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
     let control = Control::start(options, wake, senders, report_inbox, cluster).unwrap();
     Fake { control, shards, reports }
-}
-
-/// A host with a connection. It has heard of no other one.
-fn alone() -> ClusterOptions {
-    let (engine_notices, notices) = mpsc::channel(1);
-    let (_, pushes) = mpsc::channel(1);
-    engine_notices.try_send(Event::Connected).expect("it has room");
-    let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
-    ClusterOptions {
-        host: "a".into(),
-        subscribes_rooms: true,
-        sessions: false,
-        engine,
-        notices,
-        pushes,
-        work,
-    }
 }
 
 struct NoEngine;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "shards played by hand have a clock")]
 
+mod called;
 mod connections;
 mod debug;
 mod documents;
