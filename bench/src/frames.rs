@@ -111,7 +111,7 @@ fn answer(reply: &PushReply<'_>) -> Answer {
         let words = String::from_utf8_lossy(reply.body);
         return Err(Status::new(Code::from_i32(reply.status.cast_signed()), words));
     }
-    let PushLedger { matched, queued, absent, parked, dropped } =
+    let PushLedger { matched, queued, absent, parked, unanswered: _, dropped } =
         PushLedger::decode(reply.body).ok_or_else(|| Status::internal("a ledger is cut"))?;
     let name = |reason: u32| REASONS.get(reason as usize - 1).copied().unwrap_or("other");
     let dropped = dropped.into_iter().map(|(reason, count)| (name(reason).to_owned(), count));

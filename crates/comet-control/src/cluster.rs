@@ -13,13 +13,20 @@ use comet_hub::cluster::{
     HeldElsewhere, HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
 };
 use comet_ops::{Exposition, Kind};
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{unconstrained, yield_now};
 use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
+
+/// Events that are taken in one turn, which costs as much as a push by itself. After a full turn of pushes the cores are told of them before
+/// the next one, so that a burst waits in the queue, which is longer than the table of calls.
+const PUSHES_A_TURN: usize = 128;
+const NOTICES_A_TURN: usize = 256;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -257,7 +264,8 @@ impl ClusterDriver {
         mut events: ClusterEvents,
         begin: impl Fn(Wanted) -> Result<Begun, Status>,
     ) -> Infallible {
-        let mut under_way = JoinSet::new();
+        let mut under_way = FuturesUnordered::new();
+        let (mut pushes, mut notices) = (Vec::new(), Vec::new());
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         let mut has_engine = true;
         loop {
@@ -270,53 +278,68 @@ impl ClusterDriver {
             tokio::select! {
                 // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
                 biased;
-                Some(_) = under_way.join_next() => {}
-                event = events.notices.recv(), if has_engine => match self.taken(event) {
-                    Some(event) => {
-                        let mut cluster = self.lock();
+                // All that are done by now, at most as many as there may be calls.
+                Some(()) = under_way.next() => {
+                    while let Some(Some(())) = under_way.next().now_or_never() {}
+                }
+                taken = events.notices.recv_many(&mut notices, NOTICES_A_TURN), if has_engine => {
+                    has_engine = taken > 0;
+                    let mut cluster = self.lock();
+                    for event in notices.drain(..) {
+                        self.engine.note_taken(event.bytes());
                         cluster.handle_event(self.now(), event);
-                        self.carry_out(&mut cluster);
                     }
-                    None => has_engine = false,
-                },
+                    self.carry_out(&mut cluster);
+                }
                 () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
-                event = events.pushes.recv(), if has_engine => match self.taken(event) {
-                    Some(Event::Push { publication, reply }) => {
-                        let target = publication.target.clone();
-                        let begun = begin(Wanted::Push(publication));
-                        self.receive(begun, (target, reply), &mut under_way);
+                taken = events.pushes.recv_many(&mut pushes, PUSHES_A_TURN), if has_engine => {
+                    has_engine = taken > 0;
+                    let wanted = pushes.drain(..).map(|event| self.wanted(event));
+                    for (wanted, target, reply) in wanted {
+                        let answer = self.receive(begin(wanted), target, reply);
+                        // The set polls each of its futures that is ready. With a budget for the task all but the first would be polled in
+                        // vain, again and again.
+                        under_way.extend(answer.map(unconstrained));
                     }
-                    Some(Event::Ordered { order, reply }) => {
-                        // All hosts answer, as to a push to everybody.
-                        let begun = begin(Wanted::Order(order));
-                        self.receive(begun, (Target::All, Some(reply)), &mut under_way);
+                    if taken == PUSHES_A_TURN {
+                        yield_now().await;
                     }
-                    Some(event) => unreachable!("it is no push: {event:?}"),
-                    None => has_engine = false,
-                },
+                }
             }
         }
     }
 
+    /// What another host wants done, whom it concerns, and where the answer goes.
+    fn wanted(&self, event: Event) -> (Wanted, Target, Option<ReplyTo>) {
+        self.engine.note_taken(event.bytes());
+        match event {
+            Event::Push { publication, reply } => {
+                let target = publication.target.clone();
+                (Wanted::Push(publication), target, reply)
+            }
+            // All hosts answer, as to a push to everybody.
+            Event::Ordered { order, reply } => (Wanted::Order(order), Target::All, Some(reply)),
+            event => unreachable!("it is no push: {event:?}"),
+        }
+    }
+
+    /// `None`: it is refused.
     fn receive(
         self: &Arc<Self>,
         begun: Result<Begun, Status>,
-        (target, reply): (Target, Option<ReplyTo>),
-        under_way: &mut JoinSet<()>,
-    ) {
+        target: Target,
+        reply: Option<ReplyTo>,
+    ) -> Option<impl Future<Output = ()> + use<>> {
         self.begun.fetch_add(1, SeqCst);
         self.lock().note_received(reply.as_ref());
         match begun {
-            Ok(begun) => {
-                under_way.spawn(Arc::clone(self).answer(begun, target, reply));
+            Ok(begun) => Some(Arc::clone(self).answer(begun, target, reply)),
+            Err(status) => {
+                self.refuse(&status, reply.as_ref());
+                None
             }
-            Err(status) => self.refuse(&status, reply.as_ref()),
         }
-    }
-
-    fn taken(&self, event: Option<Event>) -> Option<Event> {
-        event.inspect(|event| self.engine.note_taken(event.bytes()))
     }
 
     /// Tells the caller of a push of another host what became of it here.
@@ -405,7 +428,7 @@ impl ClusterDriver {
 
     /// What the process that goes on has to know.
     pub(crate) fn hand_over(&self) -> ClusterHandOver {
-        self.lock().hand_over(unix_ms(Instant::now()))
+        self.lock().hand_over(self.now(), unix_ms(Instant::now()))
     }
 
     /// Goes on for another process, with these rooms.

@@ -231,6 +231,15 @@ impl HubDriver {
         }
     }
 
+    /// Puts a message on its way that the shard waits for.
+    pub(crate) fn answer(&self, shard: ShardId, message: Message) {
+        let mut state = self.lock();
+        let State { hub, inboxes, .. } = &mut *state;
+        if hub.answer(inboxes, shard, message) {
+            self.wake.wake();
+        }
+    }
+
     /// Carries reports to calls, those that no call asked for to `others`, and messages to shards, for as
     /// long as it is polled.
     ///

@@ -17,6 +17,7 @@
     reason = "uptime counts from the start of the thread; calls wait in tokio's time"
 )]
 
+mod called;
 mod census;
 mod cluster;
 mod connections;

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
+use crate::called::tell_caller;
 use crate::cluster::{ClusterDriver, ClusterWork, Wanted};
 use crate::debug;
 use crate::hub::HubDriver;
@@ -92,13 +93,20 @@ impl Assembly {
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let memory = memory.watch(Arc::clone(&hub));
-        let carrying = hub.run(Arc::clone(&reports), {
-            let (logic, cluster) = (logic.clone(), cluster.clone());
+        let carrying = Arc::clone(&hub).run(Arc::clone(&reports), {
+            let (logic, cluster, hub) = (logic.clone(), cluster.clone(), Arc::clone(&hub));
             move |report| match (&logic, report) {
                 (_, Report::RoomInterest { room, has_members }) => {
                     // Shards report it only where there is a cluster.
                     if let Some(cluster) = &cluster {
                         cluster.set_interest(&room, has_members);
+                    }
+                }
+                (_, Report::Called { call, shard, target, push }) => {
+                    if let Some(cluster) = &cluster {
+                        let bytes = push.frame.message().len();
+                        let told = cluster.begin_called(bounds.timeout, target, &push);
+                        tokio::spawn(tell_caller(Arc::clone(&hub), (shard, call, bytes), told));
                     }
                 }
                 (_, Report::Claimed { key, at }) => {

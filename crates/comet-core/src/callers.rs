@@ -1,8 +1,11 @@
 //! What a driver and a shard say to each other about the connections of push callers, and their bounds.
 
 use std::fmt;
+use std::sync::Arc;
 
 use subtle::{Choice, ConstantTimeEq};
+
+use crate::ledger::Tally;
 
 /// Where a shard keeps the connection of a caller. It is reused once the driver has said that the connection is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -13,6 +16,32 @@ impl CallerSlot {
     pub(crate) fn index(self) -> usize {
         self.0.into()
     }
+}
+
+/// To whom a push of a caller is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CallerTarget {
+    /// The connection that holds a key.
+    Key(Box<str>),
+    /// The sessions of a user.
+    User(i64),
+    /// The members of a room.
+    Room(Arc<str>),
+    /// Everybody.
+    All,
+}
+
+/// What became of a push of a caller on other hosts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ToldElsewhere {
+    /// The sum over those that have told.
+    pub tally: Tally,
+    /// So many of the names that the push gives are held there.
+    pub held: u32,
+    /// Hosts that have not told.
+    pub unanswered: u32,
+    /// Of the frame of the push.
+    pub bytes: usize,
 }
 
 /// What a driver has to do with the socket of a caller.

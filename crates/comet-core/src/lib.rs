@@ -54,7 +54,7 @@ pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
 pub use blocks::{Block, Blocks, TooManyBlocks};
 pub use budget::{Budget, MessageBudget};
-pub use callers::{CallerLimits, CallerOperation, CallerSlot, Tokens};
+pub use callers::{CallerLimits, CallerOperation, CallerSlot, CallerTarget, Tokens, ToldElsewhere};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
 pub use deflate::Deflate;

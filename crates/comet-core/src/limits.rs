@@ -317,6 +317,10 @@ pub const CALLER_OUTPUT_MAX: usize = 256 << 10;
 /// Bytes of requests of a shard's push callers that are coming in or not answered, beside the longest one. Beyond it no more is
 /// received.
 pub const CALLERS_BYTES_MAX: usize = 64 << 20;
+/// Pushes of a shard's push callers that are told to other hosts and not answered. Beyond it none of their requests is looked at.
+pub const CALLED_MAX: usize = 16_384;
+/// Bytes of the frames of these pushes, beside the longest one.
+pub const CALLED_BYTES_MAX: usize = 64 << 20;
 /// How long a push caller may take to its first request, milliseconds.
 pub const CALLER_FIRST_MS: u64 = 10_000;
 /// How long a push caller may take nothing of its replies, milliseconds.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::callers::{CallerTarget, ToldElsewhere};
 use crate::history::{HistoryPage, HistoryQuery};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
@@ -288,6 +289,9 @@ pub enum Message {
     Tallied { call: CallId, tally: Box<Tally>, partials: u32 },
     /// The same as [`Report::PartialTally`].
     PartiallyTallied { call: CallId, tally: Box<Tally>, settles: u32 },
+    /// Control to the shard with the push caller of `call`: what became of the push on other hosts. There is one for each
+    /// [`Report::Called`].
+    ToldElsewhere { call: CallId, told: Box<ToldElsewhere> },
 
     /// Owner to the user's home: give the connection its place among the user's sessions. `is_kept`: its session outlasts the
     /// connection.
@@ -415,6 +419,9 @@ pub enum Report {
     Reclaimed { user: i64, key: Box<str> },
     /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
     RoomInterest { room: Arc<str>, has_members: bool },
+    /// A push of a caller of this shard has begun here. For other hosts ([`Settings::reports_rooms`](crate::Settings::reports_rooms)),
+    /// and answered with [`Message::ToldElsewhere`].
+    Called { call: CallId, shard: ShardId, target: CallerTarget, push: Push },
     /// A given key has an owner whose token arrived at `at` ([`Message::WatchKeys`]), or keeps it ([`Message::HeldElsewhere`]).
     Claimed { key: Box<str>, at: Millis },
     /// The answer to [`Message::ListKeys`]. `next` is the table to go on with; `None`: these were the last.

@@ -18,7 +18,8 @@ pub struct Settings {
     pub logic: Logic,
     /// Seed of its hash maps and its jitter. A secret, and fixed only where a run must replay.
     pub hash_seed: u64,
-    /// Whether homes report the rooms that got their first member on this host, and those that lost their last.
+    /// Whether there are other hosts: homes report the rooms that got their first member on this host, and those that lost their last, and
+    /// shards report the pushes of their callers.
     pub reports_rooms: bool,
 }
 

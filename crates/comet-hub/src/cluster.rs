@@ -81,8 +81,10 @@ pub struct Cluster<C> {
     under_way: HashSet<ReplyTo>,
     /// When the latest turn was.
     last_turn: Millis,
-    /// When the present connection began, or the latest.
-    connected_at: Millis,
+    /// Until then there may be hosts that have not had the time to say so.
+    introduced_at: Millis,
+    /// A connection that begins before this goes on where the former process of this host was, which knew all hosts.
+    goes_on_until: Option<Millis>,
     /// Until then hosts may have members of any room, and have not told.
     settled_at: Millis,
     /// Messages that were lost here, and when the rooms are told again for that.
@@ -147,7 +149,8 @@ impl<C> Cluster<C> {
             calls: Calls::new(),
             under_way: HashSet::new(),
             last_turn: Millis(0),
-            connected_at: Millis(0),
+            introduced_at: Millis(0),
+            goes_on_until: None,
             settled_at: Millis(0),
             lost: 0,
             retell_at: None,
@@ -418,7 +421,11 @@ impl<C> Cluster<C> {
 
     /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
     fn connected(&mut self, now: Millis) {
-        (self.is_connected, self.connected_at, self.last_turn) = (true, now, now);
+        (self.is_connected, self.last_turn) = (true, now);
+        self.introduced_at = match self.goes_on_until.take() {
+            Some(until) if now < until => now,
+            _ => now.after(HOST_ANNOUNCE_MS),
+        };
         self.next_announcement = now;
         self.must_subscribe = false;
         if let Some(sessions) = &mut self.sessions {

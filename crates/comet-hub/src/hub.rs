@@ -173,6 +173,14 @@ impl<C> Hub<C> {
                 .is_ok()
     }
 
+    /// The same for a message that a shard waits for, however many wait: shards bound them. `false`: the shard has ended.
+    pub fn answer(&mut self, inboxes: &mut impl Inboxes, shard: ShardId, message: Message) -> bool {
+        let Self { calls, lanes, .. } = self;
+        lanes[usize::from(shard.0)]
+            .send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call))
+            .is_ok()
+    }
+
     /// Puts [`Message::CancelBroadcast`] on its way to every shard, however many messages wait. To be called
     /// once for a broadcast, of which there are few.
     pub fn cancel_broadcast(&mut self, inboxes: &mut impl Inboxes, call: CallId) {

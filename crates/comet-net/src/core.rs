@@ -105,6 +105,11 @@ impl Core {
         self.order(Order::HoldInput)
     }
 
+    /// Has it take no more requests of push callers, who get the answers to those before; or has it take them again.
+    pub fn hold_callers(&self, is_held: bool) -> Pending<Result<(), String>> {
+        self.order(|answer| Order::HoldCallers(is_held, answer))
+    }
+
     /// Has it close the connections that cannot be handed over, each with a random time to wait up to `retry_after_ms`.
     pub fn close_unmovable(&self, retry_after_ms: u32) -> Pending<Result<(), String>> {
         self.order(|answer| Order::CloseUnmovable(retry_after_ms, answer))

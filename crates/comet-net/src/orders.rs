@@ -14,6 +14,8 @@ pub(crate) enum Order {
     StopAccepts(Sender<Answer>),
     /// To read no more requests of clients, which would wait for answers.
     HoldInput(Sender<Answer>),
+    /// To take no more requests of push callers, or to take them again.
+    HoldCallers(bool, Sender<Answer>),
     /// To count what could be handed over.
     Survey(Sender<Survey>),
     /// To close what cannot be handed over, with times to wait up to so many milliseconds.
@@ -63,6 +65,8 @@ pub struct Survey {
     pub closing: usize,
     /// Orders to move clients off, which a hand-over waits for.
     pub orders: usize,
+    /// Pushes of callers at `push.frames` that are not answered.
+    pub calls: usize,
 }
 
 /// What a frozen core did in a turn.

@@ -250,6 +250,8 @@ pub struct PushLedger {
     pub absent: u64,
     /// Sessions without a connection that the push is parked for.
     pub parked: u64,
+    /// Other hosts that have not told their part in time.
+    pub unanswered: u64,
     /// Number of a reason, and the connections that did not get it for that. A reason without any is left out.
     pub dropped: Vec<(u32, u64)>,
 }
@@ -258,6 +260,8 @@ const COUNTS: usize = 3 * 8;
 const DROPPED: usize = 4 + 8;
 /// In the place of the number of a reason: those for which the push is parked, which is none.
 const PARKED: u32 = 0;
+/// In the same place: hosts whose part is missing.
+const UNANSWERED: u32 = u32::MAX;
 
 impl PushLedger {
     /// Reads the body of a reply. A body that is cut short is none.
@@ -270,14 +274,18 @@ impl PushLedger {
             u64::from_be_bytes(bytes)
         };
         let entries = dropped.iter().map(|entry| (word(entry, 0), count(entry, 4)));
-        let (parked, dropped): (Vec<_>, Vec<_>) =
-            entries.partition(|(reason, _)| *reason == PARKED);
+        let sum = |of: u32| {
+            let of_it = entries.clone().filter(|(reason, _)| *reason == of);
+            of_it.map(|(_, count)| count).fold(0, u64::saturating_add)
+        };
+        let is_reason = |(reason, _): &(u32, u64)| ![PARKED, UNANSWERED].contains(reason);
         Some(Self {
             matched: count(counts, 0),
             queued: count(counts, 8),
             absent: count(counts, 16),
-            parked: parked.iter().map(|(_, count)| count).sum(),
-            dropped,
+            parked: sum(PARKED),
+            unanswered: sum(UNANSWERED),
+            dropped: entries.clone().filter(is_reason).collect(),
         })
     }
 }
@@ -310,11 +318,13 @@ impl<'a> PushReply<'a> {
     pub fn encode_ledger(
         output: &mut Vec<u8>,
         id: u32,
-        (matched, queued, absent, parked): (u64, u64, u64, u64),
+        (matched, queued, absent): (u64, u64, u64),
+        (parked, unanswered): (u64, u64),
         dropped: impl Iterator<Item = (u32, u64)> + Clone,
     ) {
         let parked = (parked > 0).then_some((PARKED, parked));
-        let dropped = parked.into_iter().chain(dropped);
+        let unanswered = (unanswered > 0).then_some((UNANSWERED, unanswered));
+        let dropped = parked.into_iter().chain(dropped).chain(unanswered);
         put_reply_header(output, 0, id, COUNTS + DROPPED * dropped.clone().count());
         for count in [matched, queued, absent] {
             output.extend_from_slice(&count.to_be_bytes());

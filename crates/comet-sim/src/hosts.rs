@@ -30,6 +30,8 @@ const TURN_MS: u64 = 5;
 const PUSH_TIMEOUT_MS: u64 = 1_000;
 /// What began so long ago has no effect any more: hosts have told each other of it.
 const CALM_MS: u64 = 2 * HOST_ANNOUNCE_MS;
+/// A host that has come, or has got its first member, is known so soon: by a message there, one back, and a turn for each.
+const TOLD_MS: u64 = 4 * broker::DELAY_MS + 3 * TURN_MS;
 /// How long faults and pushes go on, and how long hosts have to recover.
 const RUN_MS: u64 = 20_000;
 const RECOVERY_MS: u64 = HOST_TIMEOUT_MS + 2 * HOST_ANNOUNCE_MS;
@@ -43,7 +45,12 @@ pub struct HostsSummary {
     pub reached: u64,
     /// See `reached`.
     pub named: u64,
-    /// Hosts that were not reached, or whose part is missing, and are not named, because of a fault just before.
+    /// Hosts that had just come, or had just got their first member of the room, and that were not reached or whose part is missing:
+    /// the host that pushed could not know of them.
+    pub new: u64,
+    /// Hosts that were not reached, or whose part is missing, where others are named: the caller knows that something is missing.
+    pub unknown: u64,
+    /// Others that were not reached, or whose part is missing, because of a fault just before.
     pub untold: u64,
     /// Messages that the broker delivered.
     pub messages: u64,
@@ -56,6 +63,8 @@ impl AddAssign for HostsSummary {
         self.pushes += other.pushes;
         self.reached += other.reached;
         self.named += other.named;
+        self.new += other.new;
+        self.unknown += other.unknown;
         self.untold += other.untold;
         self.messages += other.messages;
         self.faults += other.faults;
@@ -64,10 +73,11 @@ impl AddAssign for HostsSummary {
 
 impl fmt::Display for HostsSummary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, reached, named, untold, messages, faults } = self;
+        let Self { pushes, reached, named, new, unknown, untold, messages, faults } = self;
         write!(
             f,
-            "{pushes} pushes reached {reached} other hosts; {named} named as unanswered; {untold} untold after a fault; \
+            "{pushes} pushes reached {reached} other hosts; {named} named as unanswered; {new} had just come, {unknown} not named \
+             beside others that are, {untold} untold after a fault; \
              {messages} messages; {faults} faults"
         )
     }

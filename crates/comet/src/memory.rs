@@ -9,10 +9,10 @@ use std::fs;
 use comet_config::{Config, SlowConsumer};
 use comet_control::{CALLS_MAX, NOTICES_MAX};
 use comet_core::limits::{
-    ACCEPTS_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLERS_BYTES_MAX, DEFLATE_MAX,
-    GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX,
-    JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX, PRESENCE_WINDOWS_MAX, RECOVERY_MAX,
-    RETAINED_MAX, TRACE_EVENTS_MAX,
+    ACCEPTS_MAX, CALLED_BYTES_MAX, CALLED_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX,
+    CALLERS_BYTES_MAX, DEFLATE_MAX, GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX,
+    HISTORY_ROOMS_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX,
+    PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
@@ -232,6 +232,10 @@ impl Bounds {
             ("the same, encoded for clients", allocated(requests)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
+            (
+                "their pushes for other hosts",
+                when(!config.nats.servers.is_empty(), cores * for_hosts(of_frames)),
+            ),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
                 "the same in the text form",
@@ -286,6 +290,12 @@ fn frames(limits: &CallerLimits) -> u64 {
     let each = 2 * CALLER_INPUT_MAX + 2 * CALLER_OUTPUT_MAX;
     let requests = if limits.connections > 0 { CALLERS_BYTES_MAX + limits.frame_max } else { 0 };
     2 * usize::from(limits.connections) as u64 * each as u64 + 2 * allocated(requests as u64)
+}
+
+/// What pushes of these callers take that other hosts are told of, with their calls there.
+fn for_hosts(limits: &CallerLimits) -> u64 {
+    let frames = allocated((CALLED_BYTES_MAX + limits.frame_max) as u64);
+    if limits.connections > 0 { frames + (CALLED_MAX * CALL) as u64 } else { 0 }
 }
 
 /// What a call keeps beside its request: its entry, its tally and its channel.
@@ -370,5 +380,8 @@ mod tests {
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }
+        let frames = [&least[..], &["push.frames=[\"127.0.0.1:0\"]"]].concat();
+        let nats = "nats.servers=[\"nats://127.0.0.1:4222\"]";
+        assert!(sum(&[&frames[..], &[nats]].concat()) > sum(&frames));
     }
 }

@@ -16,11 +16,6 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
     if nats.servers.is_empty() {
         return Ok(None);
     }
-    if !config.push.frames.is_empty() {
-        log::warn!(
-            "push.frames: pushes by frames reach the clients of this host alone, not those of other hosts"
-        );
-    }
     let options = Options {
         servers: nats.servers.clone(),
         auth: auth(nats)?,

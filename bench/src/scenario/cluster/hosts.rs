@@ -26,7 +26,7 @@ const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 /// A reader that gets nothing for so long looks whether it is to end.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// NATS and three comets: `a` and `b` have a client each, in the same room, and `c` has nobody.
+/// NATS and comets: `a` and `b` have a client each, in the same room, and `c`, which comes later, has nobody.
 pub(super) struct Hosts {
     pub targets: Vec<Target>,
     pub nats: NatsServer,
@@ -36,24 +36,30 @@ impl Hosts {
     /// Fails if one does not start, or they do not find each other.
     pub(super) fn start(args: &ClusterArgs) -> Result<Self> {
         let nats = NatsServer::start(&args.nats, &args.host.server_core)?;
-        let start = |id: &str| {
-            let settings = [
-                format!("nats.servers=[\"nats://{}\"]", nats.address),
-                format!("server.id={id:?}"),
-                // Room for a flood.
-                "protocol.svr_proto=4096".to_owned(),
-            ];
-            let flags = settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]);
-            Target::start(&args.server, &args.host, &flags.collect::<Vec<_>>(), tempfile()?)
-        };
-        let targets: Vec<Target> = ["a", "b", "c"].into_iter().map(start).collect::<Result<_>>()?;
-        let others = targets.len() as u64 - 1;
-        for target in &targets {
+        let mut hosts = Self { targets: Vec::new(), nats };
+        hosts.add("a", args)?;
+        hosts.add("b", args)?;
+        Ok(hosts)
+    }
+
+    /// One more host. Returns when all know each other.
+    pub(super) fn add(&mut self, id: &str, args: &ClusterArgs) -> Result<()> {
+        let settings = [
+            format!("nats.servers=[\"nats://{}\"]", self.nats.address),
+            format!("server.id={id:?}"),
+            // Room for a flood.
+            "protocol.svr_proto=4096".to_owned(),
+        ];
+        let flags: Vec<_> =
+            settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect();
+        self.targets.push(Target::start(&args.server, &args.host, &flags, tempfile()?)?);
+        let others = self.targets.len() as u64 - 1;
+        for target in &self.targets {
             until("the hosts find each other", || {
                 Ok(metric(target, "comet_cluster_hosts")? == others)
             })?;
         }
-        Ok(Self { targets, nats })
+        Ok(())
     }
 
     /// What the hosts have counted of pushes of others that reached no client, by reason. Waits for the end of all calls, since the last of

@@ -9,15 +9,14 @@ mod request;
 
 use std::collections::VecDeque;
 
-use crate::callers::{CallerLimits, CallerOperation, CallerSlot};
+use crate::callers::{CallerLimits, CallerOperation, CallerSlot, ToldElsewhere};
 use crate::ids::{CallId, ShardId};
 use crate::ledger::{CallerEnd, STATUS_CODES, Tally};
-use crate::limits::{CALLER_LINGER_MS, CALLERS_BYTES_MAX};
+use crate::limits::{CALLED_BYTES_MAX, CALLED_MAX, CALLER_LINGER_MS, CALLERS_BYTES_MAX};
 use crate::time::Millis;
 
 pub(super) use answer::Failure;
 pub(super) use caller::Next;
-pub(super) use request::Target;
 
 use answer::Answered;
 use caller::Caller;
@@ -34,6 +33,11 @@ pub(super) struct Callers {
     bytes: usize,
     /// A caller waits for some of them to be answered.
     is_short_of_bytes: bool,
+    /// Pushes that other hosts are told of, whether their calls are answered or not, and bytes of their frames.
+    called: usize,
+    called_bytes: usize,
+    /// No request is read: [`Shard::hold_callers`](super::Shard::hold_callers).
+    is_held: bool,
     /// The next deadline of a caller is not before this, in active time.
     due: Option<Millis>,
     pub(super) accepted: u64,
@@ -248,7 +252,13 @@ impl Callers {
     // ---- requests ------------------------------------------------------------------------------
 
     pub(super) fn has_requests(&self) -> bool {
-        !self.ready.is_empty()
+        let is_full = self.called >= CALLED_MAX || self.called_bytes >= CALLED_BYTES_MAX;
+        !self.ready.is_empty() && !is_full && !self.is_held
+    }
+
+    /// Reads no more requests, or reads them again. Those under way are answered in any case.
+    pub(super) fn hold(&mut self, is_held: bool) {
+        self.is_held = is_held;
     }
 
     /// The next request of the caller whose turn it is.
@@ -258,6 +268,9 @@ impl Callers {
         now: Millis,
         shard: ShardId,
     ) -> Option<Next> {
+        if !self.has_requests() {
+            return None;
+        }
         while let Some(slot) = self.ready.pop_front() {
             let place = &mut self.slots[slot.index()];
             place.is_ready = false;
@@ -290,6 +303,28 @@ impl Callers {
     /// A part of a push is over: see [`Message::PartiallyTallied`](crate::Message).
     pub(super) fn add_partial(&mut self, call: CallId, tally: Tally, settles: u32) {
         self.change(call, |answered| answered.add_partial(tally, settles));
+    }
+
+    /// Other hosts get the push, too. Its frame has so many bytes.
+    pub(super) fn expect_elsewhere(&mut self, call: CallId, bytes: usize) {
+        self.called += 1;
+        self.called_bytes += bytes;
+        self.change(call, Answered::expect_elsewhere);
+    }
+
+    /// What became of the push on other hosts.
+    pub(super) fn add_elsewhere(&mut self, call: CallId, told: &ToldElsewhere) {
+        self.called -= 1;
+        self.called_bytes -= told.bytes;
+        self.change(call, |answered| answered.add_elsewhere(told));
+    }
+
+    /// Waits for other hosts no longer.
+    pub(super) fn give_up_hosts(&mut self) {
+        for slot in self.slots() {
+            self.at(slot).give_up_hosts();
+            self.advance(slot);
+        }
     }
 
     /// A message of the call was not sent.

@@ -2,14 +2,14 @@
 //! thread between, and back. The driver that accepts them keeps their sockets.
 
 use crate::budget::MessageBudget;
-use crate::callers::{CallerOperation, CallerSlot};
+use crate::callers::{CallerOperation, CallerSlot, CallerTarget};
 use crate::ids::{CallId, ShardId};
 use crate::ledger::CallerEnd;
 use crate::limits::Limits;
-use crate::message::{Message, Push};
+use crate::message::{Message, Push, Report};
 
 use super::Shard;
-use super::callers::{Failure, Next, Target};
+use super::callers::{Failure, Next};
 
 impl Shard {
     /// A caller has connected. `None`: it is to be closed, because there are too many.
@@ -75,43 +75,64 @@ impl Shard {
         true
     }
 
-    fn begin_request(&mut self, call: CallId, target: Target, push: Push) {
-        match target {
-            Target::User(0) => {
+    /// Takes no more requests, as the shard is about to be handed over or other hosts cannot be told yet; or takes them again.
+    /// Those under way are answered.
+    pub fn hold_callers(&mut self, is_held: bool) {
+        self.callers.hold(is_held);
+    }
+
+    fn begin_request(&mut self, call: CallId, target: CallerTarget, push: Push) {
+        let elsewhere = self.context.reports_rooms.then(|| (target.clone(), push.clone()));
+        let is_asked = match target {
+            CallerTarget::User(0) => {
                 // User 0 is everybody without an id: nobody's home, so nobody to push to.
                 self.counters.deliveries.absent += 1;
-                return self.callers.absent(call);
+                self.callers.absent(call);
+                false
             }
-            Target::Key(key) => {
+            CallerTarget::Key(key) => {
                 let home = self.context.home_of_key(&key);
-                self.ask(home, call, Message::PushKeys { call, keys: vec![key], push });
+                self.ask(home, call, Message::PushKeys { call, keys: vec![key], push })
             }
-            Target::User(user) => {
+            CallerTarget::User(user) => {
                 let home = self.context.home_of_user(user);
-                self.ask(home, call, Message::PushUsers { call, users: vec![user], push });
+                self.ask(home, call, Message::PushUsers { call, users: vec![user], push })
             }
-            Target::Room(room) => {
+            CallerTarget::Room(room) => {
                 let home = self.context.home_of_room(&room);
-                self.ask(home, call, Message::PushRoom { call, room, push });
+                self.ask(home, call, Message::PushRoom { call, room, push })
             }
-            Target::All => {
+            CallerTarget::All => {
                 self.callers.expect(call, self.context.shards.into());
+                let mut is_asked = true;
                 for shard in (0..self.context.shards).map(ShardId) {
                     let push = push.clone();
-                    self.ask(shard, call, Message::Broadcast { call, push, speed: None });
+                    is_asked &=
+                        self.ask(shard, call, Message::Broadcast { call, push, speed: None });
                 }
+                is_asked
             }
+        };
+        // What is refused here is made on no other host, so a caller that tries again makes it there once.
+        if let Some((target, push)) = elsewhere.filter(|_| is_asked) {
+            self.callers.expect_elsewhere(call, push.frame.message().len());
+            let shard = self.context.shard;
+            self.reports.push(Report::Called { call, shard, target, push });
         }
         self.dispatch_local();
     }
 
     /// Sends a push to a shard, or the call fails.
-    fn ask(&mut self, shard: ShardId, call: CallId, message: Message) {
+    fn ask(&mut self, shard: ShardId, call: CallId, message: Message) -> bool {
         if shard == self.context.shard {
             self.messages.push_local(message);
-        } else if !self.messages.send_push(shard, message, self.context.limits.mesh_backlog) {
+            return true;
+        }
+        let is_sent = self.messages.send_push(shard, message, self.context.limits.mesh_backlog);
+        if !is_sent {
             self.callers.fail(call, Failure::mesh_full(shard.0));
         }
+        is_sent
     }
 
     pub(super) fn expire_callers(&mut self) {

@@ -50,6 +50,7 @@ impl Shard {
             Message::PartiallyTallied { call, tally, settles } => {
                 self.callers.add_partial(call, *tally, settles);
             }
+            Message::ToldElsewhere { call, told } => self.callers.add_elsewhere(call, &told),
 
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),

@@ -30,12 +30,13 @@ use super::pacing::DrainPhase;
 
 impl Shard {
     /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, all
-    /// who wait for a room that is joined are let in, and lists of rooms go on by a slice. Call it until the shard [may be handed over](Obstacles::may_hand_over),
+    /// who wait for a room that is joined are let in, push callers wait for no other host, and lists of rooms go on by a slice. Call it until the shard [may be handed over](Obstacles::may_hand_over),
     /// because more may come. The driver knows about messages in the mesh, and all shards may be handed over only if each may at
     /// once.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
         self.end_presence_windows();
+        self.callers.give_up_hosts();
         self.answer_joined(&mut Budget::new(usize::MAX));
         self.walk_rooms(&mut Budget::slice());
         self.dispatch_local();

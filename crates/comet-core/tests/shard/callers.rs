@@ -76,9 +76,9 @@ impl CallerWires {
     }
 }
 
-type Caller = (ShardId, CallerSlot);
+pub(crate) type Caller = (ShardId, CallerSlot);
 
-fn call(rig: &mut Rig, shard: u16) -> Caller {
+pub(crate) fn call(rig: &mut Rig, shard: u16) -> Caller {
     let slot = rig.shards[usize::from(shard)].handle_caller_accept().expect("there is a place");
     let caller = (ShardId(shard), slot);
     rig.callers.0.insert(caller, Wire::default());
@@ -86,13 +86,13 @@ fn call(rig: &mut Rig, shard: u16) -> Caller {
     caller
 }
 
-fn write(rig: &mut Rig, caller: Caller, bytes: &[u8]) {
+pub(crate) fn write(rig: &mut Rig, caller: Caller, bytes: &[u8]) {
     rig.callers.0.get_mut(&caller).expect("accepted").input.extend_from_slice(bytes);
     rig.run();
 }
 
 /// Id, status and body of the replies since the last call.
-fn replies(rig: &mut Rig, caller: Caller) -> Vec<(u32, u32, Vec<u8>)> {
+pub(crate) fn replies(rig: &mut Rig, caller: Caller) -> Vec<(u32, u32, Vec<u8>)> {
     let output = std::mem::take(&mut rig.callers.0.get_mut(&caller).expect("accepted").output);
     let mut rest = &output[..];
     let mut replies = Vec::new();
@@ -112,7 +112,7 @@ fn is_closed(rig: &Rig, caller: Caller) -> bool {
     rig.callers.0[&caller].is_closed
 }
 
-fn request(id: u32, target: PushTarget<'_>, body: &[u8]) -> Vec<u8> {
+pub(crate) fn request(id: u32, target: PushTarget<'_>, body: &[u8]) -> Vec<u8> {
     let frame = Frame { version: 1, operation: 1000, sequence: 0, body };
     let mut bytes = Vec::new();
     PushRequest { id, target, accept: 0, frame }.encode(&mut bytes);
@@ -120,14 +120,14 @@ fn request(id: u32, target: PushTarget<'_>, body: &[u8]) -> Vec<u8> {
 }
 
 fn ledger(matched: u64, queued: u64, absent: u64) -> PushLedger {
-    PushLedger { matched, queued, absent, parked: 0, dropped: Vec::new() }
+    PushLedger { matched, queued, absent, ..PushLedger::default() }
 }
 
 fn counters(rig: &Rig, shard: u16) -> Counters {
     rig.shards[usize::from(shard)].counters()
 }
 
-fn ended(rig: &Rig, reason: CallerEnd) -> u64 {
+pub(crate) fn ended(rig: &Rig, reason: CallerEnd) -> u64 {
     counters(rig, 0).callers_ended[reason as usize]
 }
 

@@ -3,6 +3,7 @@
 mod backlog;
 mod bounds;
 mod callers;
+mod callers_elsewhere;
 mod coalesce;
 mod corpus;
 mod deadlines;

@@ -64,7 +64,11 @@ impl Rig {
 
     /// Its homes report the rooms with members on this host.
     pub(crate) fn reporting_rooms(shards: u16) -> Self {
-        Self::start(shards, Limits::default(), Logic::Embedded, true)
+        Self::reporting_rooms_with(shards, Limits::default())
+    }
+
+    pub(crate) fn reporting_rooms_with(shards: u16, limits: Limits) -> Self {
+        Self::start(shards, limits, Logic::Embedded, true)
     }
 
     fn start(shards: u16, limits: Limits, logic: Logic, reports_rooms: bool) -> Self {

@@ -70,10 +70,15 @@ struct Open<C> {
 }
 
 impl<C> Open<C> {
-    /// If no host was heard since the call began, the connection may have been dead already, and what this host knows of rooms may be old.
-    fn doubt(&mut self, heard: Option<Millis>) {
+    /// No host was heard since the call began: the connection may have been dead already, and what this host knows of rooms may be old.
+    fn may_be_unheard(&self, heard: Option<Millis>) -> bool {
         let is_silent = self.answered.is_empty() && self.without_members.is_empty();
-        if is_silent && heard.is_none_or(|heard| heard < self.began) {
+        is_silent && heard.is_none_or(|heard| heard < self.began)
+    }
+
+    /// All known hosts are to be named where the call may have reached none.
+    fn doubt(&mut self, heard: Option<Millis>) {
+        if self.may_be_unheard(heard) {
             let waiting = self.waiting.get_or_insert_with(|| self.candidates.to_vec());
             let is_named = |host: &HostName| waiting.contains(host) || self.lost.contains(host);
             let others = self.candidates.iter().filter(|host| !is_named(host));
@@ -254,10 +259,9 @@ impl<C> Calls<C> {
 
     /// Ends all calls: their answers are lost with the connection.
     pub(super) fn end_all(&mut self, heard: Option<Millis>) {
-        self.open.values_mut().for_each(|open| open.doubt(heard));
         let mut calls: Vec<ClusterCallId> = self.open.keys().copied().collect();
         calls.sort();
-        calls.into_iter().for_each(|call| self.end(call));
+        calls.into_iter().for_each(|call| self.give_up(call, heard, |_, _| {}));
     }
 
     /// A push that was not published, so that no part of these hosts will come.
@@ -277,10 +281,8 @@ impl<C> Calls<C> {
             let Some(waiting) = &mut open.waiting else { continue };
             let Some(at) = waiting.iter().position(|peer| peer == host) else { continue };
             open.lost.push(waiting.swap_remove(at));
-            if waiting.is_empty() {
-                open.doubt(heard);
-            }
-            if open.waiting.as_ref().is_some_and(Vec::is_empty) {
+            // One that may have reached nobody waits for its time: any host may still answer.
+            if waiting.is_empty() && !open.may_be_unheard(heard) {
                 complete.push(*call);
             }
         }
@@ -299,13 +301,23 @@ impl<C> Calls<C> {
         while let Some(&(deadline, call)) = self.deadlines.first()
             && deadline <= now
         {
-            if let Some(open) = self.open.get_mut(&call) {
-                open.doubt(heard);
-                let room = open.room.as_ref().filter(|_| open.waiting.is_some());
-                open.not_answered().for_each(|host| silent(room, host));
-            }
-            self.end(call);
+            self.give_up(call, heard, &mut silent);
         }
+    }
+
+    /// Ends a call that is not complete. Calls `silent` as [`Calls::end_late`] does.
+    fn give_up(
+        &mut self,
+        call: ClusterCallId,
+        heard: Option<Millis>,
+        mut silent: impl FnMut(Option<&Arc<str>>, &HostName),
+    ) {
+        if let Some(open) = self.open.get_mut(&call) {
+            open.doubt(heard);
+            let room = open.room.as_ref().filter(|_| open.waiting.is_some());
+            open.not_answered().for_each(|host| silent(room, host));
+        }
+        self.end(call);
     }
 
     pub(super) fn next_deadline(&self) -> Option<Millis> {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use comet_core::Millis;
 
-use super::Cluster;
 use super::engine::HostName;
+use super::{Cluster, HOST_TIMEOUT_MS};
 
 /// What the process that goes on has to know of the other hosts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,6 +20,8 @@ pub struct ClusterHandOver {
     pub hosts: Vec<HostName>,
     /// Hosts that are silent.
     pub silent: Vec<HostName>,
+    /// Whether there are no others.
+    pub are_all: bool,
     /// How far the clock of another host is ahead of the own one, at most.
     pub lead_ms: u64,
     /// Until when the former process has heard and told all keys, in milliseconds since 1970.
@@ -27,13 +29,14 @@ pub struct ClusterHandOver {
 }
 
 impl<C> Cluster<C> {
-    /// What another process is to know. This one stops to listen at `now_unix_ms`.
+    /// What another process is to know. This one stops to listen at `now`, which is `now_unix_ms`.
     #[must_use]
-    pub fn hand_over(&self, now_unix_ms: u64) -> ClusterHandOver {
+    pub fn hand_over(&self, now: Millis, now_unix_ms: u64) -> ClusterHandOver {
         ClusterHandOver {
             last_call: self.calls.last(),
             hosts: self.hosts.names().cloned().collect(),
             silent: self.hosts.silent_names().cloned().collect(),
+            are_all: self.is_connected && self.introduced_at <= now,
             lead_ms: self.sessions.as_ref().map_or(0, super::Sessions::lead_ms),
             stopped_unix_ms: self
                 .sessions
@@ -49,9 +52,12 @@ impl<C> Cluster<C> {
         handed: ClusterHandOver,
         rooms: impl IntoIterator<Item = Arc<str>>,
     ) {
-        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = handed;
+        let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms } =
+            handed;
         self.calls.go_on_after(last_call);
         self.hosts.take_over(now, hosts, silent);
+        // The former process stays connected for about as long.
+        self.goes_on_until = are_all.then(|| now.after(HOST_TIMEOUT_MS));
         if let Some(sessions) = &mut self.sessions {
             sessions.take_over(now, lead_ms, stopped_unix_ms);
         }
@@ -63,8 +69,13 @@ impl<C> Cluster<C> {
 
 #[cfg(test)]
 mod tests {
+    use comet_core::Tally;
+
     use super::*;
-    use crate::cluster::{ClusterCallId, Command, Event, Publication, Target};
+    use crate::cluster::{
+        ClusterCallId, Command, Event, HOST_ANNOUNCE_MS, Part, Publication, Target, Told,
+        UNKNOWN_HOSTS,
+    };
 
     fn publication(room: &str) -> Publication {
         Publication {
@@ -84,11 +95,11 @@ mod tests {
 
     #[test]
     fn another_process_goes_on_behind_the_calls_and_with_the_hosts() {
-        let mut former = Cluster::new("a".into(), true);
+        let mut former: Cluster<u32> = Cluster::new("a".into(), true);
         former.handle_event(Millis(0), Event::Connected);
         former.handle_event(Millis(10), Event::Announced { host: "b".into() });
         former.begin((Millis(20), 1_000), publication("r"), 1);
-        let handed = former.hand_over(7);
+        let handed = former.hand_over(Millis(20), 7);
         assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));
 
         let mut next: Cluster<u32> = Cluster::new("a".into(), true);
@@ -105,5 +116,36 @@ mod tests {
         });
         assert_eq!(published, Some(Some(ClusterCallId(2))), "the other host has to answer");
         assert!(next.poll_outcome().is_none());
+    }
+
+    /// Whom a push names that is begun as a process connects, which took over from another one that had been connected for `age`.
+    fn named_after(age: u64, connects_after: u64) -> Vec<HostName> {
+        let mut former: Cluster<u32> = Cluster::new("a".into(), true);
+        former.handle_event(Millis(0), Event::Connected);
+        former.handle_event(Millis(10), Event::Announced { host: "b".into() });
+        let mut next = Cluster::new("a".into(), true);
+        next.take_over(Millis(age), former.hand_over(Millis(age), 7), []);
+        let now = Millis(age + connects_after);
+        next.handle_event(now, Event::Connected);
+        let publication = Publication { target: Target::All, ..publication("r") };
+        next.begin((now, 1_000), publication, 1);
+        let part = Part {
+            host: "b".into(),
+            tally: Tally::default(),
+            hosts: Vec::new(),
+            may_miss_hosts: false,
+            told: Told::default(),
+        };
+        next.handle_event(now, Event::Answered { call: ClusterCallId(1), part });
+        let (_, outcome) = next.poll_outcome().expect("the only host has answered");
+        outcome.unanswered
+    }
+
+    #[test]
+    fn there_may_be_unknown_hosts_unless_the_former_process_knew_all() {
+        assert_eq!(named_after(HOST_ANNOUNCE_MS, 0), []);
+        assert_eq!(named_after(HOST_ANNOUNCE_MS, HOST_TIMEOUT_MS - 1), []);
+        assert_eq!(named_after(HOST_ANNOUNCE_MS - 1, 0), [UNKNOWN_HOSTS.into()]);
+        assert_eq!(named_after(HOST_ANNOUNCE_MS, HOST_TIMEOUT_MS), [UNKNOWN_HOSTS.into()]);
     }
 }

@@ -11,18 +11,13 @@ use comet_core::{Millis, Tally};
 use super::calls::{Added, Expected};
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
 use super::question::Told;
-use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
+use super::{Cluster, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
     /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
-        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
-            // Those that are there have not had the time to say so.
-            self.commands.push_back(Command::Publish { publication, call: None });
-            return self.end_with_unknown_hosts(caller);
-        }
         let room = match &publication.target {
             Target::Room(room) if self.subscribes_rooms && self.hosts.len() > 0 => {
                 Some(Arc::clone(room))
@@ -41,8 +36,7 @@ impl<C> Cluster<C> {
         };
         let asked = room.clone().filter(|_| !self.is_settled(now));
         let expected = (room, expected, asked.is_some());
-        let silent = self.hosts.silent_names().cloned().collect();
-        let call = self.calls.open((now, limit_ms), expected, silent, caller);
+        let call = self.calls.open((now, limit_ms), expected, self.not_waited_for(now), caller);
         self.commands.push_back(Command::Publish { publication, call });
         if let (Some(room), Some(call)) = (asked, call) {
             self.commands.push_back(Command::AskMembers { room, call });
@@ -64,12 +58,8 @@ impl<C> Cluster<C> {
     pub fn order(&mut self, (now, limit_ms): (Millis, u64), order: Order, caller: C) {
         let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
-        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
-            self.commands.push_back(Command::PublishOrder { order, call: None });
-            return self.end_with_unknown_hosts(caller);
-        }
         let expected = Expected::Hosts(self.hosts.names().cloned().collect());
-        let silent = self.hosts.silent_names().cloned().collect();
+        let silent = self.not_waited_for(now);
         let call = self.calls.open((now, limit_ms), (None, expected, false), silent, caller);
         self.commands.push_back(Command::PublishOrder { order, call });
     }
@@ -90,11 +80,11 @@ impl<C> Cluster<C> {
         None
     }
 
-    /// Ends the call at once, because hosts that are there have not had the time to say so.
-    fn end_with_unknown_hosts(&mut self, caller: C) {
-        let silent = self.hosts.silent_names().cloned();
-        let hosts = std::iter::once(UNKNOWN_HOSTS.into()).chain(silent).collect();
-        self.calls.end_unanswered(caller, hosts);
+    /// Hosts that are named if they do not answer, and that no call waits for.
+    fn not_waited_for(&self, now: Millis) -> Vec<HostName> {
+        // Those that are there may not have had the time to say so.
+        let unknown = (now < self.introduced_at).then(|| HostName::from(UNKNOWN_HOSTS));
+        unknown.into_iter().chain(self.hosts.silent_names().cloned()).collect()
     }
 
     /// The engine has not taken the command to publish this push.

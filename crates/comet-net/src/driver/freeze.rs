@@ -44,6 +44,10 @@ impl<A: Authenticator> Driver<A> {
                     self.shard.hold_input();
                     let _ = answer.send(Ok(()));
                 }
+                Order::HoldCallers(is_held, answer) => {
+                    self.shard.hold_callers(is_held);
+                    let _ = answer.send(Ok(()));
+                }
                 Order::CloseUnmovable(retry_after_ms, answer) => {
                     self.shard.close_left_behind(retry_after_ms);
                     let _ = answer.send(Ok(()));
@@ -273,6 +277,7 @@ impl<A: Authenticator> Offered<'_, A> {
                 Ok(
                     Order::StopAccepts(answer)
                     | Order::HoldInput(answer)
+                    | Order::HoldCallers(_, answer)
                     | Order::CloseUnmovable(_, answer)
                     | Order::Freeze(answer)
                     | Order::Adopt(_, answer)

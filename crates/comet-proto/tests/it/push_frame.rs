@@ -35,7 +35,7 @@ fn a_push_to_a_key_and_its_reply_have_these_bytes() {
     assert_eq!(decode_request(&request, LENGTH_MAX), Ok(Some((Ok(expected), request.len()))));
 
     let mut reply = Vec::new();
-    PushReply::encode_ledger(&mut reply, 7, (1, 0, 0, 0), [(1, 1)].into_iter());
+    PushReply::encode_ledger(&mut reply, 7, (1, 0, 0), (0, 0), [(1, 1)].into_iter());
     let header = [0, 0, 0, 0x34, 0, 0x10, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
     let ledger = [
         0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0,
@@ -44,7 +44,14 @@ fn a_push_to_a_key_and_its_reply_have_these_bytes() {
     assert_eq!(reply, [&header[..], &ledger].concat());
     let (read, length) = PushReply::decode(&reply, LENGTH_MAX).unwrap().unwrap();
     assert_eq!((read.status, read.id, length), (0, 7, reply.len()));
-    let ledger = PushLedger { matched: 1, queued: 0, absent: 0, parked: 0, dropped: vec![(1, 1)] };
+    let ledger = PushLedger {
+        matched: 1,
+        queued: 0,
+        absent: 0,
+        parked: 0,
+        unanswered: 0,
+        dropped: vec![(1, 1)],
+    };
     assert_eq!(PushLedger::decode(read.body), Some(ledger));
     for cut in 0..read.body.len() {
         assert_eq!(PushLedger::decode(&read.body[..cut]).is_some(), cut == 24, "{cut} bytes");
@@ -52,15 +59,21 @@ fn a_push_to_a_key_and_its_reply_have_these_bytes() {
 }
 
 #[test]
-fn a_ledger_has_parked_sessions_in_the_place_of_a_reason() {
+fn a_ledger_has_parked_sessions_and_hosts_in_the_place_of_reasons() {
     let mut reply = Vec::new();
-    PushReply::encode_ledger(&mut reply, 7, (1, 0, 0, 2), [(1, 1)].into_iter());
-    assert_eq!(
-        reply[16 + 24..],
-        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]
-    );
+    PushReply::encode_ledger(&mut reply, 7, (1, 0, 0), (2, 3), [(1, 1)].into_iter());
+    let entry =
+        |reason: u32, count: u64| [&reason.to_be_bytes()[..], &count.to_be_bytes()].concat();
+    assert_eq!(reply[16 + 24..], [entry(0, 2), entry(1, 1), entry(u32::MAX, 3)].concat());
     let (read, _) = PushReply::decode(&reply, LENGTH_MAX).unwrap().unwrap();
-    let ledger = PushLedger { matched: 1, queued: 0, absent: 0, parked: 2, dropped: vec![(1, 1)] };
+    let ledger = PushLedger {
+        matched: 1,
+        queued: 0,
+        absent: 0,
+        parked: 2,
+        unanswered: 3,
+        dropped: vec![(1, 1)],
+    };
     assert_eq!(PushLedger::decode(read.body), Some(ledger));
 }
 

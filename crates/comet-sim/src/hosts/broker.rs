@@ -9,7 +9,7 @@ use comet_hub::cluster::{ClusterCallId, Command, Event, Part, ReplyTo, Target};
 use super::Rng;
 
 /// The longest time that a message is under way, in each direction.
-const DELAY_MS: u64 = 4;
+pub(super) const DELAY_MS: u64 = 4;
 
 /// What a host sends.
 pub(super) enum Message {

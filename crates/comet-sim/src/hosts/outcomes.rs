@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::Millis;
-use comet_hub::cluster::{ClusterOutcome, HostName, Target};
+use comet_hub::cluster::{ClusterOutcome, HostName, Target, UNKNOWN_HOSTS};
 
-use super::{CALM_MS, Host, Link, World};
+use super::{CALM_MS, Host, Link, TOLD_MS, World};
 
 struct Push {
     by: usize,
@@ -62,17 +62,26 @@ impl World {
         }
         let (by, began, target) = (*by, *began, target.clone());
         let (known, reached) = (known.clone(), reached.clone());
-        let is_named = |host: &Host| {
-            outcome.unanswered.iter().any(|name| *name == host.name || **name == *"*")
-        };
+        let names = |name: &str| outcome.unanswered.iter().any(|host| **host == *name);
+        // The part of such a host may be counted, and may be missing.
+        let may_be_unknown = |host: &Host| names(UNKNOWN_HOSTS) && !known.contains(&host.name);
         let was_calm = |host: &Host| host.link == Link::Up && host.changed.after(CALM_MS) <= began;
         let said = || format!("push {push} of h{by} to {target:?} at {began:?}: {outcome:?}");
         self.summary.pushes += 1;
-        let (mut counted, mut is_calm) = (0, was_calm(&self.hosts[by]));
+        let (mut counted, mut of_unknown, mut is_calm) = (0, 0, was_calm(&self.hosts[by]));
+        // Parts of hosts that had just come, or had just got their first member: these may be missing.
+        let mut of_new = 0;
         for (number, host) in self.hosts.iter().enumerate().filter(|(number, _)| *number != by) {
             is_calm &= was_calm(host);
-            let (was_reached, is_named) = (reached.get(&number), is_named(host));
-            counted += was_reached.filter(|_| !is_named).copied().unwrap_or_default();
+            let (was_reached, is_unknown) = (reached.get(&number), may_be_unknown(host));
+            let part = was_reached.filter(|_| !names(&host.name)).copied().unwrap_or_default();
+            counted += part;
+            if is_unknown {
+                of_unknown += part;
+            } else if self.is_new(number, &target, began) {
+                of_new += part;
+            }
+            let is_named = is_unknown || names(&host.name);
             if !host.is_running || !self.is_meant(number, &target, began) {
                 continue;
             }
@@ -87,6 +96,9 @@ impl World {
                     let is = format!("h{number} ({link:?} since {changed:?})");
                     return Err(format!("{is} is not reached and not named: {}", said()));
                 }
+                // The caller is told that its push has not reached all.
+                (None, false) if !outcome.unanswered.is_empty() => self.summary.unknown += 1,
+                (None, false) if self.is_new(number, &target, began) => self.summary.new += 1,
                 (None, false) => self.summary.untold += 1,
             }
         }
@@ -94,11 +106,30 @@ impl World {
         if matched > counted {
             return Err(format!("a part is counted whose host is named, {counted}: {}", said()));
         }
-        if matched < counted && is_calm {
+        if matched < counted - of_unknown && is_calm {
             return Err(format!("a part is missing of {counted}: {}", said()));
         }
-        self.summary.untold += u64::from(matched < counted);
+        match matched {
+            _ if matched >= counted - of_unknown => {}
+            _ if matched >= counted - of_unknown - of_new => self.summary.new += 1,
+            _ if !outcome.unanswered.is_empty() => self.summary.unknown += 1,
+            _ => self.summary.untold += 1,
+        }
         Ok(())
+    }
+
+    /// The host had its connection, or its first member of the room, for less time than it takes to tell of it.
+    fn is_new(&self, number: usize, target: &Target, began: Millis) -> bool {
+        let host = &self.hosts[number];
+        let has_joined = host.changed.after(TOLD_MS) > began;
+        let mut members = host.members.iter().filter(|(_, (count, _))| *count > 0);
+        has_joined
+            || match target {
+                Target::Room(name) => members.any(|(room, (_, since))| {
+                    self.rooms[*room] == *name && since.after(TOLD_MS) > began
+                }),
+                _ => false,
+            }
     }
 
     /// Whether a push was meant for a host all the time, and that for some time before, in which it had a connection to tell it.

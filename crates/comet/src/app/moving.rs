@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use comet_control::Control;
 use comet_listen::NamedSocket;
-use comet_net::Core;
+use comet_net::{Core, Pending};
 
 use crate::listeners::Passing;
 use crate::start::{Handles, Prepared, Threads};
@@ -31,11 +31,15 @@ impl App {
                 say(setting, &error);
             }
         }
-        for thawed in app.threads.cores.iter().map(Core::thaw).collect::<Vec<_>>() {
-            if let Err(error) = thawed.wait(super::PATIENCE).and_then(|done| done) {
-                say("a core does not go on", &error);
+        let cores = &app.threads.cores;
+        let do_all = |orders: Vec<Pending<Result<(), String>>>| {
+            for order in orders {
+                if let Err(error) = order.wait(super::PATIENCE).and_then(|done| done) {
+                    say("a core does not go on", &error);
+                }
             }
-        }
+        };
+        do_all(cores.iter().flat_map(|core| [core.hold_callers(true), core.thaw()]).collect());
         let control = &app.threads.control;
         control.connect_hosts();
         // A push of a caller who comes before would reach the clients of this host alone.
@@ -44,6 +48,7 @@ impl App {
             sleep(LOOK);
         }
         control.end_move();
+        do_all(cores.iter().map(|core| core.hold_callers(false)).collect());
         if let Err(error) = app.register() {
             say("discovery", &error);
         }

@@ -123,7 +123,7 @@ impl<'a> Former<'a> {
     pub(crate) fn check(&self) -> Answer {
         match self.app.control().check_move().and_then(|()| self.survey()) {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, required: _, handshakes, await_answers, closing, orders }) => {
+            Ok(Survey { movable, handshakes, await_answers, closing, orders, .. }) => {
                 let text = format!(
                     "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
                      not end that, and {await_answers} that wait for an answer, if {} s do not\n\
@@ -143,13 +143,15 @@ impl<'a> Former<'a> {
     fn survey(&self) -> Result<Survey, String> {
         let mut sum = Survey::default();
         for survey in all(self.app.cores(), Core::survey, ORDER)? {
-            let Survey { movable, required, handshakes, await_answers, closing, orders } = survey;
+            let Survey { movable, required, handshakes, await_answers, closing, .. } = survey;
+            let Survey { orders, calls, .. } = survey;
             sum.required.extend(required);
             sum.movable += movable;
             sum.handshakes += handshakes;
             sum.await_answers += await_answers;
             sum.closing += closing;
             sum.orders += orders;
+            sum.calls += calls;
         }
         Ok(sum)
     }
@@ -227,19 +229,32 @@ impl<'a> Former<'a> {
         self.wait_for(NOTICES, |survey| survey.closing)
     }
 
-    /// Has the callers leave with their answers. One that takes longer is cut off when this process ends, and has no answer then.
+    /// Has the callers leave with their answers, and takes no more pushes by frames. A caller that takes longer is cut off when this
+    /// process ends, and has no answer then.
     fn wait_for_callers(&self) -> Result<(), String> {
         let control = self.app.control();
         control.begin_move()?;
+        let cores = self.app.cores();
+        let held = all(cores, |core| core.hold_callers(true), ORDER)?;
+        held.into_iter().collect::<Result<(), _>>()?;
         let end = Instant::now() + CALLERS;
-        while control.callers() + control.calls_under_way() > 0 {
-            if Instant::now() >= end {
-                log::warn!("upgrade: {} callers do not leave in time", control.callers());
-                break;
+        loop {
+            let callers = control.callers();
+            let is_over = Instant::now() >= end;
+            let is_control_done = callers + control.calls_under_way() == 0;
+            // A survey looks at all connections, so it is not made in vain.
+            let pushes = if is_control_done || is_over { self.survey()?.calls } else { 0 };
+            if is_control_done && pushes == 0 {
+                return Ok(());
+            }
+            if is_over {
+                log::warn!(
+                    "upgrade: {callers} callers do not leave in time, {pushes} pushes by frames have no answer"
+                );
+                return Ok(());
             }
             sleep(LOOK);
         }
-        Ok(())
     }
 
     /// Runs rounds of turns until all cores were still in one of them.
@@ -348,8 +363,11 @@ impl Predecessor for Former<'_> {
     }
 
     fn thaw(&mut self) {
-        for thawed in self.app.cores().iter().map(Core::thaw).collect::<Vec<_>>() {
-            if let Err(error) = thawed.wait(ORDER).and_then(|thawed| thawed) {
+        let cores = self.app.cores().iter();
+        let orders: Vec<_> =
+            cores.flat_map(|core| [core.thaw(), core.hold_callers(false)]).collect();
+        for done in orders {
+            if let Err(error) = done.wait(ORDER).and_then(|done| done) {
                 log::error!("upgrade: a core does not go on: {error}");
             }
         }

@@ -4,13 +4,14 @@ use comet_control::ClusterHandOver;
 use serde_json::{Value, json};
 
 pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
-    let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = hosts;
+    let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms } = hosts;
     let names = |hosts: &[std::sync::Arc<str>]| hosts.iter().map(|host| json!(&**host)).collect();
     let (hosts, silent): (Value, Value) = (names(hosts), names(silent));
     json!({
         "last_call": last_call,
         "hosts": hosts,
         "silent": silent,
+        "are_all": are_all,
         "lead_ms": lead_ms,
         "stopped_unix_ms": stopped_unix_ms,
     })
@@ -28,6 +29,7 @@ pub(super) fn from_json(hosts: &Value) -> Option<ClusterHandOver> {
         last_call: number("last_call"),
         hosts: names("hosts"),
         silent: names("silent"),
+        are_all: object.get("are_all").and_then(Value::as_bool).unwrap_or(false),
         lead_ms: number("lead_ms"),
         stopped_unix_ms: number("stopped_unix_ms"),
     })
@@ -39,6 +41,7 @@ pub(super) fn example() -> ClusterHandOver {
         last_call: u64::MAX,
         hosts: vec!["a".into(), "b".into()],
         silent: vec!["c".into()],
+        are_all: true,
         lead_ms: 7,
         stopped_unix_ms: 1_700_000_000_000,
     }

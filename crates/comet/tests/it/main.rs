@@ -51,6 +51,8 @@ mod memory;
 mod monitor;
 mod nats;
 mod nats_books;
+mod nats_frames;
+mod nats_frames_flood;
 mod nats_lists;
 mod nats_orders;
 mod nats_processes;

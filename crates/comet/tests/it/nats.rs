@@ -10,19 +10,25 @@ use crate::support::{Server, To, queued, received, try_push, until};
 
 /// Two hosts that know each other, called a and b.
 pub(crate) fn two_hosts(nats: &NatsServer) -> [Server; 2] {
-    two_hosts_with(nats, "push.timeout=\"5s\"")
+    two_hosts_with(nats, &["push.timeout=\"5s\""])
 }
 
-/// The same, with a setting of both.
-fn two_hosts_with(nats: &NatsServer, setting: &str) -> [Server; 2] {
+/// The same, with settings of both.
+pub(crate) fn two_hosts_with(nats: &NatsServer, settings: &[&str]) -> [Server; 2] {
     let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-    let sets = |id| [servers.clone(), format!("server.id={id:?}"), setting.to_owned()];
-    let [of_a, of_b] = ["a", "b"].map(sets);
-    let a = Server::start(&of_a.each_ref().map(String::as_str));
-    let b = Server::start_another(&of_b.each_ref().map(String::as_str));
-    a.until("comet_cluster_hosts", 1);
-    b.until("comet_cluster_hosts", 1);
+    let a = Server::start(&[&[&*servers, "server.id=\"a\""], settings].concat());
+    let b = Server::start_another(&[&[&*servers, "server.id=\"b\""], settings].concat());
+    for host in [&a, &b] {
+        host.until("comet_cluster_hosts", 1);
+        until_others_had_their_time(host);
+    }
     [a, b]
+}
+
+/// In the first second of a connection there may be hosts that have not said so.
+fn until_others_had_their_time(host: &Server) {
+    let is_over = || host.push(To::All, 6, b"").unanswered.is_empty();
+    until("others to have had their time", is_over);
 }
 
 fn client(host: &Server, user: i64, room: &str) -> Client {
@@ -130,7 +136,7 @@ fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
 #[test]
 fn a_push_that_nobody_answers_names_all_hosts_that_may_have_members() {
     let Some(nats) = NatsServer::start(&[]) else { return };
-    let [a, b] = two_hosts_with(&nats, "push.timeout=\"8s\"");
+    let [a, b] = two_hosts_with(&nats, &["push.timeout=\"8s\""]);
     let mut there = client(&b, 2, "r");
     until_known(&a, "r", 1);
     nats.pause(true);
@@ -212,6 +218,7 @@ fn hosts_that_come_together_again_agree_on_one_connection_of_a_key() {
     let mut on_a = client(&a, 1, "r");
     assert_eq!([a.metric("comet_keys"), b.metric("comet_keys")], [1, 1], "they are apart");
     nats.restart();
+    until_others_had_their_time(&b);
     until_replaced(&b, &a, 1);
     assert_eq!(next(&mut on_a), b"one");
 }
@@ -219,7 +226,7 @@ fn hosts_that_come_together_again_agree_on_one_connection_of_a_key() {
 #[test]
 fn where_each_host_has_its_own_sessions_a_key_has_two() {
     let Some(nats) = NatsServer::start(&[]) else { return };
-    let [a, b] = two_hosts_with(&nats, "nats.sessions=false");
+    let [a, b] = two_hosts_with(&nats, &["nats.sessions=false"]);
     let _clients = [client(&a, 1, "r"), client(&b, 1, "r")];
     until_known(&a, "r", 2);
     assert_eq!(a.push(To::Keys(&["key-1"]), 5, b""), queued(2));

@@ -10,6 +10,7 @@ use crate::nats_server::NatsServer;
 use crate::peer::Peer;
 use crate::process::{self, comet, run, with_sets};
 use crate::support::{Metrics, Permit, Server, http, two_cores, until};
+use crate::two_hosts::until_others_had_their_time;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
@@ -35,6 +36,7 @@ impl Rig {
         for host in &hosts {
             let known = || Metrics::read(host.stat).value("comet_cluster_hosts");
             until("the hosts to know each other", || known() == 2);
+            until_others_had_their_time(host);
         }
         Some(Self { hosts, _nats: nats, _permit: permit })
     }

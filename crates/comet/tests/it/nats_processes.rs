@@ -127,7 +127,10 @@ impl Rig {
             for caller in &callers {
                 until(&format!("{room} to be known"), || {
                     let ledger = try_push(caller, To::Room(room), OPERATION, b"").unwrap();
-                    ledger.matched == meant && unanswered(&ledger, living).is_empty()
+                    let may_be_others = ledger.unanswered.iter().any(|name| name == "*");
+                    ledger.matched == meant
+                        && !may_be_others
+                        && unanswered(&ledger, living).is_empty()
                 });
             }
         }

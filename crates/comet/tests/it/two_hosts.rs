@@ -1,8 +1,10 @@
 //! Two comets, each a process of its own, that push for each other through a real NATS server.
 
+use ::comet::caller::PushClient;
+
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
-use crate::support::{Metrics, Permit, two_cores, until};
+use crate::support::{Metrics, Permit, To, try_push, two_cores, until};
 
 /// Called a and b. They know each other.
 pub(crate) struct TwoHosts {
@@ -10,22 +12,36 @@ pub(crate) struct TwoHosts {
     pub(crate) nats: NatsServer,
 }
 
+/// In the first second of a connection there may be other hosts that have not said so.
+pub(crate) fn until_others_had_their_time(host: &Server) {
+    let caller = PushClient::connect(&host.grpc.to_string()).unwrap();
+    let settled = || try_push(&caller, To::All, 6, b"").unwrap().unanswered.is_empty();
+    until("others to have had their time", settled);
+}
+
 impl TwoHosts {
     /// `None`: there is no NATS server here.
     pub(crate) fn start(sets: &[&str]) -> Option<Self> {
+        Self::start_each(sets, [&[], &[]])
+    }
+
+    /// With settings of its own for each.
+    pub(crate) fn start_each(sets: &[&str], own: [&[&str]; 2]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-        let launch = |id: &str, permit: Option<Permit>| {
+        let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
-            let sets = [&[&*servers, &*id], sets].concat();
+            let sets = [&[&*servers, &*id], sets, own].concat();
             let cores = two_cores();
             let arguments = [&["--cores", &*cores], &*with_sets(&sets)].concat();
             Server::launch(comet(&arguments), permit)
         };
-        let two = Self { hosts: [launch("a", Some(permit)), launch("b", None)], nats };
+        let hosts = [launch("a", own[0], Some(permit)), launch("b", own[1], None)];
+        let two = Self { hosts, nats };
         for host in 0..2 {
             two.until(host, "comet_cluster_hosts", 1);
+            until_others_had_their_time(&two.hosts[host]);
         }
         Some(two)
     }

@@ -7,6 +7,7 @@ mod failures;
 mod hangs;
 mod memory;
 mod nats;
+mod nats_frames;
 mod paced;
 mod parked;
 mod talking;

@@ -2,6 +2,7 @@
 
 use comet_proto::push_frame::PushReply;
 
+use crate::callers::ToldElsewhere;
 use crate::ledger::{DropReason, Tally};
 
 /// What is known of a push.
@@ -11,6 +12,11 @@ pub(crate) struct Answered {
     /// Partial tallies that were announced and have not come. Below 0 where they came first.
     partials: i64,
     tally: Tally,
+    /// What became of it on other hosts is not known yet.
+    awaits_hosts: bool,
+    /// Names of the push that other hosts hold, and hosts that have not told.
+    held: u32,
+    unanswered: u32,
     pub(super) failure: Option<Failure>,
     is_token: bool,
 }
@@ -48,7 +54,16 @@ impl Failure {
 
 impl Answered {
     pub(super) fn of_push(reports: u32) -> Self {
-        Self { reports, partials: 0, tally: Tally::default(), failure: None, is_token: false }
+        Self {
+            reports,
+            partials: 0,
+            tally: Tally::default(),
+            awaits_hosts: false,
+            held: 0,
+            unanswered: 0,
+            failure: None,
+            is_token: false,
+        }
     }
 
     /// A token that opens is done at once.
@@ -82,6 +97,26 @@ impl Answered {
         self.partials -= i64::from(settles);
     }
 
+    pub(crate) fn expect_elsewhere(&mut self) {
+        self.awaits_hosts = true;
+    }
+
+    pub(crate) fn add_elsewhere(&mut self, told: &ToldElsewhere) {
+        let ToldElsewhere { tally, held, unanswered, bytes: _ } = *told;
+        // It may have been given up.
+        if std::mem::take(&mut self.awaits_hosts) {
+            self.tally += tally;
+            (self.held, self.unanswered) = (held, unanswered);
+        }
+    }
+
+    /// Other hosts are not waited for. How many would have told is not known, and counts as one.
+    pub(super) fn give_up_hosts(&mut self) {
+        if std::mem::take(&mut self.awaits_hosts) {
+            self.unanswered = 1;
+        }
+    }
+
     /// A shard is not asked.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.reports = self.reports.saturating_sub(1);
@@ -89,7 +124,7 @@ impl Answered {
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.reports == 0 && self.partials == 0
+        self.reports == 0 && self.partials == 0 && !self.awaits_hosts
     }
 
     /// Ends it before all reports have come.
@@ -113,7 +148,10 @@ impl Answered {
         let Tally { matched, queued, absent, parked, dropped, .. } = self.tally;
         let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
         let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
-        PushReply::encode_ledger(output, id, (matched, queued, absent, parked), dropped);
+        // A name that is absent here may be held elsewhere.
+        let absent = absent.saturating_sub(self.held.into());
+        let counts = (matched, queued, absent);
+        PushReply::encode_ledger(output, id, counts, (parked, self.unanswered.into()), dropped);
         0
     }
 }

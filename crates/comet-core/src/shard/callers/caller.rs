@@ -5,7 +5,7 @@ use std::mem;
 
 use comet_proto::push_frame::{PUSH_HEADER_LEN, PushFrameFault, decode_request};
 
-use crate::callers::{CallerLimits, CallerOperation};
+use crate::callers::{CallerLimits, CallerOperation, CallerTarget};
 use crate::ids::CallId;
 use crate::ledger::CallerEnd;
 use crate::limits::{
@@ -16,7 +16,7 @@ use crate::message::Push;
 use crate::time::Millis;
 
 use super::answer::{Answered, Failure};
-use super::request::{Read, Target, judge};
+use super::request::{Read, judge};
 
 /// Memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
@@ -80,7 +80,7 @@ pub(crate) enum Next {
     /// It is answered, or will be without a push.
     Answered,
     /// A push to begin.
-    Push { call: CallId, target: Target, push: Push },
+    Push { call: CallId, target: CallerTarget, push: Push },
 }
 
 impl Caller {
@@ -127,7 +127,7 @@ impl Caller {
     /// When [`Caller::expire`] has something to do, if nothing happens before.
     pub(crate) fn next_due(&self, limits: &CallerLimits) -> Option<Millis> {
         let timeout_ms = u64::from(limits.timeout_ms);
-        let first = (self.is_open() && !self.has_called).then(|| self.since.after(CALLER_FIRST_MS));
+        let first = self.owes_first_request().then(|| self.since.after(CALLER_FIRST_MS));
         let incomplete = self.awaits_rest_since().map(|since| since.after(timeout_ms));
         let call = self.calls.front().map(|call| call.begun.after(timeout_ms));
         let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
@@ -139,6 +139,11 @@ impl Caller {
             return None;
         }
         [first, incomplete, call, write, linger].into_iter().flatten().min()
+    }
+
+    /// Whether no request has come yet. One that is not looked at may be one.
+    fn owes_first_request(&self) -> bool {
+        self.is_open() && !self.has_called && !self.has_news
     }
 
     /// Since when the caller owes the rest of a request: all that came is looked at, and more is received.
@@ -172,7 +177,7 @@ impl Caller {
         if self.awaits_rest_since().is_some_and(|since| since.after(timeout_ms) <= now) {
             return Some(CallerEnd::Late);
         }
-        let is_silent = !self.has_called && self.since.after(CALLER_FIRST_MS) <= now;
+        let is_silent = self.owes_first_request() && self.since.after(CALLER_FIRST_MS) <= now;
         is_silent.then_some(CallerEnd::Silent)
     }
 
@@ -418,6 +423,10 @@ impl Caller {
     pub(crate) fn has_lost_token(&self, limits: &CallerLimits) -> bool {
         let is_let_in = self.token.as_ref().is_some_and(|token| limits.tokens.contains(token));
         self.has_called && !limits.tokens.is_empty() && !is_let_in
+    }
+
+    pub(crate) fn give_up_hosts(&mut self) {
+        self.calls.iter_mut().for_each(|call| call.answered.give_up_hosts());
     }
 
     /// Answers all requests that have come: the server ends.

@@ -1,26 +1,16 @@
 //! Reading a request: whether it is a token or a push, or why it is refused.
 
-use std::sync::Arc;
-
 use comet_proto::push_frame::{PushRequest, PushTarget, ReadRequest};
 use comet_proto::{Encoded, count_frames, op};
 
-use crate::callers::CallerLimits;
+use crate::callers::{CallerLimits, CallerTarget};
 use crate::message::Push;
 
 use super::answer::Failure;
 
-/// To whom a push is.
-pub(crate) enum Target {
-    Key(Box<str>),
-    User(i64),
-    Room(Arc<str>),
-    All,
-}
-
 /// What a request comes to.
 pub(super) enum Read {
-    Push(Target, Push),
+    Push(CallerTarget, Push),
     Token(Box<[u8]>),
     Refused(Failure),
     LockedOut(Failure),
@@ -51,10 +41,10 @@ pub(super) fn judge(
         }
         PushTarget::Token => return (id, locked_out("the token opens nothing")),
         _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
-        PushTarget::Key(key) => Target::Key(key.into()),
-        PushTarget::User(user) => Target::User(user),
-        PushTarget::Room(room) => Target::Room(room.into()),
-        PushTarget::All => Target::All,
+        PushTarget::Key(key) => CallerTarget::Key(key.into()),
+        PushTarget::User(user) => CallerTarget::User(user),
+        PushTarget::Room(room) => CallerTarget::Room(room.into()),
+        PushTarget::All => CallerTarget::All,
     };
     let (length, max) = (frame.body.len(), limits.frame_max);
     let failure = if refuses_pushes {

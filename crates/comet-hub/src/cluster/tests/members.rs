@@ -96,8 +96,13 @@ fn a_host_that_has_just_connected_asks_all() {
     world.hosts.get_mut("c").unwrap().is_cut = true;
     assert_eq!(world.push("a", room("r")), None, "c does not answer");
     world.pass(LIMIT);
+    // There may be others that it has not heard of yet.
+    let named = vec!["c".into(), UNKNOWN_HOSTS.into()];
     let outcome = world.outcome("a").unwrap();
-    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec!["c".into()]));
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
+    world.hosts.get_mut("c").unwrap().is_cut = false;
+    let outcome = world.push("a", room("r")).expect("all have answered");
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (7, vec![]));
 }
 
 #[test]

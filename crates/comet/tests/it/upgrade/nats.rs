@@ -13,50 +13,62 @@ use crate::nats_server::NatsServer;
 use crate::peer::Peer;
 use crate::process::{Server, comet, with_sets};
 use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until};
+use crate::two_hosts::until_others_had_their_time;
 
 use super::{Line, token};
 
-const ROOM: &str = "live://1";
+pub(super) const ROOM: &str = "live://1";
 /// The last body a client gets.
-const END: &str = "end";
+pub(super) const END: &str = "end";
 /// Clients of each host.
-const CLIENTS: usize = 2;
+pub(super) const CLIENTS: usize = 2;
 const UPGRADES: usize = 3;
 
-struct Hosts {
+pub(super) struct Hosts {
     /// It is upgraded.
-    line: Line,
-    other: Server,
+    pub(super) line: Line,
+    pub(super) other: Server,
     nats: NatsServer,
 }
 
 impl Hosts {
     fn start(sets: &[&str]) -> Option<Self> {
+        Self::start_with(sets, &[])
+    }
+
+    /// With settings of both, and of the one that is upgraded.
+    pub(super) fn start_with(sets: &[&str], upgraded: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
         let nats = NatsServer::start(&[])?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
-        let launch = |id: &str, permit: Option<Permit>| {
+        let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
-            let sets = [&[&*servers, &*id, "push.timeout=\"10s\""], sets].concat();
+            let sets = [&[&*servers, &*id, "push.timeout=\"10s\""], sets, own].concat();
             let cores = two_cores();
             let arguments = [&["--cores", &*cores], &*with_sets(&sets)].concat();
             Server::launch(comet(&arguments), permit)
         };
-        let line = Line::of(launch("a", Some(permit)));
-        let hosts = Self { line, other: launch("b", None), nats };
+        let line = Line::of(launch("a", upgraded, Some(permit)));
+        let hosts = Self { line, other: launch("b", &[], None), nats };
         hosts.until_joined();
+        for host in [&hosts.line.server, &hosts.other] {
+            until_others_had_their_time(host);
+        }
         Some(hosts)
     }
 
-    fn until_joined(&self) {
+    pub(super) fn until_joined(&self) {
         for stat in [self.line.server.stat, self.other.stat] {
             until("the hosts to know each other", || {
-                Metrics::read(stat).value("comet_cluster_hosts") == 1
+                let metrics = Metrics::read(stat);
+                ["connected", "hosts"]
+                    .iter()
+                    .all(|name| metrics.value(&format!("comet_cluster_{name}")) == 1)
             });
         }
     }
 
-    fn clients(&self) -> Vec<Peer> {
+    pub(super) fn clients(&self) -> Vec<Peer> {
         let hosts = [&self.line.server, &self.other];
         let users = (0..2 * CLIENTS as u32).zip(BOTH.iter().cycle());
         users
@@ -66,7 +78,7 @@ impl Hosts {
 }
 
 /// All bodies until the last one.
-fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
+pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     thread::spawn(move || {
         let mut bodies = Vec::new();
         loop {

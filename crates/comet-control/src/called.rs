@@ -1,0 +1,81 @@
+//! Pushes of callers at push frames, for other hosts: a data core has begun them here.
+
+use std::mem;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{CallId, CallerTarget, Message, Push, ShardId, ToldElsewhere};
+use comet_hub::cluster::{ClusterOutcome, Publication, Target, UNKNOWN_HOSTS};
+use comet_proto::decode;
+
+use crate::cluster::ClusterDriver;
+use crate::hub::HubDriver;
+use crate::under_way::Elsewhere;
+
+/// Other hosts have seven eighths of the time of a call, so that the core learns in time what they told: it answers at the end. A late
+/// control thread takes longer, so they have so much less at least, and half of a time that is shorter than twice that.
+const TELLING: Duration = Duration::from_millis(50);
+
+/// How long other hosts may take for a push whose caller is answered within `limit`.
+fn limit_of_hosts(limit: Duration) -> Duration {
+    limit - (limit / 8).max(TELLING).min(limit / 2)
+}
+
+impl ClusterDriver {
+    /// Publishes a push that was begun by a data core. Its caller is answered within `limit`.
+    pub(crate) fn begin_called(
+        &self,
+        limit: Duration,
+        target: CallerTarget,
+        push: &Push,
+    ) -> Elsewhere {
+        let bytes = push.frame.message();
+        let frame = decode(bytes, bytes.len()).ok().flatten();
+        let (frame, _) = frame.expect("a shard made the frame of a request");
+        let publication = Publication {
+            target: match target {
+                CallerTarget::Key(key) => Target::Keys([key].into()),
+                CallerTarget::User(user) => Target::Users([user].into()),
+                CallerTarget::Room(room) => Target::Room(room),
+                CallerTarget::All => Target::All,
+            },
+            accepts: push.operation,
+            operation: frame.operation,
+            version: frame.version.into(),
+            sequence: frame.sequence,
+            collapse_id: Box::default(),
+            body: frame.body.into(),
+        };
+        self.begin(limit_of_hosts(limit), publication)
+    }
+}
+
+/// Tells the shard of the caller what became of the push on other hosts. Its frame has so many bytes.
+pub(crate) async fn tell_caller(
+    hub: Arc<HubDriver>,
+    (shard, call, bytes): (ShardId, CallId, usize),
+    outcome: Elsewhere,
+) {
+    let unknown =
+        || ClusterOutcome { unanswered: vec![UNKNOWN_HOSTS.into()], ..ClusterOutcome::default() };
+    let outcome = outcome.await.unwrap_or_else(|_| unknown());
+    let ClusterOutcome { mut tally, hosts, unanswered, counts: _, pages: _ } = outcome;
+    // A call names one key or one user. Each host that does not hold it has counted it.
+    let held = u64::from(hosts).saturating_sub(mem::take(&mut tally.absent));
+    let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);
+    let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
+    hub.answer(shard, Message::ToldElsewhere { call, told });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_learns_in_time_what_other_hosts_told() {
+        for (limit, of_hosts) in [(8_000, 7_000), (400, 350), (200, 150), (100, 50), (20, 10)] {
+            let of_hosts = Duration::from_millis(of_hosts);
+            assert_eq!(limit_of_hosts(Duration::from_millis(limit)), of_hosts, "{limit} ms");
+        }
+    }
+}
