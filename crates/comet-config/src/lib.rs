@@ -26,8 +26,8 @@ mod units;
 
 pub use changes::Change;
 pub use choices::{
-    Algorithm, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering, TlsVersion,
-    TokenExpiry, TokenKind, UnknownCode, Word,
+    Algorithm, HistoryStore, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering,
+    TlsVersion, TokenExpiry, TokenKind, UnknownCode, Word,
 };
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};

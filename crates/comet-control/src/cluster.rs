@@ -1,5 +1,7 @@
 //! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
 
+mod stream;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -9,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -34,6 +36,8 @@ pub struct ClusterOptions {
     pub pushes: mpsc::Receiver<Event>,
     /// What else others tell.
     pub notices: mpsc::Receiver<Event>,
+    /// What the stream has that hosts share.
+    pub stream: mpsc::Receiver<StreamEvent>,
     /// Does the work of the engine. It ends once the engine has left.
     pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -47,6 +51,7 @@ impl fmt::Debug for ClusterOptions {
 /// What the control thread does for its engine.
 pub(crate) struct ClusterWork {
     pub(crate) events: ClusterEvents,
+    pub(crate) stream: mpsc::Receiver<StreamEvent>,
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -82,7 +87,7 @@ impl ClusterDriver {
         epoch: Instant,
     ) -> (Arc<Self>, ClusterWork) {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
-        let ClusterOptions { pushes, notices, work, .. } = options;
+        let ClusterOptions { pushes, notices, stream, work, .. } = options;
         let events = ClusterEvents { pushes, notices };
         let mut cluster = Cluster::new(host, subscribes_rooms);
         if sessions {
@@ -92,7 +97,7 @@ impl ClusterDriver {
             }
         }
         let driver = Self { epoch, hub, engine, cluster: Mutex::new(cluster), wake: Notify::new() };
-        (Arc::new(driver), ClusterWork { events, work })
+        (Arc::new(driver), ClusterWork { events, stream, work })
     }
 
     /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
@@ -234,6 +239,7 @@ impl ClusterDriver {
         ] {
             by_reason.labelled(&[("reason", &reason)], value);
         }
+        self.expose_stream(page);
     }
 
     /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
@@ -358,6 +364,7 @@ impl ClusterDriver {
                 Err(Command::Publish { call, .. } | Command::PublishOrder { call, .. }) => {
                     cluster.not_published(call);
                 }
+                Err(Command::Store { call, .. }) => cluster.not_published(Some(call)),
                 Err(command) => cluster.not_told(self.now(), command),
             }
         }

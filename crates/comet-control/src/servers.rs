@@ -120,10 +120,13 @@ impl Assembly {
             carrier.spawn(memory);
             carrier.spawn(self.node.run());
             let mut engine = JoinSet::new();
-            if let Some(ClusterWork { events, work }) = cluster_work
+            if let Some(ClusterWork { events, stream, work }) = cluster_work
                 && let Some(cluster) = &cluster
             {
                 engine.spawn(work);
+                let stored = pushes.clone();
+                let begin_stored = move |push: &_| stored.begin_stored(push);
+                carrier.spawn(Arc::clone(cluster).run_stream(stream, begin_stored));
                 let begin = move |wanted| match wanted {
                     Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
                     Wanted::Order(order) => pushes.begin_order(order),

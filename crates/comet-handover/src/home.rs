@@ -31,6 +31,15 @@ pub struct Home {
     /// Sessions whose keys have no connection.
     #[prost(message, repeated, tag = "8")]
     pub parked: Vec<ParkedSession>,
+    /// Tells the stream of pushes that hosts share from others. 0: they share none, or it is not read yet.
+    #[prost(fixed64, tag = "9")]
+    pub stream_epoch: u64,
+    /// Pushes of the stream up to this offset may be lost.
+    #[prost(uint64, tag = "10")]
+    pub stream_floor: u64,
+    /// The home has had the pushes of the stream up to this offset.
+    #[prost(uint64, tag = "11")]
+    pub stream_seen: u64,
 }
 
 /// A user with sessions.

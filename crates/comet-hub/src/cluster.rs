@@ -17,6 +17,7 @@ mod rooms;
 #[cfg(test)]
 mod session_tests;
 mod sessions;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -25,10 +26,10 @@ use std::sync::Arc;
 
 use comet_core::{Millis, ShardId};
 
-pub use calls::{ClusterOutcome, add_counts};
+pub use calls::{ClusterOutcome, NotStored, add_counts};
 pub use engine::{
-    Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
-    OrderTarget, Part, Publication, ReplyTo, Target,
+    Action, Answer, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
+    OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, Target,
 };
 
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
@@ -272,6 +273,9 @@ impl<C> Cluster<C> {
                     self.commands.push_back(Command::AnswerNoMembers { to: reply });
                 }
             }
+            Event::Stored { call } => self.calls.note_stored(call),
+            Event::NotStored { call, reason } => _ = self.calls.refuse(call, &reason),
+            Event::NoResponders { call } if self.calls.refuse(call, "no stream takes it") => {}
             Event::NoResponders { call } => match self.calls.room(call).cloned() {
                 // A host with members may have lost its connection just now.
                 Some(room) if !self.is_known(now, &room) => {

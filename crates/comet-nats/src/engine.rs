@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::{Counts, ORDERS_BYTES_MAX, Shared};
+use crate::{Counts, ORDERS_BYTES_MAX, Shared, StreamReading};
 
 /// What the writer is to do.
 pub(crate) enum Order {
@@ -19,7 +19,9 @@ impl Order {
     /// Bytes that it holds while it waits.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
+            Self::Command(
+                Command::Publish { publication, .. } | Command::Store { publication, .. },
+            ) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
             Self::Command(Command::TellKeys { keys, .. }) => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
@@ -71,6 +73,18 @@ impl Engine for Nats {
 
     fn note_taken(&self, bytes: usize) {
         self.shared.events_bytes.fetch_sub(bytes, Relaxed);
+    }
+
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        let Some(StreamReading { read, lost, waiting, is_read }) = &self.shared.stream else {
+            return None;
+        };
+        Some(StreamCounts {
+            read: read.load(Relaxed),
+            lost: lost.load(Relaxed),
+            waiting: waiting.load(Relaxed),
+            is_read: is_read.load(Relaxed),
+        })
     }
 
     fn counts(&self) -> EngineCounts {

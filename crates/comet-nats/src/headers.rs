@@ -10,6 +10,7 @@
 //! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
 //! | `Comet-Host` | the host that publishes | it is no comet |
 //! | `Comet-Reply` | of `members`: the subject that answers to the push go to | the question is invalid |
+//! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
 use std::str;
@@ -103,7 +104,12 @@ pub(crate) fn of_question(host: &str, reply: &str) -> HeaderMap {
     headers
 }
 
-/// Where the answer to a question goes.
+/// Adds where the answers to a push of the stream go.
+pub(crate) fn set_reply(headers: &mut HeaderMap, reply: &str) {
+    headers.insert(REPLY, reply);
+}
+
+/// Where the answer to a question, or to a push of the stream, goes.
 pub(crate) fn reply(headers: Option<&HeaderMap>) -> Option<ReplyTo> {
     text(headers, REPLY).map(|to| ReplyTo(to.into()))
 }

@@ -13,20 +13,23 @@ mod options;
 mod order;
 mod part;
 mod reader;
+mod receipt;
+mod stream;
 mod subject;
 mod writer;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use comet_hub::cluster::Event;
+use comet_hub::cluster::{Event, StreamEvent};
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
 
 pub use engine::Nats;
-pub use options::{Auth, BadOptions, Options};
+pub use options::{Auth, BadOptions, Options, StreamOptions};
 
 use reader::Reader;
+use stream::StreamReader;
 use writer::Writer;
 
 /// Orders that may wait for the client.
@@ -41,6 +44,8 @@ const NOTICES_MAX: usize = 65_536;
 const EVENTS_BYTES_MAX: usize = 64 << 20;
 /// What others than pushes and orders may take beside that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
+/// Pushes of the stream that may wait beside those that the client has asked for.
+const STREAM_MAX: usize = 16;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
 #[derive(Default, Debug)]
@@ -54,10 +59,21 @@ struct Counts {
     disconnects: AtomicU64,
 }
 
-/// State that both tasks look at.
+/// See [`StreamCounts`](comet_hub::cluster::StreamCounts).
+#[derive(Default, Debug)]
+struct StreamReading {
+    read: AtomicU64,
+    lost: AtomicU64,
+    waiting: AtomicU64,
+    is_read: AtomicBool,
+}
+
+/// State that all tasks look at.
 #[derive(Default, Debug)]
 struct Shared {
     counts: Counts,
+    /// `None`: hosts share no history.
+    stream: Option<StreamReading>,
     is_connected: AtomicBool,
     /// Of orders that wait.
     waiting_bytes: AtomicUsize,
@@ -78,6 +94,8 @@ pub struct Events {
     pub pushes: mpsc::Receiver<Event>,
     /// All others.
     pub notices: mpsc::Receiver<Event>,
+    /// What the stream has that hosts share. The reader waits for whoever takes it.
+    pub stream: mpsc::Receiver<StreamEvent>,
 }
 
 /// Ways to the reader of the events.
@@ -100,11 +118,13 @@ pub fn start(
     let (pushes, waiting_pushes) = mpsc::channel(PUSHES_MAX);
     let (notices, waiting_notices) = mpsc::channel(NOTICES_MAX);
     let queues = Queues { pushes, notices };
-    let events = Events { pushes: waiting_pushes, notices: waiting_notices };
-    let shared = Arc::new(Shared::default());
+    let (read, stream) = mpsc::channel(STREAM_MAX);
+    let events = Events { pushes: waiting_pushes, notices: waiting_notices, stream };
+    let reading = options.stream.as_ref().map(|_| StreamReading::default());
+    let shared = Arc::new(Shared { stream: reading, ..Shared::default() });
     let engine = Nats::new(orders, Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
-    let sessions = options.sessions;
+    let (sessions, stream) = (options.sessions, options.stream.clone());
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
     let (states, state_changes) = mpsc::unbounded_channel();
     let connect = options.connect(states)?;
@@ -116,12 +136,27 @@ pub fn start(
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
         let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), queues.clone());
+        let stream = stream.map(|options| {
+            StreamReader::new(client.clone(), Arc::clone(&subjects), Arc::clone(&shared), options)
+        });
         let writer = Writer::new(client, subjects, shared, (subscriptions, queues.notices));
-        tokio::join!(
-            writer.run(waiting_orders, sessions),
-            // It takes what has come before the client reads on, so nothing waits in the client for long.
-            unconstrained(reader.run(new_subscriptions, state_changes))
-        );
+        let pushing = async {
+            tokio::join!(
+                writer.run(waiting_orders, sessions),
+                // It takes what has come before the client reads on, so nothing waits in the client for long.
+                unconstrained(reader.run(new_subscriptions, state_changes))
+            )
+        };
+        let reading = async {
+            match stream {
+                Some(stream) => stream.run(read).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = pushing => {}
+            never = reading => match never {},
+        }
     };
     Ok((engine, events, run))
 }

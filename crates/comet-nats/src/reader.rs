@@ -14,7 +14,9 @@ use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
-use crate::{Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, Queues, Shared, keys, order, part};
+use crate::{
+    Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, Queues, Shared, keys, order, part, receipt,
+};
 
 pub(crate) struct Reader {
     subjects: Arc<Subjects>,
@@ -126,6 +128,12 @@ impl Reader {
         if let Topic::Reply(call) = topic {
             if status == Some(StatusCode::NO_RESPONDERS) {
                 return Ok(Some(Event::NoResponders { call }));
+            }
+            if let Some(receipt) = receipt::decode(&payload) {
+                return Ok(Some(match receipt {
+                    Ok(()) => Event::Stored { call },
+                    Err(reason) => Event::NotStored { call, reason },
+                }));
             }
             return Ok(Some(match part::decode(&payload).ok_or(())? {
                 Answer::Part(part) => Event::Answered { call, part },

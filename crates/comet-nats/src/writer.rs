@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use async_nats::{Client, HeaderMap, Subscriber};
-use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo};
+use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo, Target};
 use futures_util::stream::AbortHandle;
 use tokio::sync::mpsc;
 
@@ -92,6 +92,18 @@ impl Writer {
                 let subject = self.subjects.target(&target);
                 let is_published = self.publish(subject, reply, headers, body).await;
                 self.tell_if_not(is_published, call);
+            }
+            Command::Store { mut publication, call } => {
+                let body = std::mem::take(&mut publication.body);
+                let mut headers = headers::of_push(&publication, &own);
+                let reply = self.subjects.reply(call);
+                headers::set_reply(&mut headers, &reply);
+                let Target::Room(room) = &publication.target else {
+                    unreachable!("rooms alone have a history")
+                };
+                let subject = self.subjects.stored_room(room);
+                let is_published = self.publish(subject, Some(reply), headers, body).await;
+                self.tell_if_not(is_published, Some(call));
             }
             Command::PublishOrder { order, call } => {
                 let reply = self.subjects.reply(call.unwrap_or(ClusterCallId(0)));

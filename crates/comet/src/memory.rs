@@ -121,6 +121,8 @@ impl Bounds {
             linger_ms: _,
             coalesce_rules,
             history_rules,
+            // Offsets are others; that takes no memory.
+            history_is_shared: _,
             history_memory,
             resume,
             presence_rules,

@@ -3,9 +3,9 @@
 use std::fs;
 use std::sync::Arc;
 
-use comet_config::{Config, Nats, NatsRooms};
+use comet_config::{Config, HistoryStore, Nats, NatsRooms};
 use comet_control::ClusterOptions;
-use comet_nats::{Auth, Events, Options};
+use comet_nats::{Auth, Events, Options, StreamOptions};
 
 /// `None`: this host is alone.
 ///
@@ -28,9 +28,10 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
         prefix: nats.prefix.clone(),
         host: config.server.id.as_str().into(),
         sessions: nats.sessions,
+        stream: stream(config),
     };
     let host = options.host.clone();
-    let (engine, Events { notices, pushes }, work) =
+    let (engine, Events { notices, pushes, stream }, work) =
         comet_nats::start(options).map_err(|error| format!("nats.servers: {error}"))?;
     Ok(Some(ClusterOptions {
         host,
@@ -39,8 +40,17 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
         engine: Arc::new(engine),
         notices,
         pushes,
+        stream,
         work: Box::pin(work),
     }))
+}
+
+/// A stream that keeps a push as long as any rule does.
+fn stream(config: &Config) -> Option<StreamOptions> {
+    let Nats { history, history_bytes, history_replicas, .. } = &config.nats;
+    let age = config.history.rules.iter().map(|rule| rule.age).max()?;
+    let options = StreamOptions { bytes: *history_bytes, age, replicas: *history_replicas };
+    (*history == HistoryStore::Jetstream).then_some(options)
 }
 
 fn auth(nats: &Nats) -> Result<Auth, String> {

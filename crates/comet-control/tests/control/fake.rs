@@ -9,7 +9,7 @@ use comet_control::{
     ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
-use comet_hub::cluster::{Command, Engine, EngineCounts, Event, Part, ReplyTo};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Event, Part, ReplyTo, StreamCounts};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -105,6 +105,7 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
 fn alone() -> ClusterOptions {
     let (engine_notices, notices) = mpsc::channel(1);
     let (_, pushes) = mpsc::channel(1);
+    let (_, stream) = mpsc::channel(1);
     engine_notices.try_send(Event::Connected).expect("it has room");
     let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
     ClusterOptions {
@@ -114,6 +115,7 @@ fn alone() -> ClusterOptions {
         engine,
         notices,
         pushes,
+        stream,
         work,
     }
 }
@@ -131,6 +133,10 @@ impl Engine for NoEngine {
 
     fn counts(&self) -> EngineCounts {
         EngineCounts::default()
+    }
+
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        Some(StreamCounts::default())
     }
 }
 

@@ -6,6 +6,7 @@ use comet_handover::{Connection, DepartedUser, DisconnectedKey, History, TicketK
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::history::StreamState;
 use crate::ids::{ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
@@ -96,6 +97,8 @@ pub(crate) struct ArrivedHome {
     pub(crate) rooms: Vec<HomeRoomPart>,
     /// Rooms with members on other hosts.
     pub(crate) remote: Vec<(Arc<str>, u32)>,
+    /// The stream that hosts share, as far as all homes have had it.
+    pub(crate) stream: StreamState,
     pub(crate) histories: Vec<History>,
     pub(crate) forgotten_rooms: u64,
 }

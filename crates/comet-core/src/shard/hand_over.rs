@@ -309,8 +309,8 @@ impl Shard {
                 // Epoch 0: where its history stands is not known yet.
                 offered: room
                     .reached
-                    .filter(|reached| reached.epoch != 0)
-                    .map(|reached| reached.offset),
+                    .filter(|reached| reached.position.epoch != 0)
+                    .map(|reached| reached.position.offset),
             })
             .collect()
     }
@@ -323,6 +323,7 @@ impl Shard {
         let limits = &self.context.limits;
         let with_rule =
             rooms.names().filter(|room| limits.history_rule(room).is_some()).map(|room| &**room);
+        let stream = histories.stream().unwrap_or_default();
         handed::Home {
             users: users.last_numbers().map(|(user, last)| handed::User { user, last }).collect(),
             departed_users: users
@@ -346,6 +347,9 @@ impl Shard {
                 .collect(),
             histories: histories.hand_over(with_rule, self.context.now),
             forgotten_rooms: histories.forgotten(),
+            stream_epoch: stream.epoch,
+            stream_floor: stream.floor,
+            stream_seen: stream.seen,
             parked: parking
                 .iter()
                 .map(|(session, end)| parked_session(session, end, now))

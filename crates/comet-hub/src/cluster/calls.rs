@@ -22,6 +22,17 @@ pub struct ClusterOutcome {
     /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
     /// for hosts that are not known.
     pub unanswered: Vec<HostName>,
+    /// It was for the stream that hosts share, and is not known to be there.
+    pub not_stored: Option<NotStored>,
+}
+
+/// Why a push is not known to be in the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotStored {
+    /// It is not, and will not be.
+    Refused(String),
+    /// It may be, or may come to be.
+    Unknown,
 }
 
 /// Who is to answer.
@@ -62,6 +73,8 @@ struct Open<C> {
     counts: Vec<u64>,
     began: Millis,
     deadline: Millis,
+    /// Whether it is in the stream, if it is for that.
+    is_stored: Option<bool>,
     caller: C,
 }
 
@@ -136,11 +149,50 @@ impl<C> Calls<C> {
             counts: Vec::new(),
             began,
             deadline,
+            is_stored: None,
             caller,
         };
         self.open.insert(call, open);
         self.deadlines.insert((deadline, call));
         Some(call)
+    }
+
+    /// The same for a push to the stream. Too many calls: the caller comes back.
+    pub(super) fn open_stored(
+        &mut self,
+        times: (Millis, u64),
+        expected: (Option<Arc<str>>, Expected, bool),
+        silent: Vec<HostName>,
+        caller: C,
+    ) -> Result<ClusterCallId, C> {
+        if self.open.len() >= CLUSTER_CALLS_MAX {
+            return Err(caller);
+        }
+        let call = self.open(times, expected, silent, caller).expect("some host is to answer");
+        self.open.get_mut(&call).expect("it has begun").is_stored = Some(false);
+        Ok(call)
+    }
+
+    /// The push is in the stream.
+    pub(super) fn note_stored(&mut self, call: ClusterCallId) {
+        if let Some(open) = self.open.get_mut(&call) {
+            open.is_stored = open.is_stored.map(|_| true);
+        }
+    }
+
+    /// The stream does not take the push. `false`: it is none for the stream.
+    pub(super) fn refuse(&mut self, call: ClusterCallId, reason: &str) -> bool {
+        if self.open.get(&call).is_none_or(|open| open.is_stored.is_none()) {
+            return false;
+        }
+        self.end_as(call, Some(NotStored::Refused(reason.to_owned())));
+        true
+    }
+
+    /// A push that the stream was not given.
+    pub(super) fn end_not_stored(&mut self, caller: C, reason: String) {
+        let not_stored = Some(NotStored::Refused(reason));
+        self.ended.push_back((caller, ClusterOutcome { not_stored, ..ClusterOutcome::default() }));
     }
 
     /// Adds a part. Hosts that it names have to answer as well, the own one aside. If it is not known yet who has to answer, and the part
@@ -154,6 +206,9 @@ impl<C> Calls<C> {
         open.tally += tally;
         add_counts(&mut open.counts, &counts);
         open.lost.retain(|lost| *lost != host);
+        if host == *own {
+            open.is_stored = open.is_stored.map(|_| true);
+        }
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
         let tells_all = !may_miss_hosts && (tally.matched > 0 || !hosts.is_empty());
@@ -227,7 +282,9 @@ impl<C> Calls<C> {
 
     /// The call's push could not be published.
     pub(super) fn fail(&mut self, call: ClusterCallId) {
-        self.end(call);
+        if !self.refuse(call, "it could not be published") {
+            self.end(call);
+        }
     }
 
     /// The host has gone, or is silent, and answers no call any more. `heard`: when any host was, at last.
@@ -277,12 +334,18 @@ impl<C> Calls<C> {
     }
 
     fn end(&mut self, call: ClusterCallId) {
+        let is_stored = self.open.get(&call).and_then(|open| open.is_stored);
+        self.end_as(call, (is_stored == Some(false)).then_some(NotStored::Unknown));
+    }
+
+    fn end_as(&mut self, call: ClusterCallId, not_stored: Option<NotStored>) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
         let Open { answered, tally, counts, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        self.ended.push_back((caller, ClusterOutcome { tally, counts, hosts, unanswered }));
+        let outcome = ClusterOutcome { tally, counts, hosts, unanswered, not_stored };
+        self.ended.push_back((caller, outcome));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_core::Tally;
+use comet_core::{StreamState, Tally};
 
 /// The name of a host: the id of its server.
 pub type HostName = Arc<str>;
@@ -28,6 +28,11 @@ pub trait Engine: Send + Sync {
 
     /// What it has counted.
     fn counts(&self) -> EngineCounts;
+
+    /// What it has counted of the stream that hosts share. `None`: they share none.
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        None
+    }
 }
 
 /// What an engine has counted since it began.
@@ -185,6 +190,13 @@ pub enum Command {
         /// What the answers are to name.
         call: Option<ClusterCallId>,
     },
+    /// Puts a push to a room into the stream that hosts share. All hosts are to answer, this one as well.
+    Store {
+        /// The push.
+        publication: Publication,
+        /// What the answers are to name.
+        call: ClusterCallId,
+    },
     /// Has all hosts carry out an order. With `call` they are to answer.
     PublishOrder {
         /// The order.
@@ -278,6 +290,18 @@ pub enum Event {
         /// Which push.
         call: ClusterCallId,
     },
+    /// A push is in the stream that hosts share.
+    Stored {
+        /// Which push.
+        call: ClusterCallId,
+    },
+    /// The stream does not take a push.
+    NotStored {
+        /// Which push.
+        call: ClusterCallId,
+        /// Why.
+        reason: String,
+    },
     /// A push could not be published.
     NotPublished {
         /// Which push.
@@ -313,6 +337,50 @@ pub enum Event {
         /// It wants to know who else has.
         asks: bool,
     },
+}
+
+/// What an engine has to tell of the stream, in its order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamEvent {
+    /// It is read so far.
+    State(StreamState),
+    /// The next push in it.
+    Push(StoredPush),
+}
+
+/// A push of the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredPush {
+    /// The push, to a room.
+    pub publication: Publication,
+    /// Its offset in the history of the room: that of its last frame.
+    pub offset: u64,
+    /// How long ago the stream got it, milliseconds.
+    pub age_ms: u64,
+    /// Where the answer goes, if one is wanted.
+    pub answer: Option<Answer>,
+}
+
+/// Where the answer to a push of the stream goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// To another host.
+    To(ReplyTo),
+    /// To a call of this host.
+    Here(ClusterCallId),
+}
+
+/// What an engine has counted of the stream since it began; a gauge where the text says "now".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamCounts {
+    /// Pushes that were read.
+    pub read: u64,
+    /// Messages that the stream dropped before they were read.
+    pub lost: u64,
+    /// Messages in the stream that are not read, now, as far as that is known.
+    pub waiting: u64,
+    /// What was in the stream when the host began is read, now.
+    pub is_read: bool,
 }
 
 impl Event {

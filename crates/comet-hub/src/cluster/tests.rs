@@ -158,6 +158,7 @@ impl World {
                         self.event(name, Event::NoResponders { call });
                     }
                 }
+                Command::Store { .. } => unreachable!("nobody pushes to the stream"),
                 Command::PublishOrder { order, call } => {
                     let call = call.expect("it is expected");
                     for other in &others {

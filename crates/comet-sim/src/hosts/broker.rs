@@ -227,6 +227,7 @@ impl Broker {
                 self.tell(rng, now, &to, &Event::Ordered { order, reply });
             }
             Command::SubscribeAllRooms => assert!(!self.subscribes_rooms),
+            Command::Store { .. } => unreachable!("no room has a history that hosts share"),
         }
     }
 }

@@ -53,6 +53,7 @@ mod nats_books;
 mod nats_orders;
 mod nats_processes;
 mod nats_server;
+mod nats_stream;
 mod node;
 mod operations;
 mod paced;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use comet_handover as handed;
 use comet_proto::Encoded;
 
+use crate::history::StreamState;
 use crate::limits::Limits;
 use crate::time::Millis;
 
@@ -19,7 +20,9 @@ impl RoomHistories {
         rooms: impl Iterator<Item = &'a str>,
         now: Millis,
     ) -> Vec<handed::History> {
-        let without_push = rooms.filter(|room| !self.rooms.contains_key(*room));
+        // Where hosts share the histories, such a room has no position of its own.
+        let is_own = self.shared.is_none();
+        let without_push = rooms.filter(|room| is_own && !self.rooms.contains_key(*room));
         let mut histories: Vec<_> = without_push
             .map(|room| handed::History {
                 room: room.into(),
@@ -29,10 +32,21 @@ impl RoomHistories {
             })
             .collect();
         histories.sort_unstable_by(|one, other| one.room.cmp(&other.room));
-        let mut known: Vec<_> = self.rooms.iter().collect();
+        let is_whole = self.stream().is_none_or(|stream| stream.epoch != 0);
+        let mut known: Vec<_> = self.rooms.iter().filter(|_| is_whole).collect();
         known.sort_unstable_by_key(|(_, known)| known.number);
         histories.extend(known.into_iter().map(|(room, known)| {
-            let RoomHistory { epoch, top, frames, bytes: _, pushes: _, number: _ } = known;
+            let RoomHistory {
+                epoch,
+                top,
+                count: _,
+                losses: _,
+                floor: _,
+                frames,
+                bytes: _,
+                pushes: _,
+                number: _,
+            } = known;
             let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
             handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames }
         }));
@@ -47,15 +61,21 @@ impl RoomHistories {
     /// Goes on with histories, in the place of none, of those rooms that a rule of `limits` covers.
     pub(crate) fn take_over(
         &mut self,
-        histories: Vec<handed::History>,
+        (histories, stream): (Vec<handed::History>, StreamState),
         forgotten: u64,
         evicted: u64,
         limits: &Limits,
         now: Millis,
     ) {
+        self.set_stream(stream);
         (self.forgotten, self.evicted) = (forgotten, evicted);
         for handed::History { room, epoch, top, frames } in histories {
-            if limits.history_rule(&room).is_none() {
+            // Of another stream, or of none while hosts share one now, or the other way round.
+            let is_foreign = match &self.shared {
+                Some(shared) => epoch != shared.epoch(),
+                None => stream.epoch != 0 && epoch == stream.epoch,
+            };
+            if is_foreign || limits.history_rule(&room).is_none() {
                 continue;
             }
             let frames: Option<VecDeque<Kept>> =
@@ -67,7 +87,19 @@ impl RoomHistories {
             self.latest += 1;
             let number = self.latest;
             self.bytes += bytes;
-            let known = RoomHistory { epoch, top, frames, bytes, pushes, number };
+            // What was kept before is not known, and members know the pushes by the numbers that their offsets are.
+            let floor = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
+            let known = RoomHistory {
+                epoch,
+                top,
+                count: top,
+                losses: 0,
+                floor,
+                frames,
+                bytes,
+                pushes,
+                number,
+            };
             self.put(Arc::from(room), known);
         }
         self.evict(limits.history_memory);

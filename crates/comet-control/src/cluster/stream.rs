@@ -1,0 +1,136 @@
+//! The stream of pushes to rooms with a history that hosts share: its pushes begin here as they come, and none is left out. Where a core
+//! is behind, the rest waits in the stream.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{Message, ShardId, StreamState};
+use comet_hub::cluster::{Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent};
+use comet_ops::{Exposition, Kind};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use crate::under_way::{Elsewhere, UnderWayHere};
+
+use super::ClusterDriver;
+
+/// Pushes of the stream that may be under way on the cores.
+const UNDER_WAY_MAX: usize = 512;
+/// Time until a core that was behind is tried again.
+const RETRY: Duration = Duration::from_millis(2);
+/// How long homes may take to note how far the stream is.
+const STATE_LIMIT: Duration = Duration::from_secs(1);
+
+impl ClusterDriver {
+    /// Has the stream take a push of this host's callers. Does not wait, so pushes of one caller come into the stream in the order
+    /// in which they begin.
+    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.store(limit, publication, caller))
+    }
+
+    /// Takes what the stream has, for as long as it is polled. `begin` begins a push; what it refuses as invalid goes to nobody.
+    pub(crate) async fn run_stream(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<StreamEvent>,
+        begin: impl Fn(&StoredPush) -> Result<UnderWayHere, Status>,
+    ) -> Infallible {
+        let mut under_way = JoinSet::new();
+        loop {
+            let Some(event) = events.recv().await else { return pending().await };
+            match event {
+                StreamEvent::State(state) => self.tell_state(state).await,
+                StreamEvent::Push(push) => {
+                    while under_way.len() >= UNDER_WAY_MAX {
+                        under_way.join_next().await;
+                    }
+                    if let Some(begun) = Self::begun(&begin, &push).await {
+                        under_way.spawn(Arc::clone(&self).answer_stored(begun, push.answer));
+                    } else {
+                        self.lock().note_refused(None);
+                    }
+                }
+            }
+            while under_way.try_join_next().is_some() {}
+        }
+    }
+
+    /// Tries until it has begun. `None`: it is invalid.
+    async fn begun(
+        begin: &impl Fn(&StoredPush) -> Result<UnderWayHere, Status>,
+        push: &StoredPush,
+    ) -> Option<UnderWayHere> {
+        loop {
+            match begin(push) {
+                Ok(begun) => return Some(begun),
+                Err(status) if status.code() == Code::InvalidArgument => {
+                    log::debug!("a push of the stream: {}", status.message());
+                    return None;
+                }
+                Err(_) => sleep(RETRY).await,
+            }
+        }
+    }
+
+    async fn tell_state(&self, state: StreamState) {
+        for shard in (0..self.hub.shards()).map(ShardId) {
+            let message = |call| Message::Stream { call, state };
+            while self.hub.begin_kept(STATE_LIMIT, shard, message).is_err() {
+                sleep(RETRY).await;
+            }
+        }
+    }
+
+    async fn answer_stored(self: Arc<Self>, begun: UnderWayHere, answer: Option<Answer>) {
+        // A push whose cores are too late goes on there, and its caller is told that this host has not answered.
+        let (Ok(tally), Some(answer)) = (begun.await, answer) else { return };
+        let mut cluster = self.lock();
+        let host = Arc::clone(cluster.host());
+        let (hosts, counts) = (Vec::new(), Vec::new());
+        let part = Part { host, tally, hosts, may_miss_hosts: false, counts };
+        match answer {
+            // If it has no room, the caller is told that this host has not answered.
+            Answer::To(reply) => _ = self.engine.answer(reply, part),
+            Answer::Here(call) => {
+                cluster.handle_event(self.now(), Event::Answered { call, part });
+                self.carry_out(&mut cluster);
+            }
+        }
+    }
+
+    pub(super) fn expose_stream(&self, page: &mut Exposition) {
+        let Some(counts) = self.engine.stream_counts() else { return };
+        let StreamCounts { read, lost, waiting, is_read } = counts;
+        for (name, kind, help, value) in [
+            (
+                "comet_cluster_stream_is_read",
+                Kind::Gauge,
+                "Whether what was in the stream of histories is read since this host began.",
+                u64::from(is_read),
+            ),
+            (
+                "comet_cluster_stream_waiting",
+                Kind::Gauge,
+                "Pushes in the stream of histories that were not read yet with the latest one that was.",
+                waiting,
+            ),
+            (
+                "comet_cluster_stream_read_total",
+                Kind::Counter,
+                "Pushes of the stream of histories that were read.",
+                read,
+            ),
+            (
+                "comet_cluster_stream_lost_total",
+                Kind::Counter,
+                "Pushes that the stream of histories dropped before this host read them. Members are told of a gap.",
+                lost,
+            ),
+        ] {
+            page.family(name, kind, help).sample(value);
+        }
+    }
+}

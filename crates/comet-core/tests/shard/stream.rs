@@ -1,0 +1,137 @@
+//! Pushes of a stream that hosts share: their offsets are given and have holes.
+
+use comet_core::limits::STREAM_FRAMES_MAX as S;
+use comet_core::{ConnId, Limits, Message, Push, StreamState, Tally, home_of_room};
+use comet_proto::Position;
+
+use crate::gaps::{gap, member, offsets};
+use crate::history::{TELL, Told, join_since, rules, told};
+use crate::rig::{Rig, push, room_at};
+use crate::rooms::connect;
+
+const READ: StreamState = StreamState { epoch: 7, floor: 0, seen: 0, is_read: true };
+
+fn rig(state: StreamState) -> Rig {
+    let limits =
+        Limits { history_rules: rules(1_000), history_is_shared: true, ..Limits::default() };
+    let mut rig = Rig::new(2, limits);
+    tell(&mut rig, state);
+    rig
+}
+
+fn tell(rig: &mut Rig, state: StreamState) {
+    let call = rig.call();
+    rig.send_all(&Message::Stream { call, state });
+}
+
+fn store(rig: &mut Rig, room: &str, offset: u64) -> Tally {
+    let call = rig.call();
+    let push = Push { offset: offset * S, ..push(TELL, b"push") };
+    let message = Message::PushStored { call, room: room.into(), push, age_ms: 0 };
+    rig.send(home_of_room(room, 2), message);
+    rig.tally(call)
+}
+
+/// What a client is told that comes back.
+fn back(rig: &mut Rig, number: u16, room: &str, since: Option<Position>) -> (ConnId, Vec<Told>) {
+    let (conn, _) = connect(rig, number % 2, &format!("{number}/k{number}//"));
+    let all = told(&rig.ask(conn, &join_since(room, since)));
+    (conn, all)
+}
+
+fn joined(all: &[Told]) -> (Option<Position>, Option<u32>) {
+    let Told::Joined { position, recovered, .. } = all[0] else { panic!("{all:?}") };
+    (position, recovered)
+}
+
+fn at(offset: u64) -> Option<Position> {
+    Some(Position { epoch: READ.epoch, offset: offset * S })
+}
+
+#[test]
+fn members_get_what_the_stream_has_once_and_others_recover_it() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, _) = member(&mut rig, &room);
+    for offset in [100, 300, 301] {
+        assert_eq!(store(&mut rig, &room, offset).queued, 1);
+        assert_eq!(store(&mut rig, &room, offset).matched, 0, "it was there before");
+    }
+    let all = told(&rig.take(conn));
+    assert_eq!(
+        (offsets(&all), all.len()),
+        (vec![100 * S, 300 * S, 301 * S], 3),
+        "holes are no gaps"
+    );
+    let (_, all) = back(&mut rig, 1, &room, at(100));
+    assert_eq!((joined(&all), offsets(&all)), ((at(301), Some(2)), vec![301 * S - 1, 301 * S]));
+    tell(&mut rig, StreamState { seen: 500 * S, ..READ });
+    let (late, all) = back(&mut rig, 2, &room, at(400));
+    assert_eq!(joined(&all), (at(500), Some(0)), "nothing came to the room meanwhile");
+    store(&mut rig, &room, 600);
+    assert_eq!(offsets(&told(&rig.take(late))), [600 * S]);
+    // A push that does not come from the stream has no place in it.
+    assert_eq!(rig.push_room(&room, TELL, b"push").queued, 3);
+    assert_eq!(offsets(&told(&rig.take(conn))), [600 * S, 0]);
+}
+
+#[test]
+fn members_are_told_what_the_stream_has_dropped() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, handle) = member(&mut rig, &room);
+    store(&mut rig, &room, 100);
+    rig.take(conn);
+    tell(&mut rig, StreamState { floor: 200 * S, seen: 200 * S, ..READ });
+    store(&mut rig, &room, 300);
+    let all = told(&rig.take(conn));
+    assert_eq!((&all[0], offsets(&all)), (&gap(handle, 100 * S + 1, 300 * S - 1), vec![300 * S]));
+    store(&mut rig, &room, 400);
+    let all = told(&rig.take(conn));
+    assert_eq!((offsets(&all), all.len()), (vec![400 * S], 1), "it is told once");
+    let (_, all) = back(&mut rig, 1, &room, at(100));
+    assert_eq!(joined(&all).1, None);
+    let (_, all) = back(&mut rig, 2, &room, at(200));
+    assert_eq!(joined(&all), (at(400), Some(2)));
+}
+
+#[test]
+fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
+    let mut rig = rig(StreamState { is_read: false, ..READ });
+    let room = room_at(1);
+    let (conn, _) = connect(&mut rig, 0, "7/k//");
+    let all = told(&rig.ask(conn, &join_since(&room, at(50))));
+    let unknown = Some(Position { epoch: 0, offset: 0 });
+    assert_eq!(joined(&all), (unknown, None), "it is not known yet");
+    assert_eq!(store(&mut rig, &room, 100).matched, 0);
+    assert_eq!(rig.take(conn), []);
+    tell(&mut rig, READ);
+    assert_eq!(store(&mut rig, &room, 200).queued, 1);
+    // The shard asks again for the position of a room that it was in before.
+    let (_, all) = back(&mut rig, 2, &room, None);
+    assert_eq!(joined(&all), (at(200), None));
+    let (_, all) = back(&mut rig, 4, &room, at(50));
+    assert_eq!(joined(&all), (at(200), Some(2)));
+    let all = told(&rig.take(conn));
+    assert_eq!((offsets(&all), all.len()), (vec![200 * S], 1));
+}
+
+/// The next process reads the stream from its begin, and members get what came meanwhile.
+#[test]
+fn a_stream_is_handed_over() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, _) = member(&mut rig, &room);
+    [100, 200].map(|offset| store(&mut rig, &room, offset));
+    tell(&mut rig, StreamState { seen: 250 * S, ..READ });
+    rig.take(conn);
+    let renamed = rig.upgrade(2);
+    let (_, conn) = renamed.into_iter().find(|(before, _)| *before == conn).unwrap();
+    tell(&mut rig, StreamState { is_read: false, ..READ });
+    let matched = [100, 200, 300].map(|offset| store(&mut rig, &room, offset).matched);
+    assert_eq!(matched, [0, 0, 1]);
+    let all = told(&rig.take(conn));
+    assert_eq!((offsets(&all), all.len()), (vec![300 * S], 1));
+    let (_, all) = back(&mut rig, 2, &room, at(100));
+    assert_eq!(joined(&all), (at(300), Some(2)));
+}

@@ -1,0 +1,141 @@
+//! Pushes to rooms with a history that all hosts share: they go through one stream, which each host reads.
+//!
+//! A push is begun nowhere before it is in the stream, so all hosts have the same pushes in the same order. All hosts answer, the one
+//! that was called as well.
+
+use comet_core::Millis;
+
+use super::calls::Expected;
+use super::engine::{Command, HostName, Publication};
+use super::{Cluster, HOST_ANNOUNCE_MS, UNKNOWN_HOSTS};
+
+impl<C> Cluster<C> {
+    /// Has the stream take a push to a room of this host's callers.
+    pub fn store(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
+        self.notice_stall(now);
+        if !self.is_connected {
+            self.counts.not_published += 1;
+            let reason = "there is no connection to NATS".to_owned();
+            return self.calls.end_not_stored(caller, reason);
+        }
+        self.counts.published += 1;
+        let hosts = self.hosts.names().chain([&self.host]).cloned().collect();
+        let mut unknown: Vec<HostName> = self.hosts.silent_names().cloned().collect();
+        if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
+            unknown.push(UNKNOWN_HOSTS.into());
+        }
+        let expected = (None, Expected::Hosts(hosts), false);
+        match self.calls.open_stored((now, limit_ms), expected, unknown, caller) {
+            Ok(call) => self.commands.push_back(Command::Store { publication, call }),
+            Err(caller) => {
+                let reason = "too many pushes wait for their answers".to_owned();
+                self.calls.end_not_stored(caller, reason);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_core::{DropReason, Tally};
+
+    use super::super::{ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target};
+    use super::*;
+
+    type Driver = Cluster<u32>;
+
+    fn publication() -> Publication {
+        Publication {
+            target: Target::Room("r".into()),
+            accepts: 0,
+            operation: 5,
+            version: 0,
+            sequence: 0,
+            collapse_id: Box::default(),
+            body: Vec::new(),
+        }
+    }
+
+    fn connected() -> Driver {
+        let mut cluster = Cluster::new("a".into(), true);
+        cluster.handle_event(Millis(0), Event::Connected);
+        cluster.handle_event(Millis(0), Event::Announced { host: "b".into() });
+        cluster.handle_timeout(Millis(2_000));
+        cluster
+    }
+
+    fn store(cluster: &mut Driver) -> ClusterCallId {
+        cluster.store((Millis(2_000), 1_000), publication(), 7);
+        let mut commands = std::iter::from_fn(|| cluster.poll_command());
+        let stored = commands.find_map(|command| match command {
+            Command::Store { call, .. } => Some(call),
+            _ => None,
+        });
+        stored.expect("the engine is told")
+    }
+
+    fn answered(call: ClusterCallId, host: &str) -> Event {
+        let tally = Tally { matched: 1, ..Tally::default() };
+        let (host, hosts, counts) = (host.into(), Vec::new(), Vec::new());
+        Event::Answered { call, part: Part { host, tally, hosts, may_miss_hosts: false, counts } }
+    }
+
+    fn outcome(cluster: &mut Driver) -> Option<ClusterOutcome> {
+        cluster.poll_outcome().map(|(caller, outcome)| {
+            assert_eq!(caller, 7);
+            outcome
+        })
+    }
+
+    #[test]
+    fn all_hosts_answer_and_this_one_as_well() {
+        let mut cluster = connected();
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), answered(call, "b"));
+        assert_eq!(outcome(&mut cluster), None);
+        cluster.handle_event(Millis(2_002), answered(call, "a"));
+        let outcome = outcome(&mut cluster).expect("it is complete");
+        assert_eq!(
+            (outcome.not_stored, outcome.unanswered, outcome.tally.matched),
+            (None, vec![], 2)
+        );
+        assert_eq!(outcome.tally.dropped[DropReason::Filtered as usize], 0);
+    }
+
+    #[test]
+    fn a_caller_learns_that_the_stream_does_not_take_the_push() {
+        let refused = |reason: &str| Some(NotStored::Refused(reason.to_owned()));
+        let mut cluster = connected();
+        let call = store(&mut cluster);
+        let reason = "too long".to_owned();
+        cluster.handle_event(Millis(2_001), Event::NotStored { call, reason });
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused("too long"));
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), Event::NoResponders { call });
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused("no stream takes it"));
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), Event::NotPublished { call });
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused("it could not be published"));
+        // Whether it is there is not known.
+        store(&mut cluster);
+        cluster.handle_timeout(Millis(3_000));
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, Some(NotStored::Unknown));
+        store(&mut cluster);
+        cluster.handle_event(Millis(2_001), Event::Disconnected);
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, Some(NotStored::Unknown));
+        cluster.store((Millis(4_000), 1_000), publication(), 7);
+        let reason = "there is no connection to NATS";
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused(reason));
+    }
+
+    #[test]
+    fn hosts_that_are_late_are_named_if_the_stream_has_the_push() {
+        let mut cluster = connected();
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), Event::Stored { call });
+        cluster.handle_event(Millis(2_002), answered(call, "a"));
+        cluster.handle_timeout(Millis(3_000));
+        let outcome = outcome(&mut cluster).expect("its time is over");
+        assert_eq!((outcome.not_stored, outcome.unanswered), (None, vec!["b".into()]));
+    }
+}

@@ -1,0 +1,292 @@
+//! Reads the stream of the histories that hosts share, from its first message to its last and on, and each of them once.
+//!
+//! The stream drops its oldest messages alone, so its sequences have no holes. Where one is missing the consumer is made anew. If it is
+//! missing still, the stream has dropped what this host has not read.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, SystemTime};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{self, DiscardPolicy, Info};
+use async_nats::jetstream::{self, Message};
+use comet_core::StreamState;
+use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
+use comet_hub::cluster::{Answer, StoredPush, StreamEvent};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::options::StreamOptions;
+use crate::subject::Subjects;
+use crate::{Counts, Shared, StreamReading, headers};
+
+/// Messages that the client asks for at once.
+const BATCH: usize = 256;
+/// The stream says so often that it is there. After two of these without a word the consumer is made anew.
+const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How long a question for messages holds, where there are none.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server forgets a consumer that nobody asks for so long.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Time between two attempts.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(4);
+/// How often homes are told how far the stream is read.
+const TELL: Duration = Duration::from_millis(100);
+/// What was in the stream at the start may have gone of age, so it is looked at again after so many of these without a message.
+const LOOK_AGAIN: u32 = 10;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+pub(crate) struct StreamReader {
+    client: Client,
+    subjects: Arc<Subjects>,
+    shared: Arc<Shared>,
+    options: StreamOptions,
+    at: Place,
+    /// The latest complaint, which is not repeated.
+    said: Option<String>,
+}
+
+/// How far the stream is read.
+#[derive(Default)]
+struct Place {
+    /// Tells the stream from one that had its name before.
+    created: i128,
+    /// The stream had lost its last messages, and goes on behind this one: its sequences mean others now.
+    cut: u64,
+    /// Sequence of the last message that was read.
+    last: u64,
+    /// Messages up to this one may be lost.
+    lost: u64,
+    /// Sequence of the last message that was there at the start.
+    end: u64,
+    is_read: bool,
+    told: StreamState,
+}
+
+impl Place {
+    fn state(&self) -> StreamState {
+        StreamState {
+            epoch: epoch(self.created, self.cut),
+            floor: self.lost * FRAMES_MAX,
+            seen: self.last * FRAMES_MAX,
+            is_read: self.is_read,
+        }
+    }
+}
+
+/// The same on all hosts, and never 0.
+fn epoch(created: i128, cut: u64) -> u64 {
+    let mixed = (created as u64) ^ cut.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.max(1)
+}
+
+impl StreamReader {
+    pub(crate) fn new(
+        client: Client,
+        subjects: Arc<Subjects>,
+        shared: Arc<Shared>,
+        options: StreamOptions,
+    ) -> Self {
+        Self { client, subjects, shared, options, at: Place::default(), said: None }
+    }
+
+    pub(crate) async fn run(mut self, events: mpsc::Sender<StreamEvent>) -> Infallible {
+        let mut pause = RETRY;
+        loop {
+            let before = self.at.last;
+            if let Err(error) = self.follow(&events).await {
+                let sentence = error.to_string();
+                if self.said.as_ref() != Some(&sentence) {
+                    log::warn!("the stream of histories in NATS is not read: {sentence}");
+                    self.said = Some(sentence);
+                }
+            }
+            pause = if self.at.last > before { RETRY } else { RETRY_MAX.min(pause * 2) };
+            sleep(pause).await;
+        }
+    }
+
+    /// Reads on, until the consumer has to be made anew.
+    async fn follow(&mut self, events: &mpsc::Sender<StreamEvent>) -> Result<(), Error> {
+        let context = jetstream::new(self.client.clone());
+        let found = context.get_or_create_stream(self.config()).await?;
+        let info = found.cached_info();
+        let subject = self.subjects.every_stored_room();
+        if info.config.subjects != [subject.as_str()] {
+            let (name, others) = (self.subjects.stream(), &info.config.subjects);
+            return Err(format!("{name} takes {others:?}, and not {subject}").into());
+        }
+        self.begin(info, events).await;
+        let consumer = found.create_consumer(self.consumer()).await?;
+        self.read(&consumer, events).await
+    }
+
+    fn config(&self) -> stream::Config {
+        let StreamOptions { bytes, age, replicas } = self.options;
+        stream::Config {
+            name: self.subjects.stream(),
+            subjects: vec![self.subjects.every_stored_room()],
+            max_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            max_age: age,
+            discard: DiscardPolicy::Old,
+            num_replicas: replicas,
+            // What is taken out of the middle is a hole that no host notices.
+            deny_delete: true,
+            description: Some("Pushes to rooms with a history, of comet".to_owned()),
+            ..stream::Config::default()
+        }
+    }
+
+    fn consumer(&self) -> pull::Config {
+        pull::Config {
+            deliver_policy: match self.at.last {
+                0 => DeliverPolicy::All,
+                last => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+            },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: FORGOTTEN,
+            memory_storage: true,
+            ..pull::Config::default()
+        }
+    }
+
+    /// Takes up the stream where it was left, or from its beginning if it is another one.
+    async fn begin(&mut self, info: &Info, events: &mpsc::Sender<StreamEvent>) {
+        let created = info.created.unix_timestamp_nanos();
+        let (first, end) = (info.state.first_sequence, info.state.last_sequence);
+        let at = &mut self.at;
+        if created != at.created {
+            *at = Place { created, end, ..Place::default() };
+        } else if end < at.last {
+            log::warn!("the stream of histories has lost its messages {} to {}", end + 1, at.last);
+            *at = Place { created, cut: at.last, end, ..Place::default() };
+        }
+        if !at.is_read && (info.state.messages == 0 || first > at.end) {
+            // Nothing is left of what was there.
+            at.last = at.last.max(first.saturating_sub(1));
+            at.lost = at.last;
+            at.is_read = true;
+        }
+        self.tell(events).await;
+    }
+
+    async fn read(
+        &mut self,
+        consumer: &PullConsumer,
+        events: &mpsc::Sender<StreamEvent>,
+    ) -> Result<(), Error> {
+        let asked = consumer.stream().max_messages_per_batch(BATCH);
+        let mut messages = asked.heartbeat(HEARTBEAT).expires(EXPIRES).messages().await?;
+        let (mut is_first, mut quiet) = (true, 0);
+        let mut ticks = interval(TELL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let message = message.ok_or("the consumer has ended")??;
+                    quiet = 0;
+                    if !self.take(&message, is_first, events).await? {
+                        return Ok(());
+                    }
+                    (is_first, self.said) = (false, None);
+                }
+                _ = ticks.tick() => {
+                    quiet += 1;
+                    if !self.at.is_read && quiet > LOOK_AGAIN {
+                        return Ok(());
+                    }
+                    self.tell(events).await;
+                }
+            }
+        }
+    }
+
+    /// Tells homes how far the stream is read, if that has changed.
+    async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
+        let state = self.at.state();
+        if state != self.at.told {
+            self.at.told = state;
+            // Fails only when the host ends.
+            let _ = events.send(StreamEvent::State(state)).await;
+        }
+        self.counts().is_read.store(self.at.is_read, Relaxed);
+    }
+
+    /// `false`: messages before this one are missing, and may come by another consumer.
+    async fn take(
+        &mut self,
+        message: &Message,
+        is_first: bool,
+        events: &mpsc::Sender<StreamEvent>,
+    ) -> Result<bool, Error> {
+        let info = message.info()?;
+        let (sequence, waiting) = (info.stream_sequence, info.pending);
+        let published = SystemTime::from(info.published);
+        let next = self.at.last + 1;
+        if sequence < next {
+            return Ok(true);
+        }
+        if sequence > next {
+            if !is_first {
+                return Ok(false);
+            }
+            self.at.lost = sequence - 1;
+            if self.at.last > 0 {
+                self.counts().lost.fetch_add(sequence - next, Relaxed);
+                log::warn!("the stream has dropped what was not read: {next} to {}", sequence - 1);
+            }
+            self.at.last = sequence - 1;
+            self.tell(events).await;
+        }
+        match self.push(message, sequence, published) {
+            Some(push) => _ = events.send(StreamEvent::Push(push)).await,
+            None => Counts::add(&self.shared.counts.invalid),
+        }
+        self.at.last = sequence;
+        let counts = self.counts();
+        counts.read.fetch_add(1, Relaxed);
+        counts.waiting.store(waiting, Relaxed);
+        if !self.at.is_read && sequence >= self.at.end {
+            self.at.is_read = true;
+            self.tell(events).await;
+        }
+        Ok(true)
+    }
+
+    /// `None`: it is no push.
+    fn push(&self, message: &Message, sequence: u64, published: SystemTime) -> Option<StoredPush> {
+        let topic = self.subjects.topic_of_stored(&message.subject)?;
+        let headers = message.headers.as_ref();
+        let publication = headers::push(topic, headers, message.payload.to_vec())?;
+        let age = SystemTime::now().duration_since(published).unwrap_or_default();
+        // Whoever waited for an answer at the start of this host does not any more.
+        let reply = headers::reply(headers).filter(|_| self.at.is_read);
+        let answer = reply.map(|reply| match self.subjects.own_call(&reply.0) {
+            Some(call) => Answer::Here(call),
+            None => Answer::To(reply),
+        });
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        Some(StoredPush { publication, offset: sequence * FRAMES_MAX, age_ms, answer })
+    }
+
+    fn counts(&self) -> &StreamReading {
+        self.shared.stream.as_ref().expect("a host with a stream counts")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_stream_has_another_epoch() {
+        assert_ne!(epoch(7, 0), epoch(8, 0));
+        assert_ne!(epoch(7, 0), epoch(7, 1));
+        assert_eq!(epoch(0, 0), 1, "0 stands for none");
+    }
+}
