@@ -36,7 +36,8 @@ test-js:
 example:
 	@.ci/prepare run
 	cargo build --release --bin comet
-	cd crates/comet-client/js && npm ci --no-audit --no-fund && npm run example
+	cd crates/comet-client/js && npm ci --no-audit --no-fund && \
+		COMET_BIN=$(abspath $(or $(CARGO_TARGET_DIR),target)/release/comet) npm run example
 
 # More seeds of the simulator. A failure prints the seed that replays it.
 sim:
@@ -111,7 +112,7 @@ deny:
 
 # Arbitrary bytes and events for each target of crates/fuzz, or for TARGETS="tls frame". Needs
 # `cargo install cargo-fuzz`; RUSTC_BOOTSTRAP spares a nightly toolchain.
-TARGETS ?= frame websocket text upgrade proxy tls record shard world token query config
+TARGETS ?= frame push_frame websocket text upgrade proxy tls record shard world token query config
 fuzz:
 	for target in $(TARGETS); do \
 		RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir crates/fuzz $$target -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \

@@ -15,7 +15,7 @@ pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArg
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
     ChurnArgs, ClusterArgs, ConnectArgs, DayArgs, FairnessArgs, FanoutArgs, IdleArgs, LatencyArgs,
-    OverloadArgs, RawArgs, ReadersArgs, RoomsArgs, SoakArgs, TargetsArgs, UpgradeArgs,
+    OverloadArgs, RawArgs, ReadersArgs, ResumeArgs, RoomsArgs, SoakArgs, TargetsArgs, UpgradeArgs,
 };
 use crate::yardstick::Mode;
 use comet_cpus::CpuList;
@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Churn(ChurnArgs),
     /// Readers that are slow or stalled, and what the others notice of them.
     Readers(ReadersArgs),
+    /// Clients that are cut off, pushed to while they are away, and come back: parked sessions, next to a plain reconnect.
+    Resume(ResumeArgs),
     /// A day in phases: storms, pushes of all kinds, coming and going.
     Day(DayArgs),
     /// Attacks on doors and cores: latencies of the clients that are there, next to their quiet values.

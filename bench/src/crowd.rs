@@ -18,6 +18,8 @@ pub(crate) struct Crowd {
     /// Rooms that each connection may enter beside its own, which it needs protocol 2 for; and of how many.
     pub further: usize,
     pub further_of: usize,
+    /// The connections speak protocol 2: they come back to a room with its position, and ask for what they have missed.
+    pub keeps_positions: bool,
     pub streams: Streams,
     /// Whose messages to each stream may overtake those of each other: they take turns.
     pub callers: u64,

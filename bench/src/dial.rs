@@ -53,7 +53,8 @@ impl Dialer {
             }
         };
         let (host, token) = (address.to_string(), crowd.token(connection));
-        let begin = if crowd.further > 0 { Session::new } else { Session::of_protocol_1 };
+        let is_protocol_2 = crowd.further > 0 || crowd.keeps_positions;
+        let begin = if is_protocol_2 { Session::new } else { Session::of_protocol_1 };
         let mut session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
         // A guest's single stream expects nothing; it has subscriptions.
         let is_guest = connection >= crowd.connections;

@@ -54,7 +54,7 @@ const DATA: &str = "the same without the control thread, which does the gRPC wor
 const RESIDENT: &str = "resident memory of the server";
 
 #[rustfmt::skip]
-const DECLARED: [Declared; 66] = [
+const DECLARED: [Declared; 74] = [
     ("connections", "/connections", "", COUNT, ""),
     ("connections a second", "/per_second", "", COUNT, "connections made, over the time that took"),
     ("guests", "/guests/arrived", "", COUNT, "clients that arrived, to stay for a while"),
@@ -103,6 +103,14 @@ const DECLARED: [Declared; 66] = [
     ("joins a core second", "/joins/joined", "/joins/cpu/data_ns", A_SECOND, "joins for a second of the data cores' CPU time, until the server has settled"),
     ("heap of a pair", "/joins/heap_bytes", "/joins/joined", BYTES, "growth of what the allocator has given out by the joins, over the pairs of a connection and a room"),
     ("RSS of a pair", "/joins/rss_bytes", "/joins/joined", BYTES, "the same of resident memory, which the allocator gives back late"),
+    ("parked", "/parked", "", COUNT, "pushes to keys without a connection that the server kept for their sessions"),
+    ("resumed", "/resumed", "", COUNT, "of these, pushes that the next connection of the key was given"),
+    ("share dropped", "/share_dropped", "", PERCENT, "of the deliveries, while nobody read"),
+    ("repaired", "/repaired", "", COUNT, "deliveries that came from the history of a room after a gap: those dropped, and what waited behind the gap"),
+    ("CPU of a repaired delivery", "/repaired_cpu_ns", "", NS_AS_US, "from when all read again until all has come, all threads of the server"),
+    ("heap of one away", "/away_heap_bytes", "", BYTES, "what the allocator has given out when all are cut off, over what it had when nobody was there yet, divided"),
+    ("heap of a session", "/session_heap_bytes", "", BYTES, "the same less that of a server that parks nothing"),
+    ("heap of a parked push", "/parked_heap_bytes", "", BYTES, "growth of what the allocator has given out by the pushes, divided"),
     ("CPU of a heartbeat", "/cpu_per_heartbeat_ns", "", NS_AS_US, "whatever the server does meanwhile included"),
     ("CPU of a round trip", "/cpu_ns", "", NS_AS_US, "CPU time of the echoing side"),
     ("CPU while idle", "/idle_cpu_share", "", PERCENT, "share of one CPU that the server used while nothing was pushed"),
@@ -158,9 +166,10 @@ const PING_PONG: &str = "ping-pong";
 const DELIVERY: &str = "CPU of a delivery";
 const DATA_DELIVERY: &str = "data CPU of a delivery";
 const CONNECTION: &str = "CPU of a connection";
+const PLAIN: &str = "plain";
 
 #[rustfmt::skip]
-const SUMMARIES: [Summary; 23] = [
+const SUMMARIES: [Summary; 25] = [
     ("fanout", "comet_to_ring", "CPU of a delivery, comet / ring", RATIO, (COMET, DELIVERY), Some((RING, DELIVERY))),
     ("fanout", "comet_data_to_ring", "CPU of a delivery, comet's data cores / ring", RATIO, (COMET, DATA_DELIVERY), Some((RING, DATA_DELIVERY))),
     ("fanout", "comet_to_send", "CPU of a delivery, comet / send", RATIO, (COMET, DELIVERY), Some((SEND, DELIVERY))),
@@ -168,6 +177,8 @@ const SUMMARIES: [Summary; 23] = [
     ("fanout", "comet_to_coalesced", "CPU of a delivery, comet / coalesced", RATIO, (COMET, DELIVERY), Some((COALESCED, DELIVERY))),
     ("rooms", "many_to_one", "CPU of a delivery, members in many rooms / in one", RATIO, (MANY_ROOMS, DELIVERY), Some((ONE_ROOM, DELIVERY))),
     ("rooms", "heap_bytes", "heap of a pair", BYTES, (MANY_ROOMS, "heap of a pair"), None),
+    ("resume", "resumed_to_plain", "CPU of a connection, to a parked session / plain", RATIO, (COMET, CONNECTION), Some((PLAIN, CONNECTION))),
+    ("resume", "session_heap_bytes", "heap of a parked session", BYTES, (COMET, "heap of a session"), None),
     ("raw", "ring_to_send", "CPU of a delivery, ring / send", RATIO, (RING, DELIVERY), Some((SEND, DELIVERY))),
     ("connect", "comet_to_bare", "CPU of a connection, comet / bare ring", RATIO, (COMET, CONNECTION), Some(("bare", CONNECTION))),
     ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),

@@ -49,8 +49,8 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::scenario::{
-    churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers, rooms, soak,
-    targets, upgrade,
+    churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers, resume,
+    rooms, soak, targets, upgrade,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -76,6 +76,7 @@ fn run(command: Command) -> Result<bool> {
         Command::Cluster(args) => cluster::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Fanout(args) => fanout::run(&args),
+        Command::Resume(args) => resume::run(&args),
         Command::Rooms(args) => rooms::run(&args),
         Command::Latency(args) => latency::run(&args),
         Command::Idle(args) => idle::run(&args),

@@ -8,6 +8,7 @@ use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 
 use comet_client::Session;
+use comet_proto::Position;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
@@ -133,6 +134,16 @@ impl Receiver {
             }
             self.handle(index, EventFlags::empty());
         }
+    }
+
+    /// Where the connection is in a room's history.
+    pub(crate) fn position(&self, index: usize, room: &str) -> Option<Position> {
+        self.connections[index].session.position(room)
+    }
+
+    /// The connection that has just begun goes on where an earlier one was in the room.
+    pub(crate) fn resume(&mut self, index: usize, room: &str, since: Position) {
+        self.connections[index].session.resume(room, since);
     }
 
     /// Closes the connection from this side; false where it was closed already.

@@ -28,6 +28,13 @@ pub(crate) struct Counted {
     pub superseded: u64,
     /// Deliveries that are queued now.
     pub waiting: u64,
+    /// Pushes parked for sessions without a connection, and those that were given to the next one.
+    pub parked: u64,
+    pub resumed: u64,
+    /// Pushes that clients got from histories after gaps.
+    pub repaired: u64,
+    /// Calls to logic, by name.
+    pub logic_calls: Reasons,
     /// Connections closed, by reason.
     pub closed: Reasons,
     /// Connections that are open now.
@@ -51,11 +58,8 @@ impl Counted {
 
     /// What was counted since `earlier`. What is said of now is of now.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
-        let mut closed = self.closed.clone();
-        for (reason, now) in closed.iter_mut() {
-            *now -= earlier.closed.get(reason).unwrap_or(&0);
-        }
-        closed.retain(|_, count| *count > 0);
+        let closed = grown(&self.closed, &earlier.closed);
+        let logic_calls = grown(&self.logic_calls, &earlier.logic_calls);
         Self {
             matched: self.matched - earlier.matched,
             queued: self.queued - earlier.queued,
@@ -63,6 +67,10 @@ impl Counted {
             sent: self.sent - earlier.sent,
             lost: self.lost - earlier.lost,
             superseded: self.superseded - earlier.superseded,
+            parked: self.parked - earlier.parked,
+            resumed: self.resumed - earlier.resumed,
+            repaired: self.repaired - earlier.repaired,
+            logic_calls,
             closed,
             ..*self
         }
@@ -84,6 +92,12 @@ impl Counted {
                 "comet_logic_up" => counted.logic_up += value,
                 "comet_lost_total" => counted.lost += value,
                 "comet_superseded_total" => counted.superseded += value,
+                "comet_parked_total" => counted.parked += value,
+                "comet_resumed_total" => counted.resumed += value,
+                "comet_repaired_total" => counted.repaired += value,
+                "comet_logic_calls_total" => {
+                    counted.logic_calls.add(label(labels, "rpc").unwrap_or("unknown"), value);
+                }
                 "comet_waiting" => counted.waiting += value,
                 "comet_closed_total" => {
                     counted.closed.add(label(labels, "reason").unwrap_or("unknown"), value);
@@ -93,6 +107,15 @@ impl Counted {
         }
         counted
     }
+}
+
+fn grown(now: &Reasons, earlier: &Reasons) -> Reasons {
+    let mut grown = now.clone();
+    for (reason, count) in grown.iter_mut() {
+        *count -= earlier.get(reason).unwrap_or(&0);
+    }
+    grown.retain(|_, count| *count > 0);
+    grown
 }
 
 fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {

@@ -55,6 +55,42 @@ pub(crate) struct FanoutArgs {
     pub setup: SetupArgs,
 }
 
+fn share_below_1(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| *share > 0.0 && *share < 1.0);
+    share.ok_or_else(|| "a share is above 0 and below 1".to_owned())
+}
+
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(next_help_heading = "Load")]
+pub(crate) struct ResumeArgs {
+    /// Pushes to each key, or to each room, while nobody is there.
+    #[arg(long, value_name = "NUMBER", default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub pushes: u32,
+    /// Pushes that the server parks for a session; all unless given. The others have to be counted as dropped.
+    #[arg(long, value_name = "NUMBER", conflicts_with = "rooms",
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub messages: Option<u32>,
+    /// Rooms with a history into which the connections divide; 0: parked sessions of their keys instead.
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub rooms: u32,
+    /// Nobody is cut off. Full outboxes drop this share of what is pushed to the rooms, and the clients have to get it again.
+    #[arg(long, value_name = "SHARE", requires = "rooms", value_parser = share_below_1)]
+    pub drop: Option<f64>,
+    /// The server asks a `comet logic`, and has to ask it once for each client that comes back.
+    #[arg(long, conflicts_with_all = ["drop", "addr"], help_heading = "Server")]
+    pub logic: bool,
+    /// Bytes of each message's body.
+    #[arg(long, value_name = "BYTES", default_value_t = 128, value_parser = body(STAMP_LEN))]
+    pub size: u32,
+    /// How often the turns are taken.
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = positive())]
+    pub rounds: u32,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub setup: SetupArgs,
+}
+
 #[derive(Args, Clone, Debug, Serialize)]
 #[command(next_help_heading = "Load")]
 pub(crate) struct RoomsArgs {
@@ -401,7 +437,7 @@ pub(crate) struct TargetsArgs {
     pub rounds: u32,
     /// Measures these lines of the table only: "1,8,9".
     #[arg(long, value_name = "LINES", value_delimiter = ',',
-        value_parser = clap::value_parser!(u8).range(1..=15), help_heading = "Load")]
+        value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Load")]
     pub only: Vec<u8>,
     /// Fails where something is not reached, as where it cannot be measured.
     #[arg(long, help_heading = "Output")]

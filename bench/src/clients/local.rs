@@ -1,9 +1,10 @@
 //! The clients of a run in one process: their connections, and what they do beside receiving.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::ops::Range;
 
+use comet_proto::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
@@ -46,6 +47,8 @@ pub(crate) enum ClientCommand {
     MeasurePauses(u64),
     /// Members need not receive these messages, whose callers were told that the push had failed.
     Excuse(Vec<(StreamId, u64)>),
+    /// All members lose their connections.
+    CutOff,
     /// Each member asks to be in its further rooms.
     EnterFurtherRooms,
 }
@@ -57,6 +60,8 @@ pub(crate) struct LocalClients {
     /// Members that are to be connected, by number.
     waiting: VecDeque<usize>,
     members: Vec<Member>,
+    /// Where members that are cut off were in the history of their room.
+    known: HashMap<usize, Position>,
     /// Members that are to ask for their further rooms.
     entering: VecDeque<Member>,
     /// Members have several streams.
@@ -84,6 +89,7 @@ impl LocalClients {
             dialer,
             waiting: VecDeque::new(),
             members: Vec::new(),
+            known: HashMap::new(),
             entering: VecDeque::new(),
             all_streams: false,
             guests: Guests::default(),
@@ -148,6 +154,16 @@ impl LocalClients {
                     accounts.excuse(stream, sequence);
                 });
             }
+            ClientCommand::CutOff => {
+                for member in std::mem::take(&mut self.members) {
+                    if let Some(room) = self.room_with_history(member.number)
+                        && let Some(position) = self.receiver.position(member.index, &room)
+                    {
+                        self.known.insert(member.number, position);
+                    }
+                    self.receiver.close(member.index);
+                }
+            }
             ClientCommand::EnterFurtherRooms => self.entering.extend(&self.members),
         }
         Ok(())
@@ -184,12 +200,24 @@ impl LocalClients {
         for _ in 0..room.min(BURST) {
             let Some(number) = self.waiting.pop_front() else { break };
             let index = self.dialer.begin(&mut self.receiver, number, now_ns())?;
+            if let Some(room) = self.room_with_history(number)
+                && let Some(position) = self.known.remove(&number)
+            {
+                self.receiver.resume(index, &room, position);
+            }
             self.members.push(Member { number, index });
             if self.all_streams {
                 self.subscribe(Member { number, index }, false);
             }
         }
         Ok(!self.waiting.is_empty() && self.receiver.opening() < self.dialer.in_flight)
+    }
+
+    /// The room to which a member comes back with its position.
+    fn room_with_history(&self, number: usize) -> Option<String> {
+        let crowd = &self.dialer.crowd;
+        let room = crowd.room_of(number).filter(|_| crowd.keeps_positions)?;
+        Some(crowd.room(room))
     }
 
     fn restart(&mut self, run: u32, size: usize, all_streams: bool) {

@@ -4,7 +4,6 @@
 mod curve;
 mod faults;
 mod log;
-mod logic;
 mod quiet;
 
 use std::net::SocketAddr;
@@ -24,8 +23,8 @@ use tokio::runtime;
 use self::curve::Curve;
 use self::faults::{Culprit, Fault, Faults, Site, configuration};
 use self::log::Log;
-use self::logic::Logic;
 use self::quiet::{Rest, health_fault};
+use super::logic::Logic;
 use super::{phase, prepare};
 use crate::Result;
 use crate::args::{Phase, SetupArgs, SoakArgs};

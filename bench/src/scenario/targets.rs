@@ -13,6 +13,7 @@ mod goal;
 mod goals;
 mod keys;
 mod pairs;
+mod parked;
 mod rig;
 mod rooms;
 mod sizes;
@@ -40,7 +41,7 @@ struct Stage {
     measure: fn(&TargetsArgs, &mut Record) -> Result<()>,
 }
 
-const STAGES: [Stage; 9] = [
+const STAGES: [Stage; 10] = [
     Stage { name: "sizes", goals: &goals::SIZES, measure: sizes::measure },
     Stage { name: "flood", goals: &goals::FLOODS, measure: flood::measure },
     Stage { name: "keys", goals: &goals::KEYS, measure: keys::measure },
@@ -49,6 +50,7 @@ const STAGES: [Stage; 9] = [
     Stage { name: "doors", goals: &goals::DOORS, measure: doors::measure },
     Stage { name: "beside", goals: &goals::BESIDES, measure: beside::measure },
     Stage { name: "pairs", goals: &goals::PAIRS, measure: pairs::measure },
+    Stage { name: "parked", goals: &goals::PARKED, measure: parked::measure },
     Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 

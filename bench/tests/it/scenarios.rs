@@ -228,3 +228,43 @@ fn clients_keep_what_is_theirs_under_attack() {
         }
     }
 }
+
+#[test]
+fn clients_that_were_cut_off_get_what_was_parked() {
+    let check = |name, flags, dropped: u64| {
+        let results = measured(name, &format!("resume -n 40 --pushes 3 --rounds 1 {flags}"));
+        let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
+            panic!("two turns")
+        };
+        assert_eq!((&plain["absent"], &plain["deliveries"]["received"]), (&json!(120), &json!(0)));
+        assert_eq!(kept["parked"], 120 - dropped, "{kept}");
+        assert_eq!(kept["resumed"], 120 - dropped, "{kept}");
+        assert_eq!(kept["deliveries"]["received"], 120 - dropped, "{kept}");
+        assert_eq!(kept["deliveries"]["lost"], dropped, "{kept}");
+    };
+    check("resume", "--ws-share 0.5", 0);
+    check("resume-bounded", "--messages 2 --processes 2", 40);
+    check("resume-logic", "--logic", 0);
+}
+
+#[test]
+fn clients_that_were_cut_off_get_what_their_rooms_keep() {
+    let flags = "resume -n 40 --rooms 4 --pushes 100 --rounds 1 --ws-share 0.5";
+    let results = measured("resume-rooms", flags);
+    let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
+        panic!("two turns")
+    };
+    assert_eq!(
+        (&plain["deliveries"]["lost"], &kept["deliveries"]["lost"]),
+        (&json!(4_000), &json!(0))
+    );
+    assert_eq!(kept["deliveries"]["received"], 4_000, "{kept}");
+}
+
+#[test]
+fn clients_get_what_full_outboxes_have_dropped() {
+    let results = measured("resume-drop", "resume -n 20 --rooms 2 --drop 0.1 --rounds 1");
+    let turn = &results["turns"][0];
+    assert_eq!(turn["deliveries"]["received"], turn["deliveries"]["expected"], "{turn}");
+    assert!(count(&turn["repaired"]) * 10 >= count(&turn["deliveries"]["expected"]), "{turn}");
+}

@@ -176,6 +176,13 @@ impl Session {
         self.rooms.get_or_insert_default().know(room, since);
     }
 
+    /// The position of the latest push of `room` that came here, or of the server's word where it is. `None`: the connection is
+    /// not in that room, or it keeps no history.
+    #[must_use]
+    pub fn position(&self, room: &str) -> Option<Position> {
+        self.rooms.as_ref()?.position(room)
+    }
+
     pub(crate) fn may_resume(&self, room: &str) -> bool {
         self.rooms.as_ref().is_some_and(|rooms| rooms.may_resume(room))
     }

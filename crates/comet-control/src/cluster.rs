@@ -73,6 +73,7 @@ pub(crate) enum Wanted {
 pub(crate) struct ClusterDriver {
     /// The zero of its clock, which is the shards'.
     epoch: Instant,
+    host: HostName,
     hub: Arc<HubDriver>,
     engine: Arc<dyn Engine>,
     cluster: Mutex<Decisions>,
@@ -89,14 +90,15 @@ impl ClusterDriver {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
         let ClusterOptions { pushes, notices, stream, work, .. } = options;
         let events = ClusterEvents { pushes, notices };
-        let mut cluster = Cluster::new(host, subscribes_rooms);
+        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms);
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
             for shard in (0..hub.shards()).map(ShardId) {
                 hub.tell(shard, Message::WatchKeys);
             }
         }
-        let driver = Self { epoch, hub, engine, cluster: Mutex::new(cluster), wake: Notify::new() };
+        let (cluster, wake) = (Mutex::new(cluster), Notify::new());
+        let driver = Self { epoch, host, hub, engine, cluster, wake };
         (Arc::new(driver), ClusterWork { events, stream, work })
     }
 
@@ -312,9 +314,9 @@ impl ClusterDriver {
     /// Tells the caller of a push of another host what became of it here.
     async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
         match (begun.await, reply) {
-            (Ok((tally, counts)), Some(reply)) => {
+            (Ok((tally, told)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
-                let part = Part { counts, ..part };
+                let part = Part { told, ..part };
                 // If it has no room, the caller is told that this host has not answered.
                 self.engine.answer(reply, part);
             }
@@ -331,6 +333,11 @@ impl ClusterDriver {
     fn refuse(&self, status: &Status, reply: Option<&ReplyTo>) {
         self.lock().note_refused(reply);
         log::debug!("a push of another host: {}", status.message());
+    }
+
+    /// The name of this host.
+    pub(crate) fn host(&self) -> &HostName {
+        &self.host
     }
 
     /// Other hosts, as far as they are known.

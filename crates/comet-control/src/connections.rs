@@ -52,14 +52,20 @@ pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     })
 }
 
-/// One page of the pages of all shards.
-pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
+/// One page of the pages of all shards, with the number of all connections that the filter leaves. `true`: there are more pages.
+pub(crate) fn merge(pages: Vec<ConnPage>, limit: usize) -> (Vec<ListedConn>, u64, bool) {
     let matched = pages.iter().map(|page| page.matched).sum();
     let is_cut = pages.iter().any(|page| page.listed.len() >= limit);
     let mut listed: Vec<ListedConn> = pages.into_iter().flat_map(|page| page.listed).collect();
     listed.sort_unstable();
     let has_more = is_cut || listed.len() > limit;
     listed.truncate(limit);
+    (listed, matched, has_more)
+}
+
+/// The same in the terms of the wire.
+pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
+    let (listed, matched, has_more) = merge(pages, limit);
     let next = listed.last().filter(|_| has_more).map(|last| last.place.to_string());
     ConnectionsReply {
         connections: listed.into_iter().map(connection).collect(),

@@ -34,6 +34,7 @@ use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pushes::Pushes;
+use crate::questions::Questions;
 use crate::servers::Assembly;
 use crate::spans::TracedPush;
 use crate::start_error::StartError;
@@ -202,7 +203,11 @@ impl Control {
         let has_cluster = cluster.is_some();
         let cluster = cluster.map(|it| ClusterDriver::start(it, Arc::clone(&hub), epoch));
         let (driver, cluster_work) = cluster.unzip();
-        let pushes = Pushes::new(Arc::clone(&hub), Arc::clone(&memory), bounds, driver.clone());
+        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
+        let (listed, others) = (Arc::clone(&inspector), driver.clone());
+        let questions = Arc::new(Questions::new(Arc::clone(&hub), listed, bounds, others));
+        let (asked, others) = (Arc::clone(&questions), driver.clone());
+        let pushes = Pushes::new(Arc::clone(&hub), Arc::clone(&memory), asked, bounds, others);
         let pushes = Arc::new(pushes);
         let node = Arc::new(NodeDriver::new(
             Arc::clone(&hub),
@@ -230,7 +235,6 @@ impl Control {
             .merge(kick_routes(&pushes, &counts))
             .merge(room_routes(&pushes, &counts))
             .merge(operation_routes(&node, &counts));
-        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
         let push = grpc_api(Arc::clone(&pushes), Arc::clone(&counts), phases.clone());
         let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let servers = Assembly {
@@ -248,13 +252,19 @@ impl Control {
             cluster: driver.clone(),
             cluster_work,
             pushes: Arc::clone(&pushes),
-            push: inspect::serve(push, Arc::clone(&inspector), Arc::clone(&counts)),
+            push: inspect::serve(
+                push,
+                Arc::clone(&inspector),
+                Arc::clone(&questions),
+                Arc::clone(&counts),
+            ),
             node: Arc::clone(&node),
             calls: http_api(calls),
             vitals: Arc::clone(&vitals),
             memory: Arc::clone(&memory),
             monitor: Monitor {
                 inspector,
+                questions,
                 vitals,
                 memory: Arc::clone(&memory),
                 certificates: options.certificates,

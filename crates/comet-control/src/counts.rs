@@ -11,14 +11,16 @@ use tonic::Status;
 use crate::hub::HubDriver;
 use crate::status::status;
 
-/// The clients, and the members of each room in their order.
+/// The clients, the members of each room in their order, and the addresses that clients come from.
 pub(crate) async fn count(
     hub: Arc<HubDriver>,
     limit: Duration,
     rooms: Vec<String>,
 ) -> Result<Vec<u64>, Status> {
     let shards = snapshots(&hub, limit).await.map_err(status)?;
-    let mut counts = vec![shards.iter().map(|(_, counters)| counters.live).sum()];
+    let sum = |read: fn(&Counters) -> u64| shards.iter().map(|(_, counters)| read(counters)).sum();
+    let (clients, addresses) = (sum(|counters| counters.live), sum(|counters| counters.addresses));
+    let mut counts = vec![clients];
     if !rooms.is_empty() {
         let members = move |online: Vec<(Arc<str>, u32)>| {
             let online: HashMap<_, _> = online.into_iter().collect();
@@ -29,6 +31,7 @@ pub(crate) async fn count(
         };
         counts.extend(hub.rooms(limit, members).await.map_err(status)?);
     }
+    counts.push(addresses);
     Ok(counts)
 }
 

@@ -11,14 +11,19 @@ use comet_wire::comet::v1::{
 use tonic::{Request, Response, Status};
 
 use crate::inspector::Inspector;
-use crate::members;
+use crate::questions::Questions;
 
 /// Longest request, bytes: a key and a room as a URL may have them.
 const REQUEST_MAX: usize = 16 << 10;
 
 /// Adds the service to `api`.
-pub(crate) fn serve(api: GrpcApi, inspector: Arc<Inspector>, counts: Arc<CallCounts>) -> GrpcApi {
-    let service = InspectServer::new(InspectService { inspector, counts });
+pub(crate) fn serve(
+    api: GrpcApi,
+    inspector: Arc<Inspector>,
+    questions: Arc<Questions>,
+    counts: Arc<CallCounts>,
+) -> GrpcApi {
+    let service = InspectServer::new(InspectService { inspector, questions, counts });
     api.list("/comet.v1.Inspect/Connections")
         .list("/comet.v1.Inspect/History")
         .list("/comet.v1.Inspect/Members")
@@ -28,6 +33,7 @@ pub(crate) fn serve(api: GrpcApi, inspector: Arc<Inspector>, counts: Arc<CallCou
 
 struct InspectService {
     inspector: Arc<Inspector>,
+    questions: Arc<Questions>,
     counts: Arc<CallCounts>,
 }
 
@@ -46,10 +52,7 @@ impl Inspect for InspectService {
         &self,
         request: Request<MembersReq>,
     ) -> Result<Response<MembersReply>, Status> {
-        let answer = async {
-            let request = members::connections(request.into_inner())?;
-            self.inspector.connections(&request, members::reply).await
-        };
+        let answer = self.questions.members(request.into_inner());
         Ok(Response::new(self.counts.of("Members", answer).await?))
     }
 

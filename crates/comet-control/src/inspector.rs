@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use comet_core::{CallId, ConnPage, Message, Top, home_of_room};
 use comet_hub::CallResult;
+use comet_hub::cluster::Page;
 use comet_wire::comet::v1::{ConnectionsReply, ConnectionsReq, HistoryReply, HistoryReq, TopReply};
 use tokio::sync::Semaphore;
 use tonic::Status;
@@ -12,6 +13,7 @@ use tonic::Status;
 use crate::connections;
 use crate::history;
 use crate::hub::HubDriver;
+use crate::members;
 use crate::status::status;
 use crate::top;
 
@@ -41,10 +43,26 @@ impl Inspector {
         request: &ConnectionsReq,
         make: impl FnOnce(ConnectionsReply) -> T + Send + 'static,
     ) -> Result<T, Status> {
+        self.pages(request, move |pages, limit| make(connections::reply(pages, limit))).await
+    }
+
+    /// The same for the members of a room: a page for another host, and how many there are.
+    ///
+    /// # Errors
+    /// As [`Inspector::connections`].
+    pub(crate) async fn members(&self, request: &ConnectionsReq) -> Result<(Page, u64), Status> {
+        self.pages(request, |pages, limit| members::told(connections::merge(pages, limit))).await
+    }
+
+    async fn pages<T: Send + 'static>(
+        &self,
+        request: &ConnectionsReq,
+        make: impl FnOnce(Vec<ConnPage>, usize) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let query = Arc::new(connections::query(request)?);
         let limit = query.limit;
         let message = move |call| Message::Connections { call, query: Arc::clone(&query) };
-        let make = move |pages: Vec<ConnPage>| make(connections::reply(pages, limit));
+        let make = move |pages: Vec<ConnPage>| make(pages, limit);
         self.lists(message, |listed| listed.connections, make).await
     }
 

@@ -37,6 +37,8 @@ mod monitor;
 mod node;
 mod pages;
 mod pushes;
+mod questions;
+mod room_lists;
 mod servers;
 mod spans;
 mod start_error;

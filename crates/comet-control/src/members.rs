@@ -1,6 +1,8 @@
-//! Pages of the members of a room: lists of connections, of which callers are told less.
+//! Pages of the members of a room: lists of connections, of which callers and other hosts are told less.
 
+use comet_core::ListedConn;
 use comet_core::limits::LISTED_MAX;
+use comet_hub::cluster::{HostMember, MembersCursor, Page};
 use comet_serve::Query;
 use comet_wire::comet::v1::{Connection, ConnectionsReply, ConnectionsReq};
 use comet_wire::comet::v1::{Member, MembersReply, MembersReq};
@@ -23,8 +25,36 @@ pub(crate) fn reply(list: ConnectionsReply) -> MembersReply {
         key,
         mid,
         connected_seconds,
+        host: String::new(),
     };
-    MembersReply { members: connections.into_iter().map(member).collect(), count, next }
+    let members = connections.into_iter().map(member).collect();
+    MembersReply { members, count, next, unanswered: Vec::new() }
+}
+
+/// What another host is told of a list: the members, and how many there are on all pages.
+pub(crate) fn told((listed, count, is_cut): (Vec<ListedConn>, u64, bool)) -> (Page, u64) {
+    let member = |listed: ListedConn| HostMember {
+        place: listed.place.to_string().into(),
+        key: listed.key,
+        user: listed.user,
+        connected_seconds: listed.age_ms / 1_000,
+    };
+    (Page::Members { members: listed.into_iter().map(member).collect(), is_cut }, count)
+}
+
+/// The cursor of a page of several hosts: a place, and the host whose list it is in.
+pub(crate) fn cursor(text: &str) -> Result<Option<MembersCursor>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let (place, host) = text.split_once('@').ok_or_else(|| {
+        Status::invalid_argument(format!("cursor: {text:?} is none of a page of members"))
+    })?;
+    Ok(Some(MembersCursor { host: host.into(), place: place.into() }))
+}
+
+pub(crate) fn cursor_text(MembersCursor { host, place }: &MembersCursor) -> String {
+    format!("{place}@{host}")
 }
 
 /// The request of a query string.
@@ -37,9 +67,19 @@ pub(crate) fn request(query: &Query) -> Result<MembersReq, Status> {
 }
 
 pub(crate) fn json(reply: &MembersReply) -> Value {
-    let MembersReply { members, count, next } = reply;
-    let member = |Member { key, mid, connected_seconds }: &Member| json!({ "key": key, "mid": mid, "connected_seconds": connected_seconds });
+    let MembersReply { members, count, next, unanswered } = reply;
+    let member = |Member { key, mid, connected_seconds, host }: &Member| {
+        let mut member = json!({ "key": key, "mid": mid, "connected_seconds": connected_seconds });
+        if !host.is_empty() {
+            member["host"] = json!(host);
+        }
+        member
+    };
     let members: Vec<Value> = members.iter().map(member).collect();
     let next = (!next.is_empty()).then_some(next);
-    json!({ "count": count, "next": next, "members": members })
+    let mut json = json!({ "count": count, "next": next, "members": members });
+    if !unanswered.is_empty() {
+        json["unanswered"] = json!(unanswered);
+    }
+    json
 }

@@ -19,6 +19,7 @@ use crate::inspector::Inspector;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::node::NodeDriver;
+use crate::questions::Questions;
 use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.
@@ -171,6 +172,7 @@ pub(crate) const FIELDS: &[Field] = &[
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) inspector: Arc<Inspector>,
+    pub(crate) questions: Arc<Questions>,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) cluster: Option<Arc<ClusterDriver>>,

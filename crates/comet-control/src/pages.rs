@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use comet_ops::CONTENT_TYPE;
-use comet_serve::{Health, Query, healthz, refusal};
+use comet_serve::{Health, Query, aside, healthz, refusal};
 use serde_json::Value;
 use tonic::{Code, Status};
 
@@ -81,9 +81,9 @@ async fn connections(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response 
 
 async fn members(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
-        let request = members::connections(members::request(&Query::read(uri.query())?)?)?;
-        let json = |list| members::json(&members::reply(list)).to_string();
-        monitor.inspector.connections(&request, json).await
+        let request = members::request(&Query::read(uri.query())?)?;
+        let reply = monitor.questions.members(request).await?;
+        Ok(aside(move || members::json(&reply).to_string()).await)
     };
     encoded(answer.await)
 }

@@ -16,12 +16,12 @@ use comet_core::{
     CallId, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key, home_of_room,
     home_of_user,
 };
-use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target, add_counts};
+use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
 use comet_hub::{PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
-    Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, PushBackend, Pushed,
-    RoomChange, StreamBackend, pace,
+    Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
+    Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
 };
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
@@ -30,9 +30,10 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::cluster::ClusterDriver;
-use crate::counts::{count, snapshots};
+use crate::counts::snapshots;
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
+use crate::questions::Questions;
 use crate::status::{known, ledger, status};
 use crate::under_way::{Begun, Elsewhere, UnderWay};
 
@@ -40,6 +41,7 @@ use crate::under_way::{Begun, Elsewhere, UnderWay};
 pub(crate) struct Pushes {
     hub: Arc<HubDriver>,
     memory: Arc<MemoryCeiling>,
+    questions: Arc<Questions>,
     bounds: Bounds,
     /// Other hosts; `None`: this one is alone.
     cluster: Option<Arc<ClusterDriver>>,
@@ -49,10 +51,11 @@ impl Pushes {
     pub(crate) fn new(
         hub: Arc<HubDriver>,
         memory: Arc<MemoryCeiling>,
+        questions: Arc<Questions>,
         bounds: Bounds,
         cluster: Option<Arc<ClusterDriver>>,
     ) -> Self {
-        Self { hub, memory, bounds, cluster }
+        Self { hub, memory, questions, bounds, cluster }
     }
 
     /// Checks and encodes the frame, if there is memory for pushes. `operation` is the one a connection must accept; 0 stands for
@@ -150,16 +153,16 @@ impl PushBackend for Pushes {
     async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
-    ) -> Result<T, Status> {
-        self.hub.rooms(self.bounds.timeout, make).await.map_err(status)
+    ) -> Result<OfAllHosts<T>, Status> {
+        self.questions.rooms(make).await
     }
 
-    async fn clients(&self) -> Result<Clients, Status> {
-        let shards = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
-        Ok(Clients {
-            live: shards.iter().map(|(_, counters)| counters.live).sum(),
-            addresses: shards.iter().map(|(_, counters)| counters.addresses).sum(),
-        })
+    async fn members_of(&self, rooms: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
+        self.questions.members_of(rooms).await
+    }
+
+    async fn clients(&self) -> Result<OfAllHosts<Clients>, Status> {
+        self.questions.clients().await
     }
 }
 
@@ -219,20 +222,11 @@ impl StreamBackend for Pushes {
     }
 
     async fn counts(&self, rooms: Vec<String>) -> Result<CountsReply, Status> {
-        let here = self.count_here(rooms.clone())?;
-        let order = || Order::Count { rooms: rooms.clone() };
-        let cluster = self.cluster.as_ref();
-        let there = cluster.map(|cluster| cluster.order(self.bounds.timeout, order()));
-        let mut counts = here.await?;
-        let mut unanswered = Vec::new();
-        if let Some(there) = there {
-            let there = there.await?;
-            add_counts(&mut counts, &there.counts);
-            unanswered = there.unanswered.iter().map(ToString::to_string).collect();
-        }
-        let mut counts = counts.into_iter();
-        let clients = counts.next().unwrap_or_default();
-        Ok(CountsReply { clients, rooms: rooms.into_iter().zip(counts).collect(), unanswered })
+        self.questions.counts(rooms).await
+    }
+
+    async fn rooms_page(&self, query: RoomsQuery) -> Result<RoomsPage, Status> {
+        self.questions.rooms_page(query).await
     }
 
     fn begin_keys(
@@ -305,6 +299,12 @@ impl Pushes {
         begun.with(self.elsewhere(publication))
     }
 
+    /// How many clients this host has.
+    pub(crate) async fn live_here(&self) -> Result<u64, Status> {
+        let shards = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
+        Ok(shards.iter().map(|(_, counters)| counters.live).sum())
+    }
+
     /// A change that has begun here begins on the other hosts as well.
     fn change_everywhere(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
         let order = || Order::Change { target: target.clone(), action: action.clone() };
@@ -319,19 +319,11 @@ impl Pushes {
             Order::Change { target, action } => {
                 Begun::Push(self.begin_change(target, action)?.here())
             }
-            Order::Count { rooms } => Begun::Count(Box::pin(self.count_here(rooms)?)),
+            Order::Tell(question) => {
+                let questions = Arc::clone(&self.questions);
+                Begun::Told(Box::pin(async move { questions.answer(question).await }))
+            }
         })
-    }
-
-    /// Begins to count the clients here, and the members of these rooms.
-    fn count_here(
-        &self,
-        rooms: Vec<String>,
-    ) -> Result<impl Future<Output = Result<Vec<u64>, Status>> + Send + use<>, Status> {
-        if !rooms.is_empty() {
-            self.bounds.check_count("room", rooms.len())?;
-        }
-        Ok(count(Arc::clone(&self.hub), self.bounds.timeout, rooms))
     }
 
     /// Begins a change, of a caller or of another host, on the shards here.

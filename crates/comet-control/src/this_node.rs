@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_push::{Instance, Node, NodeList, PushBackend};
+use comet_push::{Instance, Node, NodeList};
 use comet_serve::{Address, Phase};
 use tokio::sync::watch;
 use tonic::Status;
@@ -44,7 +44,7 @@ impl NodeList for ThisNode {
             version: self.version.to_owned(),
             domain: domain.clone(),
             weight: self.weight,
-            live: self.pushes.clients().await?.live,
+            live: self.pushes.live_here().await?,
             offline: *self.phase.borrow() != Phase::Ready,
         }])
     }

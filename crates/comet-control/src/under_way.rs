@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use comet_core::Tally;
-use comet_hub::cluster::{ClusterOutcome, NotStored};
+use comet_hub::cluster::{ClusterOutcome, NotStored, Told};
 use comet_wire::goim::comet::Ledger;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -41,21 +41,21 @@ impl Future for Elsewhere {
     }
 }
 
-/// What another host wants done here. Ready with what it is told: what became of connections, and [counts](comet_hub::cluster::Part::counts).
+/// What another host wants done here. Ready with what it is told: what became of connections, and the answer to a question.
 pub(crate) enum Begun {
     Push(UnderWayHere),
-    Count(Pin<Box<dyn Future<Output = Result<Vec<u64>, Status>> + Send>>),
+    Told(Pin<Box<dyn Future<Output = Result<Told, Status>> + Send>>),
 }
 
 impl Future for Begun {
-    type Output = Result<(Tally, Vec<u64>), Status>;
+    type Output = Result<(Tally, Told), Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match &mut *self {
-            Self::Push(push) => ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Vec::new())),
-            Self::Count(counts) => {
-                ready!(counts.as_mut().poll(cx)).map(|counts| (Tally::default(), counts))
+            Self::Push(push) => {
+                ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Told::default()))
             }
+            Self::Told(told) => ready!(told.as_mut().poll(cx)).map(|told| (Tally::default(), told)),
         })
     }
 }
@@ -165,7 +165,7 @@ fn not_stored(why: NotStored) -> Status {
 /// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
 /// several hosts is taken for several.
 fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
-    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _, not_stored: _ } =
+    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _, pages: _, not_stored: _ } =
         elsewhere;
     let held = (u64::from(hosts) * given).saturating_sub(others.absent);
     others.absent = 0;

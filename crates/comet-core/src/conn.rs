@@ -2,6 +2,7 @@
 
 use comet_proto::KeptSession;
 use comet_proto::op;
+use comet_proto::sse::LastEventId;
 use comet_proto::websocket::Fragments;
 
 use crate::accepts::Accepts;
@@ -27,16 +28,15 @@ pub(crate) struct Input {
     pub(crate) rooms: Box<[Box<str>]>,
     /// Header lines of the response that begins an event stream.
     pub(crate) cors: Option<Box<str>>,
-    /// The request for it named an event that no server has sent.
-    pub(crate) has_unknown_id: bool,
+    /// The last event that its client has.
+    pub(crate) last_event_id: LastEventId,
     /// What the reply to the token says of its session.
     pub(crate) kept: Option<KeptSession>,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, rooms, cors, has_unknown_id, kept } =
-            self;
+        let Self { bytes, fragments, cookie, token, echo, rooms, cors, last_event_id, kept } = self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
@@ -44,7 +44,7 @@ impl Input {
             && echo.is_none()
             && rooms.is_empty()
             && cors.is_none()
-            && !has_unknown_id
+            && *last_event_id == LastEventId::None
             && kept.is_none()
     }
 }

@@ -233,7 +233,7 @@ pub(crate) struct Superseded {
 
 /// How far a send has come in another process.
 #[derive(Clone, Copy)]
-pub(crate) struct Begun {
+pub(crate) struct PartialSend {
     /// Bytes of the first frame that the kernel took.
     pub(crate) taken: u32,
     /// Bytes behind these that the driver keeps sealed.

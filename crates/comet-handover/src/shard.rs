@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use zeroize::Zeroizing;
 
 use crate::{Connection, FEATURES, Fault, Home, ParkedFrame, SHARD_BYTES_MAX, TicketKeys, VERSION};
 
@@ -147,8 +148,9 @@ struct Head {
 impl Shard {
     /// The message of [`Shard::decode`].
     #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        self.encode_to_vec()
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        // Its size is computed first, so no shorter copy of it is left behind.
+        self.encode_to_vec().into()
     }
 
     /// Reads a shard. What its fields say is checked by `comet_core::distribute`.

@@ -11,8 +11,10 @@
 
 mod calls;
 mod engine;
+mod host_name;
 mod hosts;
 mod pushes;
+mod question;
 mod rooms;
 #[cfg(test)]
 mod session_tests;
@@ -32,6 +34,9 @@ pub use engine::{
     OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, Target,
 };
 
+pub use question::{
+    HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
+};
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};

@@ -1,11 +1,11 @@
 //! The comets as the backend of the HTTP push API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
-use comet_push::{Bounds, Clients, PushBackend, Pushed, pace};
+use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, pace};
 use comet_router::Sessions;
 use comet_serve::aside;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
@@ -90,17 +90,26 @@ impl PushBackend for Comets {
     async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
-    ) -> Result<T, Status> {
+    ) -> Result<OfAllHosts<T>, Status> {
         let rooms = self.sessions.room_counts().await.map_err(unavailable)?;
         let make =
             move || make(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect());
-        Ok(aside(make).await)
+        Ok(OfAllHosts { value: aside(make).await, unanswered: Vec::new() })
+    }
+
+    async fn members_of(&self, rooms: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
+        let members = move |counts: Vec<(Arc<str>, u32)>| {
+            let counts: HashMap<_, _> = counts.into_iter().collect();
+            let members = |room: &String| counts.get(&**room).copied().unwrap_or_default();
+            rooms.iter().map(|room| u64::from(members(room))).collect()
+        };
+        self.rooms(members).await
     }
 
     /// Sessions have no address.
-    async fn clients(&self) -> Result<Clients, Status> {
+    async fn clients(&self) -> Result<OfAllHosts<Clients>, Status> {
         let live = self.sessions.counts().await.map_err(unavailable)?.sessions;
-        Ok(Clients { live, addresses: 0 })
+        Ok(OfAllHosts { value: Clients { live, addresses: 0 }, unanswered: Vec::new() })
     }
 }
 

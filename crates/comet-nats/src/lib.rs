@@ -12,6 +12,7 @@ mod keys;
 mod options;
 mod order;
 mod part;
+mod question;
 mod reader;
 mod receipt;
 mod stream;

@@ -1,16 +1,16 @@
 //! Orders to all hosts, as JSON: `{"order":"kick","keys":["a"],"reason":"","retry_after_ms":0}`, or
 //! `{"order":"join","users":[1],"rooms":["r"]}`, or `leave`. The target is one of `keys`, `users`, `room` and `network`.
-//! `{"order":"count","rooms":["r"]}` has none.
+//! [Questions](crate::question) have none.
 
 use comet_hub::cluster::{Action, Order, OrderTarget};
 use serde_json::{Value, json};
 
+use crate::question;
+
 pub(crate) fn encode(order: &Order) -> Vec<u8> {
     let (target, action) = match order {
         Order::Change { target, action } => (target, action),
-        Order::Count { rooms } => {
-            return json!({ "order": "count", "rooms": rooms }).to_string().into_bytes();
-        }
+        Order::Tell(question) => return question::encode(question).to_string().into_bytes(),
     };
     let mut value = match action {
         Action::Kick { reason, retry_after_ms } => {
@@ -45,8 +45,7 @@ pub(crate) fn decode(text: &[u8]) -> Option<Order> {
         word @ ("join" | "leave") => {
             Action::ChangeRooms { rooms: texts("rooms")?, is_join: word == "join" }
         }
-        "count" => return Some(Order::Count { rooms: texts("rooms")? }),
-        _ => return None,
+        word => return question::decode(word, &value).map(Order::Tell),
     };
     let target = if let Some(keys) = texts("keys") {
         OrderTarget::Keys(keys)
@@ -80,8 +79,6 @@ mod tests {
                 assert_eq!(decode(&encode(&order)), Some(order));
             }
         }
-        let count = Order::Count { rooms: vec!["r".to_owned(), "\"".to_owned()] };
-        assert_eq!(decode(&encode(&count)), Some(count));
         for bad in [
             r#"{"order":"count"}"#,
             "",

@@ -1,13 +1,14 @@
 //! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"parked":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
-//! `"may_miss_hosts":true` where it is so, and `"counts":[1,2]` of an order to count. And answers to the question whether there are members: `{"host":"a","members":false}`.
+//! `"may_miss_hosts":true` where it is so, and what a [question](crate::question) asked for. And answers to the question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
 use comet_hub::cluster::{HostName, Part};
 use serde_json::{Map, Value, json};
 
-/// Hosts that a part may name, its counts, and the largest number in it: more is no part.
+use crate::question;
+
+/// Hosts that a part may name, and the largest number in it: more is no part.
 const HOSTS_MAX: usize = 1_024;
-const COUNTS_MAX: usize = 65_536;
 const COUNT_MAX: u64 = 1 << 40;
 
 /// What a host answers.
@@ -23,7 +24,7 @@ pub(crate) fn no_members(host: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
-    let Part { host, tally, hosts, may_miss_hosts, counts } = part;
+    let Part { host, tally, hosts, may_miss_hosts, told } = part;
     let dropped: Map<String, Value> = DropReason::ALL
         .iter()
         .map(|reason| (reason.label(), tally.dropped[*reason as usize]))
@@ -45,9 +46,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
     if *may_miss_hosts {
         part["may_miss_hosts"] = true.into();
     }
-    if !counts.is_empty() {
-        part["counts"] = json!(counts);
-    }
+    question::encode_told(told, &mut part);
     part.to_string().into_bytes()
 }
 
@@ -85,18 +84,14 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         None => Some(Vec::new()),
     };
     let may_miss_hosts = flag("may_miss_hosts").unwrap_or_default();
-    let counts = match part.get("counts") {
-        Some(counts) => {
-            let counts = counts.as_array().filter(|counts| counts.len() <= COUNTS_MAX)?;
-            counts.iter().map(bounded).collect()
-        }
-        None => Some(Vec::new()),
-    };
-    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, counts: counts? }))
+    let told = question::decode_told(&part, bounded)?;
+    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, told }))
 }
 
 #[cfg(test)]
 mod tests {
+    use comet_hub::cluster::Told;
+
     use super::*;
 
     #[test]
@@ -107,8 +102,7 @@ mod tests {
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {
             let (host, hosts) = ("a".into(), vec!["b".into()]);
-            let counts = if may_miss_hosts { vec![5, 0] } else { Vec::new() };
-            let part = Part { host, tally, hosts, may_miss_hosts, counts };
+            let part = Part { host, tally, hosts, may_miss_hosts, told: Told::default() };
             assert_eq!(decode(&encode(&part)), Some(Answer::Part(part)));
         }
         assert_eq!(decode(&no_members("ä")), Some(Answer::NoMembers("ä".into())));

@@ -37,9 +37,10 @@ pub struct Request {
 }
 
 /// The last event that a client has.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum LastEventId {
     /// It names none.
+    #[default]
     None,
     /// The positions of its rooms.
     Known(EventId),

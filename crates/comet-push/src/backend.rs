@@ -54,10 +54,52 @@ pub trait PushBackend: Send + Sync + 'static {
     fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
-    ) -> impl Future<Output = Result<T, Status>> + Send;
+    ) -> impl Future<Output = Result<OfAllHosts<T>, Status>> + Send;
+
+    /// How many members each of these rooms has, in their order.
+    fn members_of(
+        &self,
+        rooms: Vec<String>,
+    ) -> impl Future<Output = Result<OfAllHosts<Vec<u64>>, Status>> + Send;
 
     /// How many clients there are.
-    fn clients(&self) -> impl Future<Output = Result<Clients, Status>> + Send;
+    fn clients(&self) -> impl Future<Output = Result<OfAllHosts<Clients>, Status>> + Send;
+}
+
+/// An answer that is put together from the parts of all hosts that push for each other.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct OfAllHosts<T> {
+    /// The answer.
+    pub value: T,
+    /// Hosts whose part is missing, as in a ledger.
+    pub unanswered: Vec<String>,
+}
+
+/// Which rooms to list.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomsQuery {
+    /// Only those whose names begin so.
+    pub prefix: String,
+    /// Only those behind this name: the last one of the page before.
+    pub after: String,
+    /// So many at most, of [`RoomsQuery::LIMIT_MAX`].
+    pub limit: usize,
+}
+
+impl RoomsQuery {
+    /// Rooms on a page at most.
+    pub const LIMIT_MAX: usize = 10_000;
+}
+
+/// Rooms with members, in the order of their names.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RoomsPage {
+    /// Names and members.
+    pub rooms: Vec<(Arc<str>, u64)>,
+    /// There are more.
+    pub has_more: bool,
+    /// Hosts whose rooms are missing, as in a ledger.
+    pub unanswered: Vec<String>,
 }
 
 /// How many clients there are.
@@ -100,6 +142,12 @@ pub trait StreamBackend: PushBackend {
         &self,
         rooms: Vec<String>,
     ) -> impl Future<Output = Result<CountsReply, Status>> + Send;
+
+    /// Lists rooms with members, over all hosts.
+    fn rooms_page(
+        &self,
+        query: RoomsQuery,
+    ) -> impl Future<Output = Result<RoomsPage, Status>> + Send;
 
     /// Begins what [`PushBackend::to_keys`] does.
     ///

@@ -1,5 +1,6 @@
 //! The gRPC services: requests unpacked, handed to the backend, answers packed and counted.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,13 +15,16 @@ use comet_wire::comet::v1::{
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
     BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, Ledger, PushMsgReply,
-    PushMsgReq, RoomsReply, RoomsReq,
+    PushMsgReq, RoomMembers, RoomsReply, RoomsReq,
 };
 use tokio::sync::watch;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::access;
-use crate::backend::{ChangeTarget, KickNotice, KickTarget, RoomChange, StreamBackend};
+use crate::backend::{
+    ChangeTarget, KickNotice, KickTarget, OfAllHosts, PushBackend, RoomChange, RoomsPage,
+    RoomsQuery, StreamBackend,
+};
 use crate::push_stream::PushStream;
 
 /// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Moving`] and [`Phase::Stopped`].
@@ -95,13 +99,51 @@ impl<B: StreamBackend> Comet for PushService<B> {
         Ok(Response::new(BroadcastRoomReply { ledger }))
     }
 
-    async fn rooms(&self, _: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
-        let rooms = self.backend.rooms(|rooms| {
-            let rooms = rooms.into_iter();
-            RoomsReply { rooms: rooms.map(|(room, _)| (room.as_ref().to_owned(), true)).collect() }
-        });
-        Ok(Response::new(self.counts.of("Rooms", rooms).await?))
+    async fn rooms(&self, request: Request<RoomsReq>) -> Result<Response<RoomsReply>, Status> {
+        let RoomsReq { limit, after, prefix } = request.into_inner();
+        let answer = async {
+            match (limit, &*after, &*prefix) {
+                (0, "", "") => all_rooms(&*self.backend).await,
+                _ => {
+                    rooms_page(&*self.backend, RoomsQuery { prefix, after, limit: limit as usize })
+                        .await
+                }
+            }
+        };
+        Ok(Response::new(self.counts.of("Rooms", answer).await?))
     }
+}
+
+/// The answer to a request of goim's.
+async fn all_rooms<B: PushBackend>(backend: &B) -> Result<RoomsReply, Status> {
+    let rooms = |rooms: Vec<(Arc<str>, u32)>| {
+        rooms.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect()
+    };
+    let OfAllHosts { value: rooms, unanswered } = backend.rooms(rooms).await?;
+    Ok(RoomsReply { rooms, unanswered, ..RoomsReply::default() })
+}
+
+async fn rooms_page<B: StreamBackend>(
+    backend: &B,
+    query: RoomsQuery,
+) -> Result<RoomsReply, Status> {
+    let (limit, most) = (query.limit, RoomsQuery::LIMIT_MAX);
+    if limit > most {
+        return Err(Status::invalid_argument(format!("limit: {limit} is more than {most}")));
+    }
+    let limit = if limit == 0 { most } else { limit };
+    let RoomsPage { rooms, has_more, unanswered } =
+        backend.rooms_page(RoomsQuery { limit, ..query }).await?;
+    let next = rooms.last().filter(|_| has_more);
+    Ok(RoomsReply {
+        rooms: HashMap::new(),
+        next: next.map(|(room, _)| String::from(&**room)).unwrap_or_default(),
+        members: rooms
+            .into_iter()
+            .map(|(room, members)| RoomMembers { room: String::from(&*room), members })
+            .collect(),
+        unanswered,
+    })
 }
 
 #[tonic::async_trait]

@@ -28,7 +28,7 @@ use comet_serve::{Arrivals, CallCounts};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use crate::backend::{PushBackend, StreamBackend};
+use crate::backend::{OfAllHosts, PushBackend, StreamBackend};
 use crate::node::{Node, NodeList};
 use crate::operations::Operations;
 
@@ -41,14 +41,15 @@ pub fn http_api(routes: Router) -> Router {
 pub fn push_routes<B: PushBackend>(backend: Arc<B>, counts: &Arc<CallCounts>) -> Router {
     let bodies = body::Bodies::new(backend.bounds());
     let api = Arc::new(push::Api { backend, bodies });
+    let get = MethodFilter::GET;
     Router::new()
         .merge(call(MethodFilter::POST, "/goim/push/keys", counts, &api, push::keys))
         .merge(call(MethodFilter::POST, "/goim/push/mids", counts, &api, push::mids))
         .merge(call(MethodFilter::POST, "/goim/push/room", counts, &api, push::room))
         .merge(call(MethodFilter::POST, "/goim/push/all", counts, &api, push::all))
-        .merge(call(MethodFilter::GET, "/goim/online/top", counts, &api, online::top))
-        .merge(call(MethodFilter::GET, "/goim/online/room", counts, &api, online::room))
-        .merge(call(MethodFilter::GET, "/goim/online/total", counts, &api, online::total))
+        .merge(route(get, "/goim/online/top", counts, &api, online::top, of_all_hosts))
+        .merge(route(get, "/goim/online/room", counts, &api, online::room, of_all_hosts))
+        .merge(route(get, "/goim/online/total", counts, &api, online::total, of_all_hosts))
 }
 
 /// `/comet/broadcasts` and `/comet/broadcasts/cancel`, which goim has no calls for.
@@ -119,6 +120,15 @@ where
 {
     let answer = |data| Json(json!({ "code": 0, "message": "", "data": data })).into_response();
     route(method, path, counts, state, handle, answer)
+}
+
+/// Beside `data` there are the hosts whose part is missing, if there are any.
+fn of_all_hosts(OfAllHosts { value: data, unanswered }: OfAllHosts<Value>) -> Response {
+    let mut answer = json!({ "code": 0, "message": "", "data": data });
+    if !unanswered.is_empty() {
+        answer["unanswered"] = json!(unanswered);
+    }
+    Json(answer).into_response()
 }
 
 /// The same where `answer` makes the response of what `handle` made.

@@ -2,6 +2,7 @@
 
 mod deliveries;
 mod directories;
+mod keys;
 mod presence;
 
 use comet_core::{Counters, STATUS_CODES, SlowConsumer, Tally, Transport};
@@ -11,6 +12,7 @@ pub(crate) use self::deliveries::Baseline;
 use self::deliveries::check_deliveries;
 pub(crate) use self::directories::check_logic;
 use self::directories::{check_clients, check_directories, check_gauges};
+use self::keys::check_keys;
 use self::presence::{check_members, check_rosters};
 use crate::call_checker::CallCounts;
 use crate::driver::Driver;
@@ -59,6 +61,7 @@ pub(crate) fn quiet_point(
     check_gauges(drivers)?;
     check_totals(env, drivers)?;
     check_parked(drivers)?;
+    check_keys(&env.peers)?;
     check_clients(env, drivers)?;
     let untold = check_rosters(env, drivers);
     check_deliveries(env, drivers, baseline, untold)?;

@@ -223,6 +223,14 @@ impl Client {
             let operation = rng.pick(&[op::HEARTBEAT, op::RAW, op::CHANGE_ROOM, 4711]);
             self.send(socket, rng, &wire::frame(operation, 1, b"early"));
         }
+        if self.profile.asks_to_keep {
+            // There is no reply that could come behind that to a ping among its fragments.
+            let keep = wire::frame_as(VERSION_2, op::KEEP, 0, &[1]);
+            match self.profile.transport {
+                Transport::Tcp => socket.write(&keep),
+                _ => socket.write(&wire::websocket(BINARY, Some(mask(rng)), &keep)),
+            }
+        }
         let token = self.profile.token.clone();
         self.request(socket, rng, op::AUTH, &token, Expected::Auth);
         socket.mark_token();

@@ -3,7 +3,7 @@
 
 use comet_core::{
     CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, PresenceRule,
-    SlowConsumer, SourceLimits, Tokens,
+    ResumeLimits, SlowConsumer, SourceLimits, Tokens,
 };
 
 use crate::logic_faults::ServicesPlan;
@@ -170,6 +170,14 @@ impl Plan {
             history_is_shared: false,
             presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
+            resume: ResumeLimits {
+                // Logic forgets a session that nobody renews (`logic_faults::expire_ms`), a parked one as well.
+                window_ms: rng.pick(&[0, 300, 2_000, 4_000]),
+                messages: rng.pick(&[1, 3, 80]),
+                bytes: rng.pick(&[400, 1 << 20]),
+                memory: rng.pick(&[1_000, 3_000, 1 << 20]),
+                for_all: rng.percent(40),
+            },
             linger_ms: rng.between(50, 400) as u32,
             buckets: rng.pick(&[1, 8]),
             user_memory_ms: rng.pick(&[0, 500]),

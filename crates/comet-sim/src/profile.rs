@@ -16,6 +16,8 @@ const USER_WITH_EXPIRY: i64 = 4;
 pub(crate) struct ClientProfile {
     pub(crate) transport: Transport,
     pub(crate) is_protocol_2: bool,
+    /// It asks the server to keep its session.
+    pub(crate) asks_to_keep: bool,
     /// It speaks the text form.
     pub(crate) is_text: bool,
     /// It offers permessage-deflate, and the server accepts that.
@@ -75,7 +77,9 @@ impl ClientProfile {
             accepts: Accepted { by_default: true, exceptions: BTreeSet::new() },
             heartbeat_ms: 0,
             is_refused: false,
+            asks_to_keep: false,
         };
+        profile.asks_to_keep = profile.is_protocol_2 && rng.percent(70);
         match rng.below(100) {
             0..40 => {}
             40..50 => {
@@ -85,6 +89,10 @@ impl ClientProfile {
             }
             50..95 => {
                 let key = rng.pick(&KEYS);
+                // Mostly of the same user, who comes back.
+                let own = KEYS.iter().position(|other| *other == key).unwrap_or(0);
+                let user = if rng.percent(70) { own as i64 % USERS } else { user };
+                profile.user = user;
                 let room = rng.percent(70).then(|| rng.below(ROOMS.len()) as u8);
                 let accepts: Vec<i32> =
                     OPERATIONS.into_iter().filter(|_| rng.percent(70)).collect();

@@ -90,6 +90,12 @@ pub(crate) struct ReceivedStream {
     /// By source, control or a push caller: the last push to the key, to the user, to everybody, and to each room.
     last: BTreeMap<u64, [u64; 3 + ROOMS.len()]>,
     batch: Option<Stamp>,
+    /// The first and the last push to its key, by source.
+    pub(crate) to_key: BTreeMap<u64, [u64; 2]>,
+    /// Pushes to its key and user may come that an earlier connection of its key has accepted.
+    may_be_parked: bool,
+    /// So many of these are still to come, as the server has said.
+    pub(crate) parked_due: u32,
     /// Of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
 }
@@ -130,6 +136,9 @@ impl ReceivedStream {
             paced: Vec::new(),
             last: BTreeMap::new(),
             batch: None,
+            to_key: BTreeMap::new(),
+            may_be_parked: plan.limits.resume.for_all && plan.limits.resume.is_on(),
+            parked_due: 0,
             digest: 0,
         }
     }
@@ -279,6 +288,11 @@ impl ReceivedStream {
         }
         match expected {
             Expected::Auth => {
+                let kept = AuthReply::decode(body).and_then(|reply| reply.kept);
+                if let Some(resumed) = kept.and_then(|kept| kept.resumed) {
+                    self.may_be_parked = true;
+                    self.parked_due = resumed.parked;
+                }
                 self.is_live = true;
                 self.live_since = next_call;
                 self.room_since = next_call;
@@ -360,6 +374,10 @@ impl ReceivedStream {
         if is_last && !place.is_some_and(|place| place.is_recovered) {
             self.pushes.push(stamp.id);
         }
+        // A batch that was cut short with its connection comes again, as a whole.
+        if is_last && stamp.kind == Kind::Keys {
+            self.to_key.entry(stamp.source()).or_insert([stamp.id; 2])[1] = stamp.id;
+        }
         Ok(())
     }
 
@@ -373,6 +391,7 @@ impl ReceivedStream {
         let is_recovered = place.is_some_and(|place| place.is_recovered);
         let is_filtered = match stamp.kind {
             Kind::Room(_) => self.filters_rooms && !is_recovered,
+            Kind::Keys | Kind::Users if self.may_be_parked => false,
             _ => true,
         };
         if is_filtered && !self.accepts.contains(stamp.operation) {
@@ -396,8 +415,10 @@ impl ReceivedStream {
                 3 + usize::from(room)
             }
             _ if handle.is_some() => return Err(format!("{stamp:?} by {handle:?}")),
-            Kind::Keys => 0,
-            Kind::Users => 1,
+            Kind::Keys | Kind::Users => {
+                self.parked_due = self.parked_due.saturating_sub(1);
+                usize::from(stamp.kind == Kind::Users)
+            }
             Kind::All => 2,
         };
         if !is_taken {

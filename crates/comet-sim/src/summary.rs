@@ -78,6 +78,8 @@ pub struct Summary {
     pub superseded: u64,
     /// Joins with a position that recovered nothing, and those that recovered.
     pub recoveries: [u64; 2],
+    /// Sessions that were parked, resumed and expired; pushes that were parked, those that were unsent before, and those that were given on.
+    pub sessions: [u64; 6],
     /// Pushes that clients were told to have lost, and those that they got again.
     pub gaps: u64,
     /// See [`Summary::gaps`].
@@ -147,6 +149,11 @@ impl Summary {
         self.lost += counters.lost;
         self.superseded += counters.superseded;
         add_each(&mut self.recoveries, &counters.recoveries);
+        let Counters { sessions_parked, sessions_resumed, sessions_expired, .. } = *counters;
+        let parked = counters.deliveries.parked;
+        let pushes = [parked, counters.unsent, counters.resumed];
+        add_each(&mut self.sessions, &[sessions_parked, sessions_resumed, sessions_expired]);
+        add_each(&mut self.sessions[3..], &pushes);
         self.repaired += counters.repaired;
         add_each(&mut self.presence, &[counters.presence_pushes, counters.presence_changes]);
         self.coalesce_windows += counters.coalesce_windows;
@@ -197,6 +204,7 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         add_each(&mut self.recoveries, &other.recoveries);
+        add_each(&mut self.sessions, &other.sessions);
         self.gaps += other.gaps;
         self.repaired += other.repaired;
         add_each(&mut self.presence, &other.presence);
@@ -227,6 +235,12 @@ impl fmt::Display for Summary {
         writeln!(
             f,
             "connections: {accepted} accepted, {refused} refused, {authenticated} authenticated"
+        )?;
+        let [parked, resumed, expired, pushes, unsent, given_on] = self.sessions;
+        writeln!(
+            f,
+            "sessions: {parked} parked, {resumed} resumed, {expired} expired; {pushes} pushes parked, \
+             {unsent} unsent before, {given_on} given on"
         )?;
         let [renewed, not_renewed] = self.tokens_renewed;
         writeln!(f, "tokens: {renewed} renewed, {not_renewed} not taken")?;

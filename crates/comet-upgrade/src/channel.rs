@@ -7,16 +7,24 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
+
+use zeroize::Zeroizing;
+
+use crate::pulse::{LOOK, Pulse};
 
 /// Most descriptors of one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_A_MESSAGE: usize = 253;
 
 /// Most bytes of one message: those of one shard.
 const BYTES_MAX: u32 = 2 << 30;
+
+/// The bytes of a message, which are wiped: those of a shard are keys, too.
+pub type Body = Zeroizing<Vec<u8>>;
 
 /// What a message is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,12 +66,19 @@ pub struct Channel {
     stream: UnixStream,
     /// When all has to be done.
     deadline: Instant,
+    /// Of the other process, while it is not to hang.
+    pulse: Option<Pulse>,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Channel {
     pub(crate) fn new(stream: UnixStream, deadline: Instant) -> Self {
-        Self { stream, deadline, descriptors: VecDeque::new() }
+        Self { stream, deadline, pulse: None, descriptors: VecDeque::new() }
+    }
+
+    /// From now on the other process is given up where it hangs, too, and not only at the deadline.
+    pub(crate) fn watch(&mut self, process: u32) {
+        self.pulse = Some(Pulse::of(process));
     }
 
     /// Sets the time when what is called next has to be done.
@@ -76,21 +91,80 @@ impl Channel {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        self.stream.set_read_timeout(Some(left))?;
-        self.stream.set_write_timeout(Some(left))
+        let time = if self.pulse.is_some() { left.min(LOOK) } else { left };
+        self.stream.set_read_timeout(Some(time))?;
+        self.stream.set_write_timeout(Some(time))
+    }
+
+    /// Tries until it succeeds, the deadline is over, or the other process hangs.
+    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        loop {
+            self.arm()?;
+            match attempt(self) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // A socket that is late fails with EAGAIN.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.pulse.as_mut().is_some_and(Pulse::hangs) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                done => {
+                    if let Some(pulse) = &mut self.pulse {
+                        pulse.note_progress();
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let written = self.persist(|channel| channel.stream.write(bytes))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes = &bytes[written..];
+        }
+        Ok(())
+    }
+
+    fn read_exact(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let read = self.persist(|channel| channel.stream.read(bytes))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            bytes = &mut bytes[read..];
+        }
+        Ok(())
     }
 
     pub(crate) fn send(&mut self, kind: Kind, body: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(body.len()).ok().filter(|&length| length <= BYTES_MAX);
+        self.send_parts(kind, [body, &[]])
+    }
+
+    /// Both parts are one message. They are not joined first, as states hold keys, of which there is to be no other copy.
+    fn send_parts(&mut self, kind: Kind, parts: [&[u8]; 2]) -> io::Result<()> {
+        let length = parts.iter().map(|part| part.len()).sum::<usize>();
+        let length = u32::try_from(length).ok().filter(|&length| length <= BYTES_MAX);
         let length = length.ok_or(io::ErrorKind::InvalidInput)?;
-        self.arm()?;
-        self.stream.write_all(&header(kind, length))?;
+        self.write_all(&header(kind, length))?;
         // A piece at a time, so that the deadline holds for all of them.
-        for piece in body.chunks(1 << 20) {
-            self.arm()?;
-            self.stream.write_all(piece)?;
-        }
-        Ok(())
+        let mut pieces = parts.iter().flat_map(|part| part.chunks(1 << 20));
+        pieces.try_for_each(|piece| self.write_all(piece))
+    }
+
+    /// A message, the number of descriptors that belong to it, and these.
+    fn send_with(
+        &mut self,
+        kind: Kind,
+        body: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let count = u32::try_from(descriptors.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+        self.send_parts(kind, [body, &count.to_be_bytes()])?;
+        self.send_descriptors(descriptors)
     }
 
     /// Sends the state of a shard, and the descriptors that belong to it.
@@ -98,8 +172,7 @@ impl Channel {
     /// # Errors
     /// If the other process is gone, or does not take them in time.
     pub fn send_shard(&mut self, state: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        self.send(Kind::Shard, &framed(state, descriptors.len())?)?;
-        self.send_descriptors(descriptors)
+        self.send_with(Kind::Shard, state, descriptors)
     }
 
     pub(crate) fn send_listeners(
@@ -107,8 +180,7 @@ impl Channel {
         names: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        self.send(Kind::Listeners, &framed(names, descriptors.len())?)?;
-        self.send_descriptors(descriptors)
+        self.send_with(Kind::Listeners, names, descriptors)
     }
 
     fn send_descriptors(&mut self, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
@@ -118,40 +190,40 @@ impl Channel {
             let has_space = control.push(SendAncillaryMessage::ScmRights(some));
             debug_assert!(has_space, "for 253");
             let header = header(Kind::Descriptors, some.len() as u32);
-            loop {
-                self.arm()?;
-                match sendmsg(
-                    &self.stream,
-                    &[IoSlice::new(&header)],
-                    &mut control,
-                    SendFlags::NOSIGNAL,
-                ) {
-                    Ok(sent) if sent == header.len() => break,
-                    Ok(_) => return Err(io::ErrorKind::WriteZero.into()),
-                    // As many descriptors are under way as may be: the other process takes them.
-                    Err(rustix::io::Errno::TOOMANYREFS | rustix::io::Errno::INTR) => {
-                        std::thread::yield_now();
+            let slice = &[IoSlice::new(&header)];
+            let sent = self.persist(|channel| {
+                let since = Instant::now();
+                loop {
+                    match sendmsg(&channel.stream, slice, &mut control, SendFlags::NOSIGNAL) {
+                        // As many descriptors are under way as may be: the other process takes them.
+                        Err(Errno::TOOMANYREFS) if since.elapsed() < LOOK => {
+                            std::thread::yield_now();
+                        }
+                        Err(Errno::TOOMANYREFS) => return Err(Errno::AGAIN.into()),
+                        sent => return Ok(sent?),
                     }
-                    Err(error) => return Err(error.into()),
                 }
+            })?;
+            if sent != header.len() {
+                return Err(io::ErrorKind::WriteZero.into());
             }
         }
         Ok(())
     }
 
     /// The next message, descriptors aside, which are kept.
-    pub(crate) fn receive(&mut self) -> io::Result<(Kind, Vec<u8>)> {
+    pub(crate) fn receive(&mut self) -> io::Result<(Kind, Body)> {
         let (kind, length) = self.receive_header()?;
         if length > BYTES_MAX || kind == Kind::Descriptors {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // Grows with what comes: a length alone takes no memory.
-        let mut body = Vec::new();
+        // Reserved, so that no copy is left behind, and filled as it comes: a length alone makes no memory resident.
+        let mut body = Body::default();
+        body.try_reserve_exact(length as usize).map_err(|_| io::ErrorKind::OutOfMemory)?;
         while body.len() < length as usize {
-            self.arm()?;
             let at = body.len();
             body.resize((at + (1 << 20)).min(length as usize), 0);
-            self.stream.read_exact(&mut body[at..])?;
+            self.read_exact(&mut body[at..])?;
         }
         Ok((kind, body))
     }
@@ -161,18 +233,17 @@ impl Channel {
         let mut filled = 0;
         let mut got = 0;
         while filled < header.len() {
-            self.arm()?;
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let slice = &mut [IoSliceMut::new(&mut header[filled..])];
-            match recvmsg(&self.stream, slice, &mut control, RecvFlags::CMSG_CLOEXEC) {
-                Ok(message) if message.bytes == 0 => {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
-                }
-                Ok(message) => filled += message.bytes,
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(error) => return Err(error.into()),
+            let read = self.persist(|channel| {
+                let flags = RecvFlags::CMSG_CLOEXEC;
+                Ok(recvmsg(&channel.stream, slice, &mut control, flags)?.bytes)
+            })?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            filled += read;
             for message in control.drain() {
                 if let RecvAncillaryMessage::ScmRights(descriptors) = message {
                     let before = self.descriptors.len();
@@ -194,11 +265,12 @@ impl Channel {
     /// The descriptors that belong to a message of [`Channel::send_shard`], and its bytes.
     pub(crate) fn receive_descriptors(
         &mut self,
-        mut body: Vec<u8>,
-    ) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let at = body.len().checked_sub(4).ok_or(io::ErrorKind::InvalidData)?;
-        let count = body.split_off(at);
-        let count = u32::from_be_bytes([0, 1, 2, 3].map(|at: usize| count[at])) as usize;
+        mut body: Body,
+    ) -> io::Result<(Body, Vec<OwnedFd>)> {
+        let (_, count) = body.split_last_chunk().ok_or(io::ErrorKind::InvalidData)?;
+        let count = u32::from_be_bytes(*count) as usize;
+        let length = body.len() - size_of::<u32>();
+        body.truncate(length);
         while self.descriptors.len() < count {
             if self.receive_header()?.0 != Kind::Descriptors {
                 return Err(io::ErrorKind::InvalidData.into());
@@ -209,11 +281,6 @@ impl Channel {
         }
         Ok((body, self.descriptors.drain(..).collect()))
     }
-}
-
-fn framed(bytes: &[u8], descriptors: usize) -> io::Result<Vec<u8>> {
-    let count = u32::try_from(descriptors).map_err(|_| io::ErrorKind::InvalidInput)?;
-    Ok([bytes, &count.to_be_bytes()].concat())
 }
 
 fn header(kind: Kind, length: u32) -> [u8; 8] {

@@ -11,9 +11,10 @@ mod channel;
 mod failure;
 mod greeting;
 mod predecessor;
+mod pulse;
 mod successor;
 
-pub use channel::{Channel, DESCRIPTORS_A_MESSAGE};
+pub use channel::{Body, Channel, DESCRIPTORS_A_MESSAGE};
 pub use failure::Failure;
 pub use greeting::Greeting;
 pub use predecessor::{Predecessor, Times, upgrade};

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::channel::{Channel, Kind};
+use crate::channel::{Body, Channel, Kind};
 use crate::{Failure, Greeting, VARIABLE};
 
 /// What hands itself over.
@@ -41,7 +41,7 @@ pub trait Predecessor {
 pub struct Times {
     /// From the start of the new process to its greeting.
     pub start: Duration,
-    /// From the freeze to the commit, while nobody is served.
+    /// From the freeze to the commit, while nobody is served. A process that hangs is given up after a second.
     pub frozen: Duration,
 }
 
@@ -78,7 +78,7 @@ impl NewProcess {
         }
     }
 
-    fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Vec<u8>, Failure> {
+    fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Body, Failure> {
         match channel.receive().map_err(|error| self.explain(error))? {
             (found, body) if found == kind => Ok(body),
             (Kind::Refusal, why) => {
@@ -116,6 +116,7 @@ pub fn upgrade(
     // It has set up all that needs no state.
     process.expect(&mut channel, Kind::Ready)?;
     channel.set_deadline(Instant::now() + times.frozen);
+    channel.watch(process.child.id());
     match hand_over(former, &mut process, channel) {
         Ok(()) => {
             process.is_committed = true;

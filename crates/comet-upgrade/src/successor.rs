@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 use std::{env, fs, io};
 
-use crate::channel::{Channel, Kind};
+use crate::channel::{Body, Channel, Kind};
 use crate::{Greeting, VARIABLE};
 
 /// The end of the channel that the new process has. If it is dropped, the former process goes on.
@@ -15,7 +15,7 @@ pub struct Successor {
 }
 
 /// Bytes, and the descriptors that belong to them.
-pub type Handed = (Vec<u8>, Vec<OwnedFd>);
+pub type Handed = (Body, Vec<OwnedFd>);
 
 impl Successor {
     /// The channel to the former process; `None`: this process is not started for an upgrade. Standard input is /dev/null from then
@@ -76,7 +76,7 @@ impl Successor {
         let _ = self.channel.send(Kind::Refusal, why.as_bytes());
     }
 
-    fn expect(&mut self, kind: Kind) -> io::Result<Vec<u8>> {
+    fn expect(&mut self, kind: Kind) -> io::Result<Body> {
         match self.channel.receive()? {
             (found, body) if found == kind => Ok(body),
             _ => Err(io::ErrorKind::InvalidData.into()),

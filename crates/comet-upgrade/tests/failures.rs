@@ -39,7 +39,7 @@ fn new_process() {
     }
     // An error: the former process does not want it.
     let Ok((names, listeners)) = successor.greet(&own) else { process::exit(4) };
-    assert_eq!((names, listeners.len()), (b"listeners".to_vec(), 1));
+    assert_eq!((names.to_vec(), listeners.len()), (b"listeners".to_vec(), 1));
     match &*mode {
         "refuses the listeners" => {
             successor.refuse("not these listeners");
@@ -54,6 +54,14 @@ fn new_process() {
     match &*mode {
         "dies with the sockets" => process::abort(),
         "hangs with the sockets" => thread::sleep(LIMIT * 2),
+        "is stopped with the sockets" => stop(),
+        "is busy with the sockets" => {
+            // Longer than one that hangs is waited for.
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(3) {
+                std::hint::spin_loop();
+            }
+        }
         "refuses the state" => {
             successor.refuse("frame 7 of 5");
             process::exit(2);
@@ -69,6 +77,12 @@ fn new_process() {
         UnixStream::from(socket).write_all(b"new").unwrap();
     }
     process::exit(0);
+}
+
+/// Until somebody ends it.
+fn stop() {
+    let this = process::id().to_string();
+    Command::new("kill").args(["-STOP", &this]).status().unwrap();
 }
 
 /// The former process.
@@ -91,10 +105,9 @@ impl Former {
     fn run(&mut self, mode: &str) -> Result<u32, Failure> {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
-        let frozen = Duration::from_secs(if mode.contains("sockets") { 1 } else { 10 });
-        let start = Duration::from_secs(if mode.starts_with("hangs") { 1 } else { 10 });
-        let start = if mode.contains("sockets") { LIMIT } else { start };
-        upgrade(self, command, Times { start, frozen })
+        let hangs_before = mode.starts_with("hangs") && !mode.contains("sockets");
+        let start = if hangs_before { Duration::from_secs(1) } else { LIMIT };
+        upgrade(self, command, Times { start, frozen: 3 * LIMIT })
     }
 
     /// What the client of each socket reads next.
@@ -226,6 +239,18 @@ fn a_process_that_dies_with_the_sockets_leads_back() {
 #[test]
 fn a_process_that_hangs_with_the_sockets_is_ended_and_leads_back() {
     expect_failure("hangs with the sockets", "in time", BACK);
+}
+
+#[test]
+fn a_process_that_is_stopped_with_the_sockets_is_ended_and_leads_back() {
+    expect_failure("is stopped with the sockets", "in time", BACK);
+}
+
+#[test]
+fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
+    let mut former = Former::new();
+    former.run("is busy with the sockets").unwrap();
+    former.expect(b"new");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `comet ctl`: what an operator does to a running server, from a command line.
 
+mod lists;
+
 use std::collections::BTreeMap;
 use std::error::Error;
 
@@ -20,13 +22,11 @@ use comet_wire::comet::v1::{
 use comet_wire::goim::comet::Ledger;
 use serde_json::{Value, json};
 
+use self::lists::{Record, members, rooms, unanswered};
 use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, RoomChange, TraceSubject};
 use crate::caller::{PushClient, PushError};
 use crate::output::{Reader, print};
 use crate::pusher::connect;
-
-/// What a call answers with: fields by name, in the order in which they are printed.
-type Record = Vec<(&'static str, Value)>;
 
 /// Carries out an order and prints the answer. Returns the exit code.
 ///
@@ -50,6 +50,8 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
             return Ok(if reply.changed == 0 { EXIT_NO_MATCH } else { 0 });
         }
         Order::Counts { rooms } => vec![counted(&counts(&client, rooms)?)],
+        Order::Members { room, cursor, limit } => members(&client, room, cursor, *limit)?,
+        Order::Rooms { prefix, after, limit } => rooms(&client, prefix, after, *limit)?,
         Order::Drain(order) => vec![described(&drain(&client, order)?)],
         Order::Status => vec![described(&status(&client)?)],
         Order::Undrain => vec![described(&undrain(&client)?)],
@@ -278,11 +280,6 @@ fn changed(reply: &ChangeRoomsReply) -> Record {
     ];
     record.extend(unanswered(&reply.unanswered));
     record
-}
-
-/// Hosts without an answer, where there are some.
-fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
-    (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }
 
 fn target_of(target: &KickTarget) -> kick_req::Target {

@@ -366,7 +366,7 @@ mod tests {
             "websocket.head_max=\"64KiB\"",
             "coalesce.rules=[{ rooms = \"\" }]",
             "history.rules=[{ rooms = \"\" }]",
-            "presence.rules=[{ rooms = \"\", operation = 24 }]",
+            "presence.rules=[{ rooms = \"\", operation = 25 }]",
             "push.frames=[\"127.0.0.1:0\"]",
             "websocket.deflate=true",
         ] {

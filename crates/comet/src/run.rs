@@ -141,9 +141,9 @@ impl Server<'_> {
         let manager = ServiceManager::from_environment();
         let status = ServiceStatus::start(app.census_taker()).map_err(|error| error.to_string())?;
         manager.notify(Notice::Ready);
-        let mut day = Instant::now();
+        let mut began = Began::now();
         let signal = loop {
-            match next_event(&mut signals, &mut day) {
+            match next_event(&mut signals, &mut began) {
                 Event::Hangup => {
                     manager.notify(Notice::Reloading);
                     reload(serve, &log, &mut app);
@@ -181,7 +181,7 @@ impl Server<'_> {
 
 /// Has another process go on with the connections, or says what one could, as it is asked. Returns whether another one goes on.
 fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager) -> bool {
-    let asked = Asked::fetch();
+    let Some(asked) = Asked::fetch() else { return false };
     let mut former = Former::new(app, pid_file.as_deref());
     if asked.request.is_check {
         let answer = former.check();
@@ -231,9 +231,9 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     let manager = ServiceManager::from_environment();
     manager.notify(Notice::Ready);
     let mut running = config.clone();
-    let mut day = Instant::now();
+    let mut began = Began::now();
     let signal = loop {
-        match next_event(&mut signals, &mut day) {
+        match next_event(&mut signals, &mut began) {
             Event::Hangup => {
                 manager.notify(Notice::Reloading);
                 log.reopen();
@@ -275,22 +275,37 @@ enum Event {
     Upgrade,
     /// A day has passed without a signal.
     Day,
-    /// Some minutes have passed without a signal.
+    /// Some minutes have passed, with or without signals.
     Minutes,
     /// A signal to end.
     End(Signal),
 }
 
-/// Waits for the next one. `day`: when the present day began.
-fn next_event(signals: &mut Signals, day: &mut Instant) -> Event {
-    match signals.wait_for(MINUTES) {
-        None if day.elapsed() >= DAY => {
-            *day = Instant::now();
+/// When the present day and the present minutes began.
+struct Began {
+    day: Instant,
+    minutes: Instant,
+}
+
+impl Began {
+    fn now() -> Self {
+        Self { day: Instant::now(), minutes: Instant::now() }
+    }
+}
+
+/// Waits for the next one.
+fn next_event(signals: &mut Signals, began: &mut Began) -> Event {
+    match signals.wait_for(MINUTES.saturating_sub(began.minutes.elapsed())) {
+        None => {
+            began.minutes = Instant::now();
+            if began.day.elapsed() < DAY {
+                return Event::Minutes;
+            }
+            began.day = Instant::now();
             Event::Day
         }
-        None => Event::Minutes,
         Some(Signal::Hangup) => {
-            *day = Instant::now();
+            began.day = Instant::now();
             Event::Hangup
         }
         Some(Signal::Upgrade) => Event::Upgrade,

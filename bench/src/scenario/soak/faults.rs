@@ -19,11 +19,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use tokio::runtime;
 
 use super::log::Log;
-use super::logic::Logic;
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 use crate::grpc::{Address, LedgerSums, Push, Pusher};
 use crate::message::{OP_CHANGE_ROOM, OP_HEARTBEAT};
+use crate::scenario::logic::Logic;
 use crate::visitor::{Visitor, connect};
 
 /// Between two steps of a fault.

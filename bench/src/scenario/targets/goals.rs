@@ -101,6 +101,11 @@ pub(super) const BESIDE: Goal = goal(14, "beside_crowd", at_most(6.0), MS, "push
 pub(super) const BESIDE_QUIET: Goal = goal(14, "beside_crowd_quiet", None, MS, "  quiet value, p99", DUE);
 pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
 
+// Stage `parked`.
+pub(super) const RESUME: Goal = goal(16, "resume", at_most(2.0), RATIO, "return of 15,000 clients to parked sessions of 100 pushes", "CPU of a connection, all threads, until all has come / of a plain reconnect");
+pub(super) const RESUME_HEAP: Goal = goal(16, "resume_heap", None, ("B", 0), "  heap of a parked session", "above that of the server that parks nothing; the pushes come on top");
+pub(super) const PARKED: [Goal; 2] = [RESUME, RESUME_HEAP];
+
 // Stage `stalled`.
 pub(super) const STALLED: Goal = goal(13, "stalled", at_most(1.5), RATIO, "half of a room of 4,000 does not read, the others' p99", "of the worst policy of protocol.slow_consumer / of drop-newest; 25 pushes a second of 1 KiB");
 pub(super) const STALLED_DROP_NEWEST: Goal = goal(13, "stalled_drop_newest", None, MS, "  p99, drop-newest", DUE);

@@ -103,6 +103,10 @@ impl Rooms {
         self.named.iter().find(|(_, room)| *room.name == *name).map(|(&handle, _)| handle)
     }
 
+    pub(super) fn position(&self, name: &str) -> Option<Position> {
+        self.named.values().find(|room| *room.name == *name)?.latest
+    }
+
     /// The caller asks to be in `room`.
     pub(super) fn ask(&mut self, sequence: i32, room: &str, since: Option<Position>) {
         self.known.remove(room);

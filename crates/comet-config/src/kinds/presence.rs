@@ -26,7 +26,7 @@ pub struct PresenceRule {
 /// Most rules: each room that is entered or left is compared with them.
 const RULES_MAX: usize = 64;
 /// Operations that have no meaning of their own.
-const OPERATIONS: RangeInclusive<i64> = 24..=i32::MAX as i64;
+const OPERATIONS: RangeInclusive<i64> = 25..=i32::MAX as i64;
 /// A shorter one makes a push of almost each change.
 const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const WINDOW_DEFAULT: Duration = Duration::from_secs(1);

@@ -227,15 +227,15 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
         assert!(mistakes.starts_with(&format!("--set history.rules[0]: {key}: ")), "{mistakes}");
     }
     for (key, least, most, beyond) in [
-        ("operation", "24", "2147483647", "2147483648"),
+        ("operation", "25", "2147483647", "2147483648"),
         ("window", "\"100ms\"", "\"1m\"", "\"1500500us\""),
         ("names", "0", "100", "101"),
     ] {
         let rule = |value: &str| match key {
             "operation" => format!("[{{ rooms = \"\", operation = {value} }}]"),
-            _ => format!("[{{ rooms = \"\", operation = 24, {key} = {value} }}]"),
+            _ => format!("[{{ rooms = \"\", operation = 25, {key} = {value} }}]"),
         };
-        let many = format!("[{}]", "{ rooms = \"\", operation = 24 },".repeat(65));
+        let many = format!("[{}]", "{ rooms = \"\", operation = 25 },".repeat(65));
         check("presence.rules", &rule(least), &rule(most), &[&many]);
         let mistakes = read("", &[&format!("presence.rules={}", rule(beyond))]).expect_err(key);
         assert!(mistakes.starts_with(&format!("--set presence.rules[0]: {key}: ")), "{mistakes}");

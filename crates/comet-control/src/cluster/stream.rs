@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_core::{Message, ShardId, StreamState};
-use comet_hub::cluster::{Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent};
+use comet_hub::cluster::{
+    Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, Told,
+};
 use comet_ops::{Exposition, Kind};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -88,9 +90,9 @@ impl ClusterDriver {
         // A push whose cores are too late goes on there, and its caller is told that this host has not answered.
         let (Ok(tally), Some(answer)) = (begun.await, answer) else { return };
         let mut cluster = self.lock();
-        let host = Arc::clone(cluster.host());
-        let (hosts, counts) = (Vec::new(), Vec::new());
-        let part = Part { host, tally, hosts, may_miss_hosts: false, counts };
+        let host = Arc::clone(&self.host);
+        let (hosts, told) = (Vec::new(), Told::default());
+        let part = Part { host, tally, hosts, may_miss_hosts: false, told };
         match answer {
             // If it has no room, the caller is told that this host has not answered.
             Answer::To(reply) => _ = self.engine.answer(reply, part),

@@ -200,7 +200,7 @@ async fn a_paced_broadcast_is_shared_by_live_connections() {
 #[tokio::test]
 async fn rooms_of_every_shard_are_listed() {
     let (fake, mut client) = two_shards().await;
-    let asked = tokio::spawn(async move { client.rooms(RoomsReq {}).await });
+    let asked = tokio::spawn(async move { client.rooms(RoomsReq::default()).await });
     for (shard, room) in fake.shards.iter().zip(["a", "b"]) {
         let Message::Rooms { call } = shard.next().await else { panic!() };
         fake.report(Report::Rooms { call, rooms: vec![(room.into(), 3)] });

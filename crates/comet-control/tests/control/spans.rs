@@ -71,7 +71,7 @@ async fn a_push_has_spans_of_its_homes_and_of_the_shards_that_these_sent_it_to()
 async fn kicks_have_spans_and_questions_have_none() {
     let (fake, pushes) = start(options(PATIENT), &[ROOMY], ROOMY);
     let mut client = CometClient::new(fake.channel().await);
-    let asked = tokio::spawn(async move { client.rooms(traced(RoomsReq {})).await });
+    let asked = tokio::spawn(async move { client.rooms(traced(RoomsReq::default())).await });
     let Message::Rooms { call } = fake.shards[0].next().await else { panic!() };
     fake.report(Report::Rooms { call, rooms: Vec::new() });
     asked.await.unwrap().unwrap();

@@ -45,12 +45,19 @@ pub(crate) struct Session {
 }
 
 impl Session {
+    /// Nothing is parked for it yet, and its token does not expire.
+    pub(crate) fn new(key: Box<str>, user: i64, last: ConnId, phase: Phase) -> Self {
+        let parked = ParkedPushes::default();
+        Self { key, user, last, phase, accepts: None, expires: None, parked }
+    }
+
     fn bytes(&self) -> usize {
         SESSION_BYTES + 2 * self.key.len()
     }
 
-    pub(crate) fn parked(&self) -> usize {
-        self.parked.pushes.len()
+    /// Pushes that go out whatever the next connection accepts.
+    pub(crate) fn accepted(&self) -> usize {
+        self.parked.pushes.iter().filter(|push| push.is_accepted).count()
     }
 
     /// What was lost by the bound of the session, and by that of the shard.
@@ -61,16 +68,6 @@ impl Session {
     pub(crate) fn pushes(&self) -> &[ParkedPush] {
         &self.parked.pushes
     }
-}
-
-/// A new session.
-pub(crate) struct Begun {
-    pub(crate) key: Box<str>,
-    pub(crate) user: i64,
-    pub(crate) last: ConnId,
-    pub(crate) phase: Phase,
-    pub(crate) accepts: Option<Accepts>,
-    pub(crate) expires: Option<Tick>,
 }
 
 pub(crate) struct Parking {
@@ -126,10 +123,7 @@ impl Parking {
     }
 
     /// Begins a session. `None`: there is no memory for it.
-    pub(crate) fn begin(&mut self, begun: Begun, limits: &ResumeLimits) -> Option<Slot> {
-        let Begun { key, user, last, phase, accepts, expires } = begun;
-        let parked = ParkedPushes::default();
-        let session = Session { key, user, last, phase, accepts, expires, parked };
+    pub(crate) fn begin(&mut self, session: Session, limits: &ResumeLimits) -> Option<Slot> {
         let bytes = session.bytes();
         if self.totals.bytes + bytes > limits.memory {
             return None;

@@ -7,7 +7,7 @@
 //! write deadline does.
 
 use comet_proto::sse::LastEventId;
-use comet_proto::{Encoded, Frame, Join, JoinReply, RoomRefusal, VERSION, op, sse};
+use comet_proto::{Encoded, Frame, Join, JoinReply, Position, RoomRefusal, VERSION, op, sse};
 
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
@@ -52,18 +52,30 @@ impl Shard {
         let held = conn.input_mut();
         held.cookie = cookie;
         held.cors = origin.map(|origin| sse::cors(origin, is_listed));
-        held.has_unknown_id = last_event_id == LastEventId::Unknown;
         for room in rooms {
             let since = match &last_event_id {
                 LastEventId::Known(id) => id.position(&room),
                 LastEventId::None | LastEventId::Unknown => None,
             };
-            let join = Join { since, room: room.as_bytes() }.encode();
-            held.bytes.extend_from_slice(request_frame(op::JOIN, &join).for_tcp());
+            held.bytes.extend_from_slice(join_request(&room, since).for_tcp());
         }
+        held.last_event_id = last_event_id;
         let auth = request_frame(op::AUTH, token.as_bytes());
         self.read_frame(slot, auth.for_tcp());
         ReadStep::Consumed(input.len())
+    }
+
+    /// Has a stream ask for what it missed of a room that its token names. `false`: its client has not been there.
+    pub(super) fn ask_for_missed(&mut self, slot: Slot, last: &LastEventId, room: &str) -> bool {
+        let LastEventId::Known(id) = last else { return false };
+        let Some(since) = id.position(room) else { return false };
+        let request = join_request(room, Some(since));
+        let (request, held) = (request.for_tcp(), self.conns[slot].input_mut());
+        // The query may name the room as well.
+        if !held.bytes.windows(request.len()).any(|bytes| bytes == request) {
+            held.bytes.extend_from_slice(request);
+        }
+        true
     }
 
     fn refuse_stream(&mut self, slot: Slot, status: u16, sentence: &str) -> ReadStep {
@@ -82,7 +94,10 @@ impl Shard {
                 let conn = &mut self.conns[slot];
                 let input = conn.input_mut();
                 let cors = input.cors.take();
-                let has_unknown_id = std::mem::take(&mut input.has_unknown_id);
+                let has_unknown_id = input.last_event_id == LastEventId::Unknown;
+                if has_unknown_id {
+                    input.last_event_id = LastEventId::None;
+                }
                 conn.shed_input();
                 let mut begin = sse::begin(&cors.unwrap_or_default());
                 if has_unknown_id {
@@ -141,6 +156,10 @@ impl Shard {
         }
         self.renew(slot);
     }
+}
+
+fn join_request(room: &str, since: Option<Position>) -> Encoded {
+    request_frame(op::JOIN, &Join { since, room: room.as_bytes() }.encode())
 }
 
 fn request_frame(operation: i32, body: &[u8]) -> Encoded {

@@ -392,7 +392,7 @@ fn input_of(input: &Input) -> handed::Input {
         echo: _,
         rooms: _,
         cors: _,
-        has_unknown_id: _,
+        last_event_id: _,
         kept: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {

@@ -10,7 +10,7 @@ use comet_proto::{KeptSession, Resumed};
 use crate::budget::{self, Budget};
 use crate::hand_over::{ArrivedKept, ArrivedSession};
 use crate::home::keys::{Claim, Older};
-use crate::home::parking::{Begun, Claimant, Phase, Session};
+use crate::home::parking::{Claimant, Phase, Session};
 use crate::ids::{CallId, ConnId, Generation, LocalConnId, Slot};
 use crate::ledger::{DropReason, ParkedLoss, Tally};
 use crate::message::{Message, Order, Push};
@@ -52,8 +52,7 @@ impl Shard {
             self.ask_for_rest(from, key);
             let claimant = Claimant { conn, user, seq };
             let phase = Phase::Leaving { from, claimant: Some(claimant) };
-            let session =
-                Begun { key: key.into(), user, last: conn, phase, accepts: None, expires: None };
+            let session = Session::new(key.into(), user, conn, phase);
             let resume = &self.context.limits.resume;
             let is_begun = is_kept && self.home.parking.begin(session, resume).is_some();
             return (!is_begun).then_some(fresh);
@@ -103,7 +102,8 @@ impl Shard {
         session.phase = Phase::Returning { conn };
         let former = std::mem::replace(&mut session.last, conn);
         let [lost_full, lost_memory] = session.lost();
-        let (parked, user, key) = (session.parked() as u32, session.user, session.key.clone());
+        // The next connection may filter the others, so its client is not promised them.
+        let (parked, user, key) = (session.accepted() as u32, session.user, session.key.clone());
         if former != conn {
             self.give_up_session(user, &key, former);
         }
@@ -151,7 +151,8 @@ impl Shard {
             session.accepts = session.accepts.take().or(accepts);
             return;
         }
-        let session = Begun { key: key.clone(), user, last: conn, phase, accepts, expires };
+        let mut session = Session::new(key.clone(), user, conn, phase);
+        (session.accepts, session.expires) = (accepts, expires);
         if self.home.parking.begin(session, &self.context.limits.resume).is_none() {
             self.give_up_session(user, &key, conn);
             self.report_disconnected(user, key);
@@ -350,8 +351,8 @@ impl Shard {
         }
         let resume = self.context.limits.resume;
         for ArrivedSession { key, user, left_ms, accepts, pushes, lost } in sessions {
-            let (phase, expires) = (Phase::Parked, None);
-            let session = Begun { key: key.clone(), user, last: nobody, phase, accepts, expires };
+            let mut session = Session::new(key.clone(), user, nobody, Phase::Parked);
+            session.accepts = accepts;
             let Some(at) = self.home.parking.begin(session, &resume) else {
                 self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
                 self.give_up_session(user, &key, nobody);

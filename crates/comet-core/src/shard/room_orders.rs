@@ -111,14 +111,22 @@ impl Shard {
         let conn = &mut self.conns[slot];
         let Some(input) = &mut conn.input else { return };
         let rooms = std::mem::take(&mut input.rooms);
+        let last_event_id = std::mem::take(&mut input.last_event_id);
+        let first = conn.room.room();
         conn.shed_input();
+        if let Some(first) = first {
+            let name = Arc::clone(&self.rooms[first].name);
+            self.ask_for_missed(slot, &last_event_id, &name);
+        }
         let (taken, beyond) = rooms.split_at(rooms.len().min(self.context.limits.rooms.into()));
         self.counters.rooms_refused[RoomRefusal::TooManyRooms as usize - 1] += beyond.len() as u64;
         for room in taken {
             if self.conns[slot].takes_pushes().is_err() {
                 return;
             }
-            self.enter_unasked(slot, room, None);
+            if !self.ask_for_missed(slot, &last_event_id, room) {
+                self.enter_unasked(slot, room, None);
+            }
         }
     }
 

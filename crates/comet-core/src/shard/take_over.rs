@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use comet_handover as handed;
+use comet_proto::sse::LastEventId;
 use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
 
@@ -14,7 +15,7 @@ use crate::hand_over::{
 use crate::home::keys::Claim;
 use crate::ids::{ConnId, Slot};
 use crate::message::Report;
-use crate::outbox::{Begun, Item};
+use crate::outbox::{Item, PartialSend};
 use crate::room::{Membership, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, TokenTime};
@@ -114,7 +115,7 @@ impl Shard {
             millis => self.context.deadline(millis),
         };
         let sealed = tls.map_or(0, |tls| tls.sealed);
-        let begun = stalled_ms.map(|_| Begun { taken, sealed });
+        let begun = stalled_ms.map(|_| PartialSend { taken, sealed });
         let frames = pending.iter().map(|&item| &items[item as usize]);
         let outbox = self.outboxes.chains.take_over(frames, transport, begun);
         let load = self.outboxes.chains.load(&outbox, transport);
@@ -280,7 +281,7 @@ fn input_from(input: handed::Input) -> Input {
         echo: None,
         rooms: Box::default(),
         cors: None,
-        has_unknown_id: false,
+        last_event_id: LastEventId::None,
         kept: None,
     }
 }

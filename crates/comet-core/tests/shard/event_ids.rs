@@ -96,6 +96,36 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
     assert_eq!((lost, recovered), (1, 5));
 }
 
+/// Its first room, and the further ones. The query may name them as well, and changes nothing.
+#[test]
+fn a_stream_that_comes_back_gets_what_it_missed_of_the_rooms_of_its_token() {
+    let (one, other) = (room_at(0), room_at(1));
+    for named in ["", &format!("&rooms={one}"), &format!("&rooms={other},{one}")] {
+        let mut rig = rig(3);
+        let query = format!("?token=7/k/{one}%2B{other}/{named}");
+        let (conn, _) = open(&mut rig, 0, &query);
+        push(&mut rig, &one, 1..=1);
+        push(&mut rig, &other, 1..=1);
+        let (_, id) = split(&take(&mut rig, conn));
+        rig.hang_up(conn);
+        push(&mut rig, &one, 2..=3);
+        push(&mut rig, &other, 2..=2);
+        let (events, last) = reopen(&mut rig, 1, &query, id.as_deref().unwrap());
+        let run = event(&format!("{},{}", object(&one, 2), object(&one, 3)));
+        for missed in
+            [in_room(&one, ",\"recovered\":2") + &run, in_room(&other, ",\"recovered\":1")]
+        {
+            assert_eq!(events.matches(&missed).count(), 1, "{named}: {events}");
+        }
+        for object in [object(&one, 2), object(&one, 3), object(&other, 2)] {
+            assert_eq!(events.matches(&object).count(), 1, "{named}: {events}");
+        }
+        let (events, _) = reopen(&mut rig, 0, &query, last.as_deref().unwrap());
+        assert_eq!(events.matches(",\"recovered\":0").count(), 2, "{named}: {events}");
+        assert_eq!(events.matches("offset").count(), 0, "{named}: {events}");
+    }
+}
+
 #[test]
 fn an_id_that_no_server_has_sent_is_named_and_counted() {
     let mut rig = rig(3);

@@ -1,5 +1,6 @@
 //! Sessions that outlast their connections, and what is pushed to them meanwhile.
 
+mod attacks;
 mod bounds;
 mod hand_over;
 
@@ -244,6 +245,29 @@ fn a_client_that_is_back_before_its_end_is_noticed_gets_the_rest() {
         assert_eq!(rig.take(new), pushes(&["3"]));
         check_books(&rig);
     }
+}
+
+#[test]
+fn a_client_is_not_promised_pushes_that_its_new_connection_may_filter() {
+    // The key's home is not the old connection's shard.
+    let home = home_of_key("k", 2).0;
+    let owner = 1 - home;
+    let mut rig = with(|_| {});
+    let (old, ..) = join(&mut rig, owner, TOKEN);
+    rig.allow(old, Some(0));
+    assert_eq!(rig.push_keys(&["k"], PUSH, b"1").queued, 1);
+    // What the old connection accepts is not known at the home until its shard has answered.
+    rig.held.insert((home, owner));
+    let new = rig.connect(owner, Transport::Tcp);
+    rig.feed(new, &request("7/k//2000"));
+    for operation in [PUSH, 2_000] {
+        assert_eq!(rig.push_keys(&["k"], operation, b"2"), parked(1));
+    }
+    rig.held.clear();
+    rig.run();
+    let (kept, rest) = welcome(&rig.take(new));
+    assert_eq!((kept, rest), (resumed(1), [pushes(&["1"]), frame(2_000, 0, b"2")].concat()));
+    check_books(&rig);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::CLUSTER_CALLS_MAX;
 #[cfg(doc)]
 use super::UNKNOWN_HOSTS;
 use super::engine::{ClusterCallId, HostName, Part};
+use super::question::{Pages, Told};
 
 /// What the other hosts have made of a push.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct ClusterOutcome {
     pub tally: Tally,
     /// The sum of their counts, each at its place.
     pub counts: Vec<u64>,
+    /// The pages that they gave.
+    pub pages: Pages,
     /// How many have answered.
     pub hosts: u32,
     /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
@@ -71,6 +74,7 @@ struct Open<C> {
     lost: Vec<HostName>,
     tally: Tally,
     counts: Vec<u64>,
+    pages: Pages,
     began: Millis,
     deadline: Millis,
     /// Whether it is in the stream, if it is for that.
@@ -147,6 +151,7 @@ impl<C> Calls<C> {
             lost: silent,
             tally: Tally::default(),
             counts: Vec::new(),
+            pages: Vec::new(),
             began,
             deadline,
             is_stored: None,
@@ -199,7 +204,7 @@ impl<C> Calls<C> {
     /// does not tell for sure, all candidates have to.
     pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
-        let Part { host, tally, hosts, may_miss_hosts, counts } = part;
+        let Part { host, tally, hosts, may_miss_hosts, told: Told { counts, page } } = part;
         if open.answered.contains(&host) {
             return Added::Late;
         }
@@ -209,6 +214,7 @@ impl<C> Calls<C> {
         if host == *own {
             open.is_stored = open.is_stored.map(|_| true);
         }
+        open.pages.extend(page.map(|page| (host.clone(), page)));
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
         let tells_all = !may_miss_hosts && (tally.matched > 0 || !hosts.is_empty());
@@ -341,10 +347,10 @@ impl<C> Calls<C> {
     fn end_as(&mut self, call: ClusterCallId, not_stored: Option<NotStored>) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
-        let Open { answered, tally, counts, deadline, caller, .. } = open;
+        let Open { answered, tally, counts, pages, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        let outcome = ClusterOutcome { tally, counts, hosts, unanswered, not_stored };
+        let outcome = ClusterOutcome { tally, counts, pages, hosts, unanswered, not_stored };
         self.ended.push_back((caller, outcome));
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use comet_core::{StreamState, Tally};
 
-/// The name of a host: the id of its server.
-pub type HostName = Arc<str>;
+pub use super::host_name::HostName;
+use super::question::{Question, Told};
 
 /// Numbers the pushes of a host, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -132,11 +132,8 @@ pub enum Order {
         /// What becomes of them.
         action: Action,
     },
-    /// They count them: see [`Part::counts`].
-    Count {
-        /// The rooms whose members are counted.
-        rooms: Vec<String>,
-    },
+    /// They tell something about them.
+    Tell(Question),
 }
 
 /// What became of a push on one host.
@@ -150,8 +147,8 @@ pub struct Part {
     pub hosts: Vec<HostName>,
     /// There may be more such hosts, which it has not heard of yet.
     pub may_miss_hosts: bool,
-    /// Of [`Order::Count`]: clients, and then members of each room in their order.
-    pub counts: Vec<u64>,
+    /// Of [`Order::Tell`]: its answer.
+    pub told: Told,
 }
 
 /// The clock of a host, in milliseconds since 1970.
@@ -396,7 +393,9 @@ impl Event {
         match self {
             Self::Push { publication, .. } => publication.bytes(),
             Self::Ordered { order, .. } => order.bytes(),
-            Self::Answered { part, .. } => part.hosts.iter().map(|host| host.len()).sum(),
+            Self::Answered { part, .. } => {
+                part.told.bytes() + part.hosts.iter().map(|host| host.len()).sum::<usize>()
+            }
             Self::Keys { keys, .. } => {
                 keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
             }
@@ -412,7 +411,9 @@ impl Order {
         let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
         let (target, action) = match self {
             Self::Change { target, action } => (target, action),
-            Self::Count { rooms } => return texts(rooms),
+            Self::Tell(Question::Counts { rooms }) => return texts(rooms),
+            Self::Tell(Question::Rooms { prefix, after, .. }) => return prefix.len() + after.len(),
+            Self::Tell(Question::Members { room, .. }) => return room.len(),
         };
         let target = match target {
             OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),

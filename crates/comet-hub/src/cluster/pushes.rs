@@ -10,6 +10,7 @@ use comet_core::{Millis, Tally};
 
 use super::calls::Expected;
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
+use super::question::Told;
 use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
@@ -136,12 +137,10 @@ impl<C> Cluster<C> {
     pub fn part(&mut self, now: Millis, target: &Target, tally: Tally, reply: &ReplyTo) -> Part {
         self.under_way.remove(reply);
         let (hosts, may_miss_hosts) = match target {
-            Target::Room(room) if self.subscribes_rooms => {
-                (self.rooms.peers(room).to_vec(), !self.is_known(now, room))
-            }
+            // Also without subscriptions of its own: hosts with them may have members.
+            Target::Room(room) => (self.rooms.peers(room).to_vec(), !self.is_known(now, room)),
             _ => (Vec::new(), false),
         };
-        let (host, counts) = (self.host.clone(), Vec::new());
-        Part { host, tally, hosts, may_miss_hosts, counts }
+        Part { host: self.host.clone(), tally, hosts, may_miss_hosts, told: Told::default() }
     }
 }

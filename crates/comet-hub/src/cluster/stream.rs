@@ -39,7 +39,7 @@ impl<C> Cluster<C> {
 mod tests {
     use comet_core::{DropReason, Tally};
 
-    use super::super::{ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target};
+    use super::super::{ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target, Told};
     use super::*;
 
     type Driver = Cluster<u32>;
@@ -76,8 +76,8 @@ mod tests {
 
     fn answered(call: ClusterCallId, host: &str) -> Event {
         let tally = Tally { matched: 1, ..Tally::default() };
-        let (host, hosts, counts) = (host.into(), Vec::new(), Vec::new());
-        Event::Answered { call, part: Part { host, tally, hosts, may_miss_hosts: false, counts } }
+        let (host, hosts, told) = (host.into(), Vec::new(), Told::default());
+        Event::Answered { call, part: Part { host, tally, hosts, may_miss_hosts: false, told } }
     }
 
     fn outcome(cluster: &mut Driver) -> Option<ClusterOutcome> {

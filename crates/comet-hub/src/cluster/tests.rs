@@ -35,21 +35,23 @@ impl World {
 
     fn with_hosts(names: &[&'static str], subscribes_rooms: bool) -> Self {
         let mut world = Self { now: Millis(0), hosts: BTreeMap::new() };
-        for &name in names {
-            let host = Host {
-                cluster: Cluster::new(name.into(), subscribes_rooms),
-                subscribed: Vec::new(),
-                gets_all_rooms: false,
-                members: BTreeMap::new(),
-                is_stopped: false,
-                is_cut: false,
-            };
-            world.hosts.insert(name, host);
-            world.event(name, Event::Connected);
-        }
+        names.iter().for_each(|name| world.connect(name, subscribes_rooms));
         world.pass(0);
         world.settle();
         world
+    }
+
+    fn connect(&mut self, name: &'static str, subscribes_rooms: bool) {
+        let host = Host {
+            cluster: Cluster::new(name.into(), subscribes_rooms),
+            subscribed: Vec::new(),
+            gets_all_rooms: false,
+            members: BTreeMap::new(),
+            is_stopped: false,
+            is_cut: false,
+        };
+        self.hosts.insert(name, host);
+        self.event(name, Event::Connected);
     }
 
     fn pass(&mut self, millis: u64) {
@@ -100,13 +102,14 @@ impl World {
                     (tally.matched, tally.queued) = (matched, matched);
                 }
                 Order::Change { .. } => {}
-                Order::Count { rooms } => {
+                Order::Tell(Question::Counts { rooms }) => {
                     let members = |room: &String| host.members.get(&**room).copied();
                     counts = rooms.iter().map(|room| members(room).unwrap_or_default()).collect();
                 }
+                Order::Tell(_) => {}
             }
             let part = host.cluster.part(self.now, &Target::All, tally, reply);
-            let part = Part { counts, ..part };
+            let part = Part { told: Told { counts, page: None }, ..part };
             let (host, call) = address(reply);
             self.event(host, Event::Answered { call, part });
         }

@@ -8,7 +8,7 @@ use comet_serve::Query;
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
-use crate::backend::{Clients, PushBackend};
+use crate::backend::{Clients, OfAllHosts, PushBackend};
 use crate::http::push::{Api, room_prefix};
 use crate::rooms::fullest;
 
@@ -19,7 +19,7 @@ const TOP_MAX: usize = 10_000;
 pub(super) async fn top<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
-) -> Result<Value, Status> {
+) -> Result<OfAllHosts<Value>, Status> {
     let query = Query::read(request.uri().query())?;
     let prefix = room_prefix(&query)?;
     let limit = query.number("limit", 1..=TOP_MAX as i64)?;
@@ -36,26 +36,23 @@ pub(super) async fn top<B: PushBackend>(
 pub(super) async fn room<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
-) -> Result<Value, Status> {
+) -> Result<OfAllHosts<Value>, Status> {
     let query = Query::read(request.uri().query())?;
     let (prefix, names) = (room_prefix(&query)?, query.list("rooms")?);
     api.backend.bounds().check_count("room", names.len())?;
-    let mut counts: Map<String, Value> =
-        names.into_iter().map(|name| (name.to_owned(), 0.into())).collect();
-    let counted = api.backend.rooms(move |rooms| {
-        for (id, online) in rooms {
-            if let Some(count) = id.strip_prefix(&*prefix).and_then(|name| counts.get_mut(name)) {
-                *count = online.into();
-            }
-        }
-        counts.into()
-    });
-    counted.await
+    let rooms = names.iter().map(|name| format!("{prefix}{name}")).collect();
+    let OfAllHosts { value: members, unanswered } = api.backend.members_of(rooms).await?;
+    let counts = names.into_iter().map(str::to_owned).zip(members.into_iter().map(Value::from));
+    Ok(OfAllHosts { value: counts.collect::<Map<_, _>>().into(), unanswered })
 }
 
 /// Connections that are authenticated, and the addresses they come from. These are 0 where they are not counted: a
-/// client of goim reads numbers.
-pub(super) async fn total<B: PushBackend>(api: Arc<Api<B>>, _: Request) -> Result<Value, Status> {
-    let Clients { live, addresses } = api.backend.clients().await?;
-    Ok(json!({ "conn_count": live, "ip_count": addresses }))
+/// client of goim reads numbers. An address with clients on several hosts counts once for each.
+pub(super) async fn total<B: PushBackend>(
+    api: Arc<Api<B>>,
+    _: Request,
+) -> Result<OfAllHosts<Value>, Status> {
+    let OfAllHosts { value: Clients { live, addresses }, unanswered } =
+        api.backend.clients().await?;
+    Ok(OfAllHosts { value: json!({ "conn_count": live, "ip_count": addresses }), unanswered })
 }

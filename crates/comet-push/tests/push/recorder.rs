@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_push::{Bounds, Clients, PushBackend, Pushed, http_api, push_routes};
+use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, http_api, push_routes};
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
@@ -133,11 +133,15 @@ impl PushBackend for Recorder {
     async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
-    ) -> Result<T, Status> {
-        Ok(make(Vec::new()))
+    ) -> Result<OfAllHosts<T>, Status> {
+        Ok(OfAllHosts { value: make(Vec::new()), unanswered: Vec::new() })
     }
 
-    async fn clients(&self) -> Result<Clients, Status> {
-        Ok(Clients::default())
+    async fn members_of(&self, _: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
+        Ok(OfAllHosts::default())
+    }
+
+    async fn clients(&self) -> Result<OfAllHosts<Clients>, Status> {
+        Ok(OfAllHosts::default())
     }
 }

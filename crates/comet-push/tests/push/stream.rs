@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, PushBackend, Pushed, RoomChange,
-    StreamBackend, grpc_api,
+    Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, Pushed,
+    RoomChange, RoomsPage, RoomsQuery, StreamBackend, grpc_api,
 };
 use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
@@ -68,11 +68,15 @@ impl PushBackend for Manual {
     async fn rooms<T: Send + 'static>(
         &self,
         _: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
-    ) -> Result<T, Status> {
+    ) -> Result<OfAllHosts<T>, Status> {
         unasked()
     }
 
-    async fn clients(&self) -> Result<Clients, Status> {
+    async fn members_of(&self, _: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
+        unasked()
+    }
+
+    async fn clients(&self) -> Result<OfAllHosts<Clients>, Status> {
         unasked()
     }
 }
@@ -97,6 +101,10 @@ impl StreamBackend for Manual {
     }
 
     async fn counts(&self, _: Vec<String>) -> Result<CountsReply, Status> {
+        unasked()
+    }
+
+    async fn rooms_page(&self, _: RoomsQuery) -> Result<RoomsPage, Status> {
         unasked()
     }
 

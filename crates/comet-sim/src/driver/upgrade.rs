@@ -63,7 +63,7 @@ impl Driver {
         }
         let (shard, conns) = self.shard.hand_over();
         let peers = conns.iter().map(|conn| (self.slots[&conn.slot], *conn)).collect();
-        Ok(Offer { bytes: shard.encode(), peers, reports })
+        Ok(Offer { bytes: shard.encode().to_vec(), peers, reports })
     }
 
     /// Nobody has taken the offer: the shard goes on as if nothing had been.

@@ -67,6 +67,29 @@ pub enum Order {
         /// The rooms
         rooms: Vec<String>,
     },
+    /// List the members of a room, over all hosts
+    Members {
+        /// The room
+        room: String,
+        /// Behind the page with this `next`
+        #[arg(long, default_value = "", hide_default_value = true)]
+        cursor: String,
+        /// So many at most
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..=1_000))]
+        limit: u32,
+    },
+    /// List rooms with members, by name, over all hosts
+    Rooms {
+        /// Those whose names begin so
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+        /// Behind this room, the `next` of a page
+        #[arg(long, default_value = "", hide_default_value = true)]
+        after: String,
+        /// So many at most
+        #[arg(long, default_value_t = 100, value_name = "N", value_parser = value_parser!(u32).range(1..=10_000))]
+        limit: u32,
+    },
     /// Turn clients of an address or a network away for a time, without a word
     Block {
         /// 192.0.2.7, 192.0.2.0/24, 2001:db8::/32

@@ -76,6 +76,12 @@ pub fn ask(server: u32, request: &Request) -> Result<Answer, String> {
     })?;
     let id = i32::try_from(server).ok().and_then(Pid::from_raw);
     let id = id.ok_or_else(|| format!("{server} is no process"))?;
+    if handles_upgrades(server) == Some(false) {
+        return Err(format!(
+            "process {server} hands no connections over, and SIGUSR2 would end it: restart it, \
+             after a drain (comet ctl drain)"
+        ));
+    }
     kill_process(id, Signal::USR2)
         .map_err(|error| format!("process {server} cannot be signalled: {error}"))?;
     let mut stream = accept(&listener, id, request.start + EXTRA_TIME)?;
@@ -92,6 +98,15 @@ pub fn ask(server: u32, request: &Request) -> Result<Answer, String> {
         Some(("-", text)) => Ok(Answer { is_done: false, text: text.to_owned() }),
         _ => Err(format!("process {server} has ended without an answer: see its log")),
     }
+}
+
+/// Whether the process has a handler of SIGUSR2. Without one the signal ends it: an older version, or another program.
+/// `None`: the process cannot be looked at.
+fn handles_upgrades(server: u32) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{server}/status")).ok()?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+    Some(caught & (1 << (Signal::USR2.as_raw() - 1)) != 0)
 }
 
 /// The server, and nobody else.
@@ -142,15 +157,17 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
-    /// What SIGUSR2 means: what the command that listens for this process wants, or a plain upgrade.
-    pub(crate) fn fetch() -> Self {
+    /// What SIGUSR2 means: what the command that listens for this process wants, or a plain upgrade if none listens. `None`: a
+    /// command listens, and what it wants cannot be read. It may have been a check only, so nothing is done.
+    pub(crate) fn fetch() -> Option<Self> {
         match fetch() {
-            Ok(asked) => asked,
+            Ok(asked) => Some(asked),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                Some(Self { request: Request::default(), command: None })
+            }
             Err(error) => {
-                if error.kind() != io::ErrorKind::ConnectionRefused {
-                    log::warn!("SIGUSR2: no request can be read: {error}; this is a plain upgrade");
-                }
-                Self { request: Request::default(), command: None }
+                log::warn!("SIGUSR2: nothing is done, as the request cannot be read: {error}");
+                None
             }
         }
     }
@@ -204,5 +221,16 @@ mod tests {
         // The largest id that the kernel gives is 2^22.
         let error = ask(1 << 30, &Request::default()).unwrap_err();
         assert!(error.contains("cannot be signalled"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_the_signal_would_end_is_not_signalled() {
+        let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let error = ask(sleeper.id(), &Request::default()).unwrap_err();
+        let ended = sleeper.try_wait().unwrap();
+        sleeper.kill().unwrap();
+        sleeper.wait().unwrap();
+        assert!(error.contains("SIGUSR2 would end it"), "{error}");
+        assert_eq!(ended, None);
     }
 }

@@ -133,7 +133,7 @@ fn rooms_lists_those_with_someone_online() {
     let server = Server::start(&[]);
     let rooms = || {
         over_grpc(&server, async |channel| {
-            let reply = CometClient::new(channel).rooms(RoomsReq {}).await.unwrap();
+            let reply = CometClient::new(channel).rooms(RoomsReq::default()).await.unwrap();
             let mut rooms: Vec<_> = reply.into_inner().rooms.into_iter().collect();
             rooms.sort();
             rooms

@@ -50,6 +50,7 @@ mod memory;
 mod monitor;
 mod nats;
 mod nats_books;
+mod nats_lists;
 mod nats_orders;
 mod nats_processes;
 mod nats_server;

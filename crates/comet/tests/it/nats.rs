@@ -6,7 +6,7 @@ use crate::nats_server::NatsServer;
 use crate::support::{Server, To, queued, received, until};
 
 /// Two hosts that know each other, called a and b.
-fn two_hosts(nats: &NatsServer) -> [Server; 2] {
+pub(crate) fn two_hosts(nats: &NatsServer) -> [Server; 2] {
     two_hosts_with(nats, "push.timeout=\"5s\"")
 }
 

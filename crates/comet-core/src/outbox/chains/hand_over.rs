@@ -6,7 +6,7 @@ use comet_proto::Encoded;
 
 use crate::index::Index;
 use crate::outbox::chain::Chain;
-use crate::outbox::{Begun, ChainId, Item, Outbox, Serial, Subject};
+use crate::outbox::{ChainId, Item, Outbox, PartialSend, Serial, Subject};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -68,10 +68,10 @@ impl Chains {
         &mut self,
         mut items: impl Iterator<Item = &'a Item>,
         transport: Transport,
-        begun: Option<Begun>,
+        begun: Option<PartialSend>,
     ) -> Outbox {
         let mut outbox = Outbox::EMPTY;
-        if let Some(Begun { taken, sealed }) = begun {
+        if let Some(PartialSend { taken, sealed }) = begun {
             let (mut frames, mut bytes) = (0, 0_u32);
             while (frames == 0 || bytes < taken.saturating_add(sealed))
                 && let Some(item) = items.next()

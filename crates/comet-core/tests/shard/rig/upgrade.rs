@@ -53,7 +53,7 @@ impl Rig {
                 keys.keys = b"keys of tickets".to_vec();
                 handed.ticket_keys = Some(keys);
             }
-            (handed.encode(), conns)
+            (handed.encode().to_vec(), conns)
         });
         handed.collect()
     }

@@ -57,6 +57,21 @@ fn where_nobody_was_heard_silent_hosts_end_no_call_for_others() {
     assert_eq!(unanswered, [HostName::from("b"), "c".into()]);
 }
 
+/// `nats.rooms` is a setting of each host.
+#[test]
+fn a_host_that_gets_pushes_to_all_rooms_names_others_with_members() {
+    let mut world = World::new(&["a", "c"]);
+    world.connect("b", false);
+    world.set_members("b", "r", 1);
+    world.set_members("c", "r", 2);
+    world.settle();
+    world.hosts.get_mut("c").unwrap().is_stopped = true;
+    assert_eq!(world.push("a", room("r")), None, "c has not answered");
+    world.pass(LIMIT);
+    let outcome = world.outcome("a").unwrap();
+    assert_eq!((outcome.tally.matched, outcome.unanswered), (1, vec!["c".into()]));
+}
+
 #[test]
 fn hosts_that_have_just_got_members_do_not_end_a_call_for_each_other() {
     let mut world = World::new(&["a", "b", "c", "d"]);
@@ -231,7 +246,8 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     world.set_members("b", "r", 3);
     world.set_members("c", "r", 4);
     world.set_members("c", "s", 1);
-    let count = || Order::Count { rooms: ["r", "nobody", "s"].map(str::to_owned).to_vec() };
+    let rooms = || ["r", "nobody", "s"].map(str::to_owned).to_vec();
+    let count = || Order::Tell(Question::Counts { rooms: rooms() });
     let outcome = ordered(&mut world, "a", count()).expect("all have answered");
     assert_eq!((outcome.counts, outcome.hosts), (vec![7, 0, 1], 2));
     world.hosts.get_mut("c").unwrap().is_stopped = true;

@@ -1,0 +1,130 @@
+//! `resume`: clients miss pushes, and get them again.
+//!
+//! Either all connections are cut off at once, are pushed to while they are away, and come back: to parked sessions of their keys,
+//! or to rooms with a history. Beside that stands the same return to a server that keeps nothing. Or, with `--drop`, they are there,
+//! and their outboxes are too full for a share of what is pushed to their rooms.
+
+mod absence;
+mod repair;
+
+use std::path;
+
+use serde_json::{Value, json};
+
+pub(super) use self::absence::{Absence, absence};
+
+use self::absence::counted;
+use super::logic::Logic;
+use super::{each_turn, prepare};
+use crate::Result;
+use crate::args::{ResumeArgs, SetupArgs};
+use crate::clock::SECOND_NS;
+use crate::crowd::{Crowd, Streams};
+use crate::report::{self, Table};
+use crate::subject::{COMET, Place, Subject};
+
+/// What a server's figures stand under that keeps nothing.
+pub(crate) const PLAIN: &str = "plain";
+
+const RETURNS: &str = "connections, expected, parked, resumed, absent, dropped, received, lost, doubled, late, \
+    connections a second, CPU of a connection, handshake p50, handshake p99, heap of one away, heap of a session, heap of a parked push";
+const REPAIRS: &str = "connections, expected, dropped, share dropped, repaired, received, lost, doubled, late, CPU of a repaired delivery";
+
+/// Runs it; returns whether each push came once and in order, or was counted.
+pub(crate) fn run(args: &ResumeArgs) -> Result<bool> {
+    prepare(&args.setup, 0)?;
+    let (turns, figures) = match args.drop {
+        Some(share) => (repairs(args, share)?, REPAIRS),
+        None => (returns(args)?, RETURNS),
+    };
+    let text = Table::of_turns(&turns, figures).text();
+    report::finish("resume", args, args.setup.sides(), json!({ "turns": turns }), &text)
+}
+
+fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
+    let mut plain = None;
+    each_turn(args.rounds, &[PLAIN, COMET], |place| {
+        let (program, cpus) = (args.setup.server.program()?, args.setup.host.bench_core.clone());
+        let logic = args.logic.then(|| Logic::start(path::absolute(program)?, cpus));
+        let logic = logic.transpose()?;
+        let mut setup = args.setup.clone();
+        let server_set = &mut setup.server.server_set;
+        if place.subject == COMET {
+            server_set.extend(match args.rooms {
+                0 => parking(args.messages.unwrap_or(args.pushes)),
+                _ => with_history(args.pushes),
+            });
+        }
+        if let Some(logic) = &logic {
+            server_set.extend(logic.settings());
+            // It tells of each connection now and then, which is not what is measured.
+            server_set.push("logic.renew=\"1h\"".to_owned());
+        }
+        let mut subject = subject(place, &setup, args.rooms)?;
+        if logic.is_some() {
+            await_logic(&mut subject)?;
+        }
+        let absence = Absence {
+            pushes: args.pushes,
+            size: args.size,
+            is_kept: place.subject == COMET,
+            has_logic: logic.is_some(),
+        };
+        let mut turn = self::absence(&mut subject, &absence)?;
+        let heap = turn["away_heap_bytes"].as_f64();
+        if place.subject == PLAIN {
+            plain = heap;
+        } else {
+            // A server keeps its tables when connections go, with sessions and without.
+            turn["session_heap_bytes"] = json!(heap.zip(plain).map(|(kept, plain)| kept - plain));
+        }
+        Ok(turn)
+    })
+}
+
+fn repairs(args: &ResumeArgs, share: f64) -> Result<Vec<Value>> {
+    each_turn(args.rounds, &[COMET], |place| {
+        let mut setup = args.setup.clone();
+        setup.server.server_set.extend(with_history(repair::PUSHES_MAX));
+        setup.server.server_set.extend(repair::settings());
+        let crowd = repair::crowd(crowd(Crowd::of(&setup, args.rooms)));
+        repair::repair(&mut Subject::server(place, &setup, crowd)?, args.size, share)
+    })
+}
+
+/// The settings of a server that parks so many pushes for each session.
+pub(super) fn parking(messages: u32) -> Vec<String> {
+    vec![
+        "resume.window=\"10m\"".to_owned(),
+        "resume.all=true".to_owned(),
+        "resume.memory=\"4GiB\"".to_owned(),
+        "resume.bytes=\"64MiB\"".to_owned(),
+        format!("resume.messages={messages}"),
+    ]
+}
+
+/// The settings of a server that keeps so many pushes of each room.
+fn with_history(pushes: u32) -> Vec<String> {
+    vec![
+        format!("history.rules=[{{ rooms = \"\", pushes = {pushes}, bytes = \"1MiB\" }}]"),
+        "limits.history_memory=\"4GiB\"".to_owned(),
+    ]
+}
+
+fn subject(place: Place, setup: &SetupArgs, rooms: u32) -> Result<Subject> {
+    Subject::server(place, setup, crowd(Crowd::of(setup, rooms)))
+}
+
+/// The connections, each with a stream of its own, or with that of its room.
+pub(super) fn crowd(crowd: Crowd) -> Crowd {
+    match crowd.rooms {
+        0 => Crowd { streams: Streams::Keys(1), ..crowd },
+        _ => Crowd { keeps_positions: true, ..crowd },
+    }
+}
+
+fn await_logic(subject: &mut Subject) -> Result<()> {
+    let is_up = |is: &mut Subject| Ok((counted(is)?.logic_up > 0).then_some(()));
+    let is_up = subject.wait_for(10 * SECOND_NS, is_up)?;
+    is_up.ok_or_else(|| "the server does not see its logic".into())
+}
