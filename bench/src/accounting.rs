@@ -4,6 +4,8 @@
 //! then it may join late, leave early and change its room. A late subscriber's messages count from the first
 //! that it received, those of one that left to the last. In between none may be missing.
 
+pub(crate) mod visits;
+
 use std::ops::Range;
 
 use derive_more::AddAssign;
@@ -24,8 +26,10 @@ impl StreamId {
     pub(crate) const ROOM: u32 = 0;
     pub(crate) const KEY: u32 = 1;
     pub(crate) const BROADCAST: u32 = 2;
+    /// Of the rooms beside their own that connections visit.
+    pub(crate) const FURTHER: u32 = 3;
     /// How many kinds there are.
-    pub(crate) const KINDS: u32 = 3;
+    pub(crate) const KINDS: u32 = 4;
 
     pub(crate) fn room(number: usize) -> Self {
         Self { kind: Self::ROOM, number: as_u32(number) }
@@ -33,6 +37,10 @@ impl StreamId {
 
     pub(crate) fn key(number: usize) -> Self {
         Self { kind: Self::KEY, number: as_u32(number) }
+    }
+
+    pub(crate) fn further(number: usize) -> Self {
+        Self { kind: Self::FURTHER, number: as_u32(number) }
     }
 
     pub(crate) fn broadcast() -> Self {

@@ -164,10 +164,10 @@ mod tests {
         let Some(Command::Targets(all)) = parse("targets --strict") else {
             panic!("it is targets")
         };
-        assert!((1..=15).all(|line| all.asks(line)) && all.strict);
+        assert!((1..=16).all(|line| all.asks(line)) && all.strict);
         let Some(Command::Targets(some)) = parse("targets --only 1,9") else { panic!("and here") };
         assert!(some.asks(1) && some.asks(9) && !some.asks(2) && !some.strict);
-        for refused in ["--only 16", "--only 0", "--addr 127.0.0.1:1"] {
+        for refused in ["--only 17", "--only 0", "--addr 127.0.0.1:1"] {
             assert!(parse(&format!("targets {refused}")).is_none(), "{refused}");
         }
     }

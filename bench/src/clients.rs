@@ -2,7 +2,10 @@
 
 mod churn;
 mod local;
+mod member;
 mod slow;
+mod talk;
+mod visits;
 mod worker;
 
 use std::ops::Range;
@@ -13,6 +16,8 @@ use tokio::sync::watch;
 pub(crate) use self::churn::{ChurnPlan, guests_max};
 pub(crate) use self::local::ClientCommand;
 use self::local::LocalClients;
+pub(crate) use self::talk::talk_of;
+pub(crate) use self::visits::VisitPlan;
 use self::worker::Workers;
 pub(crate) use self::worker::work;
 use crate::Result;

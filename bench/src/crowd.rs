@@ -51,6 +51,8 @@ pub(crate) enum Streams {
     Keys(usize),
     /// One stream, of broadcasts.
     Everybody,
+    /// One stream for each of the rooms that connections may visit, and no members.
+    FurtherRooms,
 }
 
 /// How a connection reads.
@@ -103,6 +105,7 @@ impl Crowd {
             Streams::Rooms => self.rooms,
             Streams::Keys(each) => self.connections.div_ceil(each),
             Streams::Everybody => 1,
+            Streams::FurtherRooms => return vec![0; self.further_of],
         };
         let mut members = vec![0; streams];
         for connection in 0..self.connections {
@@ -120,6 +123,9 @@ impl Crowd {
                 keys.chunks(each).map(|keys| Address::Keys(keys.to_vec())).collect()
             }
             Streams::Everybody => vec![Address::Everybody],
+            Streams::FurtherRooms => {
+                (0..self.further_of).map(|at| Address::Room(self.further_room(at))).collect()
+            }
         }
     }
 
@@ -128,7 +134,7 @@ impl Crowd {
         match self.streams {
             Streams::Rooms => self.room_of(connection).unwrap_or(0),
             Streams::Keys(each) => connection / each,
-            Streams::Everybody => 0,
+            Streams::Everybody | Streams::FurtherRooms => 0,
         }
     }
 
@@ -163,7 +169,12 @@ impl Crowd {
     pub(crate) fn further_rooms(&self, connection: usize) -> impl Iterator<Item = String> {
         let apart = self.further_of / self.further.max(1);
         let rooms = (0..self.further).map(move |at| (connection + at * apart) % self.further_of);
-        rooms.map(|room| self.room(self.rooms + room))
+        rooms.map(|room| self.further_room(room))
+    }
+
+    /// The id of one of the rooms that connections may enter beside their own.
+    pub(crate) fn further_room(&self, room: usize) -> String {
+        self.room(self.rooms + room)
     }
 
     /// What a connection authenticates with.

@@ -61,7 +61,8 @@ impl Dialer {
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
         let tls =
             endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
-        let is_deflated = crowd.deflate && transport == Transport::WebSocket;
+        // What is inside TLS goes to the session as it is.
+        let is_deflated = crowd.deflate && transport == Transport::WebSocket && tls.is_none();
         let deflate = is_deflated.then(|| Deflate::new(&mut session));
         let source = self.source(address.ip(), connection);
         let buffer = crowd.slow_buffer.filter(|_| crowd.reading(connection) != Reading::AtOnce);

@@ -20,6 +20,7 @@ pub(crate) struct Findings {
     pub visits: Deliveries,
     pub guests: GuestSums,
     pub joins: JoinSums,
+    pub talk: TalkSums,
     /// From the intended send to the read that brought it, in ns.
     pub latencies: Latencies,
     /// The same of connections that are slow to read.
@@ -54,11 +55,22 @@ pub(crate) struct GuestSums {
     pub present_max: u64,
 }
 
+/// What clients said to logic.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
+pub(crate) struct TalkSums {
+    pub sent: u64,
+    pub answered: u64,
+}
+
 /// What the server answered to requests for further rooms.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct JoinSums {
     pub joined: u64,
     pub refused: u64,
+    /// Rooms that were left at the request of their visitors.
+    pub left: u64,
+    /// Requests of visitors, to enter and to leave.
+    pub asked: u64,
 }
 
 impl JoinSums {
@@ -78,6 +90,7 @@ impl Findings {
         self.received_bytes = 0;
         self.guests = GuestSums::default();
         self.joins = JoinSums::default();
+        self.talk = TalkSums::default();
     }
 
     /// Deliveries that had to be made and were not.

@@ -1,6 +1,7 @@
 //! A caller of the push API: `goim.comet.Comet`, and the stream of `comet.v1.Push`.
 
 mod gathered;
+pub(crate) mod moving;
 
 use std::io;
 
@@ -148,22 +149,28 @@ impl PushStream {
 
     /// Puts a push on its way. Where the stream has ended, its answers say so.
     pub(crate) fn push(&mut self, push: Push) {
-        let (id, proto_op) = (self.next, push.operation);
+        let request = request(self.next, push);
         self.next += 1;
-        let (to, proto) = push.into_parts();
-        let target = match to {
-            Address::Room(room) => Some(Target::RoomId(room)),
-            Address::Keys(keys) => Some(Target::Keys(Keys { keys })),
-            // The call knows no such push, and is to say so.
-            Address::Everybody => None,
-        };
-        let _ = self.pushes.send(PushStreamReq { id, target, proto, proto_op });
+        let _ = self.pushes.send(request);
     }
 
     /// No more come; gives what ends with the last answer.
     pub(crate) fn end(self) -> JoinHandle<()> {
         self.reader
     }
+}
+
+/// A push as a stream takes it.
+fn request(id: u64, push: Push) -> PushStreamReq {
+    let proto_op = push.operation;
+    let (to, proto) = push.into_parts();
+    let target = match to {
+        Address::Room(room) => Some(Target::RoomId(room)),
+        Address::Keys(keys) => Some(Target::Keys(Keys { keys })),
+        // The call knows no such push, and is to say so.
+        Address::Everybody => None,
+    };
+    PushStreamReq { id, target, proto, proto_op }
 }
 
 /// Takes the answers of a stream to its end, each as that of a call.

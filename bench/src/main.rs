@@ -18,6 +18,7 @@ mod grpc;
 mod guard;
 mod heartbeats;
 mod launch;
+mod logic;
 mod measurements;
 mod message;
 mod nats;

@@ -17,6 +17,8 @@ pub(crate) const OP_RAW: i32 = 9;
 pub(crate) const OP_HEARTBEAT: i32 = 2;
 /// Operation of the reply to it.
 pub(crate) const OP_HEARTBEAT_REPLY: i32 = 3;
+/// Operation of a client's message to logic, and of the answer.
+pub(crate) const OP_SEND: i32 = 4;
 /// Operation of the reply to an authentication.
 pub(crate) const OP_AUTH_REPLY: i32 = 8;
 /// Operation of a client's change to another room, whose id is the body.

@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     pub duration_ns: u64,
     /// Ticks under way when flat out.
     pub window: u64,
+    /// Flat out so many pushes may have no answer, and whether they have come is not looked at.
+    pub unanswered_max: Option<u64>,
     /// Shared with whoever is to end it before its time.
     pub course: Arc<Course>,
 }
@@ -80,6 +82,7 @@ impl Plan {
             interval_ns: None,
             duration_ns: SECOND_NS,
             window: 1,
+            unanswered_max: None,
             course: Arc::default(),
         }
     }

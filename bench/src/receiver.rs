@@ -13,6 +13,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 
 use self::connection::{ConnectStage, Connection};
+use crate::accounting::StreamId;
 use crate::clock::{SECOND_NS, now_ns, timespec};
 use crate::deflate::Deflate;
 use crate::heartbeats::Heartbeats;
@@ -146,6 +147,37 @@ impl Receiver {
         self.connections[index].session.resume(room, since);
     }
 
+    /// Whether the connection is live, and read as it comes.
+    pub(crate) fn is_read(&self, index: usize) -> bool {
+        self.is_live(index) && !self.connections[index].is_paused
+    }
+
+    /// Asks to be in a further room, whose messages are so far apart.
+    pub(crate) fn begin_visit(&mut self, index: usize, room: usize, id: &str, period_ns: u64) {
+        let visits = &mut self.recorder.visits;
+        if visits.is_none() {
+            visits.get_or_insert_default().restart(period_ns);
+        }
+        self.recorder.found.joins.asked += 1;
+        self.connections[index].session.add_room(visit_sequence(room), id, None);
+        self.handle(index, EventFlags::empty());
+    }
+
+    /// Asks to leave that room; false where the connection is not in it yet.
+    pub(crate) fn end_visit(&mut self, index: usize, room: usize, id: &str) -> bool {
+        if !self.is_live(index) {
+            return true;
+        }
+        let has_asked = self.connections[index].session.remove_room(visit_sequence(room), id);
+        if has_asked {
+            self.recorder.found.joins.asked += 1;
+            let visits = self.recorder.visits.get_or_insert_default();
+            visits.leave(index, StreamId::further(room), now_ns());
+            self.handle(index, EventFlags::empty());
+        }
+        has_asked
+    }
+
     /// Closes the connection from this side; false where it was closed already.
     pub(crate) fn close(&mut self, index: usize) -> bool {
         let was_live = self.is_live(index);
@@ -239,4 +271,9 @@ impl Receiver {
         found.closed.add(reason, 1);
         found.healthy_closed += u64::from(is_healthy);
     }
+}
+
+/// The number of a request about a further room.
+fn visit_sequence(room: usize) -> i32 {
+    i32::try_from(room + 1).expect("rooms are few")
 }

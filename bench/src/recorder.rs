@@ -1,11 +1,12 @@
 //! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
 
 use comet_client::{Session, op};
-use comet_proto::JoinReply;
+use comet_proto::{JoinReply, LeaveReply};
 
+use crate::accounting::visits::VisitAccounts;
 use crate::accounting::{Accounts, StreamId};
 use crate::findings::Findings;
-use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, Shape, Stamp};
+use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, OP_SEND, Shape, Stamp};
 use crate::pauses::Pauses;
 
 /// Apart from the sessions, since both change at once.
@@ -15,6 +16,8 @@ pub(crate) struct Recorder {
     /// Of the run's frames.
     shape: Shape,
     pub accounts: Accounts,
+    /// Of members in further rooms, while members visit some.
+    pub visits: Option<VisitAccounts>,
     /// All that is not in the accounts.
     pub found: Findings,
     /// When the last heartbeat of each connection was due, until it is answered.
@@ -36,6 +39,7 @@ impl Recorder {
             operation,
             shape: Shape::new(run, operation, size),
             accounts: Accounts::default(),
+            visits: None,
             found: Findings::default(),
             heartbeats_due_ns: Vec::new(),
             pauses: None,
@@ -52,6 +56,7 @@ impl Recorder {
         self.run = run;
         self.shape = Shape::new(run, self.operation, size);
         self.accounts.restart();
+        self.visits = None;
         self.found.restart();
     }
 
@@ -151,12 +156,34 @@ impl Recorder {
             }
             OP_CHANGE_ROOM_REPLY => self.found.guests.moved += 1,
             op::JOIN_REPLY => match JoinReply::decode(frame.body).map(|reply| reply.outcome) {
-                Some(Ok(_)) => self.found.joins.joined += 1,
+                Some(Ok(_)) => {
+                    self.found.joins.joined += 1;
+                    self.entered(connection, frame.sequence, now_ns);
+                }
                 _ => self.found.joins.refused += 1,
             },
+            op::LEAVE_REPLY => {
+                let reply = LeaveReply::decode(frame.body);
+                let has_left = reply.is_some_and(|reply| reply.outcome.is_ok());
+                if has_left && self.has_left(connection, frame.sequence) {
+                    self.found.joins.left += 1;
+                }
+            }
+            OP_SEND => self.found.talk.answered += 1,
             _ => {}
         });
         handled.map_err(|error| error.to_string())
+    }
+
+    fn entered(&mut self, connection: usize, sequence: i32, now_ns: u64) {
+        if let Some((visits, stream)) = self.visits.as_mut().zip(visited(sequence)) {
+            visits.begin(connection, stream, now_ns);
+        }
+    }
+
+    fn has_left(&mut self, connection: usize, sequence: i32) -> bool {
+        let visits = self.visits.as_mut().zip(visited(sequence));
+        visits.is_some_and(|(visits, stream)| visits.end(connection, stream))
     }
 
     fn record(&mut self, connection: usize, body: &[u8], now_ns: u64) {
@@ -165,7 +192,13 @@ impl Recorder {
             return self.accounts.record_foreign();
         };
         let stream = StreamId { kind: stamp.run - self.run, number: stamp.stream };
-        self.accounts.record(connection, stream, stamp.sequence);
+        match (stream.kind, &mut self.visits) {
+            (StreamId::FURTHER, Some(visits)) => {
+                let intended_ns = stamp.intended_ns.unwrap_or(now_ns);
+                visits.record(connection, stream, (stamp.sequence, intended_ns));
+            }
+            _ => self.accounts.record(connection, stream, stamp.sequence),
+        }
         if stream.kind == StreamId::ROOM
             && let Some(pauses) = &mut self.pauses
         {
@@ -179,6 +212,12 @@ impl Recorder {
             self.found.latencies.saturating_record(latency_ns);
         }
     }
+}
+
+/// The stream of a further room, as the requests of its visitors are numbered.
+fn visited(sequence: i32) -> Option<StreamId> {
+    let number = u32::try_from(sequence).ok()?.checked_sub(1)?;
+    Some(StreamId { kind: StreamId::FURTHER, number })
 }
 
 /// The entry of a connection in a list that grows as it needs to.

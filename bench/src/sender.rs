@@ -174,6 +174,16 @@ impl Sender {
     async fn room_for_a_tick(&mut self) -> bool {
         let a_tick = self.sent.deliveries / self.sent.ticks;
         loop {
+            if let Some(most) = self.plan.unanswered_max {
+                self.progress.borrow_and_update();
+                if self.sent.pushes - self.sink.answered() < most {
+                    return true;
+                }
+                if tokio::time::timeout(STALL, self.progress.changed()).await.is_err() {
+                    return false;
+                }
+                continue;
+            }
             let done = *self.progress.borrow_and_update() + self.sink.dropped() * self.plan.batch;
             if self.sent.deliveries.saturating_sub(done) <= a_tick * (self.plan.window - 1) {
                 return true;

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use crate::Result;
 use crate::frames::PushFrames;
+use crate::grpc::moving::MovingStream;
 use crate::grpc::{Address, Answer, LedgerSums, Push, PushStream, Pusher};
 use crate::plan::Plan;
 use crate::stats::Reasons;
@@ -18,6 +19,9 @@ use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
 const ANSWERS: Duration = Duration::from_secs(30);
+
+/// How often a call is repeated that has not left.
+const REPEATS_MAX: u32 = 20;
 
 const NO_PANIC: &str = "a caller does not panic";
 
@@ -37,6 +41,8 @@ pub(crate) enum PushMethod {
     Calls { callers: usize },
     /// Through one PushStream, which keeps all in order.
     OneStream,
+    /// Through one PushStream after the other, as the processes of the server that hand over to each other end them.
+    MovingStream,
     /// By push frames over one connection, which keeps all in order.
     Frames(SocketAddr),
 }
@@ -56,6 +62,7 @@ enum Way {
         callers: Vec<Callers>,
     },
     OneStream(PushStream),
+    Moving(MovingStream),
     Frames(PushFrames),
     Yardstick(Feed),
 }
@@ -90,6 +97,11 @@ impl OpenSink {
                 let answers = answers.clone();
                 let pushes = PushStream::open(&grpc, move |batch| answers.add(batch)).await?;
                 (Way::OneStream(pushes), addresses)
+            }
+            Sink::Server { grpc, addresses, method: PushMethod::MovingStream } => {
+                let answers = answers.clone();
+                let pushes = MovingStream::open(grpc, move |batch| answers.add(batch));
+                (Way::Moving(pushes), addresses)
             }
             Sink::Server { addresses, method: PushMethod::Frames(at), .. } => {
                 let answers = answers.clone();
@@ -126,6 +138,7 @@ impl OpenSink {
         match &mut self.way {
             Way::Yardstick(_) => {}
             Way::OneStream(pushes) => pushes.push(push),
+            Way::Moving(pushes) => pushes.push(push),
             Way::Frames(pushes) => pushes.push(push),
             Way::Calls { pusher, callers } => {
                 let mut pusher = pusher.clone();
@@ -135,7 +148,13 @@ impl OpenSink {
                     if let Some(before) = before {
                         before.await.expect(NO_PANIC);
                     }
-                    let answer = pusher.push(push).await;
+                    let mut answer = pusher.push(push.clone()).await;
+                    for _ in 0..REPEATS_MAX {
+                        if !answer.as_ref().is_err_and(is_unsent) {
+                            break;
+                        }
+                        answer = pusher.push(push.clone()).await;
+                    }
                     if answer.is_err() {
                         let stream = u32::try_from(stream).expect("fewer than connections");
                         course.note_failure(stream, sequence);
@@ -152,6 +171,12 @@ impl OpenSink {
         self.answers.lock().ledger.dropped.total()
     }
 
+    /// How many pushes are answered.
+    pub(crate) fn answered(&self) -> u64 {
+        let answers = self.answers.lock();
+        answers.given + answers.refused
+    }
+
     /// Waits for the answers to so many pushes; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
     /// come in time.
     pub(crate) async fn finish(self, pushes: u64) -> Result<(Answers, Option<Feed>)> {
@@ -159,6 +184,7 @@ impl OpenSink {
             Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
             Way::Calls { callers, .. } => callers.into_iter().flatten().flatten().collect(),
             Way::OneStream(stream) => vec![stream.end()],
+            Way::Moving(stream) => vec![stream.end()],
             Way::Frames(frames) => vec![frames.end()],
         };
         let all = async {
@@ -174,6 +200,11 @@ impl OpenSink {
         }
         Ok((answers, None))
     }
+}
+
+/// Whether a call has failed before it was sent: its connection was about to close.
+fn is_unsent(status: &tonic::Status) -> bool {
+    status.code() == tonic::Code::Cancelled && status.message().contains("operation was canceled")
 }
 
 impl SharedAnswers {

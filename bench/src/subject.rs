@@ -16,6 +16,7 @@ use crate::message::STAMP_LEN;
 use crate::plan::{Plan, run_id};
 use crate::process::{CpuSample, CpuUsed, Gauge};
 use crate::report::progress_bar;
+use crate::scrape::Counted;
 use crate::sender::{self, Sent};
 use crate::sink::{PushMethod, Sink};
 use crate::target::Target;
@@ -197,6 +198,14 @@ impl Subject {
             }
             self.clients.turn(left_ns)?;
         }
+    }
+
+    /// Waits until the server sees a logic service that it can ask: it refuses clients before that.
+    pub(crate) fn await_logic(&mut self) -> Result<()> {
+        let stat = self.target.stat.ok_or("this needs the server's metrics: name --stat")?;
+        let is_up = |_: &mut Self| Ok((Counted::of(stat)?.logic_up > 0).then_some(()));
+        let is_up = self.wait_for(10 * SECOND_NS, is_up)?;
+        is_up.ok_or_else(|| "the server does not see its logic".into())
     }
 
     /// Handles what comes for at most so long, until `look` finds something; none where it does not.

@@ -410,6 +410,18 @@ pub(crate) struct UpgradeArgs {
     /// Pushes by key in a second, to one connection after the other.
     #[arg(long, value_name = "HERTZ", default_value_t = 200.0, help_heading = "Pace")]
     pub key_rate: f64,
+    /// Pushes to the rooms through a PushStream as fast as the server answers, whatever --rate is; nobody visits then.
+    #[arg(long, help_heading = "Pace")]
+    pub flat_out: bool,
+    /// Share of the connections that read nothing until the last upgrade is over, 0 to 1.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.02)]
+    pub stalled: f64,
+    /// Messages of clients to logic in a second, of one client after the other.
+    #[arg(long, value_name = "HERTZ", default_value_t = 500.0, help_heading = "Pace")]
+    pub talk: f64,
+    /// Clients that enter a further room in a second, to leave it after three (protocol 2).
+    #[arg(long, value_name = "HERTZ", default_value_t = 50.0, help_heading = "Pace")]
+    pub visits: f64,
     /// Upgrades, one after the other.
     #[arg(long, value_name = "NUMBER", default_value_t = 10, help_heading = "Pace",
         value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -9,11 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::accounting::StreamId;
+use crate::accounting::visits::VisitAccounts;
 use crate::clients::churn::{ChurnPlan, Guests};
+use crate::clients::member::Member;
 use crate::clients::slow::SlowReaders;
+use crate::clients::talk::Talk;
+use crate::clients::visits::{VisitPlan, Visits};
 use crate::clock::now_ns;
 use crate::dial::Dialer;
-use crate::findings::{Findings, GuestSums};
+use crate::findings::{Findings, GuestSums, TalkSums};
 use crate::message::STAMP_LEN;
 use crate::pauses::Pauses;
 use crate::receiver::Receiver;
@@ -51,6 +55,12 @@ pub(crate) enum ClientCommand {
     CutOff,
     /// Each member asks to be in its further rooms.
     EnterFurtherRooms,
+    /// Members send messages to logic, one every so many ns.
+    Talk(u64),
+    /// Members begin to visit further rooms.
+    Visit(VisitPlan),
+    /// No more messages to logic, and no more requests to enter or leave rooms.
+    StopTalkAndVisits,
 }
 
 /// The clients of one process.
@@ -68,14 +78,8 @@ pub(crate) struct LocalClients {
     all_streams: bool,
     guests: Guests,
     slow: Option<SlowReaders>,
-}
-
-/// A connection that is meant to stay.
-#[derive(Clone, Copy)]
-struct Member {
-    number: usize,
-    /// At the receiver.
-    index: usize,
+    talk: Option<Talk>,
+    visits: Option<Visits>,
 }
 
 impl LocalClients {
@@ -94,6 +98,8 @@ impl LocalClients {
             all_streams: false,
             guests: Guests::default(),
             slow: None,
+            talk: None,
+            visits: None,
         })
     }
 
@@ -113,6 +119,12 @@ impl LocalClients {
         }
         if let Some(slow) = &mut self.slow {
             let due_ns = slow.act(&mut self.receiver);
+            timeout_ns = timeout_ns.min(due_ns.saturating_sub(now_ns()));
+        }
+        let Self { receiver, members, talk, visits, dialer, .. } = self;
+        let talk = talk.as_mut().map(|talk| talk.act(receiver, members));
+        let visits = visits.as_mut().map(|visits| visits.act(receiver, &dialer.crowd, members));
+        for due_ns in talk.into_iter().chain(visits) {
             timeout_ns = timeout_ns.min(due_ns.saturating_sub(now_ns()));
         }
         Ok(self.receiver.turn(timeout_ns)?)
@@ -150,8 +162,12 @@ impl LocalClients {
             }
             ClientCommand::Excuse(messages) => {
                 let accounts = &mut self.receiver.recorder.accounts;
-                messages.into_iter().for_each(|(stream, sequence)| {
-                    accounts.excuse(stream, sequence);
+                let mut visits = self.receiver.recorder.visits.as_mut();
+                messages.into_iter().for_each(|(stream, sequence)| match &mut visits {
+                    Some(visits) if stream.kind == StreamId::FURTHER => {
+                        visits.excuse(stream, sequence);
+                    }
+                    _ => accounts.excuse(stream, sequence),
                 });
             }
             ClientCommand::CutOff => {
@@ -165,6 +181,12 @@ impl LocalClients {
                 }
             }
             ClientCommand::EnterFurtherRooms => self.entering.extend(&self.members),
+            ClientCommand::Talk(interval_ns) => self.talk = Some(Talk::start(interval_ns)),
+            ClientCommand::Visit(plan) => self.visits = Some(Visits::start(plan)),
+            ClientCommand::StopTalkAndVisits => {
+                self.talk.iter_mut().for_each(Talk::stop);
+                self.visits.iter_mut().for_each(Visits::stop);
+            }
         }
         Ok(())
     }
@@ -180,9 +202,14 @@ impl LocalClients {
         let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
         let guests = GuestSums { moved: recorder.found.guests.moved, ..self.guests.sums };
         let members = self.members.iter().map(|member| member.index);
+        // Those that read nothing would show nothing but that.
+        let members = members.filter(|&index| !recorder.is_slow(index));
         let of_members = |pauses: &Pauses| pauses.longest(members, now_ns());
-        let [deliveries, visits] = recorder.accounts.close(to_single, sent);
+        let [deliveries, mut visits] = recorder.accounts.close(to_single, sent);
+        visits += recorder.visits.as_ref().map(VisitAccounts::close).unwrap_or_default();
+        let sent_to_logic = self.talk.as_ref().map_or(0, |talk| talk.sent);
         Findings {
+            talk: TalkSums { sent: sent_to_logic, ..recorder.found.talk },
             deliveries,
             healthy_expected,
             healthy_lost,

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::clients::local::{ClientCommand, LocalClients};
+use crate::clients::visits::VisitPlan;
 use crate::clock::{MILLISECOND_NS, now_ns};
 use crate::dial::{Dialer, ensure_descriptors};
 use crate::findings::Findings;
@@ -117,6 +118,14 @@ impl Workers {
                 }
                 ClientCommand::StartGuests(plan) => {
                     ClientCommand::StartGuests(plan.part(count, index))
+                }
+                // Of the same pace together.
+                ClientCommand::Talk(interval_ns) => {
+                    ClientCommand::Talk(interval_ns.saturating_mul(count as u64))
+                }
+                ClientCommand::Visit(plan) => {
+                    let interval_ns = plan.interval_ns.saturating_mul(count as u64);
+                    ClientCommand::Visit(VisitPlan { interval_ns, ..*plan })
                 }
                 command => command.clone(),
             };

@@ -44,7 +44,7 @@ pub(super) fn begin(
 }
 
 /// How often the phase pushes to the streams of each kind.
-fn rates(phase: &Phase) -> [(u32, Streams, f64); StreamId::KINDS as usize] {
+fn rates(phase: &Phase) -> [(u32, Streams, f64); 3] {
     [
         (StreamId::ROOM, Streams::Rooms, phase.room_rate),
         (StreamId::KEY, Streams::Keys(1), phase.key_rate),

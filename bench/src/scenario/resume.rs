@@ -13,12 +13,10 @@ use serde_json::{Value, json};
 
 pub(super) use self::absence::{Absence, absence};
 
-use self::absence::counted;
 use super::logic::Logic;
 use super::{each_turn, prepare};
 use crate::Result;
 use crate::args::{ResumeArgs, SetupArgs};
-use crate::clock::SECOND_NS;
 use crate::crowd::{Crowd, Streams};
 use crate::report::{self, Table};
 use crate::subject::{COMET, Place, Subject};
@@ -58,11 +56,11 @@ fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
         if let Some(logic) = &logic {
             server_set.extend(logic.settings());
             // It tells of each connection now and then, which is not what is measured.
-            server_set.push("logic.renew=\"1h\"".to_owned());
+            server_set.push("logic.renew=\"2m\"".to_owned());
         }
         let mut subject = subject(place, &setup, args.rooms)?;
         if logic.is_some() {
-            await_logic(&mut subject)?;
+            subject.await_logic()?;
         }
         let absence = Absence {
             pushes: args.pushes,
@@ -98,13 +96,13 @@ pub(super) fn parking(messages: u32) -> Vec<String> {
         "resume.window=\"10m\"".to_owned(),
         "resume.all=true".to_owned(),
         "resume.memory=\"4GiB\"".to_owned(),
-        "resume.bytes=\"64MiB\"".to_owned(),
+        "resume.bytes=\"8MiB\"".to_owned(),
         format!("resume.messages={messages}"),
     ]
 }
 
 /// The settings of a server that keeps so many pushes of each room.
-fn with_history(pushes: u32) -> Vec<String> {
+pub(super) fn with_history(pushes: u32) -> Vec<String> {
     vec![
         format!("history.rules=[{{ rooms = \"\", pushes = {pushes}, bytes = \"1MiB\" }}]"),
         "limits.history_memory=\"4GiB\"".to_owned(),
@@ -121,10 +119,4 @@ pub(super) fn crowd(crowd: Crowd) -> Crowd {
         0 => Crowd { streams: Streams::Keys(1), ..crowd },
         _ => Crowd { keeps_positions: true, ..crowd },
     }
-}
-
-fn await_logic(subject: &mut Subject) -> Result<()> {
-    let is_up = |is: &mut Subject| Ok((counted(is)?.logic_up > 0).then_some(()));
-    let is_up = subject.wait_for(10 * SECOND_NS, is_up)?;
-    is_up.ok_or_else(|| "the server does not see its logic".into())
 }

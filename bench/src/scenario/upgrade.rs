@@ -1,6 +1,8 @@
-//! `upgrade`: live upgrades in a row of a server that is pushed to meanwhile. Clients are to notice a pause, and nothing
-//! else: no connection is lost, and no message is lost, doubled or late.
+//! `upgrade`: live upgrades in a row of a server that is pushed to meanwhile, while clients talk to logic, enter and leave rooms,
+//! and some read nothing. Clients are to notice a pause, and nothing else: no connection is lost, and no message is lost,
+//! doubled or late.
 
+mod books;
 mod line;
 
 use std::sync::Arc;
@@ -8,20 +10,24 @@ use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
 
+use self::books::Books;
 use self::line::{Line, Outcome};
-use super::prepare;
+use super::{keeps_stalled, prepare};
 use crate::Result;
-use crate::accounting::{Deliveries, StreamId};
+use crate::accounting::StreamId;
 use crate::args::UpgradeArgs;
-use crate::clients::ClientCommand;
-use crate::clock::{MILLISECOND_NS, now_ns, seconds_to_ns};
+use crate::clients::{ClientCommand, VisitPlan};
+use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
 use crate::findings::{Findings, close_fault};
+use crate::logic::{LogicBooks, Said};
 use crate::plan::{Course, Pattern, Plan, run_id};
 use crate::report::{self, Table};
 use crate::sender::{self, Sent};
+use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
+use crate::target::list;
 use crate::yardstick::Feed;
 
 const FIGURES: &str = "connections, pause p50, pause p99, pause max, server's pause, pause a connection, went on, \
@@ -33,6 +39,17 @@ const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 const WARM_UP_NS: u64 = 500 * MILLISECOND_NS;
 /// Longer than any run: it is ended before.
 const DURATION_S: f64 = 1e6;
+/// Rooms that are visited, and pushes to each in a second.
+const FURTHER_ROOMS: usize = 20;
+const FURTHER_RATE: f64 = 5.0;
+/// How long a visitor stays.
+const STAY_NS: u64 = 3 * SECOND_NS;
+/// Pushes without an answer of a caller that pushes flat out.
+const UNANSWERED_MAX: u64 = 64;
+/// How long answers to clients' messages and requests may take in the end.
+const ANSWERS_NS: u64 = 10 * SECOND_NS;
+/// Kernel receive buffer of a client that reads nothing.
+const STALLED_BUFFER: usize = 4096;
 
 /// Runs it; returns whether clients have noticed nothing but pauses.
 pub(crate) fn run(args: &UpgradeArgs) -> Result<bool> {
@@ -71,45 +88,57 @@ struct UnderWay<'a> {
     args: &'a UpgradeArgs,
     subject: Subject,
     line: Line,
+    logic: LogicBooks,
     pushes: Vec<Pushes>,
     interval_ns: u64,
-    /// What was found by the end of the last turn.
+    /// What was found by the end of the last turn, and what the server had counted when it began and then.
     before: Findings,
+    at_first: Books,
+    at_last: Books,
 }
 
 impl<'a> UnderWay<'a> {
     fn begin(args: &'a UpgradeArgs) -> Result<Self> {
-        let (line, target) = Line::start(args)?;
-        let crowd = Crowd { tls_share: args.tls_share, ..Crowd::of(&args.setup, args.rooms) };
+        let logic = LogicBooks::start()?;
+        let mut settings = vec![list("logic.addrs", logic.address)];
+        if args.stalled > 0.0 {
+            settings.extend(keeps_stalled("drop-newest"));
+        }
+        let (line, target) = Line::start(args, settings)?;
+        let visits = !args.flat_out && args.visits > 0.0;
+        let crowd = Crowd {
+            tls_share: args.tls_share,
+            stalled_share: args.stalled,
+            slow_buffer: Some(STALLED_BUFFER),
+            further: usize::from(visits),
+            further_of: if visits { FURTHER_ROOMS } else { 0 },
+            ..Crowd::of(&args.setup, args.rooms)
+        };
         let mut subject =
             Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd.clone())?;
+        subject.await_logic()?;
         subject.connect()?;
         let run = run_id();
         subject.restart(run, args.size as usize, true)?;
-        let mut pushes = Vec::new();
-        let room_rate = args.rate * f64::from(args.rooms);
-        for (kind, streams, rate) in [
-            (StreamId::ROOM, Streams::Rooms, room_rate),
-            (StreamId::KEY, Streams::Keys(1), args.key_rate),
-        ] {
-            let Some(interval_ns) = Plan::interval_of(rate) else { continue };
-            let crowd = Crowd { streams, ..crowd.clone() };
-            let plan = Plan {
-                run: run + kind,
-                pattern: Pattern::Rotating { first: 0 },
-                interval_ns: Some(interval_ns),
-                duration_ns: seconds_to_ns(DURATION_S),
-                ..Plan::new(subject.operation, args.size as usize, crowd.members())
-            };
-            let course = Arc::clone(&plan.course);
-            let sink = subject.sink(&crowd)?;
-            let sender = sender::start(plan, sink, subject.clients.watch_received());
-            pushes.push(Pushes { kind, course, sender });
+        let stat = subject.target.stat.expect("it was started here");
+        let [at_first, at_last] = [Books::of(stat)?, Books::of(stat)?];
+        subject.clients.execute(ClientCommand::SlowDown(1))?;
+        if let Some(interval_ns) = Plan::interval_of(args.talk) {
+            subject.clients.execute(ClientCommand::Talk(interval_ns))?;
         }
+        if let Some(interval_ns) = Plan::interval_of(args.visits).filter(|_| visits) {
+            let rooms = FURTHER_RATE * FURTHER_ROOMS as f64;
+            let each_ns = Plan::interval_of(rooms).expect("it is above 0");
+            let period_ns = each_ns * FURTHER_ROOMS as u64;
+            let plan = VisitPlan { interval_ns, stay_ns: STAY_NS, period_ns };
+            subject.clients.execute(ClientCommand::Visit(plan))?;
+        }
+        let pushes = start_pushes(args, &mut subject, run, visits)?;
         subject.wait(WARM_UP_NS)?;
-        let interval_ns = Plan::interval_of(args.rate).expect("it is above 0");
+        // What a room gets flat out has no interval.
+        let interval_ns = if args.flat_out { 0 } else { interval_of(args.rate) };
         let before = subject.clients.findings(&[])?;
-        Ok(Self { args, subject, line, pushes, interval_ns, before })
+        Ok(Self { args, subject, line, logic, pushes, interval_ns, before, at_first, at_last })
     }
 
     /// One upgrade, and the time after it; or as long without one.
@@ -125,7 +154,9 @@ impl<'a> UnderWay<'a> {
         let findings = self.subject.clients.findings(&[])?;
         let deliveries = findings.visits.since(&self.before.visits);
         let disconnected = findings.closed.total() - self.before.closed.total();
-        let mut faults = deliveries.faults(0);
+        // Of a server that is pushed to flat out the books of the whole run tell what it dropped.
+        let dropped = if self.args.flat_out { deliveries.lost } else { 0 };
+        let mut faults = deliveries.faults(dropped);
         if disconnected > 0 {
             faults.extend(close_fault(&findings.closed));
         }
@@ -136,6 +167,10 @@ impl<'a> UnderWay<'a> {
             let words = "connections went on, where";
             faults.push(format!("{went_on} {words} {connections} are open; {closed} were closed"));
         }
+        let stat = self.subject.target.stat.expect("it was started here");
+        let books = Books::of(stat)?;
+        faults.extend(books.fallen(&self.at_last));
+        self.at_last = books;
         let pause = Percentiles::of(&findings.pauses);
         self.before = findings;
         Ok(json!({
@@ -177,42 +212,154 @@ impl<'a> UnderWay<'a> {
         Ok(count)
     }
 
-    /// Ends the pushes, and accounts for all of them.
+    /// Ends the pushes, has all clients read again, and accounts for everything.
     fn end(mut self) -> Result<Value> {
+        self.subject.clients.execute(ClientCommand::StopTalkAndVisits)?;
         self.pushes.iter().for_each(|pushes| pushes.course.end());
         while !self.pushes.iter().all(|pushes| pushes.sender.is_finished()) {
             self.subject.clients.turn(LOOK_NS)?;
         }
         let failed = self.excuse_failed()?;
         let mut messages = vec![Vec::new(); StreamId::KINDS as usize];
-        let (mut dropped, mut pushes, mut all_failed, mut refusals) = (0, 0, 0, Vec::new());
+        let mut sums = Sent::default();
+        let mut dropped = 0;
         for Pushes { kind, sender, .. } in self.pushes.drain(..) {
             let (sent, _) = sender.join().map_err(|_| "the sender panicked")??;
             dropped += sent.dropped_of_present();
-            pushes += sent.pushes;
-            all_failed += sent.answers.refused;
-            refusals.extend(sent.answers.refusal);
+            sums.pushes += sent.pushes;
+            let (all, of_kind) = (&mut sums.answers, sent.answers);
+            all.refused += of_kind.refused;
+            all.refusal = all.refusal.take().or(of_kind.refusal);
+            all.ledger.matched += of_kind.ledger.matched;
+            all.ledger.queued += of_kind.ledger.queued;
             messages[kind as usize] = sent.messages;
         }
+        // Visitors have no end that all of them know.
+        messages[StreamId::FURTHER as usize].clear();
+        self.subject.clients.execute(ClientCommand::ReadNormally)?;
         let ended_ns = now_ns();
         let findings = self.subject.await_deliveries(&messages, dropped)?;
-        let deliveries: Deliveries = findings.visits;
+        let waited_ns = now_ns() - ended_ns;
+        let answered = self.subject.wait_for(ANSWERS_NS, |subject| {
+            let Findings { talk, joins, .. } = subject.clients.findings(&[])?;
+            let answers = joins.joined + joins.refused + joins.left;
+            Ok((talk.answered == talk.sent && answers == joins.asked).then_some(()))
+        })?;
+        let Findings { talk, joins, closed, .. } = self.subject.clients.findings(&[])?;
+        let deliveries = findings.visits;
         let mut faults = deliveries.faults(dropped);
-        faults.extend(close_fault(&findings.closed));
+        faults.extend(close_fault(&closed));
+        if answered.is_none() {
+            faults.push(format!("answers are missing: {talk:?}, {joins:?}"));
+        }
+        if joins.refused > 0 {
+            faults.push(format!("{} requests to enter a room were refused", joins.refused));
+        }
         let live = self.subject.clients.live();
         if live != self.subject.crowd.connections {
             faults.push(format!("{live} of {} clients are there", self.subject.crowd.connections));
         }
+        let stat = self.subject.target.stat.expect("it was started here");
+        let audit = Books::of(stat)?.audit(&self.at_first);
+        faults.extend(audit.faults.clone());
+        let (matched, queued) = (sums.answers.ledger.matched, sums.answers.ledger.queued);
+        // A push that failed may have been made.
+        let is_known = sums.answers.refused == 0;
+        if matched > audit.matched
+            || (is_known && (matched, queued) != (audit.matched, audit.queued))
+        {
+            faults.push(format!(
+                "callers were told {matched} matched and {queued} queued; the server counted {} and {}",
+                audit.matched, audit.queued
+            ));
+        }
+        let said = self.logic.said();
+        faults.extend(talk_faults(&said, talk.sent, audit.received));
         Ok(json!({
-            "pushes": pushes,
-            "failed_pushes": all_failed,
+            "pushes": sums.pushes,
+            "failed_pushes": sums.answers.refused,
             "failed_last": failed,
-            "refusals": refusals,
+            "refusals": sums.answers.refusal,
             "deliveries": deliveries,
             "dropped": dropped,
+            "talk": talk,
+            "said": said,
+            "joins": joins,
+            "server": audit,
             "latency": Percentiles::of(&findings.latencies),
-            "waited_ns": now_ns() - ended_ns,
+            "stalled_latency": Percentiles::of(&findings.impaired_latencies),
+            "waited_ns": waited_ns,
             "faults": faults,
         }))
+    }
+}
+
+fn interval_of(rate: f64) -> u64 {
+    Plan::interval_of(rate).expect("it is above 0")
+}
+
+/// Begins to push to rooms, keys, and rooms that are visited.
+fn start_pushes(
+    args: &UpgradeArgs,
+    subject: &mut Subject,
+    run: u32,
+    visits: bool,
+) -> Result<Vec<Pushes>> {
+    let further_rate = if visits { FURTHER_RATE * FURTHER_ROOMS as f64 } else { 0.0 };
+    let kinds = [
+        (StreamId::ROOM, Streams::Rooms, args.rate * f64::from(args.rooms)),
+        (StreamId::KEY, Streams::Keys(1), args.key_rate),
+        (StreamId::FURTHER, Streams::FurtherRooms, further_rate),
+    ];
+    let mut pushes = Vec::new();
+    for (kind, streams, rate) in kinds {
+        let Some(interval_ns) = Plan::interval_of(rate) else { continue };
+        let crowd = Crowd { streams, ..subject.crowd.clone() };
+        let is_flat_out = args.flat_out && kind == StreamId::ROOM;
+        let plan = Plan {
+            run: run + kind,
+            pattern: Pattern::Rotating { first: 0 },
+            interval_ns: Some(interval_ns).filter(|_| !is_flat_out),
+            unanswered_max: Some(UNANSWERED_MAX),
+            duration_ns: seconds_to_ns(DURATION_S),
+            ..Plan::new(subject.operation, args.size as usize, crowd.members())
+        };
+        let course = Arc::clone(&plan.course);
+        let method = subject.method;
+        if is_flat_out {
+            subject.method = PushMethod::MovingStream;
+        }
+        let sink = subject.sink(&crowd)?;
+        subject.method = method;
+        let sender = sender::start(plan, sink, subject.clients.watch_received());
+        pushes.push(Pushes { kind, course, sender });
+    }
+    Ok(pushes)
+}
+
+/// What is wrong with what clients have said, where the server has counted so many messages.
+fn talk_faults(said: &Said, sent: u64, counted: u64) -> Vec<String> {
+    let Said { received, doubled, out_of_order, lost, foreign, disconnects } = *said;
+    let wrong = [doubled, out_of_order, lost, foreign, disconnects];
+    if received == sent && counted == sent && wrong == [0; 5] {
+        return Vec::new();
+    }
+    vec![format!(
+        "clients sent {sent} messages, the server counted {counted}, and logic got {said:?}"
+    )]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_clients_say_has_to_be_heard_once() {
+        let said = Said { received: 5, ..Said::default() };
+        assert!(talk_faults(&said, 5, 5).is_empty());
+        assert_eq!(talk_faults(&said, 6, 5).len(), 1);
+        assert_eq!(talk_faults(&said, 5, 6).len(), 1);
+        assert_eq!(talk_faults(&Said { doubled: 1, ..said }, 5, 5).len(), 1);
+        assert_eq!(talk_faults(&Said { disconnects: 1, ..said }, 5, 5).len(), 1);
     }
 }

@@ -183,13 +183,23 @@ fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
         assert_ne!(turns[1]["upgrade"]["pid"], turns[2]["upgrade"]["pid"]);
         let whole = &results["whole"]["deliveries"];
         assert_eq!(whole["received"], whole["expected"], "{whole}");
+        // What clients say is heard once, and the server has the counts of all processes.
+        let whole = &results["whole"];
+        let said = count(&whole["said"]["received"]);
+        assert!(said > 100, "{whole}");
+        assert_eq!(count(&whole["talk"]["sent"]), said);
+        assert_eq!(count(&whole["talk"]["answered"]), said);
+        assert_eq!(count(&whole["server"]["received"]), said);
+        let joins = &whole["joins"];
+        assert!(count(&joins["left"]) <= count(&joins["joined"]), "{joins}");
+        assert_eq!(count(&joins["joined"]) + count(&joins["left"]), count(&joins["asked"]));
         // The last process ends with the bench.
         let last = count(&turns[2]["upgrade"]["pid"]);
         let stat = std::fs::read_to_string(format!("/proc/{last}/stat"));
         assert!(stat.map_or(true, |stat| stat.contains(") Z ")), "process {last}");
     };
-    check("upgrade", "");
-    check("upgrade-shared", "--processes 2 --ws-share 1 --key-rate 0");
+    check("upgrade", "--talk 200 --visits 20");
+    check("upgrade-shared", "--processes 2 --ws-share 1 --key-rate 0 --talk 200");
 }
 
 #[test]

@@ -134,14 +134,21 @@ impl<F: Face> Reconnecting<F> {
         since: Option<Position>,
     ) -> Result<(), Error> {
         within_body_max(room.as_bytes())?;
-        self.rooms.insert(room.to_owned(), since);
+        // A room in which the server had the connection enter goes on from there. Else the caller begins anew.
+        let other = self.others.remove(room);
+        let named = self.connection().is_some_and(|it| it.rooms().any(|named| named == room));
+        let known = self.rooms.entry(room.to_owned()).or_insert(other.filter(|_| named));
+        *known = since.or(*known);
         let Some(connection) = self.connection() else { return Ok(()) };
         let joined = connection.add_room(room, since).await.inspect_err(|error| {
             if matches!(error, Error::NeedsProtocol2 | Error::Room(_)) {
                 self.rooms.remove(room);
             }
         })?;
-        note_joined(&mut self.rooms, room, joined);
+        // Without a position in either, the connection was in the room already, and what is known stays.
+        if since.is_some() || joined.position.is_some() {
+            note_joined(&mut self.rooms, room, joined);
+        }
         self.events.push_back(Event::Room { room: room.to_owned(), outcome: Ok(joined) });
         Ok(())
     }

@@ -31,7 +31,8 @@ pub struct Gap {
 pub enum GapState {
     /// Newer pushes about the same states have taken the place of all of them, so nothing is asked for.
     Outdated,
-    /// The server is asked for them. [`GapState::Repaired`] or [`GapState::Lost`] follows, and no message of the room before that.
+    /// The server is asked for them. [`GapState::Repaired`] or [`GapState::Lost`] follows, and no message of the room before that. Neither
+    /// comes if the connection ends first, or if the server takes it out of the room.
     Asked,
     /// All that came after the latest message of the room follows, in order and none twice.
     Repaired {

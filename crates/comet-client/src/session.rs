@@ -197,9 +197,9 @@ impl Session {
     }
 
     /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
-    /// it, and nothing is sent.
+    /// it, and nothing is sent. Where the server gives the room another handle before the request reaches it, the session repeats it.
     pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
-        let handle = self.rooms.as_ref().and_then(|rooms| rooms.handle_of(room));
+        let handle = self.rooms.as_mut().and_then(|rooms| rooms.leave(sequence, room));
         if let Some(handle) = handle {
             self.send(op::LEAVE, sequence, &Leave { handle }.encode());
         }

@@ -5,13 +5,15 @@ mod stream;
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant, SystemTime};
 
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
-    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, Target,
+    Cluster, ClusterCounts, ClusterHandOver, ClusterOutcome, Command, Engine, EngineCounts, Event,
+    HeldElsewhere, HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent,
+    Target,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -78,6 +80,12 @@ pub(crate) struct ClusterDriver {
     engine: Arc<dyn Engine>,
     cluster: Mutex<Decisions>,
     wake: Notify,
+    /// Pushes and orders of other hosts that were begun or refused.
+    begun: AtomicU64,
+    /// Another process goes on for this host.
+    is_withdrawn: AtomicBool,
+    /// Notified when this process is this host, after an upgrade.
+    commit: Notify,
 }
 
 impl ClusterDriver {
@@ -98,7 +106,9 @@ impl ClusterDriver {
             }
         }
         let (cluster, wake) = (Mutex::new(cluster), Notify::new());
-        let driver = Self { epoch, host, hub, engine, cluster, wake };
+        let (begun, is_withdrawn) = (AtomicU64::new(0), AtomicBool::new(false));
+        let commit = Notify::new();
+        let driver = Self { epoch, host, hub, engine, cluster, wake, begun, is_withdrawn, commit };
         (Arc::new(driver), ClusterWork { events, stream, work })
     }
 
@@ -298,6 +308,7 @@ impl ClusterDriver {
         (target, reply): (Target, Option<ReplyTo>),
         under_way: &mut JoinSet<()>,
     ) {
+        self.begun.fetch_add(1, SeqCst);
         match begun {
             Ok(begun) => {
                 self.lock().note_received(reply.as_ref());
@@ -343,6 +354,58 @@ impl ClusterDriver {
     /// Other hosts, as far as they are known.
     pub(crate) fn other_hosts(&self) -> Vec<String> {
         self.lock().other_hosts().map(ToString::to_string).collect()
+    }
+
+    /// What other hosts push waits from now on, because the shards are about to stop.
+    pub(crate) fn hold(&self) {
+        self.engine.hold();
+    }
+
+    /// It does not wait any more.
+    pub(crate) fn release(&self) {
+        self.engine.release();
+    }
+
+    /// Whether pushes of other hosts may come to the shards.
+    pub(crate) fn has_pushes(&self) -> bool {
+        self.engine.passed_on().is_none_or(|passed_on| passed_on > self.begun.load(SeqCst))
+    }
+
+    /// Another process goes on for this host. The engine's work ends once that one has what waits.
+    pub(crate) fn withdraw(&self) {
+        self.is_withdrawn.store(true, SeqCst);
+        self.engine.withdraw();
+    }
+
+    /// Whether another process goes on for this host.
+    pub(crate) fn is_withdrawn(&self) -> bool {
+        self.is_withdrawn.load(SeqCst)
+    }
+
+    /// This process is this host from now on, and connects.
+    pub(crate) fn connect(&self) {
+        self.commit.notify_one();
+    }
+
+    /// Resolves with [`ClusterDriver::connect`].
+    pub(crate) async fn committed(&self) {
+        self.commit.notified().await;
+    }
+
+    /// Whether there is a connection.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.lock().is_connected()
+    }
+
+    /// What the process that goes on has to know.
+    pub(crate) fn hand_over(&self) -> ClusterHandOver {
+        self.lock().hand_over(unix_ms(Instant::now()))
+    }
+
+    /// Goes on for another process, with these rooms.
+    pub(crate) fn take_over(&self, handed: ClusterHandOver, rooms: Vec<Arc<str>>) {
+        self.engine.take_over();
+        self.lock().take_over(self.now(), handed, rooms);
     }
 
     /// Tells the others that this host goes. The engine's work ends then.

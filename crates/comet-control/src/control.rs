@@ -129,7 +129,7 @@ pub struct Control {
     phase: watch::Sender<Phase>,
     /// Duplicates of the listening sockets.
     sockets: Vec<NamedSocket>,
-    has_cluster: bool,
+    cluster: Option<Arc<ClusterDriver>>,
     log_format: LogFormat,
     thread: JoinHandle<()>,
 }
@@ -200,7 +200,6 @@ impl Control {
         let gates = Arc::new(gates.traced(is_traced));
         let counts = Arc::new(CallCounts::default());
         let memory = Arc::new(MemoryCeiling::new(options.memory));
-        let has_cluster = cluster.is_some();
         let cluster = cluster.map(|it| ClusterDriver::start(it, Arc::clone(&hub), epoch));
         let (driver, cluster_work) = cluster.unzip();
         let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
@@ -271,7 +270,7 @@ impl Control {
                 hub: Arc::clone(&hub),
                 node: Arc::clone(&node),
                 logic: logic.clone(),
-                cluster: driver,
+                cluster: driver.clone(),
                 counts,
                 gates: Arc::clone(&gates),
                 server_id: options.server_id,
@@ -296,7 +295,7 @@ impl Control {
             gates,
             phase,
             sockets,
-            has_cluster,
+            cluster: driver,
             log_format: options.log_format,
             thread,
         })

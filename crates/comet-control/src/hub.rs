@@ -14,7 +14,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use std::{io, mem};
@@ -33,6 +33,8 @@ use crate::spans::{PushedNames, TracedPush, Traces};
 use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 use crate::watchers::Watchers;
+
+pub use paced::PacedMove;
 
 use senders::Senders;
 
@@ -76,6 +78,8 @@ pub(crate) struct HubDriver {
     state: Mutex<State>,
     /// Notified when the number of drained shards changes.
     progress: Condvar,
+    /// What the shards have to say, once this runs.
+    reports: OnceLock<Arc<Inbox<Report>>>,
 }
 
 impl HubDriver {
@@ -108,6 +112,7 @@ impl HubDriver {
                 cancelled: HashMap::new(),
             }),
             progress: Condvar::new(),
+            reports: OnceLock::new(),
         }
     }
 
@@ -253,10 +258,11 @@ impl HubDriver {
         reports: Arc<Inbox<Report>>,
         mut others: impl FnMut(Report),
     ) -> Infallible {
+        let reports = self.reports.get_or_init(|| reports);
         let mut unasked = Vec::new();
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         loop {
-            let due = self.turn(&reports, &mut unasked);
+            let due = self.turn(reports, &mut unasked);
             // Outside the lock: whoever gets them may have something to say to a shard at once.
             unasked.drain(..).for_each(&mut others);
             if !reports.arm_wakeup() {
@@ -430,6 +436,13 @@ impl HubDriver {
         let State { hub, inboxes, .. } = &*state;
         let shards = (0..self.shards).map(ShardId);
         shards.map(|shard| inboxes.of(shard).depth() + hub.waiting(shard)).collect()
+    }
+
+    /// Reports that no turn has handled.
+    pub(crate) fn unread_reports(&self) -> usize {
+        // A turn holds the lock until it has handled those it took.
+        let _state = self.lock();
+        self.reports.get().map_or(0, |reports| reports.depth())
     }
 
     /// Rounded down.

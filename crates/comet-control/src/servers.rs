@@ -31,6 +31,8 @@ use crate::vitals::Vitals;
 
 /// How long other hosts may take to be told that this one goes.
 const LEAVE: Duration = Duration::from_millis(500);
+/// How long the process that takes over may take to connect to the other hosts. The engine has a limit of its own.
+const WITHDRAW: Duration = Duration::from_secs(6);
 
 /// Everything the thread takes with it.
 pub(crate) struct Assembly {
@@ -123,7 +125,15 @@ impl Assembly {
             if let Some(ClusterWork { events, stream, work }) = cluster_work
                 && let Some(cluster) = &cluster
             {
-                engine.spawn(work);
+                // Until the commit of an upgrade the former process is this host.
+                let (is_successor, driver) =
+                    (*phase.borrow() == Phase::Moving, Arc::clone(cluster));
+                engine.spawn(async move {
+                    if is_successor {
+                        driver.committed().await;
+                    }
+                    work.await;
+                });
                 let stored = pushes.clone();
                 let begin_stored = move |push: &_| stored.begin_stored(push);
                 carrier.spawn(Arc::clone(cluster).run_stream(stream, begin_stored));
@@ -146,9 +156,12 @@ impl Assembly {
                 stopped(phase).await;
                 join!(servers.finish(), logic_heard);
                 if let Some(cluster) = &cluster {
-                    cluster.leave();
+                    let limit = if cluster.is_withdrawn() { WITHDRAW } else { LEAVE };
+                    if !cluster.is_withdrawn() {
+                        cluster.leave();
+                    }
                     // A server that takes nothing is not waited for.
-                    let _ = timeout(LEAVE, engine.join_next()).await;
+                    let _ = timeout(limit, engine.join_next()).await;
                 }
             };
             tokio::select! {

@@ -1,7 +1,7 @@
 //! The hand-over of all shards of a process to another one, perhaps with another number of shards.
 //!
 //! The former process has its shards begin ([`Shard::begin_hand_over`](crate::Shard::begin_hand_over)), runs turns until
-//! each [is quiescent](crate::Shard::is_quiescent) and the mesh is empty, and takes their state
+//! each [may be handed over](Obstacles::may_hand_over) and the mesh is empty, and takes their state
 //! ([`Shard::hand_over`](crate::Shard::hand_over)), which changes nothing: if the new process fails, the shards go on. The
 //! new process calls [`distribute`] with all of them, and each of its shards takes its part over
 //! ([`Shard::take_over`](crate::Shard::take_over)).
@@ -15,6 +15,7 @@ mod counters;
 mod distribute;
 mod homes;
 mod obstacles;
+mod paced;
 mod parked;
 mod rooms;
 
@@ -24,4 +25,5 @@ pub use obstacles::{LeftBehind, Obstacles};
 
 pub(crate) use arrival::{ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
 pub(crate) use counters::to_message as counters_to;
+pub(crate) use paced::{ArrivedPaced, append_range, to_message as paced_to};
 pub(crate) use parked::{ArrivedKept, ArrivedSession, to_message as parked_to};

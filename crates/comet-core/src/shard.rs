@@ -54,6 +54,7 @@ mod event_streams;
 mod gap_markers;
 mod hand_over;
 mod handshakes;
+mod held_input;
 mod history_pages;
 mod input;
 mod inspect;
@@ -205,6 +206,7 @@ pub struct Shard {
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
     deflated_input: DeflatedInput,
+    is_input_held: bool,
 }
 
 impl Shard {
@@ -241,7 +243,7 @@ impl Shard {
             departures: Departures::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
-            home: Home::new((shard, shards), &limits, seed, now.tick()),
+            home: Home::new((shard, shards), limits, seed, now.tick()),
             next_room_counts: now,
             counts_left: [0, 0],
             has_retained_due: false,
@@ -269,6 +271,7 @@ impl Shard {
             counters: Counters::default(),
             scratch: Vec::new(),
             deflated_input: DeflatedInput::default(),
+            is_input_held: false,
         }
     }
 
@@ -299,8 +302,8 @@ impl Shard {
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
         let Outboxes { bytes_queued, bytes_dropped, ref deflater, .. } = self.outboxes;
-        counters.deflated_messages = deflater.messages;
-        counters.deflate_saved_bytes = deflater.saved_bytes;
+        counters.deflated_messages += deflater.messages;
+        counters.deflate_saved_bytes += deflater.saved_bytes;
         counters.gathered = self.gathering.pushes() as u64;
         counters.gathered_bytes = self.gathering.bytes() as u64;
         counters.waiting_bytes = bytes_queued - counters.bytes_out - bytes_dropped;

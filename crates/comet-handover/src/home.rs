@@ -31,15 +31,32 @@ pub struct Home {
     /// Sessions whose keys have no connection.
     #[prost(message, repeated, tag = "8")]
     pub parked: Vec<ParkedSession>,
+    /// Where a key has one owner on all hosts: since when keys that logic named have theirs.
+    #[prost(message, repeated, tag = "9")]
+    pub key_ages: Vec<KeyAge>,
+    /// Keys of connections that stay behind, which remote logic takes for connected.
+    #[prost(message, repeated, tag = "15")]
+    pub left_behind: Vec<LeftBehindKey>,
     /// Tells the stream of pushes that hosts share from others. 0: they share none, or it is not read yet.
-    #[prost(fixed64, tag = "9")]
+    #[prost(fixed64, tag = "16")]
     pub stream_epoch: u64,
     /// Pushes of the stream up to this offset may be lost.
-    #[prost(uint64, tag = "10")]
+    #[prost(uint64, tag = "17")]
     pub stream_floor: u64,
     /// The home has had the pushes of the stream up to this offset.
-    #[prost(uint64, tag = "11")]
+    #[prost(uint64, tag = "18")]
     pub stream_seen: u64,
+}
+
+/// How long a key has had its owner.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct KeyAge {
+    /// The key.
+    #[prost(string, tag = "1")]
+    pub key: String,
+    /// Since the owner's token arrived.
+    #[prost(uint64, tag = "2")]
+    pub age_ms: u64,
 }
 
 /// A user with sessions.
@@ -76,6 +93,17 @@ pub struct DisconnectedKey {
     /// Since when logic was told, milliseconds.
     #[prost(uint64, tag = "2")]
     pub age_ms: u64,
+}
+
+/// A key whose connection stays behind.
+#[derive(Clone, PartialEq, Eq, Hash, Message)]
+pub struct LeftBehindKey {
+    /// Its user.
+    #[prost(sint64, tag = "1")]
+    pub user: i64,
+    /// The key.
+    #[prost(string, tag = "2")]
+    pub key: String,
 }
 
 /// A room with members on other hosts.

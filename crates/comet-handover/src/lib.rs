@@ -15,6 +15,7 @@
 mod connection;
 mod fault;
 mod home;
+mod paced;
 mod parked;
 mod shard;
 mod tls;
@@ -23,7 +24,10 @@ pub use connection::{
     Accepts, AcceptsKind, ConnId, Connection, Fragments, Gap, Input, Sent, Transport, UntoldGap,
 };
 pub use fault::Fault;
-pub use home::{DepartedUser, DisconnectedKey, History, Home, Kept, RemoteRoom, User};
+pub use home::{
+    DepartedUser, DisconnectedKey, History, Home, Kept, KeyAge, LeftBehindKey, RemoteRoom, User,
+};
+pub use paced::{PacedBroadcast, Visited};
 pub use parked::{ParkedFrame, ParkedSession};
 pub use shard::{Counters, Histogram, Item, Offsets, Room, Shard, State};
 pub use tls::{TicketKeys, Tls};
@@ -37,6 +41,8 @@ pub const FEATURES: &[&str] = &[
     feature::EVENT_STREAMS,
     feature::GAPS,
     feature::HISTORIES,
+    feature::HOSTS,
+    feature::PACED,
     feature::PARKED,
     feature::TICKET_KEYS,
     feature::TLS,
@@ -52,6 +58,10 @@ pub mod feature {
     pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
+    /// The process has other hosts, and goes on under its name among them.
+    pub const HOSTS: &str = "hosts";
+    /// A paced broadcast is under way.
+    pub const PACED: &str = "paced";
     /// Sessions outlast their connections.
     pub const PARKED: &str = "parked";
     /// Tickets resume TLS sessions.

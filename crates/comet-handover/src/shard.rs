@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use prost::Message;
 use zeroize::Zeroizing;
 
-use crate::{Connection, FEATURES, Fault, Home, ParkedFrame, SHARD_BYTES_MAX, TicketKeys, VERSION};
+use crate::{
+    Connection, FEATURES, Fault, Home, PacedBroadcast, ParkedFrame, SHARD_BYTES_MAX, TicketKeys,
+    VERSION,
+};
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -45,6 +48,9 @@ pub struct Shard {
     /// the same for each shard, and the shard leaves them empty.
     #[prost(message, optional, tag = "11")]
     pub ticket_keys: Option<TicketKeys>,
+    /// Paced broadcasts that have not ended on the shard, the oldest first.
+    #[prost(message, repeated, tag = "12")]
+    pub paced: Vec<PacedBroadcast>,
 }
 
 /// A frame on its way to clients.

@@ -11,6 +11,7 @@
 
 mod calls;
 mod engine;
+mod hand_over;
 mod host_name;
 mod hosts;
 mod pushes;
@@ -34,6 +35,7 @@ pub use engine::{
     OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, Target,
 };
 
+pub use hand_over::ClusterHandOver;
 pub use question::{
     HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
 };

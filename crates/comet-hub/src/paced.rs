@@ -46,6 +46,19 @@ impl PacedBroadcasts {
         self.0.insert(call, begun);
     }
 
+    /// `call` is a broadcast of another process that has not ended on these `shards`; on others, `tally` became of it.
+    pub fn take_over(
+        &mut self,
+        call: CallId,
+        (operation, speed): (i32, u32),
+        since: Millis,
+        (tally, shards): (Tally, BTreeSet<ShardId>),
+    ) {
+        if !shards.is_empty() {
+            self.0.insert(call, PacedBroadcast { operation, speed, since, tally, shards });
+        }
+    }
+
     /// It has ended on `shard`, where `tally` became of it. Returns the whole once it has ended everywhere.
     pub fn handle_ended(
         &mut self,
@@ -94,6 +107,19 @@ mod tests {
         assert_eq!(ended.tally.queued, 2);
         assert!(!paced.is_under_way(CallId(1)));
         assert_eq!(paced.handle_ended(CallId(1), ShardId(0), queued()), None);
+    }
+
+    #[test]
+    fn a_broadcast_of_another_process_ends_with_its_last_shard() {
+        let mut paced = PacedBroadcasts::default();
+        let shards = [1, 2].map(ShardId).into();
+        paced.take_over(CallId(7), (5, 10), Millis(3), (queued(), shards));
+        // It had ended everywhere.
+        paced.take_over(CallId(8), (5, 10), Millis(3), (queued(), BTreeSet::new()));
+        assert_eq!(paced.all().map(|(call, _)| call).collect::<Vec<_>>(), [CallId(7)]);
+        assert_eq!(paced.handle_ended(CallId(7), ShardId(2), queued()), None);
+        let ended = paced.handle_ended(CallId(7), ShardId(1), queued()).unwrap();
+        assert_eq!((ended.tally.queued, ended.since), (3, Millis(3)));
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! The handle by which the cluster's decisions reach the client.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
+use crate::handover::Turn;
 use crate::{Counts, ORDERS_BYTES_MAX, Shared, StreamReading};
 
 /// What the writer is to do.
 pub(crate) enum Order {
     Command(Command),
     Answer(ReplyTo, Part),
+    /// Another process of this host goes on.
+    Withdraw,
 }
 
 impl Order {
@@ -35,12 +38,17 @@ impl Order {
 #[derive(Clone, Debug)]
 pub struct Nats {
     orders: mpsc::Sender<Order>,
+    turns: mpsc::UnboundedSender<Turn>,
     shared: Arc<Shared>,
 }
 
 impl Nats {
-    pub(crate) fn new(orders: mpsc::Sender<Order>, shared: Arc<Shared>) -> Self {
-        Self { orders, shared }
+    pub(crate) fn new(
+        orders: mpsc::Sender<Order>,
+        turns: mpsc::UnboundedSender<Turn>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        Self { orders, turns, shared }
     }
 
     /// Returns the order if there is no room for it.
@@ -85,6 +93,30 @@ impl Engine for Nats {
             waiting: waiting.load(Relaxed),
             is_read: is_read.load(Relaxed),
         })
+    }
+
+    fn hold(&self) {
+        // Fails only when the engine has ended.
+        let _ = self.turns.send(Turn::Hold);
+    }
+
+    fn release(&self) {
+        let _ = self.turns.send(Turn::Release);
+    }
+
+    fn take_over(&self) {
+        self.shared.takes_over.store(true, Relaxed);
+    }
+
+    fn withdraw(&self) {
+        // Without room for it the engine ends with its process.
+        let _ = self.order(Order::Withdraw);
+    }
+
+    fn passed_on(&self) -> Option<u64> {
+        let Shared { is_held, passed_on, .. } = &*self.shared;
+        // What is passed on is counted before the reader holds the rest.
+        is_held.load(Acquire).then(|| passed_on.load(Acquire))
     }
 
     fn counts(&self) -> EngineCounts {

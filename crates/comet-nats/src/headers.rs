@@ -11,15 +11,18 @@
 //! | `Comet-Host` | the host that publishes | it is no comet |
 //! | `Comet-Reply` | of `members`: the subject that answers to the push go to | the question is invalid |
 //! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
+//! | `Comet-Handover` | no push: what the two processes of a live upgrade say to each other | it is something else |
+//! | `Comet-Subject` | the subject of a message that one of them forwards to the other | the message is invalid |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
 use std::str;
 use std::sync::Arc;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Message, Subject};
 use comet_hub::cluster::{HostName, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
+use crate::handover::Word;
 use crate::subject::{Topic, token};
 
 const OPERATION: &str = "Comet-Operation";
@@ -31,6 +34,8 @@ const NAMES: &str = "Comet-Names";
 const HOST: &str = "Comet-Host";
 const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
+const HANDOVER: &str = "Comet-Handover";
+const SUBJECT: &str = "Comet-Subject";
 
 /// The operation of a push that names none: goim's for messages to clients.
 const USUAL_OPERATION: i32 = 5;
@@ -107,6 +112,32 @@ pub(crate) fn of_question(host: &str, reply: &str) -> HeaderMap {
 /// Adds where the answers to a push of the stream go.
 pub(crate) fn set_reply(headers: &mut HeaderMap, reply: &str) {
     headers.insert(REPLY, reply);
+}
+
+/// The headers of a word to the other process of this host.
+pub(crate) fn of_word(word: Word, host: &str) -> HeaderMap {
+    let mut headers = of_host(host);
+    headers.insert(HANDOVER, word.text());
+    headers
+}
+
+/// The headers of a message that is forwarded to the other process of this host.
+pub(crate) fn of_forwarded(message: &Message, is_sure: bool) -> HeaderMap {
+    let word = if is_sure { Word::SureMessage } else { Word::Message };
+    let mut headers = message.headers.clone().unwrap_or_default();
+    headers.insert(HANDOVER, word.text());
+    headers.insert(SUBJECT, message.subject.as_str());
+    headers
+}
+
+/// A word of the other process of this host.
+pub(crate) fn word(headers: Option<&HeaderMap>) -> Option<Word> {
+    Word::of(text(headers, HANDOVER)?)
+}
+
+/// The subject of a message that was forwarded.
+pub(crate) fn forwarded_subject(headers: Option<&HeaderMap>) -> Option<Subject> {
+    text(headers, SUBJECT).map(Into::into)
 }
 
 /// Where the answer to a question, or to a push of the stream, goes.

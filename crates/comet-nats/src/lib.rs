@@ -7,6 +7,7 @@
 //! Subjects and headers are in `docs/NATS.md`.
 
 mod engine;
+mod handover;
 mod headers;
 mod keys;
 mod options;
@@ -80,6 +81,12 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// Of events that wait.
     events_bytes: AtomicUsize,
+    /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
+    takes_over: AtomicBool,
+    /// Pushes and orders are held.
+    is_held: AtomicBool,
+    /// Pushes and orders that were given to control.
+    passed_on: AtomicU64,
 }
 
 impl Counts {
@@ -123,7 +130,8 @@ pub fn start(
     let events = Events { pushes: waiting_pushes, notices: waiting_notices, stream };
     let reading = options.stream.as_ref().map(|_| StreamReading::default());
     let shared = Arc::new(Shared { stream: reading, ..Shared::default() });
-    let engine = Nats::new(orders, Arc::clone(&shared));
+    let (turns, new_turns) = mpsc::unbounded_channel();
+    let engine = Nats::new(orders, turns.clone(), Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
     let (sessions, stream) = (options.sessions, options.stream.clone());
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
@@ -140,12 +148,13 @@ pub fn start(
         let stream = stream.map(|options| {
             StreamReader::new(client.clone(), Arc::clone(&subjects), Arc::clone(&shared), options)
         });
-        let writer = Writer::new(client, subjects, shared, (subscriptions, queues.notices));
+        let ways = (subscriptions, queues.notices, turns);
+        let writer = Writer::new(client, subjects, shared, ways);
         let pushing = async {
             tokio::join!(
                 writer.run(waiting_orders, sessions),
                 // It takes what has come before the client reads on, so nothing waits in the client for long.
-                unconstrained(reader.run(new_subscriptions, state_changes))
+                unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
             )
         };
         let reading = async {

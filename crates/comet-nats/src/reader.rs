@@ -2,20 +2,24 @@
 //! counted.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::time::Duration;
 
 use async_nats::{Message, StatusCode, Subscriber};
 use comet_hub::cluster::{Event, ReplyTo};
 use futures_util::StreamExt;
 use futures_util::stream::{Abortable, SelectAll};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
+use crate::handover::{Forwarded, Held, Turn, Word, merge};
 use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
 use crate::writer::NewSubscription;
 use crate::{
-    Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, Queues, Shared, keys, order, part, receipt,
+    Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, PUSHES_MAX, Queues, Shared, keys, order, part,
+    receipt,
 };
 
 pub(crate) struct Reader {
@@ -24,20 +28,46 @@ pub(crate) struct Reader {
     queues: Queues,
     /// The latest complaint of the client, which repeats it with each attempt to connect.
     said: Option<String>,
+    part: InUpgrade,
+}
+
+/// How long a process waits for what the former one forwards.
+const TAKE_OVER: Duration = Duration::from_secs(5);
+
+/// What becomes of pushes and orders.
+enum InUpgrade {
+    /// There is no upgrade.
+    Serves,
+    /// The shards of this process are about to stop.
+    Holds(Held),
+    /// Another process goes on.
+    Leaves { held: Held, to: oneshot::Sender<Vec<Forwarded>>, is_heard: bool },
+    /// This process goes on. It waits from its first connection on.
+    TakesOver { forwarded: Vec<Forwarded>, held: Held, until: Option<Instant> },
 }
 
 impl Reader {
     pub(crate) fn new(subjects: Arc<Subjects>, shared: Arc<Shared>, queues: Queues) -> Self {
-        Self { subjects, shared, queues, said: None }
+        Self { subjects, shared, queues, said: None, part: InUpgrade::Serves }
     }
 
     pub(crate) async fn run(
         mut self,
         mut new: mpsc::Receiver<NewSubscription>,
         mut states: mpsc::UnboundedReceiver<async_nats::Event>,
+        mut turns: mpsc::UnboundedReceiver<Turn>,
     ) {
+        if self.shared.takes_over.load(Relaxed) {
+            let (forwarded, held) = (Vec::new(), Held::default());
+            self.part = InUpgrade::TakesOver { forwarded, held, until: None };
+        }
         let mut subscriptions: SelectAll<Abortable<Subscriber>> = SelectAll::new();
         loop {
+            let until = match &self.part {
+                InUpgrade::TakesOver { until, .. } => *until,
+                _ => None,
+            };
+            let is_heard = matches!(&self.part, InUpgrade::Leaves { is_heard: true, .. });
             tokio::select! {
                 biased;
                 state = states.recv() => match state {
@@ -53,6 +83,13 @@ impl Reader {
                 Some(message) = subscriptions.next(), if !subscriptions.is_empty() => {
                     self.take(message);
                 }
+                // Nothing waits in a subscription, so all that was to be held is.
+                Some(turn) = turns.recv() => self.turn(turn),
+                () = std::future::ready(()), if is_heard => self.forward(),
+                () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
+                    log::warn!("upgrade: the former process does not say which pushes it held");
+                    self.take_over();
+                }
             }
         }
     }
@@ -66,6 +103,9 @@ impl Reader {
                 self.said = None;
                 log::info!("connected to NATS");
                 self.tell_state(Event::Connected);
+                if let InUpgrade::TakesOver { until, .. } = &mut self.part {
+                    until.get_or_insert(Instant::now() + TAKE_OVER);
+                }
             }
             Disconnected | Closed => {
                 if is_connected.swap(false, Relaxed) {
@@ -95,12 +135,96 @@ impl Reader {
         }
     }
 
-    fn take(&self, message: Message) {
+    fn turn(&mut self, turn: Turn) {
+        match (turn, std::mem::replace(&mut self.part, InUpgrade::Serves)) {
+            (Turn::Hold, InUpgrade::Serves) => {
+                self.part = InUpgrade::Holds(Held::default());
+                self.shared.is_held.store(true, Release);
+            }
+            (Turn::Release, InUpgrade::Holds(held)) => {
+                self.shared.is_held.store(false, Release);
+                held.into_messages().into_iter().for_each(|message| self.take(message));
+            }
+            (Turn::Withdraw(to), InUpgrade::Holds(held)) => {
+                // The other process may have been faster.
+                let is_heard = held.has_heard();
+                self.part = InUpgrade::Leaves { held, to, is_heard };
+            }
+            // What the former process of this one held is on its way here.
+            (_, part) => self.part = part,
+        }
+    }
+
+    /// The other process is there, and all that came before it said so is held.
+    fn forward(&mut self) {
+        if let InUpgrade::Leaves { held, to, .. } =
+            std::mem::replace(&mut self.part, InUpgrade::Serves)
+        {
+            // What comes now comes to the other process, too.
+            self.part = InUpgrade::Holds(Held::default());
+            // Refused only when it comes too late.
+            let _ = to.send(held.into_forwarded());
+        }
+    }
+
+    /// Begins what the former process has held, and what has come here.
+    fn take_over(&mut self) {
+        let part = std::mem::replace(&mut self.part, InUpgrade::Serves);
+        if let InUpgrade::TakesOver { forwarded, held, .. } = part {
+            merge(forwarded, held.into_messages())
+                .into_iter()
+                .for_each(|message| self.take(message));
+        }
+    }
+
+    /// The other process of this host has said something.
+    fn hear(&mut self, word: Word, mut message: Message) {
+        match (word, &mut self.part) {
+            (Word::Subscribed, InUpgrade::Holds(held)) => held.note_subscribed(),
+            (Word::Subscribed, InUpgrade::Leaves { held, is_heard, .. }) => {
+                held.note_subscribed();
+                *is_heard = true;
+            }
+            (Word::Message | Word::SureMessage, InUpgrade::TakesOver { forwarded, .. }) => {
+                let Some(subject) = headers::forwarded_subject(message.headers.as_ref()) else {
+                    return Counts::add(&self.shared.counts.invalid);
+                };
+                // A process holds no more.
+                if forwarded.len() >= PUSHES_MAX {
+                    return Counts::add(&self.shared.counts.dropped);
+                }
+                message.subject = subject;
+                forwarded.push(Forwarded { message, is_sure: word == Word::SureMessage });
+            }
+            (Word::Complete, InUpgrade::TakesOver { .. }) => self.take_over(),
+            // It is for the other one.
+            _ => {}
+        }
+    }
+
+    fn take(&mut self, message: Message) {
+        if self.subjects.topic(&message.subject) == Some(Topic::Host)
+            && let Some(word) = headers::word(message.headers.as_ref())
+        {
+            return self.hear(word, message);
+        }
         let counts = &self.shared.counts;
+        let raw = (!matches!(self.part, InUpgrade::Serves)).then(|| message.clone());
         let Ok(event) = self.event(message) else {
             return Counts::add(&counts.invalid);
         };
         let Some(event) = event else { return };
+        if event.is_push()
+            && let Some(raw) = raw
+            && let InUpgrade::Holds(held)
+            | InUpgrade::Leaves { held, .. }
+            | InUpgrade::TakesOver { held, .. } = &mut self.part
+        {
+            if !held.add(raw) {
+                Counts::add(&self.shared.counts.dropped);
+            }
+            return;
+        }
         let (bytes, waiting) = (event.bytes(), &self.shared.events_bytes);
         let Queues { pushes, notices } = &self.queues;
         let (queue, bytes_max, too_many, too_large) = match event.is_push() {
@@ -114,9 +238,12 @@ impl Reader {
             return Counts::add(too_large);
         }
         waiting.fetch_add(bytes, Relaxed);
+        let is_push = event.is_push();
         if queue.try_send(event).is_err() {
             waiting.fetch_sub(bytes, Relaxed);
             Counts::add(too_many);
+        } else if is_push {
+            Counts::add(&self.shared.passed_on);
         }
     }
 
@@ -205,8 +332,8 @@ mod tests {
         let (notices, _waiting_notices) = mpsc::channel(2);
         let subjects = Arc::new(Subjects::new("comet", "a".into()));
         let queues = Queues { pushes, notices };
-        let reader = Reader::new(subjects, Arc::clone(&shared), queues);
-        let engine = Nats::new(mpsc::channel(1).0, shared);
+        let mut reader = Reader::new(subjects, Arc::clone(&shared), queues);
+        let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, shared);
         for _ in 0..3 {
             reader.take(message(EVENTS_BYTES_MAX / 2));
         }
@@ -226,5 +353,80 @@ mod tests {
             reader.take(announcement.clone());
         }
         assert_eq!((engine.counts().dropped_notices, engine.counts().dropped), (1, 2));
+    }
+
+    fn reader() -> (Reader, mpsc::Receiver<Event>) {
+        let (pushes, waiting) = mpsc::channel(8);
+        let queues = Queues { pushes, notices: mpsc::channel(1).0 };
+        let subjects = Arc::new(Subjects::new("comet", "a".into()));
+        (Reader::new(subjects, Arc::default(), queues), waiting)
+    }
+
+    fn push(reply: &str, body: &'static str) -> Message {
+        let reply = Some(reply.into());
+        Message { reply, payload: body.into(), length: body.len(), ..message(0) }
+    }
+
+    fn word(word: Word) -> Message {
+        let headers = Some(headers::of_word(word, "a"));
+        Message { subject: "comet.host.a".into(), headers, ..message(0) }
+    }
+
+    fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
+        let body = |event| match event {
+            Event::Push { publication, .. } => String::from_utf8(publication.body).unwrap(),
+            other => panic!("{other:?}"),
+        };
+        std::iter::from_fn(|| waiting.try_recv().ok()).map(body).collect()
+    }
+
+    #[test]
+    fn what_is_held_is_begun_if_the_upgrade_fails() {
+        let (mut reader, mut waiting) = reader();
+        reader.take(push("r.1", "a"));
+        reader.turn(Turn::Hold);
+        reader.take(push("r.2", "b"));
+        reader.take(push("r.3", "c"));
+        assert_eq!(bodies(&mut waiting), ["a"]);
+        reader.turn(Turn::Release);
+        reader.take(push("r.4", "d"));
+        assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
+    }
+
+    /// Whether the new process is subscribed before or after the former one waits for that.
+    #[test]
+    fn what_is_held_goes_to_the_other_process() {
+        for is_faster in [false, true] {
+            let (mut former, mut began_there) = reader();
+            let (mut next, mut began_here) = reader();
+            next.part =
+                InUpgrade::TakesOver { forwarded: Vec::new(), held: Held::default(), until: None };
+            former.turn(Turn::Hold);
+            former.take(push("r.1", "a"));
+            let (to, mut held) = oneshot::channel();
+            if is_faster {
+                former.take(word(Word::Subscribed));
+                former.turn(Turn::Withdraw(to));
+            } else {
+                former.turn(Turn::Withdraw(to));
+                former.take(word(Word::Subscribed));
+            }
+            assert!(matches!(former.part, InUpgrade::Leaves { is_heard: true, .. }));
+            // Both get it.
+            former.take(push("r.2", "b"));
+            next.take(push("r.2", "b"));
+            former.forward();
+            former.take(push("r.3", "c"));
+            next.take(push("r.3", "c"));
+            for Forwarded { message, is_sure } in held.try_recv().unwrap() {
+                let headers = Some(headers::of_forwarded(&message, is_sure));
+                next.take(Message { subject: "comet.host.a".into(), headers, ..message });
+            }
+            assert_eq!(bodies(&mut began_here), [""; 0]);
+            next.take(word(Word::Complete));
+            next.take(push("r.4", "d"));
+            assert_eq!(bodies(&mut began_here), ["a", "b", "c", "d"]);
+            assert_eq!(bodies(&mut began_there), [""; 0]);
+        }
     }
 }

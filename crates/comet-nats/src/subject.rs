@@ -11,7 +11,7 @@
 //! | `PREFIX.sessions` | the time at a host, and keys that got an owner there |
 //! | `PREFIX.members` | a question to all hosts: who has members of a room |
 //! | `PREFIX.orders` | what all hosts are to do with connections |
-//! | `PREFIX.host.HOST` | to one host: who has members of a room |
+//! | `PREFIX.host.HOST` | to one host: who has members of a room; what its two processes say to each other in a live upgrade |
 //! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
 //!
 //! Rooms, keys and hosts are one token each. What a token cannot hold (white space, control characters, `.`, `*`, `>`, `%`

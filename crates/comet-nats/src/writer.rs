@@ -3,13 +3,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Subscriber};
 use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo, Target};
 use futures_util::stream::AbortHandle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::engine::Order;
+use crate::handover::{Forwarded, Turn, Word};
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
 use crate::{Counts, Shared, keys, order, part};
@@ -24,16 +27,26 @@ pub(crate) struct Writer {
     subscriptions: mpsc::Sender<NewSubscription>,
     events: mpsc::Sender<Event>,
     rooms: HashMap<Arc<str>, AbortHandle>,
+    turns: mpsc::UnboundedSender<Turn>,
 }
+
+/// How long the process that goes on may take to connect. Then what is held is dropped, and those who asked for it are told that this
+/// host has not answered.
+const WITHDRAW: Duration = Duration::from_secs(5);
 
 impl Writer {
     pub(crate) fn new(
         client: Client,
         subjects: Arc<Subjects>,
         shared: Arc<Shared>,
-        (subscriptions, events): (mpsc::Sender<NewSubscription>, mpsc::Sender<Event>),
+        (subscriptions, events, turns): (
+            mpsc::Sender<NewSubscription>,
+            mpsc::Sender<Event>,
+            mpsc::UnboundedSender<Turn>,
+        ),
     ) -> Self {
-        Self { client, subjects, shared, subscriptions, events, rooms: HashMap::new() }
+        let rooms = HashMap::new();
+        Self { client, subjects, shared, subscriptions, events, rooms, turns }
     }
 
     /// Runs until the host leaves.
@@ -54,8 +67,44 @@ impl Writer {
                 }
                 Order::Command(command) => self.carry_out(command).await,
                 Order::Answer(to, part) => self.answer(to, &part).await,
+                Order::Withdraw => return self.withdraw(orders).await,
             }
         }
+    }
+
+    /// Ends in favour of another process of this host.
+    async fn withdraw(&mut self, mut orders: mpsc::Receiver<Order>) {
+        let (to, held) = oneshot::channel();
+        let _ = self.turns.send(Turn::Withdraw(to));
+        let held = timeout(WITHDRAW, held).await.ok().and_then(Result::ok);
+        // What became of pushes that were begun here.
+        while let Ok(order) = orders.try_recv() {
+            if let Order::Answer(to, part) = order {
+                self.answer(to, &part).await;
+            }
+        }
+        match held {
+            Some(held) => self.forward(held).await,
+            None => {
+                log::warn!("upgrade: the new process is not connected to NATS in time");
+                // Until it is, nobody is to wait for it.
+                self.carry_out(Command::Leave).await;
+            }
+        }
+        if self.shared.is_connected.load(Relaxed) {
+            let _ = self.client.flush().await;
+        }
+    }
+
+    async fn forward(&self, held: Vec<Forwarded>) {
+        let own = self.subjects.own_host();
+        let subject = self.subjects.host(own);
+        for Forwarded { message, is_sure } in held {
+            let headers = headers::of_forwarded(&message, is_sure);
+            let reply = message.reply.as_ref().map(ToString::to_string);
+            self.publish(subject.clone(), reply, headers, message.payload.into()).await;
+        }
+        self.publish(subject, None, headers::of_word(Word::Complete, own), Vec::new()).await;
     }
 
     async fn carry_out(&mut self, command: Command) {
@@ -139,6 +188,11 @@ impl Writer {
                 let interest = if is_there { Interest::Has } else { Interest::None };
                 let headers = headers::of_interest(interest, &own);
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
+                // The first announcement of a connection comes behind its subscriptions.
+                if is_there && self.shared.takes_over.swap(false, Relaxed) {
+                    let headers = headers::of_word(Word::Subscribed, &own);
+                    self.publish(self.subjects.host(&own), None, headers, Vec::new()).await;
+                }
             }
         }
     }

@@ -100,6 +100,11 @@ impl Core {
         self.order(Order::StopAccepts)
     }
 
+    /// Has it read no more of what clients send, which may ask for answers. [`Core::thaw`] takes it back.
+    pub fn hold_input(&self) -> Pending<Result<(), String>> {
+        self.order(Order::HoldInput)
+    }
+
     /// Has it close the connections that cannot be handed over, each with a random time to wait up to `retry_after_ms`.
     pub fn close_unmovable(&self, retry_after_ms: u32) -> Pending<Result<(), String>> {
         self.order(|answer| Order::CloseUnmovable(retry_after_ms, answer))

@@ -12,6 +12,8 @@ use crate::settings::Arrived;
 pub(crate) enum Order {
     /// To accept no more clients.
     StopAccepts(Sender<Answer>),
+    /// To read no more requests of clients, which would wait for answers.
+    HoldInput(Sender<Answer>),
     /// To count what could be handed over.
     Survey(Sender<Survey>),
     /// To close what cannot be handed over, with times to wait up to so many milliseconds.
@@ -59,8 +61,8 @@ pub struct Survey {
     pub await_answers: usize,
     /// Connections that are closing.
     pub closing: usize,
-    /// Paced broadcasts and orders to move clients off, which a hand-over waits for.
-    pub paced: usize,
+    /// Orders to move clients off, which a hand-over waits for.
+    pub orders: usize,
 }
 
 /// What a frozen core did in a turn.

@@ -217,12 +217,6 @@ impl Ring {
         self.push(accept(listener), Operation::AcceptCaller(index));
     }
 
-    /// Ends the accept of a listener; it completes with ECANCELED.
-    pub(crate) fn cancel_accept(&mut self, index: ListenerIndex) {
-        let entry = opcode::AsyncCancel::new(Operation::Accept(index).to_user_data()).build();
-        self.push(entry, Operation::Cancel);
-    }
-
     /// Receives from `socket`: one completion with a provided buffer each time bytes arrive.
     pub(crate) fn recv(&mut self, socket: RawFd, slot: Slot) {
         let entry = opcode::RecvMulti::new(Fd(socket), BUFFER_GROUP).build();

@@ -14,7 +14,7 @@ mod moving;
 mod tests;
 
 use comet_core::limits::HELD_MAX;
-use comet_record::{Fault, Opened, PLAINTEXT_MAX, SEAL_OVERHEAD_MAX, Session, record_len};
+use comet_record::{Fault, Opened, PLAINTEXT_MAX, Session, record_len, sealed_len_max};
 use rustls::ServerConfig;
 
 use self::budget::Lease;
@@ -202,9 +202,8 @@ impl TlsSession {
         let lease = budget.lease(transmit.len().saturating_sub(PLAINTEXT_MAX));
         let most = PLAINTEXT_MAX + lease.as_ref().map_or(0, Lease::bytes);
         let plaintext = &transmit[..transmit.len().min(most)];
-        let overhead = plaintext.len().div_ceil(PLAINTEXT_MAX) * SEAL_OVERHEAD_MAX;
         let queued = &mut self.queued.bytes;
-        queued.reserve_exact(plaintext.len() + overhead);
+        queued.reserve_exact(sealed_len_max(plaintext.len()));
         if session.seal(plaintext, queued).is_err() {
             // The key is exhausted, and TLS 1.2 has no other one.
             self.state = SessionState::Failed;

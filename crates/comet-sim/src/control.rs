@@ -14,9 +14,10 @@ use crate::call::{Call, Sums};
 use crate::call_checker::CallChecker;
 use crate::live_traces::LiveTracing;
 use crate::logic::Logic;
+use crate::paced::PacedChecker;
 use crate::plan::{OPERATIONS, OTHER_TRACE_USERS, Plan, ROOMS, caller_tokens};
 use crate::posts::{Context, Posts};
-use crate::request::{Request, SPEED_LEAST, encode};
+use crate::request::{Request, encode};
 use crate::source::blocked;
 use crate::stall_log::StallLog;
 use crate::trace::trace;
@@ -33,12 +34,10 @@ pub(crate) struct Control {
     stalled_until: Millis,
     pub(crate) stalls: u64,
     pub(crate) calls: CallChecker,
-    pub(crate) has_paced: bool,
     pub(crate) has_kicked: bool,
     /// Clients were moved off.
     pub(crate) has_moved_off: bool,
-    /// Paced broadcasts are over by then.
-    pub(crate) paced_until: Millis,
+    pub(crate) paced: PacedChecker,
     /// How often each shard has reported its drain.
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
@@ -59,10 +58,9 @@ impl Control {
             stalled_until: Millis(0),
             stalls: 0,
             calls: CallChecker::new(),
-            has_paced: false,
             has_kicked: false,
             has_moved_off: false,
-            paced_until: Millis(0),
+            paced: PacedChecker::default(),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
             trace_log: TraceLog::default(),
@@ -179,7 +177,6 @@ impl Control {
         };
         self.has_kicked |= is_kick;
         let messages = request.messages(CallId(id), plan.shards, &push);
-        self.has_paced |= matches!(request, Request::Paced(_));
         self.calls.add(Call {
             id,
             caller,
@@ -400,7 +397,7 @@ impl Control {
         while has_stalled || !context.rng.percent(20) {
             let Some(report) = self.inbox.pop_front() else { break };
             is_active |= activity::is_active_report(&report);
-            self.check_report(context, &report)?;
+            self.check_report(&report)?;
             if let Some(report) = self.hub.handle_report(report) {
                 self.take_unclaimed(context, report)?;
             }
@@ -411,7 +408,7 @@ impl Control {
         Ok(is_active)
     }
 
-    fn check_report(&mut self, context: &Context<'_>, report: &Report) -> Result<(), String> {
+    fn check_report(&mut self, report: &Report) -> Result<(), String> {
         match report {
             Report::Drained { shard } => {
                 self.drained[usize::from(shard.0)] += 1;
@@ -421,14 +418,11 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
-            | Report::PacedEnded { .. }
             | Report::Trace(_) => return Ok(()),
-            Report::Scheduled { connections, .. } => {
-                // Connections that come meanwhile may be visited too.
-                let clients = context.plan.clients as u64;
-                let longest = (connections + clients) * 1000 / SPEED_LEAST + 100;
-                self.paced_until = self.paced_until.max(context.now.after(longest));
+            Report::PacedEnded { call, shard, tally } => {
+                return self.paced.end(*call, *shard, *tally);
             }
+            Report::Scheduled { call, shard, .. } => self.paced.begin(*call, *shard)?,
             _ => {}
         }
         self.calls.report(report)
@@ -446,7 +440,7 @@ impl Control {
                 self.live_tracing.check(&event)?;
                 self.trace_log.add(plan, &event)
             }
-            // Its deliveries are in the counters of the shards, which are checked.
+            // It is checked already.
             Report::PacedEnded { .. } => Ok(()),
             // Of a call that is over.
             Report::Rooms { .. } | Report::Connections { .. } | Report::History { .. } => Ok(()),

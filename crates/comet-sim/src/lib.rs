@@ -30,6 +30,7 @@ mod logic_faults;
 mod logic_services;
 mod logic_summary;
 mod mesh;
+mod paced;
 mod plan;
 mod positions;
 mod posts;

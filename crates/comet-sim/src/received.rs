@@ -70,8 +70,6 @@ pub(crate) struct ReceivedStream {
     pub(crate) rosters: Rosters,
     /// Connections that a push about presence names at most.
     names: u32,
-    /// After an upgrade the server has taken back the handle of this room, and gives it another one next.
-    renamed: Option<(u8, u64)>,
     rooms_max: usize,
     pub(crate) accepts: Accepted,
     filters_rooms: bool,
@@ -117,7 +115,6 @@ impl ReceivedStream {
             positions: Positions::new(plan.limits.filter_rooms),
             rosters: Rosters::default(),
             names: plan.limits.presence_rules.iter().map(|rule| rule.names).max().unwrap_or(0),
-            renamed: None,
             rooms_max: plan.limits.rooms.into(),
             accepts: profile.accepts.clone(),
             filters_rooms: plan.limits.filter_rooms,
@@ -206,13 +203,10 @@ impl ReceivedStream {
                 return check_close_notice(&body);
             }
             ServerMessage::Reply { operation: op::JOIN_REPLY, sequence: 0, body } => {
-                return match self.renamed.take() {
-                    Some(room) => self.given_handle(room, &body),
+                return match self.former_handle(&body) {
+                    Some(former) => self.given_handle(former, &body),
                     None => self.told_room(&body, next_call),
                 };
-            }
-            ServerMessage::Reply { operation: op::LEAVE_REPLY, sequence: 0, body } => {
-                return self.lost_handle(&body);
             }
             ServerMessage::Reply { operation: op::GAP, sequence: 0, body } => {
                 let gap = RoomGap::decode(&body).ok_or("a gap marker without its fields")?;

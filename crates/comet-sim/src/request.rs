@@ -14,7 +14,7 @@ use crate::rng::Rng;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
 /// Slowest paced broadcast, connections a second on each shard.
-pub(crate) const SPEED_LEAST: u64 = 50;
+const SPEED_LEAST: u64 = 50;
 
 /// What a call asks for.
 pub(crate) enum Request {

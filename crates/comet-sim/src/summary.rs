@@ -46,8 +46,9 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
-    /// Upgrades, those of them to another number of shards, and upgrades that the other process refused.
-    pub upgrades: [u64; 3],
+    /// Upgrades, those of them to another number of shards, upgrades that the other process refused, and paced broadcasts that
+    /// went on after an upgrade.
+    pub upgrades: [u64; 4],
     /// Deadlines that were put off because of unread input or a send under way.
     pub spared: u64,
     /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
@@ -268,10 +269,11 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
-        let [upgrades, with_others, refused] = self.upgrades;
+        let [upgrades, with_others, refused, paced] = self.upgrades;
         writeln!(
             f,
-            "upgrades: {upgrades}, {with_others} to another number of shards; refused: {refused}"
+            "upgrades: {upgrades}, {with_others} to another number of shards; refused: {refused}; paced broadcasts \
+             that went on: {paced}"
         )?;
         let [slices, short, of_keys] = self.crowd_slices;
         writeln!(

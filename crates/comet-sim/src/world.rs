@@ -101,7 +101,7 @@ impl World {
         let summary = check::end(&mut self.env, &mut self.drivers)?;
         let Self { stops, core_stalls, .. } = *self;
         let Upgrades { done, resized, refused, .. } = self.upgrades;
-        let upgrades = [done, resized, refused];
+        let upgrades = [done, resized, refused, self.env.control.paced.moved];
         let spared = self.drivers.iter().map(|driver| driver.spared).sum();
         let mut crowd_slices = [0; 3];
         for driver in &self.drivers {
@@ -121,7 +121,7 @@ impl World {
             // While the process is stopped nothing happens, which is no rest.
             let active_at = self.env.active_at().max(self.stopped_until);
             let is_still = *now > active_at.after(2 * ROOM_COUNT_MS + 100)
-                && *now > control.paced_until
+                && control.paced.is_idle()
                 && control.is_idle()
                 && is_done(control);
             if is_still && self.is_idle() && check::check_logic(&mut self.env, &self.drivers)? {

@@ -20,8 +20,11 @@ use crate::pulse::{LOOK, Pulse};
 /// Most descriptors of one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_A_MESSAGE: usize = 253;
 
-/// Most bytes of one message: those of one shard.
-const BYTES_MAX: u32 = 2 << 30;
+/// Most bytes of the state of one shard.
+pub const STATE_BYTES_MAX: usize = 2 << 30;
+
+/// Most bytes of one message: the state of a shard, and how many descriptors follow.
+const BYTES_MAX: u32 = (STATE_BYTES_MAX + size_of::<u32>()) as u32;
 
 /// The bytes of a message, which are wiped: those of a shard are keys, too.
 pub type Body = Zeroizing<Vec<u8>>;

@@ -14,7 +14,7 @@ mod predecessor;
 mod pulse;
 mod successor;
 
-pub use channel::{Body, Channel, DESCRIPTORS_A_MESSAGE};
+pub use channel::{Body, Channel, DESCRIPTORS_A_MESSAGE, STATE_BYTES_MAX};
 pub use failure::Failure;
 pub use greeting::Greeting;
 pub use predecessor::{Predecessor, Times, upgrade};

@@ -3,6 +3,8 @@
 
 mod former;
 mod heritage;
+mod hosts;
+mod paced;
 mod request;
 mod successor;
 
@@ -12,3 +14,6 @@ pub use successor::is_successor;
 pub(crate) use former::Former;
 pub(crate) use request::Asked;
 pub(crate) use successor::{NotTaken, TakingOver};
+
+// The channel takes each state that a reader takes.
+const _: () = assert!(comet_upgrade::STATE_BYTES_MAX == comet_handover::SHARD_BYTES_MAX);

@@ -16,6 +16,7 @@ const FLOOD_CORE: &str = "what the data core could do that never waits for the b
 const CALL: &str = "CPU of a call, all threads";
 const ECHO: &str = "CPU of a round trip";
 const DUE: &str = "from due to received";
+const RETURN: &str = "CPU of a connection, all threads, until all has come / of a plain reconnect";
 
 // Stage `sizes`.
 pub(super) const SINGLE_FEW: Goal = goal(1, "single_1000", at_most(1.10), RATIO, "single messages, 1,000 connections", RING);
@@ -102,9 +103,10 @@ pub(super) const BESIDE_QUIET: Goal = goal(14, "beside_crowd_quiet", None, MS, "
 pub(super) const BESIDES: [Goal; 2] = [BESIDE, BESIDE_QUIET];
 
 // Stage `parked`.
-pub(super) const RESUME: Goal = goal(16, "resume", at_most(2.0), RATIO, "return of 15,000 clients to parked sessions of 100 pushes", "CPU of a connection, all threads, until all has come / of a plain reconnect");
-pub(super) const RESUME_HEAP: Goal = goal(16, "resume_heap", None, ("B", 0), "  heap of a parked session", "above that of the server that parks nothing; the pushes come on top");
-pub(super) const PARKED: [Goal; 2] = [RESUME, RESUME_HEAP];
+pub(super) const RETURN_TO_ROOMS: Goal = goal(16, "return_to_rooms", at_most(2.0), RATIO, "return of 15,000 clients to 15 rooms with 100 missed pushes", RETURN);
+pub(super) const RETURN_TO_SESSIONS: Goal = goal(16, "return_to_sessions", at_most(2.0), RATIO, "the same to parked sessions of 100 pushes", RETURN);
+pub(super) const SESSION_HEAP: Goal = goal(16, "session_heap", None, ("B", 0), "  heap of a parked session", "above that of the server that parks nothing; the pushes come on top");
+pub(super) const PARKED: [Goal; 3] = [RETURN_TO_ROOMS, RETURN_TO_SESSIONS, SESSION_HEAP];
 
 // Stage `stalled`.
 pub(super) const STALLED: Goal = goal(13, "stalled", at_most(1.5), RATIO, "half of a room of 4,000 does not read, the others' p99", "of the worst policy of protocol.slow_consumer / of drop-newest; 25 pushes a second of 1 KiB");

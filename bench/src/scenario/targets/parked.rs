@@ -1,4 +1,6 @@
-//! Clients that come back to their parked sessions, beside clients that come back to nothing.
+//! Clients that come back to the histories of their rooms, or to their parked sessions, beside clients that come back to nothing.
+
+use serde_json::Value;
 
 use super::Record;
 use super::goals;
@@ -7,20 +9,21 @@ use crate::Result;
 use crate::args::TargetsArgs;
 use crate::crowd::Crowd;
 use crate::figures::figure;
-use crate::scenario::resume::{Absence, absence, crowd, parking};
+use crate::scenario::resume::{Absence, absence, crowd, parking, with_history};
 
 const CONNECTIONS: usize = 15_000;
-/// Pushes to each key while nobody holds it.
+const ROOMS: usize = 15;
+/// Pushes to each room, or to each key, while nobody is there.
 const PUSHES: u32 = 100;
 const SIZE: u32 = 128;
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     for round in 1..=args.rounds {
-        let mut turn = |server_set: Vec<String>| {
+        let mut turn = |rooms: usize, server_set: Vec<String>| {
             let is_kept = !server_set.is_empty();
             let server_set = [args.server_set.clone(), server_set].concat();
             let args = TargetsArgs { server_set, ..args.clone() };
-            let crowd = crowd(Crowd::of_server(&args.server(), CONNECTIONS, 0));
+            let crowd = crowd(Crowd::of_server(&args.server(), CONNECTIONS, rooms));
             let mut comet = rig::comet(&args, &args.host, crowd)?;
             comet.place.round = round;
             let absence_of = Absence { pushes: PUSHES, size: SIZE, is_kept, has_logic: false };
@@ -28,12 +31,15 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
             record.turns.push(turn.clone());
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(turn)
         };
-        let (plain, kept) = (turn(Vec::new())?, turn(parking(PUSHES))?);
-        let [plain_us, kept_us] =
-            [figure(&plain, "CPU of a connection")?, figure(&kept, "CPU of a connection")?];
-        let heap = |turn| figure(turn, "heap of one away");
-        record.note(&goals::RESUME, kept_us / plain_us);
-        record.note(&goals::RESUME_HEAP, heap(&kept)? - heap(&plain)?);
+        let rooms = [turn(ROOMS, Vec::new())?, turn(ROOMS, with_history(PUSHES))?];
+        let keys = [turn(0, Vec::new())?, turn(0, parking(PUSHES))?];
+        let ratio = |[plain, kept]: &[Value; 2]| -> Result<f64> {
+            Ok(figure(kept, "CPU of a connection")? / figure(plain, "CPU of a connection")?)
+        };
+        record.note(&goals::RETURN_TO_ROOMS, ratio(&rooms)?);
+        record.note(&goals::RETURN_TO_SESSIONS, ratio(&keys)?);
+        let [plain, kept] = keys.each_ref().map(|turn| figure(turn, "heap of one away"));
+        record.note(&goals::SESSION_HEAP, kept? - plain?);
     }
     Ok(())
 }

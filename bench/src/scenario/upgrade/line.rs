@@ -37,8 +37,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    /// Starts the first process, with further addresses for clients inside TLS.
-    pub(super) fn start(args: &UpgradeArgs) -> Result<(Self, Target)> {
+    /// Starts the first process, with further addresses for clients inside TLS, and `more` settings.
+    pub(super) fn start(args: &UpgradeArgs, more: Vec<String>) -> Result<(Self, Target)> {
         let SetupArgs { server, host, .. } = &args.setup;
         let certificate = Certificate::make()?;
         let [tcp, websocket] = free_ports(std::net::Ipv4Addr::LOCALHOST)?;
@@ -48,8 +48,11 @@ impl Line {
             list("tcp.tls_bind", tcp),
             list("websocket.tls_bind", websocket),
         ];
-        let arguments: Vec<_> =
-            settings.into_iter().flat_map(|setting| ["--set".to_owned(), setting]).collect();
+        let arguments: Vec<_> = settings
+            .into_iter()
+            .chain(more)
+            .flat_map(|setting| ["--set".to_owned(), setting])
+            .collect();
         let mut target = Target::start(server, host, &arguments, tempfile()?)?;
         target.endpoints.inside_tls = Some(Box::new(Endpoints {
             tcp,

@@ -24,7 +24,8 @@ export interface Options {
     backoff?: Partial<Backoff>;
     /**
      * Asks the server to keep the session when the connection is lost: messages to this client's key or user then wait for the
-     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session.
+     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session if
+     * the state is `open`. Without a connection the server keeps it until its `resume.window` has passed.
      */
     keepSession?: boolean;
     /** For Node before 22: that of the package `ws`. */
@@ -270,7 +271,10 @@ export class Comet {
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
-            // The page's policy forbids it, or the token cannot be written as JSON.
+            // The page's policy forbids it, or the token cannot be written as JSON: the next attempt asks for another one.
+            if (this.#options.getToken) {
+                this.#token = undefined;
+            }
             this.#lost(`${error}`);
         }
     }
@@ -305,19 +309,20 @@ export class Comet {
         }
         const connection = this.#connection;
         this.#renewal = setTimeout(() => {
-            this.#askForToken().then(
-                (token) => {
+            this.#askForToken()
+                .then((token) => {
                     if (this.#connection === connection && connection) {
+                        // Throws where the token cannot be written as JSON. The former one stays then.
+                        const bytes = bytesOf(token);
                         this.#token = token;
-                        connection.post(op.AUTH, bytesOf(token));
+                        connection.post(op.AUTH, bytes);
                     }
-                },
-                () => {
+                })
+                .catch(() => {
                     if (this.#connection === connection) {
                         this.#scheduleRenewal(expiresInMs - delay);
                     }
-                },
-            );
+                });
         }, delay);
     }
 

@@ -4,6 +4,7 @@
 import { type Position, Message, formatPosition } from "./message.js";
 import {
     type Frame,
+    type JoinReply,
     type Point,
     type Refusal,
     WireError,
@@ -45,7 +46,8 @@ export interface GapEvent {
     /** The offset of the last one. Some between may not be missing. */
     to: bigint;
     /**
-     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that.
+     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that. Neither comes
+     * if the connection ends first, or if the server takes the client out of the room.
      * `repaired`: all that came after the last message of the room follows, in order and none twice.
      * `lost`: the server does not have them any more, so the page has to load the state of the room.
      * `outdated`: newer messages about the same states have taken the place of all of them, and nothing is asked for.
@@ -69,14 +71,17 @@ interface Room {
     name: string;
     /** `undefined`: the server's token or a call put the client there, so that is up to them. */
     isWanted: boolean | undefined;
-    /** `asked`: the reply is awaited. */
-    state: "out" | "asked" | "in" | "refused";
+    /** `joining` and `leaving`: the reply is awaited. */
+    state: "out" | "joining" | "in" | "leaving" | "refused";
     handle?: number;
     /** Where the client is in the history. */
     point?: Point;
     /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
-     * of the room until the answer comes again behind that. */
+     * of the room until the answer comes again behind that. In state `in` the join waits for a place among the unanswered ones. */
     recovery?: { gap?: GapEvent; byServer: boolean };
+    /** The server has taken the client out of the room, but a join that this client sent for a repair puts it back. The
+     * application knows of the former, so it is told nothing until the client has left again. */
+    isTakenOut?: boolean;
 }
 
 /** Positions that are kept of rooms into which the server may put the client again. */
@@ -101,6 +106,11 @@ export class Rooms {
 
     join(name: string, since?: Point): void {
         const room = this.#rooms.get(name) ?? this.#add(name, true);
+        // From here on the room's own position counts.
+        this.#known.delete(name);
+        if (room.state === "joining") {
+            delete room.isTakenOut;
+        }
         if (room.state === "out" || room.state === "refused") {
             room.state = "out";
             if (since) {
@@ -142,9 +152,10 @@ export class Rooms {
             room.state = "out";
             delete room.handle;
             delete room.recovery;
+            delete room.isTakenOut;
             if (!room.isWanted) {
-                if (room.point && room.isWanted === undefined && this.#known.size < KNOWN_MAX) {
-                    this.#known.set(room.name, room.point);
+                if (room.point && room.isWanted === undefined) {
+                    this.#know(room.name, room.point);
                 }
                 this.#rooms.delete(room.name);
             }
@@ -176,69 +187,89 @@ export class Rooms {
             this.#reconcileOnly();
         }
         for (const room of this.#protocol === 2 ? this.#rooms.values() : []) {
-            if (this.#unanswered === UNANSWERED_MAX) {
+            if (this.#unanswered >= UNANSWERED_MAX) {
                 return;
             }
-            if (room.isWanted && room.state === "out") {
-                this.#askToJoin(room);
-            } else if (room.isWanted === false && room.state === "in") {
-                this.#ask(room, op.LEAVE, encodeLeave(room.handle ?? 0));
-            } else if (room.isWanted === false && room.state !== "asked") {
-                this.#rooms.delete(room.name);
+            const { isWanted, state } = room;
+            if (isWanted === false) {
+                if (state === "in") {
+                    this.#ask(room, "leaving", op.LEAVE, encodeLeave(room.handle ?? 0));
+                } else if (state === "out" || state === "refused") {
+                    this.#rooms.delete(room.name);
+                }
+            } else if ((isWanted && state === "out") || (state === "in" && room.recovery)) {
+                if (room.point) {
+                    room.recovery ??= { byServer: false };
+                }
+                this.#ask(room, "joining", op.JOIN, encodeJoin(room.name, room.point));
             }
         }
     }
 
-    #ask(room: Room, operation: number, body: Uint8Array): void {
-        room.state = "asked";
+    #ask(room: Room, state: Room["state"], operation: number, body: Uint8Array): void {
+        room.state = state;
         this.#unanswered += 1;
         this.#handlers.send(operation, body);
     }
 
-    #askToJoin(room: Room, byServer = false, gap?: GapEvent): void {
-        if (room.point) {
-            room.recovery = { byServer, ...(gap && { gap }) };
-        }
-        this.#ask(room, op.JOIN, encodeJoin(room.name, room.point));
-    }
-
     #handleJoined(body: Uint8Array): true {
         const reply = decodeJoinReply(body);
+        const { isUnasked, refusal } = reply;
         const room = this.#rooms.get(reply.room) ?? this.#add(reply.room, undefined);
-        // The reply to a request that is under way is still to come.
-        const isAnswer = !reply.isUnasked || room.state !== "asked";
-        if (!reply.isUnasked) {
+        const { recovery, handle: former } = room;
+        if (!isUnasked) {
             this.#unanswered -= 1;
-        }
-        if (isAnswer) {
-            room.state = reply.refusal ? "refused" : "in";
-        }
-        const recovery = room.recovery;
-        if (!reply.isUnasked) {
             delete room.recovery;
         }
-        const event: RoomEvent = { room: room.name, status: "joined", byServer: reply.isUnasked || (recovery?.byServer ?? false) };
-        if (reply.refusal) {
-            event.status = "refused";
-            event.reason = reply.refusal;
-        } else {
-            const wasIn = room.handle !== undefined;
+        if (!refusal) {
             this.#forgetHandle(room);
             room.handle = reply.handle;
             this.#byHandle.set(reply.handle, room);
-            if (reply.isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
-                return true;
+        }
+        if (isUnasked && former !== undefined && !reply.point) {
+            // The room has another handle, and nothing else is new. A request to leave that names the former one is refused: if the
+            // client still wants to leave, it asks again.
+            if (room.state === "leaving" && former !== reply.handle) {
+                room.state = "in";
+            }
+        } else {
+            this.#handleEntered(room, reply, recovery, former !== undefined);
+        }
+        this.#reconcile();
+        return true;
+    }
+
+    /** The server has answered a join, or put the client into a room. */
+    #handleEntered(room: Room, reply: JoinReply, recovery: Room["recovery"], wasIn: boolean): void {
+        const { isUnasked, refusal } = reply;
+        if (isUnasked && room.isTakenOut) {
+            delete room.isTakenOut;
+            room.isWanted = undefined;
+        }
+        // The reply to a request that is under way is still to come.
+        const isAnswer = !isUnasked || room.state !== "joining";
+        if (isAnswer) {
+            room.state = refusal ? "refused" : "in";
+        }
+        const event: RoomEvent = { room: room.name, status: "joined", byServer: isUnasked || (recovery?.byServer ?? false) };
+        if (refusal) {
+            event.status = "refused";
+            event.reason = refusal;
+        } else {
+            if (isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
+                return;
             }
             this.#moveTo(room, reply, wasIn, recovery, event);
         }
-        if (!reply.isUnasked && recovery?.gap) {
+        if (room.isTakenOut) {
+            return;
+        }
+        if (!isUnasked && recovery?.gap) {
             const { isRecovered } = reply;
             this.#handlers.gap({ ...recovery.gap, ...(isRecovered ? { state: "repaired", missed: reply.recovered } : { state: "lost" }) });
         } else {
             this.#handlers.room(event);
         }
-        this.#reconcile();
-        return true;
     }
 
     /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
@@ -248,20 +279,14 @@ export class Rooms {
         if (now && before) {
             room.point = before;
             if (before.epoch === now.epoch && before.offset !== now.offset) {
-                this.#askToJoin(room, true);
+                room.recovery = { byServer: true };
                 return true;
             }
         }
         return false;
     }
 
-    #moveTo(
-        room: Room,
-        reply: ReturnType<typeof decodeJoinReply>,
-        wasIn: boolean,
-        recovery: Room["recovery"],
-        event: RoomEvent,
-    ): void {
+    #moveTo(room: Room, reply: JoinReply, wasIn: boolean, recovery: Room["recovery"], event: RoomEvent): void {
         const { point, isUnasked } = reply;
         if (isUnasked && recovery) {
             // The answer to the request tells.
@@ -294,13 +319,27 @@ export class Rooms {
             this.#unanswered -= 1;
         }
         if (room) {
+            const { recovery, isTakenOut } = room;
             // A refusal says that the client is not in it.
             this.#forgetHandle(room);
-            room.state = "out";
-            if (reply.isUnasked) {
-                room.isWanted = false;
+            const isJoining = room.state === "joining";
+            if (!isJoining) {
+                room.state = "out";
+                delete room.recovery;
+                delete room.isTakenOut;
             }
-            this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
+            // The application's own join goes on, and its answer tells.
+            const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
+            if (reply.isUnasked && (!isJoining || isRepair)) {
+                room.isWanted = false;
+                if (isJoining) {
+                    room.isTakenOut = true;
+                    room.recovery = { byServer: false };
+                }
+            }
+            if (!isTakenOut) {
+                this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
+            }
         }
         this.#reconcile();
         return true;
@@ -317,7 +356,7 @@ export class Rooms {
             if (this.#protocol === undefined) {
                 break;
             }
-            if (room.recovery && message.offset > 0n) {
+            if (room.isTakenOut || (room.recovery && message.offset > 0n)) {
                 continue;
             }
             if (room.point && message.offset > 0n) {
@@ -332,7 +371,7 @@ export class Rooms {
         const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
         // An answer that is under way has them.
-        if (!room || room.recovery || (room.point && to <= room.point.offset)) {
+        if (!room || room.isTakenOut || room.recovery || (room.point && to <= room.point.offset)) {
             return true;
         }
         const gap = { room: room.name, from, to };
@@ -341,8 +380,9 @@ export class Rooms {
             return true;
         }
         const asked: GapEvent = { ...gap, state: "asked" };
-        this.#askToJoin(room, false, asked);
+        room.recovery = { gap: asked, byServer: false };
         this.#handlers.gap(asked);
+        this.#reconcile();
         return true;
     }
 
@@ -379,6 +419,15 @@ export class Rooms {
         const room: Room = { name, isWanted, state: "out" };
         this.#rooms.set(name, room);
         return room;
+    }
+
+    #know(name: string, point: Point): void {
+        this.#known.delete(name);
+        this.#known.set(name, point);
+        const [oldest] = this.#known.keys();
+        if (oldest !== undefined && this.#known.size > KNOWN_MAX) {
+            this.#known.delete(oldest);
+        }
     }
 
     #forgetHandle(room: Room): void {

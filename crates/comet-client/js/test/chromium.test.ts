@@ -42,6 +42,18 @@ const forget = (tab: Tab) => tab.evaluate("heard.rooms.length = 0");
 
 const options = { token: { mid: 42 }, backoff: { baseMs: 20, maxMs: 100 }, heartbeatMs: 1000, timeoutMs: 1000 };
 
+test("a page whose browser negotiates compression gets what is pushed to its rooms", async (t) => {
+    const server = await Server.start(t, ["websocket.deflate=true"]);
+    const watch = "window.WebSocket = class extends WebSocket { constructor(...given) { super(...given); window.socket = this; } };";
+    const tab = await open(t, server, `<script>${watch}</script>`, { ...options, timeoutMs: 10_000 });
+    assert.match(String(await tab.evaluate("socket.extensions")), /^permessage-deflate;/);
+    const long = JSON.stringify(Array.from({ length: 100 }, (_, id) => ({ id, symbol: "ACME" })));
+    for (const text of [long, "short", long + long]) {
+        assert((await server.push("room?room=b", text)) >= 1);
+        await tab.until(`heard.messages.includes(${JSON.stringify(`b: ${text}`)})`);
+    }
+});
+
 test("a page as a script: pushes, a killed server, one that stands still, a goodbye", async (t) => {
     let server = await Server.start(t);
     const tab = await open(t, server, '<script src="/comet.min.js"></script>', options);

@@ -212,6 +212,25 @@ test("a token is renewed on its connection before it expires, and again while no
     assert.deepEqual(states(log).map(({ state }) => state), ["open", "waiting", "connecting"]);
 });
 
+test("a token that JSON refuses is one that getToken has failed to give", async (t) => {
+    const round: { self?: object } = {};
+    round.self = round;
+    const tokens: object[] = [round, { mid: 1 }, round, { mid: 2 }];
+    const { log, tick } = rig(t, { token: undefined, getToken: () => tokens.shift() } as never, 0);
+    await settle();
+    assert.equal(last(log)?.state, "waiting");
+    tick(1000);
+    await settle();
+    const connection = accept(authReply({ expiresInMs: 100_000, heartbeatMs: 2e9 }));
+    assert.deepEqual(connection.taken()[0], [op.AUTH, '{"mid":1}']);
+    tick(70_000);
+    // Where nobody catches what is thrown, it ends Node.
+    await settle();
+    tick(21_000);
+    await settle();
+    assert.deepEqual(connection.taken().filter(([operation]) => operation === op.AUTH), [[op.AUTH, '{"mid":2}']]);
+});
+
 test("a connection that is not accepted in time is given up", (t) => {
     const { log, tick } = rig(t);
     socket().open();

@@ -3,8 +3,8 @@
 use std::mem;
 
 use comet_proto::{
-    AuthReply, Frame, FrameFault, HEADER_LEN, Join, JoinReply, LeaveReply, RoomGap, RoomPush,
-    count_frames, decode, op,
+    AuthReply, Frame, FrameFault, HEADER_LEN, Join, JoinReply, Leave, LeaveReply, RoomGap,
+    RoomPush, count_frames, decode, op,
 };
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -252,22 +252,20 @@ impl Session {
                 let rooms = self.rooms.get_or_insert_default();
                 let (news, ask) = rooms.joined(frame.sequence, &reply, room);
                 self.tell(news, frame, on_arrival);
-                self.send_join(ask);
+                self.send_ask(ask);
             }
             op::GAP => {
                 let gap = RoomGap::decode(frame.body).ok_or_else(wrong)?;
                 if let Some(rooms) = &mut self.rooms {
                     let (news, ask) = rooms.gap(gap);
                     self.tell(news, frame, on_arrival);
-                    self.send_join(ask);
+                    self.send_ask(ask);
                 }
             }
             _ => {
                 let reply = LeaveReply::decode(frame.body).ok_or_else(wrong)?;
-                if let Some(rooms) = &mut self.rooms {
-                    rooms.left(reply.handle);
-                }
-                if !reply.is_unasked {
+                let rooms = self.rooms.get_or_insert_default();
+                if rooms.left(frame.sequence, &reply) {
                     on_arrival(Arrival::Frame(frame, None));
                 }
             }
@@ -284,10 +282,16 @@ impl Session {
         }
     }
 
-    fn send_join(&mut self, ask: Option<Ask>) {
-        if let Some(Ask { sequence, room, since }) = ask {
-            let join = Join { since: Some(since), room: room.as_bytes() };
-            self.send(op::JOIN, sequence, &join.encode());
+    fn send_ask(&mut self, ask: Option<Ask>) {
+        match ask {
+            Some(Ask::Join { sequence, room, since }) => {
+                let join = Join { since: Some(since), room: room.as_bytes() };
+                self.send(op::JOIN, sequence, &join.encode());
+            }
+            Some(Ask::Leave { sequence, handle }) => {
+                self.send(op::LEAVE, sequence, &Leave { handle }.encode());
+            }
+            None => {}
         }
     }
 

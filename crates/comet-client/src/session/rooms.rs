@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use comet_proto::{JoinReply, Position, RoomGap, RoomHandle};
+use comet_proto::{JoinReply, LeaveReply, Position, RoomGap, RoomHandle};
 
 use crate::room_news::{Gap, GapState, Joined};
 
@@ -30,7 +30,7 @@ pub(super) struct Rooms {
     asked: Vec<Asked>,
     /// What earlier connections have of rooms that this one has not entered.
     known: BTreeMap<Box<str>, Position>,
-    /// Of the latest join of the session's own. They count down from 0; those of the caller count up.
+    /// Of the latest request of the session's own. They count down from 0; those of the caller count up.
     sequence: i32,
 }
 
@@ -38,6 +38,8 @@ struct Room {
     name: Box<str>,
     /// Of the latest push that was passed on, if the room keeps a history.
     latest: Option<Position>,
+    /// The sequence number of the request to leave it that is not answered.
+    leaving: Option<i32>,
 }
 
 struct Asked {
@@ -57,6 +59,9 @@ enum Why {
     },
     /// An earlier connection had a part of them.
     Return,
+    /// Of the session's own, and the server has taken the connection out of the room before it was answered. If it puts the connection
+    /// back, the session leaves again.
+    Over,
 }
 
 /// What a frame about rooms led to.
@@ -69,11 +74,10 @@ pub(super) enum News {
     Nothing,
 }
 
-/// A join that the session has to send.
-pub(super) struct Ask {
-    pub(super) sequence: i32,
-    pub(super) room: Box<str>,
-    pub(super) since: Position,
+/// What the session has to send, with this sequence number.
+pub(super) enum Ask {
+    Join { sequence: i32, room: Box<str>, since: Position },
+    Leave { sequence: i32, handle: RoomHandle },
 }
 
 impl Room {
@@ -82,6 +86,11 @@ impl Room {
         let position = self.latest.filter(|_| offset > 0);
         let position = position.map(|latest| Position { offset, ..latest });
         Origin { room: &self.name, position }
+    }
+
+    /// The caller takes the connection for out of it, because the session itself leaves it.
+    fn is_over(&self) -> bool {
+        self.leaving.is_some_and(|sequence| sequence < 0)
     }
 }
 
@@ -96,11 +105,15 @@ impl Rooms {
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
-        self.named.values().map(|room| &*room.name)
+        self.named.values().filter(|room| !room.is_over()).map(|room| &*room.name)
     }
 
-    pub(super) fn handle_of(&self, name: &str) -> Option<RoomHandle> {
-        self.named.iter().find(|(_, room)| *room.name == *name).map(|(&handle, _)| handle)
+    /// The caller asks to leave a room. Returns its handle. `None`: the server has not said that the connection is in it.
+    pub(super) fn leave(&mut self, sequence: i32, name: &str) -> Option<RoomHandle> {
+        let is_named = |room: &Room| *room.name == *name && !room.is_over();
+        let (&handle, room) = self.named.iter_mut().find(|(_, room)| is_named(room))?;
+        room.leaving = Some(sequence);
+        Some(handle)
     }
 
     pub(super) fn position(&self, name: &str) -> Option<Position> {
@@ -114,22 +127,31 @@ impl Rooms {
     }
 
     fn ask_since(&mut self, room: Box<str>, since: Position, why: Why) -> Ask {
-        self.sequence = self.sequence.checked_sub(1).unwrap_or(-1);
-        let (sequence, since_then) = (self.sequence, Some(since));
+        let (sequence, since_then) = (self.own_sequence(), Some(since));
         self.asked.push(Asked { sequence, room: room.clone(), since: since_then, why });
-        Ask { sequence, room, since }
+        Ask::Join { sequence, room, since }
+    }
+
+    fn own_sequence(&mut self) -> i32 {
+        self.sequence = self.sequence.checked_sub(1).unwrap_or(-1);
+        self.sequence
+    }
+
+    fn asked_about<'a>(&'a mut self, name: &'a str) -> impl Iterator<Item = &'a mut Asked> {
+        self.asked.iter_mut().filter(move |asked| *asked.room == *name)
     }
 
     fn awaits_history(&self, name: &str) -> bool {
         self.asked.iter().any(|asked| *asked.room == *name && asked.since.is_some())
     }
 
-    /// A push to the room with this handle. `None`: the server has not named it. `Some(None)`: the push comes again, in the
-    /// answer to a join.
+    /// A push to the room with this handle. `None`: the server has not named it. `Some(None)`: it is not passed on, because it comes
+    /// again in the answer to a join, or the session leaves the room.
     pub(super) fn push(&mut self, handle: RoomHandle, offset: u64) -> Option<Option<Origin<'_>>> {
-        let name = &self.named.get(&handle)?.name;
+        let room = self.named.get(&handle)?;
         // Most often nothing is asked.
-        if offset > 0 && !self.asked.is_empty() && self.awaits_history(name) {
+        let is_awaited = offset > 0 && !self.asked.is_empty() && self.awaits_history(&room.name);
+        if is_awaited || room.is_over() {
             return Some(None);
         }
         let room = self.named.get_mut(&handle)?;
@@ -144,9 +166,23 @@ impl Rooms {
         self.former = self.primary.take().and_then(|primary| self.named.remove(&primary));
     }
 
-    pub(super) fn left(&mut self, handle: RoomHandle) {
-        self.named.remove(&handle);
+    /// The server says that the connection is out of a room. Returns whether that answers the caller.
+    pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> bool {
+        let LeaveReply { outcome, is_unasked, handle } = *reply;
+        let is_repeated = |(&known, room): (&RoomHandle, &Room)| {
+            room.leaving == Some(sequence) && known != handle
+        };
+        if !is_unasked && outcome.is_err() && self.named.iter().any(is_repeated) {
+            // The request crossed the news of another handle.
+            return false;
+        }
+        let room = self.named.remove(&handle);
         self.primary.take_if(|primary| *primary == handle);
+        if let Some(Room { name, .. }) = room.filter(|_| is_unasked) {
+            let own = self.asked_about(&name).filter(|asked| asked.why != Why::Caller);
+            own.for_each(|asked| asked.why = Why::Over);
+        }
+        !is_unasked && sequence >= 0
     }
 
     /// The server says that the connection is in a room, or why not. `name` is the reply's room.
@@ -162,16 +198,29 @@ impl Rooms {
             .map(|at| self.asked.swap_remove(at));
         let JoinReply { outcome, position, recovered, is_primary, .. } = *reply;
         let joined = Joined { position, recovered };
+        let mut repeated = None;
         if let Ok(handle) = outcome {
             let former = self.former.take().filter(|former| *former.name == *name);
-            let before = self.named.remove(&handle).filter(|room| *room.name == *name).or(former);
+            let known = self.named.iter().find(|(_, room)| *room.name == *name);
+            let known = known.map(|(&known, _)| known);
+            let before = known.and_then(|known| self.named.remove(&known)).or(former);
+            if reply.is_unasked && before.is_none() {
+                // The server puts the connection back after it has taken it out.
+                let over = self.asked_about(name).filter(|asked| asked.why == Why::Over);
+                over.for_each(|asked| asked.why = Why::Return);
+            }
+            let leaving = before.as_ref().and_then(|room| room.leaving);
+            if known != Some(handle) {
+                // A request to leave that names the former handle is refused.
+                repeated = leaving.map(|sequence| Ask::Leave { sequence, handle });
+            }
             // Without a position the connection was in the room before, or the room keeps no history.
             let mut latest = position.or(before.and_then(|room| room.latest));
             if let (Some(_), Some(Asked { since: Some(since), .. })) = (recovered, &asked) {
                 // What was missed moves it when it arrives.
                 latest = Some(*since);
             }
-            self.named.insert(handle, Room { name: name.into(), latest });
+            self.named.insert(handle, Room { name: name.into(), latest, leaving });
             if is_primary {
                 self.primary = Some(handle);
             }
@@ -184,9 +233,26 @@ impl Rooms {
                     recovered.map_or(GapState::Lost, |missed| GapState::Repaired { missed });
                 (News::Gap(Gap { room: name.into(), first, last, state }), None)
             }
-            None if reply.is_unasked => self.entered(name, outcome.ok(), position),
+            Some(Why::Over) => {
+                (News::Nothing, outcome.ok().and_then(|handle| self.leave_again(handle)))
+            }
+            None if reply.is_unasked => match self.entered(name, outcome.ok(), position) {
+                (news, None) => (news, repeated),
+                both => both,
+            },
             None => (News::Answer, None),
         }
+    }
+
+    /// A join of the session's own has put the connection back into a room, unless the caller wants to be there by now.
+    fn leave_again(&mut self, handle: RoomHandle) -> Option<Ask> {
+        let name = self.named.get(&handle)?.name.clone();
+        if self.asked_about(&name).any(|asked| asked.why == Why::Caller) {
+            return None;
+        }
+        let sequence = self.own_sequence();
+        self.named.get_mut(&handle)?.leaving = Some(sequence);
+        Some(Ask::Leave { sequence, handle })
     }
 
     /// The server had the connection enter a room, which may keep a history.
@@ -214,7 +280,9 @@ impl Rooms {
     /// The server has dropped pushes for this connection.
     pub(super) fn gap(&mut self, gap: RoomGap) -> (News, Option<Ask>) {
         let RoomGap { handle, is_outdated, first, last } = gap;
-        let Some(Room { name, latest }) = self.named.get(&handle) else {
+        let Some(Room { name, latest, .. }) =
+            self.named.get(&handle).filter(|room| !room.is_over())
+        else {
             return (News::Nothing, None);
         };
         let is_known = latest.is_some_and(|latest| last <= latest.offset);

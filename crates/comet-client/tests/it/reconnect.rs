@@ -7,6 +7,7 @@ use std::time::Duration;
 use comet_client::{
     Backoff, Error, Event, Listener, Message, Options, Permanent, SessionError, Transport,
 };
+use comet_proto::{Join, JoinReply, Position, RoomHandle};
 
 use crate::wire::{authenticate, frame, read_frame, serve};
 
@@ -293,4 +294,31 @@ fn a_listener_is_stopped_while_it_receives_and_while_it_waits() {
     let stopping = thread::spawn(move || stopper.stop());
     assert!(waiting.next().is_none(), "an hour earlier");
     stopping.join().unwrap();
+}
+
+/// The second request is answered without a position: nothing has changed.
+#[test]
+fn a_room_that_is_asked_for_twice_goes_on_from_its_position() {
+    let position = Position { epoch: 9, offset: 3 };
+    let (address, server) = serve(2, move |connection, mut stream| {
+        let (_, sequence, _) = read_frame(&mut stream);
+        let welcome = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0, 0];
+        stream.write_all(&frame(8, sequence, &welcome)).unwrap();
+        for answer in [Some(position), None].into_iter().take(2 - connection) {
+            let (operation, sequence, body) = read_frame(&mut stream);
+            let since = Join::decode(&body).unwrap().since;
+            assert_eq!((operation, since), (18, (connection == 1).then_some(position)));
+            let reply = JoinReply { position: answer, ..JoinReply::joined(RoomHandle(1), b"r") };
+            stream.write_all(&frame(19, sequence, &reply.encode())).unwrap();
+        }
+    });
+    let mut listener = listener(address);
+    connected(&mut listener);
+    for _ in 0..2 {
+        listener.add_room("r").unwrap();
+        assert!(matches!(listener.next(), Some(Event::Room { outcome: Ok(_), .. })));
+    }
+    disconnected(&mut listener);
+    connected(&mut listener);
+    server.join().unwrap();
 }

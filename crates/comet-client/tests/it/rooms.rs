@@ -159,3 +159,93 @@ fn a_marker_that_is_none_ends_the_session() {
     let outcome = session.handle_input(&frame_2(op::GAP, 0, &[0; 23]), |_, _| {});
     assert_eq!(outcome, Err(SessionError::BadRoomFrame { operation: op::GAP }));
 }
+
+/// Operation 19 by another handle, that the server sends by itself or in answer.
+fn renamed(sequence: i32, handle: u32, recovered: Option<u32>) -> Vec<u8> {
+    let reply = JoinReply::joined(RoomHandle(handle), b"r");
+    let position = recovered.map(|_| at(9));
+    let reply = JoinReply { is_unasked: sequence == 0, position, recovered, ..reply };
+    frame_2(op::JOIN_REPLY, sequence, &reply.encode())
+}
+
+fn left(sequence: i32, handle: u32, status: u8) -> Vec<u8> {
+    let flags = if sequence == 0 { 4 } else { 0 };
+    let body = [&[status, flags, 0, 0][..], &handle.to_be_bytes()].concat();
+    frame_2(op::LEAVE_REPLY, sequence, &body)
+}
+
+/// The handle of the only request to leave that waits to be sent, and its sequence number.
+fn leaves(session: &mut Session) -> (i32, u32) {
+    let output = session.output().to_vec();
+    session.consume_output(output.len());
+    let (request, consumed) = decode(&output, 4096).unwrap().expect("a request");
+    assert_eq!((request.operation, consumed), (op::LEAVE, output.len()));
+    (request.sequence, u32::from_be_bytes(request.body.try_into().unwrap()))
+}
+
+/// A session in the room at the position 3.
+fn member() -> Session {
+    let mut session = session(None);
+    take(&mut session, &[joined(0, Some(at(3)), None)]);
+    session
+}
+
+#[test]
+fn a_room_that_gets_another_handle_keeps_its_position() {
+    let mut session = member();
+    assert_eq!(take(&mut session, &[renamed(0, 8, None)]), []);
+    assert_eq!(session.rooms().collect::<Vec<_>>(), ["r"]);
+    let gap = RoomGap { handle: RoomHandle(8), is_outdated: false, first: 4, last: 9 };
+    let gap = frame_2(op::GAP, 0, &gap.encode());
+    assert_eq!(take(&mut session, &[gap]), [Seen::Gap(4, 9, GapState::Asked)]);
+    assert_eq!(asked(&mut session).1, at(3));
+}
+
+#[test]
+fn a_request_to_leave_that_crosses_another_handle_is_repeated() {
+    let mut session = member();
+    assert!(session.remove_room(5, "r"));
+    assert_eq!(leaves(&mut session), (5, HANDLE.0));
+    assert_eq!(take(&mut session, &[renamed(0, HANDLE.0, None)]), []);
+    assert_eq!(session.output(), b"", "the same handle");
+    assert_eq!(take(&mut session, &[renamed(0, 8, None), left(5, HANDLE.0, 3)]), []);
+    assert_eq!(leaves(&mut session), (5, 8));
+    assert_eq!(take(&mut session, &[left(5, 8, 0)]), [Seen::Answer(5)]);
+    assert_eq!(session.rooms().count(), 0);
+}
+
+#[test]
+fn an_order_to_leave_goes_before_a_repair_of_the_session() {
+    let mut session = member();
+    let input = [gap(4, 4, false), left(0, HANDLE.0, 0)];
+    assert_eq!(take(&mut session, &input), [Seen::Gap(4, 4, GapState::Asked)]);
+    let (sequence, _) = asked(&mut session);
+    let input = [joined(sequence, Some(at(5)), Some(2)), push(4), gap(6, 7, false)];
+    assert_eq!(take(&mut session, &input), []);
+    assert_eq!(session.rooms().count(), 0);
+    let (sequence, handle) = leaves(&mut session);
+    assert_eq!((sequence < 0, handle), (true, HANDLE.0));
+    assert_eq!(take(&mut session, &[left(sequence, handle, 0)]), []);
+    assert!(!session.remove_room(6, "r"));
+}
+
+#[test]
+fn after_an_order_to_leave_that_a_repair_has_crossed_the_latest_wish_counts() {
+    for by_caller in [true, false] {
+        let mut session = member();
+        take(&mut session, &[gap(4, 4, false), left(0, HANDLE.0, 0)]);
+        let (sequence, _) = asked(&mut session);
+        let repaired = joined(sequence, Some(at(5)), Some(2));
+        if by_caller {
+            session.add_room(6, "r", None);
+            session.consume_output(session.output().len());
+            let input = [repaired, joined(6, None, None)];
+            assert_eq!(take(&mut session, &input), [Seen::Answer(6)]);
+        } else {
+            let back = Seen::Room(Joined { position: Some(at(5)), recovered: Some(2) });
+            assert_eq!(take(&mut session, &[joined(0, Some(at(5)), None), repaired]), [back]);
+        }
+        assert_eq!(session.output(), b"", "{by_caller}");
+        assert_eq!(take(&mut session, &[push(5)]), [Seen::Push(5)]);
+    }
+}

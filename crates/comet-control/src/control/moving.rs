@@ -1,9 +1,16 @@
 //! What control does in a live upgrade: callers are held back while another process takes over.
 
-use comet_core::{Blocks, CallId, Limits};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use comet_core::{Blocks, CallId, Limits, ShardId};
+use comet_hub::PacedBroadcast;
+use comet_hub::cluster::ClusterHandOver;
 use comet_serve::{NamedSocket, begin_move, end_move};
 
 use super::Control;
+use crate::hub::PacedMove;
 
 impl Control {
     /// The listening sockets, for another process.
@@ -30,22 +37,19 @@ impl Control {
     /// # Errors
     /// Why it could not, in words.
     pub fn check_move(&self) -> Result<(), String> {
-        if self.has_cluster {
-            return Err("it has other hosts (nats.servers), which are not handed over yet".into());
-        }
         if self.node.is_draining() {
             return Err("it drains".into());
         }
-        match self.hub.paced().len() {
-            0 => Ok(()),
-            paced => Err(format!("paced broadcasts are under way: {paced}")),
-        }
+        Ok(())
     }
 
     /// Callers are accepted: after [`Control::begin_move`] again, and in a process that has taken over from another one from now
     /// on.
     pub fn end_move(&self) {
         end_move(&self.phase);
+        if let Some(cluster) = &self.cluster {
+            cluster.release();
+        }
     }
 
     /// Connections of callers, at all addresses.
@@ -64,6 +68,95 @@ impl Control {
     #[must_use]
     pub fn messages_under_way(&self) -> usize {
         self.hub.depths().into_iter().sum()
+    }
+
+    /// Whether there may be other hosts.
+    #[must_use]
+    pub fn has_hosts(&self) -> bool {
+        self.cluster.is_some()
+    }
+
+    /// What other hosts push waits from now on, until [`Control::end_move`] or [`Control::withdraw`].
+    pub fn hold_hosts(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.hold();
+        }
+    }
+
+    /// Whether pushes of other hosts may still come to the shards.
+    #[must_use]
+    pub fn has_pushes_of_hosts(&self) -> bool {
+        self.cluster.as_ref().is_some_and(|cluster| cluster.has_pushes())
+    }
+
+    /// Another process goes on for this host, also with what it holds.
+    pub fn withdraw(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.withdraw();
+        }
+    }
+
+    /// What the process that goes on has to know of other hosts.
+    #[must_use]
+    pub fn hosts(&self) -> Option<ClusterHandOver> {
+        self.cluster.as_ref().map(|cluster| cluster.hand_over())
+    }
+
+    /// Goes on for another process of this host, which has members of these rooms. It connects at [`Control::connect_hosts`].
+    pub fn take_over_hosts(
+        &self,
+        handed: ClusterHandOver,
+        rooms: impl IntoIterator<Item = Arc<str>>,
+    ) {
+        if let Some(cluster) = &self.cluster {
+            cluster.take_over(handed, rooms.into_iter().collect());
+        }
+    }
+
+    /// This process is this host from now on: it connects to the others. Returns at once.
+    pub fn connect_hosts(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.connect();
+        }
+    }
+
+    /// Whether pushes of callers reach other hosts, if there may be some.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.is_connected())
+    }
+
+    /// Reports of shards that this process has not read.
+    #[must_use]
+    pub fn reports_under_way(&self) -> usize {
+        self.hub.unread_reports()
+    }
+
+    /// The paced broadcasts, for the process that goes on. Every report of the shards has been read.
+    #[must_use]
+    pub fn paced(&self) -> Vec<PacedMove> {
+        let paced = self.hub.paced().into_iter();
+        let moved = |(call, age, broadcast): (CallId, Duration, PacedBroadcast)| {
+            let PacedBroadcast { operation, speed, tally, .. } = broadcast;
+            PacedMove { call, operation, speed, age, tally }
+        };
+        paced.map(moved).collect()
+    }
+
+    /// Goes on with the paced broadcasts of another process. `parts` says on which shards each has not ended.
+    pub fn take_over_paced(
+        &self,
+        paced: Vec<PacedMove>,
+        parts: impl IntoIterator<Item = (ShardId, CallId)>,
+    ) {
+        let mut shards: BTreeMap<CallId, BTreeSet<ShardId>> = BTreeMap::new();
+        for (shard, call) in parts {
+            shards.entry(call).or_default().insert(shard);
+        }
+        for moved in paced {
+            let shards = shards.remove(&moved.call).unwrap_or_default();
+            self.hub.take_over_paced(&moved, shards);
+        }
     }
 
     /// Goes on with what another process had: the ids of its calls up to `last_call`, and the networks that it has blocked.

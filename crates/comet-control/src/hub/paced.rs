@@ -1,15 +1,31 @@
 //! Paced broadcasts: the calls that schedule and cancel them, and the callers that wait for their ends.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{CallId, Message, Push, ShardId, Tally};
+use comet_core::{CallId, Message, Millis, Push, ShardId, Tally};
 use comet_hub::{CallError, CallResult, PacedBroadcast};
 use comet_mesh::Wake;
 use tokio::sync::oneshot;
 
 use super::{Call, HubDriver, State};
+
+/// A paced broadcast on its way to the control of another process.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PacedMove {
+    /// Its id.
+    pub call: CallId,
+    /// The operation that connections must accept.
+    pub operation: i32,
+    /// Connections a second, of all shards.
+    pub speed: u32,
+    /// How long it has been under way.
+    pub age: Duration,
+    /// What became of it on the shards where it has ended.
+    pub tally: Tally,
+}
 
 impl State {
     /// A paced broadcast has ended on a shard.
@@ -58,6 +74,14 @@ impl HubDriver {
             (call, since, broadcast.clone())
         });
         all.collect()
+    }
+
+    /// Goes on with a broadcast of another process that has not ended on these shards. It began before this process.
+    pub(crate) fn take_over_paced(&self, moved: &PacedMove, shards: BTreeSet<ShardId>) {
+        let PacedMove { call, operation, speed, age, tally } = *moved;
+        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+        let since = Millis(self.now().0.saturating_sub(age_ms));
+        self.lock().paced.take_over(call, (operation, speed), since, (tally, shards));
     }
 
     /// Tells every shard to end a paced broadcast. The receiver gets what became of it; `None` if it is not

@@ -183,7 +183,13 @@ impl Fake {
         }
     }
 
-    fn answer(&self, index: usize, message: Message, counters: &Counters, rooms: &[(&str, u32)]) {
+    pub(crate) fn answer(
+        &self,
+        index: usize,
+        message: Message,
+        counters: &Counters,
+        rooms: &[(&str, u32)],
+    ) {
         let shard = ShardId(u16::try_from(index).unwrap());
         self.report(match message {
             Message::Snapshot { call } => {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use comet_core::{Message, Report};
+use comet_core::{Counters, Message, Report};
 use comet_wire::goim::comet::BroadcastRoomReq;
 use comet_wire::goim::comet::comet_client::CometClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,7 +25,12 @@ async fn pushes_before(fake: &Fake, answer: impl Future<Output = ()> + Send + 's
     let rooms: Vec<(Arc<str>, u32)> =
         (0..ROOMS).map(|at| (format!("live://{at}").into(), at)).collect();
     let mut answer = tokio::spawn(answer);
-    let Message::Rooms { call } = fake.shards[0].next().await else { panic!() };
+    let call = loop {
+        match fake.shards[0].next().await {
+            Message::Rooms { call } => break call,
+            counters => fake.answer(0, counters, &Counters::default(), &[]),
+        }
+    };
     fake.report(Report::Rooms { call, rooms });
     let mut answered = 0;
     loop {

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
-use comet_handover::{Connection, DepartedUser, DisconnectedKey, History, TicketKeys, Tls};
+use comet_handover::{
+    Connection, DepartedUser, DisconnectedKey, History, LeftBehindKey, TicketKeys, Tls,
+};
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
 use crate::history::StreamState;
-use crate::ids::{ConnId, ShardId};
+use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
 use crate::transport::Transport;
 
+use super::paced::ArrivedPaced;
 use super::parked::{ArrivedKept, ArrivedSession};
 
 /// What one shard takes over. [`distribute`](crate::distribute) makes it.
@@ -25,6 +28,8 @@ pub struct TakeOver {
     pub(crate) home: ArrivedHome,
     pub(crate) counters: Counters,
     pub(crate) ticket_keys: Option<TicketKeys>,
+    /// The oldest first.
+    pub(crate) paced: Vec<ArrivedPaced>,
 }
 
 impl TakeOver {
@@ -37,6 +42,16 @@ impl TakeOver {
     /// The address of each client as the driver has handed it over, by slot.
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.connections.iter().map(|conn| conn.connection.address.as_str())
+    }
+
+    /// Rooms with members whose home the shard is.
+    pub fn rooms(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.home.rooms.iter().map(|room| &room.name)
+    }
+
+    /// The shard, and the calls whose paced broadcasts go on there.
+    pub fn paced(&self) -> impl Iterator<Item = (ShardId, CallId)> {
+        self.paced.iter().map(|paced| (self.shard, paced.call))
     }
 
     /// The keys of the former process's session tickets, the same for each shard.
@@ -61,8 +76,8 @@ pub(crate) struct ArrivedConn {
     pub(crate) further_rooms: Vec<usize>,
     /// Up to which offset it was offered the pushes of rooms that keep a history, by index.
     pub(crate) offered: Vec<(usize, u64)>,
-    /// Rooms that its client knows by another handle, and that handle.
-    pub(crate) renamed: Vec<(RoomHandle, usize)>,
+    /// Rooms that its client knows by another handle.
+    pub(crate) renamed: Vec<usize>,
 }
 
 #[derive(Clone)]
@@ -85,13 +100,14 @@ pub(crate) struct ArrivedRoom {
 
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
-    /// Whether their sessions outlast them comes last.
-    pub(crate) owners: Vec<(Box<str>, ConnId, bool)>,
+    /// Whether their sessions outlast them, and how long they have had their keys if other hosts compare that.
+    pub(crate) owners: Vec<(Box<str>, ConnId, bool, Option<u64>)>,
     pub(crate) parked: Vec<ArrivedSession>,
     pub(crate) kept: Vec<ArrivedKept>,
     pub(crate) users: Vec<ArrivedUser>,
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,
+    pub(crate) left_behind: Vec<LeftBehindKey>,
     /// Keys given to anonymous users by this shard, as it would count them.
     pub(crate) anonymous: u64,
     pub(crate) rooms: Vec<HomeRoomPart>,

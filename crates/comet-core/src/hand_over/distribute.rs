@@ -17,6 +17,7 @@ use super::accepts::accepts_from;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
+use super::paced::Paced;
 use super::parked::push_from;
 use super::rooms::{NewHandles, ShardRooms};
 
@@ -56,7 +57,7 @@ pub fn distribute<S>(
     check_complete(&shards)?;
     let is_same = shards.len() == usize::from(count);
     let (mut former, mut moving, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
-    let mut homes = Homes::default();
+    let (mut homes, mut paced) = (Homes::default(), Paced::default());
     let mut lengths = Vec::new();
     let mut ticket_keys = None;
     for (from, (shard, sockets)) in shards.into_iter().enumerate() {
@@ -72,12 +73,14 @@ pub fn distribute<S>(
             home,
             counters,
             ticket_keys: of_shard,
+            paced: of_former,
         } = shard;
         ticket_keys = ticket_keys.or(of_shard);
         let mut home = home.unwrap_or_default();
         homes.park(std::mem::take(&mut home.parked))?;
         let items = items.into_iter().map(item).collect::<Result<_, _>>()?;
         former.push(Former { items, rooms });
+        paced.add(of_former, connections.len())?;
         lengths.push(connections.len());
         let pairs = connections.into_iter().zip(sockets);
         moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
@@ -91,6 +94,7 @@ pub fn distribute<S>(
         let (total, count) = (moving.len(), usize::from(count));
         lengths = (0..count).map(|at| (at + 1) * total / count - at * total / count).collect();
     }
+    let paced = if is_same { paced.keep() } else { paced.divide(&lengths) };
     let mut moving = moving.into_iter();
     let (mut parts, mut rooms) = (Vec::new(), Vec::new());
     for (shard, length) in (0..count).map(ShardId).zip(lengths) {
@@ -118,8 +122,8 @@ pub fn distribute<S>(
     let homes = homes.finish(&mut rooms, count)?;
     let counters = counters::regroup(&all_counters, count);
     let mut done = Vec::new();
-    let rest = rooms.into_iter().zip(homes).zip(counters);
-    for ((shard, connections, items, sockets), ((rooms, home), counters)) in
+    let rest = rooms.into_iter().zip(homes).zip(counters).zip(paced);
+    for ((shard, connections, items, sockets), (((rooms, home), counters), paced)) in
         parts.into_iter().zip(rest)
     {
         let mut counters = counters::from_message(&counters);
@@ -143,6 +147,7 @@ pub fn distribute<S>(
             home,
             counters,
             ticket_keys,
+            paced,
         };
         done.push((part, sockets));
     }

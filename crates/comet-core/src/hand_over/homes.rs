@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 use comet_handover::{
-    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, ParkedSession, RemoteRoom,
-    User,
+    Connection, DepartedUser, DisconnectedKey, Fault, History, Home, KeyAge, LeftBehindKey,
+    ParkedSession, RemoteRoom, User,
 };
 use comet_proto::Position;
 
@@ -23,6 +23,7 @@ pub(super) struct Homes {
     last: AHashMap<i64, i32>,
     departed_users: Vec<DepartedUser>,
     disconnected_keys: Vec<DisconnectedKey>,
+    left_behind: Vec<LeftBehindKey>,
     anonymous: u64,
     remote: AHashMap<Arc<str>, u32>,
     /// With the place in the list of its former home.
@@ -31,6 +32,7 @@ pub(super) struct Homes {
     stream: Option<StreamState>,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
+    key_ages: AHashMap<Box<str>, u64>,
     parked: AHashMap<Box<str>, ArrivedSession>,
     kept: Vec<ArrivedKept>,
 }
@@ -49,14 +51,19 @@ impl Homes {
             stream_epoch: epoch,
             stream_floor: floor,
             stream_seen: seen,
+            key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
+            left_behind,
         } = home;
         self.add_stream(StreamState { epoch, floor, seen, is_read: epoch != 0 });
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
         self.disconnected_keys.extend(disconnected_keys);
+        self.left_behind.extend(left_behind);
         self.anonymous = self.anonymous.max(anonymous);
+        let ages = key_ages.into_iter().map(|KeyAge { key, age_ms }| (key.into(), age_ms));
+        self.key_ages.extend(ages);
         let remote = remote_rooms.into_iter();
         self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
         self.histories.extend(histories.into_iter().enumerate());
@@ -131,6 +138,7 @@ impl Homes {
             mut last,
             mut departed_users,
             mut disconnected_keys,
+            left_behind,
             anonymous,
             remote,
             mut histories,
@@ -138,6 +146,7 @@ impl Homes {
             stream,
             sessions,
             owners,
+            key_ages,
             parked,
             kept,
         } = self;
@@ -149,7 +158,8 @@ impl Homes {
             home.stream = stream.unwrap_or_default();
         }
         for (key, (conn, is_kept)) in owners {
-            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept));
+            let age_ms = key_ages.get(&key).copied();
+            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept, age_ms));
         }
         for (key, session) in parked {
             homes[at(home_of_key(&key, count))].parked.push(session);
@@ -175,6 +185,9 @@ impl Homes {
         for key in disconnected_keys {
             homes[at(home_of_key(&key.key, count))].disconnected_keys.push(key);
         }
+        for key in left_behind {
+            homes[at(home_of_key(&key.key, count))].left_behind.push(key);
+        }
         let positions = positions(&histories)?;
         histories.sort_by_key(|&(order, _)| order);
         for (_, history) in histories {
@@ -194,6 +207,7 @@ fn sort(home: &mut ArrivedHome) {
     home.owners.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
     home.parked.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.users.sort_unstable_by_key(|user| user.user);
+    home.left_behind.sort_unstable_by(|one, other| one.key.cmp(&other.key));
     home.rooms.sort_unstable_by(|one, other| one.name.cmp(&other.name));
     home.remote.sort_unstable();
 }

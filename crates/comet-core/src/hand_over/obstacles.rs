@@ -7,8 +7,8 @@ use std::fmt;
 pub struct Obstacles {
     /// Pushes that are not offered to all, those that wait in windows among them.
     pub pushes: usize,
-    /// Paced broadcasts, and orders to move clients off.
-    pub paced: usize,
+    /// Orders to move clients off.
+    pub orders: usize,
     /// Transmits that the driver has not answered.
     pub transmits: usize,
     /// Messages to other shards, and reports to control.
@@ -16,6 +16,8 @@ pub struct Obstacles {
     /// Connections that wait for logic or a home. They go on once answered; those that are not when the shard is handed over
     /// stay behind.
     pub answers: usize,
+    /// Connections that wait to be in a room, and go on meanwhile; and rooms that some wait for.
+    pub joins: usize,
     /// Requests of push callers that are not answered.
     pub calls: usize,
     /// Lists for operators that are being made.
@@ -45,14 +47,15 @@ impl Obstacles {
 
 impl fmt::Display for Obstacles {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { pushes, paced, transmits, messages, answers, calls, .. } = *self;
-        let Self { lists, closes, sessions, is_draining, .. } = *self;
+        let Self { pushes, orders, transmits, messages, answers, calls, .. } = *self;
+        let Self { joins, lists, closes, sessions, is_draining, .. } = *self;
         let counts = [
             (pushes, "pushes"),
-            (paced, "paced broadcasts and orders"),
+            (orders, "orders to move clients off"),
             (transmits, "sends"),
             (messages, "messages"),
             (answers, "connections that wait for an answer"),
+            (joins, "joins of rooms"),
             (calls, "calls"),
             (lists, "lists"),
             (closes, "sockets to shut"),

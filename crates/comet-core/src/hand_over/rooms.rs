@@ -149,8 +149,8 @@ impl ShardRooms {
             let further = connection.further_rooms.iter().copied();
             let all = first.chain(further.zip(further_rooms.iter().copied()));
             renamed.extend(
-                all.map(|(handle, at)| (RoomHandle(handle), at))
-                    .filter(|&(handle, at)| rooms[at].handle != handle),
+                all.filter(|&(handle, at)| rooms[at].handle != RoomHandle(handle))
+                    .map(|(_, at)| at),
             );
         }
         let renamed = self.known.iter().map(|known| {

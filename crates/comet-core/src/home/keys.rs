@@ -144,6 +144,12 @@ impl KeyOwners {
         Some((owner.conn(), owner.token_at().millis()))
     }
 
+    /// Keys that logic named, and since when each has its owner.
+    pub(crate) fn owners_of_given(&self) -> impl Iterator<Item = (&str, Millis)> {
+        let given = self.owners.iter().filter(|(_, owner)| owner.is_given());
+        given.map(|(key, owner)| (&**key, owner.token_at().millis()))
+    }
+
     /// Given keys of owners whose tokens arrived at `since` or later, of some tables from `table` on. Returns them with the table
     /// to go on with.
     pub(crate) fn slice(

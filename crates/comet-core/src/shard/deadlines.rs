@@ -71,7 +71,7 @@ impl Shard {
         if let Some(overdue) = self.overdue(slot) {
             let is_write = overdue.reason == CloseReason::WriteTimeout;
             // While its input is held, it is the server that is late, not the peer.
-            if !is_write && conn.holds_input() && self.may_wait(&overdue) {
+            if !is_write && self.holds_input(slot) && self.may_wait(&overdue) {
                 return self.put_off(slot);
             }
             self.close(slot, overdue.reason, "");

@@ -41,9 +41,14 @@ impl Shard {
     pub(super) fn holds_deflated(&mut self, slot: Slot) -> bool {
         let is_spent = self.deflated_input.is_spent();
         if is_spent {
-            self.deflated_input.waiting.push_back(self.conns.id(slot).local());
+            self.hold_deflated(slot);
         }
         is_spent
+    }
+
+    /// The input of the connection waits for another turn.
+    pub(super) fn hold_deflated(&mut self, slot: Slot) {
+        self.deflated_input.waiting.push_back(self.conns.id(slot).local());
     }
 
     /// Reads on where input waited for another turn.

@@ -101,18 +101,19 @@ impl Departures {
         Some((asked?, Rest { user: Some(user), pushes, lost, is_over }))
     }
 
-    /// Parks a push for the session of `conn`, or says why not.
+    /// Parks a push for the session of `conn`, or says why not. If it `is_accepted`, its filter is not asked.
     fn offer(
         &mut self,
         conn: LocalConnId,
         push: &Push,
+        is_accepted: bool,
         limits: &ResumeLimits,
     ) -> Result<(), DropReason> {
         let session = self.sessions.get_mut(&conn).ok_or(DropReason::Closing)?;
         if session.is_over {
             return Err(DropReason::Closing);
         }
-        if !session.accepts.contains(push.operation) {
+        if !is_accepted && !session.accepts.contains(push.operation) {
             return Err(DropReason::Filtered);
         }
         let Push { operation, ref frame, .. } = *push;
@@ -201,7 +202,12 @@ impl Shard {
     }
 
     /// What a push came to for sessions whose connections have just ended.
-    pub(super) fn offer_departed(&mut self, push: &Push, conns: &[LocalConnId]) -> Tally {
+    pub(super) fn offer_departed(
+        &mut self,
+        push: &Push,
+        is_accepted: bool,
+        conns: &[LocalConnId],
+    ) -> Tally {
         let mut tally = Tally::default();
         for &conn in conns {
             if push.is_kick() {
@@ -210,7 +216,7 @@ impl Shard {
                 tally.parked += 1;
                 continue;
             }
-            match self.departures.offer(conn, push, &self.context.limits.resume) {
+            match self.departures.offer(conn, push, is_accepted, &self.context.limits.resume) {
                 Ok(()) => tally.parked += 1,
                 Err(reason) => tally.drop_as(reason, 1),
             }

@@ -1,6 +1,7 @@
 //! The hand-over: what a shard has under way, and its state for another process.
 //!
-//! Nothing here changes what a shard does. If the other process fails, it goes on.
+//! What is done before the hand-over is done as ever, only sooner, and [`Shard::hand_over`] changes nothing. So if the other process
+//! fails, the shard goes on.
 
 use std::collections::HashMap;
 
@@ -9,12 +10,14 @@ use comet_handover::{VERSION, feature};
 use comet_proto::websocket::FragmentParts;
 
 use crate::accepts::Accepts;
+use crate::budget::Budget;
 use crate::conn::{Conn, Input};
-use crate::hand_over::{LeftBehind, Obstacles, counters_to, parked_to};
+use crate::hand_over::{LeftBehind, Obstacles, counters_to, paced_to, parked_to};
 use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::settings::Logic;
 use crate::state::ConnState;
 use crate::time::Tick;
 use crate::transport::Transport;
@@ -23,19 +26,15 @@ use super::Shard;
 use super::pacing::DrainPhase;
 
 impl Shard {
-    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, and windows of
-    /// joins and leaves end. Call it until the shard
-    /// [is quiescent](Shard::is_quiescent), because more may come.
+    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, and all
+    /// who wait for a room that is joined are let in. Call it until the shard [may be handed over](Obstacles::may_hand_over),
+    /// because more may come. The driver knows about messages in the mesh, and all shards may be handed over only if each may at
+    /// once.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
         self.end_presence_windows();
-    }
-
-    /// Whether nothing is under way, so that [`Shard::hand_over`] loses nothing. The driver knows about messages in the mesh, and
-    /// shards are quiescent only if all are at once.
-    #[must_use]
-    pub fn is_quiescent(&self) -> bool {
-        self.obstacles().is_none()
+        self.answer_joined(&mut Budget::new(usize::MAX));
+        self.dispatch_local();
     }
 
     /// What is under way.
@@ -55,10 +54,11 @@ impl Shard {
                 + is_begun
                 + self.gathering.pushes()
                 + self.home.presence.len(),
-            paced: self.pacing.broadcasts.len() + usize::from(self.pacing.notices.is_some()),
+            orders: usize::from(self.pacing.notices.is_some()),
             transmits,
             messages: self.messages.len() + self.reports.len(),
-            answers: answers + self.room_orders.len() + self.joined.len(),
+            answers,
+            joins: self.room_orders.len() + self.joined.len(),
             calls: self.callers.calls(),
             lists: self.listings.len() + usize::from(self.home.rooms.has_walks()),
             closes: self.closes.len() + self.closed.len(),
@@ -99,7 +99,7 @@ impl Shard {
         })
     }
 
-    /// What [`Shard::hand_over`] would require of its reader because of the connections there are. What else it may require shows
+    /// What [`Shard::hand_over`] would require of its reader because of what is there now. What else it may require shows
     /// only when it is made.
     #[must_use]
     pub fn required_by_connections(&self) -> Vec<&'static str> {
@@ -108,8 +108,10 @@ impl Shard {
             conns.filter(|conn| left_behind(&conn.state).is_none())
         };
         let required = [
+            (moved().any(|conn| conn.is_kept), feature::PARKED),
             (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
             (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
+            (!self.pacing.broadcasts.is_empty(), feature::PACED),
         ];
         required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
     }
@@ -139,6 +141,7 @@ impl Shard {
         assert!(obstacles.may_hand_over(), "under way: {obstacles}");
         let mut items = Items::default();
         let mut counters = self.counters();
+        let mut home = self.hand_over_home();
         let (mut connections, mut ids) = (Vec::new(), Vec::new());
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
@@ -148,12 +151,20 @@ impl Shard {
                 }
                 let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
                 counters.lost += u64::from(load.pushes);
+                let is_known = matches!(self.context.logic, Logic::Remote { .. });
+                if is_known && !conn.key.is_empty() {
+                    let (user, key) = (conn.user, conn.key.as_ref().into());
+                    home.left_behind.push(handed::LeftBehindKey { user, key });
+                }
                 continue;
             }
             connections.push(self.hand_over_conn(slot, conn, &mut items));
             ids.push(self.conns.id(slot));
         }
-        let home = self.hand_over_home();
+        let slots: Vec<Slot> = ids.iter().map(|id| id.slot).collect();
+        let broadcasts = self.pacing.broadcasts.iter();
+        let paced: Vec<_> =
+            broadcasts.map(|broadcast| paced_to(&broadcast.departing(&slots))).collect();
         let has_streams =
             connections.iter().any(|conn| conn.transport() == handed::Transport::EventStream);
         let has_deflate = connections.iter().any(|conn| conn.is_deflated);
@@ -165,6 +176,8 @@ impl Shard {
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
+            (self.home.keys.is_watched(), feature::HOSTS),
+            (!paced.is_empty(), feature::PACED),
         ];
         let shard = handed::Shard {
             version: VERSION,
@@ -182,11 +195,12 @@ impl Shard {
             home: Some(home),
             counters: Some(counters_to(counters)),
             ticket_keys: None,
+            paced,
         };
         (shard, ids)
     }
 
-    fn taken_slots(&self) -> impl Iterator<Item = Slot> {
+    pub(super) fn taken_slots(&self) -> impl Iterator<Item = Slot> {
         self.conns.slots().filter(|&slot| self.conns.is_taken(slot))
     }
 
@@ -350,10 +364,20 @@ impl Shard {
             stream_epoch: stream.epoch,
             stream_floor: stream.floor,
             stream_seen: stream.seen,
+            key_ages: keys
+                .owners_of_given()
+                .filter(|_| keys.is_watched())
+                .map(|(key, since)| {
+                    let age_ms = self.context.now.0.saturating_sub(since.0);
+                    handed::KeyAge { key: key.into(), age_ms }
+                })
+                .collect(),
             parked: parking
                 .iter()
                 .map(|(session, end)| parked_session(session, end, now))
                 .collect(),
+            // The connections say them.
+            left_behind: Vec::new(),
         }
     }
 }

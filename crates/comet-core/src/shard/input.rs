@@ -99,7 +99,7 @@ impl Shard {
     /// Reads as much of `input` as may be read now; returns how many bytes that was.
     fn read(&mut self, slot: Slot, input: &[u8]) -> usize {
         let mut consumed = 0;
-        while consumed < input.len() && !self.conns[slot].holds_input() {
+        while consumed < input.len() && !self.holds_input(slot) {
             if self.conns[slot].is_deflated && self.holds_deflated(slot) {
                 break;
             }

@@ -25,8 +25,9 @@ impl Shard {
             // It goes at once, so that logic is not told of the end of a key that has moved.
             let is_kept = self.home.keys.is_kept(&key);
             self.home.keys.release(&key, conn);
-            self.end_session_elsewhere(&key, Some(Older { conn, is_kept }));
+            // Before it may be told that it is registered: then it has no session to leave behind.
             self.messages.send(conn.shard, Message::Evict { conn, reason: CloseReason::Replaced });
+            self.end_session_elsewhere(&key, Some(Older { conn, is_kept }));
         }
     }
 

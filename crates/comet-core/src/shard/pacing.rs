@@ -2,8 +2,11 @@
 //! Both go over the slab with a cursor, in steps of [`PACE_MS`].
 
 use std::collections::VecDeque;
+use std::iter;
+use std::ops::Range;
 
 use crate::conn::Conn;
+use crate::hand_over::{ArrivedPaced, append_range};
 use crate::ids::{CallId, Slot};
 use crate::ledger::Tally;
 use crate::limits::PACE_MS;
@@ -31,6 +34,8 @@ pub(super) struct PacedBroadcast {
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
+    /// Slots further on whose connections had it in another process: from the first up to the second, in ascending order.
+    visited: VecDeque<(Slot, Slot)>,
     connections_per_second: u32,
     /// Thousandths of a connection that may be visited now.
     credit: u64,
@@ -131,6 +136,13 @@ impl Pacing {
         self.notices.as_ref().map_or(0, left)
     }
 
+    /// Goes on with the broadcasts of another process.
+    pub(super) fn take_over(&mut self, broadcasts: Vec<ArrivedPaced>, now: Millis) {
+        for arrived in broadcasts {
+            self.begin_broadcast(PacedBroadcast::arrived(arrived, now), now);
+        }
+    }
+
     pub(super) fn begin_broadcast(&mut self, broadcast: PacedBroadcast, now: Millis) {
         if self.broadcasts.is_empty() {
             self.next_step = now;
@@ -147,6 +159,7 @@ impl PacedBroadcast {
             made: MadeFrames::default(),
             tally: Tally::default(),
             next: Slot(0),
+            visited: VecDeque::new(),
             connections_per_second,
             // The first connection is visited at once.
             credit: 1000,
@@ -180,8 +193,15 @@ impl PacedBroadcast {
         (self.has_credit() && self.next < end).then(|| {
             let slot = self.next;
             self.next = slot.next();
+            self.skip_visited();
             slot
         })
+    }
+
+    fn skip_visited(&mut self) {
+        while let Some((_, end)) = self.visited.pop_front_if(|(first, _)| *first <= self.next) {
+            self.next = self.next.max(end);
+        }
     }
 
     /// The connection in the slot that was looked at takes pushes, and counts against the speed.
@@ -191,6 +211,38 @@ impl PacedBroadcast {
 
     pub(super) fn is_under_way(&self, end: Slot) -> bool {
         self.next < end
+    }
+
+    /// It, for another process. `slots` are those of the connections that go there, in ascending order.
+    pub(super) fn departing(&self, slots: &[Slot]) -> ArrivedPaced {
+        // Forms of the frame are made anew, and its steps begin anew.
+        let Self { call, push, made: _, tally, next, visited, connections_per_second, .. } = self;
+        let mut ranges = Vec::new();
+        for (first, end) in iter::once((Slot(0), *next)).chain(visited.iter().copied()) {
+            let place = |end: Slot| slots.partition_point(|&slot| slot < end) as u32;
+            append_range(&mut ranges, place(first)..place(end));
+        }
+        ArrivedPaced {
+            call: *call,
+            push: push.clone(),
+            connections_per_second: *connections_per_second,
+            credit: self.credit,
+            visited: ranges,
+            tally: *tally,
+        }
+    }
+
+    fn arrived(arrived: ArrivedPaced, now: Millis) -> Self {
+        let ArrivedPaced { call, push, connections_per_second, credit, visited, tally } = arrived;
+        let visited = visited.into_iter().map(|Range { start, end }| (Slot(start), Slot(end)));
+        let mut broadcast = Self {
+            tally,
+            visited: visited.collect(),
+            credit,
+            ..Self::new(call, push, connections_per_second, now)
+        };
+        broadcast.skip_visited();
+        broadcast
     }
 }
 

@@ -319,6 +319,12 @@ impl Shard {
         let mut budget = Budget::new(0);
         for ParkedPush { operation, frame, is_accepted } in pushes {
             let push = Push::new(operation, frame);
+            if self.departures.has(conn) {
+                // The client is gone again, which its home did not know yet.
+                let tally = self.offer_departed(&push, is_accepted, &[conn]);
+                self.counters.deliveries += tally;
+                continue;
+            }
             let mut items = self.direct_items(&push);
             let walk = if is_accepted { Walk::Offer } else { Walk::OfferFiltered };
             let delivered = self.deliver(&push, &mut items, walk, |delivery| {

@@ -451,7 +451,7 @@ impl Shard {
     ) -> (Tally, Vec<Slot>) {
         let Delivered { mut tally, superseded, encoding, to_close, traced, lost, departed } =
             delivered;
-        tally += self.offer_departed(push, &departed);
+        tally += self.offer_departed(push, false, &departed);
         lost.into_iter().for_each(|(slot, lost)| self.note_lost(slot, lost));
         budget.spend(encoding);
         self.idle.note_activity(self.context.now);

@@ -158,7 +158,7 @@ impl Shard {
         }
         items.keep_plain();
         let progress = Progress {
-            call: CallId(0),
+            call: CallId::NONE,
             items,
             push,
             tally: Tally::default(),

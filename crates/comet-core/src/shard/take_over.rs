@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comet_handover as handed;
 use comet_proto::sse::LastEventId;
 use comet_proto::websocket::{FragmentParts, Fragments};
-use comet_proto::{JoinReply, LeaveReply, RoomHandle, VERSION_2, op};
+use comet_proto::{JoinReply, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
 use crate::gaps::Lost;
@@ -41,6 +41,7 @@ impl Shard {
             counters,
             // The driver has them.
             ticket_keys: _,
+            paced,
         } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
@@ -65,6 +66,7 @@ impl Shard {
             connections.into_iter().map(|conn| self.take_over_conn(conn, &items, &rooms)).collect();
         self.outboxes.bytes_queued += self.counters.bytes_out;
         self.take_over_home(home);
+        self.pacing.take_over(paced, self.context.now);
         self.dispatch_local();
         ids
     }
@@ -168,6 +170,11 @@ impl Shard {
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
         conn.shed_input();
+        if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
+            // Whole messages may be among it, which waited for another turn.
+            self.hold_deflated(slot);
+        }
+        let conn = &mut self.conns[slot];
         if !conn.outbox.is_empty() && !conn.is_send_kept {
             self.outboxes.mark_ready(slot, conn);
         }
@@ -175,8 +182,8 @@ impl Shard {
         for (room, offset) in offered {
             self.note_missed(slot, &rooms[room], offset);
         }
-        for (handle, room) in renamed {
-            self.rename_room(slot, handle, &rooms[room]);
+        for room in renamed {
+            self.tell_handle(slot, &rooms[room]);
         }
         id
     }
@@ -192,29 +199,20 @@ impl Shard {
         }
     }
 
-    /// Tells a client that knows a room by `former` its handle here. What it was sent before names the former one.
-    fn rename_room(&mut self, slot: Slot, former: RoomHandle, room: &ArrivedRoom) {
-        let ArrivedRoom { handle, name, position, .. } = room;
+    /// Tells a client that knows a room by another handle the one that it has here. What it was sent before names the former one. There is no
+    /// position: what the client has is its own, and it may have less than the room's home.
+    fn tell_handle(&mut self, slot: Slot, room: &ArrivedRoom) {
+        let ArrivedRoom { handle, name, .. } = room;
         if !self.conns[slot].is_protocol_2 {
             return;
         }
-        let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: former };
-        self.tell_rooms(slot, op::LEAVE_REPLY, &left.encode());
         let is_primary = self.conns[slot].room.room() == Some(RoomId::of_handle(*handle));
         let joined = match is_primary {
             true => JoinReply::primary(*handle, name.as_bytes()),
-            false => JoinReply {
-                is_unasked: true,
-                position: *position,
-                ..JoinReply::joined(*handle, name.as_bytes())
-            },
+            false => JoinReply { is_unasked: true, ..JoinReply::joined(*handle, name.as_bytes()) },
         };
-        self.tell_rooms(slot, op::JOIN_REPLY, &joined.encode());
-    }
-
-    fn tell_rooms(&mut self, slot: Slot, operation: i32, body: &[u8]) {
-        let reply = AwaitedReply { version: VERSION_2, operation, sequence: 0 };
-        self.reply(slot, reply, body);
+        let reply = AwaitedReply { version: VERSION_2, operation: op::JOIN_REPLY, sequence: 0 };
+        self.reply(slot, reply, &joined.encode());
     }
 
     fn take_over_home(&mut self, home: ArrivedHome) {
@@ -225,6 +223,7 @@ impl Shard {
             users,
             departed_users,
             disconnected_keys,
+            left_behind,
             anonymous,
             rooms,
             remote,
@@ -234,9 +233,13 @@ impl Shard {
         } = home;
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
-        for (key, conn, is_kept) in owners {
-            // Whoever claims the key from now on has a later token.
-            let claim = Claim { token_at: TokenTime::default(), is_given: true, is_kept };
+        for (key, conn, is_kept, age_ms) in owners {
+            // Whoever claims the key from now on has a later token. Other hosts compare the time.
+            let arrived = age_ms.map(|age_ms| Millis(self.context.now.0.saturating_sub(age_ms)));
+            let token_at = TokenTime::default();
+            let token_at = arrived.map_or(token_at, |arrived| token_at.next(arrived));
+            // Ages are handed over of given keys, where there are other hosts.
+            let claim = Claim { token_at, is_given: age_ms.is_some(), is_kept };
             self.home.keys.claim(&key, conn, claim);
         }
         self.take_over_parked(parked, kept);
@@ -250,6 +253,9 @@ impl Shard {
         }
         for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
             self.home.keys.retain_disconnected(since(age_ms), &key);
+        }
+        for handed::LeftBehindKey { user, key } in left_behind {
+            self.unclaimed(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
         for HomeRoomPart { name, shards, remote } in rooms {

@@ -1,6 +1,8 @@
 //! Clients that negotiated permessage-deflate (RFC 7692), beside those that did not.
 
-use comet_core::{CloseReason, ConnId, Deflate, Limits, Message, SlowConsumer, Transport};
+use comet_core::{
+    CloseReason, ConnId, Deflate, Limits, Message, SlowConsumer, Transport, distribute,
+};
 use comet_proto::{Position, op};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
@@ -291,6 +293,40 @@ fn a_turn_inflates_only_so_much() {
         (0..10).flat_map(|number| plain(BINARY, &frame(op::SEND, number, b""))).collect();
     assert_eq!(rig.take(conn), replies);
     assert_eq!(rig.take(other).len(), plain(BINARY, &frame(op::HEARTBEAT_REPLY, 9, b"1234")).len());
+}
+
+/// A shard is handed over while input waits for another turn, and pushes were compressed before it and after.
+#[test]
+fn another_process_goes_on_with_messages_that_wait_and_with_the_counts() {
+    let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, ..limits() };
+    let mut rig = Rig::new(1, limits.clone());
+    let conn = join(&mut rig, 0, "1/a//");
+    rig.push_keys(&["a"], 5, &body(1_000));
+    let pushed = rig.take(conn);
+    let before = rig.shards[0].counters();
+    assert!(before.deflated_messages == 1 && before.deflate_saved_bytes > 500);
+    let message = |sequence| {
+        let frame = frame(op::SEND, sequence, &vec![b'x'; 500_000]);
+        masked(BINARY | COMPRESSED, &deflated(&frame))
+    };
+    let stream: Vec<u8> = (0..10).flat_map(message).collect();
+    rig.shards[0].handle_recv(conn, &stream);
+    assert_eq!(rig.shards[0].counters().frames_in, 1 + 3);
+
+    let handed = rig.shards[0].hand_over();
+    let mut next = Rig::new(1, limits);
+    let (conn, _) = next.take_over(distribute(vec![handed], 1).unwrap())[0];
+    assert!(next.shards[0].has_work());
+    next.run();
+    let replies: Vec<u8> =
+        (0..10).flat_map(|number| plain(BINARY, &frame(op::SEND, number, b""))).collect();
+    assert_eq!(next.take(conn), replies);
+    assert_eq!(next.shards[0].counters().frames_in, 1 + 10);
+    next.push_keys(&["a"], 5, &body(1_000));
+    assert_eq!(next.take(conn), pushed);
+    let after = next.shards[0].counters();
+    assert_eq!(after.deflated_messages, 2);
+    assert_eq!(after.deflate_saved_bytes, 2 * before.deflate_saved_bytes);
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Shards whose state other shards go on with, perhaps another number of them.
 
 mod fixture;
+mod held;
+mod joined;
+mod paced;
 mod refused;
 mod story;
 
@@ -218,15 +221,12 @@ fn a_client_learns_a_handle_that_changes_and_the_former_one_means_nothing() {
     for (conn, former, told) in news {
         rig.take(conn);
         let [
-            Seen::Left { handle: left_first, .. },
             Seen::Joined { room: first, handle: first_handle, is_unasked: true, .. },
-            Seen::Left { handle: left_second, .. },
             Seen::Joined { room: second, handle: second_handle, is_unasked: true, .. },
         ] = &told[..]
         else {
             panic!("{told:?}");
         };
-        assert_eq!([*left_first, *left_second], former[..]);
         assert_ne!(first, second);
         assert!(former.iter().all(|known| known != first_handle && known != second_handle));
         // A request that crossed the news leaves no other room.
@@ -366,19 +366,22 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
     assert_eq!((counters.deliveries.queued, counters.lost, counters.waiting), (1, 1, 0));
     assert_eq!(counters.closed[CloseReason::Draining as usize], 1);
     assert_eq!(counters.keys + rig.shards[1].counters().keys, 0);
+    let is_end =
+        |report: &Report| matches!(report, Report::Disconnected { user: 7, key } if &**key == "k");
+    assert_eq!(rig.take_reports().iter().filter(|report| is_end(report)).count(), 1);
 }
 
 #[test]
 fn a_shard_says_what_is_under_way() {
     let mut rig = Rig::new(2, Limits::default());
     let conn = rig.join(0, "7/k/r/");
-    assert!(rig.shards.iter().all(Shard::is_quiescent));
+    assert!(rig.shards.iter().all(|shard| shard.obstacles().is_none()));
     rig.allow(conn, Some(3));
     rig.push_keys(&["k"], 5, b"half of it");
     assert_eq!(rig.shards[0].obstacles().transmits, 1);
     assert_eq!(rig.shards[0].obstacles().to_string(), "1 sends");
     rig.freeze();
-    assert!(rig.shards[0].is_quiescent());
+    assert!(rig.shards[0].obstacles().is_none());
     // The send is made again.
     rig.allow(conn, None);
     assert_eq!(rig.take(conn), frame(5, 0, b"half of it"));
@@ -389,7 +392,8 @@ fn a_shard_says_what_is_under_way() {
     let push = crate::rig::push(5, b"slow");
     let speed = std::num::NonZeroU32::new(1);
     rig.send_all(&Message::Broadcast { call, push, speed });
-    assert!(rig.shards.iter().any(|shard| shard.obstacles().paced == 1));
+    // Paced broadcasts move.
+    assert!(rig.shards.iter().all(|shard| shard.obstacles().may_hand_over()));
 }
 
 /// Interest in rooms is reported anew: another process has asked for them.

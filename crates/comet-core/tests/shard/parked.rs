@@ -3,6 +3,7 @@
 mod attacks;
 mod bounds;
 mod hand_over;
+mod returns;
 
 use comet_core::{
     CloseReason, ConnId, Hangup, Kick, Limits, Logic, Message, Millis, Push, Report, ResumeLimits,

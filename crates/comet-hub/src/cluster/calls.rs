@@ -115,6 +115,16 @@ impl<C> Calls<C> {
         Self { open, deadlines, last: 0, ended }
     }
 
+    /// The latest one that hosts were to answer; 0: there was none.
+    pub(super) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The next one has the number behind `last`.
+    pub(super) fn go_on_after(&mut self, last: u64) {
+        self.last = last.max(self.last);
+    }
+
     /// Hosts that are `silent` are named if they do not answer, and not waited for. `None`: nobody is to answer, or too many calls are open.
     pub(super) fn open(
         &mut self,

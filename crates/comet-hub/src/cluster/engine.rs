@@ -26,6 +26,23 @@ pub trait Engine: Send + Sync {
         let _ = bytes;
     }
 
+    /// Pushes and orders of other hosts wait from now on, because the shards are about to stop.
+    fn hold(&self) {}
+
+    /// They do not wait any more. Those that have come first.
+    fn release(&self) {}
+
+    /// Another process of this host holds pushes until this one is connected. To be called before the engine's work begins.
+    fn take_over(&self) {}
+
+    /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
+    fn withdraw(&self) {}
+
+    /// Pushes and orders that it has given to its owner. `None`: there may be more.
+    fn passed_on(&self) -> Option<u64> {
+        Some(0)
+    }
+
     /// What it has counted.
     fn counts(&self) -> EngineCounts;
 
@@ -156,7 +173,7 @@ pub struct Part {
 pub struct Clock {
     /// When the message was made.
     pub now: u64,
-    /// When the host started, by its own clock.
+    /// Since when the host hears what others say, by its own clock: mostly since it started.
     pub started: u64,
 }
 

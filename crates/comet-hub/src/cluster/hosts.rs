@@ -77,6 +77,15 @@ impl Hosts {
         }
     }
 
+    /// Knows what another process of this host knew. Nothing was heard of them in the present connection.
+    pub(super) fn take_over(&mut self, now: Millis, hosts: Vec<HostName>, silent: Vec<HostName>) {
+        let seen = |host| (host, Seen { at: now, in_connection: false });
+        self.seen.extend(hosts.into_iter().take(HOSTS_MAX).map(seen));
+        let until = now.after(HOST_FORGOTTEN_MS);
+        self.silent.extend(silent.into_iter().take(HOSTS_MAX).map(|host| (host, until)));
+        self.shared = None;
+    }
+
     pub(super) fn knows(&self, host: &HostName) -> bool {
         self.seen.contains_key(host)
     }

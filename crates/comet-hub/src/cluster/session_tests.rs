@@ -209,3 +209,28 @@ fn keys_that_find_no_room_are_listed_later() {
     cluster.handle_timeout(Millis(10_000));
     assert_eq!(cluster.poll_key_listing(), Some(listing));
 }
+
+/// Nobody of the host listens between the two processes, and it is too short for a silence.
+#[test]
+fn keys_that_were_told_in_an_upgrade_are_told_again() {
+    let mut world = World::new(&[("a", 0), ("b", 500)]);
+    world.connect(0, "k");
+    world.connect(1, "l");
+    world.pass(100);
+    let handed = world.hosts[0].cluster.hand_over(1_000_000 + world.now);
+    let mut next = Cluster::new("a".into(), true).with_sessions(1, 1_000_000);
+    next.take_over(Millis(world.now), handed, []);
+    world.hosts[0].cluster = next;
+    world.hosts[0].is_connected = false;
+    world.pass(100);
+    // One is younger there, the other here.
+    world.connect(1, "k");
+    world.pass(100);
+    world.connect(0, "l");
+    world.pass(800);
+    assert!(world.hosts.iter().all(|host| host.ended.is_empty()));
+    world.set_connected(0, true);
+    world.pass(3_000);
+    assert_eq!(world.hosts[0].ended, ["k".into()]);
+    assert_eq!(world.hosts[1].ended, ["l".into()]);
+}

@@ -72,6 +72,8 @@ pub(super) struct Sessions {
     shards: u16,
     /// The own clock at [`Millis`] 0.
     started: u64,
+    /// Since when this host hears what others say, by the own clock. It is in the place of `started` for others.
+    listens_since: u64,
     /// How far the clock of another host is ahead of the own one, at most.
     lead_ms: u64,
     peers: BTreeMap<HostName, Peer>,
@@ -92,6 +94,7 @@ impl Sessions {
         Self {
             shards,
             started,
+            listens_since: started,
             lead_ms: 0,
             peers: BTreeMap::new(),
             waiting: Vec::new(),
@@ -104,6 +107,18 @@ impl Sessions {
             keys_told: 0,
             keys_heard: 0,
         }
+    }
+
+    pub(super) fn lead_ms(&self) -> u64 {
+        self.lead_ms
+    }
+
+    /// Goes on for another process of this host, which has heard nothing since `stopped_unix_ms`. Others take this one for a new host for that
+    /// time, and tell it the keys that got an owner since.
+    pub(super) fn take_over(&mut self, now: Millis, lead_ms: u64, stopped_unix_ms: u64) {
+        self.lead_ms = lead_ms.min(LEAD_MAX_MS);
+        self.listens_since = stopped_unix_ms;
+        self.disconnected_at = Some(now);
     }
 
     pub(super) fn poll_held(&mut self) -> Option<HeldElsewhere> {
@@ -230,7 +245,7 @@ impl Sessions {
             return;
         }
         self.waiting_until = None;
-        let clock = Clock { now: self.stamp(now), started: self.started };
+        let clock = Clock { now: self.stamp(now), started: self.listens_since };
         let mut told: Vec<_> = std::mem::take(&mut self.waiting)
             .into_iter()
             .map(|(key, at)| (key, self.stamp(at)))

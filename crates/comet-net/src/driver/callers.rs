@@ -22,7 +22,7 @@ pub(super) struct Callers {
     to_rearm: Vec<ListenerIndex>,
     rearm_at: Instant,
     sockets: Vec<Option<Socket>>,
-    /// Whose receive or send a freeze has cancelled. They count as under way: the shard waits for them.
+    /// Whose receive or send a freeze has cancelled, while that lasts. They count as under way: the shard waits for them.
     cancelled_receives: Vec<CallerSlot>,
     cancelled_sends: Vec<CallerSlot>,
     /// Callers without a token that opens: how many there had been when the log last had a line about them, and when that was.
@@ -166,7 +166,12 @@ impl<A: Authenticator> Driver<A> {
         let socket = self.callers.at(slot);
         if result == Err(libc::ECANCELED) && !socket.is_closed {
             socket.is_receiving = false;
-            return self.callers.cancelled_receives.push(slot);
+            match self.is_frozen {
+                true => self.callers.cancelled_receives.push(slot),
+                // The core has thawed before the operation ended.
+                false => self.receive_from_caller(slot),
+            }
+            return;
         }
         let socket = self.callers.at(slot);
         socket.is_receiving = false;
@@ -182,7 +187,11 @@ impl<A: Authenticator> Driver<A> {
         let socket = self.callers.at(slot);
         if result == Err(libc::ECANCELED) && !socket.is_closed {
             socket.is_sending = false;
-            return self.callers.cancelled_sends.push(slot);
+            match (self.is_frozen, socket.sent) {
+                (false, Some(bytes)) => self.send_to_caller(slot, bytes),
+                _ => self.callers.cancelled_sends.push(slot),
+            }
+            return;
         }
         self.callers.at(slot).is_sending = false;
         match result {

@@ -40,6 +40,10 @@ impl<A: Authenticator> Driver<A> {
                     self.stop_accepts();
                     let _ = answer.send(Ok(()));
                 }
+                Order::HoldInput(answer) => {
+                    self.shard.hold_input();
+                    let _ = answer.send(Ok(()));
+                }
                 Order::CloseUnmovable(retry_after_ms, answer) => {
                     self.shard.close_left_behind(retry_after_ms);
                     let _ = answer.send(Ok(()));
@@ -75,7 +79,7 @@ impl<A: Authenticator> Driver<A> {
     fn stop_accepts(&mut self) {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-            self.ring.cancel_accept(index);
+            self.ring.cancel(Operation::Accept(index));
         }
     }
 
@@ -193,6 +197,9 @@ impl<A: Authenticator> Driver<A> {
         self.ring.give_buffers(&mut self.buffers);
         self.rearm_receives();
         self.rearm_callers();
+        // What is read now sets deadlines.
+        self.update_time(Instant::now());
+        self.shard.release_input();
         for slot in std::mem::take(&mut self.ciphertext_waits) {
             if self.sockets.get(slot).is_some() {
                 self.send_ciphertext(slot);
@@ -261,6 +268,7 @@ impl<A: Authenticator> Offered<'_, A> {
                 }
                 Ok(
                     Order::StopAccepts(answer)
+                    | Order::HoldInput(answer)
                     | Order::CloseUnmovable(_, answer)
                     | Order::Freeze(answer)
                     | Order::Adopt(_, answer)

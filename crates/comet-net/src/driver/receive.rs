@@ -12,7 +12,7 @@ use super::Driver;
 use crate::ids::ListenerIndex;
 use crate::layers::{ProtocolLayers, Received};
 use crate::peer_name::peer_name;
-use crate::ring::{self, Completion};
+use crate::ring::{self, Completion, Operation};
 use crate::sockets::failed;
 use crate::tls::TlsSession;
 
@@ -83,7 +83,7 @@ impl<A: Authenticator> Driver<A> {
             self.rearm_accepts_at = self.accept_pace.window_end();
             self.shard.handle_accepts_paused();
             for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-                self.ring.cancel_accept(index);
+                self.ring.cancel(Operation::Accept(index));
             }
         }
     }

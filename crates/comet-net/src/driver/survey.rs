@@ -11,7 +11,7 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn survey(&self) -> Survey {
         let obstacles = self.shard.obstacles();
         let required = self.shard.required_by_connections();
-        let mut survey = Survey { paced: obstacles.paced, required, ..Survey::default() };
+        let mut survey = Survey { orders: obstacles.orders, required, ..Survey::default() };
         let mut layers = self.sockets.all().filter_map(|socket| socket.layers.as_ref());
         if layers.any(|layers| layers.session().is_some()) {
             survey.required.push(feature::TLS);

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use comet_core::Transport;
+use comet_record::SEAL_OVERHEAD_MAX;
 use rustls::client::ClientConfig;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::CertificateDer;
@@ -154,7 +155,7 @@ fn a_long_transmit_is_sent_in_one_piece_within_the_budget_and_else_record_by_rec
             while done < transmit.len() {
                 assert!(pair.server.encrypt(&transmit[done..], &budget));
                 let queued = pair.server.queued.bytes.capacity();
-                let record = PLAINTEXT_MAX + SEAL_OVERHEAD_MAX;
+                let record = sealed_len_max(PLAINTEXT_MAX);
                 assert!(has_budget || queued <= record, "{queued} bytes of one record");
                 done += pair.server_sends();
                 sends += 1;

@@ -1,6 +1,6 @@
 //! What a client is told of the rooms that it is in: their handles, who is there, and where pushes stand.
 
-use comet_proto::{JoinReply, LeaveReply, RoomHandle, RoomRefusal};
+use comet_proto::{JoinReply, RoomHandle, RoomRefusal};
 
 use crate::plan::{PRESENCE_OPERATION, ROOMS};
 use crate::positions::Place;
@@ -49,47 +49,38 @@ impl ReceivedStream {
         }
     }
 
-    /// After an upgrade: the server knows a room by another handle.
-    pub(super) fn lost_handle(&mut self, body: &[u8]) -> Result<(), String> {
-        let reply = LeaveReply::decode(body);
-        let reply = reply.filter(|reply| reply.is_unasked && reply.outcome.is_ok());
-        self.renamed = reply.as_ref().and_then(|reply| self.rooms.remove(&reply.handle));
-        if let (Some(LeaveReply { handle, .. }), Some((room, _))) = (reply, self.renamed) {
-            self.primary.take_if(|primary| *primary == handle);
-            if self.expected.iter().any(|(_, expected)| *expected == Expected::Leave(handle)) {
-                // The server does not know what it is to leave. So the client stays, and has ignored what came meanwhile.
-                self.positions.ignored(room);
-            }
-        }
-        let what = || format!("a handle is taken back by {body:?}, rooms are {:?}", self.rooms);
-        self.renamed.is_some().then_some(()).ok_or_else(what)
+    /// By which handle it knows the room of an operation 19 that nothing asked for, if that is another one.
+    pub(super) fn former_handle(&self, body: &[u8]) -> Option<RoomHandle> {
+        let JoinReply { outcome, room: name, .. } = JoinReply::decode(body)?;
+        let is_former = |(known, (room, _)): &(&RoomHandle, &(u8, u64))| {
+            name == ROOMS[usize::from(*room)].as_bytes() && outcome != Ok(**known)
+        };
+        self.rooms.iter().find(is_former).map(|(&known, _)| known)
     }
 
-    /// The other handle. The room is the same all the time, so no push to it may be missing.
-    pub(super) fn given_handle(
-        &mut self,
-        (room, since): (u8, u64),
-        body: &[u8],
-    ) -> Result<(), String> {
-        let is_first = self.room == Some(room);
-        match JoinReply::decode(body) {
-            Some(JoinReply {
-                outcome: Ok(handle),
-                room: name,
-                is_unasked: true,
-                is_primary,
-                ..
-            }) if name == ROOMS[usize::from(room)].as_bytes()
-                && is_primary == is_first
-                && self.rooms.insert(handle, (room, since)).is_none() =>
-            {
-                if is_primary {
-                    self.primary = Some(handle);
-                }
-                Ok(())
-            }
-            _ => Err(format!("another handle of room {room} by {body:?}")),
+    /// After an upgrade: the server knows a room by another handle. It is the same room all the time, so no push to it may be missing, and the
+    /// position of this side stays.
+    pub(super) fn given_handle(&mut self, former: RoomHandle, body: &[u8]) -> Result<(), String> {
+        let wrong = || format!("another handle than {former:?} by {body:?}");
+        let (room, since) = self.rooms.remove(&former).ok_or_else(wrong)?;
+        let JoinReply { outcome, room: _, is_unasked, is_primary, position, recovered } =
+            JoinReply::decode(body).ok_or_else(wrong)?;
+        let is_right = is_unasked
+            && (position, recovered) == (None, None)
+            && is_primary == (self.room == Some(room));
+        let handle = outcome.ok().filter(|_| is_right).ok_or_else(wrong)?;
+        if self.rooms.insert(handle, (room, since)).is_some() {
+            return Err(wrong());
         }
+        self.primary.take_if(|primary| *primary == former);
+        if is_primary {
+            self.primary = Some(handle);
+        }
+        if self.expected.iter().any(|(_, expected)| *expected == Expected::Leave(former)) {
+            // The server does not know what it is to leave. So the client stays, and has ignored what came meanwhile.
+            self.positions.ignored(room);
+        }
+        Ok(())
     }
 
     /// In protocol 2: it has read the handle of the room that operation 12 changes, if there is one.

@@ -79,6 +79,7 @@ impl World {
         env.control.upgrade(shards);
         env.upgraded_at.push(env.now);
         let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
+        env.control.paced.upgrade(parts.iter().flat_map(|(part, _)| part.paced()))?;
         let stalls: Rc<[StallLog]> =
             formers.iter_mut().map(|former| std::mem::take(&mut former.stalls)).collect();
         let mut renamed = BTreeMap::new();
@@ -127,7 +128,7 @@ impl World {
                 self.drivers.iter_mut().map(Driver::may_stop).filter(|may_stop| !may_stop).count()
                     == 0;
             let control = &self.env.control;
-            let is_control_idle = control.is_idle() && self.env.now > control.paced_until;
+            let is_control_idle = control.is_idle();
             if !is_stopped && may_stop && is_control_idle && self.env.mesh.is_empty() {
                 self.env.control.logic.services.is_calm = false;
                 return Ok(());

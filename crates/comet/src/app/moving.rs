@@ -1,6 +1,7 @@
 //! The server in a live upgrade: what of it is handed over, how it ends in the former process, and how it goes on in the new one.
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use comet_control::Control;
 use comet_listen::NamedSocket;
@@ -10,6 +11,12 @@ use crate::listeners::Passing;
 use crate::start::{Handles, Prepared, Threads};
 
 use super::App;
+
+/// How long callers wait for the connection to other hosts.
+const HOSTS: Duration = Duration::from_secs(1);
+
+/// How often it is looked whether there is one.
+const LOOK: Duration = Duration::from_millis(2);
 
 impl App {
     /// A server that has taken over the connections of another process, which has ended its work: it goes on with them, and accepts
@@ -29,7 +36,14 @@ impl App {
                 say("a core does not go on", &error);
             }
         }
-        app.threads.control.end_move();
+        let control = &app.threads.control;
+        control.connect_hosts();
+        // A push of a caller who comes before would reach the clients of this host alone.
+        let end = Instant::now() + HOSTS;
+        while !control.is_connected() && Instant::now() < end {
+            sleep(LOOK);
+        }
+        control.end_move();
         if let Err(error) = app.register() {
             say("discovery", &error);
         }

@@ -7,6 +7,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use std::{env, io};
 
+use comet_handover::feature;
 use comet_net::{Core, FrozenTurn, Pending, Survey};
 use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
 
@@ -18,6 +19,9 @@ use super::request::{Answer, Request, own_binary};
 
 /// How long clients in a handshake may take to authenticate.
 const HANDSHAKES: Duration = Duration::from_millis(300);
+
+/// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
+const ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long the close notices of those that stay may take to be sent.
 const NOTICES: Duration = Duration::from_millis(100);
@@ -106,12 +110,13 @@ impl<'a> Former<'a> {
     pub(crate) fn check(&self) -> Answer {
         match self.app.control().check_move().and_then(|()| self.survey()) {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, required: _, handshakes, await_answers, closing, paced }) => {
+            Ok(Survey { movable, required: _, handshakes, await_answers, closing, orders }) => {
                 let text = format!(
-                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake \
-                     and {await_answers} that wait for an answer, if {} ms do not end that\n\
-                     closing: {closing}\npaced broadcasts and orders, which are waited for: {paced}",
-                    HANDSHAKES.as_millis()
+                    "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
+                     not end that, and {await_answers} that wait for an answer, if {} s do not\n\
+                     closing: {closing}\norders to move clients off, which are waited for: {orders}",
+                    HANDSHAKES.as_millis(),
+                    ANSWERS.as_secs()
                 );
                 Answer { is_done: true, text }
             }
@@ -125,13 +130,13 @@ impl<'a> Former<'a> {
     fn survey(&self) -> Result<Survey, String> {
         let mut sum = Survey::default();
         for survey in all(self.app.cores(), Core::survey, ORDER)? {
-            let Survey { movable, required, handshakes, await_answers, closing, paced } = survey;
+            let Survey { movable, required, handshakes, await_answers, closing, orders } = survey;
             sum.required.extend(required);
             sum.movable += movable;
             sum.handshakes += handshakes;
             sum.await_answers += await_answers;
             sum.closing += closing;
-            sum.paced += paced;
+            sum.orders += orders;
         }
         Ok(sum)
     }
@@ -143,15 +148,25 @@ impl<'a> Former<'a> {
         format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
     }
 
-    /// Waits until clients in a handshake are through, or their time is over, and closes what cannot be handed over.
-    fn close_unmovable(&mut self) -> Result<(), String> {
-        let end = Instant::now() + HANDSHAKES;
-        let mut survey = self.survey()?;
-        while survey.handshakes + survey.await_answers > 0 && Instant::now() < end {
+    /// Waits until there is none of what `count` counts, or `time` is over.
+    fn wait_for(&self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
+        let end = Instant::now() + time;
+        while count(&self.survey()?) > 0 && Instant::now() < end {
             sleep(LOOK);
-            survey = self.survey()?;
         }
-        let Survey { handshakes, await_answers, .. } = survey;
+        Ok(())
+    }
+
+    /// Reads no more requests of clients, and waits for the answers to those under way.
+    fn answer_requests(&self) -> Result<(), String> {
+        let cores = self.app.cores();
+        all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
+        self.wait_for(ANSWERS, |survey| survey.await_answers)
+    }
+
+    /// Closes what cannot be handed over.
+    fn close_unmovable(&mut self) -> Result<(), String> {
+        let Survey { handshakes, await_answers, .. } = self.survey()?;
         self.closed = handshakes + await_answers;
         if self.closed == 0 {
             return Ok(());
@@ -160,11 +175,7 @@ impl<'a> Former<'a> {
         all(self.app.cores(), |core| core.close_unmovable(retry_after_ms), ORDER)?
             .into_iter()
             .collect::<Result<(), _>>()?;
-        let end = Instant::now() + NOTICES;
-        while self.survey()?.closing > 0 && Instant::now() < end {
-            sleep(LOOK);
-        }
-        Ok(())
+        self.wait_for(NOTICES, |survey| survey.closing)
     }
 
     /// Has the callers leave with their answers. One that takes longer is cut off when this process ends, and has no answer then.
@@ -188,7 +199,10 @@ impl<'a> Former<'a> {
         loop {
             let turns = all(self.app.cores(), Core::frozen_turn, ORDER)?;
             let is_still = |turn: &FrozenTurn| turn.is_still && turn.obstacles.is_none();
-            if turns.iter().all(is_still) && self.app.control().messages_under_way() == 0 {
+            let control = self.app.control();
+            let messages = control.messages_under_way() + control.reports_under_way();
+            let is_empty = messages == 0 && !control.has_pushes_of_hosts();
+            if turns.iter().all(is_still) && is_empty {
                 return Ok(());
             }
             if Instant::now() >= end {
@@ -203,7 +217,9 @@ impl Predecessor for Former<'_> {
     fn greeting(&self) -> Greeting {
         // What is known before the freeze. An older process may go on where nothing needs what it does not know; what shows later
         // is in the state, and refused there.
-        let features = self.required.iter().map(|name| (*name).to_owned()).collect();
+        let hosts = self.app.control().has_hosts().then_some(feature::HOSTS);
+        let features = self.required.iter().copied().chain(hosts);
+        let features = features.map(str::to_owned).collect();
         Greeting { version: comet_handover::VERSION, features }
     }
 
@@ -222,8 +238,12 @@ impl Predecessor for Former<'_> {
         self.app.control().check_move()?;
         let cores = self.app.cores();
         all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
-        self.close_unmovable()?;
+        self.wait_for(HANDSHAKES, |survey| survey.handshakes)?;
+        self.answer_requests()?;
+        // From here on nobody can push.
         self.wait_for_callers()?;
+        self.close_unmovable()?;
+        self.app.control().hold_hosts();
         self.frozen = Some(Instant::now());
         all(cores, Core::freeze, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         self.empty_mesh()
@@ -237,6 +257,8 @@ impl Predecessor for Former<'_> {
             last_call: control.last_call(),
             upgrades: comet_ops::upgrades(),
             blocks: blocks.collect(),
+            paced: control.paced(),
+            hosts: control.hosts(),
         };
         channel.send_shard(&process.encode(), &[])?;
         for core in self.app.cores() {
@@ -270,6 +292,7 @@ impl Predecessor for Former<'_> {
     fn release(&mut self) {
         self.pause = self.frozen.map_or(Duration::ZERO, |begin| begin.elapsed());
         comet_listen::keep_socket_files(true);
+        self.app.control().withdraw();
         for released in self.app.cores().iter().map(Core::release).collect::<Vec<_>>() {
             if let Err(error) = released.wait(ORDER).and_then(|released| released) {
                 log::error!("upgrade: {error}");

@@ -4,7 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use comet_control::{ClusterHandOver, PacedMove};
 use serde_json::{Map, Value, json};
+
+use super::{hosts, paced};
 
 /// With the listeners, while the former process serves. Their descriptors follow, and that of the pid file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -28,6 +31,10 @@ pub(super) struct Process {
     pub(super) upgrades: BTreeMap<String, u64>,
     /// Networks that are blocked, each with the time of the shards when it is over, milliseconds.
     pub(super) blocks: Vec<(String, u64)>,
+    /// Paced broadcasts that are under way.
+    pub(super) paced: Vec<PacedMove>,
+    /// What it knows of other hosts, if it has some.
+    pub(super) hosts: Option<ClusterHandOver>,
 }
 
 impl Sockets {
@@ -59,8 +66,15 @@ impl Sockets {
 
 impl Process {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { last_call, upgrades, blocks } = self;
-        let all = json!({ "last_call": last_call, "upgrades": upgrades, "blocks": blocks });
+        let Self { last_call, upgrades, blocks, paced, hosts } = self;
+        let paced: Vec<_> = paced.iter().map(paced::to_json).collect();
+        let all = json!({
+            "last_call": last_call,
+            "upgrades": upgrades,
+            "blocks": blocks,
+            "paced": paced,
+            "hosts": hosts.as_ref().map(hosts::to_json),
+        });
         all.to_string().into_bytes()
     }
 
@@ -71,11 +85,14 @@ impl Process {
         let upgrades = object.get("upgrades").and_then(Value::as_object);
         let count = |(name, count): (&String, &Value)| Some((name.clone(), count.as_u64()?));
         let blocks = object.get("blocks").and_then(Value::as_array);
+        let paced = object.get("paced").and_then(Value::as_array);
         let block = |pair: &Value| Some((pair[0].as_str()?.to_owned(), pair[1].as_u64()?));
         Ok(Self {
             last_call: object.get("last_call").and_then(Value::as_u64).unwrap_or(0),
             upgrades: upgrades.into_iter().flatten().filter_map(count).collect(),
             blocks: blocks.into_iter().flatten().filter_map(block).collect(),
+            paced: paced.into_iter().flatten().filter_map(paced::from_json).collect(),
+            hosts: object.get("hosts").and_then(hosts::from_json),
         })
     }
 }
@@ -101,7 +118,8 @@ mod tests {
         }
         let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();
         let blocks = vec![("192.0.2.0/24".to_owned(), 7_000)];
-        let process = Process { last_call: u64::MAX, upgrades, blocks };
+        let (paced, hosts) = (vec![paced::example()], Some(hosts::example()));
+        let process = Process { last_call: u64::MAX, upgrades, blocks, paced, hosts };
         assert_eq!(Process::decode(&process.encode()), Ok(process));
     }
 

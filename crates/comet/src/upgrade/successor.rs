@@ -141,9 +141,14 @@ impl TakingOver {
     fn receive(&mut self, threads: &Threads) -> Result<(), String> {
         let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
-        let Process { last_call, upgrades, blocks } = Process::decode(&process)?;
+        let Process { last_call, upgrades, blocks, paced, hosts } = Process::decode(&process)?;
         threads.control.take_over(last_call, read_blocks(blocks)?);
-        let parts = read(shards, threads.cores.len())?.into_iter();
+        let parts = read(shards, threads.cores.len())?;
+        threads.control.take_over_paced(paced, parts.iter().flat_map(|part| part.part.paced()));
+        if let Some(hosts) = hosts {
+            let rooms = parts.iter().flat_map(|part| part.part.rooms());
+            threads.control.take_over_hosts(hosts, rooms.cloned());
+        }
         let adopt = |(core, part): (&Core, Arrived)| core.adopt(part);
         let adopted: Vec<_> = threads.cores.iter().zip(parts).map(adopt).collect();
         for core in adopted {

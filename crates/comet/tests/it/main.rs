@@ -86,6 +86,7 @@ mod text;
 mod timeouts;
 mod tls;
 mod tls_record;
+mod tls_tampered;
 mod token_expiry;
 mod token_keys;
 mod tokens;

@@ -131,8 +131,14 @@ impl Program {
     }
 
     fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).unwrap();
+            // The server looks whether the program is there.
+            if line.trim_end() != "PING" {
+                return line.trim_end().to_owned();
+            }
+            self.say("PONG\r\n");
+        }
     }
 }

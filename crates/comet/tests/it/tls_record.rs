@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{self, ChildStdin, Command, Stdio};
 use std::sync::Arc;
@@ -21,13 +22,13 @@ use crate::tls::{Certificates, address, live};
 const START_PATIENCE: Duration = PATIENCE.saturating_mul(4);
 
 /// A program that speaks TLS and passes on what is inside by its standard input and output.
-struct Program {
+pub(crate) struct Program {
     _running: Running,
     input: ChildStdin,
     output: Receiver<Vec<u8>>,
     /// Bytes of the output that nobody has read.
     rest: Vec<u8>,
-    log: Receiver<String>,
+    pub(crate) log: Receiver<String>,
 }
 
 impl Program {
@@ -55,8 +56,12 @@ impl Program {
     }
 
     /// A client of OpenSSL that logs its messages. A line that begins with a letter is a command to it.
-    fn openssl(server: &Server, certificates: &Certificates, version: &str) -> Option<Self> {
-        let address = address(server, Transport::Tcp).to_string();
+    pub(crate) fn openssl(
+        address: SocketAddr,
+        certificates: &Certificates,
+        version: &str,
+    ) -> Option<Self> {
+        let address = address.to_string();
         let [certificate, _] = certificates.files("a.example");
         let mut openssl = Command::new("openssl");
         openssl.args(["s_client", "-brief", "-connect", &address, "-CAfile", &certificate]);
@@ -155,7 +160,11 @@ fn a_changed_record_ends_the_connection_alone() {
 fn openssl_updates_keys_of_both_sides() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
-    let Some(program) = Program::openssl(&server, &certificates, "-tls1_3") else { return };
+    let Some(program) =
+        Program::openssl(address(&server, Transport::Tcp), &certificates, "-tls1_3")
+    else {
+        return;
+    };
     let mut peer = Peer { stream: program, transport: Transport::Tcp };
     peer.authenticate("7");
     check_talk(&server, &mut peer);
@@ -182,7 +191,11 @@ fn openssl_updates_keys_of_both_sides() {
 fn openssl_talks_in_tls_1_2_and_may_not_negotiate_again() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
-    let Some(program) = Program::openssl(&server, &certificates, "-tls1_2") else { return };
+    let Some(program) =
+        Program::openssl(address(&server, Transport::Tcp), &certificates, "-tls1_2")
+    else {
+        return;
+    };
     let mut peer = Peer { stream: program, transport: Transport::Tcp };
     peer.authenticate("7");
     check_talk(&server, &mut peer);

@@ -18,6 +18,8 @@ fn parked_sessions_go_on_in_another_process() {
         let (stays, ..) = join(&mut rig, 1, "8/other//1000");
         rig.allow(stays, Some(0));
         rig.push_keys(&["other"], PUSH, b"2");
+        // A process that does not know it is refused before anybody is stopped.
+        assert_eq!(rig.shards[1].required_by_connections(), ["parked"]);
         let stays = rig.upgrade(count)[&stays];
         assert_eq!(rig.push_user(7, PUSH, b"3"), parked(1), "{count}");
         let (_, kept, rest) = join(&mut rig, 0, TOKEN);

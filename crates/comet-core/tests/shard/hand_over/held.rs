@@ -1,0 +1,99 @@
+//! What clients send while a shard is about to be handed over asks nobody, and is read by whoever goes on.
+
+use comet_core::{ConnId, Limits, Logic, Message, Report, Transport};
+use comet_proto::op;
+
+use crate::rig::{Rig, UPGRADE, frame, masked};
+
+/// Live clients of remote logic, over both transports.
+fn clients(rig: &mut Rig) -> [ConnId; 2] {
+    [(Transport::Tcp, "7/k//"), (Transport::WebSocket, "8/l//")].map(|(transport, token)| {
+        let conn = rig.connect(0, transport);
+        let auth = frame(op::AUTH, 1, token.as_bytes());
+        match transport {
+            Transport::WebSocket => {
+                rig.feed(conn, UPGRADE);
+                rig.feed(conn, &masked(0x82, &auth));
+            }
+            _ => rig.feed(conn, &auth),
+        }
+        rig.admit(conn);
+        rig.take(conn);
+        conn
+    })
+}
+
+/// Bodies of the client messages that are reported, and their connections.
+fn received(rig: &mut Rig) -> Vec<(ConnId, Vec<u8>)> {
+    let received = rig.take_reports().into_iter().filter_map(|report| match report {
+        Report::Receive { conn, body, .. } => Some((conn, body.to_vec())),
+        _ => None,
+    });
+    received.collect()
+}
+
+fn rig() -> Rig {
+    Rig::with_logic(1, Limits::default(), Logic::Remote { renew_ms: (1_000_000, 1_000_000) })
+}
+
+/// A message, and in the same bytes the next one, of which the end is missing.
+fn feed(rig: &mut Rig, conns: [ConnId; 2]) -> [Vec<u8>; 2] {
+    let sent = [frame(op::SEND, 1, b"one"), frame(op::SEND, 2, b"two")];
+    let messages = [sent.clone(), sent.map(|frame| masked(0x82, &frame))];
+    let mut rest = [vec![], vec![]];
+    for ((conn, [one, two]), rest) in conns.into_iter().zip(messages).zip(&mut rest) {
+        let mut bytes = [one, two].concat();
+        *rest = bytes.split_off(bytes.len() - 1);
+        rig.feed(conn, &bytes);
+    }
+    rest
+}
+
+#[test]
+fn another_process_reads_what_was_held() {
+    let mut rig = rig();
+    let conns = clients(&mut rig);
+    rig.shards[0].hold_input();
+    let rest = feed(&mut rig, conns);
+    assert_eq!(received(&mut rig), []);
+    let renamed = rig.upgrade(1);
+    let conns = conns.map(|conn| *renamed.get(&conn).expect("nobody stays behind"));
+    assert_eq!(received(&mut rig), [], "not before it may");
+    rig.shards[0].release_input();
+    rig.run();
+    assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"one".to_vec())));
+    for (conn, rest) in conns.into_iter().zip(rest) {
+        rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+        rig.feed(conn, &rest);
+        assert_eq!(received(&mut rig), [(conn, b"two".to_vec())]);
+    }
+}
+
+#[test]
+fn the_former_process_reads_it_where_nothing_is_handed_over() {
+    let mut rig = rig();
+    let conns = clients(&mut rig);
+    rig.shards[0].hold_input();
+    feed(&mut rig, conns);
+    rig.shards[0].release_input();
+    rig.run();
+    assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"one".to_vec())));
+}
+
+/// It is the server that is late, not the client.
+#[test]
+fn a_heartbeat_that_is_held_is_in_time() {
+    let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
+    let mut rig = Rig::with_logic(1, limits, Logic::Embedded);
+    let conn = rig.join(0, "7/k//");
+    rig.take(conn);
+    rig.pass(900);
+    rig.shards[0].hold_input();
+    rig.feed(conn, &frame(op::HEARTBEAT, 2, b""));
+    rig.pass(300);
+    rig.shards[0].release_input();
+    rig.run();
+    rig.pass(900);
+    assert!(!rig.is_closed(conn));
+    assert_eq!(rig.take(conn).len(), frame(op::HEARTBEAT_REPLY, 2, &[0; 4]).len());
+}

@@ -1,0 +1,106 @@
+//! A live upgrade: another process of this host goes on under its name.
+//!
+//! The other hosts do not notice it. The new process knows the hosts that the former one knew, and goes on behind its pushes, so that no
+//! late answer meets another push. What hosts told between the two connections nobody has heard. So the
+//! new process says since when it may have missed something, and hosts tell the keys that got an owner since.
+
+use std::sync::Arc;
+
+use comet_core::Millis;
+
+use super::Cluster;
+use super::engine::HostName;
+
+/// What the process that goes on has to know of the other hosts.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ClusterHandOver {
+    /// The latest push that hosts were to answer.
+    pub last_call: u64,
+    /// Hosts that are there.
+    pub hosts: Vec<HostName>,
+    /// Hosts that are silent.
+    pub silent: Vec<HostName>,
+    /// How far the clock of another host is ahead of the own one, at most.
+    pub lead_ms: u64,
+    /// When the former process stopped to listen, in milliseconds since 1970.
+    pub stopped_unix_ms: u64,
+}
+
+impl<C> Cluster<C> {
+    /// What another process is to know, which has to listen from `now_unix_ms` on.
+    #[must_use]
+    pub fn hand_over(&self, now_unix_ms: u64) -> ClusterHandOver {
+        ClusterHandOver {
+            last_call: self.calls.last(),
+            hosts: self.hosts.names().cloned().collect(),
+            silent: self.hosts.silent_names().cloned().collect(),
+            lead_ms: self.sessions.as_ref().map_or(0, super::Sessions::lead_ms),
+            stopped_unix_ms: now_unix_ms,
+        }
+    }
+
+    /// Goes on with the name of another process, before there is a connection. These are the rooms with members here.
+    pub fn take_over(
+        &mut self,
+        now: Millis,
+        handed: ClusterHandOver,
+        rooms: impl IntoIterator<Item = Arc<str>>,
+    ) {
+        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = handed;
+        self.calls.go_on_after(last_call);
+        self.hosts.take_over(now, hosts, silent);
+        if let Some(sessions) = &mut self.sessions {
+            sessions.take_over(now, lead_ms, stopped_unix_ms);
+        }
+        for room in rooms {
+            self.set_interest(now, &room, true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{ClusterCallId, Command, Event, Publication, Target};
+
+    fn publication(room: &str) -> Publication {
+        Publication {
+            target: Target::Room(room.into()),
+            accepts: 0,
+            operation: 5,
+            version: 0,
+            sequence: 0,
+            collapse_id: Box::default(),
+            body: Vec::new(),
+        }
+    }
+
+    fn commands(cluster: &mut Cluster<u32>) -> Vec<Command> {
+        std::iter::from_fn(|| cluster.poll_command()).collect()
+    }
+
+    #[test]
+    fn another_process_goes_on_behind_the_calls_and_with_the_hosts() {
+        let mut former = Cluster::new("a".into(), true);
+        former.handle_event(Millis(0), Event::Connected);
+        former.handle_event(Millis(10), Event::Announced { host: "b".into() });
+        former.begin((Millis(20), 1_000), publication("r"), 1);
+        let handed = former.hand_over(7);
+        assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));
+
+        let mut next: Cluster<u32> = Cluster::new("a".into(), true);
+        next.take_over(Millis(30), handed, ["r".into()]);
+        assert_eq!(commands(&mut next), [], "the former process is this host");
+        next.handle_event(Millis(40), Event::Connected);
+        next.begin((Millis(40), 1_000), publication("r"), 2);
+        let told = commands(&mut next);
+        let is_subscribed = |command: &Command| matches!(command, Command::SubscribeOnly { rooms } if rooms == &["r".into()]);
+        assert!(is_subscribed(&told[0]), "{told:?}");
+        let published = told.iter().find_map(|command| match command {
+            Command::Publish { call, .. } => Some(*call),
+            _ => None,
+        });
+        assert_eq!(published, Some(Some(ClusterCallId(2))), "the other host has to answer");
+        assert!(next.poll_outcome().is_none());
+    }
+}

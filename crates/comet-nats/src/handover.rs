@@ -1,0 +1,213 @@
+//! A live upgrade: the pushes and orders of others that come while no process can begin them.
+//!
+//! The former process *holds* them from the time that its shards stop. If the upgrade fails, it begins them itself. The new process
+//! connects after the commit. Once it is subscribed it says so on the subject of the host, and the former one forwards there
+//! what it holds, and that this was all. The new process holds what comes meanwhile, and begins what was forwarded first.
+//!
+//! For a moment both are subscribed, so a message may come by both ways. It has a reply subject of its own, by which the second one is
+//! known. Plain publishers name none: there the moment at which the former process heard of the new one decides, and only
+//! for messages that came at that very moment, what they say.
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use async_nats::{HeaderMap, Message};
+use tokio::sync::oneshot;
+
+use crate::{EVENTS_BYTES_MAX, PUSHES_MAX};
+
+/// What the process is to do with pushes and orders of others.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// They wait, until another order comes.
+    Hold,
+    /// They are begun again, and those that wait first.
+    Release,
+    /// Another process goes on. Once it has said that it is there, what waits goes to the sender.
+    Withdraw(oneshot::Sender<Vec<Forwarded>>),
+}
+
+/// A message for the process that goes on.
+#[derive(Debug)]
+pub(crate) struct Forwarded {
+    pub(crate) message: Message,
+    /// It came before that process was subscribed, so it has come there by no other way.
+    pub(crate) is_sure: bool,
+}
+
+/// What the two processes of a host say to each other on the subject of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Word {
+    /// The new process is subscribed.
+    Subscribed,
+    /// A message that the former process has held; the second: it is sure that it came by no other way.
+    Message,
+    SureMessage,
+    /// There are no more.
+    Complete,
+}
+
+impl Word {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Subscribed, "subscribed"),
+        (Self::Message, "message"),
+        (Self::SureMessage, "sure_message"),
+        (Self::Complete, "complete"),
+    ];
+
+    pub(crate) fn text(self) -> &'static str {
+        let (_, text) = Self::ALL.into_iter().find(|(other, _)| *other == self).expect("listed");
+        text
+    }
+
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(word, _)| word)
+    }
+}
+
+/// Messages that wait, within the bounds of those that wait for control.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    messages: Vec<Message>,
+    bytes: usize,
+    /// How many came before the other process was there.
+    sure: Option<usize>,
+}
+
+impl Held {
+    /// `false`: there is no room, and the message is dropped.
+    pub(crate) fn add(&mut self, message: Message) -> bool {
+        let has_room = self.messages.len() < PUSHES_MAX && self.bytes < EVENTS_BYTES_MAX;
+        if has_room {
+            self.bytes += message.length;
+            self.messages.push(message);
+        }
+        has_room
+    }
+
+    /// The other process is subscribed by now.
+    pub(crate) fn note_subscribed(&mut self) {
+        self.sure.get_or_insert(self.messages.len());
+    }
+
+    /// Whether the other process is subscribed.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.sure.is_some()
+    }
+
+    pub(crate) fn into_messages(self) -> Vec<Message> {
+        self.messages
+    }
+
+    pub(crate) fn into_forwarded(self) -> Vec<Forwarded> {
+        let sure = self.sure.unwrap_or(usize::MAX);
+        let messages = self.messages.into_iter().enumerate();
+        messages.map(|(at, message)| Forwarded { message, is_sure: at < sure }).collect()
+    }
+}
+
+/// What came both ways, each once: what was forwarded, and then what came `here`.
+pub(crate) fn merge(forwarded: Vec<Forwarded>, here: Vec<Message>) -> Vec<Message> {
+    let mut known: HashMap<u64, usize> = HashMap::new();
+    for message in &here {
+        *known.entry(identity(message)).or_default() += 1;
+    }
+    let mut is_new = |Forwarded { message, is_sure }: &Forwarded| {
+        if *is_sure && message.reply.is_none() {
+            return true;
+        }
+        match known.get_mut(&identity(message)) {
+            Some(count) if *count > 0 => {
+                *count -= 1;
+                false
+            }
+            _ => true,
+        }
+    };
+    let mut all: Vec<Message> = forwarded
+        .into_iter()
+        .filter_map(|forwarded| is_new(&forwarded).then_some(forwarded.message))
+        .collect();
+    all.extend(here);
+    all
+}
+
+/// The same for one message by both ways.
+fn identity(message: &Message) -> u64 {
+    let Message { subject, reply, payload, headers, .. } = message;
+    let mut hasher = DefaultHasher::new();
+    match reply {
+        Some(reply) => reply.as_str().hash(&mut hasher),
+        None => (subject.as_str(), payload, headers.as_ref().map(HeaderMap::len)).hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(reply: Option<&str>, body: &'static str) -> Message {
+        Message {
+            subject: "comet.all".into(),
+            reply: reply.map(Into::into),
+            payload: body.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: body.len(),
+        }
+    }
+
+    fn bodies(messages: &[Message]) -> Vec<&str> {
+        messages.iter().map(|message| str::from_utf8(&message.payload).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_comes_both_ways_is_begun_once_and_in_order() {
+        let mut held = Held::default();
+        assert!(held.add(message(Some("r.1"), "a")));
+        assert!(held.add(message(None, "tick")));
+        held.note_subscribed();
+        // Both are subscribed.
+        assert!(held.add(message(Some("r.2"), "b")));
+        assert!(held.add(message(None, "tick")));
+        assert!(held.add(message(None, "only there")));
+        let here =
+            vec![message(Some("r.2"), "b"), message(None, "tick"), message(Some("r.3"), "c")];
+        let all = merge(held.into_forwarded(), here);
+        assert_eq!(bodies(&all), ["a", "tick", "only there", "b", "tick", "c"]);
+    }
+
+    /// It came to the new process although the former one did not know that yet.
+    #[test]
+    fn a_reply_subject_is_known_whenever_it_came() {
+        let mut held = Held::default();
+        held.add(message(Some("r.1"), "a"));
+        held.note_subscribed();
+        let all = merge(held.into_forwarded(), vec![message(Some("r.1"), "a")]);
+        assert_eq!(bodies(&all), ["a"]);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut held = Held::default();
+        let mut large = message(None, "large");
+        large.length = EVENTS_BYTES_MAX;
+        assert!(held.add(large.clone()));
+        assert!(!held.add(large));
+        let mut held = Held::default();
+        for _ in 0..PUSHES_MAX {
+            assert!(held.add(message(None, "")));
+        }
+        assert!(!held.add(message(None, "")));
+    }
+
+    #[test]
+    fn words_come_back_from_their_texts() {
+        for (word, _) in Word::ALL {
+            assert_eq!(Word::of(word.text()), Some(word));
+        }
+        assert_eq!(Word::of("other"), None);
+    }
+}

@@ -1,0 +1,45 @@
+//! What the former process knows of other hosts, as it says it beside the states of its shards.
+
+use comet_control::ClusterHandOver;
+use serde_json::{Value, json};
+
+pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
+    let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = hosts;
+    let names = |hosts: &[std::sync::Arc<str>]| hosts.iter().map(|host| json!(&**host)).collect();
+    let (hosts, silent): (Value, Value) = (names(hosts), names(silent));
+    json!({
+        "last_call": last_call,
+        "hosts": hosts,
+        "silent": silent,
+        "lead_ms": lead_ms,
+        "stopped_unix_ms": stopped_unix_ms,
+    })
+}
+
+/// `None`: the former process has no other hosts.
+pub(super) fn from_json(hosts: &Value) -> Option<ClusterHandOver> {
+    let object = hosts.as_object()?;
+    let number = |name: &str| object.get(name).and_then(Value::as_u64).unwrap_or(0);
+    let names = |name: &str| {
+        let names = object.get(name).and_then(Value::as_array).into_iter().flatten();
+        names.filter_map(|name| name.as_str().map(Into::into)).collect()
+    };
+    Some(ClusterHandOver {
+        last_call: number("last_call"),
+        hosts: names("hosts"),
+        silent: names("silent"),
+        lead_ms: number("lead_ms"),
+        stopped_unix_ms: number("stopped_unix_ms"),
+    })
+}
+
+#[cfg(test)]
+pub(super) fn example() -> ClusterHandOver {
+    ClusterHandOver {
+        last_call: u64::MAX,
+        hosts: vec!["a".into(), "b".into()],
+        silent: vec!["c".into()],
+        lead_ms: 7,
+        stopped_unix_ms: 1_700_000_000_000,
+    }
+}

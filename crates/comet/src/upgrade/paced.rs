@@ -1,0 +1,54 @@
+//! Paced broadcasts as the former process says them beside the states of its shards.
+
+use std::time::Duration;
+
+use comet_control::PacedMove;
+use comet_core::{CallId, DropReason, Tally};
+use serde_json::{Map, Value, json};
+
+pub(super) fn to_json(paced: &PacedMove) -> Value {
+    let PacedMove { call, operation, speed, age, tally } = paced;
+    // Broadcasts name no keys or rooms.
+    let Tally { matched: _, queued, dropped, absent: _, parked: _, unchanged: _, refused: _ } =
+        tally;
+    let counts = DropReason::ALL.iter().zip(dropped);
+    let dropped: Map<_, _> =
+        counts.map(|(reason, count)| (reason.label().to_owned(), json!(count))).collect();
+    json!({
+        "call": call.0,
+        "operation": operation,
+        "speed": speed,
+        "age_ms": u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
+        "queued": queued,
+        "dropped": dropped,
+    })
+}
+
+/// `None`: it is none.
+pub(super) fn from_json(paced: &Value) -> Option<PacedMove> {
+    let number = |name: &str| paced.get(name).and_then(Value::as_u64);
+    let mut tally = Tally::default();
+    tally.queued = number("queued").unwrap_or(0);
+    tally.matched = tally.queued;
+    for (reason, count) in DropReason::ALL.iter().zip(&mut tally.dropped) {
+        let dropped = paced.get("dropped").and_then(|all| all.get(reason.label()));
+        *count = dropped.and_then(Value::as_u64).unwrap_or(0);
+        tally.matched = tally.matched.saturating_add(*count);
+    }
+    Some(PacedMove {
+        call: CallId(number("call")?),
+        operation: paced.get("operation")?.as_i64()?.try_into().ok()?,
+        speed: number("speed")?.try_into().ok()?,
+        age: Duration::from_millis(number("age_ms").unwrap_or(0)),
+        tally,
+    })
+}
+
+#[cfg(test)]
+pub(super) fn example() -> PacedMove {
+    let mut tally = Tally::default();
+    tally.queue();
+    tally.drop_as(DropReason::Filtered, 3);
+    let (speed, age) = (1_000, Duration::from_millis(1_500));
+    PacedMove { call: CallId(u64::MAX), operation: -1, speed, age, tally }
+}

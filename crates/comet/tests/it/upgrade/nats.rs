@@ -1,0 +1,228 @@
+//! A host that pushes for others through NATS is upgraded, and the other host does not notice it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use comet::caller::{Ledger, PushClient};
+use rustix::process::Signal;
+
+use crate::nats_server::NatsServer;
+use crate::peer::Peer;
+use crate::process::{Server, comet, with_sets};
+use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until};
+
+use super::{Line, token};
+
+const ROOM: &str = "live://1";
+/// The last body a client gets.
+const END: &str = "end";
+/// Clients of each host.
+const CLIENTS: usize = 2;
+const UPGRADES: usize = 3;
+
+struct Hosts {
+    /// It is upgraded.
+    line: Line,
+    other: Server,
+    nats: NatsServer,
+}
+
+impl Hosts {
+    fn start(sets: &[&str]) -> Option<Self> {
+        let permit = Permit::wait();
+        let nats = NatsServer::start(&[])?;
+        let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
+        let launch = |id: &str, permit: Option<Permit>| {
+            let id = format!("server.id={id:?}");
+            let sets = [&[&*servers, &*id, "push.timeout=\"10s\""], sets].concat();
+            let cores = two_cores();
+            let arguments = [&["--cores", &*cores], &*with_sets(&sets)].concat();
+            Server::launch(comet(&arguments), permit)
+        };
+        let line = Line::of(launch("a", Some(permit)));
+        let hosts = Self { line, other: launch("b", None), nats };
+        hosts.until_joined();
+        Some(hosts)
+    }
+
+    fn until_joined(&self) {
+        for stat in [self.line.server.stat, self.other.stat] {
+            until("the hosts to know each other", || {
+                Metrics::read(stat).value("comet_cluster_hosts") == 1
+            });
+        }
+    }
+
+    fn clients(&self) -> Vec<Peer> {
+        let hosts = [&self.line.server, &self.other];
+        let users = (0..2 * CLIENTS as u32).zip(BOTH.iter().cycle());
+        users
+            .map(|(user, transport)| hosts[user as usize / CLIENTS].live(*transport, &token(user)))
+            .collect()
+    }
+}
+
+/// All bodies until the last one.
+fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
+    thread::spawn(move || {
+        let mut bodies = Vec::new();
+        loop {
+            let body = String::from_utf8(peer.recv().body).expect("no close notice");
+            if body == END {
+                return (peer, bodies);
+            }
+            bodies.push(body);
+        }
+    })
+}
+
+/// What became of each push of a caller; `None`: its caller does not know.
+fn call(
+    host: &'static str,
+    grpc: String,
+    (is_over, made): (Arc<AtomicBool>, Arc<AtomicU64>),
+) -> JoinHandle<Vec<Option<Ledger>>> {
+    thread::spawn(move || {
+        let mut ledgers = Vec::new();
+        while !is_over.load(SeqCst) {
+            // Each process has callers of its own.
+            let Ok(caller) = PushClient::connect(&grpc) else { continue };
+            while !is_over.load(SeqCst) {
+                let body = format!("{host} {}", ledgers.len());
+                let pushed = try_push(&caller, To::Room(ROOM), 5, body.as_bytes()).ok();
+                ledgers.push(pushed);
+                made.fetch_add(1, SeqCst);
+                if ledgers.last() == Some(&None) {
+                    break;
+                }
+            }
+        }
+        ledgers
+    })
+}
+
+#[test]
+fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
+    let Some(mut hosts) = Hosts::start(&[]) else { return };
+    let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
+    let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let grpc = [hosts.line.server.grpc, hosts.other.grpc].map(|grpc| grpc.to_string());
+    let callers = ["a", "b"]
+        .into_iter()
+        .zip(grpc)
+        .map(|(host, grpc)| call(host, grpc, (Arc::clone(&is_over), Arc::clone(&made))));
+    let callers: Vec<_> = callers.collect();
+    // A program that is no comet expects no answer. It keeps the pace of the callers: a flood would leave them no turn.
+    let program = {
+        let (mut program, is_over) = (hosts.nats.program(), Arc::clone(&is_over));
+        let made = Arc::clone(&made);
+        thread::spawn(move || {
+            let mut number = 0;
+            while !is_over.load(SeqCst) {
+                if number > made.load(SeqCst) {
+                    thread::sleep(Duration::from_micros(200));
+                    continue;
+                }
+                program.publish(&format!("comet.room.{ROOM}"), &[], &format!("program {number}"));
+                number += 1;
+            }
+            number
+        })
+    };
+    for _ in 0..UPGRADES {
+        let before = made.load(SeqCst);
+        until("pushes to go on", || made.load(SeqCst) > before + 100);
+        hosts.line.upgrade();
+        hosts.until_joined();
+    }
+    let before = made.load(SeqCst);
+    until("pushes to go on", || made.load(SeqCst) > before + 100);
+    is_over.store(true, SeqCst);
+    let ledgers: Vec<Vec<Option<Ledger>>> =
+        callers.into_iter().map(|caller| caller.join().unwrap()).collect();
+    let published: u64 = program.join().unwrap();
+    let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
+    let all = 2 * CLIENTS as u64;
+    until("the last push to reach all", || {
+        push(&caller, To::Room(ROOM), 5, END.as_bytes()).queued == all
+    });
+    let mut delivered: BTreeMap<String, u64> = BTreeMap::new();
+    let mut peers = Vec::new();
+    for (client, reader) in readers.into_iter().enumerate() {
+        let (peer, bodies) = reader.join().unwrap();
+        peers.push(peer);
+        let different: BTreeSet<&String> = bodies.iter().collect();
+        assert_eq!(different.len(), bodies.len(), "client {client} has a push twice");
+        for source in ["a", "b"] {
+            let numbers: Vec<u64> = bodies
+                .iter()
+                .filter_map(|body| body.strip_prefix(source)?.trim_start().parse().ok())
+                .collect();
+            assert!(numbers.is_sorted(), "client {client} has pushes of {source} out of order");
+        }
+        bodies.into_iter().for_each(|body| *delivered.entry(body).or_default() += 1);
+    }
+    let mut named = 0;
+    for (host, ledgers) in ["a", "b"].iter().zip(&ledgers) {
+        for (number, ledger) in ledgers.iter().enumerate() {
+            let Some(ledger) = ledger else { continue };
+            let came = delivered.get(&format!("{host} {number}")).copied().unwrap_or(0);
+            let is_named = !ledger.unanswered.is_empty();
+            named += u64::from(is_named);
+            assert!(came >= ledger.queued, "{host} {number}: {came} of {ledger:?}");
+            assert!(is_named || came == all, "{host} {number}: {came}, {ledger:?}");
+        }
+    }
+    let unknown = ledgers.iter().flatten().filter(|ledger| ledger.is_none()).count();
+    let pushes: usize = ledgers.iter().map(Vec::len).sum();
+    eprintln!("{pushes} pushes, {named} name a host, {unknown} unknown; {published} published");
+    assert!(unknown <= UPGRADES, "{unknown} of {pushes} callers do not know");
+    for number in 0..published {
+        let came = delivered.get(&format!("program {number}"));
+        assert_eq!(came, Some(&all), "number {number} of a program");
+    }
+    // The clients are still there.
+    push(&caller, To::Room(ROOM), 5, b"still there");
+    for peer in &mut peers {
+        while peer.recv().body != b"still there" {}
+    }
+}
+
+/// The owner of a key is as old as it was: who came later elsewhere takes its place, and it takes the place of nobody.
+#[test]
+fn a_key_has_one_owner_on_all_hosts_after_an_upgrade() {
+    let Some(mut hosts) = Hosts::start(&["nats.sessions=true"]) else { return };
+    let mut older = hosts.line.server.live(BOTH[0], &token(1));
+    let mut stays = hosts.line.server.live(BOTH[0], &token(2));
+    hosts.line.upgrade();
+    hosts.until_joined();
+    let mut younger = hosts.other.live(BOTH[1], &token(1));
+    assert!(older.close_notice().reason.contains("replaced"));
+    hosts.line.upgrade();
+    hosts.until_joined();
+    let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
+    for (key, peer) in [("k1", &mut younger), ("k2", &mut stays)] {
+        push(&caller, To::Keys(&[key]), 5, b"to the owner");
+        assert_eq!(peer.recv().body, b"to the owner");
+    }
+    hosts.line.signal(Signal::TERM);
+    stays.close_notice();
+}
+
+/// The successor ends amid the hand-over: what was held is begun here.
+#[test]
+fn a_host_whose_upgrade_fails_goes_on_with_its_pushes() {
+    let Some(hosts) = Hosts::start(&[]) else { return };
+    let mut clients = hosts.clients();
+    hosts.line.fail(&["--binary", "/bin/false"], "the new process ended");
+    let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
+    until("the push to reach all", || {
+        push(&caller, To::Room(ROOM), 5, b"as before").queued == 2 * CLIENTS as u64
+    });
+    for client in &mut clients {
+        assert_eq!(client.recv().body, b"as before");
+    }
+}
