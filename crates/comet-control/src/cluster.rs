@@ -1,5 +1,7 @@
 //! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
 
+mod gate;
+mod moving;
 mod stream;
 
 use std::convert::Infallible;
@@ -11,8 +13,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
-    Cluster, ClusterCounts, ClusterHandOver, ClusterOutcome, Command, Engine, EngineCounts, Event,
-    HeldElsewhere, HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent,
+    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPlace,
     Target,
 };
 use comet_ops::{Exposition, Kind};
@@ -23,6 +25,11 @@ use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
+
+use gate::Gate;
+
+/// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
+pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -86,6 +93,10 @@ pub(crate) struct ClusterDriver {
     is_withdrawn: AtomicBool,
     /// Notified when this process is this host, after an upgrade.
     commit: Notify,
+    /// Pushes of the stream pass it, which hosts share.
+    gate: Gate,
+    /// How far the stream was begun on the shards, once it was read.
+    stream: Mutex<Option<StreamPlace>>,
 }
 
 impl ClusterDriver {
@@ -108,7 +119,19 @@ impl ClusterDriver {
         let (cluster, wake) = (Mutex::new(cluster), Notify::new());
         let (begun, is_withdrawn) = (AtomicU64::new(0), AtomicBool::new(false));
         let commit = Notify::new();
-        let driver = Self { epoch, host, hub, engine, cluster, wake, begun, is_withdrawn, commit };
+        let driver = Self {
+            epoch,
+            host,
+            hub,
+            engine,
+            cluster,
+            wake,
+            begun,
+            is_withdrawn,
+            commit,
+            gate: Gate::new(),
+            stream: Mutex::new(None),
+        };
         (Arc::new(driver), ClusterWork { events, stream, work })
     }
 
@@ -356,56 +379,9 @@ impl ClusterDriver {
         self.lock().other_hosts().map(ToString::to_string).collect()
     }
 
-    /// What other hosts push waits from now on, because the shards are about to stop.
-    pub(crate) fn hold(&self) {
-        self.engine.hold();
-    }
-
-    /// It does not wait any more.
-    pub(crate) fn release(&self) {
-        self.engine.release();
-    }
-
-    /// Whether pushes of other hosts may come to the shards.
-    pub(crate) fn has_pushes(&self) -> bool {
-        self.engine.passed_on().is_none_or(|passed_on| passed_on > self.begun.load(SeqCst))
-    }
-
-    /// Another process goes on for this host. The engine's work ends once that one has what waits.
-    pub(crate) fn withdraw(&self) {
-        self.is_withdrawn.store(true, SeqCst);
-        self.engine.withdraw();
-    }
-
-    /// Whether another process goes on for this host.
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn.load(SeqCst)
-    }
-
-    /// This process is this host from now on, and connects.
-    pub(crate) fn connect(&self) {
-        self.commit.notify_one();
-    }
-
-    /// Resolves with [`ClusterDriver::connect`].
-    pub(crate) async fn committed(&self) {
-        self.commit.notified().await;
-    }
-
     /// Whether there is a connection.
     pub(crate) fn is_connected(&self) -> bool {
         self.lock().is_connected()
-    }
-
-    /// What the process that goes on has to know.
-    pub(crate) fn hand_over(&self) -> ClusterHandOver {
-        self.lock().hand_over(unix_ms(Instant::now()))
-    }
-
-    /// Goes on for another process, with these rooms.
-    pub(crate) fn take_over(&self, handed: ClusterHandOver, rooms: Vec<Arc<str>>) {
-        self.engine.take_over();
-        self.lock().take_over(self.now(), handed, rooms);
     }
 
     /// Tells the others that this host goes. The engine's work ends then.

@@ -237,8 +237,9 @@ pub enum Message {
     /// and entered the stream so long ago. What the home has had before goes to nobody.
     PushStored { call: CallId, room: Arc<str>, push: Push, age_ms: u64 },
     /// Control to each home: how far the stream is that hosts share. It comes behind the pushes before that, and is answered with
-    /// a tally of nothing.
-    Stream { call: CallId, state: StreamState },
+    /// a tally of nothing. `is_settled`: the stream has just been read, or is another one, and all homes have been told, so shards
+    /// can ask for the positions of their rooms.
+    Stream { call: CallId, state: StreamState, is_settled: bool },
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },

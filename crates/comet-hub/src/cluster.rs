@@ -32,7 +32,8 @@ use comet_core::{Millis, ShardId};
 pub use calls::{ClusterOutcome, NotStored, add_counts};
 pub use engine::{
     Action, Answer, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
-    OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, Target,
+    OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, StreamPlace,
+    Target,
 };
 
 pub use hand_over::ClusterHandOver;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts};
+use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPlace};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -104,8 +104,9 @@ impl Engine for Nats {
         let _ = self.turns.send(Turn::Release);
     }
 
-    fn take_over(&self) {
+    fn take_over(&self, stream: Option<StreamPlace>) {
         self.shared.takes_over.store(true, Relaxed);
+        *self.shared.resumed() = stream;
     }
 
     fn withdraw(&self) {

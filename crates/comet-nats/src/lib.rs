@@ -20,15 +20,16 @@ mod stream;
 mod subject;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use comet_hub::cluster::{Event, StreamEvent};
+use comet_hub::cluster::{Event, StreamEvent, StreamPlace};
 use tokio::sync::mpsc;
 use tokio::task::unconstrained;
 
 pub use engine::Nats;
 pub use options::{Auth, BadOptions, Options, StreamOptions};
+pub use stream::STREAM_BYTES_MAX;
 
 use reader::Reader;
 use stream::StreamReader;
@@ -83,10 +84,18 @@ struct Shared {
     events_bytes: AtomicUsize,
     /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
     takes_over: AtomicBool,
+    /// It has read the stream up to there.
+    resumed: Mutex<Option<StreamPlace>>,
     /// Pushes and orders are held.
     is_held: AtomicBool,
     /// Pushes and orders that were given to control.
     passed_on: AtomicU64,
+}
+
+impl Shared {
+    fn resumed(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+        self.resumed.lock().expect("nothing panics between lock and unlock")
+    }
 }
 
 impl Counts {

@@ -14,7 +14,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, Info};
 use async_nats::jetstream::{self, Message};
 use comet_core::StreamState;
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
-use comet_hub::cluster::{Answer, StoredPush, StreamEvent};
+use comet_hub::cluster::{Answer, StoredPush, StreamEvent, StreamPlace};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -23,8 +23,12 @@ use crate::options::StreamOptions;
 use crate::subject::Subjects;
 use crate::{Counts, Shared, StreamReading, headers};
 
-/// Messages that the client asks for at once.
-const BATCH: usize = 256;
+/// Messages that the client asks for at once, and asks again for when half of them have come: at least and at most, and the bytes
+/// that they may have.
+const BATCH: [usize; 2] = [4, 256];
+const BATCH_BYTES: usize = 64 << 20;
+/// Bytes of messages that wait in the client at most.
+pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 3;
 /// The stream says so often that it is there. After two of these without a word the consumer is made anew.
 const HEARTBEAT: Duration = Duration::from_secs(5);
 /// How long a question for messages holds, where there are none.
@@ -65,18 +69,38 @@ struct Place {
     /// Sequence of the last message that was there at the start.
     end: u64,
     is_read: bool,
-    told: StreamState,
+    told: StreamPlace,
 }
 
 impl Place {
-    fn state(&self) -> StreamState {
-        StreamState {
+    fn told(&self) -> StreamPlace {
+        let state = StreamState {
             epoch: epoch(self.created, self.cut),
             floor: self.lost * FRAMES_MAX,
             seen: self.last * FRAMES_MAX,
             is_read: self.is_read,
-        }
+        };
+        StreamPlace { state, cut: self.cut }
     }
+
+    /// Where another process of this host has read the stream up to. `None`: it was another stream.
+    fn resume(created: i128, place: StreamPlace) -> Option<Self> {
+        let StreamPlace { state: StreamState { epoch: known, floor, seen, is_read }, cut } = place;
+        (is_read && known == epoch(created, cut)).then_some(Self {
+            created,
+            cut,
+            last: seen / FRAMES_MAX,
+            lost: floor / FRAMES_MAX,
+            is_read,
+            ..Self::default()
+        })
+    }
+}
+
+/// Messages to be asked for at once, each of so many bytes at most.
+fn batch(payload_max: usize) -> usize {
+    let [least, most] = BATCH;
+    (BATCH_BYTES / payload_max.max(1)).clamp(least, most)
 }
 
 /// The same on all hosts, and never 0.
@@ -160,8 +184,14 @@ impl StreamReader {
         let created = info.created.unix_timestamp_nanos();
         let (first, end) = (info.state.first_sequence, info.state.last_sequence);
         let at = &mut self.at;
+        let resumed = self.shared.resumed().take();
+        if let Some(place) = resumed.and_then(|place| Place::resume(created, place)) {
+            *at = place;
+        }
         if created != at.created {
-            *at = Place { created, end, ..Place::default() };
+            // No member has had what is in a stream that was made meanwhile.
+            let is_younger = at.created != 0 && created > at.created;
+            *at = Place { created, end, is_read: is_younger, ..Place::default() };
         } else if end < at.last {
             log::warn!("the stream of histories has lost its messages {} to {}", end + 1, at.last);
             *at = Place { created, cut: at.last, end, ..Place::default() };
@@ -180,7 +210,8 @@ impl StreamReader {
         consumer: &PullConsumer,
         events: &mpsc::Sender<StreamEvent>,
     ) -> Result<(), Error> {
-        let asked = consumer.stream().max_messages_per_batch(BATCH);
+        let asked =
+            consumer.stream().max_messages_per_batch(batch(self.client.server_info().max_payload));
         let mut messages = asked.heartbeat(HEARTBEAT).expires(EXPIRES).messages().await?;
         let (mut is_first, mut quiet) = (true, 0);
         let mut ticks = interval(TELL);
@@ -208,11 +239,11 @@ impl StreamReader {
 
     /// Tells homes how far the stream is read, if that has changed.
     async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
-        let state = self.at.state();
-        if state != self.at.told {
-            self.at.told = state;
+        let place = self.at.told();
+        if place != self.at.told {
+            self.at.told = place;
             // Fails only when the host ends.
-            let _ = events.send(StreamEvent::State(state)).await;
+            let _ = events.send(StreamEvent::State(place)).await;
         }
         self.counts().is_read.store(self.at.is_read, Relaxed);
     }
@@ -288,5 +319,26 @@ mod tests {
         assert_ne!(epoch(7, 0), epoch(8, 0));
         assert_ne!(epoch(7, 0), epoch(7, 1));
         assert_eq!(epoch(0, 0), 1, "0 stands for none");
+    }
+
+    #[test]
+    fn what_waits_in_the_client_has_a_bound() {
+        // The default of nats-server, its most, and a server that says none.
+        assert_eq!([1 << 20, 64 << 20, 4 << 10, 0].map(batch), [64, 4, 256, 256]);
+    }
+
+    #[test]
+    fn a_stream_is_read_on_where_another_process_was() {
+        for cut in [0, 5] {
+            let former =
+                Place { created: 7, cut, last: 9, lost: 3, is_read: true, ..Place::default() };
+            let Place { created, cut, last, lost, end: _, is_read, told } =
+                Place::resume(7, former.told()).expect("it is the same stream");
+            assert_eq!((created, cut, last, lost, is_read), (7, former.cut, 9, 3, true));
+            assert_eq!(told, StreamPlace::default(), "homes are told");
+            assert!(Place::resume(8, former.told()).is_none(), "it was made anew");
+        }
+        let began = Place { created: 7, ..Place::default() };
+        assert!(Place::resume(7, began.told()).is_none(), "it was not read yet");
     }
 }

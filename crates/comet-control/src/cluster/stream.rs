@@ -2,13 +2,12 @@
 //! is behind, the rest waits in the stream.
 
 use std::convert::Infallible;
-use std::future::pending;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use comet_core::{Message, ShardId, StreamState};
 use comet_hub::cluster::{
-    Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, Told,
+    Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, StreamPlace, Told,
 };
 use comet_ops::{Exposition, Kind};
 use tokio::sync::mpsc;
@@ -18,7 +17,7 @@ use tonic::{Code, Status};
 
 use crate::under_way::{Elsewhere, UnderWayHere};
 
-use super::ClusterDriver;
+use super::{ClusterDriver, STREAM_BYTES_MAX};
 
 /// Pushes of the stream that may be under way on the cores.
 const UNDER_WAY_MAX: usize = 512;
@@ -41,46 +40,97 @@ impl ClusterDriver {
         begin: impl Fn(&StoredPush) -> Result<UnderWayHere, Status>,
     ) -> Infallible {
         let mut under_way = JoinSet::new();
+        let (mut bytes_under_way, mut told) = (0, (0, false));
+        let mut has_engine = true;
         loop {
-            let Some(event) = events.recv().await else { return pending().await };
-            match event {
-                StreamEvent::State(state) => self.tell_state(state).await,
-                StreamEvent::Push(push) => {
-                    while under_way.len() >= UNDER_WAY_MAX {
-                        under_way.join_next().await;
-                    }
-                    if let Some(begun) = Self::begun(&begin, &push).await {
-                        under_way.spawn(Arc::clone(&self).answer_stored(begun, push.answer));
-                    } else {
-                        self.lock().note_refused(None);
+            self.gate.pass().await;
+            let has_room = under_way.len() < UNDER_WAY_MAX && bytes_under_way < STREAM_BYTES_MAX;
+            tokio::select! {
+                biased;
+                () = self.gate.closing() => {}
+                Some(ended) = under_way.join_next() => {
+                    bytes_under_way -= ended.expect("it does not panic");
+                }
+                event = events.recv(), if has_engine && has_room => {
+                    match event {
+                        Some(StreamEvent::State(place)) => {
+                            let StreamState { epoch, is_read, .. } = place.state;
+                            let before = std::mem::replace(&mut told, (epoch, is_read));
+                            self.take_state(place, told != before).await;
+                        }
+                        Some(StreamEvent::Push(push)) => {
+                            if let Some(begun) = self.begun(&begin, &push).await {
+                                let bytes = push.publication.body.len();
+                                bytes_under_way += bytes;
+                                let answered = Arc::clone(&self).answer_stored(begun, push.answer);
+                                under_way.spawn(async move {
+                                    answered.await;
+                                    bytes
+                                });
+                            } else {
+                                self.lock().note_refused(None);
+                            }
+                        }
+                        None => has_engine = false,
                     }
                 }
             }
-            while under_way.try_join_next().is_some() {}
         }
+    }
+
+    /// Homes are all told, or none that the process that goes on knows of.
+    async fn take_state(&self, place: StreamPlace, is_new: bool) {
+        self.tell_state(place.state, false, is_new).await;
+        if is_new && place.state.is_read {
+            self.tell_state(place.state, true, false).await;
+        }
+        *self.place() = place.state.is_read.then_some(place);
     }
 
     /// Tries until it has begun. `None`: it is invalid.
     async fn begun(
+        &self,
         begin: &impl Fn(&StoredPush) -> Result<UnderWayHere, Status>,
         push: &StoredPush,
     ) -> Option<UnderWayHere> {
         loop {
-            match begin(push) {
-                Ok(begun) => return Some(begun),
+            self.gate.pass().await;
+            let begun = match begin(push) {
+                Ok(begun) => Some(begun),
                 Err(status) if status.code() == Code::InvalidArgument => {
                     log::debug!("a push of the stream: {}", status.message());
-                    return None;
+                    None
                 }
-                Err(_) => sleep(RETRY).await,
+                Err(_) => {
+                    sleep(RETRY).await;
+                    continue;
+                }
+            };
+            if let Some(place) = &mut *self.place() {
+                place.state.seen = push.offset;
             }
+            return begun;
         }
     }
 
-    async fn tell_state(&self, state: StreamState) {
+    /// See [`ClusterDriver::hand_over`].
+    pub(super) fn place(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+        self.stream.lock().expect("nothing panics between lock and unlock")
+    }
+
+    /// With `waits` until all shards have taken it.
+    async fn tell_state(&self, state: StreamState, is_settled: bool, waits: bool) {
         for shard in (0..self.hub.shards()).map(ShardId) {
-            let message = |call| Message::Stream { call, state };
-            while self.hub.begin_kept(STATE_LIMIT, shard, message).is_err() {
+            let message = |call| Message::Stream { call, state, is_settled };
+            loop {
+                let is_told = match self.hub.begin_kept(STATE_LIMIT, shard, message) {
+                    Ok(call) => !waits || call.await.is_ok(),
+                    Err(_) => false,
+                };
+                if is_told {
+                    break;
+                }
+                // The core is behind. To tell it twice does nothing.
                 sleep(RETRY).await;
             }
         }

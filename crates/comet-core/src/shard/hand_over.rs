@@ -112,6 +112,7 @@ impl Shard {
             (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
             (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
             (!self.pacing.broadcasts.is_empty(), feature::PACED),
+            (self.context.limits.history_is_shared, feature::SHARED_HISTORIES),
         ];
         required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
     }
@@ -176,6 +177,7 @@ impl Shard {
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
+            (home.stream_epoch != 0, feature::SHARED_HISTORIES),
             (self.home.keys.is_watched(), feature::HOSTS),
             (!paced.is_empty(), feature::PACED),
         ];

@@ -386,16 +386,28 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    /// All pushes to the room up to there were offered to its members, but for those that the mesh has dropped.
+    /// All pushes to the room up to there were offered to its members, but for those that the mesh has dropped, and those of a stream
+    /// that was not read yet.
     fn reach(&mut self, id: RoomId, reached: Option<Reached>) {
         let room = &self.rooms[id];
         let members = room.members.len();
-        if let (Some(before), Some(after)) = (room.reached, reached)
-            && before.position.epoch == after.position.epoch
-            && let Some(missing) = after.number.checked_sub(before.number)
-            && let (after, last) = (before.position.offset, after.position.offset)
-            && let Some(lost) = Lost::between(id.handle(), after, last, missing)
-        {
+        let lost = match (room.reached, reached) {
+            (Some(before), Some(after)) if before.position.epoch == after.position.epoch => {
+                let missing = after.number.saturating_sub(before.number);
+                let (after, last) = (before.position.offset, after.position.offset);
+                Lost::between(id.handle(), after, last, missing)
+            }
+            // Which pushes of this stream the members have had is not known, nor how many they have not.
+            (Some(before), Some(Reached { position: Position { epoch, offset }, .. }))
+                if self.context.limits.history_is_shared && epoch != 0 =>
+            {
+                // Behind what they have, so that they ask.
+                let had = before.position.offset;
+                Lost::between(id.handle(), had, offset.max(had + 1), 1)
+            }
+            _ => None,
+        };
+        if let Some(lost) = lost {
             self.note_hole(id, 0, members, lost);
         }
         self.rooms[id].reached = reached;

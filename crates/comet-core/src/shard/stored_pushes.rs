@@ -37,9 +37,19 @@ impl Shard {
         }
     }
 
-    /// At a home: the stream is read so far.
-    pub(super) fn set_stream(&mut self, call: CallId, state: StreamState) {
+    /// At a home: the stream is read so far. Members of rooms that were entered before it was read, or when it was another one, may have
+    /// missed pushes of it. They learn that when the shard learns the positions of their rooms.
+    pub(super) fn set_stream(&mut self, call: CallId, state: StreamState, is_settled: bool) {
         self.home.histories.set_stream(state);
+        if is_settled {
+            let rooms: Vec<RoomId> = self.rooms.iter().map(|(id, _)| id).collect();
+            // Also where an answer is on its way: its home may have given it before it was told.
+            for id in rooms {
+                if self.lacks_position_in_stream(id) {
+                    self.ask_position(id);
+                }
+            }
+        }
         self.report_nothing(call);
     }
 
@@ -50,12 +60,15 @@ impl Shard {
 
     /// Asks for the position of a room that was entered when the stream was not read yet, or was another one.
     pub(super) fn ask_position_in_stream(&mut self, id: RoomId) {
-        let Some(stream) = self.home.histories.stream() else { return };
-        let room = &self.rooms[id];
-        let is_known = room.reached.is_some_and(|it| it.position.epoch == stream.epoch);
-        let has_rule = || self.context.limits.history_rule(&room.name).is_some();
-        if stream.epoch != 0 && !is_known && room.is_open() && has_rule() {
+        if self.rooms[id].is_open() && self.lacks_position_in_stream(id) {
             self.ask_position(id);
         }
+    }
+
+    fn lacks_position_in_stream(&self, id: RoomId) -> bool {
+        let Some(stream) = self.home.histories.stream() else { return false };
+        let room = &self.rooms[id];
+        let is_known = room.reached.is_some_and(|it| it.position.epoch == stream.epoch);
+        stream.epoch != 0 && !is_known && self.context.limits.history_rule(&room.name).is_some()
     }
 }

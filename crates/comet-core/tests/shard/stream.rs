@@ -20,8 +20,10 @@ fn rig(state: StreamState) -> Rig {
 }
 
 fn tell(rig: &mut Rig, state: StreamState) {
-    let call = rig.call();
-    rig.send_all(&Message::Stream { call, state });
+    for is_settled in [false, true] {
+        let call = rig.call();
+        rig.send_all(&Message::Stream { call, state, is_settled });
+    }
 }
 
 fn store(rig: &mut Rig, room: &str, offset: u64) -> Tally {
@@ -103,11 +105,13 @@ fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
     let all = told(&rig.ask(conn, &join_since(&room, at(50))));
     let unknown = Some(Position { epoch: 0, offset: 0 });
     assert_eq!(joined(&all), (unknown, None), "it is not known yet");
+    let Told::Joined { handle, .. } = all[0] else { unreachable!("looked at above") };
     assert_eq!(store(&mut rig, &room, 100).matched, 0);
     assert_eq!(rig.take(conn), []);
     tell(&mut rig, READ);
-    assert_eq!(store(&mut rig, &room, 200).queued, 1);
     // The shard asks again for the position of a room that it was in before.
+    assert_eq!(told(&rig.take(conn)), [gap(handle, 1, 100 * S)], "it has missed a push");
+    assert_eq!(store(&mut rig, &room, 200).queued, 1);
     let (_, all) = back(&mut rig, 2, &room, None);
     assert_eq!(joined(&all), (at(200), None));
     let (_, all) = back(&mut rig, 4, &room, at(50));
@@ -122,7 +126,9 @@ fn a_stream_is_handed_over() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, _) = member(&mut rig, &room);
-    [100, 200].map(|offset| store(&mut rig, &room, offset));
+    for offset in [100, 200] {
+        store(&mut rig, &room, offset);
+    }
     tell(&mut rig, StreamState { seen: 250 * S, ..READ });
     rig.take(conn);
     let renamed = rig.upgrade(2);
@@ -134,4 +140,70 @@ fn a_stream_is_handed_over() {
     assert_eq!((offsets(&all), all.len()), (vec![300 * S], 1));
     let (_, all) = back(&mut rig, 2, &room, at(100));
     assert_eq!(joined(&all), (at(300), Some(2)));
+}
+
+/// Members are told that they may have missed pushes, and get those of the new stream, whose offsets begin anew. Who comes back from
+/// the former one is told that nothing is recovered.
+#[test]
+fn a_stream_that_is_made_anew_has_other_positions() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, handle) = member(&mut rig, &room);
+    store(&mut rig, &room, 100);
+    rig.take(conn);
+    tell(&mut rig, StreamState { epoch: 8, ..READ });
+    assert_eq!(told(&rig.take(conn)), [gap(handle, 100 * S + 1, 100 * S + 1)]);
+    let all = told(&rig.ask(conn, &join_since(&room, at(100))));
+    let anew = Some(Position { epoch: 8, offset: 0 });
+    assert_eq!(joined(&all), (anew, None), "the client is to load its state");
+    for offset in [1, 2, 3] {
+        assert_eq!(store(&mut rig, &room, offset).queued, 1);
+    }
+    let all = told(&rig.take(conn));
+    assert_eq!((offsets(&all), all.len()), (vec![S, 2 * S, 3 * S], 3));
+    let (_, all) = back(&mut rig, 1, &room, at(100));
+    let now = Some(Position { epoch: 8, offset: 3 * S });
+    assert_eq!((joined(&all), all.len()), ((now, None), 1));
+    // An offset of the former stream that the new one has as well.
+    let (_, all) = back(&mut rig, 2, &room, at(2));
+    assert_eq!((joined(&all), all.len()), ((now, None), 1));
+    let since = Some(Position { epoch: 8, offset: S });
+    let (_, all) = back(&mut rig, 3, &room, since);
+    assert_eq!((joined(&all), offsets(&all)), ((now, Some(2)), vec![3 * S - 1, 3 * S]));
+}
+
+#[test]
+fn what_the_stream_had_dropped_at_the_start_is_not_recovered() {
+    let mut rig = rig(StreamState { floor: 50 * S, seen: 50 * S, ..READ });
+    let room = room_at(1);
+    for offset in [60, 70] {
+        store(&mut rig, &room, offset);
+    }
+    for (number, since, recovered) in [(1, 49, None), (2, 50, Some(2)), (3, 60, Some(1))] {
+        let (_, all) = back(&mut rig, number, &room, at(since));
+        assert_eq!(joined(&all), (at(70), recovered), "{since}");
+    }
+    // Nor of a room that has had no push since.
+    let quiet = room_at(0);
+    for (number, since, recovered) in [(4, 49, None), (5, 50, Some(0))] {
+        let (_, all) = back(&mut rig, number, &quiet, at(since));
+        assert_eq!(joined(&all).1, recovered, "{since}");
+    }
+}
+
+/// An upgrade: the new process reads on, and the stream has dropped what came meanwhile.
+#[test]
+fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, handle) = member(&mut rig, &room);
+    store(&mut rig, &room, 100);
+    rig.take(conn);
+    let renamed = rig.upgrade(2);
+    let (_, conn) = renamed.into_iter().find(|(before, _)| *before == conn).unwrap();
+    tell(&mut rig, StreamState { seen: 100 * S, ..READ });
+    tell(&mut rig, StreamState { floor: 200 * S, seen: 200 * S, ..READ });
+    store(&mut rig, &room, 300);
+    let all = told(&rig.take(conn));
+    assert_eq!((&all[0], offsets(&all)), (&gap(handle, 100 * S + 1, 300 * S - 1), vec![300 * S]));
 }

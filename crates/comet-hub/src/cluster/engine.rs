@@ -32,8 +32,11 @@ pub trait Engine: Send + Sync {
     /// They do not wait any more. Those that have come first.
     fn release(&self) {}
 
-    /// Another process of this host holds pushes until this one is connected. To be called before the engine's work begins.
-    fn take_over(&self) {}
+    /// Another process of this host holds pushes until this one is connected, and has read the stream that hosts share up to there.
+    /// To be called before the engine's work begins.
+    fn take_over(&self, stream: Option<StreamPlace>) {
+        let _ = stream;
+    }
 
     /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
     fn withdraw(&self) {}
@@ -357,9 +360,18 @@ pub enum Event {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
     /// It is read so far.
-    State(StreamState),
+    State(StreamPlace),
     /// The next push in it.
     Push(StoredPush),
+}
+
+/// Where a host has read the stream up to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamPlace {
+    /// What homes know of it.
+    pub state: StreamState,
+    /// The stream had lost its last messages, and this host began anew behind this one; 0: it had not.
+    pub cut: u64,
 }
 
 /// A push of the stream.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use comet_core::Millis;
 
 use super::Cluster;
-use super::engine::HostName;
+use super::engine::{HostName, StreamPlace};
 
 /// What the process that goes on has to know of the other hosts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -24,18 +24,21 @@ pub struct ClusterHandOver {
     pub lead_ms: u64,
     /// When the former process stopped to listen, in milliseconds since 1970.
     pub stopped_unix_ms: u64,
+    /// How far the stream that hosts share was begun on the shards. `None`: there is none, or it was not read yet.
+    pub stream: Option<StreamPlace>,
 }
 
 impl<C> Cluster<C> {
-    /// What another process is to know, which has to listen from `now_unix_ms` on.
+    /// What another process is to know, which has to listen from `now_unix_ms` on and to read the stream from `stream` on.
     #[must_use]
-    pub fn hand_over(&self, now_unix_ms: u64) -> ClusterHandOver {
+    pub fn hand_over(&self, now_unix_ms: u64, stream: Option<StreamPlace>) -> ClusterHandOver {
         ClusterHandOver {
             last_call: self.calls.last(),
             hosts: self.hosts.names().cloned().collect(),
             silent: self.hosts.silent_names().cloned().collect(),
             lead_ms: self.sessions.as_ref().map_or(0, super::Sessions::lead_ms),
             stopped_unix_ms: now_unix_ms,
+            stream,
         }
     }
 
@@ -46,7 +49,9 @@ impl<C> Cluster<C> {
         handed: ClusterHandOver,
         rooms: impl IntoIterator<Item = Arc<str>>,
     ) {
-        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = handed;
+        // The engine reads the stream.
+        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms, stream: _ } =
+            handed;
         self.calls.go_on_after(last_call);
         self.hosts.take_over(now, hosts, silent);
         if let Some(sessions) = &mut self.sessions {
@@ -85,7 +90,7 @@ mod tests {
         former.handle_event(Millis(0), Event::Connected);
         former.handle_event(Millis(10), Event::Announced { host: "b".into() });
         former.begin((Millis(20), 1_000), publication("r"), 1);
-        let handed = former.hand_over(7);
+        let handed = former.hand_over(7, None);
         assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));
 
         let mut next: Cluster<u32> = Cluster::new("a".into(), true);

@@ -217,7 +217,7 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
     world.connect(0, "k");
     world.connect(1, "l");
     world.pass(100);
-    let handed = world.hosts[0].cluster.hand_over(1_000_000 + world.now);
+    let handed = world.hosts[0].cluster.hand_over(1_000_000 + world.now, None);
     let mut next = Cluster::new("a".into(), true).with_sessions(1, 1_000_000);
     next.take_over(Millis(world.now), handed, []);
     world.hosts[0].cluster = next;

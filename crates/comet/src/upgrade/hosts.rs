@@ -1,10 +1,11 @@
 //! What the former process knows of other hosts, as it says it beside the states of its shards.
 
-use comet_control::ClusterHandOver;
+use comet_control::{ClusterHandOver, StreamPlace};
+use comet_core::StreamState;
 use serde_json::{Value, json};
 
 pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
-    let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms } = hosts;
+    let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms, stream } = hosts;
     let names = |hosts: &[std::sync::Arc<str>]| hosts.iter().map(|host| json!(&**host)).collect();
     let (hosts, silent): (Value, Value) = (names(hosts), names(silent));
     json!({
@@ -13,7 +14,21 @@ pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
         "silent": silent,
         "lead_ms": lead_ms,
         "stopped_unix_ms": stopped_unix_ms,
+        "stream": stream.as_ref().map(stream_to_json),
     })
+}
+
+fn stream_to_json(stream: &StreamPlace) -> Value {
+    let StreamPlace { state: StreamState { epoch, floor, seen, is_read: _ }, cut } = stream;
+    json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut })
+}
+
+/// `None`: it is no such object, so the stream is read anew.
+fn stream_from_json(stream: &Value) -> Option<StreamPlace> {
+    let number = |name: &str| stream.get(name).and_then(Value::as_u64);
+    let (epoch, floor, seen) = (number("epoch")?, number("floor")?, number("seen")?);
+    let state = StreamState { epoch, floor, seen, is_read: true };
+    Some(StreamPlace { state, cut: number("cut")? })
 }
 
 /// `None`: the former process has no other hosts.
@@ -30,6 +45,7 @@ pub(super) fn from_json(hosts: &Value) -> Option<ClusterHandOver> {
         silent: names("silent"),
         lead_ms: number("lead_ms"),
         stopped_unix_ms: number("stopped_unix_ms"),
+        stream: object.get("stream").and_then(stream_from_json),
     })
 }
 
@@ -41,5 +57,9 @@ pub(super) fn example() -> ClusterHandOver {
         silent: vec!["c".into()],
         lead_ms: 7,
         stopped_unix_ms: 1_700_000_000_000,
+        stream: Some(StreamPlace {
+            state: StreamState { epoch: u64::MAX, floor: 1 << 16, seen: 3 << 16, is_read: true },
+            cut: 2,
+        }),
     }
 }

@@ -45,6 +45,12 @@ impl NatsServer {
         assert!(sent.unwrap().success());
     }
 
+    /// Begins anew at the same address, with other arguments from now on.
+    pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self.restart();
+    }
+
     /// Begins anew at the same address.
     pub(crate) fn restart(&mut self) {
         self.process = run(self.address, &self.arguments).unwrap();

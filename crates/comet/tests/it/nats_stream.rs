@@ -1,10 +1,13 @@
 //! Histories that hosts share by a stream of NATS: any host recovers any client, all of it or nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::thread;
 use std::time::Duration;
 
 use ::comet::caller::PushClient;
-use comet_client::{Client, Joined, Options, Position};
+use comet_client::{Client, GapState, Joined, Options, Position};
 use rustix::process::Signal;
 
 use crate::nats_server::NatsServer;
@@ -13,6 +16,8 @@ use crate::support::{Metrics, PATIENCE, Permit, To, try_push, until};
 
 const ROOM: &str = "h://r";
 const OPERATION: i32 = 1000;
+/// The last body a client gets.
+const END: &str = "end";
 
 struct Rig {
     hosts: Vec<Option<Server>>,
@@ -32,12 +37,7 @@ impl Drop for Rig {
 impl Rig {
     /// So many processes with a core each. `None`: there is no `nats-server`.
     fn start(name: &str, hosts: usize, settings: &[&str]) -> Option<Self> {
-        let permit = Permit::wait();
-        let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
-        let _ = std::fs::remove_dir_all(&store);
-        let nats = NatsServer::start(&["-js", "-sd", store.to_str().unwrap()])?;
-        let settings = settings.iter().map(ToString::to_string).collect();
-        let mut rig = Self { hosts: Vec::new(), settings, nats, store, _permit: permit };
+        let mut rig = Self::with_nats(name, true, settings)?;
         for host in 1..=hosts {
             rig.add_host();
             (0..host).for_each(|other| rig.until(other, "comet_cluster_hosts", host as u64 - 1));
@@ -45,7 +45,24 @@ impl Rig {
         Some(rig)
     }
 
+    /// Without hosts.
+    fn with_nats(name: &str, has_jetstream: bool, settings: &[&str]) -> Option<Self> {
+        let permit = Permit::wait();
+        let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let _ = std::fs::remove_dir_all(&store);
+        let arguments = ["-js", "-sd", store.to_str().unwrap()];
+        let nats = NatsServer::start(if has_jetstream { &arguments } else { &[] })?;
+        let settings = settings.iter().map(ToString::to_string).collect();
+        Some(Self { hosts: Vec::new(), settings, nats, store, _permit: permit })
+    }
+
     fn add_host(&mut self) -> usize {
+        let number = self.launch_host();
+        self.until(number, "comet_cluster_stream_is_read", 1);
+        number
+    }
+
+    fn launch_host(&mut self) -> usize {
         let number = self.hosts.len();
         let cpu = ::comet::machine().unwrap().cpus[number % 2].to_string();
         let mut sets = self.settings.clone();
@@ -55,7 +72,6 @@ impl Rig {
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
         let arguments = [&["--cores", &*cpu], &*with_sets(&sets)].concat();
         self.hosts.push(Some(Server::launch(comet(&arguments), None)));
-        self.until(number, "comet_cluster_stream_is_read", 1);
         number
     }
 
@@ -116,6 +132,15 @@ fn assert_quiet(client: &mut Client) {
     let more = client.receive_timeout(Duration::from_millis(50)).unwrap();
     assert!(more.is_none(), "a push came twice: {more:?}");
     assert_eq!(client.take_gap(), None);
+}
+
+/// The client is told that it may have missed pushes of the room, and that nobody has them.
+fn until_lost(client: &mut Client) {
+    until("the client to be told of a gap", || {
+        let message = client.receive_timeout(Duration::from_millis(10)).unwrap();
+        assert!(message.is_none(), "{message:?}");
+        client.take_gap().is_some_and(|gap| &*gap.room == ROOM && gap.state == GapState::Lost)
+    });
 }
 
 #[test]
@@ -204,4 +229,150 @@ fn what_the_stream_has_dropped_is_not_recovered() {
         assert!(next(&mut recent, 1).0[0] == body(number), "{number}");
     }
     assert_quiet(&mut recent);
+}
+
+/// NATS runs, and has no stream: nobody gets a push without a position, and callers know.
+#[test]
+fn a_stream_may_come_later_than_its_hosts() {
+    let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
+    let Some(mut rig) = Rig::with_nats("stream-that-is-late", false, &[rule]) else { return };
+    rig.launch_host();
+    rig.until(0, "comet_cluster_connected", 1);
+    let mut client = rig.client(0);
+    let nothing = client.add_room(ROOM).unwrap().position.expect("the room has a history");
+    assert_eq!((nothing.epoch, nothing.offset), (0, 0), "it is not known");
+    let refused = try_push(&rig.caller(0), To::Room(ROOM), OPERATION, b"nobody gets it");
+    let refused = refused.expect_err("there is no stream").to_string();
+    assert!(refused.contains("no stream takes it"), "{refused}");
+    // Other rooms need none.
+    client.add_room("plain").unwrap();
+    let pushed = try_push(&rig.caller(0), To::Room("plain"), OPERATION, b"plain").unwrap();
+    assert_eq!(pushed.queued, 1);
+    assert_eq!(client.receive_timeout(PATIENCE).unwrap().unwrap().body, b"plain");
+
+    rig.nats.stop();
+    let store = rig.store.to_str().unwrap().to_owned();
+    rig.nats.restart_with(&["-js", "-sd", &store]);
+    rig.until(0, "comet_cluster_stream_is_read", 1);
+    // It entered when nothing was known.
+    until_lost(&mut client);
+    rig.push(0, "0");
+    let (got, position) = next(&mut client, 1);
+    assert_eq!(got, bodies(0..1));
+    assert_quiet(&mut client);
+    let (_, joined) = rig.back(0, nothing);
+    assert_eq!(joined.recovered, None, "its position was none");
+    let epoch = joined.position.unwrap().epoch;
+    assert_ne!(epoch, 0);
+    rig.push(0, "1");
+    let (mut back, joined) = rig.back(0, Position { epoch, ..position });
+    assert_eq!((joined.recovered, next(&mut back, 1).0), (Some(1), bodies(1..2)));
+}
+
+/// Somebody deletes the stream. The hosts make another one, whose positions are others.
+#[test]
+fn a_stream_that_is_deleted_is_made_anew() {
+    let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
+    let Some(rig) = Rig::start("stream-that-is-deleted", 2, &[rule]) else { return };
+    let mut clients = [0, 1].map(|host| rig.client(host));
+    let before = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
+    (0..3).for_each(|number| rig.push(0, &number.to_string()));
+    let positions = clients.each_mut().map(|client| next(client, 3).1);
+    assert_eq!(positions[0], positions[1]);
+    let deleted = rig.nats.program().request("$JS.API.STREAM.DELETE.comet-history", "");
+    assert!(deleted.contains("\"success\":true"), "{deleted}");
+    clients.iter_mut().for_each(until_lost);
+    rig.push(1, "3");
+    for client in &mut clients {
+        assert_eq!(next(client, 1).0, bodies(3..4));
+        assert_quiet(client);
+    }
+    for host in [0, 1] {
+        let (_, joined) = rig.back(host, positions[0]);
+        let now = joined.position.unwrap();
+        assert_eq!((joined.recovered, now.epoch == before[0].epoch), (None, false));
+        let (mut back, joined) = rig.back(host, Position { epoch: now.epoch, offset: 0 });
+        assert_eq!((joined.recovered, next(&mut back, 1).0), (Some(1), bodies(3..4)));
+    }
+}
+
+/// NATS is killed amid pushes and comes back with its files, and it is stopped and goes on. What it took comes to all members, once
+/// and in its order, with the positions that it had.
+#[test]
+fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
+    let rule = "history.rules=[{rooms=\"h://\", pushes=100000, bytes=\"1MiB\"}]";
+    let settings = [rule, "push.timeout=\"2s\""];
+    let Some(mut rig) = Rig::start("stream-with-faults", 2, &settings) else { return };
+    let mut clients = [0, 1].map(|host| rig.client(host));
+    let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
+    let readers = clients.map(|mut client| {
+        thread::spawn(move || {
+            let mut all = Vec::new();
+            while all.last().is_none_or(|(body, _): &(String, Position)| body != END) {
+                let (mut body, position) = next(&mut client, 1);
+                all.push((body.remove(0), position));
+            }
+            assert_quiet(&mut client);
+            all
+        })
+    });
+    let (is_over, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let caller = {
+        let (is_over, stored) = (Arc::clone(&is_over), Arc::clone(&stored));
+        let caller = rig.caller(0);
+        thread::spawn(move || {
+            let mut outcomes = Vec::new();
+            while !is_over.load(SeqCst) {
+                let body = outcomes.len().to_string();
+                let pushed = try_push(&caller, To::Room(ROOM), OPERATION, body.as_bytes());
+                stored.fetch_add(u64::from(pushed.is_ok()), SeqCst);
+                outcomes.push(pushed.map_err(|error| error.to_string()));
+            }
+            outcomes
+        })
+    };
+    let until_more = || {
+        let before = stored.load(SeqCst);
+        until("pushes to be stored", || stored.load(SeqCst) > before + 20);
+    };
+    until_more();
+    for _ in 0..2 {
+        rig.nats.stop();
+        rig.until(0, "comet_cluster_connected", 0);
+        rig.nats.restart();
+        until_more();
+        rig.nats.pause(true);
+        // As long as it takes a caller to give up.
+        thread::sleep(Duration::from_secs(3));
+        rig.nats.pause(false);
+        until_more();
+    }
+    is_over.store(true, SeqCst);
+    let outcomes = caller.join().unwrap();
+    let caller = rig.caller(1);
+    until("the last push to be stored", || {
+        try_push(&caller, To::Room(ROOM), OPERATION, END.as_bytes()).is_ok()
+    });
+    let [all, others] = readers.map(|reader| reader.join().unwrap());
+    assert_eq!(all, others, "both hosts have the same");
+    assert!(all.iter().all(|(_, position)| position.epoch == first[0].epoch));
+    let numbers: Vec<usize> = all.iter().filter_map(|(body, _)| body.parse().ok()).collect();
+    assert!(numbers.is_sorted_by(|one, next| one < next), "{numbers:?}");
+    let mut refused = 0;
+    for (number, outcome) in outcomes.iter().enumerate() {
+        let has_come = numbers.binary_search(&number).is_ok();
+        match outcome {
+            Ok(_) => assert!(has_come, "{number} was stored"),
+            // Of the others nobody knows.
+            Err(error) if error.contains("nobody gets it") => {
+                refused += 1;
+                assert!(!has_come, "{number} was refused: {error}");
+            }
+            Err(_) => {}
+        }
+    }
+    let unknown = outcomes.iter().filter(|outcome| outcome.is_err()).count() - refused;
+    eprintln!("{} pushes, {refused} refused, {unknown} unknown", outcomes.len());
+    let (_, joined) = rig.back(1, first[0]);
+    assert_eq!(joined.recovered, Some(all.len() as u32));
 }

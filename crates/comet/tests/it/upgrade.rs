@@ -5,6 +5,7 @@ mod failures;
 mod hangs;
 mod nats;
 mod paced;
+mod stream;
 mod talking;
 mod tls;
 mod tls_sessions;

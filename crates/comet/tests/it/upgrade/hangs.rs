@@ -28,14 +28,19 @@ fn new_process() {
     unreachable!("the former process ends it");
 }
 
+/// The path of a program that does so, in a file of this name.
+pub(super) fn one_that_hangs(name: &str) -> String {
+    let test = env::current_exe().unwrap();
+    let text =
+        format!("{ROLE}=1 exec {} --exact upgrade::hangs::new_process --nocapture", test.display());
+    script(name, &text)
+}
+
 #[test]
 fn clients_wait_about_a_second_for_one_that_hangs() {
     let mut line = Line::start(&[], &[]);
     let mut clients = [0, 1].map(|user| line.server.live(BOTH[user as usize], &token(user)));
-    let test = env::current_exe().unwrap();
-    let text =
-        format!("{ROLE}=1 exec {} --exact upgrade::hangs::new_process --nocapture", test.display());
-    let hangs = script("upgrade-is-stopped", &text);
+    let hangs = one_that_hangs("upgrade-is-stopped");
     let begin = Instant::now();
     line.fail(&["--binary", &hangs], "does not answer in time");
     // The rest is for the start, and for callers and clients that are waited for before.

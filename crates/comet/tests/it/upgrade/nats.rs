@@ -16,24 +16,29 @@ use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until
 
 use super::{Line, token};
 
-const ROOM: &str = "live://1";
+pub(super) const ROOM: &str = "live://1";
 /// The last body a client gets.
 const END: &str = "end";
 /// Clients of each host.
 const CLIENTS: usize = 2;
 const UPGRADES: usize = 3;
 
-struct Hosts {
+pub(super) struct Hosts {
     /// It is upgraded.
-    line: Line,
-    other: Server,
-    nats: NatsServer,
+    pub(super) line: Line,
+    pub(super) other: Server,
+    pub(super) nats: NatsServer,
 }
 
 impl Hosts {
     fn start(sets: &[&str]) -> Option<Self> {
+        Self::start_with(&[], sets)
+    }
+
+    /// With arguments for `nats-server`.
+    pub(super) fn start_with(arguments: &[&str], sets: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
-        let nats = NatsServer::start(&[])?;
+        let nats = NatsServer::start(arguments)?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
         let launch = |id: &str, permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
@@ -48,7 +53,7 @@ impl Hosts {
         Some(hosts)
     }
 
-    fn until_joined(&self) {
+    pub(super) fn until_joined(&self) {
         for stat in [self.line.server.stat, self.other.stat] {
             until("the hosts to know each other", || {
                 Metrics::read(stat).value("comet_cluster_hosts") == 1
@@ -80,7 +85,7 @@ fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
 }
 
 /// What became of each push of a caller; `None`: its caller does not know.
-fn call(
+pub(super) fn call(
     host: &'static str,
     grpc: String,
     (is_over, made): (Arc<AtomicBool>, Arc<AtomicU64>),
