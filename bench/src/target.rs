@@ -4,6 +4,8 @@ use std::fmt::Display;
 use std::fs::File;
 use std::io::BufRead;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::{io, path};
 
 use clap::ValueEnum;
@@ -192,17 +194,28 @@ pub(crate) fn list(key: &str, value: impl Display) -> String {
     format!("{key}=[\"{value}\"]")
 }
 
-/// Ports of an address of the loopback that were free a moment ago. They are given back before the server takes them:
-/// nothing else on a host that is measured should be looking for ports. Where nobody else uses the address, they stay
-/// free.
+/// The ports to try. They are below the ephemeral ports, which the kernel gives to whoever asks for a free one.
+const PORTS: Range<u32> = 12_000..32_000;
+
+/// Ports of an address of the loopback that were free a moment ago, each given once by this process. They are given back
+/// before the server takes them: nobody else on a host that is measured should take one by its number.
 pub(crate) fn free_ports<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAddr; N]> {
-    let mut listeners = Vec::with_capacity(N);
-    for _ in 0..N {
-        listeners.push(TcpListener::bind((host, 0))?);
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes begin far from each other.
+    let first = std::process::id().wrapping_mul(7_919);
+    let mut free = Vec::with_capacity(N);
+    while free.len() < N {
+        let turn = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + first.wrapping_add(turn) % PORTS.len() as u32;
+        let address = SocketAddr::from((host, u16::try_from(port).expect("the range is of ports")));
+        match TcpListener::bind(address) {
+            Ok(_) => free.push(address),
+            Err(error) if turn as usize >= PORTS.len() => return Err(error),
+            // Somebody has it.
+            Err(_) => {}
+        }
     }
-    let addresses: io::Result<Vec<SocketAddr>> =
-        listeners.iter().map(TcpListener::local_addr).collect();
-    Ok(addresses?.try_into().expect("a port each"))
+    Ok(free.try_into().expect("a port each"))
 }
 
 #[cfg(test)]

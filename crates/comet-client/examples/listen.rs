@@ -37,6 +37,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 println!("operation {}: {body}", message.operation);
             }
             Event::Room { room, outcome } => println!("{room}: {outcome:?}"),
+            Event::Left { room } => println!("{room}: left by order of the server"),
             Event::Gap(gap) => {
                 println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state);
             }

@@ -41,6 +41,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             Event::Connected => println!("connected"),
             Event::Room { room, outcome: Ok(joined) } => println!("in {room}: {joined:?}"),
             Event::Room { room, outcome: Err(reason) } => println!("not in {room}: {reason}"),
+            Event::Left { room } => println!("out of {room} by order of the server"),
             Event::Gap(gap) => {
                 println!("{}: {} to {}: {:?}", gap.room, gap.first, gap.last, gap.state);
             }

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use comet_proto::{AuthReply, Position, op};
+use comet_proto::{AuthReply, Position, RoomRefusal, op};
 
 use crate::error::Error;
 use crate::inbox::{Inbox, Message, Received};
@@ -28,7 +28,7 @@ const BACKLOG_MAX: usize = 64 << 20;
 /// Most operations in one subscribe request: each takes up to 12 bytes of the body.
 const OPERATIONS_MAX: usize = SEND_BODY_MAX / 12;
 
-/// The state of an authenticated connection. Its methods are described at [`Client`](crate::Client).
+/// The state of a connection, authenticated by [`Connection::authenticate`]. Its other methods are described at [`Client`](crate::Client).
 ///
 /// A future of a method may be dropped before it ends: nothing that has arrived is lost, and nothing is sent twice.
 #[derive(Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct Connection<S> {
     inbox: Inbox,
     sequence: i32,
     timeout: Duration,
+    /// When the reply to the last request is late. `None`: beyond what an `Instant` can hold.
+    reply_due: Option<Instant>,
     heartbeat: Duration,
     /// `None`: beyond what an `Instant` can hold.
     heartbeat_due: Option<Instant>,
@@ -51,45 +53,58 @@ pub(crate) struct Connection<S> {
 
 impl<S: Stream> Connection<S> {
     pub(crate) async fn connect(options: &Options) -> Result<Self, Error> {
-        within_body_max(&options.token)?;
         let deadline = Instant::now().checked_add(options.timeout);
-        let stream = S::connect(options, deadline).await?;
-        Self::authenticate(stream, options, deadline).await
+        let mut connection = Self::open(options, deadline).await?;
+        connection.authenticate(deadline).await?;
+        Ok(connection)
     }
 
-    /// Makes the connection of a stream that has just been connected.
-    pub(crate) async fn authenticate(
-        stream: S,
-        options: &Options,
-        deadline: Option<Instant>,
-    ) -> Result<Self, Error> {
+    /// A connection that has not sent its token.
+    pub(crate) async fn open(options: &Options, deadline: Option<Instant>) -> Result<Self, Error> {
         within_body_max(&options.token)?;
-        let mut connection = Self {
+        Self::new(S::connect(options, deadline).await?, options)
+    }
+
+    /// The same of a stream that has just been connected.
+    pub(crate) fn new(stream: S, options: &Options) -> Result<Self, Error> {
+        within_body_max(&options.token)?;
+        Ok(Self {
             stream,
             session: options.session(),
             buffer: vec![0; READ_LEN].into_boxed_slice(),
             inbox: Inbox::default(),
             sequence: 1,
             timeout: options.timeout,
+            reply_due: None,
             heartbeat: options.heartbeat,
-            heartbeat_due: Instant::now().checked_add(options.heartbeat),
+            heartbeat_due: None,
             is_heartbeat_unanswered: false,
             pending_error: None,
             has_ended: false,
-        };
-        connection.flush().await?;
-        while !connection.session.was_accepted() {
-            match connection.read(deadline).await {
-                Ok(false) if has_passed(deadline) => {
-                    return Err(Error::Unanswered(options.timeout));
-                }
+        })
+    }
+
+    /// Sends the token and waits until the server has accepted it. If the future is dropped, the next call goes on.
+    ///
+    /// Nothing fails behind the acceptance: messages may have arrived with what ended the connection.
+    pub(crate) async fn authenticate(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
+        while !self.session.was_accepted() {
+            if let Some(error) = self.pending_error.take() {
+                return Err(error);
+            }
+            self.flush().await?;
+            match self.read(deadline).await {
+                Ok(false) if has_passed(deadline) => return Err(Error::Unanswered(self.timeout)),
                 Ok(_) => {}
-                // One read brought both the acceptance and the end; messages may be between them.
-                Err(error) if connection.session.was_accepted() => connection.fail(error),
-                Err(error) => return Err(error),
+                Err(error) => self.fail(error),
             }
         }
-        Ok(connection)
+        if let Some(reply) = self.auth_reply().filter(|reply| reply.heartbeat_ms > 0) {
+            let demanded = Duration::from_millis(reply.heartbeat_ms.into());
+            self.heartbeat = self.heartbeat.min(demanded / 2);
+        }
+        self.heartbeat_due = Instant::now().checked_add(self.heartbeat);
+        Ok(())
     }
 
     pub(crate) async fn receive(&mut self) -> Result<Option<Message>, Error> {
@@ -105,6 +120,11 @@ impl<S: Stream> Connection<S> {
             Err(Error::Ended) => Ok(None),
             received => received,
         }
+    }
+
+    /// Whether the connection is in `room`, as far as the server has said so.
+    pub(crate) fn is_in(&self, room: &str) -> bool {
+        self.session.rooms().any(|named| named == room)
     }
 
     /// Whether the connection is in `room`, or would go on from where an earlier one was there.
@@ -128,6 +148,7 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
+        self.inbox.forget_left(room);
         self.request(op::CHANGE_ROOM, room.as_bytes()).await
     }
 
@@ -136,14 +157,9 @@ impl<S: Stream> Connection<S> {
         room: &str,
         since: Option<Position>,
     ) -> Result<Joined, Error> {
-        if self.auth_reply().is_none() {
-            return Err(Error::NeedsProtocol2);
-        }
-        within_body_max(room.as_bytes())?;
-        let sequence = self.next_sequence()?;
-        self.session.add_room(sequence, room, since);
-        self.complete(op::JOIN_REPLY, sequence).await?;
-        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)
+        self.ask_room(room, since)?;
+        self.replied().await?;
+        self.answer()
     }
 
     pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
@@ -151,9 +167,13 @@ impl<S: Stream> Connection<S> {
         if !self.session.remove_room(sequence, room) {
             return Ok(());
         }
-        self.complete(op::LEAVE_REPLY, sequence).await?;
-        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)?;
-        Ok(())
+        self.await_reply(op::LEAVE_REPLY, sequence);
+        self.replied().await?;
+        match self.answer() {
+            // The server had taken the connection out of it before.
+            Ok(_) | Err(Error::Room(RoomRefusal::NoSuchHandle)) => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     pub(crate) fn rooms(&self) -> impl Iterator<Item = &str> {
@@ -216,7 +236,7 @@ impl<S: Stream> Connection<S> {
                 None => return Ok(None),
                 Some(Received::Message(message)) => return Ok(Some(message)),
                 Some(Received::Gap(gap)) => self.inbox.keep_gap(gap),
-                Some(Received::Room(..)) => {}
+                Some(Received::Room(..) | Received::Left(_)) => {}
             }
         }
     }
@@ -253,7 +273,22 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    fn fail(&mut self, error: Error) {
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// What a request that has failed returns, if receiving is to return why the connection ended.
+    pub(crate) fn keep_reason(&mut self, error: Error) -> Error {
+        let is_answer = matches!(error, Error::NeedsProtocol2 | Error::Room(_));
+        if !self.has_ended || is_answer || self.pending_error.is_some() {
+            return error;
+        }
+        self.pending_error = Some(error);
+        Error::Ended
+    }
+
+    /// Ends the connection. What has arrived can still be received, and then `error`.
+    pub(crate) fn fail(&mut self, error: Error) {
         self.has_ended = true;
         self.pending_error = Some(error);
     }
@@ -273,46 +308,71 @@ impl<S: Stream> Connection<S> {
     }
 
     async fn request_operations(&mut self, request: i32, operations: &[i32]) -> Result<(), Error> {
-        for some in operations.chunks(OPERATIONS_MAX) {
-            let names: Vec<_> = some.iter().map(i32::to_string).collect();
-            self.request(request, names.join(",").as_bytes()).await?;
+        for names in operation_lists(operations) {
+            self.request(request, names.as_bytes()).await?;
         }
         Ok(())
     }
 
     async fn request(&mut self, request: i32, body: &[u8]) -> Result<(), Error> {
+        self.ask(request, body)?;
+        self.replied().await
+    }
+
+    /// Queues a request. [`Connection::replied`] sends it.
+    pub(crate) fn ask(&mut self, request: i32, body: &[u8]) -> Result<(), Error> {
         within_body_max(body)?;
         let sequence = self.next_sequence()?;
         self.session.send(request, sequence, body);
         // Each request's reply is the operation after it.
-        self.complete(request + 1, sequence).await
+        self.await_reply(request + 1, sequence);
+        Ok(())
     }
 
-    /// Sends what was queued, and waits for the reply to it.
-    async fn complete(&mut self, reply: i32, sequence: i32) -> Result<(), Error> {
+    /// Queues the request to be in a further room. [`Connection::answer`] has what the server says.
+    pub(crate) fn ask_room(&mut self, room: &str, since: Option<Position>) -> Result<(), Error> {
+        if self.auth_reply().is_none() {
+            return Err(Error::NeedsProtocol2);
+        }
+        within_body_max(room.as_bytes())?;
+        self.inbox.forget_left(room);
+        let sequence = self.next_sequence()?;
+        self.session.add_room(sequence, room, since);
+        self.await_reply(op::JOIN_REPLY, sequence);
+        Ok(())
+    }
+
+    /// What the server said of the room that the last request was about.
+    pub(crate) fn answer(&mut self) -> Result<Joined, Error> {
+        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)
+    }
+
+    fn await_reply(&mut self, reply: i32, sequence: i32) {
         self.inbox.await_reply(reply, sequence);
-        self.flush_or_reason().await?;
-        let deadline = Instant::now().checked_add(self.timeout);
-        let replied = loop {
-            if self.inbox.bytes > BACKLOG_MAX {
-                break Err(Error::Backlog);
+        self.reply_due = Instant::now().checked_add(self.timeout);
+    }
+
+    /// Sends what was queued, and waits for the reply to the last request. If the future is dropped, the next call goes on.
+    pub(crate) async fn replied(&mut self) -> Result<(), Error> {
+        let error = loop {
+            // The reply is a success even if the server closed after it. The next receive returns that.
+            if !self.inbox.awaits_reply() {
+                return Ok(());
             }
-            match self.wait(deadline).await {
-                // The reply is a success even if the server closed after it. The next receive
-                // returns that.
-                outcome if !self.inbox.awaits_reply() => {
-                    if let Err(error) = outcome {
-                        self.fail(error);
-                    }
-                    return Ok(());
-                }
+            if let Some(error) = self.pending_error.take() {
+                break error;
+            }
+            if self.inbox.bytes > BACKLOG_MAX {
+                break Error::Backlog;
+            }
+            match self.wait(self.reply_due).await {
                 Ok(true) => {}
-                Ok(false) => break Err(Error::Unanswered(self.timeout)),
-                Err(error) => break Err(error),
+                Ok(false) => break Error::Unanswered(self.timeout),
+                Err(error) => self.fail(error),
             }
         };
         self.has_ended = true;
-        replied
+        Err(error)
     }
 
     /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if
@@ -389,6 +449,14 @@ pub(crate) fn within_body_max(body: &[u8]) -> Result<(), Error> {
         0..=SEND_BODY_MAX => Ok(()),
         len => Err(Error::BodyTooLong { len }),
     }
+}
+
+/// The bodies of requests about `operations`.
+pub(crate) fn operation_lists(operations: &[i32]) -> impl Iterator<Item = String> {
+    operations.chunks(OPERATIONS_MAX).map(|some| {
+        let names: Vec<_> = some.iter().map(i32::to_string).collect();
+        names.join(",")
+    })
 }
 
 fn has_passed(deadline: Option<Instant>) -> bool {

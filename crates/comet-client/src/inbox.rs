@@ -26,9 +26,9 @@ pub struct Message {
 }
 
 impl Message {
-    /// Bytes that it takes.
+    /// Bytes that its parts take.
     fn memory(&self) -> usize {
-        size_of::<Self>() + self.body.len() + self.room.as_ref().map_or(0, |room| room.len())
+        self.body.len() + self.room.as_ref().map_or(0, |room| room.len())
     }
 }
 
@@ -37,7 +37,20 @@ impl Message {
 pub(crate) enum Received {
     Message(Message),
     Room(Box<str>, Joined),
+    /// The server has taken the connection out of this room.
+    Left(Box<str>),
     Gap(Gap),
+}
+
+impl Received {
+    /// Bytes that it takes.
+    fn memory(&self) -> usize {
+        let parts = match self {
+            Self::Message(message) => message.memory(),
+            Self::Room(room, _) | Self::Left(room) | Self::Gap(Gap { room, .. }) => room.len(),
+        };
+        size_of::<Self>() + parts
+    }
 }
 
 /// Gaps that are kept for a caller who does not take them.
@@ -47,10 +60,12 @@ const GAPS_MAX: usize = 1_024;
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     arrived: VecDeque<Received>,
-    /// Memory of the messages, in bytes.
+    /// Memory of these, in bytes.
     pub(crate) bytes: usize,
     /// Gaps that were before the messages taken so far.
     gaps: VecDeque<Gap>,
+    /// How many rooms among what has arrived are those that the server has taken the connection out of.
+    left: usize,
     /// Operation and sequence of the reply that a request waits for.
     awaited_reply: Option<(i32, i32)>,
     /// What the server said of the room that the last answered request was about.
@@ -74,10 +89,31 @@ impl Inbox {
     pub(crate) fn push(&mut self, arrival: Arrival<'_>, has_rooms: bool) {
         match arrival {
             Arrival::Frame(frame, origin) => self.push_frame(frame, origin, has_rooms),
-            Arrival::Room(room, joined) => {
-                self.arrived.push_back(Received::Room(room.into(), joined));
+            Arrival::Room(room, joined) => self.queue(Received::Room(room.into(), joined)),
+            Arrival::Left(room) => {
+                self.left += 1;
+                self.queue(Received::Left(room.into()));
             }
-            Arrival::Gap(gap) => self.arrived.push_back(Received::Gap(gap)),
+            Arrival::Gap(gap) => self.queue(Received::Gap(gap)),
+        }
+    }
+
+    fn queue(&mut self, received: Received) {
+        self.bytes += received.memory();
+        self.arrived.push_back(received);
+    }
+
+    /// The caller asks to be in `room`. That counts more than an order to leave which it has not been told of.
+    pub(crate) fn forget_left(&mut self, room: &str) {
+        if self.left > 0 {
+            self.arrived.retain(|received| {
+                let is_over = matches!(received, Received::Left(left) if **left == *room);
+                if is_over {
+                    self.left -= 1;
+                    self.bytes -= received.memory();
+                }
+                !is_over
+            });
         }
     }
 
@@ -104,10 +140,14 @@ impl Inbox {
                 let online = frame.body.first_chunk().map(|bytes| i32::from_be_bytes(*bytes));
                 self.online = online.and_then(|online| u32::try_from(online).ok());
             }
-            op::CHANGE_ROOM_REPLY | op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY => {
-                self.awaited_reply.take_if(|awaited| *awaited == (frame.operation, frame.sequence));
+            op::CHANGE_ROOM_REPLY if is_awaited => {
+                self.awaited_reply = None;
+                self.forget_left(&String::from_utf8_lossy(frame.body));
             }
-            op::AUTH_REPLY if is_awaited => self.awaited_reply = None,
+            op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY | op::AUTH_REPLY if is_awaited => {
+                self.awaited_reply = None;
+            }
+            op::CHANGE_ROOM_REPLY | op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY => {}
             _ => self.push_message(frame, None),
         }
     }
@@ -121,8 +161,7 @@ impl Inbox {
             room: origin.map(|origin| origin.room.into()),
             position: origin.and_then(|origin| origin.position),
         };
-        self.bytes += message.memory();
-        self.arrived.push_back(Received::Message(message));
+        self.queue(Received::Message(message));
     }
 
     /// Whether nothing waits.
@@ -133,8 +172,9 @@ impl Inbox {
     /// Takes what arrived first.
     pub(crate) fn pop(&mut self) -> Option<Received> {
         let received = self.arrived.pop_front()?;
-        if let Received::Message(message) = &received {
-            self.bytes -= message.memory();
+        self.bytes -= received.memory();
+        if let Received::Left(_) = received {
+            self.left -= 1;
         }
         Some(received)
     }

@@ -55,7 +55,7 @@ impl Listener {
         self.0.client()
     }
 
-    /// Moves to `room` (empty: to none), now and after each reconnect.
+    /// Moves to `room` (empty: to none), now and after each reconnect until [`Event::Left`].
     ///
     /// # Errors
     /// If the present connection is lost; later ones will be in `room` all the same.
@@ -64,7 +64,7 @@ impl Listener {
         block_on(self.0.join(room))
     }
 
-    /// Enters `room` beside the others, now and after each reconnect. A connection that is made later asks for what came
+    /// Enters `room` beside the others, now and after each reconnect until [`Event::Left`]. A connection that is made later asks for what came
     /// after the last push that has arrived. [`Event::Room`] tells of each time.
     ///
     /// # Errors

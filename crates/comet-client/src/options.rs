@@ -70,8 +70,8 @@ impl Options {
         Self { transport: Transport::WebSocket, path, ..Self::tcp(address, token) }
     }
 
-    /// The time between heartbeats; 60 seconds unless set. It must be shorter than the server's
-    /// heartbeat timeout, which is 5 minutes by default.
+    /// The time between heartbeats; 60 seconds unless set, and at most half of the server's heartbeat
+    /// timeout ([`AuthReply::heartbeat_ms`](crate::AuthReply)). A server of protocol 1 does not tell that.
     ///
     /// The connection ends if the server sends nothing for a whole interval after a heartbeat.
     ///

@@ -2,11 +2,15 @@
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
+mod set_up;
+
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::time::{Duration, Instant};
 
 use comet_proto::Position;
 
+use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
 use crate::error::Error;
 use crate::inbox::{Message, Received};
@@ -18,7 +22,8 @@ use crate::stream::Stream;
 /// An event of a [`Listener`](crate::Listener).
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is authenticated, and in the room that was joined last. A [`Event::Room`] follows for each further room.
+    /// A connection is authenticated, and in the room that was joined last. A [`Event::Room`] follows for each further room. If the
+    /// connection was lost before it was in all of them, [`Event::Disconnected`] comes behind what has arrived.
     Connected,
     /// A message arrived.
     Message(Message),
@@ -31,6 +36,12 @@ pub enum Event {
         /// Whether it is in, and whether it has missed pushes: the server says not all of them are there
         /// ([`Joined::recovered`]). After an error the next connection asks again.
         outcome: Result<Joined, Error>,
+    },
+    /// The server has taken the connection out of this room. No later connection asks to be in it, until the program calls
+    /// [`Listener::add_room`](crate::Listener::add_room) or [`Listener::join`](crate::Listener::join) again.
+    Left {
+        /// Which.
+        room: String,
     },
     /// The server has dropped messages of a room that keeps a history, because they were not read in time; or what became of them. The
     /// connection asks for them by itself.
@@ -55,7 +66,8 @@ pub(crate) trait Face {
 
 /// The state of a listener. Its methods are described at [`Listener`](crate::Listener).
 ///
-/// A future of a method may be dropped before it ends. An attempt to connect then begins anew.
+/// A future of a method may be dropped before it ends. Once the stream is connected, the next call goes on with it: the server may
+/// have sent messages that it counts as delivered.
 #[derive(Debug)]
 pub(crate) struct Reconnecting<F> {
     options: Options,
@@ -79,9 +91,13 @@ pub(crate) struct Reconnecting<F> {
 enum State<F> {
     /// Until the next attempt; `None`: beyond what an `Instant` can hold.
     Waiting(Option<Instant>),
+    /// The server has not accepted the token yet.
+    Authenticating { client: Box<F>, deadline: Option<Instant> },
     Connected {
         client: Box<F>,
         since: Instant,
+        /// Until the connection is set up, or has failed at that.
+        set_up: Option<SetUp>,
     },
     /// There are no more events.
     Ended,
@@ -89,7 +105,7 @@ enum State<F> {
 
 impl<F: Face> Reconnecting<F> {
     pub(crate) fn new(mut options: Options) -> Self {
-        let others = std::mem::take(&mut options.positions);
+        let others = mem::take(&mut options.positions);
         Self {
             options,
             state: State::Waiting(Some(Instant::now())),
@@ -109,21 +125,32 @@ impl<F: Face> Reconnecting<F> {
 
     pub(crate) fn client(&mut self) -> Option<&mut F> {
         match &mut self.state {
-            State::Connected { client, .. } => Some(client),
-            State::Waiting(_) | State::Ended => None,
+            State::Connected { client, set_up: None, .. } => Some(client),
+            _ => None,
         }
     }
 
+    /// The connection for a request. One that has ended is as none: [`Event::Disconnected`] follows.
     fn connection(&mut self) -> Option<&mut Connection<F::Stream>> {
-        self.client().map(F::connection)
+        self.client().map(F::connection).filter(|connection| !connection.has_ended())
+    }
+
+    fn is_in(&mut self, room: &str) -> bool {
+        self.client().is_some_and(|client| client.connection().is_in(room))
     }
 
     pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
         // Checked before it is stored: no later connection could join such a room.
         within_body_max(room.as_bytes())?;
-        self.room = Some(room.to_owned());
+        self.set_up().await;
+        if let Some(former) = self.room.replace(room.to_owned()).filter(|former| former != room) {
+            self.others.remove(&former);
+        }
         match self.connection() {
-            Some(connection) => connection.join(room).await,
+            Some(connection) => {
+                let outcome = connection.join(room).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -134,13 +161,16 @@ impl<F: Face> Reconnecting<F> {
         since: Option<Position>,
     ) -> Result<(), Error> {
         within_body_max(room.as_bytes())?;
+        self.set_up().await;
         // A room in which the server had the connection enter goes on from there. Else the caller begins anew.
         let other = self.others.remove(room);
-        let named = self.connection().is_some_and(|it| it.rooms().any(|named| named == room));
+        let named = self.is_in(room);
         let known = self.rooms.entry(room.to_owned()).or_insert(other.filter(|_| named));
         *known = since.or(*known);
         let Some(connection) = self.connection() else { return Ok(()) };
-        let joined = connection.add_room(room, since).await.inspect_err(|error| {
+        let outcome = connection.add_room(room, since).await;
+        let outcome = outcome.map_err(|error| connection.keep_reason(error));
+        let joined = outcome.inspect_err(|error| {
             if matches!(error, Error::NeedsProtocol2 | Error::Room(_)) {
                 self.rooms.remove(room);
             }
@@ -154,25 +184,38 @@ impl<F: Face> Reconnecting<F> {
     }
 
     pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
+        self.set_up().await;
         self.rooms.remove(room);
+        self.others.remove(room);
         match self.connection() {
-            Some(connection) => connection.remove_room(room).await,
+            Some(connection) => {
+                let outcome = connection.remove_room(room).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
 
     pub(crate) async fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.set_up().await;
         self.operations.extend(operations.iter().map(|operation| (*operation, true)));
         match self.connection() {
-            Some(connection) => connection.subscribe(operations).await,
+            Some(connection) => {
+                let outcome = connection.subscribe(operations).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
 
     pub(crate) async fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
+        self.set_up().await;
         self.operations.extend(operations.iter().map(|operation| (*operation, false)));
         match self.connection() {
-            Some(connection) => connection.unsubscribe(operations).await,
+            Some(connection) => {
+                let outcome = connection.unsubscribe(operations).await;
+                outcome.map_err(|error| connection.keep_reason(error))
+            }
             None => Ok(()),
         }
     }
@@ -182,78 +225,99 @@ impl<F: Face> Reconnecting<F> {
     }
 
     pub(crate) async fn next(&mut self) -> Option<Event> {
-        let event = match &mut self.state {
-            State::Ended => return None,
-            State::Waiting(until) => {
-                F::Stream::sleep(*until, &self.stopper).await;
-                if self.stopper.has_stopped() {
-                    return self.end();
+        let event = loop {
+            match &mut self.state {
+                State::Ended => return None,
+                State::Waiting(until) => {
+                    F::Stream::sleep(*until, &self.stopper).await;
+                    if self.stopper.has_stopped() {
+                        return self.end();
+                    }
+                    if let Err(reason) = self.connect().await {
+                        break self.handle_disconnect(reason);
+                    }
                 }
-                match self.connect().await {
-                    Ok(()) => Event::Connected,
-                    Err(reason) => self.handle_disconnect(reason),
+                State::Authenticating { client, deadline } => {
+                    match client.connection().authenticate(*deadline).await {
+                        Ok(()) => self.handle_acceptance(),
+                        Err(reason) => break self.handle_disconnect(reason),
+                    }
+                }
+                State::Connected { set_up: Some(_), .. } => self.set_up().await,
+                State::Connected { client, .. } => {
+                    if let Some(event) = self.events.pop_front() {
+                        break event;
+                    }
+                    let received = client.connection().receive_any().await;
+                    break self.handle_received(received);
                 }
             }
-            State::Connected { .. } if !self.events.is_empty() => self.events.pop_front()?,
-            State::Connected { client, .. } => match client.connection().receive_any().await {
-                Ok(Some(Received::Message(message))) => {
-                    self.note_message(&message);
-                    Event::Message(message)
-                }
-                Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
-                Ok(Some(Received::Room(room, joined))) => {
-                    if let Some(position) = joined.position.filter(|_| joined.recovered.is_none()) {
-                        self.note_position(&room, position);
-                    }
-                    Event::Room { room: room.into(), outcome: Ok(joined) }
-                }
-                Ok(None) => self.handle_disconnect(Error::Ended),
-                Err(reason) => self.handle_disconnect(reason),
-            },
         };
         if self.stopper.has_stopped() { self.end() } else { Some(event) }
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        // Of rooms that the token names as well. Those that were asked for are asked for once more below.
+        // Of rooms that the token names as well. Those that were asked for are asked for once more by the set-up.
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
         self.options.positions = self.others.clone();
         self.options.positions.extend(wanted);
-        let mut connection = Connection::<F::Stream>::connect(&self.options).await?;
+        let deadline = Instant::now().checked_add(self.options.timeout);
+        let mut connection = Connection::<F::Stream>::open(&self.options, deadline).await?;
         connection.stream().obey(&self.stopper)?;
-        let chosen = |accepted| {
-            let operations = self.operations.iter().filter(move |(_, is)| **is == accepted);
-            operations.map(|(operation, _)| *operation).collect::<Vec<_>>()
+        self.state = State::Authenticating { client: Box::new(F::of(connection)), deadline };
+        Ok(())
+    }
+
+    fn handle_acceptance(&mut self) {
+        let State::Authenticating { client, .. } = mem::replace(&mut self.state, State::Ended)
+        else {
+            unreachable!("only such a connection is accepted");
         };
-        connection.subscribe(&chosen(true)).await?;
-        connection.unsubscribe(&chosen(false)).await?;
-        if let Some(room) = &self.room {
-            connection.join(room).await?;
+        let set_up = SetUp::new(&self.operations, self.room.as_deref(), &self.rooms);
+        self.state = State::Connected { client, since: Instant::now(), set_up: Some(set_up) };
+    }
+
+    /// Brings a new connection to where the program wants it, if that was not done.
+    async fn set_up(&mut self) {
+        let State::Connected { client, set_up, .. } = &mut self.state else { return };
+        let Some(steps) = set_up else { return };
+        let connection = client.connection();
+        if let Err(error) = steps.run(connection).await {
+            // Behind what has arrived.
+            connection.fail(error);
         }
-        let mut outcomes = Vec::new();
-        for (room, since) in &self.rooms {
-            if since.is_some() && connection.rooms().any(|named| named == room) {
-                // The server had it enter, and what it missed is asked for.
-                continue;
-            }
-            let outcome = match connection.add_room(room, *since).await {
-                Err(error) if !matches!(error, Error::NeedsProtocol2 | Error::Room(_)) => {
-                    return Err(error);
-                }
-                outcome => outcome,
-            };
-            outcomes.push((room.clone(), outcome));
-        }
-        self.events.clear();
+        let outcomes = set_up.take().map(|done| done.outcomes).unwrap_or_default();
+        self.events.push_back(Event::Connected);
         for (room, outcome) in outcomes {
             if let Ok(joined) = outcome {
                 note_joined(&mut self.rooms, &room, joined);
             }
             self.events.push_back(Event::Room { room, outcome });
         }
-        let client = Box::new(F::of(connection));
-        self.state = State::Connected { client, since: Instant::now() };
-        Ok(())
+    }
+
+    fn handle_received(&mut self, received: Result<Option<Received>, Error>) -> Event {
+        match received {
+            Ok(Some(Received::Message(message))) => {
+                self.note_message(&message);
+                Event::Message(message)
+            }
+            Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
+            Ok(Some(Received::Room(room, joined))) => {
+                if let Some(position) = joined.position.filter(|_| joined.recovered.is_none()) {
+                    self.note_position(&room, position);
+                }
+                Event::Room { room: room.into(), outcome: Ok(joined) }
+            }
+            Ok(Some(Received::Left(room))) => {
+                self.rooms.remove(&*room);
+                self.others.remove(&*room);
+                self.room.take_if(|joined| **joined == *room);
+                Event::Left { room: room.into() }
+            }
+            Ok(None) => self.handle_disconnect(Error::Ended),
+            Err(reason) => self.handle_disconnect(reason),
+        }
     }
 
     fn note_message(&mut self, message: &Message) {
@@ -267,7 +331,8 @@ impl<F: Face> Reconnecting<F> {
             *latest = Some(position);
         } else if let Some(latest) = self.others.get_mut(room) {
             *latest = position;
-        } else {
+        } else if self.is_in(room) {
+            // Of a room that was left meanwhile there is nothing to keep.
             self.others.insert(room.to_owned(), position);
         }
     }

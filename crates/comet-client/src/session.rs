@@ -65,6 +65,9 @@ pub enum Arrival<'a> {
     /// The server had the connection enter a room that keeps a history, or the session came back into it
     /// ([`Session::resume`]).
     Room(&'a str, Joined),
+    /// The server has taken the connection out of this room. A request of the caller about the room that crosses this is answered
+    /// instead.
+    Left(&'a str),
     /// Pushes to a room are missing, or what became of them.
     Gap(Gap),
 }

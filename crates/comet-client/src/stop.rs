@@ -27,7 +27,7 @@ struct State {
 
 impl Stopper {
     /// Closes the connection and ends the iteration of the listener: its next event is `None`, and a call that
-    /// waits for one returns. An attempt to connect is not cut short; it takes
+    /// waits for one returns. The connecting of a stream is not cut short; it takes
     /// [`Options::timeout`](crate::Options::timeout) at most, and the resolver's time.
     pub fn stop(&self) {
         let mut state = self.lock();

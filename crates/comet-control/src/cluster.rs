@@ -365,7 +365,9 @@ impl ClusterDriver {
 
     /// The caller is told that this host has not answered.
     fn refuse(&self, status: &Status, reply: Option<&ReplyTo>) {
-        self.lock().note_refused(reply);
+        let mut cluster = self.lock();
+        cluster.note_refused(reply);
+        self.carry_out(&mut cluster);
         log::debug!("a push of another host: {}", status.message());
     }
 

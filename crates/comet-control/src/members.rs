@@ -9,6 +9,8 @@ use comet_wire::comet::v1::{Member, MembersReply, MembersReq};
 use serde_json::{Value, json};
 use tonic::Status;
 
+use crate::room_lists::{PAGE_BYTES, json_bytes};
+
 /// The list that has the page. By age, because no member that stays is left out then.
 pub(crate) fn connections(request: MembersReq) -> Result<ConnectionsReq, Status> {
     let MembersReq { room, limit, cursor } = request;
@@ -31,15 +33,20 @@ pub(crate) fn reply(list: ConnectionsReply) -> MembersReply {
     MembersReply { members, count, next, unanswered: Vec::new() }
 }
 
-/// What another host is told of a list: the members, and how many there are on all pages.
-pub(crate) fn told((listed, count, is_cut): (Vec<ListedConn>, u64, bool)) -> (Page, u64) {
-    let member = |listed: ListedConn| HostMember {
-        place: listed.place.to_string().into(),
-        key: listed.key,
-        user: listed.user,
-        connected_seconds: listed.age_ms / 1_000,
-    };
-    (Page::Members { members: listed.into_iter().map(member).collect(), is_cut }, count)
+/// What another host is told of a list: the members, as many as [`PAGE_BYTES`] of JSON hold, and how many there are on all pages.
+pub(crate) fn told((listed, count, mut is_cut): (Vec<ListedConn>, u64, bool)) -> (Page, u64) {
+    let (mut members, mut bytes) = (Vec::with_capacity(listed.len()), 0);
+    for ListedConn { place, key, user, age_ms, .. } in listed {
+        let place: Box<str> = place.to_string().into();
+        // With the two numbers.
+        bytes += json_bytes(&place) + json_bytes(&key) + 48;
+        if bytes > PAGE_BYTES {
+            is_cut = true;
+            break;
+        }
+        members.push(HostMember { place, key, user, connected_seconds: age_ms / 1_000 });
+    }
+    (Page::Members { members, is_cut }, count)
 }
 
 /// The cursor of a page of several hosts: a place, and the host whose list it is in.
@@ -82,4 +89,43 @@ pub(crate) fn json(reply: &MembersReply) -> Value {
         json["unanswered"] = json!(unanswered);
     }
     json
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_core::{Accepts, Transport};
+
+    use super::*;
+
+    #[test]
+    fn a_page_for_another_host_is_bounded_by_its_json() {
+        let listed = |at: u32| ListedConn {
+            place: format!("{at}.0.{at}.0").parse().unwrap(),
+            key: "\u{1}".repeat(256).into(),
+            user: i64::MIN,
+            room: None,
+            further_rooms: 0,
+            address: None,
+            transport: Transport::Tcp,
+            is_tls: false,
+            age_ms: u64::MAX,
+            waiting_bytes: 0,
+            waiting_frames: 0,
+            bytes_per_second: 0,
+            accepts: Accepts::default(),
+            state: "live",
+        };
+        let (page, count) = told(((1..=1_000).map(listed).collect(), 1_000, false));
+        let Page::Members { members, is_cut } = page else { panic!("{page:?}") };
+        let rows: Vec<Value> = members
+            .iter()
+            .map(|it| json!([&*it.place, &*it.key, it.user, it.connected_seconds]))
+            .collect();
+        let bytes = json!(rows).to_string().len();
+        assert!(bytes <= PAGE_BYTES && bytes > PAGE_BYTES / 2, "{bytes}");
+        assert_eq!((count, is_cut), (1_000, true));
+
+        let (page, _) = told(((1..=9).map(listed).collect(), 9, false));
+        assert!(matches!(page, Page::Members { members, is_cut: false } if members.len() == 9));
+    }
 }

@@ -48,9 +48,15 @@ impl Reading<'_> {
             self.sums(&mut page);
         }
         self.cores(&mut page);
-        self.control(&mut page);
-        expose_process(&mut page);
+        self.of_process(&mut page);
         page.finish()
+    }
+
+    /// What is the process's, and not its shards'. In a live upgrade its counters go on in the new one.
+    pub(crate) fn of_process(&self, page: &mut Exposition) {
+        page.go_on();
+        self.control(page);
+        expose_process(page);
     }
 
     /// What is summed over all cores. Without one of them these families are left out.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, STATUS_CODES, ShardId};
 use comet_hub::CallError;
-use comet_ops::{CertificatesInUse, Kind};
+use comet_ops::{CertificatesInUse, Exposition, Kind};
 use comet_serve::{CallCounts, GateReading, Gates, Phase};
 use tokio::sync::watch;
 use tonic::Code;
@@ -237,18 +237,30 @@ impl Monitor {
         // Before the shards are asked: each that answers has learnt of these traces by then.
         let live_traces = self.hub.watchers.counts();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await.or_else(known)?;
+        let reading = self.reading(snapshots);
+        Ok(Reading { inbox_depths, turn_ages, calls_under_way, live_traces, ..reading })
+    }
+
+    /// The counters of the process, for the one that goes on.
+    pub(crate) fn counters_of_process(&self) -> String {
+        let mut page = Exposition::default();
+        self.reading(Vec::new()).of_process(&mut page);
+        page.finish()
+    }
+
+    fn reading(&self, snapshots: Vec<(ShardId, Box<Counters>)>) -> Reading<'_> {
         let of_core = |(shard, counters): (ShardId, Box<Counters>)| (shard.0.into(), *counters);
-        Ok(Reading {
+        Reading {
             monitor: self,
             counters: snapshots.into_iter().map(of_core).collect(),
-            inbox_depths,
-            turn_ages,
-            calls_under_way,
+            inbox_depths: self.hub.depths(),
+            turn_ages: self.vitals.ages(),
+            calls_under_way: self.hub.calls_under_way(),
             calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
-            live_traces,
+            live_traces: self.hub.watchers.counts(),
             logic: self.logic.as_deref().map(Logic::stats),
-        })
+        }
     }
 
     /// Asks every home for its rooms, and makes something of them aside.

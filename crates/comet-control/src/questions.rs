@@ -145,7 +145,8 @@ impl Questions {
     ) -> Result<RoomsPage, Status> {
         let question = Question::Rooms { prefix, after, limit: most as u32 };
         let Answers { pages, unanswered, .. } = self.ask(limit, question).await?;
-        let (rooms, has_more) = merge_rooms(pages, most);
+        // Of many hosts these are more than this thread has time for.
+        let (rooms, has_more) = comet_serve::aside(move || merge_rooms(pages, most)).await;
         Ok(RoomsPage { rooms, has_more, unanswered })
     }
 
@@ -194,7 +195,8 @@ impl Questions {
         let after = members::cursor(&cursor)?;
         let question = Question::Members { room, after, limit };
         let Answers { counts, pages, unanswered } = self.ask(self.bounds.timeout, question).await?;
-        let (members, next) = merge_members(pages, limit as usize);
+        let merge = move || merge_members(pages, limit as usize);
+        let (members, next) = comet_serve::aside(merge).await;
         let member = |(host, member): (HostName, HostMember)| Member {
             key: member.key.into(),
             mid: member.user,

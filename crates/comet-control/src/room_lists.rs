@@ -12,7 +12,7 @@ use tokio::time::sleep;
 use crate::hub::HubDriver;
 
 /// Bytes of a page in JSON at most: half of a message of NATS.
-const PAGE_BYTES: usize = 512 << 10;
+pub(crate) const PAGE_BYTES: usize = 512 << 10;
 /// How long a list is kept.
 const KEEP: Duration = Duration::from_secs(5);
 
@@ -93,7 +93,7 @@ fn page_of(list: &[(Arc<str>, u32)], (prefix, after): (&str, &str), limit: usize
 }
 
 /// Bytes of a text in JSON, at most.
-fn json_bytes(text: &str) -> usize {
+pub(crate) fn json_bytes(text: &str) -> usize {
     let bytes = |byte: u8| match byte {
         0..0x20 => 6,
         b'"' | b'\\' => 2,

@@ -55,7 +55,7 @@ pub(crate) struct Assembly {
     pub(crate) calls: Router,
     pub(crate) vitals: Arc<Vitals>,
     pub(crate) memory: Arc<MemoryCeiling>,
-    pub(crate) monitor: Monitor,
+    pub(crate) monitor: Arc<Monitor>,
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
@@ -85,7 +85,7 @@ impl Assembly {
         servers.http(&gate, self.http, &calls)?;
         let gate =
             gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS), &self.monitor_lock);
-        let pages = pages::router(Arc::new(monitor), health);
+        let pages = pages::router(monitor, health);
         servers.http(&gate, self.stat, &pages)?;
         let gate =
             gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS), &self.monitor_lock);

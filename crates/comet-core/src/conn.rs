@@ -180,8 +180,8 @@ impl Conn {
         }
     }
 
-    /// Whether input must wait until logic or a home has answered.
-    pub(crate) fn holds_input(&self) -> bool {
+    /// Whether logic or a home has to answer before more of its input is read.
+    pub(crate) fn awaits_answer(&self) -> bool {
         matches!(
             self.state,
             ConnState::Identifying { .. }

@@ -421,6 +421,9 @@ pub enum Report {
     /// Remote logic: no connection here holds the key any more. The end of a replaced connection causes no
     /// such report.
     Disconnected { user: i64, key: Box<str> },
+    /// Remote logic: a connection holds a key again that was lately reported as disconnected. Logic may have let it in before it
+    /// learned of that end, which then has ended the new session.
+    Reclaimed { user: i64, key: Box<str> },
     /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
     RoomInterest { room: Arc<str>, has_members: bool },
     /// A given key has an owner whose token arrived at `at` ([`Message::WatchKeys`]), or keeps it ([`Message::HeldElsewhere`]).

@@ -138,7 +138,7 @@ const STEPS: [fn(&mut Shard, &mut Budget); 11] = [
     Shard::tell_presence,
     Shard::expire_retained,
     Shard::answer_joined,
-    Shard::inflate_waiting,
+    Shard::read_waiting,
     Shard::update_all_tracing,
     Shard::walk_rooms,
 ];

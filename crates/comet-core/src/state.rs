@@ -61,7 +61,6 @@ impl ConnState {
 pub(crate) struct Registering {
     pub(crate) version: u16,
     pub(crate) sequence: i32,
-    pub(crate) token_at: TokenTime,
     /// Without its key, which went to the homes.
     pub(crate) identity: Identity,
 }

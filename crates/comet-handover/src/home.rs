@@ -31,7 +31,7 @@ pub struct Home {
     /// Sessions whose keys have no connection.
     #[prost(message, repeated, tag = "8")]
     pub parked: Vec<ParkedSession>,
-    /// Where a key has one owner on all hosts: since when keys that logic named have theirs.
+    /// Since when keys that logic named have their owners. The new process may be the first one with other hosts.
     #[prost(message, repeated, tag = "9")]
     pub key_ages: Vec<KeyAge>,
     /// Keys of connections that stay behind, which remote logic takes for connected.

@@ -267,14 +267,18 @@ impl<C> Cluster<C> {
                     sessions.disconnect(now);
                 }
             }
-            Event::Answered { call, part } => match self.calls.add(&self.host, call, part) {
-                Added::InTime => self.counts.parts += 1,
-                Added::ButOthersMayMiss(room) => {
-                    self.counts.parts += 1;
-                    self.commands.push_back(Command::AskMembers { room, call });
+            Event::Answered { call, part } => {
+                let added = self.calls.add(&self.host, call, part);
+                match added {
+                    Added::Late => self.counts.late_parts += 1,
+                    _ => self.counts.parts += 1,
                 }
-                Added::Late => self.counts.late_parts += 1,
-            },
+                self.ask_whom_it_may_miss(call, added);
+            }
+            Event::Refused { call, host } => {
+                let added = self.calls.refuse(&self.host, call, host);
+                self.ask_whom_it_may_miss(call, added);
+            }
             Event::NoMembers { call, host } => self.calls.excuse(call, host),
             Event::MembersAsked { room, reply } => {
                 if !self.rooms.has(&room) && !self.under_way.contains(&reply) {

@@ -265,6 +265,10 @@ impl LogicClient {
                 let given_up = self.notices.add(notice);
                 self.give_up(given_up);
             }
+            Report::Reclaimed { user, key } => {
+                let given_up = self.notices.key_reclaimed(user, &key);
+                self.give_up(given_up);
+            }
             other => unreachable!("{other:?} is not for logic"),
         }
         self.proceed(now);

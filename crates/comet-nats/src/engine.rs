@@ -107,6 +107,11 @@ impl Engine for Nats {
     fn take_over(&self, stream: Option<StreamPlace>) {
         self.shared.takes_over.store(true, Relaxed);
         *self.shared.resumed() = stream;
+        self.shared.awaits_former.store(true, Relaxed);
+    }
+
+    fn has_taken_over(&self) -> bool {
+        self.turns.is_closed() || !self.shared.awaits_former.load(Relaxed)
     }
 
     fn withdraw(&self) {
@@ -116,8 +121,9 @@ impl Engine for Nats {
 
     fn passed_on(&self) -> Option<u64> {
         let Shared { is_held, passed_on, .. } = &*self.shared;
-        // What is passed on is counted before the reader holds the rest.
-        is_held.load(Acquire).then(|| passed_on.load(Acquire))
+        // What is passed on is counted before the reader holds the rest. One that has ended passes on no more.
+        let is_over = is_held.load(Acquire) || self.turns.is_closed();
+        is_over.then(|| passed_on.load(Acquire))
     }
 
     fn counts(&self) -> EngineCounts {

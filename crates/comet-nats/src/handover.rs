@@ -4,17 +4,17 @@
 //! connects after the commit. Once it is subscribed it says so on the subject of the host, and the former one forwards there
 //! what it holds, and that this was all. The new process holds what comes meanwhile, and begins what was forwarded first.
 //!
-//! For a moment both are subscribed, so a message may come by both ways. It has a reply subject of its own, by which the second one is
-//! known. Plain publishers name none: there the moment at which the former process heard of the new one decides, and only
-//! for messages that came at that very moment, what they say.
+//! For a moment both are subscribed, so a message may come by both ways. The second one is known by its content and its reply
+//! subject, of which most messages have one of their own. Plain publishers name none: there the moment at which the former process
+//! heard of the new one decides, and only for messages that came at that very moment, the content.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use async_nats::{HeaderMap, Message};
+use async_nats::{Message, Subject};
 use tokio::sync::oneshot;
 
-use crate::{EVENTS_BYTES_MAX, PUSHES_MAX};
+use crate::{EVENTS_BYTES_MAX, PUSHES_MAX, headers};
 
 /// What the process is to do with pushes and orders of others.
 #[derive(Debug)]
@@ -33,36 +33,6 @@ pub(crate) struct Forwarded {
     pub(crate) message: Message,
     /// It came before that process was subscribed, so it has come there by no other way.
     pub(crate) is_sure: bool,
-}
-
-/// What the two processes of a host say to each other on the subject of the host.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Word {
-    /// The new process is subscribed.
-    Subscribed,
-    /// A message that the former process has held; the second: it is sure that it came by no other way.
-    Message,
-    SureMessage,
-    /// There are no more.
-    Complete,
-}
-
-impl Word {
-    const ALL: [(Self, &str); 4] = [
-        (Self::Subscribed, "subscribed"),
-        (Self::Message, "message"),
-        (Self::SureMessage, "sure_message"),
-        (Self::Complete, "complete"),
-    ];
-
-    pub(crate) fn text(self) -> &'static str {
-        let (_, text) = Self::ALL.into_iter().find(|(other, _)| *other == self).expect("listed");
-        text
-    }
-
-    pub(crate) fn of(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(word, _)| word)
-    }
 }
 
 /// Messages that wait, within the bounds of those that wait for control.
@@ -135,16 +105,16 @@ pub(crate) fn merge(forwarded: Vec<Forwarded>, here: Vec<Message>) -> Vec<Messag
 /// The same for one message by both ways.
 fn identity(message: &Message) -> u64 {
     let Message { subject, reply, payload, headers, .. } = message;
+    let reply = reply.as_ref().map(Subject::as_str);
     let mut hasher = DefaultHasher::new();
-    match reply {
-        Some(reply) => reply.as_str().hash(&mut hasher),
-        None => (subject.as_str(), payload, headers.as_ref().map(HeaderMap::len)).hash(&mut hasher),
-    }
+    (reply, subject.as_str(), payload, headers::digest(headers.as_ref())).hash(&mut hasher);
     hasher.finish()
 }
 
 #[cfg(test)]
 mod tests {
+    use async_nats::HeaderMap;
+
     use super::*;
 
     fn message(reply: Option<&str>, body: &'static str) -> Message {
@@ -189,6 +159,25 @@ mod tests {
         assert_eq!(bodies(&all), ["a"]);
     }
 
+    /// As that of orders which nobody answers, and of programs that always name the same one.
+    #[test]
+    fn a_reply_subject_of_several_messages_is_not_enough() {
+        let mut held = Held::default();
+        held.add(message(Some("r.0"), "kick a"));
+        let mut headed = message(Some("r.0"), "kick b");
+        headed.headers = Some(HeaderMap::new());
+        headed.headers.as_mut().unwrap().insert("Comet-Operation", "7");
+        held.add(headed.clone());
+        held.note_subscribed();
+        let forwarded = held.into_forwarded().into_iter().map(|Forwarded { message, is_sure }| {
+            let headers = Some(headers::of_forwarded(&message, is_sure));
+            Forwarded { message: Message { headers, ..message }, is_sure }
+        });
+        let here = vec![headed, message(Some("r.0"), "kick b"), message(Some("r.0"), "kick c")];
+        let all = merge(forwarded.collect(), here);
+        assert_eq!(bodies(&all), ["kick a", "kick b", "kick b", "kick c"]);
+    }
+
     #[test]
     fn what_waits_is_bounded() {
         let mut held = Held::default();
@@ -201,13 +190,5 @@ mod tests {
             assert!(held.add(message(None, "")));
         }
         assert!(!held.add(message(None, "")));
-    }
-
-    #[test]
-    fn words_come_back_from_their_texts() {
-        for (word, _) in Word::ALL {
-            assert_eq!(Word::of(word.text()), Some(word));
-        }
-        assert_eq!(Word::of("other"), None);
     }
 }

@@ -15,6 +15,7 @@
 //! | `Comet-Subject` | the subject of a message that one of them forwards to the other | the message is invalid |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::str;
 use std::sync::Arc;
 
@@ -22,8 +23,8 @@ use async_nats::{HeaderMap, Message, Subject};
 use comet_hub::cluster::{HostName, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
-use crate::handover::Word;
 use crate::subject::{Topic, token};
+use crate::word::Word;
 
 const OPERATION: &str = "Comet-Operation";
 const SEQUENCE: &str = "Comet-Sequence";
@@ -138,6 +139,20 @@ pub(crate) fn word(headers: Option<&HeaderMap>) -> Option<Word> {
 /// The subject of a message that was forwarded.
 pub(crate) fn forwarded_subject(headers: Option<&HeaderMap>) -> Option<Subject> {
     text(headers, SUBJECT).map(Into::into)
+}
+
+/// A number of what the headers say, whether they were forwarded or not, and in whatever order.
+pub(crate) fn digest(headers: Option<&HeaderMap>) -> u64 {
+    let entries = headers.into_iter().flat_map(HeaderMap::iter);
+    let entries = entries.map(|(name, values)| (AsRef::<str>::as_ref(name), values));
+    let own = entries.filter(|(name, _)| ![HANDOVER, SUBJECT].contains(name));
+    let digests = own.map(|(name, values)| {
+        let mut hasher = DefaultHasher::new();
+        name.hash(&mut hasher);
+        values.iter().for_each(|value| value.as_str().hash(&mut hasher));
+        hasher.finish()
+    });
+    digests.fold(0, u64::wrapping_add)
 }
 
 /// Where the answer to a question, or to a push of the stream, goes.

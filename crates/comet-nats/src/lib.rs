@@ -18,6 +18,7 @@ mod reader;
 mod receipt;
 mod stream;
 mod subject;
+mod word;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -86,6 +87,8 @@ struct Shared {
     takes_over: AtomicBool,
     /// It has read the stream up to there.
     resumed: Mutex<Option<StreamPlace>>,
+    /// What that process held has not come.
+    awaits_former: AtomicBool,
     /// Pushes and orders are held.
     is_held: AtomicBool,
     /// Pushes and orders that were given to control.

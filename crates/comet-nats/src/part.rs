@@ -1,5 +1,6 @@
 //! Answers to a push, as JSON: `{"host":"a","matched":3,"queued":2,"absent":0,"parked":0,"dropped":{"filtered":1},"hosts":["b"]}`, with
-//! `"may_miss_hosts":true` where it is so, and what a [question](crate::question) asked for. And answers to the question whether there are members: `{"host":"a","members":false}`.
+//! `"may_miss_hosts":true` where it is so, and what a [question](crate::question) asked for. `{"host":"a","is_refused":true,"matched":null}` of a host that refuses it. And answers to the
+//! question whether there are members: `{"host":"a","members":false}`.
 
 use comet_core::{DropReason, Tally};
 use comet_hub::cluster::{HostName, Part};
@@ -17,10 +18,17 @@ pub(crate) enum Answer {
     Part(Part),
     /// It has no members of the room.
     NoMembers(HostName),
+    /// It has not begun the push, and will not.
+    Refused(HostName),
 }
 
 pub(crate) fn no_members(host: &str) -> Vec<u8> {
     json!({ "host": host, "members": false }).to_string().into_bytes()
+}
+
+/// A host that does not know this waits for an answer until the deadline: without a number this is none.
+pub(crate) fn refused(host: &str) -> Vec<u8> {
+    json!({ "host": host, "is_refused": true, "matched": null }).to_string().into_bytes()
 }
 
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
@@ -57,6 +65,9 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
     let flag = |name: &str| part.get(name).and_then(Value::as_bool);
     if flag("members") == Some(false) {
         return Some(Answer::NoMembers(host));
+    }
+    if flag("is_refused") == Some(true) {
+        return Some(Answer::Refused(host));
     }
     let bounded = |value: &Value| value.as_u64().filter(|count| *count <= COUNT_MAX);
     let count = |name: &str| part.get(name).map_or(Some(0), bounded);
@@ -106,6 +117,7 @@ mod tests {
             assert_eq!(decode(&encode(&part)), Some(Answer::Part(part)));
         }
         assert_eq!(decode(&no_members("ä")), Some(Answer::NoMembers("ä".into())));
+        assert_eq!(decode(&refused("ä")), Some(Answer::Refused("ä".into())));
         for bad in [
             "",
             "{}",

@@ -12,11 +12,12 @@ use futures_util::stream::{Abortable, SelectAll};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::handover::{Forwarded, Held, Turn, Word, merge};
+use crate::handover::{Forwarded, Held, Turn, merge};
 use crate::headers::{self, Interest};
 use crate::part::Answer;
 use crate::subject::{Subjects, Topic};
-use crate::writer::NewSubscription;
+use crate::word::Word;
+use crate::writer::{NewSubscription, WITHDRAW};
 use crate::{
     Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, PUSHES_MAX, Queues, Shared, keys, order, part,
     receipt,
@@ -31,8 +32,10 @@ pub(crate) struct Reader {
     part: InUpgrade,
 }
 
-/// How long a process waits for what the former one forwards.
+/// How long a process waits for what the former one forwards, from its connection on.
 const TAKE_OVER: Duration = Duration::from_secs(5);
+/// How long it waits for a connection. Without one the former process has given up by then.
+const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 
 /// What becomes of pushes and orders.
 enum InUpgrade {
@@ -42,8 +45,15 @@ enum InUpgrade {
     Holds(Held),
     /// Another process goes on.
     Leaves { held: Held, to: oneshot::Sender<Vec<Forwarded>>, is_heard: bool },
-    /// This process goes on. It waits from its first connection on.
-    TakesOver { forwarded: Vec<Forwarded>, held: Held, until: Option<Instant> },
+    /// This process goes on. It waits for a connection, and from its first one on for the former process.
+    TakesOver { forwarded: Vec<Forwarded>, held: Held, has_connected: bool, until: Instant },
+}
+
+impl InUpgrade {
+    fn takes_over() -> Self {
+        let (forwarded, held) = (Vec::new(), Held::default());
+        Self::TakesOver { forwarded, held, has_connected: false, until: Instant::now() + CONNECT }
+    }
 }
 
 impl Reader {
@@ -58,13 +68,12 @@ impl Reader {
         mut turns: mpsc::UnboundedReceiver<Turn>,
     ) {
         if self.shared.takes_over.load(Relaxed) {
-            let (forwarded, held) = (Vec::new(), Held::default());
-            self.part = InUpgrade::TakesOver { forwarded, held, until: None };
+            self.part = InUpgrade::takes_over();
         }
         let mut subscriptions: SelectAll<Abortable<Subscriber>> = SelectAll::new();
         loop {
             let until = match &self.part {
-                InUpgrade::TakesOver { until, .. } => *until,
+                InUpgrade::TakesOver { until, .. } => Some(*until),
                 _ => None,
             };
             let is_heard = matches!(&self.part, InUpgrade::Leaves { is_heard: true, .. });
@@ -103,8 +112,10 @@ impl Reader {
                 self.said = None;
                 log::info!("connected to NATS");
                 self.tell_state(Event::Connected);
-                if let InUpgrade::TakesOver { until, .. } = &mut self.part {
-                    until.get_or_insert(Instant::now() + TAKE_OVER);
+                if let InUpgrade::TakesOver { has_connected, until, .. } = &mut self.part
+                    && !std::mem::replace(has_connected, true)
+                {
+                    *until = Instant::now() + TAKE_OVER;
                 }
             }
             Disconnected | Closed => {
@@ -175,6 +186,7 @@ impl Reader {
                 .into_iter()
                 .for_each(|message| self.take(message));
         }
+        self.shared.awaits_former.store(false, Relaxed);
     }
 
     /// The other process of this host has said something.
@@ -265,6 +277,7 @@ impl Reader {
             return Ok(Some(match part::decode(&payload).ok_or(())? {
                 Answer::Part(part) => Event::Answered { call, part },
                 Answer::NoMembers(host) => Event::NoMembers { call, host },
+                Answer::Refused(host) => Event::Refused { call, host },
             }));
         }
         let host = headers::host(headers);
@@ -393,14 +406,39 @@ mod tests {
         assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
     }
 
+    /// Nothing can be held while what the former process held is on its way, which its owner can see.
+    #[test]
+    fn a_process_can_hold_pushes_once_it_has_taken_over() {
+        let (mut reader, mut waiting) = reader();
+        let (to_writer, to_reader) = (mpsc::channel(1).0, mpsc::unbounded_channel());
+        let (turns, _turns) = to_reader;
+        let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
+        assert!(engine.has_taken_over());
+        engine.take_over();
+        reader.part = InUpgrade::takes_over();
+        reader.take(push("r.1", "a"));
+        assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
+        reader.take(word(Word::Complete));
+        assert!(engine.has_taken_over());
+        reader.turn(Turn::Hold);
+        assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
+    }
+
+    /// Its owner waits for it neither to take over nor to hold.
+    #[test]
+    fn an_engine_that_has_ended_passes_on_no_more() {
+        let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
+        engine.take_over();
+        assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
+    }
+
     /// Whether the new process is subscribed before or after the former one waits for that.
     #[test]
     fn what_is_held_goes_to_the_other_process() {
         for is_faster in [false, true] {
             let (mut former, mut began_there) = reader();
             let (mut next, mut began_here) = reader();
-            next.part =
-                InUpgrade::TakesOver { forwarded: Vec::new(), held: Held::default(), until: None };
+            next.part = InUpgrade::takes_over();
             former.turn(Turn::Hold);
             former.take(push("r.1", "a"));
             let (to, mut held) = oneshot::channel();

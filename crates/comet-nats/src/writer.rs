@@ -12,9 +12,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::engine::Order;
-use crate::handover::{Forwarded, Turn, Word};
+use crate::handover::{Forwarded, Turn};
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
+use crate::word::Word;
 use crate::{Counts, Shared, keys, order, part};
 
 /// A subscription for the reader, and what ends it.
@@ -32,7 +33,7 @@ pub(crate) struct Writer {
 
 /// How long the process that goes on may take to connect. Then what is held is dropped, and those who asked for it are told that this
 /// host has not answered.
-const WITHDRAW: Duration = Duration::from_secs(5);
+pub(crate) const WITHDRAW: Duration = Duration::from_secs(5);
 
 impl Writer {
     pub(crate) fn new(
@@ -182,6 +183,9 @@ impl Writer {
             }
             Command::AnswerNoMembers { to: ReplyTo(to) } => {
                 self.publish(to.into(), None, HeaderMap::new(), part::no_members(&own)).await;
+            }
+            Command::Refuse { to: ReplyTo(to) } => {
+                self.publish(to.into(), None, HeaderMap::new(), part::refused(&own)).await;
             }
             Command::Announce | Command::Leave => {
                 let is_there = command == Command::Announce;

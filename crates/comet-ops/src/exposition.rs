@@ -1,9 +1,11 @@
 //! The Prometheus text format, version 0.0.4: families of samples, each under one HELP and one TYPE.
 
 use std::fmt::{self, Display, Write};
-use std::time::Duration;
 
 use comet_histogram::Histogram;
+
+use crate::carried::{self, Carried};
+use crate::number::Number;
 
 /// `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -19,63 +21,55 @@ pub enum Kind {
     Histogram,
 }
 
-/// A value of a sample.
-#[derive(Clone, Copy, PartialEq, Debug)]
-pub enum Number {
-    /// A count.
-    Whole(u64),
-    /// A time in seconds, the format's base unit.
-    Seconds(Duration),
-}
-
-impl From<u64> for Number {
-    fn from(whole: u64) -> Self {
-        Self::Whole(whole)
-    }
-}
-
-impl From<Duration> for Number {
-    fn from(time: Duration) -> Self {
-        Self::Seconds(time)
-    }
-}
-
-impl Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Whole(whole) => whole.fmt(f),
-            // All nine digits: a sum of nanoseconds would lose its last ones in an f64.
-            Self::Seconds(time) => write!(f, "{}.{:09}", time.as_secs(), time.subsec_nanos()),
-        }
-    }
-}
-
 /// A page under construction.
 #[derive(Default, Debug)]
-pub struct Exposition(String);
+pub struct Exposition {
+    text: String,
+    /// Counters go on from those of the former process.
+    goes_on: bool,
+    /// Its samples of the present family that have not been added yet.
+    carried: Carried,
+}
 
 impl Exposition {
     /// Starts the family `name`; its samples follow.
     pub fn family(&mut self, name: impl Display, kind: Kind, help: &str) -> Family<'_> {
+        self.end_family();
         let name = name.to_string();
-        let kind = match kind {
+        let kind_name = match kind {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
             Kind::Histogram => "histogram",
         };
         let help = help.replace('\\', "\\\\").replace('\n', "\\n");
-        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+        self.write(format_args!("# HELP {name} {help}\n# TYPE {name} {kind_name}\n"));
+        let goes_on = self.goes_on && kind != Kind::Gauge;
+        self.carried = if goes_on { carried::of_family(&name) } else { Carried::default() };
         Family { page: self, name }
+    }
+
+    /// To the counters and histograms that follow, those of the former process are added, if this one has taken over from another one:
+    /// see [`carry`](crate::carry).
+    pub fn go_on(&mut self) {
+        self.goes_on = true;
     }
 
     /// The page.
     #[must_use]
-    pub fn finish(self) -> String {
-        self.0
+    pub fn finish(mut self) -> String {
+        self.end_family();
+        self.text
+    }
+
+    /// Adds what only the former process has counted.
+    fn end_family(&mut self) {
+        for (sample, value) in std::mem::take(&mut self.carried).into_rest() {
+            self.write(format_args!("{sample} {value}\n"));
+        }
     }
 
     fn write(&mut self, text: fmt::Arguments<'_>) {
-        self.0.write_fmt(text).expect("a String takes everything");
+        self.text.write_fmt(text).expect("a String takes everything");
     }
 }
 
@@ -89,7 +83,7 @@ pub struct Family<'page> {
 impl Family<'_> {
     /// A sample without labels.
     pub fn sample(&mut self, value: impl Into<Number>) {
-        self.page.write(format_args!("{} {}\n", self.name, value.into()));
+        self.write("", &[], value.into());
     }
 
     /// A sample with labels.
@@ -109,19 +103,26 @@ impl Family<'_> {
     }
 
     fn write(&mut self, suffix: &str, labels: &[(&str, &dyn Display)], value: Number) {
-        self.page.write(format_args!("{}{suffix}{{", self.name));
+        let begin = self.page.text.len();
+        self.page.write(format_args!("{}{suffix}", self.name));
         for (index, (label, text)) in labels.iter().enumerate() {
-            let comma = if index == 0 { "" } else { "," };
+            let before = if index == 0 { "{" } else { "," };
             let text = text.to_string();
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
-            self.page.write(format_args!("{comma}{label}=\"{text}\""));
+            self.page.write(format_args!("{before}{label}=\"{text}\""));
         }
-        self.page.write(format_args!("}} {value}\n"));
+        if !labels.is_empty() {
+            self.page.write(format_args!("}}"));
+        }
+        let value = self.page.carried.add_to(&self.page.text[begin..], value);
+        self.page.write(format_args!(" {value}\n"));
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

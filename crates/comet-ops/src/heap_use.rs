@@ -12,6 +12,15 @@ pub fn give_memory_back() {
     }
 }
 
+/// Memory that this process has allocated and not freed, bytes.
+///
+/// # Errors
+/// If the allocator does not count.
+pub fn allocated_bytes() -> std::io::Result<u64> {
+    let heap = HeapUse::read().map_err(|error| std::io::Error::other(error.to_string()))?;
+    Ok(heap.allocated_bytes)
+}
+
 /// The heap at one moment.
 pub(crate) struct HeapUse {
     /// Asked for and not given back.

@@ -11,6 +11,7 @@
 #![allow(clippy::disallowed_methods, reason = "profiles and the trace log tell the time of day")]
 
 mod build_info;
+mod carried;
 mod certificates;
 mod debug;
 mod discovery;
@@ -24,12 +25,14 @@ mod key_fetches;
 mod line_writer;
 mod log_format;
 mod memory;
+mod number;
 mod other_process;
 mod process;
 mod process_log;
 mod profile;
 #[cfg(debug_assertions)]
 mod provoked_panic;
+mod released;
 mod service_manager;
 mod signals;
 mod spans;
@@ -38,21 +41,24 @@ mod trace_log;
 mod upgrades;
 
 pub use build_info::{COMMIT, RUSTC, VERSION_AND_COMMIT, build_info};
+pub use carried::carry;
 pub use certificates::{Certificate, CertificatesInUse};
 pub use debug::{log_level, profiles};
 pub use discovery::{count_poll, count_registration};
 pub use escaped::Escaped;
-pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind, Number};
+pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind};
 pub use gates::{expose_call_times, expose_gates};
-pub use heap_use::give_memory_back;
+pub use heap_use::{allocated_bytes, give_memory_back};
 pub use key_fetches::count_key_fetch;
 pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
 pub use log_format::{LogFormat, json_line};
 pub use memory::{available_bytes, resident_bytes};
+pub use number::Number;
 pub use other_process::OtherProcess;
 pub use process_log::ProcessLog;
 #[cfg(debug_assertions)]
 pub use provoked_panic::{PANIC_WHEN_LOGGED, panic_if_asked};
+pub use released::wait_until_released;
 pub use service_manager::{Notice, ServiceManager};
 pub use signals::{Signal, Signals};
 pub use spans::{UnsentSpans, count_sent_spans, count_unsent_spans, set_collector};

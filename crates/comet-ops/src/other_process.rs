@@ -54,7 +54,8 @@ impl OtherProcess {
     #[must_use]
     pub fn listens_at(&self, address: &Address) -> bool {
         let sockets = match address {
-            Address::Plain(address) | Address::Tls(address) => listening(*address),
+            Address::Plain(address) | Address::Tls(address) => listening(*address)
+                .map(|sockets| sockets.into_iter().map(|socket| socket.inode).collect()),
             Address::Unix(path) => listening_unix(path),
         };
         let Ok(mut sockets) = sockets else { return false };
@@ -74,8 +75,8 @@ impl OtherProcess {
     }
 }
 
-/// The inodes of the sockets that listen where `address` could not be bound then.
-fn listening(address: SocketAddr) -> ProcResult<BTreeSet<u64>> {
+/// The sockets that listen where `address` could not be bound then.
+pub(crate) fn listening(address: SocketAddr) -> ProcResult<Vec<TcpNetEntry>> {
     let entries = if address.is_ipv4() { tcp()? } else { tcp6()? };
     let overlaps = |entry: &TcpNetEntry| {
         let [one, other] = [entry.local_address, address].map(|address| address.ip());
@@ -84,7 +85,7 @@ fn listening(address: SocketAddr) -> ProcResult<BTreeSet<u64>> {
             && entry.local_address.port() == address.port()
             && (one == other || is_any(one) || is_any(other))
     };
-    Ok(entries.into_iter().filter(overlaps).map(|entry| entry.inode).collect())
+    Ok(entries.into_iter().filter(overlaps).collect())
 }
 
 /// The inode of the socket that listens at `path`.

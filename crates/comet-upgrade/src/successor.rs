@@ -8,6 +8,9 @@ use std::{env, fs, io};
 use crate::channel::{Body, Channel, Kind};
 use crate::{Greeting, VARIABLE};
 
+/// How long the former process may take for a refusal, whatever else has taken its time.
+const REFUSAL: Duration = Duration::from_secs(1);
+
 /// The end of the channel that the new process has. If it is dropped, the former process goes on.
 #[derive(Debug)]
 pub struct Successor {
@@ -72,6 +75,7 @@ impl Successor {
 
     /// Says why this process cannot go on. It is to end then.
     pub fn refuse(mut self, why: &str) {
+        self.channel.set_deadline(Instant::now() + REFUSAL);
         // If the former process is gone, nobody wants to know.
         let _ = self.channel.send(Kind::Refusal, why.as_bytes());
     }

@@ -48,6 +48,12 @@ fn new_process() {
         "hangs with the listeners" => thread::sleep(LIMIT * 2),
         _ => {}
     }
+    if mode == "refuses amid the state" {
+        // The former process has more to send than the socket takes, and nothing of it is read.
+        successor.receive_shards(Duration::ZERO).unwrap_err();
+        successor.refuse("out of memory");
+        process::exit(2);
+    }
     let shards = successor.receive_shards(LIMIT).unwrap();
     let found: Vec<_> = shards.iter().map(|(state, fds)| (&state[..], fds.len())).collect();
     assert_eq!(found, [(&[7; 3_000_000][..], SOCKETS), (&b"empty"[..], 0)]);
@@ -93,21 +99,29 @@ struct Former {
     steps: Vec<&'static str>,
     /// Why it cannot freeze.
     obstacle: Option<&'static str>,
+    /// How long it takes to freeze.
+    freezes: Duration,
 }
 
 impl Former {
     fn new() -> Self {
         let (ours, clients) = (0..SOCKETS).map(|_| UnixStream::pair().unwrap()).unzip();
         let listener = UnixStream::pair().unwrap().0;
-        Self { listener, ours, clients, steps: Vec::new(), obstacle: None }
+        let (steps, freezes) = (Vec::new(), Duration::ZERO);
+        Self { listener, ours, clients, steps, obstacle: None, freezes }
     }
 
     fn run(&mut self, mode: &str) -> Result<u32, Failure> {
+        self.run_for(mode, 3 * LIMIT)
+    }
+
+    /// The same, with so much time from the freeze to the commit.
+    fn run_for(&mut self, mode: &str, frozen: Duration) -> Result<u32, Failure> {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
         let hangs_before = mode.starts_with("hangs") && !mode.contains("sockets");
         let start = if hangs_before { Duration::from_secs(1) } else { LIMIT };
-        upgrade(self, command, Times { start, frozen: 3 * LIMIT })
+        upgrade(self, command, Times { start, frozen })
     }
 
     /// What the client of each socket reads next.
@@ -144,6 +158,7 @@ impl Predecessor for Former {
 
     fn freeze(&mut self) -> Result<(), String> {
         self.steps.push("freeze");
+        thread::sleep(self.freezes);
         self.obstacle.map_or(Ok(()), |obstacle| Err(obstacle.into()))
     }
 
@@ -184,6 +199,15 @@ fn the_new_process_goes_on_with_the_sockets() {
     let mut former = Former::new();
     former.run("well").unwrap();
     assert_eq!(former.steps, ["freeze", "send", "release"]);
+    former.expect(b"new");
+}
+
+/// It waits for answers while it serves, which has a bound of its own.
+#[test]
+fn a_freeze_takes_no_time_from_the_hand_over() {
+    let mut former = Former::new();
+    former.freezes = Duration::from_secs(4);
+    former.run_for("well", former.freezes).unwrap();
     former.expect(b"new");
 }
 
@@ -251,6 +275,11 @@ fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
     let mut former = Former::new();
     former.run("is busy with the sockets").unwrap();
     former.expect(b"new");
+}
+
+#[test]
+fn a_process_that_refuses_before_it_has_the_state_is_heard() {
+    expect_failure("refuses amid the state", "refuses: out of memory", BACK);
 }
 
 #[test]

@@ -49,6 +49,7 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 }
             }
             Event::Room { room, outcome } => note(format_args!("{room}: {outcome:?}")),
+            Event::Left { room } => note(format_args!("{room}: left by order of the server")),
             Event::Gap(gap) => note(format_args!(
                 "{}: {} to {} are missing: {:?}",
                 gap.room, gap.first, gap.last, gap.state

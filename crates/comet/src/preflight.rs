@@ -3,10 +3,11 @@
 
 use std::fmt::Display;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use comet_config::{Config, Token};
 use comet_listen::{Address, Inherited, ListenError};
-use comet_ops::{Certificate, OtherProcess, check_append};
+use comet_ops::{Certificate, OtherProcess, check_append, wait_until_released};
 use comet_serve::Peer;
 
 use crate::log_output::cannot_open;
@@ -14,6 +15,9 @@ use crate::logic::{self, authenticator};
 use crate::options::{smaller_rings, warnings};
 use crate::pid_file::{self, Holder};
 use crate::{StartError, api_tls, listeners};
+
+/// How long the kernel may take to release the addresses of a process that has ended.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What follows the preflight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,7 +86,13 @@ fn check_server(
             if inherited.has(setting, &address.into()) {
                 continue;
             }
-            let bound = comet_net::check_bind(address, &listeners::options(config));
+            let check = || comet_net::check_bind(address, &listeners::options(config));
+            let mut bound = check();
+            if let Err(comet_net::ListenError::Listen(error)) = &bound
+                && findings.is_released(error)
+            {
+                bound = check();
+            }
             if let Err(comet_net::ListenError::Listen(error)) = &bound
                 && findings.is_held(error)
             {
@@ -142,6 +152,8 @@ pub fn logic(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
 
 struct Findings {
     purpose: Purpose,
+    /// For all addresses together.
+    release_deadline: Instant,
     /// The server that runs already; `None`: not looked for yet, or not found.
     running: Option<OtherProcess>,
     is_looked_for: bool,
@@ -155,6 +167,7 @@ impl Findings {
     fn of(purpose: Purpose) -> Self {
         Self {
             purpose,
+            release_deadline: Instant::now() + RELEASE_TIMEOUT,
             running: None,
             is_looked_for: purpose == Purpose::Start,
             is_successor: false,
@@ -202,13 +215,30 @@ impl Findings {
         self.running.as_ref().is_some_and(|running| running.listens_at(&error.address))
     }
 
+    /// Whether the kernel released the address of a process that has ended, within the time for it.
+    fn is_released(&self, error: &ListenError) -> bool {
+        let is_in_use = error.source.kind() == std::io::ErrorKind::AddrInUse;
+        match error.address {
+            Address::Plain(address) | Address::Tls(address) if is_in_use => {
+                wait_until_released(address, self.release_deadline)
+            }
+            _ => false,
+        }
+    }
+
     fn callers<'a>(
         &mut self,
         setting: &'static str,
         addresses: impl IntoIterator<Item = &'a Address>,
     ) {
         for address in addresses {
-            if let Err(source) = comet_listen::check(address)
+            let mut checked = comet_listen::check(address);
+            if let Err(error) = &checked
+                && self.is_released(error)
+            {
+                checked = comet_listen::check(address);
+            }
+            if let Err(source) = checked
                 && !self.is_held(&source)
             {
                 let error = comet_serve::StartError::Listen { setting, source };

@@ -82,11 +82,9 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
         faults.push(format!("{} of {parked} parked pushes went out", end.resumed));
     }
     let calls = end.since(&pushed).logic_calls;
-    // Logic knows that a session has ended which was not parked. A heartbeat behind the Connect has it keep the new one, should it
-    // learn of the end last.
-    let is_parked = is_kept && subject.crowd.rooms == 0;
-    let is_due = |rpc: &str| rpc == "Connect" || rpc == "Heartbeat" && !is_parked;
-    if has_logic && calls.iter().any(|(rpc, count)| !is_due(rpc) || *count != connections as u64) {
+    if has_logic
+        && calls.iter().any(|(rpc, count)| rpc != "Connect" || *count != connections as u64)
+    {
         faults.push(format!("calls to logic beside those of a return: {calls:?}"));
     }
     let grown = |now: u64, was: u64| now as f64 - was as f64;

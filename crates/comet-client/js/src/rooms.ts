@@ -323,14 +323,15 @@ export class Rooms {
             // A refusal says that the client is not in it.
             this.#forgetHandle(room);
             const isJoining = room.state === "joining";
+            const isLeaving = room.state === "leaving";
             if (!isJoining) {
                 room.state = "out";
                 delete room.recovery;
                 delete room.isTakenOut;
             }
-            // The application's own join goes on, and its answer tells.
+            // The application's own join goes on, and its answer tells. So does one that waits for the answer to a request to leave.
             const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
-            if (reply.isUnasked && (!isJoining || isRepair)) {
+            if (reply.isUnasked && (isJoining ? isRepair : !(isLeaving && room.isWanted))) {
                 room.isWanted = false;
                 if (isJoining) {
                     room.isTakenOut = true;

@@ -3,9 +3,10 @@
 import assert from "node:assert/strict";
 import { type TestContext, test as testWith } from "node:test";
 import { Chromium, noChromium, published, serve, type Tab } from "./chromium.js";
-import { Server, noServer } from "./server.js";
+import { Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 
-const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, { skip: noServer || noChromium }, run);
+const settings = { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS };
+const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, settings, run);
 
 /** A page that connects and says what it got, in `heard`. */
 const page = (script: string, options: object) => `<!doctype html><title>comet</title>${script}
@@ -40,7 +41,7 @@ async function open(t: TestContext, server: Server, script: string, options: obj
 const ENTERED = '["a joined", "b joined"].every((room) => heard.rooms.includes(room))';
 const forget = (tab: Tab) => tab.evaluate("heard.rooms.length = 0");
 
-const options = { token: { mid: 42 }, backoff: { baseMs: 20, maxMs: 100 }, heartbeatMs: 1000, timeoutMs: 1000 };
+const options = { token: { mid: 42 }, backoff: { baseMs: 20, maxMs: 100 }, heartbeatMs: 1000, timeoutMs: 5000 };
 
 test("a page whose browser negotiates compression gets what is pushed to its rooms", async (t) => {
     const server = await Server.start(t, ["websocket.deflate=true"]);
@@ -86,7 +87,7 @@ test("a page as a script: pushes, a killed server, one that stands still, a good
 test("a page as a module: the network goes and comes, the page leaves for the page cache and comes back", async (t) => {
     const server = await Server.start(t);
     // Without the browser's events this client would come back after an hour at the earliest.
-    const patient = { token: { mid: 42 }, backoff: { baseMs: 3.6e6, maxMs: 3.6e6 }, timeoutMs: 1000 };
+    const patient = { token: { mid: 42 }, backoff: { baseMs: 3.6e6, maxMs: 3.6e6 }, timeoutMs: 5000 };
     const tab = await open(t, server, "", patient);
     // With a latency this also holds where the host itself has no network, for which Chromium is offline.
     const network = (offline: boolean) =>

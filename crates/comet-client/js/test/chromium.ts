@@ -23,15 +23,17 @@ interface Answer {
 
 export class Chromium {
     readonly #socket: WebSocket;
-    readonly #calls = new Map<number, (answer: Answer) => void>();
+    /** How calls under way end: with the answer, or with an error. */
+    readonly #calls = new Map<number, { resolve: (answer: Answer) => void; reject: (error: Error) => void }>();
     #id = 0;
 
     private constructor(socket: WebSocket) {
         this.#socket = socket;
         socket.addEventListener("message", ({ data }) => {
             const answer: Answer = JSON.parse(String(data));
-            this.#calls.get(answer.id ?? -1)?.(answer);
+            this.#calls.get(answer.id ?? -1)?.resolve(answer);
         });
+        socket.addEventListener("close", () => this.#calls.forEach(({ reject }) => reject(new Error("Chromium ended"))));
     }
 
     static async start(t: TestContext): Promise<Chromium> {
@@ -65,8 +67,10 @@ export class Chromium {
 
     async call<Result>(method: string, params: object = {}, sessionId?: string): Promise<Result> {
         const id = (this.#id += 1);
+        // A socket that is closed takes whatever is sent, and nothing comes back.
+        assert.equal(this.#socket.readyState, WebSocket.OPEN, "Chromium ended");
         this.#socket.send(JSON.stringify({ id, method, params, sessionId }));
-        const answer = await new Promise<Answer>((resolve) => this.#calls.set(id, resolve));
+        const answer = await new Promise<Answer>((resolve, reject) => this.#calls.set(id, { resolve, reject }));
         this.#calls.delete(id);
         assert.equal(answer.error, undefined, `${method}: ${answer.error?.message}`);
         return answer.result as Result;

@@ -5,38 +5,13 @@ import { test } from "node:test";
 import * as wire from "../src/wire.js";
 import type { Message } from "../src/message.js";
 import { type Rig, accept, gap, joinReply, leaveReply, rig, roomPush, socket } from "./fake.js";
+import { HISTORY, PRIMARY, RECOVERED, UNASKED, joins, member, told } from "./member.js";
 
 const { op } = wire;
-/** Flags of operation 19. */
-const HISTORY = 1;
-const RECOVERED = 2;
-const UNASKED = 4;
-const PRIMARY = 8;
 
-const told = (log: Rig["log"]) => log.splice(0).filter(([name]) => name !== "state");
 const positions = (log: Rig["log"]) => told(log).map(([, event]) => (event as Message).position);
-const joins = (socket: { sent: wire.Frame[] }) => socket.sent.splice(0).filter((sent) => sent.operation === op.JOIN);
 const since = (offset: bigint, room = "r") => wire.encodeJoin(room, { epoch: 9n, offset });
 const at = (offset: bigint, flags: number, handle: number, recovered = 0) => joinReply("r", { flags: flags | HISTORY, epoch: 9n, offset, handle, recovered });
-
-/** A client that is in `r` at 9-3 by the handle 1, and what it was told is taken. */
-function member(t: Parameters<typeof rig>[0], by: "itself" | "server" = "itself") {
-    const { comet, log, tick } = rig(t);
-    if (by === "itself") {
-        comet.join("r");
-    }
-    const connection = accept();
-    connection.say([op.JOIN_REPLY, at(3n, by === "itself" ? 0 : UNASKED, 1)]);
-    told(log);
-    connection.taken();
-    const back = () => {
-        socket().end();
-        tick(60_000);
-        told(log);
-        return accept();
-    };
-    return { comet, log, connection, back };
-}
 
 for (const primary of [0, PRIMARY]) {
     test(`a room that gets another handle stays as it is, flags ${primary}`, (t) => {
@@ -83,9 +58,9 @@ test("a request to leave that crosses another handle is made again", (t) => {
     assert.deepEqual(joins(back()), []);
 });
 
-for (const by of ["itself", "server"] as const) {
-    test(`an order to leave goes before a repair, of a room by ${by}`, (t) => {
-        const { log, connection, back } = member(t, by);
+for (const byServer of [false, true]) {
+    test(`an order to leave goes before a repair, of a room by ${byServer ? "the server" : "itself"}`, (t) => {
+        const { log, connection, back } = member(t, { byServer });
         connection.say([op.GAP, gap(1, 4, 4)]);
         assert.equal(joins(connection).length, 1);
         told(log);
@@ -125,8 +100,31 @@ test("after an order to leave that a repair has crossed, the latest wish counts"
     }
 });
 
+test("an order to leave does not undo a join that waits for the answer to a request to leave", (t) => {
+    const { comet, log, connection, back } = member(t);
+    comet.leave("r");
+    comet.join("r");
+    const refused = leaveReply(1);
+    refused[0] = 3;
+    connection.say([op.LEAVE_REPLY, leaveReply(1, UNASKED)], [op.LEAVE_REPLY, refused]);
+    assert.deepEqual(told(log), [["room", { room: "r", status: "left", byServer: true }]]);
+    assert.deepEqual(connection.sent.map(({ operation }) => operation), [op.LEAVE, op.JOIN]);
+    assert.deepEqual(joins(back()).map(({ body }) => body), [since(3n)]);
+});
+
+test("a room that the server has taken is not asked for again until the application joins it", (t) => {
+    const { comet, log, connection, back } = member(t);
+    connection.say([op.LEAVE_REPLY, leaveReply(1, UNASKED)]);
+    assert.deepEqual(told(log), [["room", { room: "r", status: "left", byServer: true }]]);
+    assert.deepEqual(joins(connection), []);
+    assert.deepEqual(joins(back()), []);
+    comet.join("r");
+    assert.equal(joins(socket()).length, 1);
+    assert.equal(joins(back()).length, 1);
+});
+
 test("an order to leave does not undo a join of the application that it crosses", (t) => {
-    const { comet, log, connection, back } = member(t, "server");
+    const { comet, log, connection, back } = member(t, { byServer: true });
     comet.join("q");
     connection.say([op.JOIN_REPLY, joinReply("q", { flags: UNASKED, handle: 4 })], [op.LEAVE_REPLY, leaveReply(4, UNASKED)]);
     connection.say([op.JOIN_REPLY, joinReply("q", { handle: 4 })]);
@@ -184,7 +182,7 @@ test("rooms into which the server puts the client again wait for a place as well
 });
 
 test("a position of the server's room is not used after the application was in it", (t) => {
-    const { comet, log, back } = member(t, "server");
+    const { comet, log, back } = member(t, { byServer: true });
     const connection = back();
     comet.join("r");
     connection.say([op.JOIN_REPLY, at(20n, 0, 1)], [op.ROOM_PUSH, roomPush(1, 1000, 21n, "x")]);

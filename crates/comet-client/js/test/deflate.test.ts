@@ -6,9 +6,10 @@ import { type TestContext, test as testWith } from "node:test";
 import { WebSocket } from "ws";
 import { decode, encode, op, utf8 } from "../src/wire.js";
 import { Chromium, noChromium, serve } from "./chromium.js";
-import { Server, noServer } from "./server.js";
+import { Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 
-const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, { skip: noServer }, run);
+const settings = { skip: noServer, timeout: TEST_TIMEOUT_MS };
+const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, settings, run);
 
 const DEFLATE = ["websocket.deflate=true", "websocket.text=true", "protocol.body_max=8192"];
 const VERSION = 1;

@@ -7,7 +7,7 @@ import { createInterface } from "node:readline";
 import { type TestContext, test } from "node:test";
 import { fileURLToPath } from "node:url";
 import { Chromium, noChromium } from "./chromium.js";
-import { noServer } from "./server.js";
+import { TEST_TIMEOUT_MS, noServer } from "./server.js";
 
 const file = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
@@ -38,7 +38,7 @@ const READY = 'document.querySelector("input[type=checkbox]:checked")';
 const shows = (selector: string, text: string) =>
     `[...document.querySelectorAll("${selector}")].some((shown) => shown.textContent.includes(${JSON.stringify(text)}))`;
 
-test("what one browser says, the other shows", { skip: noServer || noChromium }, async (t) => {
+test("what one browser says, the other shows", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
     const site = await start(t);
     const chromium = await Chromium.start(t);
     const ada = await chromium.open(`${site}/?name=Ada`, READY);
@@ -60,7 +60,7 @@ test("what one browser says, the other shows", { skip: noServer || noChromium },
     assert.deepEqual([nobody?.status, nothing?.status, noJson?.status], [400, 400, 400]);
 });
 
-test("a screenshot for the documents", { skip: noServer || noChromium || (!process.env.UPDATE_DOCS && "only with UPDATE_DOCS") }, async (t) => {
+test("a screenshot for the documents", { skip: noServer || noChromium || (!process.env.UPDATE_DOCS && "only with UPDATE_DOCS"), timeout: TEST_TIMEOUT_MS }, async (t) => {
     const site = await start(t);
     const chromium = await Chromium.start(t);
     const both = await chromium.open(`${site}/page.js`, 'location.pathname === "/page.js" && document.readyState === "complete"');

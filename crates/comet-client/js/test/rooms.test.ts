@@ -4,19 +4,13 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import * as wire from "../src/wire.js";
 import type { Message } from "../src/message.js";
-import { type Rig, accept, frame, gap, joinReply, leaveReply, rig, roomPush, socket } from "./fake.js";
+import { type FakeSocket, type Rig, accept, frame, gap, joinReply, leaveReply, rig, roomPush, socket } from "./fake.js";
+import { HISTORY, PRIMARY, RECOVERED, UNASKED, joins, member, told } from "./member.js";
 
 const { op } = wire;
-/** Flags of operation 19. */
-const HISTORY = 1;
-const RECOVERED = 2;
-const UNASKED = 4;
-const PRIMARY = 8;
 
-const told = (log: Rig["log"]) => log.splice(0).filter(([name]) => name !== "state");
 const bodies = (log: Rig["log"]) => told(log).map(([, event]) => [(event as Message).room, (event as Message).text(), (event as Message).position]);
-const joins = (socket: { sent: wire.Frame[] }) => socket.sent.splice(0).filter((sent) => sent.operation === op.JOIN);
-const names = (socket: { sent: wire.Frame[] }) => joins(socket).map((sent) => wire.text(sent.body.subarray(4)));
+const names = (socket: FakeSocket) => joins(socket).map((sent) => wire.text(sent.body.subarray(4)));
 
 test("rooms are entered, get their pushes, and are left", (t) => {
     const { comet, log } = rig(t);
@@ -116,11 +110,7 @@ test("a kept position is where a page goes on", (t) => {
 });
 
 test("what a listener closes amid a batch is at the position of that message", (t) => {
-    const { comet, log } = rig(t);
-    comet.join("h");
-    const connection = accept();
-    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
-    told(log);
+    const { comet, log, connection } = member(t, { room: "h", offset: 5n });
     comet.on("message", () => comet.close());
     connection.say([op.ROOM_PUSH, roomPush(1, op.RAW, 7n, Buffer.concat([frame([1000, "six"]), frame([1000, "seven"])]))]);
     assert.deepEqual(bodies(log), [["h", "six", "9-6"]]);
@@ -128,12 +118,7 @@ test("what a listener closes amid a batch is at the position of that message", (
 });
 
 test("what a gap names is asked for and comes once", (t) => {
-    const { comet, log } = rig(t);
-    comet.join("h");
-    const connection = accept();
-    connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY, epoch: 9n, offset: 5n })]);
-    told(log);
-    joins(connection);
+    const { comet, log, connection } = member(t, { room: "h", offset: 5n });
     connection.say([op.GAP, gap(1, 6, 7)], [op.GAP, gap(2, 6, 7)], [op.ROOM_PUSH, roomPush(1, 1000, 8n, "late")], [op.GAP, gap(1, 7, 7)]);
     assert.deepEqual(told(log), [["gap", { room: "h", from: 6n, to: 7n, state: "asked" }]]);
     assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 5n })]);
@@ -155,22 +140,15 @@ test("what a gap names is asked for and comes once", (t) => {
 });
 
 test("a room of the token goes on where the client was", (t) => {
-    const { log, tick } = rig(t);
+    const { log, back, ...first } = member(t, { room: "h", offset: 5n, byServer: true });
     const byToken = (offset: bigint) => joinReply("h", { flags: HISTORY | UNASKED | PRIMARY, epoch: 9n, offset });
-    let connection = accept();
-    connection.say([op.JOIN_REPLY, byToken(5n)], [op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")]);
-    const back = () => {
-        connection.end();
-        tick(60_000);
-        told(log);
-        connection = accept();
-    };
-    back();
+    first.connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")]);
+    let connection = back();
     // Nothing has come meanwhile.
     connection.say([op.JOIN_REPLY, byToken(6n)]);
     assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: true, missed: 0, position: "9-6" }]]);
     assert.deepEqual(joins(connection), []);
-    back();
+    connection = back();
     connection.say([op.JOIN_REPLY, byToken(7n)], [op.ROOM_PUSH, roomPush(1, 1000, 8n, "live")]);
     assert.deepEqual(told(log), []);
     assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 6n })]);
@@ -182,7 +160,7 @@ test("a room of the token goes on where the client was", (t) => {
     const [room, ...messages] = told(log);
     assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: true, recovered: true, missed: 2, position: "9-6" }]);
     assert.deepEqual(messages.map(([, event]) => (event as Message).position), ["9-7", "9-8"]);
-    back();
+    connection = back();
     connection.say([op.JOIN_REPLY, joinReply("h", { flags: HISTORY | UNASKED, epoch: 10n, offset: 2n })]);
     assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: false, missed: 0, position: "10-2" }]]);
 });

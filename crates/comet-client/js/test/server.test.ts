@@ -5,12 +5,13 @@ import { type TestContext, test as testWith } from "node:test";
 import { WebSocket as WsWebSocket } from "ws";
 import { Comet, type Options } from "../src/comet.js";
 import { encode, op, utf8 } from "../src/wire.js";
-import { Heard, Server, noServer } from "./server.js";
+import { Heard, Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 
 /** Settings with which rooms of chats keep a history. */
 const HISTORY = ['history.rules=[{ rooms = "chat://" }]'];
 
-const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, { skip: noServer }, run);
+const settings = { skip: noServer, timeout: TEST_TIMEOUT_MS };
+const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, settings, run);
 
 /** A client that comes back fast. */
 function connect(t: TestContext, url: string, options: Options = {}) {
@@ -78,7 +79,7 @@ test("a hundred rooms are entered again after the server was killed", async (t) 
 
 test("a server that stands still is left, and found again when it goes on", async (t) => {
     const server = await Server.start(t);
-    const { comet, heard } = connect(t, server.url, { heartbeatMs: 300, timeoutMs: 300 });
+    const { comet, heard } = connect(t, server.url, { heartbeatMs: 300, timeoutMs: 1000 });
     await heard.state("open");
     comet.join("r");
     await server.stop();

@@ -20,6 +20,9 @@ const PATIENCE_MS = 20_000;
 
 const LISTENERS = ["tcp.bind", "push.grpc", "monitor.stat", "monitor.pprof"];
 
+/** Limit of a test with a server: it is for one that would never end, and longer than any wait in it. */
+export const TEST_TIMEOUT_MS = 120_000;
+
 /** Servers of this process so far. */
 let servers = 0;
 

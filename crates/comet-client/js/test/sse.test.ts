@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Chromium, noChromium, serve } from "./chromium.js";
-import { Server, noServer } from "./server.js";
+import { Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 
 const page = `<!doctype html><title>events</title><script>
 window.heard = { opened: 0, rooms: [], pushes: [], ids: [] };
@@ -16,7 +16,7 @@ events.onmessage = ({ data, lastEventId }) => {
 };
 </script>`;
 
-test("Chromium comes back by itself with the positions of its rooms", { skip: noServer || noChromium }, async (t) => {
+test("Chromium comes back by itself with the positions of its rooms", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
     const server = await Server.start(t, ['history.rules=[{rooms="h"}]']);
     const stream = `http://${server.host}:${server.websocket}/sse?token=${encodeURIComponent('{"mid":42}')}&rooms=h1,h2`;
     const site = await serve(t, (_, response) => response.setHeader("Content-Type", "text/html").end(page));

@@ -265,9 +265,8 @@ impl Session {
             _ => {
                 let reply = LeaveReply::decode(frame.body).ok_or_else(wrong)?;
                 let rooms = self.rooms.get_or_insert_default();
-                if rooms.left(frame.sequence, &reply) {
-                    on_arrival(Arrival::Frame(frame, None));
-                }
+                let news = rooms.left(frame.sequence, &reply);
+                self.tell(news, frame, on_arrival);
             }
         }
         Ok(())
@@ -277,6 +276,7 @@ impl Session {
         match news {
             News::Answer => on_arrival(Arrival::Frame(frame, None)),
             News::Room(room, joined) => on_arrival(Arrival::Room(&room, joined)),
+            News::Left(room) => on_arrival(Arrival::Left(&room)),
             News::Gap(gap) => on_arrival(Arrival::Gap(gap)),
             News::Nothing => {}
         }

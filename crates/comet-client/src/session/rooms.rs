@@ -69,6 +69,8 @@ pub(super) enum News {
     /// The frame answers the caller.
     Answer,
     Room(Box<str>, Joined),
+    /// The server has taken the connection out of this room.
+    Left(Box<str>),
     Gap(Gap),
     /// Nothing to tell.
     Nothing,
@@ -166,23 +168,31 @@ impl Rooms {
         self.former = self.primary.take().and_then(|primary| self.named.remove(&primary));
     }
 
-    /// The server says that the connection is out of a room. Returns whether that answers the caller.
-    pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> bool {
+    /// The server says that the connection is out of a room.
+    pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> News {
         let LeaveReply { outcome, is_unasked, handle } = *reply;
         let is_repeated = |(&known, room): (&RoomHandle, &Room)| {
             room.leaving == Some(sequence) && known != handle
         };
         if !is_unasked && outcome.is_err() && self.named.iter().any(is_repeated) {
             // The request crossed the news of another handle.
-            return false;
+            return News::Nothing;
         }
         let room = self.named.remove(&handle);
         self.primary.take_if(|primary| *primary == handle);
-        if let Some(Room { name, .. }) = room.filter(|_| is_unasked) {
-            let own = self.asked_about(&name).filter(|asked| asked.why != Why::Caller);
-            own.for_each(|asked| asked.why = Why::Over);
+        if !is_unasked {
+            return if sequence >= 0 { News::Answer } else { News::Nothing };
         }
-        !is_unasked && sequence >= 0
+        let Some(Room { name, leaving, .. }) = room else { return News::Nothing };
+        let mut is_wanted = false;
+        for asked in self.asked_about(&name) {
+            match asked.why {
+                Why::Caller => is_wanted = true,
+                _ => asked.why = Why::Over,
+            }
+        }
+        // The answer to a request of the caller tells.
+        if is_wanted || leaving.is_some() { News::Nothing } else { News::Left(name) }
     }
 
     /// The server says that the connection is in a room, or why not. `name` is the reply's room.

@@ -64,8 +64,9 @@ impl Client {
     ) -> Result<Self, Error> {
         #[allow(clippy::disallowed_methods, reason = "a deadline is a time of the clock")]
         let deadline = Instant::now().checked_add(options.timeout);
-        let stream = TokioStream::over(stream, options);
-        Ok(Self { connection: Connection::authenticate(stream, options, deadline).await? })
+        let mut connection = Connection::new(TokioStream::over(stream, options), options)?;
+        connection.authenticate(deadline).await?;
+        Ok(Self { connection })
     }
 
     /// As the blocking [`receive`](crate::Client::receive).

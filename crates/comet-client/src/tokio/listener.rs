@@ -22,8 +22,8 @@ impl Listener {
 
     /// Waits for the next event. `None`: the listener was stopped, or the last event had no further attempt.
     ///
-    /// If its future is dropped before it ends, no event is lost. An attempt to connect that was under way begins anew with
-    /// the next call.
+    /// If its future is dropped before it ends, no event is lost. A stream that was not connected yet is connected anew by the next
+    /// call.
     ///
     /// # Panics
     /// As [`Client::connect`].

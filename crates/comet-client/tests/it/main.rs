@@ -4,6 +4,8 @@ mod asynchronous;
 mod reconnect;
 mod rooms;
 mod session;
+mod set_up;
+mod taken;
 mod tcp;
 #[cfg(feature = "tls")]
 mod tls;

@@ -162,6 +162,7 @@ fn a_close_notice_in_the_same_segment_as_the_acceptance_is_kept() {
     });
     let mut listener = listener(address);
     listener.join("live://1").unwrap();
+    connected(&mut listener);
     let (error, retry_in) = disconnected_with_delay(&mut listener);
     assert_eq!(error.retry_after(), Some(Duration::from_secs(30)), "{error}");
     assert_eq!(retry_in, Duration::from_secs(30));
@@ -320,5 +321,24 @@ fn a_room_that_is_asked_for_twice_goes_on_from_its_position() {
     }
     disconnected(&mut listener);
     connected(&mut listener);
+    server.join().unwrap();
+}
+
+/// The event has the reason, which decides on the next attempt; not the call whose request it interrupts.
+#[test]
+fn a_reason_that_interrupts_a_request_is_told_by_the_event() {
+    let (address, server) = serve(1, |_, mut stream| {
+        authenticate(&mut stream);
+        assert_eq!(read_frame(&mut stream).0, 14);
+        stream.write_all(&[frame(5, 1, b"one"), frame(6, 0, b"kicked")].concat()).unwrap();
+    });
+    let mut listener = listener(address);
+    connected(&mut listener);
+    assert!(matches!(listener.subscribe(&[1]), Err(Error::Ended)));
+    listener.join("as without a connection").unwrap();
+    assert!(matches!(listener.next(), Some(Event::Message(_))));
+    let event = listener.next();
+    let Some(Event::Disconnected { reason, retry_in: None }) = event else { panic!("{event:?}") };
+    assert_eq!(reason.permanent(), Some(Permanent::Kicked));
     server.join().unwrap();
 }

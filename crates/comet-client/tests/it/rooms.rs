@@ -50,6 +50,7 @@ enum Seen {
     Push(u64),
     Answer(i32),
     Room(Joined),
+    Left,
     Gap(u64, u64, GapState),
 }
 
@@ -62,6 +63,10 @@ fn take(session: &mut Session, input: &[Vec<u8>]) -> Vec<Seen> {
             Arrival::Room(room, joined) => {
                 assert_eq!(room, "r");
                 Seen::Room(joined)
+            }
+            Arrival::Left(room) => {
+                assert_eq!(room, "r");
+                Seen::Left
             }
             Arrival::Gap(Gap { room, first, last, state }) => {
                 assert_eq!(&*room, "r");
@@ -218,7 +223,7 @@ fn a_request_to_leave_that_crosses_another_handle_is_repeated() {
 fn an_order_to_leave_goes_before_a_repair_of_the_session() {
     let mut session = member();
     let input = [gap(4, 4, false), left(0, HANDLE.0, 0)];
-    assert_eq!(take(&mut session, &input), [Seen::Gap(4, 4, GapState::Asked)]);
+    assert_eq!(take(&mut session, &input), [Seen::Gap(4, 4, GapState::Asked), Seen::Left]);
     let (sequence, _) = asked(&mut session);
     let input = [joined(sequence, Some(at(5)), Some(2)), push(4), gap(6, 7, false)];
     assert_eq!(take(&mut session, &input), []);
@@ -248,4 +253,19 @@ fn after_an_order_to_leave_that_a_repair_has_crossed_the_latest_wish_counts() {
         assert_eq!(session.output(), b"", "{by_caller}");
         assert_eq!(take(&mut session, &[push(5)]), [Seen::Push(5)]);
     }
+}
+
+/// The caller is answered, so it is not told of the order as well.
+#[test]
+fn an_order_to_leave_that_a_request_of_the_caller_crosses_is_not_told() {
+    let mut session = member();
+    assert!(session.remove_room(5, "r"));
+    let input = [left(0, HANDLE.0, 0), left(5, HANDLE.0, 3)];
+    assert_eq!(take(&mut session, &input), [Seen::Answer(5)]);
+    assert_eq!(take(&mut session, &[renamed(0, 8, None)]), []);
+    session.add_room(6, "r", None);
+    let input = [left(0, 8, 0), renamed(6, 9, None)];
+    assert_eq!(take(&mut session, &input), [Seen::Answer(6)]);
+    assert_eq!(session.rooms().count(), 1);
+    assert_eq!(take(&mut session, &[left(0, 9, 0)]), [Seen::Left]);
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use comet_client::{Error, Message, NotRenewed, Options, SessionError, op};
 
-use crate::wire::{authenticate, frame, read_frame, serve};
+use crate::wire::{authenticate, frame, frame_2, read_frame, serve};
 
 fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
     Message { operation, sequence, body: body.to_vec(), room: None, position: None }
@@ -77,7 +77,8 @@ fn heartbeats_are_sent_and_report_the_online_count() {
         }
         stream.write_all(&frame(5, 0, b"after two heartbeats")).unwrap();
     });
-    let options = Options::tcp(address, "42").heartbeat(Duration::from_millis(500));
+    // An answer may take as long.
+    let options = Options::tcp(address, "42").heartbeat(Duration::from_secs(3));
     let mut client = options.connect().unwrap();
     assert_eq!(client.online(), None);
     assert_eq!(client.receive().unwrap(), Some(message(5, 0, b"after two heartbeats")));
@@ -278,5 +279,24 @@ fn a_token_is_renewed_where_the_server_speaks_protocol_2() {
         assert_eq!((reply.not_renewed, reply.expires_in_ms), (not_renewed, Some(millis)));
         assert_eq!(client.receive().unwrap().unwrap().body, b"meanwhile");
     }
+    server.join().unwrap();
+}
+
+/// The server closes a client that lets its time pass, however rarely the program wants heartbeats.
+#[test]
+fn heartbeats_go_at_half_of_what_the_server_demands() {
+    let (address, server) = serve(1, |_, mut stream| {
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let (_, sequence, _) = read_frame(&mut stream);
+        let welcome = [2, 0, 0, 0, 0, 0, 0x07, 0xd0, 0, 0, 0, 0];
+        stream.write_all(&frame_2(8, sequence, &welcome)).unwrap();
+        let (operation, sequence, _) = read_frame(&mut stream);
+        assert_eq!(operation, 2);
+        stream.write_all(&frame(3, sequence, b"")).unwrap();
+        stream.write_all(&frame(5, 1, b"alive")).unwrap();
+    });
+    let options = Options::tcp(address, "42").heartbeat(Duration::from_secs(3600));
+    let mut client = options.connect().unwrap();
+    assert_eq!(client.receive().unwrap().unwrap().body, b"alive");
     server.join().unwrap();
 }

@@ -22,10 +22,16 @@ impl ClusterDriver {
         self.gate.open();
     }
 
-    /// Whether pushes of other hosts may come to the shards.
-    pub(crate) fn has_pushes(&self) -> bool {
-        !self.gate.is_closed()
-            || self.engine.passed_on().is_none_or(|passed_on| passed_on > self.begun.load(SeqCst))
+    /// Whether what the former process of this host held has come, if there was one.
+    pub(crate) fn has_taken_over(&self) -> bool {
+        self.engine.has_taken_over()
+    }
+
+    /// Pushes of other hosts that may come to the shards. `None`: they are not held, or the stream is not.
+    pub(crate) fn pushes(&self) -> Option<usize> {
+        let passed_on = self.engine.passed_on().filter(|_| self.gate.is_closed())?;
+        let left = passed_on.saturating_sub(self.begun.load(SeqCst));
+        Some(usize::try_from(left).unwrap_or(usize::MAX))
     }
 
     /// Another process goes on for this host. The engine's work ends once that one has what waits.

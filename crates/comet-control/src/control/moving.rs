@@ -83,10 +83,16 @@ impl Control {
         }
     }
 
-    /// Whether pushes of other hosts may still come to the shards.
+    /// Whether all has come that the former process of this host held of other hosts. Nothing can be held before.
     #[must_use]
-    pub fn has_pushes_of_hosts(&self) -> bool {
-        self.cluster.as_ref().is_some_and(|cluster| cluster.has_pushes())
+    pub fn has_taken_over_hosts(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|cluster| cluster.has_taken_over())
+    }
+
+    /// Pushes of other hosts that may still come to the shards. `None`: any number, as they are not held yet.
+    #[must_use]
+    pub fn pushes_of_hosts(&self) -> Option<usize> {
+        self.cluster.as_ref().map_or(Some(0), |cluster| cluster.pushes())
     }
 
     /// Another process goes on for this host, also with what it holds.
@@ -94,6 +100,12 @@ impl Control {
         if let Some(cluster) = &self.cluster {
             cluster.withdraw();
         }
+    }
+
+    /// The counters that are of the process and not of its shards, as [`comet_ops::carry`] takes them.
+    #[must_use]
+    pub fn counters(&self) -> String {
+        self.monitor.counters_of_process()
     }
 
     /// What the process that goes on has to know of other hosts.

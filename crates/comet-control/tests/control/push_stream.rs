@@ -193,7 +193,7 @@ async fn a_push_that_fails_ends_no_stream() {
     let fake = start(HASTY, &[ROOMY]);
     let mut stream = Stream::open(&fake).await;
     stream.push(1, room());
-    let late = "reports still missing after 500ms: 1; known so far: matched 0, queued 0, absent 0";
+    let late = "reports still missing after 2s: 1; known so far: matched 0, queued 0, absent 0";
     assert_eq!(stream.answer().await.unwrap(), Some((1, error(Code::DeadlineExceeded, late))));
     next_push(&fake.shards[0]).await;
     stream.push(2, room());

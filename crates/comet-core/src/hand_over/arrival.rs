@@ -12,6 +12,7 @@ use crate::history::StreamState;
 use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
+use crate::time::Millis;
 use crate::transport::Transport;
 
 use super::paced::ArrivedPaced;
@@ -101,7 +102,7 @@ pub(crate) struct ArrivedRoom {
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
     /// Whether their sessions outlast them, and how long they have had their keys if other hosts compare that.
-    pub(crate) owners: Vec<(Box<str>, ConnId, bool, Option<u64>)>,
+    pub(crate) owners: Vec<(Box<str>, ConnId, bool, Option<Millis>)>,
     pub(crate) parked: Vec<ArrivedSession>,
     pub(crate) kept: Vec<ArrivedKept>,
     pub(crate) users: Vec<ArrivedUser>,

@@ -11,6 +11,7 @@ use crate::ids::ShardId;
 use crate::ledger::Counters;
 use crate::limits::NAME_MAX;
 use crate::outbox::{State, Subject};
+use crate::time::Millis;
 use crate::transport::Transport;
 
 use super::accepts::accepts_from;
@@ -66,7 +67,7 @@ pub fn distribute<S>(
             required: _,
             shard: _,
             shards: _,
-            clock_ms: _,
+            clock_ms,
             connections,
             items,
             rooms,
@@ -84,7 +85,7 @@ pub fn distribute<S>(
         lengths.push(connections.len());
         let pairs = connections.into_iter().zip(sockets);
         moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
-        homes.add(home);
+        homes.add(home, Millis(clock_ms));
         all_counters.push(counters.unwrap_or_default());
     }
     if moving.len() > CONNECTIONS_MAX {

@@ -12,6 +12,7 @@ use comet_proto::Position;
 
 use crate::history::StreamState;
 use crate::ids::{ConnId, Generation, ShardId, Slot, home_of_key, home_of_room, home_of_user};
+use crate::time::Millis;
 
 use super::arrival::{ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart};
 use super::parked::{self, ArrivedKept, ArrivedSession};
@@ -32,14 +33,15 @@ pub(super) struct Homes {
     stream: Option<StreamState>,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
-    key_ages: AHashMap<Box<str>, u64>,
+    /// Since when keys that logic named have their owners.
+    claimed_at: AHashMap<Box<str>, Millis>,
     parked: AHashMap<Box<str>, ArrivedSession>,
     kept: Vec<ArrivedKept>,
 }
 
 impl Homes {
-    /// Adds what a former shard has kept.
-    pub(super) fn add(&mut self, home: Home) {
+    /// Adds what a former shard has kept, whose clock showed `at`. That of the new process goes on from there.
+    pub(super) fn add(&mut self, home: Home, at: Millis) {
         let Home {
             users,
             departed_users,
@@ -62,8 +64,10 @@ impl Homes {
         self.disconnected_keys.extend(disconnected_keys);
         self.left_behind.extend(left_behind);
         self.anonymous = self.anonymous.max(anonymous);
-        let ages = key_ages.into_iter().map(|KeyAge { key, age_ms }| (key.into(), age_ms));
-        self.key_ages.extend(ages);
+        let ages = key_ages.into_iter();
+        let claimed_at = |age_ms: u64| Millis(at.0.saturating_sub(age_ms));
+        let ages = ages.map(|KeyAge { key, age_ms }| (key.into(), claimed_at(age_ms)));
+        self.claimed_at.extend(ages);
         let remote = remote_rooms.into_iter();
         self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
         self.histories.extend(histories.into_iter().enumerate());
@@ -146,7 +150,7 @@ impl Homes {
             stream,
             sessions,
             owners,
-            key_ages,
+            claimed_at,
             parked,
             kept,
         } = self;
@@ -158,8 +162,8 @@ impl Homes {
             home.stream = stream.unwrap_or_default();
         }
         for (key, (conn, is_kept)) in owners {
-            let age_ms = key_ages.get(&key).copied();
-            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept, age_ms));
+            let claimed_at = claimed_at.get(&key).copied();
+            homes[at(home_of_key(&key, count))].owners.push((key, conn, is_kept, claimed_at));
         }
         for (key, session) in parked {
             homes[at(home_of_key(&key, count))].parked.push(session);

@@ -58,11 +58,14 @@ impl Context {
         self.limits.key_memory_ms.into()
     }
 
-    /// Whether so much time has passed since `token_at` that the home of the connection's key may have forgotten an
-    /// end of the key that came later. It retains ends for twice this time, because the clocks of two shards
-    /// are read at different times.
+    /// Whether logic was asked about the token of `token_at` so long ago that this shard, the home of its key, may have
+    /// forgotten an end of the key that came later. It retains ends for twice this time, because the clocks of
+    /// two shards are read at different times.
     pub(super) fn is_late(&self, token_at: TokenTime) -> bool {
         let retained_ms = self.key_retention_ms() / 2;
-        !Canary::LateClaim.is_released() && token_at.millis().after(retained_ms) <= self.now
+        let is_remote = matches!(self.logic, Logic::Remote { .. });
+        is_remote
+            && !Canary::LateClaim.is_released()
+            && token_at.millis().after(retained_ms) <= self.now
     }
 }

@@ -37,22 +37,22 @@ impl DeflatedInput {
 }
 
 impl Shard {
-    /// Whether the input of the connection has to wait, which may be compressed. It goes on with [`Shard::inflate_waiting`].
+    /// Whether the input of the connection has to wait, which may be compressed. It goes on with [`Shard::read_waiting`].
     pub(super) fn holds_deflated(&mut self, slot: Slot) -> bool {
         let is_spent = self.deflated_input.is_spent();
         if is_spent {
-            self.hold_deflated(slot);
+            self.wait_for_turn(slot);
         }
         is_spent
     }
 
     /// The input of the connection waits for another turn.
-    pub(super) fn hold_deflated(&mut self, slot: Slot) {
+    pub(super) fn wait_for_turn(&mut self, slot: Slot) {
         self.deflated_input.waiting.push_back(self.conns.id(slot).local());
     }
 
     /// Reads on where input waited for another turn.
-    pub(super) fn inflate_waiting(&mut self, budget: &mut Budget) {
+    pub(super) fn read_waiting(&mut self, budget: &mut Budget) {
         while budget.is_left()
             && !self.deflated_input.is_spent()
             && let Some(conn) = self.deflated_input.waiting.pop_front()

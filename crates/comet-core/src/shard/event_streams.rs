@@ -71,10 +71,16 @@ impl Shard {
         let Some(since) = id.position(room) else { return false };
         let request = join_request(room, Some(since));
         let (request, held) = (request.for_tcp(), self.conns[slot].input_mut());
-        // The query may name the room as well.
-        if !held.bytes.windows(request.len()).any(|bytes| bytes == request) {
-            held.bytes.extend_from_slice(request);
+        // The query may name the room as well. All that is held are such requests.
+        let mut rest = &held.bytes[..];
+        while let Ok(Some((_, length))) = comet_proto::decode(rest, rest.len()) {
+            let (other, others) = rest.split_at(length);
+            if other == request {
+                return true;
+            }
+            rest = others;
         }
+        held.bytes.extend_from_slice(request);
         true
     }
 

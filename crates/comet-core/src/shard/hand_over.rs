@@ -368,7 +368,6 @@ impl Shard {
             stream_seen: stream.seen,
             key_ages: keys
                 .owners_of_given()
-                .filter(|_| keys.is_watched())
                 .map(|(key, since)| {
                     let age_ms = self.context.now.0.saturating_sub(since.0);
                     handed::KeyAge { key: key.into(), age_ms }

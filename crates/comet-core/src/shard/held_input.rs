@@ -12,22 +12,32 @@ impl Shard {
         self.is_input_held = true;
     }
 
-    /// Reads what was held, here or in the shard that this one has taken over from.
+    /// Has what was held read in the turns that follow, here or in the shard that this one has taken over from.
     pub fn release_input(&mut self) {
         self.is_input_held = false;
         let slots: Vec<Slot> = self.taken_slots().collect();
         for slot in slots {
             let input = self.conns[slot].input.as_ref();
             if input.is_some_and(|input| !input.bytes.is_empty()) && self.conns[slot].is_open() {
-                self.resume(slot);
+                self.wait_for_turn(slot);
             }
         }
-        self.dispatch_local();
+    }
+
+    /// Reads what is held of `slot` alone, and whatever has come with it: its client has left, or sends more than may wait.
+    pub(super) fn read_held(&mut self, slot: Slot) {
+        let is_held = std::mem::take(&mut self.is_input_held);
+        self.resume(slot);
+        self.is_input_held = is_held;
+    }
+
+    /// Whether the input of `slot` waits only because the shard is about to be handed over.
+    pub(super) fn waits_for_hand_over(&self, slot: Slot) -> bool {
+        self.is_input_held && matches!(self.conns[slot].state, ConnState::Live)
     }
 
     /// Whether the input of `slot` has to wait.
     pub(super) fn holds_input(&self, slot: Slot) -> bool {
-        let conn = &self.conns[slot];
-        conn.holds_input() || (self.is_input_held && matches!(conn.state, ConnState::Live))
+        self.conns[slot].awaits_answer() || self.waits_for_hand_over(slot)
     }
 }

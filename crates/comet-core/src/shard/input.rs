@@ -91,7 +91,12 @@ impl Shard {
     /// its own limits.
     fn bound_held(&mut self, slot: Slot) {
         let held = self.conns[slot].input.as_ref().map_or(0, |input| input.bytes.len());
-        if held > HELD_MAX + self.context.limits.body_max {
+        if held <= HELD_MAX + self.context.limits.body_max {
+            return;
+        }
+        if self.waits_for_hand_over(slot) {
+            self.read_held(slot);
+        } else {
             self.close(slot, CloseReason::InputOverflow, "");
         }
     }

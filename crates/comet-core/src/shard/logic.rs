@@ -94,8 +94,7 @@ impl Shard {
         // A client without a key of its own gets another one the next time.
         entry.is_kept = (entry.is_kept || resume.for_all) && resume.is_on() && key.is_some();
         let is_kept = entry.is_kept;
-        entry.state =
-            ConnState::Registering(Box::new(Registering { version, sequence, token_at, identity }));
+        entry.state = ConnState::Registering(Box::new(Registering { version, sequence, identity }));
         let home = self.context.home_of_user(user);
         self.messages.send(home, Message::Register { conn, token_at, user, key, is_kept });
     }

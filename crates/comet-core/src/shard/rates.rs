@@ -8,6 +8,7 @@ use crate::ids::{LocalConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::{ClientRates, RATE_WINDOW_MS};
 use crate::time::Millis;
+use crate::transport::Transport;
 
 use super::Shard;
 
@@ -108,6 +109,11 @@ impl Shard {
     }
 
     fn count_input(&mut self, slot: Slot, input: Input, limits: ClientRates) -> bool {
+        // What an event stream asks for is its one request and rooms of its token, both bounded by the number of rooms.
+        let is_stream = self.conns[slot].transport == Transport::EventStream;
+        if is_stream && !matches!(input, Input::Bytes(_)) {
+            return true;
+        }
         let conn = self.conns.id(slot).local();
         let exceeded = self.rates.exceeded(conn, input, limits, self.context.now);
         if let Some(reason) = exceeded {

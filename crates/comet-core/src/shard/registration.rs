@@ -68,17 +68,21 @@ impl Shard {
         let Claiming { conn, user, seq, claim } = claiming;
         let older = self.home.keys.claim(&key, conn, claim);
         let older_conn = older.map(|older| older.conn);
-        if claim.is_given && older_conn != Some(conn) && self.home.keys.is_watched() {
+        let is_replaced = older_conn == Some(conn);
+        if claim.is_given && !is_replaced && self.home.keys.is_watched() {
             self.reports.push(Report::Claimed { key: key.clone(), at: claim.token_at.millis() });
         }
         if let Some(older) = older_conn {
             let reason = CloseReason::Replaced;
             self.messages.send(older.shard, Message::Evict { conn: older, reason });
         }
-        // Logic may have let the new owner in before it learned that the key is disconnected, and then it
-        // has ended the new session. A renewal brings that back.
-        if self.home.keys.take_disconnected(&key) {
+        // Logic may have let the new owner in before it learned of an end of the key, and then it has ended the new session.
+        let was_ended = self.home.keys.take_disconnected(&key);
+        if !is_replaced && self.context.is_late(claim.token_at) {
+            // Nobody may remember that end. A renewal brings the session back in any case.
             self.reports.push(Report::Heartbeat { user, key: key.clone() });
+        } else if was_ended {
+            self.reports.push(Report::Reclaimed { user, key: key.clone() });
         }
         if let Some(kept) = self.claim_session(&key, &claiming, older) {
             self.messages.send(conn.shard, Message::Registered { conn, user, seq, key, kept });
@@ -143,7 +147,7 @@ impl Shard {
             }
             return self.release_registration(conn, user, seq, key);
         };
-        let Registering { version, sequence, token_at, identity } = *registering;
+        let Registering { version, sequence, identity } = *registering;
         let entry = &mut self.conns[slot];
         entry.key = key;
         entry.session = seq;
@@ -155,10 +159,6 @@ impl Shard {
         self.handshakes.end();
         self.set_deadline(slot, self.heartbeat_ms(slot));
         self.plan_renewal(slot);
-        if self.context.is_late(token_at) {
-            // The key's home may have forgotten that logic was told of the key's end since.
-            self.renew_now(slot);
-        }
         self.update_tracing(slot, None);
         if self.conns[slot].is_traced {
             self.trace(slot, TraceKind::Authenticated { room: identity.room.clone() });

@@ -92,6 +92,10 @@ impl Shard {
     /// Nothing more will be read from `conn`.
     pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
         let Some(slot) = self.conns.find(conn) else { return };
+        if self.waits_for_hand_over(slot) {
+            // A goodbye or a message may lie before the end.
+            self.read_held(slot);
+        }
         self.close_hung_up(slot, how);
         // It may have been closing already. No peer is left that the close notice could reach.
         self.abort(slot);

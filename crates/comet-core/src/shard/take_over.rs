@@ -172,7 +172,7 @@ impl Shard {
         conn.shed_input();
         if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
             // Whole messages may be among it, which waited for another turn.
-            self.hold_deflated(slot);
+            self.wait_for_turn(slot);
         }
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_empty() && !conn.is_send_kept {
@@ -233,13 +233,13 @@ impl Shard {
         } = home;
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
-        for (key, conn, is_kept, age_ms) in owners {
+        for (key, conn, is_kept, claimed_at) in owners {
             // Whoever claims the key from now on has a later token. Other hosts compare the time.
-            let arrived = age_ms.map(|age_ms| Millis(self.context.now.0.saturating_sub(age_ms)));
+            let arrived = claimed_at.map(|at| at.min(self.context.now));
             let token_at = TokenTime::default();
             let token_at = arrived.map_or(token_at, |arrived| token_at.next(arrived));
-            // Ages are handed over of given keys, where there are other hosts.
-            let claim = Claim { token_at, is_given: age_ms.is_some(), is_kept };
+            // Ages are handed over of given keys.
+            let claim = Claim { token_at, is_given: claimed_at.is_some(), is_kept };
             self.home.keys.claim(&key, conn, claim);
         }
         self.take_over_parked(parked, kept);

@@ -1,6 +1,6 @@
 //! Ids of the events of rooms that keep a history, and what a stream gets that names one.
 
-use comet_core::{Budget, ConnId, HistoryRule, Limits, Message, Transport};
+use comet_core::{Budget, ClientRates, ConnId, HistoryRule, Limits, Message, Transport};
 use comet_proto::op;
 
 use crate::event_streams::{HEAD, ask, event, open, request, take};
@@ -177,4 +177,23 @@ fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
     assert_eq!(told[&first].1, told[&second].1);
     assert_ne!(told[&first].1, Some(before.clone()));
     assert!(told[&last].0.contains("\"op\":6") && told[&last].1 == Some(before));
+}
+
+/// The limit is for a client that goes on asking.
+#[test]
+fn rooms_of_a_token_and_a_query_are_no_changes_of_rooms() {
+    let rule = HistoryRule { prefix: "r".into(), pushes: 3, bytes: 1 << 20, age_ms: 60_000 };
+    let rates = ClientRates { room_changes: 1, frames: 1, ..ClientRates::default() };
+    let limits = Limits { history_rules: [rule].into(), rates, ..Limits::default() };
+    let mut rig = Rig::new(2, limits);
+    let names = |of: &str| (0..15).map(|room| format!("r{of}{room}")).collect::<Vec<_>>();
+    let (of_token, of_query) = (names("t"), names("q"));
+    let query = format!("?token=7/k/{}/&rooms={}", of_token.join("%2B"), of_query.join(","));
+    let (conn, told) = open(&mut rig, 0, &query);
+    let (_, id) = split(&told);
+    rig.hang_up(conn);
+    let (events, _) = reopen(&mut rig, 1, &query, id.as_deref().unwrap());
+    for room in of_token.iter().chain(&of_query) {
+        assert_eq!(events.matches(&in_room(room, ",\"recovered\":0")).count(), 1, "{events}");
+    }
 }

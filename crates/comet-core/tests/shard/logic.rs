@@ -1,8 +1,8 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, Shard, ShardId,
-    Transport,
+    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ResumeLimits, Shard,
+    ShardId, Transport,
 };
 use comet_proto::op;
 
@@ -27,11 +27,12 @@ fn join(rig: &mut Rig, shard: u16, token: &str) -> ConnId {
     conn
 }
 
-/// Reports about keys: `+key` is a heartbeat, `-key` is disconnected.
+/// Reports about keys: `+key` is a heartbeat, `-key` is disconnected, `=key` is claimed again.
 fn key_reports(rig: &mut Rig) -> Vec<String> {
     let reports = rig.take_reports().into_iter().filter_map(|report| match report {
         Report::Heartbeat { key, .. } => Some(format!("+{key}")),
         Report::Disconnected { key, .. } => Some(format!("-{key}")),
+        Report::Reclaimed { key, .. } => Some(format!("={key}")),
         _ => None,
     });
     reports.collect()
@@ -146,7 +147,7 @@ fn an_older_connection_gets_the_key_if_the_younger_one_is_gone_by_then() {
     rig.admit(older);
     assert_eq!(rig.take(older), frame(op::AUTH_REPLY, 1, b""));
     // Logic heard of the end of the younger one's session after it let in the older one.
-    assert_eq!(key_reports(&mut rig), ["-k", "+k"]);
+    assert_eq!(key_reports(&mut rig), ["-k", "=k"]);
 }
 
 #[test]
@@ -322,7 +323,7 @@ fn a_client_that_left_before_its_answer_is_reported_as_disconnected() {
 
 /// Logic accepts the new owner, then learns that the old one is gone, and only then is the key claimed.
 #[test]
-fn a_disconnect_that_crosses_the_next_connect_is_followed_by_a_renewal() {
+fn a_claim_behind_a_disconnect_is_reported() {
     let mut rig = rig(2);
     let key = key_at(1);
     let token = format!("7/{key}//");
@@ -330,7 +331,7 @@ fn a_disconnect_that_crosses_the_next_connect_is_followed_by_a_renewal() {
     let new = connect(&mut rig, 0, &token);
     rig.hang_up(old);
     rig.admit(new);
-    assert_eq!(key_reports(&mut rig), [format!("-{key}"), format!("+{key}")]);
+    assert_eq!(key_reports(&mut rig), [format!("-{key}"), format!("={key}")]);
     // After twice the handshake timeout no connect can have crossed the disconnect.
     rig.hang_up(new);
     key_reports(&mut rig);
@@ -352,12 +353,35 @@ fn a_claim_after_a_stall_is_followed_by_a_renewal() {
     assert_eq!(key_reports(&mut rig), [format!("+{key}")]);
 }
 
+/// Two clients with one key claim it late, and have hung up before they learn of it. The younger one leaves a parked session. Logic
+/// has to know that, and the key's home may have forgotten that it told of an end meanwhile.
+#[test]
+fn a_late_claim_whose_client_is_gone_is_followed_by_a_renewal() {
+    let resume = ResumeLimits { window_ms: 30_000, for_all: true, ..ResumeLimits::default() };
+    let limits = Limits { key_memory_ms: 1_000, resume, ..Limits::default() };
+    let logic = Logic::Remote { renew_ms: (10_000, 10_000) };
+    let mut rig = Rig::with_logic(2, limits, logic);
+    let key = key_at(1);
+    let token = format!("7/{key}//");
+    let [older, younger] = [(); 2].map(|()| connect(&mut rig, 0, &token));
+    rig.pass(2_000);
+    rig.held.insert((1, 0));
+    rig.admit(older);
+    rig.admit(younger);
+    rig.hang_up(older);
+    rig.hang_up(younger);
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.push_keys(&[&key], 5, b"x").parked, 1);
+    assert_eq!(key_reports(&mut rig).last(), Some(&format!("+{key}")));
+}
+
 /// Logic may let the next client in before control learns of the end and passes it on.
 #[test]
 fn an_end_that_waits_for_control_is_remembered_for_longer() {
     let limits = Limits { key_memory_ms: 1_000, ..Limits::default() };
     let logic = Logic::Remote { renew_ms: (10_000, 10_000) };
-    for (waits, expected) in [(true, vec!["-k", "+k"]), (false, vec![])] {
+    for (waits, expected) in [(true, vec!["-k", "=k"]), (false, vec![])] {
         let mut rig = Rig::with_logic(1, limits.clone(), logic);
         let first = join(&mut rig, 0, "7/k//");
         rig.take_reports();

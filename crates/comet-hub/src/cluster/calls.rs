@@ -210,8 +210,7 @@ impl<C> Calls<C> {
         self.ended.push_back((caller, ClusterOutcome { not_stored, ..ClusterOutcome::default() }));
     }
 
-    /// Adds a part. Hosts that it names have to answer as well, the own one aside. If it is not known yet who has to answer, and the part
-    /// does not tell for sure, all candidates have to.
+    /// Adds a part.
     pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
         let Part { host, tally, hosts, may_miss_hosts, told: Told { counts, page } } = part;
@@ -228,16 +227,41 @@ impl<C> Calls<C> {
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
         let tells_all = !may_miss_hosts && (tally.matched > 0 || !hosts.is_empty());
+        self.go_on(own, call, &hosts, tells_all)
+    }
+
+    /// The host has not begun the call and will not, so it is waited for no longer.
+    pub(super) fn refuse(&mut self, own: &HostName, call: ClusterCallId, host: HostName) -> Added {
+        let Some(open) = self.open.get_mut(&call) else { return Added::Late };
+        if open.answered.contains(&host) {
+            return Added::Late;
+        }
+        if !open.lost.contains(&host) {
+            open.lost.push(host);
+        }
+        self.go_on(own, call, &[], false)
+    }
+
+    /// Waits for the rest, after a host has answered or refused. `hosts` have to answer as well, the own one aside. If it is not known
+    /// yet who has to, and this host does not tell for sure, all candidates have to.
+    fn go_on(
+        &mut self,
+        own: &HostName,
+        call: ClusterCallId,
+        hosts: &[HostName],
+        tells_all: bool,
+    ) -> Added {
+        let Some(open) = self.open.get_mut(&call) else { return Added::Late };
         let asks = open.waiting.is_none() && !tells_all;
         let waiting = open.waiting.get_or_insert_default();
         let candidates = if asks { &*open.candidates } else { &[] };
-        for peer in candidates.iter().chain(&hosts) {
+        for peer in candidates.iter().chain(hosts) {
             let is_known = [&open.answered, &open.without_members, &open.lost, &*waiting];
             if peer != own && !is_known.iter().any(|hosts| hosts.contains(peer)) {
                 waiting.push(peer.clone());
             }
         }
-        waiting.retain(|peer| !open.answered.contains(peer));
+        waiting.retain(|peer| !open.answered.contains(peer) && !open.lost.contains(peer));
         if waiting.is_empty() {
             self.end(call);
             return Added::InTime;

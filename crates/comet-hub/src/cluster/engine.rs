@@ -38,6 +38,11 @@ pub trait Engine: Send + Sync {
         let _ = stream;
     }
 
+    /// Whether all has come that the other process held: nothing is held again before.
+    fn has_taken_over(&self) -> bool {
+        true
+    }
+
     /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
     fn withdraw(&self) {}
 
@@ -247,6 +252,11 @@ pub enum Command {
         /// Where the answer to the push goes.
         to: ReplyTo,
     },
+    /// Tells the host of a push or an order that this one has not begun it, and will not.
+    Refuse {
+        /// Where the answer goes.
+        to: ReplyTo,
+    },
     /// Tells all hosts that this one is there.
     Announce,
     /// Tells all hosts that this one goes.
@@ -298,6 +308,13 @@ pub enum Event {
     /// A host has no members of the room of a push.
     NoMembers {
         /// Which push.
+        call: ClusterCallId,
+        /// The host.
+        host: HostName,
+    },
+    /// A host has refused a push or an order.
+    Refused {
+        /// Which one.
         call: ClusterCallId,
         /// The host.
         host: HostName,

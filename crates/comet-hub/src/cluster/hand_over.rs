@@ -22,14 +22,14 @@ pub struct ClusterHandOver {
     pub silent: Vec<HostName>,
     /// How far the clock of another host is ahead of the own one, at most.
     pub lead_ms: u64,
-    /// When the former process stopped to listen, in milliseconds since 1970.
+    /// Until when the former process has heard and told all keys, in milliseconds since 1970.
     pub stopped_unix_ms: u64,
     /// How far the stream that hosts share was begun on the shards. `None`: there is none, or it was not read yet.
     pub stream: Option<StreamPlace>,
 }
 
 impl<C> Cluster<C> {
-    /// What another process is to know, which has to listen from `now_unix_ms` on and to read the stream from `stream` on.
+    /// What another process is to know, which is to read the stream from `stream` on. This one stops to listen at `now_unix_ms`.
     #[must_use]
     pub fn hand_over(&self, now_unix_ms: u64, stream: Option<StreamPlace>) -> ClusterHandOver {
         ClusterHandOver {
@@ -37,7 +37,10 @@ impl<C> Cluster<C> {
             hosts: self.hosts.names().cloned().collect(),
             silent: self.hosts.silent_names().cloned().collect(),
             lead_ms: self.sessions.as_ref().map_or(0, super::Sessions::lead_ms),
-            stopped_unix_ms: now_unix_ms,
+            stopped_unix_ms: self
+                .sessions
+                .as_ref()
+                .map_or(now_unix_ms, |sessions| sessions.complete_until(now_unix_ms)),
             stream,
         }
     }

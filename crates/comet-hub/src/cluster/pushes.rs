@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use comet_core::{Millis, Tally};
 
-use super::calls::Expected;
+use super::calls::{Added, Expected};
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
 use super::question::Told;
 use super::{Cluster, HOST_ANNOUNCE_MS, SETTLE_MS, UNKNOWN_HOSTS};
@@ -114,7 +114,16 @@ impl<C> Cluster<C> {
     /// A push of another host was refused here. Its caller learns that this host has not answered.
     pub fn note_refused(&mut self, reply: Option<&ReplyTo>) {
         self.counts.refused += 1;
-        reply.map(|reply| self.under_way.remove(reply));
+        if let Some(reply) = reply {
+            self.under_way.remove(reply);
+            self.commands.push_back(Command::Refuse { to: reply.clone() });
+        }
+    }
+
+    pub(super) fn ask_whom_it_may_miss(&mut self, call: ClusterCallId, added: Added) {
+        if let Added::ButOthersMayMiss(room) = added {
+            self.commands.push_back(Command::AskMembers { room, call });
+        }
     }
 
     /// The cores did not report in time what became of a push of another host. Its caller learns that this host has not answered.

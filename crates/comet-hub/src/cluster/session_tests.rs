@@ -7,6 +7,8 @@ use super::*;
 /// A host with one shard. Its home is a map.
 struct Host {
     name: &'static str,
+    /// Its clock at the begin.
+    unix_ms: u64,
     cluster: Cluster<()>,
     is_connected: bool,
     owners: BTreeMap<Box<str>, Millis>,
@@ -28,6 +30,7 @@ impl World {
     fn new(ahead: &[(&'static str, u64)]) -> Self {
         let hosts = ahead.iter().map(|&(name, ahead_ms)| Host {
             name,
+            unix_ms: 1_000_000 + ahead_ms,
             cluster: Cluster::new(name.into(), true).with_sessions(1, 1_000_000 + ahead_ms),
             is_connected: false,
             owners: BTreeMap::new(),
@@ -106,6 +109,16 @@ impl World {
             host.cluster.take_keys(now, shard, (keys, next));
         }
         moved
+    }
+
+    /// Another process goes on for the host. It has no connection yet.
+    fn upgrade(&mut self, host: usize) {
+        let host = &mut self.hosts[host];
+        let handed = host.cluster.hand_over(host.unix_ms + self.now, None);
+        let mut next = Cluster::new(host.name.into(), true).with_sessions(1, host.unix_ms);
+        next.take_over(Millis(self.now), handed, []);
+        host.cluster = next;
+        host.is_connected = false;
     }
 
     fn owners(&self, key: &str) -> Vec<&'static str> {
@@ -217,11 +230,7 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
     world.connect(0, "k");
     world.connect(1, "l");
     world.pass(100);
-    let handed = world.hosts[0].cluster.hand_over(1_000_000 + world.now, None);
-    let mut next = Cluster::new("a".into(), true).with_sessions(1, 1_000_000);
-    next.take_over(Millis(world.now), handed, []);
-    world.hosts[0].cluster = next;
-    world.hosts[0].is_connected = false;
+    world.upgrade(0);
     world.pass(100);
     // One is younger there, the other here.
     world.connect(1, "k");
@@ -233,4 +242,35 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
     world.pass(3_000);
     assert_eq!(world.hosts[0].ended, ["k".into()]);
     assert_eq!(world.hosts[1].ended, ["l".into()]);
+}
+
+#[test]
+fn keys_of_an_outage_are_told_although_an_upgrade_follows() {
+    for is_heard_again in [false, true] {
+        let mut world = World::new(&[("a", 0), ("b", 500)]);
+        world.connect(0, "k");
+        world.connect(1, "l");
+        world.pass(5_000);
+        // A host that is new to another one is told what is younger than its process. These keys are older.
+        world.upgrade(1);
+        world.pass(100);
+        world.set_connected(1, true);
+        world.pass(5_000);
+        world.set_connected(0, false);
+        world.pass(30_000);
+        world.connect(1, "k");
+        world.connect(0, "l");
+        world.pass(30_000);
+        if is_heard_again {
+            // The walk through the keys has just begun.
+            world.set_connected(0, true);
+            world.pass(10);
+        }
+        world.upgrade(0);
+        world.pass(100);
+        world.set_connected(0, true);
+        world.pass(3_000);
+        let ended = world.hosts.iter().map(|host| &host.ended[..]);
+        assert_eq!(ended.collect::<Vec<_>>(), [["k".into()], ["l".into()]], "{is_heard_again}");
+    }
 }

@@ -113,12 +113,22 @@ impl Sessions {
         self.lead_ms
     }
 
-    /// Goes on for another process of this host, which has heard nothing since `stopped_unix_ms`. Others take this one for a new host for that
-    /// time, and tell it the keys that got an owner since.
+    /// From when on another process of this host has to hear and to tell keys, in milliseconds since 1970: what this one has not heard
+    /// or not told, and what comes after `now_unix_ms`.
+    pub(super) fn complete_until(&self, now_unix_ms: u64) -> u64 {
+        let walk = self.walk.as_ref().map(|walk| walk.at.since);
+        let waiting = self.waiting.iter().map(|(_, at)| *at);
+        let open = self.disconnected_at.into_iter().chain(self.walk_again).chain(walk);
+        let first = open.chain(waiting).min();
+        first.map_or(now_unix_ms, |first| now_unix_ms.min(self.started.saturating_add(first.0)))
+    }
+
+    /// Goes on for another process of this host, which has heard and told all keys until `stopped_unix_ms`. Others take this one for a
+    /// new host for that time, and tell it the keys that got an owner since.
     pub(super) fn take_over(&mut self, now: Millis, lead_ms: u64, stopped_unix_ms: u64) {
         self.lead_ms = lead_ms.min(LEAD_MAX_MS);
         self.listens_since = stopped_unix_ms;
-        self.disconnected_at = Some(now);
+        self.disconnected_at = Some(Millis(stopped_unix_ms.saturating_sub(self.started)).min(now));
     }
 
     pub(super) fn poll_held(&mut self) -> Option<HeldElsewhere> {
@@ -182,14 +192,12 @@ impl Sessions {
             self.held.push_back(HeldElsewhere { keys, wins_ties: host > *own });
         }
         let started = clock.started;
-        let since = match self.peers.get(&host) {
-            Some(peer) if peer.started == started => {
-                let is_back = peer.heard_at.after(SILENCE_MS) < now;
-                is_back.then(|| Millis(peer.heard_at.0.saturating_sub(MARGIN_MS)))
-            }
-            // It is new, and has no older connections.
-            _ => Some(Millis(self.millis(started).0.saturating_sub(MARGIN_MS))),
-        };
+        let peer = self.peers.get(&host);
+        let quiet_since = peer.map(|peer| peer.heard_at).filter(|at| at.after(SILENCE_MS) < now);
+        // It is new, and has no older connections, or another process goes on with those that it has.
+        let is_new = peer.is_none_or(|peer| peer.started != started);
+        let new_since = is_new.then(|| self.millis(started));
+        let since = quiet_since.into_iter().chain(new_since).min();
         if self.peers.len() >= HOSTS_MAX && !self.peers.contains_key(&host) {
             let oldest = self.peers.iter().min_by_key(|(_, peer)| peer.heard_at);
             let oldest = oldest.map(|(host, _)| HostName::clone(host));
@@ -197,7 +205,7 @@ impl Sessions {
         }
         self.peers.insert(host, Peer { heard_at: now, started });
         if let Some(since) = since {
-            self.list_since(now, since);
+            self.list_since(now, Millis(since.0.saturating_sub(MARGIN_MS)));
         }
     }
 

@@ -22,6 +22,8 @@ struct Host {
     gets_all_rooms: bool,
     /// Members of each room.
     members: BTreeMap<Arc<str>, u64>,
+    /// Refuses pushes.
+    refuses: bool,
     /// Does not answer.
     is_stopped: bool,
     /// The broker has no connection of it.
@@ -47,6 +49,7 @@ impl World {
             subscribed: Vec::new(),
             gets_all_rooms: false,
             members: BTreeMap::new(),
+            refuses: false,
             is_stopped: false,
             is_cut: false,
         };
@@ -70,6 +73,13 @@ impl World {
         let host = self.hosts.get_mut(to).unwrap();
         if host.is_stopped {
             return;
+        }
+        if let Event::Push { reply, .. } = &event
+            && host.refuses
+        {
+            host.cluster.note_refused(reply.as_ref());
+            let name = self.hosts.keys().copied().find(|name| *name == to).unwrap();
+            return self.carry_out(name);
         }
         if let Event::Push { publication, reply } = event {
             host.cluster.note_received(reply.as_ref());
@@ -193,6 +203,10 @@ impl World {
                 Command::AnswerNoMembers { to } => {
                     let (to, call) = address(&to);
                     self.event(to, Event::NoMembers { call, host });
+                }
+                Command::Refuse { to } => {
+                    let (to, call) = address(&to);
+                    self.event(to, Event::Refused { call, host });
                 }
                 Command::Announce => {
                     for other in others {

@@ -18,7 +18,7 @@ const ON_THEIR_WAY_MAX: usize = 256;
 /// How often a notice is sent before it is given up.
 const ATTEMPTS: u32 = 3;
 
-/// Ends that are remembered after they were sent. They matter for as long as a call may take.
+/// Ends that are remembered after they were sent. They matter for as long as a call may take, and the claim of the key behind it.
 const ENDED_MAX: usize = 16_384;
 
 /// How long an undelivered notice rests, milliseconds: by then it is known which addresses are
@@ -63,7 +63,7 @@ pub(super) struct Notices {
     on_their_way: HashMap<Box<str>, Option<Notice>>,
     /// Undelivered notices, and when their rest is over. Their keys are still on their way.
     resting: VecDeque<(Millis, Notice)>,
-    /// Keys whose end was sent last, and when.
+    /// Keys whose end was sent last, and when. Logic has given none of them to a connection since.
     ended: HashMap<Box<str>, SequenceNumber>,
     /// The same, the oldest first; an end that was sent again has more than one entry.
     ended_order: VecDeque<(SequenceNumber, Box<str>)>,
@@ -106,10 +106,27 @@ impl Notices {
         if Canary::EndInUse.is_released() {
             return None;
         }
+        // What is remembered of the key from here on was sent after this answer: see `key_reclaimed`.
+        let ended = self.ended.remove(key);
+        self.mend(user, key, ended.is_some_and(|ended| ended > since))
+    }
+
+    /// A connection holds `key`, which logic has given to it, and whose end was reported lately: if that was sent behind logic's
+    /// answer, it has ended the new session. The renewal that would mend that comes back if too many wait.
+    pub(super) fn key_reclaimed(&mut self, user: i64, key: &str) -> Option<Notice> {
+        if Canary::EndInUse.is_released() {
+            return None;
+        }
+        let ended = self.ended.remove(key);
+        self.mend(user, key, ended.is_some())
+    }
+
+    /// `key` is in use. An end of it that waits is not sent; one that `was_sent`, or is on its way, is followed by a renewal.
+    fn mend(&mut self, user: i64, key: &str, was_sent: bool) -> Option<Notice> {
         self.take_back(key);
-        let is_hit = self.on_their_way.contains_key(key)
-            || self.ended.get(key).is_some_and(|ended| *ended > since);
-        if is_hit { self.add(Notice::new(user, key.into(), NoticeKind::Renewed)) } else { None }
+        let is_due = was_sent || self.on_their_way.contains_key(key);
+        let renewal = is_due.then(|| Notice::new(user, key.into(), NoticeKind::Renewed));
+        renewal.and_then(|renewal| self.add(renewal))
     }
 
     /// The next one to be sent, which is on its way from here on until [`Notices::handle_delivered`] or the
@@ -302,6 +319,32 @@ mod tests {
         // It was sent before.
         notices.key_in_use(1, "a", notices.last_number());
         assert_eq!(send_all(&mut notices), []);
+    }
+
+    /// The home reports the claim of a key whose end it has reported.
+    #[test]
+    fn a_key_that_is_claimed_again_is_renewed_if_its_end_came_behind_the_answer() {
+        let sent_for_claim = |end_is_sent_before_answer: bool, end_is_sent_before_claim: bool| {
+            let mut notices = Notices::default();
+            if end_is_sent_before_answer {
+                notices.add(ended("a"));
+                assert_eq!(send_all(&mut notices).len(), 1);
+            }
+            notices.key_in_use(1, "a", notices.last_number());
+            if !end_is_sent_before_answer {
+                notices.add(ended("a"));
+            }
+            if !end_is_sent_before_answer && end_is_sent_before_claim {
+                assert_eq!(send_all(&mut notices).len(), 1);
+            }
+            notices.key_reclaimed(1, "a");
+            send_all(&mut notices)
+        };
+        // Logic had the end before it was asked: its answer began a session that nothing has ended.
+        assert_eq!(sent_for_claim(true, true), []);
+        assert_eq!(sent_for_claim(false, true), [("a".to_owned(), NoticeKind::Renewed)]);
+        // An end that still waits is not sent.
+        assert_eq!(sent_for_claim(false, false), []);
     }
 
     #[test]

@@ -213,6 +213,10 @@ impl Broker {
                 let ReplyAddress { host, call } = ReplyAddress::parse(&to);
                 self.tell(rng, now, &[host], &Event::NoMembers { call, host: name() });
             }
+            Command::Refuse { to } => {
+                let ReplyAddress { host, call } = ReplyAddress::parse(&to);
+                self.tell(rng, now, &[host], &Event::Refused { call, host: name() });
+            }
             Command::TellKeys { clock, keys } => {
                 let to = self.others(from);
                 self.tell(rng, now, &to, &Event::Keys { host: name(), clock, keys });

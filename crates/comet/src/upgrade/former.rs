@@ -21,7 +21,7 @@ use super::request::{Answer, Request, own_binary};
 const HANDSHAKES: Duration = Duration::from_millis(300);
 
 /// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
-const ANSWERS: Duration = Duration::from_secs(5);
+const ANSWERS: Duration = Duration::from_secs(3);
 
 /// How long the close notices of those that stay may take to be sent.
 const NOTICES: Duration = Duration::from_millis(100);
@@ -29,8 +29,16 @@ const NOTICES: Duration = Duration::from_millis(100);
 /// How long callers may take to get the answers to their calls.
 const CALLERS: Duration = Duration::from_secs(1);
 
-/// How long the mesh may take to become empty.
-const MESH: Duration = Duration::from_secs(1);
+/// How long control may take to begin what other hosts have pushed so far. Clients are served meanwhile.
+const PUSHES_OF_HOSTS: Duration = Duration::from_secs(5);
+
+/// How long what the former process of this one held of other hosts may take to come. Nothing is stopped meanwhile.
+const FORMER_HOSTS: Duration = Duration::from_secs(15);
+
+/// How long the mesh may take to become empty, and after how many rounds at least it is given up. Three or four rounds are
+/// enough. On a host that is very busy each of them waits for a CPU several times.
+const MESH: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 16;
 
 /// How long a core may take for an order that is not bound otherwise.
 const ORDER: Duration = Duration::from_secs(5);
@@ -38,9 +46,11 @@ const ORDER: Duration = Duration::from_secs(5);
 /// How long the state of a core may take to be written and taken.
 const OFFER: Duration = Duration::from_secs(60);
 
-/// How long nobody may be served: at least, and for each connection. It mostly takes a tenth of that.
+/// How long nobody may be served: at least, for each connection, and for each MiB that this process has, which may wait for
+/// clients. It mostly takes a tenth of that.
 const FROZEN: Duration = Duration::from_secs(5);
 const FROZEN_EACH: Duration = Duration::from_micros(500);
+const FROZEN_MIB: Duration = Duration::from_millis(20);
 
 /// How often it is looked whether something is over.
 const LOOK: Duration = Duration::from_millis(2);
@@ -99,9 +109,12 @@ impl<'a> Former<'a> {
         }
         // Before a process is started in vain.
         self.app.control().check_move().map_err(Failure::Unready)?;
+        self.take_over_hosts().map_err(Failure::Unready)?;
         Survey { movable: self.movable, required: self.required, .. } =
             self.survey().map_err(Failure::Unready)?;
-        let frozen = FROZEN + FROZEN_EACH * u32::try_from(self.movable).unwrap_or(u32::MAX);
+        let mib = comet_ops::allocated_bytes().map_or(0, |bytes| bytes >> 20);
+        let many = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
+        let frozen = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
         let times = Times { start: request.start, frozen };
         comet_upgrade::upgrade(self, command(request), times)
     }
@@ -157,6 +170,37 @@ impl<'a> Former<'a> {
         Ok(())
     }
 
+    /// Waits until this process has what its own former process held of other hosts: it can hold nothing before.
+    fn take_over_hosts(&self) -> Result<(), String> {
+        let end = Instant::now() + FORMER_HOSTS;
+        while !self.app.control().has_taken_over_hosts() {
+            if Instant::now() >= end {
+                return Err("pushes of other hosts from the last upgrade have not come".to_owned());
+            }
+            sleep(LOOK);
+        }
+        Ok(())
+    }
+
+    /// Has pushes of other hosts wait, and those that came before begin while clients are served.
+    fn hold_hosts(&self) -> Result<(), String> {
+        let control = self.app.control();
+        control.hold_hosts();
+        let end = Instant::now() + PUSHES_OF_HOSTS;
+        loop {
+            match control.pushes_of_hosts() {
+                Some(0) => return Ok(()),
+                Some(pushes) if Instant::now() >= end => {
+                    return Err(format!("{pushes} pushes of other hosts do not begin in time"));
+                }
+                None if Instant::now() >= end => {
+                    return Err("pushes of other hosts are not held in time".to_owned());
+                }
+                _ => sleep(LOOK),
+            }
+        }
+    }
+
     /// Reads no more requests of clients, and waits for the answers to those under way.
     fn answer_requests(&self) -> Result<(), String> {
         let cores = self.app.cores();
@@ -196,20 +240,37 @@ impl<'a> Former<'a> {
     /// Runs rounds of turns until all cores were still in one of them.
     fn empty_mesh(&self) -> Result<(), String> {
         let end = Instant::now() + MESH;
-        loop {
+        for round in 1.. {
             let turns = all(self.app.cores(), Core::frozen_turn, ORDER)?;
-            let is_still = |turn: &FrozenTurn| turn.is_still && turn.obstacles.is_none();
-            let control = self.app.control();
-            let messages = control.messages_under_way() + control.reports_under_way();
-            let is_empty = messages == 0 && !control.has_pushes_of_hosts();
-            if turns.iter().all(is_still) && is_empty {
-                return Ok(());
-            }
-            if Instant::now() >= end {
-                let obstacles = turns.into_iter().find_map(|turn| turn.obstacles);
-                return Err(format!("under way: {}", obstacles.as_deref().unwrap_or("messages")));
+            match self.under_way(&turns) {
+                None => break,
+                Some(under_way) if round >= ROUNDS && Instant::now() >= end => {
+                    return Err(format!("under way: {under_way}"));
+                }
+                Some(_) => {}
             }
         }
+        Ok(())
+    }
+
+    /// What keeps frozen cores from being handed over after a round of `turns`. `None`: nothing.
+    fn under_way(&self, turns: &[FrozenTurn]) -> Option<String> {
+        if let Some(obstacles) = turns.iter().find_map(|turn| turn.obstacles.clone()) {
+            return Some(obstacles);
+        }
+        let busy = turns.iter().filter(|turn| !turn.is_still).count();
+        let control = self.app.control();
+        // In this order, as a report may lead to a message.
+        let reports = control.reports_under_way();
+        let messages = control.messages_under_way();
+        let counts = [
+            (reports, "reports of cores"),
+            (messages, "messages to cores"),
+            (busy, "cores with messages"),
+        ];
+        let left = counts.iter().filter(|(count, _)| *count > 0);
+        let left: Vec<_> = left.map(|(count, what)| format!("{count} {what}")).collect();
+        (!left.is_empty()).then(|| left.join(", "))
     }
 }
 
@@ -243,7 +304,7 @@ impl Predecessor for Former<'_> {
         // From here on nobody can push.
         self.wait_for_callers()?;
         self.close_unmovable()?;
-        self.app.control().hold_hosts();
+        self.hold_hosts()?;
         self.frozen = Some(Instant::now());
         all(cores, Core::freeze, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         self.empty_mesh()
@@ -256,6 +317,7 @@ impl Predecessor for Former<'_> {
         let process = Process {
             last_call: control.last_call(),
             upgrades: comet_ops::upgrades(),
+            counters: control.counters(),
             blocks: blocks.collect(),
             paced: control.paced(),
             hosts: control.hosts(),

@@ -29,6 +29,8 @@ pub(super) struct Process {
     pub(super) last_call: u64,
     /// Upgrades that it has counted, by result.
     pub(super) upgrades: BTreeMap<String, u64>,
+    /// Its counters that are of no shard, as a page of metrics.
+    pub(super) counters: String,
     /// Networks that are blocked, each with the time of the shards when it is over, milliseconds.
     pub(super) blocks: Vec<(String, u64)>,
     /// Paced broadcasts that are under way.
@@ -66,11 +68,12 @@ impl Sockets {
 
 impl Process {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { last_call, upgrades, blocks, paced, hosts } = self;
+        let Self { last_call, upgrades, counters, blocks, paced, hosts } = self;
         let paced: Vec<_> = paced.iter().map(paced::to_json).collect();
         let all = json!({
             "last_call": last_call,
             "upgrades": upgrades,
+            "counters": counters,
             "blocks": blocks,
             "paced": paced,
             "hosts": hosts.as_ref().map(hosts::to_json),
@@ -90,6 +93,7 @@ impl Process {
         Ok(Self {
             last_call: object.get("last_call").and_then(Value::as_u64).unwrap_or(0),
             upgrades: upgrades.into_iter().flatten().filter_map(count).collect(),
+            counters: object.get("counters").and_then(Value::as_str).unwrap_or_default().to_owned(),
             blocks: blocks.into_iter().flatten().filter_map(block).collect(),
             paced: paced.into_iter().flatten().filter_map(paced::from_json).collect(),
             hosts: object.get("hosts").and_then(hosts::from_json),
@@ -119,7 +123,8 @@ mod tests {
         let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();
         let blocks = vec![("192.0.2.0/24".to_owned(), 7_000)];
         let (paced, hosts) = (vec![paced::example()], Some(hosts::example()));
-        let process = Process { last_call: u64::MAX, upgrades, blocks, paced, hosts };
+        let counters = "# TYPE comet_a_total counter\ncomet_a_total{b=\"c\"} 7\n".to_owned();
+        let process = Process { last_call: u64::MAX, upgrades, counters, blocks, paced, hosts };
         assert_eq!(Process::decode(&process.encode()), Ok(process));
     }
 

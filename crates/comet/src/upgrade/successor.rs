@@ -11,6 +11,7 @@ use comet_listen::Inherited;
 use comet_net::{Arrived, ArrivedSocket, Core};
 use comet_upgrade::{Greeting, Handed, Successor, VARIABLE};
 
+use crate::options::memory_ceiling;
 use crate::pid_file::PidFile;
 use crate::start::{Handles, Prepared, Threads};
 use crate::{App, preflight};
@@ -34,7 +35,7 @@ pub(crate) struct NotTaken {
     pub(crate) code: u8,
 }
 
-/// All that a process has taken over.
+/// A process that has yet to take over the connections.
 struct Taken {
     prepared: Prepared,
     threads: Threads,
@@ -77,33 +78,45 @@ impl TakingOver {
     /// # Errors
     /// Why the former process goes on, as far as this one knows.
     pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), NotTaken> {
-        match self.take(config) {
-            Ok(Taken { prepared, threads, handles, mut pid_file, former_pid_file }) => {
-                if let Err(error) = self.successor.wait_for_commit() {
-                    // The former process may end this one before.
-                    let sentence = format!("the former process goes on: {error}");
-                    let _ = threads.stop();
-                    return Err(NotTaken { sentence, code: 1 });
-                }
-                // Before the pages that show it are served.
-                comet_ops::count_upgrades("done", 1);
-                let app = App::go_on(prepared, threads, handles);
-                comet_listen::keep_socket_files(false);
-                if let Some(pid_file) = &mut pid_file
-                    && let Err(error) = pid_file.write()
-                {
-                    log::error!("upgrade: {error}");
-                }
-                if let Some(file) = former_pid_file {
-                    file.remove();
-                }
-                Ok((app, pid_file))
-            }
-            Err(why) => Err(self.refuse(why, 1)),
+        let taken = match self.prepare(config) {
+            Ok(taken) => taken,
+            Err(why) => return Err(self.refuse(why, 1)),
+        };
+        let Taken { prepared, threads, handles, mut pid_file, former_pid_file } = taken;
+        // What it has without the connections shows before clients have to wait.
+        let received = check_memory(config)
+            .and_then(|()| self.receive(&threads))
+            .and_then(|()| check_memory(config));
+        if let Err(why) = received {
+            // The former process does not wait for the end of the threads, which would look as if this one hangs. A core that failed
+            // as well has nothing to add.
+            let refused = self.refuse(why, 1);
+            let _ = threads.stop();
+            return Err(refused);
         }
+        if let Err(error) = self.successor.wait_for_commit() {
+            // The former process may end this one before.
+            let sentence = format!("the former process goes on: {error}");
+            let _ = threads.stop();
+            return Err(NotTaken { sentence, code: 1 });
+        }
+        // Before the pages that show it are served.
+        comet_ops::count_upgrades("done", 1);
+        let app = App::go_on(prepared, threads, handles);
+        comet_listen::keep_socket_files(false);
+        if let Some(pid_file) = &mut pid_file
+            && let Err(error) = pid_file.write()
+        {
+            log::error!("upgrade: {error}");
+        }
+        if let Some(file) = former_pid_file {
+            file.remove();
+        }
+        Ok((app, pid_file))
     }
 
-    fn take(&mut self, config: &Config) -> Result<Taken, String> {
+    /// All that needs no state: the listeners of the former process, and threads that wait.
+    fn prepare(&mut self, config: &Config) -> Result<Taken, String> {
         let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
@@ -127,21 +140,15 @@ impl TakingOver {
         let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
         let clock = Duration::from_micros(clock_us) + greeted.elapsed();
         let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
-        match self.receive(&threads) {
-            Ok(()) => Ok(Taken { prepared, threads, handles, pid_file, former_pid_file }),
-            Err(why) => {
-                // A core that failed as well has nothing to add.
-                let _ = threads.stop();
-                Err(why)
-            }
-        }
+        Ok(Taken { prepared, threads, handles, pid_file, former_pid_file })
     }
 
     /// Gives the cores what the former process hands over, once it is frozen.
     fn receive(&mut self, threads: &Threads) -> Result<(), String> {
         let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
-        let Process { last_call, upgrades, blocks, paced, hosts } = Process::decode(&process)?;
+        let Process { last_call, upgrades, counters, blocks, paced, hosts } =
+            Process::decode(&process)?;
         threads.control.take_over(last_call, read_blocks(blocks)?);
         let parts = read(shards, threads.cores.len())?;
         threads.control.take_over_paced(paced, parts.iter().flat_map(|part| part.part.paced()));
@@ -154,6 +161,7 @@ impl TakingOver {
         for core in adopted {
             core.wait(TIME).and_then(|adopted| adopted)?;
         }
+        comet_ops::carry(&counters);
         for (result, count) in upgrades {
             comet_ops::count_upgrades(&result, count);
         }
@@ -172,9 +180,26 @@ fn check_open_files(connections: u64, open_files: u64) -> Result<(), String> {
     ))
 }
 
+/// Whether this process has no more than it may (`limits.memory`). Buffers that are freed again by now do not count.
+fn check_memory(config: &Config) -> Result<(), String> {
+    let ceiling = memory_ceiling(config);
+    match comet_ops::allocated_bytes() {
+        Ok(bytes) if bytes > ceiling => Err(format!(
+            "the new process would have {} MiB at once, and limits.memory leaves it {} MiB",
+            bytes >> 20,
+            ceiling >> 20
+        )),
+        // Where nobody counts, the ceiling does not hold later either.
+        _ => Ok(()),
+    }
+}
+
 #[allow(clippy::needless_pass_by_value, reason = "for map_err")]
 fn gone(error: std::io::Error) -> String {
-    format!("the former process: {error}")
+    match error.kind() {
+        std::io::ErrorKind::OutOfMemory => "out of memory for what is handed over".to_owned(),
+        _ => format!("the former process: {error}"),
+    }
 }
 
 fn read_blocks(all: Vec<(String, u64)>) -> Result<Blocks, String> {

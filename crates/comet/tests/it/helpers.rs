@@ -17,6 +17,7 @@ use tokio::runtime;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
+use crate::logic_process::own_address;
 use crate::logic_tokens::{SECRET, SecretFile, token};
 use crate::process::{self, Running, comet, line_with, run};
 use crate::support::{self, Metrics, To, push, queued, until};
@@ -239,7 +240,7 @@ fn listen_ends_when_nobody_reads_it() {
 /// An unreachable push server is reported in one line.
 #[test]
 fn push_to_nobody_fails_with_a_sentence() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = own_address().to_string();
     let (code, stdout, stderr) = run(&["push", "--grpc", &free, "all", "text"]);
     assert_eq!((code, stdout.as_str()), (1, ""));
     assert!(stderr.starts_with(&format!("comet: no push server at {free}: ")), "{stderr}");

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -21,6 +20,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::process::{Server, line_with};
+use crate::scratch;
 use crate::support::{Metrics, PATIENCE, until};
 
 /// A key of an issuer.
@@ -245,7 +245,7 @@ fn a_server_with_tls_has_to_be_trusted() {
     let line = line_with(&stranger.log, "token.jwks_urls[0]: https://");
     assert!(line.contains("certificate"), "{line}");
     drop(stranger);
-    let authorities = Path::new(env!("CARGO_TARGET_TMPDIR")).join("jwks-ca.pem");
+    let authorities = scratch::folder().join("jwks-ca.pem");
     fs::write(&authorities, cert.pem()).unwrap();
     let environment = [("SSL_CERT_FILE", authorities.to_str().unwrap())];
     let server = web.serve(&environment, &sets);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -10,6 +10,7 @@ use std::thread;
 use comet_client::Transport;
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 
+use crate::scratch;
 use crate::support::{BOTH, PATIENCE, Server, To, queued};
 
 fn comet(arguments: &[&str]) -> Command {
@@ -55,7 +56,7 @@ fn lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
 pub(crate) fn server_named(name: &str) -> (Server, PathBuf) {
     let own = generate_simple_self_signed([name.to_owned()]).unwrap();
     let CertifiedKey { cert, signing_key } = own;
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let folder = scratch::folder();
     let [certificate, key] = ["pem", "key"].map(|kind| folder.join(format!("{name}.{kind}")));
     fs::write(&certificate, cert.pem()).unwrap();
     fs::write(&key, signing_key.serialize_pem()).unwrap();

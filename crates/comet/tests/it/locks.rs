@@ -8,6 +8,7 @@ use comet::caller::{Ledger, PushClient, PushError};
 use rustix::process::Signal;
 
 use crate::process::{Server as Process, line_with, run, with_sets};
+use crate::scratch;
 use crate::support::{PATIENCE, Server, config};
 
 /// The exit code of a push that nobody was there for.
@@ -85,7 +86,7 @@ fn callers_need_a_token_where_there_are_any() {
 
 #[test]
 fn tokens_are_read_from_files_and_again_at_sighup() {
-    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("push-token");
+    let file = scratch::folder().join("push-token");
     fs::write(&file, format!("{TOKEN}\n")).unwrap();
     let set = format!("push.tokens=[{{ file = {:?} }}]", file.to_str().unwrap());
     let server = Process::start(&[&set]);

@@ -6,10 +6,9 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use comet_client::Transport;
-use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::logic_process::own_address;
@@ -116,7 +115,7 @@ fn comets_that_do_not_serve_hold_up_no_push() {
     is_up("stopped", 1);
     let mut client = good.live(Transport::Tcp, "42");
 
-    stopped.signal(Signal::STOP);
+    stopped.pause(true);
     is_up("stopped", 0);
     let mut unnamed = BTreeSet::from(["full", "garbage", "stopped"]);
     while !unnamed.is_empty() {
@@ -138,7 +137,7 @@ fn comets_that_do_not_serve_hold_up_no_push() {
     let failures = "comet_logic_push_failures_total{server=\"stopped\"}";
     assert!(Metrics::read(stat).value(failures) >= 100);
 
-    stopped.signal(Signal::CONT);
+    stopped.pause(false);
     is_up("stopped", 1);
     let data = post(http, "all?operation=5", b"again");
     assert_eq!(failed(&data).len(), 2, "{data}");
@@ -170,10 +169,10 @@ fn a_redis_that_cannot_serve_is_one_line_until_it_can() {
     until("pushes to be taken again", || push()["code"] == 0);
 
     // It says nothing.
-    redis.signal(Signal::STOP);
+    redis.pause(true);
     assert_eq!(push()["code"], -500);
     assert_eq!(up(), 0);
-    redis.signal(Signal::CONT);
+    redis.pause(false);
     until("pushes to be taken again", || push()["code"] == 0);
     assert_eq!(up(), 1);
     let lines: Vec<_> = log.try_iter().filter(|line| line.contains("session store")).collect();
@@ -185,30 +184,32 @@ fn a_redis_that_cannot_serve_is_one_line_until_it_can() {
 #[test]
 fn answers_of_comets_that_arrived_meanwhile_count() {
     let (stopped, at) = other_comet();
+    let (at, passages) = watched(at);
     let sets =
-        [format!("logic_server.comets=[\"stopped={at}\"]"), "push.timeout=\"1s\"".to_owned()];
+        [format!("logic_server.comets=[\"stopped={at}\"]"), "push.timeout=\"4s\"".to_owned()];
     let (logic, log, http, stat) = logic(&sets);
     let is_up = "comet_logic_comet_up{server=\"stopped\"}";
     until("the comet to be there", || Metrics::read(stat).value(is_up) == 1);
-    let begin = Instant::now();
-    stopped.signal(Signal::STOP);
-    let pushing = thread::spawn(move || request(http, "POST", "/goim/push/all?operation=5", b"hi"));
-    let callers = "comet_api_connections{listener=\"logic_server.http\"}";
-    until("the push to be under way", || Metrics::read(stat).value(callers) == 1);
-    // Its health is asked for as well, once a second.
-    thread::sleep(Duration::from_millis(1_100).saturating_sub(begin.elapsed()));
-    logic.signal(Signal::STOP);
-    stopped.signal(Signal::CONT);
+    stopped.pause(true);
+    // Its health is asked for once a second, and has to be known two seconds later.
+    while passages.try_recv().is_ok() {}
+    passages.recv().unwrap();
+    let body = b"a push that waits";
+    let pushing = thread::spawn(move || request(http, "POST", "/goim/push/all?operation=5", body));
+    let has_body = |bytes: Vec<u8>| bytes.windows(body.len()).any(|part| part == body);
+    assert!(passages.iter().any(has_body), "the push is under way");
+    logic.pause(true);
+    stopped.pause(false);
     thread::sleep(Duration::from_secs(5));
-    logic.signal(Signal::CONT);
+    logic.pause(false);
     let answer = pushing.join().unwrap();
     assert_eq!((&answer["code"], failed(&answer["data"])), (&0.into(), vec![]), "{answer}");
     assert_eq!(Metrics::read(stat).value(is_up), 1);
     assert!(log.try_iter().all(|line| !line.contains("gone")));
 }
 
-/// Passes on what goes to `server` and back. Says when something goes there.
-fn watched(server: SocketAddr) -> (SocketAddr, Receiver<()>) {
+/// Passes on what goes to `server` and back. Gives what goes there, too.
+fn watched(server: SocketAddr) -> (SocketAddr, Receiver<Vec<u8>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let (went, passages) = channel();
@@ -221,7 +222,8 @@ fn watched(server: SocketAddr) -> (SocketAddr, Receiver<()>) {
             thread::spawn(move || {
                 let mut bytes = [0; 4096];
                 while let Ok(length @ 1..) = stream.read(&mut bytes) {
-                    if server.write_all(&bytes[..length]).is_err() || went.send(()).is_err() {
+                    let bytes = &bytes[..length];
+                    if server.write_all(bytes).is_err() || went.send(bytes.to_vec()).is_err() {
                         break;
                     }
                 }
@@ -243,14 +245,14 @@ fn an_answer_of_redis_that_arrived_meanwhile_counts() {
     let (logic, _log, http, stat) = logic(&sets);
     let push = move || request(http, "POST", "/goim/push/keys?operation=5&keys=k", b"hi");
     assert_eq!(push()["code"], 0);
-    redis.signal(Signal::STOP);
+    redis.pause(true);
     while passages.try_recv().is_ok() {}
     let pushing = thread::spawn(push);
     passages.recv().unwrap();
-    logic.signal(Signal::STOP);
-    redis.signal(Signal::CONT);
+    logic.pause(true);
+    redis.pause(false);
     thread::sleep(Duration::from_secs(5));
-    logic.signal(Signal::CONT);
+    logic.pause(false);
     let answer = pushing.join().unwrap();
     assert_eq!(answer["code"], 0, "{answer}");
     assert_eq!(Metrics::read(stat).by_label("comet_logic_redis_failures_total"), []);

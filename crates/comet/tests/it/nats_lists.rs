@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use comet_client::Transport;
-use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::nats::two_hosts;
@@ -178,10 +177,10 @@ fn a_list_names_the_hosts_whose_part_is_missing() {
     let Some(rig) = Rig::start("push.timeout=\"2s\"") else { return };
     let _clients = [rig.client(0, 1, "live://r"), rig.client(1, 1, "live://r")];
     rig.until_counted("live://r", 2);
-    rig.hosts[1].signal(Signal::STOP);
+    rig.hosts[1].pause(true);
     let members = rig.ctl(0, &["members", "live://r"]);
     let rooms = rig.ctl(2, &["rooms"]);
-    rig.hosts[1].signal(Signal::CONT);
+    rig.hosts[1].pause(false);
     assert_eq!((&members[0]["count"], &members[0]["unanswered"]), (&json!(1), &json!(["b"])));
     assert_eq!(members[1]["key"], "a-1");
     assert_eq!(rooms[0]["unanswered"], json!(["b"]));

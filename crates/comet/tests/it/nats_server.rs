@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
+use crate::halt;
 use crate::logic_process::own_address;
 use crate::support::until;
 
@@ -40,9 +41,7 @@ impl NatsServer {
 
     /// Lets the process run no more, with all its connections open, or run again.
     pub(crate) fn pause(&self, is_paused: bool) {
-        let signal = if is_paused { "-STOP" } else { "-CONT" };
-        let sent = Command::new("kill").args([signal, &self.process.id().to_string()]).status();
-        assert!(sent.unwrap().success());
+        halt::pause(&self.process, is_paused);
     }
 
     /// Begins anew at the same address, with other arguments from now on.

@@ -12,6 +12,7 @@ use rustix::process::Signal;
 
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
+use crate::scratch;
 use crate::support::{Metrics, PATIENCE, Permit, To, try_push, until};
 
 const ROOM: &str = "h://r";
@@ -48,7 +49,7 @@ impl Rig {
     /// Without hosts.
     fn with_nats(name: &str, has_jetstream: bool, settings: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
-        let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let store = scratch::folder().join(name);
         let _ = std::fs::remove_dir_all(&store);
         let arguments = ["-js", "-sd", store.to_str().unwrap()];
         let nats = NatsServer::start(if has_jetstream { &arguments } else { &[] })?;

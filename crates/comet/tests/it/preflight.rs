@@ -1,14 +1,19 @@
 //! `--check` and the start find the same mistakes, all at once.
 
 use std::fs;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
 
 use crate::logic_process::own_address;
 use crate::process::{Running, Server, comet, line_with, run, temporary, with_sets};
-use crate::support::{Permit, two_cores};
+use crate::support::{Permit, two_cores, until};
 use crate::tls::Certificates;
 
 /// Runs the program with `sets`, as a check and as a start; both find `lines`, and nothing is left behind.
@@ -195,7 +200,8 @@ fn an_address_of_another_process_is_a_mistake_beside_those_of_the_running_server
     assert!(code == 1 && said.starts_with(&sentence) && said.lines().count() == 1, "{said}");
 }
 
-/// Rings count as locked memory on this kernel, unless the process may lock as much as it likes.
+/// Rings count as locked memory on this kernel, unless the process may lock as much as it likes. It is counted by user,
+/// so the program runs as a user of its own where that is allowed, and may read what this one can.
 #[test]
 fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
     let cores = two_cores();
@@ -203,7 +209,11 @@ fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
     let run = |limit_kib: u32, check: &str| {
         let program = env!("CARGO_BIN_EXE_comet");
         let script = format!(
-            "ulimit -l {limit_kib} && exec setpriv --bounding-set=-ipc_lock --inh-caps=-ipc_lock \
+            "set -e
+             ulimit -l {limit_kib}
+             user=\"--reuid=$((10000 + $$ % 50000)) --ambient-caps=+dac_read_search\"
+             setpriv $user --inh-caps=+dac_read_search true 2>/dev/null || user=
+             exec setpriv $user --bounding-set=-ipc_lock --inh-caps=-ipc_lock${{user:+,+dac_read_search}} \
              '{program}' {check} --cores {cores} {line}"
         );
         let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
@@ -229,4 +239,41 @@ fn locked_memory_that_no_ring_fits_into_is_a_mistake() {
     }
     // Ten times as much as a check itself takes.
     assert_eq!(run(768, "--check").0, Some(0));
+}
+
+/// A listener that no process has: it is on its way through the stream. One that a killed process left in its ring is such, until
+/// the kernel has closed the ring.
+fn without_process(address: SocketAddr) -> [UnixStream; 2] {
+    let listener = TcpListener::bind(address).unwrap();
+    let (sender, receiver) = UnixStream::pair().unwrap();
+    let descriptors = [listener.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)));
+    sendmsg(&sender, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()).unwrap();
+    [sender, receiver]
+}
+
+#[test]
+fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
+    for setting in ["tcp.bind", "push.grpc"] {
+        let _permit = Permit::wait();
+        let address = own_address();
+        let on_its_way = without_process(address);
+        let bind = format!("{setting}=[\"{address}\"]");
+        let cores = two_cores();
+        let arguments = [&["--cores", &cores][..], &with_sets(&[&bind])].concat();
+        let (process, log) = Running::start(comet(&arguments));
+        // It looks at intervals, and sleeps between them: longer than for a process that may be about to end.
+        let status = format!("/proc/{}/status", process.0.id());
+        let sleeps = || {
+            let status = fs::read_to_string(&status).unwrap();
+            let line =
+                status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+            line.expect("it runs").trim().parse::<u32>().unwrap()
+        };
+        until("it to wait", || sleeps() > 100);
+        drop(on_its_way);
+        line_with(&log, "debug [");
+    }
 }

@@ -3,11 +3,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::process::{Command, Output, Stdio};
 
 use comet_client::Transport;
 
+use crate::logic_process::own_address;
 use crate::process::{comet, line_with, lines, run, with_sets};
 use crate::support::{Server, To, queued, until};
 
@@ -49,7 +49,7 @@ fn what_cannot_be_printed_is_a_failure_in_one_line() {
 
 #[test]
 fn the_code_of_a_mistake_does_not_depend_on_standard_error() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = own_address().to_string();
     let check = [&["--check"], &with_sets(&["limits.connections=16777216"])[..]].concat();
     let cases: [(&[&str], i32); 7] = [
         (&["--nonsense"], 64),

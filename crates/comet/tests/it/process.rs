@@ -12,7 +12,9 @@ use comet::caller::PushClient;
 use comet_client::{Pusher, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::halt;
 use crate::peer::{CloseNotice, Peer, UPGRADE, frame_with};
+use crate::scratch;
 use crate::support::{
     FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, dropped, get, push, queued, two_cores,
     until,
@@ -84,6 +86,11 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
+    }
+
+    /// Lets it run no more, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        halt::pause(&self.0, is_paused);
     }
 
     /// Waits for the end; returns the exit code.
@@ -173,6 +180,11 @@ impl Server {
 
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
+    }
+
+    /// Lets it run no more, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        self.process.pause(is_paused);
     }
 
     pub(crate) fn pid(&self) -> String {
@@ -306,9 +318,9 @@ fn check_counts_tls_and_shows_no_password() {
     }
 }
 
-/// A file of `text` in the directory cargo gives tests; its path.
+/// A file of `text`, of this run alone; its path.
 pub(crate) fn temporary(name: &str, text: &str) -> String {
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    let path = scratch::folder().join(name);
     std::fs::write(&path, text).unwrap();
     path.to_str().unwrap().to_owned()
 }

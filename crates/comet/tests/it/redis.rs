@@ -4,8 +4,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
-use rustix::process::{Pid, Signal, kill_process};
-
+use crate::halt;
 use crate::logic_process::own_address;
 use crate::support::until;
 
@@ -48,8 +47,9 @@ impl RedisServer {
         assert_eq!(answer, *b"+OK\r\n", "{command}");
     }
 
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.process), signal).unwrap();
+    /// Lets the process run no more, with all its connections open, or run again.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        halt::pause(&self.process, is_paused);
     }
 
     pub(crate) fn stop(&mut self) {

@@ -6,10 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs, process};
+use std::{env, process};
 
 use comet_client::{Transport, op};
-use rustix::process::Signal;
 use rustls::version::TLS13;
 
 use crate::fake_logic::FakeLogic;
@@ -69,14 +68,7 @@ struct Stop<'server> {
 
 impl<'server> Stop<'server> {
     fn new(server: &'server Server) -> Self {
-        server.signal(Signal::STOP);
-        let tasks = format!("/proc/{}/task", server.pid());
-        until("every thread to stop", || {
-            fs::read_dir(&tasks).unwrap().all(|task| {
-                let stat = fs::read_to_string(task.unwrap().path().join("stat")).unwrap();
-                stat.rsplit(") ").next().is_some_and(|state| state.starts_with('T'))
-            })
-        });
+        server.pause(true);
         Self { server, since: Instant::now() }
     }
 
@@ -88,7 +80,7 @@ impl<'server> Stop<'server> {
 
 impl Drop for Stop<'_> {
     fn drop(&mut self) {
-        self.server.signal(Signal::CONT);
+        self.server.pause(false);
     }
 }
 
@@ -97,27 +89,36 @@ fn expect_none_closed(server: &Server, reason: &str) {
     assert_eq!(Metrics::read(server.stat).closed(reason), 0, "{reason}");
 }
 
+/// All say it before one is waited for.
+fn beat(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+    peers.iter_mut().for_each(|peer| peer.send(op::HEARTBEAT, sequence, b""));
+}
+
+fn answered(peers: &mut [Peer<Box<dyn Stream>>], sequence: i32) {
+    for peer in peers {
+        let reply = peer.recv();
+        assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, sequence), "{reply:?}");
+        assert!(i32::from_be_bytes(reply.body[..].try_into().unwrap()) > 0);
+    }
+}
+
 #[test]
 fn heartbeats_that_arrived_meanwhile_count() {
     let certificates = Certificates::new(&["a.example"]);
-    let server = start_with(&certificates, &["protocol.heartbeat=\"4s\""]);
+    let server = start_with(&certificates, &["protocol.heartbeat=\"10s\""]);
     let doors = Door::all(&server, &certificates);
     let mut peers = Vec::new();
     for _ in 0..75 {
         for door in &doors {
             peers.push(door.enter(plain(door.address), "1"));
         }
-        peers.iter_mut().for_each(|peer| assert!(peer.online() > 0));
+        beat(&mut peers, 1);
+        answered(&mut peers, 1);
     }
     let stop = Stop::new(&server);
-    for peer in &mut peers {
-        peer.send(op::HEARTBEAT, 2, b"");
-    }
-    stop.end_after(Duration::from_secs(5));
-    for peer in &mut peers {
-        let reply = peer.recv();
-        assert_eq!((reply.operation, reply.sequence), (op::HEARTBEAT_REPLY, 2), "{reply:?}");
-    }
+    beat(&mut peers, 2);
+    stop.end_after(Duration::from_secs(11));
+    answered(&mut peers, 2);
     expect_none_closed(&server, "heartbeat_timeout");
 }
 
@@ -125,7 +126,7 @@ fn heartbeats_that_arrived_meanwhile_count() {
 #[test]
 fn handshakes_that_began_meanwhile_go_on() {
     let certificates = Certificates::new(&["a.example"]);
-    let server = start_with(&certificates, &["protocol.handshake_timeout=\"2s\""]);
+    let server = start_with(&certificates, &["protocol.handshake_timeout=\"5s\""]);
     let doors = Door::all(&server, &certificates);
     let sockets: Vec<_> = doors.iter().cycle().take(60).map(|door| plain(door.address)).collect();
     let accepted = || Metrics::read(server.stat).value("comet_connections");
@@ -138,7 +139,7 @@ fn handshakes_that_began_meanwhile_go_on() {
         .zip(sockets)
         .map(|(door, socket)| thread::spawn(move || door.enter(socket, "1").online()))
         .collect();
-    stop.end_after(Duration::from_secs(4));
+    stop.end_after(Duration::from_secs(6));
     for client in clients {
         assert!(client.join().unwrap() > 0);
     }
@@ -148,7 +149,7 @@ fn handshakes_that_began_meanwhile_go_on() {
 #[test]
 fn sends_that_can_go_on_are_not_late() {
     const SETS: [&str; 3] =
-        ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"2s\""];
+        ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"5s\""];
     let server = Server::start(&SETS);
     let mut peers: Vec<_> = (0..60).map(|_| server.live(Transport::Tcp, "1")).collect();
     let caller = comet::caller::PushClient::connect(&server.grpc.to_string()).unwrap();
@@ -168,7 +169,7 @@ fn sends_that_can_go_on_are_not_late() {
         };
         assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted), "{error}");
     }
-    stop.end_after(Duration::from_secs(4));
+    stop.end_after(Duration::from_secs(6));
     until("the rest to be sent", || {
         for peer in &mut peers {
             let _ = peer.stream.read(&mut vec![0; 1 << 20]);
@@ -182,7 +183,7 @@ fn sends_that_can_go_on_are_not_late() {
 fn answers_of_logic_that_arrived_meanwhile_count() {
     let logic = FakeLogic::start();
     let addrs = format!("logic.addrs=[{:?}]", logic.address.to_string());
-    let server = Server::start(&[&addrs, "logic.timeout=\"2s\"", "logic.ping=\"100ms\""]);
+    let server = Server::start(&[&addrs, "logic.timeout=\"5s\"", "logic.ping=\"100ms\""]);
     let is_up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
     until("logic to be there", || Metrics::read(server.stat).value(&is_up) == 1);
     logic.hold(true);
@@ -196,7 +197,7 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
     peers.iter().for_each(|_| drop(logic.connect()));
     let stop = Stop::new(&server);
     logic.hold(false);
-    stop.end_after(Duration::from_secs(4));
+    stop.end_after(Duration::from_secs(6));
     for peer in &mut peers {
         peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(peer.recv(), message(op::AUTH_REPLY, 1, b""));
@@ -208,7 +209,7 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
 fn bodies_of_requests_that_arrived_meanwhile_count() {
     let socket = env::temp_dir().join(format!("comet-stopped-{}.sock", process::id()));
     let http = format!("push.http=[\"unix:{}\"]", socket.display());
-    let server = Server::start(&[&http, "push.timeout=\"2s\""]);
+    let server = Server::start(&[&http, "push.timeout=\"5s\""]);
     let target = "/goim/push/keys?operation=5&keys=a";
     let head = format!("POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n");
     let mut callers: Vec<_> = (0..20)
@@ -222,7 +223,7 @@ fn bodies_of_requests_that_arrived_meanwhile_count() {
     until("every request to begin", || taken() >= 20);
     let stop = Stop::new(&server);
     callers.iter_mut().for_each(|caller| caller.write_all(b"b").unwrap());
-    stop.end_after(Duration::from_secs(4));
+    stop.end_after(Duration::from_secs(6));
     for caller in &mut callers {
         caller.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = [0; 15];

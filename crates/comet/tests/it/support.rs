@@ -202,6 +202,20 @@ impl Metrics {
         *self.0.get(sample).unwrap_or_else(|| panic!("no {sample} in /metrics"))
     }
 
+    /// Samples of counters and histograms of comet that are less in `later`, or missing there.
+    pub(crate) fn fallen(&self, later: &Self) -> Vec<String> {
+        let is_counter = |sample: &str| {
+            let name = sample.split('{').next().unwrap_or_default();
+            let ends = ["_total", "_bucket", "_count"];
+            name.starts_with("comet_") && ends.iter().any(|end| name.ends_with(end))
+        };
+        let counters = self.0.iter().filter(|(sample, _)| is_counter(sample));
+        let fallen = counters.filter(|(sample, value)| later.0.get(*sample) < Some(*value));
+        fallen
+            .map(|(sample, value)| format!("{sample} {value} {:?}", later.0.get(sample)))
+            .collect()
+    }
+
     pub(crate) fn closed(&self, reason: &str) -> u64 {
         self.value(&format!("comet_closed_total{{reason=\"{reason}\"}}"))
     }

@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::process::{self, ChildStdin, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{ChildStdin, Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -15,6 +15,7 @@ use rustls::version::TLS13;
 
 use crate::peer::{Peer, message};
 use crate::process::{Running, line_with, lines};
+use crate::scratch;
 use crate::support::{BOTH, PATIENCE, Server, To, queued, until};
 use crate::tls::{Certificates, address, live};
 
@@ -247,7 +248,8 @@ fn go_talks_in_both_versions() {
     let server = certificates.server(&SETS);
     let address = address(&server, Transport::Tcp).to_string();
     let [certificate, _] = certificates.files("a.example");
-    let binary = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls_peer_go");
+    let folder = Folder::new("go");
+    let binary = folder.0.join("peer");
     if !builds(Command::new("go").arg("build").arg("-o").arg(&binary).arg(source("peer.go"))) {
         return;
     }
@@ -266,16 +268,16 @@ fn java_talks_in_both_versions_and_updates_its_keys() {
     let port = address(&server, Transport::Tcp).port().to_string();
     let [certificate, _] = certificates.files("a.example");
     // After so many bytes it updates its key and asks for an update of the server's.
-    let limits = Path::new(env!("CARGO_TARGET_TMPDIR")).join("java.security");
+    let folder = Folder::new("java");
+    let limits = folder.0.join("java.security");
     fs::write(&limits, "jdk.tls.keyLimits=AES/GCM/NoPadding KeyUpdate 2^15\n").unwrap();
     let limits = format!("-Djava.security.properties={}", limits.display());
-    let classes = Path::new(env!("CARGO_TARGET_TMPDIR")).join("tls_peer_java");
-    if !builds(Command::new("javac").arg("-d").arg(&classes).arg(source("Peer.java"))) {
+    if !builds(Command::new("javac").arg("-d").arg(&folder.0).arg(source("Peer.java"))) {
         return;
     }
     for (count, version) in [(1, "1.2"), (2, "1.3")] {
         let mut java = Command::new("java");
-        java.arg("-cp").arg(&classes).args([&limits, "-Djavax.net.debug=ssl:handshake"]);
+        java.arg("-cp").arg(&folder.0).args([&limits, "-Djavax.net.debug=ssl:handshake"]);
         java.args(["Peer", &port, &certificate, version]);
         let mut program = Program::start(&mut java).unwrap();
         let log = std::mem::replace(&mut program.log, channel().1);
@@ -289,6 +291,14 @@ fn java_talks_in_both_versions_and_updates_its_keys() {
 /// A folder that is gone with the value.
 struct Folder(PathBuf);
 
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = Self(scratch::folder().join(name));
+        fs::create_dir_all(&folder.0).unwrap();
+        folder
+    }
+}
+
 impl Drop for Folder {
     fn drop(&mut self) {
         // A browser that was killed may still write to it.
@@ -301,9 +311,7 @@ fn chromium_talks() {
     let certificates = certificates();
     let server = certificates.server(&SETS);
     let port = address(&server, Transport::WebSocket).port().to_string();
-    let folder = format!("{}/chromium-{}", env!("CARGO_TARGET_TMPDIR"), process::id());
-    let folder = Folder(PathBuf::from(folder));
-    fs::create_dir_all(&folder.0).unwrap();
+    let folder = Folder::new("chromium");
     let page = folder.0.join("page.html");
     fs::write(&page, include_str!("tls_peers/page.html").replace("PORT", &port)).unwrap();
     let mut chromium = Command::new("chromium");

@@ -1,7 +1,5 @@
 //! Two comets, each a process of its own, that push for each other through a real NATS server.
 
-use rustix::process::Signal;
-
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
 use crate::support::{Metrics, Permit, two_cores, until};
@@ -44,6 +42,6 @@ impl TwoHosts {
 
     /// Lets a host run no more, or run again.
     pub(crate) fn pause(&self, host: usize, is_paused: bool) {
-        self.hosts[host].signal(if is_paused { Signal::STOP } else { Signal::CONT });
+        self.hosts[host].pause(is_paused);
     }
 }

@@ -8,12 +8,13 @@ use rustix::process::Signal;
 
 use crate::peer::Peer;
 use crate::process::{Server as Process, line_with, temporary};
+use crate::scratch;
 use crate::support::{BOTH, Metrics, Server, To, http, queued, until};
 
 /// A file nobody has written to yet.
 fn file(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    // Of an earlier run, if at all.
+    let path = scratch::folder().join(name);
+    // Of an earlier test, if at all.
     let _ = fs::remove_file(&path);
     path
 }

@@ -97,3 +97,36 @@ fn a_heartbeat_that_is_held_is_in_time() {
     assert!(!rig.is_closed(conn));
     assert_eq!(rig.take(conn).len(), frame(op::HEARTBEAT_REPLY, 2, &[0; 4]).len());
 }
+
+/// A message may lie there, or its goodbye.
+#[test]
+fn what_was_held_is_read_when_its_client_leaves() {
+    let mut rig = rig();
+    let conns = clients(&mut rig);
+    rig.shards[0].hold_input();
+    for conn in conns {
+        let message = frame(op::SEND, 1, b"last");
+        match conn == conns[0] {
+            true => rig.feed(conn, &message),
+            false => rig.feed(conn, &masked(0x82, &message)),
+        }
+        assert_eq!(received(&mut rig), []);
+        rig.hang_up(conn);
+        assert_eq!(received(&mut rig), [(conn, b"last".to_vec())]);
+    }
+}
+
+/// More than may wait is no fault of a client: nobody reads it.
+#[test]
+fn a_client_that_sends_more_than_is_held_goes_on() {
+    let mut rig = Rig::new(1, Limits::default());
+    let conn = rig.join(0, "7/k//");
+    rig.shards[0].hold_input();
+    for _ in 0..200 {
+        rig.feed(conn, &frame(op::SEND, 1, &[0; 1_000]));
+    }
+    assert!(!rig.is_closed(conn));
+    rig.shards[0].release_input();
+    rig.run();
+    assert!(!rig.is_closed(conn));
+}

@@ -256,3 +256,25 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     let outcome = world.outcome("a").unwrap();
     assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
 }
+
+/// It would be waited for until the deadline otherwise.
+#[test]
+fn a_host_that_refuses_a_push_is_named_at_once() {
+    let mut world = World::new(&["a", "b", "c"]);
+    world.set_members("b", "r", 3);
+    world.set_members("c", "r", 4);
+    world.settle();
+    world.hosts.get_mut("b").unwrap().refuses = true;
+    // Nobody knows who has members: the first answer would say it.
+    for target in [room("r"), Target::All] {
+        let outcome = world.push("a", target.clone()).expect("all have answered or refused");
+        assert_eq!(outcome.unanswered, [HostName::from("b")]);
+        let members = if target == Target::All { 0 } else { 4 };
+        assert_eq!((outcome.hosts, outcome.tally.matched), (1, members));
+    }
+    // It knows it.
+    world.set_members("a", "r", 1);
+    world.settle();
+    let outcome = world.push("a", room("r")).expect("all have answered or refused");
+    assert_eq!((outcome.unanswered, outcome.tally.matched), (vec!["b".into()], 4));
+}

@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 
 use comet::caller::PushClient;
 use comet_client::{Transport, op};
-use rustix::process::Signal;
 
 use super::Logic;
 use super::wire::{Passage, Wire};
@@ -29,7 +28,7 @@ fn start(address: SocketAddr) -> (Server, Peer) {
     let server = Server::start(&[
         &format!("logic.addrs=[\"{address}\"]"),
         "logic.ping=\"100ms\"",
-        "logic.timeout=\"500ms\"",
+        "logic.timeout=\"2s\"",
         "logic.renew=\"100ms\"",
     ]);
     until_up(&server, 1);
@@ -64,11 +63,11 @@ fn is_refused(server: &Server) {
 fn logic_that_is_stopped_refuses_the_new_and_keeps_the_connected() {
     let logic = Logic::start(&[]);
     let (server, mut live) = start(logic.grpc);
-    logic.process.signal(Signal::STOP);
+    logic.process.pause(true);
     until_up(&server, 0);
     is_refused(&server);
     serves(&server, &mut live);
-    logic.process.signal(Signal::CONT);
+    logic.process.pause(false);
     until_up(&server, 1);
     server.live(Transport::WebSocket, "43");
 }

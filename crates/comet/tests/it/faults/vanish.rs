@@ -93,7 +93,8 @@ fn peers_that_vanish_are_closed_by_their_deadlines_and_every_push_is_counted() {
     let bind = format!("tcp.bind=[\"{}:0\"]", host.addresses[0]);
     let server = Server::start(&[
         &bind,
-        "protocol.heartbeat=\"2s\"",
+        // `comet listen` beats more seldom: they have to vanish before it is over.
+        "protocol.heartbeat=\"10s\"",
         "protocol.write_timeout=\"1s\"",
         // Full soon, so that some of the pushes wait.
         "tcp.sndbuf=4096",

@@ -22,7 +22,7 @@ pub(super) enum Passage {
 }
 
 /// How long a slow wire takes: longer than any deadline of these tests.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(4);
 
 /// Listens, and passes on what comes to a server.
 pub(super) struct Wire {

@@ -217,6 +217,24 @@ fn a_key_has_one_owner_on_all_hosts_after_an_upgrade() {
     stays.close_notice();
 }
 
+/// The new process cannot learn what the former one held. The next upgrade waits until it gives that up.
+#[test]
+fn a_host_without_a_connection_is_upgraded_again() {
+    let Some(mut hosts) = Hosts::start(&[]) else { return };
+    let mut client = hosts.line.server.live(BOTH[0], &token(1));
+    hosts.nats.pause(true);
+    hosts.line.upgrade();
+    hosts.line.upgrade();
+    assert_eq!(hosts.line.push(To::User(1), b"alone").queued, 1);
+    hosts.nats.pause(false);
+    assert_eq!(client.recv().body, b"alone");
+    let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
+    until("a push of the other host to come", || {
+        push(&caller, To::User(1), 5, b"together").queued == 1
+    });
+    assert_eq!(client.recv().body, b"together");
+}
+
 /// The successor ends amid the hand-over: what was held is begun here.
 #[test]
 fn a_host_whose_upgrade_fails_goes_on_with_its_pushes() {

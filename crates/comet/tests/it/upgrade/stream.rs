@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use comet::caller::PushClient;
 use comet_client::{Client, Joined, Options, Position};
 
+use crate::scratch;
 use crate::support::{Metrics, PATIENCE, To, push, try_push, until};
 
 use super::hangs::one_that_hangs;
@@ -32,7 +33,7 @@ impl Drop for Rig {
 
 impl Rig {
     fn start(name: &str) -> Option<Self> {
-        let store = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let store = scratch::folder().join(name);
         let _ = std::fs::remove_dir_all(&store);
         let nats = ["-js", "-sd", store.to_str().unwrap()];
         let rule = "history.rules=[{rooms=\"live://\", pushes=100000, bytes=\"1MiB\"}]";
@@ -118,12 +119,13 @@ fn positions_go_on_and_the_stream_is_not_read_again() {
         assert_eq!(last[0], last[1]);
     }
     for number in 3..=4 {
+        let read = rig.read_by_the_line();
         rig.upgrade();
-        assert_eq!(rig.read_by_the_line(), 0, "the new process goes on where the former one was");
+        assert_eq!(rig.read_by_the_line(), read, "the new process goes on where the former was");
         let body = number.to_string();
         let ledger = push(&caller, To::Room(ROOM), 5, body.as_bytes());
         assert_eq!((ledger.queued, &*ledger.unanswered), (2, &[][..]), "both hosts answer");
-        assert_eq!(rig.read_by_the_line(), 1);
+        assert_eq!(rig.read_by_the_line(), read + 1);
         for (client, last) in clients.iter_mut().zip(&mut last) {
             let (got, position) = next(client);
             assert_eq!((got, position.epoch, client.take_gap()), (body.clone(), last.epoch, None));
@@ -213,7 +215,7 @@ fn a_host_whose_upgrade_fails_reads_the_stream_on() {
     let readers = clients.map(read);
     let caller = call("b", grpc.clone(), (Arc::clone(&is_over), Arc::clone(&made)));
     until("pushes to go on", || made.load(SeqCst) > 50);
-    let hangs = one_that_hangs("upgrade-of-a-stream-is-stopped");
+    let (hangs, _) = one_that_hangs("upgrade-of-a-stream-is-stopped");
     rig.hosts.line.fail(&["--binary", &hangs], "does not answer in time");
     let before = made.load(SeqCst);
     until("pushes to go on", || made.load(SeqCst) > before + 50);

@@ -1,0 +1,177 @@
+//! A listener between the acceptance of its token and the rooms that it wants: nothing that arrives meanwhile is lost.
+
+use std::io::Write;
+use std::time::Duration;
+
+use comet_client::tokio::Listener;
+use comet_client::{Backoff, Event, Options};
+use comet_proto::{AuthReply, JoinReply, KeptSession, Position, Resumed, RoomHandle};
+use tokio::select;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::wire::{frame, frame_2, read_frame, serve};
+
+fn options(address: &str) -> Options {
+    let delay = Duration::from_millis(1);
+    Options::tcp(address, "42").keep_session().backoff(Backoff::new(delay, delay))
+}
+
+/// The acceptance that goes on with a session of `parked` pushes, and as many of them.
+fn resumed(parked: u32) -> Vec<u8> {
+    let resumed = Some(Resumed { parked, lost_full: 0, lost_memory: 0 });
+    let reply = AuthReply {
+        not_renewed: None,
+        heartbeat_ms: 300_000,
+        expires_in_ms: None,
+        kept: Some(KeptSession { resumed }),
+    };
+    let pushes = (1..=parked).flat_map(|sequence| frame(5, sequence.cast_signed(), b"parked"));
+    [frame_2(8, 1, &reply.encode()), pushes.collect()].concat()
+}
+
+fn joined(sequence: i32, handle: u32, room: &[u8], offset: u64) -> Vec<u8> {
+    let position = Some(Position { epoch: 9, offset });
+    let reply = JoinReply { position, ..JoinReply::joined(RoomHandle(handle), room) };
+    frame_2(19, sequence, &reply.encode())
+}
+
+/// In short what an event is.
+fn brief(event: Event) -> String {
+    match event {
+        Event::Connected => "connected".to_owned(),
+        Event::Message(message) => format!("message {}", message.sequence),
+        Event::Room { room, outcome: Ok(_) } => format!("in {room}"),
+        Event::Disconnected { reason, .. } => format!("disconnected: {reason}"),
+        other => format!("{other:?}"),
+    }
+}
+
+/// The server closes before the reply to one of the requests that a new connection makes.
+#[test]
+fn what_was_parked_is_told_where_the_set_up_fails() {
+    const REQUESTS: [i32; 3] = [14, 12, 18];
+    let (address, server) = serve(REQUESTS.len(), |answered, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(2)).unwrap();
+        for (at, request) in REQUESTS.into_iter().enumerate() {
+            let (operation, sequence, body) = read_frame(&mut stream);
+            assert_eq!(operation, request);
+            if at == answered {
+                return stream.write_all(&frame(6, 0, b"draining")).unwrap();
+            }
+            stream.write_all(&frame(request + 1, sequence, &body)).unwrap();
+        }
+    });
+    for _ in REQUESTS {
+        let mut listener = options(&address).reconnecting();
+        listener.subscribe(&[1000]).unwrap();
+        listener.join("a").unwrap();
+        listener.add_room("b").unwrap();
+        let first = listener.next().map(brief);
+        let resumed = listener.client().and_then(|client| client.resumed());
+        assert_eq!((first.as_deref(), resumed.unwrap().parked), (Some("connected"), 2));
+        let events: Vec<_> = listener.by_ref().take(3).map(brief).collect();
+        assert_eq!(events[..2], ["message 1", "message 2"]);
+        assert!(events[2].starts_with("disconnected") && events[2].contains("draining"));
+    }
+    server.join().unwrap();
+}
+
+/// Reads what asks for a kept session, and the token behind it. Returns the operation of that.
+fn read_keep_and_token(stream: &mut impl std::io::Read) -> i32 {
+    let mut keep = [0; 17];
+    stream.read_exact(&mut keep).unwrap();
+    assert_eq!((keep[11], keep[16]), (24, 1));
+    read_frame(stream).0
+}
+
+/// The next event, unless the server says before that this is the time to drop the future.
+async fn next_or_dropped(
+    listener: &mut Listener,
+    steps: &mut UnboundedReceiver<()>,
+) -> Option<Event> {
+    select! {
+        biased;
+        Some(()) = steps.recv() => None,
+        event = listener.next() => event,
+    }
+}
+
+/// The future is dropped when the server has the token, and before each reply to what the new connection asks for.
+#[tokio::test]
+async fn a_dropped_future_loses_nothing_of_a_new_connection() {
+    let (step, mut steps) = unbounded_channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel();
+    let (address, server) = serve(1, move |_, mut stream| {
+        let drop_future = |step: &UnboundedSender<()>| {
+            step.send(()).unwrap();
+            gone_on.recv().unwrap();
+        };
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        drop_future(&step);
+        stream.write_all(&resumed(1)).unwrap();
+        for expected in [14, 12, 18, 18] {
+            let (operation, sequence, body) = read_frame(&mut stream);
+            assert_eq!(operation, expected, "each once");
+            drop_future(&step);
+            let reply = match operation {
+                18 => joined(sequence, 1, &body[4..], 3),
+                _ => frame(operation + 1, sequence, &body),
+            };
+            stream.write_all(&reply).unwrap();
+        }
+    });
+    let mut listener = Listener::new(options(&address));
+    listener.subscribe(&[1000]).await.unwrap();
+    listener.join("a").await.unwrap();
+    listener.add_room("b").await.unwrap();
+    listener.add_room("c").await.unwrap();
+    let mut events = Vec::new();
+    let mut dropped = 0;
+    while events.len() < 5 {
+        match next_or_dropped(&mut listener, &mut steps).await {
+            Some(event) => events.push(brief(event)),
+            None => {
+                dropped += 1;
+                assert!(listener.client().is_none(), "not before it is where the program wants it");
+                go_on.send(()).unwrap();
+            }
+        }
+    }
+    assert_eq!(dropped, 5);
+    assert_eq!(events[..4], ["connected", "in b", "in c", "message 1"]);
+    assert!(events[4].starts_with("disconnected"), "{events:?}");
+    server.join().unwrap();
+}
+
+/// The program asks for more while the new connection is set up: that is done first.
+#[tokio::test]
+async fn requests_wait_until_the_connection_is_set_up() {
+    let (step, mut steps) = unbounded_channel();
+    let (go_on, gone_on) = std::sync::mpsc::channel();
+    let (address, server) = serve(1, move |_, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(1)).unwrap();
+        for (at, room) in [&b"a"[..], b"b", b"c"].into_iter().enumerate() {
+            let (operation, sequence, body) = read_frame(&mut stream);
+            assert_eq!((operation, &body[4..]), (18, room));
+            if at == 0 {
+                step.send(()).unwrap();
+                gone_on.recv().unwrap();
+            }
+            stream.write_all(&joined(sequence, 1 + at as u32, room, 3)).unwrap();
+        }
+    });
+    let mut listener = Listener::new(options(&address));
+    listener.add_room("a").await.unwrap();
+    listener.add_room("b").await.unwrap();
+    assert!(next_or_dropped(&mut listener, &mut steps).await.is_none());
+    go_on.send(()).unwrap();
+    listener.add_room("c").await.unwrap();
+    let mut events = Vec::new();
+    for _ in 0..5 {
+        events.extend(listener.next().await.map(brief));
+    }
+    assert_eq!(events, ["connected", "in a", "in b", "in c", "message 1"]);
+    server.join().unwrap();
+}

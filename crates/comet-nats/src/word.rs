@@ -1,0 +1,44 @@
+//! Words between the two processes of a live upgrade.
+
+/// What the two processes of a host say to each other on the subject of the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Word {
+    /// The new process is subscribed.
+    Subscribed,
+    /// A message that the former process has held; the second: it is sure that it came by no other way.
+    Message,
+    SureMessage,
+    /// There are no more.
+    Complete,
+}
+
+impl Word {
+    const ALL: [(Self, &str); 4] = [
+        (Self::Subscribed, "subscribed"),
+        (Self::Message, "message"),
+        (Self::SureMessage, "sure_message"),
+        (Self::Complete, "complete"),
+    ];
+
+    pub(crate) fn text(self) -> &'static str {
+        let (_, text) = Self::ALL.into_iter().find(|(other, _)| *other == self).expect("listed");
+        text
+    }
+
+    pub(crate) fn of(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(word, _)| word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_back_from_their_texts() {
+        for (word, _) in Word::ALL {
+            assert_eq!(Word::of(word.text()), Some(word));
+        }
+        assert_eq!(Word::of("other"), None);
+    }
+}

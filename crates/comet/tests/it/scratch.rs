@@ -1,0 +1,30 @@
+//! Files of this run of the tests. Two runs in one target directory may overlap.
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+use std::{env, fs, process};
+
+/// Folders of runs that began longer ago are removed.
+const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A folder of this run alone.
+pub(crate) fn folder() -> &'static Path {
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    FOLDER.get_or_init(|| {
+        let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("runs");
+        for run in fs::read_dir(&runs).into_iter().flatten().flatten() {
+            let modified = run.metadata().and_then(|run| run.modified());
+            let age = modified.ok().and_then(|modified| modified.elapsed().ok());
+            if age.is_some_and(|age| age > KEPT) {
+                // Another run may have done so.
+                let _ = fs::remove_dir_all(run.path());
+            }
+        }
+        let own = runs.join(process::id().to_string());
+        // Of a process that had this ID before.
+        let _ = fs::remove_dir_all(&own);
+        fs::create_dir_all(&own).unwrap();
+        own
+    })
+}
