@@ -46,6 +46,9 @@ pub struct Home {
     /// The home has had the pushes of the stream up to this offset.
     #[prost(uint64, tag = "18")]
     pub stream_seen: u64,
+    /// Offset of the latest push of the stream to a room that was forgotten.
+    #[prost(uint64, tag = "19")]
+    pub stream_forgotten: u64,
 }
 
 /// How long a key has had its owner.
@@ -132,6 +135,9 @@ pub struct History {
     /// Pushes that are kept, the oldest first.
     #[prost(message, repeated, tag = "4")]
     pub frames: Vec<Kept>,
+    /// All pushes behind this offset are among them. `None`: those behind the one before the oldest.
+    #[prost(uint64, optional, tag = "5")]
+    pub floor: Option<u64>,
 }
 
 /// A push that is kept, or a batch of them.

@@ -116,6 +116,8 @@ pub(crate) struct ArrivedHome {
     pub(crate) remote: Vec<(Arc<str>, u32)>,
     /// The stream that hosts share, as far as all homes have had it.
     pub(crate) stream: StreamState,
+    /// Offset of the latest push of it to a room that was forgotten.
+    pub(crate) stream_forgotten: u64,
     pub(crate) histories: Vec<History>,
     pub(crate) forgotten_rooms: u64,
 }

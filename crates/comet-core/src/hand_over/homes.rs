@@ -31,6 +31,7 @@ pub(super) struct Homes {
     histories: Vec<(usize, History)>,
     forgotten_rooms: u64,
     stream: Option<StreamState>,
+    stream_forgotten: u64,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
     /// Since when keys that logic named have their owners.
@@ -53,11 +54,13 @@ impl Homes {
             stream_epoch: epoch,
             stream_floor: floor,
             stream_seen: seen,
+            stream_forgotten,
             key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
             left_behind,
         } = home;
+        self.stream_forgotten = self.stream_forgotten.max(stream_forgotten);
         self.add_stream(StreamState { epoch, floor, seen, is_read: epoch != 0 });
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
@@ -148,6 +151,7 @@ impl Homes {
             mut histories,
             forgotten_rooms,
             stream,
+            stream_forgotten,
             sessions,
             owners,
             claimed_at,
@@ -160,6 +164,7 @@ impl Homes {
             home.anonymous = anonymous.div_ceil(count.into());
             home.forgotten_rooms = forgotten_rooms;
             home.stream = stream.unwrap_or_default();
+            home.stream_forgotten = stream_forgotten;
         }
         for (key, (conn, is_kept)) in owners {
             let claimed_at = claimed_at.get(&key).copied();

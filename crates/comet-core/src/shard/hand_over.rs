@@ -366,6 +366,7 @@ impl Shard {
             stream_epoch: stream.epoch,
             stream_floor: stream.floor,
             stream_seen: stream.seen,
+            stream_forgotten: histories.forgotten_in_stream(),
             key_ages: keys
                 .owners_of_given()
                 .map(|(key, since)| {

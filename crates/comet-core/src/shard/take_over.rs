@@ -228,6 +228,7 @@ impl Shard {
             rooms,
             remote,
             stream,
+            stream_forgotten,
             histories,
             forgotten_rooms,
         } = home;
@@ -270,7 +271,8 @@ impl Shard {
         }
         let (limits, evicted) = (&self.context.limits, self.counters.history_evicted);
         let now = self.context.now;
-        self.home.histories.take_over((histories, stream), forgotten_rooms, evicted, limits, now);
+        let histories = (histories, stream, stream_forgotten);
+        self.home.histories.take_over(histories, forgotten_rooms, evicted, limits, now);
     }
 }
 

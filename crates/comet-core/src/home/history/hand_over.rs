@@ -29,6 +29,7 @@ impl RoomHistories {
                 epoch: self.epoch_of(room),
                 top: 0,
                 frames: Vec::new(),
+                floor: None,
             })
             .collect();
         histories.sort_unstable_by(|one, other| one.room.cmp(&other.room));
@@ -41,16 +42,23 @@ impl RoomHistories {
                 top,
                 count: _,
                 losses: _,
-                floor: _,
+                floor,
                 frames,
                 bytes: _,
                 pushes: _,
                 number: _,
             } = known;
             let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
-            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames }
+            // Where offsets have holes, the oldest push does not tell it.
+            let floor = (!is_own).then_some(*floor);
+            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames, floor }
         }));
         histories
+    }
+
+    /// Offset of the latest push of the stream to a room that was forgotten.
+    pub(crate) fn forgotten_in_stream(&self) -> u64 {
+        self.shared.as_ref().map_or(0, super::shared::Shared::forgotten)
     }
 
     /// How many rooms have lost their position.
@@ -61,15 +69,18 @@ impl RoomHistories {
     /// Goes on with histories, in the place of none, of those rooms that a rule of `limits` covers.
     pub(crate) fn take_over(
         &mut self,
-        (histories, stream): (Vec<handed::History>, StreamState),
+        (histories, stream, forgotten_in_stream): (Vec<handed::History>, StreamState, u64),
         forgotten: u64,
         evicted: u64,
         limits: &Limits,
         now: Millis,
     ) {
         self.set_stream(stream);
+        if let Some(shared) = &mut self.shared {
+            shared.forget(forgotten_in_stream);
+        }
         (self.forgotten, self.evicted) = (forgotten, evicted);
-        for handed::History { room, epoch, top, frames } in histories {
+        for handed::History { room, epoch, top, frames, floor } in histories {
             // Of another stream, or of none while hosts share one now, or the other way round.
             let is_foreign = match &self.shared {
                 Some(shared) => epoch != shared.epoch(),
@@ -81,14 +92,15 @@ impl RoomHistories {
             let frames: Option<VecDeque<Kept>> =
                 frames.into_iter().map(|kept| arrived(kept, top, now)).collect();
             // Frames that are none are no history; the position stays.
-            let frames = frames.unwrap_or_default();
+            let (frames, floor) = frames.map_or((VecDeque::new(), None), |frames| (frames, floor));
             let bytes = frames.iter().map(Kept::bytes).sum();
             let pushes = frames.iter().map(|kept| kept.pushes).fold(0, u32::saturating_add);
             self.latest += 1;
             let number = self.latest;
             self.bytes += bytes;
             // What was kept before is not known, and members know the pushes by the numbers that their offsets are.
-            let floor = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
+            let before = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
+            let floor = floor.map_or(before, |floor| floor.min(before));
             let known = RoomHistory {
                 epoch,
                 top,

@@ -25,6 +25,10 @@ impl Shared {
         self.stream.epoch
     }
 
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+
     /// A room is forgotten whose latest push had the offset `top`.
     pub(super) fn forget(&mut self, top: u64) {
         self.forgotten = self.forgotten.max(top);
