@@ -286,8 +286,9 @@ impl<C> Cluster<C> {
                 }
             }
             Event::Stored { call } => self.calls.note_stored(call),
-            Event::NotStored { call, reason } => _ = self.calls.refuse(call, &reason),
-            Event::NoResponders { call } if self.calls.refuse(call, "no stream takes it") => {}
+            Event::NotStored { call, reason } => _ = self.calls.refuse_stored(call, &reason),
+            Event::NoResponders { call }
+                if self.calls.refuse_stored(call, "no stream takes it") => {}
             Event::NoResponders { call } => match self.calls.room(call).cloned() {
                 // A host with members may have lost its connection just now.
                 Some(room) if !self.is_known(now, &room) => {

@@ -196,7 +196,7 @@ impl<C> Calls<C> {
     }
 
     /// The stream does not take the push. `false`: it is none for the stream.
-    pub(super) fn refuse(&mut self, call: ClusterCallId, reason: &str) -> bool {
+    pub(super) fn refuse_stored(&mut self, call: ClusterCallId, reason: &str) -> bool {
         if self.open.get(&call).is_none_or(|open| open.is_stored.is_none()) {
             return false;
         }
@@ -322,7 +322,7 @@ impl<C> Calls<C> {
 
     /// The call's push could not be published.
     pub(super) fn fail(&mut self, call: ClusterCallId) {
-        if !self.refuse(call, "it could not be published") {
+        if !self.refuse_stored(call, "it could not be published") {
             self.end(call);
         }
     }
