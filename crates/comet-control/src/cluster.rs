@@ -450,7 +450,7 @@ impl ClusterDriver {
 }
 
 /// The time at `epoch`, in milliseconds since 1970.
-fn unix_ms(epoch: Instant) -> u64 {
+pub(crate) fn unix_ms(epoch: Instant) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.saturating_sub(epoch.elapsed()).as_millis()).unwrap_or(u64::MAX)
 }

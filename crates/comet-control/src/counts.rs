@@ -17,22 +17,34 @@ pub(crate) async fn count(
     limit: Duration,
     rooms: Vec<String>,
 ) -> Result<Vec<u64>, Status> {
-    let shards = snapshots(&hub, limit).await.map_err(status)?;
+    // Both are asked for at once, so that one time limit bounds them.
+    let counters = async { snapshots(&hub, limit).await.map_err(status) };
+    let (shards, members) = tokio::try_join!(counters, members(&hub, limit, rooms))?;
     let sum = |read: fn(&Counters) -> u64| shards.iter().map(|(_, counters)| read(counters)).sum();
     let (clients, addresses) = (sum(|counters| counters.live), sum(|counters| counters.addresses));
     let mut counts = vec![clients];
-    if !rooms.is_empty() {
-        let members = move |online: Vec<(Arc<str>, u32)>| {
-            let online: HashMap<_, _> = online.into_iter().collect();
-            rooms
-                .iter()
-                .map(|room| online.get(&**room).map_or(0, |members| u64::from(*members)))
-                .collect::<Vec<_>>()
-        };
-        counts.extend(hub.rooms(limit, members).await.map_err(status)?);
-    }
+    counts.extend(members);
     counts.push(addresses);
     Ok(counts)
+}
+
+/// The members of each room in their order.
+async fn members(
+    hub: &Arc<HubDriver>,
+    limit: Duration,
+    rooms: Vec<String>,
+) -> Result<Vec<u64>, Status> {
+    if rooms.is_empty() {
+        return Ok(Vec::new());
+    }
+    let members = move |online: Vec<(Arc<str>, u32)>| {
+        let online: HashMap<_, _> = online.into_iter().collect();
+        rooms
+            .iter()
+            .map(|room| online.get(&**room).map_or(0, |members| u64::from(*members)))
+            .collect()
+    };
+    hub.rooms(limit, members).await.map_err(status)
 }
 
 /// The counters of every shard, in their order.

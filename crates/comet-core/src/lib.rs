@@ -77,7 +77,7 @@ pub use message::{
 };
 pub use network::Network;
 pub use outbox::Slices;
-pub use parking::{Leaving, ParkedPush, Rest, ResumeLimits};
+pub use parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest, ResumeLimits};
 pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};

@@ -15,7 +15,7 @@ use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::network::Network;
-use crate::parking::{Leaving, ParkedPush, Rest};
+use crate::parking::{Leaving, ParkedFrames, Rest};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
 
@@ -337,7 +337,7 @@ pub enum Message {
     /// Owner to the key's home: the client was told that its session is resumed.
     Ready { conn: ConnId, key: Box<str> },
     /// Key's home to the owner: what was parked. It is a push, so it comes before all others.
-    Resume { conn: LocalConnId, pushes: Vec<ParkedPush> },
+    Resume { conn: LocalConnId, pushes: ParkedFrames },
     /// User's home to the home of `keys`, whose sessions are kept: a push to the user. Answered with partial tallies that settle as
     /// many as there are keys.
     PushKept { call: CallId, keys: Vec<KeptKey>, push: Push },
@@ -447,9 +447,7 @@ impl Message {
             | Self::DeliverConns { push, .. }
             | Self::PushKept { push, .. }
             | Self::DeliverRoom { push, .. } => push.frame.for_websocket().len(),
-            Self::Resume { pushes, .. } => {
-                pushes.iter().map(|push| push.frame.for_websocket().len()).sum()
-            }
+            Self::Resume { pushes, .. } => pushes.bytes(),
             Self::Recovered { recovery: Some(recovery), .. } => {
                 recovery.chunk.as_ref().map_or(0, |chunk| chunk.for_websocket().len())
             }

@@ -23,7 +23,7 @@ use comet_proto::Encoded;
 use crate::gaps::Offsets;
 use crate::ids::Generation;
 use crate::index::{Index, index};
-use crate::parking::ParkedPush;
+use crate::parking::{ParkedFrames, ParkedPush};
 
 #[cfg(test)]
 pub(crate) use log::visits;
@@ -95,8 +95,8 @@ impl Outbox {
 pub(crate) struct Item {
     serial: Serial,
     frame: Encoded,
-    /// A push, which the ledger counts; otherwise a reply.
-    is_push: bool,
+    /// Pushes in it, which the ledger counts: one, or those of a [`Subject::parcel`]. 0: it is a reply.
+    pushes: u32,
     /// What the push is about. Most are about nothing that the outbox has to know.
     subject: Option<Arc<Subject>>,
     /// Where it was stored for the first log that took it, and may be still.
@@ -111,13 +111,16 @@ pub(crate) struct Subject {
     pub(crate) offsets: Option<Offsets>,
     /// A push to a key or user, as it is parked if the connection ends before it is sent.
     pub(crate) direct: Option<ParkedPush>,
+    /// The frame is a parcel: those of pushes that were parked, in the form of the one transport it is sent on.
+    pub(crate) parcel: Option<ParkedFrames>,
 }
 
 impl Subject {
     /// `None`: there is nothing to know.
     pub(crate) fn shared(self) -> Option<Arc<Self>> {
-        let Self { state, offsets, direct } = &self;
-        (state.is_some() || offsets.is_some() || direct.is_some()).then(|| Arc::new(self))
+        let Self { state, offsets, direct, parcel } = &self;
+        let is_known = state.is_some() || offsets.is_some() || direct.is_some() || parcel.is_some();
+        is_known.then(|| Arc::new(self))
     }
 }
 
@@ -134,7 +137,17 @@ impl Item {
     }
 
     pub(crate) fn is_push(&self) -> bool {
-        self.is_push
+        self.pushes > 0
+    }
+
+    /// The pushes in it, if they were parked together.
+    pub(crate) fn parcel(&self) -> Option<&ParkedFrames> {
+        self.subject.as_ref()?.parcel.as_ref()
+    }
+
+    /// A push that may be dropped for a newer one. A parcel is not: its client was told how much follows.
+    fn is_droppable(&self) -> bool {
+        self.pushes == 1 && self.parcel().is_none()
     }
 
     pub(crate) fn direct(&self) -> Option<&ParkedPush> {
@@ -164,7 +177,7 @@ impl Item {
 
     /// A push that is about no state.
     fn is_plain(&self) -> bool {
-        self.is_push && self.state().is_none()
+        self.is_droppable() && self.state().is_none()
     }
 }
 

@@ -1,8 +1,10 @@
 //! Parked sessions: which sessions outlast their connections, and what is kept for them.
 
-use comet_proto::Encoded;
+mod frames;
 
 use crate::accepts::Accepts;
+
+pub use self::frames::{ParkedFrame, ParkedFrames, ParkedPush};
 
 /// Bounds of parked sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,17 +39,6 @@ impl ResumeLimits {
 pub(crate) const SESSION_BYTES: usize = 512;
 const PUSH_BYTES: usize = 64;
 
-/// A push that waits for a key to come back.
-#[derive(Clone, Debug)]
-pub struct ParkedPush {
-    /// The operation that an accept filter looks at.
-    pub operation: i32,
-    /// The bytes, for both transports.
-    pub frame: Encoded,
-    /// The former connection accepted it. If not, the next one is asked.
-    pub is_accepted: bool,
-}
-
 /// Why a push is lost that was parked, or was to be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ParkFault {
@@ -60,8 +51,7 @@ pub(crate) enum ParkFault {
 /// Pushes of one session, in their order.
 #[derive(Default)]
 pub(crate) struct ParkedPushes {
-    pub(crate) pushes: Vec<ParkedPush>,
-    bytes: usize,
+    pub(crate) frames: ParkedFrames,
     /// What was lost, by [`ParkFault`].
     pub(crate) lost: [u32; 2],
 }
@@ -77,13 +67,13 @@ impl ParkedPushes {
     /// Parks one more push behind the others, or counts it as lost.
     pub(crate) fn add(
         &mut self,
-        push: ParkedPush,
+        push: ParkedFrame<'_>,
         limits: &ResumeLimits,
         totals: &mut ParkedTotals,
     ) -> Result<(), ParkFault> {
-        let bytes = push.frame.for_websocket().len();
-        let is_full = self.pushes.len() >= limits.messages as usize
-            || self.bytes + bytes > limits.bytes as usize;
+        let bytes = push.bytes.len();
+        let is_full = self.frames.len() >= limits.messages as usize
+            || self.frames.bytes() + bytes > limits.bytes as usize;
         let fault = match is_full {
             true => Some(ParkFault::Session),
             false => {
@@ -95,31 +85,36 @@ impl ParkedPushes {
             *lost = lost.saturating_add(1);
             return Err(fault);
         }
-        self.bytes += bytes;
         totals.bytes += bytes + PUSH_BYTES;
         totals.pushes += 1;
-        self.pushes.push(push);
+        self.frames.push(push);
         Ok(())
     }
 
     /// Puts `pushes` in front of the others. Returns how many are lost for it, at the end.
-    pub(crate) fn put_in_front(
+    pub(crate) fn put_in_front<'a>(
         &mut self,
-        pushes: impl Iterator<Item = ParkedPush>,
+        pushes: impl Iterator<Item = ParkedFrame<'a>>,
         limits: &ResumeLimits,
         totals: &mut ParkedTotals,
     ) -> u64 {
         let since = self.take(totals);
-        let all = pushes.chain(since);
-        all.map(|push| u64::from(self.add(push, limits, totals).is_err())).sum()
+        let mut lost = 0;
+        for push in pushes {
+            lost += u64::from(self.add(push, limits, totals).is_err());
+        }
+        for push in since.iter() {
+            lost += u64::from(self.add(push, limits, totals).is_err());
+        }
+        lost
     }
 
     /// Takes everything out.
-    pub(crate) fn take(&mut self, totals: &mut ParkedTotals) -> Vec<ParkedPush> {
-        totals.bytes -= self.bytes + self.pushes.len() * PUSH_BYTES;
-        totals.pushes -= self.pushes.len();
-        self.bytes = 0;
-        std::mem::take(&mut self.pushes)
+    pub(crate) fn take(&mut self, totals: &mut ParkedTotals) -> ParkedFrames {
+        let frames = std::mem::take(&mut self.frames);
+        totals.bytes -= frames.bytes() + frames.len() * PUSH_BYTES;
+        totals.pushes -= frames.len();
+        frames
     }
 }
 
@@ -138,7 +133,7 @@ pub struct Rest {
     /// Whose it was. `None`: there is none, because the client has said goodbye.
     pub user: Option<i64>,
     /// What the outbox had not sent, and what came since.
-    pub pushes: Vec<ParkedPush>,
+    pub pushes: ParkedFrames,
     /// Pushes that were too many: for the session, and for the memory of the shard.
     pub lost: [u32; 2],
     /// It was kicked.

@@ -9,6 +9,7 @@
 //! as one that has not answered for [`HOST_FORGOTTEN_MS`] more. Hosts with members of a room tell each other, by the room's own subject. So a host with members knows the others, and
 //! the first answer to a host without members names them.
 
+mod bytes;
 mod calls;
 mod engine;
 mod hand_over;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use comet_core::{Millis, ShardId};
 
+pub use bytes::keys_bytes;
 pub use calls::{ClusterOutcome, NotStored, add_counts};
 pub use engine::{
     Action, Answer, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,

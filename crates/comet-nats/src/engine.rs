@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPlace};
+use comet_hub::cluster::{
+    Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPlace, keys_bytes,
+};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
@@ -26,10 +28,11 @@ impl Order {
                 Command::Publish { publication, .. } | Command::Store { publication, .. },
             ) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
-            Self::Command(Command::TellKeys { keys, .. }) => {
-                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
-            }
-            _ => 0,
+            Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
+            Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
+            Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
+            // Names of rooms and hosts that this host keeps anyway.
+            Self::Command(_) | Self::Withdraw => 0,
         }
     }
 }

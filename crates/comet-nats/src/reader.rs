@@ -414,7 +414,7 @@ mod tests {
         let (turns, _turns) = to_reader;
         let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
         assert!(engine.has_taken_over());
-        engine.take_over();
+        engine.take_over(None);
         reader.part = InUpgrade::takes_over();
         reader.take(push("r.1", "a"));
         assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
@@ -428,7 +428,7 @@ mod tests {
     #[test]
     fn an_engine_that_has_ended_passes_on_no_more() {
         let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
-        engine.take_over();
+        engine.take_over(None);
         assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
     }
 

@@ -6,12 +6,12 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, Info};
 use async_nats::jetstream::{self, Message};
+use async_nats::{Client, HeaderMap};
 use comet_core::StreamState;
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
 use comet_hub::cluster::{Answer, StoredPush, StreamEvent, StreamPlace};
@@ -257,7 +257,8 @@ impl StreamReader {
     ) -> Result<bool, Error> {
         let info = message.info()?;
         let (sequence, waiting) = (info.stream_sequence, info.pending);
-        let published = SystemTime::from(info.published);
+        let stored_unix_ms =
+            u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         let next = self.at.last + 1;
         if sequence < next {
             return Ok(true);
@@ -274,7 +275,7 @@ impl StreamReader {
             self.at.last = sequence - 1;
             self.tell(events).await;
         }
-        match self.push(message, sequence, published) {
+        match self.push(message, sequence, stored_unix_ms) {
             Some(push) => _ = events.send(StreamEvent::Push(push)).await,
             None => Counts::add(&self.shared.counts.invalid),
         }
@@ -290,19 +291,14 @@ impl StreamReader {
     }
 
     /// `None`: it is no push.
-    fn push(&self, message: &Message, sequence: u64, published: SystemTime) -> Option<StoredPush> {
+    fn push(&self, message: &Message, sequence: u64, stored_unix_ms: u64) -> Option<StoredPush> {
         let topic = self.subjects.topic_of_stored(&message.subject)?;
         let headers = message.headers.as_ref();
         let publication = headers::push(topic, headers, message.payload.to_vec())?;
-        let age = SystemTime::now().duration_since(published).unwrap_or_default();
         // Whoever waited for an answer at the start of this host does not any more.
-        let reply = headers::reply(headers).filter(|_| self.at.is_read);
-        let answer = reply.map(|reply| match self.subjects.own_call(&reply.0) {
-            Some(call) => Answer::Here(call),
-            None => Answer::To(reply),
-        });
-        let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        Some(StoredPush { publication, offset: sequence * FRAMES_MAX, age_ms, answer })
+        let answer = answer(&self.subjects, headers).filter(|_| self.at.is_read);
+        let offset = sequence * FRAMES_MAX;
+        Some(StoredPush { publication, offset, stored_unix_ms, answer })
     }
 
     fn counts(&self) -> &StreamReading {
@@ -310,9 +306,40 @@ impl StreamReader {
     }
 }
 
+/// Where the answer to a push goes. Callers of another process of this host, from before an upgrade, do not wait any more.
+fn answer(subjects: &Subjects, headers: Option<&HeaderMap>) -> Option<Answer> {
+    let reply = headers::reply(headers)?;
+    match headers::host(headers) {
+        Some(host) if host == *subjects.own_host() => subjects.own_call(&reply.0).map(Answer::Here),
+        _ => Some(Answer::To(reply)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use comet_hub::cluster::{ClusterCallId, ReplyTo};
+
     use super::*;
+
+    #[test]
+    fn a_push_of_a_process_before_an_upgrade_is_answered_to_nobody() {
+        let subjects = |host: &str| Subjects::new("comet", host.into());
+        let (former, here, other) = (subjects("a"), subjects("a"), subjects("b"));
+        let answered = |caller: &Subjects| {
+            let reply = caller.reply(ClusterCallId(7));
+            let mut headers = headers::of_host(caller.own_host());
+            headers::set_reply(&mut headers, &reply);
+            (answer(&here, Some(&headers)), reply)
+        };
+        assert_eq!(answered(&here).0, Some(Answer::Here(ClusterCallId(7))));
+        assert_eq!(answered(&former).0, None);
+        let (answer_to_other, reply) = answered(&other);
+        assert_eq!(answer_to_other, Some(Answer::To(ReplyTo(reply.into()))));
+        assert_eq!(answer(&here, Some(&headers::of_host("b"))), None, "nobody wants one");
+        let mut program = HeaderMap::new();
+        headers::set_reply(&mut program, "inbox");
+        assert_eq!(answer(&here, Some(&program)), Some(Answer::To(ReplyTo("inbox".into()))));
+    }
 
     #[test]
     fn another_stream_has_another_epoch() {

@@ -12,10 +12,11 @@
 //! | `PREFIX.members` | a question to all hosts: who has members of a room |
 //! | `PREFIX.orders` | what all hosts are to do with connections |
 //! | `PREFIX.host.HOST` | to one host: who has members of a room; what its two processes say to each other in a live upgrade |
-//! | `PREFIX.reply.HOST.NUMBER` | answers to a push of that host |
+//! | `PREFIX.reply.HOST.TOKEN.NUMBER` | answers to a push of that host |
 //!
 //! Rooms, keys and hosts are one token each. What a token cannot hold (white space, control characters, `.`, `*`, `>`, `%`
-//! and what is not ASCII) is percent-encoded.
+//! and what is not ASCII) is percent-encoded. `TOKEN` is random, and another one in each process. So only those who were asked know where
+//! an answer goes, and a program that may publish below the prefix cannot make up parts of a ledger.
 
 use std::borrow::Cow;
 use std::str;
@@ -59,11 +60,15 @@ pub(crate) struct Subjects {
     prefix: String,
     host: HostName,
     host_token: String,
+    /// `HOST.TOKEN` of subjects for answers.
+    asker: String,
 }
 
 impl Subjects {
     pub(crate) fn new(prefix: &str, host: HostName) -> Self {
-        Self { prefix: prefix.to_owned(), host_token: token(&host), host }
+        let host_token = token(&host);
+        let asker = format!("{host_token}.{:032x}", rand::random::<u128>());
+        Self { prefix: prefix.to_owned(), host_token, asker, host }
     }
 
     /// The name of this host.
@@ -73,9 +78,9 @@ impl Subjects {
 
     /// What a host subscribes to as long as it has a connection. `sessions`: those of other hosts, too.
     pub(crate) fn fixed(&self, sessions: bool) -> Vec<String> {
-        let Self { prefix, host_token, .. } = self;
+        let Self { prefix, host_token, asker, .. } = self;
         let shared = ["key.*", "keys", "user.*", "users", "all", "hosts", "members", "orders"];
-        let own = [format!("host.{host_token}"), format!("reply.{host_token}.*")];
+        let own = [format!("host.{host_token}"), format!("reply.{asker}.*")];
         let sessions = sessions.then(|| "sessions".to_owned());
         let all = shared.map(str::to_owned).into_iter().chain(own).chain(sessions);
         all.map(|rest| format!("{prefix}.{rest}")).collect()
@@ -138,7 +143,7 @@ impl Subjects {
     }
 
     pub(crate) fn reply(&self, ClusterCallId(call): ClusterCallId) -> String {
-        format!("{}.reply.{}.{call}", self.prefix, self.host_token)
+        format!("{}.reply.{}.{call}", self.prefix, self.asker)
     }
 
     pub(crate) fn target(&self, target: &Target) -> String {
@@ -171,7 +176,7 @@ impl Subjects {
             "user" => rest.parse().ok().map(Topic::User),
             "host" => (rest == self.host_token).then_some(Topic::Host),
             "reply" => {
-                let call = rest.strip_prefix(&self.host_token)?.strip_prefix('.')?;
+                let call = rest.strip_prefix(&self.asker)?.strip_prefix('.')?;
                 Some(Topic::Reply(ClusterCallId(call.parse().ok()?)))
             }
             _ => None,
@@ -193,9 +198,20 @@ mod tests {
         assert_eq!(subjects.room("ä"), "comet.room.%C3%A4");
         assert_eq!(subjects.topic("comet.room.%C3"), None, "no UTF-8");
         assert_eq!(subjects.topic("comets.all"), None);
-        assert_eq!(subjects.topic("comet.reply.host-1.7"), Some(Topic::Reply(ClusterCallId(7))));
-        assert_eq!(subjects.topic("comet.reply.host-2.7"), None);
         assert_eq!(subjects.topic("comet.user.x"), None);
+    }
+
+    /// Who was not asked does not know where the answer goes, and another process of the host does not take it.
+    #[test]
+    fn an_answer_goes_to_a_subject_that_cannot_be_guessed() {
+        let [subjects, other] = [(); 2].map(|()| Subjects::new("comet", "host-1".into()));
+        let reply = subjects.reply(ClusterCallId(7));
+        assert_eq!(subjects.topic(&reply), Some(Topic::Reply(ClusterCallId(7))));
+        assert_eq!(other.topic(&reply), None);
+        assert_eq!(subjects.topic("comet.reply.host-1.7"), None);
+        let asker = reply.strip_prefix("comet.reply.").unwrap().strip_suffix(".7").unwrap();
+        assert_eq!(asker.len(), "host-1.".len() + 32, "{asker}");
+        assert!(subjects.fixed(false).contains(&format!("comet.reply.{asker}.*")));
     }
 
     proptest! {

@@ -55,7 +55,7 @@ pub struct Survey {
     pub movable: usize,
     /// What a reader of the hand-over has to know, as far as it shows before it is made.
     pub required: Vec<&'static str>,
-    /// Connections that have not authenticated.
+    /// Connections that have not sent a token.
     pub handshakes: usize,
     /// Connections that wait for an answer of logic or a home. They can once they have it.
     pub await_answers: usize,

@@ -18,23 +18,23 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 /// How long a process may take to end, from the first look on.
 const PROCESS_END: Duration = Duration::from_millis(300);
 
-/// Waits until no socket listens at `address`, if those that do belong to this user and to no process. Returns whether none is
-/// left before `deadline`. A process that has one may be about to end, so it is waited for as well, but only for 300 ms.
+/// Waits until `address` can be bound, if the sockets that listen there belong to this user and to no process. Returns whether it can
+/// be before `deadline`. A process that has one may be about to end, so it is waited for as well, but only for 300 ms.
 ///
 /// A process in another PID namespace is not seen: its address is waited for in vain.
 #[must_use]
 pub fn wait_until_released(address: SocketAddr, deadline: Instant) -> bool {
     let process_deadline = deadline.min(Instant::now() + PROCESS_END);
     let mut is_without = false;
-    loop {
+    while comet_listen::check(&address.into()).is_err() {
+        // Not again once it is known: on a host with many connections these lists take long.
         is_without = is_without || is_without_process(address).unwrap_or(false);
-        let until = if is_without { deadline } else { process_deadline };
-        match listening(address) {
-            Ok(sockets) if sockets.is_empty() => return true,
-            Ok(_) if Instant::now() < until => thread::sleep(LOOK_INTERVAL),
-            _ => return false,
+        if Instant::now() >= if is_without { deadline } else { process_deadline } {
+            return false;
         }
+        thread::sleep(LOOK_INTERVAL);
     }
+    true
 }
 
 fn is_without_process(address: SocketAddr) -> ProcResult<bool> {

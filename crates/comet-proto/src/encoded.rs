@@ -45,7 +45,8 @@ impl Encoded {
         put_header(&mut rest, OpCode::Data(Data::Binary), HEADER_LEN + frame.body.len());
         let message_at = WEBSOCKET_HEADER_MAX - rest.len();
         let tcp_at = if frame.operation == op::RAW { message_at + HEADER_LEN } else { message_at };
-        let bytes = concat([&header[..message_at], &frame.header(), frame.body]);
+        let parts = [&header[..message_at], &frame.header(), frame.body];
+        let bytes = concat(parts.into_iter());
         Self { bytes, tcp_at }
     }
 
@@ -80,6 +81,12 @@ impl Encoded {
     #[must_use]
     pub fn verbatim(bytes: &[u8]) -> Self {
         Self::new(bytes, 0)
+    }
+
+    /// The parts behind each other, which both transports send unchanged: whole frames in the form of one of them.
+    #[must_use]
+    pub fn joined<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
+        Self { bytes: concat(parts), tcp_at: 0 }
     }
 
     /// The same for a WebSocket whose client speaks the [text form](crate::text). Empty on TCP.
@@ -190,8 +197,8 @@ impl Encoded {
 }
 
 /// The parts behind each other. `Arc::from` of a `Vec` would copy a long body once more.
-fn concat(parts: [&[u8]; 3]) -> Arc<[u8]> {
-    let length = parts.iter().map(|part| part.len()).sum();
+fn concat<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Arc<[u8]> {
+    let length = parts.clone().map(<[u8]>::len).sum();
     let mut bytes: Arc<[u8]> = repeat_n(0, length).collect();
     let mut rest = Arc::get_mut(&mut bytes).expect("nobody else has it yet");
     for part in parts {

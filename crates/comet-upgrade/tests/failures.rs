@@ -86,9 +86,13 @@ fn new_process() {
 }
 
 /// Until somebody ends it.
-fn stop() {
+fn stop() -> ! {
     let this = process::id().to_string();
     Command::new("kill").args(["-STOP", &this]).status().unwrap();
+    // The signal may stop another thread first.
+    loop {
+        thread::park();
+    }
 }
 
 /// The former process.

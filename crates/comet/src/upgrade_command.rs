@@ -1,12 +1,15 @@
 //! `comet upgrade`, from the command line.
 
 use std::path::absolute;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
+use std::{process, thread};
 
-use comet_ops::OtherProcess;
+use comet_ops::{OtherProcess, Signals};
 
 use crate::args::Upgrade;
-use crate::output::print;
+use crate::output::{note, print};
 use crate::pid_file::{self, Holder};
 use crate::run;
 use crate::upgrade::{Request, ask};
@@ -28,12 +31,51 @@ pub fn upgrade(args: &Upgrade) -> Result<u8, String> {
         start: Duration::from_secs(args.start_time.into()),
         is_check: args.check,
     };
-    let answer = ask(server, &request)?;
+    let interruption = Interruption::listen()?;
+    let answer = ask(server, &request, || interruption.take_effect())?;
     if !answer.is_done {
         return Err(answer.text);
     }
     print(answer.text.trim_end())?;
     Ok(0)
+}
+
+/// As shells name the end by SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
+
+/// Signals that would end this process, which wait until the server has come.
+struct Interruption {
+    has_come: Arc<AtomicBool>,
+    takes_effect: Arc<AtomicBool>,
+}
+
+impl Interruption {
+    fn listen() -> Result<Self, String> {
+        let mut signals = Signals::listen().map_err(|error| error.to_string())?;
+        let [has_come, takes_effect] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let interruption =
+            Self { has_come: Arc::clone(&has_come), takes_effect: Arc::clone(&takes_effect) };
+        thread::spawn(move || {
+            loop {
+                signals.wait();
+                has_come.store(true, SeqCst);
+                if takes_effect.load(SeqCst) {
+                    process::exit(EXIT_INTERRUPTED);
+                }
+                note("comet: it ends once the server has looked, which would upgrade otherwise");
+            }
+        });
+        Ok(interruption)
+    }
+
+    /// Fails if one has come. Later ones end this process.
+    fn take_effect(&self) -> Result<(), String> {
+        self.takes_effect.store(true, SeqCst);
+        match self.has_come.load(SeqCst) {
+            true => Err("interrupted: nothing is done".to_owned()),
+            false => Ok(()),
+        }
+    }
 }
 
 /// The process of the server that the configuration is for.

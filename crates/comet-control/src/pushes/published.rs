@@ -1,6 +1,7 @@
 //! Pushes that come from other hosts, and those of the stream of histories that hosts share.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
 use comet_core::{Limits, Message, Push, home_of_room};
@@ -9,7 +10,7 @@ use comet_proto::count_frames;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::cluster::ClusterDriver;
+use crate::cluster::{ClusterDriver, unix_ms};
 use crate::status::status;
 use crate::under_way::{UnderWay, UnderWayHere};
 
@@ -37,7 +38,7 @@ impl Pushes {
 
     /// Begins a push of the stream.
     pub(crate) fn begin_stored(&self, stored: &StoredPush) -> Result<UnderWayHere, Status> {
-        let StoredPush { publication, offset, age_ms, answer: _ } = stored;
+        let StoredPush { publication, offset, stored_unix_ms, answer: _ } = stored;
         let (target, accepts, proto) = taken_apart(publication.clone());
         let Target::Room(room) = target else {
             return Err(Status::invalid_argument("the push is to no room"));
@@ -45,7 +46,8 @@ impl Pushes {
         let push = self.push(Some(proto), accepts)?;
         Self::check_frames(&push)?;
         let push = Push { offset: *offset, ..push };
-        let (home, age_ms) = (home_of_room(&room, self.hub.shards()), *age_ms);
+        let home = home_of_room(&room, self.hub.shards());
+        let age_ms = unix_ms(Instant::now()).saturating_sub(*stored_unix_ms);
         let call = self.hub.begin_kept(self.bounds.timeout, home, |call| Message::PushStored {
             call,
             room,

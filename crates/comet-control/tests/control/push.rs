@@ -7,10 +7,11 @@ use comet_core::{
 };
 use comet_proto::{Encoded, Frame, op};
 use comet_wire::comet::v1::push_client::PushClient;
-use comet_wire::comet::v1::{CancelBroadcastReq, ListBroadcastsReq, PushUsersReq};
+use comet_wire::comet::v1::{CancelBroadcastReq, CountsReq, ListBroadcastsReq, PushUsersReq};
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq, RoomsReq};
 use comet_wire::goim::protocol::Proto;
+use tokio::time::timeout;
 use tonic::client::Grpc;
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Request, Status};
@@ -276,4 +277,23 @@ async fn a_caller_that_knows_no_ledger_is_served() {
     let Message::PushKeys { call, .. } = fake.shards[0].next().await else { panic!() };
     fake.queued(call);
     asked.await.unwrap().unwrap();
+}
+
+/// One time limit bounds both, so neither waits for the other.
+#[tokio::test]
+async fn clients_and_members_of_rooms_are_counted_at_once() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let mut client = PushClient::new(fake.channel().await);
+    let counts = client.counts(CountsReq { rooms: vec!["r".to_owned(), "s".to_owned()] });
+    let shard = async {
+        let asked = async { [fake.shards[0].next().await, fake.shards[0].next().await] };
+        let asked = timeout(PATIENT, asked).await.expect("both come before either is answered");
+        let counters = Counters { live: 7, ..Counters::default() };
+        for message in asked {
+            fake.answer(0, message, &counters, &[("s", 3), ("r", 2)]);
+        }
+    };
+    let (counts, ()) = tokio::join!(counts, shard);
+    let counts = counts.unwrap().into_inner();
+    assert_eq!((counts.clients, &counts.rooms["r"], &counts.rooms["s"]), (7, &2, &3));
 }

@@ -191,7 +191,7 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
         sent_as: RoomHandle(sent_as.unwrap_or(room)),
     });
     let direct = direct.map(push_from).transpose()?;
-    let subject = Subject { state, offsets, direct }.shared();
+    let subject = Subject { state, offsets, direct, parcel: None }.shared();
     match Encoded::from_parts(&bytes, tcp_at as usize) {
         Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
         None => inconsistent("a frame that is none"),

@@ -74,7 +74,7 @@ impl fmt::Display for Obstacles {
 /// Why a connection is not handed over.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum LeftBehind {
-    /// It has not authenticated.
+    /// It has not sent its token.
     Handshake,
     /// It waits for the answer of logic or a home.
     AwaitsAnswer,

@@ -7,7 +7,7 @@ use comet_proto::Encoded;
 use crate::accepts::Accepts;
 use crate::ids::ConnId;
 use crate::limits::NAME_MAX;
-use crate::parking::ParkedPush;
+use crate::parking::{ParkedFrame, ParkedPush};
 
 use super::accepts::accepts_from;
 
@@ -29,15 +29,9 @@ pub(crate) struct ArrivedKept {
     pub(crate) conn: Option<ConnId>,
 }
 
-pub(crate) fn to_message(push: &ParkedPush) -> handed::ParkedFrame {
-    let ParkedPush { operation, frame, is_accepted } = push;
-    let (bytes, tcp_at) = frame.parts();
-    handed::ParkedFrame {
-        operation: *operation,
-        bytes: bytes.to_vec(),
-        tcp_at: tcp_at as u32,
-        is_accepted: *is_accepted,
-    }
+pub(crate) fn to_message(push: ParkedFrame<'_>) -> handed::ParkedFrame {
+    let ParkedFrame { operation, bytes, tcp_at, is_accepted } = push;
+    handed::ParkedFrame { operation, bytes: bytes.to_vec(), tcp_at: tcp_at as u32, is_accepted }
 }
 
 pub(super) fn push_from(push: handed::ParkedFrame) -> Result<ParkedPush, Fault> {

@@ -7,7 +7,7 @@ use crate::bucket::Buckets;
 use crate::budget::Budget;
 use crate::ids::{ConnId, Slot};
 use crate::parking::{
-    ParkFault, ParkedPush, ParkedPushes, ParkedTotals, ResumeLimits, SESSION_BYTES,
+    ParkFault, ParkedFrame, ParkedFrames, ParkedPushes, ParkedTotals, ResumeLimits, SESSION_BYTES,
 };
 use crate::slab::Slab;
 use crate::time::Tick;
@@ -57,7 +57,7 @@ impl Session {
 
     /// Pushes that go out whatever the next connection accepts.
     pub(crate) fn accepted(&self) -> usize {
-        self.parked.pushes.iter().filter(|push| push.is_accepted).count()
+        self.parked.frames.accepted()
     }
 
     /// What was lost by the bound of the session, and by that of the shard.
@@ -65,8 +65,8 @@ impl Session {
         self.parked.lost
     }
 
-    pub(crate) fn pushes(&self) -> &[ParkedPush] {
-        &self.parked.pushes
+    pub(crate) fn pushes(&self) -> &ParkedFrames {
+        &self.parked.frames
     }
 }
 
@@ -137,7 +137,7 @@ impl Parking {
     }
 
     /// Ends a session, and returns it with what was parked.
-    pub(crate) fn end(&mut self, at: Slot) -> (Session, Vec<ParkedPush>) {
+    pub(crate) fn end(&mut self, at: Slot) -> (Session, ParkedFrames) {
         self.expiries.disarm(at);
         let mut session = self.sessions.remove(at);
         self.by_key.remove(&*session.key);
@@ -150,7 +150,7 @@ impl Parking {
     pub(crate) fn park(
         &mut self,
         at: Slot,
-        push: ParkedPush,
+        push: ParkedFrame<'_>,
         limits: &ResumeLimits,
     ) -> Result<(), ParkFault> {
         let session = self.sessions.get_mut(at).expect("the session was found");
@@ -158,10 +158,10 @@ impl Parking {
     }
 
     /// Puts the rest of an outbox in front of what was parked since. Returns how many pushes that are too many for.
-    pub(crate) fn put_in_front(
+    pub(crate) fn put_in_front<'a>(
         &mut self,
         at: Slot,
-        rest: Vec<ParkedPush>,
+        rest: impl Iterator<Item = ParkedFrame<'a>>,
         lost: [u32; 2],
         limits: &ResumeLimits,
     ) -> u64 {
@@ -169,14 +169,15 @@ impl Parking {
         for (sum, more) in session.parked.lost.iter_mut().zip(lost) {
             *sum = sum.saturating_add(more);
         }
-        if rest.is_empty() {
+        let mut rest = rest.peekable();
+        if rest.peek().is_none() {
             return 0;
         }
-        session.parked.put_in_front(rest.into_iter(), limits, &mut self.totals)
+        session.parked.put_in_front(rest, limits, &mut self.totals)
     }
 
     /// Takes what was parked.
-    pub(crate) fn discard(&mut self, at: Slot) -> Vec<ParkedPush> {
+    pub(crate) fn discard(&mut self, at: Slot) -> ParkedFrames {
         let session = self.sessions.get_mut(at).expect("the session was found");
         session.parked.take(&mut self.totals)
     }

@@ -27,6 +27,7 @@ pub(super) struct Chain {
 pub(super) struct Totals {
     pub(super) frames: u32,
     pub(super) pushes: u32,
+    pub(super) replies: u32,
     pub(super) bytes: [u32; 2],
 }
 
@@ -49,7 +50,8 @@ impl Chain {
 impl Totals {
     pub(super) fn add(&mut self, item: &Item) {
         self.frames += 1;
-        self.pushes += u32::from(item.is_push);
+        self.pushes += item.pushes;
+        self.replies += u32::from(!item.is_push());
         self.bytes[0] += item.frame.for_tcp().len() as u32;
         self.bytes[1] += item.frame.for_websocket().len() as u32;
     }
@@ -63,6 +65,7 @@ impl Totals {
         Self {
             frames: self.frames - other.frames,
             pushes: self.pushes - other.pushes,
+            replies: self.replies - other.replies,
             bytes: [self.bytes[0] - other.bytes[0], self.bytes[1] - other.bytes[1]],
         }
     }

@@ -7,7 +7,7 @@
 //! Reference counts here are plain integers of one shard. The bytes of a chain keep their address for as long
 //! as an outbox has it in flight, because the kernel reads them.
 
-mod hand_over;
+pub(crate) mod hand_over;
 mod sends;
 #[cfg(test)]
 mod tests;
@@ -19,6 +19,7 @@ use comet_proto::Encoded;
 
 use crate::ids::Generation;
 use crate::index::Index;
+use crate::parking::ParkedFrames;
 use crate::slab::Slab;
 use crate::transport::Transport;
 
@@ -27,7 +28,8 @@ use super::frames::FrameStore;
 use super::log::{Log, Run, Spare};
 use super::window::Whole;
 use super::{
-    AppendMemo, ChainId, Cut, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Superseded,
+    AppendMemo, ChainId, Cut, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Subject,
+    Superseded,
 };
 
 /// Logs whose memory is kept for the next ones, and the longest of these.
@@ -65,7 +67,15 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, is_push, subject: None, stored }
+        Item { serial: self.serial, frame, pushes: is_push.into(), subject: None, stored }
+    }
+
+    /// Pushes that were parked, as one item for a client on `transport`.
+    pub(crate) fn parcel(&mut self, pushes: ParkedFrames, transport: Transport) -> Item {
+        let mut item = self.item(pushes.joined(transport), true);
+        item.pushes = pushes.len() as u32;
+        item.set_subject(Subject { parcel: Some(pushes), ..Subject::default() }.shared());
+        item
     }
 
     /// What the kernel has not taken.
@@ -73,17 +83,17 @@ impl Chains {
         let mut load = Load::default();
         for index in [outbox.pending, outbox.in_flight] {
             if index != ChainId::NONE {
-                let Totals { frames, pushes, bytes } = self.chains[index].totals;
+                let Totals { pushes, replies, bytes, .. } = self.chains[index].totals;
                 load.pushes += pushes;
-                load.replies += frames - pushes;
+                load.replies += replies;
                 load.bytes += bytes[transport.encoding()];
             }
         }
         if outbox.taken > 0 {
-            let Whole { frames, pushes, .. } =
+            let Whole { pushes, replies, .. } =
                 self.whole(outbox.in_flight, transport, outbox.taken);
             load.pushes -= pushes;
-            load.replies -= frames - pushes;
+            load.replies -= replies;
             load.bytes -= outbox.taken;
         }
         load
@@ -140,7 +150,7 @@ impl Chains {
             if fits(load) {
                 break;
             }
-            if item.is_push {
+            if item.is_droppable() {
                 let bytes = transport.bytes(&item.frame).len() as u32;
                 load.pushes -= 1;
                 load.bytes -= bytes;
@@ -213,7 +223,8 @@ impl Chains {
             if is_outdated && item.is_outdated_by(&newer) {
                 return Some((item, true));
             }
-            let is_cut = plain > 0 && if is_outdated { item.is_plain() } else { item.is_push };
+            let is_cut =
+                plain > 0 && if is_outdated { item.is_plain() } else { item.is_droppable() };
             plain -= u32::from(is_cut);
             is_cut.then_some((item, false))
         });
@@ -397,7 +408,7 @@ fn without_oldest(
         if left == 0 {
             break;
         }
-        if item.is_push {
+        if item.is_droppable() {
             gone.add(item);
             left -= 1;
             floor = at.next();
@@ -428,7 +439,7 @@ fn without_outdated(log: &Log, store: &FrameStore, run: Run, newer: &Item, mut p
             left.gone.add(item);
             left.oldest = (!has_kept_push).then_some(left.gone.pushes);
         } else {
-            has_kept_push |= item.is_push;
+            has_kept_push |= item.is_droppable();
             left.frames.extend(log.get(at));
         }
     }

@@ -3,6 +3,7 @@
 use std::ops::Index;
 
 use crate::ids::Generation;
+use crate::parking::ParkedFrames;
 use crate::slab::Slab;
 
 use super::{FrameId, Item};
@@ -78,5 +79,6 @@ impl Index<FrameId> for FrameStore {
 
 /// What a frame takes beside its entries in logs.
 pub(super) fn bytes_of(item: &Item) -> usize {
-    size_of::<Stored>() + size_of::<Generation>() + item.frame.for_websocket().len()
+    let parcel = item.parcel().map_or(0, ParkedFrames::bytes);
+    size_of::<Stored>() + size_of::<Generation>() + item.frame.for_websocket().len() + parcel
 }

@@ -169,7 +169,7 @@ impl<'a> Iterator for Frames<'a> {
             self.next = at.next();
             let is_below_floor = self.below_floor > 0;
             self.below_floor = self.below_floor.saturating_sub(1);
-            if !(is_below_floor && item.is_push) {
+            if !(is_below_floor && item.is_droppable()) {
                 return Some((at, item));
             }
         }

@@ -12,33 +12,36 @@ pub(super) struct Window {
 struct FrameEnd {
     bytes: u32,
     pushes: u32,
+    replies: u32,
 }
 
 /// Frames that the kernel took to the last byte.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Whole {
     pub(super) frames: u32,
-    /// How many of them are pushes.
+    /// Pushes in them, and in a parcel behind them that is not whole.
     pub(super) pushes: u32,
-    /// Their length.
+    pub(super) replies: u32,
+    /// The length of the frames.
     pub(super) bytes: u32,
 }
 
 impl Window {
-    /// A window of frames, given as their bytes and whether each is a push. `joined`: the memory for their
+    /// A window of frames, given as their bytes and the pushes in each. `joined`: the memory for their
     /// bytes in one buffer.
     pub(super) fn new<'a>(
-        frames: impl Iterator<Item = (&'a [u8], bool)>,
+        frames: impl Iterator<Item = (&'a [u8], u32)>,
         mut joined: Option<Vec<u8>>,
     ) -> Self {
-        let (mut bytes, mut pushes) = (0, 0);
-        let ends = frames.map(|(frame, is_push)| {
+        let (mut bytes, mut pushes, mut replies) = (0, 0, 0);
+        let ends = frames.map(|(frame, pushes_in_it)| {
             if let Some(joined) = &mut joined {
                 joined.extend_from_slice(frame);
             }
             bytes += frame.len() as u32;
-            pushes += u32::from(is_push);
-            FrameEnd { bytes, pushes }
+            pushes += pushes_in_it;
+            replies += u32::from(pushes_in_it == 0);
+            FrameEnd { bytes, pushes, replies }
         });
         let ends = ends.collect();
         Self { ends, joined: joined.map(Vec::into_boxed_slice) }
@@ -53,7 +56,9 @@ impl Window {
         let frames = self.ends.partition_point(|end| end.bytes <= taken);
         match frames.checked_sub(1).map(|last| &self.ends[last]) {
             None => Whole::default(),
-            Some(&FrameEnd { bytes, pushes }) => Whole { frames: frames as u32, pushes, bytes },
+            Some(&FrameEnd { bytes, pushes, replies }) => {
+                Whole { frames: frames as u32, pushes, replies, bytes }
+            }
         }
     }
 }

@@ -12,7 +12,9 @@ use crate::accepts::Accepts;
 use crate::ids::{ConnId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, DropReason, ParkedLoss, Tally};
 use crate::message::{Message, Push};
-use crate::parking::{Leaving, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits};
+use crate::parking::{
+    Leaving, ParkedFrame, ParkedFrames, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits,
+};
 
 use super::Shard;
 
@@ -66,14 +68,18 @@ impl Departures {
     fn put_in_front(
         &mut self,
         conn: LocalConnId,
-        unsent: Vec<ParkedPush>,
+        unsent: &[ParkedPush],
         limits: &ResumeLimits,
     ) -> Option<(ParkedLoss, u64)> {
         let session = self.sessions.get_mut(&conn).filter(|_| !unsent.is_empty())?;
         if session.is_over {
             return Some((ParkedLoss::Ended, unsent.len() as u64));
         }
-        let lost = session.parked.put_in_front(unsent.into_iter(), limits, &mut self.totals);
+        let lost = session.parked.put_in_front(
+            unsent.iter().map(ParkedPush::view),
+            limits,
+            &mut self.totals,
+        );
         (lost > 0).then_some((ParkedLoss::Full, lost))
     }
 
@@ -117,7 +123,7 @@ impl Departures {
             return Err(DropReason::Filtered);
         }
         let Push { operation, ref frame, .. } = *push;
-        let push = ParkedPush { operation, frame: frame.clone(), is_accepted: true };
+        let push = ParkedFrame::new(operation, frame, true);
         let added = session.parked.add(push, limits, &mut self.totals);
         added.map_err(|_| DropReason::ParkedFull)
     }
@@ -171,7 +177,7 @@ impl Shard {
             is_over: false,
         };
         self.departures.sessions.insert(id.local(), departure);
-        self.park_unsent(id.local(), unsent);
+        self.park_unsent(id.local(), &unsent);
         if reason != CloseReason::Replaced {
             let home = self.context.home_of_key(&key);
             let leaving = Box::new(leaving);
@@ -188,12 +194,12 @@ impl Shard {
         let remains = self.outboxes.drop_in_flight(conn);
         self.counters.lost += u64::from(remains.pushes) - unsent.len() as u64;
         unsent.extend(waiting);
-        self.park_unsent(id, unsent);
+        self.park_unsent(id, &unsent);
         self.give_rest(id);
         true
     }
 
-    fn park_unsent(&mut self, conn: LocalConnId, unsent: Vec<ParkedPush>) {
+    fn park_unsent(&mut self, conn: LocalConnId, unsent: &[ParkedPush]) {
         self.counters.unsent += unsent.len() as u64;
         let lost = self.departures.put_in_front(conn, unsent, &self.context.limits.resume);
         if let Some((reason, pushes)) = lost {
@@ -235,7 +241,8 @@ impl Shard {
         }
         let id = ConnId { shard: self.context.shard, slot: conn.slot, generation: conn.generation };
         let home = self.context.home_of_key(&key);
-        let rest = Rest { user: None, pushes: Vec::new(), lost: [0; 2], is_over: false };
+        let rest =
+            Rest { user: None, pushes: ParkedFrames::default(), lost: [0; 2], is_over: false };
         self.messages.send(home, Message::Rest { conn: id, key, rest: Box::new(rest) });
     }
 

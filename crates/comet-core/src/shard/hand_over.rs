@@ -7,6 +7,7 @@ use std::collections::HashMap;
 
 use comet_handover as handed;
 use comet_handover::{VERSION, feature};
+use comet_proto::Encoded;
 use comet_proto::websocket::FragmentParts;
 
 use crate::accepts::Accepts;
@@ -17,6 +18,8 @@ use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::outbox::Subject;
+use crate::outbox::chains::hand_over::ItemParts;
 use crate::settings::Logic;
 use crate::state::ConnState;
 use crate::time::Tick;
@@ -26,14 +29,15 @@ use super::Shard;
 use super::pacing::DrainPhase;
 
 impl Shard {
-    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, and all
-    /// who wait for a room that is joined are let in. Call it until the shard [may be handed over](Obstacles::may_hand_over),
+    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, all
+    /// who wait for a room that is joined are let in, and lists of rooms go on by a slice. Call it until the shard [may be handed over](Obstacles::may_hand_over),
     /// because more may come. The driver knows about messages in the mesh, and all shards may be handed over only if each may at
     /// once.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
         self.end_presence_windows();
         self.answer_joined(&mut Budget::new(usize::MAX));
+        self.walk_rooms(&mut Budget::slice());
         self.dispatch_local();
     }
 
@@ -238,38 +242,7 @@ impl Shard {
             input,
         } = conn;
         let (frames, taken) = self.outboxes.chains.hand_over(outbox, *transport);
-        let pending = frames
-            .into_iter()
-            .map(|parts| {
-                items.index(parts.serial, || {
-                    let (bytes, tcp_at) = parts.frame.parts();
-                    handed::Item {
-                        bytes: bytes.to_vec(),
-                        tcp_at: tcp_at as u32,
-                        is_push: parts.is_push,
-                        state: parts.subject.and_then(|subject| {
-                            subject.state.as_ref().map(|state| handed::State {
-                                room: state.room.as_deref().map(Into::into),
-                                id: state.id.as_ref().into(),
-                            })
-                        }),
-                        offsets: parts.subject.and_then(|subject| {
-                            subject.offsets.map(|offsets| handed::Offsets {
-                                room: offsets.room.0,
-                                last: offsets.last,
-                                pushes: offsets.pushes,
-                                sent_as: (offsets.sent_as != offsets.room)
-                                    .then_some(offsets.sent_as.0),
-                            })
-                        }),
-                        direct: parts
-                            .subject
-                            .and_then(|subject| subject.direct.as_ref())
-                            .map(parked_to),
-                    }
-                })
-            })
-            .collect();
+        let pending = frames.into_iter().map(|parts| items.index_of(parts)).collect();
         let id = self.conns.id(slot);
         let active = self.context.clock.active().0;
         let left = |at: &Tick| at.begin().0.saturating_sub(active);
@@ -388,13 +361,12 @@ impl Shard {
 fn left_behind(state: &ConnState) -> Option<LeftBehind> {
     match state {
         ConnState::Live => None,
-        ConnState::Upgrading
-        | ConnState::AwaitingAuth
-        | ConnState::Identifying { .. }
-        | ConnState::Registering(_) => Some(LeftBehind::Handshake),
-        ConnState::Joining { .. } | ConnState::Receiving { .. } | ConnState::Renewing { .. } => {
-            Some(LeftBehind::AwaitsAnswer)
-        }
+        ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
+        ConnState::Identifying { .. }
+        | ConnState::Registering(_)
+        | ConnState::Joining { .. }
+        | ConnState::Receiving { .. }
+        | ConnState::Renewing { .. } => Some(LeftBehind::AwaitsAnswer),
         ConnState::Closing | ConnState::Lingering | ConnState::Closed => Some(LeftBehind::Closing),
     }
 }
@@ -456,5 +428,47 @@ impl Items {
             self.all.push(item());
             (self.all.len() - 1) as u32
         })
+    }
+
+    fn index_of(&mut self, parts: ItemParts<'_>) -> u32 {
+        match parts {
+            ItemParts::Shared { serial, frame, is_push, subject } => {
+                self.index(serial, || item_to(frame, is_push, subject))
+            }
+            ItemParts::Parked(push) => {
+                self.all.push(handed::Item {
+                    bytes: push.bytes.to_vec(),
+                    tcp_at: push.tcp_at as u32,
+                    is_push: true,
+                    state: None,
+                    offsets: None,
+                    direct: Some(parked_to(push)),
+                });
+                (self.all.len() - 1) as u32
+            }
+        }
+    }
+}
+
+fn item_to(frame: &Encoded, is_push: bool, subject: Option<&Subject>) -> handed::Item {
+    let (bytes, tcp_at) = frame.parts();
+    let state = subject.and_then(|subject| subject.state.as_ref());
+    let offsets = subject.and_then(|subject| subject.offsets);
+    let direct = subject.and_then(|subject| subject.direct.as_ref());
+    handed::Item {
+        bytes: bytes.to_vec(),
+        tcp_at: tcp_at as u32,
+        is_push,
+        state: state.map(|state| handed::State {
+            room: state.room.as_deref().map(Into::into),
+            id: state.id.as_ref().into(),
+        }),
+        offsets: offsets.map(|offsets| handed::Offsets {
+            room: offsets.room.0,
+            last: offsets.last,
+            pushes: offsets.pushes,
+            sent_as: (offsets.sent_as != offsets.room).then_some(offsets.sent_as.0),
+        }),
+        direct: direct.map(|direct| parked_to(direct.view())),
     }
 }

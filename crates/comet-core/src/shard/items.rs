@@ -54,13 +54,14 @@ impl Items {
     /// The push is about a state, of which clients need only the latest. To be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
         let offsets = self.binary.offsets();
-        self.binary.set_subject(Subject { state: Some(state), offsets, direct: None }.shared());
+        self.binary
+            .set_subject(Subject { state: Some(state), offsets, ..Subject::default() }.shared());
     }
 
     /// The push has a place in the history of its room. To be called before the first walk.
     pub(super) fn set_offsets(&mut self, offsets: Offsets) {
         let state = self.binary.state().cloned();
-        let subject = Subject { state, offsets: Some(offsets), direct: None };
+        let subject = Subject { state, offsets: Some(offsets), ..Subject::default() };
         self.binary.set_subject(subject.shared());
     }
 

@@ -10,8 +10,10 @@ use crate::conn::Conn;
 use crate::deflate::Deflater;
 use crate::gaps::{Gaps, Offsets, Telling};
 use crate::ids::Slot;
+use crate::limits::{Limits, WINDOW};
 use crate::outbox::chains::Chains;
 use crate::outbox::{Item, Load, Remains};
+use crate::parking::ParkedFrames;
 use crate::room::{RoomId, Rooms};
 use crate::time::Millis;
 use crate::transport::Transport;
@@ -92,6 +94,33 @@ impl Outboxes {
             self.mark_ready(slot, conn);
         }
         self.chains.load(&conn.outbox, conn.transport)
+    }
+
+    /// Whether the outbox of `conn` has space for all of `pushes`, which are sent at once.
+    pub(super) fn has_space_for_parcel(
+        &self,
+        conn: &Conn,
+        pushes: &ParkedFrames,
+        limits: &Limits,
+    ) -> bool {
+        let load = self.chains.load(&conn.outbox, conn.transport);
+        // Those of TCP are a little shorter.
+        let bytes = pushes.bytes();
+        let held = self.chains.held_bytes() as u64 + 2 * bytes as u64;
+        bytes <= WINDOW
+            && load.pushes as usize + pushes.len() <= usize::from(limits.svr_proto)
+            && load.bytes as usize + bytes <= limits.outbox_bytes as usize
+            && held <= limits.outbox_memory
+    }
+
+    /// Appends `pushes` to the outbox of `conn`, which has space for them.
+    pub(super) fn append_parcel(&mut self, slot: Slot, conn: &mut Conn, pushes: ParkedFrames) {
+        let item = self.chains.parcel(pushes, conn.transport);
+        self.bytes_queued += item.frame().for_tcp().len() as u64;
+        self.chains.append(&mut conn.outbox, &item);
+        if !conn.outbox.is_sending() {
+            self.mark_ready(slot, conn);
+        }
     }
 
     /// Begins a send for `conn`, with the markers of what it has lost. `false`: there is nothing to send.

@@ -14,7 +14,8 @@ use crate::home::parking::{Claimant, Phase, Session};
 use crate::ids::{CallId, ConnId, Generation, LocalConnId, Slot};
 use crate::ledger::{DropReason, ParkedLoss, Tally};
 use crate::message::{Message, Order, Push};
-use crate::parking::{Leaving, ParkedPush, Rest};
+use crate::parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest};
+use crate::transport::Transport;
 
 use super::Shard;
 use super::delivery::Walk;
@@ -185,7 +186,7 @@ impl Shard {
         let is_same_user = user.is_none_or(|user| user == self.home.parking.get(at).user);
         let resume = self.context.limits.resume;
         if is_same_user {
-            let too_many = self.home.parking.put_in_front(at, pushes, lost, &resume);
+            let too_many = self.home.parking.put_in_front(at, pushes.iter(), lost, &resume);
             self.lose_parked(ParkedLoss::Full, too_many);
         } else {
             self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
@@ -291,7 +292,7 @@ impl Shard {
         }
         let Push { operation, ref frame, .. } = *push;
         let is_accepted = is_accepted.is_some();
-        let parked = ParkedPush { operation, frame: frame.clone(), is_accepted };
+        let parked = ParkedFrame::new(operation, frame, is_accepted);
         match self.home.parking.park(at, parked, &self.context.limits.resume) {
             Ok(()) => tally.parked += 1,
             Err(_) => tally.drop_as(DropReason::ParkedFull, 1),
@@ -315,9 +316,11 @@ impl Shard {
     }
 
     /// What was parked for the session of `conn`, which is ready for it. Its outbox may have less space than the session had.
-    pub(super) fn deliver_parked(&mut self, conn: LocalConnId, pushes: Vec<ParkedPush>) {
+    pub(super) fn deliver_parked(&mut self, conn: LocalConnId, pushes: ParkedFrames) {
+        let Some(pushes) = self.deliver_parcel(conn, pushes) else { return };
         let mut budget = Budget::new(0);
-        for ParkedPush { operation, frame, is_accepted } in pushes {
+        for parked in pushes.iter() {
+            let ParkedPush { operation, frame, is_accepted } = parked.to_push();
             let push = Push::new(operation, frame);
             if self.departures.has(conn) {
                 // The client is gone again, which its home did not know yet.
@@ -333,6 +336,25 @@ impl Shard {
             let (_, to_close) = self.count(&push, delivered, &mut budget);
             self.close_offered(None, to_close, &mut budget);
         }
+    }
+
+    /// Puts all of `pushes` into the outbox of `conn` as one item. If each has to be looked at by itself, they come back: where the client has
+    /// another form of frames, may filter them, or has no space for all of them.
+    fn deliver_parcel(&mut self, id: LocalConnId, pushes: ParkedFrames) -> Option<ParkedFrames> {
+        let limits = &self.context.limits;
+        let Some(conn) = self.conns.get(id).filter(|conn| conn.takes_pushes().is_ok()) else {
+            return Some(pushes);
+        };
+        let has_binary_form = !conn.is_text && conn.transport != Transport::EventStream;
+        let is_plain = has_binary_form && !conn.is_traced && pushes.accepted() == pushes.len();
+        if !is_plain || !self.outboxes.has_space_for_parcel(conn, &pushes, limits) {
+            return Some(pushes);
+        }
+        let count = pushes.len() as u64;
+        self.outboxes.append_parcel(id.slot, conn, pushes);
+        self.counters.deliveries += Tally { matched: count, queued: count, ..Tally::default() };
+        self.idle.note_activity(self.context.now);
+        None
     }
 
     // ---- from another process ------------------------------------------------------------------
@@ -365,7 +387,8 @@ impl Shard {
                 self.report_disconnected(user, key);
                 continue;
             };
-            let too_many = self.home.parking.put_in_front(at, pushes, lost, &resume);
+            let rest = pushes.iter().map(ParkedPush::view);
+            let too_many = self.home.parking.put_in_front(at, rest, lost, &resume);
             self.lose_parked(ParkedLoss::Full, too_many);
             let left_ms = u32::try_from(left_ms).unwrap_or(u32::MAX);
             self.home.parking.arm(at, self.context.deadline(left_ms));

@@ -3,6 +3,7 @@
 mod fixture;
 mod held;
 mod joined;
+mod lists;
 mod paced;
 mod refused;
 mod story;

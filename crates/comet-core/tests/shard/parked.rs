@@ -3,6 +3,7 @@
 mod attacks;
 mod bounds;
 mod hand_over;
+mod parcels;
 mod returns;
 
 use comet_core::{

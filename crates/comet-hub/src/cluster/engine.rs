@@ -398,8 +398,8 @@ pub struct StoredPush {
     pub publication: Publication,
     /// Its offset in the history of the room: that of its last frame.
     pub offset: u64,
-    /// How long ago the stream got it, milliseconds.
-    pub age_ms: u64,
+    /// When the stream got it, in milliseconds since 1970.
+    pub stored_unix_ms: u64,
     /// Where the answer goes, if one is wanted.
     pub answer: Option<Answer>,
 }
@@ -431,59 +431,5 @@ impl Event {
     #[must_use]
     pub fn is_push(&self) -> bool {
         matches!(self, Self::Push { .. } | Self::Ordered { .. })
-    }
-
-    /// Bytes of what it holds, for a bound on events that wait.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        match self {
-            Self::Push { publication, .. } => publication.bytes(),
-            Self::Ordered { order, .. } => order.bytes(),
-            Self::Answered { part, .. } => {
-                part.told.bytes() + part.hosts.iter().map(|host| host.len()).sum::<usize>()
-            }
-            Self::Keys { keys, .. } => {
-                keys.iter().map(|(key, _)| key.len() + size_of::<u64>()).sum()
-            }
-            _ => 0,
-        }
-    }
-}
-
-impl Order {
-    /// Bytes of its texts and names.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let texts = |texts: &[String]| texts.iter().map(String::len).sum::<usize>();
-        let (target, action) = match self {
-            Self::Change { target, action } => (target, action),
-            Self::Tell(Question::Counts { rooms }) => return texts(rooms),
-            Self::Tell(Question::Rooms { prefix, after, .. }) => return prefix.len() + after.len(),
-            Self::Tell(Question::Members { room, .. }) => return room.len(),
-        };
-        let target = match target {
-            OrderTarget::Room(text) | OrderTarget::Network(text) => text.len(),
-            OrderTarget::Keys(keys) => texts(keys),
-            OrderTarget::Users(users) => size_of_val(&**users),
-        };
-        target
-            + match action {
-                Action::Kick { reason, .. } => reason.len(),
-                Action::ChangeRooms { rooms, .. } => texts(rooms),
-            }
-    }
-}
-
-impl Publication {
-    /// Bytes of its body and of the names in its target.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        let names = match &self.target {
-            Target::Room(room) => room.len(),
-            Target::Keys(keys) => keys.iter().map(|key| key.len()).sum(),
-            Target::Users(users) => size_of_val(&**users),
-            Target::All => 0,
-        };
-        self.body.len() + self.collapse_id.len() + names
     }
 }

@@ -17,7 +17,7 @@ use crate::pid_file::PidFile;
 use super::heritage::{Process, Sockets};
 use super::request::{Answer, Request, own_binary};
 
-/// How long clients in a handshake may take to authenticate.
+/// How long clients in a handshake may take to send their tokens.
 const HANDSHAKES: Duration = Duration::from_millis(300);
 
 /// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
@@ -205,6 +205,11 @@ impl<'a> Former<'a> {
     fn answer_requests(&self) -> Result<(), String> {
         let cores = self.app.cores();
         all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
+        let clients = self.survey()?.await_answers;
+        if clients == 0 {
+            return Ok(());
+        }
+        log::info!("upgrade: {clients} clients wait for an answer, at most {ANSWERS:?}");
         self.wait_for(ANSWERS, |survey| survey.await_answers)
     }
 

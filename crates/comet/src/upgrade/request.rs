@@ -62,11 +62,16 @@ fn name(server: u32) -> io::Result<SocketAddr> {
     SocketAddr::from_abstract_name(format!("comet-upgrade-{server}"))
 }
 
-/// Asks the process `server`, and waits for its answer.
+/// Asks the process `server`, and waits for its answer. Until `has_come` is called this process is not to end: the server would find
+/// nobody, and take the signal for an order to upgrade. If `has_come` fails nothing is done.
 ///
 /// # Errors
 /// If it cannot be asked, or does not answer, as a sentence.
-pub fn ask(server: u32, request: &Request) -> Result<Answer, String> {
+pub fn ask(
+    server: u32,
+    request: &Request,
+    has_come: impl FnOnce() -> Result<(), String>,
+) -> Result<Answer, String> {
     let listener = name(server).and_then(|name| UnixListener::bind_addr(&name));
     let listener = listener.map_err(|error| match error.kind() {
         io::ErrorKind::AddrInUse => {
@@ -85,6 +90,7 @@ pub fn ask(server: u32, request: &Request) -> Result<Answer, String> {
     kill_process(id, Signal::USR2)
         .map_err(|error| format!("process {server} cannot be signalled: {error}"))?;
     let mut stream = accept(&listener, id, request.start + EXTRA_TIME)?;
+    has_come()?;
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock => format!("process {server} does not answer: see its log"),
         _ => format!("process {server}: {error}"),
@@ -219,14 +225,14 @@ mod tests {
     #[test]
     fn a_process_that_is_none_is_not_asked() {
         // The largest id that the kernel gives is 2^22.
-        let error = ask(1 << 30, &Request::default()).unwrap_err();
+        let error = ask(1 << 30, &Request::default(), || Ok(())).unwrap_err();
         assert!(error.contains("cannot be signalled"), "{error}");
     }
 
     #[test]
     fn a_process_that_the_signal_would_end_is_not_signalled() {
         let mut sleeper = std::process::Command::new("sleep").arg("60").spawn().unwrap();
-        let error = ask(sleeper.id(), &Request::default()).unwrap_err();
+        let error = ask(sleeper.id(), &Request::default(), || Ok(())).unwrap_err();
         let ended = sleeper.try_wait().unwrap();
         sleeper.kill().unwrap();
         sleeper.wait().unwrap();

@@ -1,9 +1,14 @@
 //! A client whose socket is cut off comes back, on the same core or another one, and has missed nothing.
 
-use comet::caller::Ledger;
+use std::thread;
+use std::time::Duration;
+
+use comet::caller::{Ledger, PushClient};
 use comet_client::{Client, Options, Resumed, Transport};
 
-use crate::support::{BOTH, PATIENCE, Server, To, dropped, queued, received};
+use crate::process;
+use crate::stopped::Stop;
+use crate::support::{BOTH, Metrics, PATIENCE, Server, To, dropped, push, queued, received, until};
 
 const SETS: [&str; 2] = ["resume.window=\"30s\"", "resume.messages=4"];
 const TOKEN: &str = r#"{"mid":42,"key":"k","accepts":[5]}"#;
@@ -73,4 +78,46 @@ fn a_client_is_told_what_it_has_lost_and_a_goodbye_ends_its_session() {
         assert_eq!(server.push(To::Keys(&["k"]), 5, b"to nobody"), nobody);
         server.metrics().assert_balanced();
     }
+}
+
+/// Most of them are on cores that their sessions have not been on.
+#[test]
+fn clients_that_come_back_while_the_server_stands_still_have_missed_nothing() {
+    const CLIENTS: u32 = 40;
+    let server = process::Server::start(&["resume.window=\"1m\""]);
+    let address = server.tcp.to_string();
+    let connect = move |number: u32| {
+        let token = format!(r#"{{"mid":42,"key":"k{number}","accepts":[5]}}"#);
+        let options = Options::tcp(address.clone(), token).keep_session().timeout(PATIENCE);
+        options.connect().expect("the server takes the token")
+    };
+    let clients: Vec<_> = (0..CLIENTS).map(&connect).collect();
+    drop(clients);
+    until("all sessions to be parked", || {
+        Metrics::read(server.stat).value("comet_sessions_parked_total") == u64::from(CLIENTS)
+    });
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    let parked = Ledger { parked: CLIENTS.into(), ..queued(0) };
+    for body in [b"1", b"2", b"3"] {
+        assert_eq!(push(&caller, To::User(42), 5, body), parked);
+    }
+    let stop = Stop::new(&server);
+    // The kernel takes them meanwhile, and their tokens.
+    let comers: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let connect = connect.clone();
+            thread::spawn(move || connect(number))
+        })
+        .collect();
+    stop.end_after(Duration::from_millis(500));
+    let mut clients: Vec<_> = comers.into_iter().map(|comer| comer.join().unwrap()).collect();
+    assert_eq!(push(&caller, To::User(42), 5, b"4"), queued(CLIENTS.into()));
+    for client in &mut clients {
+        let resumed = Resumed { parked: 3, ..Resumed::default() };
+        assert_eq!(client.resumed(), Some(resumed));
+        for body in [b"1", b"2", b"3", b"4"] {
+            assert_eq!(received(client), body);
+        }
+    }
+    Metrics::read(server.stat).assert_balanced();
 }

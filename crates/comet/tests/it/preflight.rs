@@ -272,7 +272,7 @@ fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             line.expect("it runs").trim().parse::<u32>().unwrap()
         };
-        until("it to wait", || sleeps() > 100);
+        until("it to wait", || sleeps() > 80);
         drop(on_its_way);
         line_with(&log, "debug [");
     }

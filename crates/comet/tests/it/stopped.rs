@@ -61,19 +61,19 @@ fn start_with(certificates: &Certificates, sets: &[&str]) -> Server {
 }
 
 /// A server that stands still. It goes on when this is dropped.
-struct Stop<'server> {
+pub(crate) struct Stop<'server> {
     server: &'server Server,
     since: Instant,
 }
 
 impl<'server> Stop<'server> {
-    fn new(server: &'server Server) -> Self {
+    pub(crate) fn new(server: &'server Server) -> Self {
         server.pause(true);
         Self { server, since: Instant::now() }
     }
 
     /// Ends the stop once it has lasted for `time`.
-    fn end_after(self, time: Duration) {
+    pub(crate) fn end_after(self, time: Duration) {
         thread::sleep(time.saturating_sub(self.since.elapsed()));
     }
 }

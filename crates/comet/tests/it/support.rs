@@ -14,7 +14,7 @@ use comet_config::{Config, Source};
 use comet_control::Address;
 
 /// Longest wait for something that has to happen, before the test fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What most tests are run over.
 pub(crate) const BOTH: [Transport; 2] = [Transport::Tcp, Transport::WebSocket];

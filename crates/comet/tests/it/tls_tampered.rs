@@ -26,8 +26,8 @@ pub(crate) const CASES: [Tampering; 8] = [
         },
         BadRecordMac,
     ),
-    // Cut, and its header does not say so.
-    (|[first, second]| [&first[..first.len() - 1], &second].concat(), BadRecordMac),
+    // Cut, and its header does not say so. By four bytes: one of 256 records ends with the byte that the next one begins with.
+    (|[first, second]| [&first[..first.len() - 4], &second].concat(), BadRecordMac),
     // Swapped, lost and doubled.
     (|[first, second]| [second, first].concat(), BadRecordMac),
     (|[_, second]| second, BadRecordMac),

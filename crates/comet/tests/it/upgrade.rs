@@ -1,5 +1,6 @@
 //! A running server hands its connections over to a new process, or goes on because that fails.
 
+mod broken_off;
 mod callers;
 mod counters;
 mod failures;
@@ -7,6 +8,7 @@ mod hangs;
 mod memory;
 mod nats;
 mod paced;
+mod parked;
 mod stream;
 mod talking;
 mod tls;

@@ -7,17 +7,46 @@ use comet_proto::Encoded;
 use crate::index::Index;
 use crate::outbox::chain::Chain;
 use crate::outbox::{ChainId, Item, Outbox, PartialSend, Serial, Subject};
+use crate::parking::{ParkedFrame, ParkedFrames};
 use crate::transport::Transport;
 
 use super::Chains;
 
 /// A frame as plain data.
-pub(crate) struct ItemParts<'a> {
-    /// Within a shard an equal serial is the same frame.
-    pub(crate) serial: u32,
-    pub(crate) frame: &'a Encoded,
-    pub(crate) is_push: bool,
-    pub(crate) subject: Option<&'a Subject>,
+#[derive(Clone, Copy)]
+pub(crate) enum ItemParts<'a> {
+    Shared {
+        /// Within a shard an equal serial is the same frame.
+        serial: u32,
+        frame: &'a Encoded,
+        is_push: bool,
+        subject: Option<&'a Subject>,
+    },
+    /// A push of a parcel. The next process has each as a frame of its own.
+    Parked(ParkedFrame<'a>),
+}
+
+impl<'a> ItemParts<'a> {
+    fn of(item: &'a Item) -> impl Iterator<Item = Self> {
+        let Item { serial: Serial(serial), frame, pushes, subject, stored: _ } = item;
+        let parcel = item.parcel();
+        let shared = parcel.is_none().then_some(Self::Shared {
+            serial: *serial,
+            frame,
+            is_push: *pushes > 0,
+            subject: subject.as_deref(),
+        });
+        let parked = parcel.into_iter().flat_map(ParkedFrames::iter).map(Self::Parked);
+        shared.into_iter().chain(parked)
+    }
+
+    fn length(&self, transport: Transport) -> u32 {
+        let bytes = match self {
+            Self::Shared { frame, .. } => transport.bytes(frame),
+            Self::Parked(push) => push.on(transport),
+        };
+        bytes.len() as u32
+    }
 }
 
 impl Chains {
@@ -31,23 +60,20 @@ impl Chains {
         let mut items = Vec::new();
         for index in [in_flight, pending].into_iter().filter(|index| *index != ChainId::NONE) {
             let Chain { log, run, .. } = self.chains[index];
-            items.extend(self.logs[log].frames(&self.frames, run).map(|(_, item)| item));
+            let frames = self.logs[log].frames(&self.frames, run);
+            items.extend(frames.flat_map(|(_, item)| ItemParts::of(item)));
         }
         let mut skipped = 0;
         while taken > 0 {
-            let length = transport.bytes(&items[skipped].frame).len() as u32;
+            let length = items[skipped].length(transport);
             if taken < length {
                 break;
             }
             taken -= length;
             skipped += 1;
         }
-        let items = items.into_iter().skip(skipped).map(|item| {
-            let Item { serial: Serial(serial), frame, is_push, subject, stored: _ } = item;
-            let subject = subject.as_deref();
-            ItemParts { serial: *serial, frame, is_push: *is_push, subject }
-        });
-        (items.collect(), taken)
+        items.drain(..skipped);
+        (items, taken)
     }
 
     /// A frame of another process.

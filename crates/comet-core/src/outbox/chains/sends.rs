@@ -141,7 +141,7 @@ impl Chains {
         let joined = joins.then(|| Vec::with_capacity(bytes));
         self.joined_bytes += if joins { bytes } else { 0 };
         let frames = self.logs[log].frames(&self.frames, run);
-        let frames = frames.map(|(_, item)| (transport.bytes(&item.frame), item.is_push));
+        let frames = frames.map(|(_, item)| (transport.bytes(&item.frame), item.pushes));
         let window = Window::new(frames, joined);
         self.chains[index].windows[transport.encoding()] = Some(Box::new(window));
     }
@@ -149,14 +149,35 @@ impl Chains {
     /// The frames of what is in flight that end within its first `taken` bytes.
     pub(super) fn whole(&self, index: ChainId, transport: Transport, taken: u32) -> Whole {
         let chain = &self.chains[index];
-        let Totals { frames, pushes, bytes } = chain.totals;
+        let Totals { frames, pushes, replies, bytes } = chain.totals;
         let bytes = bytes[transport.encoding()];
-        match &chain.windows[transport.encoding()] {
-            _ if taken == bytes => Whole { frames, pushes, bytes },
+        let mut whole = match &chain.windows[transport.encoding()] {
+            _ if taken == bytes => return Whole { frames, pushes, replies, bytes },
             Some(window) => window.whole(taken),
             // One frame, or nothing was sent yet.
             None => Whole::default(),
+        };
+        if let Some((pushes, _)) = self.whole_of_parcel(index, transport, whole, taken) {
+            whole.pushes += pushes;
         }
+        whole
+    }
+
+    /// If a parcel follows the `whole` frames: how many of its pushes end within the first `taken` bytes of what is in flight, and
+    /// their length.
+    pub(super) fn whole_of_parcel(
+        &self,
+        index: ChainId,
+        transport: Transport,
+        whole: Whole,
+        taken: u32,
+    ) -> Option<(u32, u32)> {
+        if taken == whole.bytes {
+            return None;
+        }
+        let Chain { log, run, .. } = self.chains[index];
+        let (_, item) = self.logs[log].frames(&self.frames, run).nth(whole.frames as usize)?;
+        Some(item.parcel()?.whole(transport, taken - whole.bytes))
     }
 
     /// The kernel took `bytes` more of what is in flight.
@@ -200,10 +221,15 @@ impl Chains {
                 }
                 continue;
             }
-            let mut run = item.frame.for_tcp();
-            while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
-                frames.push((frame.operation, frame.sequence, length as u32));
-                run = &run[length..];
+            let mut decode_run = |mut run| {
+                while let Ok(Some((frame, length))) = decode(run, usize::MAX) {
+                    frames.push((frame.operation, frame.sequence, length as u32));
+                    run = &run[length..];
+                }
+            };
+            match item.parcel() {
+                None => decode_run(item.frame.for_tcp()),
+                Some(parcel) => parcel.iter().for_each(|push| decode_run(push.on(Transport::Tcp))),
             }
         }
         frames

@@ -139,12 +139,12 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     };
     for _ in 0..UPGRADES {
         let before = made.load(SeqCst);
-        until("pushes to go on", || made.load(SeqCst) > before + 100);
+        until("pushes to go on", || made.load(SeqCst) > before + 40);
         hosts.line.upgrade();
         hosts.until_joined();
     }
     let before = made.load(SeqCst);
-    until("pushes to go on", || made.load(SeqCst) > before + 100);
+    until("pushes to go on", || made.load(SeqCst) > before + 40);
     is_over.store(true, SeqCst);
     let ledgers: Vec<Vec<Option<Ledger>>> =
         callers.into_iter().map(|caller| caller.join().unwrap()).collect();
