@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use comet_hub::cluster::{Event, StreamEvent, StreamPlace};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::unconstrained;
 
 pub use engine::Nats;
@@ -79,6 +79,8 @@ struct Shared {
     /// `None`: hosts share no history.
     stream: Option<StreamReading>,
     is_connected: AtomicBool,
+    /// Changes with each connection.
+    connections: watch::Sender<u64>,
     /// Of orders that wait.
     waiting_bytes: AtomicUsize,
     /// Of events that wait.

@@ -105,10 +105,11 @@ impl Reader {
 
     fn take_state(&mut self, state: &async_nats::Event) {
         use async_nats::Event::{Closed, Connected, Disconnected, SlowConsumer};
-        let Shared { counts, is_connected, .. } = &*self.shared;
+        let Shared { counts, is_connected, connections, .. } = &*self.shared;
         match state {
             Connected => {
                 is_connected.store(true, Relaxed);
+                connections.send_modify(|count| *count += 1);
                 self.said = None;
                 log::info!("connected to NATS");
                 self.tell_state(Event::Connected);

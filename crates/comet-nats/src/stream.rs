@@ -121,9 +121,18 @@ impl StreamReader {
 
     pub(crate) async fn run(mut self, events: mpsc::Sender<StreamEvent>) -> Infallible {
         let mut pause = RETRY;
+        let mut connections = self.shared.connections.subscribe();
         loop {
             let before = self.at.last;
-            if let Err(error) = self.follow(&events).await {
+            let ended = tokio::select! {
+                ended = self.follow(&events) => ended,
+                // The consumer has gone with its connection, which the client would notice by its silence.
+                _ = connections.changed() => {
+                    pause = RETRY;
+                    continue;
+                }
+            };
+            if let Err(error) = ended {
                 let sentence = error.to_string();
                 if self.said.as_ref() != Some(&sentence) {
                     log::warn!("the stream of histories in NATS is not read: {sentence}");
@@ -131,11 +140,14 @@ impl StreamReader {
                 }
             }
             pause = if self.at.last > before { RETRY } else { RETRY_MAX.min(pause * 2) };
-            sleep(pause).await;
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = connections.changed() => pause = RETRY,
+            }
         }
     }
 
-    /// Reads on, until the consumer has to be made anew.
+    /// Reads on, until the consumer has to be made anew. Whatever it waits for, it may be dropped there and called again.
     async fn follow(&mut self, events: &mpsc::Sender<StreamEvent>) -> Result<(), Error> {
         let context = jetstream::new(self.client.clone());
         let found = context.get_or_create_stream(self.config()).await?;
@@ -241,9 +253,9 @@ impl StreamReader {
     async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
         let place = self.at.told();
         if place != self.at.told {
-            self.at.told = place;
             // Fails only when the host ends.
             let _ = events.send(StreamEvent::State(place)).await;
+            self.at.told = place;
         }
         self.counts().is_read.store(self.at.is_read, Relaxed);
     }
