@@ -18,6 +18,7 @@ use comet_hub::cluster::{
     Target,
 };
 use comet_ops::{Exposition, Kind};
+use comet_serve::Caller;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -30,6 +31,11 @@ use gate::Gate;
 
 /// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
+
+/// Who makes the calls of the stream: it takes turns with other callers, and with what other hosts push beside it.
+pub(crate) const STREAM_CALLER: Caller = Caller(u64::MAX);
+/// What the stream has for the cores is dropped nowhere, so it takes as long as it takes.
+pub(crate) const UNLIMITED: Duration = Duration::MAX;
 
 /// What connects this host with others.
 pub struct ClusterOptions {

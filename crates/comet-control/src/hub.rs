@@ -159,23 +159,6 @@ impl HubDriver {
         begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
     }
 
-    /// Starts a call by a message of the stream that hosts share, which its shard gets for sure.
-    pub(crate) fn begin_kept(
-        self: &Arc<Self>,
-        limit: Duration,
-        shard: ShardId,
-        message: impl FnOnce(CallId) -> Message,
-    ) -> Result<Call, CallError> {
-        let (caller, outcome) = oneshot::channel();
-        let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
-        let mut state = self.lock();
-        let State { hub, inboxes, .. } = &mut *state;
-        let now = self.now().after(1);
-        let begun = hub.begin_kept((now, limit_ms), inboxes, caller, shard, message);
-        self.wake.wake();
-        begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
-    }
-
     /// The same message to every shard.
     pub(crate) fn begin_everywhere(
         self: &Arc<Self>,

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
-use crate::cluster::{ClusterDriver, ClusterWork, Wanted};
+use crate::cluster::{ClusterDriver, ClusterWork, STREAM_CALLER, Wanted};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
@@ -136,7 +136,8 @@ impl Assembly {
                 });
                 let stored = pushes.clone();
                 let begin_stored = move |push: &_| stored.begin_stored(push);
-                carrier.spawn(Arc::clone(cluster).run_stream(stream, begin_stored));
+                let run_stream = Arc::clone(cluster).run_stream(stream, begin_stored);
+                carrier.spawn(STREAM_CALLER.run(run_stream));
                 let begin = move |wanted| match wanted {
                     Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
                     Wanted::Order(order) => pushes.begin_order(order),

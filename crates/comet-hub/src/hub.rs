@@ -16,9 +16,6 @@ pub const RETRY_MS: u64 = 1;
 /// Time between two looks for late calls, at least, milliseconds: each look is at all of them.
 pub const LATE_LOOK_MS: u64 = 10;
 
-/// Who makes the calls of the stream that hosts share.
-const STREAM: CallerId = CallerId(u64::MAX);
-
 /// The calls under way, and what waits in front of the inboxes of the shards.
 ///
 /// `C` is what the driver keeps with a call to find its caller again. It comes back with the outcome.
@@ -154,35 +151,6 @@ impl<C> Hub<C> {
             sent += 1;
         }
         calls.open(id, sent, (now, limit_ms), (caller, kept));
-        let deadline = now.after(limit_ms);
-        *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
-        Ok(id)
-    }
-
-    /// Starts a call by a message of the stream that hosts share, in the order of these calls. However late the shard is, it gets
-    /// the message, also when the call has ended.
-    ///
-    /// # Errors
-    /// As [`Hub::begin`], and [`CallError::TooManyOfCaller`] if the shard is behind. The message is not sent then.
-    pub fn begin_kept(
-        &mut self,
-        (now, limit_ms): (Millis, u64),
-        inboxes: &mut impl Inboxes,
-        kept: C,
-        shard: ShardId,
-        message: impl FnOnce(CallId) -> Message,
-    ) -> Result<CallId, CallError> {
-        let now = self.advance(now);
-        let Self { calls, lanes, late_at, .. } = self;
-        calls.check_room(STREAM)?;
-        let lane = &mut lanes[usize::from(shard.0)];
-        if lane.is_behind() {
-            return Err(CallError::TooManyOfCaller);
-        }
-        let id = calls.next_id();
-        lane.send(inboxes, (None, STREAM), message(id), |call| calls.runs(call))
-            .map_err(|Gone| CallError::ShardGone(shard))?;
-        calls.open(id, 1, (now, limit_ms), (STREAM, kept));
         let deadline = now.after(limit_ms);
         *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
         Ok(id)

@@ -17,8 +17,6 @@ use crate::queues::{CallerId, CallerQueues, Waiting, cost};
 /// Messages that may wait before those of ended calls are swept out. At most [`CALLS_MAX`] belong to
 /// calls that still run, so a sweep frees at least half and costs nothing in the mean.
 pub(crate) const WAITING_MAX: usize = 2 * CALLS_MAX;
-/// Pushes that may wait before those of the stream that hosts share wait in the stream.
-const KEPT_WAITING_MAX: usize = 1_024;
 
 /// The shard has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,11 +173,6 @@ impl Lane {
     /// So many messages wait that only those of calls, which are bounded themselves, may join them.
     pub(crate) fn is_full(&self) -> bool {
         self.directory.len() >= WAITING_MAX
-    }
-
-    /// So many pushes wait that no more of those that must not be dropped may join them.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.pushes.len() >= KEPT_WAITING_MAX
     }
 
     /// The calls whose messages wait here.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
-use comet_core::{Message, ShardId, StreamState};
+use comet_core::{Message, StreamState};
 use comet_hub::cluster::{
     Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, StreamPlace, Told,
 };
@@ -17,14 +17,12 @@ use tonic::{Code, Status};
 
 use crate::under_way::{Elsewhere, UnderWayHere};
 
-use super::{ClusterDriver, STREAM_BYTES_MAX};
+use super::{ClusterDriver, STREAM_BYTES_MAX, UNLIMITED};
 
 /// Pushes of the stream that may be under way on the cores.
 const UNDER_WAY_MAX: usize = 512;
-/// Time until a core that was behind is tried again.
+/// Time until the cores are tried again where so many calls are under way that no more may begin.
 const RETRY: Duration = Duration::from_millis(2);
-/// How long homes may take to note how far the stream is.
-const STATE_LIMIT: Duration = Duration::from_secs(1);
 
 impl ClusterDriver {
     /// Has the stream take a push of this host's callers. Does not wait, so pushes of one caller come into the stream in the order
@@ -80,9 +78,9 @@ impl ClusterDriver {
 
     /// Homes are all told, or none that the process that goes on knows of.
     async fn take_state(&self, place: StreamPlace, is_new: bool) {
-        self.tell_state(place.state, false, is_new).await;
+        self.tell_state(place.state, false).await;
         if is_new && place.state.is_read {
-            self.tell_state(place.state, true, false).await;
+            self.tell_state(place.state, true).await;
         }
         *self.place() = place.state.is_read.then_some(place);
     }
@@ -118,26 +116,20 @@ impl ClusterDriver {
         self.stream.lock().expect("nothing panics between lock and unlock")
     }
 
-    /// With `waits` until all shards have taken it.
-    async fn tell_state(&self, state: StreamState, is_settled: bool, waits: bool) {
-        for shard in (0..self.hub.shards()).map(ShardId) {
-            let message = |call| Message::Stream { call, state, is_settled };
-            loop {
-                let is_told = match self.hub.begin_kept(STATE_LIMIT, shard, message) {
-                    Ok(call) => !waits || call.await.is_ok(),
-                    Err(_) => false,
-                };
-                if is_told {
-                    break;
-                }
-                // The core is behind. To tell it twice does nothing.
-                sleep(RETRY).await;
+    /// Returns when all shards have taken it.
+    async fn tell_state(&self, state: StreamState, is_settled: bool) {
+        let message = |call| Message::Stream { call, state, is_settled };
+        let call = loop {
+            match self.hub.begin_everywhere(UNLIMITED, message) {
+                Ok(call) => break call,
+                Err(_) => sleep(RETRY).await,
             }
-        }
+        };
+        // Fails only where a core has ended, and this process with it.
+        let _ = call.await;
     }
 
     async fn answer_stored(self: Arc<Self>, begun: UnderWayHere, answer: Option<Answer>) {
-        // A push whose cores are too late goes on there, and its caller is told that this host has not answered.
         let (Ok(tally), Some(answer)) = (begun.await, answer) else { return };
         let mut cluster = self.lock();
         let host = Arc::clone(&self.host);

@@ -10,7 +10,7 @@ use comet_proto::count_frames;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::cluster::{ClusterDriver, unix_ms};
+use crate::cluster::{ClusterDriver, UNLIMITED, unix_ms};
 use crate::status::status;
 use crate::under_way::{UnderWay, UnderWayHere};
 
@@ -48,12 +48,9 @@ impl Pushes {
         let push = Push { offset: *offset, ..push };
         let home = home_of_room(&room, self.hub.shards());
         let age_ms = unix_ms(Instant::now()).saturating_sub(*stored_unix_ms);
-        let call = self.hub.begin_kept(self.bounds.timeout, home, |call| Message::PushStored {
-            call,
-            room,
-            push,
-            age_ms,
-        });
+        let call = self
+            .hub
+            .begin(UNLIMITED, |call| [(home, Message::PushStored { call, room, push, age_ms })]);
         Ok(UnderWay::from(call.map_err(status)?).here())
     }
 
