@@ -37,6 +37,7 @@ mod sink;
 mod source;
 mod stats;
 mod subject;
+mod succession;
 mod target;
 mod tls;
 mod turn;

@@ -185,7 +185,7 @@ impl Receiver {
         self.closed += usize::from(was_open);
         self.live -= usize::from(was_live);
         self.recorder.accounts.unsubscribe(index);
-        self.recorder.forget_heartbeat(index);
+        self.recorder.forget_heartbeats(index);
         was_open
     }
 

@@ -1,5 +1,7 @@
 //! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
 
+use std::collections::VecDeque;
+
 use comet_client::{Session, op};
 use comet_proto::{JoinReply, LeaveReply};
 
@@ -8,6 +10,9 @@ use crate::accounting::{Accounts, StreamId};
 use crate::findings::Findings;
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, OP_SEND, Shape, Stamp};
 use crate::pauses::Pauses;
+
+/// Heartbeats of a connection that may wait for replies. Of more, the oldest stay unanswered.
+const AWAITED_MAX: usize = 64;
 
 /// Apart from the sessions, since both change at once.
 pub(crate) struct Recorder {
@@ -20,8 +25,8 @@ pub(crate) struct Recorder {
     pub visits: Option<VisitAccounts>,
     /// All that is not in the accounts.
     pub found: Findings,
-    /// When the last heartbeat of each connection was due, until it is answered.
-    heartbeats_due_ns: Vec<Option<u64>>,
+    /// When the heartbeats of each connection that are not answered yet were due, the oldest first.
+    heartbeats_due_ns: Vec<VecDeque<u64>>,
     /// Measured since it was asked for.
     pub pauses: Option<Pauses>,
     /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
@@ -81,15 +86,19 @@ impl Recorder {
 
     pub(crate) fn heartbeat_sent(&mut self, connection: usize, due_ns: u64) {
         self.found.heartbeats_sent += 1;
-        *at(&mut self.heartbeats_due_ns, connection) = Some(due_ns);
+        let awaited = at(&mut self.heartbeats_due_ns, connection);
+        if awaited.len() == AWAITED_MAX {
+            awaited.pop_front();
+        }
+        awaited.push_back(due_ns);
     }
 
-    /// The connection leaves: the reply to its last heartbeat is not to come any more.
-    pub(crate) fn forget_heartbeat(&mut self, connection: usize) {
-        let awaited = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
+    /// The connection leaves: replies to its last heartbeats are not to come any more.
+    pub(crate) fn forget_heartbeats(&mut self, connection: usize) {
+        let awaited = self.heartbeats_due_ns.get_mut(connection).map(std::mem::take);
         let sent = &mut self.found.heartbeats_sent;
-        // It may be of before a restart.
-        *sent = sent.saturating_sub(u64::from(awaited.is_some()));
+        // They may be of before a restart.
+        *sent = sent.saturating_sub(awaited.unwrap_or_default().len() as u64);
     }
 
     /// Records what came on a connection. What is next in its stream, which is nearly all, is compared with
@@ -149,8 +158,8 @@ impl Recorder {
                 self.record(connection, frame.body, now_ns);
             }
             OP_HEARTBEAT_REPLY => {
-                let due_ns = self.heartbeats_due_ns.get_mut(connection).and_then(Option::take);
-                if let Some(due_ns) = due_ns {
+                let awaited = self.heartbeats_due_ns.get_mut(connection);
+                if let Some(due_ns) = awaited.and_then(VecDeque::pop_front) {
                     self.found.round_trips.saturating_record(now_ns.saturating_sub(due_ns));
                 }
             }
@@ -294,6 +303,26 @@ mod tests {
             let [is, _] = recorder.accounts.close(&[vec![count]], &[]);
             assert_eq!((is.received, is.lost), (count, 0), "{transport:?}, cut at {cut}");
         }
+    }
+
+    #[test]
+    fn several_heartbeats_may_wait_for_their_replies() {
+        let mut recorder = Recorder::new(RUN, OPERATION, SIZE);
+        recorder.accounts.open(0);
+        let (mut session, mut owed) = (live(Transport::Tcp), 0);
+        for due_ns in [1_000, 2_000, 3_000] {
+            recorder.heartbeat_sent(0, due_ns);
+        }
+        let mut replies = Vec::new();
+        for sequence in 0..2 {
+            append_header(OP_HEARTBEAT_REPLY, sequence, 0, &mut replies);
+        }
+        recorder.handle_input(0, &mut session, &mut owed, &replies, 4_000).expect("they are read");
+        let found = &recorder.found;
+        assert_eq!((found.round_trips.len(), found.unanswered()), (2, 1));
+        assert!(found.round_trips.max() >= 3_000, "that of the first");
+        recorder.forget_heartbeats(0);
+        assert_eq!(recorder.found.unanswered(), 0);
     }
 
     #[test]

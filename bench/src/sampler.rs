@@ -51,16 +51,17 @@ impl Sampler {
     /// Takes the first sample of the process and of what its clients have counted so far.
     pub(crate) fn start(gauge: Gauge, counts: Counts) -> Result<Self> {
         let now_ns = now_ns();
+        let first_cpu = gauge.cpu()?;
         let mut sampler = Self {
             started_ns: now_ns,
             interval_ns: INTERVAL_NS,
             due_ns: now_ns + INTERVAL_NS,
             gauge,
             first: counts,
-            first_cpu: gauge.cpu()?,
+            first_cpu: first_cpu.clone(),
             series: Series::default(),
         };
-        sampler.take(now_ns, counts)?;
+        sampler.push(now_ns, counts, first_cpu)?;
         Ok(sampler)
     }
 
@@ -93,7 +94,12 @@ impl Sampler {
     }
 
     fn take(&mut self, now_ns: u64, counts: Counts) -> Result<()> {
-        let cpu = self.gauge.cpu()?.zip(self.first_cpu.as_ref());
+        let cpu = self.gauge.cpu()?;
+        self.push(now_ns, counts, cpu)
+    }
+
+    fn push(&mut self, now_ns: u64, counts: Counts, cpu: Option<CpuSample>) -> Result<()> {
+        let cpu = cpu.zip(self.first_cpu.as_ref());
         let columns = [
             ("at_us", Some((now_ns - self.started_ns) / 1000)),
             ("received", Some(counts.received - self.first.received)),
@@ -167,6 +173,7 @@ mod tests {
         assert_eq!(columns["received"], [0, 40]);
         assert_eq!(columns["heartbeats"], [0, 20]);
         assert_eq!(columns["connections"], [3, 3]);
+        assert_eq!(columns["cpu_us"][0], 0);
     }
 
     #[test]

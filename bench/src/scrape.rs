@@ -13,6 +13,9 @@ use crate::stats::Reasons;
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often a server is asked while a core of it is late: the page has no sums then, and takes a second each time.
+const ATTEMPTS: usize = 20;
+
 /// What a server has counted since it started.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Counted {
@@ -48,12 +51,17 @@ pub(crate) struct Counted {
 impl Counted {
     /// Asks the server. Fails if it does not answer with metrics.
     pub(crate) fn of(stat: SocketAddr) -> Result<Self> {
-        let answer = http_get(stat, "/metrics");
-        let answer = answer.map_err(|error| format!("no metrics at {stat}: {error}"))?;
-        if !answer.contains("comet_lost_total") {
-            return Err(format!("no metrics of a comet at {stat}").into());
+        for _ in 0..ATTEMPTS {
+            let answer = http_get(stat, "/metrics");
+            let answer = answer.map_err(|error| format!("no metrics at {stat}: {error}"))?;
+            if answer.contains("comet_lost_total") {
+                return Ok(Self::parse(&answer));
+            }
+            if !has_late_core(&answer) {
+                return Err(format!("no metrics of a comet at {stat}").into());
+            }
         }
-        Ok(Self::parse(&answer))
+        Err(format!("a core of the comet at {stat} does not answer").into())
     }
 
     /// What was counted since `earlier`. What is said of now is of now.
@@ -107,6 +115,11 @@ impl Counted {
         }
         counted
     }
+}
+
+fn has_late_core(text: &str) -> bool {
+    let mut lines = text.lines();
+    lines.any(|line| line.starts_with("comet_core_answers{") && line.ends_with(" 0"))
 }
 
 fn grown(now: &Reasons, earlier: &Reasons) -> Reasons {

@@ -18,7 +18,7 @@ use crate::stats::Reasons;
 use crate::yardstick::Feed;
 
 /// How long answers may take after the last call.
-const ANSWERS: Duration = Duration::from_secs(30);
+const ANSWERS: Duration = Duration::from_secs(120);
 
 /// How often a call is repeated that has not left.
 const REPEATS_MAX: u32 = 20;

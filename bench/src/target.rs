@@ -116,10 +116,17 @@ impl Target {
         self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
     }
 
-    /// From now on the server is process `pid`, which the one before has started and handed over to. Gives that one.
-    pub(crate) fn go_on_as(&mut self, pid: u32) -> Option<Running> {
-        self.gauge.pid = Some(pid);
+    /// The process that the bench has started, which may end from now on: it hands over to another one. It is killed when
+    /// it is dropped.
+    pub(crate) fn take_process(&mut self) -> Option<Running> {
         self.process.take()
+    }
+
+    /// From now on the server is process `pid`, which the one before has started and handed over to. That one has
+    /// ended.
+    pub(crate) fn go_on_as(&mut self, pid: u32) {
+        self.gauge.pid = Some(pid);
+        self.process = None;
     }
 
     /// A server that is started with further `arguments` and logs to `log`. Fails like [`Target::server`].

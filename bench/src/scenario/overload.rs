@@ -38,8 +38,8 @@ pub(super) const CROWD_BOUND_US: f64 = 6_000.0;
 const HEARTBEAT_NS: u64 = SECOND_NS;
 /// Time between two round trips of the ping-pong.
 const PING_NS: u64 = 2 * MILLISECOND_NS;
-/// How long an attack may take to be under way.
-pub(super) const BEGIN_NS_MAX: u64 = 60 * SECOND_NS;
+/// How long an attack, which gives way to all else, may take to be under way.
+pub(super) const BEGIN_NS_MAX: u64 = 240 * SECOND_NS;
 
 const HEADINGS: [&str; 11] = [
     "attack",

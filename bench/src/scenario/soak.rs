@@ -35,6 +35,7 @@ use crate::grpc::LedgerSums;
 use crate::report;
 use crate::sender::Sent;
 use crate::subject::{COMET, Place, Subject};
+use crate::succession::Succession;
 use crate::target::Target;
 
 /// Half of the members and guests use WebSocket.
@@ -144,11 +145,13 @@ impl<'a> Soak<'a> {
         let (log, pipe) = Log::open()?;
         let started = Target::start(server, host, &arguments, pipe);
         let target = started.map_err(|error| format!("{error}{}", log.last()))?;
+        let pid = target.gauge.pid.expect("the bench has started it");
+        let succession = Succession::of(path::absolute(server.program()?)?, pid)?;
         let site = Site {
             tcp: target.endpoints.tcp,
             websocket: target.endpoints.websocket.expect("the bench has chosen one"),
             grpc: target.grpc.clone().expect("the bench has chosen one"),
-            pid: target.gauge.pid.expect("the bench has started it"),
+            succession: Arc::new(Mutex::new(succession)),
             config,
             log,
             logic: Arc::new(Mutex::new(logic)),
@@ -181,6 +184,8 @@ impl<'a> Soak<'a> {
             random: StdRng::seed_from_u64(self.random.random()),
             ends_ns: now_ns() + seconds_to_ns(phase.seconds),
         };
+        let hands_over = fault == Fault::Upgrades;
+        let _first = hands_over.then(|| self.subject.target.take_process());
         self.faults.begin(culprit)?;
         let bar = self.subject.place.bar(None, &phase.name);
         let sent = self.subject.push_all(pushes, &bar, |_| Ok(()))?;
@@ -188,6 +193,10 @@ impl<'a> Soak<'a> {
         let of_culprit = self.subject.wait_for(FAULT_NS_MAX, |_| faults.poll_outcome())?;
         let of_culprit = of_culprit.ok_or("the fault does not end")?;
         bar.finish_and_clear();
+        if hands_over {
+            let pid = self.site.succession.lock().expect("no culprit panics").pid();
+            self.subject.target.go_on_as(pid);
+        }
         self.subject.clients.execute(ClientCommand::StopGuests)?;
         let members = self.subject.crowd.connections;
         let rest = await_rest(&mut self.subject, self.stat, members, Some(&self.base))?;

@@ -3,19 +3,20 @@
 //! doubled or late.
 
 mod books;
-mod line;
 
+use std::net::Ipv4Addr;
+use std::path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use serde_json::{Value, json};
+use tempfile::tempfile;
 
 use self::books::Books;
-use self::line::{Line, Outcome};
 use super::{keeps_stalled, prepare};
 use crate::Result;
 use crate::accounting::StreamId;
-use crate::args::UpgradeArgs;
+use crate::args::{SetupArgs, UpgradeArgs};
 use crate::clients::{ClientCommand, VisitPlan};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns};
 use crate::crowd::{Crowd, Streams};
@@ -27,7 +28,9 @@ use crate::sender::{self, Sent};
 use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::{COMET, Place, Subject};
-use crate::target::list;
+use crate::succession::{Outcome, Succession};
+use crate::target::{Endpoints, Target, free_ports, list};
+use crate::tls::Certificate;
 use crate::yardstick::Feed;
 
 const FIGURES: &str = "connections, pause p50, pause p99, pause max, server's pause, pause a connection, went on, \
@@ -47,7 +50,7 @@ const STAY_NS: u64 = 3 * SECOND_NS;
 /// Pushes without an answer of a caller that pushes flat out.
 const UNANSWERED_MAX: u64 = 64;
 /// How long answers to clients' messages and requests may take in the end.
-const ANSWERS_NS: u64 = 10 * SECOND_NS;
+const ANSWERS_NS: u64 = 60 * SECOND_NS;
 /// Kernel receive buffer of a client that reads nothing.
 const STALLED_BUFFER: usize = 4096;
 
@@ -87,7 +90,9 @@ struct Pushes {
 struct UnderWay<'a> {
     args: &'a UpgradeArgs,
     subject: Subject,
-    line: Line,
+    succession: Succession,
+    /// Its files are read by each process.
+    _certificate: Certificate,
     logic: LogicBooks,
     pushes: Vec<Pushes>,
     interval_ns: u64,
@@ -104,7 +109,10 @@ impl<'a> UnderWay<'a> {
         if args.stalled > 0.0 {
             settings.extend(keeps_stalled("drop-newest"));
         }
-        let (line, target) = Line::start(args, settings)?;
+        let (target, certificate) = start(args, settings)?;
+        let pid = target.gauge.pid.expect("the bench has started it");
+        let program = path::absolute(args.setup.server.program()?)?;
+        let succession = Succession::of(program, pid)?;
         let visits = !args.flat_out && args.visits > 0.0;
         let crowd = Crowd {
             tls_share: args.tls_share,
@@ -138,7 +146,18 @@ impl<'a> UnderWay<'a> {
         // What a room gets flat out has no interval.
         let interval_ns = if args.flat_out { 0 } else { interval_of(args.rate) };
         let before = subject.clients.findings(&[])?;
-        Ok(Self { args, subject, line, logic, pushes, interval_ns, before, at_first, at_last })
+        Ok(Self {
+            args,
+            subject,
+            succession,
+            _certificate: certificate,
+            logic,
+            pushes,
+            interval_ns,
+            before,
+            at_first,
+            at_last,
+        })
     }
 
     /// One upgrade, and the time after it; or as long without one.
@@ -190,12 +209,13 @@ impl<'a> UnderWay<'a> {
 
     /// Orders an upgrade, and receives meanwhile. Fails if the server goes on as before.
     fn upgrade(&mut self) -> Result<Outcome> {
-        let order = self.line.order();
+        let order = self.succession.order();
         while !order.is_finished() {
             self.subject.clients.turn(LOOK_NS)?;
         }
         let outcome = order.join().map_err(|_| "the order has panicked")??;
-        self.line.go_on_as(outcome.pid, &mut self.subject.target)?;
+        self.succession.go_on_as(outcome.pid)?;
+        self.subject.target.go_on_as(outcome.pid);
         Ok(outcome)
     }
 
@@ -260,7 +280,8 @@ impl<'a> UnderWay<'a> {
             faults.push(format!("{live} of {} clients are there", self.subject.crowd.connections));
         }
         let stat = self.subject.target.stat.expect("it was started here");
-        let audit = Books::of(stat)?.audit(&self.at_first);
+        let books = Books::of(stat)?;
+        let audit = books.audit(&self.at_first);
         faults.extend(audit.faults.clone());
         let (matched, queued) = (sums.answers.ledger.matched, sums.answers.ledger.queued);
         // A push that failed may have been made.
@@ -274,7 +295,8 @@ impl<'a> UnderWay<'a> {
             ));
         }
         let said = self.logic.said();
-        faults.extend(talk_faults(&said, talk.sent, audit.received));
+        let talk_fault = talk_fault(&said, talk.sent, audit.received);
+        faults.extend(talk_fault.map(|fault| format!("{fault}; failed: {}", books.failed_calls())));
         Ok(json!({
             "pushes": sums.pushes,
             "failed_pushes": sums.answers.refused,
@@ -292,6 +314,32 @@ impl<'a> UnderWay<'a> {
             "faults": faults,
         }))
     }
+}
+
+/// Starts the first process, with further addresses for clients inside TLS, and `more` settings.
+fn start(args: &UpgradeArgs, more: Vec<String>) -> Result<(Target, Certificate)> {
+    let SetupArgs { server, host, .. } = &args.setup;
+    let certificate = Certificate::make()?;
+    let [tcp, websocket] = free_ports(Ipv4Addr::LOCALHOST)?;
+    let settings = [
+        list("tls.certificates", certificate.certificate().display()),
+        list("tls.keys", certificate.key().display()),
+        list("tcp.tls_bind", tcp),
+        list("websocket.tls_bind", websocket),
+    ];
+    let arguments: Vec<_> = settings
+        .into_iter()
+        .chain(more)
+        .flat_map(|setting| ["--set".to_owned(), setting])
+        .collect();
+    let mut target = Target::start(server, host, &arguments, tempfile()?)?;
+    target.endpoints.inside_tls = Some(Box::new(Endpoints {
+        tcp,
+        websocket: Some(websocket),
+        tls: Some(certificate.trust.clone()),
+        inside_tls: None,
+    }));
+    Ok((target, certificate))
 }
 
 fn interval_of(rate: f64) -> u64 {
@@ -338,15 +386,15 @@ fn start_pushes(
 }
 
 /// What is wrong with what clients have said, where the server has counted so many messages.
-fn talk_faults(said: &Said, sent: u64, counted: u64) -> Vec<String> {
+fn talk_fault(said: &Said, sent: u64, counted: u64) -> Option<String> {
     let Said { received, doubled, out_of_order, lost, foreign, disconnects } = *said;
     let wrong = [doubled, out_of_order, lost, foreign, disconnects];
     if received == sent && counted == sent && wrong == [0; 5] {
-        return Vec::new();
+        return None;
     }
-    vec![format!(
+    Some(format!(
         "clients sent {sent} messages, the server counted {counted}, and logic got {said:?}"
-    )]
+    ))
 }
 
 #[cfg(test)]
@@ -356,10 +404,10 @@ mod tests {
     #[test]
     fn what_clients_say_has_to_be_heard_once() {
         let said = Said { received: 5, ..Said::default() };
-        assert!(talk_faults(&said, 5, 5).is_empty());
-        assert_eq!(talk_faults(&said, 6, 5).len(), 1);
-        assert_eq!(talk_faults(&said, 5, 6).len(), 1);
-        assert_eq!(talk_faults(&Said { doubled: 1, ..said }, 5, 5).len(), 1);
-        assert_eq!(talk_faults(&Said { disconnects: 1, ..said }, 5, 5).len(), 1);
+        assert!(talk_fault(&said, 5, 5).is_none());
+        assert!(talk_fault(&said, 6, 5).is_some());
+        assert!(talk_fault(&said, 5, 6).is_some());
+        assert!(talk_fault(&Said { doubled: 1, ..said }, 5, 5).is_some());
+        assert!(talk_fault(&Said { disconnects: 1, ..said }, 5, 5).is_some());
     }
 }

@@ -68,17 +68,17 @@ mod tests {
 
     use super::*;
 
-    /// A listener whose queue is full lets nobody in: the kernel drops what arrives.
+    /// A listener whose queue is full lets nobody in: the kernel drops what arrives. One failure may be of a busy machine.
     #[test]
     fn an_address_that_does_not_answer_leaves_time_for_the_next() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let silent_at = silent.local_addr().unwrap();
-        let limit = Duration::from_millis(200);
-        let connect = |at| TcpStream::connect_timeout(at, limit);
-        let queue: Vec<_> = std::iter::from_fn(|| connect(&silent_at).ok()).collect();
+        let limit = Duration::from_secs(1);
+        let connect = || TcpStream::connect_timeout(&silent_at, limit);
+        let queue: Vec<_> = std::iter::from_fn(|| connect().or_else(|_| connect()).ok()).collect();
         let good = TcpListener::bind("127.0.0.1:0").unwrap();
         let addresses = [silent_at, good.local_addr().unwrap()];
-        let deadline = Instant::now().checked_add(Duration::from_secs(2));
+        let deadline = Instant::now().checked_add(Duration::from_secs(20));
         let stream = block_on(to_any(&addresses, deadline, |address, timeout| async move {
             TcpStream::connect_timeout(&address, timeout.unwrap())
         }));

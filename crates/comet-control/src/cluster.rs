@@ -221,7 +221,11 @@ impl ClusterDriver {
                 "Pushes of this host's callers that reached no other host, because there was no connection or too much waited.",
                 not_published,
             ),
-            ("comet_cluster_received_total", "Pushes of other hosts begun here.", received),
+            (
+                "comet_cluster_received_total",
+                "Pushes of other hosts taken from the queue, begun or refused.",
+                received,
+            ),
             (
                 "comet_cluster_refused_total",
                 "Pushes of other hosts refused here, before any connection got them or by one of several cores.",
@@ -338,9 +342,9 @@ impl ClusterDriver {
         under_way: &mut JoinSet<()>,
     ) {
         self.begun.fetch_add(1, SeqCst);
+        self.lock().note_received(reply.as_ref());
         match begun {
             Ok(begun) => {
-                self.lock().note_received(reply.as_ref());
                 under_way.spawn(Arc::clone(self).answer(begun, target, reply));
             }
             Err(status) => self.refuse(&status, reply.as_ref()),

@@ -55,9 +55,9 @@ pub struct Connection {
     /// What it accepts; none: everything.
     #[prost(message, optional, tag = "16")]
     pub accepts: Option<Accepts>,
-    /// Input that is not consumed.
-    #[prost(message, optional, tag = "17")]
-    pub input: Option<Input>,
+    /// Input that is not consumed. Few have any, so it takes no space in the others.
+    #[prost(message, optional, boxed, tag = "17")]
+    pub input: Option<Box<Input>>,
     /// What its client has sent in the present window of the limits; none: nothing, or there is no limit.
     #[prost(message, optional, tag = "18")]
     pub sent: Option<Sent>,
@@ -77,8 +77,8 @@ pub struct Connection {
     #[prost(message, repeated, tag = "23")]
     pub gaps: Vec<Gap>,
     /// Its TLS; none: it has none. The driver has it, and the shard leaves it empty.
-    #[prost(message, optional, tag = "24")]
-    pub tls: Option<Tls>,
+    #[prost(message, optional, boxed, tag = "24")]
+    pub tls: Option<Box<Tls>>,
     /// Its session outlasts it.
     #[prost(bool, tag = "25")]
     pub is_kept: bool,

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use prost::Message;
+use prost::encoding::{self, DecodeContext};
 use zeroize::Zeroizing;
 
 use crate::{
     Connection, FEATURES, Fault, Home, PacedBroadcast, ParkedFrame, SHARD_BYTES_MAX, TicketKeys,
     VERSION,
 };
+
+/// Tag of [`Shard::connections`].
+const CONNECTIONS: u32 = 6;
 
 /// The state of one shard.
 #[derive(Clone, PartialEq, Message)]
@@ -176,6 +180,22 @@ impl Shard {
         if let Some(name) = required.iter().find(|name| !FEATURES.contains(&name.as_str())) {
             return Err(Fault::Feature(name.clone()));
         }
-        Message::decode(bytes).map_err(malformed)
+        let mut shard = Self::default();
+        // One piece of memory for all: clients wait for each page that the kernel has to find.
+        shard.connections.reserve_exact(connections_in(bytes));
+        shard.merge(bytes).map_err(malformed)?;
+        Ok(shard)
     }
+}
+
+/// How many connections a message has, as far as it can be read.
+fn connections_in(mut bytes: &[u8]) -> usize {
+    let mut count = 0;
+    while let Ok((tag, wire_type)) = encoding::decode_key(&mut bytes) {
+        if encoding::skip_field(wire_type, tag, &mut bytes, DecodeContext::default()).is_err() {
+            break;
+        }
+        count += usize::from(tag == CONNECTIONS);
+    }
+    count
 }

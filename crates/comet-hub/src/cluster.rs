@@ -113,7 +113,7 @@ pub struct ClusterCounts {
     pub published: u64,
     /// Those that were not, because there was no connection.
     pub not_published: u64,
-    /// Pushes of other hosts that were begun here.
+    /// Pushes of other hosts that were begun or refused here.
     pub received: u64,
     /// Pushes of other hosts that were refused here.
     pub refused: u64,

@@ -92,9 +92,9 @@ impl Purpose {
 struct Call {
     purpose: Purpose,
     request: Arc<Request>,
-    /// Attempts so far. The last one is under way.
+    /// Attempts so far. The last one is under way, unless the call waits for an address.
     attempts: u32,
-    /// Where it is.
+    /// Where it is; `None`: it waits for an address.
     connection: Option<ConnectionId>,
     /// Addresses that could not answer.
     tried: Vec<usize>,
@@ -114,6 +114,8 @@ pub struct LogicClient {
     addresses: Addresses,
     notices: Notices,
     calls: HashMap<u64, Call>,
+    /// Calls that wait for an address, in the order in which they began; some are over by then.
+    without_address: Vec<u64>,
     /// Number of the last call.
     last_call: u64,
     /// When calls are late, in the order in which they began; some are over by then.
@@ -146,6 +148,7 @@ impl LogicClient {
             addresses,
             notices: Notices::default(),
             calls: HashMap::new(),
+            without_address: Vec::new(),
             last_call: 0,
             deadlines: VecDeque::new(),
             renewal: Renewal::Due,
@@ -187,6 +190,7 @@ impl LogicClient {
     pub fn set_addresses(&mut self, now: Millis, names: Vec<Box<str>>) {
         let now = self.advance(now);
         self.addresses.replace(names, now, &mut self.out);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -286,6 +290,7 @@ impl LogicClient {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_connect_failed(now, connection, cause, tools);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -294,6 +299,7 @@ impl LogicClient {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
         self.addresses.handle_ping(now, connection, outcome, tools);
+        self.retry_waiting(now);
         self.proceed(now);
     }
 
@@ -304,7 +310,8 @@ impl LogicClient {
     pub fn handle_reply(&mut self, now: Millis, attempt: AttemptId, outcome: AttemptOutcome) {
         let now = self.advance(now);
         let Some(call) = self.calls.get_mut(&attempt.call) else { return };
-        if call.attempts != attempt.attempt + 1 {
+        // While the call waits for an address, its last attempt is over.
+        if call.attempts != attempt.attempt + 1 || call.connection.is_none() {
             return;
         }
         if let AttemptOutcome::Refused { code, sentence } = &outcome
@@ -357,13 +364,15 @@ impl LogicClient {
     pub fn handle_timeout(&mut self, now: Millis) {
         let now = self.advance(now);
         while let Some((_, call)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
-            if let Some(Call { attempts, .. }) = self.calls.get(&call) {
+            let Some(Call { attempts, connection, .. }) = self.calls.get(&call) else { continue };
+            if connection.is_some() {
                 let attempt = AttemptId { call, attempt: attempts - 1 };
                 self.out.actions.push_back(Action::Abandon(attempt));
-                self.end(now, call, Err(Failure::Late));
             }
+            self.end(now, call, Err(Failure::Late));
         }
         self.addresses.handle_timeout(now, &mut self.jitter, &mut self.out);
+        self.retry_waiting(now);
         while let Some(given_up) = self.notices.handle_timeout(now) {
             self.give_up(given_up);
         }

@@ -37,6 +37,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
     use std::time::Duration;
 
+    use rustix::event::{PollFd, PollFlags, poll};
     use socket2::SockRef;
 
     use super::*;
@@ -50,6 +51,9 @@ mod tests {
             SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
             drop(peer);
             let (accepted, _) = listener.accept().unwrap();
+            let mut reset = [PollFd::new(&accepted, PollFlags::empty())];
+            poll(&mut reset, None).unwrap();
+            assert!(reset[0].revents().contains(PollFlags::HUP));
             accepted.peer_addr().expect_err("the peer has reset it");
             assert_eq!(peer_name(&accepted), Some(name));
         }

@@ -187,7 +187,9 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
         is_answered: Mutex::new(is_answered),
         in_turn,
     };
-    let rig = Rig::start(Limits::default(), logic, []);
+    // A client that waits for its turn is not to be closed meanwhile.
+    let limits = Limits { handshake_ms: 300_000, ..Limits::default() };
+    let rig = Rig::start(limits, logic, []);
     let mut live = rig.connect();
     live.write_all(&frame(op::AUTH, b"")).unwrap();
     assert_eq!(read(&mut live), op::AUTH_REPLY);

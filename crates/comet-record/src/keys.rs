@@ -100,33 +100,38 @@ pub(crate) struct Direction {
     /// long as the rest of a session, and most sessions are idle.
     key: [u8; KEY_LEN_MAX],
     iv: [u8; NONCE_LEN],
+    /// Key and IV are those of the secret. They are computed with the first record: a process that takes over many sessions at
+    /// once, most of them idle, keeps nobody waiting for that.
+    has_key: bool,
 }
 
 impl Direction {
     /// Of TLS 1.3.
     pub(crate) fn of_secret(suite: Suite, secret: &[u8], sequence: u64) -> Self {
         debug_assert_eq!(suite.version, Version::Tls13);
-        let mut direction = Self {
+        Self {
             sequence,
             secret: padded(&secret[..suite.secret_len()]),
             key: [0; KEY_LEN_MAX],
             iv: [0; NONCE_LEN],
-        };
-        direction.derive(suite);
-        direction
+            has_key: false,
+        }
     }
 
     /// Of TLS 1.2.
     pub(crate) fn of_key(suite: Suite, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64) -> Self {
         debug_assert_eq!(suite.version, Version::Tls12);
-        Self { sequence, secret: [0; SECRET_LEN_MAX], key: padded(&key[..suite.key_len()]), iv }
+        let (secret, key) = ([0; SECRET_LEN_MAX], padded(&key[..suite.key_len()]));
+        Self { sequence, secret, key, iv, has_key: true }
     }
 
     pub(crate) fn secret(&self, suite: Suite) -> &[u8] {
         &self.secret[..suite.secret_len()]
     }
 
+    /// Of TLS 1.2, or once there was a record.
     pub(crate) fn key(&self, suite: Suite) -> &[u8] {
+        debug_assert!(self.has_key);
         &self.key[..suite.key_len()]
     }
 
@@ -142,11 +147,14 @@ impl Direction {
         self.secret = next;
         next.zeroize();
         self.sequence = 0;
-        self.derive(suite);
+        self.has_key = false;
     }
 
-    /// Key and IV of the secret (RFC 8446, section 7.3).
-    fn derive(&mut self, suite: Suite) {
+    /// Computes key and IV of the secret (RFC 8446, section 7.3), unless they are there. Before each record.
+    pub(crate) fn prepare(&mut self, suite: Suite) {
+        if std::mem::replace(&mut self.has_key, true) {
+            return;
+        }
         let (secret, key_len) = (&self.secret[..suite.secret_len()], suite.key_len());
         expand_label(suite, secret, b"key", &mut self.key[..key_len]);
         expand_label(suite, secret, b"iv", &mut self.iv);
@@ -160,6 +168,7 @@ impl Direction {
     /// The nonce of the next record (RFC 8446, section 5.3). With AES-GCM and TLS 1.2 its last eight bytes are the
     /// explicit part of records that we seal.
     pub(crate) fn nonce(&self) -> [u8; NONCE_LEN] {
+        debug_assert!(self.has_key);
         let mut nonce = self.iv;
         for (byte, number) in nonce[4..].iter_mut().zip(self.sequence.to_be_bytes()) {
             *byte ^= number;

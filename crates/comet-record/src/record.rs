@@ -45,6 +45,7 @@ pub(crate) fn seal(
     assert!(plaintext.len() <= PLAINTEXT_MAX, "a record has at most 16 KiB");
     let sequence = direction.sequence;
     let next = sequence.checked_add(1).expect("the caller has looked at the limit of the key");
+    direction.prepare(suite);
     let nonce = direction.nonce();
     let explicit = &nonce[nonce.len() - suite.explicit_nonce_len()..];
     let (outer_type, inner_type): (u8, &[u8]) = match suite.version {
@@ -103,6 +104,7 @@ pub(crate) fn open(
     let inner_len = payload_len.checked_sub(explicit_len + TAG_LEN).ok_or(Fault::BadMac)?;
     let next = direction.sequence.checked_add(1).ok_or(Fault::SequenceEnd)?;
     let begin = HEADER_LEN + explicit_len;
+    direction.prepare(suite);
     let mut nonce = direction.nonce();
     let implicit_len = nonce.len() - explicit_len;
     nonce[implicit_len..].copy_from_slice(&record[HEADER_LEN..begin]);

@@ -115,7 +115,7 @@ fn direction(
     if key.len() != suite.key_len() {
         return Err(TakeOverError::UnknownSuite);
     }
-    let direction = match version {
+    let mut direction = match version {
         Version::Tls12 => Direction::of_key(suite, key, iv_bytes, *sequence),
         Version::Tls13 => {
             let secret = secret.get().filter(|secret| secret.len() == suite.secret_len());
@@ -123,6 +123,7 @@ fn direction(
             Direction::of_secret(suite, secret, *sequence)
         }
     };
+    direction.prepare(suite);
     // Both are ours, so nobody learns from the time that this takes.
     if direction.key(suite) != key || direction.iv() != iv {
         return Err(TakeOverError::WrongSecrets);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
@@ -87,6 +88,13 @@ impl Channel {
     /// Sets the time when what is called next has to be done.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
+    }
+
+    /// Nothing more comes. What is there can be read until `deadline`, and no read waits.
+    pub(crate) fn end_input(&mut self, deadline: Instant) {
+        self.set_deadline(deadline);
+        // It does not fail with a stream of AF_UNIX; otherwise the deadline bounds the reads.
+        let _ = self.stream.shutdown(Shutdown::Read);
     }
 
     fn arm(&self) -> io::Result<()> {

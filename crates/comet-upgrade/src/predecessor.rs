@@ -45,8 +45,8 @@ pub struct Times {
     pub frozen: Duration,
 }
 
-/// How long the last message of a process that has ended may take to be read. It is there, so this is for a part of one.
-const LAST_WORDS: Duration = Duration::from_millis(100);
+/// How long the last message of a process that has ended may take to be read. It is there, so only a stop of this process takes time.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 
 /// The new process, which is ended if this is dropped.
 struct NewProcess {
@@ -78,7 +78,7 @@ impl NewProcess {
                 // It closed its end, mostly as it ends.
                 let _ = self.child.kill();
                 let ended = self.child.wait().map_or_else(Failure::Channel, Failure::Ended);
-                self.last_words.set_deadline(Instant::now() + LAST_WORDS);
+                self.last_words.end_input(Instant::now() + LAST_WORDS);
                 match self.last_words.receive() {
                     Ok((Kind::Refusal, why)) => refused(&why),
                     _ => ended,

@@ -210,7 +210,7 @@ fn the_new_process_goes_on_with_the_sockets() {
 #[test]
 fn a_freeze_takes_no_time_from_the_hand_over() {
     let mut former = Former::new();
-    former.freezes = Duration::from_secs(4);
+    former.freezes = Duration::from_secs(10);
     former.run_for("well", former.freezes).unwrap();
     former.expect(b"new");
 }

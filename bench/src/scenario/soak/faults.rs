@@ -24,6 +24,7 @@ use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 use crate::grpc::{Address, LedgerSums, Push, Pusher};
 use crate::message::{OP_CHANGE_ROOM, OP_HEARTBEAT};
 use crate::scenario::logic::Logic;
+use crate::succession::Succession;
 use crate::visitor::{Visitor, connect};
 
 /// Between two steps of a fault.
@@ -35,6 +36,8 @@ const STALLED_BODY: usize = 64 << 10;
 const HALF_OPEN: usize = 300;
 /// How long a caller waits.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a process serves at most before it hands over to the next one.
+const SERVES_NS_MAX: u64 = 500 * MILLISECOND_NS;
 /// Callers at once.
 const CALLERS: usize = 200;
 
@@ -53,6 +56,8 @@ pub(super) enum Fault {
     LogicRestarted,
     /// The configuration changes and is read again.
     Reloads,
+    /// The server hands over to a new process, with a changed configuration, again and again.
+    Upgrades,
     /// Some of the members connect anew.
     Reconnects,
     /// Clients that do not read.
@@ -82,7 +87,7 @@ pub(super) struct Site {
     pub tcp: SocketAddr,
     pub websocket: SocketAddr,
     pub grpc: String,
-    pub pid: u32,
+    pub succession: Arc<Mutex<Succession>>,
     /// The server's configuration file.
     pub config: PathBuf,
     pub log: Log,
@@ -143,6 +148,7 @@ impl Culprit {
             Fault::Nothing | Fault::Reconnects => {}
             Fault::LogicStopped | Fault::LogicKilled | Fault::LogicRestarted => self.logic()?,
             Fault::Reloads => self.reloads()?,
+            Fault::Upgrades => self.upgrades()?,
             Fault::SlowReaders => return self.slow_readers(),
             Fault::HalfOpen => self.half_open()?,
             Fault::Resets => self.resets()?,
@@ -178,10 +184,23 @@ impl Culprit {
     }
 
     fn reloads(&mut self) -> Result<()> {
+        let pid = self.site.succession.lock().expect("no culprit panics").pid();
+        let pid = Pid::from_raw(pid.cast_signed()).expect("a process has an id");
         while self.goes_on() {
             fs::write(&self.site.config, configuration(&mut self.random))?;
-            let pid = Pid::from_raw(self.site.pid.cast_signed()).expect("a process has an id");
             kill_process(pid, Signal::HUP)?;
+        }
+        Ok(())
+    }
+
+    fn upgrades(&mut self) -> Result<()> {
+        let mut succession = self.site.succession.lock().expect("no culprit panics");
+        while now_ns() < self.ends_ns {
+            fs::write(&self.site.config, configuration(&mut self.random))?;
+            let order = succession.order();
+            let outcome = order.join().map_err(|_| "the order has panicked")??;
+            succession.go_on_as(outcome.pid)?;
+            sleep_until(now_ns() + self.random.random_range(0..SERVES_NS_MAX));
         }
         Ok(())
     }

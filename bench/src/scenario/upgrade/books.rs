@@ -8,16 +8,8 @@ use serde::Serialize;
 use crate::Result;
 use crate::scrape::{Counted, http_get};
 
-/// Families that are of one process: its own CPU time, and the calls and connections of its gRPC and HTTP servers and clients,
-/// which are not handed over (docs/OPERATIONS.md, Upgrade).
-const OF_A_PROCESS: [&str; 6] = [
-    "process_",
-    "comet_api_",
-    "comet_call_",
-    "comet_calls_",
-    "comet_logic_call_",
-    "comet_logic_calls_",
-];
+/// The figures of the process itself are not handed over (docs/OPERATIONS.md, Upgrade).
+const OF_A_PROCESS: &str = "process_";
 
 /// Counts of one moment.
 pub(super) struct Books {
@@ -89,6 +81,16 @@ impl Books {
         }
     }
 
+    /// Calls to logic that it has not answered with OK, for a sentence.
+    pub(super) fn failed_calls(&self) -> String {
+        let of = |(series, count): (&String, &f64)| {
+            let is_failure =
+                series.starts_with("comet_logic_calls_total") && !series.contains("code=\"Ok\"");
+            is_failure.then(|| format!("{series} {count}"))
+        };
+        self.counters.iter().filter_map(of).collect::<Vec<_>>().join(", ")
+    }
+
     /// Over all cores.
     fn sum(&self, name: &str) -> f64 {
         let of = |series: &&String| series.split('{').next() == Some(name);
@@ -113,9 +115,8 @@ fn counters(text: &str) -> BTreeMap<String, f64> {
             ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
         let is_counter = kinds.get(name) == Some(&"counter")
             || of_histogram.is_some_and(|name| kinds.get(name) == Some(&"histogram"));
-        let is_handed_over = !OF_A_PROCESS.iter().any(|family| name.starts_with(family));
         if is_counter
-            && is_handed_over
+            && !name.starts_with(OF_A_PROCESS)
             && let Ok(value) = value.parse()
         {
             found.insert(series.to_owned(), value);

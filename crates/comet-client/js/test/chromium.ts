@@ -9,6 +9,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import type { TestContext } from "node:test";
+import { PATIENCE_MS } from "./server.js";
 
 const program = ["chromium", "chromium-browser", "google-chrome"].find((name) => spawnSync(name, ["--version"]).status === 0);
 
@@ -39,6 +40,8 @@ export class Chromium {
     static async start(t: TestContext): Promise<Chromium> {
         const profile = mkdtempSync(join(tmpdir(), "comet-chromium-"));
         const flags = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"];
+        // Containers often have 64 MB of shared memory, which several browsers use up.
+        flags.push("--disable-dev-shm-usage");
         // A group of its own, which ends as a whole.
         const child = spawn(program!, [...flags, `--user-data-dir=${profile}`, "--remote-debugging-port=0", "about:blank"], {
             stdio: ["ignore", "ignore", "pipe"],
@@ -81,7 +84,8 @@ export class Chromium {
         const { targetId } = await this.call<{ targetId: string }>("Target.createTarget", { url });
         const { sessionId } = await this.call<{ sessionId: string }>("Target.attachToTarget", { targetId, flatten: true });
         const tab = new Tab(this, sessionId);
-        await tab.until(ready);
+        // A browser that was just started has much else to do.
+        await tab.until(ready, 3 * PATIENCE_MS);
         return tab;
     }
 }
@@ -107,8 +111,8 @@ export class Tab {
     }
 
     /** Looks again and again whether an expression is true in the page that is there, which may change. */
-    async until(expression: string): Promise<void> {
-        const deadline = Date.now() + 20_000;
+    async until(expression: string, patienceMs = PATIENCE_MS): Promise<void> {
+        const deadline = Date.now() + patienceMs;
         let mistake: unknown;
         while (!(await this.evaluate(expression).catch((error) => void (mistake = error)))) {
             if (Date.now() > deadline) {

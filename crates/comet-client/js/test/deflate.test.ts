@@ -11,7 +11,7 @@ import { Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 const settings = { skip: noServer, timeout: TEST_TIMEOUT_MS };
 const test = (name: string, run: (t: TestContext) => Promise<void>) => testWith(name, settings, run);
 
-const DEFLATE = ["websocket.deflate=true", "websocket.text=true", "protocol.body_max=8192"];
+const DEFLATE = ["websocket.deflate=true", "websocket.text=true", "protocol.body_max=8192", "protocol.handshake_timeout=\"5m\""];
 const VERSION = 1;
 const VERSION_2 = 2;
 const BODY = JSON.stringify(Array.from({ length: 100 }, (_, id) => ({ id, symbol: "ACME", side: id % 2 ? "buy" : "sell" })));
@@ -103,7 +103,7 @@ test("an offer of ws that is not taken leaves the connection without compression
     }
 });
 
-testWith("Chromium negotiates compression, in the binary form and in the text form", { skip: noServer || noChromium }, async (t) => {
+testWith("Chromium negotiates compression, in the binary form and in the text form", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
     const server = await Server.start(t, DEFLATE);
     const site = await serve(t, (_, response) => {
         response.setHeader("Content-Type", "text/html");

@@ -21,7 +21,7 @@ use tonic::transport::{Channel, Endpoint};
 pub(crate) const PATIENT: Duration = Duration::from_secs(30);
 
 /// For tests that wait for a timeout; what they do before it takes far less, also on a loaded machine.
-pub(crate) const HASTY: Duration = Duration::from_secs(2);
+pub(crate) const HASTY: Duration = Duration::from_secs(5);
 
 /// An inbox capacity nothing here fills.
 pub(crate) const ROOMY: usize = 1_024;
@@ -211,6 +211,36 @@ impl Fake {
         let content_type =
             head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
         (status, content_type.to_owned(), body)
+    }
+
+    /// Content type and body of the page of metrics with these counters. It waits a second for the shards, so it is asked for
+    /// again where the test was late to answer for one of them.
+    pub(crate) async fn metrics(&self, counters: &[Counters]) -> (String, String) {
+        loop {
+            let ((status, content_type, page), ()) =
+                tokio::join!(self.page("/metrics"), self.answer_snapshots(counters));
+            assert_eq!(status, 200, "{page}");
+            let is_late =
+                |core| page.contains(&format!("comet_core_answers{{core=\"{core}\"}} 0\n"));
+            if !(0..counters.len()).any(is_late) {
+                return (content_type, page);
+            }
+        }
+    }
+
+    /// Content type and body of another page, as `answer` answers what it asks the shards. It waits for them in the same way.
+    pub(crate) async fn answered_page(
+        &self,
+        path: &str,
+        answer: impl AsyncFn(),
+    ) -> (String, String) {
+        loop {
+            let ((status, content_type, body), ()) = tokio::join!(self.page(path), answer());
+            if status != 503 {
+                assert_eq!(status, 200, "{body}");
+                return (content_type, body);
+            }
+        }
     }
 
     /// Status and body of a call at the debug address.

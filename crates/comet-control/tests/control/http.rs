@@ -32,9 +32,8 @@ async fn metrics_sum_the_shards() {
     // A call to be counted: refused, so that no shard has to answer.
     CometClient::new(fake.channel().await).push_msg(PushMsgReq::default()).await.unwrap_err();
     let both = [counters(1), counters(10)];
-    let ((status, content_type, body), ()) =
-        tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&both));
-    assert_eq!((status, content_type.as_str()), (200, "text/plain; version=0.0.4; charset=utf-8"));
+    let (content_type, body) = fake.metrics(&both).await;
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
     let metrics = parse(&body).unwrap();
     let check = |sample: &str, kind: &str, value: f64| {
         assert_eq!(metrics.get(sample), Some(&(kind.to_owned(), value)), "{sample}");
@@ -71,9 +70,9 @@ async fn stat_has_totals_cores_and_the_fullest_rooms() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let both = [counters(1), counters(10)];
     let rooms: [&[(&str, u32)]; 2] = [&[("a", 1), ("b", 7)], &[("c", 3)]];
-    let ((status, content_type, body), ()) =
-        tokio::join!(fake.page("/stat?top=2"), fake.answer_stat(&both, &rooms));
-    assert_eq!((status, content_type.as_str()), (200, "application/json"));
+    let answer = async || fake.answer_stat(&both, &rooms).await;
+    let (content_type, body) = fake.answered_page("/stat?top=2", answer).await;
+    assert_eq!(content_type, "application/json");
     let stat: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(stat["server_id"], "test");
     assert_eq!(stat["phase"], "starting");
@@ -104,15 +103,14 @@ async fn rooms_are_ten_or_as_many_as_asked_for() {
     let rooms: Vec<_> = names.iter().map(String::as_str).zip(1..).collect();
     for (path, count) in [("/stat/rooms", 10), ("/stat/rooms?top=3", 3), ("/stat/rooms?top=20", 12)]
     {
-        let answer = async {
+        let answer = async || {
             let Message::Rooms { call } = fake.shards[0].next().await else {
                 panic!("only rooms are asked for")
             };
             let rooms = rooms.iter().map(|(name, online)| ((*name).into(), *online)).collect();
             fake.report(Report::Rooms { call, rooms });
         };
-        let ((status, _, body), ()) = tokio::join!(fake.page(path), answer);
-        assert_eq!(status, 200, "{body}");
+        let (_, body) = fake.answered_page(path, answer).await;
         let answer: Value = serde_json::from_str(&body).unwrap();
         let fullest = answer["fullest"].as_array().unwrap();
         assert_eq!((&answer["count"], fullest.len()), (&json!(12), count), "{path}");
@@ -143,8 +141,7 @@ async fn build_info_says_what_runs() {
 async fn a_shard_that_does_not_answer_is_left_out_with_all_sums() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let one = [counters(1)];
-    let ((status, _, body), ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&one));
-    assert_eq!(status, 200, "{body}");
+    let (_, body) = fake.metrics(&one).await;
     let metrics = parse(&body).unwrap();
     let value = |sample: &str| metrics.get(sample).map(|(_, value)| *value);
     assert_eq!(value("comet_core_answers{core=\"0\"}"), Some(1.0));

@@ -254,7 +254,7 @@ async fn a_push_that_did_not_end_is_a_server_error_with_what_is_known() {
     };
     let (answer, ()) =
         tokio::join!(push(&fake, "/goim/push/room?operation=5&type=live&room=1"), told);
-    let sentence = "reports still missing after 2s: 1; \
+    let sentence = "reports still missing after 5s: 1; \
                     known so far: matched 5, queued 2, dropped 3 (outbox_full), absent 1";
     assert_eq!(answer, failed(-500, sentence));
 }

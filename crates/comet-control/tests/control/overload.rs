@@ -61,7 +61,7 @@ async fn a_call_that_found_no_room_in_time_is_never_delivered() {
     assert_eq!(refused.code(), Code::ResourceExhausted);
     assert_eq!(
         refused.message(),
-        "the inbox of shard 0 stayed full for 2s; \
+        "the inbox of shard 0 stayed full for 5s; \
          known so far: matched 0, queued 0, absent 0"
     );
     assert_eq!(next_push(&fake.shards[0]).await.1, 1);
@@ -83,7 +83,7 @@ async fn a_call_whose_reports_are_late_says_what_is_known() {
     assert_eq!(late.code(), Code::DeadlineExceeded);
     assert_eq!(
         late.message(),
-        "reports still missing after 2s: 2; known so far: matched 3, queued 3, absent 0"
+        "reports still missing after 5s: 2; known so far: matched 3, queued 3, absent 0"
     );
     // What comes after that belongs to nobody, and harms nobody.
     fake.queued(call);

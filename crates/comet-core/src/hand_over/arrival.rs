@@ -63,7 +63,7 @@ impl TakeOver {
     /// The TLS of each connection as the driver has handed it over, by slot. What is sealed stays known to the shard.
     pub fn take_tls(&mut self) -> Vec<Option<Tls>> {
         let connections = self.connections.iter_mut().map(|conn| &mut conn.connection.tls);
-        connections.map(|tls| tls.as_mut().map(Tls::take)).collect()
+        connections.map(|tls| tls.as_deref_mut().map(Tls::take)).collect()
     }
 }
 

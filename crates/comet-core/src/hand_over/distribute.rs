@@ -58,10 +58,11 @@ pub fn distribute<S>(
     check_complete(&shards)?;
     let is_same = shards.len() == usize::from(count);
     let (mut former, mut moving, mut all_counters) = (Vec::new(), Vec::new(), Vec::new());
+    let mut total = 0;
     let (mut homes, mut paced) = (Homes::default(), Paced::default());
     let mut lengths = Vec::new();
     let mut ticket_keys = None;
-    for (from, (shard, sockets)) in shards.into_iter().enumerate() {
+    for (shard, sockets) in shards {
         let handed::Shard {
             version: _,
             required: _,
@@ -83,23 +84,29 @@ pub fn distribute<S>(
         former.push(Former { items, rooms });
         paced.add(of_former, connections.len())?;
         lengths.push(connections.len());
-        let pairs = connections.into_iter().zip(sockets);
-        moving.extend(pairs.map(|(connection, socket)| Moving { from, connection, socket }));
+        total += connections.len();
+        moving.push((connections, sockets));
         homes.add(home, Millis(clock_ms));
         all_counters.push(counters.unwrap_or_default());
     }
-    if moving.len() > CONNECTIONS_MAX {
+    if total > CONNECTIONS_MAX {
         return inconsistent("too many connections");
     }
     if !is_same {
-        let (total, count) = (moving.len(), usize::from(count));
+        let count = usize::from(count);
         lengths = (0..count).map(|at| (at + 1) * total / count - at * total / count).collect();
     }
     let paced = if is_same { paced.keep() } else { paced.divide(&lengths) };
-    let mut moving = moving.into_iter();
+    homes.reserve(total);
+    // Each record moves once: clients wait for each page that the kernel has to find.
+    let mut moving = moving.into_iter().enumerate().flat_map(|(from, (connections, sockets))| {
+        let pairs = connections.into_iter().zip(sockets);
+        pairs.map(move |(connection, socket)| Moving { from, connection, socket })
+    });
     let (mut parts, mut rooms) = (Vec::new(), Vec::new());
     for (shard, length) in (0..count).map(ShardId).zip(lengths) {
-        let (mut conns, mut sockets, mut origins) = (Vec::new(), Vec::new(), Vec::new());
+        let mut conns = Vec::with_capacity(length);
+        let (mut sockets, mut origins) = (Vec::with_capacity(length), Vec::with_capacity(length));
         let mut items = Items::default();
         let mut mine = ShardRooms::new(former.len());
         for Moving { from, connection, socket } in moving.by_ref().take(length) {
@@ -293,17 +300,21 @@ fn arrive(
     if !connection.gaps.iter().all(is_gap) {
         return inconsistent("a gap that is none");
     }
-    let mut seen = HashSet::new();
     let mut offered = Vec::new();
     let mut enter = |handle: u32| -> Result<usize, Fault> {
         let room = rooms.enter(from, &former.rooms, handle)?;
         offered.extend(room.offered.map(|offset| (room.at, offset)));
-        let is_new = seen.insert(room.at);
-        if is_new { Ok(room.at) } else { inconsistent("a connection is in a room twice") }
+        Ok(room.at)
     };
     let room = connection.room.map(&mut enter).transpose()?;
-    let further_rooms =
+    let further_rooms: Vec<usize> =
         connection.further_rooms.iter().map(|&handle| enter(handle)).collect::<Result<_, _>>()?;
+    if !further_rooms.is_empty() {
+        let mut seen = HashSet::new();
+        if !room.iter().chain(&further_rooms).all(|&at| seen.insert(at)) {
+            return inconsistent("a connection is in a room twice");
+        }
+    }
     let renamed = Vec::new();
     Ok(ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed })
 }

@@ -41,6 +41,12 @@ pub(super) struct Homes {
 }
 
 impl Homes {
+    /// Connections that will be [registered](Self::register).
+    pub(super) fn reserve(&mut self, connections: usize) {
+        self.owners.reserve(connections);
+        self.sessions.reserve(connections);
+    }
+
     /// Adds what a former shard has kept, whose clock showed `at`. That of the new process goes on from there.
     pub(super) fn add(&mut self, home: Home, at: Millis) {
         let Home {

@@ -147,7 +147,9 @@ impl Shard {
         let mut items = Items::default();
         let mut counters = self.counters();
         let mut home = self.hand_over_home();
-        let (mut connections, mut ids) = (Vec::new(), Vec::new());
+        // One piece of memory for all: clients wait for each page that the kernel has to find.
+        let taken = self.taken_slots().count();
+        let (mut connections, mut ids) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
             if left_behind(&conn.state).is_some() {
@@ -279,7 +281,7 @@ impl Shard {
             room: room.room().map(|id| id.handle().0),
             further_rooms: self.further_rooms.of(slot).iter().map(handle).collect(),
             accepts: accepts_of(accepts),
-            input: input.as_deref().map(input_of),
+            input: input.as_deref().map(|input| Box::new(input_of(input))),
             sent: self.rates.hand_over(id.local(), self.context.now),
             pending,
             taken,

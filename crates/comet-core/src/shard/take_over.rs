@@ -146,7 +146,7 @@ impl Shard {
             key: key.into(),
             room: Membership::NONE,
             accepts,
-            input: input.map(|input| Box::new(input_from(input))),
+            input: input.map(|input| Box::new(input_from(*input))),
         };
         let slot = self.conns.take_over(conn, &self.context);
         let id = self.conns.id(slot);

@@ -105,13 +105,13 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// A push of another host was begun here.
+    /// A push of another host was taken from the queue. It is begun, or refused.
     pub fn note_received(&mut self, reply: Option<&ReplyTo>) {
         self.counts.received += 1;
         self.under_way.extend(reply.cloned());
     }
 
-    /// A push of another host was refused here. Its caller learns that this host has not answered.
+    /// A push of another host that was received is refused here. Its caller learns that this host has not answered.
     pub fn note_refused(&mut self, reply: Option<&ReplyTo>) {
         self.counts.refused += 1;
         if let Some(reply) = reply {

@@ -77,6 +77,7 @@ impl World {
         if let Event::Push { reply, .. } = &event
             && host.refuses
         {
+            host.cluster.note_received(reply.as_ref());
             host.cluster.note_refused(reply.as_ref());
             let name = self.hosts.keys().copied().find(|name| *name == to).unwrap();
             return self.carry_out(name);

@@ -150,6 +150,14 @@ impl Addresses {
         self.all.iter().filter(|address| address.is_available()).count()
     }
 
+    /// An address other than those `tried` has not shown yet whether it is there.
+    pub(super) fn has_unknown(&self, tried: &[usize]) -> bool {
+        let mut all = self.all.iter().enumerate();
+        all.any(|(index, address)| {
+            address.is_there() && address.known == Known::Nothing && !tried.contains(&index)
+        })
+    }
+
     /// The next address in turn that is available and not among those `tried`.
     pub(super) fn pick(&mut self, tried: &[usize]) -> Option<ConnectionId> {
         let count = self.all.len();

@@ -46,10 +46,15 @@ impl LogicClient {
         self.try_next(now, call);
     }
 
-    /// Sends the call to the next address that has not failed it yet.
+    /// Sends the call to the next address that has not failed it yet. At the start of the process, which may have taken over
+    /// clients in the middle of their talk, it waits until an address is known to be available or not.
     pub(super) fn try_next(&mut self, now: Millis, id: u64) {
         let call = self.calls.get_mut(&id).expect("the call is under way");
         let Some(connection) = self.addresses.pick(&call.tried) else {
+            if self.addresses.has_unknown(&call.tried) {
+                call.connection = None;
+                return self.without_address.push(id);
+            }
             let failure = call.failure.clone();
             return self.end(now, id, Err(failure));
         };
@@ -58,6 +63,15 @@ impl LogicClient {
         call.connection = Some(connection);
         let request = Arc::clone(&call.request);
         self.out.actions.push_back(Action::Send { attempt, connection, request });
+    }
+
+    /// Sends calls that wait for an address, the oldest first; those that still have to wait stay.
+    pub(super) fn retry_waiting(&mut self, now: Millis) {
+        for id in mem::take(&mut self.without_address) {
+            if self.calls.contains_key(&id) {
+                self.try_next(now, id);
+            }
+        }
     }
 
     pub(super) fn end(&mut self, now: Millis, id: u64, result: Result<Reply, Failure>) {

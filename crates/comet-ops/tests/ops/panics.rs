@@ -1,11 +1,11 @@
 //! Panics of a process whose log takes nothing.
 
-use std::env;
-use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio, abort};
 use std::sync::mpsc::channel;
 use std::time::Duration;
+use std::{env, fs};
 
 use comet_ops::{LogFormat, ProcessLog};
 use rustix::io::write;
@@ -57,21 +57,33 @@ fn a_panic_ends_the_process_though_nobody_reads_its_log() {
     drop(unread);
 }
 
+/// Runs the command until the file has something of it: a process that panics waits a second for its log, which may be too
+/// short for a busy machine.
+fn until_logged(command: &mut Command, file: &Path) -> Output {
+    for _ in 0..10 {
+        let output = command.stderr(Stdio::piped()).output().unwrap();
+        assert_eq!(output.status.signal(), Some(SIGABRT), "{output:?}");
+        if fs::metadata(file).unwrap().len() > 0 {
+            return output;
+        }
+    }
+    panic!("the log has nothing");
+}
+
 #[test]
 fn a_panic_is_in_the_log_and_on_standard_error() {
     let file = env::temp_dir().join(format!("comet-{}-panic.log", std::process::id()));
-    let path = file.to_str().unwrap();
-    for path in ["", path] {
-        let mut process = panicking(path).stderr(Stdio::piped()).spawn().unwrap();
-        let mut printed = String::new();
-        process.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
-        assert_eq!(process.wait().unwrap().signal(), Some(SIGABRT), "{printed}");
+    let unlogged = panicking("").stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(unlogged.status.signal(), Some(SIGABRT), "{unlogged:?}");
+    let logged = until_logged(&mut panicking(file.to_str().unwrap()), &file);
+    for Output { stderr, .. } in [unlogged, logged] {
+        let printed = String::from_utf8(stderr).unwrap();
         let thread = "thread \"panics::panics_when_it_is_told_to\" panicked at ";
         assert!(printed.contains(thread) && printed.contains("the reason"), "{printed}");
     }
-    let logged = std::fs::read_to_string(&file).unwrap();
+    let logged = fs::read_to_string(&file).unwrap();
     assert!(logged.contains(" ERROR comet_ops] thread "), "{logged}");
-    std::fs::remove_file(&file).unwrap();
+    fs::remove_file(&file).unwrap();
 }
 
 /// With the lines of a backtrace in it.
@@ -79,13 +91,13 @@ fn a_panic_is_in_the_log_and_on_standard_error() {
 fn a_panic_is_one_line_of_json() {
     let file = env::temp_dir().join(format!("comet-{}-panic.json", std::process::id()));
     let mut command = panicking(file.to_str().unwrap());
-    let command = command.env(JSON, "1").env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
-    let Output { stderr, .. } = command.spawn().unwrap().wait_with_output().unwrap();
-    let logged = std::fs::read(&file).unwrap();
+    let command = command.env(JSON, "1").env("RUST_BACKTRACE", "1");
+    let Output { stderr, .. } = until_logged(command, &file);
+    let logged = fs::read(&file).unwrap();
     assert_eq!(logged, stderr, "both have the same");
     let line: Value = serde_json::from_slice(&logged).unwrap();
     assert_eq!((&line["level"], &line["target"]), (&"error".into(), &"comet_ops".into()));
     let message = line["message"].as_str().unwrap();
     assert!(message.contains("the reason\n") && message.contains("panics_when"), "{message}");
-    std::fs::remove_file(&file).unwrap();
+    fs::remove_file(&file).unwrap();
 }

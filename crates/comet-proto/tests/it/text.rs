@@ -79,12 +79,16 @@ proptest! {
     #[test]
     fn what_json_is_is_no_matter_of_opinion(text in "[\\[\\]{},:\" 0-9eE.+\\-\\\\u/ntrfalsebDd\u{1}é]{0,24}") {
         let told = message(5, text.as_bytes());
+        let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
+        let value = serde_json::from_str::<Value>(&text);
+        // A number out of all bounds and half a surrogate pair are JSON, but no value of serde_json.
+        if is_json(&text) && value.is_err() {
+            prop_assert!(is_json(&told), "{}", told);
+            return Ok(());
+        }
         let told: Vec<Value> = serde_json::from_str(&told).unwrap();
-        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
-        // A number out of all bounds is JSON, but no number of serde_json.
-        let expected = match serde_json::from_str::<Value>(&text) {
+        let expected = match value {
             Ok(value) => value,
-            Err(_) if is_json => told[0]["body"].clone(),
             Err(_) if text.is_empty() => json!({}),
             Err(_) => json!(text),
         };

@@ -48,6 +48,10 @@ impl Front {
 
 /// Waits until the server is a replica that has everything, or a master.
 async fn until_role(server: &Server, role: &str) {
+    until_role_within(PATIENCE, server, role).await;
+}
+
+async fn until_role_within(limit: Duration, server: &Server, role: &str) {
     let has_role = async {
         loop {
             // A server that changes its role may end connections.
@@ -66,7 +70,7 @@ async fn until_role(server: &Server, role: &str) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(PATIENCE, has_role).await.expect("it takes the role");
+    timeout(limit, has_role).await.expect("it takes the role");
 }
 
 /// The connection stays open, and only what the server says shows that another one is the master.
@@ -168,7 +172,8 @@ async fn sentinels_say_who_the_master_is() {
     };
     timeout(2 * PATIENCE, failed_over).await.expect("the sentinel finds the replica");
     until_role(&second, "master").await;
-    until_role(&first, "slave").await;
+    // The sentinel and the servers wait for timers of their own, of up to ten seconds each.
+    until_role_within(3 * PATIENCE, &first, "slave").await;
     until_it_answers(&store).await;
     store.put(8, "tablet", "a").await.unwrap();
     assert!(second.keys("key_*").await.contains(&"key_tablet".to_owned()));

@@ -75,7 +75,9 @@ impl Server {
         command.args(self.more.iter().filter(is_file));
         let child = command
             .args(["--bind", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--save", "", "--appendonly", "no", "--daemonize", "no", "--dir"])
+            .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
+            // A replica waits for no others.
+            .args(["--repl-diskless-sync-delay", "0", "--dir"])
             .arg(&self.directory)
             .args(self.more.iter().filter(|argument| !is_file(argument)))
             .stdout(Stdio::null())

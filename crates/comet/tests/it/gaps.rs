@@ -16,6 +16,7 @@ fn server() -> Server {
         "history.rules=[{rooms=\"h://\", pushes=1000, bytes=\"1MiB\"}]",
         "tcp.sndbuf=65536",
         "protocol.svr_proto=8",
+        "protocol.write_timeout=\"1h\"",
     ])
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use comet_client::{Transport, op};
 use tokio::runtime::Builder;
 use tonic::service::{InterceptorLayer, Routes};
+use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Status};
 
 use crate::authority::Authority;
@@ -160,11 +161,16 @@ fn foreign_logic() -> SocketAddr {
         Some(token) if token == format!("Bearer {LOGICS}").as_str() => Ok(request),
         _ => Err(Status::unauthenticated("log in\nfirst")),
     };
-    let address = own_address();
+    let listener = TcpListener::bind(own_address()).unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
     thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let mut server = tonic::transport::Server::builder().layer(InterceptorLayer::new(check));
-        runtime.block_on(server.add_routes(Routes::default()).serve(address)).unwrap();
+        runtime.block_on(async {
+            let incoming = TcpIncoming::from(tokio::net::TcpListener::from_std(listener).unwrap());
+            server.add_routes(Routes::default()).serve_with_incoming(incoming).await.unwrap();
+        });
     });
     address
 }

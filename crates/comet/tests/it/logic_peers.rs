@@ -30,8 +30,9 @@ impl FullQueue {
         // Again, with the shortest queue.
         rustix::net::listen(&listener, 0).unwrap();
         let address = listener.local_addr().unwrap();
+        // A thread that stands still may take a connection that is there for late.
         let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
-        let queued = std::iter::from_fn(connect).take(8).collect();
+        let queued = std::iter::from_fn(|| connect().or_else(connect)).take(8).collect();
         assert!(connect().is_none(), "the queue is full");
         Self { listener, _queued: queued }
     }

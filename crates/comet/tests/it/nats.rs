@@ -130,7 +130,7 @@ fn without_nats_a_host_serves_its_own_clients_and_says_who_is_missing() {
 #[test]
 fn a_push_that_nobody_answers_names_all_hosts_that_may_have_members() {
     let Some(nats) = NatsServer::start(&[]) else { return };
-    let [a, b] = two_hosts_with(&nats, "push.timeout=\"2s\"");
+    let [a, b] = two_hosts_with(&nats, "push.timeout=\"8s\"");
     let mut there = client(&b, 2, "r");
     until_known(&a, "r", 1);
     nats.pause(true);

@@ -34,13 +34,21 @@ fn count(mut client: Client) -> (u64, Client) {
 
 /// What a host says of pushes that its client did not get: on the way from NATS to the cores, and at the client.
 fn losses(metrics: &Metrics) -> (u64, u64) {
-    let sum = |family: &str| metrics.by_label(family).iter().map(|(_, n)| n).sum::<u64>();
     let refused = metrics.value("comet_cluster_refused_total");
     let [notices, in_client] = ["notices", "in_client"].map(|reason| {
         metrics.value(&format!("comet_cluster_dropped_total{{reason=\"{reason}\"}}"))
     });
     assert_eq!((notices, in_client), (0, 0), "hosts hear each other in a flood");
-    (refused + sum("comet_cluster_dropped_total"), sum("comet_dropped_total"))
+    (refused + dropped_early(metrics), sum(metrics, "comet_dropped_total"))
+}
+
+/// Pushes that a host dropped before it could begin or refuse them.
+fn dropped_early(metrics: &Metrics) -> u64 {
+    sum(metrics, "comet_cluster_dropped_total")
+}
+
+fn sum(metrics: &Metrics, family: &str) -> u64 {
+    metrics.by_label(family).iter().map(|(_, n)| n).sum()
 }
 
 /// Publishes so many pushes to the room. `holds`: the hosts run no more meanwhile, and get all of them at once.
@@ -67,8 +75,7 @@ fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
         (0..2).for_each(|host| two.pause(host, false));
     }
     for (host, before) in before.iter().enumerate() {
-        // Some are refused after they have begun.
-        let taken = |now: &Metrics| now.value("comet_cluster_received_total") + losses(now).0;
+        let taken = |now: &Metrics| now.value("comet_cluster_received_total") + dropped_early(now);
         let mut last = taken(before);
         while last < taken(before) + pushes {
             let known = last;

@@ -174,7 +174,7 @@ fn goims_calls_count_over_all_hosts() {
 
 #[test]
 fn a_list_names_the_hosts_whose_part_is_missing() {
-    let Some(rig) = Rig::start("push.timeout=\"2s\"") else { return };
+    let Some(rig) = Rig::start("push.timeout=\"8s\"") else { return };
     let _clients = [rig.client(0, 1, "live://r"), rig.client(1, 1, "live://r")];
     rig.until_counted("live://r", 2);
     rig.hosts[1].pause(true);

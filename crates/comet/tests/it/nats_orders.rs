@@ -94,7 +94,7 @@ fn clients_and_members_are_counted_over_all_hosts() {
 
 #[test]
 fn a_host_that_does_not_answer_an_order_is_named() {
-    let Some(two) = start_with("push.timeout=\"2s\"") else { return };
+    let Some(two) = start_with("push.timeout=\"8s\"") else { return };
     let _clients = [client(&two, 0, 1), client(&two, 1, 1)];
     two.pause(1, true);
     let (_, counted) = ctl(&two, 0, &["counts", "live://r"]);

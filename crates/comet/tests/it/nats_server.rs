@@ -1,11 +1,13 @@
 //! A real `nats-server` at an address of its own, for the tests of several hosts.
 
+use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use crate::halt;
 use crate::logic_process::own_address;
+use crate::scratch;
 use crate::support::until;
 
 /// Ends with the value.
@@ -64,7 +66,12 @@ impl NatsServer {
 /// Runs it, and waits until it answers.
 fn run(address: SocketAddr, arguments: &[String]) -> std::io::Result<Child> {
     let (host, port) = (address.ip().to_string(), address.port().to_string());
+    // A host that a test stops for a while is not to be cut off as a slow reader.
+    let config = scratch::folder().join(format!("nats-{host}-{port}.conf"));
+    fs::write(&config, "write_deadline: \"5m\"\n")?;
     let process = Command::new("nats-server")
+        .arg("--config")
+        .arg(config)
         .args(["--addr", &host, "--port", &port])
         .args(arguments)
         .stdin(Stdio::null())

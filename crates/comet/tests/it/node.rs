@@ -258,8 +258,10 @@ fn a_network_is_blocked_for_a_time_and_its_clients_are_kicked_if_asked() {
 #[test]
 fn a_block_ends_by_itself() {
     let (server, http_push) = start(&[]);
-    ask(http_push, "POST", "block?address=127.0.0.1&seconds=4");
+    ask(http_push, "POST", "block?address=127.0.0.1&seconds=300");
     until("the cores to know", || !is_let_in(&server));
+    // Another one takes its place.
+    ask(http_push, "POST", "block?address=127.0.0.1&seconds=1");
     until("its end", || is_let_in(&server));
     until("the list to be empty", || ask(http_push, "GET", "blocks") == json!([]));
 }

@@ -1,7 +1,7 @@
 //! The Debian package and the container image, made of the program under test and run from roots of their own.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::process::{Server, with_sets};
+use crate::scratch;
 use crate::support::{Permit, To, push, queued, two_cores};
 
 /// Those of the system's administrator, too.
@@ -33,8 +34,10 @@ impl Directory {
     fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let plain = path.with_added_extension("text");
+        fs::write(&plain, text).unwrap();
+        scratch::install(&plain, &path);
+        fs::remove_file(plain).unwrap();
     }
 
     fn read(&self, name: &str) -> String {
@@ -59,7 +62,7 @@ impl Directory {
     fn copy(&self, file: &str) {
         let path = self.path(file.trim_start_matches('/'));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::copy(file, path).unwrap();
+        scratch::install(Path::new(file), &path);
     }
 
     /// Starts a server with this as its root.

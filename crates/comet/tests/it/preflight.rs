@@ -7,6 +7,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::process::Signal;
@@ -264,7 +266,7 @@ fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
         let cores = two_cores();
         let arguments = [&["--cores", &cores][..], &with_sets(&[&bind])].concat();
         let (process, log) = Running::start(comet(&arguments));
-        // It looks at intervals, and sleeps between them: longer than for a process that may be about to end.
+        // It looks at intervals, and sleeps between them.
         let status = format!("/proc/{}/status", process.0.id());
         let sleeps = || {
             let status = fs::read_to_string(&status).unwrap();
@@ -272,7 +274,9 @@ fn a_start_waits_for_the_addresses_of_a_process_that_was_killed() {
                 status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             line.expect("it runs").trim().parse::<u32>().unwrap()
         };
-        until("it to wait", || sleeps() > 80);
+        until("it to wait", || sleeps() > 10);
+        // Longer than for a process that may be about to end.
+        thread::sleep(Duration::from_millis(600));
         drop(on_its_way);
         line_with(&log, "debug [");
     }

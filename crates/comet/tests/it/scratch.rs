@@ -1,12 +1,20 @@
 //! Files of this run of the tests. Two runs in one target directory may overlap.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 use std::{env, fs, process};
 
 /// Folders of runs that began longer ago are removed.
 const KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Makes `to` an executable copy of `from`. Another process writes it: a child that a thread of this one starts just then would
+/// have the file open for writing, and the kernel would refuse to run it.
+pub(crate) fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).args([from, to]).status().unwrap();
+    assert!(status.success(), "{}: {status}", to.display());
+}
 
 /// A folder of this run alone.
 pub(crate) fn folder() -> &'static Path {

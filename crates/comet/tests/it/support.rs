@@ -32,6 +32,8 @@ pub(crate) const FREE_PORTS: [&str; 6] = [
 /// Rings count as locked memory, of which a user often has 8 MiB, and the kernel gives that of a server
 /// back only a while after its end.
 pub(crate) const SMALL_RING: &str = "limits.ring_entries=256";
+/// On a loaded machine logic may take longer than a server waits for it otherwise.
+pub(crate) const PATIENT: &str = "logic.timeout=\"20s\"";
 
 /// The first two CPUs the tests may run on, as a list for `--cores`.
 pub(crate) fn two_cores() -> String {
@@ -42,8 +44,12 @@ pub(crate) fn two_cores() -> String {
 
 /// Two cores, free ports, small rings, and `sets` over the defaults.
 pub(crate) fn config(sets: &[&str]) -> Config {
-    let sets: Vec<_> =
-        FREE_PORTS.iter().chain([&SMALL_RING]).chain(sets).map(|set| (*set).to_owned()).collect();
+    let sets: Vec<_> = FREE_PORTS
+        .iter()
+        .chain([&SMALL_RING, &PATIENT])
+        .chain(sets)
+        .map(|set| (*set).to_owned())
+        .collect();
     let source = Source { sets: &sets, cores: Some(&two_cores()), ..Source::default() };
     comet_config::load(&source, &comet::machine().unwrap())
         .unwrap_or_else(|mistakes| panic!("{mistakes}"))

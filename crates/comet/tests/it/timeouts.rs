@@ -12,7 +12,7 @@ use crate::support::{BOTH, PATIENCE, Server, To, queued, received};
 const CLOCK_STEP: Duration = Duration::from_millis(10);
 
 const HANDSHAKE: Duration = Duration::from_secs(2);
-const HEARTBEAT: Duration = Duration::from_secs(4);
+const HEARTBEAT: Duration = Duration::from_secs(10);
 
 fn handshake_timeout() -> String {
     format!("protocol.handshake_timeout=\"{}s\"", HANDSHAKE.as_secs())

@@ -23,12 +23,12 @@ fn token_of(seconds: u32) -> (String, SystemTime) {
 }
 
 fn short_token() -> (String, SystemTime) {
-    token_of(5)
+    token_of(10)
 }
 
 /// One that is renewed before it expires, also on a loaded machine.
 fn first_token() -> (String, SystemTime) {
-    token_of(10)
+    token_of(20)
 }
 
 fn options(server: &Server, transport: Transport, token: String) -> Options {
@@ -44,7 +44,8 @@ fn options(server: &Server, transport: Transport, token: String) -> Options {
 #[track_caller]
 fn check_expires(mut client: Client, end: SystemTime) {
     let error = client.receive().expect_err("the token expires");
-    assert!(SystemTime::now() >= end - Duration::from_millis(5), "closed early");
+    // A core reads the clock of the wall later in a turn than its own.
+    assert!(SystemTime::now() >= end - Duration::from_millis(500), "closed early");
     assert!(error.is_token_expired(), "{error}");
     assert!(error.retry_after().is_some() && error.permanent().is_none(), "{error}");
 }

@@ -17,8 +17,8 @@ mod versions;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -29,6 +29,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::peer::{Peer, frame};
 use crate::process::{self, comet, line_with, run, temporary};
+use crate::scratch;
 use crate::support::{
     BOTH, FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, To, push, queued, try_push, two_cores,
     until,
@@ -291,9 +292,10 @@ fn pushes_go_on_meanwhile_and_the_number_of_cores_changes() {
 
 /// A program that is not comet.
 fn script(name: &str, text: &str) -> String {
-    let path = temporary(name, &format!("#!/bin/sh\n{text}\n"));
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
+    let text = temporary(&format!("{name}.text"), &format!("#!/bin/sh\n{text}\n"));
+    let path = text.strip_suffix(".text").expect("it was just added");
+    scratch::install(Path::new(&text), Path::new(path));
+    path.to_owned()
 }
 
 #[test]

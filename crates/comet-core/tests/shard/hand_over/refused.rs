@@ -43,13 +43,13 @@ fn a_hand_over_that_contradicts_itself_is_refused() {
         let mut sealed = Tls::default();
         (sealed.ciphertext, sealed.sealed) = (vec![1], 1 << 20);
         for connection in &mut parts[1].0.connections {
-            connection.tls = connection.stalled_ms.map(|_| sealed.clone());
+            connection.tls = connection.stalled_ms.map(|_| Box::new(sealed.clone()));
         }
     });
     check("more is sealed than waits", |parts| {
         let mut sealed = Tls::default();
         sealed.sealed = 1;
-        parts[0].0.connections[0].tls = Some(sealed);
+        parts[0].0.connections[0].tls = Some(Box::new(sealed));
     });
     check("a connection without transport", |parts| parts[0].0.connections[0].transport = 9);
     check("a key of 0 bytes", |parts| parts[0].0.connections[0].key.clear());

@@ -40,11 +40,13 @@ impl Rig {
         let handed = self.shards.iter().map(|shard| {
             let (mut handed, conns) = shard.hand_over();
             for (connection, conn) in handed.connections.iter_mut().zip(&conns) {
-                connection.tls = wires[conn].in_flight.as_ref().map(|sending| Tls {
-                    session: b"keys".to_vec(),
-                    received: b"half a record".to_vec(),
-                    ciphertext: sending.clone(),
-                    sealed: sending.len() as u32,
+                connection.tls = wires[conn].in_flight.as_ref().map(|sending| {
+                    Box::new(Tls {
+                        session: b"keys".to_vec(),
+                        received: b"half a record".to_vec(),
+                        ciphertext: sending.clone(),
+                        sealed: sending.len() as u32,
+                    })
                 });
             }
             if self.sealed.is_some() {

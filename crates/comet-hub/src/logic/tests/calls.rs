@@ -112,6 +112,7 @@ fn all_attempts_of_a_call_share_one_deadline() {
 #[test]
 fn while_no_address_is_available_questions_are_answered_and_notices_wait() {
     let mut rig = Rig::unavailable(1, 4);
+    rig.client.handle_connect_failed(rig.now, connection(0), "refused");
     rig.actions();
     rig.identify();
     assert_eq!(&*rig.answer().unwrap_err().sentence, "logic is not there");
@@ -120,11 +121,78 @@ fn while_no_address_is_available_questions_are_answered_and_notices_wait() {
     rig.ended("k");
     assert!(rig.sent().is_empty());
     assert_eq!((rig.client.notices_waiting(), rig.client.is_idle()), (1, false));
-    rig.make_available(ConnectionId { address: 0, generation: 0 });
+    rig.wait(200);
+    rig.make_available(ConnectionId { generation: 1, ..connection(0) });
     let sent = rig.only_sent();
     assert_eq!(sent.2, Request::Disconnect { user: 1, key: "k".into() });
     rig.done(&sent);
     assert!(rig.client.has_delivered_notices() && rig.client.is_idle());
+}
+
+/// A process that has taken over clients may get their messages before its first connection to logic is there.
+#[test]
+fn questions_wait_until_an_address_has_shown_itself() {
+    let mut rig = Rig::unavailable(2, 4);
+    rig.actions();
+    rig.receive();
+    rig.identify();
+    assert!(rig.sent().is_empty() && rig.messages().is_empty() && !rig.client.is_idle());
+    rig.client.handle_connect_failed(rig.now, connection(0), "refused");
+    assert!(rig.sent().is_empty() && rig.messages().is_empty());
+    rig.make_available(connection(1));
+    let sent = rig.sent();
+    assert_eq!(sent.iter().map(|sent| sent.2.rpc()).collect::<Vec<_>>(), ["Receive", "Connect"]);
+    rig.done(&sent[0]);
+    assert_eq!(rig.receipt(), Ok(()));
+    rig.connected(&sent[1], "k");
+    assert!(rig.answer().is_ok() && rig.client.is_idle());
+}
+
+#[test]
+fn questions_that_wait_are_answered_once_no_address_is_there() {
+    let mut rig = Rig::unavailable(2, 4);
+    rig.receive();
+    rig.client.handle_connect_failed(rig.now, connection(0), "refused");
+    assert!(rig.messages().is_empty());
+    rig.client.handle_connected(rig.now, connection(1));
+    rig.client.handle_ping(rig.now, connection(1), PingOutcome::NotServing);
+    assert_eq!(rig.receipt(), Err("logic is not there".into()));
+    assert!(rig.client.is_idle());
+}
+
+#[test]
+fn a_question_that_one_address_cannot_answer_waits_for_the_other() {
+    let mut rig = Rig::unavailable(2, 4);
+    rig.make_available(connection(0));
+    rig.actions();
+    rig.identify();
+    let first = rig.only_sent();
+    // Told twice, it is one outcome.
+    for _ in 0..2 {
+        rig.reply(&first, AttemptOutcome::Broken { was_sent: false });
+        assert!(rig.sent().is_empty() && rig.messages().is_empty());
+    }
+    rig.make_available(connection(1));
+    let second = rig.only_sent();
+    assert_eq!(second.1, connection(1));
+    rig.connected(&second, "k");
+    assert!(rig.answer().is_ok() && rig.client.is_idle());
+}
+
+#[test]
+fn questions_that_wait_have_the_time_of_a_call() {
+    let mut rig = Rig::unavailable(1, 4);
+    rig.actions();
+    rig.wait(900);
+    rig.receive();
+    // It connects in time, and says nothing.
+    rig.client.handle_connected(rig.now, connection(0));
+    rig.wait(900);
+    assert!(rig.messages().is_empty());
+    rig.wait(100);
+    assert_eq!(rig.receipt(), Err("logic did not answer in time".into()));
+    let abandoned = |action: &Action| matches!(action, Action::Abandon(_));
+    assert!(!rig.actions().iter().any(abandoned) && rig.client.is_idle());
 }
 
 #[test]
@@ -187,4 +255,9 @@ fn nothing_is_due_for_calls_that_are_over() {
     let sent = rig.only_sent();
     rig.connected(&sent, "k");
     assert_eq!(rig.client.poll_timeout(), idle);
+}
+
+/// The first one to an address.
+fn connection(address: usize) -> ConnectionId {
+    ConnectionId { address, generation: 0 }
 }

@@ -1,6 +1,9 @@
 //! Clients whose messages logic has not answered when the upgrade begins: nobody is closed for that, and logic hears each message
 //! once.
 
+use std::io::copy;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
 
 use comet_client::{Transport, op};
@@ -20,9 +23,52 @@ fn received(logic: &FakeLogic) -> (i64, i32) {
     })
 }
 
+/// Passes connections on to a server, each once it is open.
+struct Gate {
+    address: SocketAddr,
+    is_open: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Gate {
+    fn to(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let is_open = Arc::new((Mutex::new(true), Condvar::new()));
+        let shared = Arc::clone(&is_open);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                let client = client.unwrap();
+                let (is_open, changed) = &*shared;
+                drop(changed.wait_while(is_open.lock().unwrap(), |is_open| !*is_open).unwrap());
+                let server = TcpStream::connect(server).unwrap();
+                let back = (server.try_clone().unwrap(), client.try_clone().unwrap());
+                for (mut from, mut to) in [(client, server), back] {
+                    thread::spawn(move || {
+                        // Either may have been closed by the other direction.
+                        let _ = (copy(&mut from, &mut to), to.shutdown(Shutdown::Both));
+                    });
+                }
+            }
+        });
+        Self { address, is_open }
+    }
+
+    fn set_open(&self, is_open: bool) {
+        *self.is_open.0.lock().unwrap() = is_open;
+        self.is_open.1.notify_all();
+    }
+}
+
 /// A server whose logic takes a user's number for a token.
 fn start() -> (FakeLogic, Line) {
+    let (logic, _, line) = start_behind_gate();
+    (logic, line)
+}
+
+/// The same, and what its connections to logic go through.
+fn start_behind_gate() -> (FakeLogic, Gate, Line) {
     let logic = FakeLogic::start();
+    let gate = Gate::to(logic.address);
     logic.script(|script| {
         script.connect = Box::new(|request| {
             let user: i64 = String::from_utf8_lossy(&request.token).parse().unwrap();
@@ -30,11 +76,11 @@ fn start() -> (FakeLogic, Line) {
             Ok(ConnectReply { mid: user, key, accepts_all: true, ..ConnectReply::default() })
         });
     });
-    let addrs = format!("logic.addrs=[\"{}\"]", logic.address);
+    let addrs = format!("logic.addrs=[\"{}\"]", gate.address);
     let line = Line::start(&[], &[&addrs, "logic.timeout=\"20s\""]);
-    let up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
+    let up = format!("comet_logic_up{{address=\"{}\"}}", gate.address);
     until("logic to be there", || line.metrics().value(&up) == 1);
-    (logic, line)
+    (logic, gate, line)
 }
 
 /// Orders an upgrade. Returns once the server reads no more of its clients, and waits for the answers that some of them wait for.
@@ -83,6 +129,27 @@ fn who_waits_for_an_answer_goes_on_once_it_is_there() {
     let metrics = line.metrics();
     assert_eq!(metrics.value("comet_received_total"), 16);
     metrics.assert_balanced();
+}
+
+/// The new process has no connection to logic yet when its clients talk.
+#[test]
+fn who_talks_before_logic_is_reached_is_heard() {
+    let (logic, gate, mut line) = start_behind_gate();
+    let [first, second] = BOTH;
+    let mut clients = [line.server.live(first, "1"), line.server.live(second, "2")];
+    gate.set_open(false);
+    line.upgrade();
+    for (sequence, client) in (1..).zip(&mut clients) {
+        client.send(op::SEND, sequence, b"early");
+    }
+    until("both to wait", || line.metrics().value("comet_logic_calls_under_way") == 2);
+    gate.set_open(true);
+    let mut heard = [received(&logic), received(&logic)];
+    heard.sort_unstable();
+    assert_eq!(heard, [(1, 1), (2, 2)]);
+    for (sequence, client) in (1..).zip(&mut clients) {
+        assert_eq!(client.recv(), message(op::SEND, sequence, b""));
+    }
 }
 
 /// It has sent its token, and logic takes longer than a handshake may.

@@ -1,18 +1,14 @@
 //! The processes of a server, each of which the one before has handed over to.
 
-use std::path::{self, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread::{self, JoinHandle};
 
 use serde::Serialize;
-use tempfile::tempfile;
 
 use crate::Result;
-use crate::args::{SetupArgs, UpgradeArgs};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::guard::Guard;
-use crate::target::{Endpoints, Target, free_ports, list};
-use crate::tls::Certificate;
 
 /// How long a process may take to end once another one has taken over.
 const END_NS: u64 = 30 * SECOND_NS;
@@ -20,7 +16,7 @@ const LOOK_NS: u64 = 5 * MILLISECOND_NS;
 
 /// What an upgrade has done, as the server says.
 #[derive(Clone, PartialEq, Debug, Serialize)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// The process that serves now.
     pub pid: u32,
     pub went_on: u64,
@@ -28,45 +24,25 @@ pub(super) struct Outcome {
     pub pause_us: f64,
 }
 
-pub(super) struct Line {
+/// The process that serves now, of a server that hands over to processes of one program.
+pub(crate) struct Succession {
     program: PathBuf,
     pid: u32,
     guard: Guard,
-    /// Its files are read by each process.
-    _certificate: Certificate,
 }
 
-impl Line {
-    /// Starts the first process, with further addresses for clients inside TLS, and `more` settings.
-    pub(super) fn start(args: &UpgradeArgs, more: Vec<String>) -> Result<(Self, Target)> {
-        let SetupArgs { server, host, .. } = &args.setup;
-        let certificate = Certificate::make()?;
-        let [tcp, websocket] = free_ports(std::net::Ipv4Addr::LOCALHOST)?;
-        let settings = [
-            list("tls.certificates", certificate.certificate().display()),
-            list("tls.keys", certificate.key().display()),
-            list("tcp.tls_bind", tcp),
-            list("websocket.tls_bind", websocket),
-        ];
-        let arguments: Vec<_> = settings
-            .into_iter()
-            .chain(more)
-            .flat_map(|setting| ["--set".to_owned(), setting])
-            .collect();
-        let mut target = Target::start(server, host, &arguments, tempfile()?)?;
-        target.endpoints.inside_tls = Some(Box::new(Endpoints {
-            tcp,
-            websocket: Some(websocket),
-            tls: Some(certificate.trust.clone()),
-            inside_tls: None,
-        }));
-        let pid = target.gauge.pid.expect("the bench has started it");
-        let program = path::absolute(server.program()?)?;
-        Ok((Self { program, pid, guard: Guard::start()?, _certificate: certificate }, target))
+impl Succession {
+    /// It begins with process `pid`. Fails if the host refuses a process.
+    pub(crate) fn of(program: PathBuf, pid: u32) -> Result<Self> {
+        Ok(Self { program, pid, guard: Guard::start()? })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// Has the server hand over to a new process of the same program. It fails if that is not done.
-    pub(super) fn order(&self) -> JoinHandle<Result<Outcome>> {
+    pub(crate) fn order(&self) -> JoinHandle<Result<Outcome>> {
         let mut command = Command::new(&self.program);
         command.args(["upgrade", "--pid", &self.pid.to_string()]);
         thread::spawn(move || {
@@ -80,30 +56,23 @@ impl Line {
         })
     }
 
-    /// From now on process `pid` serves. Returns when the former one has ended.
-    pub(super) fn go_on_as(&mut self, pid: u32, target: &mut Target) -> Result<()> {
+    /// From now on process `pid` serves. Returns when the former one has ended; fails if it does not.
+    pub(crate) fn go_on_as(&mut self, pid: u32) -> Result<()> {
         self.guard.add(pid)?;
-        let mut former = target.go_on_as(pid);
-        let former_pid = std::mem::replace(&mut self.pid, pid);
+        let former = std::mem::replace(&mut self.pid, pid);
         let deadline_ns = now_ns() + END_NS;
-        loop {
-            let has_ended = match &mut former {
-                Some(process) => process.exit_code()?.is_some(),
-                None => !target_runs(former_pid),
-            };
-            if has_ended {
-                return Ok(());
-            }
+        while runs(former) {
             if now_ns() > deadline_ns {
-                return Err(format!("process {former_pid} does not end after its upgrade").into());
+                return Err(format!("process {former} does not end after its upgrade").into());
             }
             sleep_until(now_ns() + LOOK_NS);
         }
+        Ok(())
     }
 }
 
 /// A process that nobody waits for has ended, too.
-fn target_runs(pid: u32) -> bool {
+fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))
 }
