@@ -236,6 +236,9 @@ pub enum Message {
     /// Control to the room's home: push to the members of a room a push of the stream that hosts share. It has its offset,
     /// and entered the stream so long ago. What the home has had before goes to nobody.
     PushStored { call: CallId, room: Arc<str>, push: Push, age_ms: u64 },
+    /// Control to the room's home: a push of the stream that this host refuses, and that goes to nobody here. Answered with a tally of
+    /// nothing.
+    LoseStored { call: CallId, room: Arc<str>, offset: u64 },
     /// Control to each home: how far the stream is that hosts share. It comes behind the pushes before that, and is answered with
     /// a tally of nothing. `is_settled`: the stream has just been read, or is another one, and all homes have been told, so shards
     /// can ask for the positions of their rooms.
@@ -463,6 +466,7 @@ impl Message {
             | Self::PushUsers { .. }
             | Self::PushRoom { .. }
             | Self::PushStored { .. }
+            | Self::LoseStored { .. }
             | Self::Stream { .. }
             | Self::Broadcast { .. }
             | Self::KickNetwork { .. }

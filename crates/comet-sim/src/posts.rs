@@ -65,6 +65,7 @@ fn call_of(message: &Message) -> Option<CallId> {
         | Message::PushUsers { call, .. }
         | Message::PushRoom { call, .. }
         | Message::PushStored { call, .. }
+        | Message::LoseStored { call, .. }
         | Message::Stream { call, .. }
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }

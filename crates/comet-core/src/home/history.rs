@@ -75,7 +75,21 @@ struct Kept {
     /// Of its last push.
     offset: u64,
     pushes: u32,
-    at: Millis,
+    at: CameAt,
+}
+
+/// When a push came, by the clock of the shard: before its zero if the push is older than the process.
+#[derive(Clone, Copy)]
+struct CameAt(i64);
+
+impl CameAt {
+    fn ago(now: Millis, age_ms: u64) -> Self {
+        Self(now.0.cast_signed().saturating_sub_unsigned(age_ms))
+    }
+
+    fn age_ms(self, now: Millis) -> u64 {
+        now.0.cast_signed().saturating_sub(self.0).max(0).cast_unsigned()
+    }
 }
 
 impl Kept {
@@ -138,7 +152,7 @@ impl RoomHistories {
         now: Millis,
         memory: usize,
     ) -> Place {
-        self.keep(room, rule, frame, (None, now), now, memory)
+        self.keep(room, rule, frame, (None, CameAt::ago(now, 0)), now, memory)
     }
 
     /// The same of a push that came at `at`. Without an offset it has the next one.
@@ -147,32 +161,12 @@ impl RoomHistories {
         room: &Arc<str>,
         rule: &HistoryRule,
         frame: &Encoded,
-        (offset, at): (Option<u64>, Millis),
+        (offset, at): (Option<u64>, CameAt),
         now: Millis,
         memory: usize,
     ) -> Place {
         let pushes = count_frames(frame.for_tcp()).map_or(1, |frames| frames as u32);
-        let mut known = match self.rooms.remove(room) {
-            Some(known) => {
-                self.order_of(&known).remove(&known.number);
-                known
-            }
-            None => RoomHistory {
-                epoch: self.epoch_of(room),
-                top: 0,
-                count: 0,
-                losses: 0,
-                floor: self.floor_of_others(),
-                frames: VecDeque::new(),
-                bytes: 0,
-                pushes: 0,
-                number: 0,
-            },
-        };
-        self.latest += 1;
-        known.number = self.latest;
-        known.count = self.number_of(&known) + u64::from(pushes);
-        known.losses = self.losses();
+        let mut known = self.take_for(room, pushes.into());
         known.top = offset.unwrap_or(known.top + u64::from(pushes));
         let place = Place { offset: known.top, number: known.count };
         self.bytes -= known.bytes;
@@ -250,6 +244,32 @@ impl RoomHistories {
         recovery
     }
 
+    /// Takes the history of a room from its list, for so many pushes more, or begins one.
+    fn take_for(&mut self, room: &str, pushes: u64) -> RoomHistory {
+        let mut known = self.take(room).unwrap_or_else(|| RoomHistory {
+            epoch: self.epoch_of(room),
+            top: 0,
+            count: 0,
+            losses: 0,
+            floor: self.floor_of_others(),
+            frames: VecDeque::new(),
+            bytes: 0,
+            pushes: 0,
+            number: 0,
+        });
+        self.latest += 1;
+        known.number = self.latest;
+        known.count = self.number_of(&known) + pushes;
+        known.losses = self.losses();
+        known
+    }
+
+    fn take(&mut self, room: &str) -> Option<RoomHistory> {
+        let known = self.rooms.remove(room)?;
+        self.order_of(&known).remove(&known.number);
+        Some(known)
+    }
+
     /// That of the first push to a room, unless others are forgotten before.
     fn epoch_of(&self, room: &str) -> u64 {
         let own = || self.epochs.hash_one((room, self.forgotten));
@@ -297,7 +317,7 @@ impl RoomHistories {
 
 impl Kept {
     fn is_kept(&self, rule: &HistoryRule, now: Millis) -> bool {
-        now < self.at.after(rule.age_ms.into())
+        self.at.age_ms(now) < rule.age_ms.into()
     }
 }
 

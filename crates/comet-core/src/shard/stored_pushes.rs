@@ -24,10 +24,16 @@ impl Shard {
         let Limits { history_memory, .. } = *self.context.limits;
         let (histories, now) = (&mut self.home.histories, self.context.now);
         let (is_live, offset) = (histories.is_live(&room, push.offset), push.offset);
-        let place = self.context.limits.history_rule(&room).and_then(|rule| {
-            let at = (offset, age_ms);
-            histories.add_stored(&room, rule, &push.frame, at, now, history_memory)
-        });
+        let place = match self.context.limits.history_rule(&room) {
+            Some(rule) => {
+                let at = (offset, age_ms);
+                histories.add_stored(&room, rule, &push.frame, at, now, history_memory)
+            }
+            None => {
+                histories.pass_over(&room, offset);
+                None
+            }
+        };
         // A room that no rule covers here has no position here.
         (push.offset, push.number) = place.map_or((0, 0), |place| (place.offset, place.number));
         if is_live {
@@ -35,6 +41,16 @@ impl Shard {
         } else {
             self.report_nothing(call);
         }
+    }
+
+    /// At the home: a push of the stream that this host refuses.
+    pub(super) fn lose_stored(&mut self, call: CallId, room: &Arc<str>, offset: u64) {
+        let Limits { history_memory, .. } = *self.context.limits;
+        match self.context.limits.history_rule(room) {
+            Some(_) => self.home.histories.lose_stored(room, offset, history_memory),
+            None => self.home.histories.pass_over(room, offset),
+        }
+        self.report_nothing(call);
     }
 
     /// At a home: the stream is read so far. Members of rooms that were entered before it was read, or when it was another one, may have

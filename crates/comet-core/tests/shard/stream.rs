@@ -97,6 +97,27 @@ fn members_are_told_what_the_stream_has_dropped() {
     assert_eq!(joined(&all), (at(400), Some(2)));
 }
 
+/// Its frame is too long for this host, say.
+#[test]
+fn members_are_told_of_a_push_that_this_host_refuses() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let (conn, handle) = member(&mut rig, &room);
+    store(&mut rig, &room, 100);
+    rig.take(conn);
+    let call = rig.call();
+    let refused = Message::LoseStored { call, room: room.as_str().into(), offset: 200 * S };
+    rig.send(home_of_room(&room, 2), refused);
+    assert_eq!(rig.tally(call), Tally::default());
+    store(&mut rig, &room, 300);
+    let all = told(&rig.take(conn));
+    assert_eq!((&all[0], offsets(&all)), (&gap(handle, 100 * S + 1, 300 * S - 1), vec![300 * S]));
+    for (number, since, recovered) in [(1, 100, None), (2, 200, Some(1))] {
+        let (_, all) = back(&mut rig, number, &room, at(since));
+        assert_eq!(joined(&all), (at(300), recovered), "{since}");
+    }
+}
+
 #[test]
 fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
     let mut rig = rig(StreamState { is_read: false, ..READ });
@@ -191,6 +212,22 @@ fn what_the_stream_had_dropped_at_the_start_is_not_recovered() {
     for (number, since, recovered) in [(4, 49, None), (5, 50, Some(0))] {
         let (_, all) = back(&mut rig, number, &quiet, at(since));
         assert_eq!(joined(&all).1, recovered, "{since}");
+    }
+}
+
+/// The new process has no rule for the room, and gets it back by the next upgrade.
+#[test]
+fn a_rule_that_an_upgrade_removes_takes_the_history_with_it() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    store(&mut rig, &room, 100);
+    rig.upgrade_with(2, |limits| Limits { history_rules: [].into(), ..limits });
+    tell(&mut rig, StreamState { seen: 200 * S, ..READ });
+    rig.upgrade_with(2, |limits| Limits { history_rules: rules(1_000), ..limits });
+    tell(&mut rig, StreamState { seen: 200 * S, ..READ });
+    for (number, since, recovered) in [(2, 50, None), (4, 100, Some(0))] {
+        let (_, all) = back(&mut rig, number, &room, at(since));
+        assert_eq!(joined(&all), (at(200), recovered), "{since}");
     }
 }
 

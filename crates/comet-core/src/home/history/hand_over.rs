@@ -10,7 +10,7 @@ use crate::history::StreamState;
 use crate::limits::Limits;
 use crate::time::Millis;
 
-use super::{Kept, RoomHistories, RoomHistory};
+use super::{CameAt, Kept, RoomHistories, RoomHistory};
 
 impl RoomHistories {
     /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet: their
@@ -86,7 +86,14 @@ impl RoomHistories {
                 Some(shared) => epoch != shared.epoch(),
                 None => stream.epoch != 0 && epoch == stream.epoch,
             };
-            if is_foreign || limits.history_rule(&room).is_none() {
+            if is_foreign {
+                continue;
+            }
+            if limits.history_rule(&room).is_none() {
+                if let Some(shared) = &mut self.shared {
+                    // A rule that covers it again finds what came before not kept.
+                    shared.forget(top);
+                }
                 continue;
             }
             let frames: Option<VecDeque<Kept>> =
@@ -129,7 +136,7 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
         offsets: None,
         direct: None,
     };
-    let age_ms = now.0.saturating_sub(at.0);
+    let age_ms = at.age_ms(now);
     handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
 }
 
@@ -140,5 +147,5 @@ fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
     let frame = Encoded::from_parts(&bytes, tcp_at as usize)?;
     let has_pushes = comet_proto::count_frames(frame.for_tcp()) == Ok(pushes as usize);
     let is_sound = has_pushes && pushes > 0 && offset <= top && u64::from(pushes) <= offset;
-    is_sound.then(|| Kept { frame, offset, pushes, at: Millis(now.0.saturating_sub(age_ms)) })
+    is_sound.then(|| Kept { frame, offset, pushes, at: CameAt::ago(now, age_ms) })
 }

@@ -28,7 +28,7 @@ impl RoomHistories {
                 break;
             }
             pushes += before.min(kept.offset + 1) - kept.first();
-            let age_ms = now.0.saturating_sub(kept.at.0);
+            let age_ms = kept.at.age_ms(now);
             let (frame, first) = (kept.frame.clone(), kept.first());
             runs.push(HistoryRun { frame, first, age_ms });
         }

@@ -9,12 +9,12 @@ use crate::history::{HistoryRule, StreamState};
 use crate::limits::STREAM_FRAMES_MAX;
 use crate::time::Millis;
 
-use super::{Place, RoomHistories, RoomHistory};
+use super::{CameAt, Place, RoomHistories, RoomHistory};
 
 #[derive(Default)]
 pub(super) struct Shared {
     stream: StreamState,
-    /// Offset of the latest push to a room that was forgotten.
+    /// Offset of the latest push to a room that was forgotten, or that no rule covered.
     forgotten: u64,
     /// Times that the stream lost pushes that this host has not read.
     losses: u64,
@@ -87,8 +87,38 @@ impl RoomHistories {
         if !self.is_unread(room, offset) {
             return None;
         }
-        let at = Millis(now.0.saturating_sub(age_ms));
+        let at = CameAt::ago(now, age_ms);
         Some(self.keep(room, rule, frame, (Some(offset), at), now, memory))
+    }
+
+    /// A push to a room that no rule covers here: the rules of hosts differ while they are changed. What the room kept goes, so that
+    /// under a rule that comes, or comes back, nothing from before this push is recovered.
+    pub(crate) fn pass_over(&mut self, room: &str, offset: u64) {
+        if !self.is_unread(room, offset) {
+            return;
+        }
+        if let Some(known) = self.take(room) {
+            self.bytes -= known.bytes;
+            self.forgotten += 1;
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.forget(offset);
+        }
+    }
+
+    /// A push that this host refuses, to a room that a rule covers. It is a number without a push, so members are told of a gap with
+    /// the next one, and nothing from before it is recovered.
+    pub(crate) fn lose_stored(&mut self, room: &Arc<str>, offset: u64, memory: usize) {
+        if !self.is_unread(room, offset) {
+            return;
+        }
+        let mut known = self.take_for(room, 1);
+        self.bytes -= known.bytes;
+        (known.top, known.floor) = (offset, offset);
+        (known.bytes, known.pushes) = (0, 0);
+        known.frames.clear();
+        self.put(Arc::clone(room), known);
+        self.evict(memory);
     }
 
     /// Where `room` is, and from where on all pushes are there.
@@ -150,6 +180,8 @@ impl RoomHistories {
 #[cfg(test)]
 mod tests {
     use comet_proto::{Frame, RoomHandle, VERSION, op};
+
+    use crate::history::HistoryQuery;
 
     use super::*;
 
@@ -292,6 +324,64 @@ mod tests {
         // The age counts from when the stream got the push.
         home.add_aged("old", 14, 100);
         assert_eq!(home.recovered("old", 7, 13).0, None);
+    }
+
+    /// The clock of this home shows a second.
+    #[test]
+    fn a_push_may_be_older_than_the_process() {
+        let mut home = Home::new(READ);
+        let rule = HistoryRule { age_ms: 10_000, ..Home::rule() };
+        let frame = Frame { version: VERSION, operation: 5, sequence: 0, body: b"b" };
+        for (offset, age_ms) in [(1, 9_500), (2, 9_000)] {
+            let (at, now) = ((offset * S, age_ms), Millis(1_000));
+            home.0.add_stored(&"h".into(), &rule, &Encoded::frame(&frame), at, now, MEMORY);
+        }
+        let query = HistoryQuery { room: "h".into(), before: None, limit: 9 };
+        let ages = |now| {
+            let page = home.0.page(&query, &rule, Millis(now));
+            page.entries(&query).iter().map(|entry| entry.age_ms).collect::<Vec<_>>()
+        };
+        assert_eq!(ages(1_000), [9_000, 9_500]);
+        assert_eq!(ages(1_500), [9_500], "a rule keeps pushes for 10 s");
+        assert_eq!(ages(2_000), [0; 0]);
+    }
+
+    #[test]
+    fn a_room_without_a_rule_recovers_nothing_once_it_has_one() {
+        let mut home = Home::new(READ);
+        home.add("known", 40);
+        home.add("other", 45);
+        for (room, offset) in [("h", 60), ("known", 70)] {
+            home.0.pass_over(room, offset * S);
+        }
+        home.0.set_stream(StreamState { seen: 100 * S, ..READ });
+        for room in ["h", "known"] {
+            assert_eq!(home.recovered(room, 7, 50), (None, 100), "{room}");
+            assert_eq!(home.recovered(room, 7, 70), (Some(0), 100), "{room}");
+        }
+        assert_eq!(home.recovered("other", 7, 50).0, Some(0), "it had a rule all the time");
+        assert_eq!(home.add("known", 110), Some(1));
+        assert_eq!(home.recovered("known", 7, 40).0, None);
+        assert_eq!(home.recovered("known", 7, 70).0, Some(1));
+        // It comes again behind a hand-over.
+        home.0.pass_over("other", 45 * S);
+        assert_eq!(home.recovered("other", 7, 44).0, Some(1));
+    }
+
+    #[test]
+    fn a_push_that_this_host_refuses_is_a_hole() {
+        let mut home = Home::new(READ);
+        assert_eq!(home.add("h", 10), Some(1));
+        for room in ["h", "unknown"] {
+            home.0.lose_stored(&room.into(), 20 * S, MEMORY);
+            assert_eq!(home.recovered(room, 7, 10), (None, 20), "{room}");
+            assert_eq!(home.recovered(room, 7, 20).0, Some(0), "{room}");
+        }
+        assert_eq!(home.add("h", 30), Some(3), "members are told of a gap");
+        assert_eq!(home.recovered("h", 7, 20).0, Some(1));
+        assert_eq!(home.add("h", 20), None, "it was there before");
+        home.0.lose_stored(&"h".into(), 30 * S, MEMORY);
+        assert_eq!(home.recovered("h", 7, 20).0, Some(1));
     }
 
     #[test]
