@@ -232,9 +232,13 @@ impl<'a> Former<'a> {
         let control = self.app.control();
         control.begin_move()?;
         let end = Instant::now() + CALLERS;
-        while control.callers() + control.calls_under_way() > 0 {
+        loop {
+            let (callers, calls) = (control.callers(), control.calls_under_way());
+            if callers + calls == 0 {
+                break;
+            }
             if Instant::now() >= end {
-                log::warn!("upgrade: {} callers do not leave in time", control.callers());
+                log::warn!("upgrade: {callers} callers and {calls} calls do not end in time");
                 break;
             }
             sleep(LOOK);
