@@ -3,7 +3,7 @@
 use std::fs;
 use std::sync::Arc;
 
-use comet_config::{Config, HistoryStore, Nats, NatsRooms};
+use comet_config::{Config, HISTORY_AGE_MAX, HistoryStore, Nats, NatsRooms};
 use comet_control::ClusterOptions;
 use comet_nats::{Auth, Events, Options, StreamOptions};
 
@@ -45,10 +45,11 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
     }))
 }
 
-/// A stream that keeps a push as long as any rule does.
+/// A stream that keeps a push as long as any rule does. It is read also where there is no rule: one may come while this process runs,
+/// and the stream may be another host's.
 fn stream(config: &Config) -> Option<StreamOptions> {
     let Nats { history, history_bytes, history_replicas, .. } = &config.nats;
-    let age = config.history.rules.iter().map(|rule| rule.age).max()?;
+    let age = config.history.rules.iter().map(|rule| rule.age).max().unwrap_or(HISTORY_AGE_MAX);
     let options = StreamOptions { bytes: *history_bytes, age, replicas: *history_replicas };
     (*history == HistoryStore::Jetstream).then_some(options)
 }
@@ -65,4 +66,29 @@ fn auth(nats: &Nats) -> Result<Auth, String> {
     let read = fs::read_to_string(file);
     read.map(Auth::Credentials)
         .map_err(|error| format!("nats.credentials: cannot read {}: {error}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_config::{Machine, Source, load};
+
+    use super::*;
+
+    /// A rule may come while the process runs, and other hosts may have some.
+    #[test]
+    fn the_stream_is_read_also_where_there_is_no_rule() {
+        let check = |sets: &[&str], hours: Option<u64>| {
+            let sets: Vec<String> = sets.iter().map(ToString::to_string).collect();
+            let machine = Machine { cpus: vec![0], host_name: "host".to_owned() };
+            let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
+            let age = stream(&config).map(|options| options.age);
+            assert_eq!(age, hours.map(std::time::Duration::from_hours), "{sets:?}");
+        };
+        let servers = "nats.servers=[\"nats://127.0.0.1\"]";
+        let shared = "nats.history=\"jetstream\"";
+        let rule = "history.rules=[{rooms=\"h://\", age=\"2h\"}]";
+        check(&[servers, rule], None);
+        check(&[servers, shared], Some(24));
+        check(&[servers, shared, rule], Some(2));
+    }
 }
