@@ -2,6 +2,7 @@
 
 mod gate;
 mod moving;
+mod publication;
 mod stream;
 
 use std::convert::Infallible;
@@ -28,6 +29,8 @@ use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
 
 use gate::Gate;
+
+pub(crate) use publication::taken_apart;
 
 /// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;

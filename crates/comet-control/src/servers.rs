@@ -135,8 +135,8 @@ impl Assembly {
                     work.await;
                 });
                 let stored = pushes.clone();
-                let begin_stored = move |push: &_| stored.begin_stored(push);
-                let run_stream = Arc::clone(cluster).run_stream(stream, begin_stored);
+                let prepare = move |proto, accepts| stored.push_of_stream(proto, accepts);
+                let run_stream = Arc::clone(cluster).run_stream(stream, prepare);
                 carrier.spawn(STREAM_CALLER.run(run_stream));
                 let begin = move |wanted| match wanted {
                     Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),

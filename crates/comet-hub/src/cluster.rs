@@ -90,6 +90,8 @@ pub struct Cluster<C> {
     /// Messages that were lost here, and when the rooms are told again for that.
     lost: u64,
     retell_at: Option<Millis>,
+    /// This host answers to pushes of the stream that hosts share, without delay.
+    reads_stream: bool,
     /// `None`: each host has its own owners of keys.
     sessions: Option<Sessions>,
     next_announcement: Millis,
@@ -153,6 +155,7 @@ impl<C> Cluster<C> {
             settled_at: Millis(0),
             lost: 0,
             retell_at: None,
+            reads_stream: false,
             sessions: None,
             next_announcement: Millis(0),
             untold: VecDeque::new(),
@@ -301,17 +304,19 @@ impl<C> Cluster<C> {
                 _ => self.calls.end_without_others(call),
             },
             Event::NotPublished { call } => self.not_published(Some(call)),
-            Event::Announced { host } if host != self.host => match self.hosts.note(host, now) {
-                Noted::IsNew => {
-                    // If it was taken for dead, it was dropped from the rooms. It does not know this one.
-                    self.next_announcement = now;
-                    self.unsettle(now);
-                    self.tell_all_rooms();
+            Event::Announced { host, reads_stream } if host != self.host => {
+                match self.hosts.note(host, reads_stream, now) {
+                    Noted::IsNew => {
+                        // If it was taken for dead, it was dropped from the rooms. It does not know this one.
+                        self.next_announcement = now;
+                        self.unsettle(now);
+                        self.tell_all_rooms();
+                    }
+                    // It tells its rooms, and asks for those of others.
+                    Noted::IsBack => self.unsettle(now),
+                    Noted::Again => {}
                 }
-                // It tells its rooms, and asks for those of others.
-                Noted::IsBack => self.unsettle(now),
-                Noted::Again => {}
-            },
+            }
             Event::Left { host } => self.drop_host(&host, now),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
                 if !has_members {
@@ -387,7 +392,7 @@ impl<C> Cluster<C> {
         }
         if announces {
             self.next_announcement = now.after(HOST_ANNOUNCE_MS);
-            self.commands.push_back(Command::Announce);
+            self.commands.push_back(Command::Announce { reads_stream: self.reads_stream });
             if std::mem::take(&mut self.must_subscribe) {
                 self.subscribe_only();
             }

@@ -13,6 +13,7 @@
 //! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
 //! | `Comet-Handover` | no push: what the two processes of a live upgrade say to each other | it is something else |
 //! | `Comet-Subject` | the subject of a message that one of them forwards to the other | the message is invalid |
+//! | `Comet-Stream` | of `hosts`: `read` if the host answers to pushes of the stream | it does not, or is behind |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -35,6 +36,8 @@ const NAMES: &str = "Comet-Names";
 const HOST: &str = "Comet-Host";
 const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
+const STREAM: &str = "Comet-Stream";
+const READ: &str = "read";
 const HANDOVER: &str = "Comet-Handover";
 const SUBJECT: &str = "Comet-Subject";
 
@@ -101,6 +104,16 @@ pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     headers.insert(HOST, host);
     headers.insert(INTEREST, interest.word());
     headers
+}
+
+/// Adds to an announcement that the host answers to pushes of the stream.
+pub(crate) fn set_reads_stream(headers: &mut HeaderMap) {
+    headers.insert(STREAM, READ);
+}
+
+/// Whether an announcement says so.
+pub(crate) fn reads_stream(headers: Option<&HeaderMap>) -> bool {
+    text(headers, STREAM) == Some(READ)
 }
 
 /// The headers of a question. Not by the reply subject of the message, or NATS would answer it where nobody is.

@@ -269,13 +269,14 @@ impl Reader {
             if status == Some(StatusCode::NO_RESPONDERS) {
                 return Ok(Some(Event::NoResponders { call }));
             }
-            if let Some(receipt) = receipt::decode(&payload) {
+            let json = serde_json::from_slice(&payload).map_err(drop)?;
+            if let Some(receipt) = receipt::decode(&json) {
                 return Ok(Some(match receipt {
                     Ok(()) => Event::Stored { call },
                     Err(reason) => Event::NotStored { call, reason },
                 }));
             }
-            return Ok(Some(match part::decode(&payload).ok_or(())? {
+            return Ok(Some(match part::decode(&json).ok_or(())? {
                 Answer::Part(part) => Event::Answered { call, part },
                 Answer::NoMembers(host) => Event::NoMembers { call, host },
                 Answer::Refused(host) => Event::Refused { call, host },
@@ -308,7 +309,10 @@ impl Reader {
         };
         let (host, has_members) = (host.ok_or(())?, interest != Interest::None);
         let room = match topic {
-            Topic::Hosts if has_members => return Ok(Some(Event::Announced { host })),
+            Topic::Hosts if has_members => {
+                let reads_stream = headers::reads_stream(headers);
+                return Ok(Some(Event::Announced { host, reads_stream }));
+            }
             Topic::Hosts => return Ok(Some(Event::Left { host })),
             Topic::Room(room) => room.into(),
             Topic::Host => std::str::from_utf8(&payload).map_err(drop)?.into(),

@@ -187,10 +187,13 @@ impl Writer {
             Command::Refuse { to: ReplyTo(to) } => {
                 self.publish(to.into(), None, HeaderMap::new(), part::refused(&own)).await;
             }
-            Command::Announce | Command::Leave => {
-                let is_there = command == Command::Announce;
+            Command::Announce { .. } | Command::Leave => {
+                let is_there = command != Command::Leave;
                 let interest = if is_there { Interest::Has } else { Interest::None };
-                let headers = headers::of_interest(interest, &own);
+                let mut headers = headers::of_interest(interest, &own);
+                if command == (Command::Announce { reads_stream: true }) {
+                    headers::set_reads_stream(&mut headers);
+                }
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
                 // The first announcement of a connection comes behind its subscriptions.
                 if is_there && self.shared.takes_over.swap(false, Relaxed) {

@@ -64,6 +64,8 @@ impl ClusterDriver {
     /// Goes on for another process, with these rooms.
     pub(crate) fn take_over(&self, handed: ClusterHandOver, rooms: Vec<Arc<str>>) {
         self.engine.take_over(handed.stream);
+        // The next upgrade may come before the stream is read.
+        *self.place() = handed.stream;
         self.lock().take_over(self.now(), handed, rooms);
     }
 }

@@ -1,18 +1,16 @@
 //! Pushes that come from other hosts, and those of the stream of histories that hosts share.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
-use comet_core::{Limits, Message, Push, home_of_room};
-use comet_hub::cluster::{Publication, StoredPush, Target};
+use comet_core::{Limits, Push};
+use comet_hub::cluster::{Publication, Target};
 use comet_proto::count_frames;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::cluster::{ClusterDriver, UNLIMITED, unix_ms};
-use crate::status::status;
-use crate::under_way::{UnderWay, UnderWayHere};
+use crate::cluster::{ClusterDriver, taken_apart};
+use crate::under_way::UnderWayHere;
 
 use super::Pushes;
 
@@ -36,22 +34,11 @@ impl Pushes {
         }
     }
 
-    /// Begins a push of the stream.
-    pub(crate) fn begin_stored(&self, stored: &StoredPush) -> Result<UnderWayHere, Status> {
-        let StoredPush { publication, offset, stored_unix_ms, answer: _ } = stored;
-        let (target, accepts, proto) = taken_apart(publication.clone());
-        let Target::Room(room) = target else {
-            return Err(Status::invalid_argument("the push is to no room"));
-        };
+    /// Makes a push of one of the stream.
+    pub(crate) fn push_of_stream(&self, proto: Proto, accepts: i32) -> Result<Push, Status> {
         let push = self.push(Some(proto), accepts)?;
         Self::check_frames(&push)?;
-        let push = Push { offset: *offset, ..push };
-        let home = home_of_room(&room, self.hub.shards());
-        let age_ms = unix_ms(Instant::now()).saturating_sub(*stored_unix_ms);
-        let call = self
-            .hub
-            .begin(UNLIMITED, |call| [(home, Message::PushStored { call, room, push, age_ms })]);
-        Ok(UnderWay::from(call.map_err(status)?).here())
+        Ok(push)
     }
 
     /// Begins a push of another host. It is not published again.
@@ -69,18 +56,4 @@ impl Pushes {
         };
         Ok(begun?.here())
     }
-}
-
-/// The target, the operation that a connection must accept, and the frame.
-fn taken_apart(publication: Publication) -> (Target, i32, Proto) {
-    let Publication { target, accepts, operation, version, sequence, collapse_id, body } =
-        publication;
-    let proto = Proto {
-        ver: version,
-        op: operation,
-        seq: sequence,
-        body: body.into(),
-        collapse_id: collapse_id.into(),
-    };
-    (target, accepts, proto)
 }

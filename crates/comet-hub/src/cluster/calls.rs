@@ -83,6 +83,35 @@ struct Open<C> {
 }
 
 impl<C> Open<C> {
+    fn new((began, limit_ms): (Millis, u64), silent: Vec<HostName>, caller: C) -> Self {
+        Self {
+            room: None,
+            waiting: None,
+            candidates: Arc::default(),
+            is_asked: false,
+            answered: Vec::new(),
+            without_members: Vec::new(),
+            lost: silent,
+            tally: Tally::default(),
+            counts: Vec::new(),
+            pages: Vec::new(),
+            began,
+            deadline: began.after(limit_ms),
+            is_stored: None,
+            caller,
+        }
+    }
+
+    /// If it is for the stream, the stream has said that it has it, or a host that it came from there.
+    fn note_stored(&mut self) {
+        self.is_stored = self.is_stored.map(|_| true);
+    }
+
+    /// Nobody is waited for.
+    fn is_complete(&self) -> bool {
+        self.waiting.as_ref().is_some_and(Vec::is_empty) && self.is_stored != Some(false)
+    }
+
     /// If no host was heard since the call began, the connection may have been dead already, and what this host knows of rooms may be old.
     fn doubt(&mut self, heard: Option<Millis>) {
         let is_silent = self.answered.is_empty() && self.without_members.is_empty();
@@ -148,50 +177,45 @@ impl<C> Calls<C> {
             self.end_unanswered(caller, hosts);
             return None;
         }
-        let deadline = began.after(limit_ms);
-        self.last += 1;
-        let call = ClusterCallId(self.last);
         let open = Open {
             room,
             waiting,
             candidates,
             is_asked,
-            answered: Vec::new(),
-            without_members: Vec::new(),
-            lost: silent,
-            tally: Tally::default(),
-            counts: Vec::new(),
-            pages: Vec::new(),
-            began,
-            deadline,
-            is_stored: None,
-            caller,
+            ..Open::new((began, limit_ms), silent, caller)
         };
-        self.open.insert(call, open);
-        self.deadlines.insert((deadline, call));
-        Some(call)
+        Some(self.begin(open))
     }
 
-    /// The same for a push to the stream. Too many calls: the caller comes back.
+    /// The same for a push to the stream, which is waited for as well. Too many calls: the caller comes back.
     pub(super) fn open_stored(
         &mut self,
         times: (Millis, u64),
-        expected: (Option<Arc<str>>, Expected, bool),
+        hosts: Vec<HostName>,
         silent: Vec<HostName>,
         caller: C,
     ) -> Result<ClusterCallId, C> {
         if self.open.len() >= CLUSTER_CALLS_MAX {
             return Err(caller);
         }
-        let call = self.open(times, expected, silent, caller).expect("some host is to answer");
-        self.open.get_mut(&call).expect("it has begun").is_stored = Some(false);
-        Ok(call)
+        let open = Open::new(times, silent, caller);
+        Ok(self.begin(Open { waiting: Some(hosts), is_stored: Some(false), ..open }))
+    }
+
+    fn begin(&mut self, open: Open<C>) -> ClusterCallId {
+        self.last += 1;
+        let call = ClusterCallId(self.last);
+        self.deadlines.insert((open.deadline, call));
+        self.open.insert(call, open);
+        call
     }
 
     /// The push is in the stream.
     pub(super) fn note_stored(&mut self, call: ClusterCallId) {
-        if let Some(open) = self.open.get_mut(&call) {
-            open.is_stored = open.is_stored.map(|_| true);
+        let Some(open) = self.open.get_mut(&call) else { return };
+        open.note_stored();
+        if open.is_complete() {
+            self.end(call);
         }
     }
 
@@ -220,9 +244,7 @@ impl<C> Calls<C> {
         open.tally += tally;
         add_counts(&mut open.counts, &counts);
         open.lost.retain(|lost| *lost != host);
-        if host == *own {
-            open.is_stored = open.is_stored.map(|_| true);
-        }
+        open.note_stored();
         open.pages.extend(page.map(|page| (host.clone(), page)));
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
@@ -239,6 +261,7 @@ impl<C> Calls<C> {
         if !open.lost.contains(&host) {
             open.lost.push(host);
         }
+        open.note_stored();
         self.go_on(own, call, &[], false)
     }
 
@@ -337,7 +360,7 @@ impl<C> Calls<C> {
             if waiting.is_empty() {
                 open.doubt(heard);
             }
-            if open.waiting.as_ref().is_some_and(Vec::is_empty) {
+            if open.is_complete() {
                 complete.push(*call);
             }
         }

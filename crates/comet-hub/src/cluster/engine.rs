@@ -258,7 +258,10 @@ pub enum Command {
         to: ReplyTo,
     },
     /// Tells all hosts that this one is there.
-    Announce,
+    Announce {
+        /// It answers to pushes of the stream that hosts share.
+        reads_stream: bool,
+    },
     /// Tells all hosts that this one goes.
     Leave,
     /// Tells all hosts the time here, and keys that have an owner here.
@@ -345,6 +348,8 @@ pub enum Event {
     Announced {
         /// Its name.
         host: HostName,
+        /// It answers to pushes of the stream that hosts share.
+        reads_stream: bool,
     },
     /// A host goes.
     Left {
@@ -389,6 +394,9 @@ pub struct StreamPlace {
     pub state: StreamState,
     /// The stream had lost its last messages, and this host began anew behind this one; 0: it had not.
     pub cut: u64,
+    /// When the stream got the last push that this host has read, in milliseconds since 1970; 0: that is not known. If another one has
+    /// its sequence, the stream has lost its last messages meanwhile.
+    pub seen_unix_ms: u64,
 }
 
 /// A push of the stream.

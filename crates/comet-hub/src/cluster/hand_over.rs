@@ -52,11 +52,11 @@ impl<C> Cluster<C> {
         handed: ClusterHandOver,
         rooms: impl IntoIterator<Item = Arc<str>>,
     ) {
-        // The engine reads the stream.
-        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms, stream: _ } =
-            handed;
+        let ClusterHandOver { last_call, hosts, silent, lead_ms, stopped_unix_ms, stream } = handed;
         self.calls.go_on_after(last_call);
-        self.hosts.take_over(now, hosts, silent);
+        // The engine reads the stream on.
+        self.reads_stream = stream.is_some();
+        self.hosts.take_over(now, (hosts, silent), self.reads_stream);
         if let Some(sessions) = &mut self.sessions {
             sessions.take_over(now, lead_ms, stopped_unix_ms);
         }
@@ -91,7 +91,7 @@ mod tests {
     fn another_process_goes_on_behind_the_calls_and_with_the_hosts() {
         let mut former = Cluster::new("a".into(), true);
         former.handle_event(Millis(0), Event::Connected);
-        former.handle_event(Millis(10), Event::Announced { host: "b".into() });
+        former.handle_event(Millis(10), Event::Announced { host: "b".into(), reads_stream: false });
         former.begin((Millis(20), 1_000), publication("r"), 1);
         let handed = former.hand_over(7, None);
         assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));

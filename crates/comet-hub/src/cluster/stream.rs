@@ -5,11 +5,19 @@
 
 use comet_core::Millis;
 
-use super::calls::Expected;
 use super::engine::{Command, HostName, Publication};
 use super::{Cluster, HOST_ANNOUNCE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
+    /// Whether this host answers to pushes of the stream, without delay. Others are told, so that they wait for no host that begins or
+    /// is behind, and name it in their outcomes.
+    pub fn set_reads_stream(&mut self, now: Millis, reads_stream: bool) {
+        if self.reads_stream != reads_stream {
+            self.reads_stream = reads_stream;
+            self.next_announcement = now;
+        }
+    }
+
     /// Has the stream take a push to a room of this host's callers.
     pub fn store(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         self.notice_stall(now);
@@ -18,16 +26,23 @@ impl<C> Cluster<C> {
             let reason = "there is no connection to NATS".to_owned();
             return self.calls.end_not_stored(caller, reason);
         }
-        self.counts.published += 1;
-        let hosts = self.hosts.names().chain([&self.host]).cloned().collect();
-        let mut unknown: Vec<HostName> = self.hosts.silent_names().cloned().collect();
+        let is_late = |host: &&HostName| !self.reads_stream && *host == &self.host;
+        let own = [&self.host];
+        let hosts =
+            self.hosts.names_by_stream(true).chain(own.into_iter().filter(|own| !is_late(own)));
+        let hosts = hosts.cloned().collect();
+        let late = self.hosts.names_by_stream(false).chain(own.into_iter().filter(is_late));
+        let mut unknown: Vec<HostName> = late.chain(self.hosts.silent_names()).cloned().collect();
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             unknown.push(UNKNOWN_HOSTS.into());
         }
-        let expected = (None, Expected::Hosts(hosts), false);
-        match self.calls.open_stored((now, limit_ms), expected, unknown, caller) {
-            Ok(call) => self.commands.push_back(Command::Store { publication, call }),
+        match self.calls.open_stored((now, limit_ms), hosts, unknown, caller) {
+            Ok(call) => {
+                self.counts.published += 1;
+                self.commands.push_back(Command::Store { publication, call });
+            }
             Err(caller) => {
+                self.counts.not_published += 1;
                 let reason = "too many pushes wait for their answers".to_owned();
                 self.calls.end_not_stored(caller, reason);
             }
@@ -39,7 +54,9 @@ impl<C> Cluster<C> {
 mod tests {
     use comet_core::{DropReason, Tally};
 
-    use super::super::{ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target, Told};
+    use super::super::{
+        CLUSTER_CALLS_MAX, ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target, Told,
+    };
     use super::*;
 
     type Driver = Cluster<u32>;
@@ -59,9 +76,14 @@ mod tests {
     fn connected() -> Driver {
         let mut cluster = Cluster::new("a".into(), true);
         cluster.handle_event(Millis(0), Event::Connected);
-        cluster.handle_event(Millis(0), Event::Announced { host: "b".into() });
+        cluster.handle_event(Millis(0), announced("b", true));
+        cluster.set_reads_stream(Millis(0), true);
         cluster.handle_timeout(Millis(2_000));
         cluster
+    }
+
+    fn announced(host: &str, reads_stream: bool) -> Event {
+        Event::Announced { host: host.into(), reads_stream }
     }
 
     fn store(cluster: &mut Driver) -> ClusterCallId {
@@ -100,6 +122,55 @@ mod tests {
             (None, vec![], 2)
         );
         assert_eq!(outcome.tally.dropped[DropReason::Filtered as usize], 0);
+    }
+
+    /// They read what was there before, and answer to nothing.
+    #[test]
+    fn hosts_that_do_not_read_the_stream_yet_are_named_and_not_waited_for() {
+        let mut cluster = connected();
+        cluster.handle_event(Millis(2_000), announced("c", false));
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), answered(call, "b"));
+        cluster.handle_event(Millis(2_002), answered(call, "a"));
+        let unanswered = |cluster: &mut Driver| outcome(cluster).map(|outcome| outcome.unanswered);
+        assert_eq!(unanswered(&mut cluster), Some(vec!["c".into()]));
+        // It has read the rest, and this one is behind now. The stream has to say that it has the push.
+        cluster.handle_event(Millis(2_000), announced("c", true));
+        cluster.handle_event(Millis(2_000), announced("b", false));
+        cluster.set_reads_stream(Millis(2_000), false);
+        cluster.handle_timeout(Millis(2_000));
+        let mut commands = std::iter::from_fn(|| cluster.poll_command());
+        assert!(commands.any(|command| command == Command::Announce { reads_stream: false }));
+        let call = store(&mut cluster);
+        cluster.handle_event(Millis(2_001), Event::Left { host: "c".into() });
+        assert_eq!(unanswered(&mut cluster), None);
+        cluster.handle_event(Millis(2_002), Event::Stored { call });
+        assert_eq!(unanswered(&mut cluster), Some(["b", "a", "c"].map(Into::into).to_vec()));
+    }
+
+    /// The receipt is lost, and this host is slow.
+    #[test]
+    fn any_host_that_has_got_a_push_tells_that_it_is_stored() {
+        for is_refused in [false, true] {
+            let mut cluster = connected();
+            let call = store(&mut cluster);
+            let refused = Event::Refused { call, host: "b".into() };
+            let told = if is_refused { refused } else { answered(call, "b") };
+            cluster.handle_event(Millis(2_001), told);
+            cluster.handle_timeout(Millis(3_000));
+            assert_eq!(outcome(&mut cluster).unwrap().not_stored, None);
+        }
+    }
+
+    #[test]
+    fn a_push_that_finds_too_many_calls_counts_as_not_published() {
+        let mut cluster = connected();
+        (0..CLUSTER_CALLS_MAX).for_each(|_| _ = store(&mut cluster));
+        cluster.store((Millis(2_000), 1_000), publication(), 7);
+        let reason = "too many pushes wait for their answers".to_owned();
+        assert_eq!(outcome(&mut cluster).unwrap().not_stored, Some(NotStored::Refused(reason)));
+        let counts = cluster.counts();
+        assert_eq!((counts.published, counts.not_published), (CLUSTER_CALLS_MAX as u64, 1));
     }
 
     #[test]
