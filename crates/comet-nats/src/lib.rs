@@ -48,8 +48,8 @@ const NOTICES_MAX: usize = 65_536;
 const EVENTS_BYTES_MAX: usize = 64 << 20;
 /// What others than pushes and orders may take beside that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
-/// Pushes of the stream that may wait beside those that the client has asked for.
-const STREAM_MAX: usize = 16;
+/// Pushes of the stream that may wait beside those that the client has asked for. They may be large.
+const STREAM_MAX: usize = 1;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
 #[derive(Default, Debug)]

@@ -1,7 +1,9 @@
 //! Reads the stream of the histories that hosts share, from its first message to its last and on, and each of them once.
 //!
 //! The stream drops its oldest messages alone, so its sequences have no holes. Where one is missing the consumer is made anew. If it is
-//! missing still, the stream has dropped what this host has not read.
+//! missing still, the stream has dropped what this host has not read. [`Place`] decides.
+
+mod place;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,28 +11,31 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::{self, DiscardPolicy, Info};
+use async_nats::jetstream::stream::{self, DiscardPolicy, Info, RetentionPolicy};
 use async_nats::jetstream::{self, Message};
 use async_nats::{Client, HeaderMap};
-use comet_core::StreamState;
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
-use comet_hub::cluster::{Answer, StoredPush, StreamEvent, StreamPlace};
+use comet_hub::cluster::{Answer, StoredPush, StreamEvent};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::options::StreamOptions;
 use crate::subject::Subjects;
-use crate::{Counts, Shared, StreamReading, headers};
+use crate::{Counts, STREAM_MAX, Shared, StreamReading, headers};
 
-/// Messages that the client asks for at once, and asks again for when half of them have come: at least and at most, and the bytes
-/// that they may have.
-const BATCH: [usize; 2] = [4, 256];
+use place::{Arrival, Found, Loss, Place};
+
+/// Messages that the client asks for at once, and asks again for when half of them have come: at most, and the bytes that they may
+/// have. NATS takes no message that has more.
+const BATCH_MAX: usize = 256;
 const BATCH_BYTES: usize = 64 << 20;
-/// Bytes of messages that wait in the client at most.
-pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 3;
-/// The stream says so often that it is there. After two of these without a word the consumer is made anew.
-const HEARTBEAT: Duration = Duration::from_secs(5);
+/// Bytes of messages that wait at most. The client asks for another batch when half of one has come, and for two more by itself if
+/// nobody takes messages for more than [`EXPIRES`]. A few are on their way to their reader, and one in its hands.
+pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 7 + BATCH_BYTES * (STREAM_MAX + 1);
+/// The stream says so often that it is there. After two of these without a word the consumer is made anew: its server may have ended,
+/// which is another one than that of this connection.
+const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a question for messages holds, where there are none.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// The server forgets a consumer that nobody asks for so long.
@@ -45,6 +50,15 @@ const LOOK_AGAIN: u32 = 10;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
+/// What became of a message.
+enum Taken {
+    Read,
+    /// It was read before.
+    Known,
+    /// Messages before it are missing, and may come by another consumer.
+    Missing,
+}
+
 pub(crate) struct StreamReader {
     client: Client,
     subjects: Arc<Subjects>,
@@ -55,58 +69,9 @@ pub(crate) struct StreamReader {
     said: Option<String>,
 }
 
-/// How far the stream is read.
-#[derive(Default)]
-struct Place {
-    /// Tells the stream from one that had its name before.
-    created: i128,
-    /// The stream had lost its last messages, and goes on behind this one: its sequences mean others now.
-    cut: u64,
-    /// Sequence of the last message that was read.
-    last: u64,
-    /// Messages up to this one may be lost.
-    lost: u64,
-    /// Sequence of the last message that was there at the start.
-    end: u64,
-    is_read: bool,
-    told: StreamPlace,
-}
-
-impl Place {
-    fn told(&self) -> StreamPlace {
-        let state = StreamState {
-            epoch: epoch(self.created, self.cut),
-            floor: self.lost * FRAMES_MAX,
-            seen: self.last * FRAMES_MAX,
-            is_read: self.is_read,
-        };
-        StreamPlace { state, cut: self.cut }
-    }
-
-    /// Where another process of this host has read the stream up to. `None`: it was another stream.
-    fn resume(created: i128, place: StreamPlace) -> Option<Self> {
-        let StreamPlace { state: StreamState { epoch: known, floor, seen, is_read }, cut } = place;
-        (is_read && known == epoch(created, cut)).then_some(Self {
-            created,
-            cut,
-            last: seen / FRAMES_MAX,
-            lost: floor / FRAMES_MAX,
-            is_read,
-            ..Self::default()
-        })
-    }
-}
-
 /// Messages to be asked for at once, each of so many bytes at most.
 fn batch(payload_max: usize) -> usize {
-    let [least, most] = BATCH;
-    (BATCH_BYTES / payload_max.max(1)).clamp(least, most)
-}
-
-/// The same on all hosts, and never 0.
-fn epoch(created: i128, cut: u64) -> u64 {
-    let mixed = (created as u64) ^ cut.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    mixed.max(1)
+    (BATCH_BYTES / payload_max.max(1)).clamp(1, BATCH_MAX)
 }
 
 impl StreamReader {
@@ -152,13 +117,15 @@ impl StreamReader {
         let context = jetstream::new(self.client.clone());
         let found = context.get_or_create_stream(self.config()).await?;
         let info = found.cached_info();
-        let subject = self.subjects.every_stored_room();
-        if info.config.subjects != [subject.as_str()] {
-            let (name, others) = (self.subjects.stream(), &info.config.subjects);
-            return Err(format!("{name} takes {others:?}, and not {subject}").into());
+        if let Some(why) = unfit(&info.config, &self.subjects.every_stored_room()) {
+            return Err(format!("{} {why}", self.subjects.stream()).into());
         }
         self.begin(info, events).await;
         let consumer = found.create_consumer(self.consumer()).await?;
+        // The consumer may be one of a stream that was made meanwhile.
+        if context.get_stream(self.subjects.stream()).await?.cached_info().created != info.created {
+            return Ok(());
+        }
         self.read(&consumer, events).await
     }
 
@@ -180,9 +147,9 @@ impl StreamReader {
 
     fn consumer(&self) -> pull::Config {
         pull::Config {
-            deliver_policy: match self.at.last {
+            deliver_policy: match self.at.start() {
                 0 => DeliverPolicy::All,
-                last => DeliverPolicy::ByStartSequence { start_sequence: last + 1 },
+                start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
             },
             ack_policy: AckPolicy::None,
             inactive_threshold: FORGOTTEN,
@@ -193,28 +160,33 @@ impl StreamReader {
 
     /// Takes up the stream where it was left, or from its beginning if it is another one.
     async fn begin(&mut self, info: &Info, events: &mpsc::Sender<StreamEvent>) {
-        let created = info.created.unix_timestamp_nanos();
-        let (first, end) = (info.state.first_sequence, info.state.last_sequence);
-        let at = &mut self.at;
+        let state = &info.state;
+        let found = Found {
+            created: info.created.unix_timestamp_nanos(),
+            first: state.first_sequence,
+            last: state.last_sequence,
+            messages: state.messages,
+        };
         let resumed = self.shared.resumed().take();
-        if let Some(place) = resumed.and_then(|place| Place::resume(created, place)) {
-            *at = place;
+        if let Some(place) = resumed.and_then(|place| Place::resume(found.created, place)) {
+            self.at = place;
         }
-        if created != at.created {
-            // No member has had what is in a stream that was made meanwhile.
-            let is_younger = at.created != 0 && created > at.created;
-            *at = Place { created, end, is_read: is_younger, ..Place::default() };
-        } else if end < at.last {
-            log::warn!("the stream of histories has lost its messages {} to {}", end + 1, at.last);
-            *at = Place { created, cut: at.last, end, ..Place::default() };
-        }
-        if !at.is_read && (info.state.messages == 0 || first > at.end) {
-            // Nothing is left of what was there.
-            at.last = at.last.max(first.saturating_sub(1));
-            at.lost = at.last;
-            at.is_read = true;
-        }
+        let loss = self.at.begin(found);
+        self.note(loss.as_ref());
         self.tell(events).await;
+    }
+
+    fn note(&self, loss: Option<&Loss>) {
+        match loss {
+            Some(Loss::Tail { first, last }) => {
+                log::warn!("the stream of histories has lost its messages {first} to {last}");
+            }
+            Some(Loss::Unread { first, last }) => {
+                self.counts().lost.fetch_add(last - first + 1, Relaxed);
+                log::warn!("the stream has dropped what was not read: {first} to {last}");
+            }
+            None => {}
+        }
     }
 
     async fn read(
@@ -233,10 +205,11 @@ impl StreamReader {
                 message = messages.next() => {
                     let message = message.ok_or("the consumer has ended")??;
                     quiet = 0;
-                    if !self.take(&message, is_first, events).await? {
-                        return Ok(());
+                    match self.take(&message, is_first, events).await? {
+                        Taken::Read => (is_first, self.said) = (false, None),
+                        Taken::Known => {}
+                        Taken::Missing => return Ok(()),
                     }
-                    (is_first, self.said) = (false, None);
                 }
                 _ = ticks.tick() => {
                     quiet += 1;
@@ -260,46 +233,40 @@ impl StreamReader {
         self.counts().is_read.store(self.at.is_read, Relaxed);
     }
 
-    /// `false`: messages before this one are missing, and may come by another consumer.
     async fn take(
         &mut self,
         message: &Message,
         is_first: bool,
         events: &mpsc::Sender<StreamEvent>,
-    ) -> Result<bool, Error> {
+    ) -> Result<Taken, Error> {
         let info = message.info()?;
         let (sequence, waiting) = (info.stream_sequence, info.pending);
         let stored_unix_ms =
             u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
-        let next = self.at.last + 1;
-        if sequence < next {
-            return Ok(true);
-        }
-        if sequence > next {
-            if !is_first {
-                return Ok(false);
+        match self.at.arrive(sequence, stored_unix_ms, is_first) {
+            Arrival::Known => return Ok(Taken::Known),
+            Arrival::Early => return Ok(Taken::Missing),
+            Arrival::Other(loss) => {
+                self.note(Some(&loss));
+                return Ok(Taken::Missing);
             }
-            self.at.lost = sequence - 1;
-            if self.at.last > 0 {
-                self.counts().lost.fetch_add(sequence - next, Relaxed);
-                log::warn!("the stream has dropped what was not read: {next} to {}", sequence - 1);
+            Arrival::Next => {}
+            Arrival::Behind(loss) => {
+                self.note(loss.as_ref());
+                self.tell(events).await;
             }
-            self.at.last = sequence - 1;
-            self.tell(events).await;
         }
         match self.push(message, sequence, stored_unix_ms) {
             Some(push) => _ = events.send(StreamEvent::Push(push)).await,
             None => Counts::add(&self.shared.counts.invalid),
         }
-        self.at.last = sequence;
         let counts = self.counts();
         counts.read.fetch_add(1, Relaxed);
         counts.waiting.store(waiting, Relaxed);
-        if !self.at.is_read && sequence >= self.at.end {
-            self.at.is_read = true;
+        if self.at.advance(sequence, stored_unix_ms) {
             self.tell(events).await;
         }
-        Ok(true)
+        Ok(Taken::Read)
     }
 
     /// `None`: it is no push.
@@ -316,6 +283,22 @@ impl StreamReader {
     fn counts(&self) -> &StreamReading {
         self.shared.stream.as_ref().expect("a host with a stream counts")
     }
+}
+
+/// Why a stream that somebody else has made cannot be read: it has other messages, or holes that no host can tell from what it has read.
+fn unfit(config: &stream::Config, subject: &str) -> Option<String> {
+    if config.subjects != [subject] {
+        return Some(format!("takes {:?}, and not {subject}", config.subjects));
+    }
+    let per_subject = config.max_messages_per_subject;
+    if per_subject > 0 {
+        return Some(format!("keeps {per_subject} messages a subject, which leaves holes in it"));
+    }
+    if config.retention != RetentionPolicy::Limits {
+        let retention = config.retention;
+        return Some(format!("has the retention {retention:?}, which leaves holes in it"));
+    }
+    (config.discard != DiscardPolicy::Old).then(|| "refuses new messages when it is full".into())
 }
 
 /// Where the answer to a push goes. Callers of another process of this host, from before an upgrade, do not wait any more.
@@ -354,30 +337,30 @@ mod tests {
     }
 
     #[test]
-    fn another_stream_has_another_epoch() {
-        assert_ne!(epoch(7, 0), epoch(8, 0));
-        assert_ne!(epoch(7, 0), epoch(7, 1));
-        assert_eq!(epoch(0, 0), 1, "0 stands for none");
-    }
-
-    #[test]
     fn what_waits_in_the_client_has_a_bound() {
         // The default of nats-server, its most, and a server that says none.
-        assert_eq!([1 << 20, 64 << 20, 4 << 10, 0].map(batch), [64, 4, 256, 256]);
+        let payloads = [1 << 20, 64 << 20, 4 << 10, 0];
+        assert_eq!(payloads.map(batch), [64, 1, 256, 256]);
+        for payload in payloads {
+            assert!(batch(payload) * payload <= BATCH_BYTES, "{payload}");
+        }
     }
 
     #[test]
-    fn a_stream_is_read_on_where_another_process_was() {
-        for cut in [0, 5] {
-            let former =
-                Place { created: 7, cut, last: 9, lost: 3, is_read: true, ..Place::default() };
-            let Place { created, cut, last, lost, end: _, is_read, told } =
-                Place::resume(7, former.told()).expect("it is the same stream");
-            assert_eq!((created, cut, last, lost, is_read), (7, former.cut, 9, 3, true));
-            assert_eq!(told, StreamPlace::default(), "homes are told");
-            assert!(Place::resume(8, former.told()).is_none(), "it was made anew");
+    fn a_stream_with_holes_is_not_read() {
+        let subject = "comet.history.*";
+        let fit =
+            stream::Config { subjects: vec![subject.to_owned()], ..stream::Config::default() };
+        assert_eq!(unfit(&fit, subject), None);
+        let (retention, discard) = (RetentionPolicy::Interest, DiscardPolicy::New);
+        for (config, why) in [
+            (stream::Config { subjects: Vec::new(), ..fit.clone() }, "takes []"),
+            (stream::Config { max_messages_per_subject: 5, ..fit.clone() }, "keeps 5 messages"),
+            (stream::Config { retention, ..fit.clone() }, "has the retention Interest"),
+            (stream::Config { discard, ..fit.clone() }, "refuses new messages"),
+        ] {
+            let told = unfit(&config, subject).expect(why);
+            assert!(told.starts_with(why), "{told}");
         }
-        let began = Place { created: 7, ..Place::default() };
-        assert!(Place::resume(7, began.told()).is_none(), "it was not read yet");
     }
 }

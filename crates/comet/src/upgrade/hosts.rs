@@ -19,8 +19,9 @@ pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
 }
 
 fn stream_to_json(stream: &StreamPlace) -> Value {
-    let StreamPlace { state: StreamState { epoch, floor, seen, is_read: _ }, cut } = stream;
-    json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut })
+    let StreamPlace { state, cut, seen_unix_ms } = stream;
+    let StreamState { epoch, floor, seen, is_read: _ } = state;
+    json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut, "seen_unix_ms": seen_unix_ms })
 }
 
 /// `None`: it is no such object, so the stream is read anew.
@@ -28,7 +29,8 @@ fn stream_from_json(stream: &Value) -> Option<StreamPlace> {
     let number = |name: &str| stream.get(name).and_then(Value::as_u64);
     let (epoch, floor, seen) = (number("epoch")?, number("floor")?, number("seen")?);
     let state = StreamState { epoch, floor, seen, is_read: true };
-    Some(StreamPlace { state, cut: number("cut")? })
+    let (cut, seen_unix_ms) = (number("cut")?, number("seen_unix_ms")?);
+    Some(StreamPlace { state, cut, seen_unix_ms })
 }
 
 /// `None`: the former process has no other hosts.
@@ -60,6 +62,7 @@ pub(super) fn example() -> ClusterHandOver {
         stream: Some(StreamPlace {
             state: StreamState { epoch: u64::MAX, floor: 1 << 16, seen: 3 << 16, is_read: true },
             cut: 2,
+            seen_unix_ms: 1_700_000_000_001,
         }),
     }
 }
