@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::halt;
 use crate::logic_process::own_address;
 use crate::scratch;
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 /// Ends with the value.
 pub(crate) struct NatsServer {
@@ -98,6 +98,7 @@ pub(crate) struct Program {
 impl Program {
     fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut program = Self { stream: BufReader::new(stream) };
         assert!(program.line().starts_with("INFO "));
         program.say("CONNECT {\"verbose\":false,\"headers\":true}\r\nPING\r\n");

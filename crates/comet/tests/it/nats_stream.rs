@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
 use crate::scratch;
-use crate::support::{Metrics, PATIENCE, Permit, To, try_push, until};
+use crate::support::{Metrics, PATIENCE, Permit, SetOnDrop, To, try_push, until, until_more};
 
 const ROOM: &str = "h://r";
 const OPERATION: i32 = 1000;
@@ -94,6 +94,16 @@ impl Rig {
         pushed.unwrap_or_else(|error| panic!("{body}: {error}"));
     }
 
+    /// Tries until the stream takes a push. Each has another body: one that is refused for want of time may be stored.
+    fn until_stored(&self, host: usize) {
+        let (caller, mut tries) = (self.caller(host), 0);
+        until("the stream to take a push", || {
+            tries += 1;
+            let body = format!("try {tries}");
+            try_push(&caller, To::Room(ROOM), OPERATION, body.as_bytes()).is_ok()
+        });
+    }
+
     fn client(&self, host: usize) -> Client {
         let address = self.host(host).tcp.to_string();
         let token = "{\"mid\":0,\"key\":\"\",\"room_id\":\"\",\"accepts\":[1000]}";
@@ -123,6 +133,18 @@ fn next(client: &mut Client, count: usize) -> (Vec<String>, Position) {
         String::from_utf8(message.body).unwrap()
     });
     (bodies.collect(), position.expect("the room has a history"))
+}
+
+/// The bodies that come up to this one, and its position.
+fn until_body(client: &mut Client, last: &str) -> (Vec<String>, Position) {
+    let mut all = Vec::new();
+    loop {
+        let (mut body, position) = next(client, 1);
+        all.append(&mut body);
+        if all.last().is_some_and(|body| body == last) {
+            return (all, position);
+        }
+    }
 }
 
 fn bodies(numbers: std::ops::Range<u32>) -> Vec<String> {
@@ -180,25 +202,21 @@ fn another_host_recovers_the_client_of_a_host_that_was_killed() {
     let refused = refused.expect_err("there is no stream").to_string();
     assert!(refused.contains("there is no connection to NATS"), "{refused}");
     rig.nats.restart();
-    let caller = rig.caller(1);
-    until("the stream to take a push", || {
-        try_push(&caller, To::Room(ROOM), OPERATION, b"10").is_ok()
-    });
-    rig.push(2, "11");
-    for client in [&mut second, &mut third] {
-        let (got, after) = next(client, 2);
-        assert_eq!((got, after.epoch), (bodies(10..12), position.epoch));
-        assert_quiet(client);
-    }
+    rig.until_stored(1);
+    (10..12).for_each(|number| rig.push(number % 2 + 1, &number.to_string()));
+    let (since, after) = until_body(&mut second, "11");
+    assert_eq!(until_body(&mut third, "11"), (since.clone(), after));
+    assert_eq!((&since[since.len() - 2..], after.epoch), (&bodies(10..12)[..], position.epoch));
     let (mut fourth, joined) = rig.back(2, position);
-    assert_eq!(joined.recovered, Some(2));
-    assert_eq!(next(&mut fourth, 2).0, bodies(10..12));
+    assert_eq!(joined.recovered, Some(since.len() as u32));
+    assert_eq!(next(&mut fourth, since.len()).0, since);
 
     // A host that begins reads what is there, and gives it to nobody twice.
     let late = rig.add_host();
     let (mut fifth, joined) = rig.back(late, nothing);
-    assert_eq!(joined.recovered, Some(12));
-    assert_eq!(next(&mut fifth, 12).0, bodies(0..12));
+    let all = [bodies(0..10), since].concat();
+    assert_eq!(joined.recovered, Some(all.len() as u32));
+    assert_eq!(next(&mut fifth, all.len()).0, all);
     rig.push(late, "12");
     for client in [&mut second, &mut third, &mut fourth, &mut fifth] {
         assert_eq!(next(client, 1).0, bodies(12..13));
@@ -318,6 +336,7 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
         })
     });
     let (is_over, stored) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let _over = SetOnDrop(Arc::clone(&is_over));
     let caller = {
         let (is_over, stored) = (Arc::clone(&is_over), Arc::clone(&stored));
         let caller = rig.caller(0);
@@ -328,14 +347,13 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
                 let pushed = try_push(&caller, To::Room(ROOM), OPERATION, body.as_bytes());
                 stored.fetch_add(u64::from(pushed.is_ok()), SeqCst);
                 outcomes.push(pushed.map_err(|error| error.to_string()));
+                // A room is to keep all of them.
+                thread::sleep(Duration::from_millis(10));
             }
             outcomes
         })
     };
-    let until_more = || {
-        let before = stored.load(SeqCst);
-        until("pushes to be stored", || stored.load(SeqCst) > before + 20);
-    };
+    let until_more = || until_more("pushes that are stored", &stored, 10);
     until_more();
     for _ in 0..2 {
         rig.nats.stop();
@@ -350,10 +368,8 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
     }
     is_over.store(true, SeqCst);
     let outcomes = caller.join().unwrap();
-    let caller = rig.caller(1);
-    until("the last push to be stored", || {
-        try_push(&caller, To::Room(ROOM), OPERATION, END.as_bytes()).is_ok()
-    });
+    rig.until_stored(1);
+    rig.push(1, END);
     let [all, others] = readers.map(|reader| reader.join().unwrap());
     assert_eq!(all, others, "both hosts have the same");
     assert!(all.iter().all(|(_, position)| position.epoch == first[0].epoch));

@@ -35,6 +35,7 @@ fn new_process() {
 pub(super) fn one_that_hangs(name: &str) -> (String, PathBuf) {
     let test = env::current_exe().unwrap();
     let stopped = scratch::folder().join(format!("{name}.time"));
+    let _ = fs::remove_file(&stopped);
     let text = format!(
         "{ROLE}={:?} exec {:?} --exact upgrade::hangs::new_process --nocapture",
         stopped.display(),

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use comet::caller::PushClient;
 use comet_client::{Client, Joined, Options, Position};
 
 use crate::scratch;
-use crate::support::{Metrics, PATIENCE, To, push, try_push, until};
+use crate::support::{Metrics, PATIENCE, SetOnDrop, To, push, until, until_more};
 
 use super::hangs::one_that_hangs;
 use super::nats::{Hosts, ROOM, call};
@@ -17,6 +18,9 @@ use super::nats::{Hosts, ROOM, call};
 /// The last body a client gets.
 const END: &str = "end";
 const UPGRADES: usize = 3;
+/// Pushes between two of them, and the pause behind each: a room is to keep all of a test.
+const PUSHES: u64 = 20;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// Two hosts, and where their stream is kept.
 struct Rig {
@@ -150,19 +154,18 @@ fn each_push_of_the_stream_comes_once_and_in_order_while_a_host_is_upgraded() {
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
     let readers = clients.map(read);
     let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let _over = SetOnDrop(Arc::clone(&is_over));
     let grpc = [rig.hosts.line.server.grpc, rig.hosts.other.grpc].map(|grpc| grpc.to_string());
     let callers: Vec<_> = ["a", "b"]
         .into_iter()
         .zip(grpc)
-        .map(|(host, grpc)| call(host, grpc, (Arc::clone(&is_over), Arc::clone(&made))))
+        .map(|(host, grpc)| call(host, grpc, PAUSE, (Arc::clone(&is_over), Arc::clone(&made))))
         .collect();
     for _ in 0..UPGRADES {
-        let before = made.load(SeqCst);
-        until("pushes to go on", || made.load(SeqCst) > before + 50);
+        until_more("pushes", &made, PUSHES);
         rig.upgrade();
     }
-    let before = made.load(SeqCst);
-    until("pushes to go on", || made.load(SeqCst) > before + 50);
+    until_more("pushes", &made, PUSHES);
     is_over.store(true, SeqCst);
     let ledgers = callers.into_iter().map(|caller| caller.join().unwrap()).collect::<Vec<_>>();
     let caller = PushClient::connect(&rig.hosts.other.grpc.to_string()).unwrap();
@@ -212,20 +215,19 @@ fn a_host_whose_upgrade_fails_reads_the_stream_on() {
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
     let grpc = rig.hosts.other.grpc.to_string();
     let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let _over = SetOnDrop(Arc::clone(&is_over));
     let readers = clients.map(read);
-    let caller = call("b", grpc.clone(), (Arc::clone(&is_over), Arc::clone(&made)));
-    until("pushes to go on", || made.load(SeqCst) > 50);
-    let (hangs, _) = one_that_hangs("upgrade-of-a-stream-is-stopped");
+    let caller = call("b", grpc.clone(), PAUSE, (Arc::clone(&is_over), Arc::clone(&made)));
+    until_more("pushes", &made, PUSHES);
+    let (hangs, stopped) = one_that_hangs("upgrade-of-a-stream-is-stopped");
     rig.hosts.line.fail(&["--binary", &hangs], "does not answer in time");
-    let before = made.load(SeqCst);
-    until("pushes to go on", || made.load(SeqCst) > before + 50);
+    assert!(stopped.exists(), "it had the state");
+    until_more("pushes", &made, PUSHES);
     rig.upgrade();
     is_over.store(true, SeqCst);
     let ledgers = caller.join().unwrap();
     let caller = PushClient::connect(&grpc).unwrap();
-    until("the last push to be stored", || {
-        try_push(&caller, To::Room(ROOM), 5, END.as_bytes()).is_ok()
-    });
+    push(&caller, To::Room(ROOM), 5, END.as_bytes());
     let [(_, all), (_, others)] = readers.map(|reader| reader.join().unwrap());
     assert_eq!(all, others);
     assert!(all.iter().all(|(_, position)| position.epoch == first[0].epoch));
