@@ -109,6 +109,8 @@ pub struct Cluster<C> {
 pub struct ClusterCounts {
     /// Other hosts, now.
     pub hosts: u64,
+    /// Hosts that read the stream that hosts share without delay, this one as well, now.
+    pub stream_hosts: u64,
     /// Rooms with members on this host, now.
     pub rooms: u64,
     /// Pushes of this host's callers that were published.
@@ -184,7 +186,9 @@ impl<C> Cluster<C> {
         let (hosts, rooms) = (self.hosts.len() as u64, self.rooms.len() as u64);
         let (keys_told, keys_heard) =
             self.sessions.as_ref().map_or((0, 0), |it| (it.keys_told, it.keys_heard));
-        ClusterCounts { hosts, rooms, keys_told, keys_heard, ..self.counts }
+        let others = self.hosts.names_by_stream(true).count() as u64;
+        let stream_hosts = others + u64::from(self.reads_stream);
+        ClusterCounts { hosts, stream_hosts, rooms, keys_told, keys_heard, ..self.counts }
     }
 
     /// Whether the engine has a connection.

@@ -227,7 +227,14 @@ impl ClusterDriver {
     pub(super) fn expose_stream(&self, page: &mut Exposition) {
         let Some(counts) = self.engine.stream_counts() else { return };
         let StreamCounts { read, lost, waiting, is_read } = counts;
+        let hosts = self.lock().counts().stream_hosts;
         for (name, kind, help, value) in [
+            (
+                "comet_cluster_stream_hosts",
+                Kind::Gauge,
+                "Hosts that read the stream of histories without delay, with this one. Callers do not wait for others.",
+                hosts,
+            ),
             (
                 "comet_cluster_stream_is_read",
                 Kind::Gauge,

@@ -129,6 +129,7 @@ mod tests {
     fn hosts_that_do_not_read_the_stream_yet_are_named_and_not_waited_for() {
         let mut cluster = connected();
         cluster.handle_event(Millis(2_000), announced("c", false));
+        assert_eq!((cluster.counts().hosts, cluster.counts().stream_hosts), (2, 2));
         let call = store(&mut cluster);
         cluster.handle_event(Millis(2_001), answered(call, "b"));
         cluster.handle_event(Millis(2_002), answered(call, "a"));

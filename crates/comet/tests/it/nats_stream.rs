@@ -1,6 +1,8 @@
 //! Histories that hosts share by a stream of NATS: any host recovers any client, all of it or nothing.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
@@ -31,7 +33,7 @@ struct Rig {
 impl Drop for Rig {
     fn drop(&mut self) {
         // What is left is in the directory of temporary files.
-        let _ = std::fs::remove_dir_all(&self.store);
+        let _ = fs::remove_dir_all(&self.store);
     }
 }
 
@@ -39,10 +41,10 @@ impl Rig {
     /// So many processes with a core each. `None`: there is no `nats-server`.
     fn start(name: &str, hosts: usize, settings: &[&str]) -> Option<Self> {
         let mut rig = Self::with_nats(name, true, settings)?;
-        for host in 1..=hosts {
+        for _ in 0..hosts {
             rig.add_host();
-            (0..host).for_each(|other| rig.until(other, "comet_cluster_hosts", host as u64 - 1));
         }
+        (0..hosts).for_each(|host| rig.until(host, "comet_cluster_stream_hosts", hosts as u64));
         Some(rig)
     }
 
@@ -50,7 +52,7 @@ impl Rig {
     fn with_nats(name: &str, has_jetstream: bool, settings: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
         let store = scratch::folder().join(name);
-        let _ = std::fs::remove_dir_all(&store);
+        let _ = fs::remove_dir_all(&store);
         let arguments = ["-js", "-sd", store.to_str().unwrap()];
         let nats = NatsServer::start(if has_jetstream { &arguments } else { &[] })?;
         let settings = settings.iter().map(ToString::to_string).collect();
@@ -313,6 +315,48 @@ fn a_stream_that_is_deleted_is_made_anew() {
         let (mut back, joined) = rig.back(host, Position { epoch: now.epoch, offset: 0 });
         assert_eq!((joined.recovered, next(&mut back, 1).0), (Some(1), bodies(3..4)));
     }
+}
+
+/// NATS comes back without its last pushes, and gets more than these before the host looks. So the stream is no shorter.
+#[test]
+fn a_stream_that_has_lost_its_last_pushes_is_read_anew() {
+    let rule = "history.rules=[{rooms=\"h://\", pushes=1000}]";
+    let Some(mut rig) = Rig::start("stream-without-its-tail", 1, &[rule]) else { return };
+    let mut client = rig.client(0);
+    client.add_room(ROOM).unwrap();
+    (0..3).for_each(|number| rig.push(0, &number.to_string()));
+    next(&mut client, 3);
+    rig.nats.stop();
+    let kept = scratch::folder().join("stream-without-its-tail-kept");
+    let _ = fs::remove_dir_all(&kept);
+    copy(&rig.store, &kept);
+    rig.nats.restart();
+    rig.until_stored(0);
+    (3..6).for_each(|number| rig.push(0, &number.to_string()));
+    let (_, position) = until_body(&mut client, "5");
+
+    rig.host(0).pause(true);
+    rig.nats.stop();
+    fs::remove_dir_all(&rig.store).unwrap();
+    fs::rename(&kept, &rig.store).unwrap();
+    rig.nats.restart();
+    let mut program = rig.nats.program();
+    for number in 0..position.offset >> 16 {
+        program.publish(&format!("comet.history.{ROOM}"), &[], &format!("other {number}"));
+    }
+    rig.host(0).pause(false);
+    // What took the place of its pushes goes to nobody.
+    until_lost(&mut client);
+    let (_, joined) = rig.back(0, position);
+    assert_eq!((joined.recovered, joined.position.unwrap().epoch == position.epoch), (None, false));
+    rig.push(0, "6");
+    assert_eq!(next(&mut client, 1).0, bodies(6..7));
+    assert_quiet(&mut client);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().unwrap();
+    assert!(status.success(), "{}", from.display());
 }
 
 /// NATS is killed amid pushes and comes back with its files, and it is stopped and goes on. What it took comes to all members, once

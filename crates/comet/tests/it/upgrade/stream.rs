@@ -50,7 +50,7 @@ impl Rig {
     fn until_read(&self) {
         for stat in [self.hosts.line.server.stat, self.hosts.other.stat] {
             until("the stream to be read", || {
-                Metrics::read(stat).value("comet_cluster_stream_is_read") == 1
+                Metrics::read(stat).value("comet_cluster_stream_hosts") == 2
             });
         }
     }
