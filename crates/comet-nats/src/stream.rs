@@ -1,7 +1,7 @@
 //! Reads the stream of the histories that hosts share, from its first message to its last and on, and each of them once.
 //!
 //! The stream drops its oldest messages alone, so its sequences have no holes. Where one is missing the consumer is made anew. If it is
-//! missing still, the stream has dropped what this host has not read. [`Place`] decides.
+//! missing still, the stream has dropped what this host has not read. `place.rs` decides.
 
 mod place;
 
@@ -31,7 +31,7 @@ use place::{Arrival, Found, Loss, Place};
 const BATCH_MAX: usize = 256;
 const BATCH_BYTES: usize = 64 << 20;
 /// Bytes of messages that wait at most. The client asks for another batch when half of one has come, and for two more by itself if
-/// nobody takes messages for more than [`EXPIRES`]. A few are on their way to their reader, and one in its hands.
+/// nobody takes messages for more than half a minute. A few are on their way to their reader, and one in its hands.
 pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 7 + BATCH_BYTES * (STREAM_MAX + 1);
 /// The stream says so often that it is there. After two of these without a word the consumer is made anew: its server may have ended,
 /// which is another one than that of this connection.

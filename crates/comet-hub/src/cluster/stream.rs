@@ -26,13 +26,11 @@ impl<C> Cluster<C> {
             let reason = "there is no connection to NATS".to_owned();
             return self.calls.end_not_stored(caller, reason);
         }
-        let is_late = |host: &&HostName| !self.reads_stream && *host == &self.host;
-        let own = [&self.host];
-        let hosts =
-            self.hosts.names_by_stream(true).chain(own.into_iter().filter(|own| !is_late(own)));
-        let hosts = hosts.cloned().collect();
-        let late = self.hosts.names_by_stream(false).chain(own.into_iter().filter(is_late));
-        let mut unknown: Vec<HostName> = late.chain(self.hosts.silent_names()).cloned().collect();
+        let mut hosts: Vec<HostName> = self.hosts.names_by_stream(true).cloned().collect();
+        let late = self.hosts.names_by_stream(false).chain(self.hosts.silent_names());
+        let mut unknown: Vec<HostName> = late.cloned().collect();
+        let own = if self.reads_stream { &mut hosts } else { &mut unknown };
+        own.push(self.host.clone());
         if self.hosts.len() == 0 && now < self.connected_at.after(HOST_ANNOUNCE_MS) {
             unknown.push(UNKNOWN_HOSTS.into());
         }
