@@ -9,7 +9,9 @@ use comet_control::{
     ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
-use comet_hub::cluster::{Command, Engine, EngineCounts, Event, Part, ReplyTo};
+use comet_hub::cluster::{
+    Command, Engine, EngineCounts, Event, Part, ReplyTo, StreamCounts, StreamEvent,
+};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,7 +91,18 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
 
 /// The same on a host of several.
 pub(crate) fn start_with_cluster(options: Options, capacities: &[usize]) -> Fake {
-    start_beside(Some(alone()), options, capacities)
+    let (_, stream) = mpsc::channel(1);
+    start_beside(Some(alone(Arc::new(NoEngine), stream)), options, capacities)
+}
+
+/// The same, and hosts share a stream, which is played by the test.
+pub(crate) fn start_with_stream(
+    engine: Arc<dyn Engine>,
+    options: Options,
+    capacities: &[usize],
+) -> (Fake, mpsc::Sender<StreamEvent>) {
+    let (events, stream) = mpsc::channel(1);
+    (start_beside(Some(alone(engine, stream)), options, capacities), events)
 }
 
 fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &[usize]) -> Fake {
@@ -102,11 +115,11 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
 }
 
 /// A host with a connection. It has heard of no other one.
-fn alone() -> ClusterOptions {
+fn alone(engine: Arc<dyn Engine>, stream: mpsc::Receiver<StreamEvent>) -> ClusterOptions {
     let (engine_notices, notices) = mpsc::channel(1);
     let (_, pushes) = mpsc::channel(1);
     engine_notices.try_send(Event::Connected).expect("it has room");
-    let (engine, work) = (Arc::new(NoEngine), Box::pin(ready(())));
+    let work = Box::pin(ready(()));
     ClusterOptions {
         host: "a".into(),
         subscribes_rooms: true,
@@ -114,6 +127,7 @@ fn alone() -> ClusterOptions {
         engine,
         notices,
         pushes,
+        stream,
         work,
     }
 }
@@ -131,6 +145,10 @@ impl Engine for NoEngine {
 
     fn counts(&self) -> EngineCounts {
         EngineCounts::default()
+    }
+
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        Some(StreamCounts::default())
     }
 }
 

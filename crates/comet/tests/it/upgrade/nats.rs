@@ -12,7 +12,9 @@ use rustix::process::Signal;
 use crate::nats_server::NatsServer;
 use crate::peer::Peer;
 use crate::process::{Server, comet, with_sets};
-use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until};
+use crate::support::{
+    BOTH, Metrics, Permit, SetOnDrop, To, push, try_push, two_cores, until, until_more,
+};
 use crate::two_hosts::until_others_had_their_time;
 
 use super::{Line, token};
@@ -28,18 +30,18 @@ pub(super) struct Hosts {
     /// It is upgraded.
     pub(super) line: Line,
     pub(super) other: Server,
-    nats: NatsServer,
+    pub(super) nats: NatsServer,
 }
 
 impl Hosts {
     fn start(sets: &[&str]) -> Option<Self> {
-        Self::start_with(sets, &[])
+        Self::start_with(&[], sets, &[])
     }
 
-    /// With settings of both, and of the one that is upgraded.
-    pub(super) fn start_with(sets: &[&str], upgraded: &[&str]) -> Option<Self> {
+    /// With arguments for `nats-server`, settings of both, and of the one that is upgraded.
+    pub(super) fn start_with(arguments: &[&str], sets: &[&str], upgraded: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
-        let nats = NatsServer::start(&[])?;
+        let nats = NatsServer::start(arguments)?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
         let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
@@ -91,22 +93,27 @@ pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     })
 }
 
-/// What became of each push of a caller; `None`: its caller does not know.
-fn call(
+/// What became of each push of a caller, with so long a pause between them; `None`: its caller does not know.
+pub(super) fn call(
     host: &'static str,
     grpc: String,
+    pause: Duration,
     (is_over, made): (Arc<AtomicBool>, Arc<AtomicU64>),
 ) -> JoinHandle<Vec<Option<Ledger>>> {
     thread::spawn(move || {
         let mut ledgers = Vec::new();
         while !is_over.load(SeqCst) {
             // Each process has callers of its own.
-            let Ok(caller) = PushClient::connect(&grpc) else { continue };
+            let Ok(caller) = PushClient::connect(&grpc) else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
             while !is_over.load(SeqCst) {
                 let body = format!("{host} {}", ledgers.len());
                 let pushed = try_push(&caller, To::Room(ROOM), 5, body.as_bytes()).ok();
                 ledgers.push(pushed);
                 made.fetch_add(1, SeqCst);
+                thread::sleep(pause);
                 if ledgers.last() == Some(&None) {
                     break;
                 }
@@ -121,11 +128,11 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     let Some(mut hosts) = Hosts::start(&[]) else { return };
     let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
     let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let _over = SetOnDrop(Arc::clone(&is_over));
     let grpc = [hosts.line.server.grpc, hosts.other.grpc].map(|grpc| grpc.to_string());
-    let callers = ["a", "b"]
-        .into_iter()
-        .zip(grpc)
-        .map(|(host, grpc)| call(host, grpc, (Arc::clone(&is_over), Arc::clone(&made))));
+    let callers = ["a", "b"].into_iter().zip(grpc).map(|(host, grpc)| {
+        call(host, grpc, Duration::ZERO, (Arc::clone(&is_over), Arc::clone(&made)))
+    });
     let callers: Vec<_> = callers.collect();
     // A program that is no comet expects no answer. It keeps the pace of the callers: a flood would leave them no turn.
     let program = {
@@ -145,13 +152,11 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
         })
     };
     for _ in 0..UPGRADES {
-        let before = made.load(SeqCst);
-        until("pushes to go on", || made.load(SeqCst) > before + 40);
+        until_more("pushes", &made, 40);
         hosts.line.upgrade();
         hosts.until_joined();
     }
-    let before = made.load(SeqCst);
-    until("pushes to go on", || made.load(SeqCst) > before + 40);
+    until_more("pushes", &made, 40);
     is_over.store(true, SeqCst);
     let ledgers: Vec<Vec<Option<Ledger>>> =
         callers.into_iter().map(|caller| caller.join().unwrap()).collect();

@@ -76,7 +76,7 @@ fn call(
 fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
     let folder = Folder::new();
     let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
-    let Some(mut hosts) = Hosts::start_with(&["protocol.svr_proto=1000"], &[&frames]) else {
+    let Some(mut hosts) = Hosts::start_with(&[], &["protocol.svr_proto=1000"], &[&frames]) else {
         return;
     };
     let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
