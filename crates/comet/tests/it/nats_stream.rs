@@ -16,6 +16,7 @@ use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};
 use crate::scratch;
 use crate::support::{Metrics, PATIENCE, Permit, SetOnDrop, To, try_push, until, until_more};
+use crate::two_hosts::until_others_had_their_time;
 
 const ROOM: &str = "h://r";
 const OPERATION: i32 = 1000;
@@ -44,7 +45,10 @@ impl Rig {
         for _ in 0..hosts {
             rig.add_host();
         }
-        (0..hosts).for_each(|host| rig.until(host, "comet_cluster_stream_hosts", hosts as u64));
+        for host in 0..hosts {
+            rig.until(host, "comet_cluster_stream_hosts", hosts as u64);
+            until_others_had_their_time(rig.host(host));
+        }
         Some(rig)
     }
 
