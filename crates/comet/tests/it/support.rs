@@ -149,6 +149,14 @@ pub(crate) fn push(caller: &PushClient, to: To<'_>, operation: i32, body: &[u8])
     try_push(caller, to, operation, body).unwrap_or_else(|error| panic!("{to:?}: {error}"))
 }
 
+/// Pushes until one reaches so many connections: a host may not be subscribed yet, and a busy one may be late.
+#[track_caller]
+pub(crate) fn until_reaches(clients: u64, caller: &PushClient, to: To<'_>, body: &[u8]) {
+    until(&format!("a push to {to:?} to reach {clients}"), || {
+        try_push(caller, to, 5, body).is_ok_and(|ledger| ledger.queued == clients)
+    });
+}
+
 pub(crate) fn try_push(
     caller: &PushClient,
     to: To<'_>,

@@ -14,6 +14,7 @@ use crate::peer::Peer;
 use crate::process::{Server, comet, with_sets};
 use crate::support::{
     BOTH, Metrics, Permit, SetOnDrop, To, push, try_push, two_cores, until, until_more,
+    until_reaches,
 };
 use crate::two_hosts::until_others_had_their_time;
 
@@ -78,7 +79,8 @@ impl Hosts {
             until("a push to reach all", || {
                 number += 1;
                 let body = format!("ready {number}");
-                push(&caller, To::Room(ROOM), 5, body.as_bytes()).queued == 2 * CLIENTS as u64
+                try_push(&caller, To::Room(ROOM), 5, body.as_bytes())
+                    .is_ok_and(|ledger| ledger.queued == 2 * CLIENTS as u64)
             });
         }
     }
@@ -177,9 +179,7 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     let published: u64 = program.join().unwrap();
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     let all = 2 * CLIENTS as u64;
-    until("the last push to reach all", || {
-        push(&caller, To::Room(ROOM), 5, END.as_bytes()).queued == all
-    });
+    until_reaches(all, &caller, To::Room(ROOM), END.as_bytes());
     let mut delivered: BTreeMap<String, u64> = BTreeMap::new();
     let mut peers = Vec::new();
     for (client, reader) in readers.into_iter().enumerate() {
@@ -255,9 +255,7 @@ fn a_host_without_a_connection_is_upgraded_again() {
     hosts.nats.pause(false);
     assert_eq!(client.recv().body, b"alone");
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
-    until("a push of the other host to come", || {
-        push(&caller, To::User(1), 5, b"together").queued == 1
-    });
+    until_reaches(1, &caller, To::User(1), b"together");
     assert_eq!(client.recv().body, b"together");
 }
 
@@ -268,9 +266,7 @@ fn a_host_whose_upgrade_fails_goes_on_with_its_pushes() {
     let mut clients = hosts.clients();
     hosts.line.fail(&["--binary", "/bin/false"], "the new process ended");
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
-    until("the push to reach all", || {
-        push(&caller, To::Room(ROOM), 5, b"as before").queued == 2 * CLIENTS as u64
-    });
+    until_reaches(2 * CLIENTS as u64, &caller, To::Room(ROOM), b"as before");
     for client in &mut clients {
         assert_eq!(client.recv().body, b"as before");
     }
