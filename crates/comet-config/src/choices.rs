@@ -85,6 +85,14 @@ choices! {
         All = "all",
     }
 
+    /// Who keeps the histories of rooms.
+    HistoryStore {
+        /// Each host keeps its own.
+        Host = "host",
+        /// A stream of NATS, which all hosts read.
+        Jetstream = "jetstream",
+    }
+
     /// The form of a token.
     TokenKind {
         /// One of goim's forms, not verified: clients choose their own identity.

@@ -17,8 +17,8 @@ use comet_listen::Address;
 use comet_proto::websocket::OriginPattern;
 
 use crate::choices::{
-    Algorithm, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering, TlsVersion,
-    TokenExpiry, TokenKind, UnknownCode,
+    Algorithm, HistoryStore, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering,
+    TlsVersion, TokenExpiry, TokenKind, UnknownCode,
 };
 use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::coalesce::{CoalesceRule, CoalesceRules};
@@ -408,6 +408,13 @@ sections! {
         rooms: NatsRooms = "subscribed" in OneOf, AtStart;
         /// Whether a key that a token or logic names has one connection on all hosts, the younger one. false: one on each host.
         sessions: bool = true in Switch, AtStart;
+        /// Who keeps the histories of rooms. "host": each host its own, and a client that comes back to another one loads its
+        /// rooms anew. "jetstream": a stream of NATS, so that any host recovers any client. All hosts have to have the same.
+        history: HistoryStore = "host" in OneOf, AtStart;
+        /// Bytes of that stream, if it is not there yet. A push too many takes the place of the oldest of all rooms.
+        history_bytes: u64 = "1GiB" in size(MIB..=1024 * GIB), AtStart;
+        /// Servers of NATS that keep a copy of that stream, if it is not there yet.
+        history_replicas: usize = 1 in number(1..=5), AtStart;
         /// The user that the servers know this host as, with password. "": none.
         user: Option<String> = "" in TextOrNone, AtStart;
         /// The password of user.

@@ -26,8 +26,8 @@ mod units;
 
 pub use changes::Change;
 pub use choices::{
-    Algorithm, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering, TlsVersion,
-    TokenExpiry, TokenKind, UnknownCode, Word,
+    Algorithm, HistoryStore, LogFormat, LogLevel, NatsRooms, SessionStore, SlowConsumer, Steering,
+    TlsVersion, TokenExpiry, TokenKind, UnknownCode, Word,
 };
 pub use cpus::Machine;
 pub use declare::{Key, Section, TakesEffect};
@@ -36,7 +36,7 @@ pub use keys::{
     Protocol, Push, SECTIONS, Server, Tcp, Tls, Token, WebSocket, WhiteList,
 };
 pub use kinds::coalesce::CoalesceRule;
-pub use kinds::history::HistoryRule;
+pub use kinds::history::{HISTORY_AGE_MAX, HistoryRule};
 pub use kinds::presence::PresenceRule;
 pub use mistakes::Mistakes;
 pub use network::Network;

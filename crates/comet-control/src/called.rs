@@ -59,7 +59,9 @@ pub(crate) async fn tell_caller(
     let unknown =
         || ClusterOutcome { unanswered: vec![UNKNOWN_HOSTS.into()], ..ClusterOutcome::default() };
     let outcome = outcome.await.unwrap_or_else(|_| unknown());
-    let ClusterOutcome { mut tally, hosts, unanswered, counts: _, pages: _ } = outcome;
+    // What is pushed by frames is not for the stream of histories.
+    let ClusterOutcome { mut tally, hosts, unanswered, not_stored: _, counts: _, pages: _ } =
+        outcome;
     // A call names one key or one user. Each host that does not hold it has counted it.
     let held = u64::from(hosts).saturating_sub(mem::take(&mut tally.absent));
     let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);

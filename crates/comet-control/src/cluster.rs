@@ -1,5 +1,10 @@
 //! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
 
+mod gate;
+mod moving;
+mod publication;
+mod stream;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -9,10 +14,12 @@ use std::time::{Duration, Instant, SystemTime};
 
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
-    Cluster, ClusterCounts, ClusterHandOver, ClusterOutcome, Command, Engine, EngineCounts, Event,
-    HeldElsewhere, HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, Target,
+    Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPlace,
+    Target,
 };
 use comet_ops::{Exposition, Kind};
+use comet_serve::Caller;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -23,10 +30,22 @@ use tonic::{Code, Status};
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
 
+use gate::Gate;
+
+pub(crate) use publication::taken_apart;
+
 /// Events that are taken in one turn, which costs as much as a push by itself. After a full turn of pushes the cores are told of them before
 /// the next one, so that a burst waits in the queue, which is longer than the table of calls.
 const PUSHES_A_TURN: usize = 128;
 const NOTICES_A_TURN: usize = 256;
+
+/// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
+pub const STREAM_BYTES_MAX: usize = 64 << 20;
+
+/// Who makes the calls of the stream: it takes turns with other callers, and with what other hosts push beside it.
+pub(crate) const STREAM_CALLER: Caller = Caller(u64::MAX);
+/// What the stream has for the cores is dropped nowhere, so it takes as long as it takes.
+pub(crate) const UNLIMITED: Duration = Duration::MAX;
 
 /// What connects this host with others.
 pub struct ClusterOptions {
@@ -42,6 +61,8 @@ pub struct ClusterOptions {
     pub pushes: mpsc::Receiver<Event>,
     /// What else others tell.
     pub notices: mpsc::Receiver<Event>,
+    /// What the stream has that hosts share.
+    pub stream: mpsc::Receiver<StreamEvent>,
     /// Does the work of the engine. It ends once the engine has left.
     pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -55,6 +76,7 @@ impl fmt::Debug for ClusterOptions {
 /// What the control thread does for its engine.
 pub(crate) struct ClusterWork {
     pub(crate) events: ClusterEvents,
+    pub(crate) stream: mpsc::Receiver<StreamEvent>,
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -87,6 +109,10 @@ pub(crate) struct ClusterDriver {
     is_withdrawn: AtomicBool,
     /// Notified when this process is this host, after an upgrade.
     commit: Notify,
+    /// Pushes of the stream pass it, which hosts share.
+    gate: Gate,
+    /// How far the stream was begun on the shards, once it was read.
+    stream: Mutex<Option<StreamPlace>>,
 }
 
 impl ClusterDriver {
@@ -97,7 +123,7 @@ impl ClusterDriver {
         epoch: Instant,
     ) -> (Arc<Self>, ClusterWork) {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
-        let ClusterOptions { pushes, notices, work, .. } = options;
+        let ClusterOptions { pushes, notices, stream, work, .. } = options;
         let events = ClusterEvents { pushes, notices };
         let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms);
         if sessions {
@@ -109,8 +135,20 @@ impl ClusterDriver {
         let (cluster, wake) = (Mutex::new(cluster), Notify::new());
         let (begun, is_withdrawn) = (AtomicU64::new(0), AtomicBool::new(false));
         let commit = Notify::new();
-        let driver = Self { epoch, host, hub, engine, cluster, wake, begun, is_withdrawn, commit };
-        (Arc::new(driver), ClusterWork { events, work })
+        let driver = Self {
+            epoch,
+            host,
+            hub,
+            engine,
+            cluster,
+            wake,
+            begun,
+            is_withdrawn,
+            commit,
+            gate: Gate::new(),
+            stream: Mutex::new(None),
+        };
+        (Arc::new(driver), ClusterWork { events, stream, work })
     }
 
     /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
@@ -256,6 +294,7 @@ impl ClusterDriver {
         ] {
             by_reason.labelled(&[("reason", &reason)], value);
         }
+        self.expose_stream(page);
     }
 
     /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
@@ -378,63 +417,9 @@ impl ClusterDriver {
         self.lock().other_hosts().map(ToString::to_string).collect()
     }
 
-    /// What other hosts push waits from now on, because the shards are about to stop.
-    pub(crate) fn hold(&self) {
-        self.engine.hold();
-    }
-
-    /// It does not wait any more.
-    pub(crate) fn release(&self) {
-        self.engine.release();
-    }
-
-    /// Whether what the former process of this host held has come, if there was one.
-    pub(crate) fn has_taken_over(&self) -> bool {
-        self.engine.has_taken_over()
-    }
-
-    /// Pushes of other hosts that may come to the shards. `None`: they are not held.
-    pub(crate) fn pushes(&self) -> Option<usize> {
-        let passed_on = self.engine.passed_on()?;
-        let left = passed_on.saturating_sub(self.begun.load(SeqCst));
-        Some(usize::try_from(left).unwrap_or(usize::MAX))
-    }
-
-    /// Another process goes on for this host. The engine's work ends once that one has what waits.
-    pub(crate) fn withdraw(&self) {
-        self.is_withdrawn.store(true, SeqCst);
-        self.engine.withdraw();
-    }
-
-    /// Whether another process goes on for this host.
-    pub(crate) fn is_withdrawn(&self) -> bool {
-        self.is_withdrawn.load(SeqCst)
-    }
-
-    /// This process is this host from now on, and connects.
-    pub(crate) fn connect(&self) {
-        self.commit.notify_one();
-    }
-
-    /// Resolves with [`ClusterDriver::connect`].
-    pub(crate) async fn committed(&self) {
-        self.commit.notified().await;
-    }
-
     /// Whether there is a connection.
     pub(crate) fn is_connected(&self) -> bool {
         self.lock().is_connected()
-    }
-
-    /// What the process that goes on has to know.
-    pub(crate) fn hand_over(&self) -> ClusterHandOver {
-        self.lock().hand_over(self.now(), unix_ms(Instant::now()))
-    }
-
-    /// Goes on for another process, with these rooms.
-    pub(crate) fn take_over(&self, handed: ClusterHandOver, rooms: Vec<Arc<str>>) {
-        self.engine.take_over();
-        self.lock().take_over(self.now(), handed, rooms);
     }
 
     /// Tells the others that this host goes. The engine's work ends then.
@@ -463,6 +448,7 @@ impl ClusterDriver {
                 Err(Command::Publish { call, .. } | Command::PublishOrder { call, .. }) => {
                     cluster.not_published(call);
                 }
+                Err(Command::Store { call, .. }) => cluster.not_published(Some(call)),
                 Err(command) => cluster.not_told(self.now(), command),
             }
         }
@@ -500,7 +486,7 @@ impl ClusterDriver {
 }
 
 /// The time at `epoch`, in milliseconds since 1970.
-fn unix_ms(epoch: Instant) -> u64 {
+pub(crate) fn unix_ms(epoch: Instant) -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.saturating_sub(epoch.elapsed()).as_millis()).unwrap_or(u64::MAX)
 }

@@ -412,6 +412,12 @@ impl HubDriver {
         self.lock().hub.calls_under_way()
     }
 
+    /// Calls of all callers but this one.
+    pub(crate) fn calls_beside(&self, caller: Caller) -> usize {
+        let hub = &self.lock().hub;
+        hub.calls_under_way() - hub.calls_of(CallerId(caller.0))
+    }
+
     /// Calls go on behind `last`, the latest of another process. There has been none here.
     pub(crate) fn go_on_after(&self, last: CallId) {
         self.lock().hub.go_on_after(last);

@@ -4,6 +4,8 @@
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
+mod published;
+
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::questions::Questions;
 use crate::status::{known, ledger, status};
-use crate::under_way::{Begun, Elsewhere, UnderWay, UnderWayHere};
+use crate::under_way::{Begun, Elsewhere, UnderWay};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
@@ -256,6 +258,11 @@ impl StreamBackend for Pushes {
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
         let target = || Target::Room(room.as_str().into());
         let publication = self.publication(proto.as_ref(), 0, target);
+        if let Some(cluster) = self.stream_of(&room) {
+            Self::check_frames(&self.push(proto, 0)?)?;
+            let publication = publication.expect("there are other hosts");
+            return Ok(UnderWay::stored(cluster.store(self.bounds.timeout, publication)));
+        }
         let begun = self.begin_to_room(&room, || self.push(proto, 0))?;
         Ok(self.everywhere(begun, publication))
     }
@@ -296,29 +303,6 @@ impl Pushes {
     pub(crate) async fn live_here(&self) -> Result<u64, Status> {
         let shards = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
         Ok(shards.iter().map(|(_, counters)| counters.live).sum())
-    }
-
-    /// Begins a push of another host. It is not published again.
-    pub(crate) fn begin_here(&self, publication: Publication) -> Result<UnderWayHere, Status> {
-        let Publication { target, accepts, .. } = publication;
-        let proto = Some(Proto {
-            ver: publication.version,
-            op: publication.operation,
-            seq: publication.sequence,
-            body: publication.body.into(),
-            collapse_id: publication.collapse_id.into(),
-        });
-        let push = || self.push(proto, accepts);
-        let begun = match target {
-            Target::Room(room) => self.begin_to_room(&room, push),
-            Target::Keys(keys) => {
-                let keys = keys.iter().map(|key| String::from(&**key)).collect();
-                self.begin_to_keys(keys, push)
-            }
-            Target::Users(users) => self.begin_to_users(users.to_vec(), push),
-            Target::All => push().and_then(|push| self.begin_to_all(&push)),
-        };
-        Ok(begun?.here())
     }
 
     /// A change that has begun here begins on the other hosts as well.

@@ -18,7 +18,7 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
 use crate::called::tell_caller;
-use crate::cluster::{ClusterDriver, ClusterWork, Wanted};
+use crate::cluster::{ClusterDriver, ClusterWork, STREAM_CALLER, Wanted};
 use crate::debug;
 use crate::hub::HubDriver;
 use crate::logic::Logic;
@@ -130,7 +130,7 @@ impl Assembly {
             carrier.spawn(memory);
             carrier.spawn(self.node.run());
             let mut engine = JoinSet::new();
-            if let Some(ClusterWork { events, work }) = cluster_work
+            if let Some(ClusterWork { events, stream, work }) = cluster_work
                 && let Some(cluster) = &cluster
             {
                 // Until the commit of an upgrade the former process is this host.
@@ -142,6 +142,10 @@ impl Assembly {
                     }
                     work.await;
                 });
+                let stored = pushes.clone();
+                let prepare = move |proto, accepts| stored.push_of_stream(proto, accepts);
+                let run_stream = Arc::clone(cluster).run_stream(stream, prepare);
+                carrier.spawn(STREAM_CALLER.run(run_stream));
                 let begin = move |wanted| match wanted {
                     Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
                     Wanted::Order(order) => pushes.begin_order(order),

@@ -279,7 +279,9 @@ fn push_of(message: &Message) -> Option<(CallId, PushedNames)> {
         Message::PushUsers { call, users, .. } => {
             (*call, PushedNames { users: users.len(), ..none })
         }
-        Message::PushRoom { call, .. } => (*call, PushedNames { rooms: 1, ..none }),
+        Message::PushRoom { call, .. } | Message::PushStored { call, .. } => {
+            (*call, PushedNames { rooms: 1, ..none })
+        }
         Message::Broadcast { call, .. } | Message::KickNetwork { call, .. } => (*call, none),
         _ => return None,
     })

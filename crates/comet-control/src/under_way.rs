@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use comet_core::Tally;
-use comet_hub::cluster::{ClusterOutcome, Told};
+use comet_hub::cluster::{ClusterOutcome, NotStored, Told};
 use comet_wire::goim::comet::Ledger;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -83,6 +83,12 @@ impl UnderWay {
         Self::new(UnderWayHere { call: Some(call), given, absent })
     }
 
+    /// It is on its way to the stream, and begins here when it comes from there.
+    pub(crate) fn stored(elsewhere: Elsewhere) -> Self {
+        let here = UnderWayHere { call: None, given: 0, absent: 0 };
+        Self { elsewhere: Some(elsewhere), ..Self::new(here) }
+    }
+
     /// It is on its way to other hosts, too.
     pub(crate) fn with(self, elsewhere: Option<Elsewhere>) -> Self {
         Self { elsewhere, ..self }
@@ -136,15 +142,31 @@ impl UnderWay {
             Some(elsewhere) => ready!(Pin::new(elsewhere).poll(cx))?,
             None => ClusterOutcome::default(),
         };
+        if let Some(why) = elsewhere.not_stored {
+            return Poll::Ready(Err(not_stored(why)));
+        }
         let here = self.told.take().expect("it is ready, and polled no more after that");
         Poll::Ready(Ok(sum(here, elsewhere, self.here.given)))
+    }
+}
+
+/// Why the stream is not known to have a push, for its caller.
+fn not_stored(why: NotStored) -> Status {
+    match why {
+        NotStored::Refused(reason) => Status::unavailable(format!(
+            "the room has a history, and its stream does not have the push, so nobody gets it: {reason}"
+        )),
+        NotStored::Unknown => Status::deadline_exceeded(
+            "the room has a history, and its stream has not said whether it has the push",
+        ),
     }
 }
 
 /// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
 /// several hosts is taken for several.
 fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
-    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _, pages: _ } = elsewhere;
+    let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _, pages: _, not_stored: _ } =
+        elsewhere;
     let held = (u64::from(hosts) * given).saturating_sub(others.absent);
     others.absent = 0;
     here += others;

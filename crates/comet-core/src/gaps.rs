@@ -19,6 +19,8 @@ pub(crate) struct Lost {
     pub(crate) room: RoomHandle,
     pub(crate) first: u64,
     pub(crate) last: u64,
+    /// How many pushes that are.
+    pub(crate) pushes: u64,
     /// Newer pushes about the same states have taken their place.
     pub(crate) is_outdated: bool,
 }
@@ -59,11 +61,19 @@ impl Lost {
         is_outdated: bool,
     ) -> Option<Self> {
         let first = (offset + 1).checked_sub(pushes)?;
-        (offset > 0 && pushes > 0).then_some(Self { room, first, last: offset, is_outdated })
+        (offset > 0 && pushes > 0).then_some(Self {
+            room,
+            first,
+            last: offset,
+            pushes,
+            is_outdated,
+        })
     }
 
-    fn pushes(&self) -> u64 {
-        self.last - self.first + 1
+    /// So many pushes behind the one at `after`, and none behind `last`.
+    pub(crate) fn between(room: RoomHandle, after: u64, last: u64, pushes: u64) -> Option<Self> {
+        let lost = Self { room, first: after + 1, last, pushes, is_outdated: false };
+        (after < last && pushes > 0).then_some(lost)
     }
 }
 
@@ -105,7 +115,7 @@ impl Gaps {
     pub(crate) fn note(&mut self, slot: Slot, lost: Lost, is_left: bool) {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
-        let pushes = lost.pushes();
+        let pushes = lost.pushes;
         let needed = (!lost.is_outdated).then_some(lost.first);
         let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
         match gaps.iter_mut().find(is_same) {
@@ -121,6 +131,7 @@ impl Gaps {
                     room: lost.room,
                     first: untold.first.min(lost.first),
                     last: untold.last.max(lost.last),
+                    pushes: untold.pushes + lost.pushes,
                     is_outdated: untold.is_outdated && lost.is_outdated,
                 }));
             }
@@ -155,7 +166,7 @@ impl Gaps {
         let mut markers = Vec::new();
         for gap in &mut *gaps {
             let Some(lost) = gap.untold else { continue };
-            let Lost { room: handle, first, last, is_outdated } = lost;
+            let Lost { room: handle, first, last, pushes: _, is_outdated } = lost;
             let marker = RoomGap { handle, is_outdated, first, last };
             match when(&marker, gap.is_left) {
                 Telling::Now(place) => markers.push((marker, place)),

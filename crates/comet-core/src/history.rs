@@ -26,6 +26,19 @@ impl HistoryRule {
     }
 }
 
+/// How far the stream is that hosts share, as one of them has read it. What came before `floor` may be lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamState {
+    /// Tells the stream from others, and from one that had its name before. 0: it is not known.
+    pub epoch: u64,
+    /// Pushes up to this offset may be lost.
+    pub floor: u64,
+    /// All pushes up to this offset have been sent to their homes.
+    pub seen: u64,
+    /// The host has read what was in the stream when it began.
+    pub is_read: bool,
+}
+
 /// Which page of what a room keeps a caller asks for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryQuery {

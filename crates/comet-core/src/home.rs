@@ -14,6 +14,7 @@ mod users;
 
 use crate::budget::Budget;
 use crate::ids::ShardId;
+use crate::limits::Limits;
 use crate::time::{Millis, Tick};
 
 use history::RoomHistories;
@@ -53,14 +54,20 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    pub(crate) fn new(shard: ShardId, shards: u16, buckets: usize, seed: u64, now: Tick) -> Self {
+    pub(crate) fn new(
+        (shard, shards): (ShardId, u16),
+        limits: &Limits,
+        seed: u64,
+        now: Tick,
+    ) -> Self {
+        let Limits { buckets, history_is_shared, .. } = *limits;
         Self {
             keys: KeyOwners::new(shard, shards, buckets, seed),
             users: UserSessions::new(buckets, seed),
             kept_users: KeptUsers::new(seed),
             parking: Parking::new(buckets, seed, now),
             rooms: HomeRooms::new(buckets, seed),
-            histories: RoomHistories::new(seed),
+            histories: RoomHistories::new(seed, history_is_shared),
             presence: PresenceWindows::new(seed),
             sources: SourceCounts::new(buckets, seed),
         }

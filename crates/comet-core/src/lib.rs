@@ -59,7 +59,7 @@ pub use canary::Canary;
 pub use coalesce::CoalesceRule;
 pub use deflate::Deflate;
 pub use hand_over::{LeftBehind, Obstacles, TakeOver, distribute};
-pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule};
+pub use history::{HistoryEntry, HistoryPage, HistoryQuery, HistoryRule, StreamState};
 pub use ids::{
     CallId, ConnId, Generation, LocalConnId, ShardId, Slot, home_of_key, home_of_room, home_of_user,
 };

@@ -91,6 +91,8 @@ pub struct Limits {
     pub coalesce_rules: Box<[CoalesceRule]>,
     /// Which rooms keep their last pushes, so that a client that comes back gets what it missed.
     pub history_rules: Box<[HistoryRule]>,
+    /// Hosts share the histories: pushes to such rooms come from one stream, with their offsets.
+    pub history_is_shared: bool,
     /// Which rooms tell their members who enters and leaves.
     pub presence_rules: Box<[PresenceRule]>,
     /// Bytes that the histories of all rooms whose home is the shard take. Beyond it rooms that had no push for the longest
@@ -170,6 +172,7 @@ impl Default for Limits {
             coalesce_after_ms: COALESCE_AFTER_MS,
             coalesce_rules: [].into(),
             history_rules: [].into(),
+            history_is_shared: false,
             presence_rules: [].into(),
             history_memory: 64 << 20,
             resume: ResumeLimits::default(),
@@ -254,6 +257,9 @@ pub const HISTORY_ROOMS_MAX: usize = 1 << 16;
 /// Rooms whose members a home is about to tell who has entered and left. With one more the window that is the next one to end
 /// ends at once.
 pub const PRESENCE_WINDOWS_MAX: usize = 4_096;
+/// Offsets between two messages of the stream that hosts share. A message is a push of so many frames at most, and each has an
+/// offset.
+pub const STREAM_FRAMES_MAX: u64 = 1 << 16;
 /// Pushes on a page of a room's history.
 pub const HISTORY_PAGE_PUSHES_MAX: u32 = 1_000;
 /// Bytes of frames on such a page, beside the frame that exceeds them.

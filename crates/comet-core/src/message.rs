@@ -10,7 +10,7 @@ use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
 use crate::accepts::Accepts;
 use crate::callers::{CallerTarget, ToldElsewhere};
-use crate::history::{HistoryPage, HistoryQuery};
+use crate::history::{HistoryPage, HistoryQuery, StreamState};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
@@ -87,6 +87,8 @@ pub struct Push {
     /// Its place in the history of the room that it is to, which the room's home sets; that of the last push of a batch. 0: the
     /// room keeps none.
     pub offset: u64,
+    /// Its number among the pushes to that room, as the home counts them. Numbers are consecutive, where offsets may not be.
+    pub number: u64,
     /// There is no frame: this is done instead.
     pub order: Option<Arc<Order>>,
 }
@@ -112,7 +114,7 @@ impl Push {
     /// A frame for those that accept `operation`.
     #[must_use]
     pub fn new(operation: i32, frame: Encoded) -> Self {
-        Self { operation, frame, collapse_id: None, offset: 0, order: None }
+        Self { operation, frame, collapse_id: None, offset: 0, number: 0, order: None }
     }
 
     /// The order to close.
@@ -181,8 +183,10 @@ pub struct Kick {
 /// What a room's history has for a connection that enters the room.
 #[derive(Clone, Debug)]
 pub struct Recovery {
-    /// Of the latest push.
+    /// Of the latest push, or behind it where none came since.
     pub position: Position,
+    /// See [`Push::number`]: that of the latest push.
+    pub number: u64,
     /// What it has, if it named a position.
     pub since: Option<Position>,
     /// How many pushes it missed, if all of them are there.
@@ -230,6 +234,16 @@ pub enum Message {
     PushUsers { call: CallId, users: Vec<i64>, push: Push },
     /// Control to the room's home: put `push` on the room's members, in the order of arrival here.
     PushRoom { call: CallId, room: Arc<str>, push: Push },
+    /// Control to the room's home: push to the members of a room a push of the stream that hosts share. It has its offset,
+    /// and entered the stream so long ago. What the home has had before goes to nobody.
+    PushStored { call: CallId, room: Arc<str>, push: Push, age_ms: u64 },
+    /// Control to the room's home: a push of the stream that this host refuses, and that goes to nobody here. Answered with a tally of
+    /// nothing.
+    LoseStored { call: CallId, room: Arc<str>, offset: u64 },
+    /// Control to each home: how far the stream is that hosts share. It comes behind the pushes before that, and is answered with
+    /// a tally of nothing. `is_settled`: the stream has just been read, or is another one, and all homes have been told, so shards
+    /// can ask for the positions of their rooms.
+    Stream { call: CallId, state: StreamState, is_settled: bool },
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` is at
     /// once. A paced broadcast is answered when it is scheduled (see [`Report::Scheduled`]).
     Broadcast { call: CallId, push: Push, speed: Option<NonZeroU32> },
@@ -438,6 +452,7 @@ impl Message {
             Self::PushKeys { push, .. }
             | Self::PushUsers { push, .. }
             | Self::PushRoom { push, .. }
+            | Self::PushStored { push, .. }
             | Self::Broadcast { push, .. }
             | Self::DeliverConns { push, .. }
             | Self::PushKept { push, .. }
@@ -457,6 +472,9 @@ impl Message {
             Self::PushKeys { .. }
             | Self::PushUsers { .. }
             | Self::PushRoom { .. }
+            | Self::PushStored { .. }
+            | Self::LoseStored { .. }
+            | Self::Stream { .. }
             | Self::Broadcast { .. }
             | Self::KickNetwork { .. }
             | Self::DeliverConns { .. }

@@ -5,7 +5,7 @@ mod take_over;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use comet_proto::{Position as Reached, RoomHandle};
+use comet_proto::{Position as HistoryPosition, RoomHandle};
 
 use crate::bucket::Buckets;
 use crate::growth::reserve_one;
@@ -44,6 +44,14 @@ impl Position {
     }
 }
 
+/// Where a room's history stands, as far as its members were offered the pushes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Reached {
+    pub(crate) position: HistoryPosition,
+    /// See [`crate::message::Push::number`].
+    pub(crate) number: u64,
+}
+
 /// Where a connection is in its room's list of members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Membership {
@@ -72,11 +80,11 @@ impl Room {
     }
 
     /// Up to where a member has the pushes to this room, if that is known.
-    pub(crate) fn reached_by(&self, member: Membership) -> Option<Reached> {
+    pub(crate) fn reached_by(&self, member: Membership) -> Option<HistoryPosition> {
         let next = self.under_way.filter(|_| member.position.0 < self.offered);
-        let reached = self.reached?;
+        let reached = self.reached?.position;
         // A push that keeps no place in the history has offset 0.
-        Some(Reached { offset: next.unwrap_or(0).max(reached.offset), ..reached })
+        Some(HistoryPosition { offset: next.unwrap_or(0).max(reached.offset), ..reached })
     }
 }
 

@@ -73,6 +73,7 @@ mod room_requests;
 mod rooms;
 mod socket_events;
 mod sources;
+mod stored_pushes;
 mod take_over;
 mod token_expiry;
 mod token_renewal;
@@ -242,7 +243,7 @@ impl Shard {
             departures: Departures::new(seed),
             top_rooms: TopRooms::new(seed, now),
             traffic: Traffic::new(seed, now),
-            home: Home::new(shard, shards, limits.buckets, seed, now.tick()),
+            home: Home::new((shard, shards), limits, seed, now.tick()),
             next_room_counts: now,
             counts_left: [0, 0],
             has_retained_due: false,

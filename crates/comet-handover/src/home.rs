@@ -37,6 +37,18 @@ pub struct Home {
     /// Keys of connections that stay behind, which remote logic takes for connected.
     #[prost(message, repeated, tag = "15")]
     pub left_behind: Vec<LeftBehindKey>,
+    /// Tells the stream of pushes that hosts share from others. 0: they share none, or it is not read yet.
+    #[prost(fixed64, tag = "16")]
+    pub stream_epoch: u64,
+    /// Pushes of the stream up to this offset may be lost.
+    #[prost(uint64, tag = "17")]
+    pub stream_floor: u64,
+    /// The home has had the pushes of the stream up to this offset.
+    #[prost(uint64, tag = "18")]
+    pub stream_seen: u64,
+    /// Offset of the latest push of the stream to a room that was forgotten.
+    #[prost(uint64, tag = "19")]
+    pub stream_forgotten: u64,
 }
 
 /// How long a key has had its owner.
@@ -123,6 +135,9 @@ pub struct History {
     /// Pushes that are kept, the oldest first.
     #[prost(message, repeated, tag = "4")]
     pub frames: Vec<Kept>,
+    /// All pushes behind this offset are among them. `None`: those behind the one before the oldest.
+    #[prost(uint64, optional, tag = "5")]
+    pub floor: Option<u64>,
 }
 
 /// A push that is kept, or a batch of them.

@@ -44,6 +44,7 @@ pub const FEATURES: &[&str] = &[
     feature::HOSTS,
     feature::PACED,
     feature::PARKED,
+    feature::SHARED_HISTORIES,
     feature::TICKET_KEYS,
     feature::TLS,
 ];
@@ -64,6 +65,8 @@ pub mod feature {
     pub const PACED: &str = "paced";
     /// Sessions outlast their connections.
     pub const PARKED: &str = "parked";
+    /// Hosts share the histories of rooms.
+    pub const SHARED_HISTORIES: &str = "shared_histories";
     /// Tickets resume TLS sessions.
     pub const TICKET_KEYS: &str = "ticket_keys";
     /// A connection is inside TLS.

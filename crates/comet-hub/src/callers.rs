@@ -21,7 +21,12 @@ impl Callers {
 
     /// Whether the caller may begin another call.
     pub(crate) fn has_room(&self, caller: CallerId) -> bool {
-        self.calls.get(&caller).is_none_or(|calls| *calls < self.most)
+        self.calls(caller) < self.most
+    }
+
+    /// How many it has under way.
+    pub(crate) fn calls(&self, caller: CallerId) -> usize {
+        self.calls.get(&caller).copied().unwrap_or(0)
     }
 
     pub(crate) fn begin(&mut self, caller: CallerId) {

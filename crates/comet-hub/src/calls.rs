@@ -125,6 +125,10 @@ impl<C> Calls<C> {
         self.open.len()
     }
 
+    pub(crate) fn of(&self, caller: CallerId) -> usize {
+        self.callers.calls(caller)
+    }
+
     /// Whether another call may begin.
     pub(crate) fn check_room(&self, caller: CallerId) -> Result<(), CallError> {
         if self.open.len() >= CALLS_MAX {

@@ -21,6 +21,7 @@ mod rooms;
 #[cfg(test)]
 mod session_tests;
 mod sessions;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -30,10 +31,11 @@ use std::sync::Arc;
 use comet_core::{Millis, ShardId};
 
 pub use bytes::keys_bytes;
-pub use calls::{ClusterOutcome, add_counts};
+pub use calls::{ClusterOutcome, NotStored, add_counts};
 pub use engine::{
-    Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
-    OrderTarget, Part, Publication, ReplyTo, Target,
+    Action, Answer, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
+    OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, StreamPlace,
+    Target,
 };
 
 pub use hand_over::ClusterHandOver;
@@ -90,6 +92,8 @@ pub struct Cluster<C> {
     /// Messages that were lost here, and when the rooms are told again for that.
     lost: u64,
     retell_at: Option<Millis>,
+    /// This host answers to pushes of the stream that hosts share, without delay.
+    reads_stream: bool,
     /// `None`: each host has its own owners of keys.
     sessions: Option<Sessions>,
     next_announcement: Millis,
@@ -107,6 +111,8 @@ pub struct Cluster<C> {
 pub struct ClusterCounts {
     /// Other hosts, now.
     pub hosts: u64,
+    /// Hosts that read the stream that hosts share without delay, this one as well, now.
+    pub stream_hosts: u64,
     /// Rooms with members on this host, now.
     pub rooms: u64,
     /// Pushes of this host's callers that were published.
@@ -154,6 +160,7 @@ impl<C> Cluster<C> {
             settled_at: Millis(0),
             lost: 0,
             retell_at: None,
+            reads_stream: false,
             sessions: None,
             next_announcement: Millis(0),
             untold: VecDeque::new(),
@@ -182,7 +189,9 @@ impl<C> Cluster<C> {
         let (hosts, rooms) = (self.hosts.len() as u64, self.rooms.len() as u64);
         let (keys_told, keys_heard) =
             self.sessions.as_ref().map_or((0, 0), |it| (it.keys_told, it.keys_heard));
-        ClusterCounts { hosts, rooms, keys_told, keys_heard, ..self.counts }
+        let others = self.hosts.names_by_stream(true).count() as u64;
+        let stream_hosts = others + u64::from(self.reads_stream);
+        ClusterCounts { hosts, stream_hosts, rooms, keys_told, keys_heard, ..self.counts }
     }
 
     /// Whether the engine has a connection.
@@ -288,6 +297,10 @@ impl<C> Cluster<C> {
                     self.commands.push_back(Command::AnswerNoMembers { to: reply });
                 }
             }
+            Event::Stored { call } => self.calls.note_stored(call),
+            Event::NotStored { call, reason } => _ = self.calls.refuse_stored(call, &reason),
+            Event::NoResponders { call }
+                if self.calls.refuse_stored(call, "no stream takes it") => {}
             Event::NoResponders { call } => match self.calls.room(call).cloned() {
                 // A host with members may have lost its connection just now.
                 Some(room) if !self.is_known(now, &room) => {
@@ -298,17 +311,19 @@ impl<C> Cluster<C> {
                 _ => self.calls.end_without_others(call),
             },
             Event::NotPublished { call } => self.not_published(Some(call)),
-            Event::Announced { host } if host != self.host => match self.hosts.note(host, now) {
-                Noted::IsNew => {
-                    // If it was taken for dead, it was dropped from the rooms. It does not know this one.
-                    self.next_announcement = now;
-                    self.unsettle(now);
-                    self.tell_all_rooms();
+            Event::Announced { host, reads_stream } if host != self.host => {
+                match self.hosts.note(host, reads_stream, now) {
+                    Noted::IsNew => {
+                        // If it was taken for dead, it was dropped from the rooms. It does not know this one.
+                        self.next_announcement = now;
+                        self.unsettle(now);
+                        self.tell_all_rooms();
+                    }
+                    // It tells its rooms, and asks for those of others.
+                    Noted::IsBack => self.unsettle(now),
+                    Noted::Again => {}
                 }
-                // It tells its rooms, and asks for those of others.
-                Noted::IsBack => self.unsettle(now),
-                Noted::Again => {}
-            },
+            }
             Event::Left { host } => self.drop_host(&host, now),
             Event::Interest { host, room, has_members, asks } if host != self.host => {
                 if !has_members {
@@ -384,7 +399,7 @@ impl<C> Cluster<C> {
         }
         if announces {
             self.next_announcement = now.after(HOST_ANNOUNCE_MS);
-            self.commands.push_back(Command::Announce);
+            self.commands.push_back(Command::Announce { reads_stream: self.reads_stream });
             if std::mem::take(&mut self.must_subscribe) {
                 self.subscribe_only();
             }

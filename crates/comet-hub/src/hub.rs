@@ -16,6 +16,9 @@ pub const RETRY_MS: u64 = 1;
 /// Time between two looks for late calls, at least, milliseconds: each look is at all of them.
 pub const LATE_LOOK_MS: u64 = 10;
 
+/// The end of a call without a limit.
+const NEVER: Millis = Millis(u64::MAX);
+
 /// The calls under way, and what waits in front of the inboxes of the shards.
 ///
 /// `C` is what the driver keeps with a call to find its caller again. It comes back with the outcome.
@@ -98,6 +101,12 @@ impl<C> Hub<C> {
         self.calls.under_way()
     }
 
+    /// Those of one caller.
+    #[must_use]
+    pub fn calls_of(&self, caller: CallerId) -> usize {
+        self.calls.of(caller)
+    }
+
     /// Time that did not count, because the driver was held up, milliseconds.
     #[must_use]
     pub fn stalled_ms(&self) -> u64 {
@@ -152,7 +161,9 @@ impl<C> Hub<C> {
         }
         calls.open(id, sent, (now, limit_ms), (caller, kept));
         let deadline = now.after(limit_ms);
-        *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
+        if deadline < NEVER {
+            *late_at = Some(late_at.map_or(deadline, |at| at.min(deadline)));
+        }
         Ok(id)
     }
 
@@ -292,7 +303,7 @@ impl<C> Hub<C> {
         let waiting = (0..).map(ShardId).zip(&self.lanes);
         let blocked = waiting.flat_map(|(shard, lane)| lane.calls().map(move |call| (call, shard)));
         let next = self.calls.end_late(now, &blocked.collect());
-        self.late_at = next.map(|at| at.max(now.after(LATE_LOOK_MS)));
+        self.late_at = next.filter(|at| *at < NEVER).map(|at| at.max(now.after(LATE_LOOK_MS)));
     }
 
     /// The call that ended first of those not polled yet.

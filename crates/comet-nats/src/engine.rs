@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
-use comet_hub::cluster::{Command, Engine, EngineCounts, Part, ReplyTo, keys_bytes};
+use comet_hub::cluster::{
+    Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPlace, keys_bytes,
+};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::handover::Turn;
-use crate::{Counts, ORDERS_BYTES_MAX, Shared};
+use crate::{Counts, ORDERS_BYTES_MAX, Shared, StreamReading};
 
 /// What the writer is to do.
 pub(crate) enum Order {
@@ -22,7 +24,9 @@ impl Order {
     /// Bytes that it holds while it waits.
     pub(crate) fn bytes(&self) -> usize {
         match self {
-            Self::Command(Command::Publish { publication, .. }) => publication.bytes(),
+            Self::Command(
+                Command::Publish { publication, .. } | Command::Store { publication, .. },
+            ) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
             Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
             Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
@@ -82,6 +86,18 @@ impl Engine for Nats {
         self.shared.events_bytes.fetch_sub(bytes, Relaxed);
     }
 
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        let Some(StreamReading { read, lost, waiting, is_read }) = &self.shared.stream else {
+            return None;
+        };
+        Some(StreamCounts {
+            read: read.load(Relaxed),
+            lost: lost.load(Relaxed),
+            waiting: waiting.load(Relaxed),
+            is_read: is_read.load(Relaxed),
+        })
+    }
+
     fn hold(&self) {
         // Fails only when the engine has ended.
         let _ = self.turns.send(Turn::Hold);
@@ -91,8 +107,9 @@ impl Engine for Nats {
         let _ = self.turns.send(Turn::Release);
     }
 
-    fn take_over(&self) {
+    fn take_over(&self, stream: Option<StreamPlace>) {
         self.shared.takes_over.store(true, Relaxed);
+        *self.shared.resumed() = stream;
         self.shared.awaits_former.store(true, Relaxed);
     }
 

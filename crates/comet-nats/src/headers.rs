@@ -10,8 +10,10 @@
 //! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
 //! | `Comet-Host` | the host that publishes | it is no comet |
 //! | `Comet-Reply` | of `members`: the subject that answers to the push go to | the question is invalid |
+//! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
 //! | `Comet-Handover` | no push: what the two processes of a live upgrade say to each other | it is something else |
 //! | `Comet-Subject` | the subject of a message that one of them forwards to the other | the message is invalid |
+//! | `Comet-Stream` | of `hosts`: `read` if the host answers to pushes of the stream | it does not, or is behind |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -34,6 +36,8 @@ const NAMES: &str = "Comet-Names";
 const HOST: &str = "Comet-Host";
 const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
+const STREAM: &str = "Comet-Stream";
+const READ: &str = "read";
 const HANDOVER: &str = "Comet-Handover";
 const SUBJECT: &str = "Comet-Subject";
 
@@ -102,11 +106,26 @@ pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     headers
 }
 
+/// Adds to an announcement that the host answers to pushes of the stream.
+pub(crate) fn set_reads_stream(headers: &mut HeaderMap) {
+    headers.insert(STREAM, READ);
+}
+
+/// Whether an announcement says so.
+pub(crate) fn reads_stream(headers: Option<&HeaderMap>) -> bool {
+    text(headers, STREAM) == Some(READ)
+}
+
 /// The headers of a question. Not by the reply subject of the message, or NATS would answer it where nobody is.
 pub(crate) fn of_question(host: &str, reply: &str) -> HeaderMap {
     let mut headers = of_host(host);
     headers.insert(REPLY, reply);
     headers
+}
+
+/// Adds where the answers to a push of the stream go.
+pub(crate) fn set_reply(headers: &mut HeaderMap, reply: &str) {
+    headers.insert(REPLY, reply);
 }
 
 /// The headers of a word to the other process of this host.
@@ -149,7 +168,7 @@ pub(crate) fn digest(headers: Option<&HeaderMap>) -> u64 {
     digests.fold(0, u64::wrapping_add)
 }
 
-/// Where the answer to a question goes.
+/// Where the answer to a question, or to a push of the stream, goes.
 pub(crate) fn reply(headers: Option<&HeaderMap>) -> Option<ReplyTo> {
     text(headers, REPLY).map(|to| ReplyTo(to.into()))
 }

@@ -15,21 +15,25 @@ mod order;
 mod part;
 mod question;
 mod reader;
+mod receipt;
+mod stream;
 mod subject;
 mod word;
 mod writer;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use comet_hub::cluster::Event;
-use tokio::sync::mpsc;
+use comet_hub::cluster::{Event, StreamEvent, StreamPlace};
+use tokio::sync::{mpsc, watch};
 use tokio::task::unconstrained;
 
 pub use engine::Nats;
-pub use options::{Auth, BadOptions, Options};
+pub use options::{Auth, BadOptions, Options, StreamOptions};
+pub use stream::STREAM_BYTES_MAX;
 
 use reader::Reader;
+use stream::StreamReader;
 use writer::Writer;
 
 /// Orders that may wait for the client.
@@ -44,6 +48,8 @@ const NOTICES_MAX: usize = 65_536;
 const EVENTS_BYTES_MAX: usize = 64 << 20;
 /// What others than pushes and orders may take beside that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
+/// Pushes of the stream that may wait beside those that the client has asked for. They may be large.
+const STREAM_MAX: usize = 1;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
 #[derive(Default, Debug)]
@@ -57,23 +63,44 @@ struct Counts {
     disconnects: AtomicU64,
 }
 
-/// State that both tasks look at.
+/// See [`StreamCounts`](comet_hub::cluster::StreamCounts).
+#[derive(Default, Debug)]
+struct StreamReading {
+    read: AtomicU64,
+    lost: AtomicU64,
+    waiting: AtomicU64,
+    is_read: AtomicBool,
+}
+
+/// State that all tasks look at.
 #[derive(Default, Debug)]
 struct Shared {
     counts: Counts,
+    /// `None`: hosts share no history.
+    stream: Option<StreamReading>,
     is_connected: AtomicBool,
+    /// Changes with each connection.
+    connections: watch::Sender<u64>,
     /// Of orders that wait.
     waiting_bytes: AtomicUsize,
     /// Of events that wait.
     events_bytes: AtomicUsize,
     /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
     takes_over: AtomicBool,
+    /// It has read the stream up to there.
+    resumed: Mutex<Option<StreamPlace>>,
     /// What that process held has not come.
     awaits_former: AtomicBool,
     /// Pushes and orders are held.
     is_held: AtomicBool,
     /// Pushes and orders that were given to control.
     passed_on: AtomicU64,
+}
+
+impl Shared {
+    fn resumed(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+        self.resumed.lock().expect("nothing panics between lock and unlock")
+    }
 }
 
 impl Counts {
@@ -89,6 +116,8 @@ pub struct Events {
     pub pushes: mpsc::Receiver<Event>,
     /// All others.
     pub notices: mpsc::Receiver<Event>,
+    /// What the stream has that hosts share. The reader waits for whoever takes it.
+    pub stream: mpsc::Receiver<StreamEvent>,
 }
 
 /// Ways to the reader of the events.
@@ -111,12 +140,14 @@ pub fn start(
     let (pushes, waiting_pushes) = mpsc::channel(PUSHES_MAX);
     let (notices, waiting_notices) = mpsc::channel(NOTICES_MAX);
     let queues = Queues { pushes, notices };
-    let events = Events { pushes: waiting_pushes, notices: waiting_notices };
-    let shared = Arc::new(Shared::default());
+    let (read, stream) = mpsc::channel(STREAM_MAX);
+    let events = Events { pushes: waiting_pushes, notices: waiting_notices, stream };
+    let reading = options.stream.as_ref().map(|_| StreamReading::default());
+    let shared = Arc::new(Shared { stream: reading, ..Shared::default() });
     let (turns, new_turns) = mpsc::unbounded_channel();
     let engine = Nats::new(orders, turns.clone(), Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
-    let sessions = options.sessions;
+    let (sessions, stream) = (options.sessions, options.stream.clone());
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
     let (states, state_changes) = mpsc::unbounded_channel();
     let connect = options.connect(states)?;
@@ -128,13 +159,28 @@ pub fn start(
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
         let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), queues.clone());
+        let stream = stream.map(|options| {
+            StreamReader::new(client.clone(), Arc::clone(&subjects), Arc::clone(&shared), options)
+        });
         let ways = (subscriptions, queues.notices, turns);
         let writer = Writer::new(client, subjects, shared, ways);
-        tokio::join!(
-            writer.run(waiting_orders, sessions),
-            // It takes what has come before the client reads on, so nothing waits in the client for long.
-            unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
-        );
+        let pushing = async {
+            tokio::join!(
+                writer.run(waiting_orders, sessions),
+                // It takes what has come before the client reads on, so nothing waits in the client for long.
+                unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
+            )
+        };
+        let reading = async {
+            match stream {
+                Some(stream) => stream.run(read).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = pushing => {}
+            never = reading => match never {},
+        }
     };
     Ok((engine, events, run))
 }

@@ -32,6 +32,19 @@ pub struct Options {
     pub host: HostName,
     /// Whether a key has one owner on all hosts.
     pub sessions: bool,
+    /// The stream of the histories that hosts share. `None`: they share none.
+    pub stream: Option<StreamOptions>,
+}
+
+/// What the stream is made with if it is not there. One that is there stays as it is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StreamOptions {
+    /// Bytes of all its messages. One more takes the place of the oldest.
+    pub bytes: u64,
+    /// How long it keeps a message.
+    pub age: Duration,
+    /// Servers that keep a copy of it.
+    pub replicas: usize,
 }
 
 /// How a host proves who it is.

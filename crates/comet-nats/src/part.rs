@@ -59,8 +59,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
 }
 
 /// `None`: it is no answer. Reasons that are not known here, of a newer host, are left out.
-pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
-    let part: Value = serde_json::from_slice(json).ok()?;
+pub(crate) fn decode(part: &Value) -> Option<Answer> {
     let host = part.get("host")?.as_str()?.into();
     let flag = |name: &str| part.get(name).and_then(Value::as_bool);
     if flag("members") == Some(false) {
@@ -95,7 +94,7 @@ pub(crate) fn decode(json: &[u8]) -> Option<Answer> {
         None => Some(Vec::new()),
     };
     let may_miss_hosts = flag("may_miss_hosts").unwrap_or_default();
-    let told = question::decode_told(&part, bounded)?;
+    let told = question::decode_told(part, bounded)?;
     Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, told }))
 }
 
@@ -104,6 +103,10 @@ mod tests {
     use comet_hub::cluster::Told;
 
     use super::*;
+
+    fn decode(json: &[u8]) -> Option<Answer> {
+        super::decode(&serde_json::from_slice(json).ok()?)
+    }
 
     #[test]
     fn a_part_comes_back_from_its_json() {

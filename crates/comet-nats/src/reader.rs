@@ -20,6 +20,7 @@ use crate::word::Word;
 use crate::writer::{NewSubscription, WITHDRAW};
 use crate::{
     Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, PUSHES_MAX, Queues, Shared, keys, order, part,
+    receipt,
 };
 
 pub(crate) struct Reader {
@@ -104,10 +105,11 @@ impl Reader {
 
     fn take_state(&mut self, state: &async_nats::Event) {
         use async_nats::Event::{Closed, Connected, Disconnected, SlowConsumer};
-        let Shared { counts, is_connected, .. } = &*self.shared;
+        let Shared { counts, is_connected, connections, .. } = &*self.shared;
         match state {
             Connected => {
                 is_connected.store(true, Relaxed);
+                connections.send_modify(|count| *count += 1);
                 self.said = None;
                 log::info!("connected to NATS");
                 self.tell_state(Event::Connected);
@@ -267,7 +269,14 @@ impl Reader {
             if status == Some(StatusCode::NO_RESPONDERS) {
                 return Ok(Some(Event::NoResponders { call }));
             }
-            return Ok(Some(match part::decode(&payload).ok_or(())? {
+            let json = serde_json::from_slice(&payload).map_err(drop)?;
+            if let Some(receipt) = receipt::decode(&json) {
+                return Ok(Some(match receipt {
+                    Ok(()) => Event::Stored { call },
+                    Err(reason) => Event::NotStored { call, reason },
+                }));
+            }
+            return Ok(Some(match part::decode(&json).ok_or(())? {
                 Answer::Part(part) => Event::Answered { call, part },
                 Answer::NoMembers(host) => Event::NoMembers { call, host },
                 Answer::Refused(host) => Event::Refused { call, host },
@@ -300,7 +309,10 @@ impl Reader {
         };
         let (host, has_members) = (host.ok_or(())?, interest != Interest::None);
         let room = match topic {
-            Topic::Hosts if has_members => return Ok(Some(Event::Announced { host })),
+            Topic::Hosts if has_members => {
+                let reads_stream = headers::reads_stream(headers);
+                return Ok(Some(Event::Announced { host, reads_stream }));
+            }
             Topic::Hosts => return Ok(Some(Event::Left { host })),
             Topic::Room(room) => room.into(),
             Topic::Host => std::str::from_utf8(&payload).map_err(drop)?.into(),
@@ -407,7 +419,7 @@ mod tests {
         let (turns, _turns) = to_reader;
         let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
         assert!(engine.has_taken_over());
-        engine.take_over();
+        engine.take_over(None);
         reader.part = InUpgrade::takes_over();
         reader.take(push("r.1", "a"));
         assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
@@ -421,7 +433,7 @@ mod tests {
     #[test]
     fn an_engine_that_has_ended_passes_on_no_more() {
         let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
-        engine.take_over();
+        engine.take_over(None);
         assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
     }
 

@@ -3,6 +3,7 @@
 //! | subject | what |
 //! |---|---|
 //! | `PREFIX.room.ROOM` | pushes to a room; hosts with members tell each other there, too |
+//! | `PREFIX.history.ROOM` | pushes to a room whose history hosts share: what the stream takes |
 //! | `PREFIX.key.KEY`, `PREFIX.user.USER` | a push to one key or user |
 //! | `PREFIX.keys`, `PREFIX.users` | a push to several, which a header names |
 //! | `PREFIX.all` | a push to everybody |
@@ -91,6 +92,34 @@ impl Subjects {
 
     pub(crate) fn room(&self, room: &str) -> String {
         format!("{}.room.{}", self.prefix, token(room))
+    }
+
+    /// What the stream takes.
+    pub(crate) fn every_stored_room(&self) -> String {
+        format!("{}.history.*", self.prefix)
+    }
+
+    pub(crate) fn stored_room(&self, room: &str) -> String {
+        format!("{}.history.{}", self.prefix, token(room))
+    }
+
+    /// The room of a message of the stream.
+    pub(crate) fn topic_of_stored<'a>(&self, subject: &'a str) -> Option<Topic<'a>> {
+        let room = subject.strip_prefix(&self.prefix)?.strip_prefix(".history.")?;
+        name(room).map(Topic::Room)
+    }
+
+    /// The name of the stream, which may have no dots.
+    pub(crate) fn stream(&self) -> String {
+        format!("{}-history", self.prefix.replace('.', "-"))
+    }
+
+    /// The call of this host that an answer to `subject` is for.
+    pub(crate) fn own_call(&self, subject: &str) -> Option<ClusterCallId> {
+        match self.topic(subject)? {
+            Topic::Reply(call) => Some(call),
+            _ => None,
+        }
     }
 
     pub(crate) fn hosts(&self) -> String {

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_nats::{Client, HeaderMap, Subscriber};
-use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo};
+use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo, Target};
 use futures_util::stream::AbortHandle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -143,6 +143,18 @@ impl Writer {
                 let is_published = self.publish(subject, reply, headers, body).await;
                 self.tell_if_not(is_published, call);
             }
+            Command::Store { mut publication, call } => {
+                let body = std::mem::take(&mut publication.body);
+                let mut headers = headers::of_push(&publication, &own);
+                let reply = self.subjects.reply(call);
+                headers::set_reply(&mut headers, &reply);
+                let Target::Room(room) = &publication.target else {
+                    unreachable!("rooms alone have a history")
+                };
+                let subject = self.subjects.stored_room(room);
+                let is_published = self.publish(subject, Some(reply), headers, body).await;
+                self.tell_if_not(is_published, Some(call));
+            }
             Command::PublishOrder { order, call } => {
                 let reply = self.subjects.reply(call.unwrap_or(ClusterCallId(0)));
                 let (headers, body) = (headers::of_host(&own), order::encode(&order));
@@ -175,10 +187,13 @@ impl Writer {
             Command::Refuse { to: ReplyTo(to) } => {
                 self.publish(to.into(), None, HeaderMap::new(), part::refused(&own)).await;
             }
-            Command::Announce | Command::Leave => {
-                let is_there = command == Command::Announce;
+            Command::Announce { .. } | Command::Leave => {
+                let is_there = command != Command::Leave;
                 let interest = if is_there { Interest::Has } else { Interest::None };
-                let headers = headers::of_interest(interest, &own);
+                let mut headers = headers::of_interest(interest, &own);
+                if command == (Command::Announce { reads_stream: true }) {
+                    headers::set_reads_stream(&mut headers);
+                }
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
                 // The first announcement of a connection comes behind its subscriptions.
                 if is_there && self.shared.takes_over.swap(false, Relaxed) {

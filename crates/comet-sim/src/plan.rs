@@ -166,6 +166,8 @@ impl Plan {
             coalesce_after_ms: rng.pick(&[0, 30]),
             coalesce_rules,
             history_rules,
+            // One host has no stream to read.
+            history_is_shared: false,
             presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
             resume: ResumeLimits {

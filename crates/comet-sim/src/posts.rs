@@ -64,6 +64,9 @@ fn call_of(message: &Message) -> Option<CallId> {
         Message::PushKeys { call, .. }
         | Message::PushUsers { call, .. }
         | Message::PushRoom { call, .. }
+        | Message::PushStored { call, .. }
+        | Message::LoseStored { call, .. }
+        | Message::Stream { call, .. }
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }
         | Message::Rooms { call }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 
 use comet_config::{Config, SlowConsumer};
-use comet_control::{CALLS_MAX, NOTICES_MAX};
+use comet_control::{CALLS_MAX, NOTICES_MAX, STREAM_BYTES_MAX};
 use comet_core::limits::{
     ACCEPTS_MAX, CALLED_BYTES_MAX, CALLED_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX,
     CALLERS_BYTES_MAX, DEFLATE_MAX, GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX,
@@ -121,6 +121,7 @@ impl Bounds {
             linger_ms: _,
             coalesce_rules,
             history_rules,
+            history_is_shared,
             history_memory,
             resume,
             presence_rules,
@@ -215,6 +216,13 @@ impl Bounds {
                         * (allocated(*history_memory as u64)
                             + (HISTORY_ROOMS_MAX * HISTORY + HISTORY_CHUNKS_MAX * RECOVERY_MAX)
                                 as u64),
+                ),
+            ),
+            (
+                "pushes of the stream that hosts share",
+                when(
+                    *history_is_shared,
+                    allocated((comet_nats::STREAM_BYTES_MAX + STREAM_BYTES_MAX) as u64),
                 ),
             ),
             // The connections that have just ended, and the keys that have none.

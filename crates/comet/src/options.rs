@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_config::{Config, SlowConsumer, UnknownCode};
+use comet_config::{Config, HistoryStore, SlowConsumer, UnknownCode};
 use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
@@ -253,6 +253,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         coalesce_after_ms: COALESCE_AFTER_MS,
         coalesce_rules: config.coalesce.rules.iter().map(coalesce_rule).collect(),
         history_rules: config.history.rules.iter().map(history_rule).collect(),
+        history_is_shared: config.nats.history == HistoryStore::Jetstream,
         presence_rules: config.presence.rules.iter().map(presence_rule).collect(),
         history_memory: config.limits.history_memory,
         resume: ResumeLimits {

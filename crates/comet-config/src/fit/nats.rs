@@ -1,10 +1,18 @@
-//! A host proves in one way who it is.
+//! A host proves in one way who it is, and has servers where it keeps something there.
 
+use crate::choices::HistoryStore;
 use crate::keys::Config;
 use crate::mistakes::Report;
 
 pub(super) fn fits(report: &mut Report<'_>, config: &Config) {
     let nats = &config.nats;
+    let [store, servers] = ["nats.history", "nats.servers"];
+    if nats.history == HistoryStore::Jetstream
+        && nats.servers.is_empty()
+        && report.is_sound(&[store, servers])
+    {
+        report.value(store, &format!("\"jetstream\" needs {servers}"));
+    }
     let [user, password, nkey, credentials] =
         ["nats.user", "nats.password", "nats.nkey", "nats.credentials"];
     let given = [

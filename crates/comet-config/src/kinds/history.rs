@@ -30,7 +30,9 @@ const PUSHES_DEFAULT: u32 = 100;
 /// A client gets what it missed in one push.
 const BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 const BYTES_DEFAULT: u32 = 256 << 10;
-const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24);
+/// How long a rule may have a room keep a push.
+pub const HISTORY_AGE_MAX: Duration = Duration::from_hours(24);
+const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=HISTORY_AGE_MAX;
 const AGE_DEFAULT: Duration = Duration::from_mins(5);
 
 /// Any number of rules.

@@ -240,6 +240,8 @@ fn the_ends_of_every_range_are_taken_and_no_more() {
         let mistakes = read("", &[&format!("presence.rules={}", rule(beyond))]).expect_err(key);
         assert!(mistakes.starts_with(&format!("--set presence.rules[0]: {key}: ")), "{mistakes}");
     }
+    check("nats.history_bytes", "\"1MiB\"", "\"1GiB\"", &["\"1KiB\""]);
+    check("nats.history_replicas", "1", "5", &["0", "6"]);
     check("limits.history_memory", "\"1MiB\"", "\"1GiB\"", &["\"1KiB\""]);
     let users = |count: usize| format!("{:?}", (0..count).collect::<Vec<_>>());
     let log = ["white_list.file=\"trace.log\""];

@@ -10,6 +10,7 @@ use comet_hub::cluster::ClusterHandOver;
 use comet_serve::{NamedSocket, begin_move, end_move};
 
 use super::Control;
+use crate::cluster::STREAM_CALLER;
 use crate::hub::PacedMove;
 
 impl Control {
@@ -58,10 +59,10 @@ impl Control {
         self.gates.read().iter().map(|gate| gate.connections).sum()
     }
 
-    /// Calls to shards that have not ended.
+    /// Calls of callers to shards that have not ended. Those of the stream that hosts share go on until it is held.
     #[must_use]
     pub fn calls_under_way(&self) -> usize {
-        self.hub.calls_under_way()
+        self.hub.calls_beside(STREAM_CALLER)
     }
 
     /// Messages on their way to the shards.

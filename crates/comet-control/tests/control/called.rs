@@ -41,13 +41,14 @@ impl Host {
         let (engine, mut commands) = mpsc::unbounded_channel();
         let (notices, heard) = mpsc::channel(8);
         notices.send(Event::Connected).await.unwrap();
-        notices.send(Event::Announced { host: "b".into() }).await.unwrap();
+        let announced = Event::Announced { host: "b".into(), reads_stream: false };
+        notices.send(announced).await.unwrap();
         let engine = Arc::new(ByHand(engine));
         let (pushes, of_others) = mpsc::channel(1);
         let events = [of_others, heard];
         let fake = start_with_engine((engine, events), options(PATIENT), &[ROOMY, ROOMY]);
         // Both notices are taken before something is done.
-        while commands.recv().await.unwrap() != Command::Announce {}
+        while !matches!(commands.recv().await.unwrap(), Command::Announce { .. }) {}
         Self { fake, commands, notices, _pushes: pushes }
     }
 

@@ -9,7 +9,9 @@ use comet_control::{
     ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
-use comet_hub::cluster::{Command, Engine, EngineCounts, Event, Part, ReplyTo};
+use comet_hub::cluster::{
+    Command, Engine, EngineCounts, Event, Part, ReplyTo, StreamCounts, StreamEvent,
+};
 use comet_mesh::{Inbox, Sender, Wake, inbox};
 use comet_ops::LogFormat;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -89,11 +91,8 @@ pub(crate) fn start_with(options: Options, capacities: &[usize]) -> Fake {
 
 /// The same on a host of several.
 pub(crate) fn start_with_cluster(options: Options, capacities: &[usize]) -> Fake {
-    let (engine_notices, notices) = mpsc::channel(1);
-    // It has heard of no other host.
-    engine_notices.try_send(Event::Connected).expect("it has room");
-    let (_, pushes) = mpsc::channel(1);
-    start_with_engine((Arc::new(NoEngine), [pushes, notices]), options, capacities)
+    let (_, stream) = mpsc::channel(1);
+    start_beside(Some(alone(Arc::new(NoEngine), stream)), options, capacities)
 }
 
 /// The same with an engine, and what it tells: pushes and the rest, for as long as neither ends.
@@ -102,12 +101,19 @@ pub(crate) fn start_with_engine(
     options: Options,
     capacities: &[usize],
 ) -> Fake {
-    let work = Box::pin(ready(()));
-    let (subscribes_rooms, sessions) = (true, false);
-    let host = "a".into();
-    let cluster =
-        ClusterOptions { host, subscribes_rooms, sessions, engine, notices, pushes, work };
+    let (_, stream) = mpsc::channel(1);
+    let cluster = ClusterOptions { notices, pushes, ..alone(engine, stream) };
     start_beside(Some(cluster), options, capacities)
+}
+
+/// The same, and hosts share a stream, which is played by the test.
+pub(crate) fn start_with_stream(
+    engine: Arc<dyn Engine>,
+    options: Options,
+    capacities: &[usize],
+) -> (Fake, mpsc::Sender<StreamEvent>) {
+    let (events, stream) = mpsc::channel(1);
+    (start_beside(Some(alone(engine, stream)), options, capacities), events)
 }
 
 fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &[usize]) -> Fake {
@@ -117,6 +123,24 @@ fn start_beside(cluster: Option<ClusterOptions>, options: Options, capacities: &
     let (senders, shards) = capacities.iter().map(|capacity| FakeShard::new(*capacity)).unzip();
     let control = Control::start(options, wake, senders, report_inbox, cluster).unwrap();
     Fake { control, shards, reports }
+}
+
+/// A host with a connection. It has heard of no other one.
+fn alone(engine: Arc<dyn Engine>, stream: mpsc::Receiver<StreamEvent>) -> ClusterOptions {
+    let (engine_notices, notices) = mpsc::channel(1);
+    let (_, pushes) = mpsc::channel(1);
+    engine_notices.try_send(Event::Connected).expect("it has room");
+    let work = Box::pin(ready(()));
+    ClusterOptions {
+        host: "a".into(),
+        subscribes_rooms: true,
+        sessions: false,
+        engine,
+        notices,
+        pushes,
+        stream,
+        work,
+    }
 }
 
 struct NoEngine;
@@ -132,6 +156,10 @@ impl Engine for NoEngine {
 
     fn counts(&self) -> EngineCounts {
         EngineCounts::default()
+    }
+
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        Some(StreamCounts::default())
     }
 }
 

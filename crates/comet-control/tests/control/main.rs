@@ -23,5 +23,6 @@ mod push_stream;
 mod raw_logic;
 mod room_lists;
 mod spans;
+mod stream;
 mod text_format;
 mod trace_log;

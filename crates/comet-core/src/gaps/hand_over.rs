@@ -20,7 +20,7 @@ impl Gaps {
                     first: *first,
                     pushes: *pushes,
                     needed: *needed,
-                    untold: untold.map(|Lost { room: _, first, last, is_outdated }| {
+                    untold: untold.map(|Lost { room: _, first, last, pushes: _, is_outdated }| {
                         handed::UntoldGap { first, last, is_outdated }
                     }),
                 }
@@ -40,6 +40,8 @@ impl Gaps {
                 room,
                 first,
                 last,
+                // Its gap counts them already.
+                pushes: 0,
                 is_outdated,
             });
             Gap { room, is_left, first, pushes, needed, untold }

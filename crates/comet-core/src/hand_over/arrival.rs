@@ -8,6 +8,7 @@ use comet_handover::{
 use comet_proto::{Encoded, Position, RoomHandle};
 
 use crate::accepts::Accepts;
+use crate::history::StreamState;
 use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::outbox::Subject;
@@ -113,6 +114,10 @@ pub(crate) struct ArrivedHome {
     pub(crate) rooms: Vec<HomeRoomPart>,
     /// Rooms with members on other hosts.
     pub(crate) remote: Vec<(Arc<str>, u32)>,
+    /// The stream that hosts share, as far as all homes have had it.
+    pub(crate) stream: StreamState,
+    /// Offset of the latest push of it to a room that was forgotten.
+    pub(crate) stream_forgotten: u64,
     pub(crate) histories: Vec<History>,
     pub(crate) forgotten_rooms: u64,
 }

@@ -10,6 +10,7 @@ use comet_handover::{
 };
 use comet_proto::Position;
 
+use crate::history::StreamState;
 use crate::ids::{ConnId, Generation, ShardId, Slot, home_of_key, home_of_room, home_of_user};
 use crate::time::Millis;
 
@@ -29,6 +30,8 @@ pub(super) struct Homes {
     /// With the place in the list of its former home.
     histories: Vec<(usize, History)>,
     forgotten_rooms: u64,
+    stream: Option<StreamState>,
+    stream_forgotten: u64,
     sessions: AHashMap<i64, Vec<(i32, ConnId)>>,
     owners: AHashMap<Box<str>, (ConnId, bool)>,
     /// Since when keys that logic named have their owners.
@@ -54,11 +57,17 @@ impl Homes {
             remote_rooms,
             histories,
             forgotten_rooms,
+            stream_epoch: epoch,
+            stream_floor: floor,
+            stream_seen: seen,
+            stream_forgotten,
             key_ages,
             // These are checked: see [`Homes::park`].
             parked: _,
             left_behind,
         } = home;
+        self.stream_forgotten = self.stream_forgotten.max(stream_forgotten);
+        self.add_stream(StreamState { epoch, floor, seen, is_read: epoch != 0 });
         self.last.extend(users.iter().map(|&User { user, last }| (user, last)));
         self.departed_users.extend(departed_users);
         self.disconnected_keys.extend(disconnected_keys);
@@ -72,6 +81,19 @@ impl Homes {
         self.remote.extend(remote.map(|RemoteRoom { name, members }| (name.into(), members)));
         self.histories.extend(histories.into_iter().enumerate());
         self.forgotten_rooms = self.forgotten_rooms.max(forgotten_rooms);
+    }
+
+    /// Homes may be at different places: what one of them has not had, all are to get, and know what they had.
+    fn add_stream(&mut self, state: StreamState) {
+        let joined = self.stream.map_or(state, |known| match known.epoch == state.epoch {
+            true => StreamState {
+                floor: known.floor.max(state.floor),
+                seen: known.seen.min(state.seen),
+                ..known
+            },
+            false => StreamState::default(),
+        });
+        self.stream = Some(joined);
     }
 
     /// Adds sessions whose keys have no connection.
@@ -134,6 +156,8 @@ impl Homes {
             remote,
             mut histories,
             forgotten_rooms,
+            stream,
+            stream_forgotten,
             sessions,
             owners,
             claimed_at,
@@ -145,6 +169,8 @@ impl Homes {
             // The numbers of a shard are spread over all of them, so each goes on behind the greatest.
             home.anonymous = anonymous.div_ceil(count.into());
             home.forgotten_rooms = forgotten_rooms;
+            home.stream = stream.unwrap_or_default();
+            home.stream_forgotten = stream_forgotten;
         }
         for (key, (conn, is_kept)) in owners {
             let claimed_at = claimed_at.get(&key).copied();

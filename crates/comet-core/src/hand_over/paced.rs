@@ -40,7 +40,7 @@ pub(crate) fn append_range(ranges: &mut Vec<Range<u32>>, next: Range<u32>) {
 pub(crate) fn to_message(broadcast: &ArrivedPaced) -> handed::PacedBroadcast {
     let ArrivedPaced { call, push, connections_per_second, credit, visited, tally } = broadcast;
     // Paced broadcasts are not collapsed, are in no history, and are no orders.
-    let Push { operation, frame, collapse_id: _, offset: _, order: _ } = push;
+    let Push { operation, frame, collapse_id: _, offset: _, order: _, number: _ } = push;
     let (bytes, tcp_at) = frame.parts();
     // Broadcasts name no keys or rooms.
     let Tally { matched: _, queued, dropped, absent: _, parked: _, unchanged: _, refused: _ } =

@@ -3,8 +3,10 @@
 //! A position is an epoch and an offset. An epoch is a hash of the room and of the number of rooms that were forgotten, under the
 //! seed of the shard. So the epoch of a room that was forgotten does not come back, and neither does one of another process.
 
+mod chunks;
 mod hand_over;
 mod page;
+mod shared;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -16,6 +18,9 @@ use crate::history::HistoryRule;
 use crate::limits::{HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX};
 use crate::message::Recovery;
 use crate::time::Millis;
+
+use chunks::{Chunk, fitting};
+use shared::Shared;
 
 /// What a frame that is kept takes beside its bytes.
 const ENTRY: usize = 64;
@@ -34,6 +39,8 @@ pub(crate) struct RoomHistories {
     /// Rooms whose position is lost.
     forgotten: u64,
     epochs: RandomState,
+    /// Hosts share the histories. `None`: this one has its own.
+    shared: Option<Shared>,
     /// Chunks that were asked for last, the latest at the end. Clients that come back together ask for the same.
     chunks: VecDeque<Chunk>,
 }
@@ -42,11 +49,24 @@ struct RoomHistory {
     epoch: u64,
     /// Offset of the latest push.
     top: u64,
+    /// See [`crate::message::Push::number`].
+    count: u64,
+    /// Losses of the stream that are in this number.
+    losses: u64,
+    /// All pushes behind this offset are among the frames.
+    floor: u64,
     frames: VecDeque<Kept>,
     bytes: usize,
     pushes: u32,
     /// Number of the latest push among those to all rooms.
     number: u64,
+}
+
+/// The place of a push in the history of its room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Place {
+    pub(crate) offset: u64,
+    pub(crate) number: u64,
 }
 
 /// A frame, which may be a batch.
@@ -55,16 +75,21 @@ struct Kept {
     /// Of its last push.
     offset: u64,
     pushes: u32,
-    at: Millis,
+    at: CameAt,
 }
 
-/// Pushes of one room behind each other.
-struct Chunk {
-    epoch: u64,
-    after: u64,
-    to: u64,
-    handle: RoomHandle,
-    frame: Encoded,
+/// When a push came, by the clock of the shard: before its zero if the push is older than the process.
+#[derive(Clone, Copy)]
+struct CameAt(i64);
+
+impl CameAt {
+    fn ago(now: Millis, age_ms: u64) -> Self {
+        Self(now.0.cast_signed().saturating_sub_unsigned(age_ms))
+    }
+
+    fn age_ms(self, now: Millis) -> u64 {
+        now.0.cast_signed().saturating_sub(self.0).max(0).cast_unsigned()
+    }
 }
 
 impl Kept {
@@ -85,30 +110,9 @@ impl Kept {
     }
 }
 
-/// What of `frames` is one chunk: its bytes, how many frames it has, and the offset of its last push. `None`: the first one is
-/// too long.
-fn fitting<'a>(
-    frames: impl Iterator<Item = &'a Kept> + Clone,
-    after: u64,
-    most: usize,
-) -> Option<(usize, usize, u64)> {
-    let lengths = frames.map(|kept| (kept.frames_after(after).len(), kept.offset));
-    let all: usize = lengths.clone().map(|(bytes, _)| bytes).sum();
-    let most_of_part = if all <= most { most } else { most / 2 };
-    let mut fitting = None;
-    for (length, offset) in lengths {
-        let (bytes, count, _) = fitting.unwrap_or((0, 0, 0));
-        let most = if count == 0 { most } else { most_of_part };
-        if bytes + length > most {
-            break;
-        }
-        fitting = Some((bytes + length, count + 1, offset));
-    }
-    fitting
-}
-
 impl RoomHistories {
-    pub(super) fn new(seed: u64) -> Self {
+    /// With `is_shared` hosts share the histories.
+    pub(super) fn new(seed: u64, is_shared: bool) -> Self {
         Self {
             rooms: HashMap::with_hasher(RandomState::with_seeds(seed, 24, 25, 26)),
             with_frames: BTreeMap::new(),
@@ -119,6 +123,7 @@ impl RoomHistories {
             forgotten: 0,
             epochs: RandomState::with_seeds(seed, 27, 28, 29),
             chunks: VecDeque::new(),
+            shared: is_shared.then(Shared::default),
         }
     }
 
@@ -137,7 +142,7 @@ impl RoomHistories {
         self.rooms.get(room).map(|known| known.top)
     }
 
-    /// Keeps a push to `room`, for which `rule` holds, and returns its offset; that of a batch is the offset of its last
+    /// Keeps a push to `room`, for which `rule` holds, and returns its place; that of a batch is the place of its last
     /// push. All rooms together keep `memory` bytes.
     pub(crate) fn add(
         &mut self,
@@ -146,29 +151,27 @@ impl RoomHistories {
         frame: &Encoded,
         now: Millis,
         memory: usize,
-    ) -> u64 {
+    ) -> Place {
+        self.keep(room, rule, frame, (None, CameAt::ago(now, 0)), now, memory)
+    }
+
+    /// The same of a push that came at `at`. Without an offset it has the next one.
+    fn keep(
+        &mut self,
+        room: &Arc<str>,
+        rule: &HistoryRule,
+        frame: &Encoded,
+        (offset, at): (Option<u64>, CameAt),
+        now: Millis,
+        memory: usize,
+    ) -> Place {
         let pushes = count_frames(frame.for_tcp()).map_or(1, |frames| frames as u32);
-        let mut known = match self.rooms.remove(room) {
-            Some(known) => {
-                self.order_of(&known).remove(&known.number);
-                known
-            }
-            None => RoomHistory {
-                epoch: self.epoch_of(room),
-                top: 0,
-                frames: VecDeque::new(),
-                bytes: 0,
-                pushes: 0,
-                number: 0,
-            },
-        };
-        self.latest += 1;
-        known.number = self.latest;
-        known.top += u64::from(pushes);
-        let offset = known.top;
+        let mut known = self.take_for(room, pushes.into());
+        known.top = offset.unwrap_or(known.top + u64::from(pushes));
+        let place = Place { offset: known.top, number: known.count };
         self.bytes -= known.bytes;
         if pushes > 0 {
-            let kept = Kept { frame: frame.clone(), offset, pushes, at: now };
+            let kept = Kept { frame: frame.clone(), offset: known.top, pushes, at };
             (known.bytes, known.pushes) = (known.bytes + kept.bytes(), known.pushes + pushes);
             known.frames.push_back(kept);
         }
@@ -176,7 +179,7 @@ impl RoomHistories {
         self.bytes += known.bytes;
         self.put(Arc::clone(room), known);
         self.evict(memory);
-        offset
+        place
     }
 
     /// What came after `since` in `room`, for which `rule` holds, as pushes to `handle` in `most` bytes: the first half of that,
@@ -190,33 +193,32 @@ impl RoomHistories {
         now: Millis,
         most: usize,
     ) -> Recovery {
-        let Some(known) = self.rooms.get(room) else {
-            // The first push will have this epoch, unless other rooms are forgotten before.
-            let position = Position { epoch: self.epoch_of(room), offset: 0 };
-            let recovered = (since == Some(position)).then_some(0);
-            return Recovery { position, since, recovered, chunk: None, chunk_end: 0 };
-        };
-        let Self { chunks, .. } = self;
-        let RoomHistory { epoch, top, .. } = *known;
-        let position = Position { epoch, offset: top };
+        let (position, floor) = self.known_of(room);
+        let known = self.rooms.get(room);
+        let top = known.map_or(0, |known| known.top);
+        let number = known.map_or(self.losses(), |known| self.number_of(known));
+        let chunk_end = position.offset;
         let mut recovery =
-            Recovery { position, since, recovered: None, chunk: None, chunk_end: top };
-        let Some(Position { offset: after, .. }) =
-            since.filter(|since| since.epoch == epoch && since.offset <= top)
-        else {
+            Recovery { position, number, since, recovered: None, chunk: None, chunk_end };
+        let is_known = |since: &Position| {
+            since.epoch == position.epoch && (floor..=position.offset).contains(&since.offset)
+        };
+        let Some(Position { offset: after, epoch }) = since.filter(is_known) else {
             return recovery;
         };
-        if after == top {
+        let Some(known) = known.filter(|known| after < known.top) else {
             recovery.recovered = Some(0);
             return recovery;
-        }
-        let Some(missed) = u32::try_from(top - after).ok() else { return recovery };
+        };
+        let Some(after) = self.had_by(known, after) else { return recovery };
         let frames = known.frames.iter().skip_while(|kept| kept.offset <= after);
-        let Some(first) = frames.clone().next() else { return recovery };
-        let has_all = first.offset - u64::from(first.pushes) <= after && first.is_kept(rule, now);
+        let has_all = frames.clone().next().is_some_and(|first| first.is_kept(rule, now));
         if !has_all {
             return recovery;
         }
+        let missed = frames.clone().map(|kept| u64::from(kept.pushes).min(kept.offset - after));
+        let Some(missed) = u32::try_from(missed.sum::<u64>()).ok() else { return recovery };
+        let Self { chunks, .. } = self;
         let Some((bytes, count, to)) = fitting(frames.clone(), after, most) else {
             return recovery;
         };
@@ -236,14 +238,42 @@ impl RoomHistories {
             chunks.push_back(Chunk { epoch, after, to, handle, frame: frame.clone() });
             frame
         });
-        recovery.chunk_end = to;
+        recovery.chunk_end = if to == top { position.offset } else { to };
         recovery.recovered = Some(missed);
         recovery.chunk = Some(chunk);
         recovery
     }
 
+    /// Takes the history of a room from its list, for so many pushes more, or begins one.
+    fn take_for(&mut self, room: &str, pushes: u64) -> RoomHistory {
+        let mut known = self.take(room).unwrap_or_else(|| RoomHistory {
+            epoch: self.epoch_of(room),
+            top: 0,
+            count: 0,
+            losses: 0,
+            floor: self.floor_of_others(),
+            frames: VecDeque::new(),
+            bytes: 0,
+            pushes: 0,
+            number: 0,
+        });
+        self.latest += 1;
+        known.number = self.latest;
+        known.count = self.number_of(&known) + pushes;
+        known.losses = self.losses();
+        known
+    }
+
+    fn take(&mut self, room: &str) -> Option<RoomHistory> {
+        let known = self.rooms.remove(room)?;
+        self.order_of(&known).remove(&known.number);
+        Some(known)
+    }
+
+    /// That of the first push to a room, unless others are forgotten before.
     fn epoch_of(&self, room: &str) -> u64 {
-        self.epochs.hash_one((room, self.forgotten))
+        let own = || self.epochs.hash_one((room, self.forgotten));
+        self.shared.as_ref().map_or_else(own, Shared::epoch)
     }
 
     /// The list that a room is on.
@@ -278,13 +308,16 @@ impl RoomHistories {
             self.bytes -= known.bytes;
             self.evicted += u64::from(known.pushes);
             self.forgotten += 1;
+            if let Some(shared) = &mut self.shared {
+                shared.forget(known.top);
+            }
         }
     }
 }
 
 impl Kept {
     fn is_kept(&self, rule: &HistoryRule, now: Millis) -> bool {
-        now < self.at.after(rule.age_ms.into())
+        self.at.age_ms(now) < rule.age_ms.into()
     }
 }
 
@@ -304,6 +337,7 @@ impl RoomHistory {
     fn drop_oldest(&mut self) -> Option<(usize, u32)> {
         let oldest = self.frames.pop_front()?;
         let (bytes, pushes) = (oldest.bytes(), oldest.pushes);
+        self.floor = oldest.offset;
         (self.bytes, self.pushes) = (self.bytes - bytes, self.pushes - pushes);
         Some((bytes, pushes))
     }
@@ -328,11 +362,11 @@ mod tests {
 
     impl Histories {
         fn new(memory: usize) -> Self {
-            Self(RoomHistories::new(7), memory)
+            Self(RoomHistories::new(7, false), memory)
         }
 
         fn add(&mut self, room: &str, body: &[u8], now: u64) -> u64 {
-            self.0.add(&room.into(), &rule(), &frame(5, body), Millis(now), self.1)
+            self.0.add(&room.into(), &rule(), &frame(5, body), Millis(now), self.1).offset
         }
 
         fn position(&mut self, room: &str, now: u64) -> Position {
@@ -391,7 +425,8 @@ mod tests {
         all.add("h", b"1", 0);
         let run = [2, 3, 4].map(|body| frame(5, &[body]).for_tcp().to_vec()).concat();
         let batch = frame(op::RAW, &run);
-        assert_eq!(all.0.add(&"h".into(), &rule(), &batch, Millis(0), MOST), 4);
+        let place = all.0.add(&"h".into(), &rule(), &batch, Millis(0), MOST);
+        assert_eq!(place, Place { offset: 4, number: 4 });
         assert_eq!(all.after("h", 2, 0), Some(vec![vec![3], vec![4]]));
         assert_eq!(all.add("h", b"5", 0), 5);
         assert_eq!(all.after("h", 3, 0), Some(vec![vec![4], b"5".to_vec()]));
@@ -408,7 +443,7 @@ mod tests {
         assert_ne!(before.epoch, other.epoch);
         let recovery = all.0.recover("h", &rule(), Some(other), HANDLE, Millis(0), MOST);
         assert_eq!((recovery.recovered, recovery.chunk.is_none()), (None, true));
-        let next_start = RoomHistories::new(8).epoch_of("h");
+        let next_start = RoomHistories::new(8, false).epoch_of("h");
         assert_ne!(next_start, before.epoch);
     }
 

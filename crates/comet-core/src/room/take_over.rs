@@ -2,20 +2,20 @@
 
 use std::sync::Arc;
 
-use comet_proto::{Position as Reached, RoomHandle};
+use comet_proto::{Position as HistoryPosition, RoomHandle};
 
 use crate::ids::Slot;
 
-use super::{Membership, Position, Room, RoomId, Rooms};
+use super::{Membership, Position, Reached, Room, RoomId, Rooms};
 
 impl Rooms {
     /// Goes on with rooms under their handles, in the place of none. Their homes know of this shard.
     pub(crate) fn take_over(
         &mut self,
-        rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32, Option<Reached>)>,
+        rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32, Option<HistoryPosition>)>,
     ) {
         let Self { rooms: all, names, dirty: _ } = self;
-        all.place(rooms.map(|(handle, name, elsewhere, reached)| {
+        all.place(rooms.map(|(handle, name, elsewhere, position)| {
             let id = RoomId::of_handle(handle);
             names.insert(Arc::clone(&name), id);
             let room = Room {
@@ -27,7 +27,8 @@ impl Rooms {
                 awaits_position: false,
                 offered: 0,
                 under_way: None,
-                reached,
+                // Its home begins with the same number.
+                reached: position.map(|position| Reached { position, number: position.offset }),
                 elsewhere,
                 is_dirty: false,
             };

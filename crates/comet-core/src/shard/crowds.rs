@@ -16,7 +16,7 @@ use crate::ids::{LocalConnId, Slot};
 use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::message::{Order, Push};
-use crate::room::{Room, RoomId};
+use crate::room::{Reached, Room, RoomId};
 
 use super::Shard;
 use super::delivery::{Delivery, Walk};
@@ -172,17 +172,19 @@ pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -
 }
 
 /// What members of a room that `reached` a position have not been offered before this push.
-fn hole_before(progress: &Progress, reached: Option<Position>, room: RoomId) -> Option<Lost> {
-    let Push { frame, offset, .. } = &progress.push;
-    // Pushes are consecutive but for those that are lost; in another epoch they begin again.
-    let missing = offset.checked_sub(reached?.offset)?.checked_sub(1)?;
+fn hole_before(progress: &Progress, reached: Option<Reached>, room: RoomId) -> Option<Lost> {
+    let Push { frame, offset, number, .. } = &progress.push;
+    let Reached { position, number: before } = reached?;
+    // Numbers are consecutive but for those that are lost; in another epoch they begin again.
+    let missing = number.checked_sub(before)?.checked_sub(1)?;
     if missing == 0 {
         return None;
     }
     let pushes = count_frames(frame.for_tcp()).unwrap_or(1) as u64;
     let missing = (missing + 1).checked_sub(pushes)?;
     let is_outdated = missing <= progress.outdated;
-    Lost::of_push(room.handle(), offset - pushes, missing, is_outdated)
+    let lost = Lost::between(room.handle(), position.offset, offset - pushes, missing)?;
+    Some(Lost { is_outdated, ..lost })
 }
 
 impl Shard {
@@ -344,8 +346,9 @@ impl Shard {
                 if let Some(lost) = hole_before(progress, reached, id) {
                     self.note_hole(id, from, to, lost);
                 }
-                let epoch = reached.map_or(0, |reached| reached.epoch);
-                reached = Some(Position { epoch, offset: last });
+                let epoch = reached.map_or(0, |reached| reached.position.epoch);
+                let position = Position { epoch, offset: last };
+                reached = Some(Reached { position, number: progress.push.number });
             }
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;

@@ -25,6 +25,11 @@ impl Shard {
                 self.push_names(call, Names::Users(users.into_iter()), push);
             }
             Message::PushRoom { call, room, push } => self.push_room(call, room, push),
+            Message::PushStored { call, room, push, age_ms } => {
+                self.push_stored(call, room, push, age_ms);
+            }
+            Message::LoseStored { call, room, offset } => self.lose_stored(call, &room, offset),
+            Message::Stream { call, state, is_settled } => self.set_stream(call, state, is_settled),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
             Message::KickNetwork { call, network, push } => {
                 let target = Target::Network(network, Slot(0));

@@ -117,6 +117,7 @@ impl Shard {
             (moved().any(|conn| conn.is_deflated), feature::DEFLATE),
             (moved().any(|conn| conn.transport == Transport::EventStream), feature::EVENT_STREAMS),
             (!self.pacing.broadcasts.is_empty(), feature::PACED),
+            (self.context.limits.history_is_shared, feature::SHARED_HISTORIES),
         ];
         required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
     }
@@ -183,6 +184,7 @@ impl Shard {
             (has_deflate, feature::DEFLATE),
             (has_streams, feature::EVENT_STREAMS),
             (!home.histories.is_empty(), feature::HISTORIES),
+            (home.stream_epoch != 0, feature::SHARED_HISTORIES),
             (self.home.keys.is_watched(), feature::HOSTS),
             (!paced.is_empty(), feature::PACED),
         ];
@@ -299,8 +301,8 @@ impl Shard {
                 // Epoch 0: where its history stands is not known yet.
                 offered: room
                     .reached
-                    .filter(|reached| reached.epoch != 0)
-                    .map(|reached| reached.offset),
+                    .filter(|reached| reached.position.epoch != 0)
+                    .map(|reached| reached.position.offset),
             })
             .collect()
     }
@@ -313,6 +315,7 @@ impl Shard {
         let limits = &self.context.limits;
         let with_rule =
             rooms.names().filter(|room| limits.history_rule(room).is_some()).map(|room| &**room);
+        let stream = histories.stream().unwrap_or_default();
         handed::Home {
             users: users.last_numbers().map(|(user, last)| handed::User { user, last }).collect(),
             departed_users: users
@@ -336,6 +339,10 @@ impl Shard {
                 .collect(),
             histories: histories.hand_over(with_rule, self.context.now),
             forgotten_rooms: histories.forgotten(),
+            stream_epoch: stream.epoch,
+            stream_floor: stream.floor,
+            stream_seen: stream.seen,
+            stream_forgotten: histories.forgotten_in_stream(),
             key_ages: keys
                 .owners_of_given()
                 .map(|(key, since)| {

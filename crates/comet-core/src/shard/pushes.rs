@@ -251,10 +251,23 @@ impl Shard {
         let Limits { history_memory, .. } = *self.context.limits;
         if let Some(rule) = self.context.limits.history_rule(&room)
             && !push.is_order()
+            && !self.context.limits.history_is_shared
         {
             let (histories, now) = (&mut self.home.histories, self.context.now);
-            push.offset = histories.add(&room, rule, &push.frame, now, history_memory);
+            let place = histories.add(&room, rule, &push.frame, now, history_memory);
+            (push.offset, push.number) = (place.offset, place.number);
         }
+        self.push_to_members(call, room, push, answer);
+    }
+
+    /// At the home: its place in the room's history is known.
+    pub(super) fn push_to_members(
+        &mut self,
+        call: CallId,
+        room: Arc<str>,
+        push: Push,
+        answer: Answer,
+    ) {
         let items = self.items(&push);
         let tally = Tally::default();
         let mut progress = Progress {

@@ -16,7 +16,7 @@ use crate::ids::{CallId, LocalConnId, ShardId, Slot};
 use crate::ledger::{CloseReason, Tally};
 use crate::limits::RECOVERY_MAX;
 use crate::message::{Message, Push, Recovery};
-use crate::room::RoomId;
+use crate::room::{Reached, RoomId};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
@@ -187,7 +187,9 @@ impl Shard {
         budget.spend(budget::ANSWER);
         let id = self.rooms.find(name).expect("a connection that waits keeps its room");
         let position = recovery.as_ref().map(|recovery| recovery.position);
-        self.reach(id, position);
+        let reached =
+            recovery.as_ref().map(|it| Reached { position: it.position, number: it.number });
+        self.reach(id, reached);
         let Some(conn) = conn else {
             self.rooms[id].awaits_position = false;
             self.rooms[id].recovering -= 1;
@@ -264,7 +266,9 @@ impl Shard {
         }
         let since = since.map_or(0, |since| since.offset);
         let last = joined.position.map_or(0, |position| position.offset).max(since + 1);
-        let lost = Lost::of_push(room.handle(), last, last - since, false);
+        // Where offsets have holes, how many pushes that are is not known.
+        let missed = if self.context.limits.history_is_shared { 1 } else { last - since };
+        let lost = Lost::between(room.handle(), since, last, missed);
         if let Some(lost) = lost.filter(|_| joined.recovered.is_none()) {
             self.note_lost(slot, lost);
         }
@@ -382,18 +386,31 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    /// All pushes to the room up to `position` were offered to its members, but for those that the mesh has dropped.
-    fn reach(&mut self, id: RoomId, position: Option<Position>) {
+    /// All pushes to the room up to there were offered to its members, but for those that the mesh has dropped, and those of a stream
+    /// that was not read yet.
+    fn reach(&mut self, id: RoomId, reached: Option<Reached>) {
         let room = &self.rooms[id];
-        let (members, reached) = (room.members.len(), room.reached);
-        if let (Some(before), Some(after)) = (reached, position)
-            && before.epoch == after.epoch
-            && let Some(missing) = after.offset.checked_sub(before.offset)
-            && let Some(lost) = Lost::of_push(id.handle(), after.offset, missing, false)
-        {
+        let members = room.members.len();
+        let lost = match (room.reached, reached) {
+            (Some(before), Some(after)) if before.position.epoch == after.position.epoch => {
+                let missing = after.number.saturating_sub(before.number);
+                let (after, last) = (before.position.offset, after.position.offset);
+                Lost::between(id.handle(), after, last, missing)
+            }
+            // Which pushes of this stream the members have had is not known, nor how many they have not.
+            (Some(before), Some(Reached { position: Position { epoch, offset }, .. }))
+                if self.context.limits.history_is_shared && epoch != 0 =>
+            {
+                // Behind what they have, so that they ask.
+                let had = before.position.offset;
+                Lost::between(id.handle(), had, offset.max(had + 1), 1)
+            }
+            _ => None,
+        };
+        if let Some(lost) = lost {
             self.note_hole(id, 0, members, lost);
         }
-        self.rooms[id].reached = position;
+        self.rooms[id].reached = reached;
     }
 
     /// Whether the outbox of a connection takes a push, with so many bytes before it.

@@ -48,6 +48,8 @@ impl Shard {
             if self.context.limits.history_rule(name).is_some() {
                 self.ask_position(id);
             }
+        } else {
+            self.ask_position_in_stream(id);
         }
         id
     }

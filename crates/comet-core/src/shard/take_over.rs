@@ -192,8 +192,10 @@ impl Shard {
     fn note_missed(&mut self, slot: Slot, room: &ArrivedRoom, offered: u64) {
         let top = room.position.map_or(0, |position| position.offset);
         if self.conns[slot].is_protocol_2 && offered < top {
-            let (first, is_outdated) = (offered + 1, false);
-            self.note_lost(slot, Lost { room: room.handle, first, last: top, is_outdated });
+            // Where offsets have holes, how many pushes that are is not known.
+            let missed = if self.context.limits.history_is_shared { 1 } else { top - offered };
+            let lost = Lost::between(room.handle, offered, top, missed);
+            lost.into_iter().for_each(|lost| self.note_lost(slot, lost));
         }
     }
 
@@ -225,6 +227,8 @@ impl Shard {
             anonymous,
             rooms,
             remote,
+            stream,
+            stream_forgotten,
             histories,
             forgotten_rooms,
         } = home;
@@ -267,6 +271,7 @@ impl Shard {
         }
         let (limits, evicted) = (&self.context.limits, self.counters.history_evicted);
         let now = self.context.now;
+        let histories = (histories, stream, stream_forgotten);
         self.home.histories.take_over(histories, forgotten_rooms, evicted, limits, now);
     }
 }

@@ -22,8 +22,9 @@ fn called(rig: &mut Rig) -> Vec<(CallId, CallerTarget, usize)> {
     reports.collect()
 }
 
-fn tell(rig: &mut Rig, (call, bytes): (CallId, usize), told: ToldElsewhere) {
-    let told = Box::new(ToldElsewhere { bytes, ..told });
+fn tell(rig: &mut Rig, (call, bytes): (CallId, usize), mut told: ToldElsewhere) {
+    told.bytes = bytes;
+    let told = Box::new(told);
     rig.shards[0].handle_message(Message::ToldElsewhere { call, told });
     rig.run();
 }

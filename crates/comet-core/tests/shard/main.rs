@@ -37,6 +37,7 @@ mod rig;
 mod room_orders;
 mod rooms;
 mod stalls;
+mod stream;
 mod text;
 mod token_expiry;
 mod token_renewal;

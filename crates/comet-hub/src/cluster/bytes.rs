@@ -23,8 +23,9 @@ impl Event {
             Self::Interest { host, room, .. } => shared_bytes(host) + shared_bytes(room),
             Self::NoMembers { host, .. }
             | Self::Refused { host, .. }
-            | Self::Announced { host }
+            | Self::Announced { host, .. }
             | Self::Left { host } => shared_bytes(host),
+            Self::NotStored { reason, .. } => reason.len(),
             // These are of fixed size, which the number of events that wait bounds.
             _ => 0,
         }
@@ -150,8 +151,9 @@ mod tests {
             Event::MembersAsked { room: "r".into(), reply: reply() },
             Event::NoMembers { call, host: shared() },
             Event::Refused { call, host: shared() },
-            Event::Announced { host: shared() },
+            Event::Announced { host: shared(), reads_stream: true },
             Event::Left { host: shared() },
+            Event::NotStored { call, reason: name.clone() },
             Event::Keys { host: shared(), clock: Clock::default(), keys: Vec::new() },
             Event::Interest { host: "b".into(), room: shared(), has_members: true, asks: true },
             Event::Interest { host: shared(), room: "r".into(), has_members: true, asks: true },

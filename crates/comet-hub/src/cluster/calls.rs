@@ -25,6 +25,17 @@ pub struct ClusterOutcome {
     /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
     /// for hosts that are not known.
     pub unanswered: Vec<HostName>,
+    /// It was for the stream that hosts share, and is not known to be there.
+    pub not_stored: Option<NotStored>,
+}
+
+/// Why a push is not known to be in the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotStored {
+    /// It is not, and will not be.
+    Refused(String),
+    /// It may be, or may come to be.
+    Unknown,
 }
 
 /// Who is to answer.
@@ -66,10 +77,41 @@ struct Open<C> {
     pages: Pages,
     began: Millis,
     deadline: Millis,
+    /// Whether it is in the stream, if it is for that.
+    is_stored: Option<bool>,
     caller: C,
 }
 
 impl<C> Open<C> {
+    fn new((began, limit_ms): (Millis, u64), silent: Vec<HostName>, caller: C) -> Self {
+        Self {
+            room: None,
+            waiting: None,
+            candidates: Arc::default(),
+            is_asked: false,
+            answered: Vec::new(),
+            without_members: Vec::new(),
+            lost: silent,
+            tally: Tally::default(),
+            counts: Vec::new(),
+            pages: Vec::new(),
+            began,
+            deadline: began.after(limit_ms),
+            is_stored: None,
+            caller,
+        }
+    }
+
+    /// If it is for the stream, the stream has said that it has it, or a host that it came from there.
+    fn note_stored(&mut self) {
+        self.is_stored = self.is_stored.map(|_| true);
+    }
+
+    /// Nobody is waited for.
+    fn is_complete(&self) -> bool {
+        self.waiting.as_ref().is_some_and(Vec::is_empty) && self.is_stored != Some(false)
+    }
+
     /// No host was heard since the call began: the connection may have been dead already, and what this host knows of rooms may be old.
     fn may_be_unheard(&self, heard: Option<Millis>) -> bool {
         let is_silent = self.answered.is_empty() && self.without_members.is_empty();
@@ -140,27 +182,61 @@ impl<C> Calls<C> {
             self.end_unanswered(caller, hosts);
             return None;
         }
-        let deadline = began.after(limit_ms);
-        self.last += 1;
-        let call = ClusterCallId(self.last);
         let open = Open {
             room,
             waiting,
             candidates,
             is_asked,
-            answered: Vec::new(),
-            without_members: Vec::new(),
-            lost: silent,
-            tally: Tally::default(),
-            counts: Vec::new(),
-            pages: Vec::new(),
-            began,
-            deadline,
-            caller,
+            ..Open::new((began, limit_ms), silent, caller)
         };
+        Some(self.begin(open))
+    }
+
+    /// The same for a push to the stream, which is waited for as well. Too many calls: the caller comes back.
+    pub(super) fn open_stored(
+        &mut self,
+        times: (Millis, u64),
+        hosts: Vec<HostName>,
+        silent: Vec<HostName>,
+        caller: C,
+    ) -> Result<ClusterCallId, C> {
+        if self.open.len() >= CLUSTER_CALLS_MAX {
+            return Err(caller);
+        }
+        let open = Open::new(times, silent, caller);
+        Ok(self.begin(Open { waiting: Some(hosts), is_stored: Some(false), ..open }))
+    }
+
+    fn begin(&mut self, open: Open<C>) -> ClusterCallId {
+        self.last += 1;
+        let call = ClusterCallId(self.last);
+        self.deadlines.insert((open.deadline, call));
         self.open.insert(call, open);
-        self.deadlines.insert((deadline, call));
-        Some(call)
+        call
+    }
+
+    /// The push is in the stream.
+    pub(super) fn note_stored(&mut self, call: ClusterCallId) {
+        let Some(open) = self.open.get_mut(&call) else { return };
+        open.note_stored();
+        if open.is_complete() {
+            self.end(call);
+        }
+    }
+
+    /// The stream does not take the push. `false`: it is none for the stream.
+    pub(super) fn refuse_stored(&mut self, call: ClusterCallId, reason: &str) -> bool {
+        if self.open.get(&call).is_none_or(|open| open.is_stored.is_none()) {
+            return false;
+        }
+        self.end_as(call, Some(NotStored::Refused(reason.to_owned())));
+        true
+    }
+
+    /// A push that the stream was not given.
+    pub(super) fn end_not_stored(&mut self, caller: C, reason: String) {
+        let not_stored = Some(NotStored::Refused(reason));
+        self.ended.push_back((caller, ClusterOutcome { not_stored, ..ClusterOutcome::default() }));
     }
 
     /// Adds a part.
@@ -173,6 +249,7 @@ impl<C> Calls<C> {
         open.tally += tally;
         add_counts(&mut open.counts, &counts);
         open.lost.retain(|lost| *lost != host);
+        open.note_stored();
         open.pages.extend(page.map(|page| (host.clone(), page)));
         open.answered.push(host);
         // Without members, its last one has just left. So it knows nothing of other hosts.
@@ -189,6 +266,7 @@ impl<C> Calls<C> {
         if !open.lost.contains(&host) {
             open.lost.push(host);
         }
+        open.note_stored();
         self.go_on(own, call, &[], false)
     }
 
@@ -271,7 +349,9 @@ impl<C> Calls<C> {
 
     /// The call's push could not be published.
     pub(super) fn fail(&mut self, call: ClusterCallId) {
-        self.end(call);
+        if !self.refuse_stored(call, "it could not be published") {
+            self.end(call);
+        }
     }
 
     /// The host has gone, or is silent, and answers no call any more. `heard`: when any host was, at last.
@@ -282,7 +362,7 @@ impl<C> Calls<C> {
             let Some(at) = waiting.iter().position(|peer| peer == host) else { continue };
             open.lost.push(waiting.swap_remove(at));
             // One that may have reached nobody waits for its time: any host may still answer.
-            if waiting.is_empty() && !open.may_be_unheard(heard) {
+            if open.is_complete() && !open.may_be_unheard(heard) {
                 complete.push(*call);
             }
         }
@@ -329,12 +409,18 @@ impl<C> Calls<C> {
     }
 
     fn end(&mut self, call: ClusterCallId) {
+        let is_stored = self.open.get(&call).and_then(|open| open.is_stored);
+        self.end_as(call, (is_stored == Some(false)).then_some(NotStored::Unknown));
+    }
+
+    fn end_as(&mut self, call: ClusterCallId, not_stored: Option<NotStored>) {
         let Some(open) = self.open.remove(&call) else { return };
         let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
         let Open { answered, tally, counts, pages, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;
-        self.ended.push_back((caller, ClusterOutcome { tally, counts, pages, hosts, unanswered }));
+        let outcome = ClusterOutcome { tally, counts, pages, hosts, unanswered, not_stored };
+        self.ended.push_back((caller, outcome));
     }
 }
 

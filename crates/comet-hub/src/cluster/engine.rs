@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_core::Tally;
+use comet_core::{StreamState, Tally};
 
 pub use super::host_name::HostName;
 use super::question::{Question, Told};
@@ -32,8 +32,11 @@ pub trait Engine: Send + Sync {
     /// They do not wait any more. Those that have come first.
     fn release(&self) {}
 
-    /// Another process of this host holds pushes until this one is connected. To be called before the engine's work begins.
-    fn take_over(&self) {}
+    /// Another process of this host holds pushes until this one is connected, and has read the stream that hosts share up to there.
+    /// To be called before the engine's work begins.
+    fn take_over(&self, stream: Option<StreamPlace>) {
+        let _ = stream;
+    }
 
     /// Whether all has come that the other process held: nothing is held again before.
     fn has_taken_over(&self) -> bool {
@@ -50,6 +53,11 @@ pub trait Engine: Send + Sync {
 
     /// What it has counted.
     fn counts(&self) -> EngineCounts;
+
+    /// What it has counted of the stream that hosts share. `None`: they share none.
+    fn stream_counts(&self) -> Option<StreamCounts> {
+        None
+    }
 }
 
 /// What an engine has counted since it began.
@@ -204,6 +212,13 @@ pub enum Command {
         /// What the answers are to name.
         call: Option<ClusterCallId>,
     },
+    /// Puts a push to a room into the stream that hosts share. All hosts are to answer, this one as well.
+    Store {
+        /// The push.
+        publication: Publication,
+        /// What the answers are to name.
+        call: ClusterCallId,
+    },
     /// Has all hosts carry out an order. With `call` they are to answer.
     PublishOrder {
         /// The order.
@@ -243,7 +258,10 @@ pub enum Command {
         to: ReplyTo,
     },
     /// Tells all hosts that this one is there.
-    Announce,
+    Announce {
+        /// It answers to pushes of the stream that hosts share.
+        reads_stream: bool,
+    },
     /// Tells all hosts that this one goes.
     Leave,
     /// Tells all hosts the time here, and keys that have an owner here.
@@ -309,6 +327,18 @@ pub enum Event {
         /// Which push.
         call: ClusterCallId,
     },
+    /// A push is in the stream that hosts share.
+    Stored {
+        /// Which push.
+        call: ClusterCallId,
+    },
+    /// The stream does not take a push.
+    NotStored {
+        /// Which push.
+        call: ClusterCallId,
+        /// Why.
+        reason: String,
+    },
     /// A push could not be published.
     NotPublished {
         /// Which push.
@@ -318,6 +348,8 @@ pub enum Event {
     Announced {
         /// Its name.
         host: HostName,
+        /// It answers to pushes of the stream that hosts share.
+        reads_stream: bool,
     },
     /// A host goes.
     Left {
@@ -344,6 +376,62 @@ pub enum Event {
         /// It wants to know who else has.
         asks: bool,
     },
+}
+
+/// What an engine has to tell of the stream, in its order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StreamEvent {
+    /// It is read so far.
+    State(StreamPlace),
+    /// The next push in it.
+    Push(StoredPush),
+}
+
+/// Where a host has read the stream up to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamPlace {
+    /// What homes know of it.
+    pub state: StreamState,
+    /// The stream had lost its last messages, and this host began anew behind this one; 0: it had not.
+    pub cut: u64,
+    /// When the stream got the last push that this host has read, in milliseconds since 1970; 0: that is not known. If another one has
+    /// its sequence, the stream has lost its last messages meanwhile.
+    pub seen_unix_ms: u64,
+}
+
+/// A push of the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StoredPush {
+    /// The push, to a room.
+    pub publication: Publication,
+    /// Its offset in the history of the room: that of its last frame.
+    pub offset: u64,
+    /// When the stream got it, in milliseconds since 1970.
+    pub stored_unix_ms: u64,
+    /// Where the answer goes, if one is wanted.
+    pub answer: Option<Answer>,
+}
+
+/// Where the answer to a push of the stream goes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// To another host.
+    To(ReplyTo),
+    /// To a call of this host.
+    Here(ClusterCallId),
+}
+
+/// What an engine has counted of the stream since it began; a gauge where the text says "now".
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct StreamCounts {
+    /// Pushes that were read.
+    pub read: u64,
+    /// Messages that the stream dropped before they were read.
+    pub lost: u64,
+    /// Messages in the stream that are not read, now, as far as that is known.
+    pub waiting: u64,
+    /// What was in the stream when the host began is read, now.
+    pub is_read: bool,
 }
 
 impl Event {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use comet_core::Millis;
 
-use super::engine::HostName;
+use super::engine::{HostName, StreamPlace};
 use super::{Cluster, HOST_TIMEOUT_MS};
 
 /// What the process that goes on has to know of the other hosts.
@@ -26,12 +26,20 @@ pub struct ClusterHandOver {
     pub lead_ms: u64,
     /// Until when the former process has heard and told all keys, in milliseconds since 1970.
     pub stopped_unix_ms: u64,
+    /// How far the stream that hosts share was begun on the shards. `None`: there is none, or it was not read yet.
+    pub stream: Option<StreamPlace>,
 }
 
 impl<C> Cluster<C> {
-    /// What another process is to know. This one stops to listen at `now`, which is `now_unix_ms`.
+    /// What another process is to know, which is to read the stream from `stream` on. This one stops to listen at `now`, which is
+    /// `now_unix_ms`.
     #[must_use]
-    pub fn hand_over(&self, now: Millis, now_unix_ms: u64) -> ClusterHandOver {
+    pub fn hand_over(
+        &self,
+        now: Millis,
+        now_unix_ms: u64,
+        stream: Option<StreamPlace>,
+    ) -> ClusterHandOver {
         ClusterHandOver {
             last_call: self.calls.last(),
             hosts: self.hosts.names().cloned().collect(),
@@ -42,6 +50,7 @@ impl<C> Cluster<C> {
                 .sessions
                 .as_ref()
                 .map_or(now_unix_ms, |sessions| sessions.complete_until(now_unix_ms)),
+            stream,
         }
     }
 
@@ -52,10 +61,12 @@ impl<C> Cluster<C> {
         handed: ClusterHandOver,
         rooms: impl IntoIterator<Item = Arc<str>>,
     ) {
-        let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms } =
+        let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms, stream } =
             handed;
         self.calls.go_on_after(last_call);
-        self.hosts.take_over(now, hosts, silent);
+        // The engine reads the stream on.
+        self.reads_stream = stream.is_some();
+        self.hosts.take_over(now, (hosts, silent), self.reads_stream);
         // The former process stays connected for about as long.
         self.goes_on_until = are_all.then(|| now.after(HOST_TIMEOUT_MS));
         if let Some(sessions) = &mut self.sessions {
@@ -97,9 +108,9 @@ mod tests {
     fn another_process_goes_on_behind_the_calls_and_with_the_hosts() {
         let mut former: Cluster<u32> = Cluster::new("a".into(), true);
         former.handle_event(Millis(0), Event::Connected);
-        former.handle_event(Millis(10), Event::Announced { host: "b".into() });
+        former.handle_event(Millis(10), Event::Announced { host: "b".into(), reads_stream: false });
         former.begin((Millis(20), 1_000), publication("r"), 1);
-        let handed = former.hand_over(Millis(20), 7);
+        let handed = former.hand_over(Millis(20), 7, None);
         assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));
 
         let mut next: Cluster<u32> = Cluster::new("a".into(), true);
@@ -122,9 +133,9 @@ mod tests {
     fn named_after(age: u64, connects_after: u64) -> Vec<HostName> {
         let mut former: Cluster<u32> = Cluster::new("a".into(), true);
         former.handle_event(Millis(0), Event::Connected);
-        former.handle_event(Millis(10), Event::Announced { host: "b".into() });
+        former.handle_event(Millis(10), Event::Announced { host: "b".into(), reads_stream: false });
         let mut next = Cluster::new("a".into(), true);
-        next.take_over(Millis(age), former.hand_over(Millis(age), 7), []);
+        next.take_over(Millis(age), former.hand_over(Millis(age), 7, None), []);
         let now = Millis(age + connects_after);
         next.handle_event(now, Event::Connected);
         let publication = Publication { target: Target::All, ..publication("r") };

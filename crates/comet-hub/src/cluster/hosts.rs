@@ -13,6 +13,8 @@ struct Seen {
     at: Millis,
     /// It has announced itself in the present connection of this host.
     in_connection: bool,
+    /// It answers to pushes of the stream that hosts share.
+    reads_stream: bool,
 }
 
 /// What an announcement of a host is to this one.
@@ -45,6 +47,12 @@ impl Hosts {
         self.seen.keys()
     }
 
+    /// Those that answer to pushes of the stream, or those that do not.
+    pub(super) fn names_by_stream(&self, reads_stream: bool) -> impl Iterator<Item = &HostName> {
+        let seen = self.seen.iter().filter(move |(_, seen)| seen.reads_stream == reads_stream);
+        seen.map(|(host, _)| host)
+    }
+
     /// Hosts that did not say that they go, and that nobody waits for.
     pub(super) fn silent_names(&self) -> impl Iterator<Item = &HostName> {
         self.silent.keys()
@@ -62,12 +70,12 @@ impl Hosts {
     }
 
     /// A host has announced itself. Beyond [`HOSTS_MAX`] none is new.
-    pub(super) fn note(&mut self, host: HostName, now: Millis) -> Noted {
+    pub(super) fn note(&mut self, host: HostName, reads_stream: bool, now: Millis) -> Noted {
         if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {
             return Noted::Again;
         }
         self.silent.remove(&host);
-        match self.seen.insert(host, Seen { at: now, in_connection: true }) {
+        match self.seen.insert(host, Seen { at: now, in_connection: true, reads_stream }) {
             None => {
                 self.shared = None;
                 Noted::IsNew
@@ -77,9 +85,15 @@ impl Hosts {
         }
     }
 
-    /// Knows what another process of this host knew. Nothing was heard of them in the present connection.
-    pub(super) fn take_over(&mut self, now: Millis, hosts: Vec<HostName>, silent: Vec<HostName>) {
-        let seen = |host| (host, Seen { at: now, in_connection: false });
+    /// Knows what another process of this host knew. Nothing was heard of them in the present connection. With `reads_stream` they are
+    /// taken for hosts that answer to pushes of the stream, until they say what they do.
+    pub(super) fn take_over(
+        &mut self,
+        now: Millis,
+        (hosts, silent): (Vec<HostName>, Vec<HostName>),
+        reads_stream: bool,
+    ) {
+        let seen = |host| (host, Seen { at: now, in_connection: false, reads_stream });
         self.seen.extend(hosts.into_iter().take(HOSTS_MAX).map(seen));
         let until = now.after(HOST_FORGOTTEN_MS);
         self.silent.extend(silent.into_iter().take(HOSTS_MAX).map(|host| (host, until)));
@@ -92,7 +106,9 @@ impl Hosts {
 
     /// This host has a connection again, and could not hear the others until `now`.
     pub(super) fn renew(&mut self, now: Millis) {
-        self.seen.values_mut().for_each(|seen| *seen = Seen { at: now, in_connection: false });
+        for seen in self.seen.values_mut() {
+            (seen.at, seen.in_connection) = (now, false);
+        }
         self.silent.values_mut().for_each(|until| *until = now.after(HOST_FORGOTTEN_MS));
     }
 

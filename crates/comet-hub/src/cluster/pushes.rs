@@ -81,7 +81,7 @@ impl<C> Cluster<C> {
     }
 
     /// Hosts that are named if they do not answer, and that no call waits for.
-    fn not_waited_for(&self, now: Millis) -> Vec<HostName> {
+    pub(super) fn not_waited_for(&self, now: Millis) -> Vec<HostName> {
         // Those that are there may not have had the time to say so.
         let unknown = (now < self.introduced_at).then(|| HostName::from(UNKNOWN_HOSTS));
         unknown.into_iter().chain(self.hosts.silent_names().cloned()).collect()

@@ -114,7 +114,7 @@ impl World {
     /// Another process goes on for the host. It has no connection yet.
     fn upgrade(&mut self, host: usize) {
         let host = &mut self.hosts[host];
-        let handed = host.cluster.hand_over(Millis(self.now), host.unix_ms + self.now);
+        let handed = host.cluster.hand_over(Millis(self.now), host.unix_ms + self.now, None);
         let mut next = Cluster::new(host.name.into(), true).with_sessions(1, host.unix_ms);
         next.take_over(Millis(self.now), handed, []);
         host.cluster = next;

@@ -172,6 +172,7 @@ impl World {
                         self.event(name, Event::NoResponders { call });
                     }
                 }
+                Command::Store { .. } => unreachable!("nobody pushes to the stream"),
                 Command::PublishOrder { order, call } => {
                     let call = call.expect("it is expected");
                     for other in &others {
@@ -208,9 +209,9 @@ impl World {
                     let (to, call) = address(&to);
                     self.event(to, Event::Refused { call, host });
                 }
-                Command::Announce => {
+                Command::Announce { reads_stream } => {
                     for other in others {
-                        self.event(other, Event::Announced { host: host.clone() });
+                        self.event(other, Event::Announced { host: host.clone(), reads_stream });
                     }
                 }
                 Command::TellKeys { .. } => unreachable!("each host has its own owners of keys"),

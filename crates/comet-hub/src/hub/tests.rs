@@ -75,6 +75,19 @@ fn a_call_is_posted_at_once_and_wakes_its_shards_with_the_next_flush() {
 }
 
 #[test]
+fn a_call_without_a_limit_needs_no_turn_for_its_end() {
+    let mut fixture = Fixture::new(8);
+    let call = fixture.begin(u64::MAX, &[FIRST]).unwrap();
+    assert!(fixture.turn(0).is_empty());
+    assert_eq!(fixture.hub.poll_timeout(), None);
+    fixture.begin(100, &[FIRST]).unwrap();
+    let ended = (0..1_000).step_by(10).flat_map(|now| fixture.turn(now)).count();
+    assert_eq!((ended, fixture.hub.poll_timeout()), (1, None));
+    fixture.report(call);
+    only(fixture.turn(1_000)).1.unwrap();
+}
+
+#[test]
 fn calls_reach_a_full_inbox_in_the_order_they_begin_in() {
     let mut fixture = Fixture::new(1);
     for _ in 0..3 {

@@ -196,9 +196,9 @@ impl Broker {
                 let event = Event::Interest { host: name(), room, has_members: true, asks: false };
                 self.tell(rng, now, &[to], &event);
             }
-            Command::Announce => {
+            Command::Announce { reads_stream } => {
                 let to = self.others(from);
-                self.tell(rng, now, &to, &Event::Announced { host: name() });
+                self.tell(rng, now, &to, &Event::Announced { host: name(), reads_stream });
             }
             Command::Leave => {
                 let to = self.others(from);
@@ -231,6 +231,7 @@ impl Broker {
                 self.tell(rng, now, &to, &Event::Ordered { order, reply });
             }
             Command::SubscribeAllRooms => assert!(!self.subscribes_rooms),
+            Command::Store { .. } => unreachable!("no room has a history that hosts share"),
         }
     }
 }

@@ -77,7 +77,10 @@ pub fn load(copies: usize, (hosts, rooms, hosts_a_room): (usize, usize, usize)) 
         cluster.handle_event(Millis(0), Event::Connected);
         let others: Vec<HostName> = (1..hosts).map(|it| format!("h{it}").into()).collect();
         for host in &others {
-            cluster.handle_event(Millis(0), Event::Announced { host: host.clone() });
+            cluster.handle_event(
+                Millis(0),
+                Event::Announced { host: host.clone(), reads_stream: false },
+            );
         }
         for room in 0..rooms {
             let room: Arc<str> = format!("live://{room}").into();

@@ -239,9 +239,9 @@ impl<'a> Former<'a> {
         held.into_iter().collect::<Result<(), _>>()?;
         let end = Instant::now() + CALLERS;
         loop {
-            let callers = control.callers();
+            let (callers, calls) = (control.callers(), control.calls_under_way());
             let is_over = Instant::now() >= end;
-            let is_control_done = callers + control.calls_under_way() == 0;
+            let is_control_done = callers + calls == 0;
             // A survey looks at all connections, so it is not made in vain.
             let pushes = if is_control_done || is_over { self.survey()?.calls } else { 0 };
             if is_control_done && pushes == 0 {
@@ -249,7 +249,7 @@ impl<'a> Former<'a> {
             }
             if is_over {
                 log::warn!(
-                    "upgrade: {callers} callers do not leave in time, {pushes} pushes by frames have no answer"
+                    "upgrade: {callers} callers, {calls} calls and {pushes} pushes by frames do not end in time"
                 );
                 return Ok(());
             }

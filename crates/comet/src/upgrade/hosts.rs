@@ -1,10 +1,12 @@
 //! What the former process knows of other hosts, as it says it beside the states of its shards.
 
-use comet_control::ClusterHandOver;
+use comet_control::{ClusterHandOver, StreamPlace};
+use comet_core::StreamState;
 use serde_json::{Value, json};
 
 pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
-    let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms } = hosts;
+    let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms, stream } =
+        hosts;
     let names = |hosts: &[std::sync::Arc<str>]| hosts.iter().map(|host| json!(&**host)).collect();
     let (hosts, silent): (Value, Value) = (names(hosts), names(silent));
     json!({
@@ -14,7 +16,23 @@ pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
         "are_all": are_all,
         "lead_ms": lead_ms,
         "stopped_unix_ms": stopped_unix_ms,
+        "stream": stream.as_ref().map(stream_to_json),
     })
+}
+
+fn stream_to_json(stream: &StreamPlace) -> Value {
+    let StreamPlace { state, cut, seen_unix_ms } = stream;
+    let StreamState { epoch, floor, seen, is_read: _ } = state;
+    json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut, "seen_unix_ms": seen_unix_ms })
+}
+
+/// `None`: it is no such object, so the stream is read anew.
+fn stream_from_json(stream: &Value) -> Option<StreamPlace> {
+    let number = |name: &str| stream.get(name).and_then(Value::as_u64);
+    let (epoch, floor, seen) = (number("epoch")?, number("floor")?, number("seen")?);
+    let state = StreamState { epoch, floor, seen, is_read: true };
+    let (cut, seen_unix_ms) = (number("cut")?, number("seen_unix_ms")?);
+    Some(StreamPlace { state, cut, seen_unix_ms })
 }
 
 /// `None`: the former process has no other hosts.
@@ -32,6 +50,7 @@ pub(super) fn from_json(hosts: &Value) -> Option<ClusterHandOver> {
         are_all: object.get("are_all").and_then(Value::as_bool).unwrap_or(false),
         lead_ms: number("lead_ms"),
         stopped_unix_ms: number("stopped_unix_ms"),
+        stream: object.get("stream").and_then(stream_from_json),
     })
 }
 
@@ -44,5 +63,10 @@ pub(super) fn example() -> ClusterHandOver {
         are_all: true,
         lead_ms: 7,
         stopped_unix_ms: 1_700_000_000_000,
+        stream: Some(StreamPlace {
+            state: StreamState { epoch: u64::MAX, floor: 1 << 16, seen: 3 << 16, is_read: true },
+            cut: 2,
+            seen_unix_ms: 1_700_000_000_001,
+        }),
     }
 }

@@ -57,6 +57,7 @@ mod nats_lists;
 mod nats_orders;
 mod nats_processes;
 mod nats_server;
+mod nats_stream;
 mod node;
 mod operations;
 mod paced;

@@ -6,7 +6,7 @@ use std::thread;
 use ::comet::caller::PushClient;
 use comet_client::{Client, Options};
 
-use crate::support::{Metrics, PATIENCE, To, push, until};
+use crate::support::{Metrics, PATIENCE, To, until, until_reaches};
 use crate::two_hosts::TwoHosts;
 
 const ROOM: &str = "live://flood";
@@ -63,7 +63,7 @@ fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
         thread::spawn(move || count(client))
     });
     for caller in &callers {
-        until("both to have members", || push(caller, To::Room(ROOM), 5, BEGIN).queued == 2);
+        until_reaches(2, caller, To::Room(ROOM), BEGIN);
     }
     let before = [0, 1].map(|host| two.metrics(host));
     let mut program = two.nats.program();
@@ -86,7 +86,7 @@ fn check(pushes: u64, sets: &[&str], holds: bool) -> (u64, u64) {
         }
         two.until(host, "comet_calls_under_way", 0);
     }
-    until("the last push to reach both", || push(&callers[0], To::Room(ROOM), 5, END).queued == 2);
+    until_reaches(2, &callers[0], To::Room(ROOM), END);
     let (mut lost, mut unreported) = (0, 0);
     for ((host, before), reader) in before.iter().enumerate().zip(readers) {
         let ((got, _client), now) = (reader.join().unwrap(), two.metrics(host));

@@ -10,7 +10,7 @@ use ::comet::caller::PushClient;
 use comet_client::{Client, Options, PushTarget, Pusher};
 
 use crate::logic_process::own_address;
-use crate::support::{Metrics, PATIENCE, To, push, try_push, until};
+use crate::support::{Metrics, PATIENCE, To, until, until_reaches};
 use crate::two_hosts::TwoHosts;
 
 const ROOM: &str = "live://flood";
@@ -128,7 +128,7 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
         thread::spawn(move || count(client))
     });
     for caller in &callers {
-        until("both to have members", || push(caller, To::Room(ROOM), 5, BEGIN).queued == 2);
+        until_reaches(2, caller, To::Room(ROOM), BEGIN);
     }
     let before = [0, 1].map(|host| two.metrics(host));
     two.nats.pause(stalls);
@@ -165,9 +165,7 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
         });
     }
     for (caller, end) in callers.iter().zip(ENDS) {
-        until("the last push to reach both", || {
-            try_push(caller, To::Room(ROOM), 5, end).is_ok_and(|ledger| ledger.queued == 2)
-        });
+        until_reaches(2, caller, To::Room(ROOM), end);
     }
     let now = [0, 1].map(|host| two.metrics(host));
     let rise = |host: usize, of: &dyn Fn(&Metrics) -> u64| of(&now[host]) - of(&before[host]);
@@ -200,7 +198,7 @@ fn check(flood: Flood, sets: &[&str], stalls: bool) -> Option<Outcome> {
 #[test]
 fn each_push_by_a_frame_of_a_flood_reaches_both_hosts_or_is_counted() {
     let flood = Flood { callers: 2, pushes: 5_000, window: 1_000, body: 16 };
-    check(flood, &["push.timeout=\"30s\""], false);
+    check(flood, &["push.timeout=\"10s\""], false);
 }
 
 /// More than may wait for NATS.

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use crate::halt;
 use crate::logic_process::own_address;
 use crate::scratch;
-use crate::support::until;
+use crate::support::{PATIENCE, until};
 
 /// Ends with the value.
 pub(crate) struct NatsServer {
@@ -44,6 +44,12 @@ impl NatsServer {
     /// Lets the process run no more, with all its connections open, or run again.
     pub(crate) fn pause(&self, is_paused: bool) {
         halt::pause(&self.process, is_paused);
+    }
+
+    /// Begins anew at the same address, with other arguments from now on.
+    pub(crate) fn restart_with(&mut self, arguments: &[&str]) {
+        self.arguments = arguments.iter().map(ToString::to_string).collect();
+        self.restart();
     }
 
     /// Begins anew at the same address.
@@ -92,6 +98,7 @@ pub(crate) struct Program {
 impl Program {
     fn connect(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut program = Self { stream: BufReader::new(stream) };
         assert!(program.line().starts_with("INFO "));
         program.say("CONNECT {\"verbose\":false,\"headers\":true}\r\nPING\r\n");

@@ -36,7 +36,14 @@ pub(crate) fn comet(arguments: &[&str]) -> Command {
 
 /// Runs the program to its end.
 pub(crate) fn run(arguments: &[&str]) -> (i32, String, String) {
-    let Output { status, stdout, stderr } = comet(arguments).output().unwrap();
+    let process = comet(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (pid, (sender, output)) = (Pid::from_child(&process), channel());
+    thread::spawn(move || sender.send(process.wait_with_output()));
+    let output = output.recv_timeout(2 * PATIENCE).unwrap_or_else(|_| {
+        kill_process(pid, Signal::KILL).unwrap();
+        panic!("{arguments:?} does not end");
+    });
+    let Output { status, stdout, stderr } = output.unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     (status.code().expect("no signal ended it"), text(stdout), text(stderr))
 }

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::{Condvar, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +90,31 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !done() {
         assert!(begin.elapsed() < PATIENCE, "still waiting for {what}");
+        // Tests share few cores.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until `counter` has grown so far.
+#[track_caller]
+pub(crate) fn until_more(what: &str, counter: &AtomicU64, more: u64) {
+    let (begin, before) = (Instant::now(), counter.load(SeqCst));
+    loop {
+        let grown = counter.load(SeqCst) - before;
+        if grown >= more {
+            return;
+        }
+        assert!(begin.elapsed() < PATIENCE, "{grown} of {more} {what} from {before} on");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Sets the flag when it is dropped, so that the threads of a test that fails end as well.
+pub(crate) struct SetOnDrop(pub(crate) Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
     }
 }
 
@@ -121,6 +147,14 @@ pub(crate) fn dropped(ledger: Ledger, reason: &str, dropped: u64) -> Ledger {
 
 pub(crate) fn push(caller: &PushClient, to: To<'_>, operation: i32, body: &[u8]) -> Ledger {
     try_push(caller, to, operation, body).unwrap_or_else(|error| panic!("{to:?}: {error}"))
+}
+
+/// Pushes until one reaches so many connections: a host may not be subscribed yet, and a busy one may be late.
+#[track_caller]
+pub(crate) fn until_reaches(clients: u64, caller: &PushClient, to: To<'_>, body: &[u8]) {
+    until(&format!("a push to {to:?} to reach {clients}"), || {
+        try_push(caller, to, 5, body).is_ok_and(|ledger| ledger.queued == clients)
+    });
 }
 
 pub(crate) fn try_push(

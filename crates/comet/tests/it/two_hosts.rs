@@ -15,7 +15,8 @@ pub(crate) struct TwoHosts {
 /// In the first second of a connection there may be other hosts that have not said so.
 pub(crate) fn until_others_had_their_time(host: &Server) {
     let caller = PushClient::connect(&host.grpc.to_string()).unwrap();
-    let settled = || try_push(&caller, To::All, 6, b"").unwrap().unanswered.is_empty();
+    let settled =
+        || try_push(&caller, To::All, 6, b"").is_ok_and(|ledger| ledger.unanswered.is_empty());
     until("others to have had their time", settled);
 }
 

@@ -10,6 +10,7 @@ mod nats;
 mod nats_frames;
 mod paced;
 mod parked;
+mod stream;
 mod talking;
 mod tls;
 mod tls_sessions;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use comet_handover as handed;
 use comet_proto::Encoded;
 
+use crate::history::StreamState;
 use crate::limits::Limits;
 use crate::time::Millis;
 
-use super::{Kept, RoomHistories, RoomHistory};
+use super::{CameAt, Kept, RoomHistories, RoomHistory};
 
 impl RoomHistories {
     /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet: their
@@ -19,24 +20,45 @@ impl RoomHistories {
         rooms: impl Iterator<Item = &'a str>,
         now: Millis,
     ) -> Vec<handed::History> {
-        let without_push = rooms.filter(|room| !self.rooms.contains_key(*room));
+        // Where hosts share the histories, such a room has no position of its own.
+        let is_own = self.shared.is_none();
+        let without_push = rooms.filter(|room| is_own && !self.rooms.contains_key(*room));
         let mut histories: Vec<_> = without_push
             .map(|room| handed::History {
                 room: room.into(),
                 epoch: self.epoch_of(room),
                 top: 0,
                 frames: Vec::new(),
+                floor: None,
             })
             .collect();
         histories.sort_unstable_by(|one, other| one.room.cmp(&other.room));
-        let mut known: Vec<_> = self.rooms.iter().collect();
+        let is_whole = self.stream().is_none_or(|stream| stream.epoch != 0);
+        let mut known: Vec<_> = self.rooms.iter().filter(|_| is_whole).collect();
         known.sort_unstable_by_key(|(_, known)| known.number);
         histories.extend(known.into_iter().map(|(room, known)| {
-            let RoomHistory { epoch, top, frames, bytes: _, pushes: _, number: _ } = known;
+            let RoomHistory {
+                epoch,
+                top,
+                count: _,
+                losses: _,
+                floor,
+                frames,
+                bytes: _,
+                pushes: _,
+                number: _,
+            } = known;
             let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
-            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames }
+            // Where offsets have holes, the oldest push does not tell it.
+            let floor = (!is_own).then_some(*floor);
+            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames, floor }
         }));
         histories
+    }
+
+    /// Offset of the latest push of the stream to a room that was forgotten.
+    pub(crate) fn forgotten_in_stream(&self) -> u64 {
+        self.shared.as_ref().map_or(0, super::shared::Shared::forgotten)
     }
 
     /// How many rooms have lost their position.
@@ -47,27 +69,56 @@ impl RoomHistories {
     /// Goes on with histories, in the place of none, of those rooms that a rule of `limits` covers.
     pub(crate) fn take_over(
         &mut self,
-        histories: Vec<handed::History>,
+        (histories, stream, forgotten_in_stream): (Vec<handed::History>, StreamState, u64),
         forgotten: u64,
         evicted: u64,
         limits: &Limits,
         now: Millis,
     ) {
+        self.set_stream(stream);
+        if let Some(shared) = &mut self.shared {
+            shared.forget(forgotten_in_stream);
+        }
         (self.forgotten, self.evicted) = (forgotten, evicted);
-        for handed::History { room, epoch, top, frames } in histories {
+        for handed::History { room, epoch, top, frames, floor } in histories {
+            // Of another stream, or of none while hosts share one now, or the other way round.
+            let is_foreign = match &self.shared {
+                Some(shared) => epoch != shared.epoch(),
+                None => stream.epoch != 0 && epoch == stream.epoch,
+            };
+            if is_foreign {
+                continue;
+            }
             if limits.history_rule(&room).is_none() {
+                if let Some(shared) = &mut self.shared {
+                    // A rule that covers it again finds what came before not kept.
+                    shared.forget(top);
+                }
                 continue;
             }
             let frames: Option<VecDeque<Kept>> =
                 frames.into_iter().map(|kept| arrived(kept, top, now)).collect();
             // Frames that are none are no history; the position stays.
-            let frames = frames.unwrap_or_default();
+            let (frames, floor) = frames.map_or((VecDeque::new(), None), |frames| (frames, floor));
             let bytes = frames.iter().map(Kept::bytes).sum();
             let pushes = frames.iter().map(|kept| kept.pushes).fold(0, u32::saturating_add);
             self.latest += 1;
             let number = self.latest;
             self.bytes += bytes;
-            let known = RoomHistory { epoch, top, frames, bytes, pushes, number };
+            // What was kept before is not known, and members know the pushes by the numbers that their offsets are.
+            let before = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
+            let floor = floor.map_or(before, |floor| floor.min(before));
+            let known = RoomHistory {
+                epoch,
+                top,
+                count: top,
+                losses: 0,
+                floor,
+                frames,
+                bytes,
+                pushes,
+                number,
+            };
             self.put(Arc::from(room), known);
         }
         self.evict(limits.history_memory);
@@ -85,7 +136,7 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
         offsets: None,
         direct: None,
     };
-    let age_ms = now.0.saturating_sub(at.0);
+    let age_ms = at.age_ms(now);
     handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
 }
 
@@ -96,5 +147,5 @@ fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
     let frame = Encoded::from_parts(&bytes, tcp_at as usize)?;
     let has_pushes = comet_proto::count_frames(frame.for_tcp()) == Ok(pushes as usize);
     let is_sound = has_pushes && pushes > 0 && offset <= top && u64::from(pushes) <= offset;
-    is_sound.then(|| Kept { frame, offset, pushes, at: Millis(now.0.saturating_sub(age_ms)) })
+    is_sound.then(|| Kept { frame, offset, pushes, at: CameAt::ago(now, age_ms) })
 }

@@ -28,7 +28,7 @@ impl RoomHistories {
                 break;
             }
             pushes += before.min(kept.offset + 1) - kept.first();
-            let age_ms = now.0.saturating_sub(kept.at.0);
+            let age_ms = kept.at.age_ms(now);
             let (frame, first) = (kept.frame.clone(), kept.first());
             runs.push(HistoryRun { frame, first, age_ms });
         }
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn pages_go_back_from_the_latest_push_and_may_begin_and_end_within_a_batch() {
-        let mut all = RoomHistories::new(7);
+        let mut all = RoomHistories::new(7, false);
         let unknown = HistoryQuery { room: "h".into(), before: None, limit: 9 };
         assert_eq!(all.page(&unknown, &rule(), Millis(0)).position, None);
         add(&mut all, &frame(5, b"1"), 0);
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_page_has_a_bound_in_bytes_and_one_push_at_least() {
-        let mut all = RoomHistories::new(7);
+        let mut all = RoomHistories::new(7, false);
         (0..3).for_each(|_| add(&mut all, &frame(5, &[b'x'; 600 << 10]), 0));
         let offsets = |before| {
             let (entries, oldest) = page(&all, before, 9, 0);

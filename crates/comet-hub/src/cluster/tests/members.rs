@@ -202,7 +202,7 @@ fn a_host_that_is_back_late_is_asked_for_its_members() {
         world.pass(HOST_ANNOUNCE_MS - 1);
     }
     world.hosts.get_mut("b").unwrap().is_cut = false;
-    world.event("a", Event::Announced { host: "b".into() });
+    world.event("a", Event::Announced { host: "b".into(), reads_stream: false });
     world.hosts.get_mut("b").unwrap().is_stopped = false;
     world.pass(HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS);
     world.hosts.get_mut("b").unwrap().is_stopped = true;

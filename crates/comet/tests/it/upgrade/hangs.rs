@@ -1,5 +1,6 @@
 //! A new process that hangs with everything in its hands: clients wait for about a second.
 
+use std::path::PathBuf;
 use std::{env, fs, thread};
 
 use comet_handover::{FEATURES, VERSION};
@@ -30,18 +31,24 @@ fn new_process() {
     }
 }
 
-#[test]
-fn clients_wait_about_a_second_for_one_that_hangs() {
-    let mut line = Line::start(&[], &[]);
-    let mut clients = [0, 1].map(|user| line.server.live(BOTH[user as usize], &token(user)));
+/// A program that does so, in a file of this name, and the file that it writes then.
+pub(super) fn one_that_hangs(name: &str) -> (String, PathBuf) {
     let test = env::current_exe().unwrap();
-    let stopped = scratch::folder().join("upgrade-is-stopped.time");
+    let stopped = scratch::folder().join(format!("{name}.time"));
+    let _ = fs::remove_file(&stopped);
     let text = format!(
         "{ROLE}={:?} exec {:?} --exact upgrade::hangs::new_process --nocapture",
         stopped.display(),
         test.display()
     );
-    let hangs = script("upgrade-is-stopped", &text);
+    (script(name, &text), stopped)
+}
+
+#[test]
+fn clients_wait_about_a_second_for_one_that_hangs() {
+    let mut line = Line::start(&[], &[]);
+    let mut clients = [0, 1].map(|user| line.server.live(BOTH[user as usize], &token(user)));
+    let (hangs, stopped) = one_that_hangs("upgrade-is-stopped");
     line.fail(&["--binary", &hangs], "does not answer in time");
     // Most of the bound is for a loaded machine.
     let took = fs::metadata(&stopped).unwrap().modified().unwrap().elapsed().unwrap();

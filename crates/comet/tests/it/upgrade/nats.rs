@@ -12,7 +12,10 @@ use rustix::process::Signal;
 use crate::nats_server::NatsServer;
 use crate::peer::Peer;
 use crate::process::{Server, comet, with_sets};
-use crate::support::{BOTH, Metrics, Permit, To, push, try_push, two_cores, until};
+use crate::support::{
+    BOTH, Metrics, Permit, SetOnDrop, To, push, try_push, two_cores, until, until_more,
+    until_reaches,
+};
 use crate::two_hosts::until_others_had_their_time;
 
 use super::{Line, token};
@@ -28,18 +31,18 @@ pub(super) struct Hosts {
     /// It is upgraded.
     pub(super) line: Line,
     pub(super) other: Server,
-    nats: NatsServer,
+    pub(super) nats: NatsServer,
 }
 
 impl Hosts {
     fn start(sets: &[&str]) -> Option<Self> {
-        Self::start_with(sets, &[])
+        Self::start_with(&[], sets, &[])
     }
 
-    /// With settings of both, and of the one that is upgraded.
-    pub(super) fn start_with(sets: &[&str], upgraded: &[&str]) -> Option<Self> {
+    /// With arguments for `nats-server`, settings of both, and of the one that is upgraded.
+    pub(super) fn start_with(arguments: &[&str], sets: &[&str], upgraded: &[&str]) -> Option<Self> {
         let permit = Permit::wait();
-        let nats = NatsServer::start(&[])?;
+        let nats = NatsServer::start(arguments)?;
         let servers = format!("nats.servers=[\"nats://{}\"]", nats.address());
         let launch = |id: &str, own: &[&str], permit: Option<Permit>| {
             let id = format!("server.id={id:?}");
@@ -68,6 +71,20 @@ impl Hosts {
         }
     }
 
+    /// NATS has the subscription of a host once a push of the other one reaches all clients.
+    fn until_subscribed(&self, grpc: &[String]) {
+        let mut number = 0;
+        for grpc in grpc {
+            let caller = PushClient::connect(grpc).unwrap();
+            until("a push to reach all", || {
+                number += 1;
+                let body = format!("ready {number}");
+                try_push(&caller, To::Room(ROOM), 5, body.as_bytes())
+                    .is_ok_and(|ledger| ledger.queued == 2 * CLIENTS as u64)
+            });
+        }
+    }
+
     pub(super) fn clients(&self) -> Vec<Peer> {
         let hosts = [&self.line.server, &self.other];
         let users = (0..2 * CLIENTS as u32).zip(BOTH.iter().cycle());
@@ -91,22 +108,27 @@ pub(super) fn read(mut peer: Peer) -> JoinHandle<(Peer, Vec<String>)> {
     })
 }
 
-/// What became of each push of a caller; `None`: its caller does not know.
-fn call(
+/// What became of each push of a caller, with so long a pause between them; `None`: its caller does not know.
+pub(super) fn call(
     host: &'static str,
     grpc: String,
+    pause: Duration,
     (is_over, made): (Arc<AtomicBool>, Arc<AtomicU64>),
 ) -> JoinHandle<Vec<Option<Ledger>>> {
     thread::spawn(move || {
         let mut ledgers = Vec::new();
         while !is_over.load(SeqCst) {
             // Each process has callers of its own.
-            let Ok(caller) = PushClient::connect(&grpc) else { continue };
+            let Ok(caller) = PushClient::connect(&grpc) else {
+                thread::sleep(Duration::from_millis(1));
+                continue;
+            };
             while !is_over.load(SeqCst) {
                 let body = format!("{host} {}", ledgers.len());
                 let pushed = try_push(&caller, To::Room(ROOM), 5, body.as_bytes()).ok();
                 ledgers.push(pushed);
                 made.fetch_add(1, SeqCst);
+                thread::sleep(pause);
                 if ledgers.last() == Some(&None) {
                     break;
                 }
@@ -121,11 +143,12 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     let Some(mut hosts) = Hosts::start(&[]) else { return };
     let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
     let (is_over, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let _over = SetOnDrop(Arc::clone(&is_over));
     let grpc = [hosts.line.server.grpc, hosts.other.grpc].map(|grpc| grpc.to_string());
-    let callers = ["a", "b"]
-        .into_iter()
-        .zip(grpc)
-        .map(|(host, grpc)| call(host, grpc, (Arc::clone(&is_over), Arc::clone(&made))));
+    hosts.until_subscribed(&grpc);
+    let callers = ["a", "b"].into_iter().zip(grpc).map(|(host, grpc)| {
+        call(host, grpc, Duration::ZERO, (Arc::clone(&is_over), Arc::clone(&made)))
+    });
     let callers: Vec<_> = callers.collect();
     // A program that is no comet expects no answer. It keeps the pace of the callers: a flood would leave them no turn.
     let program = {
@@ -145,22 +168,18 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
         })
     };
     for _ in 0..UPGRADES {
-        let before = made.load(SeqCst);
-        until("pushes to go on", || made.load(SeqCst) > before + 40);
+        until_more("pushes", &made, 40);
         hosts.line.upgrade();
         hosts.until_joined();
     }
-    let before = made.load(SeqCst);
-    until("pushes to go on", || made.load(SeqCst) > before + 40);
+    until_more("pushes", &made, 40);
     is_over.store(true, SeqCst);
     let ledgers: Vec<Vec<Option<Ledger>>> =
         callers.into_iter().map(|caller| caller.join().unwrap()).collect();
     let published: u64 = program.join().unwrap();
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     let all = 2 * CLIENTS as u64;
-    until("the last push to reach all", || {
-        push(&caller, To::Room(ROOM), 5, END.as_bytes()).queued == all
-    });
+    until_reaches(all, &caller, To::Room(ROOM), END.as_bytes());
     let mut delivered: BTreeMap<String, u64> = BTreeMap::new();
     let mut peers = Vec::new();
     for (client, reader) in readers.into_iter().enumerate() {
@@ -192,10 +211,10 @@ fn each_push_of_hosts_comes_once_while_one_of_them_is_upgraded() {
     let pushes: usize = ledgers.iter().map(Vec::len).sum();
     eprintln!("{pushes} pushes, {named} name a host, {unknown} unknown; {published} published");
     assert!(unknown <= UPGRADES, "{unknown} of {pushes} callers do not know");
-    for number in 0..published {
-        let came = delivered.get(&format!("program {number}"));
-        assert_eq!(came, Some(&all), "number {number} of a program");
-    }
+    let came = |number: u64| delivered.get(&format!("program {number}")).copied().unwrap_or(0);
+    let came = (0..published).map(|number| (number, came(number)));
+    let missing: Vec<(u64, u64)> = came.filter(|(_, came)| *came != all).collect();
+    assert!(missing.is_empty(), "pushes of a program, and how many got each: {missing:?}");
     // The clients are still there.
     push(&caller, To::Room(ROOM), 5, b"still there");
     for peer in &mut peers {
@@ -236,9 +255,7 @@ fn a_host_without_a_connection_is_upgraded_again() {
     hosts.nats.pause(false);
     assert_eq!(client.recv().body, b"alone");
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
-    until("a push of the other host to come", || {
-        push(&caller, To::User(1), 5, b"together").queued == 1
-    });
+    until_reaches(1, &caller, To::User(1), b"together");
     assert_eq!(client.recv().body, b"together");
 }
 
@@ -249,9 +266,7 @@ fn a_host_whose_upgrade_fails_goes_on_with_its_pushes() {
     let mut clients = hosts.clients();
     hosts.line.fail(&["--binary", "/bin/false"], "the new process ended");
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
-    until("the push to reach all", || {
-        push(&caller, To::Room(ROOM), 5, b"as before").queued == 2 * CLIENTS as u64
-    });
+    until_reaches(2 * CLIENTS as u64, &caller, To::Room(ROOM), b"as before");
     for client in &mut clients {
         assert_eq!(client.recv().body, b"as before");
     }

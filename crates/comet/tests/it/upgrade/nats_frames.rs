@@ -10,7 +10,7 @@ use std::time::Duration;
 use comet::caller::PushClient;
 use comet_client::{PushLedger, PushTarget, Pusher};
 
-use crate::support::{PATIENCE, To, push, until};
+use crate::support::{PATIENCE, To, until, until_reaches};
 use crate::unix_sockets::Folder;
 
 use super::nats::{CLIENTS, END, Hosts, ROOM, read};
@@ -76,13 +76,13 @@ fn call(
 fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
     let folder = Folder::new();
     let frames = format!("push.frames=[\"{}\"]", folder.address("frames"));
-    let Some(mut hosts) = Hosts::start_with(&["protocol.svr_proto=1000"], &[&frames]) else {
+    let Some(mut hosts) = Hosts::start_with(&[], &["protocol.svr_proto=1000"], &[&frames]) else {
         return;
     };
     let readers: Vec<_> = hosts.clients().into_iter().map(read).collect();
     let other = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     let all = 2 * CLIENTS as u64;
-    until("the hosts to know the room", || push(&other, To::Room(ROOM), 5, b"").queued == all);
+    until_reaches(all, &other, To::Room(ROOM), b"");
     let (over, made) = (Over(Arc::default()), Arc::new(AtomicU64::new(0)));
     let caller = call(folder.file("frames"), (Arc::clone(&over.0), Arc::clone(&made)));
     let until_more = || {
@@ -99,9 +99,7 @@ fn each_push_by_a_frame_is_made_once_on_both_hosts_while_one_is_upgraded() {
     let (ledgers, connections) = caller.join().unwrap();
     assert!(connections > UPGRADES as u64, "{connections} connections");
     let last = hosts.line.caller();
-    until("the last push to reach all", || {
-        push(&last, To::Room(ROOM), 5, END.as_bytes()).queued == all
-    });
+    until_reaches(all, &last, To::Room(ROOM), END.as_bytes());
     let mut delivered: HashMap<usize, [u64; 2]> = HashMap::new();
     let mut peers = Vec::new();
     for (client, reader) in readers.into_iter().enumerate() {

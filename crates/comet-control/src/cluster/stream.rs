@@ -1,0 +1,266 @@
+//! The stream of pushes to rooms with a history that hosts share: its pushes begin here as they come, and none is left out. Where a core
+//! is behind, the rest waits in the stream.
+
+use std::convert::Infallible;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use comet_core::{CallId, Message, Push, ShardId, StreamState, home_of_room};
+use comet_hub::cluster::{
+    Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, StreamPlace, Target,
+    Told,
+};
+use comet_ops::{Exposition, Kind};
+use comet_wire::goim::protocol::Proto;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tonic::{Code, Status};
+
+use crate::status::status;
+use crate::under_way::{Elsewhere, UnderWay, UnderWayHere};
+
+use super::publication::taken_apart;
+use super::{ClusterDriver, STREAM_BYTES_MAX, UNLIMITED, unix_ms};
+
+/// Pushes of the stream that may be under way on the cores.
+const UNDER_WAY_MAX: usize = 512;
+/// Time until the cores are tried again where so many calls are under way that no more may begin.
+const RETRY: Duration = Duration::from_millis(2);
+/// A push that cannot begin for so long is told of in the log, and other hosts wait for this one no longer.
+const LATE: Duration = Duration::from_secs(1);
+
+/// What the cores get of a push.
+enum Begun {
+    Push(UnderWayHere),
+    /// It is refused, which its home is told.
+    Refusal(UnderWayHere),
+}
+
+impl ClusterDriver {
+    /// Has the stream take a push of this host's callers. Does not wait, so pushes of one caller come into the stream in the order
+    /// in which they begin.
+    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> Elsewhere {
+        self.begin_by(limit, |cluster, limit, caller| cluster.store(limit, publication, caller))
+    }
+
+    /// Takes what the stream has, for as long as it is polled. `prepare` makes a push; what it refuses as invalid goes to nobody.
+    pub(crate) async fn run_stream(
+        self: Arc<Self>,
+        mut events: mpsc::Receiver<StreamEvent>,
+        prepare: impl Fn(Proto, i32) -> Result<Push, Status>,
+    ) -> Infallible {
+        let mut under_way = JoinSet::new();
+        let (mut bytes_under_way, mut told) = (0, (0, false));
+        let mut has_engine = true;
+        loop {
+            self.gate.pass().await;
+            let has_room = under_way.len() < UNDER_WAY_MAX && bytes_under_way < STREAM_BYTES_MAX;
+            tokio::select! {
+                biased;
+                () = self.gate.closing() => {}
+                Some(ended) = under_way.join_next() => {
+                    bytes_under_way -= ended.expect("it does not panic");
+                }
+                event = events.recv(), if has_engine && has_room => {
+                    match event {
+                        Some(StreamEvent::State(place)) => {
+                            let StreamState { epoch, is_read, .. } = place.state;
+                            let before = std::mem::replace(&mut told, (epoch, is_read));
+                            self.take_state(place, told != before).await;
+                        }
+                        Some(StreamEvent::Push(push)) => {
+                            let bytes = push.publication.body.len();
+                            bytes_under_way += bytes;
+                            let (begun, answer) = self.begun(&prepare, push).await;
+                            let answered = Arc::clone(&self).answer_stored(begun, answer);
+                            under_way.spawn(async move {
+                                answered.await;
+                                bytes
+                            });
+                        }
+                        None => has_engine = false,
+                    }
+                }
+            }
+        }
+    }
+
+    /// Homes are all told, or none that the process that goes on knows of.
+    async fn take_state(&self, place: StreamPlace, is_new: bool) {
+        self.tell_state(place.state, false).await;
+        if is_new && place.state.is_read {
+            self.tell_state(place.state, true).await;
+        }
+        *self.place() = place.state.is_read.then_some(place);
+        self.set_reads_stream(place.state.is_read);
+    }
+
+    /// Tries until it has begun, or until its home knows that it is refused.
+    async fn begun(
+        &self,
+        prepare: &impl Fn(Proto, i32) -> Result<Push, Status>,
+        push: StoredPush,
+    ) -> (Begun, Option<Answer>) {
+        let StoredPush { publication, offset, stored_unix_ms, answer } = push;
+        let (target, accepts, proto) = taken_apart(publication);
+        let Target::Room(room) = target else { unreachable!("the stream has pushes to rooms") };
+        let home = home_of_room(&room, self.hub.shards());
+        let mut prepared = None;
+        let (first_try, mut is_late) = (Instant::now(), false);
+        let begun = loop {
+            self.gate.pass().await;
+            let pushed = match &prepared {
+                Some(pushed) => Ok(pushed),
+                None => match prepare(proto.clone(), accepts) {
+                    Err(status) if status.code() != Code::InvalidArgument => Err(status),
+                    made => Ok(&*prepared.insert(made.map(|push| Push { offset, ..push }))),
+                },
+            };
+            let begun = pushed.and_then(|pushed| {
+                let room = Arc::clone(&room);
+                Ok(match pushed {
+                    Ok(push) => Begun::Push(self.begin_at(home, |call| {
+                        let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
+                        Message::PushStored { call, room, push: push.clone(), age_ms }
+                    })?),
+                    Err(_) => Begun::Refusal(self.begin_at(home, |call| Message::LoseStored {
+                        call,
+                        room,
+                        offset,
+                    })?),
+                })
+            });
+            match begun {
+                Ok(begun) => break begun,
+                Err(status) => {
+                    if !is_late && first_try.elapsed() >= LATE {
+                        is_late = true;
+                        let why = status.message();
+                        log::warn!("pushes of the stream of histories wait for the cores: {why}");
+                        self.set_reads_stream(false);
+                    }
+                    sleep(RETRY).await;
+                }
+            }
+        };
+        if let Some(Err(status)) = prepared {
+            log::debug!("a push of the stream: {}", status.message());
+        }
+        let mut place = *self.place();
+        if let Some(place) = &mut place {
+            (place.state.seen, place.seen_unix_ms) = (offset, stored_unix_ms);
+        }
+        *self.place() = place;
+        if is_late {
+            self.set_reads_stream(place.is_some());
+        }
+        (begun, answer)
+    }
+
+    fn begin_at(
+        &self,
+        home: ShardId,
+        message: impl FnOnce(CallId) -> Message,
+    ) -> Result<UnderWayHere, Status> {
+        let call = self.hub.begin(UNLIMITED, |call| [(home, message(call))]);
+        Ok(UnderWay::from(call.map_err(status)?).here())
+    }
+
+    /// Other hosts are told, so that they wait for this one or do not.
+    fn set_reads_stream(&self, reads_stream: bool) {
+        self.lock().set_reads_stream(self.now(), reads_stream);
+        self.wake.notify_one();
+    }
+
+    /// See [`ClusterDriver::hand_over`].
+    pub(super) fn place(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+        self.stream.lock().expect("nothing panics between lock and unlock")
+    }
+
+    /// Returns when all shards have taken it.
+    async fn tell_state(&self, state: StreamState, is_settled: bool) {
+        let message = |call| Message::Stream { call, state, is_settled };
+        let call = loop {
+            match self.hub.begin_everywhere(UNLIMITED, message) {
+                Ok(call) => break call,
+                Err(_) => sleep(RETRY).await,
+            }
+        };
+        // Fails only where a core has ended, and this process with it.
+        let _ = call.await;
+    }
+
+    async fn answer_stored(self: Arc<Self>, begun: Begun, answer: Option<Answer>) {
+        let (tally, is_refused) = match begun {
+            Begun::Push(begun) => (begun.await, false),
+            Begun::Refusal(begun) => (begun.await, true),
+        };
+        // Fails only where a core has ended, and this process with it.
+        let Ok(tally) = tally else { return };
+        let host = Arc::clone(&self.host);
+        let mut cluster = self.lock();
+        if is_refused {
+            let reply = match &answer {
+                Some(Answer::To(reply)) => Some(reply),
+                _ => None,
+            };
+            cluster.note_refused(reply);
+            if let Some(Answer::Here(call)) = answer {
+                cluster.handle_event(self.now(), Event::Refused { call, host });
+            }
+            return self.carry_out(&mut cluster);
+        }
+        let (hosts, told) = (Vec::new(), Told::default());
+        let part = Part { host, tally, hosts, may_miss_hosts: false, told };
+        match answer {
+            // If it has no room, the caller is told that this host has not answered.
+            Some(Answer::To(reply)) => _ = self.engine.answer(reply, part),
+            Some(Answer::Here(call)) => {
+                cluster.handle_event(self.now(), Event::Answered { call, part });
+                self.carry_out(&mut cluster);
+            }
+            None => {}
+        }
+    }
+
+    pub(super) fn expose_stream(&self, page: &mut Exposition) {
+        let Some(counts) = self.engine.stream_counts() else { return };
+        let StreamCounts { read, lost, waiting, is_read } = counts;
+        let hosts = self.lock().counts().stream_hosts;
+        for (name, kind, help, value) in [
+            (
+                "comet_cluster_stream_hosts",
+                Kind::Gauge,
+                "Hosts that read the stream of histories without delay, with this one. Callers do not wait for others.",
+                hosts,
+            ),
+            (
+                "comet_cluster_stream_is_read",
+                Kind::Gauge,
+                "Whether what was in the stream of histories is read since this host began.",
+                u64::from(is_read),
+            ),
+            (
+                "comet_cluster_stream_waiting",
+                Kind::Gauge,
+                "Pushes in the stream of histories that were not read yet with the latest one that was.",
+                waiting,
+            ),
+            (
+                "comet_cluster_stream_read_total",
+                Kind::Counter,
+                "Pushes of the stream of histories that were read.",
+                read,
+            ),
+            (
+                "comet_cluster_stream_lost_total",
+                Kind::Counter,
+                "Pushes that the stream of histories dropped before this host read them. Members are told of a gap.",
+                lost,
+            ),
+        ] {
+            page.family(name, kind, help).sample(value);
+        }
+    }
+}

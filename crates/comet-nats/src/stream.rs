@@ -1,0 +1,366 @@
+//! Reads the stream of the histories that hosts share, from its first message to its last and on, and each of them once.
+//!
+//! The stream drops its oldest messages alone, so its sequences have no holes. Where one is missing the consumer is made anew. If it is
+//! missing still, the stream has dropped what this host has not read. `place.rs` decides.
+
+mod place;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::{self, DiscardPolicy, Info, RetentionPolicy};
+use async_nats::jetstream::{self, Message};
+use async_nats::{Client, HeaderMap};
+use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
+use comet_hub::cluster::{Answer, StoredPush, StreamEvent};
+use futures_util::StreamExt;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::options::StreamOptions;
+use crate::subject::Subjects;
+use crate::{Counts, STREAM_MAX, Shared, StreamReading, headers};
+
+use place::{Arrival, Found, Loss, Place};
+
+/// Messages that the client asks for at once, and asks again for when half of them have come: at most, and the bytes that they may
+/// have. NATS takes no message that has more.
+const BATCH_MAX: usize = 256;
+const BATCH_BYTES: usize = 64 << 20;
+/// Bytes of messages that wait at most. The client asks for another batch when half of one has come, and for two more by itself if
+/// nobody takes messages for more than half a minute. A few are on their way to their reader, and one in its hands.
+pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 7 + BATCH_BYTES * (STREAM_MAX + 1);
+/// The stream says so often that it is there. After two of these without a word the consumer is made anew: its server may have ended,
+/// which is another one than that of this connection.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+/// How long a question for messages holds, where there are none.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server forgets a consumer that nobody asks for so long.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+/// Time between two attempts.
+const RETRY: Duration = Duration::from_millis(250);
+const RETRY_MAX: Duration = Duration::from_secs(4);
+/// How often homes are told how far the stream is read.
+const TELL: Duration = Duration::from_millis(100);
+/// What was in the stream at the start may have gone of age, so it is looked at again after so many of these without a message.
+const LOOK_AGAIN: u32 = 10;
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+/// What became of a message.
+enum Taken {
+    Read,
+    /// It was read before.
+    Known,
+    /// Messages before it are missing, and may come by another consumer.
+    Missing,
+}
+
+pub(crate) struct StreamReader {
+    client: Client,
+    subjects: Arc<Subjects>,
+    shared: Arc<Shared>,
+    options: StreamOptions,
+    at: Place,
+    /// The latest complaint, which is not repeated.
+    said: Option<String>,
+}
+
+/// Messages to be asked for at once, each of so many bytes at most.
+fn batch(payload_max: usize) -> usize {
+    (BATCH_BYTES / payload_max.max(1)).clamp(1, BATCH_MAX)
+}
+
+impl StreamReader {
+    pub(crate) fn new(
+        client: Client,
+        subjects: Arc<Subjects>,
+        shared: Arc<Shared>,
+        options: StreamOptions,
+    ) -> Self {
+        Self { client, subjects, shared, options, at: Place::default(), said: None }
+    }
+
+    pub(crate) async fn run(mut self, events: mpsc::Sender<StreamEvent>) -> Infallible {
+        let mut pause = RETRY;
+        let mut connections = self.shared.connections.subscribe();
+        loop {
+            let before = self.at.last;
+            let ended = tokio::select! {
+                ended = self.follow(&events) => ended,
+                // The consumer has gone with its connection, which the client would notice by its silence.
+                _ = connections.changed() => {
+                    pause = RETRY;
+                    continue;
+                }
+            };
+            if let Err(error) = ended {
+                let sentence = error.to_string();
+                if self.said.as_ref() != Some(&sentence) {
+                    log::warn!("the stream of histories in NATS is not read: {sentence}");
+                    self.said = Some(sentence);
+                }
+            }
+            pause = if self.at.last > before { RETRY } else { RETRY_MAX.min(pause * 2) };
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = connections.changed() => pause = RETRY,
+            }
+        }
+    }
+
+    /// Reads on, until the consumer has to be made anew. Whatever it waits for, it may be dropped there and called again.
+    async fn follow(&mut self, events: &mpsc::Sender<StreamEvent>) -> Result<(), Error> {
+        let context = jetstream::new(self.client.clone());
+        let found = context.get_or_create_stream(self.config()).await?;
+        let info = found.cached_info();
+        if let Some(why) = unfit(&info.config, &self.subjects.every_stored_room()) {
+            return Err(format!("{} {why}", self.subjects.stream()).into());
+        }
+        self.begin(info, events).await;
+        let consumer = found.create_consumer(self.consumer()).await?;
+        // The consumer may be one of a stream that was made meanwhile.
+        if context.get_stream(self.subjects.stream()).await?.cached_info().created != info.created {
+            return Ok(());
+        }
+        self.read(&consumer, events).await
+    }
+
+    fn config(&self) -> stream::Config {
+        let StreamOptions { bytes, age, replicas } = self.options;
+        stream::Config {
+            name: self.subjects.stream(),
+            subjects: vec![self.subjects.every_stored_room()],
+            max_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
+            max_age: age,
+            discard: DiscardPolicy::Old,
+            num_replicas: replicas,
+            // What is taken out of the middle is a hole that no host notices.
+            deny_delete: true,
+            description: Some("Pushes to rooms with a history, of comet".to_owned()),
+            ..stream::Config::default()
+        }
+    }
+
+    fn consumer(&self) -> pull::Config {
+        pull::Config {
+            deliver_policy: match self.at.start() {
+                0 => DeliverPolicy::All,
+                start_sequence => DeliverPolicy::ByStartSequence { start_sequence },
+            },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: FORGOTTEN,
+            memory_storage: true,
+            ..pull::Config::default()
+        }
+    }
+
+    /// Takes up the stream where it was left, or from its beginning if it is another one.
+    async fn begin(&mut self, info: &Info, events: &mpsc::Sender<StreamEvent>) {
+        let state = &info.state;
+        let found = Found {
+            created: info.created.unix_timestamp_nanos(),
+            first: state.first_sequence,
+            last: state.last_sequence,
+            messages: state.messages,
+        };
+        let resumed = self.shared.resumed().take();
+        if let Some(place) = resumed.and_then(|place| Place::resume(found.created, place)) {
+            self.at = place;
+        }
+        let loss = self.at.begin(found);
+        self.note(loss.as_ref());
+        self.tell(events).await;
+    }
+
+    fn note(&self, loss: Option<&Loss>) {
+        match loss {
+            Some(Loss::Tail { first, last }) => {
+                log::warn!("the stream of histories has lost its messages {first} to {last}");
+            }
+            Some(Loss::Unread { first, last }) => {
+                self.counts().lost.fetch_add(last - first + 1, Relaxed);
+                log::warn!("the stream has dropped what was not read: {first} to {last}");
+            }
+            None => {}
+        }
+    }
+
+    async fn read(
+        &mut self,
+        consumer: &PullConsumer,
+        events: &mpsc::Sender<StreamEvent>,
+    ) -> Result<(), Error> {
+        let asked =
+            consumer.stream().max_messages_per_batch(batch(self.client.server_info().max_payload));
+        let mut messages = asked.heartbeat(HEARTBEAT).expires(EXPIRES).messages().await?;
+        let (mut is_first, mut quiet) = (true, 0);
+        let mut ticks = interval(TELL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                message = messages.next() => {
+                    let message = message.ok_or("the consumer has ended")??;
+                    quiet = 0;
+                    match self.take(&message, is_first, events).await? {
+                        Taken::Read => (is_first, self.said) = (false, None),
+                        Taken::Known => {}
+                        Taken::Missing => return Ok(()),
+                    }
+                }
+                _ = ticks.tick() => {
+                    quiet += 1;
+                    if !self.at.is_read && quiet > LOOK_AGAIN {
+                        return Ok(());
+                    }
+                    self.tell(events).await;
+                }
+            }
+        }
+    }
+
+    /// Tells homes how far the stream is read, if that has changed.
+    async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
+        let place = self.at.told();
+        if place != self.at.told {
+            // Fails only when the host ends.
+            let _ = events.send(StreamEvent::State(place)).await;
+            self.at.told = place;
+        }
+        self.counts().is_read.store(self.at.is_read, Relaxed);
+    }
+
+    async fn take(
+        &mut self,
+        message: &Message,
+        is_first: bool,
+        events: &mpsc::Sender<StreamEvent>,
+    ) -> Result<Taken, Error> {
+        let info = message.info()?;
+        let (sequence, waiting) = (info.stream_sequence, info.pending);
+        let stored_unix_ms =
+            u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+        match self.at.arrive(sequence, stored_unix_ms, is_first) {
+            Arrival::Known => return Ok(Taken::Known),
+            Arrival::Early => return Ok(Taken::Missing),
+            Arrival::Other(loss) => {
+                self.note(Some(&loss));
+                return Ok(Taken::Missing);
+            }
+            Arrival::Next => {}
+            Arrival::Behind(loss) => {
+                self.note(loss.as_ref());
+                self.tell(events).await;
+            }
+        }
+        match self.push(message, sequence, stored_unix_ms) {
+            Some(push) => _ = events.send(StreamEvent::Push(push)).await,
+            None => Counts::add(&self.shared.counts.invalid),
+        }
+        let counts = self.counts();
+        counts.read.fetch_add(1, Relaxed);
+        counts.waiting.store(waiting, Relaxed);
+        if self.at.advance(sequence, stored_unix_ms) {
+            self.tell(events).await;
+        }
+        Ok(Taken::Read)
+    }
+
+    /// `None`: it is no push.
+    fn push(&self, message: &Message, sequence: u64, stored_unix_ms: u64) -> Option<StoredPush> {
+        let topic = self.subjects.topic_of_stored(&message.subject)?;
+        let headers = message.headers.as_ref();
+        let publication = headers::push(topic, headers, message.payload.to_vec())?;
+        // Whoever waited for an answer at the start of this host does not any more.
+        let answer = answer(&self.subjects, headers).filter(|_| self.at.is_read);
+        let offset = sequence * FRAMES_MAX;
+        Some(StoredPush { publication, offset, stored_unix_ms, answer })
+    }
+
+    fn counts(&self) -> &StreamReading {
+        self.shared.stream.as_ref().expect("a host with a stream counts")
+    }
+}
+
+/// Why a stream that somebody else has made cannot be read: it has other messages, or holes that no host can tell from what it has read.
+fn unfit(config: &stream::Config, subject: &str) -> Option<String> {
+    if config.subjects != [subject] {
+        return Some(format!("takes {:?}, and not {subject}", config.subjects));
+    }
+    let per_subject = config.max_messages_per_subject;
+    if per_subject > 0 {
+        return Some(format!("keeps {per_subject} messages a subject, which leaves holes in it"));
+    }
+    if config.retention != RetentionPolicy::Limits {
+        let retention = config.retention;
+        return Some(format!("has the retention {retention:?}, which leaves holes in it"));
+    }
+    (config.discard != DiscardPolicy::Old).then(|| "refuses new messages when it is full".into())
+}
+
+/// Where the answer to a push goes. Callers of another process of this host, from before an upgrade, do not wait any more.
+fn answer(subjects: &Subjects, headers: Option<&HeaderMap>) -> Option<Answer> {
+    let reply = headers::reply(headers)?;
+    match headers::host(headers) {
+        Some(host) if host == *subjects.own_host() => subjects.own_call(&reply.0).map(Answer::Here),
+        _ => Some(Answer::To(reply)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_hub::cluster::{ClusterCallId, ReplyTo};
+
+    use super::*;
+
+    #[test]
+    fn a_push_of_a_process_before_an_upgrade_is_answered_to_nobody() {
+        let subjects = |host: &str| Subjects::new("comet", host.into());
+        let (former, here, other) = (subjects("a"), subjects("a"), subjects("b"));
+        let answered = |caller: &Subjects| {
+            let reply = caller.reply(ClusterCallId(7));
+            let mut headers = headers::of_host(caller.own_host());
+            headers::set_reply(&mut headers, &reply);
+            (answer(&here, Some(&headers)), reply)
+        };
+        assert_eq!(answered(&here).0, Some(Answer::Here(ClusterCallId(7))));
+        assert_eq!(answered(&former).0, None);
+        let (answer_to_other, reply) = answered(&other);
+        assert_eq!(answer_to_other, Some(Answer::To(ReplyTo(reply.into()))));
+        assert_eq!(answer(&here, Some(&headers::of_host("b"))), None, "nobody wants one");
+        let mut program = HeaderMap::new();
+        headers::set_reply(&mut program, "inbox");
+        assert_eq!(answer(&here, Some(&program)), Some(Answer::To(ReplyTo("inbox".into()))));
+    }
+
+    #[test]
+    fn what_waits_in_the_client_has_a_bound() {
+        // The default of nats-server, its most, and a server that says none.
+        let payloads = [1 << 20, 64 << 20, 4 << 10, 0];
+        assert_eq!(payloads.map(batch), [64, 1, 256, 256]);
+        for payload in payloads {
+            assert!(batch(payload) * payload <= BATCH_BYTES, "{payload}");
+        }
+    }
+
+    #[test]
+    fn a_stream_with_holes_is_not_read() {
+        let subject = "comet.history.*";
+        let fit =
+            stream::Config { subjects: vec![subject.to_owned()], ..stream::Config::default() };
+        assert_eq!(unfit(&fit, subject), None);
+        let (retention, discard) = (RetentionPolicy::Interest, DiscardPolicy::New);
+        for (config, why) in [
+            (stream::Config { subjects: Vec::new(), ..fit.clone() }, "takes []"),
+            (stream::Config { max_messages_per_subject: 5, ..fit.clone() }, "keeps 5 messages"),
+            (stream::Config { retention, ..fit.clone() }, "has the retention Interest"),
+            (stream::Config { discard, ..fit.clone() }, "refuses new messages"),
+        ] {
+            let told = unfit(&config, subject).expect(why);
+            assert!(told.starts_with(why), "{told}");
+        }
+    }
+}

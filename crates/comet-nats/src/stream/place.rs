@@ -1,0 +1,289 @@
+//! How far a host has read the stream, and what it makes of what it finds there. No I/O.
+
+use comet_core::StreamState;
+use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
+use comet_hub::cluster::StreamPlace;
+
+#[derive(Default)]
+pub(super) struct Place {
+    /// Tells the stream from one that had its name before.
+    created: i128,
+    /// The stream had lost its last messages, and goes on behind this one: its sequences mean others now.
+    cut: u64,
+    /// Sequence of the last message that was read.
+    pub(super) last: u64,
+    /// When the stream got it, in milliseconds since 1970; 0: that is not known.
+    last_unix_ms: u64,
+    /// Messages up to this one may be lost.
+    lost: u64,
+    /// Sequence of the last message that was there at the start.
+    end: u64,
+    pub(super) is_read: bool,
+    /// What homes were told.
+    pub(super) told: StreamPlace,
+}
+
+/// What the stream has.
+#[derive(Clone, Copy)]
+pub(super) struct Found {
+    pub(super) created: i128,
+    /// The sequence behind the last message, where it has none.
+    pub(super) first: u64,
+    pub(super) last: u64,
+    pub(super) messages: u64,
+}
+
+/// Messages that are gone.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Loss {
+    /// The stream has lost what this host has read, up to its last message. `first` is where that shows.
+    Tail { first: u64, last: u64 },
+    /// The stream has dropped what this host has not read.
+    Unread { first: u64, last: u64 },
+}
+
+/// What a message of the consumer is.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Arrival {
+    /// The next one.
+    Next,
+    /// The next one, since those before are not there any more. `None`: nobody had to read them.
+    Behind(Option<Loss>),
+    /// It was read before.
+    Known,
+    /// Messages before it are missing.
+    Early,
+    /// It is not the message that was read there. The stream begins anew.
+    Other(Loss),
+}
+
+impl Place {
+    pub(super) fn told(&self) -> StreamPlace {
+        let state = StreamState {
+            epoch: epoch(self.created, self.cut),
+            floor: self.lost * FRAMES_MAX,
+            seen: self.last * FRAMES_MAX,
+            is_read: self.is_read,
+        };
+        StreamPlace { state, cut: self.cut, seen_unix_ms: self.last_unix_ms }
+    }
+
+    /// Where another process of this host has read the stream up to. `None`: it was another stream.
+    pub(super) fn resume(created: i128, place: StreamPlace) -> Option<Self> {
+        let StreamPlace { state, cut, seen_unix_ms } = place;
+        let StreamState { epoch: known, floor, seen, is_read } = state;
+        (is_read && known == epoch(created, cut)).then_some(Self {
+            created,
+            cut,
+            last: seen / FRAMES_MAX,
+            last_unix_ms: seen_unix_ms,
+            lost: floor / FRAMES_MAX,
+            is_read,
+            ..Self::default()
+        })
+    }
+
+    /// Takes up the stream where it was left, or from its beginning if it is another one.
+    pub(super) fn begin(&mut self, found: Found) -> Option<Loss> {
+        let Found { created, first, last, messages } = found;
+        let mut loss = None;
+        if created != self.created {
+            // No member has had what is in a stream that was made meanwhile.
+            let is_younger = self.created != 0 && created > self.created;
+            *self = Self { created, is_read: is_younger, ..Self::default() };
+        } else if last < self.last {
+            loss = Some(self.cut_at(last + 1));
+        }
+        if !self.is_read && self.last == 0 {
+            self.end = last;
+        }
+        if !self.is_read && (messages == 0 || first > self.end) {
+            // Nothing is left of what was there.
+            self.skip_to(self.last.max(first.saturating_sub(1)));
+            self.is_read = true;
+        } else if self.is_read && first > self.last + 1 {
+            loss = Some(self.lose_before(first));
+        }
+        loss
+    }
+
+    /// Where a consumer is to begin: at the last message that was read, to see whether it is still the same. 0: at the first one.
+    pub(super) fn start(&self) -> u64 {
+        if self.last_unix_ms == 0 && self.last > 0 { self.last + 1 } else { self.last }
+    }
+
+    /// A message has come, the first one of its consumer that was not known if `is_first`. Nothing changes that another call with the
+    /// same message does not find again.
+    pub(super) fn arrive(&mut self, sequence: u64, unix_ms: u64, is_first: bool) -> Arrival {
+        if sequence == self.last && ![0, unix_ms].contains(&self.last_unix_ms) {
+            return Arrival::Other(self.cut_at(sequence));
+        }
+        if sequence <= self.last {
+            return Arrival::Known;
+        }
+        if sequence == self.last + 1 {
+            return Arrival::Next;
+        }
+        if !is_first {
+            return Arrival::Early;
+        }
+        let is_begin = self.last == 0;
+        let loss = self.lose_before(sequence);
+        Arrival::Behind((!is_begin).then_some(loss))
+    }
+
+    /// The message is read. `true`: what was there at the start is read with it.
+    pub(super) fn advance(&mut self, sequence: u64, unix_ms: u64) -> bool {
+        (self.last, self.last_unix_ms) = (sequence, unix_ms);
+        let has_ended = !self.is_read && sequence >= self.end;
+        self.is_read |= has_ended;
+        has_ended
+    }
+
+    fn cut_at(&mut self, first: u64) -> Loss {
+        let Self { created, last, .. } = *self;
+        *self = Self { created, cut: last, ..Self::default() };
+        Loss::Tail { first, last }
+    }
+
+    fn lose_before(&mut self, next: u64) -> Loss {
+        let first = self.last + 1;
+        self.skip_to(next - 1);
+        Loss::Unread { first, last: next - 1 }
+    }
+
+    fn skip_to(&mut self, last: u64) {
+        (self.last, self.last_unix_ms, self.lost) = (last, 0, last);
+    }
+}
+
+/// The same on all hosts, and never 0.
+fn epoch(created: i128, cut: u64) -> u64 {
+    let mixed = (created as u64) ^ cut.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    mixed.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stream that was made at 7, with the messages `first` to `last`.
+    fn found(first: u64, last: u64) -> Found {
+        Found { created: 7, first, last, messages: last + 1 - first }
+    }
+
+    /// A host that has read the messages 1 to 100, each of which came at ten times its number.
+    fn read() -> Place {
+        let mut place = Place::default();
+        assert_eq!(place.begin(found(1, 100)), None);
+        for number in 1..=100 {
+            assert_eq!(place.arrive(number, number * 10, number == 1), Arrival::Next);
+            assert_eq!(place.advance(number, number * 10), number == 100);
+        }
+        assert!(place.is_read);
+        place
+    }
+
+    #[test]
+    fn a_stream_is_read_on_behind_its_last_message_if_that_is_still_there() {
+        let mut place = read();
+        assert_eq!(place.begin(found(50, 105)), None);
+        assert_eq!(place.start(), 100);
+        assert_eq!(place.arrive(100, 1_000, true), Arrival::Known);
+        assert_eq!(place.arrive(101, 1_010, true), Arrival::Next);
+        assert!(!place.advance(101, 1_010));
+        // A hole amid the messages of a consumer.
+        assert_eq!(place.arrive(103, 1_030, false), Arrival::Early);
+        assert_eq!((place.last, place.lost), (101, 0));
+    }
+
+    /// It comes back with the messages up to 95, and others publish 96 to 105 before this host looks.
+    #[test]
+    fn a_stream_that_has_lost_its_tail_and_got_another_begins_anew() {
+        let mut place = read();
+        let before = place.told();
+        assert_eq!(place.begin(found(1, 105)), None, "it is as long as it was");
+        let lost = Loss::Tail { first: 100, last: 100 };
+        assert_eq!(place.arrive(100, 9_000, true), Arrival::Other(lost));
+        assert_ne!(place.told().state.epoch, before.state.epoch);
+        assert_eq!(place.begin(found(1, 105)), None);
+        assert_eq!((place.start(), place.end, place.is_read), (0, 105, false));
+        assert_eq!(place.arrive(1, 10, true), Arrival::Next);
+    }
+
+    #[test]
+    fn a_stream_that_is_shorter_begins_anew() {
+        let mut place = read();
+        assert_eq!(place.begin(found(1, 95)), Some(Loss::Tail { first: 96, last: 100 }));
+        assert_eq!((place.last, place.end, place.cut, place.is_read), (0, 95, 100, false));
+        // Another process of this host looks in the same way.
+        let mut next = Place::resume(7, read().told()).expect("it is the same stream");
+        next.begin(found(1, 105));
+        let lost = Loss::Tail { first: 100, last: 100 };
+        assert_eq!(next.arrive(100, 9_000, true), Arrival::Other(lost));
+    }
+
+    /// Without a message that would tell: the stream is empty, or nobody publishes.
+    #[test]
+    fn what_the_stream_has_dropped_is_known_at_once() {
+        for (first, last) in [(201, 200), (201, 300)] {
+            let mut place = read();
+            assert_eq!(
+                place.begin(found(first, last)),
+                Some(Loss::Unread { first: 101, last: 200 })
+            );
+            let StreamState { floor, seen, is_read, .. } = place.told().state;
+            assert_eq!((floor, seen, is_read), (200 * FRAMES_MAX, 200 * FRAMES_MAX, true));
+            assert_eq!(place.start(), 201, "there is nothing to compare");
+            assert_eq!(place.begin(found(first, last)), None, "it is told once");
+        }
+        assert_eq!(read().begin(found(101, 100)), None, "all of it was read");
+    }
+
+    #[test]
+    fn messages_that_go_while_a_consumer_is_made_are_lost() {
+        let mut place = read();
+        place.begin(found(50, 105));
+        let lost = Loss::Unread { first: 101, last: 149 };
+        assert_eq!(place.arrive(150, 1_500, true), Arrival::Behind(Some(lost)));
+        assert_eq!(place.arrive(150, 1_500, true), Arrival::Next, "it was not read yet");
+        let mut begins = Place::default();
+        begins.begin(found(5, 9));
+        assert_eq!(begins.arrive(5, 50, true), Arrival::Behind(None), "nobody had to read them");
+        assert_eq!(begins.lost, 4);
+    }
+
+    #[test]
+    fn a_stream_without_messages_is_read_at_once() {
+        for (first, last) in [(0, 0), (1, 0), (9, 8)] {
+            let mut place = Place::default();
+            let found = Found { created: 7, first, last, messages: 0 };
+            assert_eq!((place.begin(found), place.is_read, place.lost), (None, true, last));
+        }
+    }
+
+    #[test]
+    fn another_stream_has_another_epoch() {
+        assert_ne!(epoch(7, 0), epoch(8, 0));
+        assert_ne!(epoch(7, 0), epoch(7, 1));
+        assert_eq!(epoch(0, 0), 1, "0 stands for none");
+        let mut place = read();
+        assert_eq!(place.begin(Found { created: 8, ..found(1, 3) }), None);
+        assert_eq!((place.last, place.is_read), (0, true), "no member has had its messages");
+        assert_eq!(place.begin(Found { created: 6, ..found(1, 3) }), None);
+        assert_eq!((place.last, place.is_read), (0, false), "it is older");
+    }
+
+    #[test]
+    fn a_stream_is_read_on_where_another_process_was() {
+        for cut in [0, 5] {
+            let former = Place { cut, lost: 3, ..read() };
+            let next = Place::resume(7, former.told()).expect("it is the same stream");
+            assert_eq!((next.last, next.lost, next.start()), (100, 3, 100));
+            assert_eq!((next.told(), next.told), (former.told(), StreamPlace::default()));
+            assert!(Place::resume(8, former.told()).is_none(), "it was made anew");
+        }
+        let began = Place { created: 7, ..Place::default() };
+        assert!(Place::resume(7, began.told()).is_none(), "it was not read yet");
+    }
+}
