@@ -18,6 +18,7 @@ use super::nats::{CLIENTS, END, Hosts, ROOM, read};
 /// Pushes without an answer.
 const WINDOW: u32 = 200;
 const UPGRADES: usize = 3;
+const DEADLINE_EXCEEDED: u32 = 4;
 const UNAVAILABLE: u32 = 14;
 
 /// Ends the caller at the end of the test, also if an assertion fails.
@@ -57,6 +58,10 @@ fn call(
                     Ok(Ok(ledger)) => {
                         ledgers.push(ledger);
                         made.fetch_add(1, SeqCst);
+                    }
+                    // It was made. The hosts were late to tell.
+                    Ok(Err(refused)) if refused.status == DEADLINE_EXCEEDED => {
+                        ledgers.push(PushLedger { unanswered: 1, ..PushLedger::default() });
                     }
                     // All behind it are answered in the same way, or not at all.
                     Ok(Err(refused)) => {
