@@ -69,7 +69,10 @@ pub(crate) fn quiet_point(
     env.control.calls.clear();
     env.push_callers.account.clear();
     for peer in &mut env.peers {
-        peer.client.received.pushes.clear();
+        let received = &mut peer.client.received;
+        received.pushes.clear();
+        // What is missing of a parked session was given up before, also where the client was not settled, and is told once.
+        received.parked_due = 0;
     }
     Ok(())
 }
