@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use comet_config::{Config, NatsRooms, SlowConsumer};
+use comet_config::{Config, NatsRooms, SlowConsumer, WebSocket};
 use comet_control::{CALLS_MAX, NOTICES_MAX, STREAM_BYTES_MAX};
 use comet_core::limits::{
     ACCEPTS_MAX, CALLED_BYTES_MAX, CALLED_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX,
@@ -164,6 +164,10 @@ impl Bounds {
         let requests = request_bytes(request_max(config)) as u64;
         let is_counted = sources.is_on();
         let has_logic = !config.logic.addrs.is_empty();
+        // Event streams come to the listeners of WebSocket.
+        let WebSocket { bind, tls_bind, .. } = &config.websocket;
+        let has_events = !(bind.is_empty() && tls_bind.is_empty());
+        let json_forms = u64::from(*text) + u64::from(has_events);
         let Config { nats, push, .. } = config;
         let has_hosts = !nats.servers.is_empty();
         // Pushes and other messages of an inbox, and what each core keeps for each other one.
@@ -263,8 +267,8 @@ impl Bounds {
             ),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
-                "the same in the text form",
-                when(*text, cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64)),
+                "the same in the text form and as events",
+                json_forms * cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64),
             ),
             (
                 "compression of WebSocket messages",
