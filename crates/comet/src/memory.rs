@@ -261,10 +261,7 @@ impl Bounds {
             ("the same, encoded for clients", allocated(requests)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
-            (
-                "their pushes for other hosts",
-                when(has_hosts, cores * for_hosts(of_frames)),
-            ),
+            ("their pushes for other hosts", when(has_hosts, cores * for_hosts(of_frames))),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
                 "the same in the text form and as events",
