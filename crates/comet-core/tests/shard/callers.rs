@@ -293,6 +293,19 @@ fn a_caller_that_does_not_read_waits_and_is_closed() {
     assert_eq!(ended(&rig, CallerEnd::WriteTimeout), 1);
 }
 
+/// Its pushes that are made wait for it to take the replies before theirs.
+#[test]
+fn a_caller_that_does_not_read_keeps_no_core_awake() {
+    let mut rig = Rig::new(2, Limits::default());
+    let stuck = call(&mut rig, 0);
+    rig.callers.0.get_mut(&stuck).unwrap().is_stuck = true;
+    let elsewhere = (0..).map(|number| format!("key{number}"));
+    let elsewhere = { elsewhere }.find(|key| home_of_key(key, 2) == ShardId(1)).unwrap();
+    write(&mut rig, stuck, &request(1, PushTarget::Key(&elsewhere), b"hi").repeat(100_000));
+    rig.pass(u64::from(CallerLimits::default().timeout_ms) + 1_000);
+    assert!(rig.shards[0].poll_timeout() > Some(Millis(rig.now())), "the core would not sleep");
+}
+
 /// A push whose home does not answer is answered in its time, and the reply of the next one waits for it.
 #[test]
 fn late_pushes_are_answered_and_later_tallies_dropped() {

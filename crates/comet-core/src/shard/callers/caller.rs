@@ -129,7 +129,9 @@ impl Caller {
         let timeout_ms = u64::from(limits.timeout_ms);
         let first = self.owes_first_request().then(|| self.since.after(CALLER_FIRST_MS));
         let incomplete = self.awaits_rest_since().map(|since| since.after(timeout_ms));
-        let call = self.calls.front().map(|call| call.begun.after(timeout_ms));
+        // Those that are complete wait for the caller to take the replies before theirs.
+        let call = self.calls.iter().find(|call| !call.answered.is_complete());
+        let call = call.map(|call| call.begun.after(timeout_ms));
         let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
         let linger = match self.stage {
             Stage::Lingering(since) => Some(since.after(CALLER_LINGER_MS)),
