@@ -9,7 +9,7 @@ use crate::conn::Conn;
 use crate::hand_over::{ArrivedPaced, append_range};
 use crate::ids::{CallId, Slot};
 use crate::ledger::Tally;
-use crate::limits::PACE_MS;
+use crate::limits::{PACE_MS, PACED_MAX};
 use crate::message::Push;
 use crate::time::Millis;
 
@@ -19,6 +19,8 @@ pub(super) struct Pacing {
     /// When the next step is due.
     next_step: Millis,
     pub(super) broadcasts: VecDeque<PacedBroadcast>,
+    /// The latest that were cancelled and are not here: orders overtake pushes.
+    cancelled: VecDeque<CallId>,
     pub(super) notices: Option<PacedNotices>,
     /// Where the cursor of the last order stopped. The next order goes on from there, so it does not meet the clients
     /// that took the place of those it has closed.
@@ -80,7 +82,26 @@ pub(super) struct PacedNotices {
 
 impl Pacing {
     pub(super) fn new(now: Millis) -> Self {
-        Self { next_step: now, broadcasts: VecDeque::new(), notices: None, notices_from: Slot(0) }
+        let (broadcasts, cancelled) = (VecDeque::new(), VecDeque::new());
+        Self { next_step: now, broadcasts, cancelled, notices: None, notices_from: Slot(0) }
+    }
+
+    /// Ends the broadcast of `call`, also where it is still to come. Returns what became of it.
+    pub(super) fn cancel(&mut self, call: CallId) -> Tally {
+        let at = self.broadcasts.iter().position(|broadcast| broadcast.call() == call);
+        if let Some(broadcast) = at.and_then(|at| self.broadcasts.remove(at)) {
+            return broadcast.tally;
+        }
+        if self.cancelled.len() >= PACED_MAX {
+            self.cancelled.pop_front();
+        }
+        self.cancelled.push_back(call);
+        Tally::default()
+    }
+
+    /// Whether the broadcast of `call`, which has come, was cancelled before.
+    pub(super) fn is_cancelled(&self, call: CallId) -> bool {
+        self.cancelled.contains(&call)
     }
 
     /// Begins a step, if one is due. Then the next one is due [`PACE_MS`] from `now`.

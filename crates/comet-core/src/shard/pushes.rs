@@ -326,13 +326,18 @@ impl Shard {
             let answer = Answer::Tally { partials: 0 };
             return self.begin_push(call, push, Target::Crowd(Crowd::All(Slot(0))), answer);
         };
+        let shard = self.context.shard;
+        if self.pacing.is_cancelled(call) {
+            // Its end is reported.
+            return self.reports.push(Report::Scheduled { call, shard, connections: 0 });
+        }
         if self.pacing.broadcasts.len() >= PACED_MAX {
-            return self.reports.push(Report::Busy { call, shard: self.context.shard });
+            return self.reports.push(Report::Busy { call, shard });
         }
         let now = self.context.now;
         self.pacing.begin_broadcast(PacedBroadcast::new(call, push, speed.get(), now), now);
         self.counters.pushes += 1;
-        let (shard, connections) = (self.context.shard, self.counters.live);
+        let connections = self.counters.live;
         self.reports.push(Report::Scheduled { call, shard, connections });
     }
 
@@ -373,12 +378,9 @@ impl Shard {
         }
     }
 
-    /// Ends the paced broadcast of `call`, if it is under way.
+    /// Ends the paced broadcast of `call`, if it is under way or still to come.
     pub(super) fn cancel_broadcast(&mut self, call: CallId) {
-        let broadcasts = &mut self.pacing.broadcasts;
-        let at = broadcasts.iter().position(|broadcast| broadcast.call() == call);
-        let cancelled = at.and_then(|at| broadcasts.remove(at));
-        let tally = cancelled.map_or(Tally::default(), |broadcast| broadcast.tally);
+        let tally = self.pacing.cancel(call);
         self.report_paced_end(call, tally);
     }
 

@@ -100,6 +100,27 @@ fn the_end_of_a_paced_broadcast_is_reported_once() {
     assert_eq!(ended(&mut core), [(CallId(1), 0)]);
 }
 
+/// Orders overtake pushes that wait for their turn.
+#[test]
+fn a_paced_broadcast_that_was_cancelled_before_it_came_does_not_begin() {
+    let mut core = Core::with_members(1, Limits::default(), 3);
+    core.turn(|_| {});
+    core.shard.handle_message(Message::CancelBroadcast { call: CallId(1) });
+    for call in [CallId(1), CallId(2)] {
+        let speed = NonZeroU32::new(1_000);
+        core.shard.handle_message(Message::Broadcast { call, push: push(5, b"x"), speed });
+    }
+    let reports = std::iter::from_fn(|| core.shard.poll_report());
+    let paced: Vec<_> = reports
+        .filter_map(|report| match report {
+            Report::PacedEnded { call, tally, .. } => Some((call, None, tally.matched)),
+            Report::Scheduled { call, connections, .. } => Some((call, Some(connections), 0)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(paced, [(CallId(1), None, 0), (CallId(1), Some(0), 0), (CallId(2), Some(3), 0)]);
+}
+
 #[test]
 fn a_paced_broadcast_makes_up_for_one_second_at_most() {
     const SPEED: u32 = 500;
