@@ -26,6 +26,7 @@
 
 // Parts.
 mod callers;
+mod conn_lists;
 mod connections;
 mod context;
 mod crowds;

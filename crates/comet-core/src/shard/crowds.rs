@@ -19,8 +19,9 @@ use crate::message::{Order, Push};
 use crate::room::{Reached, Room, RoomId};
 
 use super::Shard;
+use super::conn_lists::ConnLists;
 use super::delivery::{Delivery, Walk};
-use super::push_task::{Answer, ConnLists, Crowd, Progress};
+use super::push_task::{Answer, Crowd, Progress};
 
 /// What [`Shard::handle_crowds`] has offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,7 +64,7 @@ impl Crowds {
 
     /// Whether a push to `crowd` has to wait for pushes under way.
     fn delay(&mut self, crowd: &Crowd) -> bool {
-        self.find(crowd).is_some_and(|under_way| match (&under_way.crowd, crowd) {
+        self.find(crowd).is_some_and(|under_way| match (&mut under_way.crowd, crowd) {
             (Crowd::Conns(conns), Crowd::Conns(others)) => conns.delay(others),
             _ => true,
         })
@@ -407,7 +408,7 @@ impl Shard {
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
-        let list = &conns.lists[0];
+        let list = conns.first();
         let to = list.len().min(conns.next.saturating_add(most));
         for progress in batch {
             match progress.push.order.clone().as_deref() {
@@ -434,8 +435,8 @@ impl Shard {
             budget.spend(to - conns.next);
             to_close.append(&mut self.count_slice(delivered, progress, budget));
         }
-        let connections = to - conns.next;
+        let (connections, is_over) = (to - conns.next, to == list.len());
         conns.next = to;
-        (connections, to == list.len())
+        (connections, is_over)
     }
 }

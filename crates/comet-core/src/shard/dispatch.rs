@@ -5,8 +5,9 @@ use crate::ids::{CallId, Slot};
 use crate::message::Message;
 
 use super::Shard;
+use super::conn_lists::ConnLists;
 use super::parking::Claiming;
-use super::push_task::{Answer, ConnLists, Crowd, Names, Owners, Target};
+use super::push_task::{Answer, Crowd, Names, Owners, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.

@@ -1,6 +1,5 @@
 //! A push that is under way on a shard: what is left of it, and what it has come to so far.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
@@ -11,10 +10,8 @@ use crate::limits::OWNERS_MAX;
 use crate::message::{KeptKey, Message, Push, Recovery, Report};
 use crate::network::Network;
 
+use super::conn_lists::ConnLists;
 use super::items::Items;
-
-/// Connections of a push that are looked for in the lists of others.
-const SOUGHT_MAX: usize = 16;
 
 /// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
 /// came, so the order of a key is kept. That of a room is kept with its [`Crowd`].
@@ -49,43 +46,6 @@ pub(super) enum Crowd {
     All(Slot),
     /// Connections of this shard that a push by keys or users is for.
     Conns(ConnLists),
-}
-
-/// A list of connections for each push by keys or users that goes on in slices, one push after the other. So the order of a
-/// key is kept.
-pub(super) struct ConnLists {
-    /// Of the push under way, and of those that wait.
-    pub(super) lists: VecDeque<Vec<LocalConnId>>,
-    /// How far the first list is.
-    pub(super) next: usize,
-}
-
-impl ConnLists {
-    pub(super) fn new(list: Vec<LocalConnId>) -> Self {
-        Self { lists: VecDeque::from([list]), next: 0 }
-    }
-
-    /// Connections in all lists.
-    pub(super) fn len(&self) -> usize {
-        self.lists.iter().map(Vec::len).sum()
-    }
-
-    /// Puts the lists of `other` behind these.
-    pub(super) fn append(&mut self, mut other: Self) {
-        self.lists.append(&mut other.lists);
-    }
-
-    /// Goes on with the list behind the first.
-    pub(super) fn begin_next(&mut self) {
-        self.lists.pop_front();
-        self.next = 0;
-    }
-
-    /// Whether pushes to `others` have to wait for these: some connection is in both, or there are too many to look for.
-    pub(super) fn delay(&self, others: &Self) -> bool {
-        let is_sought = |conn| others.lists.iter().any(|other| other.contains(conn));
-        others.len() > SOUGHT_MAX || self.lists.iter().flatten().any(is_sought)
-    }
 }
 
 /// Of an order about rooms that waits for homes.

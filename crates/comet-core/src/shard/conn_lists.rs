@@ -1,0 +1,113 @@
+//! Connections that pushes by keys or users are for, while these go on in slices.
+
+use std::collections::{HashMap, VecDeque};
+
+use ahash::RandomState;
+
+use crate::ids::LocalConnId;
+
+/// Connections of a push that are looked for in the lists of others.
+const SOUGHT_MAX: usize = 16;
+
+/// A list of connections for each push by keys or users that goes on in slices, one push after the other. So the order of a
+/// key is kept.
+pub(super) struct ConnLists {
+    /// Of the push under way, and of those that wait.
+    lists: VecDeque<Vec<LocalConnId>>,
+    /// How far the first list is.
+    pub(super) next: usize,
+    /// Connections in all lists.
+    len: usize,
+    /// How often each connection is in the lists, once another push was looked for in them: many small ones may come beside long lists.
+    index: Option<HashMap<LocalConnId, u32, RandomState>>,
+}
+
+impl ConnLists {
+    pub(super) fn new(list: Vec<LocalConnId>) -> Self {
+        Self { next: 0, len: list.len(), lists: VecDeque::from([list]), index: None }
+    }
+
+    /// The list of the push under way.
+    pub(super) fn first(&self) -> &[LocalConnId] {
+        self.lists.front().map_or(&[], Vec::as_slice)
+    }
+
+    /// Connections in all lists.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Puts the lists of `other` behind these.
+    pub(super) fn append(&mut self, other: Self) {
+        self.len += other.len;
+        if let Some(index) = &mut self.index {
+            count(index, other.lists.iter().flatten());
+        }
+        self.lists.extend(other.lists);
+    }
+
+    /// Goes on with the list behind the first.
+    pub(super) fn begin_next(&mut self) {
+        let done = self.lists.pop_front().unwrap_or_default();
+        self.next = 0;
+        self.len -= done.len();
+        let Some(index) = &mut self.index else { return };
+        for conn in &done {
+            if let Some(times) = index.get_mut(conn) {
+                *times -= 1;
+                if *times == 0 {
+                    index.remove(conn);
+                }
+            }
+        }
+    }
+
+    /// Whether pushes to `others` have to wait for these: some connection is in both, or there are too many to look for.
+    pub(super) fn delay(&mut self, others: &Self) -> bool {
+        if others.len() > SOUGHT_MAX {
+            return true;
+        }
+        let index = self.index.get_or_insert_with(|| {
+            // The server makes the ids, so nobody can choose them.
+            let mut index = HashMap::with_hasher(RandomState::with_seeds(0, 0, 0, 0));
+            count(&mut index, self.lists.iter().flatten());
+            index
+        });
+        others.lists.iter().flatten().any(|conn| index.contains_key(conn))
+    }
+}
+
+fn count<'a>(
+    index: &mut HashMap<LocalConnId, u32, RandomState>,
+    conns: impl Iterator<Item = &'a LocalConnId>,
+) {
+    for conn in conns {
+        *index.entry(*conn).or_default() += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Generation, Slot};
+
+    fn lists(slots: &[u32]) -> ConnLists {
+        let conn = |slot| LocalConnId { slot: Slot(slot), generation: Generation(0) };
+        ConnLists::new(slots.iter().copied().map(conn).collect())
+    }
+
+    #[test]
+    fn a_push_waits_for_those_to_the_same_connections() {
+        let mut listed = lists(&[1, 2, 2]);
+        assert!(listed.delay(&lists(&[9, 2])) && !listed.delay(&lists(&[9, 3])));
+        listed.append(lists(&[2, 3]));
+        assert_eq!((listed.len(), listed.first().len()), (5, 3));
+        assert!(listed.delay(&lists(&[3])));
+        listed.begin_next();
+        assert!(!listed.delay(&lists(&[1])) && listed.delay(&lists(&[2])));
+        listed.begin_next();
+        assert!(!listed.delay(&lists(&[2, 3])) && listed.len() == 0);
+        let many: Vec<u32> = (100..=100 + SOUGHT_MAX as u32).collect();
+        assert!(listed.delay(&lists(&many)), "too many to look for");
+    }
+}
