@@ -313,6 +313,7 @@ pub enum Message {
     /// User's home to the key's home: the key belongs to `conn` from now on, unless the owner's token came
     /// later than its own.
     /// `is_given`: logic named the key, so it means the same client on all hosts.
+    /// `is_beyond`: the user has as many sessions as it may, so it gets the key only from a connection that holds it.
     Claim {
         conn: ConnId,
         token_at: TokenTime,
@@ -321,6 +322,7 @@ pub enum Message {
         key: Box<str>,
         is_given: bool,
         is_kept: bool,
+        is_beyond: bool,
     },
     /// Key's home to the owner: `conn` is registered. A connection that closed meanwhile takes that back. With a session that is
     /// resumed the answer is [`Message::Ready`].

@@ -56,17 +56,18 @@ impl UserSessions {
     }
 
     /// Gives `conn` the next number among the sessions of `user`, counting from 1, or on from a retained
-    /// number. Sessions of anonymous users have the number 0. `None`: `user` has `most` sessions already.
-    pub(crate) fn begin(&mut self, user: i64, conn: ConnId, most: u32) -> Option<i32> {
+    /// number. Sessions of anonymous users have the number 0. Returns how many sessions there are with it as well. `None`: `user` has
+    /// `most` sessions already.
+    pub(crate) fn begin(&mut self, user: i64, conn: ConnId, most: u32) -> Option<(i32, u32)> {
         if user == 0 {
-            return Some(0);
+            return Some((0, 1));
         }
         let (_, known) = match self.users.entry(&user) {
             Entry::Occupied(known) => known.into_mut(),
             Entry::Vacant(free) => {
                 let last = self.retained.take(&user).unwrap_or(0).wrapping_add(1);
                 free.insert((user, User { last, sessions: Sessions::One(last, conn) }));
-                return Some(last);
+                return Some((last, 1));
             }
         };
         let count = match &known.sessions {
@@ -86,7 +87,7 @@ impl UserSessions {
                 sessions.insert(seq, conn);
             }
         }
-        Some(seq)
+        Some((seq, count as u32 + 1))
     }
 
     /// Ends a session, if `conn` still holds it. `Some`: it was the user's only one, and this is the number
@@ -152,9 +153,9 @@ mod tests {
     #[test]
     fn sessions_count_up_and_only_their_holder_ends_them() {
         let mut users = UserSessions::new(4, 7);
-        assert_eq!(users.begin(42, conn(0, 1), 3), Some(1));
-        assert_eq!(users.begin(42, conn(1, 1), 3), Some(2));
-        assert_eq!(users.begin(42, conn(0, 2), 3), Some(3));
+        assert_eq!(users.begin(42, conn(0, 1), 3), Some((1, 1)));
+        assert_eq!(users.begin(42, conn(1, 1), 3), Some((2, 2)));
+        assert_eq!(users.begin(42, conn(0, 2), 3), Some((3, 3)));
         assert_eq!(users.begin(42, conn(0, 3), 3), None);
         users.end(42, 2, conn(0, 9));
         assert_eq!(users.of(42).len(), 3);
@@ -168,8 +169,8 @@ mod tests {
     #[test]
     fn anonymous_users_have_no_sessions() {
         let mut users = UserSessions::new(4, 7);
-        assert_eq!(users.begin(0, conn(0, 1), 1), Some(0));
-        assert_eq!(users.begin(0, conn(0, 2), 1), Some(0));
+        assert_eq!(users.begin(0, conn(0, 1), 1), Some((0, 1)));
+        assert_eq!(users.begin(0, conn(0, 2), 1), Some((0, 1)));
         assert_eq!(users.len(), 0);
     }
 }

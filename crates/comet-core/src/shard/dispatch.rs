@@ -79,9 +79,9 @@ impl Shard {
             Message::Register { conn, token_at, user, key, is_kept } => {
                 self.register((conn, token_at), user, key, is_kept);
             }
-            Message::Claim { conn, token_at, user, seq, key, is_given, is_kept } => {
+            Message::Claim { conn, token_at, user, seq, key, is_given, is_kept, is_beyond } => {
                 let claim = Claim { token_at, is_given, is_kept };
-                self.claim(key, Claiming { conn, user, seq, claim });
+                self.claim(key, Claiming { conn, user, seq, claim }, is_beyond);
             }
             Message::Registered { conn, user, seq, key, kept } => {
                 self.registered(conn, (user, seq), key, kept);

@@ -28,7 +28,10 @@ impl Shard {
         is_kept: bool,
     ) {
         let most = self.context.limits.user_sessions;
-        let Some(seq) = self.home.users.begin(user, conn, most) else {
+        // A key that it names may be that of a session which this one replaces: its home knows.
+        let beyond = if key.is_some() { most } else { 0 };
+        let begun = self.home.users.begin(user, conn, most.saturating_add(beyond));
+        let Some((seq, sessions)) = begun else {
             if let Some(key) = key {
                 self.disown(user, key);
             }
@@ -44,7 +47,9 @@ impl Shard {
             _ => format!("{user}_{seq}").into(),
         });
         let home = self.context.home_of_key(&key);
-        let claim = Message::Claim { conn, token_at, user, seq, key, is_given, is_kept };
+        let is_beyond = sessions > most;
+        let claim =
+            Message::Claim { conn, token_at, user, seq, key, is_given, is_kept, is_beyond };
         self.messages.send(home, claim);
     }
 
@@ -64,8 +69,15 @@ impl Shard {
     /// The younger of two connections with one key stays: the one whose token arrived later, in whatever order
     /// logic has answered. The older one is closed. If that is the new one, it is evicted before it learns
     /// that it is registered, and then takes its registration back.
-    pub(super) fn claim(&mut self, key: Box<str>, claiming: Claiming) {
+    pub(super) fn claim(&mut self, key: Box<str>, claiming: Claiming, is_beyond: bool) {
         let Claiming { conn, user, seq, claim } = claiming;
+        if is_beyond && self.home.keys.owner(&key).is_none() {
+            self.leave_user(conn, user, seq);
+            self.give_up_session(user, &key, conn);
+            self.unclaimed(user, key);
+            let reason = CloseReason::TooManySessions;
+            return self.messages.send(conn.shard, Message::Evict { conn, reason });
+        }
         let older = self.home.keys.claim(&key, conn, claim);
         let older_conn = older.map(|older| older.conn);
         let is_replaced = older_conn == Some(conn);

@@ -225,6 +225,21 @@ fn a_user_has_no_more_sessions_than_allowed() {
     }
 }
 
+/// Its network is gone, and the server does not know yet.
+#[test]
+fn a_user_with_all_its_sessions_takes_its_own_key_back() {
+    let mut rig = Rig::new(2, Limits { user_sessions: 1, ..Limits::default() });
+    let former = rig.join(0, "7/a//");
+    let next = rig.join(1, "7/a//");
+    assert_eq!(rig.take(former), frame(op::DISCONNECT_REPLY, 0, b"replaced"));
+    assert_eq!(rig.push_user(7, 5, b"x").queued, 1);
+    assert_eq!(rig.take(next), frame(5, 0, b"x"));
+    // It has one session as before.
+    let other = rig.connect(0, Transport::Tcp);
+    rig.feed(other, &frame(op::AUTH, 1, b"7/b//"));
+    assert_eq!(rig.take(other), frame(op::DISCONNECT_REPLY, 0, b"too_many_sessions"));
+}
+
 #[test]
 fn handshakes_and_pushes_are_timed_by_the_clock_of_the_turns() {
     let mut rig = Rig::new(1, Limits::default());

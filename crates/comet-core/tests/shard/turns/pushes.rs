@@ -34,6 +34,7 @@ fn a_call_costs_one_message_to_each_shard_and_one_report() {
                 key,
                 is_given: true,
                 is_kept: false,
+                is_beyond: false,
             });
         }
         for peer in (1..SHARDS).map(ShardId) {
