@@ -48,7 +48,7 @@ pub(crate) struct BooksArgs {
         default_value = "stall,kill,nats,return"
     )]
     pub faults: Vec<Fault>,
-    /// Length of the run; it takes longer where callers have to wait for hosts.
+    /// Time over which pushes are spread. The run takes longer by what callers have to wait for hosts.
     #[arg(long, value_name = "SECONDS", default_value_t = 30.0, help_heading = "Pace")]
     pub seconds: f64,
     /// Callers, in turn of hosts a and b. Each makes one call after the other.

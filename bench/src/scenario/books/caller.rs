@@ -1,7 +1,7 @@
 //! Callers that push, one call after the other each, and keep what they are told.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -71,19 +71,18 @@ impl Plan {
         for (_, address) in &plan.hosts {
             pushers.push(Pusher::connect(address).await?);
         }
-        let start_ns = now_ns();
+        let pace = Arc::new(Pace::new(plan.length_ns / plan.pushes as u64));
         let mut callers = JoinSet::new();
         for publisher in 0..plan.callers {
             let at = publisher % plan.hosts.len();
             let (plan, targets, progress) = (plan.clone(), targets.clone(), progress.clone());
-            let mut pusher = pushers[at].clone();
+            let (mut pusher, pace) = (pushers[at].clone(), Arc::clone(&pace));
             callers.spawn(async move {
                 let mut calls = Vec::new();
                 loop {
                     let number = progress.fetch_add(1, SeqCst);
                     let Some((kind, clients)) = targets.get(number) else { break };
-                    let due_ns = start_ns + plan.length_ns / plan.pushes as u64 * number as u64;
-                    sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns()))).await;
+                    sleep(Duration::from_nanos(pace.wait_ns(now_ns()))).await;
                     let push = plan.push(*kind, clients, number as u64);
                     let begin_ns = now_ns();
                     let outcome = outcome(&mut pusher, push).await;
@@ -156,6 +155,26 @@ impl Plan {
     }
 }
 
+/// Spreads pushes over the time. What is late is not caught up with: a burst in the next fault would hide all others.
+struct Pace {
+    interval_ns: u64,
+    /// When the next push is due.
+    next_ns: AtomicU64,
+}
+
+impl Pace {
+    fn new(interval_ns: u64) -> Self {
+        Self { interval_ns, next_ns: AtomicU64::new(0) }
+    }
+
+    /// How long the next push has to wait.
+    fn wait_ns(&self, now_ns: u64) -> u64 {
+        let following = |due_ns: u64| Some(due_ns.max(now_ns) + self.interval_ns);
+        let due_ns = self.next_ns.fetch_update(SeqCst, SeqCst, following);
+        due_ns.map_or(0, |due_ns| due_ns.saturating_sub(now_ns))
+    }
+}
+
 async fn outcome(pusher: &mut Pusher, push: Push) -> Outcome {
     match timeout(PATIENCE, pusher.push(push)).await {
         Err(_) => Outcome::Silent,
@@ -175,5 +194,26 @@ impl From<Ledger> for Answer {
     fn from(ledger: Ledger) -> Self {
         let Ledger { queued, dropped, unanswered, .. } = ledger;
         Self { queued, dropped: dropped.into_iter().collect(), unanswered }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn late_pushes_are_not_caught_up_with() {
+        let pace = Pace::new(10);
+        assert_eq!([100, 100, 105].map(|now_ns| pace.wait_ns(now_ns)), [0, 10, 15]);
+        assert_eq!([500, 500].map(|now_ns| pace.wait_ns(now_ns)), [0, 10]);
+    }
+
+    #[test]
+    fn errors_say_whether_nobody_gets_a_push() {
+        let unavailable = |text: &str| refusal(&Status::unavailable(text));
+        assert!(matches!(unavailable("no stream, so nobody gets it: why"), Outcome::Refused(_)));
+        assert!(matches!(unavailable("the server is going down"), Outcome::Failed(_)));
+        let late = refusal(&Status::deadline_exceeded("nobody gets it"));
+        assert!(matches!(late, Outcome::Failed(_)));
     }
 }

@@ -135,9 +135,10 @@ pub(super) fn sums(books: &Books) -> String {
         let numbers = [sums.queued, sums.live, sums.live_beyond_replies, sums.lost];
         [kind.name().to_owned()].into_iter().chain(numbers.map(|it| it.to_string())).collect()
     };
-    let headings = ["target", "queued", "live", "of hosts not in replies", "queued, not live"];
+    let headings =
+        ["target", "queued", "live", "of hosts named in replies", "queued there, or lost"];
     let legend = [
-        "queued: the sum of all replies, which is live, less those of hosts that replies do not count, and what was queued and not delivered live",
+        "queued: the sum of all replies. It is live, less deliveries at hosts that a reply names, or may by '*', and calls without a reply, and with what is queued there all the same, or was lost with its connection",
     ];
     Table::new(&headings, Kind::ALL.iter().zip(&books.sums).map(cells).collect(), &legend).text()
 }
