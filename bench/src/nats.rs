@@ -15,7 +15,7 @@ use crate::launch::Running;
 use crate::target::free_ports;
 
 /// How long it may take to listen, and to say something that is to come.
-const START_NS: u64 = 10 * SECOND_NS;
+const START_NS: u64 = 60 * SECOND_NS;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
