@@ -316,12 +316,14 @@ pub const TRACE_EVENTS_MAX: usize = 4096;
 pub const CLOSED_EVENTS_MAX: usize = 1024;
 /// Requests of one push caller that are not answered. More wait in its socket.
 pub const CALLER_CALLS_MAX: usize = 1_024;
+/// Longest token of a push caller, bytes. Before a token opened, no request may be longer.
+pub const CALLER_TOKEN_MAX: usize = 512;
 /// Input of one push caller that is not looked at, beside one request; more waits in its socket.
 pub const CALLER_INPUT_MAX: usize = 64 << 10;
 /// Replies that one push caller has not taken, bytes. Beyond it none of its requests is looked at.
 pub const CALLER_OUTPUT_MAX: usize = 256 << 10;
 /// Bytes of requests of a shard's push callers that are coming in or not answered, beside the longest one. Beyond it no more is
-/// received.
+/// received. Where all of them are coming in, the oldest of these ends its caller, as nothing else would free any.
 pub const CALLERS_BYTES_MAX: usize = 64 << 20;
 /// Pushes of a shard's push callers that are told to other hosts and not answered. Beyond it none of their requests is looked at.
 pub const CALLED_MAX: usize = 16_384;

@@ -169,7 +169,31 @@ impl Callers {
     fn close_if_done(&mut self, slot: CallerSlot) {
         let nothing = self.at(slot).answer(|_| {});
         debug_assert_eq!(nothing, 0, "what is done is answered");
+        self.drop_input(slot);
         self.touch(slot);
+    }
+
+    /// What a caller sent that is not read any more takes no place.
+    fn drop_input(&mut self, slot: CallerSlot) {
+        let freed = self.at(slot).drop_input();
+        self.free_bytes(freed);
+    }
+
+    /// Ends the caller with the oldest incomplete request where such requests take all the bytes that there may be.
+    fn make_room(&mut self, limits: &CallerLimits) {
+        let is_stuck = !self.has_bytes(limits)
+            && self.ready.is_empty()
+            && self.places().all(|(_, caller)| caller.calls() == 0);
+        let incomplete = self.places().filter(|_| is_stuck);
+        let incomplete =
+            incomplete.filter_map(|(slot, caller)| Some((caller.incomplete_since()?, slot)));
+        if let Some((_, oldest)) = incomplete.min() {
+            self.end(oldest, CallerEnd::Evicted);
+        }
+    }
+
+    fn has_bytes(&self, limits: &CallerLimits) -> bool {
+        self.bytes < CALLERS_BYTES_MAX + limits.frame_max
     }
 
     fn free_bytes(&mut self, freed: usize) {
@@ -183,6 +207,7 @@ impl Callers {
         if self.at(slot).end(Some(reason)) {
             self.ended[reason as usize] += 1;
         }
+        self.drop_input(slot);
         self.advance(slot);
     }
 
@@ -194,7 +219,7 @@ impl Callers {
         limits: &CallerLimits,
         now: Millis,
     ) -> Option<(CallerSlot, CallerOperation<'_>)> {
-        let has_bytes = self.bytes < CALLERS_BYTES_MAX + limits.frame_max;
+        let has_bytes = self.has_bytes(limits);
         self.is_short_of_bytes |= !has_bytes;
         // Found before it is asked, because what it lends would end the search.
         let slot = loop {
@@ -235,6 +260,7 @@ impl Callers {
     /// The socket has failed.
     pub(super) fn fail_socket(&mut self, slot: CallerSlot) {
         self.at(slot).end(None);
+        self.drop_input(slot);
         self.advance(slot);
     }
 
@@ -288,7 +314,10 @@ impl Callers {
                     return Some(next);
                 }
                 // The driver may go on receiving, or has to close.
-                Ok(None) => self.close_if_done(slot),
+                Ok(None) => {
+                    self.close_if_done(slot);
+                    self.make_room(limits);
+                }
                 Err(reason) => self.end(slot, reason),
             }
         }

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use comet_core::limits::{
-    CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLER_WRITE_MS,
+    CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX, CALLER_TOKEN_MAX,
+    CALLER_WRITE_MS, NAME_MAX,
 };
 use comet_core::{
     Budget, CallerEnd, CallerLimits, CallerOperation, CallerSlot, Counters, Limits, Message,
     MessageBudget, MessageClass, Millis, Shard, ShardId, Tokens, home_of_key, home_of_user,
 };
 use comet_proto::Frame;
-use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
+use comet_proto::push_frame::{PUSH_HEADER_LEN, PushLedger, PushReply, PushRequest, PushTarget};
 
 use crate::rig::{Rig, frame};
 
@@ -234,6 +235,25 @@ fn a_token_opens_and_nothing_else() {
     assert_eq!(format!("{tokens:?}"), "Tokens(2)");
 }
 
+/// Nobody is to send, or have kept, more before it has shown a token.
+#[test]
+fn what_stands_in_the_place_of_a_token_is_short() {
+    let long = vec![b'x'; NAME_MAX + CALLER_TOKEN_MAX + 1];
+    let limits = CallerLimits { tokens: Tokens::new(["first"]), ..CallerLimits::default() };
+    let mut rig = with(limits);
+    let caller = call(&mut rig, 0);
+    // The head alone says how long it is.
+    write(&mut rig, caller, &request(2, PushTarget::All, &long)[..PUSH_HEADER_LEN]);
+    assert_eq!(statuses(&mut rig, caller), [(0, 16)]);
+    assert_eq!(ended(&rig, CallerEnd::NoToken), 1);
+    let mut rig = with(CallerLimits::default());
+    let caller = call(&mut rig, 0);
+    let [token, too_long] =
+        [0, 1].map(|more| request(1, PushTarget::Token, &long[..CALLER_TOKEN_MAX + more]));
+    write(&mut rig, caller, &[token, too_long].concat());
+    assert_eq!(statuses(&mut rig, caller), [(1, 0), (1, 3)]);
+}
+
 #[test]
 fn a_token_that_is_taken_away_closes_its_door() {
     let limits = |tokens: &[&str]| {
@@ -349,6 +369,45 @@ fn the_idlest_caller_makes_room() {
 }
 
 /// What has come is looked at before its deadline is judged, however long pushes took meanwhile.
+/// Incomplete requests of several callers take all the bytes that requests may take.
+#[test]
+fn the_oldest_incomplete_request_makes_room() {
+    let frame_max = 32 << 20;
+    let mut rig = with(CallerLimits { frame_max, ..CallerLimits::default() });
+    let [shard] = &mut rig.shards[..] else { unreachable!("one shard") };
+    let length = frame_max - 1;
+    let begin = request(1, PushTarget::Key("k"), &vec![0; length]);
+    let callers = [(); 4].map(|()| shard.handle_caller_accept().unwrap());
+    let mut sent = BTreeMap::from(callers.map(|caller| (caller, 0)));
+    let limits = Limits::clone(shard.limits());
+    let mut closed = Vec::new();
+    let mut is_moving = true;
+    while std::mem::take(&mut is_moving) {
+        let mut receiving = Vec::new();
+        while let Some((slot, operation)) = shard.poll_caller() {
+            match operation {
+                CallerOperation::Receive if sent.contains_key(&slot) => receiving.push(slot),
+                CallerOperation::ShutWrite => closed.push(slot),
+                _ => {}
+            }
+        }
+        // All but the last byte, in turns.
+        for slot in receiving {
+            let sent = sent.get_mut(&slot).unwrap();
+            let piece = &begin[*sent..(*sent + (4 << 20)).min(begin.len() - 1)];
+            if !piece.is_empty() {
+                *sent += piece.len();
+                shard.handle_caller_recv(slot, piece);
+                is_moving = true;
+            }
+        }
+        while shard.handle_request(&mut MessageBudget::new(&limits)) {}
+    }
+    assert_eq!(closed, callers[..2], "the oldest");
+    assert!(callers[2..].iter().all(|caller| sent[caller] == begin.len() - 1), "{sent:?}");
+    assert_eq!(shard.counters().callers_ended[CallerEnd::Evicted as usize], 2);
+}
+
 #[test]
 fn a_request_that_came_in_time_is_not_late() {
     let mut rig = Rig::new(1, Limits::default());

@@ -10,13 +10,13 @@ use crate::ids::CallId;
 use crate::ledger::CallerEnd;
 use crate::limits::{
     CALLER_CALLS_MAX, CALLER_FIRST_MS, CALLER_INPUT_MAX, CALLER_LINGER_MS, CALLER_OUTPUT_MAX,
-    CALLER_WRITE_MS, NAME_MAX,
+    CALLER_TOKEN_MAX, CALLER_WRITE_MS, NAME_MAX,
 };
 use crate::message::Push;
 use crate::time::Millis;
 
 use super::answer::{Answered, Failure};
-use super::request::{Read, judge};
+use super::request::{NO_TOKEN, Read, judge};
 
 /// Memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
@@ -149,6 +149,21 @@ impl Caller {
     /// Since when the caller owes the rest of a request: all that came is looked at, and more is received.
     fn awaits_rest_since(&self) -> Option<Millis> {
         self.incomplete_since.filter(|_| self.is_receiving && !self.has_news)
+    }
+
+    /// Since when a request is incomplete.
+    pub(crate) fn incomplete_since(&self) -> Option<Millis> {
+        self.incomplete_since
+    }
+
+    /// Forgets what was not read, once nothing is read any more. Returns how many bytes that were.
+    pub(crate) fn drop_input(&mut self) -> usize {
+        if self.is_open() {
+            return 0;
+        }
+        let bytes = self.unread();
+        (self.input, self.read) = (Vec::new(), 0);
+        bytes
     }
 
     /// Answers calls that take too long. Returns why the connection ends, if it does.
@@ -335,10 +350,16 @@ impl Caller {
     ) -> Result<Option<Next>, CallerEnd> {
         self.has_news = false;
         let input = &self.input[self.read..];
-        let length_max = PUSH_HEADER_LEN + NAME_MAX + limits.frame_max;
+        let is_let_in = self.token.is_some() || limits.tokens.is_empty();
+        let body_max = if is_let_in { limits.frame_max } else { CALLER_TOKEN_MAX };
+        let length_max = PUSH_HEADER_LEN + NAME_MAX + body_max;
         let (request, length) = match decode_request(input, length_max) {
             Ok(Some(whole)) => whole,
             Ok(None) => return Ok(self.read_no_more(now)),
+            Err(PushFrameFault::TooLong { .. }) if !is_let_in => {
+                self.refuse(now, Failure::new(Failure::UNAUTHENTICATED, NO_TOKEN));
+                return Err(CallerEnd::NoToken);
+            }
             Err(fault) => {
                 let status = match fault {
                     PushFrameFault::TooLong { .. } => Failure::OUT_OF_RANGE,
@@ -348,7 +369,6 @@ impl Caller {
                 return Err(CallerEnd::BadFrame);
             }
         };
-        let is_let_in = self.token.is_some() || limits.tokens.is_empty();
         let (id, read) = judge(request, is_let_in, refuses_pushes, limits);
         self.read += length;
         self.incomplete_since = None;

@@ -4,6 +4,7 @@ use comet_proto::push_frame::{PushRequest, PushTarget, ReadRequest};
 use comet_proto::{Encoded, count_frames, op};
 
 use crate::callers::{CallerLimits, CallerTarget};
+use crate::limits::CALLER_TOKEN_MAX;
 use crate::message::Push;
 
 use super::answer::Failure;
@@ -36,8 +37,16 @@ pub(super) fn judge(
     };
     let PushRequest { id, target, accept, frame } = request;
     let target = match target {
-        PushTarget::Token if limits.tokens.is_empty() || limits.tokens.contains(frame.body) => {
+        PushTarget::Token if limits.tokens.contains(frame.body) => {
             return (id, Read::Token(frame.body.into()));
+        }
+        // Where nobody is asked for one it is kept for the time when somebody is.
+        PushTarget::Token if limits.tokens.is_empty() && frame.body.len() <= CALLER_TOKEN_MAX => {
+            return (id, Read::Token(frame.body.into()));
+        }
+        PushTarget::Token if limits.tokens.is_empty() => {
+            let sentence = format!("a token has {CALLER_TOKEN_MAX} bytes at most");
+            return (id, Read::Refused(Failure::invalid(sentence)));
         }
         PushTarget::Token => return (id, locked_out("the token opens nothing")),
         _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
@@ -71,4 +80,4 @@ pub(super) fn judge(
     (id, Read::Push(target, Push::new(operation, Encoded::frame(&frame))))
 }
 
-const NO_TOKEN: &str = "the first request has to be a token that opens";
+pub(super) const NO_TOKEN: &str = "the first request has to be a token that opens";
