@@ -1,6 +1,7 @@
 //! The command line. What a scenario was asked to do goes into its result as it is.
 
 mod attack;
+mod books;
 mod groups;
 mod phase;
 mod scenarios;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use self::attack::Attack;
+pub(crate) use self::books::{BooksArgs, Fault};
 pub(crate) use self::groups::{DialArgs, HostArgs, LoadArgs, ServerArgs, SetupArgs};
 pub(crate) use self::phase::Phase;
 pub(crate) use self::scenarios::{
@@ -57,6 +59,8 @@ pub(crate) enum Command {
     Soak(SoakArgs),
     /// Three servers and a NATS server between them: what the hop adds to a push, next to a bare message through NATS.
     Cluster(ClusterArgs),
+    /// Numbered pushes over three servers, one of which is killed, and a NATS server that is: what became of each at each client.
+    Books(BooksArgs),
     /// Live upgrades in a row (comet upgrade) under pushes: pauses, lost connections and messages, memory.
     Upgrade(UpgradeArgs),
     /// The bare loops and the ping-pong alone.

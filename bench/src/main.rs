@@ -51,8 +51,8 @@ use clap::Parser;
 
 use crate::args::{Cli, Command};
 use crate::scenario::{
-    churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers, resume,
-    rooms, soak, targets, upgrade,
+    books, churn, cluster, connect, day, fairness, fanout, idle, latency, overload, readers,
+    resume, rooms, soak, targets, upgrade,
 };
 
 /// Errors are sentences for the person who runs the bench.
@@ -75,6 +75,7 @@ fn main() -> ExitCode {
 /// Runs a command. True if what it measured passed.
 fn run(command: Command) -> Result<bool> {
     match command {
+        Command::Books(args) => books::run(&args),
         Command::Cluster(args) => cluster::run(&args),
         Command::Connect(args) => connect::run(&args),
         Command::Fanout(args) => fanout::run(&args),

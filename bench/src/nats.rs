@@ -15,7 +15,7 @@ use crate::launch::Running;
 use crate::target::free_ports;
 
 /// How long it may take to listen, and to say something that is to come.
-const START_NS: u64 = 10 * SECOND_NS;
+const START_NS: u64 = 60 * SECOND_NS;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
@@ -23,27 +23,52 @@ const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 /// A `nats-server`; killed when dropped.
 pub(crate) struct NatsServer {
     pub address: SocketAddr,
-    _process: Running,
+    program: PathBuf,
+    cpus: CpuList,
+    arguments: Vec<String>,
+    /// `None` while it is stopped.
+    process: Option<Running>,
 }
 
 impl NatsServer {
     /// Starts `program`, which is looked for in PATH where it has no folder. Fails if it is not there, or does not listen
     /// in time.
     pub(crate) fn start(program: &Path, cpus: &CpuList) -> Result<Self> {
+        Self::start_with(program, cpus, &[])
+    }
+
+    /// The same with further `arguments`.
+    pub(crate) fn start_with(program: &Path, cpus: &CpuList, arguments: &[&str]) -> Result<Self> {
         let program = find(program)?;
         let [address] = free_ports(Ipv4Addr::LOCALHOST)?;
-        let mut command = Running::command(cpus, &program)?;
-        command.args(["--addr", &address.ip().to_string(), "--port", &address.port().to_string()]);
+        let arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        let mut server = Self { address, program, cpus: cpus.clone(), arguments, process: None };
+        server.restart()?;
+        Ok(server)
+    }
+
+    /// Kills it.
+    pub(crate) fn stop(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts it once more, at the same address and with the same files. Fails as at the first start.
+    pub(crate) fn restart(&mut self) -> Result<()> {
+        self.stop();
+        let mut command = Running::command(&self.cpus, &self.program)?;
+        let (host, port) = (self.address.ip().to_string(), self.address.port().to_string());
+        command.args(["--addr", &host, "--port", &port]).args(&self.arguments);
         let mut process = Running::start(&mut command, Some(tempfile()?))?;
         let deadline_ns = now_ns() + START_NS;
-        while TcpStream::connect(address).is_err() {
+        while TcpStream::connect(self.address).is_err() {
             process.ensure_runs()?;
             if now_ns() > deadline_ns {
                 return Err(format!("nats-server does not listen\n{}", process.log_end()).into());
             }
             sleep_until(now_ns() + LOOK_NS);
         }
-        Ok(Self { address, _process: process })
+        self.process = Some(process);
+        Ok(())
     }
 
     /// A connection of one's own.

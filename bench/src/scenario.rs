@@ -1,5 +1,6 @@
 //! The measurements, and what all of them do alike.
 
+pub(crate) mod books;
 pub(crate) mod churn;
 pub(crate) mod cluster;
 pub(crate) mod connect;

@@ -1,7 +1,7 @@
 //! `cluster`: two comets and one NATS server. What a hop over NATS adds to a push, beside a bare message through the same
 //! server; what pushes to a room cost a third host, without members; and a flood of pushes into two hosts.
 
-mod hosts;
+pub(super) mod hosts;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

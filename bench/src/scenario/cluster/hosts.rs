@@ -100,7 +100,10 @@ fn add_losses(page: &str, losses: &mut Losses) -> Result<()> {
 }
 
 /// Looks until it is so.
-pub(super) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Result<()> {
+pub(in crate::scenario) fn until(
+    what: &str,
+    mut is_so: impl FnMut() -> Result<bool>,
+) -> Result<()> {
     let deadline_ns = now_ns() + PATIENCE_NS;
     while !is_so()? {
         if now_ns() > deadline_ns {
@@ -112,7 +115,7 @@ pub(super) fn until(what: &str, mut is_so: impl FnMut() -> Result<bool>) -> Resu
 }
 
 /// The value of a metric without labels.
-pub(super) fn metric(target: &Target, name: &str) -> Result<u64> {
+pub(in crate::scenario) fn metric(target: &Target, name: &str) -> Result<u64> {
     let page = http_get(stat(target), "/metrics")?;
     let value =
         page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok());

@@ -1,0 +1,27 @@
+//! What is wrong with a run.
+
+use std::collections::BTreeMap;
+
+/// Faults of one sort that are told in full.
+const SHOWN: usize = 3;
+
+/// Faults by their sort: how many, and the first of them.
+#[derive(Default)]
+pub(super) struct Faults(BTreeMap<&'static str, (u64, Vec<String>)>);
+
+impl Faults {
+    pub(super) fn add(&mut self, sort: &'static str, text: impl FnOnce() -> String) {
+        let (count, texts) = self.0.entry(sort).or_default();
+        *count += 1;
+        if texts.len() < SHOWN {
+            texts.push(text());
+        }
+    }
+
+    pub(super) fn into_texts(self) -> Vec<String> {
+        let texts = |(sort, (count, texts)): (&str, (u64, Vec<String>))| {
+            std::iter::once(format!("{count} {sort}")).chain(texts).collect::<Vec<_>>()
+        };
+        self.0.into_iter().flat_map(texts).collect()
+    }
+}
