@@ -176,8 +176,9 @@ impl PushCaller {
         }
         let most = if is_quiet { usize::MAX } else { rng.pick(&[1, 30, 500, 1 << 20]) };
         let most = most.min(self.outgoing.len());
-        // Slowly written requests may take too long.
-        self.may_be_ended |= most < self.outgoing.len() && self.limits.timeout_ms < 5_000;
+        // Requests that are written slowly, or are on their way for some time, may take too long.
+        let is_slow = most < self.outgoing.len() || self.socket.has_unreceived();
+        self.may_be_ended |= is_slow && self.limits.timeout_ms < 5_000;
         self.socket.write(self.outgoing.drain(..most));
     }
 

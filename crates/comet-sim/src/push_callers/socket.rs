@@ -76,6 +76,11 @@ impl CallerSocket {
         self.is_shut || self.is_released
     }
 
+    /// The server has not received all that was written.
+    pub(super) fn has_unreceived(&self) -> bool {
+        !self.written.is_empty()
+    }
+
     /// A send of the server waits for the caller.
     pub(super) fn is_sending(&self) -> bool {
         self.in_flight.is_some()
