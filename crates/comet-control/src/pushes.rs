@@ -118,7 +118,7 @@ impl PushBackend for Pushes {
             let begun = self.begin_to_all(&push)?;
             return Ok(self.everywhere(begun, publication).await?.into());
         };
-        self.begin_paced(&push, speed).await
+        self.begin_paced(&push, speed, publication).await
     }
 
     async fn rooms<T: Send + 'static>(
@@ -244,6 +244,7 @@ impl Pushes {
             sequence: proto.seq,
             collapse_id: proto.collapse_id.as_str().into(),
             body: proto.body.to_vec(),
+            paced: None,
         })
     }
 
@@ -279,8 +280,12 @@ impl Pushes {
             }
             Order::Tell(question) => {
                 let questions = Arc::clone(&self.questions);
-                Begun::Told(Box::pin(async move { questions.answer(question).await }))
+                Begun::Told(Box::pin(async move {
+                    let told = questions.answer(question).await?;
+                    Ok((Tally::default(), told))
+                }))
             }
+            Order::CancelBroadcast { name } => self.cancel_here(&name),
         })
     }
 
