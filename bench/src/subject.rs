@@ -139,7 +139,7 @@ impl Subject {
     ) -> Result<Self> {
         let (target, feed) = Target::yardstick(mode, crowd.connections, host)?;
         let has_receivers = mode != Mode::Grpc;
-        let feed = Some(feed).filter(|_| has_receivers);
+        let feed = Some(feed).filter(|_| !mode.takes_calls());
         let subject = Self::new(place, (target, feed), crowd, OPERATION, dial)?;
         Ok(Self { has_receivers, ..subject })
     }

@@ -91,7 +91,7 @@ impl Target {
                 inside_tls: None,
             },
             stat: None,
-            grpc: (mode == Mode::Grpc).then(|| address.to_string()),
+            grpc: mode.takes_calls().then(|| address.to_string()),
             frames: None,
             gauge: Gauge { pid: Some(process.pid()) },
             process: Some(process),

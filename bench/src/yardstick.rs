@@ -46,10 +46,19 @@ pub(crate) enum Mode {
     Answer,
     /// As `ring`, but the messages come over one more connection, and each is for a group of ten sockets.
     Fan,
+    /// As `fan`, but the messages come by the push API, through a bare gRPC server on the same thread.
+    FanGrpc,
     /// Sends back what it receives on one connection.
     Echo,
     /// Answers the calls of the push API at once, and sends nothing.
     Grpc,
+}
+
+impl Mode {
+    /// Messages come by the push API.
+    pub(crate) fn takes_calls(self) -> bool {
+        matches!(self, Self::Grpc | Self::FanGrpc)
+    }
 }
 
 /// The bench's end.
@@ -110,6 +119,10 @@ pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
     match mode {
         Mode::Echo => echo(&listener),
         Mode::Grpc => grpc::serve(listener),
+        Mode::FanGrpc => {
+            let ring = RingLoop::new(accept_all(&listener, connections)?)?;
+            grpc::serve_groups(listener, ring)
+        }
         Mode::Answer => answer_all(accept_all(&listener, connections)?),
         Mode::Ring => {
             let mut ring = RingLoop::new(accept_all(&listener, connections)?)?;

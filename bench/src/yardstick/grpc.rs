@@ -1,5 +1,7 @@
-//! The yardstick of a call: the push API on a bare tonic server of one thread, which decodes every push
-//! and answers at once that nobody got it.
+//! The push API on a bare tonic server of one thread. As the yardstick of a call it decodes every push and answers at
+//! once that nobody got it. As the yardstick of a push to a small room it has the bare ring send it to a group.
+
+mod groups;
 
 use std::net::TcpListener;
 
@@ -11,9 +13,12 @@ use comet_wire::goim::comet::{
 use tokio::runtime;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::TcpListenerStream;
+use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
+use self::groups::Groups;
+use super::loops::RingLoop;
 use crate::Result;
 use crate::grpc::Ledger;
 
@@ -24,6 +29,17 @@ const REASON: &str = "yardstick";
 
 /// Answers until it is killed. Fails if the runtime refuses the listener.
 pub(super) fn serve(listener: TcpListener) -> Result<()> {
+    let nobody = CometServer::new(Nobody).max_decoding_message_size(REQUEST_MAX);
+    run(listener, Routes::new(nobody))
+}
+
+/// The same with a push to a room being sent to a group of the ring's sockets, before it is answered.
+pub(super) fn serve_groups(listener: TcpListener, ring: RingLoop) -> Result<()> {
+    let groups = Groups::new(ring);
+    run(listener, Routes::new(groups.calls()).add_service(groups.streams()))
+}
+
+fn run(listener: TcpListener, services: Routes) -> Result<()> {
     listener.set_nonblocking(true)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -33,8 +49,7 @@ pub(super) fn serve(listener: TcpListener) -> Result<()> {
             stream.set_nodelay(true)?;
             Ok::<_, std::io::Error>(stream)
         });
-        let service = CometServer::new(Nobody).max_decoding_message_size(REQUEST_MAX);
-        Ok(Server::builder().add_service(service).serve_with_incoming(incoming).await?)
+        Ok(Server::builder().add_routes(services).serve_with_incoming(incoming).await?)
     })
 }
 

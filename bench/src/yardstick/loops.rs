@@ -47,6 +47,11 @@ impl RingLoop {
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
+    /// How many sockets it has.
+    pub(super) fn sockets(&self) -> usize {
+        self.sockets.len()
+    }
+
     /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if the
     /// ring failed. A socket that fails is skipped: its receiver will miss the message.
     pub(super) fn round(&mut self, message: Vec<u8>, which: Range<usize>) -> io::Result<()> {

@@ -24,13 +24,13 @@ use crate::declare::{Entry, Key, Section, TakesEffect, sections};
 use crate::kinds::coalesce::{CoalesceRule, CoalesceRules};
 use crate::kinds::history::{HistoryRule, HistoryRules};
 use crate::kinds::lists::{
-    Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, KeyUrls, NatsUrls, Networks, Nodes,
-    Origins, Peers, Places, RedisUrls, Tokens, list,
+    Addresses, ApiAddresses, ClientHosts, Comets, Files, Hosts, Networks, Nodes, Origins, Peers,
+    Places, Tokens, list,
 };
 use crate::kinds::presence::{PresenceRule, PresenceRules};
 use crate::kinds::quantities::{duration, number, power_of_two, size, whole_seconds, zero_or};
 use crate::kinds::texts::{FileOrNone, Text, TextOrNone, TokenOrNone};
-use crate::kinds::urls::UrlOrNone;
+use crate::kinds::urls::{KeyUrls, NatsUrls, RedisUrls, UrlOrNone};
 use crate::kinds::{self, AnyOf, Cpus, Kind, OneOf, Secret, Switch, Users};
 use crate::network::Network;
 use crate::reader::Reader;

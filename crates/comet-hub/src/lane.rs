@@ -33,6 +33,9 @@ pub(crate) struct Lane {
     must_notify: bool,
     /// Messages other than pushes. Pushes that wait hold back none of them.
     directory: VecDeque<Waiting>,
+    /// Those of ended calls are swept out when so many wait: twice what was left last time. So a sweep costs nothing in the mean, also where
+    /// most belong to no call.
+    sweep_at: usize,
     pushes: CallerQueues,
     /// Costs of the pushes that are not reported yet, and their sum.
     unreported: VecDeque<usize>,
@@ -45,6 +48,7 @@ impl Lane {
             shard,
             must_notify: false,
             directory: VecDeque::new(),
+            sweep_at: WAITING_MAX,
             pushes: CallerQueues::default(),
             unreported: VecDeque::new(),
             load: 0,
@@ -78,8 +82,9 @@ impl Lane {
         let keeps = |waiting: &Waiting| waiting.call.is_none_or(&runs);
         match class {
             MessageClass::Directory => {
-                if self.directory.len() >= WAITING_MAX {
+                if self.directory.len() >= self.sweep_at {
                     self.directory.retain(keeps);
+                    self.sweep_at = WAITING_MAX.max(2 * self.directory.len());
                 }
                 self.directory.push_back(waiting);
             }
@@ -112,6 +117,9 @@ impl Lane {
                 }
                 Err(Refused::Closed) => return Err(self.abandon(call)),
             }
+        }
+        if self.directory.is_empty() {
+            self.sweep_at = WAITING_MAX;
         }
         while let Some((caller, Waiting { call, message }, cost)) = self.pushes.pop() {
             if !call.is_none_or(&runs) {
@@ -219,6 +227,25 @@ mod tests {
         lane.flush(&mut inboxes, |_| true).unwrap();
         assert_eq!(inboxes.take_calls(SHARD), [6, 7]);
         assert_eq!(lane.waiting(), 0);
+    }
+
+    #[test]
+    fn what_stays_in_a_full_lane_is_not_looked_at_for_each_message() {
+        let (mut lane, mut inboxes) = lane(0);
+        let looks = std::cell::Cell::new(0);
+        let runs = |_| {
+            looks.set(looks.get() + 1);
+            true
+        };
+        for call in (1..=WAITING_MAX as u64).map(CallId) {
+            let message = Message::Rooms { call };
+            lane.send(&mut inboxes, (Some(call), CallerId(0)), message, runs).unwrap();
+        }
+        for _ in 0..1_000 {
+            let message = Message::CancelBroadcast { call: CallId(0) };
+            lane.send(&mut inboxes, (None, CallerId(0)), message, runs).unwrap();
+        }
+        assert_eq!((lane.waiting(), looks.get()), (WAITING_MAX + 1_000, WAITING_MAX));
     }
 
     #[test]

@@ -48,6 +48,12 @@ const NOTICES_MAX: usize = 65_536;
 const EVENTS_BYTES_MAX: usize = 64 << 20;
 /// What others than pushes and orders may take beside that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
+/// Bytes that wait at most, in both directions, and once more what is held in an upgrade.
+pub const WAITING_BYTES_MAX: usize = ORDERS_BYTES_MAX + 2 * EVENTS_BYTES_MAX + NOTICES_BYTES_MAX;
+/// Messages that its client takes before it has sent them: the queue here is the one that is bounded by bytes.
+pub const CLIENT_MESSAGES_MAX: usize = 256;
+/// Bytes that a subscription to a room takes (ADR 15).
+pub const ROOM_SUBSCRIPTION: usize = 5 << 10;
 /// Pushes of the stream that may wait beside those that the client has asked for. They may be large.
 const STREAM_MAX: usize = 1;
 

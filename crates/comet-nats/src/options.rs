@@ -8,6 +8,8 @@ use async_nats::{Client, ConnectError, ConnectOptions, Event, ServerAddr};
 use comet_hub::cluster::HostName;
 use tokio::sync::mpsc;
 
+use crate::CLIENT_MESSAGES_MAX;
+
 /// Longest time between two attempts to connect.
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Messages of one subscription that may wait for the reader. The client tells of those beyond by a queue that has no room for many, so
@@ -127,6 +129,7 @@ impl Options {
             })
             .ping_interval(PING)
             .subscription_capacity(SUBSCRIPTION_MAX)
+            .client_capacity(CLIENT_MESSAGES_MAX)
             .event_callback(move |event| {
                 // Fails only when the reader has ended.
                 let _ = states.send(event);

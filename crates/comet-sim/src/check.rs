@@ -69,7 +69,10 @@ pub(crate) fn quiet_point(
     env.control.calls.clear();
     env.push_callers.account.clear();
     for peer in &mut env.peers {
-        peer.client.received.pushes.clear();
+        let received = &mut peer.client.received;
+        received.pushes.clear();
+        // What is missing of a parked session was given up before, also where the client was not settled, and is told once.
+        received.parked_due = 0;
     }
     Ok(())
 }
@@ -136,6 +139,7 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     summary.messages_skipped = skipped;
     summary.stalls = control.stalls;
     summary.pushes_unknown = env.push_callers.account.unknown;
+    summary.elsewhere = [control.elsewhere.told, env.push_callers.account.unanswered];
     summary.rosters = env.rosters;
     Ok(summary)
 }
@@ -182,6 +186,9 @@ fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
         [&[tally.matched, tally.queued, tally.absent, tally.parked][..], &tally.dropped].concat()
     };
     let (control, account) = (&env.control, &env.push_callers.account);
+    if account.unanswered > 0 && !env.plan.has_hosts {
+        return Err(format!("{} hosts have not answered, and there are none", account.unanswered));
+    }
     let mut reported = *control.calls.total();
     reported += account.total;
     reported += control.paced.total;

@@ -12,6 +12,7 @@ use comet_hub::{CallerId, Hub};
 use crate::activity;
 use crate::call::{Call, Sums};
 use crate::call_checker::CallChecker;
+use crate::elsewhere::Elsewhere;
 use crate::live_traces::LiveTracing;
 use crate::logic::Logic;
 use crate::paced::PacedChecker;
@@ -41,6 +42,7 @@ pub(crate) struct Control {
     /// How often each shard has reported its drain.
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
+    pub(crate) elsewhere: Elsewhere,
     pub(crate) trace_log: TraceLog,
     pub(crate) live_tracing: LiveTracing,
     /// Members on other hosts, as last reported to the homes.
@@ -63,6 +65,7 @@ impl Control {
             paced: PacedChecker::default(),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
+            elsewhere: Elsewhere::default(),
             trace_log: TraceLog::default(),
             live_tracing: LiveTracing::default(),
             remote_members: BTreeMap::new(),
@@ -368,6 +371,10 @@ impl Control {
             self.note_remote_members(shard, &message)?;
             self.tell(&mut context, shard, message)?;
         }
+        while let Some((shard, message)) = self.elsewhere.poll(now) {
+            is_active = true;
+            self.command(&mut context, |hub, inboxes| hub.answer(inboxes, shard, message))?;
+        }
         let is_due = self.hub.poll_timeout().is_some_and(|due| due <= now);
         if self.must_turn || !self.inbox.is_empty() || is_due {
             self.must_turn = false;
@@ -419,6 +426,8 @@ impl Control {
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
             | Report::Reclaimed { .. }
+            | Report::RoomInterest { .. }
+            | Report::Called { .. }
             | Report::Trace(_) => return Ok(()),
             Report::PacedEnded { call, shard, tally } => {
                 return self.paced.end(*call, *shard, *tally);
@@ -438,12 +447,17 @@ impl Control {
             | Report::Heartbeat { .. }
             | Report::Disconnected { .. }
             | Report::Reclaimed { .. } => self.logic.handle_report(rng, plan, *now, report),
+            Report::Called { call, shard, target: _, push } => {
+                let timeout_ms = plan.limits.callers.timeout_ms;
+                self.elsewhere.call((rng, *now), timeout_ms, (shard, call, &push));
+                Ok(())
+            }
             Report::Trace(event) => {
                 self.live_tracing.check(&event)?;
                 self.trace_log.add(plan, &event)
             }
-            // It is checked already.
-            Report::PacedEnded { .. } => Ok(()),
+            // They are checked already, or nothing to this host alone.
+            Report::PacedEnded { .. } | Report::RoomInterest { .. } => Ok(()),
             // Of a call that is over.
             Report::Rooms { .. } | Report::Connections { .. } | Report::History { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
@@ -464,6 +478,7 @@ impl Control {
             && self.calls.is_settled()
             && self.inbox.is_empty()
             && self.logic.is_idle()
+            && self.elsewhere.is_idle()
             && shards.all(|shard| self.hub.waiting(shard) == 0)
     }
 

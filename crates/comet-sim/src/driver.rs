@@ -68,7 +68,7 @@ impl Driver {
             limits,
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
-            reports_rooms: false,
+            reports_rooms: plan.has_hosts,
         };
         Self {
             shard: Shard::new(&settings, now),

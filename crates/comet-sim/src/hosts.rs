@@ -2,7 +2,7 @@
 //!
 //! Hosts come, leave, die and lose their connection, with or without noticing it at once, and the broker goes away. In
 //! between rooms get members and lose them, and hosts push. A push reaches the hosts it is meant for, or the outcome
-//! names the host, or a fault was so near that nobody can know; these are counted as untold.
+//! names the host, or the host that pushed cannot have heard of it; these are counted as untold.
 
 mod broker;
 mod costs;
@@ -50,7 +50,8 @@ pub struct HostsSummary {
     pub new: u64,
     /// Hosts that were not reached, or whose part is missing, where others are named: the caller knows that something is missing.
     pub unknown: u64,
-    /// Others that were not reached, or whose part is missing, because of a fault just before.
+    /// Others that were not reached, or whose part is missing. The host that pushed had never heard of them, because one of the two had no
+    /// connection, or a dead one that nobody had noticed.
     pub untold: u64,
     /// Messages that the broker delivered.
     pub messages: u64,
@@ -77,7 +78,7 @@ impl fmt::Display for HostsSummary {
         write!(
             f,
             "{pushes} pushes reached {reached} other hosts; {named} named as unanswered; {new} had just come, {unknown} not named \
-             beside others that are, {untold} untold after a fault; \
+             beside others that are, {untold} never heard of; \
              {messages} messages; {faults} faults"
         )
     }

@@ -19,6 +19,7 @@ mod deadlines;
 mod deflate;
 mod drain;
 mod driver;
+mod elsewhere;
 mod env;
 mod fanout;
 mod fanout_summary;

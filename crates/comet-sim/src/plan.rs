@@ -75,6 +75,8 @@ pub(crate) struct Plan {
     pub(crate) push_percent: u32,
     /// Push callers connected to shards at a time.
     pub(crate) callers: usize,
+    /// Their pushes go to other hosts, too.
+    pub(crate) has_hosts: bool,
     /// They have to show a token.
     pub(crate) has_caller_tokens: bool,
     /// Choices for the limit of a call.
@@ -237,6 +239,7 @@ impl Plan {
             auth_ms_max: rng.pick(&[0, 5, 60]),
             push_percent: rng.pick(&[5, 30, 80]),
             callers: rng.pick(&[0, 0, 1, 4]),
+            has_hosts: rng.percent(50),
             has_caller_tokens,
             call_limits_ms: rng.pick(&[
                 &[CALL_MS_LONG],

@@ -38,6 +38,8 @@ pub struct Summary {
     pub push_requests: [u64; STATUS_CODES],
     /// Their pushes of which they were not told what became.
     pub pushes_unknown: u64,
+    /// Their pushes that other hosts told of, and hosts that replies counted as without an answer.
+    pub elsewhere: [u64; 2],
     /// Messages that were not sent because their call had ended.
     pub messages_skipped: u64,
     /// Times that the control thread stalled.
@@ -192,6 +194,7 @@ impl AddAssign for Summary {
         add_each(&mut self.push_callers_ended, &other.push_callers_ended);
         add_each(&mut self.push_requests, &other.push_requests);
         self.pushes_unknown += other.pushes_unknown;
+        add_each(&mut self.elsewhere, &other.elsewhere);
         self.accepted += other.accepted;
         self.refused += other.refused;
         self.refused_for_memory += other.refused_for_memory;
@@ -263,6 +266,11 @@ impl fmt::Display for Summary {
             f,
             "push callers: {push_callers}, ended {push_callers_ended:?}; requests by status: \
              {push_requests:?}; pushes without an answer: {pushes_unknown}"
+        )?;
+        let [told, unanswered] = self.elsewhere;
+        writeln!(
+            f,
+            "their pushes that other hosts told of: {told}, without an answer: {unanswered}"
         )?;
         let Self { core_stalls, stops, spared, .. } = self;
         writeln!(

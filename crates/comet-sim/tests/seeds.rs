@@ -44,6 +44,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let others = [sum.lost, sum.superseded, sum.mesh_waits, sum.deliveries.absent];
     assert!(others.iter().all(|number| *number > 0), "{sum}");
     assert!(sum.push_callers > 500 && sum.pushes_unknown > 1_000, "{sum}");
+    assert!(sum.elsewhere.iter().all(|count| *count > 1_000), "{sum}");
     for reason in CallerEnd::ALL {
         let ended = sum.push_callers_ended[*reason as usize];
         assert!(ended > 0, "no push caller was ended as {reason:?}: {sum}");

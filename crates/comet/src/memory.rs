@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::fs;
 
-use comet_config::{Config, SlowConsumer};
+use comet_config::{Config, NatsRooms, SlowConsumer, WebSocket};
 use comet_control::{CALLS_MAX, NOTICES_MAX, STREAM_BYTES_MAX};
 use comet_core::limits::{
     ACCEPTS_MAX, CALLED_BYTES_MAX, CALLED_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX,
@@ -15,6 +15,7 @@ use comet_core::limits::{
     PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
+use comet_nats::{CLIENT_MESSAGES_MAX, ROOM_SUBSCRIPTION, WAITING_BYTES_MAX};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
@@ -163,6 +164,12 @@ impl Bounds {
         let requests = request_bytes(request_max(config)) as u64;
         let is_counted = sources.is_on();
         let has_logic = !config.logic.addrs.is_empty();
+        // Event streams come to the listeners of WebSocket.
+        let WebSocket { bind, tls_bind, .. } = &config.websocket;
+        let has_events = !(bind.is_empty() && tls_bind.is_empty());
+        let json_forms = u64::from(*text) + u64::from(has_events);
+        let Config { nats, push, .. } = config;
+        let has_hosts = !nats.servers.is_empty();
         // Pushes and other messages of an inbox, and what each core keeps for each other one.
         let messages = 2 * *mesh_inbox as u64 + (cores - 1) * *mesh_backlog as u64;
         let names = (3 * NAME_MAX + ACCEPTS_MAX * size_of::<i32>()) as u64;
@@ -219,6 +226,20 @@ impl Bounds {
                 ),
             ),
             (
+                "pushes from and to other hosts",
+                when(
+                    has_hosts,
+                    allocated((WAITING_BYTES_MAX + CLIENT_MESSAGES_MAX * push.frame_max) as u64),
+                ),
+            ),
+            (
+                "if each connection is in a room of its own, subscriptions",
+                when(
+                    has_hosts && nats.rooms == NatsRooms::Subscribed,
+                    connections * ROOM_SUBSCRIPTION as u64,
+                ),
+            ),
+            (
                 "pushes of the stream that hosts share",
                 when(
                     *history_is_shared,
@@ -240,14 +261,11 @@ impl Bounds {
             ("the same, encoded for clients", allocated(requests)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
-            (
-                "their pushes for other hosts",
-                when(!config.nats.servers.is_empty(), cores * for_hosts(of_frames)),
-            ),
+            ("their pushes for other hosts", when(has_hosts, cores * for_hosts(of_frames))),
             ("paced broadcasts", allocated((PACED_MAX * config.push.frame_max) as u64)),
             (
-                "the same in the text form",
-                when(*text, cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64)),
+                "the same in the text form and as events",
+                json_forms * cores * allocated((PACED_MAX * text_push_max * TEXT_GROWTH) as u64),
             ),
             (
                 "compression of WebSocket messages",
@@ -388,8 +406,12 @@ mod tests {
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }
-        let frames = [&least[..], &["push.frames=[\"127.0.0.1:0\"]"]].concat();
+        // Beside what hosts take themselves.
         let nats = "nats.servers=[\"nats://127.0.0.1:4222\"]";
-        assert!(sum(&[&frames[..], &[nats]].concat()) > sum(&frames));
+        let beside = |sets: &[&str]| sum(&[sets, &[nats]].concat()) - sum(sets);
+        let frames = [&least[..], &["push.frames=[\"127.0.0.1:0\"]"]].concat();
+        assert!(beside(&frames) > beside(&least));
+        let all = [&least[..], &["nats.rooms=\"all\""]].concat();
+        assert!(beside(&least) > beside(&all) && beside(&all) > WAITING_BYTES_MAX as u64);
     }
 }

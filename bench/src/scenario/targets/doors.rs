@@ -29,7 +29,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         Ok(comet)
     };
     let of_rooms = Crowd { rooms: ROOMS, ..in_one_room(args, ROOMS * FAN) };
-    let of_groups = Crowd { rooms: ROOMS, ..Crowd::of_yardstick(ROOMS * FAN) };
+    let room = of_rooms.room.clone();
+    let of_groups = Crowd { rooms: ROOMS, room, ..Crowd::of_yardstick(ROOMS * FAN) };
     for round in 1..=args.rounds {
         // One after the other: together they need more descriptors than a process usually has.
         let mut bare = rig::yardstick(args, Mode::Fan, of_groups.clone())?;
@@ -37,6 +38,17 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         let floor = cost(&mut bare, round, ROOMS_HZ, record)?;
         drop(bare);
         record.note(&goals::TENS_RING, floor);
+        let mut bare = rig::yardstick(args, Mode::FanGrpc, of_groups.clone())?;
+        bare.connect()?;
+        for (goal, method) in [
+            (&goals::TENS_STREAM_FLOOR, PushMethod::OneStream),
+            (&goals::TENS_CALLS_FLOOR, PushMethod::Calls { callers: 1 }),
+        ] {
+            bare.method = method;
+            let cost = cost(&mut bare, round, ROOMS_HZ, record)?;
+            record.note(goal, cost / floor);
+        }
+        drop(bare);
         let doors = [&goals::TENS_CALLS, &goals::TENS_STREAM, &goals::TENS_FRAMES];
         each_door(&mut comet(of_rooms.clone())?, doors, round, ROOMS_HZ, floor, record)?;
     }

@@ -76,16 +76,19 @@ pub(super) const ROOMS: [Goal; 2] = [GROWTH_ROOMS, GROWTH_ROOMS_DATA];
 
 // Stage `doors`.
 const TENS: &str = "CPU of a push, all threads / a bare ring's that receives one message and sends ten";
+const TENS_FLOOR: &str = "CPU of a push to ten, which that ring sends on the thread that has received it / without gRPC";
 const ONES: &str = "CPU of a push, all threads / of a round trip of the ping-pong's server";
 pub(super) const TENS_FRAMES: Goal = goal(12, "tens_frames", at_most(1.2), RATIO, "1,000 rooms of 10, 1,000 pushes a second, push frames", TENS);
 pub(super) const TENS_STREAM: Goal = goal(12, "tens_stream", at_most(1.2), RATIO, "  the same, one PushStream", TENS);
 pub(super) const TENS_CALLS: Goal = goal(12, "tens_calls", at_most(1.5), RATIO, "  the same, calls", TENS);
 pub(super) const TENS_RING: Goal = goal(12, "tens_ring_floor", None, US, "  floor: that ring", "CPU of a message to ten");
+pub(super) const TENS_STREAM_FLOOR: Goal = goal(12, "tens_stream_floor", None, RATIO, "  floor: one stream to a bare gRPC server", TENS_FLOOR);
+pub(super) const TENS_CALLS_FLOOR: Goal = goal(12, "tens_calls_floor", None, RATIO, "  floor: calls to it", TENS_FLOOR);
 pub(super) const ONES_FRAMES: Goal = goal(12, "ones_frames", at_most(1.5), RATIO, "push by key, 2,000 a second, push frames", ONES);
 pub(super) const ONES_STREAM: Goal = goal(12, "ones_stream", None, RATIO, "  the same, one PushStream", ONES);
 pub(super) const ONES_CALLS: Goal = goal(12, "ones_calls", None, RATIO, "  the same, calls", ONES);
-pub(super) const DOORS: [Goal; 7] = [
-    TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
+pub(super) const DOORS: [Goal; 9] = [
+    TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, TENS_STREAM_FLOOR, TENS_CALLS_FLOOR, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
 ];
 
 // Stage `pairs`.

@@ -85,6 +85,7 @@ pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<
     let subject = match mode {
         Mode::Grpc => "bare gRPC",
         Mode::Fan => "ring of tens",
+        Mode::FanGrpc => "gRPC and ring of tens",
         _ => "ring",
     };
     let (place, dial) = (Place::of(subject, args.rounds), dial(&crowd)?);

@@ -49,6 +49,8 @@ pub(crate) struct Account {
     pub(crate) total: Tally,
     /// Pushes of which nobody was told what became of them.
     pub(crate) unknown: u64,
+    /// Hosts that the ledgers count as without an answer.
+    pub(crate) unanswered: u64,
     /// Replies read, by status.
     pub(crate) statuses: [u64; STATUS_CODES],
 }
@@ -57,9 +59,10 @@ impl Account {
     /// Adds a push with the ledger of its reply.
     pub(super) fn add(&mut self, mut push: MadePush, ledger: &[u8]) -> Result<(), String> {
         let ledger = PushLedger::decode(ledger).ok_or("no ledger")?;
-        let PushLedger { matched, queued, absent, parked, .. } = ledger;
+        let PushLedger { matched, queued, absent, parked, unanswered, dropped } = ledger;
+        self.unanswered += unanswered;
         let mut tally = Tally { matched, queued, absent, parked, ..Tally::default() };
-        for (number, count) in &ledger.dropped {
+        for (number, count) in &dropped {
             let reason = (*number as usize).checked_sub(1).filter(|at| *at < DropReason::COUNT);
             tally.dropped[reason.ok_or("an unknown reason")?] += count;
         }

@@ -9,6 +9,7 @@ mod authority;
 mod backlog;
 mod coalesce;
 mod coalesced_pushes;
+mod command_line;
 mod connections;
 mod control;
 mod crowd;

@@ -1,0 +1,48 @@
+//! Other hosts, which tell what became of pushes of callers there: at once, late, or when their call has been given up.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use comet_core::{CallId, Message, Millis, Push, ShardId, Tally, ToldElsewhere};
+
+use crate::rng::Rng;
+
+/// What is to be told, by the time at which it is.
+#[derive(Default)]
+pub(crate) struct Elsewhere {
+    due: BTreeMap<Millis, VecDeque<(ShardId, Message)>>,
+    /// Pushes that were told of.
+    pub(crate) told: u64,
+}
+
+impl Elsewhere {
+    /// A shard has begun a push of one of its callers, whose time is `timeout_ms`.
+    pub(crate) fn call(
+        &mut self,
+        (rng, now): (&mut Rng, Millis),
+        timeout_ms: u32,
+        (shard, call, push): (ShardId, CallId, &Push),
+    ) {
+        let timeout_ms = u64::from(timeout_ms);
+        let waits_ms = rng.pick(&[0, 0, 3, 40, timeout_ms / 2, timeout_ms, timeout_ms + 20]);
+        let (tally, held, unanswered) = (Tally::default(), 0, rng.below(3) as u32);
+        let bytes = push.frame.message().len();
+        let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
+        let message = Message::ToldElsewhere { call, told };
+        self.due.entry(now.after(waits_ms)).or_default().push_back((shard, message));
+    }
+
+    /// The next one that is due.
+    pub(crate) fn poll(&mut self, now: Millis) -> Option<(ShardId, Message)> {
+        let mut first = self.due.first_entry().filter(|first| *first.key() <= now)?;
+        let next = first.get_mut().pop_front();
+        if first.get().is_empty() {
+            first.remove();
+        }
+        self.told += 1;
+        next
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.due.is_empty()
+    }
+}
