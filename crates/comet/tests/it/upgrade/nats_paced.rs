@@ -12,8 +12,8 @@ use super::nats::Hosts;
 use super::token;
 
 /// Half of them of each host.
-const CLIENTS: u32 = 40;
-/// Connections a second of both, which have some: it does not end by itself.
+const CLIENTS: u32 = 200;
+/// Connections a second of both. Each core visits at least one a second, so with so many clients it does not end by itself.
 const SLOW: u32 = 2;
 
 fn ctl(host: &Server, order: &[&str]) -> Vec<Value> {
