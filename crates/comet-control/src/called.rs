@@ -45,6 +45,7 @@ impl ClusterDriver {
             sequence: frame.sequence,
             collapse_id: Box::default(),
             body: frame.body.into(),
+            paced: None,
         };
         self.begin(limit_of_hosts(limit), publication)
     }

@@ -370,8 +370,10 @@ impl ClusterDriver {
         target: Target,
         reply: Option<ReplyTo>,
     ) -> Option<impl Future<Output = ()> + use<>> {
-        self.begun.fetch_add(1, SeqCst);
         self.lock().note_received(reply.as_ref());
+        if !matches!(begun, Ok(Begun::Paced(_))) {
+            self.begun.fetch_add(1, SeqCst);
+        }
         match begun {
             Ok(begun) => Some(Arc::clone(self).answer(begun, target, reply)),
             Err(status) => {
@@ -383,7 +385,10 @@ impl ClusterDriver {
 
     /// Tells the caller of a push of another host what became of it here.
     async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
-        match (begun.await, reply) {
+        let is_paced = matches!(begun, Begun::Paced(_));
+        let outcome = begun.await;
+        self.begun.fetch_add(is_paced.into(), SeqCst);
+        match (outcome, reply) {
             (Ok((tally, told)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
                 let part = Part { told, ..part };
@@ -410,11 +415,6 @@ impl ClusterDriver {
     /// The name of this host.
     pub(crate) fn host(&self) -> &HostName {
         &self.host
-    }
-
-    /// Other hosts, as far as they are known.
-    pub(crate) fn other_hosts(&self) -> Vec<String> {
-        self.lock().other_hosts().map(ToString::to_string).collect()
     }
 
     /// Whether there is a connection.

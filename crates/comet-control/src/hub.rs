@@ -34,6 +34,7 @@ use crate::trace_log::{Counts, TraceLog};
 use crate::wake::ControlWake;
 use crate::watchers::Watchers;
 
+pub(crate) use paced::PacedCall;
 pub use paced::PacedMove;
 
 use senders::Senders;

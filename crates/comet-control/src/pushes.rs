@@ -4,20 +4,18 @@
 //! Up to the first await everything happens in one go, so calls to one key or room reach its home in
 //! the order they arrived in.
 
+mod paced;
 mod published;
 
 use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
-use comet_core::limits::PACED_MAX;
 use comet_core::{
     CallId, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key, home_of_room,
     home_of_user,
 };
 use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
-use comet_hub::{PacedBroadcast, shares};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
     Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
@@ -26,7 +24,6 @@ use comet_push::{
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
-use tokio::time::timeout;
 use tonic::Status;
 
 use crate::cluster::ClusterDriver;
@@ -34,7 +31,7 @@ use crate::counts::snapshots;
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::questions::Questions;
-use crate::status::{known, ledger, status};
+use crate::status::{ledger, status};
 use crate::under_way::{Begun, Elsewhere, UnderWay};
 
 /// Pushes to the shards of this process.
@@ -121,33 +118,7 @@ impl PushBackend for Pushes {
             let begun = self.begin_to_all(&push)?;
             return Ok(self.everywhere(begun, publication).await?.into());
         };
-        let mut live = vec![0; usize::from(self.hub.shards())];
-        for (shard, counters) in snapshots(&self.hub, self.bounds.timeout).await.map_err(status)? {
-            live[usize::from(shard.0)] = counters.live;
-        }
-        let shares = shares(speed, &live);
-        let begun = self.hub.begin_paced(self.bounds.timeout, &push, speed, shares);
-        let Some(begun) = begun else {
-            return Err(Status::resource_exhausted(format!(
-                "{PACED_MAX} paced broadcasts are under way; try again when one has ended"
-            )));
-        };
-        let mut call = begun.map_err(status)?;
-        let gathered = call.scheduled().await.map_err(status)?;
-        if gathered.busy > 0 {
-            return Err(Status::resource_exhausted(format!(
-                "{} of {} shards refused it, so it is cancelled; {}",
-                gathered.busy,
-                self.hub.shards(),
-                known(&gathered),
-            )));
-        }
-        call.keep();
-        // A host paces a broadcast to its own connections alone.
-        let unanswered = self.cluster.as_ref().map(|cluster| cluster.other_hosts());
-        let unanswered = unanswered.unwrap_or_default();
-        let scheduled = gathered.scheduled;
-        Ok(Ledger { scheduled, unanswered, ..ledger(&gathered.tally) }.into())
+        self.begin_paced(&push, speed, publication).await
     }
 
     async fn rooms<T: Send + 'static>(
@@ -170,24 +141,11 @@ impl StreamBackend for Pushes {
     type UnderWay = UnderWay;
 
     fn broadcasts(&self) -> Vec<Broadcast> {
-        let paced = self.hub.paced().into_iter();
-        let broadcast = |(CallId(id), since, paced): (CallId, Duration, PacedBroadcast)| {
-            Broadcast { id, operation: paced.operation, speed: paced.speed, since }
-        };
-        paced.map(broadcast).collect()
+        self.paced_under_way()
     }
 
     async fn cancel_broadcast(&self, id: u64) -> Result<Ledger, Status> {
-        let Some(ended) = self.hub.cancel_paced(CallId(id)) else {
-            return Err(Status::not_found(format!("no paced broadcast {id} is under way")));
-        };
-        match timeout(self.bounds.timeout, ended).await {
-            Ok(Ok(ended)) => Ok(ledger(&ended.tally)),
-            _ => Err(Status::deadline_exceeded(format!(
-                "not every shard has ended it within {:?}",
-                self.bounds.timeout
-            ))),
-        }
+        self.cancel_paced(CallId(id)).await
     }
 
     async fn kick(&self, target: KickTarget, notice: KickNotice) -> Result<Ledger, Status> {
@@ -286,6 +244,7 @@ impl Pushes {
             sequence: proto.seq,
             collapse_id: proto.collapse_id.as_str().into(),
             body: proto.body.to_vec(),
+            paced: None,
         })
     }
 
@@ -321,8 +280,12 @@ impl Pushes {
             }
             Order::Tell(question) => {
                 let questions = Arc::clone(&self.questions);
-                Begun::Told(Box::pin(async move { questions.answer(question).await }))
+                Begun::Told(Box::pin(async move {
+                    let told = questions.answer(question).await?;
+                    Ok((Tally::default(), told))
+                }))
             }
+            Order::CancelBroadcast { name } => self.cancel_here(&name),
         })
     }
 

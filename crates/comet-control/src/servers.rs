@@ -27,7 +27,6 @@ use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pages;
 use crate::pushes::Pushes;
-use crate::under_way::Begun;
 use crate::vitals::Vitals;
 
 /// How long other hosts may take to be told that this one goes.
@@ -147,7 +146,7 @@ impl Assembly {
                 let run_stream = Arc::clone(cluster).run_stream(stream, prepare);
                 carrier.spawn(STREAM_CALLER.run(run_stream));
                 let begin = move |wanted| match wanted {
-                    Wanted::Push(publication) => pushes.begin_here(publication).map(Begun::Push),
+                    Wanted::Push(publication) => pushes.begin_here(publication),
                     Wanted::Order(order) => pushes.begin_order(order),
                 };
                 carrier.spawn(Arc::clone(cluster).run(events, begin));

@@ -44,8 +44,12 @@ impl Future for Elsewhere {
 /// What another host wants done here. Ready with what it is told: what became of connections, and the answer to a question.
 pub(crate) enum Begun {
     Push(UnderWayHere),
-    Told(Pin<Box<dyn Future<Output = Result<Told, Status>> + Send>>),
+    Told(Telling),
+    /// It comes to the shards before this is ready, and not at once.
+    Paced(Telling),
 }
+
+pub(crate) type Telling = Pin<Box<dyn Future<Output = Result<(Tally, Told), Status>> + Send>>;
 
 impl Future for Begun {
     type Output = Result<(Tally, Told), Status>;
@@ -55,7 +59,7 @@ impl Future for Begun {
             Self::Push(push) => {
                 ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Told::default()))
             }
-            Self::Told(told) => ready!(told.as_mut().poll(cx)).map(|told| (Tally::default(), told)),
+            Self::Told(telling) | Self::Paced(telling) => ready!(telling.as_mut().poll(cx)),
         })
     }
 }

@@ -15,6 +15,7 @@ mod engine;
 mod hand_over;
 mod host_name;
 mod hosts;
+mod pace;
 mod pushes;
 mod question;
 mod rooms;
@@ -39,6 +40,7 @@ pub use engine::{
 };
 
 pub use hand_over::ClusterHandOver;
+pub use pace::Pace;
 pub use question::{
     HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
 };

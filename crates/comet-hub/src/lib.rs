@@ -27,6 +27,6 @@ pub use comet_core::{ActiveClock, Millis};
 pub use drain::{Drain, DrainOrder, DrainStage, ShardOrder};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
 pub use inboxes::{Inboxes, Refused};
-pub use paced::{PacedBroadcast, PacedBroadcasts};
+pub use paced::{PacedBroadcast, PacedBroadcasts, PacedWhat};
 pub use queues::CallerId;
 pub use shares::{portions, shares};

@@ -2,14 +2,22 @@
 //!
 //! A shard refuses none, since no more than it takes are begun. So a broadcast goes to all shards or to none.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{CallId, Millis, ShardId, Tally};
 
 /// The paced broadcasts that have not ended on every shard.
 #[derive(Default)]
-pub struct PacedBroadcasts(BTreeMap<CallId, PacedBroadcast>);
+pub struct PacedBroadcasts {
+    under_way: BTreeMap<CallId, PacedBroadcast>,
+    /// Names that were cancelled, the latest last. Another host may have said so before its broadcast came here.
+    cancelled: VecDeque<Arc<str>>,
+}
+
+/// The operation that connections must accept, the connections a second of all shards, and the name.
+pub type PacedWhat = (i32, u32, Option<Arc<str>>);
 
 /// A paced broadcast.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -18,6 +26,8 @@ pub struct PacedBroadcast {
     pub operation: i32,
     /// Connections a second, of all shards.
     pub speed: u32,
+    /// What it is called on all hosts. `None`: it is on this one alone.
+    pub name: Option<Arc<str>>,
     /// When it began.
     pub since: Millis,
     /// What became of it on the shards where it has ended.
@@ -30,32 +40,34 @@ impl PacedBroadcasts {
     /// Whether every shard takes one more.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.0.len() < PACED_MAX
+        self.under_way.len() < PACED_MAX
     }
 
     /// `call` is a broadcast that goes to shards 0 to `shards`.
     pub fn begin(
         &mut self,
         call: CallId,
-        (operation, speed): (i32, u32),
+        (operation, speed, name): PacedWhat,
         since: Millis,
         shards: u16,
     ) {
         let shards = (0..shards).map(ShardId).collect();
-        let begun = PacedBroadcast { operation, speed, since, tally: Tally::default(), shards };
-        self.0.insert(call, begun);
+        let tally = Tally::default();
+        let begun = PacedBroadcast { operation, speed, name, since, tally, shards };
+        self.under_way.insert(call, begun);
     }
 
     /// `call` is a broadcast of another process that has not ended on these `shards`; on others, `tally` became of it.
     pub fn take_over(
         &mut self,
         call: CallId,
-        (operation, speed): (i32, u32),
+        (operation, speed, name): PacedWhat,
         since: Millis,
         (tally, shards): (Tally, BTreeSet<ShardId>),
     ) {
         if !shards.is_empty() {
-            self.0.insert(call, PacedBroadcast { operation, speed, since, tally, shards });
+            let moved = PacedBroadcast { operation, speed, name, since, tally, shards };
+            self.under_way.insert(call, moved);
         }
     }
 
@@ -66,23 +78,48 @@ impl PacedBroadcasts {
         shard: ShardId,
         tally: Tally,
     ) -> Option<PacedBroadcast> {
-        let broadcast = self.0.get_mut(&call)?;
+        let broadcast = self.under_way.get_mut(&call)?;
         // A shard may have ended it just before it was told to.
         if broadcast.shards.remove(&shard) {
             broadcast.tally += tally;
         }
-        if broadcast.shards.is_empty() { self.0.remove(&call) } else { None }
+        if broadcast.shards.is_empty() { self.under_way.remove(&call) } else { None }
     }
 
     /// Whether it is under way.
     #[must_use]
     pub fn is_under_way(&self, call: CallId) -> bool {
-        self.0.contains_key(&call)
+        self.under_way.contains_key(&call)
+    }
+
+    /// What all hosts call it. `None`: it has no name, or is not under way.
+    #[must_use]
+    pub fn name(&self, call: CallId) -> Option<&Arc<str>> {
+        self.under_way.get(&call)?.name.as_ref()
+    }
+
+    /// All hosts end the broadcast of this name. Returns those that are under way here.
+    pub fn cancel_named(&mut self, name: &Arc<str>) -> Vec<CallId> {
+        if !self.was_cancelled(name) {
+            // As many as may have been under way on another host at once.
+            if self.cancelled.len() >= PACED_MAX {
+                self.cancelled.pop_front();
+            }
+            self.cancelled.push_back(Arc::clone(name));
+        }
+        let named = self.all().filter(|(_, broadcast)| broadcast.name.as_ref() == Some(name));
+        named.map(|(call, _)| call).collect()
+    }
+
+    /// All hosts were told to end the broadcast of this name, so it does not begin.
+    #[must_use]
+    pub fn was_cancelled(&self, name: &str) -> bool {
+        self.cancelled.iter().any(|cancelled| **cancelled == *name)
     }
 
     /// All that are under way, the oldest first.
     pub fn all(&self) -> impl Iterator<Item = (CallId, &PacedBroadcast)> {
-        self.0.iter().map(|(call, broadcast)| (*call, broadcast))
+        self.under_way.iter().map(|(call, broadcast)| (*call, broadcast))
     }
 }
 
@@ -99,7 +136,7 @@ mod tests {
     #[test]
     fn a_broadcast_ends_with_its_last_shard() {
         let mut paced = PacedBroadcasts::default();
-        paced.begin(CallId(1), (5, 10), Millis(0), 2);
+        paced.begin(CallId(1), (5, 10, None), Millis(0), 2);
         assert_eq!(paced.handle_ended(CallId(1), ShardId(1), queued()), None);
         // It was told to, and had ended.
         assert_eq!(paced.handle_ended(CallId(1), ShardId(1), Tally::default()), None);
@@ -113,9 +150,9 @@ mod tests {
     fn a_broadcast_of_another_process_ends_with_its_last_shard() {
         let mut paced = PacedBroadcasts::default();
         let shards = [1, 2].map(ShardId).into();
-        paced.take_over(CallId(7), (5, 10), Millis(3), (queued(), shards));
+        paced.take_over(CallId(7), (5, 10, None), Millis(3), (queued(), shards));
         // It had ended everywhere.
-        paced.take_over(CallId(8), (5, 10), Millis(3), (queued(), BTreeSet::new()));
+        paced.take_over(CallId(8), (5, 10, None), Millis(3), (queued(), BTreeSet::new()));
         assert_eq!(paced.all().map(|(call, _)| call).collect::<Vec<_>>(), [CallId(7)]);
         assert_eq!(paced.handle_ended(CallId(7), ShardId(2), queued()), None);
         let ended = paced.handle_ended(CallId(7), ShardId(1), queued()).unwrap();
@@ -127,11 +164,33 @@ mod tests {
         let mut paced = PacedBroadcasts::default();
         for call in 1..=PACED_MAX as u64 {
             assert!(paced.has_room());
-            paced.begin(CallId(call), (5, 10), Millis(0), 1);
+            paced.begin(CallId(call), (5, 10, None), Millis(0), 1);
         }
         assert!(!paced.has_room());
         paced.handle_ended(CallId(7), ShardId(0), Tally::default());
         assert!(paced.has_room());
         assert_eq!(paced.all().count(), PACED_MAX - 1);
+    }
+
+    #[test]
+    fn a_name_ends_its_broadcasts_and_none_of_it_begins_later() {
+        let mut paced = PacedBroadcasts::default();
+        let (name, other): (Arc<str>, Arc<str>) = ("a.1.7".into(), "a.1.8".into());
+        for (call, name) in [(1, Some(&name)), (2, Some(&other)), (3, None)] {
+            paced.begin(CallId(call), (5, 10, name.cloned()), Millis(0), 1);
+        }
+        assert_eq!(paced.name(CallId(1)), Some(&name));
+        assert_eq!((paced.name(CallId(3)), paced.name(CallId(4))), (None, None));
+        assert_eq!(paced.cancel_named(&name), [CallId(1)]);
+        assert!(paced.was_cancelled(&name) && !paced.was_cancelled(&other));
+        paced.handle_ended(CallId(1), ShardId(0), queued());
+        assert_eq!(paced.cancel_named(&name), []);
+        // It is remembered for a while.
+        for number in 1..PACED_MAX {
+            assert_eq!(paced.cancel_named(&number.to_string().into()), []);
+            assert!(paced.was_cancelled(&name), "{number}");
+        }
+        paced.cancel_named(&"last".into());
+        assert!(!paced.was_cancelled(&name) && paced.was_cancelled("last"));
     }
 }

@@ -8,6 +8,9 @@
 //! | `Comet-Accepts` | the operation that a connection must accept | that of the frame |
 //! | `Comet-Collapse-Id` | a newer push with this id takes the place of this one while it waits | none |
 //! | `Comet-Names` | of `keys` and `users`: the names, encoded as tokens, with commas between them | the push is invalid |
+//! | `Comet-Speed` | of `all`: connections a second | all at once |
+//! | `Comet-Connections` | with a speed: connections of all hosts, of whose speed each has its share | each host has the whole speed |
+//! | `Comet-Broadcast` | with a speed: a name, encoded as a token, by which all hosts end it | each host ends its own |
 //! | `Comet-Host` | the host that publishes | it is no comet |
 //! | `Comet-Reply` | of `members`: the subject that answers to the push go to | the question is invalid |
 //! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
@@ -21,7 +24,7 @@ use std::str;
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, Message, Subject};
-use comet_hub::cluster::{HostName, Publication, ReplyTo, Target};
+use comet_hub::cluster::{HostName, Pace, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
 use crate::subject::{Topic, token};
@@ -33,6 +36,9 @@ const VERSION: &str = "Comet-Version";
 const ACCEPTS: &str = "Comet-Accepts";
 const COLLAPSE_ID: &str = "Comet-Collapse-Id";
 const NAMES: &str = "Comet-Names";
+const SPEED: &str = "Comet-Speed";
+const CONNECTIONS: &str = "Comet-Connections";
+const BROADCAST: &str = "Comet-Broadcast";
 const HOST: &str = "Comet-Host";
 const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
@@ -63,7 +69,7 @@ impl Interest {
 
 /// The headers of a push, without those that say what is meant anyway.
 pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
-    let Publication { target, accepts, operation, version, sequence, collapse_id, .. } =
+    let Publication { target, accepts, operation, version, sequence, collapse_id, paced, body: _ } =
         publication;
     let mut headers = HeaderMap::new();
     headers.insert(HOST, host);
@@ -87,6 +93,16 @@ pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
     };
     if let Some(names) = names {
         headers.insert(NAMES, names.join(","));
+    }
+    if let Some(paced) = paced {
+        let Pace { speed, connections, name } = &**paced;
+        headers.insert(SPEED, speed.to_string());
+        if let Some(connections) = connections {
+            headers.insert(CONNECTIONS, connections.to_string());
+        }
+        if let Some(name) = name {
+            headers.insert(BROADCAST, token(name));
+        }
     }
     headers
 }
@@ -219,6 +235,10 @@ pub(crate) fn push(
         Some(id) => decoded(id)?.into(),
         None => Box::default(),
     };
+    let paced = match (pace(headers)?, &target) {
+        (Some(_), Target::Room(_) | Target::Keys(_) | Target::Users(_)) => return None,
+        (paced, _) => paced.map(Box::new),
+    };
     Some(Publication {
         target,
         accepts: number(ACCEPTS, 0)?,
@@ -227,7 +247,25 @@ pub(crate) fn push(
         sequence: number(SEQUENCE, 0)?,
         collapse_id,
         body,
+        paced,
     })
+}
+
+/// How a broadcast is paced, if it is. `None`: the headers do not say so as they should.
+fn pace(headers: Option<&HeaderMap>) -> Option<Option<Pace>> {
+    let Some(speed) = text(headers, SPEED) else { return Some(None) };
+    let connections = match text(headers, CONNECTIONS) {
+        Some(connections) => Some(connections.parse().ok()?),
+        None => None,
+    };
+    let name = match text(headers, BROADCAST) {
+        Some(name) => {
+            let name = decoded(name).filter(|name| (1..=Pace::NAME_MAX).contains(&name.len()))?;
+            Some(name.into())
+        }
+        None => None,
+    };
+    Some(Some(Pace { speed: speed.parse().ok()?, connections, name }))
 }
 
 /// A name in a list: a token without a comma.
@@ -245,6 +283,8 @@ fn text<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
     use crate::subject::Subjects;
 
@@ -264,6 +304,7 @@ mod tests {
             sequence: -1,
             collapse_id: "score of, ä".into(),
             body: b"body".to_vec(),
+            paced: None,
         }
     }
 
@@ -295,5 +336,52 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(NAMES, "1,x");
         assert_eq!(push(Topic::Users, Some(&headers), Vec::new()), None);
+    }
+
+    fn paced(speed: &str, more: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(SPEED, speed);
+        more.iter().for_each(|(name, value)| headers.insert(*name, *value));
+        headers
+    }
+
+    #[test]
+    fn a_paced_broadcast_comes_back_from_its_headers() {
+        let speed = NonZeroU32::MAX;
+        for connections in [None, Some(0), Some(u64::MAX)] {
+            for name in [None, Some("ä b.1790000000000.7".into())] {
+                let paced = Some(Box::new(Pace { speed, connections, name }));
+                let publication = Publication { paced, ..publication(Target::All) };
+                assert_eq!(round_trip(&publication), Some(publication.clone()));
+            }
+        }
+        let alone = push(Topic::All, Some(&paced("100", &[])), Vec::new()).unwrap().paced.unwrap();
+        assert_eq!((alone.speed.get(), alone.connections, alone.name), (100, None, None));
+    }
+
+    #[test]
+    fn a_speed_is_a_positive_number_and_of_everybody() {
+        for speed in ["0", "-1", "", "fast", "4294967296"] {
+            assert_eq!(push(Topic::All, Some(&paced(speed, &[])), Vec::new()), None, "{speed}");
+        }
+        let long = "n".repeat(Pace::NAME_MAX + 1);
+        for (name, value) in
+            [(CONNECTIONS, "-1"), (CONNECTIONS, "many"), (BROADCAST, ""), (BROADCAST, &long)]
+        {
+            let headers = paced("1", &[(name, value)]);
+            assert_eq!(push(Topic::All, Some(&headers), Vec::new()), None, "{name}: {value}");
+        }
+        let names = paced("1", &[(NAMES, "1")]);
+        for topic in [
+            Topic::Room("r".into()),
+            Topic::Key("1".into()),
+            Topic::User(1),
+            Topic::Keys,
+            Topic::Users,
+        ] {
+            let what = format!("{topic:?}");
+            assert_eq!(push(topic, Some(&names), Vec::new()), None, "{what}");
+        }
+        assert!(push(Topic::All, Some(&names), Vec::new()).is_some());
     }
 }

@@ -1,6 +1,7 @@
 //! Orders to all hosts, as JSON: `{"order":"kick","keys":["a"],"reason":"","retry_after_ms":0}`, or
 //! `{"order":"join","users":[1],"rooms":["r"]}`, or `leave`. The target is one of `keys`, `users`, `room` and `network`.
-//! [Questions](crate::question) have none.
+//! `{"order":"cancel","broadcast":"a.1790000000000.7"}` ends a paced broadcast. It has no target, and neither have
+//! [questions](crate::question).
 
 use comet_hub::cluster::{Action, Order, OrderTarget};
 use serde_json::{Value, json};
@@ -11,6 +12,9 @@ pub(crate) fn encode(order: &Order) -> Vec<u8> {
     let (target, action) = match order {
         Order::Change { target, action } => (target, action),
         Order::Tell(question) => return question::encode(question).to_string().into_bytes(),
+        Order::CancelBroadcast { name } => {
+            return json!({ "order": "cancel", "broadcast": &**name }).to_string().into_bytes();
+        }
     };
     let mut value = match action {
         Action::Kick { reason, retry_after_ms } => {
@@ -44,6 +48,10 @@ pub(crate) fn decode(text: &[u8]) -> Option<Order> {
         },
         word @ ("join" | "leave") => {
             Action::ChangeRooms { rooms: texts("rooms")?, is_join: word == "join" }
+        }
+        "cancel" => {
+            let name = value.get("broadcast")?.as_str()?.into();
+            return Some(Order::CancelBroadcast { name });
         }
         word => return question::decode(word, &value).map(Order::Tell),
     };
@@ -79,7 +87,11 @@ mod tests {
                 assert_eq!(decode(&encode(&order)), Some(order));
             }
         }
+        let cancel = Order::CancelBroadcast { name: "ä.1.\"".into() };
+        assert_eq!(decode(&encode(&cancel)), Some(cancel));
         for bad in [
+            r#"{"order":"cancel"}"#,
+            r#"{"order":"cancel","broadcast":7}"#,
             r#"{"order":"count"}"#,
             "",
             "[]",

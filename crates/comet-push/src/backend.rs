@@ -120,7 +120,7 @@ pub trait StreamBackend: PushBackend {
     /// The paced broadcasts under way, the oldest first.
     fn broadcasts(&self) -> Vec<Broadcast>;
 
-    /// Ends a paced broadcast. Returns what became of it until then.
+    /// Ends a paced broadcast, on all hosts. Returns what became of it until then.
     fn cancel_broadcast(&self, id: u64) -> impl Future<Output = Result<Ledger, Status>> + Send;
 
     /// Closes the connections of `target`, behind all pushes that began before. The ledger counts those that are closed
@@ -267,16 +267,18 @@ impl KickNotice {
 }
 
 /// A paced broadcast that is under way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Broadcast {
     /// Its number, which no other broadcast of this process has.
     pub id: u64,
     /// The operation that connections must accept.
     pub operation: i32,
-    /// Connections a second.
+    /// Connections a second, of this host.
     pub speed: u32,
     /// How long it has been under way.
     pub since: Duration,
+    /// What it is called on all hosts. `None`: it is on this one alone.
+    pub name: Option<Arc<str>>,
 }
 
 /// What became of a push.

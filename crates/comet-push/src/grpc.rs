@@ -169,6 +169,7 @@ impl<B: StreamBackend> Push for PushService<B> {
             proto_op: broadcast.operation,
             speed: broadcast.speed,
             since_ms: u64::try_from(broadcast.since.as_millis()).unwrap_or(u64::MAX),
+            name: broadcast.name.as_deref().unwrap_or_default().to_owned(),
         });
         Ok(Response::new(ListBroadcastsReply { broadcasts: broadcasts.collect() }))
     }

@@ -346,6 +346,7 @@ impl World {
             sequence: 0,
             collapse_id: "".into(),
             body: push.to_be_bytes().to_vec(),
+            paced: None,
         };
         self.hosts[by].cluster.begin((self.now, PUSH_TIMEOUT_MS), publication, push);
     }

@@ -206,12 +206,16 @@ fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {
         Pushes::new(channel).list_broadcasts(request).await
     })?;
     let broadcasts = reply.broadcasts.iter().map(|broadcast| {
-        vec![
+        let mut record = vec![
             ("id", broadcast.id.into()),
             ("operation", broadcast.proto_op.into()),
             ("speed", broadcast.speed.into()),
             ("since_ms", broadcast.since_ms.into()),
-        ]
+        ];
+        if !broadcast.name.is_empty() {
+            record.push(("name", broadcast.name.as_str().into()));
+        }
+        record
     });
     Ok(broadcasts.collect())
 }
@@ -250,8 +254,15 @@ fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
     let reply = client.ask(CancelBroadcastReq { id }, async |channel, request| {
         Pushes::new(channel).cancel_broadcast(request).await
     })?;
-    let Ledger { matched, queued, dropped, .. } = reply.ledger.unwrap_or_default();
-    Ok(vec![("matched", matched.into()), ("queued", queued.into()), ("dropped", json!(dropped))])
+    let ledger = reply.ledger.unwrap_or_default();
+    let Ledger { matched, queued, dropped, .. } = ledger;
+    let mut record = vec![
+        ("matched", Value::from(matched)),
+        ("queued", queued.into()),
+        ("dropped", json!(dropped)),
+    ];
+    record.extend(unanswered(&ledger.unanswered));
+    Ok(record)
 }
 
 fn kicked(reply: &KickReply) -> Record {

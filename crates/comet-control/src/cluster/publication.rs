@@ -5,7 +5,8 @@ use comet_wire::goim::protocol::Proto;
 
 /// The target, the operation that a connection must accept, and the frame.
 pub(crate) fn taken_apart(publication: Publication) -> (Target, i32, Proto) {
-    let Publication { target, accepts, operation, version, sequence, collapse_id, body } =
+    // A paced one begins in another way.
+    let Publication { target, accepts, operation, version, sequence, collapse_id, body, paced: _ } =
         publication;
     let proto = Proto {
         ver: version,

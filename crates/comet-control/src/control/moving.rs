@@ -150,8 +150,8 @@ impl Control {
     pub fn paced(&self) -> Vec<PacedMove> {
         let paced = self.hub.paced().into_iter();
         let moved = |(call, age, broadcast): (CallId, Duration, PacedBroadcast)| {
-            let PacedBroadcast { operation, speed, tally, .. } = broadcast;
-            PacedMove { call, operation, speed, age, tally }
+            let PacedBroadcast { operation, speed, name, tally, .. } = broadcast;
+            PacedMove { call, operation, speed, name, age, tally }
         };
         paced.map(moved).collect()
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_core::{CallId, Message, Millis, Push, ShardId, Tally};
-use comet_hub::{CallError, CallResult, PacedBroadcast};
+use comet_hub::{CallError, CallResult, PacedBroadcast, PacedWhat};
 use comet_mesh::Wake;
 use tokio::sync::oneshot;
 
@@ -21,6 +21,8 @@ pub struct PacedMove {
     pub operation: i32,
     /// Connections a second, of all shards.
     pub speed: u32,
+    /// What it is called on all hosts.
+    pub name: Option<Arc<str>>,
     /// How long it has been under way.
     pub age: Duration,
     /// What became of it on the shards where it has ended.
@@ -39,30 +41,25 @@ impl State {
 }
 
 impl HubDriver {
-    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard; `None` where as
-    /// many are under way as a shard takes. Unless it is kept, it ends when the call does.
+    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard. There is room for it. Unless it is kept,
+    /// it ends when the call does. `name` makes the name of it, if it has one.
     pub(crate) fn begin_paced(
         self: &Arc<Self>,
         limit: Duration,
         push: &Push,
-        speed: NonZeroU32,
-        shares: Vec<NonZeroU32>,
-    ) -> Option<Result<PacedCall, CallError>> {
-        if !self.lock().paced.has_room() {
-            return None;
-        }
-        let begun = self.begin(limit, |call| {
+        (speed, shares): (NonZeroU32, Vec<NonZeroU32>),
+        name: impl FnOnce(CallId) -> Option<Arc<str>>,
+    ) -> Result<PacedCall, CallError> {
+        let call = self.begin(limit, |call| {
             (0..).map(ShardId).zip(shares).map(move |(shard, share)| {
                 let speed = Some(share);
                 (shard, Message::Broadcast { call, push: push.clone(), speed })
             })
-        });
-        Some(begun.map(|call| {
-            let since = self.now();
-            let what = (push.operation, speed.get());
-            self.lock().paced.begin(call.id, what, since, self.shards);
-            PacedCall { call, is_kept: false }
-        }))
+        })?;
+        let (since, name) = (self.now(), name(call.id));
+        let what = (push.operation, speed.get(), name.clone());
+        self.lock().paced.begin(call.id, what, since, self.shards);
+        Ok(PacedCall { call, name, is_kept: false })
     }
 
     /// The paced broadcasts under way, the oldest first, and how long each has been.
@@ -78,21 +75,51 @@ impl HubDriver {
 
     /// Goes on with a broadcast of another process that has not ended on these shards. It began before this process.
     pub(crate) fn take_over_paced(&self, moved: &PacedMove, shards: BTreeSet<ShardId>) {
-        let PacedMove { call, operation, speed, age, tally } = *moved;
+        let PacedMove { call, operation, speed, ref name, age, tally } = *moved;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
         let since = Millis(self.now().0.saturating_sub(age_ms));
-        self.lock().paced.take_over(call, (operation, speed), since, (tally, shards));
+        let what: PacedWhat = (operation, speed, name.clone());
+        self.lock().paced.take_over(call, what, since, (tally, shards));
     }
 
     /// Tells every shard to end a paced broadcast. The receiver gets what became of it; `None` if it is not
     /// under way.
     pub(crate) fn cancel_paced(&self, call: CallId) -> Option<oneshot::Receiver<PacedBroadcast>> {
+        self.cancel_of(&mut self.lock(), call)
+    }
+
+    /// The same for all of this name. None of it begins here for some time.
+    pub(crate) fn cancel_named(&self, name: &Arc<str>) -> Vec<oneshot::Receiver<PacedBroadcast>> {
         let mut state = self.lock();
+        let calls = state.paced.cancel_named(name).into_iter();
+        calls.filter_map(|call| self.cancel_of(&mut state, call)).collect()
+    }
+
+    /// Whether all hosts were told to end the broadcasts of this name.
+    pub(crate) fn was_cancelled(&self, name: &str) -> bool {
+        self.lock().paced.was_cancelled(name)
+    }
+
+    /// Whether one more paced broadcast finds room.
+    pub(crate) fn has_room_for_paced(&self) -> bool {
+        self.lock().paced.has_room()
+    }
+
+    /// What all hosts call a paced broadcast that is under way.
+    pub(crate) fn name_of_paced(&self, call: CallId) -> Option<Arc<str>> {
+        self.lock().paced.name(call).cloned()
+    }
+
+    fn cancel_of(
+        &self,
+        state: &mut State,
+        call: CallId,
+    ) -> Option<oneshot::Receiver<PacedBroadcast>> {
         if !state.paced.is_under_way(call) {
             return None;
         }
         let (sender, ended) = oneshot::channel();
-        let State { hub, inboxes, cancelled, .. } = &mut *state;
+        let State { hub, inboxes, cancelled, .. } = state;
         let waiting = cancelled.entry(call).or_default();
         if waiting.is_empty() {
             hub.cancel_broadcast(inboxes, call);
@@ -107,6 +134,7 @@ impl HubDriver {
 /// not take goes on nowhere.
 pub(crate) struct PacedCall {
     call: Call,
+    name: Option<Arc<str>>,
     is_kept: bool,
 }
 
@@ -114,6 +142,11 @@ impl PacedCall {
     /// Waits until every shard has scheduled it.
     pub(crate) async fn scheduled(&mut self) -> Result<CallResult, CallError> {
         (&mut self.call).await
+    }
+
+    /// What all hosts call it.
+    pub(crate) fn name(&self) -> Option<&Arc<str>> {
+        self.name.as_ref()
     }
 
     /// It goes on when this is dropped.

@@ -10,7 +10,7 @@ use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::cluster::{ClusterDriver, taken_apart};
-use crate::under_way::UnderWayHere;
+use crate::under_way::Begun;
 
 use super::Pushes;
 
@@ -42,9 +42,13 @@ impl Pushes {
     }
 
     /// Begins a push of another host. It is not published again.
-    pub(crate) fn begin_here(&self, publication: Publication) -> Result<UnderWayHere, Status> {
+    pub(crate) fn begin_here(&self, mut publication: Publication) -> Result<Begun, Status> {
+        let paced = publication.paced.take();
         let (target, accepts, proto) = taken_apart(publication);
         let push = || self.push(Some(proto), accepts);
+        if let Some(pace) = paced {
+            return self.begin_part(push()?, *pace);
+        }
         let begun = match target {
             Target::Room(room) => self.begin_to_room(&room, push),
             Target::Keys(keys) => {
@@ -54,6 +58,6 @@ impl Pushes {
             Target::Users(users) => self.begin_to_users(users.to_vec(), push),
             Target::All => push().and_then(|push| self.begin_to_all(&push)),
         };
-        Ok(begun?.here())
+        Ok(Begun::Push(begun?.here()))
     }
 }

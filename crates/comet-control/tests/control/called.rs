@@ -96,6 +96,7 @@ async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
             sequence: 7,
             collapse_id: Box::default(),
             body: b"hi".to_vec(),
+            paced: None,
         };
         assert_eq!(publication, expected);
         let tally = Tally { matched: number, queued: number, absent, ..Tally::default() };

@@ -18,6 +18,7 @@ mod logic;
 mod logic_away;
 mod logic_gateway;
 mod overload;
+mod paced_hosts;
 mod push;
 mod push_stream;
 mod raw_logic;

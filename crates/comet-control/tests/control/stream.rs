@@ -136,6 +136,7 @@ fn stored(offset: u64, bytes: usize) -> StoredPush {
         sequence: 0,
         collapse_id: Box::default(),
         body: vec![b'x'; bytes],
+        paced: None,
     };
     let answer = Some(Answer::To(ReplyTo(offset.to_string().into())));
     StoredPush { publication, offset, stored_unix_ms: offset, answer }

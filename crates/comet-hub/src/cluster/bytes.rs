@@ -50,6 +50,7 @@ impl Order {
             |texts: &[String]| size_of_val(texts) + texts.iter().map(String::len).sum::<usize>();
         let (target, action) = match self {
             Self::Change { target, action } => (target, action),
+            Self::CancelBroadcast { name } => return name.len(),
             Self::Tell(Question::Counts { rooms }) => return texts(rooms),
             Self::Tell(Question::Rooms { prefix, after, .. }) => return prefix.len() + after.len(),
             Self::Tell(Question::Members { room, after, .. }) => {
@@ -84,7 +85,8 @@ impl Publication {
             Target::Users(users) => size_of_val(&**users),
             Target::All => 0,
         };
-        self.body.len() + self.collapse_id.len() + names
+        let paced = self.paced.as_ref().map_or(0, |pace| pace.bytes());
+        self.body.len() + self.collapse_id.len() + names + paced
     }
 }
 
@@ -137,6 +139,7 @@ mod tests {
             sequence: 0,
             collapse_id: Box::default(),
             body: Vec::new(),
+            paced: None,
         };
         let after = Some(MembersCursor { host: shared(), place: Box::default() });
         let question = Question::Members { room: String::new(), after, limit: 1 };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use comet_core::{StreamState, Tally};
 
 pub use super::host_name::HostName;
+use super::pace::Pace;
 use super::question::{Question, Told};
 
 /// Numbers the pushes of a host, from 1.
@@ -113,6 +114,8 @@ pub struct Publication {
     pub collapse_id: Box<str>,
     /// The body of its frame.
     pub body: Vec<u8>,
+    /// Of [`Target::All`]: it visits connections one after the other. `None`: it goes to all at once.
+    pub paced: Option<Box<Pace>>,
 }
 
 /// Whom an order concerns.
@@ -159,6 +162,11 @@ pub enum Order {
     },
     /// They tell something about them.
     Tell(Question),
+    /// They end the paced broadcast of this name, wherever it is under way.
+    CancelBroadcast {
+        /// Its name.
+        name: Arc<str>,
+    },
 }
 
 /// What became of a push on one host.

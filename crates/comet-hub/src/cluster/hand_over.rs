@@ -97,6 +97,7 @@ mod tests {
             sequence: 0,
             collapse_id: Box::default(),
             body: Vec::new(),
+            paced: None,
         }
     }
 

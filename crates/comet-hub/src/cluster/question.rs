@@ -45,8 +45,8 @@ pub struct MembersCursor {
 /// What a host tells of itself.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Told {
-    /// Of [`Question::Counts`]: clients, members of each room in their order, addresses. Of [`Question::Members`]: all members. Counts of
-    /// several hosts are summed, each at its place.
+    /// Of [`Question::Counts`]: clients, members of each room in their order, addresses. Of [`Question::Members`]: all members. Of a
+    /// paced broadcast: connections that it is going to visit. Counts of several hosts are summed, each at its place.
     pub counts: Vec<u64>,
     /// A page of what was asked for.
     pub page: Option<Page>,

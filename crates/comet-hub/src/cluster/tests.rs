@@ -117,7 +117,7 @@ impl World {
                     let members = |room: &String| host.members.get(&**room).copied();
                     counts = rooms.iter().map(|room| members(room).unwrap_or_default()).collect();
                 }
-                Order::Tell(_) => {}
+                Order::Tell(_) | Order::CancelBroadcast { .. } => {}
             }
             let part = host.cluster.part(self.now, &Target::All, tally, reply);
             let part = Part { told: Told { counts, page: None }, ..part };
@@ -243,6 +243,7 @@ impl World {
             sequence: 0,
             collapse_id: "".into(),
             body: Vec::new(),
+            paced: None,
         };
         let cluster = &mut self.hosts.get_mut(name).unwrap().cluster;
         cluster.begin((self.now, LIMIT), publication, 1);

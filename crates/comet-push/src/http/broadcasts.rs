@@ -13,12 +13,16 @@ use crate::http::push::ledger;
 /// All of them, the oldest first.
 pub(super) async fn list<B: StreamBackend>(backend: Arc<B>, _: Request) -> Result<Value, Status> {
     let broadcasts = backend.broadcasts().into_iter().map(|broadcast| {
-        json!({
+        let mut listed = json!({
             "id": broadcast.id,
             "operation": broadcast.operation,
             "speed": broadcast.speed,
             "since_seconds": broadcast.since.as_secs_f64(),
-        })
+        });
+        if let Some(name) = &broadcast.name {
+            listed["name"] = (&**name).into();
+        }
+        listed
     });
     Ok(broadcasts.collect())
 }

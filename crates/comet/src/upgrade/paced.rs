@@ -7,7 +7,7 @@ use comet_core::{CallId, DropReason, Tally};
 use serde_json::{Map, Value, json};
 
 pub(super) fn to_json(paced: &PacedMove) -> Value {
-    let PacedMove { call, operation, speed, age, tally } = paced;
+    let PacedMove { call, operation, speed, name, age, tally } = paced;
     // Broadcasts name no keys or rooms.
     let Tally { matched: _, queued, dropped, absent: _, parked: _, unchanged: _, refused: _ } =
         tally;
@@ -18,6 +18,7 @@ pub(super) fn to_json(paced: &PacedMove) -> Value {
         "call": call.0,
         "operation": operation,
         "speed": speed,
+        "name": name.as_deref(),
         "age_ms": u64::try_from(age.as_millis()).unwrap_or(u64::MAX),
         "queued": queued,
         "dropped": dropped,
@@ -39,6 +40,8 @@ pub(super) fn from_json(paced: &Value) -> Option<PacedMove> {
         call: CallId(number("call")?),
         operation: paced.get("operation")?.as_i64()?.try_into().ok()?,
         speed: number("speed")?.try_into().ok()?,
+        // None of an older release, whose broadcasts are on its host alone.
+        name: paced.get("name").and_then(Value::as_str).map(Into::into),
         age: Duration::from_millis(number("age_ms").unwrap_or(0)),
         tally,
     })
@@ -50,5 +53,21 @@ pub(super) fn example() -> PacedMove {
     tally.queue();
     tally.drop_as(DropReason::Filtered, 3);
     let (speed, age) = (1_000, Duration::from_millis(1_500));
-    PacedMove { call: CallId(u64::MAX), operation: -1, speed, age, tally }
+    let (call, name) = (CallId(u64::MAX), Some("a.1790000000000.7".into()));
+    PacedMove { call, operation: -1, speed, name, age, tally }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As an older release says it.
+    #[test]
+    fn a_broadcast_without_a_name_is_understood() {
+        let moved = PacedMove { name: None, ..example() };
+        let mut said = to_json(&moved);
+        assert_eq!(from_json(&said), Some(moved.clone()));
+        said.as_object_mut().unwrap().remove("name").unwrap();
+        assert_eq!(from_json(&said), Some(moved));
+    }
 }

@@ -56,6 +56,7 @@ mod nats_frames;
 mod nats_frames_flood;
 mod nats_lists;
 mod nats_orders;
+mod nats_paced;
 mod nats_processes;
 mod nats_server;
 mod nats_stream;

@@ -8,6 +8,7 @@ mod hangs;
 mod memory;
 mod nats;
 mod nats_frames;
+mod nats_paced;
 mod paced;
 mod parked;
 mod stream;

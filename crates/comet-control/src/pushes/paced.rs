@@ -1,0 +1,207 @@
+//! Paced broadcasts: scheduled on all shards of a host or on none, listed and cancelled.
+//!
+//! The host that is called asks the others how many connections they have, schedules its part, and publishes the broadcast. Each other
+//! host schedules its own part, at a share of the speed, under the same name.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use comet_core::limits::PACED_MAX;
+use comet_core::{CallId, Push, Tally};
+use comet_hub::cluster::{ClusterOutcome, Order, Pace, Publication, Question, Told};
+use comet_hub::{CallResult, PacedBroadcast, shares};
+use comet_push::{Broadcast, Pushed};
+use comet_wire::goim::comet::Ledger;
+use tokio::sync::oneshot;
+use tokio::time::timeout_at;
+use tonic::Status;
+
+use crate::cluster::unix_ms;
+use crate::counts::snapshots;
+use crate::hub::{HubDriver, PacedCall};
+use crate::status::{known, ledger, status};
+use crate::under_way::Begun;
+
+use super::Pushes;
+
+impl Pushes {
+    /// Schedules a broadcast of `speed` connections a second, here and on the other hosts.
+    pub(super) async fn begin_paced(
+        &self,
+        push: &Push,
+        speed: NonZeroU32,
+        publication: Option<Publication>,
+    ) -> Result<Pushed, Status> {
+        let (begin, limit) = (Instant::now(), self.bounds.timeout);
+        check_room(&self.hub)?;
+        // Who does not answer is waited for once more, with the broadcast itself.
+        let asked = self.cluster.as_ref().map(|cluster| {
+            cluster.order(limit / 2, Order::Tell(Question::Counts { rooms: Vec::new() }))
+        });
+        let others = async {
+            let Some(asked) = asked else { return Ok(0) };
+            // Clients come first.
+            Ok(asked.await?.counts.first().copied().unwrap_or(0))
+        };
+        let (live, others) = tokio::try_join!(live_by_shard(&self.hub, limit), others)?;
+        let own: u64 = live.iter().sum();
+        let connections = self.cluster.as_ref().map(|_| own.saturating_add(others));
+        let pace = Pace { speed, connections, name: None };
+        let name = |CallId(call)| {
+            // A process that begins anew has the same ids, and other hosts may not have ended what the last one began.
+            let now = unix_ms(Instant::now());
+            Some(format!("{}.{now}.{call}", self.cluster.as_ref()?.host()).into())
+        };
+        let speed = (pace.share(own), &*live);
+        let (mut call, gathered) = schedule(&self.hub, limit, push, speed, name).await?;
+        call.keep();
+        let name = call.name().cloned();
+        let Some((cluster, publication)) = self.cluster.as_ref().zip(publication) else {
+            let scheduled = gathered.scheduled;
+            return Ok(Ledger { scheduled, ..ledger(&gathered.tally) }.into());
+        };
+        let paced = Some(Box::new(Pace { name, ..pace }));
+        let left = limit.saturating_sub(begin.elapsed()).max(limit / 2);
+        let there = cluster.begin(left, Publication { paced, ..publication }).await?;
+        let ClusterOutcome { tally: others, counts, unanswered, .. } = there;
+        let mut tally = gathered.tally;
+        // A host of an older release sends it at once.
+        tally += others;
+        let scheduled = gathered.scheduled.saturating_add(counts.first().copied().unwrap_or(0));
+        let unanswered = unanswered.iter().map(ToString::to_string).collect();
+        Ok(Ledger { scheduled, unanswered, ..ledger(&tally) }.into())
+    }
+
+    /// Begins the part of this host in a broadcast of another one, or of a program.
+    pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<Begun, Status> {
+        // Before the shards are asked for their connections, in vain.
+        check_room(&self.hub)?;
+        let (hub, limit) = (Arc::clone(&self.hub), self.bounds.timeout);
+        Ok(Begun::Paced(Box::pin(async move {
+            let refused = |status: Status| Status::aborted(status.message());
+            let scheduled = schedule_part(&hub, limit, &push, pace).await.map_err(refused)?;
+            Ok((Tally::default(), Told { counts: vec![scheduled], page: None }))
+        })))
+    }
+
+    /// Those under way here, the oldest first.
+    pub(super) fn paced_under_way(&self) -> Vec<Broadcast> {
+        let paced = self.hub.paced().into_iter();
+        let broadcast = |(CallId(id), since, paced): (CallId, Duration, PacedBroadcast)| {
+            let PacedBroadcast { operation, speed, name, .. } = paced;
+            Broadcast { id, operation, speed, since, name }
+        };
+        paced.map(broadcast).collect()
+    }
+
+    /// Ends one that is under way here, on all hosts. Returns what became of it until then.
+    pub(super) async fn cancel_paced(&self, call: CallId) -> Result<Ledger, Status> {
+        let limit = self.bounds.timeout;
+        let name = self.hub.name_of_paced(call);
+        let ended = match &name {
+            Some(name) => self.hub.cancel_named(name),
+            None => self.hub.cancel_paced(call).into_iter().collect(),
+        };
+        if ended.is_empty() {
+            return Err(Status::not_found(format!("no paced broadcast {} is under way", call.0)));
+        }
+        let there = self.cluster.as_ref().zip(name);
+        let there =
+            there.map(|(cluster, name)| cluster.order(limit, Order::CancelBroadcast { name }));
+        let mut tally = tally_of(ended, limit).await?;
+        let mut unanswered = Vec::new();
+        if let Some(there) = there {
+            let there = there.await?;
+            tally += there.tally;
+            unanswered = there.unanswered.iter().map(ToString::to_string).collect();
+        }
+        Ok(Ledger { unanswered, ..ledger(&tally) })
+    }
+
+    /// Ends what another host tells all to end.
+    pub(super) fn cancel_here(&self, name: &Arc<str>) -> Begun {
+        let (ended, limit) = (self.hub.cancel_named(name), self.bounds.timeout);
+        Begun::Told(Box::pin(async move { Ok((tally_of(ended, limit).await?, Told::default())) }))
+    }
+}
+
+/// The connections of each shard.
+async fn live_by_shard(hub: &Arc<HubDriver>, limit: Duration) -> Result<Vec<u64>, Status> {
+    let mut live = vec![0; usize::from(hub.shards())];
+    for (shard, counters) in snapshots(hub, limit).await.map_err(status)? {
+        live[usize::from(shard.0)] = counters.live;
+    }
+    Ok(live)
+}
+
+fn check_room(hub: &HubDriver) -> Result<(), Status> {
+    match hub.has_room_for_paced() {
+        true => Ok(()),
+        false => Err(Status::resource_exhausted(format!(
+            "{PACED_MAX} paced broadcasts are under way; try again when one has ended"
+        ))),
+    }
+}
+
+/// Schedules a broadcast on all shards, at a speed that is split by their connections. It is cancelled unless it is kept.
+async fn schedule(
+    hub: &Arc<HubDriver>,
+    limit: Duration,
+    push: &Push,
+    (speed, live): (NonZeroU32, &[u64]),
+    name: impl FnOnce(CallId) -> Option<Arc<str>>,
+) -> Result<(PacedCall, CallResult), Status> {
+    // Others may have begun since it was asked for.
+    check_room(hub)?;
+    let begun = hub.begin_paced(limit, push, (speed, shares(speed, live)), name);
+    let mut call = begun.map_err(status)?;
+    let gathered = call.scheduled().await.map_err(status)?;
+    if gathered.busy > 0 {
+        return Err(Status::resource_exhausted(format!(
+            "{} of {} shards refused it, so it is cancelled; {}",
+            gathered.busy,
+            hub.shards(),
+            known(&gathered),
+        )));
+    }
+    Ok((call, gathered))
+}
+
+/// Schedules the part of this host. Returns how many connections it is going to visit.
+async fn schedule_part(
+    hub: &Arc<HubDriver>,
+    limit: Duration,
+    push: &Push,
+    pace: Pace,
+) -> Result<u64, Status> {
+    let live = live_by_shard(hub, limit).await?;
+    if pace.name.as_ref().is_some_and(|name| hub.was_cancelled(name)) {
+        return Err(Status::cancelled("it was cancelled on all hosts"));
+    }
+    let speed = pace.share(live.iter().sum());
+    let name = pace.name;
+    let (mut call, gathered) = schedule(hub, limit, push, (speed, &live), |_| name).await?;
+    call.keep();
+    Ok(gathered.scheduled)
+}
+
+/// What became of broadcasts that were cancelled, once all shards have ended them.
+async fn tally_of(
+    ended: Vec<oneshot::Receiver<PacedBroadcast>>,
+    limit: Duration,
+) -> Result<Tally, Status> {
+    let end = Instant::now() + limit;
+    let mut tally = Tally::default();
+    for ended in ended {
+        match timeout_at(end.into(), ended).await {
+            Ok(Ok(ended)) => tally += ended.tally,
+            _ => {
+                return Err(Status::deadline_exceeded(format!(
+                    "not every shard has ended it within {limit:?}"
+                )));
+            }
+        }
+    }
+    Ok(tally)
+}
