@@ -48,8 +48,7 @@ impl Shard {
         });
         let home = self.context.home_of_key(&key);
         let is_beyond = sessions > most;
-        let claim =
-            Message::Claim { conn, token_at, user, seq, key, is_given, is_kept, is_beyond };
+        let claim = Message::Claim { conn, token_at, user, seq, key, is_given, is_kept, is_beyond };
         self.messages.send(home, claim);
     }
 
