@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 
 use self::caller::{Plan, Progress};
 use self::client::{Habit, Member};
-use self::hosts::{Hosts, NAMES, VICTIM};
-use self::record::{Call, Death, Phase, Records};
+use self::hosts::{Hosts, NAMES};
+use self::record::{Call, Death, Phase, Records, VICTIM};
 use self::table::{Books, reasons, results, sums, table};
 use super::pin;
 use crate::Result;

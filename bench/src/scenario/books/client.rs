@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use comet_client::{Client, Error, Gap, GapState, Message, Options, Position};
 
-use super::hosts::VICTIM;
-use super::record::{Diary, Entry, Kind, Session};
+use super::record::{Diary, Entry, Kind, Session, VICTIM};
 use crate::Result;
 use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir, tempfile};
 
 use super::client::{self, Member, Shared};
-use super::record::Diary;
+use super::record::{Diary, VICTIM};
 use crate::Result;
 use crate::args::BooksArgs;
 use crate::nats::NatsServer;
@@ -18,8 +18,6 @@ use crate::scrape::http_get;
 use crate::target::Target;
 
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
-/// The host that is killed. Nobody calls it.
-pub(super) const VICTIM: usize = 2;
 /// Counters of pushes that a host did not make, or not to all clients.
 const LOSSES: [&str; 8] = [
     "comet_cluster_dropped_total",

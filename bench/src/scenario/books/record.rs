@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use crate::clock::SECOND_NS;
 
+/// The host that is killed. Nobody calls it.
+pub(super) const VICTIM: usize = 2;
+
 /// The kinds of pushes; each has rows of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
