@@ -11,6 +11,7 @@ use std::collections::HashSet;
 use std::hash::Hash;
 use std::sync::Arc;
 
+use comet_core::limits::NAME_MAX;
 use comet_core::{
     CallId, Kick, Message, Network, Push, RoomOrder, ShardId, Tally, home_of_key, home_of_room,
     home_of_user,
@@ -217,6 +218,7 @@ impl StreamBackend for Pushes {
         let target = || Target::Room(room.as_str().into());
         let publication = self.publication(proto.as_ref(), 0, target);
         if let Some(cluster) = self.stream_of(&room) {
+            check_room(&room)?;
             Self::check_frames(&self.push(proto, 0)?)?;
             let publication = publication.expect("there are other hosts");
             return Ok(UnderWay::stored(cluster.store(self.bounds.timeout, publication)));
@@ -395,12 +397,23 @@ impl Pushes {
         if room.is_empty() {
             return Err(Status::invalid_argument("roomID is empty: name the room"));
         }
+        check_room(room)?;
         let push = push()?;
         let home = home_of_room(room, self.hub.shards());
         let call = self.hub.begin(self.bounds.timeout, |call| {
             [(home, Message::PushRoom { call, room: Arc::from(room), push })]
         });
         Ok(call.map_err(status)?.into())
+    }
+}
+
+/// No client can be in a room with a longer name, and those with a history would keep it.
+fn check_room(room: &str) -> Result<(), Status> {
+    match room.len() {
+        0..=NAME_MAX => Ok(()),
+        length => Err(Status::invalid_argument(format!(
+            "the name of the room has {length} bytes, more than the {NAME_MAX} allowed"
+        ))),
     }
 }
 

@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_secs(75);
 /// Longest head of an HTTP/1 request, bytes.
 pub const HEAD_MAX: usize = 128 << 10;
 
-/// How long the calls under way may take on a connection whose caller was accepted by former authorities.
+/// How long the calls under way may take on a connection whose caller was let in by former authorities or tokens.
 const OUTDATED: Duration = Duration::from_secs(10);
 
 /// Calls one HTTP/2 connection may have under way; the caller holds the next one back.
@@ -167,7 +167,14 @@ fn concerns_one_caller(error: &io::Error) -> bool {
 }
 
 async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
-    let outdated = authorities_change(&incoming);
+    let authorities = authorities_change(&incoming);
+    let tokens = tokens_change(Arc::clone(&served.gate), Arc::clone(&place));
+    let outdated = async move {
+        select! {
+            () = authorities => "authorities_changed",
+            () = tokens => "token_taken_away",
+        }
+    };
     let mut peer = incoming.peer();
     let Some(socket) = open(incoming, &place, &served).await else { return };
     if let Some(certificate) = socket.peer_certificate() {
@@ -236,7 +243,7 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
     None
 }
 
-/// What ends a connection after the calls under way.
+/// What ends a connection after the calls under way: the end of the server, or what its caller has shown does not hold any more.
 struct End<F> {
     phase: watch::Receiver<Phase>,
     outdated: F,
@@ -256,6 +263,20 @@ fn authorities_change(incoming: &Incoming) -> impl Future<Output = ()> + use<> {
     }
 }
 
+/// Resolves when a call of the connection would not be let in any more.
+fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()> {
+    // What changes from now on.
+    let mut changes = gate.lock().changes();
+    async move {
+        while changes.changed().await.is_ok() {
+            if !gate.lock().lets_in(&place.shown()) {
+                return;
+            }
+        }
+        pending().await
+    }
+}
+
 /// Runs a connection to its end. Returns the reason if it is not the caller's. A new
 /// connection has the time in `first` until a request begins, or so many bytes are there.
 async fn drive<C, F>(
@@ -268,7 +289,7 @@ async fn drive<C, F>(
 where
     C: GracefulConnection,
     C::Error: Error + 'static,
-    F: Future<Output = ()>,
+    F: Future<Output = &'static str>,
 {
     let mut connection = pin!(connection);
     let mut stopping = pin!(leaving(end.phase));
@@ -277,7 +298,7 @@ where
     let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
     let mut patience = pin!(sleep(LEAVE));
-    let (mut is_stopping, mut is_outdated, mut has_begun) = (false, false, false);
+    let (mut is_stopping, mut outdated_by, mut has_begun) = (false, None, false);
     loop {
         select! {
             biased;
@@ -305,11 +326,11 @@ where
                 }
                 patience.as_mut().reset(Instant::now() + left);
             }
-            () = &mut outdated, if !is_outdated => {
-                is_outdated = true;
+            by = &mut outdated, if outdated_by.is_none() => {
+                outdated_by = Some(by);
                 connection.as_mut().graceful_shutdown();
             }
-            () = &mut grace, if is_outdated => return Some("authorities_changed"),
+            () = &mut grace, if outdated_by.is_some() => return outdated_by,
         }
     }
 }

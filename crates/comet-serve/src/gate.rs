@@ -75,8 +75,17 @@ pub struct GateReading {
 }
 
 /// Why connections are ended here. Each is counted from 0, so that an alert sees the first one.
-const ENDS: [&str; 7] =
-    ["evicted", "http2_error", "http2_limit", "idle", "silent", TLS_ERROR, "write_timeout"];
+const ENDS: [&str; 9] = [
+    "authorities_changed",
+    "evicted",
+    "http2_error",
+    "http2_limit",
+    "idle",
+    "silent",
+    TLS_ERROR,
+    "token_taken_away",
+    "write_timeout",
+];
 
 /// The TLS handshake failed: a certificate is missing or foreign, or the caller refused ours.
 const TLS_ERROR: &str = "tls_error";

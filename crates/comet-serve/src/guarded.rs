@@ -72,7 +72,15 @@ impl HyperService<Request<Wire>> for Guarded {
         let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
         let access = gate.access_log().begin(&self.peer, head.uri.path());
         let has_host = self.has_host && form == Form::Whole;
-        let body = gate.lock().check(&head, has_host).and_then(|()| {
+        let mut is_let_in = gate.lock().check(&head, has_host);
+        if is_let_in.is_ok()
+            && let Some(shown) = gate.lock().shown(&head)
+            && place.note_shown(shown)
+        {
+            // A token that was taken away before it was noted ends no connection.
+            is_let_in = gate.lock().check(&head, has_host);
+        }
+        let body = is_let_in.and_then(|()| {
             RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
         });
         let misses_token = gate.lock().misses_token(&head);

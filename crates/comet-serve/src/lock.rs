@@ -13,6 +13,7 @@ use axum::http::request::Parts;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderValue};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
 
 use crate::refusal::Refusal;
 
@@ -25,6 +26,8 @@ const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/"];
 pub struct Lock {
     /// Any of them opens; none: it is open.
     tokens: RwLock<Vec<String>>,
+    /// Told that there are other tokens.
+    changes: watch::Sender<()>,
     /// Names of this server beside `localhost` and IP addresses.
     hosts: Vec<String>,
 }
@@ -34,12 +37,23 @@ impl Lock {
     /// or an IP address.
     #[must_use]
     pub fn new(tokens: Vec<String>, hosts: Vec<String>) -> Self {
-        Self { tokens: RwLock::new(tokens), hosts }
+        Self { tokens: RwLock::new(tokens), changes: watch::Sender::new(()), hosts }
     }
 
-    /// These tokens hold from now on.
+    /// These tokens hold from now on. Connections whose callers have shown another one end after the calls under way.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         *self.tokens.write().expect(NO_PANIC) = tokens;
+        self.changes.send_replace(());
+    }
+
+    /// Told when there are other tokens.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Whether calls with these `Authorization`s, or without one, are let in.
+    pub(crate) fn lets_in(&self, given: &[Option<HeaderValue>]) -> bool {
+        self.is_open() || given.iter().all(|given| self.opens(given.as_ref()))
     }
 
     /// Whether anybody may call.
@@ -53,7 +67,6 @@ impl Lock {
         if is_cross_site(head) {
             return Err(Refusal::CrossSite);
         }
-        let path = head.uri.path();
         if self.is_open() {
             return match has_host && !self.is_known(head) {
                 true => Err(Refusal::WrongHost),
@@ -61,11 +74,17 @@ impl Lock {
             };
         }
         let given = head.headers.get(AUTHORIZATION);
-        let needs_none = HEALTH.iter().any(|health| path.starts_with(health));
-        if (needs_none && given.is_none()) || self.opens(given) {
+        if (is_health(head) && given.is_none()) || self.opens(given) {
             return Ok(());
         }
         Err(Refusal::NoToken)
+    }
+
+    /// What of a call shows that its caller may make it: a token, or nothing where none is asked for. `None`: it needs none in any case.
+    pub(crate) fn shown(&self, head: &Parts) -> Option<Option<HeaderValue>> {
+        let given = head.headers.get(AUTHORIZATION);
+        let is_asked = given.is_some() || !is_health(head);
+        is_asked.then(|| given.filter(|_| !self.is_open()).cloned())
     }
 
     /// Whether a call that was let in has no token, where others need one.
@@ -95,6 +114,10 @@ impl Lock {
                 || self.hosts.iter().any(|known| host.eq_ignore_ascii_case(known))
         })
     }
+}
+
+fn is_health(head: &Parts) -> bool {
+    HEALTH.iter().any(|health| head.uri.path().starts_with(health))
 }
 
 /// A page of another origin made the request.

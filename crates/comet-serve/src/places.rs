@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use axum::http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -37,6 +38,8 @@ struct Connection {
     /// When its last call ended, or when it came.
     idle_since: Mutex<Instant>,
     evicted: Notify,
+    /// What its callers have shown to be let in, each once.
+    shown: Mutex<Vec<Option<HeaderValue>>>,
 }
 
 /// A place that is taken, until it is dropped.
@@ -89,6 +92,7 @@ impl Places {
             has_called: AtomicBool::new(false),
             idle_since: Mutex::new(now),
             evicted: Notify::new(),
+            shown: Mutex::default(),
         });
         let mut state = self.lock();
         let id = state.next;
@@ -128,6 +132,21 @@ impl Connection {
 }
 
 impl Place {
+    /// A call was let in by this. Returns whether that is new.
+    pub(crate) fn note_shown(&self, shown: Option<HeaderValue>) -> bool {
+        let mut known = self.connection.shown.lock().expect(NO_PANIC);
+        let is_new = !known.contains(&shown);
+        if is_new {
+            known.push(shown);
+        }
+        is_new
+    }
+
+    /// All of these.
+    pub(crate) fn shown(&self) -> Vec<Option<HeaderValue>> {
+        self.connection.shown.lock().expect(NO_PANIC).clone()
+    }
+
     /// The head of a request has come.
     pub(crate) fn begin_request(&self) {
         self.connection.has_begun.store(true, Relaxed);

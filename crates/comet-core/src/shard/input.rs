@@ -108,7 +108,8 @@ impl Shard {
             if self.conns[slot].is_deflated && self.holds_deflated(slot) {
                 break;
             }
-            if !self.may_send(slot, Input::Frame) {
+            // A frame is counted once it is whole, in however many pieces it comes.
+            if !self.may_send(slot, Input::PartOfFrame) {
                 return input.len();
             }
             let rest = &input[consumed..];
@@ -126,7 +127,7 @@ impl Shard {
                 }
                 ReadStep::Closed => return input.len(),
             }
-            if !self.conns[slot].is_open() {
+            if !self.conns[slot].is_open() || !self.may_send(slot, Input::Frame) {
                 return input.len();
             }
         }

@@ -29,6 +29,8 @@ struct Sent {
 /// What a client sent, to be counted.
 #[derive(Clone, Copy)]
 pub(super) enum Input {
+    /// Some of a frame, of which it is not known yet whether it is whole. Nothing is counted.
+    PartOfFrame,
     Frame,
     Bytes(usize),
     RoomChange,
@@ -77,6 +79,9 @@ impl Rates {
         }
         let sent = self.clients.entry(conn).or_default();
         let (total, rate, reason) = match input {
+            Input::PartOfFrame => {
+                (u64::from(sent.frames) + 1, limits.frames, CloseReason::FrameRate)
+            }
             Input::Frame => {
                 sent.frames += 1;
                 (sent.frames.into(), limits.frames, CloseReason::FrameRate)

@@ -183,7 +183,11 @@ fn a_client_may_send_a_burst_and_no_more() {
     check_turned_away(&mut rig, conn, CloseReason::FrameRate);
     assert_eq!(rig.ask(other, &frame(op::SEND, 1, b"x")), frame(op::SEND, 1, b""));
 
-    // The next window counts anew.
+    // The next window counts anew. A frame is one, in however many pieces it comes.
+    rig.pass(RATE_WINDOW_MS);
+    let pieces = frame(op::SEND, 1, &[b'x'; 100]);
+    pieces.chunks(2).for_each(|piece| rig.feed(other, piece));
+    assert_eq!(rig.take(other), frame(op::SEND, 1, b""));
     rig.pass(RATE_WINDOW_MS);
     let many = frame(op::SEND, 1, b"x").repeat(2 * WINDOW_S as usize);
     let replies = frame(op::SEND, 1, b"").repeat(2 * WINDOW_S as usize);

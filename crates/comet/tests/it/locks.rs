@@ -77,11 +77,31 @@ fn callers_need_a_token_where_there_are_any() {
     assert_eq!(push(server.http(), "Host: localhost\r\n"), 401);
     // Other sections have locks of their own.
     assert_eq!(status(server.stat(), "/metrics", "Host: localhost\r\n"), 200);
-    // Tokens change alive.
+    // Tokens change alive, and a connection ends whose token is gone.
+    let mut kept = [TOKEN, "another-token-for-another"].map(|token| {
+        let mut stream = TcpStream::connect(server.http()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_ne!(ask(&mut stream, token), "");
+        stream
+    });
     let newer = config(&["push.tokens=[\"another-token-for-another\"]"]);
     server.reload(&newer).unwrap();
     assert!(broadcast(Some(TOKEN)).is_err());
     assert!(broadcast(Some("another-token-for-another")).is_ok());
+    assert_eq!(kept[0].read(&mut [0]).unwrap(), 0);
+    assert_ne!(ask(&mut kept[1], "another-token-for-another"), "");
+}
+
+/// Asks for a page that is not there, over a connection that stays open; "" at its end.
+fn ask(stream: &mut TcpStream, token: &str) -> String {
+    let head =
+        format!("GET /no-such-page HTTP/1.1\r\nHost: any\r\nAuthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    let mut reply = [0; 4_096];
+    let length = stream.read(&mut reply).unwrap();
+    let reply = String::from_utf8_lossy(&reply[..length]).into_owned();
+    assert!(reply.is_empty() || reply.starts_with("HTTP/1.1 404 "), "{reply}");
+    reply
 }
 
 #[test]

@@ -4,7 +4,7 @@ use comet_proto::push_frame::{PushRequest, PushTarget, ReadRequest};
 use comet_proto::{Encoded, count_frames, op};
 
 use crate::callers::{CallerLimits, CallerTarget};
-use crate::limits::CALLER_TOKEN_MAX;
+use crate::limits::{CALLER_TOKEN_MAX, NAME_MAX};
 use crate::message::Push;
 
 use super::answer::Failure;
@@ -52,6 +52,10 @@ pub(super) fn judge(
         _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
         PushTarget::Key(key) => CallerTarget::Key(key.into()),
         PushTarget::User(user) => CallerTarget::User(user),
+        PushTarget::Room(room) if room.len() > NAME_MAX => {
+            let sentence = format!("the name of the room is longer than {NAME_MAX} bytes");
+            return (id, Read::Refused(Failure::invalid(sentence)));
+        }
         PushTarget::Room(room) => CallerTarget::Room(room.into()),
         PushTarget::All => CallerTarget::All,
     };
