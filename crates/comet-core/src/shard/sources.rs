@@ -7,6 +7,7 @@ use ahash::AHashMap;
 
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::limits::{TURNED_AWAY_LINGER_MAX, TURNED_AWAY_MS};
 use crate::message::Message;
 use crate::source::Source;
 
@@ -53,8 +54,19 @@ impl Shard {
 
     /// Refuses a connection for now: it is told to come back after a random time.
     pub(super) fn turn_away(&mut self, slot: Slot, reason: CloseReason) {
-        let wait = self.jitter.within(crate::limits::TURNED_AWAY_MS);
+        if !self.conns[slot].is_open() {
+            return;
+        }
+        self.conns[slot].is_turned_away = true;
+        let wait = self.jitter.within(TURNED_AWAY_MS);
         self.refuse_upgrade(slot, wait);
         self.close_with_hint(slot, reason, "", Some(wait));
+    }
+
+    /// Whether a connection that was turned away may linger as well: these are counted by no limit on clients, and a flood of
+    /// them must not take the slots of others.
+    pub(super) fn may_linger_turned_away(&self) -> bool {
+        let part = self.context.limits.connections as usize / 16;
+        self.turned_away < part.min(TURNED_AWAY_LINGER_MAX)
     }
 }

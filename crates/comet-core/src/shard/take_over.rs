@@ -133,6 +133,7 @@ impl Shard {
             is_protocol_2,
             is_deflated,
             is_kept,
+            is_turned_away: false,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             // A deadline may come late by a tick, never early.
