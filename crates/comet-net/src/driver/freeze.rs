@@ -83,7 +83,7 @@ impl<A: Authenticator> Driver<A> {
     fn stop_accepts(&mut self) {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-            self.ring.cancel(Operation::Accept(index));
+            self.ring.cancel_accepts(index);
         }
     }
 
@@ -116,7 +116,7 @@ impl<A: Authenticator> Driver<A> {
     fn cancel_effects(&mut self) {
         let Self { ring, sockets, listeners, callers, .. } = self;
         for (index, _) in (0..).map(ListenerIndex).zip(&*listeners) {
-            ring.cancel(Operation::Accept(index));
+            ring.cancel_accepts(index);
         }
         for socket in sockets.all().filter(|socket| socket.is_sending) {
             ring.cancel(Operation::Send(socket.conn.slot));
