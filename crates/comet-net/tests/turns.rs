@@ -10,12 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_core::{
-    CallId, Identity, Limits, Logic, Message, MessageClass, Push, Report, Settings, ShardId,
-    Transport,
+    Block, Blocks, CallId, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report,
+    Settings, ShardId, Transport,
 };
 use comet_logic::{Authenticator, Embedded, Refusal};
 use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
-use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, bind};
+use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
 
 /// Longer than a turn may go on.
@@ -83,6 +83,8 @@ struct Setup {
     limits: Limits,
     /// So many wait in the backlog when the core starts. They have sent their tokens.
     clients: usize,
+    is_behind_proxy: bool,
+    logic: Logic,
 }
 
 /// A core of its own, with one TCP listener.
@@ -105,7 +107,7 @@ impl Rig {
 
     /// Returns the clients that wait in the backlog as well.
     fn start_with(
-        Setup { limits, clients }: Setup,
+        Setup { limits, clients, is_behind_proxy, logic: place }: Setup,
         logic: impl Authenticator + Send + 'static,
         messages: impl IntoIterator<Item = Message>,
     ) -> (Self, Vec<TcpStream>) {
@@ -135,7 +137,7 @@ impl Rig {
                 shard: ShardId(0),
                 shards: 1,
                 limits: Arc::new(limits),
-                logic: Logic::Embedded,
+                logic: place,
                 hash_seed: 7,
                 reports_rooms: false,
             },
@@ -143,7 +145,7 @@ impl Rig {
                 socket: sockets.pop().unwrap(),
                 transport: Transport::Tcp,
                 tls: None,
-                proxy_from: None,
+                proxy_from: is_behind_proxy.then(|| ProxyFrom::new(|_| true)),
             }],
             caller_listeners: Vec::new(),
             ring_entries: 64,
@@ -297,5 +299,30 @@ fn a_rate_of_accepts_is_set_and_taken_away_alive() {
     for client in &mut later[1..] {
         assert_eq!(read(client), op::AUTH_REPLY);
     }
+    rig.core.stop().unwrap();
+}
+
+/// The header and the first bytes behind it may come together.
+#[test]
+fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
+    let block = Block { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
+    let blocks = Blocks::default().with(Millis(0), block).unwrap();
+    let limits = Limits { blocks, handshake_ms: 300_000, ..Limits::default() };
+    let logic = Logic::Remote { renew_ms: (60_000, 90_000) };
+    let setup = Setup { limits, is_behind_proxy: true, logic, ..Setup::default() };
+    let (rig, _) = Rig::start_with(setup, Embedded, []);
+    let connect = |client: &str| {
+        let mut stream = rig.connect();
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 1000 1001\r\n");
+        let token = frame(op::AUTH, client.as_bytes());
+        stream.write_all(&[header.as_bytes(), &token].concat()).unwrap();
+        stream
+    };
+    let mut blocked = connect("192.0.2.1");
+    // It is cut off, perhaps by a reset.
+    assert_eq!(blocked.read(&mut [0]).unwrap_or(0), 0);
+    let _other = connect("192.0.2.2");
+    let Report::Identify(request) = rig.next_report() else { panic!("no token") };
+    assert_eq!(*request.token, *b"192.0.2.2");
     rig.core.stop().unwrap();
 }

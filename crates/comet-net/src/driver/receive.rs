@@ -149,16 +149,17 @@ impl<A: Authenticator> Driver<A> {
                     Some(layers) => {
                         let shard = &mut self.shard;
                         let awaited_header = layers.awaits_header();
-                        let received = layers.handle_recv(bytes, |plaintext| {
-                            shard.handle_recv(conn, plaintext);
-                        });
+                        let rest = layers.read_header(bytes);
                         if awaited_header
                             && !layers.awaits_header()
                             && let Some(client) = layers.peer()
                         {
+                            // It may be blocked, and then nothing of it is read.
                             shard.handle_source(conn, client.ip());
                         }
-                        Some(received)
+                        Some(rest.and_then(|rest| {
+                            layers.handle_recv(rest, |plaintext| shard.handle_recv(conn, plaintext))
+                        }))
                     }
                 };
                 self.buffers.offer(buffer);
