@@ -20,6 +20,17 @@ impl Shard {
     /// The client of `conn` connects from `address`. Call it once for each connection, before its bytes, while
     /// [`Limits::needs_addresses`](crate::Limits::needs_addresses).
     pub fn handle_source(&mut self, conn: ConnId, address: IpAddr) {
+        self.meet_source(conn, address, Some(conn));
+    }
+
+    /// As [`Shard::handle_source`], for a connection that another process has handed over. It may have come before there was a
+    /// limit: it is counted, and stays.
+    pub fn adopt_source(&mut self, conn: ConnId, address: IpAddr) {
+        self.meet_source(conn, address, None);
+    }
+
+    /// `one_more` is closed if there are too many.
+    fn meet_source(&mut self, conn: ConnId, address: IpAddr, one_more: Option<ConnId>) {
         let Some(slot) = self.conns.find(conn).filter(|&slot| self.conns[slot].is_open()) else {
             return;
         };
@@ -32,7 +43,7 @@ impl Shard {
         let Some(source) = self.context.limits.sources.source(address) else { return };
         if self.sources.insert(slot, source).is_none() {
             let home = self.context.home_of_source(&source);
-            self.messages.send(home, Message::EnterSource { conn, source });
+            self.messages.send(home, Message::EnterSource { conn: one_more, source });
             self.dispatch_local();
         }
     }
@@ -46,8 +57,9 @@ impl Shard {
     }
 
     /// At the home: one connection more from `source`.
-    pub(super) fn enter_source(&mut self, conn: ConnId, source: &Source) {
-        if let Some(reason) = self.home.sources.enter(source, &self.context.limits.sources) {
+    pub(super) fn enter_source(&mut self, conn: Option<ConnId>, source: &Source) {
+        let excess = self.home.sources.enter(source, &self.context.limits.sources);
+        if let Some((conn, reason)) = conn.zip(excess) {
             self.messages.send(conn.shard, Message::Evict { conn, reason });
         }
     }

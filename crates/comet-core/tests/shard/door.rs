@@ -112,6 +112,32 @@ fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
     assert_eq!(counted(&rig), 0);
 }
 
+/// A limit that was set alive has counted none of those before it. The next process counts them, and closes none.
+#[test]
+fn an_upgrade_counts_all_and_closes_nobody() {
+    for shards in [1, 2] {
+        let mut rig = Rig::new(2, Limits::default());
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let before: Vec<_> = (0..3).map(|at| rig.join(at % 2, &format!("/k{at}//"))).collect();
+        rig.addresses.extend(before.iter().map(|&conn| (conn, address)));
+        let renamed = rig.upgrade_with(shards, |limits| Limits {
+            sources: SourceLimits { per_address: 2, ..SourceLimits::default() },
+            ..limits
+        });
+        let mut after: Vec<_> = before.iter().map(|conn| renamed[conn]).collect();
+        assert!(after.iter().all(|&conn| !rig.is_closed(conn)));
+        // Who comes next is one too many, until there is space again.
+        let late = connect(&mut rig, 0, "192.0.2.1");
+        check_turned_away(&mut rig, late, CloseReason::AddressLimit);
+        rig.hang_up(late);
+        after.drain(..2).for_each(|conn| rig.hang_up(conn));
+        let next = connect(&mut rig, 0, "192.0.2.1");
+        assert!(!rig.is_closed(next));
+        [after[0], next].into_iter().for_each(|conn| rig.hang_up(conn));
+        assert_eq!(counted(&rig), 0);
+    }
+}
+
 /// Nothing counts those that linger, so they must not take the slots of others.
 #[test]
 fn of_the_clients_that_are_turned_away_only_some_linger() {
