@@ -90,6 +90,8 @@ pub(crate) struct Conn {
     pub(crate) is_deflated: bool,
     /// Its session is parked if it ends without a goodbye. Before its token: it asked for that.
     pub(crate) is_kept: bool,
+    /// A limit at the door closes it. So it lingers only while few others do.
+    pub(crate) is_turned_away: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -129,6 +131,7 @@ impl Conn {
             has_further_rooms: false,
             is_deflated: false,
             is_kept: false,
+            is_turned_away: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,

@@ -219,6 +219,9 @@ pub const MESSAGES_PER_TURN: usize = 256;
 pub const RATE_WINDOW_MS: u64 = 10_000;
 /// How long a client is told to wait that was turned away for a limit on clients, milliseconds.
 pub const TURNED_AWAY_MS: RangeInclusive<u32> = 5_000..=30_000;
+/// Connections that linger on a shard after they were turned away, so that their clients read the notice. Where a shard
+/// takes few connections it is a sixteenth of these.
+pub const TURNED_AWAY_LINGER_MAX: usize = 1_024;
 /// Longest time between two comments in an event stream, milliseconds. Proxies end connections that are silent for 30 s
 /// and more.
 pub const EVENT_COMMENT_MS: u32 = 25_000;

@@ -333,8 +333,8 @@ pub enum Message {
     /// Owner to the user's home: the session ended.
     EndSession { conn: ConnId, user: i64, seq: i32 },
     /// Owner to the source's home: `conn` connects from there. If there are too many, the answer is
-    /// [`Message::Evict`].
-    EnterSource { conn: ConnId, source: Source },
+    /// [`Message::Evict`]. `None`: it stays, however many there are.
+    EnterSource { conn: Option<ConnId>, source: Source },
     /// Owner to the source's home: a connection from there has closed.
     LeaveSource { source: Source },
     /// Owner to the key's home: the connection is gone; ignored where the key has a newer owner.

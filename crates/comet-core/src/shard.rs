@@ -152,6 +152,8 @@ pub struct Shard {
     token_expiries: Wheel,
     handshakes: Handshakes,
     sources: Sources,
+    /// Connections that linger and were turned away.
+    turned_away: usize,
     rates: Rates,
     outboxes: Outboxes,
     /// Rooms with members on this shard.
@@ -234,6 +236,7 @@ impl Shard {
             token_expiries: Wheel::new(now.tick()),
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
+            turned_away: 0,
             rates: Rates::new(seed),
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),

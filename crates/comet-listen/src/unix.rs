@@ -130,6 +130,14 @@ fn has_stale_socket(path: &Path) -> io::Result<bool> {
     match is_live(path) {
         Ok(true) => Err(ErrorKind::AddrInUse.into()),
         Ok(false) => Ok(true),
+        // Who may not connect does not learn whether something listens.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            let (owner, mode) = (found.uid(), found.mode() & 0o777);
+            Err(io::Error::other(format!(
+                "a socket is there already, of the user with id {owner} and with mode {mode:o}, \
+                 and this user may not connect to it: stop what listens there, or remove the file"
+            )))
+        }
         Err(error) => Err(error),
     }
 }
@@ -221,6 +229,31 @@ mod tests {
         let _other = UnixListener::bind(&path).unwrap();
         drop(file);
         UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
+    fn a_socket_of_another_user_is_named_with_its_owner() {
+        let directory = Directory::new("owner");
+        let path = directory.socket();
+        drop(UnixListener::bind(&path).unwrap());
+        fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+        let owner = fs::metadata(&path).unwrap().uid();
+        let checked = std::thread::spawn({
+            let path = path.clone();
+            move || {
+                if rustix::process::geteuid().is_root() {
+                    // Root may connect to every socket. This is the thread's own user from now on.
+                    let user = rustix::process::Uid::from_raw(65_534);
+                    rustix::thread::set_thread_uid(user).unwrap();
+                }
+                has_stale_socket(&path)
+            }
+        });
+        let source = checked.join().unwrap().unwrap_err();
+        let error = ListenError { address: Address::Unix(path.clone()), source }.to_string();
+        let expected = format!("unix:{} cannot be listened on: a socket is there", path.display());
+        assert!(error.starts_with(&expected), "{error}");
+        assert!(error.contains(&format!("user with id {owner} and with mode 0,")), "{error}");
     }
 
     #[test]

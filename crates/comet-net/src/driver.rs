@@ -15,12 +15,11 @@ mod survey;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use accept_pace::AcceptPace;
+use accept_pace::{AcceptPace, Armed};
 use callers::Callers;
 use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Authenticator;
@@ -29,7 +28,6 @@ use freeze::Outcome;
 
 use crate::buffers::Buffers;
 use crate::close_log::CloseLog;
-use crate::ids::ListenerIndex;
 use crate::orders::OrderQueue;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
@@ -58,8 +56,8 @@ pub(crate) struct Driver<A> {
     sockets: Sockets,
     tls_budget: TransmitBudget,
     listeners: Vec<Listener>,
-    /// Listeners whose multishot accept ended and has to be submitted again.
-    listeners_to_rearm: Vec<ListenerIndex>,
+    /// What the kernel has of each listener.
+    armed_accepts: Vec<Armed>,
     /// No accept is submitted again before this. Without a pause a process that is out of
     /// descriptors would fail and log in every turn.
     rearm_accepts_at: Instant,
@@ -82,7 +80,7 @@ pub(crate) struct Driver<A> {
     /// The last turn took pushes. If pushes to a crowd are under way, this one goes on with these.
     is_crowd_next: bool,
     has_shut_listeners: bool,
-    /// A peer's inbox was full, or an accept waits for `rearm_accepts_at`: the sleep is short.
+    /// A peer's inbox was full, or accepts wait for their time: the sleep is short.
     must_retry: bool,
     spin: Duration,
     epoch: Instant,
@@ -108,7 +106,7 @@ impl<A: Authenticator> Driver<A> {
         orders: OrderQueue,
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
-        let mut ring = Ring::new(settings.ring_entries, &buffers)?;
+        let ring = Ring::new(settings.ring_entries, &buffers)?;
         if !settings.busy_poll.is_zero()
             && let Err(error) = ring.busy_poll(settings.busy_poll)
             // The others would say the same.
@@ -117,15 +115,6 @@ impl<A: Authenticator> Driver<A> {
             log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
         }
         let is_frozen = settings.is_frozen;
-        let mut listeners_to_rearm = Vec::new();
-        for (index, listener) in (0..).map(ListenerIndex).zip(&settings.listeners) {
-            if is_frozen {
-                listeners_to_rearm.push(index);
-            } else {
-                ring.accept(listener.socket.as_raw_fd(), index);
-            }
-        }
-        ring.submit();
         let now = Millis(settings.epoch.elapsed().as_millis() as u64);
         endpoints.pulse.beat(now.0);
         Ok(Self {
@@ -135,8 +124,8 @@ impl<A: Authenticator> Driver<A> {
             buffers,
             sockets: Sockets::default(),
             tls_budget: TransmitBudget::default(),
+            armed_accepts: vec![Armed::NONE; settings.listeners.len()],
             listeners: settings.listeners,
-            listeners_to_rearm,
             rearm_accepts_at: settings.epoch,
             accept_pace: AcceptPace::new(settings.epoch),
             callers: Callers::new(settings.caller_listeners, settings.epoch),

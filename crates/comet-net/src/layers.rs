@@ -74,7 +74,33 @@ impl ProtocolLayers {
         self.tls.as_deref_mut()
     }
 
-    /// Processes received bytes and calls `on_plaintext` with what is for the connection.
+    /// Reads the PROXY header from received bytes, if it is not complete. Returns those behind it, which
+    /// [`ProtocolLayers::handle_recv`] is to be given: once the header is complete, [`ProtocolLayers::peer`] is known.
+    ///
+    /// # Errors
+    /// Why nothing more is received.
+    pub(crate) fn read_header<'a>(&mut self, bytes: &'a mut [u8]) -> Result<&'a mut [u8], Hangup> {
+        match self.proxy.as_deref_mut() {
+            None | Some(Proxy { header: None, .. }) => Ok(bytes),
+            Some(Proxy { header: place @ Some(_), peer }) => {
+                let header = place.get_or_insert_default();
+                let before = header.len();
+                let most = bytes.len().min(proxy::HEADER_MAX - before);
+                header.extend_from_slice(&bytes[..most]);
+                match proxy::read(header) {
+                    Ok(None) => Ok(&mut []),
+                    Ok(Some(proxy::Header { source, consumed })) => {
+                        *peer = source;
+                        *place = None;
+                        Ok(&mut bytes[consumed - before..])
+                    }
+                    Err(fault) => Err(Hangup::Proxy(fault.to_string().into())),
+                }
+            }
+        }
+    }
+
+    /// Processes received bytes that are behind the PROXY header and calls `on_plaintext` with what is for the connection.
     ///
     /// # Errors
     /// Why nothing more is received.
@@ -83,24 +109,6 @@ impl ProtocolLayers {
         bytes: &mut [u8],
         mut on_plaintext: impl FnMut(&[u8]),
     ) -> Result<Received, Hangup> {
-        let bytes = match self.proxy.as_deref_mut() {
-            None | Some(Proxy { header: None, .. }) => bytes,
-            Some(Proxy { header: place @ Some(_), peer }) => {
-                let header = place.get_or_insert_default();
-                let before = header.len();
-                let most = bytes.len().min(proxy::HEADER_MAX - before);
-                header.extend_from_slice(&bytes[..most]);
-                match proxy::read(header) {
-                    Ok(None) => return Ok(Received::Processed),
-                    Ok(Some(proxy::Header { source, consumed })) => {
-                        *peer = source;
-                        *place = None;
-                        &mut bytes[consumed - before..]
-                    }
-                    Err(fault) => return Err(Hangup::Proxy(fault.to_string().into())),
-                }
-            }
-        };
         match &mut self.tls {
             _ if bytes.is_empty() => Ok(Received::Processed),
             None => {

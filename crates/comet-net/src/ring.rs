@@ -208,13 +208,20 @@ impl Ring {
     }
 
     /// Accepts from `listener`: one completion for each connection.
-    pub(crate) fn accept(&mut self, listener: RawFd, index: ListenerIndex) {
-        self.push(accept(listener), Operation::Accept(index));
+    pub(crate) fn accept_all(&mut self, listener: RawFd, index: ListenerIndex) {
+        self.push(accept_all(listener), Operation::Accept(index));
     }
 
-    /// The same for a listener of push callers.
+    /// Accepts one connection from `listener`.
+    pub(crate) fn accept_one(&mut self, listener: RawFd, index: ListenerIndex) {
+        let nowhere = std::ptr::null_mut();
+        let entry = opcode::Accept::new(Fd(listener), nowhere, nowhere.cast()).flags(ACCEPT_FLAGS);
+        self.push(entry.build(), Operation::Accept(index));
+    }
+
+    /// As [`Ring::accept_all`] for a listener of push callers.
     pub(crate) fn accept_caller(&mut self, listener: RawFd, index: ListenerIndex) {
-        self.push(accept(listener), Operation::AcceptCaller(index));
+        self.push(accept_all(listener), Operation::AcceptCaller(index));
     }
 
     /// Receives from `socket`: one completion with a provided buffer each time bytes arrive.
@@ -422,9 +429,11 @@ fn register_buffers(ring: &IoUring, buffers: &Buffers) -> io::Result<()> {
     unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }
 }
 
-fn accept(listener: RawFd) -> squeue::Entry {
-    let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    opcode::AcceptMulti::new(Fd(listener)).flags(flags).build()
+/// Of accepted sockets.
+const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+fn accept_all(listener: RawFd) -> squeue::Entry {
+    opcode::AcceptMulti::new(Fd(listener)).flags(ACCEPT_FLAGS).build()
 }
 
 fn send(socket: RawFd, bytes: *const [u8]) -> squeue::Entry {

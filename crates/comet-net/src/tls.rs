@@ -14,7 +14,7 @@ mod moving;
 mod tests;
 
 use comet_core::limits::HELD_MAX;
-use comet_record::{Fault, Opened, PLAINTEXT_MAX, Session, record_len, sealed_len_max};
+use comet_record::{Fault, Opened, PLAINTEXT_MAX, SealError, Session, record_len, sealed_len_max};
 use rustls::ServerConfig;
 
 use self::budget::Lease;
@@ -82,6 +82,15 @@ struct Ciphertext {
     plaintext_len: usize,
     /// Of the transmit, if it is longer than a record.
     lease: Option<Lease>,
+}
+
+/// Why a transmit is not encrypted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum EncryptError {
+    /// The handshake is not done or the session has failed: the peer could not read it.
+    NotReadable,
+    /// The session cannot seal it: its key is exhausted.
+    NotSealed(SealError),
 }
 
 /// Whether more plaintext can arrive.
@@ -194,24 +203,29 @@ impl TlsSession {
     }
 
     /// Encrypts as much of a transmit as the budget has left, and at least one record, and queues
-    /// it behind what is queued already. Returns false if the handshake is not done or the session
-    /// has failed: the peer could not read it.
-    pub(crate) fn encrypt(&mut self, transmit: &[u8], budget: &TransmitBudget) -> bool {
+    /// it behind what is queued already.
+    ///
+    /// # Errors
+    /// Why nothing is encrypted.
+    pub(crate) fn encrypt(
+        &mut self,
+        transmit: &[u8],
+        budget: &TransmitBudget,
+    ) -> Result<(), EncryptError> {
         debug_assert!(!self.has_transmit(), "one transmit at a time");
-        let Some(session) = self.layer.writable(self.state) else { return false };
+        let session = self.layer.writable(self.state).ok_or(EncryptError::NotReadable)?;
         let lease = budget.lease(transmit.len().saturating_sub(PLAINTEXT_MAX));
         let most = PLAINTEXT_MAX + lease.as_ref().map_or(0, Lease::bytes);
         let plaintext = &transmit[..transmit.len().min(most)];
         let queued = &mut self.queued.bytes;
         queued.reserve_exact(sealed_len_max(plaintext.len()));
-        if session.seal(plaintext, queued).is_err() {
-            // The key is exhausted, and TLS 1.2 has no other one.
+        if let Err(error) = session.seal(plaintext, queued) {
             self.state = SessionState::Failed;
-            return false;
+            return Err(EncryptError::NotSealed(error));
         }
         self.queued.plaintext_len = plaintext.len();
         self.queued.lease = lease;
-        true
+        Ok(())
     }
 
     /// Queues a close_notify, if the handshake is done. From then on received bytes are discarded.

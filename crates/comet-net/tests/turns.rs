@@ -10,12 +10,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_core::{
-    CallId, Identity, Limits, Logic, Message, MessageClass, Push, Report, Settings, ShardId,
-    Transport,
+    Block, Blocks, CallId, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report,
+    Settings, ShardId, Transport,
 };
 use comet_logic::{Authenticator, Embedded, Refusal};
 use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
-use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, bind};
+use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
 
 /// Longer than a turn may go on.
@@ -34,6 +34,14 @@ fn read(stream: &mut TcpStream) -> i32 {
     let length = u32::from_be_bytes(head[..4].try_into().unwrap()) as usize;
     stream.read_exact(&mut vec![0; length - head.len()]).unwrap();
     i32::from_be_bytes(head[8..12].try_into().unwrap())
+}
+
+/// A client that has sent its token.
+fn client(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(&frame(op::AUTH, b"")).unwrap();
+    stream
 }
 
 /// Takes its time for slow tokens.
@@ -70,10 +78,20 @@ impl Authenticator for SlowLogic {
     }
 }
 
+#[derive(Default)]
+struct Setup {
+    limits: Limits,
+    /// So many wait in the backlog when the core starts. They have sent their tokens.
+    clients: usize,
+    is_behind_proxy: bool,
+    logic: Logic,
+}
+
 /// A core of its own, with one TCP listener.
 struct Rig {
     core: Core,
     address: SocketAddr,
+    messages: comet_mesh::Sender<Message>,
     reports: Inbox<Report>,
 }
 
@@ -84,6 +102,15 @@ impl Rig {
         logic: impl Authenticator + Send + 'static,
         messages: impl IntoIterator<Item = Message>,
     ) -> Self {
+        Self::start_with(Setup { limits, ..Setup::default() }, logic, messages).0
+    }
+
+    /// Returns the clients that wait in the backlog as well.
+    fn start_with(
+        Setup { limits, clients, is_behind_proxy, logic: place }: Setup,
+        logic: impl Authenticator + Send + 'static,
+        messages: impl IntoIterator<Item = Message>,
+    ) -> (Self, Vec<TcpStream>) {
         let options = ListenOptions {
             backlog: 128,
             sndbuf: 0,
@@ -94,6 +121,7 @@ impl Rig {
             steering: None,
         };
         let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
+        let clients = (0..clients).map(|_| client(address)).collect();
         let wakeup = Arc::new(EventFd::new().unwrap());
         let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
         for message in messages {
@@ -109,7 +137,7 @@ impl Rig {
                 shard: ShardId(0),
                 shards: 1,
                 limits: Arc::new(limits),
-                logic: Logic::Embedded,
+                logic: place,
                 hash_seed: 7,
                 reports_rooms: false,
             },
@@ -117,7 +145,7 @@ impl Rig {
                 socket: sockets.pop().unwrap(),
                 transport: Transport::Tcp,
                 tls: None,
-                proxy_from: None,
+                proxy_from: is_behind_proxy.then(|| ProxyFrom::new(|_| true)),
             }],
             caller_listeners: Vec::new(),
             ring_entries: 64,
@@ -129,12 +157,31 @@ impl Rig {
             is_frozen: false,
         };
         let pulse = Arc::new(Pulse::new(wakeup.clone(), 0));
+        let messages = sender.clone();
         let endpoints =
             MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers: vec![sender], control };
         let (ready, is_ready) = mpsc::channel();
         let core = Core::start(settings, endpoints, logic, ready).unwrap();
         is_ready.recv().unwrap().unwrap();
-        Self { core, address, reports }
+        (Self { core, address, messages, reports }, clients)
+    }
+
+    fn send(&self, message: Message) {
+        match message.class() {
+            MessageClass::Directory => self.messages.post_express(message).unwrap(),
+            MessageClass::Push => self.messages.post(message).unwrap(),
+        }
+        self.messages.notify();
+    }
+
+    /// How many connections were accepted until now.
+    fn accepted(&self) -> u64 {
+        self.send(Message::Snapshot { call: CallId(1) });
+        loop {
+            if let Report::Snapshot { counters, .. } = self.next_report() {
+                return counters.accepted_tcp;
+            }
+        }
     }
 
     fn connect(&self) -> TcpStream {
@@ -207,5 +254,75 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
     for other in &mut others {
         assert_eq!(read(other), op::AUTH_REPLY);
     }
+    rig.core.stop().unwrap();
+}
+
+/// A core that accepts one connection a second has accepted no more than one in each that has begun since.
+#[track_caller]
+fn check_rate(rig: &Rig, before: u64, begin: Instant) {
+    let accepted = rig.accepted() - before;
+    let most = begin.elapsed().as_secs() + 1;
+    assert!(accepted <= most, "{accepted} accepts in {most} s");
+}
+
+const CLIENTS: usize = 8;
+
+#[test]
+fn connects_that_wait_are_accepted_at_the_rate() {
+    let begin = Instant::now();
+    let limits = Limits { accepts: 1, handshake_ms: 300_000, ..Limits::default() };
+    let setup = Setup { limits, clients: CLIENTS, ..Setup::default() };
+    let (rig, mut clients) = Rig::start_with(setup, Embedded, []);
+    for client in &mut clients[..2] {
+        assert_eq!(read(client), op::AUTH_REPLY);
+        check_rate(&rig, 0, begin);
+    }
+    rig.core.stop().unwrap();
+}
+
+#[test]
+fn a_rate_of_accepts_is_set_and_taken_away_alive() {
+    let without = Limits { handshake_ms: 300_000, ..Limits::default() };
+    let with = Limits { accepts: 1, ..without.clone() };
+    let rig = Rig::start(without.clone(), Embedded, []);
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(rig.address)).collect();
+    for client in &mut clients {
+        assert_eq!(read(client), op::AUTH_REPLY);
+    }
+    rig.send(Message::Configure { limits: Arc::new(with) });
+    let before = rig.accepted();
+    let begin = Instant::now();
+    let mut later: Vec<_> = (0..CLIENTS).map(|_| client(rig.address)).collect();
+    assert_eq!(read(&mut later[0]), op::AUTH_REPLY);
+    check_rate(&rig, before, begin);
+    rig.send(Message::Configure { limits: Arc::new(without) });
+    for client in &mut later[1..] {
+        assert_eq!(read(client), op::AUTH_REPLY);
+    }
+    rig.core.stop().unwrap();
+}
+
+/// The header and the first bytes behind it may come together.
+#[test]
+fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
+    let block = Block { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
+    let blocks = Blocks::default().with(Millis(0), block).unwrap();
+    let limits = Limits { blocks, handshake_ms: 300_000, ..Limits::default() };
+    let logic = Logic::Remote { renew_ms: (60_000, 90_000) };
+    let setup = Setup { limits, is_behind_proxy: true, logic, ..Setup::default() };
+    let (rig, _) = Rig::start_with(setup, Embedded, []);
+    let connect = |client: &str| {
+        let mut stream = rig.connect();
+        let header = format!("PROXY TCP4 {client} 198.51.100.1 1000 1001\r\n");
+        let token = frame(op::AUTH, client.as_bytes());
+        stream.write_all(&[header.as_bytes(), &token].concat()).unwrap();
+        stream
+    };
+    let mut blocked = connect("192.0.2.1");
+    // It is cut off, perhaps by a reset.
+    assert_eq!(blocked.read(&mut [0]).unwrap_or(0), 0);
+    let _other = connect("192.0.2.2");
+    let Report::Identify(request) = rig.next_report() else { panic!("no token") };
+    assert_eq!(*request.token, *b"192.0.2.2");
     rig.core.stop().unwrap();
 }

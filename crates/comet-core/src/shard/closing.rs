@@ -194,8 +194,16 @@ impl Shard {
         }
     }
 
-    /// Everything is sent: shuts our side and waits for the peer to do the same.
+    /// Everything is sent: shuts our side and waits for the peer to do the same. Of those that were turned away only some wait.
+    /// The others are cut at once. If such a client has sent more than was read, its kernel gets a reset. That comes behind the
+    /// notice, and Linux keeps what has arrived. Other systems may discard a notice that is not read yet, so the first ones wait.
     pub(super) fn shut_write(&mut self, slot: Slot) {
+        if self.conns[slot].is_turned_away {
+            if !self.may_linger_turned_away() {
+                return self.abort(slot);
+            }
+            self.turned_away += 1;
+        }
         self.conns[slot].state = ConnState::Lingering;
         self.gaps.forget_all(slot);
         self.closes.push_back((self.conns.id(slot), CloseHow::Write));
@@ -205,10 +213,13 @@ impl Shard {
     pub(super) fn abort(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
         debug_assert!(!conn.is_open(), "a reason was given first");
-        if matches!(conn.state, ConnState::Closed) {
+        let former = std::mem::replace(&mut conn.state, ConnState::Closed);
+        if matches!(former, ConnState::Closed) {
             return;
         }
-        conn.state = ConnState::Closed;
+        if conn.is_turned_away && matches!(former, ConnState::Lingering) {
+            self.turned_away -= 1;
+        }
         self.gaps.forget_all(slot);
         // A send that was cut short and is not resumed yet has no completion to come.
         let has_cut_send = conn.is_ready;

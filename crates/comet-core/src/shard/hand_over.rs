@@ -230,6 +230,8 @@ impl Shard {
             is_protocol_2,
             is_deflated,
             is_kept,
+            // It has a close reason.
+            is_turned_away: _,
             has_further_rooms: _,
             outbox,
             moved,

@@ -26,7 +26,7 @@ use super::Shard;
 impl Shard {
     /// Goes on with what another process has handed over. Returns the connections, in the order of what
     /// [`distribute`](crate::distribute) gave beside `part`; the driver tells the address of each
-    /// ([`Shard::handle_source`]) as after an accept.
+    /// ([`Shard::adopt_source`]).
     ///
     /// # Panics
     /// If the shard has a connection already, or `part` is for another one.
@@ -133,6 +133,7 @@ impl Shard {
             is_protocol_2,
             is_deflated,
             is_kept,
+            is_turned_away: false,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             // A deadline may come late by a tick, never early.

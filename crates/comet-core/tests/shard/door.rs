@@ -112,6 +112,58 @@ fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
     assert_eq!(counted(&rig), 0);
 }
 
+/// A limit that was set alive has counted none of those before it. The next process counts them, and closes none.
+#[test]
+fn an_upgrade_counts_all_and_closes_nobody() {
+    for shards in [1, 2] {
+        let mut rig = Rig::new(2, Limits::default());
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let before: Vec<_> = (0..3).map(|at| rig.join(at % 2, &format!("/k{at}//"))).collect();
+        rig.addresses.extend(before.iter().map(|&conn| (conn, address)));
+        let renamed = rig.upgrade_with(shards, |limits| Limits {
+            sources: SourceLimits { per_address: 2, ..SourceLimits::default() },
+            ..limits
+        });
+        let mut after: Vec<_> = before.iter().map(|conn| renamed[conn]).collect();
+        assert!(after.iter().all(|&conn| !rig.is_closed(conn)));
+        // Who comes next is one too many, until there is space again.
+        let late = connect(&mut rig, 0, "192.0.2.1");
+        check_turned_away(&mut rig, late, CloseReason::AddressLimit);
+        rig.hang_up(late);
+        after.drain(..2).for_each(|conn| rig.hang_up(conn));
+        let next = connect(&mut rig, 0, "192.0.2.1");
+        assert!(!rig.is_closed(next));
+        [after[0], next].into_iter().for_each(|conn| rig.hang_up(conn));
+        assert_eq!(counted(&rig), 0);
+    }
+}
+
+/// Nothing counts those that linger, so they must not take the slots of others.
+#[test]
+fn of_the_clients_that_are_turned_away_only_some_linger() {
+    let limits = Limits { connections: 64, ..per_source(1, 0) };
+    let mut rig = Rig::new(1, limits);
+    connect(&mut rig, 0, "192.0.2.1");
+    let refused: Vec<_> = (0..10).map(|_| connect(&mut rig, 0, "192.0.2.1")).collect();
+    for (at, &conn) in refused.iter().enumerate() {
+        check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
+        let how = if at < 4 { CloseHow::Write } else { CloseHow::Both };
+        assert_eq!(rig.shut(conn), Some(how), "{at}");
+    }
+    // One of them has left, so one may linger.
+    rig.hang_up(refused[1]);
+    for how in [CloseHow::Write, CloseHow::Both] {
+        let conn = connect(&mut rig, 0, "192.0.2.1");
+        check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
+        assert_eq!(rig.shut(conn), Some(how));
+    }
+    // All are gone in the end, as others that linger.
+    rig.pass(u64::from(Limits::default().linger_ms) + 100);
+    assert_eq!(rig.shards[0].counters().connections, 1);
+    let conn = connect(&mut rig, 0, "192.0.2.1");
+    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+}
+
 #[test]
 fn a_websocket_client_is_answered_in_http() {
     let mut rig = Rig::new(1, per_source(1, 0));

@@ -2,10 +2,11 @@
 //! the kernel took. Then the sockets are offered to another process, and either all goes on as if nothing had been, or this
 //! process closes them. docs/adr/0016-live-upgrade.md has the reasons.
 
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use comet_core::Budget;
+use comet_core::{Budget, Slot};
 use comet_handover::feature;
 use comet_logic::Authenticator;
 use comet_record::ImportError;
@@ -16,7 +17,7 @@ use crate::ids::ListenerIndex;
 use crate::layers::ProtocolLayers;
 use crate::orders::{Answer, FrozenTurn, Offer, Order, Taker};
 use crate::ring::Operation;
-use crate::settings::Arrived;
+use crate::settings::{Arrived, Listener};
 use crate::tls::TlsSession;
 
 /// How long the operations of a core may take to end. 15,000 sends take some 100 ms.
@@ -83,7 +84,7 @@ impl<A: Authenticator> Driver<A> {
     fn stop_accepts(&mut self) {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-            self.ring.cancel(Operation::Accept(index));
+            self.ring.cancel_accepts(index);
         }
     }
 
@@ -116,7 +117,7 @@ impl<A: Authenticator> Driver<A> {
     fn cancel_effects(&mut self) {
         let Self { ring, sockets, listeners, callers, .. } = self;
         for (index, _) in (0..).map(ListenerIndex).zip(&*listeners) {
-            ring.cancel(Operation::Accept(index));
+            ring.cancel_accepts(index);
         }
         for socket in sockets.all().filter(|socket| socket.is_sending) {
             ring.cancel(Operation::Send(socket.conn.slot));
@@ -215,6 +216,19 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
+    /// The address of an arrived client, whose PROXY header said `client`. A proxy's own address is none: the header was one of
+    /// those that name no client.
+    fn client_address(&mut self, slot: Slot, client: Option<SocketAddr>) -> Option<IpAddr> {
+        if let Some(client) = client {
+            return Some(client.ip());
+        }
+        let peer = self.sockets.at(slot).peer()?.ip();
+        let is_proxy = |listener: &Listener| {
+            listener.proxy_from.as_ref().is_some_and(|proxies| proxies.contains(peer))
+        };
+        (!self.listeners.iter().any(is_proxy)).then_some(peer)
+    }
+
     /// What its listeners with TLS share.
     fn tls(&self) -> Option<&Tls> {
         self.listeners.iter().find_map(|listener| listener.tls.as_ref())
@@ -243,8 +257,8 @@ impl<A: Authenticator> Driver<A> {
                 self.ciphertext_waits.push(conn.slot);
             }
             self.sockets.insert(socket.fd, conn, ProtocolLayers::arrived(socket.peer, session));
-            if needs_addresses && let Some(peer) = self.sockets.at(conn.slot).peer() {
-                self.shard.handle_source(conn, peer.ip());
+            if needs_addresses && let Some(address) = self.client_address(conn.slot, socket.peer) {
+                self.shard.adopt_source(conn, address);
             }
             self.to_receive.push(conn.slot);
         }

@@ -9,10 +9,11 @@ use comet_core::{ConnId, Hangup, Slot};
 use comet_logic::Authenticator;
 
 use super::Driver;
+use super::accept_pace::{ArmStep, Armed};
 use crate::ids::ListenerIndex;
 use crate::layers::{ProtocolLayers, Received};
 use crate::peer_name::peer_name;
-use crate::ring::{self, Completion, Operation};
+use crate::ring::{self, Completion};
 use crate::sockets::failed;
 use crate::tls::TlsSession;
 
@@ -25,8 +26,11 @@ const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
+        let armed = &mut self.armed_accepts[index.index()];
+        // What a multishot accept has taken before it was cancelled is not counted.
+        let is_paced = *armed != Armed::Multishot;
         if !completion.more {
-            self.listeners_to_rearm.push(index);
+            armed.end();
         }
         let listener = &self.listeners[index.index()];
         match completion.result {
@@ -60,45 +64,71 @@ impl<A: Authenticator> Driver<A> {
                         self.sockets.at(slot).is_receiving = true;
                     }
                 }
-                self.pace_accepts();
+                if is_paced {
+                    self.pace_accepts();
+                }
             }
             Err(libc::ECONNABORTED) => {}
-            // It was paused; see `AcceptPace`.
+            // The rate has changed, or an upgrade has begun.
             Err(libc::ECANCELED) => {}
             Err(error) if self.shard.is_draining() => {
                 log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
             }
             Err(error) => {
-                self.rearm_accepts_at = Instant::now() + ACCEPT_RETRY;
-                let error = io::Error::from_raw_os_error(error);
-                log::warn!("core {}: accept failed: {error}", self.shard.id().0);
+                let now = Instant::now();
+                // The others in flight fail as well.
+                if now >= self.rearm_accepts_at {
+                    let error = io::Error::from_raw_os_error(error);
+                    log::warn!("core {}: accept failed: {error}", self.shard.id().0);
+                }
+                self.rearm_accepts_at = now + ACCEPT_RETRY;
             }
         }
     }
 
-    /// Counts an accepted connection. At the rate the listeners are left alone for the rest of the window.
+    /// Counts an accepted connection.
     fn pace_accepts(&mut self) {
         let rate = self.shard.limits().accepts;
-        if rate > 0 && !self.is_frozen && self.accept_pace.is_last(Instant::now(), rate) {
-            self.rearm_accepts_at = self.accept_pace.window_end();
+        if rate > 0 && !self.is_frozen && self.accept_pace.count(Instant::now(), rate) {
             self.shard.handle_accepts_paused();
-            for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
-                self.ring.cancel(Operation::Accept(index));
-            }
         }
     }
 
-    /// Submits accepts again that ended by themselves.
+    /// Submits accepts: those that ended by themselves, and what [`Limits::accepts`](comet_core::Limits::accepts) allows now.
     pub(super) fn rearm_accepts(&mut self) {
-        if self.listeners_to_rearm.is_empty() || self.shard.is_draining() || self.is_leaving {
+        let rate = self.shard.limits().accepts;
+        let is_complete = rate == 0 && self.armed_accepts.iter().all(|&armed| armed != Armed::NONE);
+        if is_complete || self.shard.is_draining() || self.is_leaving {
             return;
         }
-        if Instant::now() < self.rearm_accepts_at {
+        let now = Instant::now();
+        if now < self.rearm_accepts_at {
             self.must_retry = true;
             return;
         }
-        for index in std::mem::take(&mut self.listeners_to_rearm) {
-            self.ring.accept(self.listeners[index.index()].socket.as_raw_fd(), index);
+        let mut quota = None;
+        if rate > 0 {
+            quota = self.accept_pace.quota(now, rate, self.listeners.len());
+            if quota.is_none() {
+                self.must_retry = true;
+                return;
+            }
+        }
+        let listeners = (0..).map(ListenerIndex).zip(&self.listeners);
+        for ((index, listener), armed) in listeners.zip(&mut self.armed_accepts) {
+            let socket = listener.socket.as_raw_fd();
+            match armed.next_step(quota) {
+                ArmStep::None => {}
+                ArmStep::Multishot => {
+                    *armed = Armed::Multishot;
+                    self.ring.accept_all(socket, index);
+                }
+                ArmStep::Single(more) => {
+                    armed.arm(more);
+                    (0..more).for_each(|_| self.ring.accept_one(socket, index));
+                }
+                ArmStep::Cancel => self.ring.cancel_accepts(index),
+            }
         }
     }
 
@@ -119,16 +149,17 @@ impl<A: Authenticator> Driver<A> {
                     Some(layers) => {
                         let shard = &mut self.shard;
                         let awaited_header = layers.awaits_header();
-                        let received = layers.handle_recv(bytes, |plaintext| {
-                            shard.handle_recv(conn, plaintext);
-                        });
+                        let rest = layers.read_header(bytes);
                         if awaited_header
                             && !layers.awaits_header()
                             && let Some(client) = layers.peer()
                         {
+                            // It may be blocked, and then nothing of it is read.
                             shard.handle_source(conn, client.ip());
                         }
-                        Some(received)
+                        Some(rest.and_then(|rest| {
+                            layers.handle_recv(rest, |plaintext| shard.handle_recv(conn, plaintext))
+                        }))
                     }
                 };
                 self.buffers.offer(buffer);

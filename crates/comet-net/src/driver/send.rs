@@ -1,12 +1,12 @@
 //! The steps that send bytes and shut sockets, through TLS where a connection has it.
 
-use comet_core::{CloseHow, ConnId, Slot, Transmit};
+use comet_core::{CloseHow, ConnId, Hangup, Slot, Transmit};
 use comet_logic::Authenticator;
 use rustix::net::{Shutdown, shutdown};
 
 use super::Driver;
 use crate::sockets::failed;
-use crate::tls::TlsSession;
+use crate::tls::{EncryptError, TlsSession};
 
 /// Sockets with operations in flight that one turn shuts. Each then completes a receive and often a send. The kernel
 /// (6.13 and later) runs at most 20 deferred completions a system call, the oldest first, so more of them would
@@ -45,18 +45,21 @@ impl<A: Authenticator> Driver<A> {
                 }
                 continue;
             };
-            let is_encrypted = if is_one {
+            let encrypted = if is_one {
                 tls.encrypt(first, &self.tls_budget)
             } else {
                 let plaintext = std::iter::once(first).chain(slices).collect::<Vec<_>>().concat();
                 tls.encrypt(&plaintext, &self.tls_budget)
             };
-            if is_encrypted {
-                self.send_ciphertext(slot);
-            } else {
-                // The handshake is not done, so the peer could not read a close notice. Or its key is
-                // exhausted.
-                self.shard.handle_send_failed(conn, failed(libc::ENOTCONN));
+            match encrypted {
+                Ok(()) => self.send_ciphertext(slot),
+                // A close notice that the peer could not read.
+                Err(EncryptError::NotReadable) => {
+                    self.shard.handle_send_failed(conn, failed(libc::ENOTCONN));
+                }
+                Err(EncryptError::NotSealed(error)) => {
+                    self.shard.handle_send_failed(conn, Hangup::Tls(error.to_string().into()));
+                }
             }
         }
     }

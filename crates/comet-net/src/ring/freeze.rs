@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use io_uring::opcode;
+use io_uring::types::CancelBuilder;
 
 use super::{BUFFER_GROUP, Operation, Ring, register_buffers};
 use crate::buffers::Buffers;
+use crate::ids::ListenerIndex;
 
 impl Ring {
     /// Takes the receive buffers back. From now on a receive takes nothing from its socket, whenever the kernel comes to run it: it
@@ -37,6 +39,12 @@ impl Ring {
     pub(crate) fn cancel(&mut self, operation: Operation) {
         let entry = opcode::AsyncCancel::new(operation.to_user_data()).build();
         self.push(entry, Operation::Cancel);
+    }
+
+    /// Cancels all accepts of a listener. Each completes once more, as in [`Ring::cancel`].
+    pub(crate) fn cancel_accepts(&mut self, index: ListenerIndex) {
+        let accepts = CancelBuilder::user_data(Operation::Accept(index).to_user_data()).all();
+        self.push(opcode::AsyncCancel2::new(accepts).build(), Operation::Cancel);
     }
 
     /// Operations in flight, queued ones among them, that change something by themselves: not receives, which need buffers.

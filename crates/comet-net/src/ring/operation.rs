@@ -9,7 +9,7 @@ use crate::ids::{BufferId, ListenerIndex};
 pub(crate) enum Operation {
     /// The multishot poll of the wake-up eventfd.
     Wakeup,
-    /// The multishot accept of a listener.
+    /// An accept of a listener: a multishot one, or one of several.
     Accept(ListenerIndex),
     /// The multishot receive of a socket.
     Recv(Slot),

@@ -174,7 +174,7 @@ impl Pair {
         if len == 0 || self.server.plaintext_len() > 0 {
             return;
         }
-        if self.server.encrypt(&saying(self.server_said, len), &self.budget) {
+        if self.server.encrypt(&saying(self.server_said, len), &self.budget).is_ok() {
             self.server_said += self.server.plaintext_len();
         }
     }

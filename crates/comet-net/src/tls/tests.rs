@@ -134,7 +134,7 @@ fn data_passes_in_both_directions_and_no_buffer_remains() {
             pair.client.writer().write_all(&[7; 40_000]).unwrap();
             assert_eq!(pair.client_sends(piece), Ok(ReadSide::Open));
             assert_eq!(pair.received, [7; 40_000]);
-            assert!(pair.server.encrypt(b"an answer", &TransmitBudget::default()));
+            assert!(pair.server.encrypt(b"an answer", &TransmitBudget::default()).is_ok());
             assert_eq!(pair.server_sends(), 9);
             assert_eq!(pair.read(), b"an answer");
             assert!(pair.holds_no_bytes(), "{version:?} by {piece}: after traffic");
@@ -153,7 +153,7 @@ fn a_long_transmit_is_sent_in_one_piece_within_the_budget_and_else_record_by_rec
             let (mut done, mut sends) = (0, 0);
             let mut received = Vec::new();
             while done < transmit.len() {
-                assert!(pair.server.encrypt(&transmit[done..], &budget));
+                assert!(pair.server.encrypt(&transmit[done..], &budget).is_ok());
                 let queued = pair.server.queued.bytes.capacity();
                 let record = sealed_len_max(PLAINTEXT_MAX);
                 assert!(has_budget || queued <= record, "{queued} bytes of one record");
@@ -173,9 +173,9 @@ fn a_long_transmit_is_sent_in_one_piece_within_the_budget_and_else_record_by_rec
 fn nothing_is_encrypted_before_the_handshake_is_done() {
     for version in VERSIONS {
         let mut pair = Pair::new(version);
-        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_err());
         pair.client_sends(usize::MAX).unwrap();
-        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_err());
         pair.server.close();
         assert_eq!(pair.server_sends(), 0);
         // The records of the handshake itself are sent all the same.
@@ -183,7 +183,7 @@ fn nothing_is_encrypted_before_the_handshake_is_done() {
         pair.server_sends();
         assert!(
             !pair.client.is_handshaking()
-                && pair.server.encrypt(b"hello", &TransmitBudget::default())
+                && pair.server.encrypt(b"hello", &TransmitBudget::default()).is_ok()
         );
     }
 }
@@ -196,7 +196,7 @@ fn key_updates_are_answered() {
         pair.client.writer().write_all(&[round]).unwrap();
         pair.client_sends(usize::MAX).unwrap();
         assert_eq!(pair.received.pop(), Some(round));
-        assert!(pair.server.encrypt(&[round; 3], &TransmitBudget::default()));
+        assert!(pair.server.encrypt(&[round; 3], &TransmitBudget::default()).is_ok());
         assert_eq!(pair.server_sends(), 3);
         assert_eq!(pair.read(), [round; 3]);
         assert!(pair.holds_no_bytes(), "round {round}");
@@ -255,7 +255,7 @@ fn a_fault_in_a_record_gets_its_alert() {
         pair.client.read_tls(&mut &alert[..]).unwrap();
         let told = pair.client.process_new_packets().unwrap_err();
         assert_eq!(told, Error::AlertReceived(AlertDescription::BadRecordMac));
-        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_err());
         assert_eq!(pair.feed(&mut bytes), Ok(ReadSide::Open), "nothing more is read");
         assert!(pair.server.unprocessed.is_empty());
     }
@@ -285,7 +285,7 @@ fn the_end_of_a_session_computes_no_deferred_handshake() {
     let ends: [(&str, End); 3] = [
         ("close", TlsSession::close),
         ("a close notice", |session| {
-            assert!(!session.encrypt(b"closing", &TransmitBudget::default()));
+            assert!(session.encrypt(b"closing", &TransmitBudget::default()).is_err());
         }),
         ("a burst", |session| {
             session.defer(&[0; DEFERRED_MAX]).unwrap_err();
@@ -307,7 +307,7 @@ fn the_end_of_a_session_computes_no_deferred_handshake() {
 fn close_notify_is_sent_and_answered() {
     for version in VERSIONS {
         let mut pair = Pair::connected(version);
-        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_ok());
         pair.server.close();
         assert_eq!(pair.server_sends(), 7);
         assert_eq!(pair.read(), b"closing");
@@ -340,7 +340,7 @@ fn bytes_that_are_not_tls_get_an_alert() {
         assert!(!fault.is_empty());
         let alert = pair.server.poll_transmit().expect("an alert");
         assert_eq!(alert[0], 21, "{fault}: {alert:?}");
-        assert!(!pair.server.encrypt(b"closing", &TransmitBudget::default()));
+        assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_err());
         assert_eq!(pair.feed(&mut bytes.to_vec()), Ok(ReadSide::Open), "nothing more is read");
     }
 }

@@ -1,11 +1,29 @@
 //! Clients without TLS.
 
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
+use std::sync::Arc;
 
+use comet_core::{Limits, SourceLimits};
 use comet_proto::op;
+use rustix::net::{AddressFamily, SocketType, bind, connect as connect_to, socket};
 
-use crate::rig::{LIMIT, PUSHES, Rig, beat, connect, expect_pushes, frame, listen, read, stalled};
+use crate::rig::{
+    LIMIT, PROXY, PUSHES, Rig, beat, connect, expect_pushes, frame, limits, listen, read, stalled,
+};
+
+/// A connection that the proxy has opened for itself.
+fn connect_proxy(address: SocketAddr) -> TcpStream {
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddrV4::new(PROXY, 0)).unwrap();
+    connect_to(&socket, &address).unwrap();
+    let mut stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let header = b"PROXY UNKNOWN\r\n";
+    stream.write_all(&[header, &*frame(op::AUTH, b"")].concat()).unwrap();
+    assert_eq!(read(&stream).unwrap().0, op::AUTH_REPLY);
+    stream
+}
 
 #[test]
 fn a_core_that_thaws_goes_on_where_it_was() {
@@ -96,4 +114,26 @@ fn a_core_that_adopts_does_nothing_before_it_thaws() {
     rig.core.thaw().wait(LIMIT).unwrap().unwrap();
     assert_eq!(read(&client).unwrap().0, op::HEARTBEAT_REPLY);
     rig.core.stop().unwrap();
+}
+
+/// They came before there was a limit. A proxy's own connections are nobody's before and after.
+#[test]
+fn another_core_counts_the_connections_and_closes_none() {
+    let (address, listener) = listen();
+    let next_listener = listener.try_clone().unwrap();
+    let rig = Rig::start(listener, None, None);
+    let mut clients: Vec<_> = (0..3).map(|_| connect(address)).collect();
+    clients.extend((0..2).map(|_| connect_proxy(address)));
+    rig.freeze();
+    let sources = SourceLimits { per_address: 1, ..SourceLimits::default() };
+    let limits = Arc::new(Limits { sources, ..Limits::clone(&limits()) });
+    let next = Rig::adopt_with(next_listener, None, &limits, rig.offer()).unwrap();
+    rig.give_way(&next);
+    for client in &mut clients {
+        beat(client);
+    }
+    let counters = next.counters();
+    // An address and its subnet.
+    assert_eq!((counters.sources, counters.live), (2, 5));
+    next.core.stop().unwrap();
 }

@@ -1,24 +1,28 @@
 //! A core of its own, and clients that check every byte of their pushes.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use comet_core::{
-    CallId, Limits, Logic, Message, Push, Report, Settings, ShardId, Transport, distribute,
+    CallId, Counters, Limits, Logic, Message, Push, Report, Settings, ShardId, Transport,
+    distribute,
 };
 use comet_logic::Embedded;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender, express_inbox, inbox};
 use comet_net::{
-    Arrived, ArrivedSocket, Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, Tls, bind,
+    Arrived, ArrivedSocket, Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom,
+    Tls, bind,
 };
 use comet_proto::{Encoded, Frame, op};
 
 /// Ends a test that has failed.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// Connections from here begin with a PROXY header.
+pub(crate) const PROXY: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 /// Bytes of a push.
 const BODY: usize = 1_000;
 
@@ -116,7 +120,7 @@ impl Rig {
                 socket: listener,
                 transport: Transport::Tcp,
                 tls,
-                proxy_from: None,
+                proxy_from: Some(ProxyFrom::new(|peer| peer == PROXY)),
             }],
             caller_listeners: Vec::new(),
             ring_entries: 64,
@@ -180,6 +184,19 @@ impl Rig {
         while done < calls {
             done += usize::from(self.reports.try_recv().is_some());
             assert!(begin.elapsed() < LIMIT, "{done} of {calls} calls are reported");
+            std::thread::yield_now();
+        }
+    }
+
+    pub(crate) fn counters(&self) -> Box<Counters> {
+        self.inbox.post_express(Message::Snapshot { call: CallId(0) }).unwrap();
+        self.inbox.notify();
+        let begin = Instant::now();
+        loop {
+            if let Some(Report::Snapshot { counters, .. }) = self.reports.try_recv() {
+                return counters;
+            }
+            assert!(begin.elapsed() < LIMIT, "no snapshot");
             std::thread::yield_now();
         }
     }

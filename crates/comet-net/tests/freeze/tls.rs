@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{Block, Blocks, Limits, Millis};
+use comet_core::{Block, Blocks, CloseReason, Limits, Millis};
 use comet_handover::feature;
 use comet_proto::op;
 use rustls::{HandshakeKind, SupportedCipherSuite};
@@ -321,4 +321,34 @@ fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
         }
         next.core.stop().unwrap();
     }
+}
+
+/// TLS 1.2 cannot replace a key. It is not the peer that ends such a connection.
+#[test]
+fn an_exhausted_key_ends_a_connection_as_a_failure_of_tls() {
+    // Records of data that a key of AES-GCM may seal.
+    const RECORDS_MAX: u64 = (1 << 24) - 4;
+    let certificate = Certificate::new();
+    let is_meant = |suite: &SupportedCipherSuite| {
+        !is_tls13(*suite) && format!("{:?}", suite.suite()).contains("AES_128_GCM")
+    };
+    let suite = suites().into_iter().find(is_meant).unwrap();
+    let (address, listener) = listen();
+    let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);
+    let mut client = connect(address, &certificate.client(suite));
+    rig.freeze();
+    let (mut state, sockets) = rig.offer();
+    let session = &mut state.connections[0].tls.as_mut().unwrap().session;
+    // A head of 5 bytes, and for each direction its number of records and its key.
+    let sending = 5 + (session.len() - 5) / 2;
+    session[sending..][..8].copy_from_slice(&RECORDS_MAX.to_be_bytes());
+    let next = Rig::adopt(listener, Some(certificate.tls()), (state, sockets)).unwrap();
+    rig.give_way(&next);
+    next.push_all(0);
+    let mut pushes = Vec::new();
+    client.read_to_end(&mut pushes).unwrap_err();
+    let closed = next.counters().closed;
+    assert_eq!(closed[CloseReason::TlsFailed as usize], 1);
+    assert_eq!(closed[CloseReason::PeerClosed as usize], 0);
+    next.core.stop().unwrap();
 }

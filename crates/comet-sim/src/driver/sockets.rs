@@ -25,7 +25,12 @@ impl Driver {
             entry.conn = conn;
             entry.accepted_at = now;
             match conn {
-                Some(conn) => self.hold(env, peer, conn),
+                Some(conn) => {
+                    self.hold(env, peer, conn);
+                    if self.shard.limits().needs_addresses() {
+                        self.shard.handle_source(conn, address(peer));
+                    }
+                }
                 None => entry.socket.release(),
             }
         }
@@ -38,9 +43,6 @@ impl Driver {
         let transport = env.peers[peer].client.profile.transport;
         let known = Known { transport, address: address(peer), is_tls: peer.is_multiple_of(3) };
         self.listings.open(conn, known);
-        if self.shard.limits().needs_addresses() {
-            self.shard.handle_source(conn, address(peer));
-        }
     }
 
     pub(super) fn receive(&mut self, env: &mut Env, peer: usize) {

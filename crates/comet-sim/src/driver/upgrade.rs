@@ -6,6 +6,7 @@ use std::rc::Rc;
 use comet_core::{ConnId, LeftBehind, Obstacles, Report, TakeOver};
 
 use crate::env::{Env, SocketTotals};
+use crate::source::address;
 use crate::stall_log::StallLog;
 
 use super::Driver;
@@ -111,6 +112,9 @@ impl Driver {
         for (conn, (peer, former)) in conns.into_iter().zip(peers) {
             env.peers[peer].conn = Some(conn);
             self.hold(env, peer, conn);
+            if self.shard.limits().needs_addresses() {
+                self.shard.adopt_source(conn, address(peer));
+            }
             let mut mine = SocketTotals::default();
             mine.add(&env.peers[peer]);
             self.released.subtract(mine);

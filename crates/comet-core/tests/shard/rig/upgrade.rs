@@ -106,7 +106,7 @@ impl Rig {
         for (former, address) in addresses {
             if let Some(&conn) = renamed.get(&former) {
                 self.addresses.insert(conn, address);
-                self.shards[usize::from(conn.shard.0)].handle_source(conn, address);
+                self.shards[usize::from(conn.shard.0)].adopt_source(conn, address);
             }
         }
         self.run();
