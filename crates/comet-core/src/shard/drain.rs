@@ -34,9 +34,8 @@ impl Shard {
     /// Closes connections whose notices are due.
     pub(super) fn give_due_notices(&mut self, budget: &mut Budget) {
         let Some(mut notices) = self.pacing.notices.take() else { return };
-        let end = self.conns.end();
         while budget.is_left()
-            && let Some(slot) = notices.next_slot(end)
+            && let Some(slot) = notices.next_slot()
         {
             budget.spend(1);
             if self.conns.in_slot(slot).is_some_and(|conn| notices.concerns(conn)) {

@@ -68,8 +68,9 @@ pub(super) struct NoticeOrder {
 pub(super) struct PacedNotices {
     order: NoticeOrder,
     next: Slot,
-    /// Slots to look at. The cursor goes around once.
+    /// Slots to look at. The cursor goes around once, over those that there were when the order came.
     slots_left: u32,
+    end: Slot,
     /// Notices that are to be given over the whole time, and those that were given.
     expected: u64,
     given: u64,
@@ -252,6 +253,7 @@ impl PacedNotices {
             order,
             next: if from < end { from } else { Slot(0) },
             slots_left: end.0,
+            end,
             expected: order.most.unwrap_or(connections),
             given: 0,
             due: 0,
@@ -276,11 +278,11 @@ impl PacedNotices {
         self.given < self.due && self.slots_left > 0
     }
 
-    /// The next slot to look at while notices are due, of those below `end`.
-    pub(super) fn next_slot(&mut self, end: Slot) -> Option<Slot> {
+    /// The next slot to look at while notices are due.
+    pub(super) fn next_slot(&mut self) -> Option<Slot> {
         self.has_due().then(|| {
             let slot = self.next;
-            self.next = if slot.next() < end { slot.next() } else { Slot(0) };
+            self.next = if slot.next() < self.end { slot.next() } else { Slot(0) };
             self.slots_left -= 1;
             slot
         })

@@ -163,3 +163,24 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     rig.send(ShardId(0), move_off(Some(0), 0));
     assert!(rig.shards[0].is_draining());
 }
+
+/// New clients may come while the notices are under way, and the cursor does not begin at the first slot.
+#[test]
+fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
+    let mut rig = Rig::new(1, Limits::default());
+    let join = |rig: &mut Rig, at: u32| rig.join(0, &format!("/k{at}//"));
+    let mut conns: Vec<ConnId> = (0..20).map(|at| join(&mut rig, at)).collect();
+    rig.send(ShardId(0), move_off(Some(10), 0));
+    for conn in conns.drain(..10) {
+        rig.take(conn);
+        rig.hang_up(conn);
+    }
+    // They have the slots behind which the cursor has stopped.
+    conns.extend((20..30).map(|at| join(&mut rig, at)));
+    rig.send(ShardId(0), move_off(Some(1_000), 1_000));
+    (30..330).for_each(|at| _ = join(&mut rig, at));
+    rig.pass(1_100);
+    for conn in conns {
+        assert!(rig.take(conn).ends_with(&frame(6, 0, b"draining")), "{conn:?}");
+    }
+}
