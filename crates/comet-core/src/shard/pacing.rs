@@ -77,6 +77,8 @@ pub(super) struct PacedNotices {
     /// How many are due by the present step, those given included.
     due: u64,
     since: Millis,
+    /// Until when none is given while pushes are under way. Those of windows that the order has ended are among them.
+    behind_pushes_until: Millis,
 }
 
 impl Pacing {
@@ -98,10 +100,10 @@ impl Pacing {
         }
     }
 
-    /// Something of the present step is left to do.
-    pub(super) fn has_work(&self, end: Slot) -> bool {
+    /// Something of the present step is left to do. Notices may have to wait for pushes.
+    pub(super) fn has_work(&self, end: Slot, waits: impl Fn(&PacedNotices) -> bool) -> bool {
         self.broadcasts.iter().any(|broadcast| broadcast.has_credit() && broadcast.next < end)
-            || self.notices.as_ref().is_some_and(PacedNotices::has_due)
+            || self.notices.as_ref().is_some_and(|notices| notices.has_due() && !waits(notices))
     }
 
     /// When the next step is due, if anything is under way.
@@ -116,12 +118,16 @@ impl Pacing {
         order: NoticeOrder,
         connections: u64,
         end: Slot,
-        now: Millis,
+        (now, behind_pushes_until): (Millis, Millis),
     ) {
         if let Some(notices) = &self.notices {
             self.notices_from = notices.next;
         }
-        let notices = PacedNotices::new(order, connections, self.notices_from, end, now);
+        let from = self.notices_from;
+        let notices = PacedNotices::new(order, connections, from, end, now);
+        let until = behind_pushes_until
+            .max(self.notices.as_ref().map_or(now, |former| former.behind_pushes_until));
+        let notices = PacedNotices { behind_pushes_until: until, ..notices };
         self.put_back_notices(notices);
     }
 
@@ -258,6 +264,7 @@ impl PacedNotices {
             given: 0,
             due: 0,
             since: now,
+            behind_pushes_until: now,
         };
         notices.begin_step(now);
         notices
@@ -286,6 +293,11 @@ impl PacedNotices {
             self.slots_left -= 1;
             slot
         })
+    }
+
+    /// Whether they wait at `now`, if pushes are under way.
+    pub(super) fn wait_for_pushes(&self, now: Millis) -> bool {
+        now < self.behind_pushes_until
     }
 
     /// Whether the order is about `conn`.
