@@ -279,6 +279,9 @@ pub const EXPIRED_MAX: usize = 2_048;
 pub const OWNERS_MAX: usize = 2_048;
 /// Step of a paced broadcast, milliseconds.
 pub const PACE_MS: u64 = 10;
+/// Close notices of a drain, or of clients that are moved off, wait so long at most for the pushes of the windows that it has ended,
+/// milliseconds. Where a shard is further behind, they do not.
+pub const GATHERED_FIRST_MS: u64 = 1_000;
 /// How often changed room counts travel between a room's home and its shards, milliseconds.
 pub const ROOM_COUNT_MS: u64 = 200;
 /// [`Limits::coalesce_after_ms`] of a server, milliseconds.

@@ -117,6 +117,8 @@ pub(crate) struct Room {
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose home does not know the present count.
     pub(crate) is_dirty: bool,
+    /// In the list of rooms whose waiting connections are let in.
+    pub(crate) is_letting_in: bool,
 }
 
 /// A member that took the position of one that left.
@@ -163,6 +165,7 @@ impl Rooms {
             reached: None,
             elsewhere: 0,
             is_dirty: false,
+            is_letting_in: false,
         });
         self.names.insert(name, room);
         (room, true)

@@ -384,7 +384,9 @@ impl Shard {
         self.conns.is_behind(&self.context)
             || self.token_expiries.is_due(self.context.now.tick())
             || self.home.parking.is_due(self.context.tick())
-            || self.pacing.has_work(self.conns.end())
+            || self
+                .pacing
+                .has_work(self.conns.end(), |notices| self.has_to_wait_for_pushes(notices))
             || self.has_counts_to_send()
             || self.has_retained_due
             || !self.joined.is_empty()

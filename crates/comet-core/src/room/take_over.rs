@@ -31,6 +31,7 @@ impl Rooms {
                 reached: position.map(|position| Reached { position, number: position.offset }),
                 elsewhere,
                 is_dirty: false,
+                is_letting_in: false,
             };
             (id, room)
         }));

@@ -3,10 +3,11 @@
 
 use crate::budget::{self, Budget};
 use crate::ledger::CloseReason;
+use crate::limits::GATHERED_FIRST_MS;
 use crate::message::Report;
 
 use super::Shard;
-use super::pacing::{DrainPhase, NoticeOrder};
+use super::pacing::{DrainPhase, NoticeOrder, PacedNotices};
 
 impl Shard {
     pub(super) fn drain(&mut self, over_ms: u32, retry_after_ms: u32) {
@@ -25,18 +26,29 @@ impl Shard {
 
     fn begin_notices(&mut self, most: Option<u64>, over_ms: u32, retry_after_ms: u32) {
         // Clients get what was pushed before their close notice.
+        let now = self.context.now;
+        let behind_pushes_until =
+            if self.is_gathering() { now.after(GATHERED_FIRST_MS) } else { now };
         self.end_all_windows();
         let order = NoticeOrder { most, over_ms, retry_after_ms };
-        let now = self.context.now;
-        self.pacing.begin_notices(order, self.conns.len() as u64, self.conns.end(), now);
+        let times = (now, behind_pushes_until);
+        self.pacing.begin_notices(order, self.conns.len() as u64, self.conns.end(), times);
+    }
+
+    /// Whether notices wait for what windows had, which may not have been offered to all yet.
+    pub(super) fn has_to_wait_for_pushes(&self, notices: &PacedNotices) -> bool {
+        (self.has_pushes() || self.has_crowds()) && notices.wait_for_pushes(self.context.now)
     }
 
     /// Closes connections whose notices are due.
     pub(super) fn give_due_notices(&mut self, budget: &mut Budget) {
+        let waits = |notices: &PacedNotices| self.has_to_wait_for_pushes(notices);
+        if self.pacing.notices.as_ref().is_some_and(waits) {
+            return;
+        }
         let Some(mut notices) = self.pacing.notices.take() else { return };
-        let end = self.conns.end();
         while budget.is_left()
-            && let Some(slot) = notices.next_slot(end)
+            && let Some(slot) = notices.next_slot()
         {
             budget.spend(1);
             if self.conns.in_slot(slot).is_some_and(|conn| notices.concerns(conn)) {

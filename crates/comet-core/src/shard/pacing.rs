@@ -70,14 +70,17 @@ pub(super) struct NoticeOrder {
 pub(super) struct PacedNotices {
     order: NoticeOrder,
     next: Slot,
-    /// Slots to look at. The cursor goes around once.
+    /// Slots to look at. The cursor goes around once, over those that there were when the order came.
     slots_left: u32,
+    end: Slot,
     /// Notices that are to be given over the whole time, and those that were given.
     expected: u64,
     given: u64,
     /// How many are due by the present step, those given included.
     due: u64,
     since: Millis,
+    /// Until when none is given while pushes are under way. Those of windows that the order has ended are among them.
+    behind_pushes_until: Millis,
 }
 
 impl Pacing {
@@ -118,10 +121,10 @@ impl Pacing {
         }
     }
 
-    /// Something of the present step is left to do.
-    pub(super) fn has_work(&self, end: Slot) -> bool {
+    /// Something of the present step is left to do. Notices may have to wait for pushes.
+    pub(super) fn has_work(&self, end: Slot, waits: impl Fn(&PacedNotices) -> bool) -> bool {
         self.broadcasts.iter().any(|broadcast| broadcast.has_credit() && broadcast.next < end)
-            || self.notices.as_ref().is_some_and(PacedNotices::has_due)
+            || self.notices.as_ref().is_some_and(|notices| notices.has_due() && !waits(notices))
     }
 
     /// When the next step is due, if anything is under way.
@@ -136,12 +139,16 @@ impl Pacing {
         order: NoticeOrder,
         connections: u64,
         end: Slot,
-        now: Millis,
+        (now, behind_pushes_until): (Millis, Millis),
     ) {
         if let Some(notices) = &self.notices {
             self.notices_from = notices.next;
         }
-        let notices = PacedNotices::new(order, connections, self.notices_from, end, now);
+        let from = self.notices_from;
+        let notices = PacedNotices::new(order, connections, from, end, now);
+        let until = behind_pushes_until
+            .max(self.notices.as_ref().map_or(now, |former| former.behind_pushes_until));
+        let notices = PacedNotices { behind_pushes_until: until, ..notices };
         self.put_back_notices(notices);
     }
 
@@ -273,10 +280,12 @@ impl PacedNotices {
             order,
             next: if from < end { from } else { Slot(0) },
             slots_left: end.0,
+            end,
             expected: order.most.unwrap_or(connections),
             given: 0,
             due: 0,
             since: now,
+            behind_pushes_until: now,
         };
         notices.begin_step(now);
         notices
@@ -297,14 +306,19 @@ impl PacedNotices {
         self.given < self.due && self.slots_left > 0
     }
 
-    /// The next slot to look at while notices are due, of those below `end`.
-    pub(super) fn next_slot(&mut self, end: Slot) -> Option<Slot> {
+    /// The next slot to look at while notices are due.
+    pub(super) fn next_slot(&mut self) -> Option<Slot> {
         self.has_due().then(|| {
             let slot = self.next;
-            self.next = if slot.next() < end { slot.next() } else { Slot(0) };
+            self.next = if slot.next() < self.end { slot.next() } else { Slot(0) };
             self.slots_left -= 1;
             slot
         })
+    }
+
+    /// Whether they wait at `now`, if pushes are under way.
+    pub(super) fn wait_for_pushes(&self, now: Millis) -> bool {
+        now < self.behind_pushes_until
     }
 
     /// Whether the order is about `conn`.

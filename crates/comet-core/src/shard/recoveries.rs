@@ -90,6 +90,12 @@ impl Recoveries {
         let catch_up = self.by_conn.get_mut(&slot).filter(|one| one.room == room);
         catch_up.is_some_and(|one| !std::mem::replace(&mut one.is_cancelled, true))
     }
+
+    /// Has a connection that was to leave the room stay in it. `false`: it does not catch up there, or was to stay already.
+    pub(super) fn take_back_cancel(&mut self, slot: Slot, room: RoomId) -> bool {
+        let catch_up = self.by_conn.get_mut(&slot).filter(|one| one.room == room);
+        catch_up.is_some_and(|one| std::mem::take(&mut one.is_cancelled))
+    }
 }
 
 impl Shard {

@@ -201,10 +201,14 @@ impl Shard {
     /// Has a connection that takes pushes enter a further room.
     fn enter_unasked(&mut self, slot: Slot, room: &str, order: Option<OrderId>) -> Change {
         let conn = self.conns.id(slot).local();
-        let waits = |id| self.room_orders.waiting.contains_key(&(id, conn));
-        let will_be_in = |id| self.is_in(slot, id) || waits(id) || self.recoveries.has(slot, id);
-        if self.rooms.find(room).is_some_and(will_be_in) {
-            return Change::Needless;
+        if let Some(id) = self.rooms.find(room) {
+            if self.recoveries.take_back_cancel(slot, id) {
+                return Change::Made;
+            }
+            let waits = self.room_orders.waiting.contains_key(&(id, conn));
+            if self.is_in(slot, id) || waits || self.recoveries.has(slot, id) {
+                return Change::Needless;
+            }
         }
         if let Some(refusal) = self.refusal_of_further(slot) {
             self.counters.rooms_refused[refusal as usize - 1] += 1;

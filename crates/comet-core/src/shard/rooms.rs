@@ -10,7 +10,7 @@ use crate::budget::{self, Budget};
 use crate::canary::Canary;
 use crate::ids::Slot;
 use crate::message::{Message, TraceKind};
-use crate::room::{Membership, Moved, RoomId, Waiting};
+use crate::room::{Membership, Moved, Room, RoomId, Waiting};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
@@ -68,8 +68,9 @@ impl Shard {
 
     /// Lets those in who wait for the room, if all is known of it.
     pub(super) fn let_in(&mut self, id: RoomId) {
-        let room = &self.rooms[id];
-        if !room.is_open() {
+        let room = &mut self.rooms[id];
+        // The position may be told twice, and the room is on the list once: it may end when they are in.
+        if !room.is_open() || room.is_letting_in {
             return;
         }
         if room.waiting.is_empty() {
@@ -77,6 +78,7 @@ impl Shard {
             self.rooms.mark(id);
             return self.remove_if_empty(id);
         }
+        room.is_letting_in = true;
         self.joined.push_back(id);
         self.answer_joined(&mut Budget::new(WAITING_AT_ONCE * budget::ANSWER));
     }
@@ -86,12 +88,13 @@ impl Shard {
         while budget.is_left()
             && let Some(&id) = self.joined.front()
         {
-            let waiting = &mut self.rooms[id].waiting;
+            let Room { waiting, is_letting_in, .. } = &mut self.rooms[id];
             let next = waiting.pop();
             // The last one may leave with the input that it held, and the room ends with it.
             if waiting.is_empty() {
                 // A room waits for its home once, so the memory is not needed again.
                 *waiting = Vec::new();
+                *is_letting_in = false;
                 self.joined.pop_front();
                 // A count that was due before is left out while connections wait. If this one does not enter, no other
                 // change would send it.

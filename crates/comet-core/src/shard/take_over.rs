@@ -192,7 +192,7 @@ impl Shard {
     /// The home has pushes of a room behind the one at `offered`, and none of them is on its way: the mesh has dropped them.
     fn note_missed(&mut self, slot: Slot, room: &ArrivedRoom, offered: u64) {
         let top = room.position.map_or(0, |position| position.offset);
-        if self.conns[slot].is_protocol_2 && offered < top {
+        if self.conns[slot].hears_gaps() && offered < top {
             // Where offsets have holes, how many pushes that are is not known.
             let missed = if self.context.limits.history_is_shared { 1 } else { top - offered };
             let lost = Lost::between(room.handle, offered, top, missed);

@@ -1,6 +1,10 @@
 //! The paced drain.
 
-use comet_core::{CloseReason, ConnId, Limits, Message, Report, ShardId, Transport};
+use comet_core::limits::GATHERED_FIRST_MS;
+use comet_core::{
+    Budget, CloseReason, CoalesceRule, ConnId, Limits, Message, Millis, Report, Shard, ShardId,
+    Transport,
+};
 
 use crate::rig::{Rig, frame};
 
@@ -162,4 +166,62 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     rig.send(ShardId(0), drain(60_000, 0));
     rig.send(ShardId(0), move_off(Some(0), 0));
     assert!(rig.shards[0].is_draining());
+}
+
+/// New clients may come while the notices are under way, and the cursor does not begin at the first slot.
+#[test]
+fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
+    let mut rig = Rig::new(1, Limits::default());
+    let join = |rig: &mut Rig, at: u32| rig.join(0, &format!("/k{at}//"));
+    let mut conns: Vec<ConnId> = (0..20).map(|at| join(&mut rig, at)).collect();
+    rig.send(ShardId(0), move_off(Some(10), 0));
+    for conn in conns.drain(..10) {
+        rig.take(conn);
+        rig.hang_up(conn);
+    }
+    // They have the slots behind which the cursor has stopped.
+    conns.extend((20..30).map(|at| join(&mut rig, at)));
+    rig.send(ShardId(0), move_off(Some(1_000), 1_000));
+    (30..330).for_each(|at| _ = join(&mut rig, at));
+    rig.pass(1_100);
+    for conn in conns {
+        assert!(rig.take(conn).ends_with(&frame(6, 0, b"draining")), "{conn:?}");
+    }
+}
+
+/// The driver hands over no pushes while it has sends left, and a drain is an order that it takes all the same.
+#[test]
+fn what_windows_have_comes_before_the_close_notices() {
+    let rule =
+        CoalesceRule { rooms: None, operations: [].into(), window_ms: 50, keep_latest: false };
+    for message in [drain(0, 0), move_off(None, 0)] {
+        let limits = Limits { coalesce_rules: [rule.clone()].into(), ..Limits::default() };
+        let mut rig = Rig::new(1, limits);
+        let conn = rig.join(0, "/k/r/");
+        rig.push_room("r", 5, b"push");
+        assert_eq!(rig.take(conn), b"", "it waits in a window");
+        rig.shards[0].handle_message(message);
+        rig.shards[0].handle_deadlines(&mut Budget::slice());
+        assert_eq!(closed(&rig), 0);
+        rig.run();
+        assert_eq!(rig.take(conn), [frame(5, 0, b"push"), frame(6, 0, b"draining")].concat());
+    }
+}
+
+/// They wait for a time, whatever is under way.
+#[test]
+fn close_notices_do_not_wait_for_pushes_for_long() {
+    let rule =
+        CoalesceRule { rooms: None, operations: [].into(), window_ms: 50, keep_latest: false };
+    let mut rig = Rig::new(1, Limits { coalesce_rules: [rule].into(), ..Limits::default() });
+    rig.join(0, "/k/r/");
+    rig.push_room("r", 5, b"push");
+    let shard = &mut rig.shards[0];
+    shard.handle_message(drain(0, 0));
+    let waits = |shard: &mut Shard, at| {
+        shard.handle_time(Millis(at));
+        shard.handle_deadlines(&mut Budget::slice());
+        shard.counters().closed[CloseReason::Draining as usize] == 0
+    };
+    assert!(waits(shard, GATHERED_FIRST_MS - 1) && !waits(shard, GATHERED_FIRST_MS));
 }

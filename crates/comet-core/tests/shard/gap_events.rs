@@ -4,6 +4,7 @@ use comet_core::{ConnId, Limits, SlowConsumer, Transport};
 
 use crate::event_ids::split;
 use crate::event_streams::{HEAD, ask, event, open, request, take};
+use crate::gaps;
 use crate::history::rules;
 use crate::rig::{Rig, UPGRADE, masked, room_at};
 
@@ -98,5 +99,32 @@ fn a_text_client_that_accepts_operation_23_is_told() {
         assert_eq!(text.matches("\"op\":5").count(), 3);
         assert_eq!(text.contains(&marker), is_told, "{text}");
         assert_eq!(text.contains("\"op\":23"), is_told);
+    }
+}
+
+/// Without the marker the id of the next event would be behind what the mesh has dropped.
+#[test]
+fn what_the_mesh_has_dropped_before_a_hand_over_is_told_to_others_after_it() {
+    for count in [2, 1] {
+        let limits =
+            Limits { mesh_backlog: 2, text: true, ..gaps::limits(SlowConsumer::DropNewest) };
+        let mut rig = Rig::new(2, limits);
+        let room = room_at(1);
+        let (stream, _) = open(&mut rig, 0, &format!("?token=7/k//&rooms={room}"));
+        let text = join_text(&mut rig, &room, "5,23");
+        rig.held.insert((1, 0));
+        push(&mut rig, &room, 1..=3);
+        rig.held.clear();
+        rig.run();
+        let (_, id) = split(&take(&mut rig, stream));
+        let renamed = rig.upgrade(count);
+        let [stream, text] = [stream, text].map(|conn| renamed[&conn]);
+        push(&mut rig, &room, 4..=4);
+        let (events, later) = split(&take(&mut rig, stream));
+        let marker = gap(&room, 3, 3);
+        assert!(events.starts_with(&format!("event: gap\ndata: {marker}\n\n")), "{events}");
+        assert_eq!(later, id, "it is before the gap");
+        let told = String::from_utf8_lossy(&rig.take(text)).into_owned();
+        assert!(told.contains(&format!("\"op\":23,\"seq\":0,\"body\":{marker}")), "{told}");
     }
 }

@@ -1,8 +1,9 @@
 //! Rooms that connections enter and leave by order of a push caller.
 
 use comet_core::{CallId, ConnId, Limits, Message, Push, RoomOrder, Tally};
-use comet_proto::op;
+use comet_proto::{Position, op};
 
+use crate::history::{TELL, Told, join_since, rules, told};
 use crate::rig::{Rig, frame, key_at, room_at};
 use crate::rooms::{Seen, connect, join_frame, members, seen_by};
 
@@ -127,4 +128,23 @@ fn an_order_is_answered_once_the_rooms_home_has_answered() {
         rig.hang_up(conn);
         assert_eq!(members(&mut rig, &far), 0);
     }
+}
+
+/// The last order counts, and not whether the room's home has answered before.
+#[test]
+fn an_order_to_join_holds_behind_one_to_leave_while_a_client_catches_up() {
+    let mut rig = Rig::new(2, Limits { history_rules: rules(10), ..Limits::default() });
+    let (key, room) = (key_at(0), room_at(1));
+    let (conn, _) = connect(&mut rig, 0, &format!("7/{key}//"));
+    rig.held.insert((1, 0));
+    rig.feed(conn, &join_since(&room, Some(Position { epoch: 0, offset: 0 })));
+    for (is_join, expected) in [(false, [1, 0, 0, 0]), (true, [1, 0, 0, 0]), (true, [0, 1, 0, 0])] {
+        assert_eq!(to_key(&mut rig, &key, order(is_join, &[&room])), expected, "{is_join}");
+    }
+    rig.held.clear();
+    rig.run();
+    let all = told(&rig.take(conn));
+    assert!(matches!(all[..], [Told::Joined { .. }]), "{all:?}");
+    assert_eq!(members(&mut rig, &room), 1);
+    assert_eq!(rig.push_room(&room, TELL, b"p").queued, 1);
 }

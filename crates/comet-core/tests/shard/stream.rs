@@ -7,7 +7,7 @@ use comet_proto::Position;
 use crate::gaps::{gap, member, offsets};
 use crate::history::{TELL, Told, join_since, rules, told};
 use crate::rig::{Rig, push, room_at};
-use crate::rooms::connect;
+use crate::rooms::{connect, join_frame};
 
 const READ: StreamState = StreamState { epoch: 7, floor: 0, seen: 0, is_read: true };
 
@@ -246,4 +246,25 @@ fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
     store(&mut rig, &room, 300);
     let all = told(&rig.take(conn));
     assert_eq!((&all[0], offsets(&all)), (&gap(handle, 100 * S + 1, 300 * S - 1), vec![300 * S]));
+}
+
+/// They are more than are let in at once, and have left when they are. So the room ends with the last of them.
+#[test]
+fn a_room_whose_position_is_told_twice_lets_those_in_once_who_wait() {
+    let mut rig = rig(READ);
+    let room = room_at(1);
+    let conns: Vec<ConnId> =
+        (0..100).map(|at| connect(&mut rig, 0, &format!("{at}/k{at}//")).0).collect();
+    rig.held.insert((1, 0));
+    conns.iter().for_each(|&conn| rig.feed(conn, &join_frame(5, room.as_bytes())));
+    // The shard asks once more.
+    tell(&mut rig, READ);
+    for conn in conns {
+        rig.hang_up(conn);
+    }
+    rig.held.clear();
+    rig.run();
+    let (conn, handle) = member(&mut rig, &room);
+    store(&mut rig, &room, 100);
+    assert_eq!(offsets(&told(&rig.take(conn))), [100 * S], "{handle:?}");
 }
