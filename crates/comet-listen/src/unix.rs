@@ -236,7 +236,7 @@ mod tests {
         let directory = Directory::new("owner");
         let path = directory.socket();
         drop(UnixListener::bind(&path).unwrap());
-        fs::set_permissions(&path, Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o000)).unwrap();
         let owner = fs::metadata(&path).unwrap().uid();
         let checked = std::thread::spawn({
             let path = path.clone();

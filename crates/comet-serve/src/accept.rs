@@ -273,7 +273,7 @@ fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()>
                 return;
             }
         }
-        pending().await
+        pending::<()>().await;
     }
 }
 
