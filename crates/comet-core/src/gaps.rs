@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use ahash::RandomState;
 use comet_proto::{Frame, RoomGap, RoomHandle, RoomPush, count_frames, decode, op};
 
-use crate::ids::Slot;
+use crate::ids::{Generation, Slot};
 use crate::room::RoomId;
 
 /// Consecutive pushes of a room that a connection does not get.
@@ -23,6 +23,8 @@ pub(crate) struct Lost {
     pub(crate) pushes: u64,
     /// Newer pushes about the same states have taken their place.
     pub(crate) is_outdated: bool,
+    /// See [`Offsets::generation`].
+    pub(crate) generation: Option<Generation>,
 }
 
 /// Where a push is in the history of its room. A batch is several pushes.
@@ -33,6 +35,8 @@ pub(crate) struct Offsets {
     pub(crate) pushes: u32,
     /// The handle in its frame: another one where the room has got a new handle since.
     pub(crate) sent_as: RoomHandle,
+    /// Of the room: its handle may be another room's later. `None`: the push came from another process.
+    pub(crate) generation: Option<Generation>,
 }
 
 impl Offsets {
@@ -42,15 +46,16 @@ impl Offsets {
         let RoomPush { handle: room, operation: inner, offset: last, body } =
             (operation == op::ROOM_PUSH).then(|| RoomPush::decode(body))??;
         let pushes = if inner == op::RAW { count_frames(body).unwrap_or(1) as u32 } else { 1 };
-        (last > 0).then_some(Self { room, last, pushes, sent_as: room })
+        (last > 0).then_some(Self { room, last, pushes, sent_as: room, generation: None })
     }
 }
 
 impl Lost {
     /// An outbox has dropped the push.
     pub(crate) fn of(offsets: Offsets, is_outdated: bool) -> Option<Self> {
-        let Offsets { room, last, pushes, sent_as: _ } = offsets;
-        Self::of_push(room, last, pushes.into(), is_outdated)
+        let Offsets { room, last, pushes, sent_as: _, generation } = offsets;
+        let lost = Self::of_push(room, last, pushes.into(), is_outdated)?;
+        Some(Self { generation, ..lost })
     }
 
     /// A push of so many frames, the last of which has `offset`.
@@ -67,12 +72,14 @@ impl Lost {
             last: offset,
             pushes,
             is_outdated,
+            generation: None,
         })
     }
 
     /// So many pushes behind the one at `after`, and none behind `last`.
     pub(crate) fn between(room: RoomHandle, after: u64, last: u64, pushes: u64) -> Option<Self> {
-        let lost = Self { room, first: after + 1, last, pushes, is_outdated: false };
+        let first = after + 1;
+        let lost = Self { room, first, last, pushes, is_outdated: false, generation: None };
         (after < last && pushes > 0).then_some(lost)
     }
 }
@@ -133,6 +140,7 @@ impl Gaps {
                     last: untold.last.max(lost.last),
                     pushes: untold.pushes + lost.pushes,
                     is_outdated: untold.is_outdated && lost.is_outdated,
+                    generation: lost.generation,
                 }));
             }
         }
@@ -166,7 +174,7 @@ impl Gaps {
         let mut markers = Vec::new();
         for gap in &mut *gaps {
             let Some(lost) = gap.untold else { continue };
-            let Lost { room: handle, first, last, pushes: _, is_outdated } = lost;
+            let Lost { room: handle, first, last, pushes: _, is_outdated, generation: _ } = lost;
             let marker = RoomGap { handle, is_outdated, first, last };
             match when(&marker, gap.is_left) {
                 Telling::Now(place) => markers.push((marker, place)),

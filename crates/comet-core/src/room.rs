@@ -9,7 +9,7 @@ use comet_proto::{Position as HistoryPosition, RoomHandle};
 
 use crate::bucket::Buckets;
 use crate::growth::reserve_one;
-use crate::ids::{LocalConnId, Slot};
+use crate::ids::{Generation, LocalConnId, Slot};
 use crate::index::{Index, index};
 use crate::slab::Slab;
 use crate::state::AwaitedReply;
@@ -140,6 +140,11 @@ impl Rooms {
 
     pub(crate) fn find(&self, name: &str) -> Option<RoomId> {
         self.names.get(name).copied()
+    }
+
+    /// Tells rooms apart that have one handle, one after the other.
+    pub(crate) fn generation(&self, room: RoomId) -> Generation {
+        self.rooms.generation(room)
     }
 
     /// The name of a room, if there is one with that handle.

@@ -20,7 +20,7 @@ impl Gaps {
                     first: *first,
                     pushes: *pushes,
                     needed: *needed,
-                    untold: untold.map(|Lost { room: _, first, last, pushes: _, is_outdated }| {
+                    untold: untold.map(|Lost { room: _, first, last, pushes: _, is_outdated, generation: _ }| {
                         handed::UntoldGap { first, last, is_outdated }
                     }),
                 }
@@ -43,6 +43,7 @@ impl Gaps {
                 // Its gap counts them already.
                 pushes: 0,
                 is_outdated,
+                generation: None,
             });
             Gap { room, is_left, first, pushes, needed, untold }
         };

@@ -196,6 +196,7 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
         last,
         pushes,
         sent_as: RoomHandle(sent_as.unwrap_or(room)),
+        generation: None,
     });
     let direct = direct.map(push_from).transpose()?;
     let subject = Subject { state, offsets, direct, parcel: None }.shared();

@@ -356,7 +356,7 @@ impl Shard {
             let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
             let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk)
-                .in_room(id.handle(), &rooms[id].name);
+                .in_room((id.handle(), rooms.generation(id)), &rooms[id].name);
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
             budget.spend(to - from);

@@ -9,7 +9,7 @@ use crate::conn::{
 };
 use crate::deflate::Deflate;
 use crate::gaps::{Lost, Offsets};
-use crate::ids::{LocalConnId, Slot};
+use crate::ids::{Generation, LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{DEFLATE_MAX, Limits, SlowConsumer};
 use crate::message::Push;
@@ -147,11 +147,16 @@ impl<'a> Delivery<'a> {
     }
 
     /// The push is to the members of the room `name`.
-    pub(super) fn in_room(mut self, room: RoomHandle, name: &'a str) -> Self {
+    pub(super) fn in_room(
+        mut self,
+        (room, generation): (RoomHandle, Generation),
+        name: &'a str,
+    ) -> Self {
         self.room = Some((room, name));
         if self.offset > 0 && self.items.binary.offsets().is_none() {
             let pushes = count_frames(self.items.binary.frame().for_tcp()).unwrap_or(1) as u32;
-            self.items.set_offsets(Offsets { room, last: self.offset, pushes, sent_as: room });
+            let (last, generation) = (self.offset, Some(generation));
+            self.items.set_offsets(Offsets { room, last, pushes, sent_as: room, generation });
         }
         let lengths = self.items.room_push.as_ref().map_or([0; 2], |item| lengths(item.frame()));
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths);
