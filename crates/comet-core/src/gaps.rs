@@ -98,6 +98,11 @@ struct Gap {
     untold: Option<Lost>,
 }
 
+/// Whether these are of one room, of two with the same handle. What came from another process is taken for that.
+pub(crate) fn is_same_room(one: Option<Generation>, other: Option<Generation>) -> bool {
+    one.is_none() || other.is_none() || one == other
+}
+
 /// When a connection is told of a gap.
 pub(crate) enum Telling {
     /// In this send, behind so many of its frames.
@@ -124,7 +129,10 @@ impl Gaps {
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
         let pushes = lost.pushes;
         let needed = (!lost.is_outdated).then_some(lost.first);
-        let is_same = |gap: &&mut Gap| gap.room == lost.room && gap.is_left == is_left;
+        let is_of_room = |untold: Lost| is_same_room(untold.generation, lost.generation);
+        let is_same = |gap: &&mut Gap| {
+            gap.room == lost.room && gap.is_left == is_left && gap.untold.is_none_or(is_of_room)
+        };
         match gaps.iter_mut().find(is_same) {
             None => {
                 let Lost { room, first, .. } = lost;
@@ -163,12 +171,12 @@ impl Gaps {
         gaps.find(|gap| gap.room == room.handle() && !gap.is_left)?.needed
     }
 
-    /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given the
-    /// marker, and whether the connection has left the room.
+    /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given what
+    /// is told, and whether the connection has left the room.
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
-        when: impl Fn(&RoomGap, bool) -> Telling,
+        when: impl Fn(&Lost, bool) -> Telling,
     ) -> Vec<(RoomGap, usize)> {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
@@ -176,7 +184,7 @@ impl Gaps {
             let Some(lost) = gap.untold else { continue };
             let Lost { room: handle, first, last, pushes: _, is_outdated, generation: _ } = lost;
             let marker = RoomGap { handle, is_outdated, first, last };
-            match when(&marker, gap.is_left) {
+            match when(&lost, gap.is_left) {
                 Telling::Now(place) => markers.push((marker, place)),
                 Telling::Never => {}
                 Telling::Later => continue,

@@ -89,6 +89,14 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert_eq!(sum.deliveries.queued, sum.sent + sum.lost + sum.superseded + unsent);
 }
 
+/// Each found a fault of a shard or of a check once. What they run changes with the simulator.
+#[test]
+fn seeds_that_found_something_hold() {
+    for seed in [4_005_593, 5_002_338, 5_051_973] {
+        comet_sim::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
+    }
+}
+
 #[test]
 fn a_seed_replays() {
     for seed in [3, 1 << 40] {

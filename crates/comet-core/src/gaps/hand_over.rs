@@ -20,9 +20,11 @@ impl Gaps {
                     first: *first,
                     pushes: *pushes,
                     needed: *needed,
-                    untold: untold.map(|Lost { room: _, first, last, pushes: _, is_outdated, generation: _ }| {
-                        handed::UntoldGap { first, last, is_outdated }
-                    }),
+                    untold: untold.map(
+                        |Lost { room: _, first, last, pushes: _, is_outdated, generation: _ }| {
+                            handed::UntoldGap { first, last, is_outdated }
+                        },
+                    ),
                 }
             })
             .collect()

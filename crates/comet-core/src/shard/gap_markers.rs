@@ -20,10 +20,12 @@ impl Shard {
         }
         // One that catches up is no member, and gets more pushes of the room.
         let room = RoomId::of_handle(lost.room);
-        // Then its last member here has left it, and the handle is that of another room or of none.
-        let is_gone = |generation| self.rooms.generation(room) != generation;
-        let is_left = lost.generation.is_some_and(is_gone)
-            || !self.is_in(slot, room) && !self.recoveries.has(slot, room);
+        // In another generation the last member here has left, and the handle is that of another room or of none.
+        let present = self.rooms.generation(room);
+        let generation = lost.generation.unwrap_or(present);
+        let lost = Lost { generation: Some(generation), ..lost };
+        let is_left =
+            generation != present || !self.is_in(slot, room) && !self.recoveries.has(slot, room);
         self.gaps.note(slot, lost, is_left);
         let conn = &mut self.conns[slot];
         if !conn.outbox.is_sending() {

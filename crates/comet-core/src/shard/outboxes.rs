@@ -8,7 +8,7 @@ use comet_proto::{
 
 use crate::conn::Conn;
 use crate::deflate::Deflater;
-use crate::gaps::{Gaps, Offsets, Telling};
+use crate::gaps::{Gaps, Offsets, Telling, is_same_room};
 use crate::ids::Slot;
 use crate::limits::{Limits, WINDOW};
 use crate::outbox::chains::Chains;
@@ -138,16 +138,19 @@ impl Outboxes {
         let [sent, rest] = self.chains.waiting_frames(&conn.outbox);
         let [sent, rest] = [sent, rest]
             .map(|items| items.into_iter().map(About::of).collect::<Vec<Option<About>>>());
-        let markers = gaps.take_untold(slot, |gap, is_left| {
+        let markers = gaps.take_untold(slot, |lost, is_left| {
+            let is_of_room = |push: Offsets| {
+                push.room == lost.room && is_same_room(push.generation, lost.generation)
+            };
             // In front of the first push behind it. That is behind the reply that tells the handle.
             let is_behind = |about: &Option<About>| {
-                let is = |about: About| matches!(about, About::Push(push) if push.room == gap.handle && push.last >= gap.first);
+                let is = |about: About| matches!(about, About::Push(push) if is_of_room(push) && push.last >= lost.first);
                 about.is_some_and(is)
             };
             if let Some(place) = sent.iter().position(is_behind) {
                 return Telling::Now(place);
             }
-            let is_joined = |about: &Option<About>| *about == Some(About::Joined(gap.handle));
+            let is_joined = |about: &Option<About>| *about == Some(About::Joined(lost.room));
             let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
             match (is_later, is_left) {
                 (true, _) => Telling::Later,
