@@ -4,7 +4,7 @@ use ::comet::caller::{Ledger, PushClient, PushError};
 use comet_client::Transport;
 use serde_json::{Value, json};
 
-use crate::peer::Peer;
+use crate::peer::{Peer, receivers_before_next};
 use crate::process::run;
 use crate::support::{To, push, until};
 use crate::two_hosts::TwoHosts;
@@ -87,16 +87,7 @@ fn queued(two: &TwoHosts) -> [u64; 2] {
 /// How many clients have it, each once. The next push comes right behind.
 fn receivers(two: &TwoHosts, clients: &mut [Peer], paced: &[u8]) -> u64 {
     assert_eq!(push(&caller(two, 0), To::All, 5, b"next").queued, clients.len() as u64);
-    let mut receivers = 0;
-    for client in clients {
-        let mut body = client.recv().body;
-        if body == paced {
-            receivers += 1;
-            body = client.recv().body;
-        }
-        assert_eq!(body, b"next");
-    }
-    receivers
+    receivers_before_next(clients, paced)
 }
 
 #[test]

@@ -292,3 +292,20 @@ impl<S: Read + Write> Peer<S> {
 pub(crate) fn message(operation: i32, sequence: i32, body: &[u8]) -> Message {
     Message { operation, sequence, body: body.to_vec(), room: None, position: None }
 }
+
+/// How many clients get `paced`, each once, before the body `next`. Bodies that begin with `ready` are those of a test that waits.
+pub(crate) fn receivers_before_next(clients: &mut [Peer], paced: &[u8]) -> u64 {
+    let mut receivers = 0;
+    for client in clients {
+        let mut body = client.recv().body;
+        while body.starts_with(b"ready") {
+            body = client.recv().body;
+        }
+        if body == paced {
+            receivers += 1;
+            body = client.recv().body;
+        }
+        assert_eq!(body, b"next");
+    }
+    receivers
+}

@@ -4,7 +4,7 @@ use comet::caller::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 
-use crate::peer::Peer;
+use crate::peer::{Peer, receivers_before_next};
 use crate::process::{Server, run};
 use crate::support::{Metrics, To, push, until, until_reaches};
 
@@ -39,19 +39,7 @@ fn queued(hosts: &Hosts) -> u64 {
 fn receivers(hosts: &Hosts, clients: &mut [Peer], paced: &[u8]) -> u64 {
     let caller = PushClient::connect(&hosts.other.grpc.to_string()).unwrap();
     assert_eq!(push(&caller, To::All, 5, b"next").queued, clients.len() as u64);
-    let mut receivers = 0;
-    for client in clients {
-        let mut body = client.recv().body;
-        while body.starts_with(b"ready") {
-            body = client.recv().body;
-        }
-        if body == paced {
-            receivers += 1;
-            body = client.recv().body;
-        }
-        assert_eq!(body, b"next");
-    }
-    receivers
+    receivers_before_next(clients, paced)
 }
 
 #[test]

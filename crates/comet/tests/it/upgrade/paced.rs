@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::peer::Peer;
+use crate::peer::{Peer, receivers_before_next};
 use crate::process::run;
 use crate::support::{BOTH, To, two_cores, until};
 
@@ -47,16 +47,7 @@ fn clients(line: &Line) -> Vec<Peer> {
 /// How many clients have it, each once. The next push comes right behind.
 fn receivers(line: &Line, clients: &mut [Peer], paced: &[u8]) -> u64 {
     line.push(To::All, b"next");
-    let mut receivers = 0;
-    for client in clients {
-        let mut body = client.recv().body;
-        if body == paced {
-            receivers += 1;
-            body = client.recv().body;
-        }
-        assert_eq!(body, b"next");
-    }
-    receivers
+    receivers_before_next(clients, paced)
 }
 
 /// Each upgrade is to a process with another number of cores. The broadcast would take 20 seconds, which the upgrades
