@@ -88,6 +88,11 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("presence_pushes", "Pushes that told members who entered and left rooms.", |c| {
         c.presence_pushes
     }),
+    counter(
+        "recoveries_delayed",
+        "Requests for what a client missed in a room that waited until others had theirs.",
+        |c| c.recoveries_delayed,
+    ),
     counter("presence_changes", "Connections that entered or left, in such pushes.", |c| {
         c.presence_changes
     }),
@@ -149,6 +154,11 @@ pub(crate) const FIELDS: &[Field] = &[
         c.gathered_bytes
     }),
     gauge("history_bytes", "Memory that the histories of rooms take.", |c| c.history_bytes),
+    gauge(
+        "recovery_bytes",
+        "Memory of what clients missed in rooms and is in no outbox yet.",
+        |c| c.recovery_bytes,
+    ),
     gauge("parked_pushes", "Pushes parked now.", |c| c.parked),
     gauge("parked_bytes", "Memory that parked sessions take.", |c| c.parked_bytes),
     gauge("parked_sessions", "Sessions parked now.", |c| c.parked_sessions),

@@ -29,6 +29,8 @@ pub(crate) const TEXT_BYTES: usize = 8;
 /// at the highest level.
 pub(crate) const DEFLATE: usize = 200;
 pub(crate) const DEFLATE_BYTES: usize = 4;
+/// Bytes that are copied for a unit of work, into memory that the kernel may have to clear first.
+pub(crate) const COPY_BYTES: usize = 32;
 /// Bytes that a message is inflated to for a unit of work.
 pub(crate) const INFLATE_BYTES: usize = 32;
 /// Closing a connection: it leaves its room and its homes, and gets its close notice.

@@ -12,8 +12,13 @@ mod rooms;
 mod sources;
 mod users;
 
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use comet_proto::{Position, RoomHandle};
+
 use crate::budget::Budget;
-use crate::ids::ShardId;
+use crate::ids::{LocalConnId, ShardId};
 use crate::limits::Limits;
 use crate::time::{Millis, Tick};
 
@@ -42,6 +47,15 @@ impl KeyRetention {
     }
 }
 
+/// A shard asks what came to a room; see [`Message::Recover`](crate::message::Message::Recover).
+pub(crate) struct RecoveryRequest {
+    pub(crate) shard: ShardId,
+    pub(crate) conn: Option<LocalConnId>,
+    pub(crate) room: Arc<str>,
+    pub(crate) handle: RoomHandle,
+    pub(crate) since: Option<Position>,
+}
+
 pub(crate) struct Home {
     pub(crate) keys: KeyOwners,
     pub(crate) users: UserSessions,
@@ -49,6 +63,8 @@ pub(crate) struct Home {
     pub(crate) parking: Parking,
     pub(crate) rooms: HomeRooms,
     pub(crate) histories: RoomHistories,
+    /// Clients that are to learn what they missed.
+    pub(crate) recoveries: VecDeque<RecoveryRequest>,
     pub(crate) presence: PresenceWindows,
     pub(crate) sources: SourceCounts,
 }
@@ -68,6 +84,7 @@ impl Home {
             parking: Parking::new(buckets, seed, now),
             rooms: HomeRooms::new(buckets, seed),
             histories: RoomHistories::new(seed, history_is_shared),
+            recoveries: VecDeque::new(),
             presence: PresenceWindows::new(seed),
             sources: SourceCounts::new(buckets, seed),
         }

@@ -316,6 +316,10 @@ pub struct Counters {
     pub history_evicted: u64,
     /// Bytes that these histories take, now.
     pub history_bytes: u64,
+    /// Requests for what a client missed of such rooms that waited until others had theirs; one client may make several.
+    pub recoveries_delayed: u64,
+    /// Bytes that clients missed of such rooms and that have come here but are in no outbox yet, now.
+    pub recovery_bytes: u64,
     /// Client messages answered: operation 4 and every operation without a meaning here.
     pub received: u64,
     /// Bytes read from clients.

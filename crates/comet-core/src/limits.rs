@@ -98,6 +98,9 @@ pub struct Limits {
     /// Bytes that the histories of all rooms whose home is the shard take. Beyond it rooms that had no push for the longest
     /// time lose theirs first.
     pub history_memory: usize,
+    /// Bytes of what clients missed of such rooms that the shard takes from homes and has not given to their outboxes. Beyond it
+    /// the next clients wait.
+    pub recovery_memory: usize,
     /// Which sessions outlast their connections, and how much is parked for them.
     pub resume: ResumeLimits,
     /// How long a closing connection may take to send what is queued and to be closed by its peer,
@@ -175,6 +178,7 @@ impl Default for Limits {
             history_is_shared: false,
             presence_rules: [].into(),
             history_memory: 64 << 20,
+            recovery_memory: RECOVERY_MEMORY,
             resume: ResumeLimits::default(),
             linger_ms: 2_000,
             accepts: 0,
@@ -269,6 +273,8 @@ pub const HISTORY_PAGE_PUSHES_MAX: u32 = 1_000;
 pub const HISTORY_PAGE_MAX: usize = 1 << 20;
 /// Most bytes of one recovery, beside the bounds of an outbox.
 pub const RECOVERY_MAX: usize = 1 << 20;
+/// [`Limits::recovery_memory`] of a server.
+pub const RECOVERY_MEMORY: usize = 16 << 20;
 /// Recoveries that a home has encoded last, for clients that ask for the same.
 pub const HISTORY_CHUNKS_MAX: usize = 16;
 /// Units of work in one slice of a turn; see [`Budget`](crate::Budget).
@@ -361,6 +367,11 @@ impl Limits {
             return None;
         }
         self.history_rules.iter().find(|rule| rule.covers(room))
+    }
+
+    /// Most bytes of one answer about what a client missed: as much as its outbox takes.
+    pub(crate) fn recovery_max(&self) -> usize {
+        RECOVERY_MAX.min(self.outbox_bytes as usize)
     }
 
     /// Whether members of `room` are told who enters and leaves, and how.

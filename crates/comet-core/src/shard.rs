@@ -130,7 +130,7 @@ use traffic::Traffic;
 
 /// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
 /// spent, and goes on from there.
-const STEPS: [fn(&mut Shard, &mut Budget); 11] = [
+const STEPS: [fn(&mut Shard, &mut Budget); 12] = [
     Shard::close_expired_tokens,
     Shard::expire_parked,
     Shard::pace_broadcasts,
@@ -142,6 +142,7 @@ const STEPS: [fn(&mut Shard, &mut Budget); 11] = [
     Shard::read_waiting,
     Shard::update_all_tracing,
     Shard::walk_rooms,
+    Shard::answer_recoveries,
 ];
 
 /// One core's share of comet. The module text gives the order of calls.
@@ -302,6 +303,7 @@ impl Shard {
         counters.rooms = self.home.rooms.len() as u64;
         counters.further_rooms = self.further_rooms.pairs() as u64;
         counters.history_bytes = self.home.histories.bytes() as u64;
+        counters.recovery_bytes = self.recoveries.bytes() as u64;
         counters.history_evicted = self.home.histories.evicted();
         counters.users = self.home.users.len() as u64;
         counters.keys = self.home.keys.len() as u64;
@@ -393,6 +395,7 @@ impl Shard {
             || self.deflated_input.is_waiting()
             || self.tracing_from.is_some()
             || self.home.rooms.has_walks()
+            || !self.home.recoveries.is_empty()
             || self.home.presence.next_end().is_some_and(|end| end <= self.context.now)
     }
 

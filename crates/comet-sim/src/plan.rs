@@ -172,6 +172,7 @@ impl Plan {
             history_is_shared: false,
             presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
+            recovery_memory: rng.pick(&[1, 1_000, 16 << 20]),
             resume: ResumeLimits {
                 // Logic forgets a session that nobody renews (`logic_faults::expire_ms`), a parked one as well.
                 window_ms: rng.pick(&[0, 300, 2_000, 4_000]),

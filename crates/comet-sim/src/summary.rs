@@ -81,6 +81,8 @@ pub struct Summary {
     pub superseded: u64,
     /// Joins with a position that recovered nothing, and those that recovered.
     pub recoveries: [u64; 2],
+    /// Requests for what was missed that waited for others.
+    pub recoveries_delayed: u64,
     /// Sessions that were parked, resumed and expired; pushes that were parked, those that were unsent before, and those that were given on.
     pub sessions: [u64; 6],
     /// Pushes that clients were told to have lost, and those that they got again.
@@ -152,6 +154,7 @@ impl Summary {
         self.lost += counters.lost;
         self.superseded += counters.superseded;
         add_each(&mut self.recoveries, &counters.recoveries);
+        self.recoveries_delayed += counters.recoveries_delayed;
         let Counters { sessions_parked, sessions_resumed, sessions_expired, .. } = *counters;
         let parked = counters.deliveries.parked;
         let pushes = [parked, counters.unsent, counters.resumed];
@@ -208,6 +211,7 @@ impl AddAssign for Summary {
         self.lost += other.lost;
         self.superseded += other.superseded;
         add_each(&mut self.recoveries, &other.recoveries);
+        self.recoveries_delayed += other.recoveries_delayed;
         add_each(&mut self.sessions, &other.sessions);
         self.gaps += other.gaps;
         self.repaired += other.repaired;
@@ -299,11 +303,12 @@ impl fmt::Display for Summary {
         writeln!(f, "compression: {connections} connections, {pushes} pushes compressed")?;
         let Self { coalesce_windows, coalesced, .. } = self;
         writeln!(f, "coalesced: {coalesced} pushes in {coalesce_windows} windows")?;
-        let Self { recoveries: [not_recovered, recovered], gaps, repaired, .. } = self;
+        let Self { recoveries: [not_recovered, recovered], recoveries_delayed, .. } = self;
+        let Self { gaps, repaired, .. } = self;
         writeln!(
             f,
-            "histories: {recovered} joins recovered, {not_recovered} did not; told as lost: {gaps}; \
-             repaired: {repaired}"
+            "histories: {recovered} joins recovered, {not_recovered} did not, {recoveries_delayed} requests waited; told as \
+             lost: {gaps}; repaired: {repaired}"
         )?;
         let Self { presence: [pushes, changes], rosters, .. } = self;
         writeln!(

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use ahash::RandomState;
 use comet_proto::{Encoded, Frame, Position, RoomHandle, VERSION, count_frames, decode, op};
 
+use crate::budget::{self, Budget};
 use crate::history::HistoryRule;
 use crate::limits::{HISTORY_CHUNKS_MAX, HISTORY_ROOMS_MAX};
 use crate::message::Recovery;
@@ -190,9 +191,10 @@ impl RoomHistories {
         rule: &HistoryRule,
         since: Option<Position>,
         handle: RoomHandle,
-        now: Millis,
-        most: usize,
+        (now, most): (Millis, usize),
+        budget: &mut Budget,
     ) -> Recovery {
+        budget.spend(budget::LOOKUP);
         let (position, floor) = self.known_of(room);
         let known = self.rooms.get(room);
         let top = known.map_or(0, |known| known.top);
@@ -211,7 +213,9 @@ impl RoomHistories {
             return recovery;
         };
         let Some(after) = self.had_by(known, after) else { return recovery };
-        let frames = known.frames.iter().skip_while(|kept| kept.offset <= after);
+        let frames =
+            known.frames.range(known.frames.partition_point(|kept| kept.offset <= after)..);
+        budget.spend(frames.len());
         let has_all = frames.clone().next().is_some_and(|first| first.is_kept(rule, now));
         if !has_all {
             return recovery;
@@ -228,6 +232,7 @@ impl RoomHistories {
         };
         let chunk = chunks.iter().find(is_same).map(|chunk| chunk.frame.clone());
         let chunk = chunk.unwrap_or_else(|| {
+            budget.spend(bytes / budget::COPY_BYTES);
             let mut body = Vec::with_capacity(bytes);
             frames.take(count).for_each(|kept| body.extend_from_slice(kept.frames_after(after)));
             let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: &body };
@@ -369,15 +374,26 @@ mod tests {
             self.0.add(&room.into(), &rule(), &frame(5, body), Millis(now), self.1).offset
         }
 
+        fn recover(
+            &mut self,
+            room: &str,
+            since: Option<Position>,
+            now: u64,
+            most: usize,
+        ) -> Recovery {
+            let most = (Millis(now), most);
+            self.0.recover(room, &rule(), since, HANDLE, most, &mut Budget::slice())
+        }
+
         fn position(&mut self, room: &str, now: u64) -> Position {
-            self.0.recover(room, &rule(), None, HANDLE, Millis(now), MOST).position
+            self.recover(room, None, now, MOST).position
         }
 
         /// Bodies of the pushes after `offset`, if all are there.
         fn after(&mut self, room: &str, offset: u64, now: u64) -> Option<Vec<Vec<u8>>> {
             let Position { epoch, .. } = self.position(room, now);
             let since = Some(Position { epoch, offset });
-            let recovery = self.0.recover(room, &rule(), since, HANDLE, Millis(now), MOST);
+            let recovery = self.recover(room, since, now, MOST);
             let missed = recovery.recovered?;
             let mut bodies = Vec::new();
             if let Some(chunk) = recovery.chunk {
@@ -441,7 +457,7 @@ mod tests {
         assert_eq!(all.position("h", 0).epoch, before.epoch);
         let other = all.position("other", 0);
         assert_ne!(before.epoch, other.epoch);
-        let recovery = all.0.recover("h", &rule(), Some(other), HANDLE, Millis(0), MOST);
+        let recovery = all.recover("h", Some(other), 0, MOST);
         assert_eq!((recovery.recovered, recovery.chunk.is_none()), (None, true));
         let next_start = RoomHistories::new(8, false).epoch_of("h");
         assert_ne!(next_start, before.epoch);
@@ -454,7 +470,7 @@ mod tests {
         (1..=3).for_each(|number| _ = all.add("h", &[number], 0));
         let since = Some(Position { offset: 1, ..all.position("h", 0) });
         let mut chunk = |most| {
-            let recovery = all.0.recover("h", &rule(), since, HANDLE, Millis(0), most);
+            let recovery = all.recover("h", since, 0, most);
             recovery.chunk.map(|chunk| chunk.for_tcp().as_ptr())
         };
         assert!(chunk(16).is_none());

@@ -76,10 +76,14 @@ impl Crowds {
             return under_way.add(crowd, progress);
         }
         // The first batch begins with the crowd's turn, so it has all pushes that come together.
-        let mut space = MessageBudget::new(limits);
-        space.spend_bytes(progress.push.frame.for_websocket().len());
-        let (batch, waiting) = (Vec::new(), VecDeque::from([progress]));
-        self.crowds.push_back(CrowdPushes { crowd, batch, waiting, space });
+        let mut pushes = CrowdPushes {
+            crowd,
+            batch: Vec::new(),
+            waiting: VecDeque::new(),
+            space: MessageBudget::new(limits),
+        };
+        pushes.wait(progress);
+        self.crowds.push_back(pushes);
     }
 
     fn find(&mut self, crowd: &Crowd) -> Option<&mut CrowdPushes> {
@@ -101,7 +105,11 @@ impl CrowdPushes {
         if let (Crowd::Conns(conns), Crowd::Conns(others)) = (&mut self.crowd, crowd) {
             conns.append(others);
         }
-        self.space.spend_bytes(progress.push.frame.for_websocket().len());
+        self.wait(progress);
+    }
+
+    fn wait(&mut self, progress: Progress) {
+        spend_space(&mut self.space, &progress);
         self.waiting.push_back(progress);
     }
 
@@ -127,9 +135,7 @@ impl CrowdPushes {
             self.add_pushes_to_batch();
         }
         self.space = MessageBudget::new(limits);
-        for waiting in &self.waiting {
-            self.space.spend_bytes(waiting.push.frame.for_websocket().len());
-        }
+        self.waiting.iter().for_each(|waiting| spend_space(&mut self.space, waiting));
     }
 
     fn add_pushes_to_batch(&mut self) {
@@ -150,6 +156,13 @@ impl CrowdPushes {
             Crowd::All(next) => *next = Slot(0),
             Crowd::Conns(conns) => conns.begin_next(),
         }
+    }
+}
+
+/// What a connection gets that enters is for it alone, and has memory of its own.
+fn spend_space(space: &mut MessageBudget, waiting: &Progress) {
+    if waiting.entry.is_none() {
+        space.spend_bytes(waiting.push.frame.for_websocket().len());
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which method handles which message.
 
+use crate::home::RecoveryRequest;
 use crate::home::keys::Claim;
 use crate::ids::{CallId, Slot};
 use crate::message::Message;
@@ -112,7 +113,7 @@ impl Shard {
                 self.home_set_members(&room, shard, members);
             }
             Message::Recover { shard, conn, room, handle, since } => {
-                self.recover((shard, conn), room, handle, since);
+                self.recover(RecoveryRequest { shard, conn, room, handle, since });
             }
             Message::Recovered { conn, room, recovery } => self.begin_entry(conn, room, recovery),
             Message::Presence { room, user, key, is_join } => {

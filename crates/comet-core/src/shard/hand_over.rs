@@ -39,6 +39,7 @@ impl Shard {
         self.callers.give_up_hosts();
         self.answer_joined(&mut Budget::new(usize::MAX));
         self.walk_rooms(&mut Budget::slice());
+        self.answer_recoveries(&mut Budget::slice());
         self.dispatch_local();
     }
 
@@ -61,7 +62,7 @@ impl Shard {
                 + self.home.presence.len(),
             orders: usize::from(self.pacing.notices.is_some()),
             transmits,
-            messages: self.messages.len() + self.reports.len(),
+            messages: self.messages.len() + self.reports.len() + self.home.recoveries.len(),
             answers,
             joins: self.room_orders.len() + self.joined.len(),
             calls: self.callers.calls(),
@@ -310,9 +311,19 @@ impl Shard {
     }
 
     fn hand_over_home(&self) -> handed::Home {
-        // Owners of keys, members of rooms and counts of addresses come from the connections. Windows of joins and leaves have ended.
-        let Home { keys, users, parking, rooms, histories, kept_users: _, presence: _, sources: _ } =
-            &self.home;
+        // Owners of keys, members of rooms and counts of addresses come from the connections. Windows of joins and leaves have ended,
+        // and requests for what was missed are answered.
+        let Home {
+            keys,
+            users,
+            parking,
+            rooms,
+            histories,
+            recoveries: _,
+            kept_users: _,
+            presence: _,
+            sources: _,
+        } = &self.home;
         let now = self.context.clock.active().0;
         let limits = &self.context.limits;
         let with_rule =

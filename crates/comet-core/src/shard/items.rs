@@ -36,6 +36,11 @@ impl MadeFrames {
     pub(super) fn event(event: Encoded) -> Self {
         Self { event: Some(event), ..Self::default() }
     }
+
+    /// Bytes of the form for event streams, if that was made.
+    pub(super) fn event_bytes(&self) -> usize {
+        self.event.as_ref().map_or(0, |event| event.for_websocket().len())
+    }
 }
 
 impl Items {

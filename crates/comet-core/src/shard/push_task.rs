@@ -57,6 +57,8 @@ pub(super) struct Entry {
     /// `None`: the shard learns the position of the room.
     pub(super) conn: Option<LocalConnId>,
     pub(super) recovery: Option<Box<Recovery>>,
+    /// What it takes, until the connection has it.
+    pub(super) bytes: usize,
 }
 
 /// What a push has come to.

@@ -4,17 +4,19 @@
 //! that wait for their turn or in a window. There the connection becomes a member. So it gets each push once: those before
 //! that place are in the answer, and those behind it come to members.
 
+mod memory;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use ahash::RandomState;
-use comet_proto::{Encoded, HEADER_LEN, JoinReply, Position, RoomHandle, op};
+use comet_proto::{Encoded, HEADER_LEN, JoinReply, Position, op};
 
 use crate::budget::{self, Budget};
 use crate::gaps::{Lost, Offsets};
-use crate::ids::{CallId, LocalConnId, ShardId, Slot};
+use crate::home::RecoveryRequest;
+use crate::ids::{CallId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, Tally};
-use crate::limits::RECOVERY_MAX;
 use crate::message::{Message, Push, Recovery};
 use crate::room::{Reached, RoomId};
 use crate::state::{AwaitedReply, ConnState};
@@ -23,13 +25,15 @@ use super::Shard;
 use super::delivery::Walk;
 use super::items::Items;
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
+use memory::RecoveryMemory;
 
 /// Bytes of a reply beside its body: the header of the frame, and that of a WebSocket message.
 const FRAME_MAX: usize = HEADER_LEN + 10;
 
-/// Connections that are to get more of a room's history when their clients have read what waits. Their input is held.
+/// Connections that are to get more of a room's history. Their input is held.
 pub(super) struct Recoveries {
     by_conn: HashMap<Slot, CatchUp, RandomState>,
+    memory: RecoveryMemory,
 }
 
 #[derive(Clone, Copy)]
@@ -43,35 +47,46 @@ struct CatchUp {
     is_primary: bool,
     /// The join is answered.
     is_told: bool,
-    /// The home will answer.
-    is_asked: bool,
+    request: Request,
     /// It is to leave the room once it has entered.
     is_cancelled: bool,
 }
 
+/// The request to the home for what is missing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Request {
+    /// The client has to read what waits for it first.
+    NotDue,
+    /// It waits for [memory](RecoveryMemory), under this number.
+    Waits(u64),
+    /// The home will answer.
+    Sent,
+}
+
 impl CatchUp {
     fn new(room: RoomId, since: Option<Position>) -> Self {
-        let (is_primary, is_told, is_asked, is_cancelled) = (false, false, false, false);
-        Self { room, since, lost: 0, is_primary, is_told, is_asked, is_cancelled }
+        let (is_primary, is_told, is_cancelled) = (false, false, false);
+        Self { room, since, lost: 0, is_primary, is_told, request: Request::NotDue, is_cancelled }
     }
 }
 
 impl Recoveries {
     pub(super) fn new(seed: u64) -> Self {
         let hasher = RandomState::with_seeds(seed, 33, 34, 35);
-        Self { by_conn: HashMap::with_hasher(hasher) }
+        Self { by_conn: HashMap::with_hasher(hasher), memory: RecoveryMemory::default() }
     }
 
     fn wait(&mut self, slot: Slot, catch_up: CatchUp) {
-        self.by_conn.insert(slot, CatchUp { is_asked: false, ..catch_up });
-    }
-
-    fn waiting(&mut self, slot: Slot) -> Option<&mut CatchUp> {
-        self.by_conn.get_mut(&slot).filter(|catch_up| !catch_up.is_asked)
+        self.by_conn.insert(slot, CatchUp { request: Request::NotDue, ..catch_up });
     }
 
     fn take(&mut self, slot: Slot) -> Option<CatchUp> {
         self.by_conn.remove(&slot)
+    }
+
+    /// Bytes of answers that connections do not have yet.
+    pub(super) fn bytes(&self) -> usize {
+        self.memory.bytes()
     }
 
     /// Whether some connection waits.
@@ -111,9 +126,8 @@ impl Shard {
         self.rooms[id].recovering += 1;
         self.conns[slot].state = ConnState::Joining { reply };
         // Known from here on, so that an order of the server for the same room does not let it in before.
-        let catch_up = CatchUp { is_asked: true, ..CatchUp::new(id, Some(since)) };
-        self.recoveries.by_conn.insert(slot, catch_up);
-        self.ask_what_came(id, Some(self.conns.id(slot).local()), Some(since));
+        self.recoveries.wait(slot, CatchUp::new(id, Some(since)));
+        self.request_missed(slot);
     }
 
     /// Asks the home for the position of a room that keeps a history.
@@ -131,18 +145,31 @@ impl Shard {
         self.messages.send(home, Message::Recover { shard, conn, room, handle, since });
     }
 
-    /// At the home: answers with what came after `since`. The shard gets all later pushes.
-    pub(super) fn recover(
-        &mut self,
-        (shard, conn): (ShardId, Option<LocalConnId>),
-        room: Arc<str>,
-        handle: RoomHandle,
-        since: Option<Position>,
-    ) {
+    /// At the home: a shard asks for what came after a position, or for the position alone, which takes no time.
+    pub(super) fn recover(&mut self, request: RecoveryRequest) {
+        if request.since.is_some() {
+            self.home.recoveries.push_back(request);
+        } else {
+            self.answer_recovery(request, &mut Budget::slice());
+        }
+    }
+
+    /// Answers those who ask for what they missed, the first one first.
+    pub(super) fn answer_recoveries(&mut self, budget: &mut Budget) {
+        while budget.is_left()
+            && let Some(request) = self.home.recoveries.pop_front()
+        {
+            self.answer_recovery(request, budget);
+        }
+    }
+
+    /// Answers with what came after `since`. The shard gets all later pushes.
+    fn answer_recovery(&mut self, request: RecoveryRequest, budget: &mut Budget) {
+        let RecoveryRequest { shard, conn, room, handle, since } = request;
         let limits = &self.context.limits;
-        let (now, most) = (self.context.now, RECOVERY_MAX.min(limits.outbox_bytes as usize));
+        let most = (self.context.now, limits.recovery_max());
         let recovery = limits.history_rule(&room).map(|rule| {
-            Box::new(self.home.histories.recover(&room, rule, since, handle, now, most))
+            Box::new(self.home.histories.recover(&room, rule, since, handle, most, budget))
         });
         // However many pushes wait for that shard: a connection has one request under way, and so has a room.
         self.messages.send(shard, Message::Recovered { conn, room, recovery });
@@ -158,11 +185,16 @@ impl Shard {
         let json = self.missed_event(conn, &room, &mut recovery);
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
+        let bytes = size_of::<PushTask>() + push.frame.for_websocket().len() + json.event_bytes();
         let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &json);
         if let Some(offsets) = Offsets::of_room_push(push.frame.for_tcp()) {
             items.set_offsets(offsets);
         }
         items.keep_plain();
+        if conn.is_some() {
+            self.recoveries.memory.note_answer(bytes);
+            self.send_waiting_requests();
+        }
         let progress = Progress {
             call: CallId::NONE,
             items,
@@ -171,7 +203,7 @@ impl Shard {
             answer: Answer::None,
             is_counted: true,
             order: None,
-            entry: Some(Entry { conn, recovery }),
+            entry: Some(Entry { conn, recovery, bytes }),
             outdated: 0,
         };
         if self.is_gathering() {
@@ -186,7 +218,7 @@ impl Shard {
     pub(super) fn enter_with_history(
         &mut self,
         name: &str,
-        Entry { conn, recovery }: Entry,
+        Entry { conn, recovery, bytes }: Entry,
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> Vec<Slot> {
@@ -202,6 +234,8 @@ impl Shard {
             self.let_in(id);
             return Vec::new();
         };
+        self.recoveries.memory.release(bytes);
+        self.send_waiting_requests();
         // It may have closed since. It cannot have asked for another room, because its input is held.
         let reply_due = |state: &ConnState| match *state {
             ConnState::Joining { reply } => Some(reply),
@@ -357,26 +391,49 @@ impl Shard {
 
     /// Asks the home for what a connection still misses, once half of its outbox is free.
     pub(super) fn go_on_recovering(&mut self, slot: Slot) {
-        let Some(catch_up) = self.recoveries.waiting(slot) else { return };
+        let is_due = |catch_up: &CatchUp| catch_up.request == Request::NotDue;
+        if !self.recoveries.by_conn.get(&slot).is_some_and(is_due) {
+            return;
+        }
         let conn = &self.conns[slot];
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
         let limits = &self.context.limits;
         let is_free =
             load.pushes <= u32::from(limits.svr_proto) / 2 && load.bytes <= limits.outbox_bytes / 2;
-        if !conn.is_open() || !is_free {
-            return;
+        if conn.is_open() && is_free {
+            self.request_missed(slot);
         }
-        catch_up.is_asked = true;
-        let (id, since) = (catch_up.room, catch_up.since);
-        self.ask_what_came(id, Some(self.conns.id(slot).local()), since);
+    }
+
+    /// Asks the home, as soon as there is memory for its answer.
+    fn request_missed(&mut self, slot: Slot) {
+        let Recoveries { by_conn, memory } = &mut self.recoveries;
+        let catch_up = by_conn.get_mut(&slot).expect("it catches up");
+        catch_up.request = Request::Waits(memory.wait(slot));
+        self.send_waiting_requests();
+        let is_delayed = |catch_up: &CatchUp| catch_up.request != Request::Sent;
+        let is_delayed = self.recoveries.by_conn.get(&slot).is_some_and(is_delayed);
+        self.counters.recoveries_delayed += u64::from(is_delayed);
+    }
+
+    fn send_waiting_requests(&mut self) {
+        while let Some(slot) = self.recoveries.memory.next(&self.context.limits) {
+            let catch_up = self.recoveries.by_conn.get_mut(&slot).expect("it catches up");
+            catch_up.request = Request::Sent;
+            let CatchUp { room, since, .. } = *catch_up;
+            self.ask_what_came(room, Some(self.conns.id(slot).local()), since);
+        }
     }
 
     /// The connection closes.
     pub(super) fn forget_recovery(&mut self, slot: Slot) {
-        let Some(CatchUp { room, is_asked, .. }) = self.recoveries.take(slot) else { return };
+        let Some(CatchUp { room, request, .. }) = self.recoveries.take(slot) else { return };
         // It is no member, so this is not done with its rooms. Nothing is told behind the close notice.
         self.gaps.leave(slot, room);
-        if !is_asked {
+        if let Request::Waits(number) = request {
+            self.recoveries.memory.forget(number);
+        }
+        if request != Request::Sent {
             // No answer of the home will come.
             self.end_recovery(room);
         }

@@ -295,6 +295,7 @@ proptest! {
         home in 0..2_u16,
         kept in prop::sample::select(vec![4_u32, 1_000]),
         has_windows in prop::bool::ANY,
+        recovery_memory in prop::sample::select(vec![1, 1 << 20]),
     ) {
         let rule = CoalesceRule {
             rooms: Some("".into()),
@@ -306,6 +307,7 @@ proptest! {
             crowd_above: slice,
             crowd_slice: slice,
             history_rules: rules(kept),
+            recovery_memory,
             coalesce_rules: has_windows.then_some(rule).into_iter().collect(),
             ..Limits::default()
         };
@@ -361,7 +363,9 @@ proptest! {
                 }
                 Step::Offer(shard) => {
                     let shard = &mut rig.shards[usize::from(shard)];
-                    if shard.has_pushes() {
+                    if shard.has_work() {
+                        shard.handle_deadlines(&mut Budget::new(1));
+                    } else if shard.has_pushes() {
                         shard.handle_pushes(&mut Budget::new(1), |_| None);
                     } else {
                         shard.handle_crowds();

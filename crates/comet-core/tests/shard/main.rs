@@ -30,6 +30,7 @@ mod positions;
 mod presence;
 mod protocol_2;
 mod pushes;
+mod recoveries;
 mod repairs;
 mod replies;
 mod rfc6455;

@@ -314,6 +314,7 @@ impl Rig {
         while shard.has_work() {
             shard.handle_time(Millis(self.now));
             shard.handle_deadlines(&mut Budget::slice());
+            moved = true;
         }
         while let Some(request) = shard.poll_auth() {
             shard.handle_auth(request.conn, identity(&request.token).map_err(Denied::refused));

@@ -184,6 +184,7 @@ mod tests {
     use crate::history::HistoryQuery;
 
     use super::*;
+    use crate::budget::Budget;
 
     const MEMORY: usize = 1 << 20;
     const S: u64 = STREAM_FRAMES_MAX;
@@ -234,8 +235,9 @@ mod tests {
 
         fn recovered_since(&mut self, room: &str, epoch: u64, offset: u64) -> (Option<u32>, u64) {
             let since = Some(Position { epoch, offset });
-            let (rule, handle) = (Self::rule(), RoomHandle(1));
-            let recovery = self.0.recover(room, &rule, since, handle, Millis(1_000), MEMORY);
+            let (rule, handle, most) = (Self::rule(), RoomHandle(1), (Millis(1_000), MEMORY));
+            let mut budget = Budget::slice();
+            let recovery = self.0.recover(room, &rule, since, handle, most, &mut budget);
             assert_eq!(recovery.chunk.is_some(), recovery.recovered.is_some_and(|it| it > 0));
             (recovery.recovered, recovery.position.offset)
         }

@@ -1,0 +1,97 @@
+//! Many clients that come back to a room at once, each with another position: what they missed is in memory a little at a time.
+
+use comet_core::{Budget, Limits, Message, MessageClass, ShardId};
+use comet_proto::Position;
+
+use crate::history::{TELL, Told, join_since, rules, told};
+use crate::rig::{Rig, room_at};
+use crate::rooms::connect;
+
+const CLIENTS: u64 = 100;
+const PUSHES: u64 = 30;
+
+/// On two shards, whose second one is the home of the room.
+fn rig(limits: Limits) -> (Rig, String, Position) {
+    let mut rig = Rig::new(2, Limits { history_rules: rules(100), ..limits });
+    let room = room_at(1);
+    let (conn, _) = connect(&mut rig, 0, "1/first//");
+    let [Told::Joined { position: Some(start), .. }] =
+        told(&rig.ask(conn, &join_since(&room, None)))[..]
+    else {
+        panic!("a room with a history has a position")
+    };
+    rig.hang_up(conn);
+    (rig, room, start)
+}
+
+#[test]
+fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
+    let limits = Limits { outbox_bytes: 8_000, recovery_memory: 20_000, ..Limits::default() };
+    let (mut rig, room, start) = rig(limits);
+    (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|number| connect(&mut rig, 0, &format!("{number}/k{number}//")).0)
+        .collect();
+    let since = |number: u64| Position { offset: number % PUSHES, ..start };
+
+    // The home answers two of them, and then the next ones.
+    rig.held.insert((1, 0));
+    for (number, &conn) in (0..).zip(&clients) {
+        rig.feed(conn, &join_since(&room, Some(since(number))));
+    }
+    let answers = std::iter::from_fn(|| rig.shards[1].poll_message(ShardId(0), MessageClass::Push));
+    let answers: Vec<Message> = answers.collect();
+    // The position of the room is another one.
+    let for_clients = answers.iter().filter(|answer| answer.push_bytes() > 0).count();
+    assert_eq!(for_clients, 2);
+    answers.into_iter().for_each(|answer| rig.shards[0].handle_message(answer));
+    let bytes = rig.shards[0].counters().recovery_bytes;
+    assert!((3_000..16_000).contains(&bytes), "{bytes}");
+    assert_eq!(rig.shards[0].counters().recoveries_delayed, CLIENTS - 2);
+
+    // Some close while they wait, or while the home answers.
+    rig.run();
+    clients[..10].iter().for_each(|&conn| rig.hang_up(conn));
+    rig.held.clear();
+    rig.run();
+    for (number, &conn) in (0..).zip(&clients).skip(10) {
+        let missed = PUSHES - since(number).offset;
+        let all = told(&rig.take(conn));
+        let Told::Joined { recovered, .. } = all[0] else { panic!("{all:?}") };
+        assert_eq!(u64::from(recovered.expect("the room keeps all")), missed);
+        let offset = |told: &Told| match told {
+            Told::Push { offset, .. } => *offset,
+            other => panic!("{other:?}"),
+        };
+        let offsets: Vec<u64> = all[1..].iter().map(offset).collect();
+        assert_eq!(offsets, (since(number).offset + 1..=PUSHES).collect::<Vec<_>>());
+    }
+    assert_eq!(rig.shards[0].counters().recovery_bytes, 0);
+    let tally = rig.push_room(&room, TELL, b"next");
+    assert_eq!(u64::from(tally.queued), CLIENTS - 10);
+    clients[10..].iter().for_each(|&conn| rig.hang_up(conn));
+    assert!(rig.shards.iter().all(|shard| shard.home_rooms().is_empty()));
+}
+
+/// A megabyte takes the better part of a millisecond to encode.
+#[test]
+fn a_home_answers_as_many_as_a_turn_has_time_for() {
+    let (mut rig, room, start) = rig(Limits::default());
+    (0..90).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 10_000]));
+    let clients: Vec<_> =
+        (0..5).map(|key| connect(&mut rig, 1, &format!("{key}/k{key}//")).0).collect();
+    let answered = |rig: &Rig| rig.shards[1].counters().recoveries[1];
+    let shard = &mut rig.shards[1];
+    for (offset, &conn) in (0..).zip(&clients) {
+        shard.handle_recv(conn, &join_since(&room, Some(Position { offset, ..start })));
+    }
+    for turn in 1..=5 {
+        assert!(rig.shards[1].has_work());
+        rig.shards[1].handle_deadlines(&mut Budget::slice());
+        while rig.shards[1].has_pushes() {
+            rig.shards[1].handle_pushes(&mut Budget::slice(), |_| None);
+        }
+        assert_eq!(answered(&rig), turn);
+    }
+    assert!(!rig.shards[1].has_work());
+}
