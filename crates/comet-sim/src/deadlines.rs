@@ -13,12 +13,12 @@ use crate::stall_log::StallLog;
 const LOOK_AGAIN_MS: u64 = 250;
 
 /// Nothing is overdue while the shard says that it may sleep. `slots` are the peers by slot; the shard
-/// last took a message at `message_at`.
+/// last took a message at `message_at`, and may hold what clients send.
 pub(crate) fn check_overdue(
     shard: &Shard,
     slots: &BTreeMap<Slot, usize>,
     message_at: Millis,
-    stalls: &StallLog,
+    (stalls, is_held): (&StallLog, bool),
     env: &mut Env,
 ) -> Result<(), String> {
     let limits = &env.plan.limits;
@@ -32,7 +32,7 @@ pub(crate) fn check_overdue(
             return Err(format!("peer {peer} hung up, and its socket is not shut"));
         }
         // While the server asks others about a connection, it has its time once more.
-        let waits = u32::from(entry.client.received.waits_for_others());
+        let waits = u32::from(entry.client.received.is_input_held());
         let (since, limit, what) = if let Some((_, at)) = entry.closed {
             (at, limits.linger_ms, "linger")
         } else if live.contains(slot) {
@@ -53,11 +53,14 @@ pub(crate) fn check_overdue(
             overdue = Some("write");
         }
         // That time goes on while a core is held up.
-        if entry.closed.is_none()
-            && entry.token_expires_at.is_some_and(|at| env.now > at.after(2 * TICK_MS))
-        {
+        let token_end = entry.token_expires_at.map(|at| {
+            at.max(entry.spared_at.map_or(Millis(0), |spared_at| spared_at.after(LOOK_AGAIN_MS)))
+        });
+        if entry.closed.is_none() && token_end.is_some_and(|at| env.now > at.after(2 * TICK_MS)) {
             overdue = Some("token's");
         }
+        // What is held of it may keep it.
+        overdue = overdue.filter(|what| *what == "write" || !is_held);
         if let Some(what) = overdue {
             return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
         }
@@ -74,7 +77,7 @@ fn is_overdue(
     now: Millis,
 ) -> bool {
     let mut last = since.after(u64::from(limit_ms) + stalls.since(since));
-    if entry.client.received.waits_for_others() {
+    if entry.client.received.is_input_held() {
         last = last.after(LOOK_AGAIN_MS);
     }
     if let Some(spared_at) = entry.spared_at {
@@ -107,8 +110,8 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let socket = &entry.socket;
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
-        // A heartbeat sent while homes or logic are asked waits with the rest of the input.
-        CloseReason::HeartbeatTimeout if entry.client.received.waits_for_others() => return Ok(()),
+        // A heartbeat sent while homes or logic are asked, or amid a history, waits with the rest of the input.
+        CloseReason::HeartbeatTimeout if entry.client.received.is_input_held() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let since = socket.heartbeat_at.unwrap_or_default().max(entry.accepted_at);
             (since, entry.client.profile.heartbeat_ms)

@@ -47,6 +47,8 @@ pub(crate) struct Driver {
     released: SocketTotals,
     /// It is to be handed over: nothing is accepted or received any more.
     pub(crate) is_frozen: bool,
+    /// Until then it takes what clients send, and its shard holds that.
+    holds_input: bool,
     closes_left_behind: bool,
     /// Until then it takes no turn.
     pub(crate) stalled_until: Millis,
@@ -82,6 +84,7 @@ impl Driver {
             drain: None,
             released: SocketTotals::default(),
             is_frozen: false,
+            holds_input: false,
             closes_left_behind: false,
             stalled_until: Millis(0),
             stalls: StallLog::default(),
@@ -167,7 +170,7 @@ impl Driver {
                     continue;
                 }
                 match operation {
-                    0 if leaves_input || self.is_frozen => {}
+                    0 if leaves_input || (self.is_frozen && !self.holds_input) => {}
                     0 => self.receive(env, peer),
                     1 => self.send(env, peer)?,
                     _ => self.release(env, slot, peer),
@@ -219,7 +222,8 @@ impl Driver {
 
     /// Nothing is overdue while the shard says that it may sleep.
     pub(crate) fn check_overdue(&self, env: &mut Env) -> Result<(), String> {
-        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, &self.stalls, env)
+        let held = (&self.stalls, self.holds_input);
+        deadlines::check_overdue(&self.shard, &self.slots, self.message_at, held, env)
     }
 
     pub(crate) fn is_quiet(&self) -> bool {

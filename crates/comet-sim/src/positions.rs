@@ -35,6 +35,8 @@ struct Known {
     told: Vec<(u64, u64)>,
     /// It has lost pushes, and takes no more until it has asked for them.
     is_stalled: bool,
+    /// Where the history ended that it was told to get.
+    until: u64,
     /// It has asked and has no answer. If it is in the room, what comes meanwhile is in the answer.
     is_asking: bool,
 }
@@ -71,12 +73,18 @@ impl Positions {
         self.rooms.iter().find(|(_, known)| is_stalled(known)).map(|(room, _)| *room)
     }
 
+    /// It gets a history in parts. The server reads nothing of it before it has read the last one.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        let has_more = |known: &Known| known.offset.is_some_and(|offset| offset < known.until);
+        self.rooms.values().any(|known| known.is_in && has_more(known))
+    }
+
     /// It asks for what came after its position.
     pub(crate) fn ask(&mut self, room: u8) {
         let known = self.rooms.entry(room).or_default();
         // What it is told from here on may be about what follows the answer.
         known.told.clear();
-        known.is_asking = true;
+        (known.is_asking, known.until) = (true, 0);
     }
 
     /// It may not enter the room.
@@ -103,6 +111,7 @@ impl Positions {
                     return wrong();
                 }
                 (known.epoch, known.offset) = (Some(since.epoch), Some(since.offset));
+                known.until = position.offset;
             }
             (_, _, Some(_)) => return wrong(),
             (_, Some(Position { epoch, offset }), None) => {

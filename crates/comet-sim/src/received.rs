@@ -153,6 +153,11 @@ impl ReceivedStream {
         self.expected.iter().any(asks)
     }
 
+    /// The server reads none of its input: it [waits](ReceivedStream::waits_for_others), or gets a history in parts.
+    pub(crate) fn is_input_held(&self) -> bool {
+        self.waits_for_others() || self.positions.is_catching_up()
+    }
+
     /// Checks one message of the server; `next_call` is the next call that control makes.
     pub(crate) fn receive(&mut self, message: ServerMessage, next_call: u64) -> Result<(), String> {
         if self.is_closed {

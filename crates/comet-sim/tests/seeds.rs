@@ -63,7 +63,8 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.tokens_renewed.iter().all(|times| *times > 100), "{sum}");
     assert!(sum.sessions.iter().all(|number| *number > 100), "{sum}");
     let [not_recovered, recovered] = sum.recoveries;
-    assert!(not_recovered > 15 && recovered > 50 && sum.recoveries_delayed > 50, "{sum}");
+    assert!(not_recovered > 15 && recovered > 50, "{sum}");
+    assert!(sum.recoveries_delayed > 3, "{sum}");
     assert!(sum.gaps > 500 && sum.repaired > 50, "{sum}");
     assert!(sum.presence.iter().all(|number| *number > 1_000) && sum.rosters > 50, "{sum}");
     let [too_many, _, no_handle, out_of_memory] = sum.rooms_refused;

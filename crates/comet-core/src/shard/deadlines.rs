@@ -3,7 +3,9 @@
 //!
 //! They count active time (see [`ActiveClock`](crate::ActiveClock)). A deadline that the peer may have kept is
 //! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
-//! It is put off for no longer than its own time once more, so nobody prolongs it forever.
+//! It is put off for no longer than its own time once more, so nobody prolongs it forever. Input that waits for a hand-over, or for a
+//! later turn, is read in any case before a deadline ends its connection. Where a client catches up in a room,
+//! each part that it has read counts as a heartbeat.
 
 use crate::budget::Budget;
 use crate::canary::Canary;
@@ -18,7 +20,7 @@ use super::Shard;
 use super::connections::write_deadline;
 
 /// How soon a deadline that was put off is looked at again.
-const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
+pub(super) const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
 
 /// A deadline that has passed.
 struct Overdue {
@@ -71,7 +73,8 @@ impl Shard {
         if let Some(overdue) = self.overdue(slot) {
             let is_write = overdue.reason == CloseReason::WriteTimeout;
             // While its input is held, it is the server that is late, not the peer.
-            if !is_write && self.holds_input(slot) && self.may_wait(&overdue) {
+            let is_held = self.holds_input(slot) && self.may_wait(&overdue);
+            if !is_write && (is_held || self.has_unread(slot)) {
                 return self.put_off(slot);
             }
             self.close(slot, overdue.reason, "");

@@ -36,6 +36,12 @@ impl Shard {
         self.is_input_held && matches!(self.conns[slot].state, ConnState::Live)
     }
 
+    /// Whether something that the client has sent waits for a hand-over or for a later turn, and for no one else. So it is read soon.
+    pub(super) fn has_unread(&self, slot: Slot) -> bool {
+        (self.waits_for_hand_over(slot) || self.deflated_input.is_waiting())
+            && self.conns[slot].input.as_ref().is_some_and(|input| !input.bytes.is_empty())
+    }
+
     /// Whether the input of `slot` has to wait.
     pub(super) fn holds_input(&self, slot: Slot) -> bool {
         self.conns[slot].awaits_answer() || self.waits_for_hand_over(slot)

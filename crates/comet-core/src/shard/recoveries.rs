@@ -401,6 +401,8 @@ impl Shard {
         let is_free =
             load.pushes <= u32::from(limits.svr_proto) / 2 && load.bytes <= limits.outbox_bytes / 2;
         if conn.is_open() && is_free {
+            // Its heartbeats wait with the rest of its input. So it shows by reading that it is there.
+            self.set_deadline(slot, self.heartbeat_ms(slot));
             self.request_missed(slot);
         }
     }

@@ -26,7 +26,7 @@ use super::Shard;
 impl Shard {
     /// Goes on with what another process has handed over. Returns the connections, in the order of what
     /// [`distribute`](crate::distribute) gave beside `part`; the driver tells the address of each
-    /// ([`Shard::adopt_source`]).
+    /// ([`Shard::adopt_source`]). What clients have sent is held until [`Shard::release_input`].
     ///
     /// # Panics
     /// If the shard has a connection already, or `part` is for another one.
@@ -45,6 +45,7 @@ impl Shard {
         } = part;
         assert_eq!((shard, shards), (self.context.shard, self.context.shards), "for this shard");
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
+        self.hold_input();
         self.conns.begin_take_over(&self.context);
         self.token_expiries = Wheel::with_present_due(self.context.now.tick());
         let chains = &mut self.outboxes.chains;

@@ -4,8 +4,10 @@ use crate::budget::{self, Budget};
 use crate::ids::Slot;
 use crate::ledger::CloseReason;
 use crate::limits::TOKEN_EXPIRED_MS;
+use crate::time::Tick;
 
 use super::Shard;
+use super::deadlines::LOOK_AGAIN;
 
 impl Shard {
     /// The token of `slot` expires in `millis`; `None`: never. A later call moves that.
@@ -28,6 +30,11 @@ impl Shard {
     pub(super) fn close_expired_tokens(&mut self, budget: &mut Budget) {
         let now = self.context.now.tick();
         while let Some(slot) = self.token_expiries.poll_expired(now, budget) {
+            if self.has_unread(slot) {
+                // A renewal may be in it.
+                self.token_expiries.arm(slot, Tick(now.0 + LOOK_AGAIN));
+                continue;
+            }
             budget.spend(budget::CLOSE);
             let hint = self.jitter.within(TOKEN_EXPIRED_MS);
             self.close_with_hint(slot, CloseReason::TokenExpired, "", Some(hint));

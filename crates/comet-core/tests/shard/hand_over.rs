@@ -159,6 +159,7 @@ fn deadlines_that_have_passed_are_due_at_once() {
         let mut shard = Shard::new(&settings, now);
         shard.handle_time(now);
         shard.take_over(part);
+        shard.release_input();
         assert!(shard.poll_timeout().is_some_and(|due| due <= now));
         shard.handle_time(now);
         shard.handle_deadlines(&mut Budget::slice());

@@ -1,10 +1,10 @@
 //! Many clients that come back to a room at once, each with another position: what they missed is in memory a little at a time.
 
-use comet_core::{Budget, Limits, Message, MessageClass, ShardId};
-use comet_proto::Position;
+use comet_core::{Budget, CloseReason, Limits, Message, MessageClass, ShardId};
+use comet_proto::{Position, op};
 
-use crate::history::{TELL, Told, join_since, rules, told};
-use crate::rig::{Rig, room_at};
+use crate::history::{TELL, Told, join_since, rules, told, told_so_far};
+use crate::rig::{Rig, frame, room_at};
 use crate::rooms::connect;
 
 const CLIENTS: u64 = 100;
@@ -94,4 +94,29 @@ fn a_home_answers_as_many_as_a_turn_has_time_for() {
         assert_eq!(answered(&rig), turn);
     }
     assert!(!rig.shards[1].has_work());
+}
+
+/// Its heartbeats wait with the rest of its input until it has all. That it reads shows that it is there.
+#[test]
+fn a_client_that_reads_slowly_while_it_catches_up_is_not_closed() {
+    const HEARTBEAT_MS: u32 = 1_000;
+    let limits = Limits { outbox_bytes: 500, heartbeat_ms: HEARTBEAT_MS, ..Limits::default() };
+    let (mut rig, room, start) = rig(limits);
+    (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
+    let (conn, _) = connect(&mut rig, 0, "7/k//");
+    rig.allow(conn, Some(0));
+    rig.feed(conn, &join_since(&room, Some(start)));
+    let mut bytes = Vec::new();
+    for _ in 0..PUSHES / 3 {
+        rig.feed(conn, &frame(op::HEARTBEAT, 1, b""));
+        rig.pass(u64::from(HEARTBEAT_MS) * 3 / 4);
+        rig.allow(conn, Some(300));
+        bytes.extend(rig.take(conn));
+    }
+    assert!(!rig.is_closed(conn));
+    // One that reads nothing more does not stay for long.
+    rig.pass(3 * u64::from(HEARTBEAT_MS));
+    assert_eq!(rig.reason(conn), CloseReason::HeartbeatTimeout);
+    let (all, _) = told_so_far(&bytes);
+    assert!((3..PUSHES as usize).contains(&all.len()), "{}", all.len());
 }

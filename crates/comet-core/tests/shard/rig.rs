@@ -35,6 +35,8 @@ pub(crate) struct Rig {
     pub(crate) reports: Vec<Report>,
     /// Pairs of shards between which messages stay in their queue.
     pub(crate) held: BTreeSet<(u16, u16)>,
+    /// Shards read nothing of what clients send, and neither do those of the next process.
+    holds_input: bool,
     /// Of clients that have one.
     pub(crate) addresses: BTreeMap<ConnId, IpAddr>,
     now: u64,
@@ -79,6 +81,7 @@ impl Rig {
             shards: shards_of(&settings, Millis(0)),
             reports: Vec::new(),
             held: BTreeSet::new(),
+            holds_input: false,
             addresses: BTreeMap::new(),
             now: 0,
             settings,

@@ -22,9 +22,19 @@ pub(crate) struct Offer {
 
 impl Driver {
     /// Nothing new begins. The drain under way is over, because its clients are closed for the upgrade.
-    pub(crate) fn freeze(&mut self) {
-        self.is_frozen = true;
+    pub(crate) fn freeze(&mut self, holds_input: bool) {
+        (self.is_frozen, self.holds_input) = (true, holds_input);
         self.drain = None;
+        if holds_input {
+            self.shard.hold_input();
+        }
+    }
+
+    /// What was held is read in the turns that follow, and deadlines are looked at again a little later.
+    fn release_input(&mut self, env: &mut Env) {
+        self.holds_input = false;
+        self.shard.release_input();
+        self.peers().for_each(|peer| env.peers[peer].spared_at = Some(env.now));
     }
 
     /// Who cannot be handed over is closed in its next turn.
@@ -70,6 +80,7 @@ impl Driver {
     /// Nobody has taken the offer: the shard goes on as if nothing had been.
     pub(crate) fn thaw(&mut self, env: &mut Env, offer: Offer) -> Result<(), String> {
         self.is_frozen = false;
+        self.release_input(env);
         self.must_retry = true;
         self.ready_since.get_or_insert(env.now);
         for report in offer.reports {
@@ -120,6 +131,7 @@ impl Driver {
             self.released.subtract(mine);
             renamed.insert(former, conn);
         }
+        self.release_input(env);
         let stalled_ms = self.shard.counters().stalled_millis;
         self.stalls = StallLog::after(stalls, env.now, stalled_ms);
         self.ready_since = Some(env.now);

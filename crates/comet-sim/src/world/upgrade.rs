@@ -113,7 +113,8 @@ impl World {
         let closes_at = begin.after(self.env.rng.between(0, 300));
         self.env.has_upgraded = true;
         self.env.control.logic.services.is_calm = true;
-        self.drivers.iter_mut().for_each(Driver::freeze);
+        let holds_input = self.env.rng.percent(50);
+        self.drivers.iter_mut().for_each(|driver| driver.freeze(holds_input));
         loop {
             self.step(Phase::Frozen)?;
             let now = self.env.now;

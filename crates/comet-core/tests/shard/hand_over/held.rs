@@ -1,9 +1,9 @@
 //! What clients send while a shard is about to be handed over asks nobody, and is read by whoever goes on.
 
-use comet_core::{ConnId, Limits, Logic, Message, Report, Transport};
+use comet_core::{CloseReason, ConnId, Identity, Limits, Logic, Message, Report, Transport};
 use comet_proto::op;
 
-use crate::rig::{Rig, UPGRADE, frame, masked};
+use crate::rig::{Rig, UPGRADE, frame, frame_2, masked};
 
 /// Live clients of remote logic, over both transports.
 fn clients(rig: &mut Rig) -> [ConnId; 2] {
@@ -53,13 +53,13 @@ fn feed(rig: &mut Rig, conns: [ConnId; 2]) -> [Vec<u8>; 2] {
 fn another_process_reads_what_was_held() {
     let mut rig = rig();
     let conns = clients(&mut rig);
-    rig.shards[0].hold_input();
+    rig.hold_input();
     let rest = feed(&mut rig, conns);
     assert_eq!(received(&mut rig), []);
     let renamed = rig.upgrade(1);
     let conns = conns.map(|conn| *renamed.get(&conn).expect("nobody stays behind"));
     assert_eq!(received(&mut rig), [], "not before it may");
-    rig.shards[0].release_input();
+    rig.release_input();
     rig.run();
     assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"one".to_vec())));
     for (conn, rest) in conns.into_iter().zip(rest) {
@@ -73,9 +73,9 @@ fn another_process_reads_what_was_held() {
 fn the_former_process_reads_it_where_nothing_is_handed_over() {
     let mut rig = rig();
     let conns = clients(&mut rig);
-    rig.shards[0].hold_input();
+    rig.hold_input();
     feed(&mut rig, conns);
-    rig.shards[0].release_input();
+    rig.release_input();
     rig.run();
     assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"one".to_vec())));
 }
@@ -88,14 +88,62 @@ fn a_heartbeat_that_is_held_is_in_time() {
     let conn = rig.join(0, "7/k//");
     rig.take(conn);
     rig.pass(900);
-    rig.shards[0].hold_input();
+    rig.hold_input();
     rig.feed(conn, &frame(op::HEARTBEAT, 2, b""));
     rig.pass(300);
-    rig.shards[0].release_input();
+    rig.release_input();
     rig.run();
     rig.pass(900);
     assert!(!rig.is_closed(conn));
     assert_eq!(rig.take(conn).len(), frame(op::HEARTBEAT_REPLY, 2, &[0; 4]).len());
+}
+
+/// However long it was held, and whichever process reads it.
+#[test]
+fn a_heartbeat_that_was_held_is_read_before_its_deadline_is_looked_at() {
+    for (held_ms, is_handed_over) in
+        [(200, false), (260, false), (3_500, false), (300, true), (3_500, true)]
+    {
+        let limits = Limits { heartbeat_ms: 1_000, ..Limits::default() };
+        let mut rig = Rig::with_logic(1, limits, Logic::Embedded);
+        let conn = rig.join(0, "7/k//");
+        rig.take(conn);
+        rig.pass(900);
+        rig.hold_input();
+        rig.feed(conn, &frame(op::HEARTBEAT, 2, b""));
+        rig.pass(held_ms);
+        let conn = if is_handed_over { rig.upgrade(1)[&conn] } else { conn };
+        rig.release_input();
+        rig.pass(1);
+        assert!(!rig.is_closed(conn), "held for {held_ms} ms, handed over: {is_handed_over}");
+        let reply = frame(op::HEARTBEAT_REPLY, 2, &[0; 4]);
+        assert_eq!(rig.take(conn).len(), reply.len());
+        rig.pass(1_500);
+        assert_eq!(rig.reason(conn), CloseReason::HeartbeatTimeout, "who sends no more is closed");
+    }
+}
+
+/// The token expires meanwhile.
+#[test]
+fn a_renewal_that_is_held_is_in_time() {
+    let mut rig = rig();
+    let conn = rig.connect(0, Transport::Tcp);
+    let identity = || Identity { user: 7, key: Some("k".into()), ..Identity::default() };
+    let answer = |rig: &mut Rig, conn: ConnId, millis| {
+        let answer = Ok(Identity { expires_in_ms: Some(millis), ..identity() });
+        rig.send(conn.shard, Message::Identified { conn, answer });
+    };
+    rig.feed(conn, &frame_2(op::AUTH, 1, b"first"));
+    answer(&mut rig, conn, 1_000);
+    rig.hold_input();
+    rig.feed(conn, &frame_2(op::AUTH, 2, b"second"));
+    rig.pass(1_500);
+    let conn = rig.upgrade(1)[&conn];
+    rig.release_input();
+    rig.pass(1);
+    answer(&mut rig, conn, 60_000);
+    rig.pass(10_000);
+    assert!(!rig.is_closed(conn));
 }
 
 /// A message may lie there, or its goodbye.
@@ -103,7 +151,7 @@ fn a_heartbeat_that_is_held_is_in_time() {
 fn what_was_held_is_read_when_its_client_leaves() {
     let mut rig = rig();
     let conns = clients(&mut rig);
-    rig.shards[0].hold_input();
+    rig.hold_input();
     for conn in conns {
         let message = frame(op::SEND, 1, b"last");
         match conn == conns[0] {
@@ -121,12 +169,12 @@ fn what_was_held_is_read_when_its_client_leaves() {
 fn a_client_that_sends_more_than_is_held_goes_on() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.join(0, "7/k//");
-    rig.shards[0].hold_input();
+    rig.hold_input();
     for _ in 0..200 {
         rig.feed(conn, &frame(op::SEND, 1, &[0; 1_000]));
     }
     assert!(!rig.is_closed(conn));
-    rig.shards[0].release_input();
+    rig.release_input();
     rig.run();
     assert!(!rig.is_closed(conn));
 }

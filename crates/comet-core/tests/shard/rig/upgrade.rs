@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comet_core::{ConnId, Limits, Millis, Settings, TakeOver, distribute};
+use comet_core::{ConnId, Limits, Millis, Settings, Shard, TakeOver, distribute};
 use comet_handover::{TicketKeys, Tls, feature};
 
 use super::{Rig, Wire, shards_of};
@@ -60,6 +60,18 @@ impl Rig {
         handed.collect()
     }
 
+    /// Shards read nothing of what clients send.
+    pub(crate) fn hold_input(&mut self) {
+        self.holds_input = true;
+        self.shards.iter_mut().for_each(Shard::hold_input);
+    }
+
+    /// Whoever goes on reads what was held.
+    pub(crate) fn release_input(&mut self) {
+        self.holds_input = false;
+        self.shards.iter_mut().for_each(Shard::release_input);
+    }
+
     /// Another process with `count` shards and a clock of its own goes on with all that there is.
     pub(crate) fn upgrade(&mut self, count: u16) -> Renamed {
         self.upgrade_with(count, |limits| limits)
@@ -76,6 +88,9 @@ impl Rig {
             let wires = sending.map(|in_flight| Wire { in_flight, ..Wire::default() });
             self.wires.extend(conns.iter().copied().zip(wires));
             all.extend(conns.into_iter().zip(sockets));
+        }
+        if !self.holds_input {
+            self.release_input();
         }
         all
     }
