@@ -44,9 +44,16 @@ impl Control {
         Ok(())
     }
 
+    /// The cores are frozen, for `time` at most: until then their silence is no reason for health or the service manager to end
+    /// this process, and with it the connections.
+    pub fn excuse_cores(&self, time: Duration) {
+        self.vitals.excuse(time);
+    }
+
     /// Callers are accepted: after [`Control::begin_move`] again, and in a process that has taken over from another one from now
-    /// on.
+    /// on. The cores take turns again.
     pub fn end_move(&self) {
+        self.vitals.end_excuse();
         end_move(&self.phase);
         if let Some(cluster) = &self.cluster {
             cluster.release();

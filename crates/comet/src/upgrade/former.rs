@@ -79,6 +79,8 @@ pub(crate) struct Former<'a> {
     /// Connections that were closed because they could not be.
     closed: usize,
     frozen: Option<Instant>,
+    /// How long nobody may be served.
+    frozen_max: Duration,
     pause: Duration,
 }
 
@@ -94,6 +96,7 @@ impl<'a> Former<'a> {
             moved: 0,
             closed: 0,
             frozen: None,
+            frozen_max: FROZEN,
             pause: Duration::ZERO,
         }
     }
@@ -114,8 +117,8 @@ impl<'a> Former<'a> {
             self.survey().map_err(Failure::Unready)?;
         let mib = comet_ops::allocated_bytes().map_or(0, |bytes| bytes >> 20);
         let many = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let frozen = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
-        let times = Times { start: request.start, frozen };
+        self.frozen_max = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
+        let times = Times { start: request.start, frozen: self.frozen_max };
         comet_upgrade::upgrade(self, command(request), times)
     }
 
@@ -332,6 +335,8 @@ impl Predecessor for Former<'_> {
 
     fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
         let control = self.app.control();
+        // From here on they take no turns.
+        control.excuse_cores(self.frozen_max);
         let blocks = control.blocks();
         let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
         let process = Process {

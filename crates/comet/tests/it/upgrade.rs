@@ -11,6 +11,7 @@ mod nats_frames;
 mod nats_paced;
 mod paced;
 mod parked;
+mod service_manager;
 mod stream;
 mod talking;
 mod tls;
