@@ -9,6 +9,7 @@ use std::{env, io};
 
 use comet_handover::feature;
 use comet_net::{Core, FrozenTurn, Pending, Survey};
+use comet_ops::Signals;
 use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
 
 use crate::App;
@@ -68,6 +69,8 @@ fn command(request: &Request) -> Command {
 pub(crate) struct Former<'a> {
     app: &'a App,
     pid_file: Option<&'a PidFile>,
+    /// Of this process: until the commit, those that end it prevail.
+    signals: &'a mut Signals,
     /// How long clients wait at most that have to come back, milliseconds.
     retry_after_ms: u32,
     /// Connections that could be handed over before the new process was started.
@@ -85,11 +88,16 @@ pub(crate) struct Former<'a> {
 }
 
 impl<'a> Former<'a> {
-    pub(crate) fn new(app: &'a App, pid_file: Option<&'a PidFile>) -> Self {
+    pub(crate) fn new(
+        app: &'a App,
+        pid_file: Option<&'a PidFile>,
+        signals: &'a mut Signals,
+    ) -> Self {
         let retry_after_ms = app.config().server.retry_after.as_millis();
         Self {
             app,
             pid_file,
+            signals,
             retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
             movable: 0,
             required: Vec::new(),
@@ -166,29 +174,36 @@ impl<'a> Former<'a> {
         format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
     }
 
+    /// Waits until it is time to look again.
+    fn pause(&mut self) -> Result<(), String> {
+        self.check_wanted()?;
+        sleep(LOOK);
+        Ok(())
+    }
+
     /// Waits until there is none of what `count` counts, or `time` is over.
-    fn wait_for(&self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
+    fn wait_for(&mut self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
         let end = Instant::now() + time;
         while count(&self.survey()?) > 0 && Instant::now() < end {
-            sleep(LOOK);
+            self.pause()?;
         }
         Ok(())
     }
 
     /// Waits until this process has what its own former process held of other hosts: it can hold nothing before.
-    fn take_over_hosts(&self) -> Result<(), String> {
+    fn take_over_hosts(&mut self) -> Result<(), String> {
         let end = Instant::now() + FORMER_HOSTS;
         while !self.app.control().has_taken_over_hosts() {
             if Instant::now() >= end {
                 return Err("pushes of other hosts from the last upgrade have not come".to_owned());
             }
-            sleep(LOOK);
+            self.pause()?;
         }
         Ok(())
     }
 
     /// Has pushes of other hosts wait, and those that came before begin while clients are served.
-    fn hold_hosts(&self) -> Result<(), String> {
+    fn hold_hosts(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.hold_hosts();
         let end = Instant::now() + PUSHES_OF_HOSTS;
@@ -201,13 +216,13 @@ impl<'a> Former<'a> {
                 None if Instant::now() >= end => {
                     return Err("pushes of other hosts are not held in time".to_owned());
                 }
-                _ => sleep(LOOK),
+                _ => self.pause()?,
             }
         }
     }
 
     /// Reads no more requests of clients, and waits for the answers to those under way.
-    fn answer_requests(&self) -> Result<(), String> {
+    fn answer_requests(&mut self) -> Result<(), String> {
         let cores = self.app.cores();
         all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         let clients = self.survey()?.await_answers;
@@ -234,7 +249,7 @@ impl<'a> Former<'a> {
 
     /// Has the callers leave with their answers, and takes no more pushes by frames. A caller that takes longer is cut off when this
     /// process ends, and has no answer then.
-    fn wait_for_callers(&self) -> Result<(), String> {
+    fn wait_for_callers(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.begin_move()?;
         let cores = self.app.cores();
@@ -256,7 +271,7 @@ impl<'a> Former<'a> {
                 );
                 return Ok(());
             }
-            sleep(LOOK);
+            self.pause()?;
         }
     }
 
@@ -316,6 +331,13 @@ impl Predecessor for Former<'_> {
         };
         let descriptors = self.app.sockets().map(AsFd::as_fd);
         (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())
+    }
+
+    fn check_wanted(&mut self) -> Result<(), String> {
+        match self.signals.find_end() {
+            Some(signal) => Err(format!("{signal} ends it")),
+            None => Ok(()),
+        }
     }
 
     fn freeze(&mut self) -> Result<(), String> {

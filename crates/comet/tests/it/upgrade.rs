@@ -12,6 +12,7 @@ mod nats_paced;
 mod paced;
 mod parked;
 mod service_manager;
+mod signals;
 mod stream;
 mod talking;
 mod tls;
