@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_core::{Blocks, CallId, Limits, ShardId};
 use comet_hub::PacedBroadcast;
 use comet_hub::cluster::ClusterHandOver;
-use comet_serve::{NamedSocket, begin_move, end_move};
+use comet_serve::{NamedSocket, end_move};
 
 use super::Control;
 use crate::cluster::STREAM_CALLER;
@@ -27,7 +27,7 @@ impl Control {
     /// Why another process cannot go on, in words. Nothing has changed then.
     pub fn begin_move(&self) -> Result<(), String> {
         self.check_move()?;
-        match begin_move(&self.phase) {
+        match self.node.begin_move() {
             true => Ok(()),
             false => Err("it is starting, draining or ending".to_owned()),
         }
