@@ -119,7 +119,7 @@ impl<'a> Former<'a> {
             return Err(Failure::Unready(why.to_owned()));
         }
         // Before a process is started in vain.
-        self.app.control().check_move().map_err(Failure::Unready)?;
+        self.check_state().map_err(Failure::Unready)?;
         self.take_over_hosts().map_err(Failure::Unready)?;
         Survey { movable: self.movable, required: self.required, .. } =
             self.survey().map_err(Failure::Unready)?;
@@ -132,13 +132,13 @@ impl<'a> Former<'a> {
 
     /// What would be handed over, for an operator.
     pub(crate) fn check(&self) -> Answer {
-        match self.app.control().check_move().and_then(|()| self.survey()) {
+        match self.check_state() {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
             Ok(Survey { movable, handshakes, await_answers, closing, orders, .. }) => {
                 let text = format!(
                     "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
                      not end that, and {await_answers} that wait for an answer, if {} s do not\n\
-                     closing: {closing}\norders to move clients off, which are waited for: {orders}",
+                     closing: {closing}",
                     HANDSHAKES.as_millis(),
                     ANSWERS.as_secs()
                 );
@@ -148,6 +148,19 @@ impl<'a> Former<'a> {
     }
 
     /// What could be handed over now.
+    ///
+    /// # Errors
+    /// Why nothing can be. An order to close clients is of this process alone, and a frozen core would not carry it out.
+    fn check_state(&self) -> Result<Survey, String> {
+        self.app.control().check_move()?;
+        let survey = self.survey()?;
+        match survey.orders {
+            0 => Ok(survey),
+            _ => Err("clients are moved off: wait for the end of that, or cancel it".to_owned()),
+        }
+    }
+
+    /// What there is.
     ///
     /// # Errors
     /// If a core does not answer.
@@ -341,13 +354,15 @@ impl Predecessor for Former<'_> {
     }
 
     fn freeze(&mut self) -> Result<(), String> {
-        self.app.control().check_move()?;
+        self.check_state()?;
         let cores = self.app.cores();
         all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         self.wait_for(HANDSHAKES, |survey| survey.handshakes)?;
         self.answer_requests()?;
         // From here on nobody can push.
         self.wait_for_callers()?;
+        // Nor give an order.
+        self.check_state()?;
         self.close_unmovable()?;
         self.hold_hosts()?;
         self.frozen = Some(Instant::now());
