@@ -200,7 +200,7 @@ fn hand_over(
     match former.hand_over(&asked.request) {
         Ok(id) => {
             let done = format!("process {id} serves: {}", former.describe());
-            // Before this process ends, which is the main one so far.
+            // The new process has said so. A notice may be lost, and an older one does not say it.
             manager.notify(Notice::MainProcess(id));
             if let Some(Err(error)) = pid_file.map(|file| file.leave(id)) {
                 log::error!("upgrade: {error}");

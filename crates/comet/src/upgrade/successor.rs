@@ -9,6 +9,7 @@ use comet_core::{Block, Blocks, Millis, TooManyBlocks, distribute};
 use comet_handover::{FEATURES, Shard, VERSION};
 use comet_listen::Inherited;
 use comet_net::{Arrived, ArrivedSocket, Core};
+use comet_ops::{Notice, ServiceManager};
 use comet_upgrade::{Greeting, Handed, Successor, VARIABLE};
 
 use crate::options::memory_ceiling;
@@ -100,6 +101,9 @@ impl TakingOver {
             let _ = threads.stop();
             return Err(NotTaken { sentence, code: 1 });
         }
+        // First: while the former process is the main one, its end is that of the service, and it may fail from here on.
+        let manager = ServiceManager::from_environment();
+        manager.notify(Notice::MainProcess(std::process::id()));
         // Before the pages that show it are served.
         comet_ops::count_upgrades("done", 1);
         let app = App::go_on(prepared, threads, handles);

@@ -65,3 +65,15 @@ fn a_hand_over_that_takes_its_time_starves_no_watchdog() {
     assert_eq!(line.push(To::User(7), b"as before"), queued(1));
     assert_eq!(client.recv().body, b"as before");
 }
+
+/// Both say which process is the main one: the former one may end before it does.
+#[test]
+fn each_process_names_the_new_main_process() {
+    let manager = Manager::new("main.notify");
+    let mut line = start(&manager);
+    line.upgrade();
+    let expected = format!("MAINPID={}", line.pid);
+    for _ in 0..2 {
+        until("it to be named", || manager.told() == expected);
+    }
+}
