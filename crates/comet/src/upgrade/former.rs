@@ -30,7 +30,10 @@ const NOTICES: Duration = Duration::from_millis(100);
 /// How long callers may take to get the answers to their calls.
 const CALLERS: Duration = Duration::from_secs(1);
 
-/// How long control may take to begin what other hosts have pushed so far. Clients are served meanwhile.
+/// How long what clients send may wait in all, heartbeats too, before the cores are frozen: clients wait 5 s for an answer to one.
+const HELD: Duration = Duration::from_millis(4_500);
+
+/// How long control may take to begin what other hosts have pushed so far. Pushes go on meanwhile.
 const PUSHES_OF_HOSTS: Duration = Duration::from_secs(5);
 
 /// How long what the former process of this one held of other hosts may take to come. Nothing is stopped meanwhile.
@@ -81,6 +84,8 @@ pub(crate) struct Former<'a> {
     moved: usize,
     /// Connections that were closed because they could not be.
     closed: usize,
+    /// Since when what clients send waits.
+    held: Option<Instant>,
     frozen: Option<Instant>,
     /// How long nobody may be served.
     frozen_max: Duration,
@@ -103,6 +108,7 @@ impl<'a> Former<'a> {
             required: Vec::new(),
             moved: 0,
             closed: 0,
+            held: None,
             frozen: None,
             frozen_max: FROZEN,
             pause: Duration::ZERO,
@@ -134,7 +140,7 @@ impl<'a> Former<'a> {
     pub(crate) fn check(&self) -> Answer {
         match self.check_state() {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, handshakes, await_answers, closing, orders, .. }) => {
+            Ok(Survey { movable, handshakes, await_answers, closing, .. }) => {
                 let text = format!(
                     "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
                      not end that, and {await_answers} that wait for an answer, if {} s do not\n\
@@ -219,7 +225,7 @@ impl<'a> Former<'a> {
     fn hold_hosts(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.hold_hosts();
-        let end = Instant::now() + PUSHES_OF_HOSTS;
+        let end = bound(Instant::now(), PUSHES_OF_HOSTS, self.held);
         loop {
             match control.pushes_of_hosts() {
                 Some(0) => return Ok(()),
@@ -237,6 +243,7 @@ impl<'a> Former<'a> {
     /// Reads no more requests of clients, and waits for the answers to those under way.
     fn answer_requests(&mut self) -> Result<(), String> {
         let cores = self.app.cores();
+        self.held = Some(Instant::now());
         all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         let clients = self.survey()?.await_answers;
         if clients == 0 {
@@ -268,7 +275,7 @@ impl<'a> Former<'a> {
         let cores = self.app.cores();
         let held = all(cores, |core| core.hold_callers(true), ORDER)?;
         held.into_iter().collect::<Result<(), _>>()?;
-        let end = Instant::now() + CALLERS;
+        let end = bound(Instant::now(), CALLERS, self.held);
         loop {
             let (callers, calls) = (control.callers(), control.calls_under_way());
             let is_over = Instant::now() >= end;
@@ -428,6 +435,11 @@ impl Predecessor for Former<'_> {
     }
 }
 
+/// When a step that begins at `now` is over, which may take `time`, and [`HELD`] with all steps before it since `held`.
+fn bound(now: Instant, time: Duration, held: Option<Instant>) -> Instant {
+    held.map_or(now + time, |held| (now + time).min(held + HELD))
+}
+
 /// A channel that carries the connection to the new process back.
 #[allow(clippy::type_complexity, reason = "the two ends")]
 fn channel_of() -> (
@@ -445,4 +457,21 @@ fn all<T>(
 ) -> Result<Vec<T>, String> {
     let pending: Vec<_> = cores.iter().map(order).collect();
     pending.into_iter().map(|pending| pending.wait(time)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that wait for logic and for callers do not wait for other hosts as long again.
+    #[test]
+    fn what_clients_send_waits_no_longer_than_a_heartbeat_may() {
+        let held = Instant::now();
+        let after = |seconds| held + Duration::from_secs(seconds);
+        assert_eq!(bound(after(0), CALLERS, None), after(1));
+        assert_eq!(bound(after(3), CALLERS, Some(held)), after(4));
+        assert_eq!(bound(after(4), CALLERS, Some(held)), held + HELD);
+        assert_eq!(bound(after(4), PUSHES_OF_HOSTS, Some(held)), held + HELD);
+        assert!(ANSWERS + CALLERS + NOTICES < HELD);
+    }
 }
