@@ -348,6 +348,7 @@ impl Predecessor for Former<'_> {
             pid_file: self.pid_file.map(|file| file.path().to_owned()),
             clock_us: u64::try_from(self.app.clock().as_micros()).unwrap_or(0),
             connections: self.movable as u64,
+            key_sets: self.app.key_sets(),
         };
         let descriptors = self.app.sockets().map(AsFd::as_fd);
         (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())

@@ -125,7 +125,7 @@ impl TakingOver {
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
         let greeted = Instant::now();
-        let Sockets { names, pid_file, clock_us, connections } = Sockets::decode(&said)?;
+        let Sockets { names, pid_file, clock_us, connections, key_sets } = Sockets::decode(&said)?;
         let pid_file = match pid_file {
             Some(path) => Some((path, sockets.pop().ok_or("the pid file is missing")?)),
             None => None,
@@ -141,7 +141,7 @@ impl TakingOver {
             (None, former) => (None, former),
         };
         let failed = |error: crate::StartError| error.to_string();
-        let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
+        let mut prepared = Prepared::new(config, Some(inherited), &key_sets).map_err(failed)?;
         let clock = Duration::from_micros(clock_us) + greeted.elapsed();
         let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
         Ok(Taken { prepared, threads, handles, pid_file, former_pid_file })

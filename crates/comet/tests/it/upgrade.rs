@@ -5,6 +5,7 @@ mod callers;
 mod counters;
 mod failures;
 mod hangs;
+mod jwks;
 mod memory;
 mod nats;
 mod nats_frames;
