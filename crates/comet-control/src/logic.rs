@@ -169,6 +169,12 @@ impl Logic {
         }
     }
 
+    /// The former process ends now. May be called by any thread.
+    pub(crate) fn take_over(&self) {
+        let now = Millis(millis(self.epoch.elapsed()));
+        self.lock().client.take_over(now);
+    }
+
     /// Takes what a shard asks of logic.
     pub(crate) fn take(self: &Arc<Self>, report: Report) {
         self.update(|state, now| state.client.handle_report(now, report));

@@ -244,6 +244,12 @@ impl LogicClient {
         !self.notices.has_ends() && self.calls.values().all(goes_on)
     }
 
+    /// This process goes on for another one, which ends now and may have ends of sessions to tell for some seconds yet.
+    pub fn take_over(&mut self, now: Millis) {
+        let now = self.advance(now);
+        self.notices.take_over(now);
+    }
+
     /// Takes what a shard reports for logic.
     ///
     /// # Panics
@@ -270,7 +276,7 @@ impl LogicClient {
                 self.give_up(given_up);
             }
             Report::Reclaimed { user, key } => {
-                let given_up = self.notices.key_reclaimed(user, &key);
+                let given_up = self.notices.key_reclaimed(now, user, &key);
                 self.give_up(given_up);
             }
             other => unreachable!("{other:?} is not for logic"),

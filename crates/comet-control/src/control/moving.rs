@@ -133,6 +133,13 @@ impl Control {
         }
     }
 
+    /// The former process ends from now on: logic may hear from both of them for some seconds.
+    pub fn take_over_logic(&self) {
+        if let Some(logic) = &self.logic {
+            logic.take_over();
+        }
+    }
+
     /// This process is this host from now on: it connects to the others. Returns at once.
     pub fn connect_hosts(&self) {
         if let Some(cluster) = &self.cluster {

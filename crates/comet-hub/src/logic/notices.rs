@@ -4,12 +4,15 @@
 //! At most one notice of a key is on its way, and a newer one takes the place of an older one that waits.
 //! So the last notice of a key is the last that logic hears. A key that logic has just given to a
 //! connection is in use: an end of its former session is taken back, or mended if logic may have received it.
+//!
+//! After an upgrade the former process goes on to tell ends that are not known here, for some seconds. Keys that are claimed
+//! again meanwhile are renewed once it has ended.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use comet_core::{Canary, Millis};
 
-/// Notices that wait at most. Of an end beyond it logic learns by the session's expiry.
+/// Notices that wait at most, those that wait for a former process to end among them. Of an end beyond it logic learns by the session's expiry.
 pub const WAITING_MAX: usize = 65_536;
 
 /// Notices on their way at most: what clients ask for must find room beside them.
@@ -24,6 +27,10 @@ const ENDED_MAX: usize = 16_384;
 /// How long an undelivered notice rests, milliseconds: by then it is known which addresses are
 /// available.
 const REST_MS: u64 = 500;
+
+/// How long after a commit the former process may have ends to tell, milliseconds: it takes 5 s for them at most, and some for its
+/// own end.
+const FORMER_MS: u64 = 8_000;
 
 /// What became of a session.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,17 +76,31 @@ pub(super) struct Notices {
     ended_order: VecDeque<(SequenceNumber, Box<str>)>,
     last: SequenceNumber,
     dropped: u64,
+    /// Until then a former process may tell ends.
+    former_until: Millis,
+    /// Renewals of keys that it may end, and when they are due, the first one first. Those of sessions that have ended are not in
+    /// `postponed_keys` any more.
+    postponed: VecDeque<(Millis, Notice)>,
+    postponed_keys: HashMap<Box<str>, Millis>,
 }
 
 impl Notices {
+    /// This process goes on for another one, which has ends to tell for some time from `now` on.
+    pub(super) fn take_over(&mut self, now: Millis) {
+        self.former_until = now.after(FORMER_MS);
+    }
+
     /// Takes a notice to be sent when logic is available. If too many wait it comes back, and is counted
     /// as dropped.
     pub(super) fn add(&mut self, notice: Notice) -> Option<Notice> {
+        if notice.kind == NoticeKind::Ended {
+            self.postponed_keys.remove(&notice.key);
+        }
         if let Some(next) = self.on_their_way.get_mut(&notice.key) {
             *next = Some(notice);
         } else if let Some(place) = self.places.get(&notice.key) {
             self.waiting.insert(*place, notice);
-        } else if self.waiting.len() < WAITING_MAX {
+        } else if self.has_room() {
             let place = self.next_number();
             self.places.insert(notice.key.clone(), place);
             self.waiting.insert(place, notice);
@@ -113,9 +134,12 @@ impl Notices {
 
     /// A connection holds `key`, which logic has given to it, and whose end was reported lately: if that was sent behind logic's
     /// answer, it has ended the new session. The renewal that would mend that comes back if too many wait.
-    pub(super) fn key_reclaimed(&mut self, user: i64, key: &str) -> Option<Notice> {
+    pub(super) fn key_reclaimed(&mut self, now: Millis, user: i64, key: &str) -> Option<Notice> {
         if Canary::EndInUse.is_released() {
             return None;
+        }
+        if now < self.former_until {
+            self.postpone(now.after(FORMER_MS), Notice::new(user, key.into(), NoticeKind::Renewed));
         }
         let ended = self.ended.remove(key);
         self.mend(user, key, ended.is_some())
@@ -127,6 +151,21 @@ impl Notices {
         let is_due = was_sent || self.on_their_way.contains_key(key);
         let renewal = is_due.then(|| Notice::new(user, key.into(), NoticeKind::Renewed));
         renewal.and_then(|renewal| self.add(renewal))
+    }
+
+    /// Whether one more may wait.
+    fn has_room(&self) -> bool {
+        self.waiting.len() + self.postponed.len() < WAITING_MAX
+    }
+
+    /// Beyond as many as may wait, logic learns by the next renewal that the session goes on.
+    fn postpone(&mut self, until: Millis, renewal: Notice) {
+        if self.has_room() {
+            self.postponed_keys.insert(renewal.key.clone(), until);
+            self.postponed.push_back((until, renewal));
+        } else {
+            self.dropped += 1;
+        }
     }
 
     /// The next one to be sent, which is on its way from here on until [`Notices::handle_delivered`] or the
@@ -155,6 +194,14 @@ impl Notices {
     /// Ends the rest of one notice, if any is over at `now`. `Some(Some(_))`: one is given up, and counted
     /// as dropped.
     pub(super) fn handle_timeout(&mut self, now: Millis) -> Option<Option<Notice>> {
+        if let Some((until, renewal)) = self.postponed.pop_front_if(|(until, _)| *until <= now) {
+            // Of a session that has ended, or was claimed again since.
+            if self.postponed_keys.get(&renewal.key) != Some(&until) {
+                return Some(None);
+            }
+            self.postponed_keys.remove(&renewal.key);
+            return Some(self.add(renewal));
+        }
         let (_, notice) = self.resting.pop_front_if(|(until, _)| *until <= now)?;
         let failures = notice.failures + 1;
         let given_up = match self.arrive(&notice) {
@@ -170,7 +217,8 @@ impl Notices {
 
     /// When a rest is over next.
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
-        self.resting.front().map(|(until, _)| *until)
+        let firsts = [self.resting.front(), self.postponed.front()];
+        firsts.into_iter().flatten().map(|(until, _)| *until).min()
     }
 
     /// None waits and none is on its way.
@@ -180,7 +228,8 @@ impl Notices {
 
     /// A notice of `key` waits, rests or is on its way.
     pub(super) fn has_notice_of(&self, key: &str) -> bool {
-        self.places.contains_key(key) || self.on_their_way.contains_key(key)
+        let is_postponed = self.postponed_keys.contains_key(key);
+        is_postponed || self.places.contains_key(key) || self.on_their_way.contains_key(key)
     }
 
     /// An end waits, rests, or is to be sent after the notice that is on its way.
@@ -337,7 +386,7 @@ mod tests {
             if !end_is_sent_before_answer && end_is_sent_before_claim {
                 assert_eq!(send_all(&mut notices).len(), 1);
             }
-            notices.key_reclaimed(1, "a");
+            notices.key_reclaimed(NOW, 1, "a");
             send_all(&mut notices)
         };
         // Logic had the end before it was asked: its answer began a session that nothing has ended.
@@ -345,6 +394,43 @@ mod tests {
         assert_eq!(sent_for_claim(false, true), [("a".to_owned(), NoticeKind::Renewed)]);
         // An end that still waits is not sent.
         assert_eq!(sent_for_claim(false, false), []);
+    }
+
+    /// The former process of an upgrade may have the end of a key to tell, which its home has reported.
+    #[test]
+    fn a_key_that_is_claimed_again_after_an_upgrade_is_renewed_once_the_former_process_has_ended() {
+        let over = Millis(NOW.0 + FORMER_MS);
+        let claimed = |at: Millis| {
+            let mut notices = Notices::default();
+            notices.take_over(NOW);
+            notices.key_reclaimed(at, 1, "a");
+            notices
+        };
+        let mut notices = claimed(NOW);
+        assert_eq!(
+            (notices.handle_timeout(Millis(over.0 - 1)), notices.poll_timeout()),
+            (None, Some(over))
+        );
+        assert!(notices.is_idle() && notices.has_notice_of("a"));
+        assert_eq!(notices.handle_timeout(over), Some(None));
+        assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Renewed)]);
+        assert_eq!(notices.handle_timeout(over), None);
+        // It has ended again by then: a renewal would bring it back.
+        let mut notices = claimed(NOW);
+        notices.add(ended("a"));
+        assert_eq!(notices.handle_timeout(over), Some(None));
+        assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Ended)]);
+        // And was claimed once more.
+        let mut notices = claimed(NOW);
+        notices.add(ended("a"));
+        let later = Millis(NOW.0 + 1);
+        notices.key_reclaimed(later, 1, "a");
+        assert_eq!(notices.handle_timeout(over), Some(None));
+        assert_eq!(send_all(&mut notices), []);
+        assert_eq!(notices.handle_timeout(later.after(FORMER_MS)), Some(None));
+        assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Renewed)]);
+        // Later there is nobody else who ends sessions.
+        assert_eq!(claimed(over).poll_timeout(), None);
     }
 
     #[test]

@@ -40,8 +40,10 @@ impl App {
                 }
             }
         };
-        do_all(cores.iter().flat_map(|core| [core.hold_callers(true), core.thaw()]).collect());
         let control = &app.threads.control;
+        // Before a client claims a key again.
+        control.take_over_logic();
+        do_all(cores.iter().flat_map(|core| [core.hold_callers(true), core.thaw()]).collect());
         control.connect_hosts();
         // A push of a caller who comes before would reach the clients of this host alone.
         let end = Instant::now() + HOSTS;

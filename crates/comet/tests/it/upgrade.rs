@@ -71,16 +71,22 @@ impl Line {
         said
     }
 
-    /// Another process serves.
-    fn moved(&mut self, said: &str) {
+    /// Another process serves, beside the former one, which is returned.
+    fn serves(&mut self, said: &str) -> Pid {
         let former = Pid::from_raw(self.pid.parse().unwrap()).unwrap();
         self.pid = said.split(' ').nth(1).expect("process ID serves").to_owned();
+        self.has_moved = true;
+        former
+    }
+
+    /// Another process serves, and the former one ends.
+    fn moved(&mut self, said: &str) {
+        let former = self.serves(said);
         // A child that nobody waits for is there until its parent ends.
         until("the former process to end", || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", former.as_raw_nonzero()));
             stat.map_or(true, |stat| stat.contains(") Z "))
         });
-        self.has_moved = true;
     }
 
     /// It fails with a sentence that has `why`.

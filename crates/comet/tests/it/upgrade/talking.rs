@@ -5,6 +5,7 @@ use std::io::copy;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use comet_client::{Transport, op};
 use comet_wire::goim::logic::ConnectReply;
@@ -13,7 +14,7 @@ use super::Line;
 use crate::fake_logic::{Asked, FakeLogic};
 use crate::peer::{Peer, message};
 use crate::process::{line_with, run};
-use crate::support::{BOTH, To, queued, until};
+use crate::support::{BOTH, PATIENCE, To, queued, until};
 
 /// The user and the number of the next client message that logic is asked about.
 pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
@@ -170,4 +171,36 @@ fn who_waits_to_be_let_in_goes_on_once_logic_has_answered() {
     assert_eq!(line.push(To::User(7), b"later"), queued(1));
     assert_eq!(client.recv().body, b"later");
     line.metrics().assert_balanced();
+}
+
+/// Logic does not answer, so the client is closed and comes back. Its end is still told by the former process, beside the new one.
+#[test]
+fn who_comes_back_before_logic_has_heard_of_the_end_is_renewed() {
+    let (logic, mut line) = start();
+    let mut client = line.server.live(BOTH[0], "7");
+    logic.hold(true);
+    client.send(op::SEND, 1, b"never answered");
+    received(&logic);
+    let order = order(&line);
+    client.close_notice();
+    drop(client);
+    logic.asked(|asked| matches!(asked, Asked::Disconnect(_)).then_some(()));
+    let (code, said, error) = order.join().unwrap();
+    assert_eq!((code, &*error), (0, ""), "{said}");
+    line.serves(&said);
+    let mut client = Peer::connect(line.server.tcp, Transport::Tcp);
+    client.send(op::AUTH, 1, b"7");
+    logic.asked(|asked| matches!(asked, Asked::Connect(_)).then_some(()));
+    logic.hold(false);
+    assert_eq!(client.recv(), message(op::AUTH_REPLY, 1, b""));
+    let begin = Instant::now();
+    let renewed = logic.asked(|asked| {
+        // The counts of rooms go on for as long as it runs.
+        assert!(begin.elapsed() < PATIENCE, "it is not renewed");
+        match asked {
+            Asked::Heartbeat(request) => Some(request.key),
+            _ => None,
+        }
+    });
+    assert_eq!(renewed, "k7");
 }
