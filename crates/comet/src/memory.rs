@@ -12,7 +12,7 @@ use comet_core::limits::{
     ACCEPTS_MAX, CALLED_BYTES_MAX, CALLED_MAX, CALLER_INPUT_MAX, CALLER_OUTPUT_MAX,
     CALLERS_BYTES_MAX, DEFLATE_MAX, GATHERED_BYTES_MAX, GATHERED_MAX, HELD_MAX, HISTORY_CHUNKS_MAX,
     HISTORY_ROOMS_MAX, JOINED_BYTES_MAX, LIVE_TRACES_MAX, NAME_MAX, PACED_MAX,
-    PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RECOVERY_MEMORY, RETAINED_MAX, TRACE_EVENTS_MAX,
+    PRESENCE_WINDOWS_MAX, RECOVERY_MAX, RETAINED_MAX, TRACE_EVENTS_MAX,
 };
 use comet_core::{CallerLimits, Limits, Message, Report};
 use comet_nats::{CLIENT_MESSAGES_MAX, ROOM_SUBSCRIPTION, WAITING_BYTES_MAX};
@@ -124,6 +124,7 @@ impl Bounds {
             history_rules,
             history_is_shared,
             history_memory,
+            recovery_memory,
             resume,
             presence_rules,
             // Of the connections, these may be of a kind; that takes no memory beside them.
@@ -231,7 +232,7 @@ impl Bounds {
                     !history_rules.is_empty(),
                     // Event streams get it in a form of their own.
                     cores
-                        * allocated(RECOVERY_MEMORY as u64)
+                        * allocated(*recovery_memory as u64)
                         * (1 + u64::from(has_events) * TEXT_GROWTH as u64),
                 ),
             ),

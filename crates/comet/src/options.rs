@@ -256,6 +256,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         history_is_shared: config.nats.history == HistoryStore::Jetstream,
         presence_rules: config.presence.rules.iter().map(presence_rule).collect(),
         history_memory: config.limits.history_memory,
+        recovery_memory: Limits::default().recovery_memory,
         resume: ResumeLimits {
             window_ms: millis(config.resume.window),
             messages: config.resume.messages,
