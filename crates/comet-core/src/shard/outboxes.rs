@@ -147,10 +147,22 @@ impl Outboxes {
                 let is = |about: About| matches!(about, About::Push(push) if is_of_room(push) && push.last >= lost.first);
                 about.is_some_and(is)
             };
-            if let Some(place) = sent.iter().position(is_behind) {
+            let place = sent.iter().position(is_behind);
+            // It was in the room before, and has entered it again at this position: it forgets what it was told until then.
+            let entry = |about: &Option<About>| match *about {
+                Some(About::Joined(room, Some(at))) if room == lost.room => {
+                    (lost.first..lost.last).contains(&at).then_some(at)
+                }
+                _ => None,
+            };
+            let entries = sent.iter().enumerate().filter_map(|(place, about)| Some((place, entry(about)?)));
+            if let Some((entered, at)) = entries.min_by_key(|(_, at)| *at) {
+                return Telling::InPart(at, place.map_or(entered, |place| place.min(entered)));
+            }
+            if let Some(place) = place {
                 return Telling::Now(place);
             }
-            let is_joined = |about: &Option<About>| *about == Some(About::Joined(lost.room));
+            let is_joined = |about: &Option<About>| matches!(*about, Some(About::Joined(room, _)) if room == lost.room);
             let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
             match (is_later, is_left) {
                 (true, _) => Telling::Later,
@@ -238,8 +250,8 @@ fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) ->
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// It tells the handle of a room.
-    Joined(RoomHandle),
+    /// It tells the handle of a room, and the offset that the client has entered at.
+    Joined(RoomHandle, Option<u64>),
     /// A push to a room that keeps a history.
     Push(Offsets),
 }
@@ -252,6 +264,7 @@ impl About {
         let (Frame { operation, body, .. }, _) =
             decode(item.frame().for_tcp(), usize::MAX).ok()??;
         let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
-        reply.outcome.ok().map(Self::Joined)
+        let offset = reply.position.map(|position| position.offset);
+        reply.outcome.ok().map(|handle| Self::Joined(handle, offset))
     }
 }
