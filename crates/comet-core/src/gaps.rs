@@ -107,8 +107,10 @@ pub(crate) fn is_same_room(one: Option<Generation>, other: Option<Generation>) -
 pub(crate) enum Telling {
     /// In this send, behind so many of its frames.
     Now(usize),
-    /// As far as this offset in this send, behind so many of its frames. The rest is looked at again.
-    InPart(u64, usize),
+    /// In this send at both places.
+    Twice(usize, usize),
+    /// In this send, and again in a later one.
+    NowAndLater(usize),
     Later,
     Never,
 }
@@ -183,25 +185,20 @@ impl Gaps {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
         for gap in &mut *gaps {
-            while let Some(lost) = gap.untold {
-                let Lost { room: handle, first, last, pushes: _, is_outdated, generation: _ } =
-                    lost;
-                let marker = RoomGap { handle, is_outdated, first, last };
-                gap.untold = None;
-                match when(&lost, gap.is_left) {
-                    Telling::Now(place) => markers.push((marker, place)),
-                    Telling::InPart(last, place) => {
-                        debug_assert!((first..lost.last).contains(&last));
-                        markers.push((RoomGap { last, ..marker }, place));
-                        gap.untold = Some(Lost { first: last + 1, ..lost });
-                    }
-                    Telling::Never => {}
-                    Telling::Later => {
-                        gap.untold = Some(lost);
-                        break;
-                    }
+            let Some(lost) = gap.untold else { continue };
+            let Lost { room: handle, first, last, pushes: _, is_outdated, generation: _ } = lost;
+            let marker = RoomGap { handle, is_outdated, first, last };
+            match when(&lost, gap.is_left) {
+                Telling::Now(place) => markers.push((marker, place)),
+                Telling::Twice(place, again) => markers.extend([(marker, place), (marker, again)]),
+                Telling::NowAndLater(place) => {
+                    markers.push((marker, place));
+                    continue;
                 }
+                Telling::Never => {}
+                Telling::Later => continue,
             }
+            gap.untold = None;
         }
         gaps.retain(|gap| !gap.is_left || gap.untold.is_some());
         let is_all_told = gaps.iter().all(|gap| gap.untold.is_none());

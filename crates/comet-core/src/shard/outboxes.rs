@@ -147,22 +147,23 @@ impl Outboxes {
                 let is = |about: About| matches!(about, About::Push(push) if is_of_room(push) && push.last >= lost.first);
                 about.is_some_and(is)
             };
-            let place = sent.iter().position(is_behind);
-            // It was in the room before, and has entered it again at this position: it forgets what it was told until then.
-            let entry = |about: &Option<About>| match *about {
-                Some(About::Joined(room, Some(at))) if room == lost.room => {
-                    (lost.first..lost.last).contains(&at).then_some(at)
-                }
-                _ => None,
+            let is_entry = |about: &Option<About>| *about == Some(About::Entered(lost.room));
+            let is_joined = |about: &Option<About>| {
+                is_entry(about) || *about == Some(About::Renamed(lost.room))
             };
-            let entries = sent.iter().enumerate().filter_map(|(place, about)| Some((place, entry(about)?)));
-            if let Some((entered, at)) = entries.min_by_key(|(_, at)| *at) {
-                return Telling::InPart(at, place.map_or(entered, |place| place.min(entered)));
+            // What a client was told of a room it forgets when it enters the room again. So it is told behind that, and before as
+            // well where pushes from its former time there have not been sent.
+            let entry = sent.iter().rposition(is_entry).filter(|_| !is_left).unwrap_or(0);
+            let before = sent[..entry].iter().position(is_behind);
+            let place = sent[entry..].iter().position(is_behind).map(|place| entry + place);
+            if !is_left && rest.iter().any(is_entry) {
+                return before.or(place).map_or(Telling::Later, Telling::NowAndLater);
             }
-            if let Some(place) = place {
-                return Telling::Now(place);
+            match (before, place) {
+                (Some(before), place) => return Telling::Twice(before, place.unwrap_or(sent.len())),
+                (None, Some(place)) => return Telling::Now(place),
+                (None, None) => {}
             }
-            let is_joined = |about: &Option<About>| matches!(*about, Some(About::Joined(room, _)) if room == lost.room);
             let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
             match (is_later, is_left) {
                 (true, _) => Telling::Later,
@@ -250,8 +251,10 @@ fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) ->
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// It tells the handle of a room, and the offset that the client has entered at.
-    Joined(RoomHandle, Option<u64>),
+    /// It tells the handle of a room that the client has entered, and its position there.
+    Entered(RoomHandle),
+    /// It tells the handle of a room that the client may be in for long.
+    Renamed(RoomHandle),
     /// A push to a room that keeps a history.
     Push(Offsets),
 }
@@ -264,7 +267,7 @@ impl About {
         let (Frame { operation, body, .. }, _) =
             decode(item.frame().for_tcp(), usize::MAX).ok()??;
         let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
-        let offset = reply.position.map(|position| position.offset);
-        reply.outcome.ok().map(|handle| Self::Joined(handle, offset))
+        let is_entry = reply.position.is_some();
+        reply.outcome.ok().map(if is_entry { Self::Entered } else { Self::Renamed })
     }
 }

@@ -42,7 +42,7 @@ fn what_is_lost_behind_an_entry_is_told_behind_it() {
     let gap = |first, last| Told::Gap(RoomGap { handle, is_outdated: false, first, last });
     let (before, behind) = all.split_at(entered);
     assert_eq!(super::offsets(before), [1, 4], "{all:?}");
-    assert_eq!(before[1], gap(2, 4), "{all:?}");
+    assert_eq!(before[1], gap(2, 5), "{all:?}");
     assert_eq!(super::offsets(behind), [6, 7], "{all:?}");
-    assert_eq!(behind[1], gap(5, 5), "{all:?}");
+    assert_eq!(behind[1], gap(2, 5), "{all:?}");
 }
