@@ -126,6 +126,7 @@ pub struct Control {
     memory: Arc<MemoryCeiling>,
     monitor: Arc<Monitor>,
     node: Arc<NodeDriver>,
+    vitals: Arc<Vitals>,
     gates: Arc<Gates>,
     phase: watch::Sender<Phase>,
     /// Duplicates of the listening sockets.
@@ -290,6 +291,7 @@ impl Control {
             memory,
             monitor,
             node,
+            vitals,
             gates,
             phase,
             sockets,

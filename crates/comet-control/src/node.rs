@@ -8,7 +8,7 @@ use comet_core::limits::BLOCKS_MAX;
 use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
 use comet_push::Operations;
-use comet_serve::{Phase, advance, leaving, undrain};
+use comet_serve::{Phase, advance, begin_move, leaving, undrain};
 use comet_wire::comet::v1::{
     self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReq,
 };
@@ -96,6 +96,13 @@ impl NodeDriver {
     /// Whether there is an order to drain, or the process ends.
     pub(crate) fn is_draining(&self) -> bool {
         self.lock().drain.stage() != DrainStage::Serving
+    }
+
+    /// Moves to [`Phase::Moving`], if the process serves. No order to drain or to move clients off is taken until it ends.
+    pub(crate) fn begin_move(&self) -> bool {
+        // The lock: an order has been taken before, or is refused.
+        let state = self.lock();
+        state.drain.stage() == DrainStage::Serving && begin_move(&self.phase)
     }
 
     /// The drain for `/stat`, null where there is none.
@@ -223,6 +230,17 @@ impl NodeDriver {
         }
     }
 
+    /// Whether this process takes orders that concern its clients. To be asked under the lock.
+    fn check_phase(&self) -> Result<(), Status> {
+        let why = match *self.phase.borrow() {
+            Phase::Starting => "the process is starting",
+            // The order would be lost with this process.
+            Phase::Moving => "another process takes over: give the order again",
+            Phase::Ready | Phase::Draining | Phase::Stopped => return Ok(()),
+        };
+        Err(Status::failed_precondition(why))
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics between lock and unlock")
     }
@@ -263,9 +281,7 @@ impl Operations for NodeDriver {
     async fn drain(&self, order: DrainReq) -> Result<NodeStatus, Status> {
         {
             let mut state = self.lock();
-            if *self.phase.borrow() == Phase::Starting {
-                return Err(Status::failed_precondition("the process is starting"));
-            }
+            self.check_phase()?;
             let plan = state.plan;
             let order = DrainOrder {
                 delay_ms: order.delay_ms.map_or_else(|| millis(plan.delay).into(), u64::from),
@@ -324,6 +340,7 @@ impl Operations for NodeDriver {
             if state.drain.stage() != DrainStage::Serving {
                 return Err(Status::failed_precondition("the server drains: that closes them all"));
             }
+            self.check_phase()?;
             state.move_off_per_second = per_second;
             let retry_after_ms = retry_after_ms.unwrap_or_else(|| millis(state.plan.retry_after));
             self.hub.move_off(portions.into_iter().map(Some), over, retry_after_ms);
@@ -398,4 +415,50 @@ fn time_for(connections: u64, per_second: u32) -> Option<Duration> {
 
 fn millis(time: Duration) -> u32 {
     u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_mesh::inbox;
+    use comet_push::Bounds;
+    use comet_serve::end_move;
+
+    use super::*;
+    use crate::inspector::Inspector;
+    use crate::memory_ceiling::MemoryCeiling;
+    use crate::questions::Questions;
+    use crate::wake::ControlWake;
+
+    /// Of a process that serves, with a shard that never answers.
+    fn driver() -> NodeDriver {
+        let wake = Arc::new(ControlWake::default());
+        let (shard, _) = inbox(8, Arc::clone(&wake) as _);
+        let limits = Arc::new(Limits::default());
+        let hub = HubDriver::new(vec![shard], wake, limits, std::time::Instant::now(), None);
+        let hub = Arc::new(hub);
+        let timeout = Duration::from_millis(1);
+        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout };
+        let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
+        let questions = Arc::new(Questions::new(Arc::clone(&hub), inspector, bounds, None));
+        let memory = Arc::new(MemoryCeiling::new(u64::MAX));
+        let pushes = Pushes::new(Arc::clone(&hub), memory, questions, bounds, None);
+        let (phase, _) = watch::channel(Phase::Ready);
+        let plan =
+            DrainPlan { delay: timeout, limit: timeout, over: timeout, retry_after: timeout };
+        NodeDriver::new(hub, Arc::new(pushes), phase, plan, timeout)
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hands_over_takes_no_order_to_drain() {
+        let node = driver();
+        assert!(node.begin_move());
+        let refused = node.drain(DrainReq::default()).await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
+        assert_eq!((node.is_draining(), *node.phase.borrow()), (false, Phase::Moving));
+        // It goes on: what it is told then counts, though the shard does not answer.
+        end_move(&node.phase);
+        node.drain(DrainReq::default()).await.unwrap_err();
+        assert_eq!((node.is_draining(), *node.phase.borrow()), (true, Phase::Draining));
+        assert!(!node.begin_move());
+    }
 }

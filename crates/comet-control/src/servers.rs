@@ -169,7 +169,12 @@ impl Assembly {
                         cluster.leave();
                     }
                     // A server that takes nothing is not waited for.
-                    let _ = timeout(limit, engine.join_next()).await;
+                    let ended = timeout(limit, engine.join_next()).await;
+                    if ended.is_err() && cluster.is_withdrawn() {
+                        log::error!(
+                            "upgrade: NATS does not take what other hosts have pushed meanwhile within {limit:?}: it is lost"
+                        );
+                    }
                 }
             };
             tokio::select! {

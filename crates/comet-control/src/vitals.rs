@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use comet_mesh::Pulse;
@@ -31,17 +32,40 @@ pub(crate) struct Vitals {
     cores: Vec<Arc<Pulse>>,
     /// The zero of the cores' clock.
     epoch: Instant,
+    /// Until then the silence of the cores has a reason, milliseconds of their clock.
+    excused_until_ms: AtomicU64,
 }
 
 impl Vitals {
     pub(crate) fn new(cores: Vec<Arc<Pulse>>, epoch: Instant) -> Self {
-        Self { cores, epoch }
+        Self { cores, epoch, excused_until_ms: AtomicU64::new(0) }
     }
 
     /// The time since the latest turn of each core.
     pub(crate) fn ages(&self) -> Vec<Duration> {
         let now = self.now_ms();
         self.cores.iter().map(|core| core.age(now)).collect()
+    }
+
+    /// The cores take no turns for `time` from now on, and that is no sign of anything: they are frozen, which has a bound of its own.
+    pub(crate) fn excuse(&self, time: Duration) {
+        let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.excused_until_ms.store(self.now_ms().saturating_add(time), Relaxed);
+    }
+
+    /// The cores take turns again.
+    pub(crate) fn end_excuse(&self) {
+        self.excused_until_ms.store(0, Relaxed);
+    }
+
+    fn is_excused(&self) -> bool {
+        self.now_ms() < self.excused_until_ms.load(Relaxed)
+    }
+
+    /// Whether a service manager that is told every `period` is to hear that the process lives.
+    fn is_alive(&self, period: Duration) -> bool {
+        let silence_max = watchdog_silence_max(period);
+        self.is_excused() || self.ages().iter().all(|age| *age < silence_max)
     }
 
     /// Keeps `trouble` in step with the cores, and the service manager informed while there is none.
@@ -58,7 +82,7 @@ impl Vitals {
             ticks.tick().await;
             self.look(&trouble);
             if let Some(period) = watchdog
-                && self.ages().iter().all(|age| *age < watchdog_silence_max(period))
+                && self.is_alive(period)
             {
                 manager.notify(Notice::Alive);
             }
@@ -88,11 +112,40 @@ impl Vitals {
         let silent = ages.enumerate().filter(|(_, age)| *age >= SILENCE_MAX);
         let names: Vec<_> = silent.map(|(core, _)| format!("core {core}")).collect();
         let have = if names.len() == 1 { "has" } else { "have" };
-        (!names.is_empty())
+        (!names.is_empty() && !self.is_excused())
             .then(|| format!("{} {have} not answered for {SILENCE_MAX:?}", names.join(", ")))
     }
 
     fn now_ms(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).expect("no process runs that long")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use comet_mesh::Wake;
+
+    use super::*;
+
+    struct Asleep;
+
+    impl Wake for Asleep {
+        fn wake(&self) {}
+    }
+
+    /// A frozen core is silent for longer than a watchdog would wait, and no longer than the freeze may take.
+    #[test]
+    fn frozen_cores_are_excused_for_the_bound_of_the_freeze() {
+        let epoch =
+            Instant::now().checked_sub(6 * SILENCE_MAX).expect("the host is up for a minute");
+        let vitals = Vitals::new(vec![Arc::new(Pulse::new(Arc::new(Asleep), 0))], epoch);
+        let is_well = || (vitals.is_alive(PERIOD), vitals.silent().is_none());
+        assert_eq!(is_well(), (false, false));
+        vitals.excuse(SILENCE_MAX);
+        assert_eq!(is_well(), (true, true));
+        vitals.end_excuse();
+        assert_eq!(is_well(), (false, false));
+        vitals.excuse(Duration::ZERO);
+        assert_eq!(is_well(), (false, false), "the bound is over");
     }
 }

@@ -116,12 +116,18 @@ impl Jwt {
     pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Option<KeyChange>, JwtError> {
         let keys = keys::read_set(bytes, &self.algorithms())?;
         let count = keys.len();
-        let former = self.fetched.replace(url, keys);
+        let former = self.fetched.replace(url, keys, bytes);
         let present = self.fetched.sets();
         let present = present[url].as_deref().unwrap_or_default();
         let is_new = former.is_none();
         let change = key_set::change(url, former.as_deref().unwrap_or_default(), present);
         Ok(change.or(is_new.then_some(KeyChange { file: url, keys: count, new: count })))
+    }
+
+    /// The JWK set of each URL that was adopted last; `None`: none was yet.
+    #[must_use]
+    pub fn fetched(&self) -> Vec<Option<Arc<[u8]>>> {
+        self.fetched.documents()
     }
 
     /// The thread that calls [`Jwt::adopt_fetched`]. It is unparked when a token names a key that is missing.

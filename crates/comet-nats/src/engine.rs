@@ -16,8 +16,6 @@ use crate::{Counts, ORDERS_BYTES_MAX, Shared, StreamReading};
 pub(crate) enum Order {
     Command(Command),
     Answer(ReplyTo, Part),
-    /// Another process of this host goes on.
-    Withdraw,
 }
 
 impl Order {
@@ -32,7 +30,7 @@ impl Order {
             Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
             Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
             // Names of rooms and hosts that this host keeps anyway.
-            Self::Command(_) | Self::Withdraw => 0,
+            Self::Command(_) => 0,
         }
     }
 }
@@ -118,8 +116,7 @@ impl Engine for Nats {
     }
 
     fn withdraw(&self) {
-        // Without room for it the engine ends with its process.
-        let _ = self.order(Order::Withdraw);
+        self.shared.is_withdrawn.notify_one();
     }
 
     fn passed_on(&self) -> Option<u64> {
@@ -142,5 +139,25 @@ impl Engine for Nats {
             untold: untold.load(Relaxed),
             disconnects: disconnects.load(Relaxed),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    /// What it holds of other hosts would be lost otherwise.
+    #[test]
+    fn an_engine_withdraws_however_many_orders_wait() {
+        let (orders, _waiting) = mpsc::channel(1);
+        let (turns, _new) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared::default());
+        let engine = Nats::new(orders, turns, Arc::clone(&shared));
+        let order = || Command::Unsubscribe { room: "r".into() };
+        assert!(engine.submit(order()).is_ok() && engine.submit(order()).is_err());
+        engine.withdraw();
+        assert!(shared.is_withdrawn.notified().now_or_never().is_some());
     }
 }

@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use comet_hub::cluster::{Event, StreamEvent, StreamPlace};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::unconstrained;
 
 pub use engine::Nats;
@@ -97,6 +97,8 @@ struct Shared {
     resumed: Mutex<Option<StreamPlace>>,
     /// What that process held has not come.
     awaits_former: AtomicBool,
+    /// Another process of this host goes on. No order, as it may find no room among those.
+    is_withdrawn: Notify,
     /// Pushes and orders are held.
     is_held: AtomicBool,
     /// Pushes and orders that were given to control.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Subscriber};
 use comet_hub::cluster::{ClusterCallId, Command, Event, Part, Publication, ReplyTo, Target};
 use futures_util::stream::AbortHandle;
+use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -55,22 +56,44 @@ impl Writer {
         for subject in self.subjects.fixed(sessions) {
             self.subscribe(subject).await;
         }
-        while let Some(order) = orders.recv().await {
-            self.shared.waiting_bytes.fetch_sub(order.bytes(), Relaxed);
-            match order {
-                Order::Command(Command::Leave) => {
-                    self.carry_out(Command::Leave).await;
-                    // Only with a connection: without one there is nothing to send, and it would wait for one.
-                    if self.shared.is_connected.load(Relaxed) {
-                        let _ = self.client.flush().await;
-                    }
-                    return;
-                }
-                Order::Command(command) => self.carry_out(command).await,
-                Order::Answer(to, part) => self.answer(to, &part).await,
-                Order::Withdraw => return self.withdraw(orders).await,
+        let shared = Arc::clone(&self.shared);
+        loop {
+            // What was ordered before the host withdraws is done first.
+            let order = select! {
+                biased;
+                order = orders.recv() => order,
+                () = shared.is_withdrawn.notified() => break,
+            };
+            let Some(order) = order else { return };
+            if !self.obey(order).await {
+                return;
             }
         }
+        // A task that has had its share of the thread is shown an empty queue.
+        while let Ok(order) = orders.try_recv() {
+            if !self.obey(order).await {
+                return;
+            }
+        }
+        self.withdraw(orders).await;
+    }
+
+    /// Carries an order out. `false`: the host leaves.
+    async fn obey(&mut self, order: Order) -> bool {
+        self.shared.waiting_bytes.fetch_sub(order.bytes(), Relaxed);
+        match order {
+            Order::Command(Command::Leave) => {
+                self.carry_out(Command::Leave).await;
+                // Only with a connection: without one there is nothing to send, and it would wait for one.
+                if self.shared.is_connected.load(Relaxed) {
+                    let _ = self.client.flush().await;
+                }
+                return false;
+            }
+            Order::Command(command) => self.carry_out(command).await,
+            Order::Answer(to, part) => self.answer(to, &part).await,
+        }
+        true
     }
 
     /// Ends in favour of another process of this host.

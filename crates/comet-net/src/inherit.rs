@@ -82,11 +82,13 @@ impl Unsettled {
         for socket in inherited.iter().chain(&added) {
             done = done.and(socket.listen(options.backlog));
         }
-        if let Some(cpus) = &options.steering {
+        let steered = match &options.steering {
             // The group numbers its sockets in the order in which they began to listen.
-            done = done.and(steer::by_cpu(&inherited[0], cpus));
-        }
-        done
+            Some(cpus) => steer::by_cpu(&inherited[0], cpus),
+            // The program of the former process knows the sockets of its own cores alone.
+            None => steer::by_hash(&inherited[0]),
+        };
+        done.and(steered)
     }
 }
 
@@ -150,5 +152,19 @@ mod tests {
         former.set_nonblocking(true).unwrap();
         let accepted = std::iter::from_fn(|| former.accept().ok()).count();
         assert_eq!(accepted, clients.len());
+    }
+
+    /// The former process steered by CPU, which reaches its own cores alone.
+    #[test]
+    fn steering_ends_with_its_setting() {
+        let steered = ListenOptions { steering: Some(vec![0]), ..OPTIONS };
+        let (address, former) = bind("127.0.0.1:0".parse().unwrap(), 1, &steered).unwrap();
+        let InheritedListeners { cores, unsettled, .. } = inherit(former, 2, &OPTIONS).unwrap();
+        unsettled.settle().unwrap();
+        let _clients: Vec<_> = (0..64).map(|_| TcpStream::connect(address).unwrap()).collect();
+        for socket in cores.into_iter().flatten().map(Socket::from) {
+            socket.set_nonblocking(true).unwrap();
+            socket.accept().expect("each core gets some");
+        }
     }
 }

@@ -25,13 +25,36 @@ pub(crate) fn by_cpu(listener: impl AsFd, cpus: &[usize]) -> io::Result<()> {
     let length = u16::try_from(program.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
     let program = sock_fprog { len: length, filter: program.as_mut_ptr() };
     // SAFETY: the kernel copies `length` entries of the program, which outlives the call.
+    unsafe { set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &program) }
+}
+
+/// Makes the group of `listener` spread connections over all its sockets, as a group without a program does.
+/// (`SO_DETACH_REUSEPORT_BPF` in socket(7), Linux 5.3.)
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn by_hash(listener: impl AsFd) -> io::Result<()> {
+    let unused: libc::c_int = 0;
+    // SAFETY: the kernel reads an integer at most.
+    let detached = unsafe { set(listener, libc::SO_DETACH_REUSEPORT_BPF, &unused) };
+    match detached {
+        // There was no program.
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        detached => detached,
+    }
+}
+
+/// # Safety
+/// `value` has to be what the kernel reads for the option.
+unsafe fn set<T>(listener: impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: `value` is there for the call; the rest is the caller's.
     let result = unsafe {
         libc::setsockopt(
             listener.as_fd().as_raw_fd(),
             libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            (&raw const program).cast(),
-            size_of::<sock_fprog>() as libc::socklen_t,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }

@@ -39,6 +39,8 @@ pub struct Signals {
     interrupt: Stream,
     hangup: Stream,
     upgrade: Stream,
+    /// Found by [`Signals::find_end`], and not returned by [`Signals::wait`] yet.
+    found: Option<Signal>,
 }
 
 impl Signals {
@@ -55,21 +57,37 @@ impl Signals {
         let hangup = signal(SignalKind::hangup())?;
         let upgrade = signal(SignalKind::user_defined2())?;
         drop(entered);
-        Ok(Self { runtime, terminate, interrupt, hangup, upgrade })
+        Ok(Self { runtime, terminate, interrupt, hangup, upgrade, found: None })
     }
 
     /// Blocks the calling thread until one of them arrives. Several of one kind that arrive before
     /// they are waited for are one.
     pub fn wait(&mut self) -> Signal {
-        let Self { runtime, terminate, interrupt, hangup, upgrade } = self;
-        runtime.block_on(next(terminate, interrupt, hangup, upgrade))
+        let Self { runtime, terminate, interrupt, hangup, upgrade, found } = self;
+        let next = next(terminate, interrupt, hangup, upgrade);
+        found.take().unwrap_or_else(|| runtime.block_on(next))
     }
 
     /// The same for `time` at most; `None`: there was none.
     pub fn wait_for(&mut self, time: Duration) -> Option<Signal> {
-        let Self { runtime, terminate, interrupt, hangup, upgrade } = self;
+        let Self { runtime, terminate, interrupt, hangup, upgrade, found } = self;
         let next = next(terminate, interrupt, hangup, upgrade);
-        runtime.block_on(async { timeout(time, next).await.ok() })
+        found.take().or_else(|| runtime.block_on(async { timeout(time, next).await.ok() }))
+    }
+
+    /// A signal to end that has arrived, without a wait for one. [`Signals::wait`] returns it, too, before all others.
+    pub fn find_end(&mut self) -> Option<Signal> {
+        let Self { runtime, terminate, interrupt, found, .. } = self;
+        if found.is_none() {
+            let end = async {
+                tokio::select! {
+                    _ = terminate.recv() => Signal::Terminate,
+                    _ = interrupt.recv() => Signal::Interrupt,
+                }
+            };
+            *found = runtime.block_on(async { timeout(Duration::ZERO, end).await.ok() });
+        }
+        *found
     }
 }
 

@@ -8,6 +8,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Instant;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -105,6 +106,24 @@ impl Channel {
         let time = if self.pulse.is_some() { left.min(LOOK) } else { left };
         self.stream.set_read_timeout(Some(time))?;
         self.stream.set_write_timeout(Some(time))
+    }
+
+    /// Waits [`LOOK`] at most. Returns whether [`Channel::receive`] need not wait for the begin of a message.
+    ///
+    /// # Errors
+    /// If the other process hangs, too.
+    pub(crate) fn wait(&mut self) -> io::Result<bool> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let time = Timespec::try_from(left.min(LOOK)).expect("a tenth of a second fits");
+        match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&time)) {
+            Ok(0) if self.pulse.as_mut().is_some_and(Pulse::hangs) => {
+                Err(io::ErrorKind::TimedOut.into())
+            }
+            Ok(0) => Ok(left.is_zero()),
+            Ok(_) => Ok(true),
+            Err(Errno::INTR) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Tries until it succeeds, the deadline is over, or the other process hangs.

@@ -29,6 +29,12 @@ pub trait Predecessor {
     /// If the channel fails, or why it cannot.
     fn send(&mut self, channel: Channel) -> Result<Channel, io::Error>;
 
+    /// Whether this is still wanted. Asked while the new process is waited for, and last before the commit.
+    ///
+    /// # Errors
+    /// Why it is not. The new process is ended then.
+    fn check_wanted(&mut self) -> Result<(), String>;
+
     /// Goes on as if nothing had been. The new process has ended.
     fn thaw(&mut self);
 
@@ -88,7 +94,16 @@ impl NewProcess {
         }
     }
 
-    fn expect(&mut self, channel: &mut Channel, kind: Kind) -> Result<Body, Failure> {
+    /// The next message, as long as `former` wants to hand over.
+    fn expect(
+        &mut self,
+        former: &mut impl Predecessor,
+        channel: &mut Channel,
+        kind: Kind,
+    ) -> Result<Body, Failure> {
+        while !channel.wait().map_err(|error| self.explain(error))? {
+            former.check_wanted().map_err(Failure::Unready)?;
+        }
         match channel.receive().map_err(|error| self.explain(error))? {
             (found, body) if found == kind => Ok(body),
             (Kind::Refusal, why) => Err(refused(&why)),
@@ -116,7 +131,7 @@ pub fn upgrade(
     drop(command);
     let mut process = NewProcess { child, last_words, is_committed: false };
     let mut channel = Channel::new(ours, Instant::now() + times.start);
-    let greeting = process.expect(&mut channel, Kind::Greeting)?;
+    let greeting = process.expect(former, &mut channel, Kind::Greeting)?;
     let greeting = Greeting::decode(&greeting)
         .ok_or_else(|| Failure::Channel(io::ErrorKind::InvalidData.into()))?;
     greeting.reads(&former.greeting()).map_err(Failure::Format)?;
@@ -124,7 +139,7 @@ pub fn upgrade(
     channel.send_listeners(&names, &listeners).map_err(|error| process.explain(error))?;
     drop(listeners);
     // It has set up all that needs no state.
-    process.expect(&mut channel, Kind::Ready)?;
+    process.expect(former, &mut channel, Kind::Ready)?;
     match hand_over(former, &mut process, channel, times.frozen) {
         Ok(()) => {
             process.is_committed = true;
@@ -157,7 +172,8 @@ fn hand_over(
     channel.watch(process.child.id());
     let mut channel = former.send(channel).map_err(|error| process.explain(error))?;
     channel.send(Kind::Complete, &[]).map_err(|error| process.explain(error))?;
-    process.expect(&mut channel, Kind::Ready)?;
+    process.expect(former, &mut channel, Kind::Ready)?;
+    former.check_wanted().map_err(Failure::Unready)?;
     // The point of no return: once these bytes are written the new process may read them.
     channel.send(Kind::Commit, &[]).map_err(|error| process.explain(error))
 }

@@ -11,6 +11,10 @@ use crate::{Greeting, VARIABLE};
 /// How long the former process may take for a refusal, whatever else has taken its time.
 const REFUSAL: Duration = Duration::from_secs(1);
 
+/// How long the commit is waited for. The former process decides and has a bound of its own: it ends a process that it gives up,
+/// and its own end shows at once. A process that gave up by its clock would leave the connections to nobody.
+const COMMIT: Duration = Duration::from_secs(24 * 3600);
+
 /// The end of the channel that the new process has. If it is dropped, the former process goes on.
 #[derive(Debug)]
 pub struct Successor {
@@ -47,15 +51,15 @@ impl Successor {
         self.channel.receive_descriptors(names)
     }
 
-    /// Says that all is set up that needs no state, and waits for the shards of the former process.
+    /// Says that all is set up that needs no state, and waits for the shards of the former process, `time` for each at most.
     ///
     /// # Errors
     /// As [`Successor::greet`].
     pub fn receive_shards(&mut self, time: Duration) -> io::Result<Vec<Handed>> {
         self.channel.send(Kind::Ready, &[])?;
-        self.channel.set_deadline(Instant::now() + time);
         let mut shards = Vec::new();
         loop {
+            self.channel.set_deadline(Instant::now() + time);
             match self.channel.receive()? {
                 (Kind::Shard, body) => shards.push(self.channel.receive_descriptors(body)?),
                 (Kind::Complete, _) => return Ok(shards),
@@ -69,6 +73,7 @@ impl Successor {
     /// # Errors
     /// As [`Successor::greet`]: the former process goes on.
     pub fn wait_for_commit(mut self) -> io::Result<()> {
+        self.channel.set_deadline(Instant::now() + COMMIT);
         self.channel.send(Kind::Ready, &[])?;
         self.expect(Kind::Commit).map(drop)
     }
@@ -85,5 +90,32 @@ impl Successor {
             (found, body) if found == kind => Ok(body),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that is ready, and whose time for the state is over, and the former one.
+    fn ready() -> (Successor, Channel) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let former = Channel::new(theirs, Instant::now() + COMMIT);
+        (Successor { channel: Channel::new(ours, Instant::now()) }, former)
+    }
+
+    #[test]
+    fn a_commit_is_read_however_late() {
+        let (successor, mut former) = ready();
+        former.send(Kind::Commit, &[]).unwrap();
+        successor.wait_for_commit().unwrap();
+        assert_eq!(former.receive().unwrap().0, Kind::Ready);
+    }
+
+    #[test]
+    fn the_end_of_the_former_process_is_no_commit() {
+        let (successor, former) = ready();
+        drop(former);
+        successor.wait_for_commit().unwrap_err();
     }
 }

@@ -105,6 +105,8 @@ struct Former {
     obstacle: Option<&'static str>,
     /// How long it takes to freeze.
     freezes: Duration,
+    /// Whether it is to hand over no more, by what it has done so far.
+    is_called_off: fn(&[&str]) -> bool,
 }
 
 impl Former {
@@ -112,7 +114,8 @@ impl Former {
         let (ours, clients) = (0..SOCKETS).map(|_| UnixStream::pair().unwrap()).unzip();
         let listener = UnixStream::pair().unwrap().0;
         let (steps, freezes) = (Vec::new(), Duration::ZERO);
-        Self { listener, ours, clients, steps, obstacle: None, freezes }
+        let is_called_off = |_: &[&str]| false;
+        Self { listener, ours, clients, steps, obstacle: None, freezes, is_called_off }
     }
 
     fn run(&mut self, mode: &str) -> Result<u32, Failure> {
@@ -172,6 +175,13 @@ impl Predecessor for Former {
         channel.send_shard(&[7; 3_000_000], &sockets)?;
         channel.send_shard(b"empty", &[])?;
         Ok(channel)
+    }
+
+    fn check_wanted(&mut self) -> Result<(), String> {
+        match (self.is_called_off)(&self.steps) {
+            true => Err("a signal ends it".into()),
+            false => Ok(()),
+        }
     }
 
     fn thaw(&mut self) {
@@ -299,4 +309,22 @@ fn a_former_process_that_cannot_freeze_goes_on() {
     assert_eq!(failure, "this process cannot hand over: under way: 1 paced broadcast");
     assert_eq!(former.steps, ["freeze", "thaw"]);
     former.expect_goes_on();
+}
+
+/// At once where the new process hangs, and up to the commit.
+#[test]
+fn a_former_process_that_is_to_end_does_not_hand_over() {
+    for (mode, is_called_off, steps) in [
+        ("hangs at once", (|_| true) as fn(&[&str]) -> bool, NOT_FROZEN),
+        ("hangs with the listeners", |_| true, NOT_FROZEN),
+        ("is busy with the sockets", |steps| steps.contains(&"send"), BACK),
+        ("well", |steps| steps.contains(&"send"), BACK),
+    ] {
+        let mut former = Former::new();
+        former.is_called_off = is_called_off;
+        let failure = former.run(mode).unwrap_err().to_string();
+        assert_eq!(failure, "this process cannot hand over: a signal ends it", "{mode}");
+        assert_eq!(former.steps, steps, "{mode}");
+        former.expect_goes_on();
+    }
 }

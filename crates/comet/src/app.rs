@@ -73,7 +73,7 @@ impl App {
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as
     /// soon as they can.
     pub fn start(config: &Config) -> Result<Self, StartError> {
-        let mut prepared = Prepared::new(config, None)?;
+        let mut prepared = Prepared::new(config, None, &[])?;
         let (threads, handles) = prepared.start(None)?;
         let mut app = Self::new(prepared, threads, handles);
         app.threads.control.set_ready();

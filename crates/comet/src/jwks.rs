@@ -33,6 +33,37 @@ const REDIRECTS: u32 = 3;
 /// Longest key set, bytes.
 const BODY_MAX: u64 = 1 << 20;
 
+/// A URL, and the key set that was fetched there last.
+pub(crate) type FetchedSet = (String, String);
+
+/// The key sets of `token`'s URLs, for a process that goes on.
+pub(crate) fn fetched(authenticator: &AnyAuthenticator, token: &Token) -> Vec<FetchedSet> {
+    let AnyAuthenticator::Jwt(jwt) = authenticator else { return Vec::new() };
+    let sets = jwt.fetched().into_iter().zip(&token.jwks_urls);
+    let pair = |(set, url): (Option<Arc<[u8]>>, &String)| {
+        Some((url.clone(), str::from_utf8(&set?).ok()?.to_owned()))
+    };
+    sets.filter_map(pair).collect()
+}
+
+/// Begins with what a former process has fetched: the servers may be slow to answer this one, or away.
+pub(crate) fn take_over(authenticator: &AnyAuthenticator, token: &Token, sets: &[FetchedSet]) {
+    let AnyAuthenticator::Jwt(jwt) = authenticator else { return };
+    for (index, url) in token.jwks_urls.iter().enumerate() {
+        let Some((_, set)) = sets.iter().find(|(of, _)| of == url) else { continue };
+        match jwt.adopt_fetched(index, set.as_bytes()) {
+            Ok(change) => {
+                let change = change.map_or_else(String::new, |change| change.to_string());
+                log::info!("token.jwks_urls[{index}]: {change}, from the former process");
+            }
+            // Another algorithm, say.
+            Err(error) => log::warn!(
+                "token.jwks_urls[{index}]: {error}, in what the former process has; it is fetched"
+            ),
+        }
+    }
+}
+
 /// Fetches the keys of `token`'s URLs, if there are any, for as long as `authenticator` or a clone is there. Returns at
 /// once.
 pub(crate) fn fetch(authenticator: &AnyAuthenticator, token: &Token) {

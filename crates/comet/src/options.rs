@@ -7,7 +7,7 @@ use comet_config::{Config, HistoryStore, SlowConsumer, UnknownCode};
 use comet_control::{
     ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
 };
-use comet_core::limits::{COALESCE_AFTER_MS, TEXT_PUSH_MAX};
+use comet_core::limits::{COALESCE_AFTER_MS, RECOVERY_MEMORY, TEXT_PUSH_MAX};
 use comet_core::{
     Blocks, CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, LiveTraces,
     Logic, Network, PresenceRule, ResumeLimits, SourceLimits, Tokens,
@@ -256,7 +256,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         history_is_shared: config.nats.history == HistoryStore::Jetstream,
         presence_rules: config.presence.rules.iter().map(presence_rule).collect(),
         history_memory: config.limits.history_memory,
-        recovery_memory: Limits::default().recovery_memory,
+        recovery_memory: RECOVERY_MEMORY,
         resume: ResumeLimits {
             window_ms: millis(config.resume.window),
             messages: config.resume.messages,

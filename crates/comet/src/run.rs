@@ -7,6 +7,7 @@ use comet_config::{Config, LogLevel, Machine, Mistakes, Source, load, load_for_l
 use comet_logicd::LogicServer;
 use comet_ops::{Notice, ServiceManager, Signal, Signals};
 use comet_upgrade::Failure;
+use rustix::process::{Pid, kill_process};
 
 use crate::api_tls;
 use crate::args::{EXIT_USAGE, Serve};
@@ -152,8 +153,10 @@ impl Server<'_> {
                 Event::Day => app.certificates().warn(),
                 Event::Minutes => app.rotate_ticket_keys(),
                 Event::Upgrade => {
-                    if hand_over(&app, pid_file.as_mut(), &manager) {
+                    if let Some(id) = hand_over(&app, pid_file.as_mut(), &manager, &mut signals) {
+                        pass_on(&mut signals, id, &manager);
                         app.leave();
+                        pass_on(&mut signals, id, &manager);
                         return Ok(0);
                     }
                 }
@@ -179,27 +182,32 @@ impl Server<'_> {
     }
 }
 
-/// Has another process go on with the connections, or says what one could, as it is asked. Returns whether another one goes on.
-fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager) -> bool {
-    let Some(asked) = Asked::fetch() else { return false };
-    let mut former = Former::new(app, pid_file.as_deref());
+/// Has another process go on with the connections, or says what one could, as it is asked. Returns the process that goes on.
+fn hand_over(
+    app: &App,
+    pid_file: Option<&mut PidFile>,
+    manager: &ServiceManager,
+    signals: &mut Signals,
+) -> Option<u32> {
+    let asked = Asked::fetch()?;
+    let mut former = Former::new(app, pid_file.as_deref(), signals);
     if asked.request.is_check {
         let answer = former.check();
         asked.answer(&answer);
-        return false;
+        return None;
     }
     log::info!("SIGUSR2: a new process is started to go on with the connections");
     match former.hand_over(&asked.request) {
         Ok(id) => {
             let done = format!("process {id} serves: {}", former.describe());
-            // Before this process ends, which is the main one so far.
+            // The new process has said so. A notice may be lost, and an older one does not say it.
             manager.notify(Notice::MainProcess(id));
             if let Some(Err(error)) = pid_file.map(|file| file.leave(id)) {
                 log::error!("upgrade: {error}");
             }
             log::info!("upgrade: {done}");
             asked.answer(&Answer { is_done: true, text: done });
-            true
+            Some(id)
         }
         Err(failure) => {
             comet_ops::count_upgrades(failure.label(), 1);
@@ -208,7 +216,26 @@ fn hand_over(app: &App, pid_file: Option<&mut PidFile>, manager: &ServiceManager
             }
             let text = format!("this server goes on as before: {failure}");
             asked.answer(&Answer { is_done: false, text });
-            false
+            None
+        }
+    }
+}
+
+/// Gives process `id`, which serves now, the signals that have come to this one: they mean the server. It may have read its
+/// configuration before.
+fn pass_on(signals: &mut Signals, id: u32, manager: &ServiceManager) {
+    let process = i32::try_from(id).ok().and_then(Pid::from_raw).expect("it is a child");
+    while let Some(signal) = signals.wait_for(Duration::ZERO) {
+        let passed = match signal {
+            Signal::Hangup => rustix::process::Signal::HUP,
+            // A service manager ends all processes of the server by itself, and a second signal would cut the drain short.
+            Signal::Terminate if !manager.is_there() => rustix::process::Signal::TERM,
+            // A terminal tells both, and who wants another upgrade asks the new process.
+            Signal::Terminate | Signal::Interrupt | Signal::Upgrade => continue,
+        };
+        log::info!("upgrade: {signal} is passed on to process {id}");
+        if let Err(error) = kill_process(process, passed) {
+            log::error!("upgrade: {signal} does not reach process {id}: {error}");
         }
     }
 }

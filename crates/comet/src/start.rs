@@ -19,7 +19,7 @@ use comet_serve::AccessLog;
 
 use crate::StartError;
 use crate::api_tls;
-use crate::jwks;
+use crate::jwks::{self, FetchedSet};
 use crate::listeners::{self, Listeners};
 use crate::logic::authenticator;
 use crate::nats;
@@ -68,11 +68,15 @@ pub(crate) struct Handles {
 
 impl Prepared {
     /// Tries the machine, reads the files and opens the listeners. Those in `inherited` are a former process's; the server then
-    /// starts as one that goes on.
+    /// starts as one that goes on, also with the key sets that the former process has fetched.
     ///
     /// # Errors
     /// The first failure.
-    pub(crate) fn new(config: &Config, inherited: Option<Inherited>) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        config: &Config,
+        inherited: Option<Inherited>,
+        key_sets: &[FetchedSet],
+    ) -> Result<Self, StartError> {
         let count = config.server.cores.len();
         let open_files = comet_net::probe(config.limits.ring_entries, count)?;
         let authenticator = if config.logic.addrs.is_empty() {
@@ -94,6 +98,7 @@ impl Prepared {
         }
         let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
         let listeners = listeners::open(config, &inherited.clone().unwrap_or_default())?;
+        jwks::take_over(&authenticator, &config.token, key_sets);
         jwks::fetch(&authenticator, &config.token);
         let cluster = nats::cluster(config).map_err(StartError::Nats)?;
         Ok(Self {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_core::{Blocks, CallId, Limits, ShardId};
 use comet_hub::PacedBroadcast;
 use comet_hub::cluster::ClusterHandOver;
-use comet_serve::{NamedSocket, begin_move, end_move};
+use comet_serve::{NamedSocket, end_move};
 
 use super::Control;
 use crate::cluster::STREAM_CALLER;
@@ -27,7 +27,7 @@ impl Control {
     /// Why another process cannot go on, in words. Nothing has changed then.
     pub fn begin_move(&self) -> Result<(), String> {
         self.check_move()?;
-        match begin_move(&self.phase) {
+        match self.node.begin_move() {
             true => Ok(()),
             false => Err("it is starting, draining or ending".to_owned()),
         }
@@ -44,9 +44,16 @@ impl Control {
         Ok(())
     }
 
+    /// The cores are frozen, for `time` at most: until then their silence is no reason for health or the service manager to end
+    /// this process, and with it the connections.
+    pub fn excuse_cores(&self, time: Duration) {
+        self.vitals.excuse(time);
+    }
+
     /// Callers are accepted: after [`Control::begin_move`] again, and in a process that has taken over from another one from now
-    /// on.
+    /// on. The cores take turns again.
     pub fn end_move(&self) {
+        self.vitals.end_excuse();
         end_move(&self.phase);
         if let Some(cluster) = &self.cluster {
             cluster.release();

@@ -9,9 +9,14 @@ use super::keys::Key;
 /// The keys of a URL; `None`: they were not fetched yet.
 pub(super) type Fetched = Option<Vec<Key>>;
 
+/// The JWK set that they were read from.
+pub(super) type Document = Option<Arc<[u8]>>;
+
 /// The keys of all URLs, in the order of the configuration.
 pub(super) struct FetchedKeys {
     sets: RwLock<Arc<[Arc<Fetched>]>>,
+    /// What they were read from, for a process that goes on with them.
+    documents: RwLock<Vec<Document>>,
     /// The servers may have keys that are not here.
     is_stale: AtomicBool,
     /// A token has named a key that is not here.
@@ -23,6 +28,7 @@ impl FetchedKeys {
     pub(super) fn new(urls: usize) -> Self {
         Self {
             sets: RwLock::new((0..urls).map(|_| Arc::default()).collect()),
+            documents: RwLock::new(vec![None; urls]),
             is_stale: AtomicBool::new(urls > 0),
             is_wanted: AtomicBool::new(false),
             fetcher: OnceLock::new(),
@@ -33,8 +39,15 @@ impl FetchedKeys {
         Arc::clone(&self.sets.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the keys of `url`; returns the former ones.
-    pub(super) fn replace(&self, url: usize, keys: Vec<Key>) -> Arc<Fetched> {
+    pub(super) fn documents(&self) -> Vec<Document> {
+        self.documents.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Replaces the keys of `url` by those of `document`; returns the former ones.
+    pub(super) fn replace(&self, url: usize, keys: Vec<Key>, document: &[u8]) -> Arc<Fetched> {
+        let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
+        documents[url] = Some(document.into());
+        drop(documents);
         let mut sets = self.sets.write().unwrap_or_else(PoisonError::into_inner);
         let mut newer = sets.to_vec();
         let former = std::mem::replace(&mut newer[url], Arc::new(Some(keys)));

@@ -96,6 +96,7 @@ fn keys_of_urls_come_and_go() {
     // Nothing was fetched.
     let refusal = jwt.auth(&token(&first, "1"), "").unwrap_err();
     assert!(refusal.is_temporary() && jwt.wants_fetch(), "{refusal}");
+    assert_eq!(jwt.fetched(), [None, None]);
     jwt.begin_fetch();
     assert_eq!(adopt(0, &[first.jwk("1")]).unwrap(), "1 key, of which 1 is new");
     assert_eq!(adopt(0, &[first.jwk("1")]).unwrap(), "");
@@ -123,6 +124,9 @@ fn keys_of_urls_come_and_go() {
     }
     assert!(jwt.adopt_fetched(0, b"<html>").is_err());
     assert_eq!(jwt.auth(&token(&first, "1"), "").unwrap().user, 42);
+    // As another process may be given them.
+    let expected = [first.jwk("1"), second.jwk("2")].map(|key| Some(set(&[key]).bytes.into()));
+    assert_eq!(jwt.fetched(), expected);
     assert_eq!(adopt(0, &[second.jwk("2")]).unwrap(), "1 key, of which 1 is new");
     assert!(jwt.auth(&token(&first, "1"), "").is_err());
 }

@@ -7,6 +7,7 @@ use comet_control::Control;
 use comet_listen::NamedSocket;
 use comet_net::{Core, Pending};
 
+use crate::jwks::{self, FetchedSet};
 use crate::listeners::Passing;
 use crate::start::{Handles, Prepared, Threads};
 
@@ -58,6 +59,11 @@ impl App {
     /// What the clock of the shards shows.
     pub(crate) fn clock(&self) -> Duration {
         self.threads.epoch.elapsed()
+    }
+
+    /// The key sets of `token.jwks_urls` that were fetched.
+    pub(crate) fn key_sets(&self) -> Vec<FetchedSet> {
+        jwks::fetched(&self.authenticator, &self.config.token)
     }
 
     pub(crate) fn cores(&self) -> &[Core] {

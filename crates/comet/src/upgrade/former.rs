@@ -9,6 +9,7 @@ use std::{env, io};
 
 use comet_handover::feature;
 use comet_net::{Core, FrozenTurn, Pending, Survey};
+use comet_ops::Signals;
 use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
 
 use crate::App;
@@ -29,7 +30,10 @@ const NOTICES: Duration = Duration::from_millis(100);
 /// How long callers may take to get the answers to their calls.
 const CALLERS: Duration = Duration::from_secs(1);
 
-/// How long control may take to begin what other hosts have pushed so far. Clients are served meanwhile.
+/// How long what clients send may wait in all, heartbeats too, before the cores are frozen: clients wait 5 s for an answer to one.
+const HELD: Duration = Duration::from_millis(4_500);
+
+/// How long control may take to begin what other hosts have pushed so far. Pushes go on meanwhile.
 const PUSHES_OF_HOSTS: Duration = Duration::from_secs(5);
 
 /// How long what the former process of this one held of other hosts may take to come. Nothing is stopped meanwhile.
@@ -68,6 +72,8 @@ fn command(request: &Request) -> Command {
 pub(crate) struct Former<'a> {
     app: &'a App,
     pid_file: Option<&'a PidFile>,
+    /// Of this process: until the commit, those that end it prevail.
+    signals: &'a mut Signals,
     /// How long clients wait at most that have to come back, milliseconds.
     retry_after_ms: u32,
     /// Connections that could be handed over before the new process was started.
@@ -78,22 +84,33 @@ pub(crate) struct Former<'a> {
     moved: usize,
     /// Connections that were closed because they could not be.
     closed: usize,
+    /// Since when what clients send waits.
+    held: Option<Instant>,
     frozen: Option<Instant>,
+    /// How long nobody may be served.
+    frozen_max: Duration,
     pause: Duration,
 }
 
 impl<'a> Former<'a> {
-    pub(crate) fn new(app: &'a App, pid_file: Option<&'a PidFile>) -> Self {
+    pub(crate) fn new(
+        app: &'a App,
+        pid_file: Option<&'a PidFile>,
+        signals: &'a mut Signals,
+    ) -> Self {
         let retry_after_ms = app.config().server.retry_after.as_millis();
         Self {
             app,
             pid_file,
+            signals,
             retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX),
             movable: 0,
             required: Vec::new(),
             moved: 0,
             closed: 0,
+            held: None,
             frozen: None,
+            frozen_max: FROZEN,
             pause: Duration::ZERO,
         }
     }
@@ -108,26 +125,26 @@ impl<'a> Former<'a> {
             return Err(Failure::Unready(why.to_owned()));
         }
         // Before a process is started in vain.
-        self.app.control().check_move().map_err(Failure::Unready)?;
+        self.check_state().map_err(Failure::Unready)?;
         self.take_over_hosts().map_err(Failure::Unready)?;
         Survey { movable: self.movable, required: self.required, .. } =
             self.survey().map_err(Failure::Unready)?;
         let mib = comet_ops::allocated_bytes().map_or(0, |bytes| bytes >> 20);
         let many = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
-        let frozen = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
-        let times = Times { start: request.start, frozen };
+        self.frozen_max = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
+        let times = Times { start: request.start, frozen: self.frozen_max };
         comet_upgrade::upgrade(self, command(request), times)
     }
 
     /// What would be handed over, for an operator.
     pub(crate) fn check(&self) -> Answer {
-        match self.app.control().check_move().and_then(|()| self.survey()) {
+        match self.check_state() {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
-            Ok(Survey { movable, handshakes, await_answers, closing, orders, .. }) => {
+            Ok(Survey { movable, handshakes, await_answers, closing, .. }) => {
                 let text = format!(
                     "would go on: {movable}\nwould be closed: {handshakes} in a handshake, if {} ms do \
                      not end that, and {await_answers} that wait for an answer, if {} s do not\n\
-                     closing: {closing}\norders to move clients off, which are waited for: {orders}",
+                     closing: {closing}",
                     HANDSHAKES.as_millis(),
                     ANSWERS.as_secs()
                 );
@@ -137,6 +154,19 @@ impl<'a> Former<'a> {
     }
 
     /// What could be handed over now.
+    ///
+    /// # Errors
+    /// Why nothing can be. An order to close clients is of this process alone, and a frozen core would not carry it out.
+    fn check_state(&self) -> Result<Survey, String> {
+        self.app.control().check_move()?;
+        let survey = self.survey()?;
+        match survey.orders {
+            0 => Ok(survey),
+            _ => Err("clients are moved off: wait for the end of that, or cancel it".to_owned()),
+        }
+    }
+
+    /// What there is.
     ///
     /// # Errors
     /// If a core does not answer.
@@ -163,32 +193,39 @@ impl<'a> Former<'a> {
         format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
     }
 
+    /// Waits until it is time to look again.
+    fn pause(&mut self) -> Result<(), String> {
+        self.check_wanted()?;
+        sleep(LOOK);
+        Ok(())
+    }
+
     /// Waits until there is none of what `count` counts, or `time` is over.
-    fn wait_for(&self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
+    fn wait_for(&mut self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
         let end = Instant::now() + time;
         while count(&self.survey()?) > 0 && Instant::now() < end {
-            sleep(LOOK);
+            self.pause()?;
         }
         Ok(())
     }
 
     /// Waits until this process has what its own former process held of other hosts: it can hold nothing before.
-    fn take_over_hosts(&self) -> Result<(), String> {
+    fn take_over_hosts(&mut self) -> Result<(), String> {
         let end = Instant::now() + FORMER_HOSTS;
         while !self.app.control().has_taken_over_hosts() {
             if Instant::now() >= end {
                 return Err("pushes of other hosts from the last upgrade have not come".to_owned());
             }
-            sleep(LOOK);
+            self.pause()?;
         }
         Ok(())
     }
 
     /// Has pushes of other hosts wait, and those that came before begin while clients are served.
-    fn hold_hosts(&self) -> Result<(), String> {
+    fn hold_hosts(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.hold_hosts();
-        let end = Instant::now() + PUSHES_OF_HOSTS;
+        let end = bound(Instant::now(), PUSHES_OF_HOSTS, self.held);
         loop {
             match control.pushes_of_hosts() {
                 Some(0) => return Ok(()),
@@ -198,14 +235,15 @@ impl<'a> Former<'a> {
                 None if Instant::now() >= end => {
                     return Err("pushes of other hosts are not held in time".to_owned());
                 }
-                _ => sleep(LOOK),
+                _ => self.pause()?,
             }
         }
     }
 
     /// Reads no more requests of clients, and waits for the answers to those under way.
-    fn answer_requests(&self) -> Result<(), String> {
+    fn answer_requests(&mut self) -> Result<(), String> {
         let cores = self.app.cores();
+        self.held = Some(Instant::now());
         all(cores, Core::hold_input, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         let clients = self.survey()?.await_answers;
         if clients == 0 {
@@ -231,13 +269,13 @@ impl<'a> Former<'a> {
 
     /// Has the callers leave with their answers, and takes no more pushes by frames. A caller that takes longer is cut off when this
     /// process ends, and has no answer then.
-    fn wait_for_callers(&self) -> Result<(), String> {
+    fn wait_for_callers(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.begin_move()?;
         let cores = self.app.cores();
         let held = all(cores, |core| core.hold_callers(true), ORDER)?;
         held.into_iter().collect::<Result<(), _>>()?;
-        let end = Instant::now() + CALLERS;
+        let end = bound(Instant::now(), CALLERS, self.held);
         loop {
             let (callers, calls) = (control.callers(), control.calls_under_way());
             let is_over = Instant::now() >= end;
@@ -253,7 +291,7 @@ impl<'a> Former<'a> {
                 );
                 return Ok(());
             }
-            sleep(LOOK);
+            self.pause()?;
         }
     }
 
@@ -310,19 +348,29 @@ impl Predecessor for Former<'_> {
             pid_file: self.pid_file.map(|file| file.path().to_owned()),
             clock_us: u64::try_from(self.app.clock().as_micros()).unwrap_or(0),
             connections: self.movable as u64,
+            key_sets: self.app.key_sets(),
         };
         let descriptors = self.app.sockets().map(AsFd::as_fd);
         (sockets.encode(), descriptors.chain(self.pid_file.map(AsFd::as_fd)).collect())
     }
 
+    fn check_wanted(&mut self) -> Result<(), String> {
+        match self.signals.find_end() {
+            Some(signal) => Err(format!("{signal} ends it")),
+            None => Ok(()),
+        }
+    }
+
     fn freeze(&mut self) -> Result<(), String> {
-        self.app.control().check_move()?;
+        self.check_state()?;
         let cores = self.app.cores();
         all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         self.wait_for(HANDSHAKES, |survey| survey.handshakes)?;
         self.answer_requests()?;
         // From here on nobody can push.
         self.wait_for_callers()?;
+        // Nor give an order.
+        self.check_state()?;
         self.close_unmovable()?;
         self.hold_hosts()?;
         self.frozen = Some(Instant::now());
@@ -332,6 +380,8 @@ impl Predecessor for Former<'_> {
 
     fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
         let control = self.app.control();
+        // From here on they take no turns.
+        control.excuse_cores(self.frozen_max);
         let blocks = control.blocks();
         let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
         let process = Process {
@@ -386,6 +436,11 @@ impl Predecessor for Former<'_> {
     }
 }
 
+/// When a step that begins at `now` is over, which may take `time`, and [`HELD`] with all steps before it since `held`.
+fn bound(now: Instant, time: Duration, held: Option<Instant>) -> Instant {
+    held.map_or(now + time, |held| (now + time).min(held + HELD))
+}
+
 /// A channel that carries the connection to the new process back.
 #[allow(clippy::type_complexity, reason = "the two ends")]
 fn channel_of() -> (
@@ -403,4 +458,21 @@ fn all<T>(
 ) -> Result<Vec<T>, String> {
     let pending: Vec<_> = cores.iter().map(order).collect();
     pending.into_iter().map(|pending| pending.wait(time)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Clients that wait for logic and for callers do not wait for other hosts as long again.
+    #[test]
+    fn what_clients_send_waits_no_longer_than_a_heartbeat_may() {
+        let held = Instant::now();
+        let after = |seconds| held + Duration::from_secs(seconds);
+        assert_eq!(bound(after(0), CALLERS, None), after(1));
+        assert_eq!(bound(after(3), CALLERS, Some(held)), after(4));
+        assert_eq!(bound(after(4), CALLERS, Some(held)), held + HELD);
+        assert_eq!(bound(after(4), PUSHES_OF_HOSTS, Some(held)), held + HELD);
+        assert!(ANSWERS + CALLERS + NOTICES < HELD);
+    }
 }

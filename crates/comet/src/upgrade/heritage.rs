@@ -8,6 +8,7 @@ use comet_control::{ClusterHandOver, PacedMove};
 use serde_json::{Map, Value, json};
 
 use super::{hosts, paced};
+use crate::jwks::FetchedSet;
 
 /// With the listeners, while the former process serves. Their descriptors follow, and that of the pid file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -20,6 +21,8 @@ pub(super) struct Sockets {
     pub(super) clock_us: u64,
     /// Connections that it would hand over now.
     pub(super) connections: u64,
+    /// What it has fetched last from each of `token.jwks_urls`.
+    pub(super) key_sets: Vec<FetchedSet>,
 }
 
 /// Before the shards, once all of them are frozen.
@@ -41,13 +44,14 @@ pub(super) struct Process {
 
 impl Sockets {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Self { names, pid_file, clock_us, connections } = self;
+        let Self { names, pid_file, clock_us, connections, key_sets } = self;
         let pid_file = pid_file.as_ref().map(|path| path.to_string_lossy());
         let all = json!({
             "sockets": names,
             "pid_file": pid_file,
             "clock_us": clock_us,
             "connections": connections,
+            "key_sets": key_sets,
         });
         all.to_string().into_bytes()
     }
@@ -57,11 +61,15 @@ impl Sockets {
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let object = object(bytes)?;
         let text = |name: &str| Some(object.get(name)?.as_str()?.to_owned());
+        let key_sets = object.get("key_sets").and_then(Value::as_array);
+        let key_set =
+            |pair: &Value| Some((pair[0].as_str()?.to_owned(), pair[1].as_str()?.to_owned()));
         Ok(Self {
             names: text("sockets").unwrap_or_default(),
             pid_file: text("pid_file").map(Into::into),
             clock_us: object.get("clock_us").and_then(Value::as_u64).unwrap_or(0),
             connections: object.get("connections").and_then(Value::as_u64).unwrap_or(0),
+            key_sets: key_sets.into_iter().flatten().filter_map(key_set).collect(),
         })
     }
 }
@@ -116,8 +124,9 @@ mod tests {
     #[test]
     fn what_is_said_is_understood() {
         for pid_file in [None, Some("/run/comet.pid".into())] {
+            let key_sets = vec![("https://a/keys".to_owned(), "{\"keys\":[]}".to_owned())];
             let names = "tcp.bind 0 127.0.0.1:0\n".to_owned();
-            let sockets = Sockets { names, pid_file, clock_us: 7, connections: 3 };
+            let sockets = Sockets { names, pid_file, clock_us: 7, connections: 3, key_sets };
             assert_eq!(Sockets::decode(&sockets.encode()), Ok(sockets));
         }
         let upgrades = [("done".to_owned(), 2), ("late".to_owned(), 1)].into();

@@ -9,6 +9,7 @@ use comet_core::{Block, Blocks, Millis, TooManyBlocks, distribute};
 use comet_handover::{FEATURES, Shard, VERSION};
 use comet_listen::Inherited;
 use comet_net::{Arrived, ArrivedSocket, Core};
+use comet_ops::{Notice, ServiceManager};
 use comet_upgrade::{Greeting, Handed, Successor, VARIABLE};
 
 use crate::options::memory_ceiling;
@@ -100,6 +101,9 @@ impl TakingOver {
             let _ = threads.stop();
             return Err(NotTaken { sentence, code: 1 });
         }
+        // First: while the former process is the main one, its end is that of the service, and it may fail from here on.
+        let manager = ServiceManager::from_environment();
+        manager.notify(Notice::MainProcess(std::process::id()));
         // Before the pages that show it are served.
         comet_ops::count_upgrades("done", 1);
         let app = App::go_on(prepared, threads, handles);
@@ -121,7 +125,7 @@ impl TakingOver {
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
         let greeted = Instant::now();
-        let Sockets { names, pid_file, clock_us, connections } = Sockets::decode(&said)?;
+        let Sockets { names, pid_file, clock_us, connections, key_sets } = Sockets::decode(&said)?;
         let pid_file = match pid_file {
             Some(path) => Some((path, sockets.pop().ok_or("the pid file is missing")?)),
             None => None,
@@ -137,7 +141,7 @@ impl TakingOver {
             (None, former) => (None, former),
         };
         let failed = |error: crate::StartError| error.to_string();
-        let mut prepared = Prepared::new(config, Some(inherited)).map_err(failed)?;
+        let mut prepared = Prepared::new(config, Some(inherited), &key_sets).map_err(failed)?;
         let clock = Duration::from_micros(clock_us) + greeted.elapsed();
         let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
         Ok(Taken { prepared, threads, handles, pid_file, former_pid_file })

@@ -19,13 +19,13 @@ use crate::process::{Running, Server, comet, line_with};
 use crate::support::{PATIENCE, get, until};
 
 /// The place of a service manager.
-struct Manager {
+pub(crate) struct Manager {
     socket: UnixDatagram,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 impl Manager {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         // Names of sockets are short.
         let path = std::env::temp_dir().join(format!("comet-{}-{name}", std::process::id()));
         let socket = UnixDatagram::bind(&path).unwrap();
@@ -33,7 +33,7 @@ impl Manager {
         Self { socket, path }
     }
 
-    fn told(&self) -> String {
+    pub(crate) fn told(&self) -> String {
         let mut bytes = [0; 256];
         let length = self.socket.recv(&mut bytes).expect("the manager is told something");
         str::from_utf8(&bytes[..length]).unwrap().to_owned()

@@ -24,18 +24,18 @@ use crate::scratch;
 use crate::support::{Metrics, PATIENCE, until};
 
 /// A key of an issuer.
-struct Signer {
+pub(crate) struct Signer {
     id: &'static str,
     pair: Ed25519KeyPair,
 }
 
 impl Signer {
-    fn new(id: &'static str) -> Self {
+    pub(crate) fn new(id: &'static str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self { id, pair: Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap() }
     }
 
-    fn token(&self) -> String {
+    pub(crate) fn token(&self) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
         let header = part(json!({ "alg": "EdDSA", "kid": self.id }));
@@ -46,7 +46,7 @@ impl Signer {
 }
 
 /// A key set.
-fn set(signers: &[&Signer]) -> String {
+pub(crate) fn set(signers: &[&Signer]) -> String {
     let key = |signer: &&Signer| {
         let x = URL_SAFE_NO_PAD.encode(signer.pair.public_key());
         json!({ "kty": "OKP", "crv": "Ed25519", "kid": signer.id, "x": x })
@@ -54,20 +54,20 @@ fn set(signers: &[&Signer]) -> String {
     json!({ "keys": signers.iter().map(key).collect::<Vec<_>>() }).to_string()
 }
 
-fn ok(body: &str) -> String {
+pub(crate) fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
 }
 
 /// A web server with an answer for each path. A path that it does not know is never answered. While its answers are
 /// locked, nobody gets any.
-struct Web {
-    address: SocketAddr,
+pub(crate) struct Web {
+    pub(crate) address: SocketAddr,
     answers: Arc<Mutex<BTreeMap<&'static str, String>>>,
     requests: Arc<AtomicUsize>,
 }
 
 impl Web {
-    fn start(tls: Option<Arc<ServerConfig>>) -> Self {
+    pub(crate) fn start(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let web = Self {
             address: listener.local_addr().unwrap(),
@@ -95,12 +95,12 @@ impl Web {
     }
 
     /// The comet on whose log the test depends, which answers nobody before it has started.
-    fn serve(&self, environment: &[(&str, &str)], sets: &[&str]) -> Server {
+    pub(crate) fn serve(&self, environment: &[(&str, &str)], sets: &[&str]) -> Server {
         let _held = self.answers.lock().unwrap();
         Server::start_in(environment, &[], sets)
     }
 
-    fn set(&self, path: &'static str, answer: String) {
+    pub(crate) fn set(&self, path: &'static str, answer: String) {
         self.answers.lock().unwrap().insert(path, answer);
     }
 }
@@ -134,11 +134,11 @@ fn answer(
     let _ = stream.get_mut().flush();
 }
 
-fn sets(urls: &[String]) -> [String; 2] {
+pub(crate) fn sets(urls: &[String]) -> [String; 2] {
     ["token.kind=\"jwt\"".to_owned(), format!("token.jwks_urls={urls:?}")]
 }
 
-fn connect(server: &Server, signer: &Signer) -> Result<Client, Error> {
+pub(crate) fn connect(server: &Server, signer: &Signer) -> Result<Client, Error> {
     Options::tcp(server.tcp.to_string(), signer.token()).timeout(PATIENCE).connect()
 }
 

@@ -2,10 +2,12 @@
 
 use std::{fs, path};
 
-use comet_client::Transport;
+use comet_client::{Transport, op};
 
 use super::{Line, file, script, start_with_file, token};
-use crate::support::{To, queued, two_cores, until};
+use crate::peer::Peer;
+use crate::process::run;
+use crate::support::{To, push, queued, two_cores, until};
 use crate::unix_sockets::Folder;
 
 #[test]
@@ -70,4 +72,34 @@ fn a_pid_file_moves() {
     until("the last one to be gone", || !path("second").exists());
     assert_eq!(line.push(To::User(7), b"still here"), queued(1));
     assert_eq!(client.recv().body, b"still here");
+}
+
+/// An order to move clients off is refused for, before anybody waits or is closed.
+#[test]
+fn clients_that_are_moved_off_are_not_handed_over() {
+    let mut line = Line::start(&[], &[]);
+    let mut clients: Vec<_> =
+        (100..160).map(|user| line.server.live(Transport::Tcp, &token(user))).collect();
+    let mut silent = Peer::connect(line.server.tcp, Transport::Tcp);
+    until("it to be accepted", || line.metrics().value("comet_connections") == 61);
+    let caller = line.caller();
+    let grpc = line.server.grpc.to_string();
+    let (code, ..) = run(&["ctl", "--grpc", &grpc, "move-off", "50", "--per-second", "1"]);
+    assert_eq!(code, 0);
+    // No process is started.
+    line.fail(&["--binary", "/bin/false"], "clients are moved off");
+    let (code, said, error) = line.ask(&["--check"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(error.contains("clients are moved off"), "{error}");
+    silent.send(op::AUTH, 1, token(7).as_bytes());
+    assert_eq!(silent.recv().operation, op::AUTH_REPLY);
+    assert_eq!(push(&caller, To::User(7), 5, b"as before"), queued(1));
+    assert_eq!(silent.recv().body, b"as before");
+    let (code, ..) = run(&["ctl", "--grpc", &grpc, "cancel-move-off"]);
+    assert_eq!(code, 0);
+    drop(caller);
+    line.upgrade();
+    clients.clear();
+    assert_eq!(line.push(To::User(7), b"later"), queued(1));
+    assert_eq!(silent.recv().body, b"later");
 }

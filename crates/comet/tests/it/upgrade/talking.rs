@@ -16,7 +16,7 @@ use crate::process::{line_with, run};
 use crate::support::{BOTH, To, queued, until};
 
 /// The user and the number of the next client message that logic is asked about.
-fn received(logic: &FakeLogic) -> (i64, i32) {
+pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
     logic.asked(|asked| match asked {
         Asked::Receive(request) => Some((request.mid, request.proto.unwrap_or_default().seq)),
         _ => None,
@@ -60,7 +60,7 @@ impl Gate {
 }
 
 /// A server whose logic takes a user's number for a token.
-fn start() -> (FakeLogic, Line) {
+pub(super) fn start() -> (FakeLogic, Line) {
     let (logic, _, line) = start_behind_gate();
     (logic, line)
 }
@@ -84,7 +84,7 @@ fn start_behind_gate() -> (FakeLogic, Gate, Line) {
 }
 
 /// Orders an upgrade. Returns once the server reads no more of its clients, and waits for the answers that some of them wait for.
-fn order(line: &Line) -> JoinHandle<(i32, String, String)> {
+pub(super) fn order(line: &Line) -> JoinHandle<(i32, String, String)> {
     let pid = line.pid.clone();
     let order = thread::spawn(move || run(&["upgrade", "--pid", &pid]));
     line_with(&line.server.log, "clients wait for an answer");

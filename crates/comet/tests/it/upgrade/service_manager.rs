@@ -1,0 +1,79 @@
+//! What the service manager is told in an upgrade, so that it ends neither process.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use comet_client::Transport;
+use comet_handover::{FEATURES, VERSION};
+use comet_upgrade::{Greeting, Successor};
+
+use super::{Line, script, token};
+use crate::health::Manager;
+use crate::process::{self, run};
+use crate::scratch;
+use crate::support::{PATIENCE, To, queued, until};
+
+/// Tells the test that is not one that it is started as a new process, and names a file that it makes once it has all.
+const ROLE: &str = "COMET_TEST_IS_SLOW";
+
+/// Not a test: the new process, which is busy with the state until there is a file.
+#[test]
+fn new_process() {
+    let Some(taken) = env::var_os(ROLE) else { return };
+    let mut successor = Successor::from_environment(PATIENCE).unwrap().unwrap();
+    let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
+    let greeting = Greeting { version: VERSION, features };
+    let _listeners = successor.greet(&greeting).unwrap();
+    let _shards = successor.receive_shards(PATIENCE).unwrap();
+    fs::write(&taken, "").unwrap();
+    while Path::new(&taken).exists() {}
+}
+
+fn start(manager: &Manager) -> Line {
+    let path = manager.path.to_str().unwrap();
+    // Told five times a second.
+    let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "400000")];
+    Line::of(process::Server::start_in(&environment, &[], &[]))
+}
+
+/// A core that is silent for three seconds starves it, but a frozen core has to be silent.
+#[test]
+fn a_hand_over_that_takes_its_time_starves_no_watchdog() {
+    let manager = Manager::new("slow.notify");
+    let line = start(&manager);
+    let mut client = line.server.live(Transport::Tcp, &token(7));
+    let taken = scratch::folder().join("upgrade-is-slow.taken");
+    let _ = fs::remove_file(&taken);
+    let text = format!(
+        "{ROLE}={taken:?} exec {:?} --exact upgrade::service_manager::new_process --nocapture",
+        env::current_exe().unwrap()
+    );
+    let (slow, pid) = (script("upgrade-is-slow", &text), line.pid.clone());
+    let order = thread::spawn(move || run(&["upgrade", "--pid", &pid, "--binary", &slow]));
+    until("the new process to have all", || taken.exists());
+    let begin = Instant::now();
+    let mut is_fed = false;
+    while !is_fed && !order.is_finished() {
+        is_fed = manager.told() == "WATCHDOG=1" && begin.elapsed() > Duration::from_millis(3_500);
+    }
+    assert!(is_fed, "the service manager would have ended both processes");
+    fs::remove_file(taken).unwrap();
+    let (code, said, error) = order.join().unwrap();
+    assert_eq!((code, &*said), (1, ""), "{error}");
+    assert!(error.contains("the new process ended"), "{error}");
+    assert_eq!(line.push(To::User(7), b"as before"), queued(1));
+    assert_eq!(client.recv().body, b"as before");
+}
+
+/// Both say which process is the main one: the former one may end before it does.
+#[test]
+fn each_process_names_the_new_main_process() {
+    let manager = Manager::new("main.notify");
+    let mut line = start(&manager);
+    line.upgrade();
+    let expected = format!("MAINPID={}", line.pid);
+    for _ in 0..2 {
+        until("it to be named", || manager.told() == expected);
+    }
+}
