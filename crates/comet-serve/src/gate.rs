@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
@@ -45,6 +46,8 @@ pub struct Gate {
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
+    /// Watches of health that may begin.
+    watches: Arc<Semaphore>,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -99,6 +102,9 @@ pub const HTTP_CONNECTIONS: usize = 512;
 pub const STAT_CONNECTIONS: usize = 64;
 #[allow(missing_docs, reason = "above")]
 pub const DEBUG_CONNECTIONS: usize = 16;
+
+/// Watches of health at once: answers that no other bound ends. Who finds no room may ask by a check.
+const WATCHES_MAX: usize = 64;
 
 /// Bytes of all requests at once, of which the longest has `request_max`.
 #[must_use]
@@ -164,6 +170,7 @@ impl Gates {
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -238,6 +245,11 @@ impl Gate {
 
     pub(crate) fn access_log(&self) -> &AccessLog {
         &self.access_log
+    }
+
+    /// A place for a watch of health, until it is dropped.
+    pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
     }
 
     pub(crate) fn is_traced(&self) -> bool {

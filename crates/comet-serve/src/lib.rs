@@ -39,6 +39,7 @@ mod start_error;
 mod stream;
 mod tls;
 mod trace_parent;
+mod watch;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use access_log::{Access, AccessLog, Quoted};
