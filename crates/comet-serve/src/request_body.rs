@@ -30,7 +30,7 @@ const PREFIX: usize = 5;
 pub(crate) enum Form {
     /// HTTP: the whole body is one.
     Whole,
-    /// gRPC: the first one has to come in time.
+    /// gRPC: the one message has to come in time, with the end of the call behind it.
     Call,
     /// gRPC: messages come whenever the caller has one, and each has to be whole in time.
     Stream,
@@ -154,7 +154,10 @@ impl RequestBody {
 
     /// The message that was coming in is whole.
     fn complete(&mut self) -> Result<(), Refusal> {
-        (self.deadline, self.given_up, self.counted) = (None, None, 0);
+        (self.given_up, self.counted) = (None, 0);
+        if self.form == Form::Stream {
+            self.deadline = None;
+        }
         if let Some(incoming) = self.incoming.take() {
             let complete = incoming.complete().map_err(|_| Refusal::NoRoom)?;
             let received = Received { _complete: complete, _calling: self.place.begin_call() };
@@ -218,13 +221,16 @@ impl RequestBody {
 
     /// Resolves if the message that is awaited does not come in time, or has to make room.
     fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        let Some(incoming) = &self.incoming else { return Poll::Pending };
-        let given_up = self.given_up.get_or_insert_with(|| {
-            let given_up = incoming.given_up();
-            Box::pin(async move { given_up.notified().await })
-        });
-        if given_up.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Refusal::NoRoom);
+        if let Some(incoming) = &self.incoming {
+            let given_up = self.given_up.get_or_insert_with(|| {
+                let given_up = incoming.given_up();
+                Box::pin(async move { given_up.notified().await })
+            });
+            if given_up.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Refusal::NoRoom);
+            }
+        } else if self.form == Form::Stream {
+            return Poll::Pending;
         }
         let limit = self.gate.request_time();
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_active(limit)));

@@ -60,16 +60,20 @@ async fn late_bytes_of_ended_calls_end_no_connection() {
 #[tokio::test]
 async fn a_call_that_stops_midway_is_answered() {
     let fake = start(HASTY, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
+    let address = fake.control.grpc_addrs()[0].socket().unwrap();
+    let [mut connection, mut other] =
+        [Connection::open(address).await, Connection::open(address).await];
     let begun = message(&[0; 200]);
-    // Head alone, the start of a message, and the start of one in a stream.
+    // Head alone, the start of a message, and the start of one in a stream; a message without the end of the call.
     let silent = head(1, PUSH_MSG);
     let midway = [head(3, PUSH_MSG), data(3, &begun[..50], false)].concat();
     let in_stream = [head(5, PUSH_STREAM), data(5, &begun[..50], false)].concat();
     connection.send(&[silent, midway, in_stream].concat()).await;
+    other.send(&[head(1, PUSH_MSG), data(1, &begun, false)].concat()).await;
     for stream in [1, 3] {
         connection.answer(stream).await;
     }
+    other.answer(1).await;
     let counters = [Counters::default()];
     let (page, ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
     let (_, _, page) = page;
