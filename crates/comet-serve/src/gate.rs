@@ -20,6 +20,8 @@ use crate::refusal::Refusal;
 #[derive(Debug)]
 pub struct Gates {
     intake: Arc<Intake>,
+    /// Of callers who have shown no token where one is asked for.
+    strangers: Arc<Intake>,
     open_files: u64,
     is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -43,6 +45,7 @@ pub struct Gate {
     limits: GateLimits,
     places: Arc<Places>,
     intake: Arc<Intake>,
+    strangers: Arc<Intake>,
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
@@ -104,7 +107,7 @@ pub const STAT_CONNECTIONS: usize = 64;
 pub const DEBUG_CONNECTIONS: usize = 16;
 
 /// Watches of health at once: answers that no other bound ends. Who finds no room may ask by a check.
-const WATCHES_MAX: usize = 64;
+pub const WATCHES_MAX: usize = 64;
 
 /// Bytes of all requests at once, of which the longest has `request_max`.
 #[must_use]
@@ -114,6 +117,10 @@ pub fn request_bytes(request_max: usize) -> usize {
 
 /// Bytes of all requests at once, if the longest are not longer.
 const REQUEST_BYTES: usize = 256 << 20;
+
+/// The same of callers who have shown no token where one is asked for: checks of health, some hundreds at once. So they take none
+/// of the room of others.
+pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
 
 /// Longest request of a page, bytes, and how long it may take.
 const PAGE_REQUEST: usize = 2 << 20;
@@ -139,7 +146,8 @@ impl Gates {
     #[must_use]
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
         let intake = Arc::new(Intake::new(request_bytes));
-        Self { intake, open_files, is_traced: false, gates: Mutex::default() }
+        let strangers = Arc::new(Intake::new(STRANGERS_BYTES_MAX));
+        Self { intake, strangers, open_files, is_traced: false, gates: Mutex::default() }
     }
 
     /// Whether the requests of gates made from now on say which trace they belong to
@@ -167,6 +175,7 @@ impl Gates {
             limits,
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake: Arc::clone(&self.intake),
+            strangers: Arc::clone(&self.strangers),
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
@@ -190,7 +199,9 @@ impl Gates {
     /// Bytes of the requests that are coming in or being answered, and their bound.
     #[must_use]
     pub fn request_bytes(&self) -> (usize, usize) {
-        (self.intake.bytes(), self.intake.bytes_max())
+        let intakes = [&self.intake, &self.strangers];
+        let sum = |of: fn(&Intake) -> usize| intakes.iter().map(|intake| of(intake)).sum();
+        (sum(Intake::bytes), sum(Intake::bytes_max))
     }
 }
 
@@ -218,8 +229,9 @@ impl Gate {
         &self.places
     }
 
-    pub(crate) fn intake(&self) -> &Arc<Intake> {
-        &self.intake
+    /// Where the bytes of requests count.
+    pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
+        if is_stranger { &self.strangers } else { &self.intake }
     }
 
     pub(crate) fn request_max(&self) -> usize {

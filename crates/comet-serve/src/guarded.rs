@@ -81,13 +81,14 @@ impl HyperService<Request<Wire>> for Guarded {
             // A token that was taken away before it was noted ends no connection.
             is_let_in = gate.lock().check(&head, has_host);
         }
+        let misses_token = gate.lock().misses_token(&head);
         let is_watch = form == Form::Call && head.uri.path() == WATCH;
         let body = is_let_in.and_then(|()| {
             let watch = if is_watch { Some(gate.watch()?) } else { None };
-            let body = RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())?;
+            let of = (form, misses_token);
+            let body = RequestBody::new(wire, of, Arc::clone(&gate), place, arrivals.clone())?;
             Ok((body, watch))
         });
-        let misses_token = gate.lock().misses_token(&head);
         let (body, watch) = match body {
             Ok(body) => body,
             Err(refusal) => {
