@@ -182,8 +182,7 @@ impl Logic for LogicService {
     }
 
     async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {
-        let answer = Self::nodes(self).await;
-        self.answer("Nodes", ready(answer)).await
+        self.answer("Nodes", Self::nodes(self)).await
     }
 }
 
@@ -212,5 +211,56 @@ fn check_session(key: &str, server: &str) -> Result<(), Status> {
         more => {
             Err(Status::invalid_argument(format!("key has {more} bytes, more than {NAME_MAX}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use comet_logic::Embedded;
+    use comet_push::Bounds;
+    use comet_router::{Redis, RedisOptions};
+    use comet_serve::BearerToken;
+    use tonic::Code;
+
+    use crate::comets::Comets;
+
+    use super::*;
+
+    /// The time of a call begins before the store is asked, and its caller may leave meanwhile.
+    #[tokio::test]
+    async fn a_caller_that_leaves_while_the_comets_are_looked_up_counts() {
+        // It answers nobody.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sessions = Redis::new(&RedisOptions {
+            servers: vec![format!("redis://{}", listener.local_addr().unwrap())],
+            ca: None,
+            lifetime: Duration::from_secs(60),
+            deadline: Duration::from_secs(60),
+        });
+        let sessions = Arc::new(Store::Redis(sessions.unwrap()));
+        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };
+        let comets = Comets::new(BearerToken::new(None), Arc::clone(&sessions), bounds);
+        let service = LogicService {
+            authenticator: AnyAuthenticator::Open(Embedded),
+            sessions,
+            nodes: Nodes { comets: Arc::new(comets), domain: String::new() },
+            node: Node {
+                domain: String::new(),
+                tcp: Vec::new(),
+                websocket: Vec::new(),
+                websocket_tls: Vec::new(),
+                heartbeat: Duration::from_secs(300),
+            },
+            counts: Arc::default(),
+        };
+        {
+            let mut call = pin!(Logic::nodes(&service, Request::new(NodesReq::default())));
+            assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(service.counts.all(), [("Nodes", Code::Cancelled, 1)]);
     }
 }
