@@ -51,6 +51,8 @@ pub struct Gate {
     is_traced: bool,
     /// Watches of health that may begin.
     watches: Arc<Semaphore>,
+    /// Reports that may be handled.
+    reports: Arc<Semaphore>,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -108,6 +110,10 @@ pub const DEBUG_CONNECTIONS: usize = 16;
 
 /// Watches of health at once: answers that no other bound ends. Who finds no room may ask by a check.
 pub const WATCHES_MAX: usize = 64;
+
+/// Reports that are handled at once. A request counts as long as it came, and compressed it may become its longest then, which
+/// is so bounded.
+const REPORTS_MAX: usize = 4;
 
 /// Bytes of all requests at once, of which the longest has `request_max`.
 #[must_use]
@@ -180,6 +186,7 @@ impl Gates {
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            reports: Arc::new(Semaphore::new(REPORTS_MAX)),
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -262,6 +269,12 @@ impl Gate {
     /// A place for a watch of health, until it is dropped.
     pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
+    }
+
+    /// Waits until a report may be handled, which holds this until it is.
+    pub(crate) async fn report(&self) -> OwnedSemaphorePermit {
+        let place = Arc::clone(&self.reports).acquire_owned().await;
+        place.expect("nobody closes the semaphore")
     }
 
     pub(crate) fn is_traced(&self) -> bool {

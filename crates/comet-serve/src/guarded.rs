@@ -118,7 +118,9 @@ impl HyperService<Request<Wire>> for Guarded {
             // First all of it: a caller that is slow takes no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
+            let place = gate.report().await;
             poll_aside(async move {
+                let _place = place;
                 let answer = of_handler.run(caller.run(router.call(request)));
                 let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
