@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::comets::unavailable;
 use crate::nodes::Nodes;
+use crate::room_sums::RoomSums;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -26,6 +27,7 @@ const SERVER_MAX: usize = 255;
 pub(crate) struct LogicService {
     pub(crate) authenticator: AnyAuthenticator,
     pub(crate) sessions: Arc<Store>,
+    pub(crate) room_sums: Arc<RoomSums>,
     pub(crate) nodes: Nodes,
     pub(crate) node: Node,
     pub(crate) counts: Arc<CallCounts>,
@@ -90,9 +92,9 @@ impl LogicService {
         if more {
             return Ok(OnlineReply::default());
         }
-        let all = self.sessions.room_counts().await.map_err(unavailable)?;
-        let all = all.into_iter();
-        let all = all.map(|(room, online)| (room, i32::try_from(online).unwrap_or(i32::MAX)));
+        let all = self.room_sums.read(&self.sessions).await.map_err(unavailable)?;
+        let online = |online: u32| i32::try_from(online).unwrap_or(i32::MAX);
+        let all = all.iter().map(|(room, members)| (room.clone(), online(*members)));
         Ok(OnlineReply { all_room_count: all.collect() })
     }
 
@@ -247,6 +249,7 @@ mod tests {
         let service = LogicService {
             authenticator: AnyAuthenticator::Open(Embedded),
             sessions,
+            room_sums: Arc::default(),
             nodes: Nodes { comets: Arc::new(comets), domain: String::new() },
             node: Node {
                 domain: String::new(),
