@@ -9,11 +9,11 @@ use std::thread::{self, JoinHandle};
 use comet_client::{Transport, op};
 use comet_wire::goim::logic::ConnectReply;
 
-use super::Line;
+use super::{Line, file, start_with_file, token};
 use crate::fake_logic::{Asked, FakeLogic};
 use crate::peer::{Peer, message};
 use crate::process::{line_with, run};
-use crate::support::{BOTH, To, queued, until};
+use crate::support::{BOTH, To, queued, two_cores, until};
 
 /// The user and the number of the next client message that logic is asked about.
 pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
@@ -170,4 +170,25 @@ fn who_waits_to_be_let_in_goes_on_once_logic_has_answered() {
     assert_eq!(line.push(To::User(7), b"later"), queued(1));
     assert_eq!(client.recv().body, b"later");
     line.metrics().assert_balanced();
+}
+
+/// The keys of sessions that ended lately go along. A process without logic tells nobody that one of them is held again.
+#[test]
+fn who_comes_back_where_logic_is_no_more_is_let_in() {
+    let logic = FakeLogic::start();
+    let configure = |section: &str| file("upgrade-without-logic.toml", &two_cores(), section);
+    let mut line =
+        start_with_file(&configure(&format!("[logic]\naddrs = [\"{}\"]\n", logic.address)));
+    let up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
+    until("logic to be there", || line.metrics().value(&up) == 1);
+    let stays = line.server.live(Transport::WebSocket, "2");
+    drop(line.server.live(Transport::Tcp, "1"));
+    logic.asked(|asked| matches!(asked, Asked::Disconnect(_)).then_some(()));
+    configure("");
+    line.upgrade();
+    let mut again = line.server.live(Transport::Tcp, &token(1));
+    assert_eq!(line.push(To::Keys(&["k1"]), b"for you"), queued(1));
+    assert_eq!(again.recv().body, b"for you");
+    assert_eq!(line.metrics().value("comet_connections"), 2);
+    drop(stays);
 }
