@@ -163,7 +163,7 @@ sections! {
         /// cores take the pushes themselves. docs/PROTOCOL.md has the form.
         frames: Vec<Address> = [] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
-        /// asked for one. Calls that ask for health need none.
+        /// asked for one. Checks of health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
@@ -185,7 +185,7 @@ sections! {
         /// Addresses of GET /debug/pprof/ and of the log's level; []: none. Profiles take CPU time.
         pprof: Vec<Address> = ["127.0.0.1:6971"] in ApiAddresses, AtStart;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
-        /// asked for one. Calls that ask for health need none.
+        /// asked for one. Checks of health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), Alive;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, AtStart;
@@ -484,7 +484,7 @@ sections! {
         /// Addresses of GET /healthz and /metrics; []: none.
         stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
-        /// asked for one. Calls that ask for health need none.
+        /// asked for one. Checks of health need none.
         tokens: Vec<String> = [] in Secret(list(Tokens)), AliveInLogic;
         /// Whether addresses that other hosts reach may be open to all of them, without a token or a certificate.
         insecure: bool = false in Switch, InLogic;

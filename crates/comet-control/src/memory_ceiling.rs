@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use comet_core::Limits;
 use comet_ops::{Exposition, Kind, resident_bytes};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::sleep;
 use tonic::Status;
 
 use crate::hub::HubDriver;
 
-/// Time between two looks at the memory.
-const PERIOD: Duration = Duration::from_secs(1);
+/// Time between two looks at the memory: while half of it is free, and else.
+const PERIODS: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(100)];
 
 /// What is refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -72,12 +72,14 @@ impl MemoryCeiling {
 
     /// Has new clients and pushes refused while there is too little memory for them.
     pub(crate) async fn watch(self: Arc<Self>, hub: Arc<HubDriver>) -> Infallible {
-        let mut looks = interval(PERIOD);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut refuses, mut is_read) = (Refuses::Nothing, true);
+        let mut period = Duration::ZERO;
         loop {
-            looks.tick().await;
+            sleep(period).await;
             let resident = resident_bytes();
+            let ceiling = self.ceiling.load(Ordering::Relaxed);
+            let is_half_taken = *resident.as_ref().unwrap_or(&0) > ceiling / 2;
+            period = PERIODS[usize::from(is_half_taken)];
             if let Err(error) = &resident
                 && is_read
             {
@@ -86,7 +88,7 @@ impl MemoryCeiling {
                 );
             }
             is_read = resident.is_ok();
-            let next = refuses.next(&resident, self.ceiling.load(Ordering::Relaxed));
+            let next = refuses.next(&resident, ceiling);
             if next == refuses {
                 continue;
             }

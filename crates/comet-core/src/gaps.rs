@@ -107,6 +107,10 @@ pub(crate) fn is_same_room(one: Option<Generation>, other: Option<Generation>) -
 pub(crate) enum Telling {
     /// In this send, behind so many of its frames.
     Now(usize),
+    /// In this send at both places.
+    Twice(usize, usize),
+    /// In this send, and again in a later one.
+    NowAndLater(usize),
     Later,
     Never,
 }
@@ -186,6 +190,11 @@ impl Gaps {
             let marker = RoomGap { handle, is_outdated, first, last };
             match when(&lost, gap.is_left) {
                 Telling::Now(place) => markers.push((marker, place)),
+                Telling::Twice(place, again) => markers.extend([(marker, place), (marker, again)]),
+                Telling::NowAndLater(place) => {
+                    markers.push((marker, place));
+                    continue;
+                }
                 Telling::Never => {}
                 Telling::Later => continue,
             }

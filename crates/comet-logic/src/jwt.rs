@@ -55,6 +55,15 @@ pub struct JwtOptions {
     pub ends_connections: bool,
 }
 
+/// What came of the JWK set of a URL.
+#[derive(Debug)]
+pub struct Fetched {
+    /// What it changes, if anything.
+    pub change: Option<KeyChange>,
+    /// A sentence about each of its keys that was skipped because it cannot be used.
+    pub unusable: Vec<String>,
+}
+
 /// Accepts tokens that a known key has signed.
 ///
 /// The times must be valid, with a minute of leeway: `exp` is required and must be in the future,
@@ -106,22 +115,23 @@ impl Jwt {
         changes
     }
 
-    /// Checks tokens with the JWK set in `bytes`, too, which is that of `url` from now on. Returns what it changes.
+    /// Checks tokens with the JWK set in `bytes`, too, which is that of `url` from now on.
     ///
     /// # Errors
-    /// If the set cannot be used; the keys of `url` stay as they were.
+    /// If no key of the set can be used; the keys of `url` stay as they were.
     ///
     /// # Panics
     /// If there are fewer URLs.
-    pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Option<KeyChange>, JwtError> {
-        let keys = keys::read_set(bytes, &self.algorithms())?;
+    pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Fetched, JwtError> {
+        let (keys, unusable) = keys::read_set(bytes, &self.algorithms())?;
         let count = keys.len();
         let former = self.fetched.replace(url, keys, bytes);
         let present = self.fetched.sets();
         let present = present[url].as_deref().unwrap_or_default();
         let is_new = former.is_none();
         let change = key_set::change(url, former.as_deref().unwrap_or_default(), present);
-        Ok(change.or(is_new.then_some(KeyChange { file: url, keys: count, new: count })))
+        let change = change.or(is_new.then_some(KeyChange { file: url, keys: count, new: count }));
+        Ok(Fetched { change, unusable })
     }
 
     /// The JWK set of each URL that was adopted last; `None`: none was yet.

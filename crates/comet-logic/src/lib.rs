@@ -17,4 +17,6 @@ pub use authenticator::{Authenticator, Refusal};
 pub use comet_core::limits::NAME_MAX;
 pub use comet_core::{Accepts, Identity};
 pub use embedded::Embedded;
-pub use jwt::{Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyChange, KeyFile, KeySet};
+pub use jwt::{
+    Algorithm, ClaimNames, Fetched, Jwt, JwtError, JwtOptions, KeyChange, KeyFile, KeySet,
+};

@@ -1,13 +1,13 @@
 //! The comets as the backend of the HTTP push API.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
 use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, pace};
 use comet_router::Sessions;
-use comet_serve::aside;
+use comet_serve::poll_aside;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -91,19 +91,19 @@ impl PushBackend for Comets {
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
     ) -> Result<OfAllHosts<T>, Status> {
-        let rooms = self.sessions.room_counts().await.map_err(unavailable)?;
-        let make =
-            move || make(rooms.into_iter().map(|(room, online)| (room.into(), online)).collect());
-        Ok(OfAllHosts { value: aside(make).await, unanswered: Vec::new() })
+        let sessions = Arc::clone(&self.sessions);
+        let made = async move {
+            let rooms = sessions.room_counts().await.map_err(unavailable)?.into_iter();
+            Ok::<_, Status>(make(rooms.map(|(room, online)| (room.into(), online)).collect()))
+        };
+        Ok(OfAllHosts { value: poll_aside(made).await?, unanswered: Vec::new() })
     }
 
     async fn members_of(&self, rooms: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
-        let members = move |counts: Vec<(Arc<str>, u32)>| {
-            let counts: HashMap<_, _> = counts.into_iter().collect();
-            let members = |room: &String| counts.get(&**room).copied().unwrap_or_default();
-            rooms.iter().map(|room| u64::from(members(room))).collect()
-        };
-        self.rooms(members).await
+        let sessions = Arc::clone(&self.sessions);
+        let members = async move { sessions.members_of(&rooms).await.map_err(unavailable) };
+        let members = poll_aside(members).await?.into_iter().map(u64::from);
+        Ok(OfAllHosts { value: members.collect(), unanswered: Vec::new() })
     }
 
     /// Sessions have no address.

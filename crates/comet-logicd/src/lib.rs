@@ -18,6 +18,7 @@ mod comet;
 mod comets;
 mod health;
 mod nodes;
+mod room_sums;
 mod server;
 mod service;
 mod sessions;

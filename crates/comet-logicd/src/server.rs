@@ -291,6 +291,7 @@ impl Assembly {
         let service = LogicService {
             authenticator,
             sessions: Arc::clone(&sessions),
+            room_sums: Arc::default(),
             nodes: list.clone(),
             node: options.node.clone(),
             counts: Arc::clone(&counts),

@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::comets::unavailable;
 use crate::nodes::Nodes;
+use crate::room_sums::RoomSums;
 
 /// Longest server id, bytes.
 const SERVER_MAX: usize = 255;
@@ -26,6 +27,7 @@ const SERVER_MAX: usize = 255;
 pub(crate) struct LogicService {
     pub(crate) authenticator: AnyAuthenticator,
     pub(crate) sessions: Arc<Store>,
+    pub(crate) room_sums: Arc<RoomSums>,
     pub(crate) nodes: Nodes,
     pub(crate) node: Node,
     pub(crate) counts: Arc<CallCounts>,
@@ -90,9 +92,9 @@ impl LogicService {
         if more {
             return Ok(OnlineReply::default());
         }
-        let all = self.sessions.room_counts().await.map_err(unavailable)?;
-        let all = all.into_iter();
-        let all = all.map(|(room, online)| (room, i32::try_from(online).unwrap_or(i32::MAX)));
+        let all = self.room_sums.read(&self.sessions).await.map_err(unavailable)?;
+        let online = |online: u32| i32::try_from(online).unwrap_or(i32::MAX);
+        let all = all.iter().map(|(room, members)| (room.clone(), online(*members)));
         Ok(OnlineReply { all_room_count: all.collect() })
     }
 
@@ -182,8 +184,7 @@ impl Logic for LogicService {
     }
 
     async fn nodes(&self, _: Request<NodesReq>) -> Result<Response<NodesReply>, Status> {
-        let answer = Self::nodes(self).await;
-        self.answer("Nodes", ready(answer)).await
+        self.answer("Nodes", Self::nodes(self)).await
     }
 }
 
@@ -212,5 +213,57 @@ fn check_session(key: &str, server: &str) -> Result<(), Status> {
         more => {
             Err(Status::invalid_argument(format!("key has {more} bytes, more than {NAME_MAX}")))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use comet_logic::Embedded;
+    use comet_push::Bounds;
+    use comet_router::{Redis, RedisOptions};
+    use comet_serve::BearerToken;
+    use tonic::Code;
+
+    use crate::comets::Comets;
+
+    use super::*;
+
+    /// The time of a call begins before the store is asked, and its caller may leave meanwhile.
+    #[tokio::test]
+    async fn a_caller_that_leaves_while_the_comets_are_looked_up_counts() {
+        // It answers nobody.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let sessions = Redis::new(&RedisOptions {
+            servers: vec![format!("redis://{}", listener.local_addr().unwrap())],
+            ca: None,
+            lifetime: Duration::from_secs(60),
+            deadline: Duration::from_secs(60),
+        });
+        let sessions = Arc::new(Store::Redis(sessions.unwrap()));
+        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };
+        let comets = Comets::new(BearerToken::new(None), Arc::clone(&sessions), bounds);
+        let service = LogicService {
+            authenticator: AnyAuthenticator::Open(Embedded),
+            sessions,
+            room_sums: Arc::default(),
+            nodes: Nodes { comets: Arc::new(comets), domain: String::new() },
+            node: Node {
+                domain: String::new(),
+                tcp: Vec::new(),
+                websocket: Vec::new(),
+                websocket_tls: Vec::new(),
+                heartbeat: Duration::from_secs(300),
+            },
+            counts: Arc::default(),
+        };
+        {
+            let mut call = pin!(Logic::nodes(&service, Request::new(NodesReq::default())));
+            assert!(call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        assert_eq!(service.counts.all(), [("Nodes", Code::Cancelled, 1)]);
     }
 }

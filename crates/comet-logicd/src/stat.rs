@@ -1,5 +1,7 @@
 //! The stat addresses of `comet logic`: `/healthz` and `/metrics`.
 
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use axum::Router;
@@ -39,7 +41,30 @@ async fn metrics(State(stat): State<Arc<Stat>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], stat.page().await).into_response()
 }
 
+/// Servers that are named although they are not in the list of comets: callers choose these names.
+const OTHERS_MAX: usize = 64;
+
+/// Stands for the rest of them.
+const UNKNOWN: &str = "unknown";
+
 impl Stat {
+    /// The sessions of the comets, and of those others that have most; and how many the rest has.
+    fn named(&self, sessions: BTreeMap<String, u64>) -> (BTreeMap<String, u64>, u64) {
+        let comets = self.comets.all();
+        let ids: HashSet<&str> = comets.values().map(|comet| &*comet.options.id).collect();
+        let (mut named, mut others) = (BTreeMap::new(), Vec::new());
+        for (server, count) in sessions {
+            match ids.contains(&*server) {
+                true => drop(named.insert(server, count)),
+                false => others.push((server, count)),
+            }
+        }
+        others.sort_by_key(|(_, count)| Reverse(*count));
+        let rest = others.split_off(OTHERS_MAX.min(others.len()));
+        named.extend(others);
+        (named, rest.into_iter().map(|(_, count)| count).sum())
+    }
+
     /// Where the store does not answer, its numbers are missing and `comet_logic_store_up` is 0.
     async fn page(&self) -> String {
         let mut page = Exposition::default();
@@ -51,8 +76,12 @@ impl Stat {
                 .sample(counts.users);
             let mut sessions =
                 page.family("comet_logic_sessions", Kind::Gauge, "Sessions, by comet.");
-            for (server, count) in &counts.by_server {
+            let (named, others) = self.named(counts.by_server);
+            for (server, count) in &named {
                 sessions.labelled(&[("server", server)], *count);
+            }
+            if others > 0 {
+                sessions.labelled(&[("server", &UNKNOWN)], others);
             }
         }
         let servers = self.sessions.servers();

@@ -25,24 +25,26 @@ pub fn available_bytes() -> io::Result<u64> {
     let machine = Meminfo::current().map_err(io::Error::other)?.mem_total;
     let groups =
         Process::myself().and_then(|process| process.cgroups()).map_err(io::Error::other)?;
-    // Of version 2, which has one hierarchy with the number 0.
-    let group = groups.into_iter().find(|group| group.hierarchy == 0);
-    let root = Path::new("/sys/fs/cgroup");
-    let limits = group.iter().flat_map(|group| {
+    let limits = groups.into_iter().flat_map(|group| {
+        let is_of_memory = group.controllers.iter().any(|name| name == "memory");
+        let (root, file) = match group.hierarchy {
+            // Version 2 has one hierarchy for all.
+            0 => ("/sys/fs/cgroup", "memory.max"),
+            _ if is_of_memory => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => return Vec::new(),
+        };
+        let root = Path::new(root);
         let path = root.join(group.pathname.trim_start_matches('/'));
-        let folders: Vec<_> = path
-            .ancestors()
-            .take_while(|folder| folder.starts_with(root))
-            .map(Path::to_owned)
-            .collect();
-        folders.into_iter().filter_map(|folder| limit_of(&folder))
+        // Those above hold as well. In a container the group may be seen as the root, though its path is that of the host.
+        let folders = path.ancestors().take_while(|folder| folder.starts_with(root));
+        folders.filter_map(|folder| limit_in(&folder.join(file))).collect::<Vec<u64>>()
     });
     Ok(limits.fold(machine, u64::min))
 }
 
 /// The limit of a control group; none where there is none (`max`), or no such group is seen from here.
-fn limit_of(group: &Path) -> Option<u64> {
-    fs::read_to_string(group.join("memory.max")).ok()?.trim().parse().ok()
+fn limit_in(file: &Path) -> Option<u64> {
+    fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -58,10 +60,11 @@ mod tests {
     #[test]
     fn a_group_has_a_number_or_no_limit() {
         let group = tempfile::tempdir().unwrap();
-        assert_eq!(limit_of(group.path()), None);
+        let file = group.path().join("memory.max");
+        assert_eq!(limit_in(&file), None);
         for (text, limit) in [("max\n", None), ("1073741824\n", Some(1 << 30))] {
-            fs::write(group.path().join("memory.max"), text).unwrap();
-            assert_eq!(limit_of(group.path()), limit);
+            fs::write(&file, text).unwrap();
+            assert_eq!(limit_in(&file), limit);
         }
     }
 }

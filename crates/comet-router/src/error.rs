@@ -43,6 +43,11 @@ pub enum StoreError {
         /// The most sessions that it holds.
         sessions_max: usize,
     },
+    /// The store in memory has no room for the rooms that a server has reported.
+    TooManyRooms {
+        /// The most rooms that it holds, of all servers.
+        rooms_max: usize,
+    },
 }
 
 impl fmt::Display for StoreError {
@@ -61,6 +66,9 @@ impl fmt::Display for StoreError {
             ),
             Self::Full { sessions_max } => {
                 write!(formatter, "the session store is full: it takes {sessions_max} sessions")
+            }
+            Self::TooManyRooms { rooms_max } => {
+                write!(formatter, "the session store is full: it takes {rooms_max} rooms")
             }
         }
     }

@@ -1,5 +1,6 @@
 //! [`Memory`]: sessions in this process, for a single logic service. They are lost when it ends.
 
+mod rooms;
 mod table;
 
 use std::collections::HashMap;
@@ -7,6 +8,7 @@ use std::fmt;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use self::rooms::{Reports, TooMany};
 use self::table::Table;
 use crate::error::StoreError;
 use crate::sessions::{
@@ -22,17 +24,22 @@ const BATCH: usize = 256;
 /// Returns the time since a fixed point in the past.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Sessions behind one lock. Calls wait for nothing else, so they need no deadline.
+/// Sessions behind one lock, and reports about rooms behind another. Calls wait for nothing else, so they need no deadline.
 pub struct Memory {
     lifetime: Duration,
     sessions_max: usize,
+    rooms_max: usize,
     clock: Clock,
     table: Mutex<Table>,
+    reports: Reports,
 }
 
 impl Memory {
     /// Most sessions, and most remembered users, of a store made by [`Memory::new`].
     pub const SESSIONS_MAX: usize = 1 << 24;
+
+    /// Most rooms of all servers together. A server counts as 1,024 at least.
+    pub const ROOMS_MAX: usize = 1 << 22;
 
     /// A store of sessions that expire after `lifetime`.
     #[must_use]
@@ -49,7 +56,15 @@ impl Memory {
         sessions_max: usize,
         clock: impl Fn() -> Duration + Send + Sync + 'static,
     ) -> Self {
-        Self { lifetime, sessions_max, clock: Box::new(clock), table: Mutex::default() }
+        let (clock, rooms_max) = (Box::new(clock), Self::ROOMS_MAX);
+        let (table, reports) = (Mutex::default(), Reports::default());
+        Self { lifetime, sessions_max, rooms_max, clock, table, reports }
+    }
+
+    /// With another bound than [`Memory::ROOMS_MAX`].
+    #[must_use]
+    pub fn with_rooms_max(self, rooms_max: usize) -> Self {
+        Self { rooms_max, ..self }
     }
 
     /// Locks the table and removes expired entries. Returns it with the time.
@@ -156,7 +171,7 @@ impl Sessions for Memory {
     }
 
     async fn del_server(&self, server: &str) -> Result<u64, StoreError> {
-        self.lock().0.set_rooms(server, HashMap::new(), Duration::ZERO);
+        self.add_room_counts(server, Buckets::ALL, &HashMap::new()).await?;
         let mut ended = 0;
         loop {
             let (taken, live) = {
@@ -177,20 +192,19 @@ impl Sessions for Memory {
         buckets: Buckets,
         rooms: &HashMap<String, u32>,
     ) -> Result<(), StoreError> {
-        let mut rooms = rooms.clone();
-        rooms.retain(|room, _| buckets.contains(Buckets::of(room)));
-        let (mut table, now) = self.lock();
-        if buckets != Buckets::ALL {
-            let kept = table.take_rooms(server).into_iter();
-            rooms.extend(kept.filter(|(room, _)| !buckets.contains(Buckets::of(room))));
-        }
-        table.set_rooms(server, rooms, now + self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX));
-        Ok(())
+        let now = (self.clock)();
+        let until = now + self.lifetime.min(ROOM_COUNTS_LIFETIME_MAX);
+        let rooms_max = self.rooms_max;
+        let replaced = self.reports.replace(server, buckets, rooms, (now, until), rooms_max);
+        replaced.map_err(|TooMany| StoreError::TooManyRooms { rooms_max })
     }
 
     async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
-        let (table, now) = self.lock();
-        Ok(table.room_counts(now))
+        Ok(self.reports.sums((self.clock)()))
+    }
+
+    async fn members_of(&self, rooms: &[String]) -> Result<Vec<u32>, StoreError> {
+        Ok(self.reports.members(rooms, (self.clock)()))
     }
 
     async fn counts(&self) -> Result<SessionCounts, StoreError> {

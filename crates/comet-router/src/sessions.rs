@@ -157,6 +157,15 @@ pub trait Sessions: Send + Sync {
     /// A [`StoreError`].
     fn room_counts(&self) -> impl Future<Output = Result<HashMap<String, u32>, StoreError>> + Send;
 
+    /// The number of members of each of these rooms, in their order.
+    ///
+    /// # Errors
+    /// A [`StoreError`].
+    fn members_of(
+        &self,
+        rooms: &[String],
+    ) -> impl Future<Output = Result<Vec<u32>, StoreError>> + Send;
+
     /// How many sessions the store holds. The cost grows with the number of servers.
     ///
     /// # Errors

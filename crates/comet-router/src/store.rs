@@ -76,6 +76,10 @@ impl Sessions for Store {
         either!(self, store => store.room_counts())
     }
 
+    async fn members_of(&self, rooms: &[String]) -> Result<Vec<u32>, StoreError> {
+        either!(self, store => store.members_of(rooms))
+    }
+
     async fn counts(&self) -> Result<SessionCounts, StoreError> {
         either!(self, store => store.counts())
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
@@ -19,6 +20,8 @@ use crate::refusal::Refusal;
 #[derive(Debug)]
 pub struct Gates {
     intake: Arc<Intake>,
+    /// Of callers who have shown no token where one is asked for.
+    strangers: Arc<Intake>,
     open_files: u64,
     is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -42,9 +45,14 @@ pub struct Gate {
     limits: GateLimits,
     places: Arc<Places>,
     intake: Arc<Intake>,
+    strangers: Arc<Intake>,
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
+    /// Watches of health that may begin.
+    watches: Arc<Semaphore>,
+    /// Reports that may be handled.
+    reports: Arc<Semaphore>,
     /// When somebody who may not call was last written to the log.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
@@ -100,6 +108,13 @@ pub const STAT_CONNECTIONS: usize = 64;
 #[allow(missing_docs, reason = "above")]
 pub const DEBUG_CONNECTIONS: usize = 16;
 
+/// Watches of health at once: answers that no other bound ends. Who finds no room may ask by a check.
+pub const WATCHES_MAX: usize = 64;
+
+/// Reports that are handled at once. A request counts as long as it came, and compressed it may become its longest then, which
+/// is so bounded.
+const REPORTS_MAX: usize = 4;
+
 /// Bytes of all requests at once, of which the longest has `request_max`.
 #[must_use]
 pub fn request_bytes(request_max: usize) -> usize {
@@ -108,6 +123,10 @@ pub fn request_bytes(request_max: usize) -> usize {
 
 /// Bytes of all requests at once, if the longest are not longer.
 const REQUEST_BYTES: usize = 256 << 20;
+
+/// The same of callers who have shown no token where one is asked for: checks of health, some hundreds at once. So they take none
+/// of the room of others.
+pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
 
 /// Longest request of a page, bytes, and how long it may take.
 const PAGE_REQUEST: usize = 2 << 20;
@@ -133,7 +152,8 @@ impl Gates {
     #[must_use]
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
         let intake = Arc::new(Intake::new(request_bytes));
-        Self { intake, open_files, is_traced: false, gates: Mutex::default() }
+        let strangers = Arc::new(Intake::new(STRANGERS_BYTES_MAX));
+        Self { intake, strangers, open_files, is_traced: false, gates: Mutex::default() }
     }
 
     /// Whether the requests of gates made from now on say which trace they belong to
@@ -161,9 +181,12 @@ impl Gates {
             limits,
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake: Arc::clone(&self.intake),
+            strangers: Arc::clone(&self.strangers),
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            reports: Arc::new(Semaphore::new(REPORTS_MAX)),
             logged: Mutex::default(),
             accepted: AtomicU64::new(0),
             accept_errors: AtomicU64::new(0),
@@ -183,7 +206,9 @@ impl Gates {
     /// Bytes of the requests that are coming in or being answered, and their bound.
     #[must_use]
     pub fn request_bytes(&self) -> (usize, usize) {
-        (self.intake.bytes(), self.intake.bytes_max())
+        let intakes = [&self.intake, &self.strangers];
+        let sum = |of: fn(&Intake) -> usize| intakes.iter().map(|intake| of(intake)).sum();
+        (sum(Intake::bytes), sum(Intake::bytes_max))
     }
 }
 
@@ -211,8 +236,9 @@ impl Gate {
         &self.places
     }
 
-    pub(crate) fn intake(&self) -> &Arc<Intake> {
-        &self.intake
+    /// Where the bytes of requests count.
+    pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
+        if is_stranger { &self.strangers } else { &self.intake }
     }
 
     pub(crate) fn request_max(&self) -> usize {
@@ -238,6 +264,17 @@ impl Gate {
 
     pub(crate) fn access_log(&self) -> &AccessLog {
         &self.access_log
+    }
+
+    /// A place for a watch of health, until it is dropped.
+    pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
+        Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
+    }
+
+    /// Waits until a report may be handled, which holds this until it is.
+    pub(crate) async fn report(&self) -> OwnedSemaphorePermit {
+        let place = Arc::clone(&self.reports).acquire_owned().await;
+        place.expect("nobody closes the semaphore")
     }
 
     pub(crate) fn is_traced(&self) -> bool {

@@ -23,6 +23,7 @@ use crate::places::Place;
 use crate::refusal::Refusal;
 use crate::request_body::{Arrivals, Form, RequestBody};
 use crate::trace_parent::TracedRequest;
+use crate::watch::{WATCH, Watch};
 
 /// What the requests of a gate are.
 #[derive(Clone, Debug)]
@@ -80,11 +81,15 @@ impl HyperService<Request<Wire>> for Guarded {
             // A token that was taken away before it was noted ends no connection.
             is_let_in = gate.lock().check(&head, has_host);
         }
-        let body = is_let_in.and_then(|()| {
-            RequestBody::new(wire, form, Arc::clone(&gate), place, arrivals.clone())
-        });
         let misses_token = gate.lock().misses_token(&head);
-        let body = match body {
+        let is_watch = form == Form::Call && head.uri.path() == WATCH;
+        let body = is_let_in.and_then(|()| {
+            let watch = if is_watch { Some(gate.watch()?) } else { None };
+            let of = (form, misses_token);
+            let body = RequestBody::new(wire, of, Arc::clone(&gate), place, arrivals.clone())?;
+            Ok((body, watch))
+        });
+        let (body, watch) = match body {
             Ok(body) => body,
             Err(refusal) => {
                 gate.count_refusal(refusal);
@@ -113,7 +118,9 @@ impl HyperService<Request<Wire>> for Guarded {
             // First all of it: a caller that is slow takes no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
+            let place = gate.report().await;
             poll_aside(async move {
+                let _place = place;
                 let answer = of_handler.run(caller.run(router.call(request)));
                 let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
@@ -139,6 +146,9 @@ impl HyperService<Request<Wire>> for Guarded {
                 let (head, body) = response.into_parts();
                 let body = Body::new(poll_aside(Frames::of(body)).await);
                 response = Response::from_parts(head, body);
+            }
+            if let Some(place) = watch {
+                response = response.map(|answer| Body::new(Watch::new(answer, place)));
             }
             if misses_token {
                 name_scheme(response.headers_mut());

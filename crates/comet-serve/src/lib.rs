@@ -39,6 +39,7 @@ mod start_error;
 mod stream;
 mod tls;
 mod trace_parent;
+mod watch;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
 pub use access_log::{Access, AccessLog, Quoted};
@@ -53,7 +54,7 @@ pub use comet_listen::{Address, Inherited, NamedSocket};
 pub use encoded_first::EncodedFirst;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, connections_max, request_bytes,
+    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 pub use grpc::GrpcApi;
 pub use health::Health;

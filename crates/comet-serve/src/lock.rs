@@ -19,7 +19,8 @@ use crate::refusal::Refusal;
 
 /// Calls that need no token: they tell whether the server is ready, and no more. A wrong one is refused here,
 /// too, so that its caller learns of it before other calls fail.
-const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/"];
+/// A watch of health is none of them: its answer has no end.
+const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/Check"];
 
 /// The lock of one gate.
 #[derive(Default)]
@@ -117,7 +118,7 @@ impl Lock {
 }
 
 fn is_health(head: &Parts) -> bool {
-    HEALTH.iter().any(|health| head.uri.path().starts_with(health))
+    HEALTH.contains(&head.uri.path())
 }
 
 /// A page of another origin made the request.
@@ -249,6 +250,13 @@ mod tests {
         check(&lock, &[], Err(Refusal::NoToken));
         check_at(&lock, "/healthz", &[], Ok(()));
         check_at(&lock, "/grpc.health.v1.Health/Check", &[], Ok(()));
+        check_at(&lock, "/grpc.health.v1.Health/Watch", &[], Err(Refusal::NoToken));
+        check_at(
+            &lock,
+            "/grpc.health.v1.Health/Watch",
+            &[("authorization", "Bearer first-token")],
+            Ok(()),
+        );
         let wrong = [("authorization", "Bearer first-toke")];
         check_at(&lock, "/grpc.health.v1.Health/Check", &wrong, Err(Refusal::NoToken));
         let token = ("authorization", "Bearer first-token");

@@ -18,11 +18,13 @@ pub(crate) enum Refusal {
     WrongHost,
     /// It has no token that opens.
     NoToken,
+    /// As many watch health as may.
+    Watches,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::Late, Self::NoRoom, Self::CrossSite, Self::WrongHost, Self::NoToken];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Late, Self::NoRoom, Self::CrossSite, Self::WrongHost, Self::NoToken, Self::Watches];
 
     /// Its label in metrics.
     pub(crate) fn label(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Refusal {
             Self::CrossSite => "cross_site",
             Self::WrongHost => "wrong_host",
             Self::NoToken => "no_token",
+            Self::Watches => "watches",
         }
     }
 
@@ -56,6 +59,9 @@ impl Refusal {
             Self::NoToken => {
                 Status::unauthenticated("a token that opens is needed: Authorization: Bearer")
             }
+            Self::Watches => Status::resource_exhausted(
+                "too many callers watch health here: ask for it by Check, once in a while",
+            ),
         }
     }
 
@@ -63,7 +69,7 @@ impl Refusal {
     pub(crate) fn http_status(self) -> StatusCode {
         match self {
             Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::NoRoom => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom | Self::Watches => StatusCode::SERVICE_UNAVAILABLE,
             Self::CrossSite | Self::WrongHost => StatusCode::FORBIDDEN,
             Self::NoToken => StatusCode::UNAUTHORIZED,
         }

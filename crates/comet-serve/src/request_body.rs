@@ -25,21 +25,24 @@ use crate::refusal::Refusal;
 /// The length of a gRPC message is announced by its first five bytes.
 const PREFIX: usize = 5;
 
+/// Longest request of a caller without a token, where others need one, bytes: no check of health is longer.
+const STRANGERS_MAX: usize = 4 << 10;
+
 /// How the bytes of a body become messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
     /// HTTP: the whole body is one.
     Whole,
-    /// gRPC: the first one has to come in time.
+    /// gRPC: the one message has to come in time, with the end of the call behind it.
     Call,
     /// gRPC: messages come whenever the caller has one, and each has to be whole in time.
     Stream,
 }
 
-/// A message that has come whole. Until this is dropped its bytes count, and its connection stays.
+/// A message that has come whole. Until this is dropped its bytes count, and its connection stays, unless its caller is a stranger.
 pub struct Received {
     _complete: Complete,
-    _calling: Calling,
+    _calling: Option<Calling>,
 }
 
 /// The messages of one request that have come whole and are not taken yet, in their order.
@@ -83,13 +86,16 @@ impl Arrivals {
 pub(crate) struct RequestBody {
     wire: Wire,
     form: Form,
+    /// The caller has shown no token where others need one. What it sends counts by itself, and keeps no connection from
+    /// making room for that of a caller.
+    is_stranger: bool,
     gate: Arc<Gate>,
     place: Arc<Place>,
     arrivals: Arrivals,
     /// The message that is coming in.
     incoming: Option<Incoming>,
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Set while a message is awaited.
+    /// Set while a message is awaited, or the end of a call.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Bytes of a message that is not whole, in pieces.
     held: VecDeque<Bytes>,
@@ -106,13 +112,14 @@ impl RequestBody {
     /// If there is no room for another request.
     pub(crate) fn new(
         wire: Wire,
-        form: Form,
+        (form, is_stranger): (Form, bool),
         gate: Arc<Gate>,
         place: Arc<Place>,
         arrivals: Arrivals,
     ) -> Result<Self, Refusal> {
         let mut body = Self {
             form,
+            is_stranger,
             gate,
             place,
             arrivals,
@@ -138,13 +145,17 @@ impl RequestBody {
     /// A message begins to come in.
     fn begin(&mut self) -> Result<(), Refusal> {
         if self.incoming.is_none() {
-            self.incoming = Some(self.gate.intake().begin().map_err(|_| Refusal::NoRoom)?);
+            let intake = self.gate.intake(self.is_stranger);
+            self.incoming = Some(intake.begin().map_err(|_| Refusal::NoRoom)?);
         }
         Ok(())
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.begin()?;
+        if self.is_stranger && self.counted + bytes > STRANGERS_MAX {
+            return Err(Refusal::NoToken);
+        }
         // What is beyond the longest request is discarded by the service.
         let bytes = bytes.min(self.gate.request_max().saturating_sub(self.counted));
         self.counted += bytes;
@@ -154,10 +165,14 @@ impl RequestBody {
 
     /// The message that was coming in is whole.
     fn complete(&mut self) -> Result<(), Refusal> {
-        (self.deadline, self.given_up, self.counted) = (None, None, 0);
+        (self.given_up, self.counted) = (None, 0);
+        if self.form == Form::Stream {
+            self.deadline = None;
+        }
         if let Some(incoming) = self.incoming.take() {
             let complete = incoming.complete().map_err(|_| Refusal::NoRoom)?;
-            let received = Received { _complete: complete, _calling: self.place.begin_call() };
+            let calling = (!self.is_stranger).then(|| self.place.begin_call());
+            let received = Received { _complete: complete, _calling: calling };
             self.arrivals.lock().received.push_back(received);
         }
         Ok(())
@@ -173,6 +188,9 @@ impl RequestBody {
         self.held_len += bytes.len();
         self.held.push_back(bytes);
         while let Some(length) = self.announced() {
+            if self.is_stranger && length > STRANGERS_MAX + PREFIX {
+                return Err(Refusal::NoToken);
+            }
             if length > self.gate.request_max() + PREFIX {
                 // The decoder refuses it by the prefix alone.
                 self.is_passed_on = true;
@@ -218,13 +236,16 @@ impl RequestBody {
 
     /// Resolves if the message that is awaited does not come in time, or has to make room.
     fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        let Some(incoming) = &self.incoming else { return Poll::Pending };
-        let given_up = self.given_up.get_or_insert_with(|| {
-            let given_up = incoming.given_up();
-            Box::pin(async move { given_up.notified().await })
-        });
-        if given_up.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Refusal::NoRoom);
+        if let Some(incoming) = &self.incoming {
+            let given_up = self.given_up.get_or_insert_with(|| {
+                let given_up = incoming.given_up();
+                Box::pin(async move { given_up.notified().await })
+            });
+            if given_up.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Refusal::NoRoom);
+            }
+        } else if self.form == Form::Stream {
+            return Poll::Pending;
         }
         let limit = self.gate.request_time();
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_active(limit)));

@@ -31,11 +31,12 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + unsent + waiting, "queued")?;
     let limits = &env.plan.limits;
-    // With `DropOldest` one push waits beside those on their way, however many those are; states fill an outbox beside these.
+    // With `DropOldest` one push waits beside those on their way, however many those are, and one beside those of a session that was
+    // resumed, which are not dropped; states fill an outbox beside these.
     let keeps_latest = limits.coalesce_rules.iter().any(|rule| rule.keep_latest);
     let beside = match limits.slow_consumer {
         SlowConsumer::DropNewest | SlowConsumer::DropOldest if keeps_latest => limits.svr_proto,
-        SlowConsumer::DropOldest => 1,
+        SlowConsumer::DropOldest => 1 + u16::from(limits.resume.is_on()),
         _ => 0,
     };
     let room = u64::from(limits.svr_proto + beside) * counters.connections;

@@ -38,6 +38,8 @@ pub(crate) struct Control {
     pub(crate) has_kicked: bool,
     /// Clients were moved off.
     pub(crate) has_moved_off: bool,
+    /// Of the configuration.
+    pub(crate) reloads: u64,
     pub(crate) paced: PacedChecker,
     /// How often each shard has reported its drain.
     pub(crate) drained: Vec<u32>,
@@ -62,6 +64,7 @@ impl Control {
             calls: CallChecker::new(),
             has_kicked: false,
             has_moved_off: false,
+            reloads: 0,
             paced: PacedChecker::default(),
             drained: vec![0; usize::from(plan.shards)],
             logic: Logic::new(plan),
@@ -248,6 +251,7 @@ impl Control {
 
     /// Reloads the configuration: the limits of the plan, or other ones that are at least half of them.
     fn configure(&mut self, context: &mut Context<'_>) -> Result<(), String> {
+        self.reloads += 1;
         let mut limits: Limits = context.plan.limits.clone();
         if context.rng.percent(50) {
             limits.trace_users = OTHER_TRACE_USERS.into();

@@ -163,6 +163,7 @@ impl Driver {
         let mut slots: Vec<(Slot, usize)> =
             self.slots.iter().map(|(&slot, &peer)| (slot, peer)).collect();
         env.rng.shuffle(&mut slots);
+        let mut buffers = env.rng.pick(&[1, 3, usize::MAX, usize::MAX]);
         for (slot, peer) in slots {
             let operations = if env.rng.percent(50) { [0, 1, 2] } else { [1, 0, 2] };
             for operation in operations {
@@ -171,7 +172,11 @@ impl Driver {
                 }
                 match operation {
                     0 if leaves_input || (self.is_frozen && !self.holds_input) => {}
-                    0 => self.receive(env, peer),
+                    0 if buffers == 0 => {
+                        let waits = env.peers[peer].socket.can_receive();
+                        env.socket_faults.out_of_buffers += u64::from(waits);
+                    }
+                    0 => buffers -= usize::from(self.receive(env, peer)),
                     1 => self.send(env, peer)?,
                     _ => self.release(env, slot, peer),
                 }

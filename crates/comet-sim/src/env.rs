@@ -10,6 +10,7 @@ use crate::posts::Context;
 use crate::push_callers::PushCallers;
 use crate::rng::Rng;
 use crate::socket::Socket;
+use crate::socket_faults::SocketFaults;
 use crate::trace::Trace;
 
 /// A connection of a fake client, from its connect to its end on both sides.
@@ -41,6 +42,7 @@ pub(crate) struct Env {
     pub(crate) peers: Vec<Peer>,
     pub(crate) push_callers: PushCallers,
     pub(crate) is_draining: bool,
+    pub(crate) socket_faults: SocketFaults,
     /// There was an upgrade, for which connections were closed.
     pub(crate) has_upgraded: bool,
     /// Times that what a client was told of a room's members was compared with them.
@@ -63,6 +65,7 @@ impl Env {
             peers: Vec::new(),
             push_callers: PushCallers::default(),
             is_draining: false,
+            socket_faults: SocketFaults::default(),
             has_upgraded: false,
             rosters: 0,
             upgraded_at: Vec::new(),

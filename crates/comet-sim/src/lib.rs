@@ -43,6 +43,7 @@ mod release;
 mod request;
 mod rng;
 mod socket;
+mod socket_faults;
 mod source;
 mod stall_log;
 mod summary;
@@ -58,6 +59,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 pub use fanout_summary::FanoutSummary;
 pub use logic_summary::LogicSummary;
+pub use socket_faults::SocketFaults;
 pub use summary::Summary;
 
 use rng::Rng;

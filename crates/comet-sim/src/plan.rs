@@ -273,6 +273,9 @@ impl Plan {
         }
         if rng.percent(15) {
             plan.lose_and_keep(rng);
+            if rng.percent(50) {
+                plan.catch_up_in_parts();
+            }
         }
         if !plan.limits.presence_rules.is_empty() && rng.percent(50) {
             // Who is in a room is compared at the quiet points.
@@ -312,6 +315,14 @@ impl Plan {
         self.push_percent = 80;
         self.slow_percent = 60;
         self.socket_bytes = &[64, 300, 2_000, 100_000];
+    }
+
+    /// Makes outboxes so small that a client takes what it missed in many parts.
+    fn catch_up_in_parts(&mut self) {
+        let limits = &mut self.limits;
+        limits.coalesce_rules = [].into();
+        limits.svr_proto = 80;
+        limits.outbox_bytes = 400;
     }
 }
 

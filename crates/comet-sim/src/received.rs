@@ -155,7 +155,12 @@ impl ReceivedStream {
 
     /// The server reads none of its input: it [waits](ReceivedStream::waits_for_others), or gets a history in parts.
     pub(crate) fn is_input_held(&self) -> bool {
-        self.waits_for_others() || self.positions.is_catching_up()
+        self.waits_for_others() || self.is_catching_up()
+    }
+
+    /// It gets the history of a room in parts.
+    pub(crate) fn is_catching_up(&self) -> bool {
+        self.positions.is_catching_up()
     }
 
     /// Checks one message of the server; `next_call` is the next call that control makes.

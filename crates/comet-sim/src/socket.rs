@@ -217,6 +217,10 @@ impl Socket {
         Ok(())
     }
 
+    pub(crate) fn bytes_in_flight(&self) -> usize {
+        self.in_flight.as_ref().map_or(0, Vec::len)
+    }
+
     /// Takes back the transmit in flight, if there is one. The time that its client has for it goes on.
     pub(crate) fn take_back(&mut self) -> bool {
         let was_sending = self.in_flight.take().is_some();

@@ -10,6 +10,7 @@ use comet_proto::RoomRefusal;
 
 use crate::fanout_summary::FanoutSummary;
 use crate::logic_summary::LogicSummary;
+use crate::socket_faults::SocketFaults;
 
 /// What one run exercised, or several added up.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,6 +49,10 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
+    /// What sockets did.
+    pub socket_faults: SocketFaults,
+    /// Reloads of the configuration.
+    pub reloads: u64,
     /// Upgrades, those of them to another number of shards, upgrades that the other process refused, and paced broadcasts that
     /// went on after an upgrade.
     pub upgrades: [u64; 4],
@@ -192,6 +197,8 @@ impl AddAssign for Summary {
         self.stops += other.stops;
         add_each(&mut self.upgrades, &other.upgrades);
         self.spared += other.spared;
+        self.socket_faults.add(&other.socket_faults);
+        self.reloads += other.reloads;
         add_each(&mut self.crowd_slices, &other.crowd_slices);
         self.push_callers += other.push_callers;
         add_each(&mut self.push_callers_ended, &other.push_callers_ended);
@@ -281,6 +288,9 @@ impl fmt::Display for Summary {
             f,
             "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
         )?;
+        let Self { socket_faults, reloads, .. } = self;
+        writeln!(f, "{socket_faults}")?;
+        writeln!(f, "reloads: {reloads}")?;
         let [upgrades, with_others, refused, paced] = self.upgrades;
         writeln!(
             f,

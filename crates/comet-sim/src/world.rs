@@ -107,7 +107,9 @@ impl World {
         for driver in &self.drivers {
             summary::add_each(&mut crowd_slices, &driver.crowds.counts());
         }
-        Ok(Summary { stops, core_stalls, upgrades, spared, crowd_slices, ..summary })
+        let (socket_faults, reloads) = (self.env.socket_faults, self.env.control.reloads);
+        let summary = Summary { socket_faults, reloads, crowd_slices, ..summary };
+        Ok(Summary { stops, core_stalls, upgrades, spared, ..summary })
     }
 
     /// Lets everything come to rest: all is delivered, and room counts have travelled.
@@ -269,7 +271,9 @@ impl World {
                 .read((socket, &mut env.rng), next_call, is_quiet)
                 .map_err(|what| format!("peer {peer} read something wrong: {what}"))?;
             client.write((socket, &mut env.rng), &env.plan, env.now, is_quiet);
-            if !is_quiet && env.rng.below(1000) == 0 {
+            // Few are amid a history at any time.
+            let leaves_amid_history = client.received.is_catching_up() && env.rng.percent(20);
+            if !is_quiet && (leaves_amid_history || env.rng.below(1000) == 0) {
                 client.disconnect(socket, &mut env.rng);
             }
             is_active |= client.received.waits_for_others() && !socket.is_drained_by_server();

@@ -1,7 +1,7 @@
 //! Some hundred seeds of the simulator, and what they must have exercised.
 
 use comet_core::{CallerEnd, CloseReason, DropReason};
-use comet_sim::{FanoutSummary, LogicSummary, Summary};
+use comet_sim::{FanoutSummary, LogicSummary, SocketFaults, Summary};
 
 const SEEDS: u64 = 300;
 
@@ -64,7 +64,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     assert!(sum.sessions.iter().all(|number| *number > 100), "{sum}");
     let [not_recovered, recovered] = sum.recoveries;
     assert!(not_recovered > 15 && recovered > 50, "{sum}");
-    assert!(sum.recoveries_delayed > 3, "{sum}");
+    assert!(sum.recoveries_delayed > 0, "{sum}");
     assert!(sum.gaps > 500 && sum.repaired > 50, "{sum}");
     assert!(sum.presence.iter().all(|number| *number > 1_000) && sum.rosters > 50, "{sum}");
     let [too_many, _, no_handle, out_of_memory] = sum.rooms_refused;
@@ -82,6 +82,9 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let fanout =
         [pushes, crowded, left, refused, partial, late, left_out, lost, changes, taken_out];
     assert!(fanout.iter().all(|number| *number > 100), "{sum}");
+    let SocketFaults { out_of_buffers, short_sends, failed_sends, hangups } = sum.socket_faults;
+    assert!(out_of_buffers > 1_000 && short_sends > 1_000 && failed_sends > 100, "{sum}");
+    assert!(hangups.iter().all(|number| *number > 0) && sum.reloads > 100, "{sum}");
     assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.spared > 50, "{sum}");
     assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
     let [upgrades, with_others, refused, paced] = sum.upgrades;
@@ -93,7 +96,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
 /// Each found a fault of a shard or of a check once. What they run changes with the simulator.
 #[test]
 fn seeds_that_found_something_hold() {
-    for seed in [4_005_593, 5_002_338, 5_051_973] {
+    for seed in [4_005_593, 5_002_338, 5_051_973, 7_001_672, 9_000_082] {
         comet_sim::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_config::Token;
-use comet_logic::{AnyAuthenticator, Jwt};
+use comet_logic::{AnyAuthenticator, Fetched, Jwt};
 use ureq::http::header::CACHE_CONTROL;
 use ureq::tls::TlsConfig;
 use ureq::{Agent, Proxy};
@@ -52,7 +52,8 @@ pub(crate) fn take_over(authenticator: &AnyAuthenticator, token: &Token, sets: &
     for (index, url) in token.jwks_urls.iter().enumerate() {
         let Some((_, set)) = sets.iter().find(|(of, _)| of == url) else { continue };
         match jwt.adopt_fetched(index, set.as_bytes()) {
-            Ok(change) => {
+            // What cannot be used the former process has said.
+            Ok(Fetched { change, .. }) => {
                 let change = change.map_or_else(String::new, |change| change.to_string());
                 log::info!("token.jwks_urls[{index}]: {change}, from the former process");
             }
@@ -106,6 +107,8 @@ struct Source {
     due: Instant,
     /// What came of the last fetch; `None` before the first.
     is_good: Option<bool>,
+    /// Its keys that the last good fetch has skipped.
+    unusable: Vec<String>,
 }
 
 impl Fetcher {
@@ -141,7 +144,7 @@ impl Fetcher {
     }
 
     /// Fetches them at the same time, so that a server that does not answer holds up no other.
-    fn get_all(&self, indices: Vec<usize>) -> Receiver<(usize, Result<Fetched, String>)> {
+    fn get_all(&self, indices: Vec<usize>) -> Receiver<(usize, Result<Body, String>)> {
         let (done, fetched) = channel();
         for index in indices {
             let (agent, url) = (self.agent.clone(), self.urls[index].url.clone());
@@ -155,18 +158,27 @@ impl Fetcher {
         fetched
     }
 
-    fn adopt(&mut self, jwt: &Jwt, index: usize, fetched: Result<Fetched, String>) {
+    fn adopt(&mut self, jwt: &Jwt, index: usize, fetched: Result<Body, String>) {
         let Self { urls, refresh, .. } = self;
         let source = &mut urls[index];
         let key = format_args!("token.jwks_urls[{index}]");
         let taken = fetched.and_then(|(bytes, max_age)| {
-            let change = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
-            Ok((change, max_age))
+            let adopted = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
+            Ok((adopted, max_age))
         });
         comet_ops::count_key_fetch(&source.url, taken.is_ok());
         let was_good = source.is_good.replace(taken.is_ok());
         let pause = match taken {
-            Ok((change, max_age)) => {
+            Ok((Fetched { change, unusable }, max_age)) => {
+                if let Some(first) = unusable.first()
+                    && source.unusable != unusable
+                {
+                    let (count, url) = (unusable.len(), &source.url);
+                    log::warn!(
+                        "{key}: {url}: {count} of its keys cannot be used; the first: {first}"
+                    );
+                }
+                source.unusable = unusable;
                 if let Some(change) = change {
                     log::info!("{key}: {change}");
                 } else if was_good == Some(false) {
@@ -187,14 +199,14 @@ impl Fetcher {
 
 impl Source {
     fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), due: Instant::now(), is_good: None }
+        Self { url: url.to_owned(), due: Instant::now(), is_good: None, unusable: Vec::new() }
     }
 }
 
 /// A body, and how long it is good according to the server.
-type Fetched = (Vec<u8>, Option<Duration>);
+type Body = (Vec<u8>, Option<Duration>);
 
-fn get(agent: &Agent, url: &str) -> Result<Fetched, String> {
+fn get(agent: &Agent, url: &str) -> Result<Body, String> {
     let request = agent.get(url).config().https_only(url.starts_with("https:"));
     // Plain HTTP is for this host alone, so no proxy is asked.
     let request = match url.starts_with("https:") {

@@ -20,7 +20,7 @@ use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
     CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, connections_max, request_bytes,
+    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 
 use crate::options::{limits, memory_ceiling};
@@ -270,6 +270,8 @@ impl Bounds {
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
+            ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
+            ("watches of health", when(!push.grpc.is_empty(), WATCHES_MAX as u64 * WATCH)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
             ("their pushes for other hosts", when(has_hosts, cores * for_hosts(of_frames))),
@@ -334,6 +336,9 @@ fn for_hosts(limits: &CallerLimits) -> u64 {
     let frames = allocated((CALLED_BYTES_MAX + limits.frame_max) as u64);
     if limits.connections > 0 { frames + (CALLED_MAX * CALL) as u64 } else { 0 }
 }
+
+/// What a watch of health keeps: its stream, its task and the buffer of its encoder.
+const WATCH: u64 = 16 << 10;
 
 /// What a call keeps beside its request: its entry, its tally and its channel.
 const CALL: usize = 1 << 10;

@@ -26,6 +26,11 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8>
 
 /// The head of a gRPC call of `path`; fields of the static table, values without Huffman coding (RFC 7541).
 pub(crate) fn head(stream: u32, path: &str) -> Vec<u8> {
+    head_with(stream, path, None)
+}
+
+/// The same with an `Authorization`.
+pub(crate) fn head_with(stream: u32, path: &str, authorization: Option<&str>) -> Vec<u8> {
     // :method POST, :scheme http, :path, :authority, content-type, te.
     let mut block = vec![0x83, 0x86];
     for (name, value) in
@@ -36,6 +41,11 @@ pub(crate) fn head(stream: u32, path: &str) -> Vec<u8> {
         block.extend(value.bytes());
     }
     block.extend(b"\x00\x02te\x08trailers");
+    if let Some(authorization) = authorization {
+        // Never indexed, name 23 of the static table.
+        block.extend([0x1f, 0x08, authorization.len() as u8]);
+        block.extend(authorization.bytes());
+    }
     frame(HEADERS, END_HEADERS, stream, &block)
 }
 

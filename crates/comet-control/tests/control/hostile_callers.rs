@@ -1,14 +1,18 @@
 //! Callers that give up, stop midway, announce much and say nothing.
 
+use std::sync::Arc;
+
+use comet_control::{Lock, Options};
 use comet_core::{Counters, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::fake::{HASTY, PATIENT, ROOMY, start};
-use crate::h2_frames::{Connection, cancel, data, head, message};
+use crate::fake::{HASTY, PATIENT, ROOMY, options, start, start_with};
+use crate::h2_frames::{Connection, cancel, data, head, head_with, message};
 
 const PUSH_MSG: &str = "/goim.comet.Comet/PushMsg";
 const PUSH_STREAM: &str = "/comet.v1.Push/PushStream";
+const CHECK: &str = "/grpc.health.v1.Health/Check";
 
 /// Asks for a push to no key, which the service itself refuses.
 async fn still_serves(connection: &mut Connection, stream: u32) {
@@ -60,16 +64,20 @@ async fn late_bytes_of_ended_calls_end_no_connection() {
 #[tokio::test]
 async fn a_call_that_stops_midway_is_answered() {
     let fake = start(HASTY, &[ROOMY]);
-    let mut connection = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
+    let address = fake.control.grpc_addrs()[0].socket().unwrap();
+    let [mut connection, mut other] =
+        [Connection::open(address).await, Connection::open(address).await];
     let begun = message(&[0; 200]);
-    // Head alone, the start of a message, and the start of one in a stream.
+    // Head alone, the start of a message, and the start of one in a stream; a message without the end of the call.
     let silent = head(1, PUSH_MSG);
     let midway = [head(3, PUSH_MSG), data(3, &begun[..50], false)].concat();
     let in_stream = [head(5, PUSH_STREAM), data(5, &begun[..50], false)].concat();
     connection.send(&[silent, midway, in_stream].concat()).await;
+    other.send(&[head(1, PUSH_MSG), data(1, &begun, false)].concat()).await;
     for stream in [1, 3] {
         connection.answer(stream).await;
     }
+    other.answer(1).await;
     let counters = [Counters::default()];
     let (page, ()) = tokio::join!(fake.page("/metrics"), fake.answer_snapshots(&counters));
     let (_, _, page) = page;
@@ -99,6 +107,71 @@ async fn announced_messages_take_no_room() {
     }
     let mut honest = Connection::open(fake.control.grpc_addrs()[0].socket().unwrap()).await;
     still_serves(&mut honest, 1).await;
+}
+
+/// Health is asked without a token. Whoever begins as many such calls as all requests have room for takes none of those who have a token.
+#[tokio::test]
+async fn calls_without_a_token_take_no_room_of_others() {
+    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
+    let fake = start_with(Options { push_lock, ..options(PATIENT) }, &[ROOMY]);
+    let address = fake.control.grpc_addrs()[0].socket().unwrap();
+    let mut honest = Connection::open(address).await;
+    // Room "r" and an empty frame; and of the next one the begin.
+    let push = message(&[0x08, 1, 0x22, 1, b'r', 0x2a, 2, 0x10, 5]);
+    let begun = [&push[..], &push[..6]].concat();
+    honest.send(&head_with(1, PUSH_STREAM, Some("Bearer a-token"))).await;
+    honest.send(&data(1, &begun, false)).await;
+    assert!(matches!(fake.shards[0].next().await, Message::PushRoom { .. }));
+    let mut strangers = Vec::new();
+    for _ in 0..17 {
+        let mut stranger = Connection::open(address).await;
+        for index in 0..1_000 {
+            stranger.send(&head(2 * index + 1, CHECK)).await;
+        }
+        // By then all of them were looked at.
+        stranger.send(&[head(2_001, CHECK), data(2_001, &message(b""), true)].concat()).await;
+        stranger.answer(2_001).await;
+        strangers.push(stranger);
+    }
+    honest.send(&data(1, &push[6..], false)).await;
+    assert!(matches!(fake.shards[0].next().await, Message::PushRoom { .. }));
+    // What is longer than any check, by its bytes or by what it announces, is refused.
+    for bytes in [message(&[0; 5_000]), message(&[0; 5_000])[..5].to_vec()] {
+        let mut stranger = Connection::open(address).await;
+        stranger.send(&[head(1, CHECK), data(1, &bytes, false)].concat()).await;
+        let answer = stranger.answer(1).await;
+        // UNAUTHENTICATED, 16, in Huffman code.
+        let is_refused = answer.windows(2).any(|pair| pair == [0x0b, 0x9f]);
+        assert!(is_refused, "{}", answer.escape_ascii());
+    }
+}
+
+/// Those who ask for health without a token make room for others, however many calls they begin and do not end.
+#[tokio::test]
+async fn whoever_has_no_token_takes_no_place_of_a_caller() {
+    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
+    // So few files leave room for eight connections.
+    let options = Options { push_lock, open_files: 128, ..options(PATIENT) };
+    let fake = start_with(options, &[ROOMY]);
+    let address = fake.control.grpc_addrs()[0].socket().unwrap();
+    let push = |stream| {
+        let head = head_with(stream, PUSH_MSG, Some("Bearer a-token"));
+        [head, data(stream, &message(b""), true)].concat()
+    };
+    let mut caller = Connection::open(address).await;
+    caller.send(&push(1)).await;
+    caller.answer(1).await;
+    let mut strangers = Vec::new();
+    for _ in 0..16 {
+        let mut stranger = Connection::open(address).await;
+        let unended = [head(1, CHECK), data(1, &message(b""), false)];
+        let ended = [head(3, CHECK), data(3, &message(b""), true)];
+        stranger.send(&[unended, ended].concat().concat()).await;
+        stranger.answer(3).await;
+        strangers.push(stranger);
+    }
+    caller.send(&push(3)).await;
+    caller.answer(3).await;
 }
 
 /// A stream that is not taken on, since its answers are not read, leaves other calls of the connection alone.

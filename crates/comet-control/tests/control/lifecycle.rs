@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_control::{DrainPlan, Drained, Options, StartError};
+use comet_control::{DrainPlan, Drained, Lock, Options, StartError};
 use comet_core::{Counters, Limits, Message, Report, ShardId};
 use comet_mesh::{Pulse, Wake};
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
+use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -67,6 +68,42 @@ async fn health_follows_ready_and_drain() {
     }
     drop(watches);
     fake.control.stop();
+}
+
+/// A watch has no end, so only those that may call get one.
+#[tokio::test]
+async fn health_without_a_token_is_a_check() {
+    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
+    let fake = start_with(Options { push_lock, ..options(PATIENT) }, &[ROOMY]);
+    let mut client = HealthClient::new(fake.channel().await);
+    client.check(HealthCheckRequest::default()).await.unwrap();
+    let refused = client.watch(HealthCheckRequest::default()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert_eq!(refused.metadata().get("www-authenticate").unwrap(), "Bearer");
+    let mut request = Request::new(HealthCheckRequest::default());
+    request.metadata_mut().insert("authorization", "Bearer a-token".parse().unwrap());
+    let mut watch = client.watch(request).await.unwrap().into_inner();
+    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+}
+
+#[tokio::test]
+async fn watches_of_health_are_bounded() {
+    let fake = start(PATIENT, &[ROOMY]);
+    let mut client = HealthClient::new(fake.channel().await);
+    let mut watches = Vec::new();
+    for _ in 0..64 {
+        watches.push(client.watch(HealthCheckRequest::default()).await.unwrap());
+    }
+    // Also by another connection.
+    let mut other = HealthClient::new(fake.channel().await);
+    for client in [&mut client, &mut other] {
+        let refused = client.watch(HealthCheckRequest::default()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted);
+        client.check(HealthCheckRequest::default()).await.unwrap();
+    }
+    watches.pop();
+    // Until the server has learned that it is over.
+    while other.watch(HealthCheckRequest::default()).await.is_err() {}
 }
 
 /// How often it was woken.

@@ -20,7 +20,7 @@ use super::Shard;
 use super::connections::write_deadline;
 
 /// How soon a deadline that was put off is looked at again.
-pub(super) const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
+const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
 
 /// A deadline that has passed.
 struct Overdue {

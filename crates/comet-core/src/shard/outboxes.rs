@@ -147,10 +147,23 @@ impl Outboxes {
                 let is = |about: About| matches!(about, About::Push(push) if is_of_room(push) && push.last >= lost.first);
                 about.is_some_and(is)
             };
-            if let Some(place) = sent.iter().position(is_behind) {
-                return Telling::Now(place);
+            let is_entry = |about: &Option<About>| *about == Some(About::Entered(lost.room));
+            let is_joined = |about: &Option<About>| {
+                is_entry(about) || *about == Some(About::Renamed(lost.room))
+            };
+            // What a client was told of a room it forgets when it enters the room again. So it is told behind that, and before as
+            // well where pushes from its former time there have not been sent.
+            let entry = sent.iter().rposition(is_entry).filter(|_| !is_left).unwrap_or(0);
+            let before = sent[..entry].iter().position(is_behind);
+            let place = sent[entry..].iter().position(is_behind).map(|place| entry + place);
+            if !is_left && rest.iter().any(is_entry) {
+                return before.or(place).map_or(Telling::Later, Telling::NowAndLater);
             }
-            let is_joined = |about: &Option<About>| *about == Some(About::Joined(lost.room));
+            match (before, place) {
+                (Some(before), place) => return Telling::Twice(before, place.unwrap_or(sent.len())),
+                (None, Some(place)) => return Telling::Now(place),
+                (None, None) => {}
+            }
             let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
             match (is_later, is_left) {
                 (true, _) => Telling::Later,
@@ -238,8 +251,10 @@ fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) ->
 /// What a frame is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// It tells the handle of a room.
-    Joined(RoomHandle),
+    /// It tells the handle of a room that the client has entered, and its position there.
+    Entered(RoomHandle),
+    /// It tells the handle of a room that the client may be in for long.
+    Renamed(RoomHandle),
     /// A push to a room that keeps a history.
     Push(Offsets),
 }
@@ -252,6 +267,7 @@ impl About {
         let (Frame { operation, body, .. }, _) =
             decode(item.frame().for_tcp(), usize::MAX).ok()??;
         let reply = (operation == op::JOIN_REPLY).then(|| JoinReply::decode(body))??;
-        reply.outcome.ok().map(Self::Joined)
+        let is_entry = reply.position.is_some();
+        reply.outcome.ok().map(if is_entry { Self::Entered } else { Self::Renamed })
     }
 }

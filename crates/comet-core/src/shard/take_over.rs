@@ -17,6 +17,7 @@ use crate::ids::{ConnId, Slot};
 use crate::message::Report;
 use crate::outbox::{Item, PartialSend};
 use crate::room::{Membership, RoomId};
+use crate::settings::Logic;
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, TokenTime};
 use crate::wheel::Wheel;
@@ -254,8 +255,11 @@ impl Shard {
                 self.home.users.retain_number(since(age_ms), user, last);
             }
         }
-        for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
-            self.home.keys.retain_disconnected(since(age_ms), &key);
+        // Without a logic that hears of it nobody needs to know that such a key is held again.
+        if let Logic::Remote { .. } = self.context.logic {
+            for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
+                self.home.keys.retain_disconnected(since(age_ms), &key);
+            }
         }
         for handed::LeftBehindKey { user, key } in left_behind {
             self.unclaimed(user, key.into());

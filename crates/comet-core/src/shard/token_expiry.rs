@@ -7,7 +7,6 @@ use crate::limits::TOKEN_EXPIRED_MS;
 use crate::time::Tick;
 
 use super::Shard;
-use super::deadlines::LOOK_AGAIN;
 
 impl Shard {
     /// The token of `slot` expires in `millis`; `None`: never. A later call moves that.
@@ -32,7 +31,7 @@ impl Shard {
         while let Some(slot) = self.token_expiries.poll_expired(now, budget) {
             if self.has_unread(slot) {
                 // A renewal may be in it.
-                self.token_expiries.arm(slot, Tick(now.0 + LOOK_AGAIN));
+                self.token_expiries.arm(slot, Tick(now.0 + 1));
                 continue;
             }
             budget.spend(budget::CLOSE);

@@ -1,6 +1,7 @@
 //! Gap markers: clients of protocol 2 are told which pushes of a room with a history they have lost.
 
 mod catching_up;
+mod entered_again;
 
 use std::collections::BTreeMap;
 

@@ -397,3 +397,23 @@ fn an_end_that_waits_for_control_is_remembered_for_longer() {
         assert_eq!(key_reports(&mut rig), expected);
     }
 }
+
+/// Only logic needs to hear that a key is held again. A process without it may go on with the keys of one that asked it.
+#[test]
+fn a_process_without_logic_reports_no_key_of_its_former_one() {
+    let remote = Logic::Remote { renew_ms: (1_000, 3_000) };
+    for (logic, expected) in [(Logic::Embedded, vec![]), (remote, vec!["=k"])] {
+        let mut rig = rig(2);
+        let gone = join(&mut rig, 0, "7/k//");
+        rig.hang_up(gone);
+        assert_eq!(key_reports(&mut rig), ["-k"]);
+        rig.set_logic(logic);
+        rig.upgrade(2);
+        let again = connect(&mut rig, 1, "7/k//");
+        if logic == remote {
+            rig.admit(again);
+        }
+        assert_eq!(rig.take(again), frame(op::AUTH_REPLY, 1, b""));
+        assert_eq!(key_reports(&mut rig), expected);
+    }
+}

@@ -59,6 +59,11 @@ impl Rig {
         Self::start(shards, Limits { goodbye: true, ..limits }, logic, false)
     }
 
+    /// The process of the next upgrade has this logic.
+    pub(crate) fn set_logic(&mut self, logic: Logic) {
+        self.settings.logic = logic;
+    }
+
     /// As goim: clients of protocol 1 get no close notice.
     pub(crate) fn without_goodbye(shards: u16) -> Self {
         Self::start(shards, Limits::default(), Logic::Embedded, false)

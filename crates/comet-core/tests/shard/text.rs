@@ -40,6 +40,37 @@ fn join(rig: &mut Rig, token: &str) -> ConnId {
 }
 
 #[test]
+fn text_that_is_not_utf_8_is_refused() {
+    let auth = br#"{"ver":1,"op":7,"seq":1,"body":"7/k//"}"#;
+    let bad = br#"{"ver":1,"op":4,"seq":2,"body":"#;
+    // A stray byte, an overlong form, a surrogate, a character that is cut off.
+    for wrong in [&b"\"\xff\"}"[..], b"\"\xc0\xaf\"}", b"\"\xed\xa0\x80\"}", b"\"\xe2\x82\"}"] {
+        for is_whole in [true, false] {
+            let mut rig = Rig::new(1, limits());
+            let conn = open(&mut rig);
+            rig.ask(conn, &masked(TEXT, auth));
+            let message = match is_whole {
+                true => masked(TEXT, &[&bad[..], wrong].concat()),
+                false => [masked(0x01, bad), masked(0x80, wrong)].concat(),
+            };
+            let end = rig.ask(conn, &message);
+            assert_eq!(rig.reason(conn), CloseReason::BadWebSocket);
+            let close = &end[end.iter().rposition(|byte| *byte == 0x88).unwrap()..];
+            assert_eq!(u16::from_be_bytes([close[2], close[3]]), 1007, "{wrong:?} {is_whole}");
+        }
+    }
+    // A character may be cut by a fragment.
+    let mut rig = Rig::new(1, limits());
+    let conn = join(&mut rig, "7/k//");
+    let (first, last) = (&b"{\"ver\":1,\"op\":4,\"seq\":2,\"body\":\"\xe2\x82"[..], b"\xac\"}");
+    let sent = [masked(0x01, first), masked(0x80, last)].concat();
+    assert_eq!(
+        rig.ask(conn, &sent),
+        told("[{\"ver\":1,\"op\":5,\"seq\":2,\"body\":\"\u{20ac}\"}]")
+    );
+}
+
+#[test]
 fn requests_are_answered_as_by_goim_v1() {
     let mut rig = Rig::new(2, limits());
     let conn = join(&mut rig, "7/k/r/");

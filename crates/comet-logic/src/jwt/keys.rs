@@ -5,6 +5,8 @@ use std::fmt;
 
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, JwkSet, PublicKeyUse};
 use jsonwebtoken::{DecodingKey, DecodingKeyKind};
+use serde::Deserialize;
+use serde_json::Value;
 
 use super::algorithm::Algorithm;
 use super::error::JwtError;
@@ -71,16 +73,35 @@ impl KeyFile {
     }
 }
 
-/// The public keys in a JWK set for the `allowed` algorithms; at least one. Whoever reads the URL knows its secrets, so
-/// these are skipped.
-pub(super) fn read_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, JwtError> {
-    let mut keys = from_set(bytes, allowed).map_err(JwtError)?;
-    keys.retain(|key| key.algorithm != Algorithm::Hs256);
-    match keys.len() {
-        0 => Err(JwtError("no public key for an algorithm that is allowed".to_owned())),
-        1..=KEYS_MAX => Ok(keys),
-        more => Err(JwtError(format!("{more} keys, more than {KEYS_MAX}"))),
+/// The public keys in the JWK set of a URL for the `allowed` algorithms; at least one. Whoever reads the URL knows its secrets, so
+/// these are skipped. Keys that cannot be used are skipped, too, each with a sentence: the others are those that the issuer signs with
+/// (RFC 7517, section 5).
+pub(super) fn read_set(
+    bytes: &[u8],
+    allowed: &[Algorithm],
+) -> Result<(Vec<Key>, Vec<String>), JwtError> {
+    let set: Values = serde_json::from_slice(bytes)
+        .map_err(|fault| JwtError(format!("not a JWK set: {fault}")))?;
+    let (mut keys, mut unusable) = (Vec::new(), Vec::new());
+    for (number, value) in (1..).zip(set.keys) {
+        let jwk = Jwk::deserialize(value).map_err(|fault| format!("key {number}: {fault}"));
+        match jwk.and_then(|jwk| from_jwk(&jwk, allowed)) {
+            Ok(key) => keys.extend(key.filter(|key| key.algorithm != Algorithm::Hs256)),
+            Err(what) => unusable.push(what),
+        }
     }
+    match (keys.len(), unusable.first()) {
+        (0, None) => Err(JwtError("no public key for an algorithm that is allowed".to_owned())),
+        (0, Some(what)) => Err(JwtError(format!("no key that can be used: {what}"))),
+        (1..=KEYS_MAX, _) => Ok((keys, unusable)),
+        (more, _) => Err(JwtError(format!("{more} keys, more than {KEYS_MAX}"))),
+    }
+}
+
+/// A JWK set whose keys are not looked at yet.
+#[derive(Deserialize)]
+struct Values {
+    keys: Vec<Value>,
 }
 
 fn contains(bytes: &[u8], text: &[u8]) -> bool {
@@ -137,25 +158,27 @@ fn is_der(bytes: &[u8]) -> bool {
     }
 }
 
-/// The keys of a JWK set. Keys that comet cannot use are skipped, as RFC 7517, section 5 says.
+/// The keys of a JWK set that is a file. Keys for what comet does not do are skipped, as RFC 7517, section 5 says; another one that
+/// cannot be used is a mistake.
 fn from_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
     let set: JwkSet =
         serde_json::from_slice(bytes).map_err(|fault| format!("not a JWK set: {fault}"))?;
-    let mut keys = Vec::new();
-    for jwk in &set.keys {
-        let Some(algorithm) = purpose(jwk).filter(|algorithm| allowed.contains(algorithm)) else {
-            continue;
-        };
-        let id = jwk.common.key_id.clone();
-        let named = |what: &dyn fmt::Display| match &id {
-            Some(id) => format!("the key {id:?}: {what}"),
-            None => format!("a key without kid: {what}"),
-        };
-        let key = DecodingKey::from_jwk(jwk).map_err(|fault| named(&fault))?;
-        check(&key, algorithm).map_err(|what| named(&what))?;
-        keys.push(Key { algorithm, id, key });
-    }
-    Ok(keys)
+    set.keys.iter().filter_map(|jwk| from_jwk(jwk, allowed).transpose()).collect()
+}
+
+/// A key of a JWK set; `None`: it is for something else.
+fn from_jwk(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Option<Key>, String> {
+    let Some(algorithm) = purpose(jwk).filter(|algorithm| allowed.contains(algorithm)) else {
+        return Ok(None);
+    };
+    let id = jwk.common.key_id.clone();
+    let named = |what: &dyn fmt::Display| match &id {
+        Some(id) => format!("the key {id:?}: {what}"),
+        None => format!("a key without kid: {what}"),
+    };
+    let key = DecodingKey::from_jwk(jwk).map_err(|fault| named(&fault))?;
+    check(&key, algorithm).map_err(|what| named(&what))?;
+    Ok(Some(Key { algorithm, id, key }))
 }
 
 /// The algorithm whose signatures the key checks, if comet supports it.

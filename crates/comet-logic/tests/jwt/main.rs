@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use comet_core::{Accepts, Identity};
 use comet_logic::{
-    Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile,
+    Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Fetched, Jwt, JwtOptions, KeyFile,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -90,7 +90,10 @@ fn keys_of_urls_come_and_go() {
         signer.token_with(&header, &claims(json!({})))
     };
     let adopt = |url, keys: &[Value]| -> Result<String, String> {
-        let change = jwt.adopt_fetched(url, &set(keys).bytes).map_err(|error| error.to_string())?;
+        let fetched =
+            jwt.adopt_fetched(url, &set(keys).bytes).map_err(|error| error.to_string())?;
+        let Fetched { change, unusable } = fetched;
+        assert!(unusable.iter().all(|what| what.contains("key")), "{unusable:?}");
         Ok(change.map(|change| change.to_string()).unwrap_or_default())
     };
     // Nothing was fetched.
@@ -127,6 +130,18 @@ fn keys_of_urls_come_and_go() {
     // As another process may be given them.
     let expected = [first.jwk("1"), second.jwk("2")].map(|key| Some(set(&[key]).bytes.into()));
     assert_eq!(jwt.fetched(), expected);
+    // An issuer may add keys beside those that comet can use: too short, with an id that is none, with bytes that are none.
+    let odd = [
+        json!({ "kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB" }),
+        json!({ "kty": "OKP", "crv": "Ed25519", "kid": 1, "x": "AQAB" }),
+        json!({ "kty": "OKP", "crv": "Ed25519", "x": "=" }),
+        json!("a text"),
+    ];
+    let mixed = [&[second.jwk("2")][..], &odd].concat();
+    assert_eq!(adopt(0, &mixed).unwrap(), "1 key, of which 1 is new");
+    assert!(adopt(0, &odd).unwrap_err().contains("too short"));
+    assert_eq!(jwt.auth(&token(&second, "2"), "").unwrap().user, 42);
+    assert_eq!(adopt(0, &[first.jwk("1")]).unwrap(), "1 key, of which 1 is new");
     assert_eq!(adopt(0, &[second.jwk("2")]).unwrap(), "1 key, of which 1 is new");
     assert!(jwt.auth(&token(&first, "1"), "").is_err());
 }

@@ -3,7 +3,6 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,9 +40,6 @@ struct StoredUser {
 #[derive(Default, Debug)]
 struct StoredServer {
     keys: HashSet<Arc<str>>,
-    rooms: HashMap<String, u32>,
-    /// When `rooms` expire; without a meaning while there are none.
-    until: Duration,
 }
 
 /// What expires. A session comes before its user if both expire at the same time.
@@ -51,7 +47,6 @@ struct StoredServer {
 enum Expiring {
     Session(Arc<str>),
     User(i64),
-    Rooms(Arc<str>),
 }
 
 impl Table {
@@ -87,7 +82,6 @@ impl Table {
                     let forgotten = self.users.remove(&user).expect("an expiry has its user");
                     assert!(forgotten.keys.is_empty(), "a user outlives its sessions");
                 }
-                Expiring::Rooms(server) => self.set_rooms(&server, HashMap::new(), now),
             }
         }
     }
@@ -187,42 +181,14 @@ impl Table {
         (keys.len(), live)
     }
 
-    /// Replaces the room counts of `server`, which expire at `until`.
-    pub(super) fn set_rooms(&mut self, server: &str, rooms: HashMap<String, u32>, until: Duration) {
-        let server = self.insert_server(server);
-        let known = self.servers.get_mut(&server).expect("it was inserted above");
-        self.expiries.remove(&(known.until, Expiring::Rooms(Arc::clone(&server))));
-        known.until = until;
-        known.rooms = rooms;
-        if !known.rooms.is_empty() {
-            self.expiries.insert((until, Expiring::Rooms(Arc::clone(&server))));
-        }
-        self.remove_if_empty(&server);
-    }
-
-    /// Takes the room counts of `server` out, to be set again.
-    pub(super) fn take_rooms(&mut self, server: &str) -> HashMap<String, u32> {
-        self.servers.get_mut(server).map(|server| mem::take(&mut server.rooms)).unwrap_or_default()
-    }
-
-    /// The members of every room, over the servers whose counts have not expired.
-    pub(super) fn room_counts(&self, now: Duration) -> HashMap<String, u32> {
-        let mut sums: HashMap<String, u32> = HashMap::new();
-        let live = self.servers.values().filter(|server| server.until > now);
-        for (room, count) in live.flat_map(|server| &server.rooms) {
-            let sum = sums.entry(room.clone()).or_default();
-            *sum = sum.saturating_add(*count);
-        }
-        sums
-    }
-
     /// How many sessions there are.
     pub(super) fn counts(&self) -> SessionCounts {
-        let servers = self.servers.iter().filter(|(_, server)| !server.keys.is_empty());
         SessionCounts {
             users: self.users_with_sessions,
             sessions: self.keys.len() as u64,
-            by_server: servers
+            by_server: self
+                .servers
+                .iter()
                 .map(|(name, server)| (name.to_string(), server.keys.len() as u64))
                 .collect(),
         }
@@ -238,11 +204,10 @@ impl Table {
         name
     }
 
-    /// Removes a server that has neither sessions nor room counts.
+    /// Removes a server that has no session any more.
     fn remove_if_empty(&mut self, name: &Arc<str>) {
         if let Entry::Occupied(server) = self.servers.entry(Arc::clone(name))
             && server.get().keys.is_empty()
-            && server.get().rooms.is_empty()
         {
             server.remove();
         }
@@ -260,7 +225,6 @@ mod tests {
         Place { user: i64, key: u8, server: u8 },
         Remove { key: u8 },
         Take { server: u8 },
-        Rooms { server: u8, rooms: u32 },
         Pass { millis: u64 },
     }
 
@@ -273,7 +237,6 @@ mod tests {
             }),
             (0..8_u8).prop_map(|key| Step::Remove { key }),
             (0..3_u8).prop_map(|server| Step::Take { server }),
-            (0..3_u8, 0..3_u32).prop_map(|(server, rooms)| Step::Rooms { server, rooms }),
             (0..60_u64).prop_map(|millis| Step::Pass { millis }),
         ]
     }
@@ -286,16 +249,10 @@ mod tests {
             table.servers.values().map(|server| server.keys.len()).sum::<usize>(),
             table.keys.len()
         );
-        let with_rooms = table.servers.values().filter(|server| !server.rooms.is_empty()).count();
-        assert_eq!(table.expiries.len(), table.keys.len() + table.users.len() + with_rooms);
+        assert_eq!(table.expiries.len(), table.keys.len() + table.users.len());
         let present = table.users.values().filter(|user| !user.keys.is_empty()).count();
         assert_eq!(table.users_with_sessions, present as u64);
-        assert!(
-            table
-                .servers
-                .values()
-                .all(|server| { !(server.keys.is_empty() && server.rooms.is_empty()) })
-        );
+        assert!(table.servers.values().all(|server| !server.keys.is_empty()));
     }
 
     proptest! {
@@ -314,10 +271,6 @@ mod tests {
                     Step::Remove { key } => table.remove(&key.to_string()),
                     Step::Take { server } => {
                         table.take_from_server(&server.to_string(), 2, now, until);
-                    }
-                    Step::Rooms { server, rooms } => {
-                        let rooms = (0..rooms).map(|room| (room.to_string(), 1)).collect();
-                        table.set_rooms(&server.to_string(), rooms, until);
                     }
                     Step::Pass { millis } => now += Duration::from_millis(millis),
                 }

@@ -2,6 +2,7 @@
 //! of a call.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -48,6 +49,8 @@ pub(super) struct RedisNode {
 struct Slot {
     number: u64,
     open: Option<MultiplexedConnection>,
+    /// When the last call over it was served.
+    served: Option<Instant>,
 }
 
 /// Why an attempt gave no answer.
@@ -113,10 +116,12 @@ impl RedisNode {
         if let Some(sentence) = self.health.failure_of_pause() {
             return Err(StoreError::Failed { node: node(), sentence });
         }
+        // What the call has used last.
+        let used = AtomicU64::new(0);
         let attempts = async {
             let mut attempt = 1;
             loop {
-                match self.attempt(&work).await {
+                match self.attempt(&work, &used).await {
                     Err(failure) if failure.is_server_lost && attempt < ATTEMPTS => attempt += 1,
                     answer => return answer,
                 }
@@ -125,9 +130,9 @@ impl RedisNode {
         let Some(answer) = deadline::by(until, attempts).await else {
             let deadline = self.deadline;
             let error = StoreError::Deadline { node: node(), deadline };
-            // It may be stopped, or cut off: nothing is going to come on this connection.
-            self.slot().open = None;
-            self.health.failed(self.name(), &format!("no answer within {deadline:?}"));
+            if self.is_silent(used.load(Ordering::Relaxed), until) {
+                self.health.failed(self.name(), &format!("no answer within {deadline:?}"));
+            }
             return Err(error);
         };
         match answer {
@@ -148,16 +153,40 @@ impl RedisNode {
         }
     }
 
-    async fn attempt<T, F>(&self, work: impl Fn(MultiplexedConnection) -> F) -> Result<T, Failure>
+    /// Whether the server has served nobody in the time of a call that ends at `until`. Then it may be stopped, or cut off, and
+    /// nothing is going to come on the connection that the call has `used`, which is given up. Otherwise the call alone was too
+    /// much for its time, or came late in it.
+    fn is_silent(&self, used: u64, until: Instant) -> bool {
+        let mut slot = self.slot();
+        let begun = until.checked_sub(self.deadline);
+        if slot.served.is_some_and(|served| begun.is_none_or(|begun| begun <= served)) {
+            return false;
+        }
+        if slot.number == used {
+            slot.open = None;
+        }
+        true
+    }
+
+    async fn attempt<T, F>(
+        &self,
+        work: impl Fn(MultiplexedConnection) -> F,
+        used: &AtomicU64,
+    ) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let opened = self.connection().await;
         let (number, connection) =
             opened.map_err(|error| Failure { error, is_server_lost: true })?;
-        work(connection).await.map_err(|error| {
+        used.store(number, Ordering::Relaxed);
+        let answer = work(connection).await;
+        let mut slot = self.slot();
+        if answer.is_ok() && slot.number == number {
+            slot.served = Some(Instant::now());
+        }
+        answer.map_err(|error| {
             let is_server_lost = is_about_server(&error);
-            let mut slot = self.slot();
             // Another call may have a newer one already.
             if is_server_lost && slot.number == number {
                 slot.open = None;
@@ -179,7 +208,7 @@ impl RedisNode {
         let connection = self.place.connect().await?;
         let mut slot = self.slot();
         slot.number += 1;
-        slot.open = Some(connection.clone());
+        (slot.open, slot.served) = (Some(connection.clone()), None);
         Ok((slot.number, connection))
     }
 
@@ -216,6 +245,14 @@ impl fmt::Debug for RedisNode {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::sync::Notify;
+
     use super::*;
 
     #[test]
@@ -245,5 +282,58 @@ mod tests {
         }
         check("ERR unknown command 'FOO'", false);
         check("WRONGTYPE Operation against a key holding the wrong kind of value", false);
+    }
+
+    /// Answers every command with OK, and HOLD once it may.
+    async fn serve(mut stream: TcpStream, release: Arc<Notify>) -> io::Result<()> {
+        let (reading, mut writing) = stream.split();
+        let mut reading = BufReader::new(reading).lines();
+        while let Some(line) = reading.next_line().await? {
+            // "*COUNT", and for each word "$LENGTH" and the word.
+            let words: usize = line[1..].parse().expect("the length of an array");
+            let mut command = Vec::new();
+            for _ in 0..words {
+                reading.next_line().await?;
+                command.extend(reading.next_line().await?);
+            }
+            if command[0] == "HOLD" {
+                release.notified().await;
+            }
+            writing.write_all(b"+OK\r\n").await?;
+        }
+        Ok(())
+    }
+
+    /// The last command of a long call gets what is left of its time.
+    #[tokio::test]
+    async fn a_call_that_is_late_by_itself_is_no_failure_of_the_server() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("redis://{}", listener.local_addr().unwrap());
+        let (release, accepted) = (Arc::new(Notify::new()), Arc::new(AtomicU64::new(0)));
+        let (gate, count) = (Arc::clone(&release), Arc::clone(&accepted));
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                count.fetch_add(1, Ordering::Relaxed);
+                tokio::spawn(serve(stream, Arc::clone(&gate)));
+            }
+        });
+        let deadline = Duration::from_secs(1);
+        let node = RedisNode::new(&url, None, deadline).unwrap();
+        let call = async |name: &str, until| {
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd(name);
+            node.pipeline::<(String,)>(&pipeline, until).await
+        };
+        let until = Instant::now() + deadline;
+        call("PART", until).await.unwrap();
+        assert!(matches!(call("HOLD", until).await, Err(StoreError::Deadline { .. })));
+        assert_eq!((node.state().is_up, node.state().failures), (true, 0));
+        release.notify_one();
+        call("OTHER", Instant::now() + deadline).await.unwrap();
+        assert_eq!(accepted.load(Ordering::Relaxed), 1);
+        // One that was given no answer at all is.
+        let late = call("HOLD", Instant::now() + deadline).await;
+        assert!(matches!(late, Err(StoreError::Deadline { .. })));
+        assert_eq!((node.state().is_up, node.state().failures), (false, 1));
     }
 }

@@ -17,6 +17,54 @@ const BATCH: usize = 256;
 /// Most servers whose room counts are read in one round trip.
 const ONLINE_BATCH: usize = 16;
 
+impl Redis {
+    /// The members of all rooms in `buckets`.
+    async fn sums_of(&self, buckets: Buckets) -> Result<HashMap<String, u32>, StoreError> {
+        // It is long where there are many rooms: each part of it has the deadline.
+        let mut sums: HashMap<String, u32> = HashMap::new();
+        if buckets == Buckets(0) {
+            return Ok(sums);
+        }
+        for (at, node) in self.nodes.iter().enumerate() {
+            let (_, servers) = self.count(node, self.until()).await?;
+            let servers = servers.into_iter().map(|(server, _)| server);
+            let servers: Vec<String> =
+                servers.filter(|server| self.server_node(server) == at).collect();
+            for servers in servers.chunks(ONLINE_BATCH) {
+                let mut pipeline = Pipeline::new();
+                for server in servers {
+                    let name = format!("ol_{server}");
+                    match buckets {
+                        Buckets::ALL => pipeline.cmd("HVALS").arg(name),
+                        buckets => pipeline.cmd("HMGET").arg(name).arg(fields(buckets)),
+                    };
+                }
+                let found: Vec<Vec<Option<String>>> =
+                    node.pipeline(&pipeline, self.until()).await?;
+                for (server, documents) in servers.iter().zip(found) {
+                    let documents: Vec<String> = documents.into_iter().flatten().collect();
+                    let rooms =
+                        online::decode(&documents).map_err(|error| StoreError::Foreign {
+                            node: node.name().to_owned(),
+                            name: format!("ol_{server}"),
+                            sentence: error.to_string(),
+                        })?;
+                    for (room, count) in rooms {
+                        let sum = sums.entry(room).or_default();
+                        *sum = sum.saturating_add(count);
+                    }
+                }
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// Their names in Redis.
+fn fields(buckets: Buckets) -> Vec<u32> {
+    (0..Buckets::COUNT).filter(|bucket| buckets.contains(*bucket)).collect()
+}
+
 impl Sessions for Redis {
     async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
         let until = self.until();
@@ -128,34 +176,13 @@ impl Sessions for Redis {
     }
 
     async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
-        let until = self.until();
-        let mut sums: HashMap<String, u32> = HashMap::new();
-        for (at, node) in self.nodes.iter().enumerate() {
-            let (_, servers) = self.count(node, until).await?;
-            let servers = servers.into_iter().map(|(server, _)| server);
-            let servers: Vec<String> =
-                servers.filter(|server| self.server_node(server) == at).collect();
-            for servers in servers.chunks(ONLINE_BATCH) {
-                let mut pipeline = Pipeline::new();
-                for server in servers {
-                    pipeline.cmd("HVALS").arg(format!("ol_{server}"));
-                }
-                let found: Vec<Vec<String>> = node.pipeline(&pipeline, until).await?;
-                for (server, documents) in servers.iter().zip(found) {
-                    let rooms =
-                        online::decode(&documents).map_err(|error| StoreError::Foreign {
-                            node: node.name().to_owned(),
-                            name: format!("ol_{server}"),
-                            sentence: error.to_string(),
-                        })?;
-                    for (room, count) in rooms {
-                        let sum = sums.entry(room).or_default();
-                        *sum = sum.saturating_add(count);
-                    }
-                }
-            }
-        }
-        Ok(sums)
+        self.sums_of(Buckets::ALL).await
+    }
+
+    async fn members_of(&self, rooms: &[String]) -> Result<Vec<u32>, StoreError> {
+        let buckets = rooms.iter().fold(0, |buckets, room| buckets | 1 << Buckets::of(room));
+        let sums = self.sums_of(Buckets(buckets)).await?;
+        Ok(rooms.iter().map(|room| sums.get(room).copied().unwrap_or_default()).collect())
     }
 
     async fn counts(&self) -> Result<SessionCounts, StoreError> {

@@ -206,6 +206,9 @@ async fn room_counts_are_replaced_and_summed(store: &impl Sessions) {
 
     store.add_room_counts("a", Buckets::ALL, &rooms(&[("live://1", 5)])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 9), ("", 9)]));
+    let named = ["live://1", "live://2", ""].map(str::to_owned);
+    assert_eq!(store.members_of(&named).await.unwrap(), [9, 0, 9]);
+    assert!(store.members_of(&[]).await.unwrap().is_empty());
     store.add_room_counts("b", Buckets::ALL, &rooms(&[])).await.unwrap();
     assert_eq!(store.room_counts().await.unwrap(), rooms(&[("live://1", 5)]));
 

@@ -1,10 +1,11 @@
 //! The store in memory, with a clock that the tests set.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use comet_router::{Memory, SessionCounts, Sessions, Store, StoreError};
+use comet_router::{Buckets, Memory, SessionCounts, Sessions, Store, StoreError};
 
 use crate::conformance::{AgingStore, LIFETIME, check};
 
@@ -104,4 +105,49 @@ async fn del_server_counts_only_live_sessions() {
     kind.store.put(1, "new", "s").await.unwrap();
     assert_eq!(kind.store.del_server("s").await.unwrap(), 1);
     assert_eq!(kind.store.counts().await.unwrap().sessions, 0);
+}
+
+/// Callers choose the names of servers, too.
+#[tokio::test]
+async fn rooms_are_bounded_over_all_servers() {
+    let store = Memory::new(LIFETIME).with_rooms_max(4_096);
+    let rooms = |count: u32| (0..count).map(|room| (room.to_string(), 1)).collect();
+    store.add_room_counts("a", Buckets::ALL, &rooms(2_000)).await.unwrap();
+    store.add_room_counts("b", Buckets::ALL, &rooms(1)).await.unwrap();
+    let full = store.add_room_counts("c", Buckets::ALL, &rooms(1_100)).await.unwrap_err();
+    assert_eq!(full, StoreError::TooManyRooms { rooms_max: 4_096 });
+    assert_eq!(full.to_string(), "the session store is full: it takes 4096 rooms");
+    store.add_room_counts("c", Buckets::ALL, &rooms(1)).await.unwrap();
+    store.add_room_counts("d", Buckets::ALL, &rooms(1)).await.unwrap_err();
+    // What is there is renewed, and becomes less.
+    store.add_room_counts("a", Buckets::ALL, &rooms(2_048)).await.unwrap();
+    store.add_room_counts("a", Buckets::ALL, &rooms(1)).await.unwrap();
+    store.add_room_counts("d", Buckets::ALL, &rooms(1)).await.unwrap();
+    assert_eq!(store.members_of(&["0".to_owned()]).await.unwrap(), [4]);
+}
+
+/// A million rooms are added up while sessions begin.
+#[test]
+fn sums_of_many_rooms_hold_up_no_session() {
+    let store = Arc::new(Memory::new(LIFETIME));
+    let rooms = (0..1_000_000).map(|room| (format!("live://{room}"), 1)).collect();
+    let runtime = || tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime().block_on(store.add_room_counts("a", Buckets::ALL, &rooms)).unwrap();
+    let is_over = Arc::new(AtomicBool::new(false));
+    let adding = thread::spawn({
+        let (store, is_over) = (Arc::clone(&store), Arc::clone(&is_over));
+        move || {
+            let sums = runtime().block_on(store.room_counts()).unwrap();
+            is_over.store(true, Ordering::Release);
+            sums.len()
+        }
+    });
+    let (runtime, mut begun) = (runtime(), 0);
+    while !is_over.load(Ordering::Acquire) {
+        runtime.block_on(store.put(7, "k", "a")).unwrap();
+        begun += 1;
+    }
+    assert_eq!(adding.join().unwrap(), 1_000_000);
+    // Were it held up, there would be a few.
+    assert!(begun > 1_000, "{begun}");
 }

@@ -45,18 +45,22 @@ impl Driver {
         self.listings.open(conn, known);
     }
 
-    pub(super) fn receive(&mut self, env: &mut Env, peer: usize) {
+    /// Returns whether that took a buffer.
+    pub(super) fn receive(&mut self, env: &mut Env, peer: usize) -> bool {
         let entry = &mut env.peers[peer];
         let conn = entry.conn.expect("accepted");
         match entry.socket.receive(&mut env.rng, env.now) {
-            None => {}
+            None => false,
             Some(ReceiveCompletion::Bytes(bytes)) => {
                 entry.received_at = env.now;
                 self.shard.handle_recv(conn, &bytes);
+                true
             }
             Some(ReceiveCompletion::Hangup(how)) => {
+                env.socket_faults.note_hangup(&entry.client.received, entry.closed.is_some());
                 trace!(env, "peer {peer} hangs up: {how:?}");
                 self.shard.handle_hangup(conn, how);
+                false
             }
         }
     }
@@ -64,10 +68,15 @@ impl Driver {
     pub(super) fn send(&mut self, env: &mut Env, peer: usize) -> Result<(), String> {
         let entry = &mut env.peers[peer];
         let conn = entry.conn.expect("accepted");
+        let in_flight = entry.socket.bytes_in_flight();
         match entry.socket.send(&mut env.rng, env.now)? {
             None => {}
-            Some(Ok(bytes)) => self.shard.handle_sent(conn, bytes),
+            Some(Ok(bytes)) => {
+                env.socket_faults.short_sends += u64::from(bytes < in_flight);
+                self.shard.handle_sent(conn, bytes);
+            }
             Some(Err(error)) => {
+                env.socket_faults.failed_sends += 1;
                 trace!(env, "peer {peer}: send failed");
                 self.shard.handle_send_failed(conn, Hangup::Cut(error));
             }

@@ -2,6 +2,7 @@
 //! take everything nothing.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
 
@@ -15,11 +16,12 @@ use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
 use crate::peer::{BINARY, Peer, frame, unmasked};
-use crate::support::{BOTH, Server, To, queued, received, until};
+use crate::process::Server as Program;
+use crate::support::{BOTH, Metrics, Server, To, queued, received, until};
 use crate::tls::{self, Certificates};
 
 /// All `pushes` to the room `1` at once: the stream does not wait for answers.
-fn push_at_once(server: &Server, pushes: u32, body: fn(u32) -> Vec<u8>) {
+fn push_at_once(grpc: SocketAddr, pushes: u32, body: fn(u32) -> Vec<u8>) {
     let pushes = (0..pushes).map(move |number| PushStreamReq {
         id: number.into(),
         target: Some(Target::RoomId("1".to_owned())),
@@ -28,7 +30,7 @@ fn push_at_once(server: &Server, pushes: u32, body: fn(u32) -> Vec<u8>) {
     });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let endpoint = Channel::from_shared(format!("http://{}", server.grpc())).unwrap();
+        let endpoint = Channel::from_shared(format!("http://{grpc}")).unwrap();
         let mut client = PushClient::new(endpoint.connect().await.unwrap());
         let replies = client.push_stream(tokio_stream::iter(pushes)).await.unwrap();
         let answers = replies.into_inner().map(|reply| reply.unwrap().answers.len());
@@ -62,22 +64,22 @@ fn on_the_wire(transport: Transport, body: &[u8]) -> Vec<u8> {
 fn a_reader_that_takes_everything_loses_nothing_of_a_burst() {
     const PUSHES: u32 = 3_000;
     for transport in BOTH {
-        let server = Server::start(&[]);
-        let mut reader = Peer::live_1(&server, transport, "1");
+        let server = Program::start(&[]);
+        let mut reader = server.live(transport, "1");
         let end = reader.stream.try_clone().unwrap();
         thread::scope(|scope| {
             scope.spawn(move || while reader.stream.read(&mut [0; 1 << 20]).unwrap() > 0 {});
             let mut dropped = 0;
             until("a burst of which nothing is dropped", || {
-                push_at_once(&server, PUSHES, body);
+                push_at_once(server.grpc, PUSHES, body);
                 let before = dropped;
-                dropped = server.metrics().dropped("outbox_full");
+                dropped = Metrics::read(server.stat).dropped("outbox_full");
                 dropped == before
             });
-            server.until("comet_waiting", 0);
+            let waiting = || Metrics::read(server.stat).value("comet_waiting");
+            until("all to be sent", || waiting() == 0);
             end.shutdown(std::net::Shutdown::Both).unwrap();
         });
-        server.drain();
     }
 }
 
@@ -118,7 +120,7 @@ fn check_backlog<S: Read + Write>(
     pushes: u32,
     body: fn(u32) -> Vec<u8>,
 ) {
-    push_at_once(server, pushes, body);
+    push_at_once(server.grpc(), pushes, body);
     assert_eq!(server.metric("comet_queued_total"), u64::from(pushes));
     let (sends, waiting) = (server.metric("comet_sends_total"), server.metric("comet_waiting"));
     for number in 0..pushes {

@@ -124,6 +124,20 @@ async fn rooms_are_counted(sets: &[&str]) {
     assert_eq!(logic.get("online/room?type=chat&rooms=1,2"), json!({ "1": 9, "2": 0 }));
 }
 
+/// Callers choose the names of comets, so those that are not in the list are not all named.
+#[tokio::test]
+async fn a_page_of_metrics_has_few_names_of_unknown_comets() {
+    let logic = Logic::start(&[]);
+    let mut client = logic.client().await;
+    for number in 0..100 {
+        connect(&mut client, &format!("unknown-{number}"), "42").await.unwrap();
+    }
+    connect(&mut client, "unknown-70", "42").await.unwrap();
+    let metrics = logic.metrics();
+    assert_eq!(metrics.value("comet_logic_sessions{server=\"unknown-70\"}"), 2);
+    assert_eq!(metrics.value("comet_logic_sessions{server=\"unknown\"}"), 36);
+}
+
 #[tokio::test]
 async fn sessions_are_kept_in_memory() {
     a_comet_is_served(&[]).await;

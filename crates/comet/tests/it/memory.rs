@@ -78,3 +78,41 @@ fn beyond_its_memory_a_server_keeps_its_clients_and_takes_no_others() {
     server.live(Transport::Tcp, "2");
     assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
 }
+
+/// The load ends where the memory does, so that it does not matter how soon the server looks.
+#[test]
+fn clients_that_fill_the_memory_keep_others_out_until_they_leave() {
+    const CLIENT: usize = 1 << 20;
+    let file = temporary("full_memory.toml", "");
+    let server = Server::start_with(&["--config", &file], &["protocol.body_max=\"1MiB\""]);
+    let caller = PushClient::connect(&server.grpc.to_string()).unwrap();
+    let mut client = server.live(Transport::Tcp, "1");
+    let ceiling = resident(&server) + (48 << 20);
+    fs::write(&file, format!("[limits]\nmemory = {ceiling}\n")).unwrap();
+    server.signal(Signal::HUP);
+    let ceiling_of = || Metrics::read(server.stat).value("comet_memory_ceiling_bytes") == ceiling;
+    until("the reload", ceiling_of);
+
+    let unfinished = frame(4, 1, &vec![0; CLIENT]);
+    let mut peers = Vec::new();
+    while resident(&server) <= ceiling {
+        let mut peer = server.live(Transport::Tcp, "2");
+        peer.write(&unfinished[..CLIENT]);
+        peers.push(peer);
+    }
+    let refuses = || Metrics::read(server.stat).value("comet_memory_refuses");
+    until("new clients to be refused", || refuses() == 1);
+    Metrics::read(server.stat);
+    for _ in 0..200 {
+        Peer::connect(server.tcp, Transport::Tcp).expect_end();
+    }
+    let most = ceiling + 8 * CLIENT as u64;
+    assert!(resident(&server) < most, "{} of {ceiling}", resident(&server));
+    client.ask(op::HEARTBEAT, 1, b"");
+    assert_eq!(push(&caller, To::User(1), 5, b"taken"), queued(1));
+
+    drop(peers);
+    until("new clients to be let in", || refuses() == 0);
+    Metrics::read(server.stat);
+    server.live(Transport::Tcp, "3");
+}

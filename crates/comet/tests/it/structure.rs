@@ -1,4 +1,5 @@
-//! The structure of the workspace: no two files of a crate import each other in a circle.
+//! The structure of the workspace: no two files of a crate import each other in a circle, and what docs/TESTING.md
+//! names is there.
 //!
 //! A file imports another one by `use crate::…`, `use super::…` or `use self::…`; imports of the crate's
 //! root (`lib.rs`) and inside `mod tests` do not count. `.ci/edges` has the rules between crates.
@@ -10,15 +11,22 @@ use std::path::{Path, PathBuf};
 /// A module by the names that lead to it; the root of the crate is empty.
 type Module = Vec<String>;
 
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The folders of the crates.
+fn packages() -> impl Iterator<Item = PathBuf> {
+    let crates = fs::read_dir(workspace().join("crates")).unwrap();
+    let crates = crates.map(|entry| entry.unwrap().path()).chain([workspace().join("bench")]);
+    // The fuzz targets are no crate of the workspace.
+    crates.filter(|package| package.join("src").is_dir())
+}
+
 #[test]
 fn no_files_import_each_other_in_a_circle() {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let crates = fs::read_dir(workspace.join("crates")).unwrap();
-    let crates = crates.map(|entry| entry.unwrap().path()).chain([workspace.join("bench")]);
-    // The fuzz targets are no crate of the workspace.
-    let crates = crates.filter(|package| package.join("src").is_dir());
     let mut imports_total = 0;
-    for package in crates {
+    for package in packages() {
         let imports = imports(&package.join("src"));
         imports_total += imports.values().map(BTreeSet::len).sum::<usize>();
         let circle = files_in_circles(imports);
@@ -40,6 +48,103 @@ fn circles_are_found_and_use_trees_are_read() {
     assert_eq!(files_in_circles(imports), ["a", "b", "c"].map(module));
     let paths = paths("crate::{a::{B, c::D}, e as f}");
     assert_eq!(paths, ["crate::a::B", "crate::a::c::D", "crate::e as f"]);
+}
+
+#[test]
+fn the_document_of_the_tests_names_what_there_is() {
+    let text = fs::read_to_string(workspace().join("docs/TESTING.md")).unwrap();
+    let named = named(&text);
+    let of_tests = named.iter().filter(|(_, name)| !name.contains(' ')).count();
+    assert!(of_tests > 100, "only {of_tests} tests are named in the columns {TESTS:?}");
+    let targets = Targets::read();
+    let missing = named.iter().filter(|(_, name)| !targets.have(name));
+    let missing: Vec<_> = missing.map(|(line, name)| format!("line {line}: {name}")).collect();
+    assert!(missing.is_empty(), "docs/TESTING.md names what is not there: {missing:#?}");
+}
+
+#[test]
+fn names_in_a_document_are_found_and_looked_for() {
+    let text = "`make soak`, `a_word`\n\n| promise | tests |\n|---|---|\n| `a_word` | `a_test`, `make no` |\n\n\
+                | what | is tried |\n|---|---|\n| `make fuzz TARGETS=\"tls no\"` | `a_word` |";
+    let fuzz = "make fuzz TARGETS=\"tls no\"";
+    let named = named(text);
+    assert_eq!(named, [(1, "make soak"), (5, "a_test"), (5, "make no"), (9, fuzz)]);
+    let targets = Targets::read();
+    let found = named.iter().filter(|(_, name)| targets.have(name));
+    assert_eq!(found.collect::<Vec<_>>(), [&(1, "make soak")]);
+    assert!(targets.have("make fuzz TARGETS=\"tls frame\"") && targets.have("comet-bench books"));
+    assert!(targets.have("names_in_a_document_are_found_and_looked_for"));
+    assert!(!targets.have("named"), "a function that is no test");
+}
+
+/// The heading of columns in which each name in backticks is a test, or a command that tries something.
+const TESTS: &str = "tests";
+
+/// What a document names, and in which line: commands anywhere, tests in the columns for them.
+fn named(text: &str) -> Vec<(usize, &str)> {
+    let mut named = Vec::new();
+    let mut column = None;
+    for (line, number) in text.lines().zip(1..) {
+        let is_row = line.starts_with('|');
+        let cells: Vec<&str> = line.split(|it| is_row && it == '|').map(str::trim).collect();
+        if !is_row {
+            column = None;
+        } else if cells.contains(&TESTS) {
+            column = cells.iter().position(|cell| *cell == TESTS);
+        }
+        for (at, cell) in cells.iter().enumerate() {
+            let names = cell.split('`').skip(1).step_by(2);
+            let is_command =
+                |name: &&str| name.starts_with("make ") || name.starts_with("comet-bench ");
+            let names = names.filter(|name| column == Some(at) || is_command(name));
+            named.extend(names.map(|name| (number, name)));
+        }
+    }
+    named
+}
+
+/// What can be run.
+struct Targets {
+    tests: BTreeSet<String>,
+    makefile: String,
+}
+
+impl Targets {
+    fn read() -> Self {
+        let mut files = Vec::new();
+        let folders =
+            packages().flat_map(|package| ["src", "tests"].map(|name| package.join(name)));
+        folders.filter(|folder| folder.is_dir()).for_each(|folder| list(&folder, &mut files));
+        let mut tests = BTreeSet::new();
+        for file in files {
+            let text = fs::read_to_string(file).unwrap();
+            for attribute in ["#[test]", "#[tokio::test"] {
+                let functions = text.split(attribute).skip(1);
+                let functions = functions.filter_map(|rest| rest.split_once("fn "));
+                let names = functions.filter_map(|(_, rest)| rest.split_once('('));
+                tests.extend(names.map(|(name, _)| name.to_owned()));
+            }
+        }
+        Self { tests, makefile: fs::read_to_string(workspace().join("Makefile")).unwrap() }
+    }
+
+    /// A test by its name, `make TARGET`, `make fuzz TARGETS="…"` or `comet-bench COMMAND`.
+    fn have(&self, name: &str) -> bool {
+        let is_file = |folder: &str, name: &str| {
+            workspace().join(folder).join(name).with_extension("rs").is_file()
+        };
+        let first = |words: &str| words.split(' ').next().unwrap_or_default().to_owned();
+        if let Some(fuzzed) = name.strip_prefix("make fuzz TARGETS=") {
+            let mut fuzzed = fuzzed.trim_matches('"').split(' ');
+            fuzzed.all(|target| is_file("crates/fuzz/fuzz_targets", target))
+        } else if let Some(target) = name.strip_prefix("make ") {
+            self.makefile.contains(&format!("\n{}:", first(target)))
+        } else if let Some(command) = name.strip_prefix("comet-bench ") {
+            is_file("bench/src/scenario", &first(command))
+        } else {
+            self.tests.contains(name)
+        }
+    }
 }
 
 /// By module of the crate whose sources are in `src`: the modules that it imports.

@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use comet::caller::PushClient;
 use comet_client::{Transport, op};
+use tonic::{Code, Status};
 
 use super::Logic;
 use super::wire::{Passage, Wire};
+use crate::fake_logic::FakeLogic;
 use crate::peer::Peer;
-use crate::process::Server;
+use crate::process::{Server, line_with};
 use crate::support::{BOTH, Metrics, To, get, push, until};
 
 /// What does not depend on logic, for a client that is in room 1 and has logic's key.
@@ -88,4 +90,28 @@ fn logic_behind_a_bad_wire_refuses_the_new_and_keeps_the_connected() {
         drop(server.live(Transport::WebSocket, "43"));
         until("it to be gone", || Metrics::read(server.stat).value("comet_connections") == 1);
     }
+}
+
+/// Clients see neither addresses nor errors of what is behind comet.
+#[test]
+fn the_words_of_logic_that_fails_are_for_the_log() {
+    let logic = FakeLogic::start();
+    logic.script(|script| {
+        let failure = || Status::new(Code::Internal, "dial tcp 10.0.0.5:6379: connection refused");
+        script.connect = Box::new(move |_| Err(failure()));
+    });
+    let server = Server::start(&[&format!("logic.addrs=[\"{}\"]", logic.address)]);
+    until_up(&server, 1);
+    for (transport, address) in BOTH.into_iter().zip([server.tcp, server.websocket]) {
+        let mut peer = Peer::connect(address, transport);
+        peer.upgrade();
+        peer.send(op::AUTH, 1, b"42");
+        let notice = peer.close_notice();
+        let retry = notice.reason.strip_prefix("logic has failed; retry_after_ms=");
+        assert!(retry.is_some_and(|millis| millis.parse::<u32>().is_ok()), "{}", notice.reason);
+        if let Some((code, text)) = notice.close {
+            assert_eq!((code, text), (1013, format!("logic_unavailable: {}", notice.reason)));
+        }
+    }
+    line_with(&server.log, "dial tcp 10.0.0.5:6379: connection refused");
 }

@@ -10,11 +10,11 @@ use std::time::Instant;
 use comet_client::{Transport, op};
 use comet_wire::goim::logic::ConnectReply;
 
-use super::Line;
+use super::{Line, file, start_with_file, token};
 use crate::fake_logic::{Asked, FakeLogic};
 use crate::peer::{Peer, message};
 use crate::process::{line_with, run};
-use crate::support::{BOTH, PATIENCE, To, queued, until};
+use crate::support::{BOTH, PATIENCE, To, queued, two_cores, until};
 
 /// The user and the number of the next client message that logic is asked about.
 pub(super) fn received(logic: &FakeLogic) -> (i64, i32) {
@@ -203,4 +203,25 @@ fn who_comes_back_before_logic_has_heard_of_the_end_is_renewed() {
         }
     });
     assert_eq!(renewed, "k7");
+}
+
+/// The keys of sessions that ended lately go along. A process without logic tells nobody that one of them is held again.
+#[test]
+fn who_comes_back_where_logic_is_no_more_is_let_in() {
+    let logic = FakeLogic::start();
+    let configure = |section: &str| file("upgrade-without-logic.toml", &two_cores(), section);
+    let mut line =
+        start_with_file(&configure(&format!("[logic]\naddrs = [\"{}\"]\n", logic.address)));
+    let up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
+    until("logic to be there", || line.metrics().value(&up) == 1);
+    let stays = line.server.live(Transport::WebSocket, "2");
+    drop(line.server.live(Transport::Tcp, "1"));
+    logic.asked(|asked| matches!(asked, Asked::Disconnect(_)).then_some(()));
+    configure("");
+    line.upgrade();
+    let mut again = line.server.live(Transport::Tcp, &token(1));
+    assert_eq!(line.push(To::Keys(&["k1"]), b"for you"), queued(1));
+    assert_eq!(again.recv().body, b"for you");
+    assert_eq!(line.metrics().value("comet_connections"), 2);
+    drop(stays);
 }

@@ -1,0 +1,43 @@
+//! Watches of health: answers that have no end, of which a gate has a number of places.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, Bytes};
+use http_body::{Frame, SizeHint};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The call that watches health.
+pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
+
+/// The answer of a watch. Its place is free once it is dropped: at its end, or when its caller has left.
+pub(crate) struct Watch {
+    answer: Body,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Watch {
+    pub(crate) fn new(answer: Body, place: OwnedSemaphorePermit) -> Self {
+        Self { answer, _place: place }
+    }
+}
+
+impl http_body::Body for Watch {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.answer).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}
