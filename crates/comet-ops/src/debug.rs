@@ -1,5 +1,6 @@
 //! Debug pages of any process: profiles at `/debug/pprof/`, and the level of the log at `/log/level`.
-//! Callers are not authenticated. So these pages have an address of their own.
+//! Callers are not authenticated. So these pages have an address of their own. Profiles are long: they are encoded and drawn beside the
+//! thread that serves.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use comet_serve::{Query, refusal};
+use comet_serve::{Query, aside, refusal};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -64,24 +65,28 @@ impl IntoResponse for Refused {
 }
 
 async fn profile(uri: Uri) -> Result<Response, Refused> {
-    let profile = take(&uri).await?.encode().map_err(Refused::Profile)?;
+    let profile = take(&uri).await?;
+    let profile = aside(move || profile.encode()).await.map_err(Refused::Profile)?;
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
 }
 
 async fn flamegraph(uri: Uri) -> Result<Response, Refused> {
-    let picture = take(&uri).await?.flamegraph();
+    let profile = take(&uri).await?;
+    let picture = aside(move || profile.flamegraph()).await;
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 
 async fn heap(uri: Uri) -> Result<Response, Refused> {
-    let profile = take_heap(&uri).await?.encode();
+    let profile = take_heap(&uri).await?;
+    let profile = aside(move || profile.encode()).await;
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
 }
 
 async fn heap_flamegraph(uri: Uri) -> Result<Response, Refused> {
     let query = Query::read(uri.query()).map_err(Refused::Query)?;
     let kind = query.optional_choice("sample", &heap::KINDS).map_err(Refused::Query)?;
-    let picture = take_heap(&uri).await?.flamegraph(kind.unwrap_or(heap::KIND));
+    let profile = take_heap(&uri).await?;
+    let picture = aside(move || profile.flamegraph(kind.unwrap_or(heap::KIND))).await;
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 

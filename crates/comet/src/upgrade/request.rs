@@ -3,16 +3,20 @@
 //! The command listens at an abstract Unix socket that is named after the server's process, and sends SIGUSR2. The server looks
 //! whether somebody listens there. If not, the signal alone is the order. So the server needs no address for this, and only
 //! those who may send it a signal can ask.
+//!
+//! Any user may take an abstract name. Whoever listens there as neither root nor the user of the server is nobody to the server,
+//! since the signal came from one of these; and it never waits for a listener.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::net::{self, UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::socket_peercred;
-use rustix::process::{Pid, Signal, geteuid, kill_process};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::process::{Pid, Signal, Uid, geteuid, kill_process};
 use serde_json::{Value, json};
 
 /// How long the new process may take until it is ready to take over, unless a request says otherwise.
@@ -58,8 +62,25 @@ pub struct Answer {
     pub text: String,
 }
 
-fn name(server: u32) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("comet-upgrade-{server}"))
+fn name(server: u32) -> String {
+    format!("comet-upgrade-{server}")
+}
+
+/// A connection to who listens at the name of `server`, with its user. It does not wait: where the listener takes none,
+/// [`io::ErrorKind::WouldBlock`] is the error.
+fn reach(server: u32) -> io::Result<(UnixStream, Uid)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new_abstract_name(name(server).as_bytes())?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    let user = socket_peercred(&stream)?.uid;
+    Ok((stream, user))
+}
+
+/// Whether `user` may order an upgrade of a process of `owner`.
+fn may_ask(user: Uid, owner: Uid) -> bool {
+    user.is_root() || user == owner
 }
 
 /// Asks the process `server`, and waits for its answer. Until `has_come` is called this process is not to end: the server would find
@@ -72,15 +93,19 @@ pub fn ask(
     request: &Request,
     has_come: impl FnOnce() -> Result<(), String>,
 ) -> Result<Answer, String> {
-    let listener = name(server).and_then(|name| UnixListener::bind_addr(&name));
+    let address = net::SocketAddr::from_abstract_name(name(server));
+    let listener = address.and_then(|address| UnixListener::bind_addr(&address));
     let listener = listener.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => {
-            format!("another `comet upgrade` asks process {server} already")
-        }
+        io::ErrorKind::AddrInUse => is_taken(server),
         _ => format!("process {server} cannot be asked: {error}"),
     })?;
     let id = i32::try_from(server).ok().and_then(Pid::from_raw);
     let id = id.ok_or_else(|| format!("{server} is no process"))?;
+    if let Some(owner) = owner(server)
+        && !may_ask(geteuid(), owner)
+    {
+        return Err(format!("process {server} listens to root and to its user {owner} alone"));
+    }
     if handles_upgrades(server) == Some(false) {
         return Err(format!(
             "process {server} hands no connections over, and SIGUSR2 would end it: restart it, \
@@ -104,6 +129,25 @@ pub fn ask(
         Some(("-", text)) => Ok(Answer { is_done: false, text: text.to_owned() }),
         _ => Err(format!("process {server} has ended without an answer: see its log")),
     }
+}
+
+/// Why the name cannot be had.
+fn is_taken(server: u32) -> String {
+    match reach(server) {
+        Ok((_, user)) if !may_ask(user, geteuid()) => format!(
+            "user {user} listens at the abstract socket {:?}, by which process {server} would be asked: end that process, \
+             or upgrade by `kill -USR2 {server}`",
+            name(server)
+        ),
+        _ => format!("another `comet upgrade` asks process {server} already"),
+    }
+}
+
+/// The effective user of the process; `None`: it cannot be looked at.
+fn owner(server: u32) -> Option<Uid> {
+    let status = std::fs::read_to_string(format!("/proc/{server}/status")).ok()?;
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    Some(Uid::from_raw(users.split_whitespace().nth(1)?.parse().ok()?))
 }
 
 /// Whether the process has a handler of SIGUSR2. Without one the signal ends it: an older version, or another program.
@@ -171,6 +215,14 @@ impl Asked {
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Some(Self { request: Request::default(), command: None })
             }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let name = name(std::process::id());
+                log::warn!(
+                    "SIGUSR2: nothing is done, as a process listens at the abstract socket {name:?} and takes no connection: \
+                     `ss -xlp` names it"
+                );
+                None
+            }
             Err(error) => {
                 log::warn!("SIGUSR2: nothing is done, as the request cannot be read: {error}");
                 None
@@ -187,10 +239,10 @@ impl Asked {
 }
 
 fn fetch() -> io::Result<Asked> {
-    let stream = UnixStream::connect_addr(&name(std::process::id())?)?;
-    let user = socket_peercred(&stream)?.uid;
-    if !user.is_root() && user != geteuid() {
-        return Err(io::Error::other(format!("user {} asks", user.as_raw())));
+    let (stream, user) = reach(std::process::id())?;
+    if !may_ask(user, geteuid()) {
+        log::warn!("SIGUSR2: user {user} listens for it, and is not asked what it wants");
+        return Err(io::ErrorKind::ConnectionRefused.into());
     }
     stream.set_read_timeout(Some(TALK_TIME))?;
     stream.set_write_timeout(Some(TALK_TIME))?;

@@ -1,12 +1,16 @@
-//! Limits and files of the new process.
+//! Limits and files of the new process, and what others take before it is asked for.
 
-use std::{fs, path};
+use std::os::fd::OwnedFd;
+use std::{fs, path, thread};
 
 use comet_client::{Transport, op};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::process::{Signal, Uid, geteuid};
+use rustix::{net, thread as system};
 
 use super::{Line, file, script, start_with_file, token};
 use crate::peer::Peer;
-use crate::process::run;
+use crate::process::{line_with, run};
 use crate::support::{To, push, queued, two_cores, until};
 use crate::unix_sockets::Folder;
 
@@ -102,4 +106,72 @@ fn clients_that_are_moved_off_are_not_handed_over() {
     clients.clear();
     assert_eq!(line.push(To::User(7), b"later"), queued(1));
     assert_eq!(silent.recv().body, b"later");
+}
+
+/// The address by which the server looks what is wanted of it, and a socket.
+fn address_of(line: &Line) -> (SocketAddrUnix, OwnedFd) {
+    let name = format!("comet-upgrade-{}", line.pid);
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
+    (SocketAddrUnix::new_abstract_name(name.as_bytes()).unwrap(), socket)
+}
+
+/// Any process may have that address.
+#[test]
+fn a_listener_that_takes_nobody_holds_up_nothing() {
+    let line = Line::start(&[], &[]);
+    let mut client = line.server.live(Transport::Tcp, &token(7));
+    let (address, listener) = address_of(&line);
+    net::bind(&listener, &address).unwrap();
+    net::listen(&listener, 0).unwrap();
+    let mut waiting = Vec::new();
+    loop {
+        let (_, socket) = address_of(&line);
+        if net::connect(&socket, &address).is_err() {
+            break;
+        }
+        waiting.push(socket);
+    }
+    line.signal(Signal::USR2);
+    line_with(&line.server.log, "takes no connection");
+    let (code, _, error) = line.ask(&[]);
+    assert_eq!(code, 1);
+    assert!(error.contains("another `comet upgrade` asks"), "{error}");
+    assert_eq!(line.push(To::User(7), b"as before"), queued(1));
+    assert_eq!(client.recv().body, b"as before");
+    line.signal(Signal::TERM);
+    // A child that nobody waits for is there until its parent ends.
+    until("the process to end", || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", line.pid));
+        stat.map_or(true, |stat| stat.contains(") Z "))
+    });
+}
+
+/// The signal is the order then, as if nobody listened.
+#[test]
+fn a_listener_of_another_user_is_nobody() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let mut line = Line::start(&[], &[]);
+    let mut client = line.server.live(Transport::Tcp, &token(7));
+    let (address, listener) = address_of(&line);
+    // The user of a listener is that of the thread that listens.
+    let listen = move || {
+        let nobody = Uid::from_raw(65_534);
+        system::set_thread_res_uid(nobody, nobody, nobody).unwrap();
+        net::bind(&listener, &address).unwrap();
+        net::listen(&listener, 8).unwrap();
+        listener
+    };
+    let listener = thread::spawn(listen).join().unwrap();
+    let (code, _, error) = line.ask(&[]);
+    assert_eq!(code, 1);
+    assert!(error.contains("user 65534 listens"), "{error}");
+    line.signal(Signal::USR2);
+    let said = line_with(&line.server.log, " serves: ");
+    line.moved(&said[said.find("process ").unwrap()..]);
+    assert_eq!(line.push(To::User(7), b"later"), queued(1));
+    assert_eq!(client.recv().body, b"later");
+    drop(listener);
 }
