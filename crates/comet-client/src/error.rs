@@ -27,6 +27,8 @@ pub enum SessionError {
     UpgradeRefused {
         /// HTTP status.
         status: u16,
+        /// The delay of the answer's `Retry-After`, an hour at most. A date counts as none.
+        retry_after: Option<Duration>,
     },
     /// The server's answer to the WebSocket upgrade breaks RFC 6455 section 4.1.
     BadUpgrade(&'static str),
@@ -85,7 +87,7 @@ impl fmt::Display for SessionError {
                 write!(f, "the server closed with code {code}: {reason:?}")
             }
             Self::Closed { code: None, reason, .. } => write!(f, "the server closed: {reason:?}"),
-            Self::UpgradeRefused { status } => {
+            Self::UpgradeRefused { status, .. } => {
                 write!(f, "the server refused the upgrade with status {status}")
             }
             Self::BadUpgrade(what) => write!(f, "bad answer to the upgrade: {what}"),
@@ -174,7 +176,7 @@ pub enum Permanent {
     Replaced,
     /// A caller of the push API had the connection closed, and named no delay.
     Kicked,
-    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429.
+    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429, that names no delay.
     NoUpgrade,
     /// The token or the room is longer than servers accept.
     TooLong,
@@ -197,8 +199,17 @@ impl fmt::Display for Permanent {
     }
 }
 
-/// Texts of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
-const TEMPORARY: [&str; 2] = ["draining", "handshake_timeout"];
+/// Labels of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
+const TEMPORARY: [&str; 3] = ["draining", "handshake_timeout", "too_many_sessions"];
+
+/// Codes of servers and proxies that go away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry).
+const TEMPORARY_CODES: [u16; 6] = [1000, 1001, 1011, 1012, 1013, 1014];
+
+/// Whether a close before the acceptance says nothing about the token. A close without a code and a text says nothing at all.
+fn is_temporary(code: Option<u16>, label: &str) -> bool {
+    TEMPORARY.contains(&label)
+        || code.map_or(label.is_empty(), |code| TEMPORARY_CODES.contains(&code))
+}
 
 impl Error {
     /// Why no further attempt can succeed; `None`: one may.
@@ -206,20 +217,20 @@ impl Error {
     pub fn permanent(&self) -> Option<Permanent> {
         match self {
             Self::Session(SessionError::Closed {
-                reason, retry_after: None, was_accepted, ..
-            }) => match &**reason {
-                "replaced" if *was_accepted => Some(Permanent::Replaced),
-                text if *was_accepted && (text == "kicked" || text.starts_with("kicked: ")) => {
-                    Some(Permanent::Kicked)
-                }
-                text if *was_accepted || TEMPORARY.contains(&text) => None,
+                code,
+                reason,
+                retry_after: None,
+                was_accepted,
+            }) => match reason.split(':').next().unwrap_or_default() {
+                "replaced" => Some(Permanent::Replaced),
+                "kicked" => Some(Permanent::Kicked),
+                label if *was_accepted || is_temporary(*code, label) => None,
                 _ => Some(Permanent::Refused),
             },
-            Self::Session(SessionError::UpgradeRefused { status: status @ 400..=499 })
-                if ![408, 425, 429].contains(status) =>
-            {
-                Some(Permanent::NoUpgrade)
-            }
+            Self::Session(SessionError::UpgradeRefused {
+                status: status @ 400..=499,
+                retry_after: None,
+            }) if ![408, 425, 429].contains(status) => Some(Permanent::NoUpgrade),
             Self::BodyTooLong { .. } => Some(Permanent::TooLong),
             #[cfg(feature = "tls")]
             Self::Tls(
@@ -236,11 +247,14 @@ impl Error {
         matches!(self, Self::Session(SessionError::Closed { reason, .. }) if reason == "token_expired")
     }
 
-    /// The delay that the server asked for when it closed, an hour at most.
+    /// The delay that the server asked for when it closed or refused the upgrade, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Session(SessionError::Closed { retry_after, .. }) => *retry_after,
+            Self::Session(
+                SessionError::Closed { retry_after, .. }
+                | SessionError::UpgradeRefused { retry_after, .. },
+            ) => *retry_after,
             _ => None,
         }
     }

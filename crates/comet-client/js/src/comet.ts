@@ -4,7 +4,7 @@ import { type Backoff, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
-import { type Notice, isFinal, isTokenOver } from "./notice.js";
+import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
 import { watchPage } from "./page.js";
 import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
@@ -14,7 +14,10 @@ export type Token = string | number | object;
 
 export interface Options {
     token?: Token;
-    /** Asked for a token when there is none yet, before the last one expires, and once when it was refused. */
+    /**
+     * Asked for a token when there is none yet, before the last one expires, once when it was refused, and when two connections in
+     * a row have ended without a word on it.
+     */
     getToken?: () => Token | Promise<Token>;
     /** Time between heartbeats; 30 s unless set, and at most half of what the server demands. */
     heartbeatMs?: number;
@@ -67,6 +70,10 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 /** Most operations that a connection accepts by number. */
 const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
+/** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
+const UNANSWERED_MAX = 2;
+/** How long a network that is stuck may keep what was sent. */
+const LATE_MAX_MS = 120_000;
 
 export class Comet {
     readonly #options: Options;
@@ -79,14 +86,18 @@ export class Comet {
     readonly #unwatchPage: () => void;
     #state: State = "connecting";
     #token: Token | undefined;
-    /** The token that is used was asked for because the server had refused the one before. */
+    /** The token that is used was asked for because the server has just refused the one before. */
     #isSecondToken = false;
+    /** Connections in a row that ended without a word on the token. Servers as goim's refuse so. */
+    #unanswered = 0;
+    /** Until then a token that was sent and not answered may still arrive, by the clock. */
+    #lateUntil = 0;
     #connection: Connection | undefined;
     /** When the connection was accepted. */
     #openedAt = 0;
     #failed = 0;
-    /** No attempt before, by the clock: the server has asked for that. */
-    #notBefore = 0;
+    /** The time that the server has asked to wait, since when by the clock. */
+    #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
     #renewal: ReturnType<typeof setTimeout> | undefined;
@@ -135,7 +146,9 @@ export class Comet {
 
     /**
      * Wants to be in a room, now and after each reconnect. The event `room` tells what became of it. `since` is where to go
-     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page.
+     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page. If the
+     * server has put the client into the room already, what has come since then comes once more, in order. In a room that was
+     * joined before, the client's own position counts.
      *
      * @throws RangeError if it is no name of a room, which is 1 to 256 bytes of UTF-8, or no position.
      */
@@ -283,6 +296,8 @@ export class Comet {
         if (this.#state !== "open") {
             this.#isSecondToken = false;
             this.#openedAt = Date.now();
+            this.#demand.waitMs = 0;
+            this.#unanswered = 0;
             this.#setState({ state: "open", ...(reply?.resumed && { resumed: reply.resumed }) });
             if (!this.#connection) {
                 // A listener has closed it.
@@ -326,16 +341,27 @@ export class Comet {
         }, delay);
     }
 
-    #ended({ notice, wasAccepted, why }: End): void {
-        const final = notice !== undefined && isFinal(notice, wasAccepted);
+    #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
+        // A network that was stuck may deliver the token of a former attempt behind that of this connection.
+        const isOwn = notice !== undefined && isReplaced(notice) && Date.now() < this.#lateUntil;
+        if (isOwn || isTokenOpen) {
+            this.#lateUntil = isOwn ? 0 : Date.now() + LATE_MAX_MS;
+        }
+        const final = notice !== undefined && !isOwn && isFinal(notice, wasAccepted);
         this.#disconnected();
         if (notice) {
             this.#events.emit("goodbye", { ...notice, isFinal: final });
-            this.#notBefore = Date.now() + (notice.retryAfterMs ?? 0);
+            this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }
         const needsToken = this.#options.getToken && notice && isTokenOver(notice, wasAccepted);
-        if (needsToken) {
+        if (isTokenOpen) {
+            this.#unanswered += 1;
+        } else if (notice) {
+            this.#unanswered = 0;
+        }
+        if (needsToken || (this.#options.getToken && this.#unanswered >= UNANSWERED_MAX)) {
             this.#token = undefined;
+            this.#unanswered = 0;
         }
         if (this.#state === "closed") {
             // By a listener.
@@ -354,14 +380,21 @@ export class Comet {
         if (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs) {
             this.#failed = 0;
         }
-        const demanded = this.#notBefore - Date.now();
-        const retryInMs = demanded > 0 ? demanded : delayMs(this.#backoff, this.#failed);
+        const retryInMs = this.#demandedMs() || delayMs(this.#backoff, this.#failed);
         this.#failed += 1;
         this.#retryIn(retryInMs, reason);
     }
 
+    /** What is left of the time that the server has asked to wait. A clock that is set back makes it no longer. */
+    #demandedMs(): number {
+        const { waitMs, since } = this.#demand;
+        return Math.max(0, Math.min(waitMs, since + waitMs - Date.now()));
+    }
+
     #retryIn(retryInMs: number, reason: string): void {
         clearTimeout(this.#timer);
+        // What ended otherwise than by a refusal says nothing about the token, which may expire before the next attempt.
+        this.#isSecondToken = false;
         this.#timer = setTimeout(() => this.#reconnect(), retryInMs);
         this.#setState({ state: "waiting", reason, retryInMs });
     }
@@ -375,7 +408,7 @@ export class Comet {
 
     /** The network or the page is back: a delay of this side ends, one of the server's does not. */
     #wake(): void {
-        if (this.#state === "waiting" && Date.now() >= this.#notBefore) {
+        if (this.#state === "waiting" && this.#demandedMs() === 0) {
             this.#reconnect();
         }
         this.#connection?.probe();
@@ -391,7 +424,7 @@ export class Comet {
 
     #resume(): void {
         if (this.#state === "paused") {
-            this.#retryIn(Math.max(0, this.#notBefore - Date.now()), "the page was away");
+            this.#retryIn(this.#demandedMs(), "the page was away");
         }
     }
 

@@ -1,6 +1,7 @@
 // The rooms that the application wants to be in, those it is in, and where it is in their histories. The wish stays
 // when a connection ends; the next one brings the server in line with it.
 
+import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
 import {
     type Frame,
@@ -74,6 +75,8 @@ interface Room {
     /** `joining` and `leaving`: the reply is awaited. */
     state: "out" | "joining" | "in" | "leaving" | "refused";
     handle?: number;
+    /** Why it is refused. */
+    refusal?: Refusal;
     /** Where the client is in the history. */
     point?: Point;
     /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
@@ -84,6 +87,8 @@ interface Room {
     isTakenOut?: boolean;
 }
 
+/** The delays before rooms are asked for again for which the server had no memory. */
+const LATER = { baseMs: 5000, maxMs: 300_000 };
 /** Positions that are kept of rooms into which the server may put the client again. */
 const KNOWN_MAX = 1024;
 
@@ -97,6 +102,9 @@ export class Rooms {
     /** Of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
     #unanswered = 0;
+    /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
+    #later: ReturnType<typeof setTimeout> | undefined;
+    #delays = 0;
     /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
     #only = { asked: "", confirmed: "" };
 
@@ -116,6 +124,10 @@ export class Rooms {
             if (since) {
                 room.point = since;
             }
+        } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
+            // The server was faster, and has told of the room from where it is now.
+            room.point = since;
+            room.recovery = { byServer: false };
         }
         room.isWanted = true;
         // The last in their order.
@@ -146,6 +158,9 @@ export class Rooms {
     lost(): void {
         this.#protocol = undefined;
         this.#unanswered = 0;
+        clearTimeout(this.#later);
+        this.#later = undefined;
+        this.#delays = 0;
         this.#only = { asked: "", confirmed: "" };
         this.#byHandle.clear();
         for (const room of this.#rooms.values()) {
@@ -206,6 +221,23 @@ export class Rooms {
         }
     }
 
+    #askLater(): void {
+        this.#later ??= setTimeout(() => {
+            this.#later = undefined;
+            this.#askAgain("out_of_memory");
+            this.#reconcile();
+        }, delayMs(LATER, this.#delays++));
+    }
+
+    /** What the server refused for this reason it may grant now. */
+    #askAgain(refusal: Refusal): void {
+        for (const room of this.#rooms.values()) {
+            if (room.state === "refused" && room.refusal === refusal) {
+                room.state = "out";
+            }
+        }
+    }
+
     #ask(room: Room, state: Room["state"], operation: number, body: Uint8Array): void {
         room.state = state;
         this.#unanswered += 1;
@@ -253,8 +285,11 @@ export class Rooms {
         }
         const event: RoomEvent = { room: room.name, status: "joined", byServer: isUnasked || (recovery?.byServer ?? false) };
         if (refusal) {
+            room.refusal = event.reason = refusal;
             event.status = "refused";
-            event.reason = refusal;
+            if (refusal === "out_of_memory") {
+                this.#askLater();
+            }
         } else {
             if (isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
                 return;
@@ -341,6 +376,7 @@ export class Rooms {
             if (!isTakenOut) {
                 this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
             }
+            this.#askAgain("too_many_rooms");
         }
         this.#reconcile();
         return true;
@@ -390,15 +426,18 @@ export class Rooms {
     /** Asks for the room that was joined last, which is the only one in protocol 1. */
     #reconcileOnly(): void {
         const wanted = [...this.#rooms.values()].filter((room) => room.isWanted);
-        const last = wanted.pop();
-        for (const room of wanted.filter((room) => room.state !== "refused")) {
-            room.state = "refused";
-            this.#handlers.room({ room: room.name, status: "refused", reason: "one_room", byServer: false });
-        }
-        const name = last?.name ?? "";
+        const name = wanted.pop()?.name ?? "";
+        const refused = wanted.filter((room) => room.state !== "refused");
+        // A listener may join another room, which is asked for behind this one.
         if (name !== this.#only.asked) {
             this.#only.asked = name;
             this.#handlers.send(op.CHANGE_ROOM, utf8(name));
+        }
+        for (const room of refused) {
+            room.state = "refused";
+        }
+        for (const room of refused) {
+            this.#handlers.room({ room: room.name, status: "refused", reason: "one_room", byServer: false });
         }
     }
 
@@ -438,3 +477,7 @@ export class Rooms {
         }
     }
 }
+
+/** Whether something may have come between `since` and what the client has of the room. */
+const isBehind = (since: Point, { point, recovery }: Room): boolean =>
+    !recovery && point !== undefined && (since.epoch !== point.epoch || since.offset < point.offset);

@@ -94,6 +94,34 @@ test("a time to wait goes before the client's own delay, and no event of the pag
     assert.equal(FakeSocket.all.length, 2);
 });
 
+test("a clock that is set back makes no wait longer", (t) => {
+    const page = fakePage(t);
+    const { comet, log, tick } = rig(t);
+    const turnAway = () => socket().end(1001, "draining; retry_after_ms=5000");
+    // Not the mocked clock: the timers go by that.
+    const clock = Date.now;
+    let behindMs = 0;
+    t.mock.method(Date, "now", () => clock() - behindMs);
+    const setBack = () => (behindMs += 7_200_000);
+    turnAway();
+    setBack();
+    tick(5000);
+    assert.equal(comet.state, "connecting");
+    socket().fail();
+    assert.equal(last(log)?.retryInMs, 5000, "what was asked for, at most");
+    page.tell("pagehide");
+    setBack();
+    page.tell("pageshow");
+    assert.equal(last(log)?.retryInMs, 5000);
+    tick(5000);
+    accept();
+    setBack();
+    socket().end();
+    assert.equal(last(log)?.retryInMs, 8000, "the server has let the client in: its wish is over");
+    page.tell("online");
+    assert.equal(comet.state, "connecting");
+});
+
 test("a goodbye without a close frame counts after a while", (t) => {
     const page = fakePage(t);
     const { log, tick } = rig(t);
@@ -114,6 +142,7 @@ for (const [code, reason, wasAccepted, isFinal] of [
     [1001, "draining", false, false],
     [1013, "logic_unavailable; retry_after_ms=5", false, false],
     [1012, "", false, false],
+    [1008, "too_many_sessions", false, false],
     [1008, "replaced", true, true],
     [1008, "kicked", true, true],
     [1013, "kicked: for a while; retry_after_ms=60000", true, false],
@@ -164,6 +193,60 @@ test("a refused token is asked for once more, and a second refusal is final", as
     assert.equal(asked, 2);
     await refuse();
     assert.deepEqual([comet.state, asked, FakeSocket.all.length], ["closed", 2, 4]);
+});
+
+test("an attempt that ends without a refusal between two lets the second be followed by a fresh token", async (t) => {
+    let asked = 0;
+    const { comet, tick } = rig(t, { getToken: async () => `fresh ${(asked += 1)}` });
+    const refuse = async () => {
+        socket().open();
+        socket().end(1008, "auth_refused: too old");
+        await settle();
+    };
+    const outages = [() => socket().fail(), () => socket().end(1013, "logic_unavailable; retry_after_ms=3600000"), () => tick(10_000)];
+    for (const [before, outage] of outages.entries()) {
+        await refuse();
+        assert.equal(asked, 1 + 2 * before);
+        outage();
+        tick(3_600_000);
+        await refuse();
+        assert.deepEqual([comet.state, asked], ["connecting", 2 + 2 * before], "the token was new before the outage");
+        accept().end();
+        tick(60_000);
+    }
+});
+
+test("a token is asked for anew where a server takes the former one twice and ends without a word", async (t) => {
+    let asked = 0;
+    const { comet, tick } = rig(t, { getToken: async () => `fresh ${(asked += 1)}` });
+    const goim = () => {
+        socket().open();
+        socket().say([op.AUTH_REPLY, "", 1]);
+        assert.equal(comet.state, "open");
+    };
+    const endSilently = async (end: () => void) => {
+        end();
+        tick(60_000);
+        await settle();
+    };
+    const refuse = () => endSilently(() => (socket().open(), socket().end()));
+    goim();
+    await endSilently(() => socket().end());
+    for (let offline = 0; offline < 5; offline += 1) {
+        await endSilently(() => socket().fail());
+    }
+    assert.equal(asked, 0, "nobody has seen the token");
+    await refuse();
+    assert.equal(asked, 0, "once, any loss of the network does it");
+    await refuse();
+    assert.equal(asked, 1);
+    goim();
+    assert.deepEqual(socket().taken(), [[op.AUTH, "fresh 1"]]);
+    await endSilently(() => socket().end());
+    await endSilently(() => (socket().open(), tick(10_000)));
+    assert.equal(asked, 1, "an acceptance begins anew");
+    await endSilently(() => (socket().open(), tick(10_000)));
+    assert.equal(asked, 2);
 });
 
 test("getToken that fails or hangs is tried again, and what comes too late is not used", async (t) => {
@@ -241,6 +324,27 @@ test("a connection that is not accepted in time is given up", (t) => {
     assert.equal(last(log)?.state, "waiting", "what a former connection says does not count");
 });
 
+test("who is replaced by an attempt of his own, whose token came late, comes back once", (t) => {
+    for (const replacedAfterMs of [0, 60_000, 120_000]) {
+        const { comet, log, tick } = rig(t, { heartbeatMs: 1e9 }, 0);
+        socket().open();
+        tick(10_000);
+        tick(0);
+        const connection = accept(authReply({ heartbeatMs: 2e9 }));
+        tick(replacedAfterMs);
+        connection.end(1008, "replaced");
+        assert.equal(goodbyes(log).at(-1)?.isFinal, replacedAfterMs === 120_000);
+        assert.equal(comet.state, replacedAfterMs === 120_000 ? "closed" : "waiting");
+        if (comet.state === "waiting") {
+            tick(0);
+            accept().end(1008, "replaced");
+            assert.equal(comet.state, "closed", "another client has the key");
+        }
+        t.mock.timers.reset();
+        t.mock.restoreAll();
+    }
+});
+
 test("heartbeats go at half of the server's time, and one without an answer ends the connection", (t) => {
     const { comet, log, tick } = rig(t, { timeoutMs: 3000 });
     const connection = accept(authReply({ heartbeatMs: 20_000 }));
@@ -261,6 +365,44 @@ test("heartbeats go at half of the server's time, and one without an answer ends
     assert.equal(comet.state, "open");
     tick(1);
     assert.deepEqual(last(log), { state: "waiting", reason: "no heartbeat was answered", retryInMs: 2000 });
+});
+
+test("timers that come once a minute, as those of a hidden page, send a heartbeat each", (t) => {
+    const { comet, log, tick } = rig(t);
+    const connection = accept(authReply({ heartbeatMs: 90_000 }));
+    connection.taken();
+    const minute = () => {
+        t.mock.timers.setTime(Date.now() + 59_999);
+        tick(1);
+    };
+    for (let passed = 0; passed < 5; passed += 1) {
+        minute();
+        assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+        connection.say([op.HEARTBEAT_REPLY]);
+    }
+    assert.deepEqual(connection.taken(), [], "an answer needs none");
+    assert.deepEqual([comet.state, states(log).length], ["open", 1]);
+});
+
+test("what arrives sends a heartbeat that a timer owes", (t) => {
+    const { tick } = rig(t);
+    const connection = accept(authReply({ heartbeatMs: 60_000 }));
+    connection.taken();
+    const clock = Date.now;
+    let lateMs = 0;
+    t.mock.method(Date, "now", () => clock() + lateMs);
+    connection.say([1000, "in time"]);
+    assert.deepEqual(connection.taken(), []);
+    lateMs = 30_000;
+    connection.say([1000, "late"], [1000, "too"]);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+    connection.say([op.HEARTBEAT_REPLY]);
+    tick(10_000);
+    // A clock that is set back makes no heartbeat later.
+    lateMs = -7_200_000;
+    tick(20_000);
+    tick(10_000);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
 });
 
 test("after a sleep the server gets another chance to answer, but no third one from late timers", (t) => {
@@ -370,6 +512,18 @@ test("a listener that is added or taken away amid an event", (t) => {
     const takeAway = comet.on("message", (message) => heard.push(message.text()));
     accept().say([1000, "a"], [1000, "b"]);
     assert.deepEqual(heard, ["late b"]);
+});
+
+test("every listener hears of events in their order, also if one of them acts", (t) => {
+    const { comet, log, tick } = rig(t);
+    const heard: string[] = [];
+    comet.on("state", ({ state }) => state === "waiting" && comet.close());
+    comet.on("state", ({ state }) => heard.push(state));
+    socket().end();
+    assert.deepEqual(heard, ["waiting", "closed"]);
+    assert.deepEqual(states(log).map(({ state }) => state), heard);
+    tick(60_000);
+    assert.equal(FakeSocket.all.length, 1);
 });
 
 test("what breaks the protocol ends the connection", (t) => {

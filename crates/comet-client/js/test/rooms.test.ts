@@ -64,6 +64,67 @@ test("few requests wait for their replies at once, also when a hundred rooms are
     }
 });
 
+test("a room without memory for it is asked for again, less and less often", (t) => {
+    const { comet, log, tick } = rig(t);
+    comet.join("r");
+    comet.join("left");
+    let connection = accept();
+    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 4, handle: 0 })]);
+    assert.deepEqual(names(connection), ["r", "left"]);
+    refuse("r");
+    refuse("left");
+    comet.leave("left");
+    const beat = (ms: number) => {
+        for (let passed = 0; passed < ms; passed += 1000) {
+            tick(1000);
+            connection.say([op.HEARTBEAT_REPLY]);
+        }
+    };
+    for (const delayMs of [10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]) {
+        beat(delayMs - 1000);
+        assert.deepEqual(names(connection), []);
+        beat(1000);
+        assert.deepEqual(names(connection), ["r"]);
+        refuse("r");
+    }
+    // The timer ends with the connection, and the next one begins anew.
+    comet.leave("r");
+    connection.end();
+    comet.join("r", { since: "9-5" });
+    tick(60_000);
+    connection = accept();
+    assert.equal(joins(connection).length, 1);
+    refuse("r");
+    beat(9000);
+    assert.deepEqual(names(connection), []);
+    beat(1000);
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("r", { epoch: 9n, offset: 5n })]);
+    told(log);
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 6n, recovered: 1 })]);
+    assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: false, recovered: true, missed: 1, position: "9-5" }]]);
+    beat(600_000);
+    assert.deepEqual(names(connection), []);
+});
+
+test("a room beyond the most that a client may be in is asked for again when it has left another", (t) => {
+    const { comet } = rig(t);
+    const connection = accept();
+    const enter = (room: string, handle: number) => connection.say([op.JOIN_REPLY, joinReply(room, { handle })]);
+    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 1, handle: 0 })]);
+    ["a", "b", "c"].forEach((room) => comet.join(room));
+    enter("a", 1);
+    refuse("b");
+    refuse("c");
+    assert.deepEqual(names(connection), ["a", "b", "c"]);
+    comet.leave("a");
+    connection.say([op.LEAVE_REPLY, leaveReply(1)]);
+    assert.deepEqual(names(connection), ["b", "c"]);
+    enter("b", 2);
+    refuse("c");
+    connection.say([op.LEAVE_REPLY, leaveReply(2, UNASKED)]);
+    assert.deepEqual(names(connection), ["c"]);
+});
+
 test("a position is kept from message to message and sent after a reconnect", (t) => {
     const { comet, log, tick } = rig(t);
     comet.join("h");
@@ -107,6 +168,38 @@ test("a kept position is where a page goes on", (t) => {
     for (const room of ["", "x".repeat(257), "ä".repeat(129), "\ud800"]) {
         assert.throws(() => comet.join(room), RangeError);
     }
+});
+
+test("a page that comes back goes on from its own position in a room of the server", (t) => {
+    const { comet, log } = rig(t);
+    const connection = accept();
+    const enter = (handle: number, room: string) =>
+        connection.say([op.JOIN_REPLY, joinReply(room, { flags: HISTORY | UNASKED, handle, epoch: 9n, offset: 7n })]);
+    enter(1, "h");
+    comet.join("h", { since: "9-5" });
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 5n })]);
+    told(log);
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 8n, "eight")]);
+    assert.deepEqual(told(log), [], "it comes again behind what was missed");
+    const batch = Buffer.concat([frame([1000, "six"]), frame([1000, "seven"]), frame([1000, "eight"])]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 8n, recovered: 3 })],
+        [op.ROOM_PUSH, roomPush(1, op.RAW, 8n, batch)],
+    );
+    const [room, ...messages] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: false, recovered: true, missed: 3, position: "9-5" }]);
+    assert.deepEqual(messages.map(([, event]) => (event as Message).position), ["9-6", "9-7", "9-8"]);
+    comet.join("h", { since: "9-5" });
+    assert.deepEqual(joins(connection), [], "the room is the page's own: its position counts");
+
+    // In the event that tells of the room; of a history that is gone; and where nothing was missed.
+    const kept: Record<string, string> = { a: "9-6", b: "8-30", c: "9-7" };
+    comet.on("room", (event) => event.byServer && comet.join(event.room, { since: kept[event.room] }));
+    ["a", "b", "c"].forEach((name, at) => enter(2 + at, name));
+    assert.deepEqual(joins(connection).map(({ body }) => body), [
+        wire.encodeJoin("a", { epoch: 9n, offset: 6n }),
+        wire.encodeJoin("b", { epoch: 8n, offset: 30n }),
+    ]);
 });
 
 test("what a listener closes amid a batch is at the position of that message", (t) => {
@@ -236,6 +329,29 @@ test("a server of protocol 1, as goim's, has one room: the one that was joined l
     comet.leave("a");
     comet.leave("b");
     assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"], [op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, ""]]);
+});
+
+test("in protocol 1 the room that a listener joins is the last, and listeners that insist leave time for others", async (t) => {
+    const { comet, log } = rig(t);
+    comet.join("a");
+    const connection = socket();
+    connection.open();
+    connection.say([op.AUTH_REPLY, "", 1]);
+    connection.taken();
+    const takeAway = comet.on("room", ({ reason, room }) => reason === "one_room" && room === "a" && comet.join("c"));
+    comet.join("b");
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, "c"]]);
+    assert.deepEqual(told(log).map(([, event]) => (event as { room: string }).room), ["a", "b"]);
+    takeAway();
+    const insists = comet.on("room", ({ reason, room }) => reason === "one_room" && comet.join(room));
+    comet.join("d");
+    const asked = connection.taken().length;
+    assert(asked > 10 && asked < 10_000, `${asked}`);
+    t.mock.timers.tick(1);
+    assert.equal(connection.taken().length > 10, true, "it goes on in another turn");
+    insists();
+    t.mock.timers.tick(1);
+    assert(connection.taken().length < 2);
 });
 
 test("operations of rooms are messages in protocol 1", (t) => {

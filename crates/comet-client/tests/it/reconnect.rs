@@ -8,8 +8,9 @@ use comet_client::{
     Backoff, Error, Event, Listener, Message, Options, Permanent, SessionError, Transport,
 };
 use comet_proto::{Join, JoinReply, Position, RoomHandle};
+use tungstenite::handshake::derive_accept_key;
 
-use crate::wire::{authenticate, frame, read_frame, serve};
+use crate::wire::{authenticate, frame, read_frame, serve, websocket};
 
 const BASE: Duration = Duration::from_millis(1);
 const MAX: Duration = Duration::from_millis(5);
@@ -152,6 +153,38 @@ fn the_longer_of_server_delay_and_backoff_is_used() {
     server.join().unwrap();
 }
 
+/// What HTTP says of the time goes for the upgrade as the close notice does behind it.
+#[test]
+fn a_refused_upgrade_may_name_a_delay() {
+    // The answer, and the delay if it is accepted; without one, whether another attempt may succeed.
+    let cases = [
+        ("429 Too Many Requests\r\nRetry-After: 30", Some(Duration::from_secs(30)), true),
+        ("503 Service Unavailable\r\nretry-after:  7200 ", Some(Duration::from_secs(3600)), true),
+        ("403 Forbidden\r\nRetry-After: 17", Some(Duration::from_secs(17)), true),
+        ("429 Too Many Requests\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT", None, true),
+        ("429 Too Many Requests\r\nRetry-After: +5", None, true),
+        ("429 Too Many Requests\r\nRetry-After: 18446744073709551616", None, true),
+        ("403 Forbidden\r\nRetry-After: soon", None, false),
+    ];
+    let (address, server) = serve(cases.len(), move |connection, mut stream| {
+        read_head(&mut stream);
+        write!(stream, "HTTP/1.1 {}\r\nContent-Length: 0\r\n\r\n", cases[connection].0).unwrap();
+    });
+    for (answer, delay, may_succeed) in cases {
+        let options = Options::websocket(&*address, "/sub", "42");
+        let mut listener = options.backoff(Backoff::new(BASE, MAX)).reconnecting();
+        let Some(Event::Disconnected { reason, retry_in }) = listener.next() else {
+            panic!("{answer}");
+        };
+        assert_eq!(reason.retry_after(), delay, "{answer}");
+        assert_eq!(retry_in.is_some(), may_succeed, "{answer}");
+        if let (Some(retry_in), Some(delay)) = (retry_in, delay) {
+            assert_eq!(retry_in, delay, "{answer}");
+        }
+    }
+    server.join().unwrap();
+}
+
 /// The server accepts and closes in one segment, before the listener can ask for its room.
 #[test]
 fn a_close_notice_in_the_same_segment_as_the_acceptance_is_kept() {
@@ -209,6 +242,7 @@ fn a_new_token_takes_the_place_of_an_expired_one() {
 #[test]
 fn permanent_reasons_end_the_iteration() {
     let notice = |text: &'static [u8]| (Transport::Tcp, frame(6, 0, text));
+    let close = |payload| (Transport::WebSocket, websocket(0x88, payload));
     let status = |status: &str| {
         (
             Transport::WebSocket,
@@ -220,11 +254,18 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"logic is busy; retry_after_ms=1"), false, None),
         (notice(b"draining"), false, None),
         (notice(b"handshake_timeout"), false, None),
+        (notice(b"too_many_sessions"), false, None),
         (notice(b"replaced"), true, Some(Permanent::Replaced)),
         (notice(b"kicked"), true, Some(Permanent::Kicked)),
         (notice(b"kicked: banned"), true, Some(Permanent::Kicked)),
         (notice(b"slow_consumer"), true, None),
         (notice(b"token_expired; retry_after_ms=1"), true, None),
+        // Proxies that go away, restart or are overloaded, and one that says nothing.
+        (close(b"\x03\xe9restart"), false, None),
+        (close(b"\x03\xf4"), false, None),
+        (close(b"\x03\xf5try again later"), false, None),
+        (close(b""), false, None),
+        (close(b"\x03\xf0auth_refused: no such token"), false, Some(Permanent::Refused)),
         (status("403 Forbidden"), false, Some(Permanent::NoUpgrade)),
         (status("429 Too Many Requests"), false, None),
         (status("503 Service Unavailable"), false, None),
@@ -235,7 +276,12 @@ fn permanent_reasons_end_the_iteration() {
         match (transport, was_accepted) {
             (Transport::Tcp, true) => drop(authenticate(&mut stream)),
             (Transport::Tcp, false) => drop(read_frame(&mut stream)),
-            (Transport::WebSocket, _) => read_head(&mut stream),
+            (Transport::WebSocket, _) => {
+                let head = read_head(&mut stream);
+                if !answer.starts_with(b"HTTP") {
+                    upgrade(&mut stream, &head);
+                }
+            }
         }
         stream.write_all(answer).unwrap();
     });
@@ -260,13 +306,26 @@ fn permanent_reasons_end_the_iteration() {
     server.join().unwrap();
 }
 
-fn read_head(stream: &mut impl Read) {
+fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
+    String::from_utf8(head).unwrap()
+}
+
+/// Answers the request to upgrade, and waits for the token behind it.
+fn upgrade(stream: &mut (impl Read + Write), head: &str) {
+    let key = head.split("Sec-WebSocket-Key: ").nth(1);
+    let accept = derive_accept_key(key.unwrap().split("\r\n").next().unwrap().as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
 }
 
 #[test]
