@@ -37,14 +37,11 @@ async fn members(
     if rooms.is_empty() {
         return Ok(Vec::new());
     }
-    let members = move |online: Vec<(Arc<str>, u32)>| {
-        let online: HashMap<_, _> = online.into_iter().collect();
-        rooms
-            .iter()
-            .map(|room| online.get(&**room).map_or(0, |members| u64::from(*members)))
-            .collect()
-    };
-    hub.rooms(limit, members).await.map_err(status)
+    let rooms: Arc<[Arc<str>]> = rooms.into_iter().map(Arc::from).collect();
+    let online = hub.count_rooms(limit, Arc::clone(&rooms)).await.map_err(status)?;
+    let online: HashMap<_, _> = online.into_iter().collect();
+    let members = |room| online.get(room).map_or(0, |members| u64::from(*members));
+    Ok(rooms.iter().map(members).collect())
 }
 
 /// The counters of every shard, in their order.

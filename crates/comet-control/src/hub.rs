@@ -179,6 +179,17 @@ impl HubDriver {
         self.lists(limit, |call| Message::Rooms { call }, make).await
     }
 
+    /// The members of each of `rooms` that has some, in no order.
+    pub(crate) async fn count_rooms(
+        self: &Arc<Self>,
+        limit: Duration,
+        rooms: Arc<[Arc<str>]>,
+    ) -> Result<Vec<(Arc<str>, u32)>, CallError> {
+        let message = |call| Message::CountRooms { call, rooms: Arc::clone(&rooms) };
+        let counted = self.begin_everywhere(limit, message)?.await?;
+        Ok(counted.rooms.into_iter().flatten().collect())
+    }
+
     /// Asks every shard for a list, and makes something of all of them aside. The call goes on when its caller
     /// leaves, so that lists that nobody waits for are freed there, too.
     pub(crate) async fn lists<T: Send + 'static>(

@@ -257,6 +257,8 @@ pub enum Message {
     Snapshot { call: CallId },
     /// Control to any shard: report the rooms whose home it is.
     Rooms { call: CallId },
+    /// The same for the rooms that are named, in no order.
+    CountRooms { call: CallId, rooms: Arc<[Arc<str>]> },
     /// Control to any shard: list connections. Answered with [`Report::Connections`].
     Connections { call: CallId, query: Arc<ConnQuery> },
     /// Control to any shard: report its top lists. Answered with [`Report::Top`].
@@ -402,7 +404,7 @@ pub enum Report {
     PacedEnded { call: CallId, shard: ShardId, tally: Tally },
     /// The answer to [`Message::Snapshot`].
     Snapshot { call: CallId, shard: ShardId, counters: Box<Counters> },
-    /// The answer to [`Message::Rooms`]: rooms with members on this host, and how many.
+    /// The answer to [`Message::Rooms`] and [`Message::CountRooms`]: rooms with members on this host, and how many.
     Rooms { call: CallId, rooms: Vec<(Arc<str>, u32)> },
     /// The answer to [`Message::Connections`]; `None` if too many lists are being made.
     Connections { call: CallId, page: Option<Box<ConnPage>> },

@@ -70,6 +70,7 @@ fn call_of(message: &Message) -> Option<CallId> {
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }
         | Message::Rooms { call }
+        | Message::CountRooms { call, .. }
         | Message::Top { call }
         | Message::History { call, .. }
         | Message::Connections { call, .. } => Some(*call),

@@ -222,6 +222,11 @@ impl Fake {
                 let rooms = rooms.iter().map(|(name, online)| ((*name).into(), *online));
                 Report::Rooms { call, rooms: rooms.collect() }
             }
+            Message::CountRooms { call, rooms: named } => {
+                let rooms = rooms.iter().map(|(name, online)| (Arc::from(*name), *online));
+                let rooms = rooms.filter(|(name, _)| named.contains(name)).collect();
+                Report::Rooms { call, rooms }
+            }
             other => panic!("{other:?}"),
         });
     }

@@ -272,10 +272,8 @@ async fn answers_are_counted_by_path_and_code() {
 
 /// Lets both shards answer one question about rooms.
 async fn answer_rooms(fake: &Fake, rooms: [&[(&str, u32)]; 2]) {
-    for (shard, rooms) in fake.shards.iter().zip(rooms) {
-        let Message::Rooms { call } = shard.next().await else { panic!() };
-        let rooms = rooms.iter().map(|(room, online)| ((*room).into(), *online)).collect();
-        fake.report(Report::Rooms { call, rooms });
+    for (index, (shard, rooms)) in fake.shards.iter().zip(rooms).enumerate() {
+        fake.answer(index, shard.next().await, &Counters::default(), rooms);
     }
 }
 

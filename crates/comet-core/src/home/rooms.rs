@@ -36,6 +36,8 @@ enum Walk {
     Sweep(usize),
     /// Lists the rooms with members on this host, from this table on.
     List(CallId, usize, RoomList),
+    /// Lists those of these rooms that have members on this host, from this one on.
+    Count(CallId, usize, Arc<[Arc<str>]>, RoomList),
 }
 
 /// A room seen from its home.
@@ -126,6 +128,11 @@ impl HomeRooms {
         self.walks.push_back(Walk::List(call, 0, Vec::with_capacity(self.len())));
     }
 
+    /// Begins to list those of `rooms` that have members. They may be few, so this does not wait for walks over all rooms.
+    pub(crate) fn count(&mut self, call: CallId, rooms: Arc<[Arc<str>]>) {
+        self.walks.push_front(Walk::Count(call, 0, rooms, Vec::new()));
+    }
+
     /// Whether [`HomeRooms::go_on`] has something to do.
     pub(crate) fn has_walks(&self) -> bool {
         !self.walks.is_empty()
@@ -147,6 +154,15 @@ impl HomeRooms {
                     budget.spend(1 + listed.len() * budget::ENTRY);
                     rooms.extend(listed.map(|(room, known)| (Arc::clone(room), known.members())));
                     Some(Walk::List(call, table + 1, rooms))
+                }
+                Walk::Count(call, at, rooms, counted) if at == rooms.len() => {
+                    return Some((call, counted));
+                }
+                Walk::Count(call, at, rooms, mut counted) => {
+                    budget.spend(budget::LOOKUP);
+                    let known = self.rooms.get(&*rooms[at]);
+                    counted.extend(known.map(|known| (Arc::clone(&rooms[at]), known.members())));
+                    Some(Walk::Count(call, at + 1, rooms, counted))
                 }
             };
             if let Some(rest) = rest {
@@ -324,5 +340,24 @@ mod tests {
         assert_eq!(rooms.join(&name(0), ShardId(1)), 8);
         assert_eq!(rooms.join(&name(ROOMS / 2), ShardId(1)), 1);
         assert_eq!(rooms.remote.len(), ROOMS as usize / 2);
+    }
+
+    /// Whoever asks for a few rooms waits for no walk over all of them.
+    #[test]
+    fn rooms_that_are_named_are_counted_alone() {
+        let mut rooms = HomeRooms::new(256, 7);
+        let name = |number: u32| -> Arc<str> { format!("r{number}").into() };
+        (0..20_000).for_each(|number| _ = rooms.join(&name(number), ShardId(0)));
+        rooms.set_members(&name(3), ShardId(0), 5);
+        rooms.list(CallId(1));
+        assert!(rooms.go_on(&mut Budget::slice()).is_none());
+        let named: Arc<[Arc<str>]> = [name(3), "nobody".into(), name(7)].into();
+        rooms.count(CallId(2), Arc::clone(&named));
+        let counted = rooms.go_on(&mut Budget::slice());
+        assert_eq!(counted, Some((CallId(2), vec![(name(3), 5), (name(7), 1)])));
+        // Many of them are spread over slices as well.
+        rooms.count(CallId(3), vec![name(1); 10_000].into());
+        assert!(rooms.go_on(&mut Budget::slice()).is_none());
+        assert!(rooms.has_walks());
     }
 }

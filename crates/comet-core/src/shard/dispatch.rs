@@ -61,6 +61,7 @@ impl Shard {
 
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
+            Message::CountRooms { call, rooms } => self.home.rooms.count(call, rooms),
             Message::Connections { call, query } => self.begin_listing(call, query),
             Message::Top { call } => self.begin_top(call),
             Message::History { call, query } => self.report_history(call, &query),
