@@ -56,13 +56,21 @@ pub(crate) fn check_overdue(
         let token_end = entry.token_expires_at.map(|at| {
             at.max(entry.spared_at.map_or(Millis(0), |spared_at| spared_at.after(LOOK_AGAIN_MS)))
         });
-        if entry.closed.is_none() && token_end.is_some_and(|at| env.now > at.after(2 * TICK_MS)) {
+        // What it had sent is read first, so the shard may look again in the next tick.
+        let looks_soon = shard.poll_timeout().is_some_and(|due| due <= env.now.after(TICK_MS));
+        if entry.closed.is_none()
+            && token_end.is_some_and(|at| env.now > at.after(2 * TICK_MS))
+            && !looks_soon
+        {
             overdue = Some("token's");
         }
         // What is held of it may keep it.
         overdue = overdue.filter(|what| *what == "write" || !is_held);
         if let Some(what) = overdue {
-            return Err(format!("peer {peer} is past its {what} deadline, and nothing is due"));
+            let [now, token_end] = [Some(env.now), token_end];
+            return Err(format!(
+                "peer {peer} is past its {what} deadline at {now:?}, and nothing is due; its token ends at {token_end:?}"
+            ));
         }
     }
     Ok(())

@@ -34,7 +34,11 @@ impl Driver {
     fn release_input(&mut self, env: &mut Env) {
         self.holds_input = false;
         self.shard.release_input();
-        self.peers().for_each(|peer| env.peers[peer].spared_at = Some(env.now));
+        for peer in self.peers() {
+            // What was held is read now.
+            let entry = &mut env.peers[peer];
+            (entry.received_at, entry.spared_at) = (env.now, Some(env.now));
+        }
     }
 
     /// Who cannot be handed over is closed in its next turn.
