@@ -79,7 +79,7 @@ export class Comet {
     readonly #unwatchPage: () => void;
     #state: State = "connecting";
     #token: Token | undefined;
-    /** The token that is used was asked for because the server had refused the one before. */
+    /** The token that is used was asked for because the server has just refused the one before. */
     #isSecondToken = false;
     #connection: Connection | undefined;
     /** When the connection was accepted. */
@@ -362,6 +362,8 @@ export class Comet {
 
     #retryIn(retryInMs: number, reason: string): void {
         clearTimeout(this.#timer);
+        // What ended otherwise than by a refusal says nothing about the token, which may expire before the next attempt.
+        this.#isSecondToken = false;
         this.#timer = setTimeout(() => this.#reconnect(), retryInMs);
         this.#setState({ state: "waiting", reason, retryInMs });
     }

@@ -166,6 +166,27 @@ test("a refused token is asked for once more, and a second refusal is final", as
     assert.deepEqual([comet.state, asked, FakeSocket.all.length], ["closed", 2, 4]);
 });
 
+test("an attempt that ends without a refusal between two lets the second be followed by a fresh token", async (t) => {
+    let asked = 0;
+    const { comet, tick } = rig(t, { getToken: async () => `fresh ${(asked += 1)}` });
+    const refuse = async () => {
+        socket().open();
+        socket().end(1008, "auth_refused: too old");
+        await settle();
+    };
+    const outages = [() => socket().fail(), () => socket().end(1013, "logic_unavailable; retry_after_ms=3600000"), () => tick(10_000)];
+    for (const [before, outage] of outages.entries()) {
+        await refuse();
+        assert.equal(asked, 1 + 2 * before);
+        outage();
+        tick(3_600_000);
+        await refuse();
+        assert.deepEqual([comet.state, asked], ["connecting", 2 + 2 * before], "the token was new before the outage");
+        accept().end();
+        tick(60_000);
+    }
+});
+
 test("getToken that fails or hangs is tried again, and what comes too late is not used", async (t) => {
     const answers: { resolve(token: string): void; reject(error: Error): void }[] = [];
     const getToken = () => new Promise<string>((resolve, reject) => answers.push({ resolve, reject }));
