@@ -16,7 +16,7 @@ const RETRY_AFTER_MAX_MS = 60 * 60 * 1000;
 /** Labels of closes that mean this client, whatever its token. Two with one key would replace each other for ever. */
 const FOR_GOOD = ["replaced", "kicked"];
 /** Reasons before the acceptance that say nothing about the token. */
-const TEMPORARY = ["draining", "handshake_timeout"];
+const TEMPORARY = ["draining", "handshake_timeout", "too_many_sessions"];
 /** Codes of servers and proxies that are going away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry). */
 const TEMPORARY_CODES = [1000, 1001, 1011, 1012, 1013, 1014];
 

@@ -114,6 +114,7 @@ for (const [code, reason, wasAccepted, isFinal] of [
     [1001, "draining", false, false],
     [1013, "logic_unavailable; retry_after_ms=5", false, false],
     [1012, "", false, false],
+    [1008, "too_many_sessions", false, false],
     [1008, "replaced", true, true],
     [1008, "kicked", true, true],
     [1013, "kicked: for a while; retry_after_ms=60000", true, false],
