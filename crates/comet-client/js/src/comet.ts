@@ -85,8 +85,8 @@ export class Comet {
     /** When the connection was accepted. */
     #openedAt = 0;
     #failed = 0;
-    /** No attempt before, by the clock: the server has asked for that. */
-    #notBefore = 0;
+    /** The time that the server has asked to wait, since when by the clock. */
+    #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
     #renewal: ReturnType<typeof setTimeout> | undefined;
@@ -283,6 +283,7 @@ export class Comet {
         if (this.#state !== "open") {
             this.#isSecondToken = false;
             this.#openedAt = Date.now();
+            this.#demand.waitMs = 0;
             this.#setState({ state: "open", ...(reply?.resumed && { resumed: reply.resumed }) });
             if (!this.#connection) {
                 // A listener has closed it.
@@ -331,7 +332,7 @@ export class Comet {
         this.#disconnected();
         if (notice) {
             this.#events.emit("goodbye", { ...notice, isFinal: final });
-            this.#notBefore = Date.now() + (notice.retryAfterMs ?? 0);
+            this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }
         const needsToken = this.#options.getToken && notice && isTokenOver(notice, wasAccepted);
         if (needsToken) {
@@ -354,10 +355,15 @@ export class Comet {
         if (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs) {
             this.#failed = 0;
         }
-        const demanded = this.#notBefore - Date.now();
-        const retryInMs = demanded > 0 ? demanded : delayMs(this.#backoff, this.#failed);
+        const retryInMs = this.#demandedMs() || delayMs(this.#backoff, this.#failed);
         this.#failed += 1;
         this.#retryIn(retryInMs, reason);
+    }
+
+    /** What is left of the time that the server has asked to wait. A clock that is set back makes it no longer. */
+    #demandedMs(): number {
+        const { waitMs, since } = this.#demand;
+        return Math.max(0, Math.min(waitMs, since + waitMs - Date.now()));
     }
 
     #retryIn(retryInMs: number, reason: string): void {
@@ -377,7 +383,7 @@ export class Comet {
 
     /** The network or the page is back: a delay of this side ends, one of the server's does not. */
     #wake(): void {
-        if (this.#state === "waiting" && Date.now() >= this.#notBefore) {
+        if (this.#state === "waiting" && this.#demandedMs() === 0) {
             this.#reconnect();
         }
         this.#connection?.probe();
@@ -393,7 +399,7 @@ export class Comet {
 
     #resume(): void {
         if (this.#state === "paused") {
-            this.#retryIn(Math.max(0, this.#notBefore - Date.now()), "the page was away");
+            this.#retryIn(this.#demandedMs(), "the page was away");
         }
     }
 

@@ -94,6 +94,34 @@ test("a time to wait goes before the client's own delay, and no event of the pag
     assert.equal(FakeSocket.all.length, 2);
 });
 
+test("a clock that is set back makes no wait longer", (t) => {
+    const page = fakePage(t);
+    const { comet, log, tick } = rig(t);
+    const turnAway = () => socket().end(1001, "draining; retry_after_ms=5000");
+    // Not the mocked clock: the timers go by that.
+    const clock = Date.now;
+    let behindMs = 0;
+    t.mock.method(Date, "now", () => clock() - behindMs);
+    const setBack = () => (behindMs += 7_200_000);
+    turnAway();
+    setBack();
+    tick(5000);
+    assert.equal(comet.state, "connecting");
+    socket().fail();
+    assert.equal(last(log)?.retryInMs, 5000, "what was asked for, at most");
+    page.tell("pagehide");
+    setBack();
+    page.tell("pageshow");
+    assert.equal(last(log)?.retryInMs, 5000);
+    tick(5000);
+    accept();
+    setBack();
+    socket().end();
+    assert.equal(last(log)?.retryInMs, 8000, "the server has let the client in: its wish is over");
+    page.tell("online");
+    assert.equal(comet.state, "connecting");
+});
+
 test("a goodbye without a close frame counts after a while", (t) => {
     const page = fakePage(t);
     const { log, tick } = rig(t);
