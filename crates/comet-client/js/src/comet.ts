@@ -135,7 +135,9 @@ export class Comet {
 
     /**
      * Wants to be in a room, now and after each reconnect. The event `room` tells what became of it. `since` is where to go
-     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page.
+     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page. If the
+     * server has put the client into the room already, what has come since then comes once more, in order. In a room that was
+     * joined before, the client's own position counts.
      *
      * @throws RangeError if it is no name of a room, which is 1 to 256 bytes of UTF-8, or no position.
      */

@@ -116,6 +116,10 @@ export class Rooms {
             if (since) {
                 room.point = since;
             }
+        } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
+            // The server was faster, and has told of the room from where it is now.
+            room.point = since;
+            room.recovery = { byServer: false };
         }
         room.isWanted = true;
         // The last in their order.
@@ -438,3 +442,7 @@ export class Rooms {
         }
     }
 }
+
+/** Whether something may have come between `since` and what the client has of the room. */
+const isBehind = (since: Point, { point, recovery }: Room): boolean =>
+    !recovery && point !== undefined && (since.epoch !== point.epoch || since.offset < point.offset);

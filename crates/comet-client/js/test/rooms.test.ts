@@ -109,6 +109,38 @@ test("a kept position is where a page goes on", (t) => {
     }
 });
 
+test("a page that comes back goes on from its own position in a room of the server", (t) => {
+    const { comet, log } = rig(t);
+    const connection = accept();
+    const enter = (handle: number, room: string) =>
+        connection.say([op.JOIN_REPLY, joinReply(room, { flags: HISTORY | UNASKED, handle, epoch: 9n, offset: 7n })]);
+    enter(1, "h");
+    comet.join("h", { since: "9-5" });
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 5n })]);
+    told(log);
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 8n, "eight")]);
+    assert.deepEqual(told(log), [], "it comes again behind what was missed");
+    const batch = Buffer.concat([frame([1000, "six"]), frame([1000, "seven"]), frame([1000, "eight"])]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 8n, recovered: 3 })],
+        [op.ROOM_PUSH, roomPush(1, op.RAW, 8n, batch)],
+    );
+    const [room, ...messages] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: false, recovered: true, missed: 3, position: "9-5" }]);
+    assert.deepEqual(messages.map(([, event]) => (event as Message).position), ["9-6", "9-7", "9-8"]);
+    comet.join("h", { since: "9-5" });
+    assert.deepEqual(joins(connection), [], "the room is the page's own: its position counts");
+
+    // In the event that tells of the room; of a history that is gone; and where nothing was missed.
+    const kept: Record<string, string> = { a: "9-6", b: "8-30", c: "9-7" };
+    comet.on("room", (event) => event.byServer && comet.join(event.room, { since: kept[event.room] }));
+    ["a", "b", "c"].forEach((name, at) => enter(2 + at, name));
+    assert.deepEqual(joins(connection).map(({ body }) => body), [
+        wire.encodeJoin("a", { epoch: 9n, offset: 6n }),
+        wire.encodeJoin("b", { epoch: 8n, offset: 30n }),
+    ]);
+});
+
 test("what a listener closes amid a batch is at the position of that message", (t) => {
     const { comet, log, connection } = member(t, { room: "h", offset: 5n });
     comet.on("message", () => comet.close());
