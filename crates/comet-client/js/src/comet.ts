@@ -14,7 +14,10 @@ export type Token = string | number | object;
 
 export interface Options {
     token?: Token;
-    /** Asked for a token when there is none yet, before the last one expires, and once when it was refused. */
+    /**
+     * Asked for a token when there is none yet, before the last one expires, once when it was refused, and when two connections in
+     * a row have ended without a word on it.
+     */
     getToken?: () => Token | Promise<Token>;
     /** Time between heartbeats; 30 s unless set, and at most half of what the server demands. */
     heartbeatMs?: number;
@@ -67,6 +70,8 @@ const TIMER_MAX_MS = 2 ** 31 - 1;
 /** Most operations that a connection accepts by number. */
 const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
+/** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
+const UNANSWERED_MAX = 2;
 
 export class Comet {
     readonly #options: Options;
@@ -81,6 +86,8 @@ export class Comet {
     #token: Token | undefined;
     /** The token that is used was asked for because the server has just refused the one before. */
     #isSecondToken = false;
+    /** Connections in a row that ended without a word on the token. Servers as goim's refuse so. */
+    #unanswered = 0;
     #connection: Connection | undefined;
     /** When the connection was accepted. */
     #openedAt = 0;
@@ -286,6 +293,7 @@ export class Comet {
             this.#isSecondToken = false;
             this.#openedAt = Date.now();
             this.#demand.waitMs = 0;
+            this.#unanswered = 0;
             this.#setState({ state: "open", ...(reply?.resumed && { resumed: reply.resumed }) });
             if (!this.#connection) {
                 // A listener has closed it.
@@ -329,7 +337,7 @@ export class Comet {
         }, delay);
     }
 
-    #ended({ notice, wasAccepted, why }: End): void {
+    #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
         const final = notice !== undefined && isFinal(notice, wasAccepted);
         this.#disconnected();
         if (notice) {
@@ -337,8 +345,14 @@ export class Comet {
             this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }
         const needsToken = this.#options.getToken && notice && isTokenOver(notice, wasAccepted);
-        if (needsToken) {
+        if (isTokenOpen) {
+            this.#unanswered += 1;
+        } else if (notice) {
+            this.#unanswered = 0;
+        }
+        if (needsToken || (this.#options.getToken && this.#unanswered >= UNANSWERED_MAX)) {
             this.#token = undefined;
+            this.#unanswered = 0;
         }
         if (this.#state === "closed") {
             // By a listener.

@@ -26,6 +26,8 @@ export interface Settings {
 /** Why a connection is over. */
 export interface End {
     wasAccepted: boolean;
+    /** The token was sent, and the server has said nothing of it. */
+    isTokenOpen: boolean;
     /** `undefined`: the server said nothing. */
     notice: Notice | undefined;
     why: string;
@@ -51,7 +53,7 @@ export class Connection {
     readonly #handlers: Handlers;
     readonly #socket: WebSocketLike;
     readonly #requests = new Map<number, Request>();
-    #phase: "connecting" | "accepted" | "over" = "connecting";
+    #phase: "connecting" | "asking" | "accepted" | "over" = "connecting";
     #sequence = 0;
     #timer: ReturnType<typeof setTimeout>;
     #heartbeatMs: number;
@@ -72,6 +74,7 @@ export class Connection {
                 this.post(op.KEEP, Uint8Array.of(1));
             }
             this.post(op.AUTH, token);
+            this.#phase = this.#phase === "connecting" ? "asking" : this.#phase;
         });
         this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
         this.#socket.addEventListener("close", ({ code, reason }) => this.#closed(code, reason));
@@ -154,7 +157,7 @@ export class Connection {
     }
 
     #authenticated(reply: AuthReply | undefined): void {
-        if (this.#phase === "connecting") {
+        if (this.#phase !== "accepted") {
             this.#phase = "accepted";
             if (reply) {
                 this.#heartbeatMs = Math.min(this.#heartbeatMs, reply.heartbeatMs / 2);
@@ -202,9 +205,10 @@ export class Connection {
             return;
         }
         const wasAccepted = this.#phase === "accepted";
+        const isTokenOpen = this.#phase === "asking" && !notice;
         this.#finish();
         this.#socket.close();
-        this.#handlers.ended({ wasAccepted, notice, why });
+        this.#handlers.ended({ wasAccepted, isTokenOpen, notice, why });
     }
 
     #finish(): void {

@@ -216,6 +216,39 @@ test("an attempt that ends without a refusal between two lets the second be foll
     }
 });
 
+test("a token is asked for anew where a server takes the former one twice and ends without a word", async (t) => {
+    let asked = 0;
+    const { comet, tick } = rig(t, { getToken: async () => `fresh ${(asked += 1)}` });
+    const goim = () => {
+        socket().open();
+        socket().say([op.AUTH_REPLY, "", 1]);
+        assert.equal(comet.state, "open");
+    };
+    const endSilently = async (end: () => void) => {
+        end();
+        tick(60_000);
+        await settle();
+    };
+    const refuse = () => endSilently(() => (socket().open(), socket().end()));
+    goim();
+    await endSilently(() => socket().end());
+    for (let offline = 0; offline < 5; offline += 1) {
+        await endSilently(() => socket().fail());
+    }
+    assert.equal(asked, 0, "nobody has seen the token");
+    await refuse();
+    assert.equal(asked, 0, "once, any loss of the network does it");
+    await refuse();
+    assert.equal(asked, 1);
+    goim();
+    assert.deepEqual(socket().taken(), [[op.AUTH, "fresh 1"]]);
+    await endSilently(() => socket().end());
+    await endSilently(() => (socket().open(), tick(10_000)));
+    assert.equal(asked, 1, "an acceptance begins anew");
+    await endSilently(() => (socket().open(), tick(10_000)));
+    assert.equal(asked, 2);
+});
+
 test("getToken that fails or hangs is tried again, and what comes too late is not used", async (t) => {
     const answers: { resolve(token: string): void; reject(error: Error): void }[] = [];
     const getToken = () => new Promise<string>((resolve, reject) => answers.push({ resolve, reject }));
