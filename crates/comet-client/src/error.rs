@@ -197,8 +197,17 @@ impl fmt::Display for Permanent {
     }
 }
 
-/// Texts of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
+/// Labels of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
 const TEMPORARY: [&str; 2] = ["draining", "handshake_timeout"];
+
+/// Codes of servers and proxies that go away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry).
+const TEMPORARY_CODES: [u16; 6] = [1000, 1001, 1011, 1012, 1013, 1014];
+
+/// Whether a close before the acceptance says nothing about the token. A close without a code and a text says nothing at all.
+fn is_temporary(code: Option<u16>, label: &str) -> bool {
+    TEMPORARY.contains(&label)
+        || code.map_or(label.is_empty(), |code| TEMPORARY_CODES.contains(&code))
+}
 
 impl Error {
     /// Why no further attempt can succeed; `None`: one may.
@@ -206,13 +215,14 @@ impl Error {
     pub fn permanent(&self) -> Option<Permanent> {
         match self {
             Self::Session(SessionError::Closed {
-                reason, retry_after: None, was_accepted, ..
-            }) => match &**reason {
-                "replaced" if *was_accepted => Some(Permanent::Replaced),
-                text if *was_accepted && (text == "kicked" || text.starts_with("kicked: ")) => {
-                    Some(Permanent::Kicked)
-                }
-                text if *was_accepted || TEMPORARY.contains(&text) => None,
+                code,
+                reason,
+                retry_after: None,
+                was_accepted,
+            }) => match reason.split(':').next().unwrap_or_default() {
+                "replaced" => Some(Permanent::Replaced),
+                "kicked" => Some(Permanent::Kicked),
+                label if *was_accepted || is_temporary(*code, label) => None,
                 _ => Some(Permanent::Refused),
             },
             Self::Session(SessionError::UpgradeRefused { status: status @ 400..=499 })

@@ -8,8 +8,9 @@ use comet_client::{
     Backoff, Error, Event, Listener, Message, Options, Permanent, SessionError, Transport,
 };
 use comet_proto::{Join, JoinReply, Position, RoomHandle};
+use tungstenite::handshake::derive_accept_key;
 
-use crate::wire::{authenticate, frame, read_frame, serve};
+use crate::wire::{authenticate, frame, read_frame, serve, websocket};
 
 const BASE: Duration = Duration::from_millis(1);
 const MAX: Duration = Duration::from_millis(5);
@@ -209,6 +210,7 @@ fn a_new_token_takes_the_place_of_an_expired_one() {
 #[test]
 fn permanent_reasons_end_the_iteration() {
     let notice = |text: &'static [u8]| (Transport::Tcp, frame(6, 0, text));
+    let close = |payload| (Transport::WebSocket, websocket(0x88, payload));
     let status = |status: &str| {
         (
             Transport::WebSocket,
@@ -225,6 +227,12 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"kicked: banned"), true, Some(Permanent::Kicked)),
         (notice(b"slow_consumer"), true, None),
         (notice(b"token_expired; retry_after_ms=1"), true, None),
+        // Proxies that go away, restart or are overloaded, and one that says nothing.
+        (close(b"\x03\xe9restart"), false, None),
+        (close(b"\x03\xf4"), false, None),
+        (close(b"\x03\xf5try again later"), false, None),
+        (close(b""), false, None),
+        (close(b"\x03\xf0auth_refused: no such token"), false, Some(Permanent::Refused)),
         (status("403 Forbidden"), false, Some(Permanent::NoUpgrade)),
         (status("429 Too Many Requests"), false, None),
         (status("503 Service Unavailable"), false, None),
@@ -235,7 +243,12 @@ fn permanent_reasons_end_the_iteration() {
         match (transport, was_accepted) {
             (Transport::Tcp, true) => drop(authenticate(&mut stream)),
             (Transport::Tcp, false) => drop(read_frame(&mut stream)),
-            (Transport::WebSocket, _) => read_head(&mut stream),
+            (Transport::WebSocket, _) => {
+                let head = read_head(&mut stream);
+                if !answer.starts_with(b"HTTP") {
+                    upgrade(&mut stream, &head);
+                }
+            }
         }
         stream.write_all(answer).unwrap();
     });
@@ -260,13 +273,26 @@ fn permanent_reasons_end_the_iteration() {
     server.join().unwrap();
 }
 
-fn read_head(stream: &mut impl Read) {
+fn read_head(stream: &mut impl Read) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let mut byte = [0];
         stream.read_exact(&mut byte).unwrap();
         head.push(byte[0]);
     }
+    String::from_utf8(head).unwrap()
+}
+
+/// Answers the request to upgrade, and waits for the token behind it.
+fn upgrade(stream: &mut (impl Read + Write), head: &str) {
+    let key = head.split("Sec-WebSocket-Key: ").nth(1);
+    let accept = derive_accept_key(key.unwrap().split("\r\n").next().unwrap().as_bytes());
+    let answer = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Accept: {accept}\r\n\r\n"
+    );
+    stream.write_all(answer.as_bytes()).unwrap();
+    stream.read_exact(&mut [0]).unwrap();
 }
 
 #[test]
