@@ -198,7 +198,7 @@ impl fmt::Display for Permanent {
 }
 
 /// Labels of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
-const TEMPORARY: [&str; 2] = ["draining", "handshake_timeout"];
+const TEMPORARY: [&str; 3] = ["draining", "handshake_timeout", "too_many_sessions"];
 
 /// Codes of servers and proxies that go away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry).
 const TEMPORARY_CODES: [u16; 6] = [1000, 1001, 1011, 1012, 1013, 1014];

@@ -222,6 +222,7 @@ fn permanent_reasons_end_the_iteration() {
         (notice(b"logic is busy; retry_after_ms=1"), false, None),
         (notice(b"draining"), false, None),
         (notice(b"handshake_timeout"), false, None),
+        (notice(b"too_many_sessions"), false, None),
         (notice(b"replaced"), true, Some(Permanent::Replaced)),
         (notice(b"kicked"), true, Some(Permanent::Kicked)),
         (notice(b"kicked: banned"), true, Some(Permanent::Kicked)),
