@@ -27,6 +27,8 @@ pub enum SessionError {
     UpgradeRefused {
         /// HTTP status.
         status: u16,
+        /// The delay of the answer's `Retry-After`, an hour at most. A date counts as none.
+        retry_after: Option<Duration>,
     },
     /// The server's answer to the WebSocket upgrade breaks RFC 6455 section 4.1.
     BadUpgrade(&'static str),
@@ -85,7 +87,7 @@ impl fmt::Display for SessionError {
                 write!(f, "the server closed with code {code}: {reason:?}")
             }
             Self::Closed { code: None, reason, .. } => write!(f, "the server closed: {reason:?}"),
-            Self::UpgradeRefused { status } => {
+            Self::UpgradeRefused { status, .. } => {
                 write!(f, "the server refused the upgrade with status {status}")
             }
             Self::BadUpgrade(what) => write!(f, "bad answer to the upgrade: {what}"),
@@ -174,7 +176,7 @@ pub enum Permanent {
     Replaced,
     /// A caller of the push API had the connection closed, and named no delay.
     Kicked,
-    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429.
+    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429, that names no delay.
     NoUpgrade,
     /// The token or the room is longer than servers accept.
     TooLong,
@@ -225,11 +227,10 @@ impl Error {
                 label if *was_accepted || is_temporary(*code, label) => None,
                 _ => Some(Permanent::Refused),
             },
-            Self::Session(SessionError::UpgradeRefused { status: status @ 400..=499 })
-                if ![408, 425, 429].contains(status) =>
-            {
-                Some(Permanent::NoUpgrade)
-            }
+            Self::Session(SessionError::UpgradeRefused {
+                status: status @ 400..=499,
+                retry_after: None,
+            }) if ![408, 425, 429].contains(status) => Some(Permanent::NoUpgrade),
             Self::BodyTooLong { .. } => Some(Permanent::TooLong),
             #[cfg(feature = "tls")]
             Self::Tls(
@@ -246,11 +247,14 @@ impl Error {
         matches!(self, Self::Session(SessionError::Closed { reason, .. }) if reason == "token_expired")
     }
 
-    /// The delay that the server asked for when it closed, an hour at most.
+    /// The delay that the server asked for when it closed or refused the upgrade, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Session(SessionError::Closed { retry_after, .. }) => *retry_after,
+            Self::Session(
+                SessionError::Closed { retry_after, .. }
+                | SessionError::UpgradeRefused { retry_after, .. },
+            ) => *retry_after,
             _ => None,
         }
     }

@@ -1,5 +1,5 @@
-//! The delay that a server may ask for at the end of its close reason:
-//! `draining; retry_after_ms=1830`.
+//! The delay that a server may ask for: at the end of its close reason, as `draining; retry_after_ms=1830`, or as a header
+//! where it refuses the upgrade.
 
 use std::time::Duration;
 
@@ -18,6 +18,13 @@ pub(crate) fn split(text: &str) -> (&str, Option<Duration>) {
         is_number.then_some((reason, Some(delay.min(RETRY_AFTER_MAX))))
     });
     split.unwrap_or((text, None))
+}
+
+/// The delay of HTTP's `Retry-After` (RFC 9110 section 10.2.3), cut to [`RETRY_AFTER_MAX`]; `None`: it is no number of seconds.
+pub(crate) fn of_header(value: &str) -> Option<Duration> {
+    let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
+    let delay = Duration::from_secs(value.parse().ok()?);
+    is_number.then_some(delay.min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]

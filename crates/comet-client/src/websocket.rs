@@ -13,6 +13,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::error::{SessionError, WebSocketFault};
+use crate::retry_after;
 
 /// The longest accepted answer to the upgrade, in bytes; servers of this protocol send some 130.
 const ANSWER_MAX: usize = 8 * 1024;
@@ -58,7 +59,12 @@ impl Upgrade {
             };
         };
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return Err(SessionError::UpgradeRefused { status: response.status().as_u16() });
+            let delay = response.headers().get(header::RETRY_AFTER);
+            let delay = delay.and_then(|value| value.to_str().ok());
+            return Err(SessionError::UpgradeRefused {
+                status: response.status().as_u16(),
+                retry_after: delay.and_then(retry_after::of_header),
+            });
         }
         let headers = response.headers();
         let lists = |name, token: &str| {

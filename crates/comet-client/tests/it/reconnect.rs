@@ -153,6 +153,38 @@ fn the_longer_of_server_delay_and_backoff_is_used() {
     server.join().unwrap();
 }
 
+/// What HTTP says of the time goes for the upgrade as the close notice does behind it.
+#[test]
+fn a_refused_upgrade_may_name_a_delay() {
+    // The answer, and the delay if it is accepted; without one, whether another attempt may succeed.
+    let cases = [
+        ("429 Too Many Requests\r\nRetry-After: 30", Some(Duration::from_secs(30)), true),
+        ("503 Service Unavailable\r\nretry-after:  7200 ", Some(Duration::from_secs(3600)), true),
+        ("403 Forbidden\r\nRetry-After: 17", Some(Duration::from_secs(17)), true),
+        ("429 Too Many Requests\r\nRetry-After: Fri, 31 Dec 1999 23:59:59 GMT", None, true),
+        ("429 Too Many Requests\r\nRetry-After: +5", None, true),
+        ("429 Too Many Requests\r\nRetry-After: 18446744073709551616", None, true),
+        ("403 Forbidden\r\nRetry-After: soon", None, false),
+    ];
+    let (address, server) = serve(cases.len(), move |connection, mut stream| {
+        read_head(&mut stream);
+        write!(stream, "HTTP/1.1 {}\r\nContent-Length: 0\r\n\r\n", cases[connection].0).unwrap();
+    });
+    for (answer, delay, may_succeed) in cases {
+        let options = Options::websocket(&*address, "/sub", "42");
+        let mut listener = options.backoff(Backoff::new(BASE, MAX)).reconnecting();
+        let Some(Event::Disconnected { reason, retry_in }) = listener.next() else {
+            panic!("{answer}");
+        };
+        assert_eq!(reason.retry_after(), delay, "{answer}");
+        assert_eq!(retry_in.is_some(), may_succeed, "{answer}");
+        if let (Some(retry_in), Some(delay)) = (retry_in, delay) {
+            assert_eq!(retry_in, delay, "{answer}");
+        }
+    }
+    server.join().unwrap();
+}
+
 /// The server accepts and closes in one segment, before the listener can ask for its room.
 #[test]
 fn a_close_notice_in_the_same_segment_as_the_acceptance_is_kept() {

@@ -369,7 +369,7 @@ fn a_refused_or_invalid_upgrade_ends_the_session() {
     };
     for (status, code) in [("404 Not Found", 404), ("426 Upgrade Required", 426), ("200 OK", 200)] {
         check(&|session| answer_with(session, status, ""), &|error| {
-            *error == SessionError::UpgradeRefused { status: code }
+            *error == SessionError::UpgradeRefused { status: code, retry_after: None }
         });
     }
     let bad = |error: &SessionError| matches!(error, SessionError::BadUpgrade(_));

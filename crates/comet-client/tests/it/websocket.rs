@@ -103,7 +103,7 @@ fn the_status_of_a_refused_upgrade_is_reported() {
         stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
     });
     let refused = options(address).connect();
-    let expected = SessionError::UpgradeRefused { status: 404 };
+    let expected = SessionError::UpgradeRefused { status: 404, retry_after: None };
     assert!(matches!(&refused, Err(Error::Session(error)) if *error == expected), "{refused:?}");
     server.join().unwrap();
 }
