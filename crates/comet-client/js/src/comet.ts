@@ -4,7 +4,7 @@ import { type Backoff, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
-import { type Notice, isFinal, isTokenOver } from "./notice.js";
+import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
 import { watchPage } from "./page.js";
 import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
@@ -72,6 +72,8 @@ const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
 /** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
 const UNANSWERED_MAX = 2;
+/** How long a network that is stuck may keep what was sent. */
+const LATE_MAX_MS = 120_000;
 
 export class Comet {
     readonly #options: Options;
@@ -88,6 +90,8 @@ export class Comet {
     #isSecondToken = false;
     /** Connections in a row that ended without a word on the token. Servers as goim's refuse so. */
     #unanswered = 0;
+    /** Until then a token that was sent and not answered may still arrive, by the clock. */
+    #lateUntil = 0;
     #connection: Connection | undefined;
     /** When the connection was accepted. */
     #openedAt = 0;
@@ -338,7 +342,12 @@ export class Comet {
     }
 
     #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
-        const final = notice !== undefined && isFinal(notice, wasAccepted);
+        // A network that was stuck may deliver the token of a former attempt behind that of this connection.
+        const isOwn = notice !== undefined && isReplaced(notice) && Date.now() < this.#lateUntil;
+        if (isOwn || isTokenOpen) {
+            this.#lateUntil = isOwn ? 0 : Date.now() + LATE_MAX_MS;
+        }
+        const final = notice !== undefined && !isOwn && isFinal(notice, wasAccepted);
         this.#disconnected();
         if (notice) {
             this.#events.emit("goodbye", { ...notice, isFinal: final });

@@ -30,6 +30,9 @@ export function readNotice(code: number | undefined, text: string): Notice {
 
 const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
 
+/** Whether another connection has taken the place of this one. */
+export const isReplaced = (notice: Notice): boolean => label(notice) === "replaced";
+
 /** Whether no further attempt with the same token can succeed. */
 export function isFinal(notice: Notice, wasAccepted: boolean): boolean {
     if (notice.retryAfterMs !== undefined) {

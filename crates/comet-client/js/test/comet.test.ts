@@ -324,6 +324,27 @@ test("a connection that is not accepted in time is given up", (t) => {
     assert.equal(last(log)?.state, "waiting", "what a former connection says does not count");
 });
 
+test("who is replaced by an attempt of his own, whose token came late, comes back once", (t) => {
+    for (const replacedAfterMs of [0, 60_000, 120_000]) {
+        const { comet, log, tick } = rig(t, { heartbeatMs: 1e9 }, 0);
+        socket().open();
+        tick(10_000);
+        tick(0);
+        const connection = accept(authReply({ heartbeatMs: 2e9 }));
+        tick(replacedAfterMs);
+        connection.end(1008, "replaced");
+        assert.equal(goodbyes(log).at(-1)?.isFinal, replacedAfterMs === 120_000);
+        assert.equal(comet.state, replacedAfterMs === 120_000 ? "closed" : "waiting");
+        if (comet.state === "waiting") {
+            tick(0);
+            accept().end(1008, "replaced");
+            assert.equal(comet.state, "closed", "another client has the key");
+        }
+        t.mock.timers.reset();
+        t.mock.restoreAll();
+    }
+});
+
 test("heartbeats go at half of the server's time, and one without an answer ends the connection", (t) => {
     const { comet, log, tick } = rig(t, { timeoutMs: 3000 });
     const connection = accept(authReply({ heartbeatMs: 20_000 }));
