@@ -1,13 +1,15 @@
 //! A push caller over frames (`push.frames` of a comet): blocking, and as many pushes under way as the program likes.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::ToSocketAddrs;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
 use comet_proto::Frame;
 use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
+
+use crate::socket;
 
 /// Longest reply that is read, bytes: that of a ledger is far shorter.
 const REPLY_MAX: usize = 64 << 10;
@@ -19,7 +21,8 @@ const READ_BYTES: usize = 16 << 10;
 ///
 /// [`Pusher::push`] makes a push and waits for its reply. [`Pusher::begin`], [`Pusher::flush`] and [`Pusher::next`] are its parts:
 /// a program may begin any number of pushes, and gets a reply for each, in their order. The server stops reading from a
-/// caller who leaves more than a thousand replies; such a program blocks in `flush` for good.
+/// caller who leaves more than a thousand replies: `flush` of such a program fails with [`ErrorKind::WouldBlock`] after the timeout. It
+/// takes replies then, and flushes again.
 pub struct Pusher {
     stream: Box<dyn Stream>,
     /// Requests that are not written.
@@ -30,6 +33,8 @@ pub struct Pusher {
     next_id: u32,
     /// The id of the next reply.
     next_reply: u32,
+    /// How many of the next replies nobody waits for: the call that began the push has failed.
+    abandoned: u32,
 }
 
 trait Stream: Read + Write + Send {}
@@ -57,12 +62,12 @@ impl std::fmt::Display for PushRefused {
 impl std::error::Error for PushRefused {}
 
 impl Pusher {
-    /// Connects over TCP. A read or a write that takes longer than `timeout` fails.
+    /// Connects over TCP. Connecting, a read or a write that takes longer than `timeout` fails.
     ///
     /// # Errors
     /// If nobody listens there.
     pub fn tcp(address: impl ToSocketAddrs, timeout: Duration) -> io::Result<Self> {
-        let stream = TcpStream::connect(address)?;
+        let stream = socket::connect(address, socket::deadline(timeout))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(timeout))?;
         stream.set_write_timeout(Some(timeout))?;
@@ -88,29 +93,33 @@ impl Pusher {
             read: 0,
             next_id: 0,
             next_reply: 0,
+            abandoned: 0,
         }
     }
 
     /// Shows the server a token, where it asks for one. To be called before the first push.
     ///
     /// # Errors
-    /// If the connection is lost, or the server refuses the token: [`io::ErrorKind::PermissionDenied`].
+    /// If the connection is lost, or the server refuses the token: [`ErrorKind::PermissionDenied`].
     pub fn authenticate(&mut self, token: &str) -> io::Result<()> {
         self.request(PushTarget::Token, 0, token.as_bytes());
-        self.flush()?;
-        self.next_reply(|status, body| {
-            if status == 0 {
-                return Ok(());
-            }
-            let sentence = String::from_utf8_lossy(body).into_owned();
-            Err(io::Error::new(io::ErrorKind::PermissionDenied, sentence))
-        })?
+        self.flushed_and(|pusher| {
+            pusher.next_reply(|status, body| {
+                if status == 0 {
+                    return Ok(());
+                }
+                let sentence = String::from_utf8_lossy(body).into_owned();
+                Err(io::Error::new(ErrorKind::PermissionDenied, sentence))
+            })?
+        })
     }
 
     /// Pushes a frame with `operation` and `body`, and waits for what became of it.
     ///
     /// # Errors
-    /// If the connection is lost; then nobody knows what became of the push.
+    /// If the connection is lost, or the reply takes longer than the timeout: [`ErrorKind::WouldBlock`]. Then nobody knows what became of
+    /// the push, or becomes: the server may not have read it yet. After a timeout the next push is only made when the
+    /// server has answered this one.
     ///
     /// # Panics
     /// If a key or a room has more than 65,535 bytes, or replies of [`Pusher::begin`] are not taken.
@@ -121,9 +130,28 @@ impl Pusher {
         body: &[u8],
     ) -> io::Result<PushOutcome> {
         assert_eq!(self.under_way(), 0, "earlier replies are taken first");
-        self.begin(target, operation, body);
+        // So at most one request waits to be written, however often the program tries.
         self.flush()?;
-        self.next()
+        self.skip_abandoned()?;
+        self.begin(target, operation, body);
+        self.flushed_and(Self::next)
+    }
+
+    /// Writes what was begun and takes the reply. If that fails, nobody waits for the reply any more.
+    fn flushed_and<T>(&mut self, take: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
+        let taken = self.flush().and_then(|()| take(self));
+        if taken.is_err() {
+            self.abandoned += self.under_way();
+        }
+        taken
+    }
+
+    fn skip_abandoned(&mut self) -> io::Result<()> {
+        while self.abandoned > 0 {
+            self.next_reply(|_, _| ())?;
+            self.abandoned -= 1;
+        }
+        Ok(())
     }
 
     /// Puts a push behind those that [`Pusher::flush`] writes next.
@@ -141,20 +169,32 @@ impl Pusher {
         self.next_id = self.next_id.wrapping_add(1);
     }
 
-    /// Writes what was begun.
+    /// Writes what was begun. If that takes too long, the next call goes on with the rest.
     ///
     /// # Errors
-    /// If the connection is lost.
+    /// If the connection is lost, or the server reads nothing for the timeout: [`ErrorKind::WouldBlock`].
     pub fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all(&self.output)?;
-        self.output.clear();
-        Ok(())
+        let mut written = 0;
+        let outcome = loop {
+            let rest = &self.output[written..];
+            if rest.is_empty() {
+                break Ok(());
+            }
+            match self.stream.write(rest) {
+                Ok(0) => break Err(ErrorKind::WriteZero.into()),
+                Ok(more) => written += more,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => break Err(error),
+            }
+        };
+        self.output.drain(..written);
+        outcome
     }
 
-    /// Pushes whose replies were not taken.
+    /// Pushes whose replies were not taken, but for those that [`Pusher::push`] has given up.
     #[must_use]
     pub fn under_way(&self) -> u32 {
-        self.next_id.wrapping_sub(self.next_reply)
+        self.next_id.wrapping_sub(self.next_reply).wrapping_sub(self.abandoned)
     }
 
     /// Waits for the reply to the oldest push that has none.
@@ -163,6 +203,7 @@ impl Pusher {
     /// If the connection is lost, or what comes is no reply to it.
     #[allow(clippy::should_implement_trait, reason = "an iterator would end")]
     pub fn next(&mut self) -> io::Result<PushOutcome> {
+        self.skip_abandoned()?;
         self.next_reply(|status, body| match status {
             0 => PushLedger::decode(body).map(Ok),
             status => {
@@ -195,9 +236,9 @@ impl Pusher {
             let read = self.stream.read(&mut self.input[end..]);
             self.input.truncate(end + *read.as_ref().unwrap_or(&0));
             match read {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
                 // A signal to the program is no end of the connection.
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
         }
@@ -211,5 +252,5 @@ impl std::fmt::Debug for Pusher {
 }
 
 fn bad(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+    io::Error::new(ErrorKind::InvalidData, error)
 }

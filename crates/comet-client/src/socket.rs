@@ -11,7 +11,10 @@ use crate::block_on::block_on;
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Connects to the first reachable address that `address` resolves to, as [`to_any`] does.
-pub(crate) fn connect(address: &str, deadline: Option<Instant>) -> io::Result<TcpStream> {
+pub(crate) fn connect(
+    address: impl ToSocketAddrs,
+    deadline: Option<Instant>,
+) -> io::Result<TcpStream> {
     let addresses: Vec<_> = address.to_socket_addrs()?.collect();
     block_on(to_any(&addresses, deadline, |address, timeout| async move {
         match timeout {
@@ -41,6 +44,11 @@ pub(crate) async fn to_any<T, F: Future<Output = io::Result<T>>>(
         }
     }
     Err(failure)
+}
+
+/// When `timeout` is over. `None`: beyond what an `Instant` can hold.
+pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
 }
 
 /// A timeout for `TcpStream` that ends at `deadline`.
