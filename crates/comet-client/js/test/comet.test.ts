@@ -367,6 +367,44 @@ test("heartbeats go at half of the server's time, and one without an answer ends
     assert.deepEqual(last(log), { state: "waiting", reason: "no heartbeat was answered", retryInMs: 2000 });
 });
 
+test("timers that come once a minute, as those of a hidden page, send a heartbeat each", (t) => {
+    const { comet, log, tick } = rig(t);
+    const connection = accept(authReply({ heartbeatMs: 90_000 }));
+    connection.taken();
+    const minute = () => {
+        t.mock.timers.setTime(Date.now() + 59_999);
+        tick(1);
+    };
+    for (let passed = 0; passed < 5; passed += 1) {
+        minute();
+        assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+        connection.say([op.HEARTBEAT_REPLY]);
+    }
+    assert.deepEqual(connection.taken(), [], "an answer needs none");
+    assert.deepEqual([comet.state, states(log).length], ["open", 1]);
+});
+
+test("what arrives sends a heartbeat that a timer owes", (t) => {
+    const { tick } = rig(t);
+    const connection = accept(authReply({ heartbeatMs: 60_000 }));
+    connection.taken();
+    const clock = Date.now;
+    let lateMs = 0;
+    t.mock.method(Date, "now", () => clock() + lateMs);
+    connection.say([1000, "in time"]);
+    assert.deepEqual(connection.taken(), []);
+    lateMs = 30_000;
+    connection.say([1000, "late"], [1000, "too"]);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+    connection.say([op.HEARTBEAT_REPLY]);
+    tick(10_000);
+    // A clock that is set back makes no heartbeat later.
+    lateMs = -7_200_000;
+    tick(20_000);
+    tick(10_000);
+    assert.deepEqual(connection.taken(), [[op.HEARTBEAT, ""]]);
+});
+
 test("after a sleep the server gets another chance to answer, but no third one from late timers", (t) => {
     const { comet, tick } = rig(t, { timeoutMs: 3000 });
     const sleep = () => {
