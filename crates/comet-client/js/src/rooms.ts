@@ -1,6 +1,7 @@
 // The rooms that the application wants to be in, those it is in, and where it is in their histories. The wish stays
 // when a connection ends; the next one brings the server in line with it.
 
+import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
 import {
     type Frame,
@@ -74,6 +75,8 @@ interface Room {
     /** `joining` and `leaving`: the reply is awaited. */
     state: "out" | "joining" | "in" | "leaving" | "refused";
     handle?: number;
+    /** Why it is refused. */
+    refusal?: Refusal;
     /** Where the client is in the history. */
     point?: Point;
     /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
@@ -84,6 +87,8 @@ interface Room {
     isTakenOut?: boolean;
 }
 
+/** The delays before rooms are asked for again for which the server had no memory. */
+const LATER = { baseMs: 5000, maxMs: 300_000 };
 /** Positions that are kept of rooms into which the server may put the client again. */
 const KNOWN_MAX = 1024;
 
@@ -97,6 +102,9 @@ export class Rooms {
     /** Of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
     #unanswered = 0;
+    /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
+    #later: ReturnType<typeof setTimeout> | undefined;
+    #delays = 0;
     /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
     #only = { asked: "", confirmed: "" };
 
@@ -150,6 +158,9 @@ export class Rooms {
     lost(): void {
         this.#protocol = undefined;
         this.#unanswered = 0;
+        clearTimeout(this.#later);
+        this.#later = undefined;
+        this.#delays = 0;
         this.#only = { asked: "", confirmed: "" };
         this.#byHandle.clear();
         for (const room of this.#rooms.values()) {
@@ -210,6 +221,23 @@ export class Rooms {
         }
     }
 
+    #askLater(): void {
+        this.#later ??= setTimeout(() => {
+            this.#later = undefined;
+            this.#askAgain("out_of_memory");
+            this.#reconcile();
+        }, delayMs(LATER, this.#delays++));
+    }
+
+    /** What the server refused for this reason it may grant now. */
+    #askAgain(refusal: Refusal): void {
+        for (const room of this.#rooms.values()) {
+            if (room.state === "refused" && room.refusal === refusal) {
+                room.state = "out";
+            }
+        }
+    }
+
     #ask(room: Room, state: Room["state"], operation: number, body: Uint8Array): void {
         room.state = state;
         this.#unanswered += 1;
@@ -257,8 +285,11 @@ export class Rooms {
         }
         const event: RoomEvent = { room: room.name, status: "joined", byServer: isUnasked || (recovery?.byServer ?? false) };
         if (refusal) {
+            room.refusal = event.reason = refusal;
             event.status = "refused";
-            event.reason = refusal;
+            if (refusal === "out_of_memory") {
+                this.#askLater();
+            }
         } else {
             if (isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
                 return;
@@ -345,6 +376,7 @@ export class Rooms {
             if (!isTakenOut) {
                 this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
             }
+            this.#askAgain("too_many_rooms");
         }
         this.#reconcile();
         return true;

@@ -64,6 +64,67 @@ test("few requests wait for their replies at once, also when a hundred rooms are
     }
 });
 
+test("a room without memory for it is asked for again, less and less often", (t) => {
+    const { comet, log, tick } = rig(t);
+    comet.join("r");
+    comet.join("left");
+    let connection = accept();
+    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 4, handle: 0 })]);
+    assert.deepEqual(names(connection), ["r", "left"]);
+    refuse("r");
+    refuse("left");
+    comet.leave("left");
+    const beat = (ms: number) => {
+        for (let passed = 0; passed < ms; passed += 1000) {
+            tick(1000);
+            connection.say([op.HEARTBEAT_REPLY]);
+        }
+    };
+    for (const delayMs of [10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]) {
+        beat(delayMs - 1000);
+        assert.deepEqual(names(connection), []);
+        beat(1000);
+        assert.deepEqual(names(connection), ["r"]);
+        refuse("r");
+    }
+    // The timer ends with the connection, and the next one begins anew.
+    comet.leave("r");
+    connection.end();
+    comet.join("r", { since: "9-5" });
+    tick(60_000);
+    connection = accept();
+    assert.equal(joins(connection).length, 1);
+    refuse("r");
+    beat(9000);
+    assert.deepEqual(names(connection), []);
+    beat(1000);
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("r", { epoch: 9n, offset: 5n })]);
+    told(log);
+    connection.say([op.JOIN_REPLY, joinReply("r", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 6n, recovered: 1 })]);
+    assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: false, recovered: true, missed: 1, position: "9-5" }]]);
+    beat(600_000);
+    assert.deepEqual(names(connection), []);
+});
+
+test("a room beyond the most that a client may be in is asked for again when it has left another", (t) => {
+    const { comet } = rig(t);
+    const connection = accept();
+    const enter = (room: string, handle: number) => connection.say([op.JOIN_REPLY, joinReply(room, { handle })]);
+    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 1, handle: 0 })]);
+    ["a", "b", "c"].forEach((room) => comet.join(room));
+    enter("a", 1);
+    refuse("b");
+    refuse("c");
+    assert.deepEqual(names(connection), ["a", "b", "c"]);
+    comet.leave("a");
+    connection.say([op.LEAVE_REPLY, leaveReply(1)]);
+    assert.deepEqual(names(connection), ["b", "c"]);
+    enter("b", 2);
+    refuse("c");
+    connection.say([op.LEAVE_REPLY, leaveReply(2, UNASKED)]);
+    assert.deepEqual(names(connection), ["c"]);
+});
+
 test("a position is kept from message to message and sent after a reconnect", (t) => {
     const { comet, log, tick } = rig(t);
     comet.join("h");
