@@ -1,7 +1,13 @@
 // Listeners by the name of their event.
 
+/** Events that listeners may cause while one is told, before others get their turn: two listeners may answer each other for ever. */
+const CAUSED_MAX = 1000;
+
 export class Emitter<Events> {
     #listeners = new Map<keyof Events, Set<(event: never) => void>>();
+    /** What is to be told, in its order: an event that a listener causes comes when all have been told of the one before. */
+    readonly #queue: [keyof Events, Events[keyof Events]][] = [];
+    #isTelling = false;
 
     /** Returns what takes the listener away again. */
     on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
@@ -11,6 +17,26 @@ export class Emitter<Events> {
     }
 
     emit<Name extends keyof Events>(name: Name, event: Events[Name]): void {
+        this.#queue.push([name, event]);
+        if (!this.#isTelling) {
+            this.#isTelling = true;
+            this.#tellAll();
+        }
+    }
+
+    #tellAll(): void {
+        for (let told = 0; told <= CAUSED_MAX; told += 1) {
+            const next = this.#queue.shift();
+            if (!next) {
+                this.#isTelling = false;
+                return;
+            }
+            this.#tell(...next);
+        }
+        setTimeout(() => this.#tellAll(), 1);
+    }
+
+    #tell<Name extends keyof Events>(name: Name, event: Events[Name]): void {
         const listeners = this.#listeners.get(name);
         // Copied: a listener that is added by another one is not told of this event.
         for (const listener of [...(listeners ?? [])]) {

@@ -426,15 +426,18 @@ export class Rooms {
     /** Asks for the room that was joined last, which is the only one in protocol 1. */
     #reconcileOnly(): void {
         const wanted = [...this.#rooms.values()].filter((room) => room.isWanted);
-        const last = wanted.pop();
-        for (const room of wanted.filter((room) => room.state !== "refused")) {
-            room.state = "refused";
-            this.#handlers.room({ room: room.name, status: "refused", reason: "one_room", byServer: false });
-        }
-        const name = last?.name ?? "";
+        const name = wanted.pop()?.name ?? "";
+        const refused = wanted.filter((room) => room.state !== "refused");
+        // A listener may join another room, which is asked for behind this one.
         if (name !== this.#only.asked) {
             this.#only.asked = name;
             this.#handlers.send(op.CHANGE_ROOM, utf8(name));
+        }
+        for (const room of refused) {
+            room.state = "refused";
+        }
+        for (const room of refused) {
+            this.#handlers.room({ room: room.name, status: "refused", reason: "one_room", byServer: false });
         }
     }
 

@@ -514,6 +514,18 @@ test("a listener that is added or taken away amid an event", (t) => {
     assert.deepEqual(heard, ["late b"]);
 });
 
+test("every listener hears of events in their order, also if one of them acts", (t) => {
+    const { comet, log, tick } = rig(t);
+    const heard: string[] = [];
+    comet.on("state", ({ state }) => state === "waiting" && comet.close());
+    comet.on("state", ({ state }) => heard.push(state));
+    socket().end();
+    assert.deepEqual(heard, ["waiting", "closed"]);
+    assert.deepEqual(states(log).map(({ state }) => state), heard);
+    tick(60_000);
+    assert.equal(FakeSocket.all.length, 1);
+});
+
 test("what breaks the protocol ends the connection", (t) => {
     const { comet, tick } = rig(t);
     for (const data of ["text", new ArrayBuffer(3), frame([op.ROOM_PUSH, new Uint8Array(16)]).buffer]) {

@@ -331,6 +331,29 @@ test("a server of protocol 1, as goim's, has one room: the one that was joined l
     assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "a"], [op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, ""]]);
 });
 
+test("in protocol 1 the room that a listener joins is the last, and listeners that insist leave time for others", async (t) => {
+    const { comet, log } = rig(t);
+    comet.join("a");
+    const connection = socket();
+    connection.open();
+    connection.say([op.AUTH_REPLY, "", 1]);
+    connection.taken();
+    const takeAway = comet.on("room", ({ reason, room }) => reason === "one_room" && room === "a" && comet.join("c"));
+    comet.join("b");
+    assert.deepEqual(connection.taken(), [[op.CHANGE_ROOM, "b"], [op.CHANGE_ROOM, "c"]]);
+    assert.deepEqual(told(log).map(([, event]) => (event as { room: string }).room), ["a", "b"]);
+    takeAway();
+    const insists = comet.on("room", ({ reason, room }) => reason === "one_room" && comet.join(room));
+    comet.join("d");
+    const asked = connection.taken().length;
+    assert(asked > 10 && asked < 10_000, `${asked}`);
+    t.mock.timers.tick(1);
+    assert.equal(connection.taken().length > 10, true, "it goes on in another turn");
+    insists();
+    t.mock.timers.tick(1);
+    assert(connection.taken().length < 2);
+});
+
 test("operations of rooms are messages in protocol 1", (t) => {
     const { log } = rig(t);
     const connection = socket();
