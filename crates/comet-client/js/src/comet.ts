@@ -106,6 +106,7 @@ export class Comet {
      * Begins to connect to a URL like `wss://example.com/sub`.
      *
      * @throws TypeError if it is no URL of a WebSocket, or there is no `WebSocket`.
+     * @throws RangeError if a time is not above zero, or longer than timers can wait, which is 24 days.
      */
     constructor(url: string | URL, options: Options = {}) {
         const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000, keepSession = false } = options;
@@ -120,6 +121,12 @@ export class Comet {
         this.#settings = { url: href, WebSocket, heartbeatMs, timeoutMs, keepSession };
         this.#token = options.token;
         this.#backoff = { baseMs: 1000, maxMs: 60_000, ...options.backoff };
+        for (const [name, ms] of Object.entries({ heartbeatMs, timeoutMs, ...this.#backoff })) {
+            // Also where it is no number.
+            if (!(ms > 0 && ms <= TIMER_MAX_MS)) {
+                throw new RangeError(`${name} is above 0 and at most ${TIMER_MAX_MS}`);
+            }
+        }
         this.#rooms = new Rooms({
             send: (operation, body) => this.#connection?.post(operation, body),
             room: (event) => this.#events.emit("room", event),

@@ -165,7 +165,7 @@ export class Connection {
     #authenticated(reply: AuthReply | undefined): void {
         if (this.#phase !== "accepted") {
             this.#phase = "accepted";
-            if (reply) {
+            if (reply && reply.heartbeatMs > 0) {
                 this.#heartbeatMs = Math.min(this.#heartbeatMs, reply.heartbeatMs / 2);
             }
             this.#heartbeatAt = Date.now();

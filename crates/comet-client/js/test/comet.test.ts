@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { getEventListeners } from "node:events";
 import { type TestContext, test } from "node:test";
 import { op } from "../src/wire.js";
-import { Comet, type GoodbyeEvent, type StateEvent } from "../src/comet.js";
+import { Comet, type GoodbyeEvent, type Options, type StateEvent } from "../src/comet.js";
 import type { Message } from "../src/message.js";
 import { readNotice } from "../src/notice.js";
 import { FakeSocket, type Rig, accept, authReply, frame, rig, settle, socket } from "./fake.js";
@@ -625,6 +625,28 @@ test("a client without a WebSocket or with a wrong URL is a mistake of the progr
     Reflect.deleteProperty(globalThis, "WebSocket");
     t.after(() => own && Object.defineProperty(globalThis, "WebSocket", own));
     assert.throws(() => new Comet("ws://comet.test/sub"), /no WebSocket/);
+});
+
+test("times that no timer can wait are a mistake of the program", (t) => {
+    FakeSocket.all = [];
+    const make = (options: Options) => () => new Comet("ws://comet.test/sub", { WebSocket: FakeSocket, ...options });
+    for (const ms of [0, -1, NaN, Infinity, 2 ** 31]) {
+        assert.throws(make({ heartbeatMs: ms }), RangeError, `heartbeatMs ${ms}`);
+        assert.throws(make({ timeoutMs: ms }), RangeError, `timeoutMs ${ms}`);
+        assert.throws(make({ backoff: { baseMs: ms } }), RangeError, `baseMs ${ms}`);
+        assert.throws(make({ backoff: { maxMs: ms } }), RangeError, `maxMs ${ms}`);
+    }
+    assert.equal(FakeSocket.all.length, 0);
+    const longest = 2 ** 31 - 1;
+    const { tick } = rig(t, { heartbeatMs: longest, timeoutMs: longest, backoff: { baseMs: longest, maxMs: longest } });
+    socket().end();
+    tick(longest - 1);
+    assert.equal(FakeSocket.all.length, 1);
+    tick(1);
+    const connection = accept(authReply({ heartbeatMs: 0 }));
+    connection.taken();
+    tick(3_600_000);
+    assert.deepEqual(connection.taken(), [], "a server that names no time for heartbeats demands none");
 });
 
 /** A page around the test, whose events the test makes. */
