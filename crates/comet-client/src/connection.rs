@@ -54,18 +54,13 @@ pub(crate) struct Connection<S> {
 impl<S: Stream> Connection<S> {
     pub(crate) async fn connect(options: &Options) -> Result<Self, Error> {
         let deadline = Instant::now().checked_add(options.timeout);
-        let mut connection = Self::open(options, deadline).await?;
+        within_body_max(&options.token)?;
+        let mut connection = Self::new(S::connect(options, deadline).await?, options)?;
         connection.authenticate(deadline).await?;
         Ok(connection)
     }
 
-    /// A connection that has not sent its token.
-    pub(crate) async fn open(options: &Options, deadline: Option<Instant>) -> Result<Self, Error> {
-        within_body_max(&options.token)?;
-        Self::new(S::connect(options, deadline).await?, options)
-    }
-
-    /// The same of a stream that has just been connected.
+    /// A connection over a stream that has just been connected. It has not sent its token.
     pub(crate) fn new(stream: S, options: &Options) -> Result<Self, Error> {
         within_body_max(&options.token)?;
         Ok(Self {

@@ -5,8 +5,8 @@
 mod set_up;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::time::{Duration, Instant};
+use std::{fmt, mem};
 
 use comet_proto::Position;
 
@@ -59,17 +59,17 @@ pub enum Event {
 
 /// A face of the connection.
 pub(crate) trait Face {
-    type Stream: Stream;
+    type Stream: Stream + fmt::Debug;
     fn of(connection: Connection<Self::Stream>) -> Self;
     fn connection(&mut self) -> &mut Connection<Self::Stream>;
 }
 
 /// The state of a listener. Its methods are described at [`Listener`](crate::Listener).
 ///
-/// A future of a method may be dropped before it ends. Once the stream is connected, the next call goes on with it: the server may
-/// have sent messages that it counts as delivered.
+/// A future of a method may be dropped before it ends. The next call goes on with the stream, also if it is still being connected: a
+/// program whose futures are all dropped early connects in the end, and the server may have sent messages that it counts as delivered.
 #[derive(Debug)]
-pub(crate) struct Reconnecting<F> {
+pub(crate) struct Reconnecting<F: Face> {
     options: Options,
     state: State<F>,
     attempt: u32,
@@ -88,11 +88,18 @@ pub(crate) struct Reconnecting<F> {
 }
 
 #[derive(Debug)]
-enum State<F> {
+enum State<F: Face> {
     /// Until the next attempt; `None`: beyond what an `Instant` can hold.
     Waiting(Option<Instant>),
+    Connecting {
+        stream: Connecting<F::Stream>,
+        deadline: Option<Instant>,
+    },
     /// The server has not accepted the token yet.
-    Authenticating { client: Box<F>, deadline: Option<Instant> },
+    Authenticating {
+        client: Box<F>,
+        deadline: Option<Instant>,
+    },
     Connected {
         client: Box<F>,
         since: Instant,
@@ -101,6 +108,15 @@ enum State<F> {
     },
     /// There are no more events.
     Ended,
+}
+
+/// A stream that is being connected.
+struct Connecting<S: Stream>(S::Connecting);
+
+impl<S: Stream> fmt::Debug for Connecting<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connecting").finish_non_exhaustive()
+    }
 }
 
 impl<F: Face> Reconnecting<F> {
@@ -233,7 +249,17 @@ impl<F: Face> Reconnecting<F> {
                     if self.stopper.has_stopped() {
                         return self.end();
                     }
-                    if let Err(reason) = self.connect().await {
+                    if let Err(reason) = self.connect() {
+                        break self.handle_disconnect(reason);
+                    }
+                }
+                State::Connecting { stream, deadline } => {
+                    if self.stopper.has_stopped() {
+                        return self.end();
+                    }
+                    let connected = (&mut stream.0).await;
+                    let deadline = *deadline;
+                    if let Err(reason) = self.handle_connected(connected, deadline) {
                         break self.handle_disconnect(reason);
                     }
                 }
@@ -256,13 +282,24 @@ impl<F: Face> Reconnecting<F> {
         if self.stopper.has_stopped() { self.end() } else { Some(event) }
     }
 
-    async fn connect(&mut self) -> Result<(), Error> {
+    fn connect(&mut self) -> Result<(), Error> {
+        within_body_max(&self.options.token)?;
         // Of rooms that the token names as well. Those that were asked for are asked for once more by the set-up.
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
         self.options.positions = self.others.clone();
         self.options.positions.extend(wanted);
         let deadline = Instant::now().checked_add(self.options.timeout);
-        let mut connection = Connection::<F::Stream>::open(&self.options, deadline).await?;
+        let stream = Connecting(F::Stream::connect(&self.options, deadline));
+        self.state = State::Connecting { stream, deadline };
+        Ok(())
+    }
+
+    fn handle_connected(
+        &mut self,
+        connected: Result<F::Stream, Error>,
+        deadline: Option<Instant>,
+    ) -> Result<(), Error> {
+        let mut connection = Connection::new(connected?, &self.options)?;
         connection.stream().obey(&self.stopper)?;
         self.state = State::Authenticating { client: Box::new(F::of(connection)), deadline };
         Ok(())

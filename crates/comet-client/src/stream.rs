@@ -11,8 +11,11 @@ use crate::stop::Stopper;
 
 /// A connected stream of bytes, plain or TLS.
 pub(crate) trait Stream: Sized {
+    /// A stream that is being connected. It borrows nothing, so it outlasts the future of a call that is dropped.
+    type Connecting: Future<Output = Result<Self, Error>> + Unpin;
+
     /// Connects to the address of `options`, with TLS if they have it.
-    async fn connect(options: &Options, deadline: Option<Instant>) -> Result<Self, Error>;
+    fn connect(options: &Options, deadline: Option<Instant>) -> Self::Connecting;
 
     /// Reads once. `None`: no data arrived in time; `Some(0)`: the stream has ended.
     async fn read(

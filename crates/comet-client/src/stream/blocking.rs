@@ -1,5 +1,6 @@
 //! The stream of the blocking client: a socket, or TLS over one.
 
+use std::future::{Ready, ready};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Instant;
@@ -21,6 +22,18 @@ pub(crate) enum BlockingStream {
 }
 
 impl BlockingStream {
+    fn connect_now(options: &Options, deadline: Option<Instant>) -> Result<Self, Error> {
+        let socket = socket::connect(&options.address, deadline)?;
+        socket.set_nodelay(true)?;
+        socket.set_write_timeout(Some(options.timeout))?;
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &options.tls {
+            // Its handshake is part of the first reads and writes.
+            return Ok(Self::Tls(Box::new(tls.stream(socket, &options.address)?)));
+        }
+        Ok(Self::Plain(socket))
+    }
+
     fn socket(&self) -> &TcpStream {
         match self {
             Self::Plain(socket) => socket,
@@ -31,16 +44,10 @@ impl BlockingStream {
 }
 
 impl Stream for BlockingStream {
-    async fn connect(options: &Options, deadline: Option<Instant>) -> Result<Self, Error> {
-        let socket = socket::connect(&options.address, deadline)?;
-        socket.set_nodelay(true)?;
-        socket.set_write_timeout(Some(options.timeout))?;
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &options.tls {
-            // Its handshake is part of the first reads and writes.
-            return Ok(Self::Tls(Box::new(tls.stream(socket, &options.address)?)));
-        }
-        Ok(Self::Plain(socket))
+    type Connecting = Ready<Result<Self, Error>>;
+
+    fn connect(options: &Options, deadline: Option<Instant>) -> Self::Connecting {
+        ready(Self::connect_now(options, deadline))
     }
 
     async fn read(

@@ -22,8 +22,8 @@ impl Listener {
 
     /// Waits for the next event. `None`: the listener was stopped, or the last event had no further attempt.
     ///
-    /// If its future is dropped before it ends, no event is lost. A stream that was not connected yet is connected anew by the next
-    /// call.
+    /// If its future is dropped before it ends, no event is lost, and the next call goes on with what it did: a stream that is being
+    /// connected, for one. It only gets on while a call is awaited.
     ///
     /// # Panics
     /// As [`Client::connect`].

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use ::tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -53,9 +54,14 @@ impl TokioStream {
 }
 
 impl Stream for TokioStream {
-    async fn connect(options: &Options, deadline: Option<Instant>) -> Result<Self, Error> {
-        let connected = until(deadline, Self::connect_now(options, deadline)).await;
-        connected.unwrap_or(Err(Error::Unanswered(options.timeout)))
+    type Connecting = Pin<Box<dyn Future<Output = Result<Self, Error>> + Send>>;
+
+    fn connect(options: &Options, deadline: Option<Instant>) -> Self::Connecting {
+        let options = options.clone();
+        Box::pin(async move {
+            let connected = until(deadline, Self::connect_now(&options, deadline)).await;
+            connected.unwrap_or(Err(Error::Unanswered(options.timeout)))
+        })
     }
 
     async fn read(

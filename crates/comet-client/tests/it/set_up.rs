@@ -1,6 +1,11 @@
 //! A listener between the acceptance of its token and the rooms that it wants: nothing that arrives meanwhile is lost.
 
-use std::io::Write;
+use std::future::poll_fn;
+use std::io::{ErrorKind, Write};
+use std::net::TcpListener;
+use std::pin::pin;
+use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use comet_client::tokio::Listener;
@@ -8,6 +13,8 @@ use comet_client::{Backoff, Event, Options};
 use comet_proto::{AuthReply, JoinReply, KeptSession, Position, Resumed, RoomHandle};
 use tokio::select;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::yield_now;
+use tokio::time::timeout;
 
 use crate::wire::{frame, frame_2, read_frame, serve};
 
@@ -142,6 +149,34 @@ async fn a_dropped_future_loses_nothing_of_a_new_connection() {
     assert_eq!(events[..4], ["connected", "in b", "in c", "message 1"]);
     assert!(events[4].starts_with("disconnected"), "{events:?}");
     server.join().unwrap();
+}
+
+/// Each future is dropped after one poll, as by a `select!` whose other branch is faster than the network.
+#[tokio::test]
+async fn a_dropped_future_leaves_the_connecting_to_the_next_one() {
+    let acceptor = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = acceptor.local_addr().unwrap().to_string();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = acceptor.accept().unwrap();
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(0)).unwrap();
+        (acceptor, stream)
+    });
+    let mut listener = Listener::new(options(&address));
+    let event = timeout(Duration::from_secs(20), async {
+        loop {
+            let mut next = pin!(listener.next());
+            match poll_fn(|context| Poll::Ready(next.as_mut().poll(context))).await {
+                Poll::Ready(event) => break event.map(brief),
+                Poll::Pending => yield_now().await,
+            }
+        }
+    });
+    let event = event.await.expect("it connects");
+    assert_eq!(event.as_deref(), Some("connected"));
+    let (acceptor, _stream) = server.join().unwrap();
+    acceptor.set_nonblocking(true).unwrap();
+    assert_eq!(acceptor.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "one connection");
 }
 
 /// The program asks for more while the new connection is set up: that is done first.
