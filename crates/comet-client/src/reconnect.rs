@@ -12,12 +12,15 @@ use comet_proto::Position;
 
 use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
-use crate::error::Error;
+use crate::error::{Error, Permanent};
 use crate::inbox::{Message, Received};
 use crate::options::Options;
 use crate::room_news::{Gap, Joined};
 use crate::stop::Stopper;
 use crate::stream::Stream;
+
+/// How long a network that is stuck may keep what was sent.
+const LATE_MAX: Duration = Duration::from_secs(120);
 
 /// An event of a [`Listener`](crate::Listener).
 #[derive(Debug)]
@@ -52,7 +55,8 @@ pub enum Event {
         /// Why.
         reason: Error,
         /// The delay before the next attempt, from now on. The call for the next event waits for its end. `None`: no further
-        /// attempt can succeed ([`Error::permanent`]), and this is the last event.
+        /// attempt can succeed ([`Error::permanent`]), and this is the last event. A listener that was replaced within two minutes after an
+        /// attempt whose token was not answered may have replaced itself: it comes back once.
         retry_in: Option<Duration>,
     },
 }
@@ -84,6 +88,8 @@ pub(crate) struct Reconnecting<F: Face> {
     operations: BTreeMap<i32, bool>,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
+    /// Until then a token that was sent and not answered may still arrive.
+    late_until: Option<Instant>,
     stopper: Stopper,
 }
 
@@ -131,6 +137,7 @@ impl<F: Face> Reconnecting<F> {
             others,
             operations: BTreeMap::new(),
             events: VecDeque::new(),
+            late_until: None,
             stopper: Stopper::default(),
         }
     }
@@ -391,7 +398,13 @@ impl<F: Face> Reconnecting<F> {
             self.others.retain(|room, _| connection.may_resume(room));
         }
         self.stopper.watch(None);
-        if let Some(why) = reason.permanent() {
+        let permanent = reason.permanent().filter(|why| !self.is_own_attempt(*why));
+        if matches!(self.state, State::Authenticating { .. })
+            && !matches!(reason, Error::Session(_))
+        {
+            self.late_until = Instant::now().checked_add(LATE_MAX);
+        }
+        if let Some(why) = permanent {
             self.state = State::Ended;
             log::debug!("{}: {reason}; no further attempt: {why}", self.options.address);
             return Event::Disconnected { reason, retry_in: None };
@@ -402,6 +415,13 @@ impl<F: Face> Reconnecting<F> {
         self.state = State::Waiting(Instant::now().checked_add(retry_in));
         log::debug!("{}: {reason}; next attempt in {retry_in:?}", self.options.address);
         Event::Disconnected { reason, retry_in: Some(retry_in) }
+    }
+
+    /// Whether the connection may have been replaced by an attempt of this listener that was given up: a network that was stuck
+    /// delivers its token behind that of the present connection. Once, as another client would replace it again.
+    fn is_own_attempt(&mut self, why: Permanent) -> bool {
+        why == Permanent::Replaced
+            && self.late_until.take().is_some_and(|until| Instant::now() < until)
     }
 }
 

@@ -13,7 +13,7 @@ const name = new URLSearchParams(location.search).get("name") || `guest ${Math.f
 find("#name").textContent = name;
 
 // The application says where comet is, and gives tokens: comet asks for a new one before the last expires.
-const askForToken = async () => (await fetch("/token", { method: "POST" })).json();
+const askForToken = async () => (await fetch("/token", { method: "POST", body: JSON.stringify({ name }) })).json();
 const { url, token } = await askForToken();
 const comet = new Comet(url, { token, getToken: async () => (await askForToken()).token });
 
@@ -48,15 +48,15 @@ comet.on("gap", ({ room, from, to, state }) => note(room, `messages ${from} to $
 
 comet.on("message", (message) => {
     const { room, operation, position } = message;
+    kept.positions[room] = position;
     if (operation === LIVE) {
         fly(message.json().text);
     } else if (operation === CHAT) {
         const line = { room, ...message.json() };
         kept.lines = [...kept.lines, line].slice(-KEPT_MAX);
-        kept.positions[room] = position;
-        keep();
         show(line);
     }
+    keep();
 });
 
 kept.lines.forEach(show);

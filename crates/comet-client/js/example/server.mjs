@@ -2,7 +2,7 @@
 // people say. A client of comet does not push to others itself: it asks the application, which decides.
 
 import { spawn } from "node:child_process";
-import { createHmac, randomBytes, randomInt } from "node:crypto";
+import { createHash, createHmac, randomBytes } from "node:crypto";
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { tmpdir } from "node:os";
@@ -13,7 +13,7 @@ import { fileURLToPath } from "node:url";
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const port = Number(process.env.PORT ?? 8000);
 const TEXT_MAX = 200;
-const TOKEN_SECONDS = 300;
+const TOKEN_SECONDS = Number(process.env.TOKEN_SECONDS ?? 300);
 /** The rooms of the page, with the operation that tells it what a message is. */
 const rooms = { "chat://lobby": 1000, "chat://music": 1000, "live://stage": 1001 };
 
@@ -28,10 +28,14 @@ const folder = mkdtempSync(join(tmpdir(), "comet-example-"));
 const secret = randomBytes(32);
 writeFileSync(join(folder, "secret"), secret.toString("hex"));
 
-/** A JSON Web Token (RFC 7519) for a user: comet verifies it with the same secret. */
-function token() {
+/**
+ * A JSON Web Token (RFC 7519) for a user: comet verifies it with the same secret. The next one for a name is the same user's, or
+ * comet would not take it for a renewal. A real backend takes the user from the session of the one who asks.
+ */
+function token(name) {
+    const mid = 1 + (createHash("sha256").update(name).digest().readUInt32BE() >>> 1);
     const encode = (part) => Buffer.from(JSON.stringify(part)).toString("base64url");
-    const claims = { mid: randomInt(1, 2 ** 31), exp: Math.floor(Date.now() / 1000) + TOKEN_SECONDS };
+    const claims = { mid, exp: Math.floor(Date.now() / 1000) + TOKEN_SECONDS };
     const signed = `${encode({ alg: "HS256", typ: "JWT" })}.${encode(claims)}`;
     return `${signed}.${createHmac("sha256", secret.toString("hex")).update(signed).digest("base64url")}`;
 }
@@ -56,6 +60,8 @@ async function startComet() {
         "token.jwt_keys": [join(folder, "secret")],
     };
     const flags = Object.entries(sets).flatMap(([key, value]) => ["--set", `${key}=${JSON.stringify(value)}`]);
+    // All rooms keep a history, so that a page that is loaded again gets what it has missed.
+    flags.push("--set", 'history.rules=[{ rooms = "" }]');
     const comet = spawn(program, flags, { stdio: ["ignore", "ignore", "pipe"] });
     comet.once("close", (code) => end(`comet ended: ${code}`));
     process.once("exit", () => comet.kill());
@@ -116,8 +122,13 @@ async function answer(request, response) {
         const said = await bodyOf(request);
         response.writeHead(said ? await say(said) : 400).end();
     } else if (request.method === "POST" && pathname === "/token") {
+        const { name } = (await bodyOf(request)) ?? {};
+        if (typeof name !== "string") {
+            response.writeHead(400).end();
+            return;
+        }
         response.setHeader("Content-Type", "application/json");
-        response.end(JSON.stringify({ url: comet.url, token: token() }));
+        response.end(JSON.stringify({ url: comet.url, token: token(name) }));
     } else if (request.method === "GET" && file) {
         response.setHeader("Content-Type", `${file[0]}; charset=utf-8`);
         response.end(readFileSync(file[1]));

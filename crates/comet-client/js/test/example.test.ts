@@ -12,9 +12,9 @@ import { TEST_TIMEOUT_MS, noServer } from "./server.js";
 const file = (path: string) => fileURLToPath(new URL(path, import.meta.url));
 
 /** The address that the example's server names. */
-async function start(t: TestContext): Promise<string> {
+async function start(t: TestContext, env: Record<string, string> = {}): Promise<string> {
     const child = spawn(process.execPath, [file("../example/server.mjs")], {
-        env: { ...process.env, PORT: "0" },
+        env: { ...process.env, PORT: "0", ...env },
         stdio: ["ignore", "pipe", "inherit"],
     });
     const ended = new Promise((resolve) => child.once("close", resolve));
@@ -61,6 +61,44 @@ test("what one browser says, the other shows", { skip: noServer || noChromium, t
         ["{}", '{"room":"chat://lobby","name":"Eve","text":""}', "{"].map((body) => fetch(`${site}/say`, { method: "POST", body })),
     );
     assert.deepEqual([nobody?.status, nothing?.status, noJson?.status], [400, 400, 400]);
+});
+
+test("a token is renewed on its connection", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
+    // The server ends a connection a minute after the token says, because clocks differ: so it lasts for ten seconds.
+    const site = await start(t, { TOKEN_SECONDS: "-50" });
+    const chromium = await Chromium.start(t);
+    const ada = await chromium.open(`${site}/?name=Ada`, READY);
+    await ada.evaluate(`{
+        const { fetch } = window;
+        Object.assign(window, { asked: 0, states: [] });
+        window.fetch = (path, init) => ((window.asked += path === "/token"), fetch(path, init));
+        const state = document.querySelector("#state");
+        new MutationObserver(() => states.push(state.textContent)).observe(state, { childList: true });
+    }`);
+    // After a renewal that is refused the next token is for the next connection.
+    await ada.until("asked >= 2");
+    assert.deepEqual(await ada.evaluate("states"), []);
+});
+
+test("a page that is loaded again goes on where it was", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
+    const site = await start(t);
+    const chromium = await Chromium.start(t);
+    const ada = await chromium.open(`${site}/?name=Ada`, READY);
+    const ben = await chromium.open(`${site}/?name=Ben`, READY);
+    await ada.evaluate(submit("#chat", "before"));
+    await ada.evaluate(submit("#comment", "a comment before"));
+    await ada.until(shows(".line", "before"));
+    await ada.until(shows("#stage span", "a comment before"));
+    await ada.call("Page.navigate", { url: `${site}/page.js` });
+    await ada.until('location.pathname === "/page.js"');
+    await ben.evaluate(submit("#chat", "meanwhile"));
+    await ben.until(shows(".line", "meanwhile"));
+    await ben.evaluate(submit("#comment", "a comment meanwhile"));
+    await ben.until(shows("#stage span", "a comment meanwhile"));
+    await ada.call("Page.navigate", { url: `${site}/?name=Ada` });
+    await ada.until(shows(".line", "meanwhile"));
+    await ada.until(shows("#stage span", "a comment meanwhile"));
+    await ada.until(`[...document.querySelectorAll(".note")].filter((note) => note.textContent.includes("1 missed while away")).length === 2`);
 });
 
 test("a screenshot for the documents", { skip: noServer || noChromium || (!process.env.UPDATE_DOCS && "only with UPDATE_DOCS"), timeout: TEST_TIMEOUT_MS }, async (t) => {

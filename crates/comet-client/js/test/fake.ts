@@ -3,7 +3,7 @@
 import { type TestContext } from "node:test";
 import assert from "node:assert/strict";
 import * as wire from "../src/wire.js";
-import { Comet, type Events, type Options } from "../src/comet.js";
+import { Comet, type Events, type Options, type StateEvent } from "../src/comet.js";
 
 /** A frame as tests write it. */
 export type Spoken = [operation: number, body?: string | Uint8Array, sequence?: number];
@@ -91,6 +91,10 @@ export function rig(t: TestContext, options: Options = {}, random = 1): Rig {
     t.after(() => comet.close());
     return { comet, log, tick: (ms) => t.mock.timers.tick(ms) };
 }
+
+/** The states that were told. */
+export const states = (log: Rig["log"]): StateEvent[] => log.flatMap(([name, event]) => (name === "state" ? [event as StateEvent] : []));
+export const last = (log: Rig["log"]): StateEvent | undefined => states(log).at(-1);
 
 /** The youngest socket. */
 export function socket(): FakeSocket {

@@ -1,6 +1,7 @@
 //! The reconnecting client.
 
 use std::io::{Read, Write};
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -303,6 +304,30 @@ fn permanent_reasons_end_the_iteration() {
             assert!(listener.next().is_none());
         }
     }
+    server.join().unwrap();
+}
+
+/// The token of the first attempt may be on its way still, and is then the younger one for the server.
+#[test]
+fn who_may_have_replaced_himself_comes_back_once() {
+    let (go_on, gone_on) = mpsc::channel();
+    let (address, server) = serve(3, move |connection, mut stream| {
+        if connection == 0 {
+            read_frame(&mut stream);
+            return gone_on.recv().unwrap();
+        }
+        authenticate(&mut stream);
+        stream.write_all(&frame(6, 0, b"replaced")).unwrap();
+    });
+    let options = Options::tcp(&*address, "42").timeout(Duration::from_secs(2));
+    let mut listener = options.backoff(Backoff::new(BASE, MAX)).reconnecting();
+    assert!(matches!(disconnected(&mut listener), Error::Unanswered(_)));
+    go_on.send(()).unwrap();
+    connected(&mut listener);
+    assert_eq!(disconnected(&mut listener).permanent(), Some(Permanent::Replaced));
+    connected(&mut listener);
+    let event = listener.next();
+    assert!(matches!(event, Some(Event::Disconnected { retry_in: None, .. })), "{event:?}");
     server.join().unwrap();
 }
 
