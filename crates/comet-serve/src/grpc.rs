@@ -28,6 +28,12 @@ pub struct GrpcApi {
     reports: Vec<&'static str>,
 }
 
+/// Both versions of reflection. Some callers keep the stream for later questions.
+const REFLECTION: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
 impl GrpcApi {
     /// The caller of `path` sends messages whenever it has one; else the first has to come in time.
     #[must_use]
@@ -62,8 +68,8 @@ impl GrpcApi {
     }
 
     /// The calls whose caller sends a stream.
-    pub(crate) fn streams(&self) -> &[&'static str] {
-        &self.streams
+    pub(crate) fn streams(&self) -> impl Iterator<Item = &'static str> {
+        self.streams.iter().copied().chain(REFLECTION)
     }
 
     /// Adds a service; its name has a health of its own.

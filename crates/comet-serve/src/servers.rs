@@ -49,7 +49,7 @@ impl Servers {
         descriptors: &[u8],
     ) -> io::Result<()> {
         let protocol = Protocol::Grpc {
-            streams: api.streams().into(),
+            streams: api.streams().collect(),
             lists: api.lists().into(),
             reports: api.reports().into(),
         };

@@ -3,8 +3,8 @@
 //!
 //! They count active time (see [`ActiveClock`](crate::ActiveClock)). A deadline that the peer may have kept is
 //! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
-//! It is put off for no longer than its own time once more, so nobody prolongs it forever. Input that waits for a hand-over, or for a
-//! later turn, is read in any case before a deadline ends its connection. Where a client catches up in a room,
+//! It is put off for no longer than its own time once more, so nobody prolongs it forever. Input that is held for a hand-over is read in
+//! any case before a deadline ends its connection. Where a client catches up in a room,
 //! each part that it has read counts as a heartbeat.
 
 use crate::budget::Budget;

@@ -20,6 +20,8 @@ pub(super) struct DeflatedInput {
     inflated_bytes: usize,
     /// Connections with input that waits for another turn. One that receives more meanwhile is in it more often.
     waiting: VecDeque<LocalConnId>,
+    /// How many at the front were held for a hand-over.
+    released: usize,
 }
 
 impl DeflatedInput {
@@ -29,6 +31,16 @@ impl DeflatedInput {
 
     pub(super) fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// All that wait now were held for a hand-over.
+    pub(super) fn note_released(&mut self) {
+        self.released = self.waiting.len();
+    }
+
+    /// Whether input that was held for a hand-over is not read yet.
+    pub(super) fn has_released(&self) -> bool {
+        self.released > 0
     }
 
     fn is_spent(&self) -> bool {
@@ -58,6 +70,7 @@ impl Shard {
             && let Some(conn) = self.deflated_input.waiting.pop_front()
         {
             budget.spend(budget::ANSWER);
+            self.deflated_input.released = self.deflated_input.released.saturating_sub(1);
             let before = self.deflated_input.inflated_bytes;
             if self.conns.get(conn).is_some_and(|conn| conn.is_open()) {
                 self.resume(conn.slot);

@@ -22,6 +22,7 @@ impl Shard {
                 self.wait_for_turn(slot);
             }
         }
+        self.deflated_input.note_released();
     }
 
     /// Reads what is held of `slot` alone, and whatever has come with it: its client has left, or sends more than may wait.
@@ -36,9 +37,9 @@ impl Shard {
         self.is_input_held && matches!(self.conns[slot].state, ConnState::Live)
     }
 
-    /// Whether something that the client has sent waits for a hand-over or for a later turn, and for no one else. So it is read soon.
+    /// Whether something that the client has sent is held for a hand-over, or was and waits for its turn. So it is read soon.
     pub(super) fn has_unread(&self, slot: Slot) -> bool {
-        (self.waits_for_hand_over(slot) || self.deflated_input.is_waiting())
+        (self.waits_for_hand_over(slot) || self.deflated_input.has_released())
             && self.conns[slot].input.as_ref().is_some_and(|input| !input.bytes.is_empty())
     }
 

@@ -161,6 +161,8 @@ impl Shard {
         {
             self.answer_recovery(request, budget);
         }
+        // An answer to a client of this shard has its place before any push that a later step makes.
+        self.dispatch_local();
     }
 
     /// Answers with what came after `since`. The shard gets all later pushes.

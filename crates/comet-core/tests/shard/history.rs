@@ -24,7 +24,7 @@ pub(crate) fn join_since(room: &str, since: Option<Position>) -> Vec<u8> {
 }
 
 /// What a client was sent about rooms, in short.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Told {
     Joined {
         handle: RoomHandle,

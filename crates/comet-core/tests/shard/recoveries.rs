@@ -1,10 +1,12 @@
 //! Many clients that come back to a room at once, each with another position: what they missed is in memory a little at a time.
 
-use comet_core::{Budget, CloseReason, Limits, Message, MessageClass, ShardId};
+use comet_core::{
+    Budget, CloseReason, Limits, Message, MessageClass, PresenceRule, ShardId, Transport,
+};
 use comet_proto::{Position, op};
 
 use crate::history::{TELL, Told, join_since, rules, told, told_so_far};
-use crate::rig::{Rig, frame, room_at};
+use crate::rig::{Rig, frame, frame_2, room_at};
 use crate::rooms::connect;
 
 const CLIENTS: u64 = 100;
@@ -119,4 +121,33 @@ fn a_client_that_reads_slowly_while_it_catches_up_is_not_closed() {
     assert_eq!(rig.reason(conn), CloseReason::HeartbeatTimeout);
     let (all, _) = told_so_far(&bytes);
     assert!((3..PUSHES as usize).contains(&all.len()), "{}", all.len());
+}
+
+/// Whichever step of the turn comes first: the home tells who has entered, and answers a client of its own shard.
+#[test]
+fn a_push_of_the_home_itself_comes_behind_an_answer_that_it_follows() {
+    const WINDOW_MS: u64 = 1_000;
+    for former_steps in 0..12 {
+        let window_ms = WINDOW_MS as u32;
+        let rule = PresenceRule { prefix: "r".into(), operation: TELL, window_ms, names: 1 };
+        let (mut rig, room, start) =
+            rig(Limits { presence_rules: [rule].into(), ..Limits::default() });
+        let other = rig.connect(1, Transport::Tcp);
+        rig.ask(other, &frame_2(op::AUTH, 1, format!("8/other/{room}/").as_bytes()));
+        rig.pass(2 * WINDOW_MS);
+        rig.take(other);
+        let (conn, _) = connect(&mut rig, 1, "7/k//");
+        // Someone enters, of whom the members are told when the window is over.
+        rig.join(1, &format!("9/third/{room}/"));
+        (0..former_steps).for_each(|_| rig.shards[1].handle_deadlines(&mut Budget::new(0)));
+        let shard = &mut rig.shards[1];
+        shard.handle_recv(conn, &join_since(&room, Some(start)));
+        rig.stall(WINDOW_MS);
+        rig.run();
+        let before = told(&rig.take(other));
+        rig.push_room(&room, TELL, b"later");
+        let all = [before, told(&rig.take(other)), told(&rig.take(conn))].concat();
+        let has_gap = all.iter().any(|told| matches!(told, Told::Gap(_)));
+        assert!(!has_gap, "after {former_steps} steps: {all:?}");
+    }
 }
