@@ -369,6 +369,20 @@ fn a_kid_selects_the_key_of_a_set() {
 }
 
 #[test]
+fn a_token_without_a_kid_is_tried_with_few_keys() {
+    let signers: Vec<_> = (0..17).map(|_| Signer::ed()).collect();
+    let keys: Vec<_> = (0..17).map(|number| signers[number].jwk(&number.to_string())).collect();
+    let jwt = jwt(vec![set(&keys)]);
+    let signed =
+        |number: usize, header: Value| signers[number].token_with(&header, &claims(json!({})));
+    let unnamed = json!({ "alg": "EdDSA" });
+    assert!(jwt.auth(&signed(15, unnamed.clone()), "").is_ok());
+    let sentence = "the token names no key (kid), and more than 16 could have signed it";
+    refused(&jwt, &signed(16, unnamed), sentence);
+    assert!(jwt.auth(&signed(16, json!({ "alg": "EdDSA", "kid": "16" })), "").is_ok());
+}
+
+#[test]
 fn errors_of_key_files_say_what_is_wrong() {
     let check = |options: JwtOptions, sentence: &str| {
         assert_eq!(Jwt::new(options).unwrap_err().to_string(), sentence);
