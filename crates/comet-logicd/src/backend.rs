@@ -1,6 +1,7 @@
 //! The comets as the backend of the HTTP push API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -14,6 +15,12 @@ use tonic::Status;
 
 use crate::comet::Request;
 use crate::comets::{Comets, unavailable};
+
+/// Users whose sessions are looked up at once.
+const USERS: usize = 256;
+/// Sessions of all users of a push: so many for each key that a call may name, and some 100 MB of them.
+const SESSIONS: usize = 16;
+const SESSIONS_MAX: usize = 1 << 20;
 
 impl PushBackend for Comets {
     fn bounds(&self) -> Bounds {
@@ -29,6 +36,7 @@ impl PushBackend for Comets {
         self.bounds.check_count("key", keys.len())?;
         let proto = self.bounds.check_proto(proto)?;
         let _place = self.place()?;
+        let keys = once(keys);
         let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
         let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
         let sessions = keys.into_iter().zip(servers);
@@ -45,10 +53,23 @@ impl PushBackend for Comets {
         self.bounds.check_count("user", users.len())?;
         let proto = self.bounds.check_proto(proto)?;
         let _place = self.place()?;
-        let sessions = self.sessions.sessions_of(&users).await.map_err(unavailable)?;
-        let absent = sessions.iter().filter(|(_, sessions)| sessions.is_empty()).count() as u64;
-        let sessions = sessions.into_iter().flat_map(|(_, sessions)| sessions);
-        let sessions = sessions.map(|(key, server)| (key, Some(server)));
+        let users = once(users);
+        let keys = self.bounds.keys_max;
+        let most = (SESSIONS * keys).min(SESSIONS_MAX).max(keys);
+        let (mut found, mut absent) = (Vec::new(), 0);
+        // In parts, so that a push to more sessions than are allowed is refused before all of them are in memory.
+        for users in users.chunks(USERS) {
+            for (_, sessions) in self.sessions.sessions_of(users).await.map_err(unavailable)? {
+                absent += u64::from(sessions.is_empty());
+                found.extend(sessions);
+            }
+            if found.len() > most {
+                return Err(Status::resource_exhausted(format!(
+                    "the users have more than {most} sessions; push to fewer users at once"
+                )));
+            }
+        }
+        let sessions = found.into_iter().map(|(key, server)| (key, Some(server)));
         let request = |target| to_keys(target, &proto, operation);
         self.carry(|fanout| fanout.to_sessions(sessions, absent), request).await
     }
@@ -111,6 +132,13 @@ impl PushBackend for Comets {
         let live = self.sessions.counts().await.map_err(unavailable)?.sessions;
         Ok(OfAllHosts { value: Clients { live, addresses: 0 }, unanswered: Vec::new() })
     }
+}
+
+/// Each name once, in the order of their first mentions.
+fn once<T: Clone + Eq + Hash>(mut names: Vec<T>) -> Vec<T> {
+    let mut seen = HashSet::with_capacity(names.len());
+    names.retain(|name| seen.insert(name.clone()));
+    names
 }
 
 fn to_keys(target: Target, proto: &Proto, operation: i32) -> Request {

@@ -1,23 +1,43 @@
-//! The sums that comets are told of: read from the store by one call at a time, for all that wait.
+//! The sums that comets are told of: read from the store by one task at a time, for all that wait.
 
 use std::collections::HashMap;
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comet_router::{Sessions, Store, StoreError};
-use tokio::sync::Mutex;
+use comet_serve::{free_aside, poll_aside};
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
+
+/// A reading that takes so long is not repeated for each comet that asks.
+const SLOW: Duration = Duration::from_millis(500);
+/// Sums of a slow reading are used for so many times as long as it took.
+const USES: u32 = 4;
 
 /// Members by room, over all comets.
 pub(crate) type Sums = HashMap<String, u32>;
 
 /// Comets report at different times, and each gets what was read after its report. While one reads, others come to wait: they all get
-/// what is read next.
+/// what is read next. If a reading is slow, comets get what was read some seconds ago: each waits for 2 s (`logic.timeout`), and
+/// one that has to wait for longer would never get any.
 #[derive(Default)]
 pub(crate) struct RoomSums(Mutex<Option<Read>>);
 
 struct Read {
     begun: Instant,
+    took: Duration,
     sums: Arc<Sums>,
+}
+
+impl Read {
+    /// Until when others may get the sums.
+    fn fresh_until(&self) -> Instant {
+        match self.took < SLOW {
+            true => self.begun,
+            false => self.begun + self.took * USES,
+        }
+    }
 }
 
 impl RoomSums {
@@ -25,43 +45,92 @@ impl RoomSums {
     ///
     /// # Errors
     /// As the store's.
-    pub(crate) async fn read(&self, store: &Store) -> Result<Arc<Sums>, StoreError> {
+    pub(crate) async fn read(
+        self: &Arc<Self>,
+        store: &Arc<Store>,
+    ) -> Result<Arc<Sums>, StoreError> {
+        let (this, store) = (Arc::clone(self), Arc::clone(store));
         let asked = Instant::now();
+        let (tell, told) = oneshot::channel();
+        // A task of its own: a comet that gives up does not end what others wait for.
+        tokio::spawn(async move {
+            let _ = tell.send(this.read_after(asked, store).await);
+        });
+        match told.await {
+            Ok(sums) => sums,
+            // The runtime ends, and drops whoever waits.
+            Err(_) => pending().await,
+        }
+    }
+
+    async fn read_after(&self, asked: Instant, store: Arc<Store>) -> Result<Arc<Sums>, StoreError> {
         let mut last = self.0.lock().await;
-        if let Some(Read { begun, sums }) = &*last
-            && *begun >= asked
+        if let Some(read) = &*last
+            && read.fresh_until() >= asked
         {
-            return Ok(Arc::clone(sums));
+            return Ok(Arc::clone(&read.sums));
         }
         let begun = Instant::now();
         // Before others take their place: there may be a million rooms.
-        *last = None;
-        let sums = Arc::new(store.room_counts().await?);
-        *last = Some(Read { begun, sums: Arc::clone(&sums) });
+        free_aside(last.take());
+        let sums = poll_aside(async move { store.room_counts().await }).await?;
+        let (took, sums) = (begun.elapsed(), Arc::new(sums));
+        *last = Some(Read { begun, took, sums: Arc::clone(&sums) });
         Ok(sums)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use comet_router::{Buckets, Memory};
 
     use super::*;
 
-    /// Whoever asks gets no sums from before it asked.
+    fn store() -> Arc<Store> {
+        Arc::new(Store::Memory(Memory::new(Duration::from_secs(60))))
+    }
+
+    /// One that asks and leaves is served all the same, for the next ones.
     #[tokio::test]
+    async fn a_comet_that_gives_up_ends_no_reading() {
+        let (store, sums) = (store(), Arc::<RoomSums>::default());
+        let reading = sums.0.lock().await;
+        tokio::select! {
+            biased;
+            _ = sums.read(&store) => panic!("another one reads"),
+            () = tokio::task::yield_now() => {}
+        }
+        drop(reading);
+        while sums.0.lock().await.is_none() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn sums_of_a_slow_reading_are_used_for_some_time() {
+        let (store, sums) = (store(), Arc::<RoomSums>::default());
+        let slow = Read { begun: Instant::now(), took: 2 * SLOW, sums: Arc::default() };
+        let old = Arc::clone(&slow.sums);
+        *sums.0.lock().await = Some(slow);
+        tokio::time::advance(2 * SLOW * USES).await;
+        assert!(Arc::ptr_eq(&sums.read(&store).await.unwrap(), &old));
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert!(!Arc::ptr_eq(&sums.read(&store).await.unwrap(), &old));
+    }
+
+    /// Whoever asks gets no sums from before it asked.
+    #[tokio::test(start_paused = true)]
     async fn sums_are_read_once_for_all_that_wait() {
-        let store = Store::Memory(Memory::new(Duration::from_secs(60)));
+        let store = store();
         let report = async |members| {
             let rooms = HashMap::from([("r".to_owned(), members)]);
             store.add_room_counts("a", Buckets::ALL, &rooms).await.unwrap();
         };
-        let sums = RoomSums::default();
+        let sums = Arc::<RoomSums>::default();
         report(1).await;
         let first = sums.read(&store).await.unwrap();
         assert_eq!(first["r"], 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
         let reading = sums.0.lock().await;
         let (second, third) = (sums.read(&store), sums.read(&store));
         let release = async {

@@ -23,13 +23,15 @@ pub struct LedgerSum {
 
 impl AddAssign for LedgerSum {
     fn add_assign(&mut self, other: Self) {
-        self.matched += other.matched;
-        self.queued += other.queued;
-        self.absent += other.absent;
-        self.scheduled += other.scheduled;
-        self.parked += other.parked;
+        // A comet may say anything.
+        let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
+        add(&mut self.matched, other.matched);
+        add(&mut self.queued, other.queued);
+        add(&mut self.absent, other.absent);
+        add(&mut self.scheduled, other.scheduled);
+        add(&mut self.parked, other.parked);
         for (reason, connections) in other.dropped {
-            *self.dropped.entry(reason).or_default() += connections;
+            add(self.dropped.entry(reason).or_default(), connections);
         }
     }
 }
