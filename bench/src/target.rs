@@ -97,7 +97,7 @@ impl Target {
             process: Some(process),
         };
         let feed = match mode {
-            Mode::Fan => Feed::socket(address, stdin),
+            Mode::Fan | Mode::One => Feed::socket(address, mode == Mode::One, stdin),
             _ => Feed::Pipe(stdin),
         };
         Ok((target, feed))

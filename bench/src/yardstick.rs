@@ -14,6 +14,7 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::ops::Range;
 use std::process::ChildStdin;
+use std::thread;
 
 use clap::ValueEnum;
 use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
@@ -48,6 +49,8 @@ pub(crate) enum Mode {
     Fan,
     /// As `fan`, but the messages come by the push API, through a bare gRPC server on the same thread.
     FanGrpc,
+    /// As `fan`, but each message is for one socket, and whoever sends it gets it back as well.
+    One,
     /// Sends back what it receives on one connection.
     Echo,
     /// Answers the calls of the push API at once, and sends nothing.
@@ -69,13 +72,15 @@ pub(crate) enum Feed {
     Socket {
         address: SocketAddr,
         stream: Option<TcpStream>,
+        is_answered: bool,
         _pipe: ChildStdin,
     },
 }
 
 impl Feed {
-    pub(crate) fn socket(address: SocketAddr, pipe: ChildStdin) -> Self {
-        Self::Socket { address, stream: None, _pipe: pipe }
+    /// Of the yardstick at `address`. If `is_answered`, what comes back is read, and thrown away.
+    pub(crate) fn socket(address: SocketAddr, is_answered: bool, pipe: ChildStdin) -> Self {
+        Self::Socket { address, stream: None, is_answered, _pipe: pipe }
     }
 
     /// Has `message` sent to one connection or group, by the order in which they were made, or to every one. Blocks
@@ -89,12 +94,17 @@ impl Feed {
                 pipe.write_all(&head.to_le_bytes())?;
                 pipe.write_all(message)
             }
-            Self::Socket { address, stream, .. } => {
+            Self::Socket { address, stream, is_answered, .. } => {
                 let stream = match stream {
                     Some(stream) => stream,
                     None => {
                         let connected = TcpStream::connect(*address)?;
                         connected.set_nodelay(true)?;
+                        if *is_answered {
+                            let mut answers = connected.try_clone()?;
+                            // It ends with the yardstick.
+                            thread::spawn(move || io::copy(&mut answers, &mut io::sink()));
+                        }
                         stream.insert(connected)
                     }
                 };
@@ -133,6 +143,16 @@ pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
             let feed = BufReader::with_capacity(READ_BYTES, listener.accept()?.0);
             each_message(feed, connections / FAN, |message, to| {
                 ring.round(message, to.start * FAN..to.end * FAN)
+            })
+        }
+        Mode::One => {
+            let mut sockets = accept_all(&listener, connections)?;
+            let feed = listener.accept()?.0;
+            sockets.push(feed.try_clone()?);
+            let mut ring = RingLoop::new(sockets)?;
+            let feed = BufReader::with_capacity(READ_BYTES, feed);
+            each_message(feed, connections, |message, to| {
+                ring.round(message, to.chain([connections]))
             })
         }
         Mode::Send => {

@@ -54,10 +54,13 @@ impl RingLoop {
 
     /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if the
     /// ring failed. A socket that fails is skipped: its receiver will miss the message.
-    pub(super) fn round(&mut self, message: Vec<u8>, which: Range<usize>) -> io::Result<()> {
+    pub(super) fn round(
+        &mut self,
+        message: Vec<u8>,
+        which: impl Iterator<Item = usize>,
+    ) -> io::Result<()> {
         // Sends may be in flight where an error leaves this function: then the message is never freed.
         let message = ManuallyDrop::new(message);
-        self.sent[which.clone()].fill(0);
         let mut fresh = which;
         let mut in_flight = 0;
         loop {
@@ -75,11 +78,16 @@ impl RingLoop {
     }
 
     /// Fills the submission queue; returns how many sends.
-    fn submit(&mut self, message: &[u8], fresh: &mut Range<usize>) -> usize {
+    fn submit(&mut self, message: &[u8], fresh: &mut impl Iterator<Item = usize>) -> usize {
         let mut queue = self.ring.submission();
         let mut submitted = 0;
         while !queue.is_full() {
-            let Some(index) = self.behind.pop().or_else(|| fresh.next()) else { break };
+            let index = self.behind.pop().or_else(|| {
+                let index = fresh.next()?;
+                self.sent[index] = 0;
+                Some(index)
+            });
+            let Some(index) = index else { break };
             let rest = &message[self.sent[index]..];
             let length =
                 u32::try_from(rest.len()).expect("messages are bounded when they are read");

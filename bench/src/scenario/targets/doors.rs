@@ -1,5 +1,5 @@
 //! What a push costs through each door: to rooms of ten, beside a bare ring that receives one message and sends ten, and to a
-//! key, beside the ping-pong.
+//! key, beside the ping-pong, and beside a bare ring that sends a message on and answers it.
 
 use super::Record;
 use super::goal::Goal;
@@ -52,18 +52,28 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
         let doors = [&goals::TENS_CALLS, &goals::TENS_STREAM, &goals::TENS_FRAMES];
         each_door(&mut comet(of_rooms.clone())?, doors, round, ROOMS_HZ, floor, record)?;
     }
-    let mut comet = comet(Crowd { streams: Streams::Keys(1), ..in_one_room(args, KEYS) })?;
+    let streams = Streams::Keys(1);
+    let mut comet = comet(Crowd { streams, ..in_one_room(args, KEYS) })?;
+    let of_keys = Crowd { streams, ..Crowd::of_yardstick(KEYS) };
     for round in 1..=args.rounds {
         let (bytes, seconds) = (HEADER_LEN + SIZE as usize, SHORT_NS as f64 / 1e9);
         let interval_ns = Plan::interval_of(KEYS_HZ);
         let echo = PingPong::measure(bytes, interval_ns, seconds, &args.host)?;
+        let mut bare = rig::yardstick(args, Mode::One, of_keys.clone())?;
+        bare.connect()?;
+        let (echo, floor) = (echo.cpu_ns / 1e3, cost(&mut bare, round, KEYS_HZ, record)?);
+        drop(bare);
+        record.note(&goals::ONES_ECHO, echo);
+        record.note(&goals::ONES_RING, floor);
         let doors = [&goals::ONES_CALLS, &goals::ONES_STREAM, &goals::ONES_FRAMES];
-        each_door(&mut comet, doors, round, KEYS_HZ, echo.cpu_ns / 1e3, record)?;
+        let frames = each_door(&mut comet, doors, round, KEYS_HZ, echo, record)?;
+        record.note(&goals::ONES_FRAMES_RING, frames / floor);
     }
     Ok(())
 }
 
-/// Notes the CPU of a push through each door as a multiple of `floor`, us: calls, one stream, push frames.
+/// Notes the CPU of a push through each door as a multiple of `floor`, us: calls, one stream, push frames. Returns that of the
+/// last, us.
 fn each_door(
     comet: &mut Subject,
     doors: [&Goal; 3],
@@ -71,16 +81,18 @@ fn each_door(
     hertz: f64,
     floor: f64,
     record: &mut Record,
-) -> Result<()> {
+) -> Result<f64> {
     let frames = comet.method;
+    let mut last = 0.0;
     let methods = [PushMethod::Calls { callers: 1 }, PushMethod::OneStream, frames];
     for (goal, method) in doors.into_iter().zip(methods) {
         comet.method = method;
         let cost = cost(comet, round, hertz, record);
         comet.method = frames;
-        record.note(goal, cost? / floor);
+        last = cost?;
+        record.note(goal, last / floor);
     }
-    Ok(())
+    Ok(last)
 }
 
 /// CPU of a push, all threads, us.

@@ -87,8 +87,12 @@ pub(super) const TENS_CALLS_FLOOR: Goal = goal(12, "tens_calls_floor", None, RAT
 pub(super) const ONES_FRAMES: Goal = goal(12, "ones_frames", at_most(1.5), RATIO, "push by key, 2,000 a second, push frames", ONES);
 pub(super) const ONES_STREAM: Goal = goal(12, "ones_stream", None, RATIO, "  the same, one PushStream", ONES);
 pub(super) const ONES_CALLS: Goal = goal(12, "ones_calls", None, RATIO, "  the same, calls", ONES);
-pub(super) const DOORS: [Goal; 9] = [
+pub(super) const ONES_FRAMES_RING: Goal = goal(12, "ones_frames_ring", None, RATIO, "  the same by frames", "CPU of a push, all threads / a bare ring's that receives one message, sends it to one and answers");
+pub(super) const ONES_ECHO: Goal = goal(12, "ones_echo_floor", None, US, "  floor: the ping-pong's server, one send", ECHO);
+pub(super) const ONES_RING: Goal = goal(12, "ones_ring_floor", None, US, "  floor: that ring, two sends", "CPU of a message");
+pub(super) const DOORS: [Goal; 12] = [
     TENS_FRAMES, TENS_STREAM, TENS_CALLS, TENS_RING, TENS_STREAM_FLOOR, TENS_CALLS_FLOOR, ONES_FRAMES, ONES_STREAM, ONES_CALLS,
+    ONES_FRAMES_RING, ONES_ECHO, ONES_RING,
 ];
 
 // Stage `pairs`.

@@ -86,6 +86,7 @@ pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<
         Mode::Grpc => "bare gRPC",
         Mode::Fan => "ring of tens",
         Mode::FanGrpc => "gRPC and ring of tens",
+        Mode::One => "ring that answers",
         _ => "ring",
     };
     let (place, dial) = (Place::of(subject, args.rounds), dial(&crowd)?);
