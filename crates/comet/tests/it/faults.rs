@@ -31,7 +31,9 @@ impl Logic {
         let [grpc, http, stat] = [own_address(), own_address(), own_address()];
         let own = [("grpc", grpc), ("http", http), ("stat", stat)]
             .map(|(server, address)| format!("logic_server.{server}=[\"{address}\"]"));
-        let sets = own.iter().chain(sets).flat_map(|set| ["--set", set]);
+        // Pushes have 5 s else, which a busy machine takes from them.
+        let patient = "push.timeout=\"20s\"".to_owned();
+        let sets = own.iter().chain([&patient]).chain(sets).flat_map(|set| ["--set", set]);
         let arguments: Vec<&str> = ["logic"].into_iter().chain(sets).collect();
         let (process, log) = Running::start(comet(&arguments));
         thread::spawn(move || log.into_iter().for_each(drop));

@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use comet_client::Transport;
+use comet_client::{PushTarget, Pusher, Transport, op};
 use nix::sys::ptrace;
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
@@ -15,8 +15,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::logic_process::own_address;
 use crate::process::{Running, Server, comet, line_with};
-use crate::support::{PATIENCE, get, until};
+use crate::support::{Metrics, PATIENCE, get, until};
 
 /// The place of a service manager.
 pub(crate) struct Manager {
@@ -44,6 +45,28 @@ impl Manager {
         std::iter::repeat_with(|| self.told()).find(|told| !told.starts_with("STATUS=")).unwrap()
     }
 
+    /// Reads what was sent so far.
+    fn forget(&self) {
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut [0; 256]).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
+    /// No sign of life comes for so long.
+    fn is_starved(&self, time: Duration) {
+        let end = Instant::now() + time;
+        while let Some(left) =
+            end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+        {
+            self.socket.set_read_timeout(Some(left)).unwrap();
+            let mut bytes = [0; 256];
+            if let Ok(length) = self.socket.recv(&mut bytes) {
+                assert!(!bytes[..length].starts_with(b"WATCHDOG=1"), "there is a sign of life");
+            }
+        }
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    }
+
     /// Waits for a notice.
     fn until(&self, begin: &str) {
         until(begin, || self.told().starts_with(begin));
@@ -60,9 +83,9 @@ impl Drop for Manager {
 struct Stopped(Vec<Pid>);
 
 impl Stopped {
-    /// Those whose name begins so.
-    fn threads(server: &Server, begin: &str) -> Self {
-        let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
+    /// Those of a process whose name begins so.
+    fn threads(pid: &str, begin: &str) -> Self {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
         let is_meant = |task: &PathBuf| {
             fs::read_to_string(task.join("comm")).is_ok_and(|name| name.starts_with(begin))
         };
@@ -107,14 +130,13 @@ fn a_core_that_hangs_is_named_and_the_service_manager_not_told_that_all_is_well(
     manager.until("READY=1");
     // Idle, they are woken to show that they live.
     manager.until("WATCHDOG=1");
-    let stopped = Stopped::threads(&server, "comet-core-1-");
+    let stopped = Stopped::threads(&server.pid(), "comet-core-1-");
     let silent = (503, "core 1 has not answered for 10s\n".to_owned());
     until("health to say so", || get(server.stat, "/healthz") == silent);
     line_with(&server.log, "core 1 has not answered for 10s");
     until("gRPC health to say so", || grpc_health(&server) == ServingStatus::NotServing);
-    // What is in the socket was sent before.
+    manager.forget();
     manager.socket.set_nonblocking(true).unwrap();
-    while manager.socket.recv(&mut [0; 256]).is_ok() {}
     for _ in 0..3 {
         assert_eq!(get(server.stat, "/healthz"), silent);
     }
@@ -134,10 +156,8 @@ fn a_core_that_hangs_starves_a_watchdog_of_a_few_seconds() {
     let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "6000000")];
     let server = Server::start_in(&environment, &[], &[]);
     manager.until("WATCHDOG=1");
-    let stopped = Stopped::threads(&server, "comet-core-1-");
-    manager.socket.set_nonblocking(true).unwrap();
-    while manager.socket.recv(&mut [0; 256]).is_ok() {}
-    manager.socket.set_nonblocking(false).unwrap();
+    let stopped = Stopped::threads(&server.pid(), "comet-core-1-");
+    manager.forget();
     // Fed once a second, until the core has been silent for half of the time, which is three. Health waits for ten.
     manager.socket.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
     let (mut fed, mut bytes) = (0, [0; 256]);
@@ -148,6 +168,41 @@ fn a_core_that_hangs_starves_a_watchdog_of_a_few_seconds() {
     manager.socket.set_read_timeout(Some(PATIENCE)).unwrap();
     drop(stopped);
     manager.until("WATCHDOG=1");
+}
+
+/// Clients come, stay and are pushed to. Nothing tells the service manager that all is well.
+#[test]
+fn data_cores_go_on_while_the_control_thread_hangs() {
+    let manager = Manager::new("control.notify");
+    let path = manager.path.to_str().unwrap();
+    let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000000")];
+    let frames = own_address();
+    let set = format!("push.frames=[\"{frames}\"]");
+    let server = Server::start_in(&environment, &[], &[&set]);
+    let mut live = server.live(Transport::Tcp, "41");
+    let mut pusher = Pusher::tcp(frames, PATIENCE).unwrap();
+    manager.until("WATCHDOG=1");
+    let stopped = Stopped::threads(&server.pid(), "comet-control");
+    manager.forget();
+    for number in 0..20_u8 {
+        let mut newer = server.live(Transport::WebSocket, "42");
+        let ledger = pusher.push(PushTarget::All, 5, &[number]).unwrap().unwrap();
+        assert_eq!((ledger.matched, ledger.queued), (2, 2), "{ledger:?}");
+        for client in [&mut live, &mut newer] {
+            assert_eq!(client.recv().body, [number]);
+            assert_eq!(client.ask(op::HEARTBEAT, 1, b"").operation, op::HEARTBEAT_REPLY);
+        }
+        drop(newer);
+        until("it to be gone", || {
+            let ledger = pusher.push(PushTarget::User(42), 5, b"").unwrap().unwrap();
+            ledger.absent == 1
+        });
+    }
+    manager.is_starved(Duration::from_secs(3));
+    drop(stopped);
+    manager.until("WATCHDOG=1");
+    until("health to be well", || get(server.stat, "/healthz").0 == 200);
+    Metrics::read(server.stat).assert_balanced();
 }
 
 #[test]
@@ -200,6 +255,11 @@ fn the_service_manager_is_told_of_the_life_of_logic() {
         awaited.retain(|notice| told != *notice);
         awaited.is_empty()
     });
+    let stopped = Stopped::threads(&logic.0.id().to_string(), "comet-logic");
+    manager.forget();
+    manager.is_starved(Duration::from_secs(3));
+    drop(stopped);
+    manager.until("WATCHDOG=1");
     logic.signal(Signal::HUP);
     manager.until("RELOADING=1\nMONOTONIC_USEC=");
     manager.until("READY=1");

@@ -100,3 +100,4 @@ mod two_hosts;
 mod unix_sockets;
 mod upgrade;
 mod whitelist;
+mod worst_case;

@@ -15,9 +15,14 @@ const CLIENTS: u64 = 100;
 const BYTES: usize = 1 << 20;
 
 /// Bytes in RAM. Asks the kernel and not the server, which is to be quiet.
-fn resident(server: &Server) -> u64 {
+pub(crate) fn resident(server: &Server) -> u64 {
+    bytes(server, "VmRSS:")
+}
+
+/// A field of the kernel's account of the process.
+pub(crate) fn bytes(server: &Server, field: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap();
     line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
 }
 

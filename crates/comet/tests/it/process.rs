@@ -104,6 +104,17 @@ impl Running {
         halt::pause(&self.0, is_paused);
     }
 
+    /// Waits for the end; returns how it ended, and what came to `log` until then.
+    pub(crate) fn end_status(mut self, log: &Receiver<String>) -> (ExitStatus, Vec<String>) {
+        let mut logged = Vec::new();
+        // The pipe is closed by the end of the process.
+        while let Ok(line) = log.recv_timeout(PATIENCE) {
+            logged.push(line);
+        }
+        until("the process to end", || self.0.try_wait().unwrap().is_some());
+        (self.0.wait().unwrap(), logged)
+    }
+
     /// Waits for the end; returns the exit code.
     pub(crate) fn end(mut self) -> Option<i32> {
         until("the process to end", || self.0.try_wait().unwrap().is_some());
@@ -209,14 +220,8 @@ impl Server {
     }
 
     /// The same with the signal that ended it, if one did.
-    pub(crate) fn end_status(mut self) -> (ExitStatus, Vec<String>) {
-        let mut logged = Vec::new();
-        // The pipe is closed by the end of the process.
-        while let Ok(line) = self.log.recv_timeout(PATIENCE) {
-            logged.push(line);
-        }
-        until("the process to end", || self.process.0.try_wait().unwrap().is_some());
-        (self.process.0.wait().unwrap(), logged)
+    pub(crate) fn end_status(self) -> (ExitStatus, Vec<String>) {
+        self.process.end_status(&self.log)
     }
 }
 

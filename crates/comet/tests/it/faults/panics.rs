@@ -6,13 +6,14 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use comet_client::Transport;
 use rustix::process::Signal;
 
 use crate::logic_process::own_address;
 use crate::peer::Peer;
-use crate::process::Server;
+use crate::process::{Running, Server, comet, line_with};
 
 /// The thread that logs a text panics, or the one that writes it.
 const LOGS: &str = "PANIC_WHEN_LOGGED";
@@ -34,19 +35,24 @@ fn change_level(_: &Server, debug: SocketAddr) {
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// After `act` the process ends by SIGABRT, and standard error has a line with `thread` and the reason.
+/// The process has ended by SIGABRT, and standard error has a line with `thread` and the reason.
+#[track_caller]
+fn is_panic((status, logged): (ExitStatus, Vec<String>), thread: &str, variable: &str) {
+    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{thread}: {logged:?}");
+    let begin = format!("thread \"{thread}");
+    let is_reason = |line: &&String| line.contains(&begin) && line.contains(" panicked at ");
+    let reason = logged.iter().find(is_reason).unwrap_or_else(|| panic!("{thread}: {logged:?}"));
+    assert!(reason.contains(variable), "{reason}");
+}
+
+/// After `act` the server ends by a panic of `thread`.
 fn check(variable: &str, text: &str, thread: &str, act: fn(&Server, SocketAddr)) {
     let debug = own_address();
     let set = format!("monitor.pprof=[\"{debug}\"]");
     let server = Server::start_in(&[(variable, text)], &[], &[&set]);
     let mut live = server.live(Transport::Tcp, "1");
     act(&server, debug);
-    let (status, logged) = server.end_status();
-    assert_eq!(status.signal(), Some(Signal::ABORT.as_raw()), "{thread}: {logged:?}");
-    let begin = format!("thread \"{thread}");
-    let is_reason = |line: &&String| line.contains(&begin) && line.contains(" panicked at ");
-    let reason = logged.iter().find(is_reason).unwrap_or_else(|| panic!("{thread}: {logged:?}"));
-    assert!(reason.contains(variable), "{reason}");
+    is_panic(server.end_status(), thread, variable);
     // The kernel has ended the connection.
     let end = live.stream.read_to_end(&mut Vec::new());
     assert!(end.is_ok() || end.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
@@ -58,4 +64,28 @@ fn a_panic_of_any_thread_ends_the_process_with_its_reason() {
     check(LOGS, "by a call of", "comet-control", change_level);
     check(LOGS, "SIGHUP", "main", reload);
     check(WRITES, "reason=bad_frame", "comet-log", bad_frame);
+}
+
+/// `comet logic` ends by a panic of `thread`. If it does not by itself, SIGHUP makes it.
+fn check_logic(variable: &str, text: &str, thread: &str, by_signal: bool) {
+    let own = ["grpc", "http", "stat"]
+        .map(|server| format!("logic_server.{server}=[\"{}\"]", own_address()));
+    // Nobody is there.
+    let comets = format!("logic_server.comets=[\"a={}\"]", own_address());
+    let sets = own.iter().chain([&comets]).flat_map(|set| ["--set", set]);
+    let mut command = comet(&["logic"].into_iter().chain(sets).collect::<Vec<_>>());
+    command.env(variable, text);
+    let (process, log) = Running::start(command);
+    if by_signal {
+        line_with(&log, "stat [");
+        process.signal(Signal::HUP);
+    }
+    is_panic(process.end_status(&log), thread, variable);
+}
+
+#[test]
+fn a_panic_of_any_thread_ends_comet_logic_with_its_reason() {
+    check_logic(LOGS, " is gone: ", "comet-logic", false);
+    check_logic(LOGS, "SIGHUP", "main", true);
+    check_logic(WRITES, " is gone: ", "comet-log", false);
 }
