@@ -11,7 +11,7 @@ use crate::Result;
 use crate::stats::Reasons;
 
 /// How long a server may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How often a server is asked while a core of it is late: the page has no sums then, and takes a second each time.
 const ATTEMPTS: usize = 20;

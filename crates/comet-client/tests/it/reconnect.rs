@@ -319,7 +319,7 @@ fn who_may_have_replaced_himself_comes_back_once() {
         authenticate(&mut stream);
         stream.write_all(&frame(6, 0, b"replaced")).unwrap();
     });
-    let options = Options::tcp(&*address, "42").timeout(Duration::from_secs(2));
+    let options = Options::tcp(&*address, "42").timeout(Duration::from_secs(5));
     let mut listener = options.backoff(Backoff::new(BASE, MAX)).reconnecting();
     assert!(matches!(disconnected(&mut listener), Error::Unanswered(_)));
     go_on.send(()).unwrap();

@@ -260,10 +260,10 @@ fn an_unanswered_handshake_is_an_error() {
     let (address, server) = serve(1, |_, mut stream| {
         let mut hello = Vec::new();
         stream.read_to_end(&mut hello).unwrap();
-        assert_eq!(hello[..2], [22, 3]);
+        assert!(hello.starts_with(&[22, 3]), "{}", hello.escape_ascii());
     });
     let options = Options::tcp(address, "42").tls(TlsOptions::new());
-    let unanswered = options.timeout(Duration::from_millis(100)).connect();
+    let unanswered = options.timeout(Duration::from_secs(1)).connect();
     assert!(matches!(unanswered, Err(Error::Unanswered(_))), "{unanswered:?}");
     server.join().unwrap();
 }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 const START_TIME: Duration = Duration::from_secs(30);
 
 /// How long either side waits for the few bytes of the other.
-const TALK_TIME: Duration = Duration::from_secs(2);
+const TALK_TIME: Duration = Duration::from_secs(10);
 
 /// What the server may take beside the start of the new process.
 const EXTRA_TIME: Duration = Duration::from_secs(120);

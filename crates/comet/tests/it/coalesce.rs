@@ -75,7 +75,7 @@ fn heartbeats_wait_for_each_other_and_nothing_else_does() {
             }),
             // The kernel picks a core for each: it would take luck for none to be the one in a coalesced wait.
             ("clients", &|_| {
-                for _ in 0..40 {
+                for _ in 0..12 {
                     Peer::live(&server, transport, "3");
                 }
             }),

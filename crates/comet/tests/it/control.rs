@@ -222,7 +222,7 @@ fn a_taken_port_is_named_with_its_setting() {
 
 #[test]
 fn a_drain_tells_everybody_wherever_they_are() {
-    let server = Server::start(&[]);
+    let server = Server::start(&["protocol.handshake_timeout=\"1m\""]);
     let mut silent = Peer::open(&server, Transport::Tcp);
     let mut upgraded = Peer::open(&server, Transport::WebSocket);
     let mut early = Peer::connect(server.address(Transport::WebSocket), Transport::WebSocket);

@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::support::{
-    FREE_PORTS, Metrics, PATIENCE, Permit, SMALL_RING, http, http_with, ip, until,
+    FREE_PORTS, Metrics, PATIENCE, PATIENT, Permit, SMALL_RING, http, http_with, ip, until,
 };
 
 const LOGIC_PORTS: [&str; 3] = [
@@ -28,7 +28,7 @@ fn config(core: usize, sets: &[&str]) -> Config {
     let sets: Vec<String> = FREE_PORTS
         .iter()
         .chain(&LOGIC_PORTS)
-        .chain([&SMALL_RING])
+        .chain([&SMALL_RING, &PATIENT])
         .chain(sets)
         .map(|set| (*set).to_owned())
         .collect();

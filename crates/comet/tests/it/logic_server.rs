@@ -15,7 +15,7 @@ use tonic::{Code, Status};
 use crate::logic_process::own_address;
 use crate::logic_rig::{Comets, Logic, connect, ledger, request, token};
 use crate::redis::RedisServer;
-use crate::support::{received, until};
+use crate::support::{http, received, until};
 
 #[track_caller]
 fn refused<T: std::fmt::Debug>(answer: Result<T, Status>, code: Code, sentence: &str) {
@@ -196,6 +196,9 @@ async fn pushes_reach_exactly_whom_they_name_on_every_comet() {
         ("keys?operation=1000&keys=k42&keys=k43", ledger(2, 0), &[1, 2]),
         ("keys?operation=1000&keys=gone", ledger(0, 1), &[]),
         ("mids?operation=1000&mids=41,42,99,0", ledger(2, 2), &[0, 1]),
+        // A name that is given twice counts once.
+        ("keys?operation=1000&keys=k41,gone,k41,gone", ledger(1, 1), &[0]),
+        ("mids?operation=1000&mids=41,99,41,99", ledger(1, 1), &[0]),
         ("room?operation=1000&type=live&room=1", ledger(2, 0), &[0, 1]),
         ("room?operation=1000&type=live&room=2", ledger(1, 0), &[2]),
         ("room?operation=1000&type=live&room=3", ledger(0, 0), &[]),
@@ -227,6 +230,23 @@ async fn pushes_reach_exactly_whom_they_name_on_every_comet() {
         assert_eq!(answer["code"], -400, "{answer}");
         assert!(answer["message"].as_str().unwrap().starts_with(sentence), "{answer}");
     }
+}
+
+/// Sixteen for each key that a call may name.
+#[tokio::test]
+async fn a_push_to_users_with_too_many_sessions_is_refused() {
+    let logic = Logic::start(&["push.keys_max=2"]);
+    let mut client = logic.client().await;
+    let target = "/goim/push/mids?operation=5&mids=7";
+    for _ in 0..32 {
+        connect(&mut client, "a", "7").await.unwrap();
+    }
+    assert_eq!(http(logic.http(), "POST", target, b"hi").0, 200);
+    connect(&mut client, "a", "7").await.unwrap();
+    let (status, answer) = http(logic.http(), "POST", target, b"hi");
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(status, 429, "{answer}");
+    assert!(answer.contains("the users have more than 32 sessions"), "{answer}");
 }
 
 /// No comet that a push concerned is left out without a word.

@@ -368,7 +368,7 @@ fn copy(from: &Path, to: &Path) {
 #[test]
 fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
     let rule = "history.rules=[{rooms=\"h://\", pushes=100000, bytes=\"1MiB\"}]";
-    let settings = [rule, "push.timeout=\"2s\""];
+    let settings = [rule, "push.timeout=\"6s\""];
     let Some(mut rig) = Rig::start("stream-with-faults", 2, &settings) else { return };
     let mut clients = [0, 1].map(|host| rig.client(host));
     let first = clients.each_mut().map(|client| client.add_room(ROOM).unwrap().position.unwrap());
@@ -410,7 +410,7 @@ fn what_the_stream_took_comes_once_whatever_becomes_of_nats() {
         until_more();
         rig.nats.pause(true);
         // As long as it takes a caller to give up.
-        thread::sleep(Duration::from_secs(3));
+        thread::sleep(Duration::from_secs(7));
         rig.nats.pause(false);
         until_more();
     }

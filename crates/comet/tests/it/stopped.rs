@@ -126,7 +126,7 @@ fn heartbeats_that_arrived_meanwhile_count() {
 #[test]
 fn handshakes_that_began_meanwhile_go_on() {
     let certificates = Certificates::new(&["a.example"]);
-    let server = start_with(&certificates, &["protocol.handshake_timeout=\"5s\""]);
+    let server = start_with(&certificates, &["protocol.handshake_timeout=\"10s\""]);
     let doors = Door::all(&server, &certificates);
     let sockets: Vec<_> = doors.iter().cycle().take(60).map(|door| plain(door.address)).collect();
     let accepted = || Metrics::read(server.stat).value("comet_connections");
@@ -139,7 +139,7 @@ fn handshakes_that_began_meanwhile_go_on() {
         .zip(sockets)
         .map(|(door, socket)| thread::spawn(move || door.enter(socket, "1").online()))
         .collect();
-    stop.end_after(Duration::from_secs(6));
+    stop.end_after(Duration::from_secs(11));
     for client in clients {
         assert!(client.join().unwrap() > 0);
     }
@@ -149,7 +149,7 @@ fn handshakes_that_began_meanwhile_go_on() {
 #[test]
 fn sends_that_can_go_on_are_not_late() {
     const SETS: [&str; 3] =
-        ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"5s\""];
+        ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"10s\""];
     let server = Server::start(&SETS);
     let mut peers: Vec<_> = (0..60).map(|_| server.live(Transport::Tcp, "1")).collect();
     let caller = comet::caller::PushClient::connect(&server.grpc.to_string()).unwrap();
@@ -169,7 +169,7 @@ fn sends_that_can_go_on_are_not_late() {
         };
         assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted), "{error}");
     }
-    stop.end_after(Duration::from_secs(6));
+    stop.end_after(Duration::from_secs(11));
     until("the rest to be sent", || {
         for peer in &mut peers {
             let _ = peer.stream.read(&mut vec![0; 1 << 20]);
@@ -183,7 +183,7 @@ fn sends_that_can_go_on_are_not_late() {
 fn answers_of_logic_that_arrived_meanwhile_count() {
     let logic = FakeLogic::start();
     let addrs = format!("logic.addrs=[{:?}]", logic.address.to_string());
-    let server = Server::start(&[&addrs, "logic.timeout=\"5s\"", "logic.ping=\"100ms\""]);
+    let server = Server::start(&[&addrs, "logic.timeout=\"10s\"", "logic.ping=\"100ms\""]);
     let is_up = format!("comet_logic_up{{address=\"{}\"}}", logic.address);
     until("logic to be there", || Metrics::read(server.stat).value(&is_up) == 1);
     logic.hold(true);
@@ -197,7 +197,7 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
     peers.iter().for_each(|_| drop(logic.connect()));
     let stop = Stop::new(&server);
     logic.hold(false);
-    stop.end_after(Duration::from_secs(6));
+    stop.end_after(Duration::from_secs(11));
     for peer in &mut peers {
         peer.stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(peer.recv(), message(op::AUTH_REPLY, 1, b""));
@@ -209,7 +209,7 @@ fn answers_of_logic_that_arrived_meanwhile_count() {
 fn bodies_of_requests_that_arrived_meanwhile_count() {
     let socket = env::temp_dir().join(format!("comet-stopped-{}.sock", process::id()));
     let http = format!("push.http=[\"unix:{}\"]", socket.display());
-    let server = Server::start(&[&http, "push.timeout=\"5s\""]);
+    let server = Server::start(&[&http, "push.timeout=\"10s\""]);
     let target = "/goim/push/keys?operation=5&keys=a";
     let head = format!("POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 2\r\n\r\n");
     let mut callers: Vec<_> = (0..20)
@@ -223,7 +223,7 @@ fn bodies_of_requests_that_arrived_meanwhile_count() {
     until("every request to begin", || taken() >= 20);
     let stop = Stop::new(&server);
     callers.iter_mut().for_each(|caller| caller.write_all(b"b").unwrap());
-    stop.end_after(Duration::from_secs(6));
+    stop.end_after(Duration::from_secs(11));
     for caller in &mut callers {
         caller.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = [0; 15];

@@ -345,7 +345,7 @@ fn a_server_goes_on_whose_successor_fails() {
 
 #[test]
 fn a_check_says_what_would_go_on() {
-    let line = Line::start(&[], &[]);
+    let line = Line::start(&[], &["protocol.handshake_timeout=\"1m\""]);
     let _live = BOTH.map(|transport| line.server.live(transport, "7"));
     let _silent = Peer::connect(line.server.tcp, Transport::Tcp);
     until("it to be accepted", || line.metrics().value("comet_connections") == 3);
@@ -373,8 +373,9 @@ fn callers_and_operators_find_the_new_process() {
     let grpc = line.server.grpc.to_string();
     let (code, ..) = run(&["ctl", "--grpc", &grpc, "block", "192.0.2.7", "600"]);
     assert_eq!(code, 0);
-    let first = fs::read_to_string(&pid_file).unwrap();
-    assert_eq!(first.trim(), line.pid);
+    until("the file to be written", || {
+        fs::read_to_string(&pid_file).is_ok_and(|id| id.trim() == line.pid)
+    });
     for round in 1..=2_u8 {
         let mut pusher = Pusher::unix(folder.file("frames"), PATIENCE).unwrap();
         let pushed = pusher.push(PushTarget::User(7), 5, &[round]).unwrap().unwrap();

@@ -30,7 +30,7 @@ fn start(address: SocketAddr) -> (Server, Peer) {
     let server = Server::start(&[
         &format!("logic.addrs=[\"{address}\"]"),
         "logic.ping=\"100ms\"",
-        "logic.timeout=\"2s\"",
+        "logic.timeout=\"5s\"",
         "logic.renew=\"100ms\"",
     ]);
     until_up(&server, 1);

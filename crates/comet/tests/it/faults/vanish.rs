@@ -94,7 +94,7 @@ fn peers_that_vanish_are_closed_by_their_deadlines_and_every_push_is_counted() {
     let server = Server::start(&[
         &bind,
         // `comet listen` beats more seldom: they have to vanish before it is over.
-        "protocol.heartbeat=\"10s\"",
+        "protocol.heartbeat=\"30s\"",
         "protocol.write_timeout=\"1s\"",
         // Full soon, so that some of the pushes wait.
         "tcp.sndbuf=4096",

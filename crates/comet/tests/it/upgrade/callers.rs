@@ -168,7 +168,7 @@ fn callers_that_do_not_leave_hold_nobody_up() {
     line.upgrade();
     loop {
         let logged = line.server.log.recv_timeout(Duration::from_secs(20)).unwrap();
-        assert!(!logged.contains("do not leave in time"), "{logged}");
+        assert!(!logged.contains("do not end in time"), "{logged}");
         if logged.contains("connections go on after a pause of ") {
             break;
         }

@@ -52,7 +52,7 @@ fn clients_wait_about_a_second_for_one_that_hangs() {
     line.fail(&["--binary", &hangs], "does not answer in time");
     // Most of the bound is for a loaded machine.
     let took = fs::metadata(&stopped).unwrap().modified().unwrap().elapsed().unwrap();
-    assert!(took < PATIENCE / 6, "{took:?}");
+    assert!(took < PATIENCE / 2, "{took:?}");
     assert_eq!(line.metrics().value("comet_upgrades_total{result=\"late\"}"), 1);
     for _ in 0..2 {
         assert_eq!(line.push(To::Room("live://1"), b"here"), queued(2));

@@ -8,7 +8,8 @@ use crate::support::{BOTH, To, two_cores, until};
 
 use super::{Line, file, start_with_file, token};
 
-const CLIENTS: usize = 40;
+/// So many that a slow broadcast is under way for longer than upgrades and orders of a slow machine take.
+const CLIENTS: usize = 200;
 
 /// An object a line.
 fn ctl(line: &Line, order: &[&str]) -> Result<Vec<Value>, String> {
@@ -50,7 +51,7 @@ fn receivers(line: &Line, clients: &mut [Peer], paced: &[u8]) -> u64 {
     receivers_before_next(clients, paced)
 }
 
-/// Each upgrade is to a process with another number of cores. The broadcast would take 20 seconds, which the upgrades
+/// Each upgrade is to a process with another number of cores. The broadcast would take 100 seconds, which the upgrades
 /// do not; it is cancelled after them.
 #[test]
 fn a_paced_broadcast_goes_on_in_another_process() {
@@ -89,7 +90,7 @@ fn a_paced_broadcast_goes_on_in_another_process() {
 fn a_paced_broadcast_that_has_moved_reaches_everybody_once() {
     let mut line = Line::start(&[], &[]);
     let mut clients = clients(&line);
-    begin(&line, 15, b"paced");
+    begin(&line, 75, b"paced");
     for _ in 0..2 {
         line.upgrade();
     }
@@ -114,7 +115,7 @@ fn a_paced_broadcast_goes_on_where_an_upgrade_fails() {
     assert_eq!(ledger["queued"], json!(queued(&line)));
     assert_eq!(json!(receivers(&line, &mut clients, b"slow")), ledger["queued"]);
 
-    begin(&line, 40, b"fast");
+    begin(&line, 200, b"fast");
     line.fail(&["--binary", "/bin/false"], "");
     until("it to end", || list(&line).is_empty());
     assert_eq!(receivers(&line, &mut clients, b"fast"), CLIENTS as u64);
