@@ -2,7 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "the test has sockets and a clock")]
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
@@ -51,10 +51,32 @@ struct SlowLogic {
     begun: Sender<()>,
     /// What the clients sent meanwhile has arrived.
     is_sent: Mutex<Receiver<()>>,
-    /// The heartbeat was answered.
+    /// What is to be in turn has happened.
     is_answered: Mutex<Receiver<()>>,
-    /// Whether that was so when the third slow token was looked at.
+    /// Whether that was so when so many slow tokens had been looked at.
     in_turn: Sender<bool>,
+    looks_at: usize,
+}
+
+/// The test's ends of a [`SlowLogic`].
+struct SlowLogicEnds {
+    is_begun: Receiver<()>,
+    sent: Sender<()>,
+    answered: Sender<()>,
+    is_in_turn: Receiver<bool>,
+}
+
+impl SlowLogic {
+    fn new(looks_at: usize) -> (Self, SlowLogicEnds) {
+        let (begun, is_begun) = mpsc::channel();
+        let (sent, is_sent) = mpsc::channel();
+        let (answered, is_answered) = mpsc::channel();
+        let (in_turn, is_in_turn) = mpsc::channel();
+        let (is_sent, is_answered) = (Mutex::new(is_sent), Mutex::new(is_answered));
+        let logic =
+            Self { slow: AtomicUsize::new(0), begun, is_sent, is_answered, in_turn, looks_at };
+        (logic, SlowLogicEnds { is_begun, sent, answered, is_in_turn })
+    }
 }
 
 impl Authenticator for SlowLogic {
@@ -65,8 +87,7 @@ impl Authenticator for SlowLogic {
                     self.begun.send(()).unwrap();
                     self.is_sent.lock().unwrap().recv_timeout(LIMIT).unwrap();
                 }
-                1 => {}
-                2 => {
+                slow if slow == self.looks_at => {
                     let answered = self.is_answered.lock().unwrap().recv_timeout(LIMIT / 2);
                     self.in_turn.send(answered.is_ok()).unwrap();
                 }
@@ -223,17 +244,7 @@ fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
 
 #[test]
 fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
-    let (begun, is_begun) = mpsc::channel();
-    let (sent, is_sent) = mpsc::channel();
-    let (answered, is_answered) = mpsc::channel();
-    let (in_turn, is_in_turn) = mpsc::channel();
-    let logic = SlowLogic {
-        slow: AtomicUsize::new(0),
-        begun,
-        is_sent: Mutex::new(is_sent),
-        is_answered: Mutex::new(is_answered),
-        in_turn,
-    };
+    let (logic, ends) = SlowLogic::new(2);
     // A client that waits for its turn is not to be closed meanwhile.
     let limits = Limits { handshake_ms: 300_000, ..Limits::default() };
     let rig = Rig::start(limits, logic, []);
@@ -242,18 +253,46 @@ fn a_heartbeat_does_not_wait_for_the_tokens_of_others() {
     assert_eq!(read(&mut live), op::AUTH_REPLY);
     let mut others: Vec<TcpStream> = (0..8).map(|_| rig.connect()).collect();
     others[0].write_all(&frame(op::AUTH, b"slow")).unwrap();
-    is_begun.recv_timeout(LIMIT).unwrap();
+    ends.is_begun.recv_timeout(LIMIT).unwrap();
     for other in &mut others[1..] {
         other.write_all(&frame(op::AUTH, b"slow")).unwrap();
     }
     live.write_all(&frame(op::HEARTBEAT, b"")).unwrap();
-    sent.send(()).unwrap();
+    ends.sent.send(()).unwrap();
     assert_eq!(read(&mut live), op::HEARTBEAT_REPLY);
-    answered.send(()).unwrap();
-    assert_eq!(is_in_turn.recv_timeout(LIMIT), Ok(true), "all tokens in one turn");
+    ends.answered.send(()).unwrap();
+    assert_eq!(ends.is_in_turn.recv_timeout(LIMIT), Ok(true), "all tokens in one turn");
     for other in &mut others {
         assert_eq!(read(other), op::AUTH_REPLY);
     }
+    rig.core.stop().unwrap();
+}
+
+/// Each turn is over before it comes to the sockets.
+#[test]
+fn the_sockets_of_clients_that_leave_are_closed_however_long_the_turns_are() {
+    let (logic, ends) = SlowLogic::new(20);
+    let limits = Limits { handshake_ms: 300_000, ..Limits::default() };
+    let rig = Rig::start(limits, logic, []);
+    let mut leaving: Vec<TcpStream> = (0..40).map(|_| client(rig.address)).collect();
+    for client in &mut leaving {
+        assert_eq!(read(client), op::AUTH_REPLY);
+    }
+    let mut others: Vec<TcpStream> = (0..24).map(|_| rig.connect()).collect();
+    others[0].write_all(&frame(op::AUTH, b"slow")).unwrap();
+    ends.is_begun.recv_timeout(LIMIT).unwrap();
+    for other in &mut others[1..] {
+        other.write_all(&frame(op::AUTH, b"slow")).unwrap();
+    }
+    for client in &leaving {
+        client.shutdown(Shutdown::Write).unwrap();
+    }
+    ends.sent.send(()).unwrap();
+    for client in &mut leaving {
+        assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    }
+    ends.answered.send(()).unwrap();
+    assert_eq!(ends.is_in_turn.recv_timeout(LIMIT), Ok(true), "a socket a turn");
     rig.core.stop().unwrap();
 }
 

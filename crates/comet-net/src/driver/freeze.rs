@@ -103,6 +103,11 @@ impl<A: Authenticator> Driver<A> {
         while self.ring.effects_in_flight() > 0 || self.ring.has_overflown() {
             if is_late {
                 let left = self.ring.effects_in_flight();
+                // Completions that the kernel still keeps may name buffers, which it is about to be given anew.
+                while self.ring.has_overflown() {
+                    self.ring.wait_for_effects(Duration::ZERO);
+                    self.handle_all_completions();
+                }
                 self.thaw();
                 return Err(format!("{left} operations do not end"));
             }

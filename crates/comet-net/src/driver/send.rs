@@ -12,6 +12,8 @@ use crate::tls::{EncryptError, TlsSession};
 /// (6.13 and later) runs at most 20 deferred completions a system call, the oldest first, so more of them would
 /// delay what other clients send.
 const INTERRUPTED_A_TURN: usize = 8;
+/// Sockets that a turn shuts even if it is late.
+const SHUT_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn submit_sends(&mut self) {
@@ -120,14 +122,16 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Shuts one or both sides of the sockets that the shard closes, while the turn has time for it.
+    /// Shuts one or both sides of the sockets that the shard closes, while the turn has time for it, but some in each turn: pushes may
+    /// take all the time of every turn.
     pub(super) fn shut_sockets(&mut self) {
-        let mut interrupted = 0;
+        let (mut interrupted, mut shut) = (0, 0);
         while let Some((conn, how)) = self.shard.poll_close() {
             if self.sockets.get(conn.slot).is_some_and(|socket| socket.conn == conn) {
                 interrupted += usize::from(self.shut_socket(conn, how));
             }
-            if interrupted >= INTERRUPTED_A_TURN || !self.has_time() {
+            shut += 1;
+            if interrupted >= INTERRUPTED_A_TURN || (shut >= SHUT_A_TURN && !self.has_time()) {
                 return;
             }
         }
