@@ -32,11 +32,27 @@ pub(crate) struct Input {
     pub(crate) last_event_id: LastEventId,
     /// What the reply to the token says of its session.
     pub(crate) kept: Option<KeptSession>,
+    /// The bytes wait for another turn.
+    pub(crate) waits_for_turn: bool,
+    /// The client has ended its side of the connection behind the bytes.
+    pub(crate) has_ended: bool,
 }
 
 impl Input {
     fn is_idle(&self) -> bool {
-        let Self { bytes, fragments, cookie, token, echo, rooms, cors, last_event_id, kept } = self;
+        let Self {
+            bytes,
+            fragments,
+            cookie,
+            token,
+            echo,
+            rooms,
+            cors,
+            last_event_id,
+            kept,
+            waits_for_turn,
+            has_ended,
+        } = self;
         bytes.is_empty()
             && fragments.is_none()
             && cookie.is_none()
@@ -46,6 +62,8 @@ impl Input {
             && cors.is_none()
             && *last_event_id == LastEventId::None
             && kept.is_none()
+            && !waits_for_turn
+            && !has_ended
     }
 }
 

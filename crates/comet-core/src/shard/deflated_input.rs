@@ -13,15 +13,18 @@ use crate::limits::INFLATED_PER_TURN;
 use super::Shard;
 use super::rates::Input;
 
+/// To inflate a byte takes as long as to write so many that it is inflated to.
+const PAYLOAD_COST: usize = 8;
+
 #[derive(Default)]
 pub(super) struct DeflatedInput {
     inflater: Inflater,
     /// In this turn.
     inflated_bytes: usize,
-    /// Connections with input that waits for another turn. One that receives more meanwhile is in it more often.
+    /// Connections with input that waits for another turn, each once.
     waiting: VecDeque<LocalConnId>,
-    /// How many at the front were held for a hand-over.
-    released: usize,
+    /// The one in front is read.
+    is_resuming: bool,
 }
 
 impl DeflatedInput {
@@ -33,34 +36,29 @@ impl DeflatedInput {
         !self.waiting.is_empty()
     }
 
-    /// All that wait now were held for a hand-over.
-    pub(super) fn note_released(&mut self) {
-        self.released = self.waiting.len();
-    }
-
-    /// Whether input that was held for a hand-over is not read yet.
-    pub(super) fn has_released(&self) -> bool {
-        self.released > 0
-    }
-
     fn is_spent(&self) -> bool {
         self.inflated_bytes >= INFLATED_PER_TURN
     }
 }
 
 impl Shard {
-    /// Whether the input of the connection has to wait, which may be compressed. It goes on with [`Shard::read_waiting`].
+    /// Whether the input of the connection has to wait, which may be compressed. It goes on with [`Shard::read_waiting`]. First come, first
+    /// served: what has just arrived does not spend the turn of those that wait.
     pub(super) fn holds_deflated(&mut self, slot: Slot) -> bool {
-        let is_spent = self.deflated_input.is_spent();
-        if is_spent {
+        let input = &self.deflated_input;
+        let waits = input.is_spent() || (input.is_waiting() && !input.is_resuming);
+        if waits {
             self.wait_for_turn(slot);
         }
-        is_spent
+        waits
     }
 
     /// The input of the connection waits for another turn.
     pub(super) fn wait_for_turn(&mut self, slot: Slot) {
-        self.deflated_input.waiting.push_back(self.conns.id(slot).local());
+        let id = self.conns.id(slot).local();
+        if !std::mem::replace(&mut self.conns[slot].input_mut().waits_for_turn, true) {
+            self.deflated_input.waiting.push_back(id);
+        }
     }
 
     /// Reads on where input waited for another turn.
@@ -70,10 +68,12 @@ impl Shard {
             && let Some(conn) = self.deflated_input.waiting.pop_front()
         {
             budget.spend(budget::ANSWER);
-            self.deflated_input.released = self.deflated_input.released.saturating_sub(1);
             let before = self.deflated_input.inflated_bytes;
-            if self.conns.get(conn).is_some_and(|conn| conn.is_open()) {
+            if let Some(input) = self.conns.get(conn).and_then(|conn| conn.input.as_deref_mut()) {
+                input.waits_for_turn = false;
+                self.deflated_input.is_resuming = true;
                 self.resume(conn.slot);
+                self.deflated_input.is_resuming = false;
             }
             let inflated = self.deflated_input.inflated_bytes - before;
             budget.spend(inflated / budget::INFLATE_BYTES);
@@ -91,7 +91,8 @@ impl Shard {
         let message = inflater.inflate(payload, message_max);
         // A message that is refused is inflated as far as one of the largest size.
         let length = message.as_ref().map_or(message_max, |message| message.len());
-        self.deflated_input.inflated_bytes += length;
+        // Bytes that inflate to nothing take time as well.
+        self.deflated_input.inflated_bytes += length.max(PAYLOAD_COST * payload.len());
         match message.and_then(|message| Event::inflated(message, is_text)) {
             Ok(event) => {
                 // What came in was counted as it came.

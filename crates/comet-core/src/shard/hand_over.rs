@@ -408,6 +408,9 @@ fn input_of(input: &Input) -> handed::Input {
         cors: _,
         last_event_id: _,
         kept: _,
+        // The list is made anew, and the socket says its end again.
+        waits_for_turn: _,
+        has_ended: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
         let FragmentParts { payload, is_text, is_compressed } = fragments.parts();

@@ -22,7 +22,6 @@ impl Shard {
                 self.wait_for_turn(slot);
             }
         }
-        self.deflated_input.note_released();
     }
 
     /// Reads what is held of `slot` alone, and whatever has come with it: its client has left, or sends more than may wait.
@@ -37,10 +36,11 @@ impl Shard {
         self.is_input_held && matches!(self.conns[slot].state, ConnState::Live)
     }
 
-    /// Whether something that the client has sent is held for a hand-over, or was and waits for its turn. So it is read soon.
+    /// Whether something that the client has sent is held for a hand-over, or waits for its turn. So it is read soon.
     pub(super) fn has_unread(&self, slot: Slot) -> bool {
-        (self.waits_for_hand_over(slot) || self.deflated_input.has_released())
-            && self.conns[slot].input.as_ref().is_some_and(|input| !input.bytes.is_empty())
+        let is_held = self.waits_for_hand_over(slot);
+        let input = self.conns[slot].input.as_ref();
+        input.is_some_and(|input| (is_held || input.waits_for_turn) && !input.bytes.is_empty())
     }
 
     /// Whether the input of `slot` has to wait.

@@ -6,6 +6,7 @@ use comet_proto::{Encoded, HEADER_LEN, decode, sse, text};
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::limits::HELD_MAX;
+use crate::socket::Hangup;
 use crate::state::ConnState;
 use crate::transport::Transport;
 
@@ -54,12 +55,14 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// Reads what was held for a connection that may read again.
+    /// Reads what was held for a connection that may read again. If its client has ended its side meanwhile, it ends once all is read.
     pub(super) fn resume(&mut self, slot: Slot) {
         let Some(input) = &mut self.conns[slot].input else {
             return;
         };
         let bytes = std::mem::take(&mut input.bytes);
+        // What is read may come back here.
+        let has_ended = std::mem::take(&mut input.has_ended);
         let consumed = self.read(slot, &bytes);
         if consumed == 0 {
             // The usual case of a frame that arrives in small pieces: the buffer stays, nothing is copied.
@@ -72,6 +75,30 @@ impl Shard {
         } else {
             self.keep(slot, &bytes[consumed..]);
         }
+        if has_ended {
+            self.end_input(slot);
+        }
+    }
+
+    /// The client has ended its side. What it sent before is read first, as a message or a goodbye may be in it: TCP has acknowledged
+    /// that. So the connection goes on while it waits for an answer, or for its turn.
+    pub(super) fn end_input(&mut self, slot: Slot) {
+        if self.waits_for_hand_over(slot) {
+            self.read_held(slot);
+        }
+        let conn = &mut self.conns[slot];
+        let awaits_answer = conn.awaits_answer() && conn.transport != Transport::EventStream;
+        if conn.is_open()
+            && let Some(input) = &mut conn.input
+            && !input.bytes.is_empty()
+            && (awaits_answer || input.waits_for_turn)
+        {
+            input.has_ended = true;
+            return;
+        }
+        self.close_hung_up(slot, Hangup::Eof);
+        // It may have been closing already. No peer is left that the close notice could reach.
+        self.abort(slot);
     }
 
     /// Keeps the unread tail of the input, if there is one.
@@ -90,7 +117,12 @@ impl Shard {
     /// Bounds input that is held while the connection waits for an answer. An incomplete frame is bounded by
     /// its own limits.
     fn bound_held(&mut self, slot: Slot) {
-        let held = self.conns[slot].input.as_ref().map_or(0, |input| input.bytes.len());
+        let conn = &self.conns[slot];
+        let held = conn.input.as_ref().map_or(0, |input| input.bytes.len());
+        // Its rooms are held, which were bounded with the request that named them.
+        if conn.transport == Transport::EventStream {
+            return;
+        }
         if held <= HELD_MAX + self.context.limits.body_max {
             return;
         }
@@ -178,7 +210,12 @@ impl Shard {
     }
 
     pub(super) fn read_frame(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
-        match decode(input, self.context.limits.body_max) {
+        let body_max = match self.conns[slot].transport {
+            // The frames are made here, of names whose length was looked at.
+            Transport::EventStream => input.len(),
+            Transport::Tcp | Transport::WebSocket => self.context.limits.body_max,
+        };
+        match decode(input, body_max) {
             Ok(None) => ReadStep::Incomplete,
             Ok(Some((frame, consumed))) => {
                 self.handle_frame(slot, frame);

@@ -92,18 +92,21 @@ impl Shard {
     /// Nothing more will be read from `conn`.
     pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
         let Some(slot) = self.conns.find(conn) else { return };
+        if matches!(how, Hangup::Eof) {
+            self.end_input(slot);
+            return self.dispatch_local();
+        }
         if self.waits_for_hand_over(slot) {
             // A goodbye or a message may lie before the end.
             self.read_held(slot);
         }
         self.close_hung_up(slot, how);
-        // It may have been closing already. No peer is left that the close notice could reach.
         self.abort(slot);
         self.dispatch_local();
     }
 
     /// However the peer leaves, the reason is the same.
-    fn close_hung_up(&mut self, slot: Slot, how: Hangup) {
+    pub(super) fn close_hung_up(&mut self, slot: Slot, how: Hangup) {
         match how {
             Hangup::Eof => self.close(slot, CloseReason::PeerClosed, ""),
             Hangup::Cut(error) => {

@@ -297,5 +297,7 @@ fn input_from(input: handed::Input) -> Input {
         cors: None,
         last_event_id: LastEventId::None,
         kept: None,
+        waits_for_turn: false,
+        has_ended: false,
     }
 }

@@ -1,7 +1,8 @@
 //! Clients that negotiated permessage-deflate (RFC 7692), beside those that did not.
 
 use comet_core::{
-    CloseReason, ConnId, Deflate, Limits, Message, SlowConsumer, Transport, distribute,
+    Budget, CloseReason, ConnId, Deflate, Limits, Message, Millis, SlowConsumer, Transport,
+    distribute,
 };
 use comet_proto::{Position, op};
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
@@ -296,6 +297,52 @@ fn a_turn_inflates_only_so_much() {
 }
 
 /// A shard is handed over while input waits for another turn, and pushes were compressed before it and after.
+/// First come, first served: who floods the server spends no turn of those that wait, and none of them is late for that.
+#[test]
+fn those_that_wait_are_read_before_what_arrives() {
+    let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, heartbeat_ms: 1_000, ..limits() };
+    let mut rig = Rig::new(1, limits);
+    let flooder = join(&mut rig, 0, "1/a//");
+    let other = join(&mut rig, 0, "1/b//");
+    let message = deflated(&frame(op::SEND, 1, &vec![b'x'; 500_000]));
+    let flood = masked(BINARY | COMPRESSED, &message).repeat(3);
+    let now = rig.now();
+    let shard = &mut rig.shards[0];
+    shard.handle_recv(flooder, &flood);
+    shard.handle_recv(other, &masked(BINARY, &frame(op::HEARTBEAT, 9, b"")));
+    // The first of these turns comes late.
+    let mut is_answered = false;
+    for _ in 0..3 {
+        shard.handle_time(Millis(now + 5_000));
+        shard.handle_recv(flooder, &flood);
+        shard.handle_deadlines(&mut Budget::slice());
+        while let Some(transmit) = shard.poll_transmit() {
+            let conn = transmit.conn;
+            let bytes = transmit.slices.map(<[u8]>::len).sum();
+            is_answered |= conn == other;
+            shard.handle_sent(conn, bytes);
+        }
+    }
+    assert!(is_answered);
+    assert!(shard.poll_closed().is_none_or(|event| event.conn != other));
+}
+
+/// What inflates to nothing takes time as well.
+#[test]
+fn compressed_bytes_count_where_they_inflate_to_little() {
+    let mut rig = Rig::new(1, limits());
+    let conn = join(&mut rig, 0, "1/a//");
+    let frames = rig.shards[0].counters().frames_in;
+    // Empty blocks, and a heartbeat behind them.
+    let payload = [[0, 0, 0, 0xff, 0xff].repeat(200), deflated(&frame(op::HEARTBEAT, 1, b""))];
+    let messages = masked(BINARY | COMPRESSED, &payload.concat()).repeat(500);
+    for part in messages.chunks(60_000) {
+        rig.shards[0].handle_recv(conn, part);
+    }
+    let read = rig.shards[0].counters().frames_in - frames;
+    assert!((100..150).contains(&read), "{read} of a KiB each");
+}
+
 #[test]
 fn another_process_goes_on_with_messages_that_wait_and_with_the_counts() {
     let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, ..limits() };

@@ -34,6 +34,21 @@ pub(crate) fn event(data: &str) -> String {
     format!("data: [{data}]\n\n")
 }
 
+/// Whatever the bounds of what clients send are.
+#[test]
+fn rooms_that_a_request_may_name_are_entered() {
+    let many = Limits { rooms: 1_024, head_max: 64 << 10, ..Limits::default() };
+    let short = Limits { body_max: 16, ..Limits::default() };
+    for (limits, count, length) in [(many, 1_000, 50), (short, 1, 100)] {
+        let mut rig = Rig::new(2, limits);
+        let names = (0..count).map(|number| format!("{number:0length$}"));
+        let query = format!("?token=7/k//&rooms={}", names.collect::<Vec<_>>().join(","));
+        let (_, told) = open(&mut rig, 0, &query);
+        assert!(told.starts_with(HEAD), "{told}");
+        assert_eq!(told.matches("event: room").count(), count);
+    }
+}
+
 #[test]
 fn a_stream_begins_with_its_rooms_and_has_an_event_for_each_push() {
     let mut rig = Rig::new(2, Limits::default());

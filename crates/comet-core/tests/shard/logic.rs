@@ -1,8 +1,8 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report, ResumeLimits, Shard,
-    ShardId, Transport,
+    CloseHow, CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report,
+    ResumeLimits, Shard, ShardId, Transport,
 };
 use comet_proto::op;
 
@@ -210,6 +210,31 @@ fn a_client_that_waits_for_logic_has_a_last_deadline_and_may_leave() {
     assert_eq!(rig.reason(waits), CloseReason::HeartbeatTimeout);
     rig.send(waits.shard, Message::Receipt { conn: waits, outcome: Ok(()) });
     assert_eq!(rig.take(waits), frame(op::DISCONNECT_REPLY, 0, b"heartbeat_timeout"));
+}
+
+/// TCP has acknowledged all that it sent. goim gives logic each of them, too.
+#[test]
+fn the_messages_of_a_client_that_has_left_come_to_logic() {
+    let mut rig = rig(1);
+    let conn = connect(&mut rig, 0, "7/k//");
+    let (one, two) = (frame(op::SEND, 1, b"one"), frame(op::SEND, 2, b"two"));
+    // The last frame is cut.
+    rig.feed(conn, &[&one[..], &two, &one[..5]].concat());
+    rig.hang_up(conn);
+    rig.admit(conn);
+    for expected in [b"one", b"two"] {
+        assert!(!rig.is_closed(conn));
+        let reports = rig.take_reports().into_iter();
+        let bodies: Vec<_> = reports
+            .filter_map(|report| match report {
+                Report::Receive { body, .. } => Some(body),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(bodies, [Box::from(&expected[..])]);
+        rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    }
+    assert_eq!((rig.reason(conn), rig.shut(conn)), (CloseReason::PeerClosed, Some(CloseHow::Both)));
 }
 
 #[test]

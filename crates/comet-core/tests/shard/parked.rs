@@ -56,6 +56,21 @@ fn resumed(parked: u32) -> Option<KeptSession> {
     Some(KeptSession { resumed: Some(resumed) })
 }
 
+/// A goodbye behind a message that logic has is read, though its client has gone.
+#[test]
+fn a_goodbye_that_waits_behind_a_message_ends_the_session() {
+    let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1_000, 3_000) });
+    let conn = rig.connect(0, Transport::Tcp);
+    rig.feed(conn, &request(TOKEN));
+    rig.admit(conn);
+    let last = [frame_2(op::SEND, 2, b"bye"), frame_2(op::KEEP, 3, &[0])].concat();
+    rig.feed(conn, &last);
+    rig.hang_up(conn);
+    rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
+    assert_eq!(rig.push_keys(&["k"], PUSH, b"x"), Tally { absent: 1, ..Tally::default() });
+}
+
 const FRESH: Option<KeptSession> = Some(KeptSession { resumed: None });
 
 fn pushes(bodies: &[&str]) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Logic that does not do its work: new clients are told to come back, connected ones notice nothing.
 
-use std::net::SocketAddr;
+use std::io::Read;
+use std::net::{Shutdown, SocketAddr};
 
 use comet::caller::PushClient;
 use comet_client::{Transport, op};
@@ -89,6 +90,24 @@ fn logic_behind_a_bad_wire_refuses_the_new_and_keeps_the_connected() {
         // It is forgotten before the next.
         drop(server.live(Transport::WebSocket, "43"));
         until("it to be gone", || Metrics::read(server.stat).value("comet_connections") == 1);
+    }
+}
+
+/// A client that reports and sleeps: it ends its side behind its last message, which waits for the answers to those before.
+#[test]
+fn the_messages_of_a_client_that_leaves_at_once_come_to_logic() {
+    let logic = Logic::start(&[]);
+    let (server, _live) = start(logic.grpc);
+    for (transport, came) in BOTH.into_iter().zip([8, 16]) {
+        let mut peer = server.live(transport, "43");
+        for sequence in 0..8 {
+            peer.send(op::SEND, sequence, b"report");
+        }
+        peer.stream.shutdown(Shutdown::Write).unwrap();
+        // Nobody may be there any more to read the answers, so they are not waited for.
+        peer.stream.read_to_end(&mut Vec::new()).unwrap();
+        let received = "comet_calls_total{rpc=\"Receive\",code=\"Ok\"}";
+        until("all of them to come", || Metrics::read(logic.stat).value(received) == came);
     }
 }
 
