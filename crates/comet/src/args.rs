@@ -14,7 +14,7 @@ use crate::output;
 
 pub use api::{Access, Api, Monitored};
 pub use ctl::{Ctl, Drain, KickTarget, Order, RoomChange, TraceSubject};
-pub use upgrade::Upgrade;
+pub use upgrade::{Upgrade, arguments_of_server};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
