@@ -480,7 +480,7 @@ sections! {
         /// Addresses of goim.logic.Logic; []: none.
         grpc: Vec<Address> = ["127.0.0.1:7170"] in ApiAddresses, InLogic;
         /// Addresses of the HTTP push API; []: none. Callers need one of the tokens, if there are any.
-        http: Vec<Address> = ["127.0.0.1:7172"] in ApiAddresses, InLogic;
+        http: Vec<Address> = ["127.0.0.1:7173"] in ApiAddresses, InLogic;
         /// Addresses of GET /healthz and /metrics; []: none.
         stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is
