@@ -71,7 +71,7 @@ sections! {
         /// How long a core that waits looks for packets at the network card itself before it sleeps. For hosts of
         /// their own whose cards have a queue for each core; it needs kernel 6.9. "0us": not at all.
         busy_poll: Duration = "0us" in duration(ZERO..=SECOND), AtStart;
-        /// How long new clients are still accepted at the begin of a drain, while /healthz and discovery say already
+        /// How long new clients are still accepted at the start of a drain, while /healthz and discovery say already
         /// that the server drains: the time that load balancers take to notice. "0s": not at all.
         drain_delay: Duration = "0s" in duration(ZERO..=HOUR), Alive;
         /// How long clients may take to leave at SIGTERM and SIGINT, after drain_delay. Those that are left then are cut off.
@@ -180,7 +180,8 @@ sections! {
 
     /// Health, metrics and profiles.
     monitor: Monitor {
-        /// Addresses of GET /healthz, /metrics and /stat; []: none.
+        /// Addresses of GET /healthz, /metrics, /stat, /connections, /members, /history and /top; []: none. With rules of history,
+        /// /history has the bodies of the pushes that rooms keep.
         stat: Vec<Address> = ["127.0.0.1:6972"] in ApiAddresses, AtStart;
         /// Addresses of GET /debug/pprof/ and of the log's level; []: none. Profiles take CPU time.
         pprof: Vec<Address> = ["127.0.0.1:6971"] in ApiAddresses, AtStart;
@@ -244,29 +245,32 @@ sections! {
         goodbye: bool = false in Switch, Alive;
     }
 
-    /// Pushes that wait for others, so that a client gets several in one send. Each table is a rule, and the first one that
-    /// a push fits holds; a push that fits none does not wait. A call is answered when its pushes have left.
+    /// Pushes that wait for others, so that a client gets several in one send. Each table is a rule. The first rule that
+    /// covers a push applies; a push that no rule covers does not wait. A call is answered when its pushes have left.
     coalesce: Coalesce {
-        /// `rooms`: the begin of the ids of the rooms, "" for all. `operations`: a list, of which the push has one. At least
-        /// one of both; without rooms broadcasts wait as well. `window`: how long a push waits at most. `keep_latest`: whether
-        /// of pushes with one collapse_id the newest takes the place of those that wait, which count as superseded.
+        /// `rooms`: a prefix of room ids, "" for all rooms. `operations`: a list; the rule covers pushes with one of them. A
+        /// rule has at least one of both; without rooms it covers broadcasts as well. `window`: how long a push waits at most.
+        /// `keep_latest`: whether only the newest of the waiting pushes with the same collapse_id is sent. The others count
+        /// as superseded.
         rules: Vec<CoalesceRule> = [] in CoalesceRules, Alive;
     }
 
     /// Rooms that keep their last pushes. A client of protocol 2 that comes back with its position gets what it missed. Each
-    /// table is a rule, and the first one that a room fits holds; a room that fits none keeps nothing. All rooms of a core
-    /// together keep limits.history_memory.
+    /// table is a rule. The first rule that covers a room applies; a room that no rule covers keeps nothing. All rooms of a
+    /// core together keep limits.history_memory at most.
     history: History {
-        /// `rooms`: the begin of the ids of the rooms, "" for all. `pushes`, `bytes`, `age`: how many pushes a room keeps, in
-        /// how many bytes, and for how long. With fewer a client that was away for longer has to load the room anew.
+        /// `rooms`: a prefix of room ids, "" for all rooms. `pushes`, `bytes`, `age`: how many pushes a room keeps, in
+        /// how many bytes, and for how long. A client that was away for longer than these limits allow has to load the room's
+        /// state from your backend.
         rules: Vec<HistoryRule> = [] in HistoryRules, Alive;
     }
 
     /// Sessions that outlast their connection: what is pushed to a key, or to its user, while it has no connection waits for
-    /// the next one. Clients of protocol 2 that have a key of their own ask for it. A connection that ends with a goodbye, or
-    /// that the server closes, ends its session at once.
+    /// the next one. Clients of protocol 2 that have a key of their own ask for it. A goodbye of the client ends its session at
+    /// once, and so does a close by the server, except for heartbeat_timeout and write_timeout. A younger connection of the same
+    /// user and key takes the session over.
     resume: Resume {
-        /// How long a session outlasts its connection. 0: none does.
+        /// How long a session outlasts its connection. "0s": not at all.
         window: Duration = "0s" in duration(ZERO..=HOUR), Alive;
         /// Pushes that are parked for a session. One more is dropped and counted as parked_full.
         messages: u32 = 128 in number(1..=65_535), Alive;
@@ -278,10 +282,11 @@ sections! {
         all: bool = false in Switch, Alive;
     }
 
-    /// Rooms whose members are told who enters and leaves. Each table is a rule, and the first one that a room fits holds.
+    /// Rooms whose members are told who enters and leaves. Each table is a rule. The first rule that covers a room applies.
     presence: Presence {
-        /// `rooms`: the begin of the ids of the rooms, "" for all. `operation`: that of the pushes, whose body is JSON. `window`:
-        /// how long changes are gathered into one push. `names`: how many that entered, and how many that left, it names.
+        /// `rooms`: a prefix of room ids, "" for all rooms. `operation`: the operation of the pushes that tell, whose body is
+        /// JSON. `window`: how long changes are gathered into one push. `names`: how many that entered, and how many that
+        /// left, a push names at most.
         rules: Vec<PresenceRule> = [] in PresenceRules, Alive;
     }
 
@@ -311,8 +316,9 @@ sections! {
         ring_entries: u32 = 1024 in power_of_two(RING), AtStart;
     }
 
-    /// Limits on clients, so that one of them, or many from one place, cannot take what belongs to all. What is
-    /// beyond a limit is closed with its reason and a time to wait.
+    /// Limits on clients, so that one of them, or many from one place, cannot take what belongs to all. A
+    /// client beyond a limit is closed with its reason, and for all reasons but too_many_sessions with a time to wait. Beyond
+    /// accepts connections wait; beyond rooms the request is refused.
     clients: Clients {
         /// Connections of one address, over all cores; 0: any number. Clients behind one NAT share an address,
         /// and without tcp.proxy_from all clients of a load balancer do.
@@ -480,7 +486,7 @@ sections! {
         /// Addresses of goim.logic.Logic; []: none.
         grpc: Vec<Address> = ["127.0.0.1:7170"] in ApiAddresses, InLogic;
         /// Addresses of the HTTP push API; []: none. Callers need one of the tokens, if there are any.
-        http: Vec<Address> = ["127.0.0.1:7172"] in ApiAddresses, InLogic;
+        http: Vec<Address> = ["127.0.0.1:7173"] in ApiAddresses, InLogic;
         /// Addresses of GET /healthz and /metrics; []: none.
         stat: Vec<Address> = ["127.0.0.1:6973"] in ApiAddresses, InLogic;
         /// Tokens of callers, of which each call has to send one (`Authorization: Bearer TOKEN`); []: nobody is

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -22,15 +23,12 @@ impl OtherProcess {
         Process::new(i32::try_from(id).ok()?).ok().map(Self)
     }
 
-    /// A process that runs the same program with the same arguments as this one has besides `own`.
+    /// A process that runs the same program as this one, with exactly these arguments behind the program's name.
     #[must_use]
-    pub fn with_arguments_but(own: &str) -> Option<Self> {
+    pub fn with_arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let program = env::current_exe().ok()?;
-        let arguments: Vec<String> = env::args_os()
-            .skip(1)
-            .filter(|argument| argument != own)
-            .map(|argument| argument.to_string_lossy().into_owned())
-            .collect();
+        let arguments: Vec<String> =
+            arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let is_same = |process: &Process| {
             // A program that was replaced while it runs is named so.
             let exe = process.exe().unwrap_or_default();
@@ -132,6 +130,6 @@ mod tests {
 
     #[test]
     fn this_process_is_no_other() {
-        assert!(OtherProcess::with_arguments_but("--check").is_none());
+        assert!(OtherProcess::with_arguments(env::args_os().skip(1)).is_none());
     }
 }

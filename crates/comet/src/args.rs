@@ -14,7 +14,7 @@ use crate::output;
 
 pub use api::{Access, Api, Monitored};
 pub use ctl::{Ctl, Drain, KickTarget, Order, RoomChange, TraceSubject};
-pub use upgrade::Upgrade;
+pub use upgrade::{Upgrade, arguments_of_server};
 
 /// Exit code for a command line or a configuration that cannot be used (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
@@ -172,10 +172,10 @@ fn url_path(text: &str) -> Result<String, &'static str> {
 /// `comet push`
 #[derive(Clone, PartialEq, Debug, clap::Args)]
 #[command(
-    after_help = "Exit codes: 0, a connection matched, or the server sends no ledger; 3, no connection \
-        matched; 1, a push or the output failed; 64, a mistake in the arguments. The ledger has the \
-        connections that matched and did not get the push. Of several pushes the sums are printed; the first one \
-        that fails ends them."
+    after_help = "Exit codes: 0, a connection matched, a session parks the push, a paced broadcast is scheduled, or the \
+        server sends no ledger; 3, none of these; 1, a push or the output failed; 64, a mistake in the arguments. The \
+        ledger has the connections that matched and did not get the push, and by `unanswered` the hosts whose part is \
+        missing. Of several pushes the sums are printed; the first one that fails ends them."
 )]
 pub struct Push {
     /// Whom to push to.

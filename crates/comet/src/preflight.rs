@@ -1,6 +1,7 @@
 //! What a start needs, tried before anything starts and given back at once, so that all mistakes are found
 //! together. `--check` ends here.
 
+use std::env;
 use std::fmt::Display;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -210,7 +211,8 @@ impl Findings {
         }
         if !self.is_looked_for {
             self.is_looked_for = true;
-            self.running = OtherProcess::with_arguments_but("--check");
+            let of_server = env::args_os().skip(1).filter(|argument| argument != "--check");
+            self.running = OtherProcess::with_arguments(of_server);
         }
         self.running.as_ref().is_some_and(|running| running.listens_at(&error.address))
     }

@@ -1,6 +1,6 @@
 //! `comet push`: a push caller, for a first try and for operators.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -144,6 +144,8 @@ struct Sum {
     /// A server has sent none.
     is_unknown: bool,
     ledger: Ledger,
+    /// Pushes that a host has not answered, by its name.
+    unanswered: BTreeMap<String, u64>,
 }
 
 impl Sum {
@@ -162,6 +164,9 @@ impl Sum {
         for (reason, count) in more.dropped {
             *sum.dropped.entry(reason).or_default() += count;
         }
+        for host in more.unanswered {
+            *self.unanswered.entry(host).or_default() += 1;
+        }
     }
 
     fn code(&self) -> u8 {
@@ -171,7 +176,7 @@ impl Sum {
 
     /// With the number of pushes where there may be several.
     fn describe(&self, are_many: bool) -> String {
-        let Self { pushes, ledger, .. } = self;
+        let Self { pushes, ledger, unanswered, .. } = self;
         let has_count = are_many || *pushes > 1;
         if self.is_unknown {
             let pushed = if has_count { format!("pushes {pushes}") } else { "pushed".to_owned() };
@@ -190,6 +195,9 @@ impl Sum {
         }
         if ledger.parked > 0 {
             text += &format!(" parked {}", ledger.parked);
+        }
+        for (host, count) in unanswered {
+            text += &format!(" unanswered({}) {count}", host.escape_debug());
         }
         text
     }

@@ -163,7 +163,7 @@ impl Server<'_> {
                 Event::End(signal) => break signal,
             }
         };
-        let drain = app.config().server.drain_timeout;
+        let drain = app.config().server.drain_delay + app.config().server.drain_timeout;
         manager.notify(Notice::Stopping { within: drain + END_TIME });
         status.drains(Instant::now() + drain);
         log::info!("{signal}: closing all connections");

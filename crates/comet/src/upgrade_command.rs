@@ -4,11 +4,11 @@ use std::path::absolute;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
-use std::{process, thread};
+use std::{env, process, thread};
 
 use comet_ops::{OtherProcess, Signals};
 
-use crate::args::Upgrade;
+use crate::args::{Upgrade, arguments_of_server};
 use crate::output::{note, print};
 use crate::pid_file::{self, Holder};
 use crate::run;
@@ -90,8 +90,10 @@ fn find(args: &Upgrade) -> Result<u32, String> {
             None => Err(format!("{}: no server is running", path.display())),
         };
     }
-    let server = OtherProcess::with_arguments_but("upgrade").ok_or(
-        "no server with these arguments is found: name it with --pid, or set server.pid_file",
+    // Behind the program's name and `upgrade`.
+    let of_server = arguments_of_server(env::args_os().skip(2));
+    let server = OtherProcess::with_arguments(of_server).ok_or(
+        "no running server has this binary and exactly these arguments: pass --pid, or set server.pid_file",
     )?;
     Ok(server.id())
 }

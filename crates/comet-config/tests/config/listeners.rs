@@ -109,3 +109,15 @@ fn two_listeners_cannot_share_an_address() {
     check_mistakes("", &["logic_server.http=[\"127.0.0.1:7170\"]"], &lines);
     good("[tcp]\nbind = [\"127.0.0.1:0\"]\n[websocket]\nbind = [\"127.0.0.1:0\"]\n", &[]);
 }
+
+/// The packaged units of comet and comet logic read the same file.
+#[test]
+fn both_servers_run_on_one_host_by_default() {
+    let config = good("", &[]);
+    let comet = [&config.push.grpc, &config.push.http, &config.monitor.stat, &config.monitor.pprof];
+    let logic = &config.logic_server;
+    for address in [&logic.grpc, &logic.http, &logic.stat].into_iter().flatten() {
+        let is_taken = comet.iter().any(|addresses| addresses.contains(address));
+        assert!(!is_taken, "{address} is that of comet, too");
+    }
+}

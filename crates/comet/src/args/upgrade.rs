@@ -1,5 +1,6 @@
 //! `comet upgrade`.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::value_parser;
@@ -12,7 +13,8 @@ use super::Serve;
     after_help = "The server starts its own binary again, with its own arguments, and the new process reads the \
         configuration anew. Clients stay connected. Until the new process is ready nothing changes: if it fails, the \
         server goes on, and the cause is printed. The server is found by --pid, else by server.pid_file, else as the process \
-        with the same --config and --set. SIGUSR2 to the server does the same without an answer.\n\n\
+        of this binary whose arguments are exactly those of this command, but for `upgrade`, --check, --binary and --start-time. \
+        A server that was started with --cores needs one of the first two. SIGUSR2 to the server does the same without an answer.\n\n\
         Exit codes: 0, the new process serves; 1, it does not, and the former one goes on; 64, a mistake in the arguments."
 )]
 pub struct Upgrade {
@@ -41,5 +43,51 @@ impl Upgrade {
     #[must_use]
     pub fn serve(&self) -> Serve {
         Serve { config: self.config.clone(), sets: self.sets.clone(), ..Serve::default() }
+    }
+}
+
+/// The arguments of the server that a command line of `comet upgrade` is for: those `behind` the word `upgrade`, without
+/// the flags that a server does not have.
+pub fn arguments_of_server(
+    behind: impl IntoIterator<Item = OsString>,
+) -> impl Iterator<Item = OsString> {
+    let mut arguments = behind.into_iter();
+    // A value is never a flag, whatever it looks like.
+    let mut is_value = false;
+    std::iter::from_fn(move || {
+        loop {
+            let argument = arguments.next()?;
+            if std::mem::take(&mut is_value) {
+                return Some(argument);
+            }
+            match &*argument.to_string_lossy() {
+                "--check" => {}
+                "--binary" | "--start-time" => drop(arguments.next()),
+                flag if flag.starts_with("--binary=") || flag.starts_with("--start-time=") => {}
+                flag => {
+                    is_value = matches!(flag, "--config" | "--set");
+                    return Some(argument);
+                }
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_of_the_command_are_none_of_the_server() {
+        let check = |line: &str, server: &str| {
+            let line = line.split_whitespace().map(OsString::from);
+            let found: Vec<OsString> = arguments_of_server(line).collect();
+            assert_eq!(found, server.split_whitespace().collect::<Vec<_>>());
+        };
+        check("", "");
+        check("--check --config a --set b.c=1", "--config a --set b.c=1");
+        check("--config=a --binary x --set=b.c=1 --start-time 9", "--config=a --set=b.c=1");
+        check("--start-time=9 --config upgrade --binary=x", "--config upgrade");
+        check("--config --check --set --binary --check", "--config --check --set --binary");
     }
 }

@@ -222,6 +222,27 @@ fn the_service_manager_is_told_of_reload_and_end() {
     assert_eq!(server.end().0, Some(0));
 }
 
+/// The manager kills a process at the end of that time. No client has got its close notice before the delay is over.
+#[test]
+fn the_service_manager_is_told_of_a_drain_with_its_delay() {
+    let manager = Manager::new("delay.notify");
+    let environment = [("NOTIFY_SOCKET", manager.path.to_str().unwrap())];
+    let sets = ["server.drain_delay=\"50s\"", "server.drain_timeout=\"70s\""];
+    let server = Server::start_in(&environment, &[], &sets);
+    manager.until("READY=1");
+    server.signal(Signal::TERM);
+    assert_eq!(manager.told_of_life(), "STOPPING=1\nEXTEND_TIMEOUT_USEC=130000000");
+    let draining = "STATUS=draining, connections left: 0, cut off in ";
+    let status = std::iter::repeat_with(|| manager.told()).find(|told| told.starts_with(draining));
+    let status = status.unwrap();
+    let left = status.strip_prefix(draining).and_then(|rest| rest.strip_suffix(" s"));
+    let left: u64 = left.and_then(|seconds| seconds.parse().ok()).expect("a time");
+    assert!((71..=120).contains(&left), "{status}");
+    // Again: it ends at once.
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(143));
+}
+
 #[test]
 fn the_service_manager_is_shown_the_clients_and_the_progress_of_a_drain() {
     let manager = Manager::new("status.notify");

@@ -10,8 +10,8 @@ use comet::caller::PushClient;
 use comet_client::Transport;
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{
-    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, PushMsgReply, PushMsgReq,
-    RoomsReply, RoomsReq,
+    BroadcastReply, BroadcastReq, BroadcastRoomReply, BroadcastRoomReq, Ledger, PushMsgReply,
+    PushMsgReq, RoomsReply, RoomsReq,
 };
 use tokio::runtime;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -247,7 +247,8 @@ fn push_to_nobody_fails_with_a_sentence() {
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
 
-/// Like goim's comet, it sends no ledger. It takes pushes with the right token alone.
+/// Like goim's comet, it sends no ledger. It takes pushes with the right token alone. Broadcasts it answers as one of
+/// several comets, of which another one is away.
 struct Goim;
 
 #[tonic::async_trait]
@@ -261,9 +262,13 @@ impl Comet for Goim {
 
     async fn broadcast(
         &self,
-        _: Request<BroadcastReq>,
+        broadcast: Request<BroadcastReq>,
     ) -> Result<Response<BroadcastReply>, Status> {
-        Err(Status::unimplemented(""))
+        let is_first = broadcast.into_inner().proto.is_some_and(|proto| *proto.body == *b"one");
+        let hosts: &[&str] = if is_first { &["*", "b"] } else { &["b"] };
+        let unanswered = hosts.iter().map(ToString::to_string).collect();
+        let ledger = Ledger { matched: 1, queued: 1, unanswered, ..Ledger::default() };
+        Ok(Response::new(BroadcastReply { ledger: Some(ledger) }))
     }
 
     async fn broadcast_room(
@@ -311,4 +316,15 @@ fn push_brings_its_token_and_needs_no_ledger() {
         let arguments = [&["push", "--grpc", &grpc, "key", "k", "hi"], arguments].concat();
         assert_eq!(run(&arguments), *expected, "{arguments:?}");
     }
+}
+
+/// With several hosts, a push that one of them did not answer is not known to have reached all.
+#[test]
+fn push_prints_hosts_that_did_not_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let grpc = listener.local_addr().unwrap().to_string();
+    thread::spawn(|| serve(listener));
+    let push = ["push", "--grpc", &grpc, "all", "--lines", "one\ntwo"];
+    let sum = "pushes 2 matched 2 queued 2 unanswered(*) 1 unanswered(b) 2\n";
+    assert_eq!(run(&push), (0, sum.to_owned(), String::new()));
 }

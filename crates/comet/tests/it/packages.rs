@@ -201,6 +201,7 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
     ] {
         assert!(host.path(file).is_file(), "{file}");
     }
+    documents_find_each_other(&first);
     // Above all, the operator's file stays.
     let settings = host.read("etc/comet/comet.toml") + "# the operator was here\n";
     fs::write(host.path("etc/comet/comet.toml"), &settings).unwrap();
@@ -237,6 +238,37 @@ fn a_package_is_installed_upgraded_under_a_running_server_and_removed() {
     assert_eq!(host.read("etc/comet/comet.toml"), settings);
     dpkg(&host, &["--purge", "comet"]);
     assert!(!host.path("etc/comet").exists());
+}
+
+/// Whoever reads the documents of a package on a server has no others. Where it is installed there may be none: images of
+/// containers leave them out.
+#[track_caller]
+fn documents_find_each_other(package: &str) {
+    let files = Directory::new("package-files");
+    output(Command::new("dpkg-deb").args(["--extract", package]).arg(&files.0));
+    let (mut folders, mut links) = (vec![files.path("usr/share/doc/comet")], 0);
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                let text = fs::read_to_string(&path).unwrap();
+                for target in links_in(&text).filter(|target| target.ends_with(".md")) {
+                    let found = path.with_file_name(target);
+                    assert!(found.is_file(), "{}: {target}", path.display());
+                    links += 1;
+                }
+            }
+        }
+    }
+    assert!(links > 100, "only {links} links were found");
+}
+
+/// Targets of links in Markdown to other files of the same tree, without the place in them.
+fn links_in(text: &str) -> impl Iterator<Item = &str> {
+    let targets = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| !target.contains("://"))
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod broken_off;
 mod callers;
 mod counters;
 mod failures;
+mod found;
 mod hangs;
 mod jwks;
 mod memory;
