@@ -19,6 +19,7 @@ use tonic::codegen::Service as _;
 use crate::aside::{Frames, poll_aside};
 use crate::caller::Caller;
 use crate::gate::Gate;
+use crate::grpc::REFLECTION;
 use crate::places::Place;
 use crate::refusal::Refusal;
 use crate::request_body::{Arrivals, Form, RequestBody};
@@ -32,7 +33,7 @@ pub(crate) enum Protocol {
     Http,
     /// gRPC over HTTP/2.
     Grpc {
-        /// Paths of calls whose caller sends a stream.
+        /// Paths of calls whose caller sends a stream, beside reflection.
         streams: Arc<[&'static str]>,
         /// Paths of calls whose answers are encoded aside.
         lists: Arc<[&'static str]>,
@@ -65,6 +66,7 @@ impl HyperService<Request<Wire>> for Guarded {
         let (head, wire) = request.into_parts();
         let form = match &self.protocol {
             Protocol::Http => Form::Whole,
+            Protocol::Grpc { .. } if REFLECTION.contains(&head.uri.path()) => Form::Questions,
             Protocol::Grpc { streams, .. } if streams.contains(&head.uri.path()) => Form::Stream,
             Protocol::Grpc { .. } => Form::Call,
         };
@@ -98,7 +100,7 @@ impl HyperService<Request<Wire>> for Guarded {
                 return Box::pin(async { Ok(refused) });
             }
         };
-        let traced = match gate.is_traced() && form != Form::Stream {
+        let traced = match gate.is_traced() && !form.is_stream() {
             true => TracedRequest::of(head.uri.path(), &head.headers),
             false => None,
         };
@@ -168,7 +170,7 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
             *response.status_mut() = refusal.http_status();
             response
         }
-        Form::Call | Form::Stream => status.into_http(),
+        Form::Call | Form::Stream | Form::Questions => status.into_http(),
     };
     if refusal == Refusal::NoToken {
         // Over gRPC this tells it apart from what the service says of a token inside the request.

@@ -18,7 +18,7 @@ use hyper::body::Incoming as Wire;
 
 use crate::active_time::sleep_active;
 use crate::gate::Gate;
-use crate::intake::{Complete, Incoming};
+use crate::intake::{Complete, Incoming, MESSAGE_OVERHEAD, OVERHEAD};
 use crate::places::{Calling, Place};
 use crate::refusal::Refusal;
 
@@ -35,8 +35,17 @@ pub(crate) enum Form {
     Whole,
     /// gRPC: the one message has to come in time, with the end of the call behind it.
     Call,
-    /// gRPC: messages come whenever the caller has one, and each has to be whole in time.
+    /// gRPC: messages come whenever the caller has one, and each has to be whole in time. The service takes what they count as,
+    /// and gives it back when it has handled them.
     Stream,
+    /// The same, of a service that does not: a message counts until the next one is asked for.
+    Questions,
+}
+
+impl Form {
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::Stream | Self::Questions)
+    }
 }
 
 /// A message that has come whole. Until this is dropped its bytes count, and its connection stays, unless its caller is a stranger.
@@ -133,7 +142,7 @@ impl RequestBody {
             is_passed_on: false,
             wire,
         };
-        if body.form != Form::Stream {
+        if !body.form.is_stream() {
             body.begin()?;
         }
         if body.form == Form::Whole && body.wire.is_end_stream() {
@@ -146,7 +155,8 @@ impl RequestBody {
     fn begin(&mut self) -> Result<(), Refusal> {
         if self.incoming.is_none() {
             let intake = self.gate.intake(self.is_stranger);
-            self.incoming = Some(intake.begin().map_err(|_| Refusal::NoRoom)?);
+            let overhead = if self.form.is_stream() { MESSAGE_OVERHEAD } else { OVERHEAD };
+            self.incoming = Some(intake.begin(overhead).map_err(|_| Refusal::NoRoom)?);
         }
         Ok(())
     }
@@ -166,7 +176,7 @@ impl RequestBody {
     /// The message that was coming in is whole.
     fn complete(&mut self) -> Result<(), Refusal> {
         (self.given_up, self.counted) = (None, 0);
-        if self.form == Form::Stream {
+        if self.form.is_stream() {
             self.deadline = None;
         }
         if let Some(incoming) = self.incoming.take() {
@@ -244,7 +254,7 @@ impl RequestBody {
             if given_up.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Refusal::NoRoom);
             }
-        } else if self.form == Form::Stream {
+        } else if self.form.is_stream() {
             return Poll::Pending;
         }
         let limit = self.gate.request_time();
@@ -277,6 +287,9 @@ impl Body for RequestBody {
             if let Some(piece) = this.whole.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
+            if this.form == Form::Questions {
+                this.arrivals.lock().received.clear();
+            }
             let taken = match Pin::new(&mut this.wire).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => this.take(bytes),
@@ -307,7 +320,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self.form {
             Form::Whole => self.wire.size_hint(),
-            Form::Call | Form::Stream => SizeHint::default(),
+            Form::Call | Form::Stream | Form::Questions => SizeHint::default(),
         }
     }
 }

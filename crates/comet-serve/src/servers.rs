@@ -49,7 +49,7 @@ impl Servers {
         descriptors: &[u8],
     ) -> io::Result<()> {
         let protocol = Protocol::Grpc {
-            streams: api.streams().collect(),
+            streams: api.streams().into(),
             lists: api.lists().into(),
             reports: api.reports().into(),
         };
