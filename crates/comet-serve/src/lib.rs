@@ -54,7 +54,8 @@ pub use comet_listen::{Address, Inherited, NamedSocket};
 pub use encoded_first::EncodedFirst;
 pub use gate::{
     DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max,
+    request_bytes,
 };
 pub use grpc::GrpcApi;
 pub use health::Health;

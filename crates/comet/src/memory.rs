@@ -20,7 +20,8 @@ use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
     CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max,
+    request_bytes,
 };
 
 use crate::options::{limits, memory_ceiling};
@@ -271,6 +272,8 @@ impl Bounds {
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
             ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
+            // Those at `monitor.stat` and at `monitor.pprof`.
+            ("requests for pages", allocated(2 * PAGES_BYTES_MAX as u64)),
             ("watches of health", when(!push.grpc.is_empty(), WATCHES_MAX as u64 * WATCH)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),

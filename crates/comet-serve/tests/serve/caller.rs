@@ -20,6 +20,9 @@ pub(crate) const EMPTY: [u8; 5] = [0; 5];
 /// The question of reflection for the list of services.
 pub(crate) const LIST: [u8; 7] = [0, 0, 0, 0, 2, 0x3a, 0];
 
+/// RESOURCE_EXHAUSTED, as a status says it.
+pub(crate) const EXHAUSTED: &str = "8";
+
 /// How long a request may take.
 pub(crate) const REQUEST_TIME: Duration = Duration::from_secs(5);
 
