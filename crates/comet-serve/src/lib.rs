@@ -28,6 +28,7 @@ mod listen;
 mod lock;
 mod peer;
 mod phase;
+mod pieces;
 mod places;
 mod query;
 mod refusal;

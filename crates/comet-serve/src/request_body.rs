@@ -19,6 +19,7 @@ use hyper::body::Incoming as Wire;
 use crate::active_time::sleep_active;
 use crate::gate::Gate;
 use crate::intake::{Complete, Incoming, MESSAGE_OVERHEAD, OVERHEAD};
+use crate::pieces::Pieces;
 use crate::places::{Calling, Place};
 use crate::refusal::Refusal;
 
@@ -106,9 +107,8 @@ pub(crate) struct RequestBody {
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set while a message is awaited, or the end of a call.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Bytes of a message that is not whole, in pieces.
-    held: VecDeque<Bytes>,
-    held_len: usize,
+    /// Bytes of a message that is not whole.
+    held: Pieces,
     /// Pieces of whole messages.
     whole: VecDeque<Bytes>,
     /// Bytes of a body that count.
@@ -135,8 +135,7 @@ impl RequestBody {
             incoming: None,
             given_up: None,
             deadline: None,
-            held: VecDeque::new(),
-            held_len: 0,
+            held: Pieces::default(),
             whole: VecDeque::new(),
             counted: 0,
             is_passed_on: false,
@@ -195,8 +194,7 @@ impl RequestBody {
             self.whole.push_back(bytes);
             return Ok(());
         }
-        self.held_len += bytes.len();
-        self.held.push_back(bytes);
+        self.held.push(bytes);
         while let Some(length) = self.announced() {
             if self.is_stranger && length > STRANGERS_MAX + PREFIX {
                 return Err(Refusal::NoToken);
@@ -204,14 +202,14 @@ impl RequestBody {
             if length > self.gate.request_max() + PREFIX {
                 // The decoder refuses it by the prefix alone.
                 self.is_passed_on = true;
-                self.whole.append(&mut self.held);
+                self.pass_on(self.held.len());
                 return Ok(());
             }
-            if self.held_len < length {
+            if self.held.len() < length {
                 return Ok(());
             }
-            self.split_off(length);
-            let rest = self.held_len;
+            self.pass_on(length);
+            let rest = self.held.len();
             self.complete()?;
             if rest > 0 {
                 self.grow(rest)?;
@@ -222,26 +220,13 @@ impl RequestBody {
 
     /// Length of the first message that is held, with its prefix, if that has come.
     fn announced(&self) -> Option<usize> {
-        let mut bytes = self.held.iter().flat_map(|piece| piece.iter().copied());
-        let mut prefix = [0; PREFIX];
-        for byte in &mut prefix {
-            *byte = bytes.next()?;
-        }
-        let [_, length @ ..] = prefix;
+        let [_, length @ ..] = self.held.first::<PREFIX>()?;
         Some(PREFIX + u32::from_be_bytes(length) as usize)
     }
 
     /// Moves the first `length` bytes that are held to `whole`.
-    fn split_off(&mut self, mut length: usize) {
-        self.held_len -= length;
-        while length > 0 {
-            let mut piece = self.held.pop_front().expect("so many bytes are held");
-            if piece.len() > length {
-                self.held.push_front(piece.split_off(length));
-            }
-            length -= piece.len();
-            self.whole.push_back(piece);
-        }
+    fn pass_on(&mut self, length: usize) {
+        self.held.move_to(length, &mut self.whole);
     }
 
     /// Resolves if the message that is awaited does not come in time, or has to make room.
@@ -302,7 +287,7 @@ impl Body for RequestBody {
                 },
                 Poll::Ready(None) => {
                     // A message without its end: the decoder says so.
-                    this.whole.append(&mut this.held);
+                    this.pass_on(this.held.len());
                     Ok(())
                 }
                 Poll::Pending => Err(ready!(this.poll_refused(cx))),
