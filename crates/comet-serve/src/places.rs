@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use axum::http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
@@ -38,8 +37,8 @@ struct Connection {
     /// When its last call ended, or when it came.
     idle_since: Mutex<Instant>,
     evicted: Notify,
-    /// What its callers have shown to be let in, each once.
-    shown: Mutex<Vec<Option<HeaderValue>>>,
+    /// The tokens that its callers have shown to be let in, each once; `None`: it needed none. So there are no more than were in force.
+    shown: Mutex<Vec<Option<Box<[u8]>>>>,
 }
 
 /// A place that is taken, until it is dropped.
@@ -133,17 +132,17 @@ impl Connection {
 
 impl Place {
     /// A call was let in by this. Returns whether that is new.
-    pub(crate) fn note_shown(&self, shown: Option<HeaderValue>) -> bool {
+    pub(crate) fn note_shown(&self, shown: Option<&[u8]>) -> bool {
         let mut known = self.connection.shown.lock().expect(NO_PANIC);
-        let is_new = !known.contains(&shown);
+        let is_new = !known.iter().any(|known| known.as_deref() == shown);
         if is_new {
-            known.push(shown);
+            known.push(shown.map(Box::from));
         }
         is_new
     }
 
     /// All of these.
-    pub(crate) fn shown(&self) -> Vec<Option<HeaderValue>> {
+    pub(crate) fn shown(&self) -> Vec<Option<Box<[u8]>>> {
         self.connection.shown.lock().expect(NO_PANIC).clone()
     }
 
