@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
+use crate::answers::Answers;
 use crate::intake::Intake;
 use crate::lock::Lock;
 use crate::places::Places;
@@ -25,6 +26,8 @@ pub struct Gates {
     strangers: Arc<Intake>,
     /// Of each gate of pages.
     pages: Mutex<Vec<Arc<Intake>>>,
+    answers: Arc<Answers>,
+    strangers_answers: Arc<Answers>,
     open_files: u64,
     is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -49,6 +52,8 @@ pub struct Gate {
     places: Arc<Places>,
     intake: Arc<Intake>,
     strangers: Arc<Intake>,
+    answers: Arc<Answers>,
+    strangers_answers: Arc<Answers>,
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
@@ -131,6 +136,16 @@ const REQUEST_BYTES: usize = 256 << 20;
 /// of the room of others.
 pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
 
+/// Answers over gRPC that have begun and are not at their end, over all gates; a stream counts as four. What is found full takes no
+/// further request.
+pub const ANSWERS_MAX: usize = 16_384;
+
+/// Bytes of answers that are encoded and not taken, with which no further list is made.
+pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// The number of callers who have shown no token where one is asked for.
+pub const STRANGERS_ANSWERS_MAX: usize = 256;
+
 /// Longest request of a page, bytes, and how long it may take.
 const PAGE_REQUEST: usize = 2 << 20;
 const PAGE_TIME: Duration = Duration::from_secs(10);
@@ -155,6 +170,8 @@ impl Gates {
             intake,
             strangers,
             pages: Mutex::default(),
+            answers: Answers::new(ANSWERS_MAX, ANSWER_BYTES_MAX),
+            strangers_answers: Answers::new(STRANGERS_ANSWERS_MAX, STRANGERS_BYTES_MAX),
             open_files,
             is_traced: false,
             gates: Mutex::default(),
@@ -207,6 +224,8 @@ impl Gates {
             places: Places::new(connections_max(self.open_files, limits.connections)),
             intake,
             strangers,
+            answers: Arc::clone(&self.answers),
+            strangers_answers: Arc::clone(&self.strangers_answers),
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
@@ -265,6 +284,11 @@ impl Gate {
     /// Where the bytes of requests count.
     pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
         if is_stranger { &self.strangers } else { &self.intake }
+    }
+
+    /// Where answers over gRPC count.
+    pub(crate) fn answers(&self, is_stranger: bool) -> &Arc<Answers> {
+        if is_stranger { &self.strangers_answers } else { &self.answers }
     }
 
     pub(crate) fn request_max(&self) -> usize {

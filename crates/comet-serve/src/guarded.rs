@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming as Wire;
@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service as _;
 
+use crate::answers::{Answer, Kind};
 use crate::aside::{Frames, poll_aside};
 use crate::caller::Caller;
 use crate::gate::Gate;
@@ -85,7 +86,12 @@ impl HyperService<Request<Wire>> for Guarded {
         }
         let misses_token = gate.lock().misses_token(&head);
         let is_watch = form == Form::Call && head.uri.path() == WATCH;
+        let answers = Arc::clone(gate.answers(misses_token));
+        let untaken = Arc::clone(place.untaken());
         let body = is_let_in.and_then(|()| {
+            if form != Form::Whole && answers.is_full(is_list || is_report) {
+                return Err(Refusal::Answers);
+            }
             let watch = if is_watch { Some(gate.watch()?) } else { None };
             let of = (form, misses_token);
             let body = RequestBody::new(wire, of, Arc::clone(&gate), place, arrivals.clone())?;
@@ -151,6 +157,11 @@ impl HyperService<Request<Wire>> for Guarded {
             }
             if let Some(place) = watch {
                 response = response.map(|answer| Body::new(Watch::new(answer, place)));
+            }
+            if form != Form::Whole && !response.body().is_end_stream() {
+                let kind = if form.is_stream() || is_watch { Kind::Stream } else { Kind::Call };
+                response =
+                    response.map(|answer| Body::new(Answer::new(answer, &answers, kind, &untaken)));
             }
             if misses_token {
                 name_scheme(response.headers_mut());

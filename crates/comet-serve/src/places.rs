@@ -9,6 +9,8 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
+use crate::answers::Untaken;
+
 /// A connection stays at least this long, so that it can send its request.
 const STAY_MIN: Duration = Duration::from_millis(100);
 
@@ -37,6 +39,7 @@ struct Connection {
     /// When its last call ended, or when it came.
     idle_since: Mutex<Instant>,
     evicted: Notify,
+    untaken: Arc<Untaken>,
     /// The tokens that its callers have shown to be let in, each once; `None`: it needed none. So there are no more than were in force.
     shown: Mutex<Vec<Option<Box<[u8]>>>>,
 }
@@ -91,6 +94,7 @@ impl Places {
             has_called: AtomicBool::new(false),
             idle_since: Mutex::new(now),
             evicted: Notify::new(),
+            untaken: Arc::default(),
             shown: Mutex::default(),
         });
         let mut state = self.lock();
@@ -162,6 +166,11 @@ impl Place {
         self.connection.has_called.store(true, Relaxed);
         let (places, connection) = (Arc::clone(&self.places), Arc::clone(&self.connection));
         Calling { places, connection }
+    }
+
+    /// What its caller has not taken of its answers.
+    pub(crate) fn untaken(&self) -> &Arc<Untaken> {
+        &self.connection.untaken
     }
 
     /// How long it has had no call under way; `None`: it has.

@@ -54,14 +54,16 @@ impl Server {
         let stream = TcpStream::connect(self.address).await.unwrap();
         let (send, connection) =
             Builder::new().initial_window_size(window).handshake::<_, Bytes>(stream).await.unwrap();
-        tokio::spawn(async move { drop(connection.await) });
-        Caller { send }
+        let ended = tokio::spawn(async move { drop(connection.await) });
+        Caller { send, ended }
     }
 }
 
 /// A connection to the server. What it is pinged it answers, as any caller.
 pub(crate) struct Caller {
     send: SendRequest<Bytes>,
+    /// Ends with the connection.
+    pub(crate) ended: tokio::task::JoinHandle<()>,
 }
 
 /// A call whose answer has begun.

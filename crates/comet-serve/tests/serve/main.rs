@@ -3,3 +3,4 @@
 mod caller;
 mod pages;
 mod reflection;
+mod untaken;
