@@ -27,6 +27,7 @@ mod http2_stream;
 mod intake;
 mod listen;
 mod lock;
+mod lookup;
 mod peer;
 mod phase;
 mod pieces;
