@@ -83,12 +83,10 @@ impl Assembly {
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
         let gate = gates.logged_gate("push.http", http_limits, &self.push_lock, &self.access_log);
         servers.http(&gate, self.http, &calls)?;
-        let gate =
-            gates.gate("monitor.stat", GateLimits::pages(STAT_CONNECTIONS), &self.monitor_lock);
+        let gate = gates.pages("monitor.stat", STAT_CONNECTIONS, &self.monitor_lock);
         let pages = pages::router(monitor, health);
         servers.http(&gate, self.stat, &pages)?;
-        let gate =
-            gates.gate("monitor.pprof", GateLimits::pages(DEBUG_CONNECTIONS), &self.monitor_lock);
+        let gate = gates.pages("monitor.pprof", DEBUG_CONNECTIONS, &self.monitor_lock);
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let memory = memory.watch(Arc::clone(&hub));

@@ -324,7 +324,7 @@ impl Assembly {
         };
         let logic_gate = gates.gate("logic_server.grpc", rooms, &lock);
         let push_gate = gates.logged_gate("logic_server.http", pushes, &lock, &access_log);
-        let stat_gate = gates.gate("logic_server.stat", GateLimits::pages(STAT_CONNECTIONS), &lock);
+        let stat_gate = gates.pages("logic_server.stat", STAT_CONNECTIONS, &lock);
         servers
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))

@@ -27,7 +27,7 @@ use crate::listen::{Accepting, Incoming};
 use crate::phase::{Phase, accepting, leaving, stopped};
 use crate::places::Place;
 use crate::socket::Socket;
-use crate::stream::{Meter, MeteredStream};
+use crate::stream::{Meter, MeteredStream, WRITE_TIMEOUT};
 
 /// How long a new HTTP/1 connection may take until its first request begins, and a TLS handshake.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
@@ -298,6 +298,7 @@ where
     let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
     let mut patience = pin!(sleep(LEAVE));
+    let mut overdue = pin!(place.untaken().overdue(WRITE_TIMEOUT));
     let (mut is_stopping, mut outdated_by, mut has_begun) = (false, None, false);
     loop {
         select! {
@@ -307,6 +308,8 @@ where
                 connection.as_mut().poll(cx)
             }) => return ended.err().and_then(|error| reason(&error)),
             () = place.evicted() => return Some("evicted"),
+            // The calls of a connection share what it takes: none of them would be served behind this.
+            () = &mut overdue => return Some("write_timeout"),
             () = &mut first_request, if !has_begun => {
                 has_begun = place.has_begun() || meter.read() >= first_bytes;
                 if !has_begun {

@@ -15,7 +15,7 @@ use tokio::task::spawn_blocking;
 use tonic::codegen::Bytes;
 
 /// Does `work` on a thread of its own, on the CPUs of the thread that serves. It must come to an end by itself: the
-/// runtime waits for it.
+/// runtime waits for it a moment, and 512 that do not end leave no thread for others.
 ///
 /// # Panics
 /// If `work` panics, and outside of a runtime.

@@ -11,17 +11,23 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
+use crate::answers::Answers;
 use crate::intake::Intake;
 use crate::lock::Lock;
 use crate::places::Places;
 use crate::refusal::Refusal;
 
-/// The gates of a process. They share one bound of bytes.
+/// The gates of a process. They share one bound of bytes, but for those of pages, each of which has its own: whatever callers of the
+/// APIs do, health is answered.
 #[derive(Debug)]
 pub struct Gates {
     intake: Arc<Intake>,
     /// Of callers who have shown no token where one is asked for.
     strangers: Arc<Intake>,
+    /// Of each gate of pages.
+    pages: Mutex<Vec<Arc<Intake>>>,
+    answers: Arc<Answers>,
+    strangers_answers: Arc<Answers>,
     open_files: u64,
     is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -46,6 +52,8 @@ pub struct Gate {
     places: Arc<Places>,
     intake: Arc<Intake>,
     strangers: Arc<Intake>,
+    answers: Arc<Answers>,
+    strangers_answers: Arc<Answers>,
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
@@ -128,17 +136,22 @@ const REQUEST_BYTES: usize = 256 << 20;
 /// of the room of others.
 pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
 
+/// Answers over gRPC that have begun and are not at their end, over all gates; a stream counts as four. What is found full takes no
+/// further request.
+pub const ANSWERS_MAX: usize = 16_384;
+
+/// Bytes of answers that are encoded and not taken, with which no further list is made.
+pub const ANSWER_BYTES_MAX: usize = 256 << 20;
+
+/// The number of callers who have shown no token where one is asked for.
+pub const STRANGERS_ANSWERS_MAX: usize = 256;
+
 /// Longest request of a page, bytes, and how long it may take.
 const PAGE_REQUEST: usize = 2 << 20;
 const PAGE_TIME: Duration = Duration::from_secs(10);
 
-impl GateLimits {
-    /// Those of pages for operators.
-    #[must_use]
-    pub fn pages(connections: usize) -> Self {
-        Self { connections, request_max: PAGE_REQUEST, request_time: PAGE_TIME }
-    }
-}
+/// Bytes of all requests for the pages of one setting. Requests without a body, one on each connection, take a fraction of it.
+pub const PAGES_BYTES_MAX: usize = 4 * PAGE_REQUEST;
 
 /// Connections that a gate takes at once if at most `most` are wanted: a 16th of the open files, so that
 /// neither callers nor clients can take the descriptors of the other.
@@ -153,7 +166,16 @@ impl Gates {
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
         let intake = Arc::new(Intake::new(request_bytes));
         let strangers = Arc::new(Intake::new(STRANGERS_BYTES_MAX));
-        Self { intake, strangers, open_files, is_traced: false, gates: Mutex::default() }
+        Self {
+            intake,
+            strangers,
+            pages: Mutex::default(),
+            answers: Answers::new(ANSWERS_MAX, ANSWER_BYTES_MAX),
+            strangers_answers: Answers::new(STRANGERS_ANSWERS_MAX, STRANGERS_BYTES_MAX),
+            open_files,
+            is_traced: false,
+            gates: Mutex::default(),
+        }
     }
 
     /// Whether the requests of gates made from now on say which trace they belong to
@@ -176,12 +198,34 @@ impl Gates {
         lock: &Arc<Lock>,
         access_log: &Arc<AccessLog>,
     ) -> Arc<Gate> {
+        let bytes = (Arc::clone(&self.intake), Arc::clone(&self.strangers));
+        self.new_gate((setting, limits), lock, access_log, bytes)
+    }
+
+    /// A gate for the pages of `setting`, for so many connections, whose requests have [`PAGES_BYTES_MAX`] of their own.
+    pub fn pages(&self, setting: &'static str, connections: usize, lock: &Arc<Lock>) -> Arc<Gate> {
+        let limits = GateLimits { connections, request_max: PAGE_REQUEST, request_time: PAGE_TIME };
+        let intake = Arc::new(Intake::new(PAGES_BYTES_MAX));
+        self.pages.lock().expect(NO_PANIC).push(Arc::clone(&intake));
+        let bytes = (Arc::clone(&intake), intake);
+        self.new_gate((setting, limits), lock, &Arc::default(), bytes)
+    }
+
+    fn new_gate(
+        &self,
+        (setting, limits): (&'static str, GateLimits),
+        lock: &Arc<Lock>,
+        access_log: &Arc<AccessLog>,
+        (intake, strangers): (Arc<Intake>, Arc<Intake>),
+    ) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             setting,
             limits,
             places: Places::new(connections_max(self.open_files, limits.connections)),
-            intake: Arc::clone(&self.intake),
-            strangers: Arc::clone(&self.strangers),
+            intake,
+            strangers,
+            answers: Arc::clone(&self.answers),
+            strangers_answers: Arc::clone(&self.strangers_answers),
             lock: Arc::clone(lock),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
@@ -206,8 +250,9 @@ impl Gates {
     /// Bytes of the requests that are coming in or being answered, and their bound.
     #[must_use]
     pub fn request_bytes(&self) -> (usize, usize) {
-        let intakes = [&self.intake, &self.strangers];
-        let sum = |of: fn(&Intake) -> usize| intakes.iter().map(|intake| of(intake)).sum();
+        let pages = self.pages.lock().expect(NO_PANIC);
+        let intakes = || [&self.intake, &self.strangers].into_iter().chain(&*pages);
+        let sum = |of: fn(&Intake) -> usize| intakes().map(|intake| of(intake)).sum();
         (sum(Intake::bytes), sum(Intake::bytes_max))
     }
 }
@@ -239,6 +284,11 @@ impl Gate {
     /// Where the bytes of requests count.
     pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
         if is_stranger { &self.strangers } else { &self.intake }
+    }
+
+    /// Where answers over gRPC count.
+    pub(crate) fn answers(&self, is_stranger: bool) -> &Arc<Answers> {
+        if is_stranger { &self.strangers_answers } else { &self.answers }
     }
 
     pub(crate) fn request_max(&self) -> usize {

@@ -29,13 +29,14 @@ pub struct GrpcApi {
 }
 
 /// Both versions of reflection. Some callers keep the stream for later questions.
-const REFLECTION: [&str; 2] = [
+pub(crate) const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 impl GrpcApi {
-    /// The caller of `path` sends messages whenever it has one; else the first has to come in time.
+    /// The caller of `path` sends messages whenever it has one; else the first has to come in time. The service takes a
+    /// [`Received`](crate::Received) for each from the [`Arrivals`](crate::Arrivals) of the request.
     #[must_use]
     pub fn stream(mut self, path: &'static str) -> Self {
         self.streams.push(path);
@@ -67,9 +68,9 @@ impl GrpcApi {
         &self.lists
     }
 
-    /// The calls whose caller sends a stream.
-    pub(crate) fn streams(&self) -> impl Iterator<Item = &'static str> {
-        self.streams.iter().copied().chain(REFLECTION)
+    /// The calls whose caller sends a stream, beside [`REFLECTION`].
+    pub(crate) fn streams(&self) -> &[&'static str] {
+        &self.streams
     }
 
     /// Adds a service; its name has a health of its own.

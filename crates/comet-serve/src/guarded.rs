@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::WWW_AUTHENTICATE;
 use axum::http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming as Wire;
@@ -16,9 +16,11 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service as _;
 
+use crate::answers::{Answer, Kind};
 use crate::aside::{Frames, poll_aside};
 use crate::caller::Caller;
 use crate::gate::Gate;
+use crate::grpc::REFLECTION;
 use crate::places::Place;
 use crate::refusal::Refusal;
 use crate::request_body::{Arrivals, Form, RequestBody};
@@ -32,7 +34,7 @@ pub(crate) enum Protocol {
     Http,
     /// gRPC over HTTP/2.
     Grpc {
-        /// Paths of calls whose caller sends a stream.
+        /// Paths of calls whose caller sends a stream, beside reflection.
         streams: Arc<[&'static str]>,
         /// Paths of calls whose answers are encoded aside.
         lists: Arc<[&'static str]>,
@@ -65,6 +67,7 @@ impl HyperService<Request<Wire>> for Guarded {
         let (head, wire) = request.into_parts();
         let form = match &self.protocol {
             Protocol::Http => Form::Whole,
+            Protocol::Grpc { .. } if REFLECTION.contains(&head.uri.path()) => Form::Questions,
             Protocol::Grpc { streams, .. } if streams.contains(&head.uri.path()) => Form::Stream,
             Protocol::Grpc { .. } => Form::Call,
         };
@@ -83,7 +86,12 @@ impl HyperService<Request<Wire>> for Guarded {
         }
         let misses_token = gate.lock().misses_token(&head);
         let is_watch = form == Form::Call && head.uri.path() == WATCH;
+        let answers = Arc::clone(gate.answers(misses_token));
+        let untaken = Arc::clone(place.untaken());
         let body = is_let_in.and_then(|()| {
+            if form != Form::Whole && answers.is_full(is_list || is_report) {
+                return Err(Refusal::Answers);
+            }
             let watch = if is_watch { Some(gate.watch()?) } else { None };
             let of = (form, misses_token);
             let body = RequestBody::new(wire, of, Arc::clone(&gate), place, arrivals.clone())?;
@@ -98,7 +106,7 @@ impl HyperService<Request<Wire>> for Guarded {
                 return Box::pin(async { Ok(refused) });
             }
         };
-        let traced = match gate.is_traced() && form != Form::Stream {
+        let traced = match gate.is_traced() && !form.is_stream() {
             true => TracedRequest::of(head.uri.path(), &head.headers),
             false => None,
         };
@@ -150,6 +158,11 @@ impl HyperService<Request<Wire>> for Guarded {
             if let Some(place) = watch {
                 response = response.map(|answer| Body::new(Watch::new(answer, place)));
             }
+            if form != Form::Whole && !response.body().is_end_stream() {
+                let kind = if form.is_stream() || is_watch { Kind::Stream } else { Kind::Call };
+                response =
+                    response.map(|answer| Body::new(Answer::new(answer, &answers, kind, &untaken)));
+            }
             if misses_token {
                 name_scheme(response.headers_mut());
             }
@@ -168,7 +181,7 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
             *response.status_mut() = refusal.http_status();
             response
         }
-        Form::Call | Form::Stream => status.into_http(),
+        Form::Call | Form::Stream | Form::Questions => status.into_http(),
     };
     if refusal == Refusal::NoToken {
         // Over gRPC this tells it apart from what the service says of a token inside the request.

@@ -10,7 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 /// What a request takes beside its bytes: its task, its stream and the buffers of the decoder.
-const OVERHEAD: usize = 16 << 10;
+pub(crate) const OVERHEAD: usize = 16 << 10;
+
+/// What a message of a stream takes beside its bytes: the pieces it is in, and what its service keeps until it has handled it.
+/// What the stream itself takes is counted with its answer.
+pub(crate) const MESSAGE_OVERHEAD: usize = 256;
 
 /// Bytes of all requests at once.
 pub(crate) struct Intake {
@@ -63,15 +67,15 @@ impl Intake {
         self.lock().bytes
     }
 
-    /// A request begins.
-    pub(crate) fn begin(self: &Arc<Self>) -> Result<Incoming, Full> {
+    /// A request begins, or a message of a stream, which takes `overhead` beside its bytes.
+    pub(crate) fn begin(self: &Arc<Self>, overhead: usize) -> Result<Incoming, Full> {
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
         let given_up = Arc::new(Notify::new());
         let incomplete = Incomplete { bytes: 0, given_up: Arc::clone(&given_up) };
         state.incomplete.insert(id, incomplete);
-        state.grow(id, OVERHEAD, self.bytes_max)?;
+        state.grow(id, overhead, self.bytes_max)?;
         Ok(Incoming { intake: Arc::clone(self), id, given_up })
     }
 
@@ -159,7 +163,7 @@ mod tests {
     #[test]
     fn bytes_count_until_the_answer() {
         let intake = intake(2);
-        let incoming = intake.begin().unwrap();
+        let incoming = intake.begin(OVERHEAD).unwrap();
         incoming.grow(100).unwrap();
         assert_eq!(intake.bytes(), OVERHEAD + 100);
         let complete = incoming.complete().unwrap();
@@ -171,9 +175,9 @@ mod tests {
     #[tokio::test]
     async fn the_oldest_incomplete_request_makes_room() {
         let intake = intake(3);
-        let [slow, slower] = [(); 2].map(|()| intake.begin().unwrap());
-        let complete = intake.begin().unwrap().complete().unwrap();
-        let honest = intake.begin().unwrap();
+        let [slow, slower] = [(); 2].map(|()| intake.begin(OVERHEAD).unwrap());
+        let complete = intake.begin(OVERHEAD).unwrap().complete().unwrap();
+        let honest = intake.begin(OVERHEAD).unwrap();
         slow.given_up().notified().await;
         assert_eq!(slow.grow(1), Err(Full));
         assert_eq!(honest.grow(OVERHEAD), Ok(()));
@@ -188,10 +192,10 @@ mod tests {
     #[test]
     fn complete_requests_are_not_given_up() {
         let intake = intake(1);
-        let complete = intake.begin().unwrap().complete().unwrap();
-        assert!(intake.begin().is_err());
+        let complete = intake.begin(OVERHEAD).unwrap().complete().unwrap();
+        assert!(intake.begin(OVERHEAD).is_err());
         assert_eq!(intake.bytes(), OVERHEAD);
         drop(complete);
-        assert!(intake.begin().is_ok());
+        assert!(intake.begin(OVERHEAD).is_ok());
     }
 }

@@ -10,6 +10,7 @@
 mod accept;
 mod access_log;
 mod active_time;
+mod answers;
 mod aside;
 mod call_counts;
 mod caller;
@@ -26,8 +27,10 @@ mod http2_stream;
 mod intake;
 mod listen;
 mod lock;
+mod lookup;
 mod peer;
 mod phase;
+mod pieces;
 mod places;
 mod query;
 mod refusal;
@@ -53,8 +56,9 @@ pub use channel::{
 pub use comet_listen::{Address, Inherited, NamedSocket};
 pub use encoded_first::EncodedFirst;
 pub use gate::{
-    DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits, GateReading, Gates, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    ANSWER_BYTES_MAX, ANSWERS_MAX, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits,
+    GateReading, Gates, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_ANSWERS_MAX,
+    STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 pub use grpc::GrpcApi;
 pub use health::Health;

@@ -52,9 +52,12 @@ impl Lock {
         self.changes.subscribe()
     }
 
-    /// Whether calls with these `Authorization`s, or without one, are let in.
-    pub(crate) fn lets_in(&self, given: &[Option<HeaderValue>]) -> bool {
-        self.is_open() || given.iter().all(|given| self.opens(given.as_ref()))
+    /// Whether calls with what [`Lock::shown`] was for them are let in.
+    pub(crate) fn lets_in(&self, shown: &[Option<Box<[u8]>>]) -> bool {
+        let is_token = |shown: &Option<Box<[u8]>>| {
+            shown.as_ref().is_some_and(|given| bool::from(self.is_token(given)))
+        };
+        self.is_open() || shown.iter().all(is_token)
     }
 
     /// Whether anybody may call.
@@ -81,11 +84,13 @@ impl Lock {
         Err(Refusal::NoToken)
     }
 
-    /// What of a call shows that its caller may make it: a token, or nothing where none is asked for. `None`: it needs none in any case.
-    pub(crate) fn shown(&self, head: &Parts) -> Option<Option<HeaderValue>> {
+    /// What of a call that was let in shows that its caller may make it: the token, however the header is written around it, or
+    /// nothing where none is asked for. `None`: it needs none in any case.
+    pub(crate) fn shown<'head>(&self, head: &'head Parts) -> Option<Option<&'head [u8]>> {
         let given = head.headers.get(AUTHORIZATION);
         let is_asked = given.is_some() || !is_health(head);
-        is_asked.then(|| given.filter(|_| !self.is_open()).cloned())
+        let token = |given: &'head HeaderValue| split(given.as_bytes()).map(|(_, token)| token);
+        is_asked.then(|| given.filter(|_| !self.is_open()).and_then(token))
     }
 
     /// Whether a call that was let in has no token, where others need one.
@@ -93,16 +98,19 @@ impl Lock {
         !self.is_open() && !head.headers.contains_key(AUTHORIZATION)
     }
 
-    /// Compares with every token, in a time that does not depend on how much of one is right.
     fn opens(&self, authorization: Option<&HeaderValue>) -> bool {
         let Some((scheme, given)) = authorization.and_then(|value| split(value.as_bytes())) else {
             return false;
         };
+        let is_token = self.is_token(given);
+        scheme.eq_ignore_ascii_case(b"Bearer") && bool::from(is_token)
+    }
+
+    /// Compares with every token, in a time that does not depend on how much of one is right.
+    fn is_token(&self, given: &[u8]) -> Choice {
         let tokens = self.tokens.read().expect(NO_PANIC);
         let is_equal = |token: &String| given.ct_eq(token.as_bytes());
-        let none = Choice::from(0);
-        let any = tokens.iter().map(is_equal).fold(none, |any, is_equal| any | is_equal);
-        scheme.eq_ignore_ascii_case(b"Bearer") && bool::from(any)
+        tokens.iter().map(is_equal).fold(Choice::from(0), |any, is_equal| any | is_equal)
     }
 
     /// Whether every name in the request is one of this server. One without a name is no browser's.
@@ -167,6 +175,8 @@ const NO_PANIC: &str = "nothing panics between lock and unlock";
 #[cfg(test)]
 mod tests {
     use axum::http::Request;
+
+    use crate::places::Places;
 
     use super::*;
 
@@ -263,5 +273,27 @@ mod tests {
         check(&lock, &[token, ("origin", "https://evil.example")], Err(Refusal::CrossSite));
         lock.set_tokens(vec!["third-token".to_owned()]);
         check(&lock, &[token], Err(Refusal::NoToken));
+    }
+
+    /// A caller that writes its token in ever other ways has shown one.
+    #[tokio::test]
+    async fn a_token_is_noted_once() {
+        let lock = Lock::new(vec!["a-token".to_owned(), "b-token".to_owned()], Vec::new());
+        let place = Places::new(1).enter().await;
+        let note = |authorization: &str| {
+            let request = Request::post("/goim/push/all").header("authorization", authorization);
+            let (head, ()) = request.body(()).unwrap().into_parts();
+            lock.check(&head, false).unwrap();
+            place.note_shown(lock.shown(&head).expect("it needs one"))
+        };
+        assert!(note("Bearer a-token"));
+        for spaces in 1..1_000 {
+            assert!(!note(&format!("bearer{}a-token", " ".repeat(spaces))));
+        }
+        assert!(note("Bearer b-token"));
+        assert_eq!(place.shown().len(), 2);
+        assert!(lock.lets_in(&place.shown()));
+        lock.set_tokens(vec!["a-token".to_owned()]);
+        assert!(!lock.lets_in(&place.shown()));
     }
 }

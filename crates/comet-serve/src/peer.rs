@@ -24,6 +24,7 @@ use tonic::{Request, Status};
 
 use crate::active_time::timeout_active;
 use crate::http2_stream::{Heard, Http2Stream};
+use crate::lookup::Resolver;
 use crate::socket::Socket;
 use crate::tls::ApiTls;
 
@@ -62,7 +63,7 @@ impl Peer {
     /// [`BadAddress`].
     pub fn new(address: &str, tls: &ApiTls, connect_timeout: Duration) -> Result<Self, BadAddress> {
         let bad = |error: StdError| BadAddress { address: address.to_owned(), error };
-        let mut tcp = HttpConnector::new();
+        let mut tcp = HttpConnector::new_with_resolver(Resolver::of_system());
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect_timeout));
         let (authority, place) = if let Some(path) = address.strip_prefix("unix:") {
@@ -144,8 +145,8 @@ struct Connector {
 
 #[derive(Clone, Debug)]
 enum Place {
-    Tcp(HttpConnector),
-    Tls { tcp: HttpConnector, tls: ApiTls, name: ServerName<'static> },
+    Tcp(HttpConnector<Resolver>),
+    Tls { tcp: HttpConnector<Resolver>, tls: ApiTls, name: ServerName<'static> },
     Unix(PathBuf),
 }
 

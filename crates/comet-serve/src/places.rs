@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use axum::http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+
+use crate::answers::Untaken;
 
 /// A connection stays at least this long, so that it can send its request.
 const STAY_MIN: Duration = Duration::from_millis(100);
@@ -38,8 +39,9 @@ struct Connection {
     /// When its last call ended, or when it came.
     idle_since: Mutex<Instant>,
     evicted: Notify,
-    /// What its callers have shown to be let in, each once.
-    shown: Mutex<Vec<Option<HeaderValue>>>,
+    untaken: Arc<Untaken>,
+    /// The tokens that its callers have shown to be let in, each once; `None`: it needed none. So there are no more than were in force.
+    shown: Mutex<Vec<Option<Box<[u8]>>>>,
 }
 
 /// A place that is taken, until it is dropped.
@@ -92,6 +94,7 @@ impl Places {
             has_called: AtomicBool::new(false),
             idle_since: Mutex::new(now),
             evicted: Notify::new(),
+            untaken: Arc::default(),
             shown: Mutex::default(),
         });
         let mut state = self.lock();
@@ -133,17 +136,17 @@ impl Connection {
 
 impl Place {
     /// A call was let in by this. Returns whether that is new.
-    pub(crate) fn note_shown(&self, shown: Option<HeaderValue>) -> bool {
+    pub(crate) fn note_shown(&self, shown: Option<&[u8]>) -> bool {
         let mut known = self.connection.shown.lock().expect(NO_PANIC);
-        let is_new = !known.contains(&shown);
+        let is_new = !known.iter().any(|known| known.as_deref() == shown);
         if is_new {
-            known.push(shown);
+            known.push(shown.map(Box::from));
         }
         is_new
     }
 
     /// All of these.
-    pub(crate) fn shown(&self) -> Vec<Option<HeaderValue>> {
+    pub(crate) fn shown(&self) -> Vec<Option<Box<[u8]>>> {
         self.connection.shown.lock().expect(NO_PANIC).clone()
     }
 
@@ -163,6 +166,11 @@ impl Place {
         self.connection.has_called.store(true, Relaxed);
         let (places, connection) = (Arc::clone(&self.places), Arc::clone(&self.connection));
         Calling { places, connection }
+    }
+
+    /// What its caller has not taken of its answers.
+    pub(crate) fn untaken(&self) -> &Arc<Untaken> {
+        &self.connection.untaken
     }
 
     /// How long it has had no call under way; `None`: it has.

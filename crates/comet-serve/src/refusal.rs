@@ -20,11 +20,20 @@ pub(crate) enum Refusal {
     NoToken,
     /// As many watch health as may.
     Watches,
+    /// As many answers are not at their end as may be.
+    Answers,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Late, Self::NoRoom, Self::CrossSite, Self::WrongHost, Self::NoToken, Self::Watches];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Late,
+        Self::NoRoom,
+        Self::CrossSite,
+        Self::WrongHost,
+        Self::NoToken,
+        Self::Watches,
+        Self::Answers,
+    ];
 
     /// Its label in metrics.
     pub(crate) fn label(self) -> &'static str {
@@ -35,6 +44,7 @@ impl Refusal {
             Self::WrongHost => "wrong_host",
             Self::NoToken => "no_token",
             Self::Watches => "watches",
+            Self::Answers => "answers",
         }
     }
 
@@ -62,6 +72,9 @@ impl Refusal {
             Self::Watches => Status::resource_exhausted(
                 "too many callers watch health here: ask for it by Check, once in a while",
             ),
+            Self::Answers => Status::resource_exhausted(
+                "too many answers are not taken to their end: read them, and end streams that are not used",
+            ),
         }
     }
 
@@ -69,7 +82,7 @@ impl Refusal {
     pub(crate) fn http_status(self) -> StatusCode {
         match self {
             Self::Late => StatusCode::REQUEST_TIMEOUT,
-            Self::NoRoom | Self::Watches => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoRoom | Self::Watches | Self::Answers => StatusCode::SERVICE_UNAVAILABLE,
             Self::CrossSite | Self::WrongHost => StatusCode::FORBIDDEN,
             Self::NoToken => StatusCode::UNAUTHORIZED,
         }

@@ -18,7 +18,8 @@ use hyper::body::Incoming as Wire;
 
 use crate::active_time::sleep_active;
 use crate::gate::Gate;
-use crate::intake::{Complete, Incoming};
+use crate::intake::{Complete, Incoming, MESSAGE_OVERHEAD, OVERHEAD};
+use crate::pieces::Pieces;
 use crate::places::{Calling, Place};
 use crate::refusal::Refusal;
 
@@ -35,8 +36,17 @@ pub(crate) enum Form {
     Whole,
     /// gRPC: the one message has to come in time, with the end of the call behind it.
     Call,
-    /// gRPC: messages come whenever the caller has one, and each has to be whole in time.
+    /// gRPC: messages come whenever the caller has one, and each has to be whole in time. The service takes what they count as,
+    /// and gives it back when it has handled them.
     Stream,
+    /// The same, of a service that does not: a message counts until the next one is asked for.
+    Questions,
+}
+
+impl Form {
+    pub(crate) fn is_stream(self) -> bool {
+        matches!(self, Self::Stream | Self::Questions)
+    }
 }
 
 /// A message that has come whole. Until this is dropped its bytes count, and its connection stays, unless its caller is a stranger.
@@ -97,9 +107,8 @@ pub(crate) struct RequestBody {
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set while a message is awaited, or the end of a call.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Bytes of a message that is not whole, in pieces.
-    held: VecDeque<Bytes>,
-    held_len: usize,
+    /// Bytes of a message that is not whole.
+    held: Pieces,
     /// Pieces of whole messages.
     whole: VecDeque<Bytes>,
     /// Bytes of a body that count.
@@ -126,14 +135,13 @@ impl RequestBody {
             incoming: None,
             given_up: None,
             deadline: None,
-            held: VecDeque::new(),
-            held_len: 0,
+            held: Pieces::default(),
             whole: VecDeque::new(),
             counted: 0,
             is_passed_on: false,
             wire,
         };
-        if body.form != Form::Stream {
+        if !body.form.is_stream() {
             body.begin()?;
         }
         if body.form == Form::Whole && body.wire.is_end_stream() {
@@ -146,7 +154,8 @@ impl RequestBody {
     fn begin(&mut self) -> Result<(), Refusal> {
         if self.incoming.is_none() {
             let intake = self.gate.intake(self.is_stranger);
-            self.incoming = Some(intake.begin().map_err(|_| Refusal::NoRoom)?);
+            let overhead = if self.form.is_stream() { MESSAGE_OVERHEAD } else { OVERHEAD };
+            self.incoming = Some(intake.begin(overhead).map_err(|_| Refusal::NoRoom)?);
         }
         Ok(())
     }
@@ -166,7 +175,7 @@ impl RequestBody {
     /// The message that was coming in is whole.
     fn complete(&mut self) -> Result<(), Refusal> {
         (self.given_up, self.counted) = (None, 0);
-        if self.form == Form::Stream {
+        if self.form.is_stream() {
             self.deadline = None;
         }
         if let Some(incoming) = self.incoming.take() {
@@ -185,8 +194,7 @@ impl RequestBody {
             self.whole.push_back(bytes);
             return Ok(());
         }
-        self.held_len += bytes.len();
-        self.held.push_back(bytes);
+        self.held.push(bytes);
         while let Some(length) = self.announced() {
             if self.is_stranger && length > STRANGERS_MAX + PREFIX {
                 return Err(Refusal::NoToken);
@@ -194,14 +202,14 @@ impl RequestBody {
             if length > self.gate.request_max() + PREFIX {
                 // The decoder refuses it by the prefix alone.
                 self.is_passed_on = true;
-                self.whole.append(&mut self.held);
+                self.pass_on(self.held.len());
                 return Ok(());
             }
-            if self.held_len < length {
+            if self.held.len() < length {
                 return Ok(());
             }
-            self.split_off(length);
-            let rest = self.held_len;
+            self.pass_on(length);
+            let rest = self.held.len();
             self.complete()?;
             if rest > 0 {
                 self.grow(rest)?;
@@ -212,26 +220,13 @@ impl RequestBody {
 
     /// Length of the first message that is held, with its prefix, if that has come.
     fn announced(&self) -> Option<usize> {
-        let mut bytes = self.held.iter().flat_map(|piece| piece.iter().copied());
-        let mut prefix = [0; PREFIX];
-        for byte in &mut prefix {
-            *byte = bytes.next()?;
-        }
-        let [_, length @ ..] = prefix;
+        let [_, length @ ..] = self.held.first::<PREFIX>()?;
         Some(PREFIX + u32::from_be_bytes(length) as usize)
     }
 
     /// Moves the first `length` bytes that are held to `whole`.
-    fn split_off(&mut self, mut length: usize) {
-        self.held_len -= length;
-        while length > 0 {
-            let mut piece = self.held.pop_front().expect("so many bytes are held");
-            if piece.len() > length {
-                self.held.push_front(piece.split_off(length));
-            }
-            length -= piece.len();
-            self.whole.push_back(piece);
-        }
+    fn pass_on(&mut self, length: usize) {
+        self.held.move_to(length, &mut self.whole);
     }
 
     /// Resolves if the message that is awaited does not come in time, or has to make room.
@@ -244,7 +239,7 @@ impl RequestBody {
             if given_up.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Refusal::NoRoom);
             }
-        } else if self.form == Form::Stream {
+        } else if self.form.is_stream() {
             return Poll::Pending;
         }
         let limit = self.gate.request_time();
@@ -277,6 +272,9 @@ impl Body for RequestBody {
             if let Some(piece) = this.whole.pop_front() {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
+            if this.form == Form::Questions {
+                this.arrivals.lock().received.clear();
+            }
             let taken = match Pin::new(&mut this.wire).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(bytes) => this.take(bytes),
@@ -289,7 +287,7 @@ impl Body for RequestBody {
                 },
                 Poll::Ready(None) => {
                     // A message without its end: the decoder says so.
-                    this.whole.append(&mut this.held);
+                    this.pass_on(this.held.len());
                     Ok(())
                 }
                 Poll::Pending => Err(ready!(this.poll_refused(cx))),
@@ -307,7 +305,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self.form {
             Form::Whole => self.wire.size_hint(),
-            Form::Call | Form::Stream => SizeHint::default(),
+            Form::Call | Form::Stream | Form::Questions => SizeHint::default(),
         }
     }
 }

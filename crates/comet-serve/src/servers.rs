@@ -49,7 +49,7 @@ impl Servers {
         descriptors: &[u8],
     ) -> io::Result<()> {
         let protocol = Protocol::Grpc {
-            streams: api.streams().collect(),
+            streams: api.streams().into(),
             lists: api.lists().into(),
             reports: api.reports().into(),
         };
@@ -103,7 +103,7 @@ mod tests {
     use tokio::sync::watch;
     use tokio::time::Instant;
 
-    use crate::gate::{GateLimits, Gates};
+    use crate::gate::Gates;
     use crate::listen::listen;
     use crate::lock::Lock;
     use crate::phase::{Phase, advance};
@@ -117,7 +117,7 @@ mod tests {
         let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
         let gates = Gates::new(65_536, 1 << 20);
         let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
-        let gate = gates.gate("test", GateLimits::pages(1), &lock);
+        let gate = gates.pages("test", 1, &lock);
         let mut servers = Servers::new(phases);
         servers.grpc(&gate, bound.listeners, GrpcApi::default(), &[]).unwrap();
         advance(&phase, Phase::Stopped);

@@ -3,11 +3,16 @@
 use std::io;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tokio::runtime::Builder;
 
 use crate::start_error::StartError;
+
+/// How long work beside the thread, such as looking up a name, may take to end when the thread does. What takes longer is left
+/// to the end of the process.
+const END: Duration = Duration::from_secs(1);
 
 /// Starts the thread `comet-<name>` on `cpus` (none: wherever the process may run), with a runtime of its
 /// own. `serve` is called inside that runtime, and the thread runs the future it makes to its end.
@@ -50,14 +55,18 @@ fn run<F: Future<Output = ()>, E: From<StartError>>(
         Ok(runtime) => runtime,
         Err(error) => return report(Err(StartError::Thread { thread, error }.into())),
     };
-    let _entered = runtime.enter();
-    match serve() {
+    let served = {
+        let _entered = runtime.enter();
+        serve()
+    };
+    match served {
         Ok(serving) => {
             report(Ok(()));
             runtime.block_on(serving);
         }
         Err(error) => report(Err(error)),
     }
+    runtime.shutdown_timeout(END);
 }
 
 /// Binds this thread to `cpus`, or leaves it alone if there are none.
@@ -92,6 +101,22 @@ mod tests {
                 )
             );
         }
+    }
+
+    /// As the lookup of a name does whose servers are silent.
+    #[test]
+    fn work_that_hangs_does_not_hold_up_the_end() {
+        let (held, hangs) = mpsc::channel::<()>();
+        let serve = || {
+            let work = tokio::task::spawn_blocking(move || hangs.recv());
+            Ok::<_, StartError>(async move { drop(work) })
+        };
+        let thread = spawn("test", Vec::new(), serve).unwrap();
+        let (ended, end) = mpsc::channel();
+        thread::spawn(move || ended.send(thread.join().is_ok()));
+        let is_ended = end.recv_timeout(20 * END);
+        drop(held);
+        assert_eq!(is_ended, Ok(true));
     }
 
     #[test]

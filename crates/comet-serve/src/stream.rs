@@ -18,7 +18,7 @@ use crate::active_time::sleep_active;
 const TURN_BYTES: usize = 64 << 10;
 
 /// How long a peer may take nothing of what is written.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the task of a connection and its stream share.
 #[derive(Default)]

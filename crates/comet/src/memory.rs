@@ -19,8 +19,9 @@ use comet_nats::{CLIENT_MESSAGES_MAX, ROOM_SUBSCRIPTION, WAITING_BYTES_MAX};
 use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
-    CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, HEAD_MAX, HTTP_CONNECTIONS,
-    STAT_CONNECTIONS, STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    ANSWER_BYTES_MAX, ANSWERS_MAX, CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
+    HEAD_MAX, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_ANSWERS_MAX,
+    STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 
 use crate::options::{limits, memory_ceiling};
@@ -271,6 +272,16 @@ impl Bounds {
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
             ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
+            // Those at `monitor.stat` and at `monitor.pprof`.
+            ("requests for pages", allocated(2 * PAGES_BYTES_MAX as u64)),
+            (
+                "answers that callers have not taken",
+                when(
+                    !push.grpc.is_empty(),
+                    ((ANSWERS_MAX + STRANGERS_ANSWERS_MAX) * ANSWER) as u64
+                        + allocated((ANSWER_BYTES_MAX + STRANGERS_BYTES_MAX) as u64),
+                ),
+            ),
             ("watches of health", when(!push.grpc.is_empty(), WATCHES_MAX as u64 * WATCH)),
             ("calls under way", (CALLS_MAX * CALL) as u64),
             ("callers of push.frames", cores * frames(of_frames)),
@@ -336,6 +347,10 @@ fn for_hosts(limits: &CallerLimits) -> u64 {
     let frames = allocated((CALLED_BYTES_MAX + limits.frame_max) as u64);
     if limits.connections > 0 { frames + (CALLED_MAX * CALL) as u64 } else { 0 }
 }
+
+/// What a place of an answer keeps beside the bytes of that: of four the task of a stream, and the buffers of its decoder and its
+/// encoder; of one what is left of a call.
+const ANSWER: usize = 5 << 10;
 
 /// What a watch of health keeps: its stream, its task and the buffer of its encoder.
 const WATCH: u64 = 16 << 10;

@@ -13,13 +13,14 @@ use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_req::Target;
-use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply, PushStreamReq};
+use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply, CountsReq, PushStreamReq};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
 use tokio_stream::wrappers::UnboundedReceiverStream;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::recorder::PATIENT;
@@ -126,22 +127,38 @@ impl StreamBackend for Manual {
     }
 }
 
-#[tokio::test]
-async fn pushes_begin_before_those_before_them_have_ended() {
-    let (sender, mut begun) = unbounded_channel();
+/// The service, until it is dropped.
+struct Running {
+    client: PushClient<Channel>,
+    counts: Arc<CallCounts>,
+    /// The pushes that have begun.
+    begun: UnboundedReceiver<Begun>,
+    _servers: Servers,
+    _phase: watch::Sender<Phase>,
+}
+
+/// `request_bytes` is the bound of all requests.
+async fn start(request_bytes: usize) -> Running {
+    let (sender, begun) = unbounded_channel();
     let counts = Arc::new(CallCounts::default());
-    let (_phase, phases) = watch::channel(Phase::Ready);
+    let (phase, phases) = watch::channel(Phase::Ready);
     let api = grpc_api(Arc::new(Manual(sender)), Arc::clone(&counts), phases.clone());
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let mut servers = Servers::new(phases);
     let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
-    let gates = Gates::new(65_536, 64 << 20);
+    let gates = Gates::new(65_536, request_bytes);
     let limits = GateLimits { connections: 8, request_max: 4_096, request_time: PATIENT };
     servers.grpc(&gates.gate("test", limits, &lock), bound.listeners, api, DESCRIPTORS).unwrap();
-
     let endpoint =
         Endpoint::from_shared(format!("http://{}", bound.addresses[0].socket().unwrap())).unwrap();
-    let mut client = PushClient::new(endpoint.connect().await.unwrap());
+    let client = PushClient::new(endpoint.connect().await.unwrap());
+    Running { client, counts, begun, _servers: servers, _phase: phase }
+}
+
+#[tokio::test]
+async fn pushes_begin_before_those_before_them_have_ended() {
+    let mut running = start(64 << 20).await;
+    let Running { client, counts, begun, .. } = &mut running;
     let (pushes, requests) = unbounded_channel();
     let replies = client.push_stream(UnboundedReceiverStream::new(requests)).await.unwrap();
     let mut replies = replies.into_inner();
@@ -172,4 +189,26 @@ async fn pushes_begin_before_those_before_them_have_ended() {
     assert_eq!(answers, [(0, Ok(1)), (1, refused), (2, Ok(2)), (3, Ok(3))]);
     let expected = [("PushStream", Code::Ok, 3), ("PushStream", Code::InvalidArgument, 1)];
     assert_eq!(counts.all(), expected);
+}
+
+/// A full stream leaves room for the calls of others.
+#[tokio::test]
+async fn a_push_of_a_stream_takes_little_room_until_it_is_answered() {
+    // As much as 64 calls take beside their bytes.
+    let mut running = start(64 * (16 << 10)).await;
+    let Running { client, begun, .. } = &mut running;
+    let (pushes, requests) = unbounded_channel();
+    let request = |id| {
+        let target = Some(Target::RoomId("a".to_owned()));
+        PushStreamReq { id, target, ..PushStreamReq::default() }
+    };
+    // Unanswered, the answer begins.
+    let _replies = client.push_stream(UnboundedReceiverStream::new(requests)).await.unwrap();
+    let mut ledgers = Vec::new();
+    for id in 0..1_024 {
+        pushes.send(request(id)).unwrap();
+        ledgers.push(timeout(PATIENT, begun.recv()).await.expect("there is room for it"));
+    }
+    let status = client.counts(CountsReq::default()).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unimplemented, "{status}");
 }

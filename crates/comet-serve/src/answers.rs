@@ -1,0 +1,383 @@
+//! Answers over gRPC from their begin until their caller has taken the last byte: how many there may be, and how long
+//! one may wait for its caller.
+//!
+//! In HTTP/2 a caller may take nothing of an answer and yet everything else (RFC 9113, section 5.2), so no deadline of
+//! the socket sees it. Each part that the HTTP library gets is therefore known here until the library has written it.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Error;
+use axum::body::{Body, Bytes, HttpBody};
+use http_body::{Frame, SizeHint};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::active_time::sleep_active;
+
+/// The HTTP library gets so many bytes at once, and the caller has to take them in time. A long answer may take longer.
+const PART: usize = 16 << 10;
+
+/// A shorter part is copied. It would keep the whole buffer of its encoder.
+const COPIED: usize = 4 << 10;
+
+/// Time that a caller has after its server was held up, however long ago its part was handed over.
+const AFTER_STALL: Duration = Duration::from_secs(1);
+
+/// Answers that have begun and are not at their end, over all callers.
+pub(crate) struct Answers {
+    places_max: usize,
+    bytes_max: usize,
+    places: AtomicUsize,
+    /// Bytes that are encoded and not taken.
+    bytes: AtomicUsize,
+}
+
+/// What an answer keeps until its end.
+#[derive(Clone, Copy)]
+pub(crate) enum Kind {
+    /// What is left of it when it is encoded.
+    Call,
+    /// What makes it, for as long as it lasts.
+    Stream,
+}
+
+impl Kind {
+    fn places(self) -> usize {
+        match self {
+            Self::Call => 1,
+            Self::Stream => 4,
+        }
+    }
+}
+
+impl Answers {
+    pub(crate) fn new(places_max: usize, bytes_max: usize) -> Arc<Self> {
+        let (places, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { places_max, bytes_max, places, bytes })
+    }
+
+    /// Whether no further request may be begun; `is_long` if its answer may be a long one. Those that are under way are answered
+    /// in any case: an answer takes less than its request did.
+    pub(crate) fn is_full(&self, is_long: bool) -> bool {
+        let is_long_full = is_long && self.bytes.load(Relaxed) >= self.bytes_max;
+        is_long_full || self.places.load(Relaxed) >= self.places_max
+    }
+}
+
+/// A place that an answer takes, until this is dropped.
+struct Begun {
+    answers: Arc<Answers>,
+    kind: Kind,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.answers.places.fetch_sub(self.kind.places(), Relaxed);
+    }
+}
+
+/// An answer that has begun.
+pub(crate) struct Answer {
+    /// `None` at its end.
+    source: Option<Body>,
+    /// What was read from it and is not handed over.
+    read: VecDeque<Result<Frame<Bytes>, Error>>,
+    /// Bytes in that.
+    read_len: usize,
+    begun: Arc<Begun>,
+    untaken: Arc<Untaken>,
+}
+
+impl Answer {
+    /// `untaken` is that of its connection.
+    pub(crate) fn new(
+        source: Body,
+        answers: &Arc<Answers>,
+        kind: Kind,
+        untaken: &Arc<Untaken>,
+    ) -> Self {
+        answers.places.fetch_add(kind.places(), Relaxed);
+        let begun = Arc::new(Begun { answers: Arc::clone(answers), kind });
+        let untaken = Arc::clone(untaken);
+        Self { source: Some(source), read: VecDeque::new(), read_len: 0, begun, untaken }
+    }
+
+    /// Reads the next frame, if there is one, and whether there was.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(source) = &mut self.source else { return Poll::Ready(false) };
+        let Some(read) = ready!(Pin::new(source).poll_frame(cx)) else {
+            self.source = None;
+            return Poll::Ready(false);
+        };
+        match &read {
+            Ok(frame) => {
+                let length = frame.data_ref().map_or(0, Bytes::len);
+                self.read_len += length;
+                self.begun.answers.bytes.fetch_add(length, Relaxed);
+                if frame.is_trailers() {
+                    self.source = None;
+                }
+            }
+            Err(_) => self.source = None,
+        }
+        self.read.push_back(read);
+        Poll::Ready(true)
+    }
+
+    /// The next part of these bytes; what is left of them is next.
+    fn part(&mut self, mut bytes: Bytes) -> Bytes {
+        let part = bytes.split_to(bytes.len().min(PART));
+        if !bytes.is_empty() {
+            self.read.push_front(Ok(Frame::data(bytes)));
+        }
+        self.read_len -= part.len();
+        let part = if part.len() < COPIED { Bytes::copy_from_slice(&part) } else { part };
+        let id = self.untaken.begin();
+        let (begun, untaken) = (Arc::clone(&self.begun), Arc::clone(&self.untaken));
+        Bytes::from_owner(Part { bytes: part, id, begun, untaken })
+    }
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let this = &mut *self;
+        if this.read.is_empty() {
+            if !ready!(this.poll_read(cx)) {
+                return Poll::Ready(None);
+            }
+            if matches!(this.begun.kind, Kind::Call) {
+                // Most are at their end with this. Then what has made it is gone, whenever the caller takes it.
+                let _ = this.poll_read(cx);
+            }
+        }
+        let next = this.read.pop_front().map(|read| {
+            read.map(|frame| match frame.into_data() {
+                Ok(bytes) => Frame::data(this.part(bytes)),
+                Err(trailers) => trailers,
+            })
+        });
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.read.is_empty() && self.source.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Some(source) if self.read.is_empty() => source.size_hint(),
+            _ => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        self.begun.answers.bytes.fetch_sub(self.read_len, Relaxed);
+    }
+}
+
+/// Bytes that the HTTP library has, until it has written them.
+struct Part {
+    bytes: Bytes,
+    id: u64,
+    /// The answer is not at its end before.
+    begun: Arc<Begun>,
+    untaken: Arc<Untaken>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.begun.answers.bytes.fetch_sub(self.bytes.len(), Relaxed);
+        self.untaken.end(self.id);
+    }
+}
+
+/// What the caller of one connection has not taken of its answers. Of a stream that waits for more there is nothing.
+#[derive(Default)]
+pub(crate) struct Untaken {
+    parts: Mutex<Parts>,
+    /// There is something.
+    begun: Notify,
+}
+
+#[derive(Default)]
+struct Parts {
+    next: u64,
+    /// Since when, the oldest first.
+    since: BTreeMap<u64, Instant>,
+}
+
+impl Untaken {
+    /// Resolves when a part has not been taken for `limit` of active time.
+    pub(crate) async fn overdue(&self, limit: Duration) {
+        loop {
+            let begun = self.begun.notified();
+            let Some((oldest, since)) = self.oldest() else {
+                begun.await;
+                continue;
+            };
+            sleep_active(limit.saturating_sub(since.elapsed()).max(AFTER_STALL)).await;
+            let is_left = self.oldest().is_some_and(|(id, _)| id == oldest);
+            if is_left && since.elapsed() >= limit {
+                return;
+            }
+        }
+    }
+
+    fn begin(&self) -> u64 {
+        let mut parts = self.lock();
+        let id = parts.next;
+        parts.next += 1;
+        parts.since.insert(id, Instant::now());
+        if parts.since.len() == 1 {
+            self.begun.notify_one();
+        }
+        id
+    }
+
+    fn end(&self, id: u64) {
+        self.lock().since.remove(&id);
+    }
+
+    fn oldest(&self) -> Option<(u64, Instant)> {
+        self.lock().since.first_key_value().map(|(id, since)| (*id, *since))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        self.parts.lock().expect("nothing panics between lock and unlock")
+    }
+}
+
+impl fmt::Debug for Answers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Answers({} of {})", self.places.load(Relaxed), self.places_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use axum::http::HeaderMap;
+    use tokio::time::advance;
+
+    use crate::aside::Frames;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    async fn next(answer: &mut Answer) -> Option<Frame<Bytes>> {
+        poll_fn(|cx| Pin::new(&mut *answer).poll_frame(cx)).await.map(Result::unwrap)
+    }
+
+    /// A body with `length` bytes and trailers.
+    async fn body(length: usize) -> Body {
+        struct Source(VecDeque<Frame<Bytes>>);
+        impl HttpBody for Source {
+            type Data = Bytes;
+            type Error = Error;
+            fn poll_frame(
+                mut self: Pin<&mut Self>,
+                _: &mut Context<'_>,
+            ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+                Poll::Ready(self.0.pop_front().map(Ok))
+            }
+        }
+        let frames = [Frame::data(vec![7; length].into()), Frame::trailers(HeaderMap::new())];
+        Body::new(Frames::of(Source(frames.into())).await)
+    }
+
+    #[tokio::test]
+    async fn an_answer_counts_until_its_last_byte_is_written() {
+        let (answers, untaken) = (Answers::new(2, 40_000), Arc::default());
+        let mut answer = Answer::new(body(40_000).await, &answers, Kind::Call, &untaken);
+        assert!(!answers.is_full(true));
+        let mut parts = Vec::new();
+        while let Some(frame) = next(&mut answer).await {
+            assert!(answers.is_full(true) && !answers.is_full(false));
+            parts.extend(frame.into_data());
+        }
+        assert!(answer.is_end_stream());
+        let lengths = parts.iter().map(Bytes::len);
+        assert_eq!(lengths.collect::<Vec<_>>(), [PART, PART, 40_000 - 2 * PART]);
+        assert_eq!(parts.concat(), [7; 40_000]);
+        let other = Answer::new(body(1).await, &answers, Kind::Call, &untaken);
+        drop(answer);
+        // Its bytes are in the library.
+        assert!(answers.is_full(false));
+        parts.truncate(1);
+        assert!(answers.is_full(false));
+        assert_eq!(untaken.oldest().map(|(id, _)| id), Some(0));
+        parts.clear();
+        assert!(!answers.is_full(false));
+        drop(other);
+        let left = (answers.places.load(Relaxed), answers.bytes.load(Relaxed));
+        assert_eq!((left, untaken.oldest()), ((0, 0), None));
+    }
+
+    #[tokio::test]
+    async fn a_stream_takes_more_places() {
+        let (answers, untaken) = (Answers::new(4, 1), Arc::default());
+        let mut answer = Answer::new(body(100).await, &answers, Kind::Stream, &untaken);
+        assert!(answers.is_full(false));
+        let part = next(&mut answer).await;
+        drop(answer);
+        assert!(answers.is_full(false));
+        drop(part);
+        assert!(!answers.is_full(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_is_overdue_after_its_time() {
+        let untaken = Untaken::default();
+        let mut overdue = pin!(untaken.overdue(LIMIT));
+        let mut is_overdue =
+            || overdue.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+        // Nothing waits for the caller.
+        assert!(!is_overdue());
+        advance(100 * LIMIT).await;
+        assert!(!is_overdue());
+        let begin = Instant::now();
+        let first = untaken.begin();
+        let second = untaken.begin();
+        untaken.end(first);
+        assert!(!is_overdue());
+        untaken.overdue(LIMIT).await;
+        assert_eq!(begin.elapsed(), LIMIT);
+        untaken.end(second);
+        assert!(!is_overdue());
+    }
+
+    /// What a stopped process has not seen taken may have been taken.
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_is_no_part_of_the_time() {
+        let untaken = Untaken::default();
+        untaken.begin();
+        advance(2 * LIMIT).await;
+        let begin = Instant::now();
+        untaken.overdue(LIMIT).await;
+        assert_eq!(begin.elapsed(), AFTER_STALL);
+    }
+}
