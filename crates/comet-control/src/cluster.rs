@@ -125,7 +125,7 @@ impl ClusterDriver {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
         let ClusterOptions { pushes, notices, stream, work, .. } = options;
         let events = ClusterEvents { pushes, notices };
-        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms);
+        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms, rand::random());
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
             for shard in (0..hub.shards()).map(ShardId) {
@@ -431,9 +431,7 @@ impl ClusterDriver {
 
     /// Does what is due. Returns when the next turn is.
     fn turn(&self) -> Option<Instant> {
-        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } =
-            self.engine.counts();
-        let lost = dropped + dropped_notices + dropped_bytes + dropped_early;
+        let lost = self.engine.counts().lost_notices();
         let mut cluster = self.lock();
         cluster.note_lost(self.now(), lost);
         cluster.handle_timeout(self.now());
