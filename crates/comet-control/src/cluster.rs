@@ -1,5 +1,6 @@
 //! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
 
+mod events;
 mod gate;
 mod moving;
 mod publication;
@@ -30,14 +31,10 @@ use tonic::{Code, Status};
 use crate::hub::HubDriver;
 use crate::under_way::{Begun, Elsewhere};
 
+use events::{ClusterEvents, PUSHES_A_TURN, Turn};
 use gate::Gate;
 
 pub(crate) use publication::taken_apart;
-
-/// Events that are taken in one turn, which costs as much as a push by itself. After a full turn of pushes the cores are told of them before
-/// the next one, so that a burst waits in the queue, which is longer than the table of calls.
-const PUSHES_A_TURN: usize = 128;
-const NOTICES_A_TURN: usize = 256;
 
 /// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
@@ -80,12 +77,6 @@ pub(crate) struct ClusterWork {
     pub(crate) work: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
-/// What others tell.
-pub(crate) struct ClusterEvents {
-    pushes: mpsc::Receiver<Event>,
-    notices: mpsc::Receiver<Event>,
-}
-
 type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
 
 /// What another host wants done on the shards here.
@@ -124,8 +115,8 @@ impl ClusterDriver {
     ) -> (Arc<Self>, ClusterWork) {
         let ClusterOptions { host, subscribes_rooms, sessions, engine, .. } = options;
         let ClusterOptions { pushes, notices, stream, work, .. } = options;
-        let events = ClusterEvents { pushes, notices };
-        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms);
+        let events = ClusterEvents::new(pushes, notices);
+        let mut cluster = Cluster::new(Arc::clone(&host), subscribes_rooms, rand::random());
         if sessions {
             cluster = cluster.with_sessions(hub.shards(), unix_ms(epoch));
             for shard in (0..hub.shards()).map(ShardId) {
@@ -315,36 +306,37 @@ impl ClusterDriver {
                 alarm.as_mut().reset(due.into());
             }
             tokio::select! {
-                // What hosts say of themselves does not wait behind pushes: they would be taken for dead.
                 biased;
                 // All that are done by now, at most as many as there may be calls.
                 Some(()) = under_way.next() => {
                     while let Some(Some(())) = under_way.next().now_or_never() {}
                 }
-                taken = events.notices.recv_many(&mut notices, NOTICES_A_TURN), if has_engine => {
-                    has_engine = taken > 0;
-                    let mut cluster = self.lock();
-                    for event in notices.drain(..) {
-                        self.engine.note_taken(event.bytes());
-                        cluster.handle_event(self.now(), event);
+                turn = events.take(&mut pushes, &mut notices), if has_engine => match turn {
+                    Turn::Notices(taken) => {
+                        has_engine = taken > 0;
+                        let mut cluster = self.lock();
+                        for event in notices.drain(..) {
+                            self.engine.note_taken(event.bytes());
+                            cluster.handle_event(self.now(), event);
+                        }
+                        self.carry_out(&mut cluster);
                     }
-                    self.carry_out(&mut cluster);
-                }
+                    Turn::Pushes(taken) => {
+                        has_engine = taken > 0;
+                        let wanted = pushes.drain(..).map(|event| self.wanted(event));
+                        for (wanted, target, reply) in wanted {
+                            let answer = self.receive(begin(wanted), target, reply);
+                            // The set polls each of its futures that is ready. With a budget for the task all but the first would be polled
+                            // in vain, again and again.
+                            under_way.extend(answer.map(unconstrained));
+                        }
+                        if taken == PUSHES_A_TURN {
+                            yield_now().await;
+                        }
+                    }
+                },
                 () = self.wake.notified() => {}
                 () = &mut alarm, if due.is_some() => {}
-                taken = events.pushes.recv_many(&mut pushes, PUSHES_A_TURN), if has_engine => {
-                    has_engine = taken > 0;
-                    let wanted = pushes.drain(..).map(|event| self.wanted(event));
-                    for (wanted, target, reply) in wanted {
-                        let answer = self.receive(begin(wanted), target, reply);
-                        // The set polls each of its futures that is ready. With a budget for the task all but the first would be polled in
-                        // vain, again and again.
-                        under_way.extend(answer.map(unconstrained));
-                    }
-                    if taken == PUSHES_A_TURN {
-                        yield_now().await;
-                    }
-                }
             }
         }
     }
@@ -431,9 +423,7 @@ impl ClusterDriver {
 
     /// Does what is due. Returns when the next turn is.
     fn turn(&self) -> Option<Instant> {
-        let EngineCounts { dropped, dropped_notices, dropped_bytes, dropped_early, .. } =
-            self.engine.counts();
-        let lost = dropped + dropped_notices + dropped_bytes + dropped_early;
+        let lost = self.engine.counts().lost_notices();
         let mut cluster = self.lock();
         cluster.note_lost(self.now(), lost);
         cluster.handle_timeout(self.now());

@@ -15,6 +15,7 @@ mod engine;
 mod hand_over;
 mod host_name;
 mod hosts;
+mod losses;
 mod pace;
 mod pushes;
 mod question;
@@ -27,9 +28,10 @@ mod stream;
 mod tests;
 
 use std::collections::{HashSet, VecDeque};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use comet_core::{Millis, ShardId};
+use comet_core::{Jitter, Millis, ShardId};
 
 pub use bytes::keys_bytes;
 pub use calls::{ClusterOutcome, NotStored, add_counts};
@@ -48,6 +50,7 @@ pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
 use calls::{Added, Calls};
 use hosts::{Hosts, Noted};
+use losses::Losses;
 use rooms::Rooms;
 use sessions::Sessions;
 
@@ -62,12 +65,15 @@ pub const HOST_TIMEOUT_MS: u64 = 5_000;
 pub const HOST_FORGOTTEN_MS: u64 = 60_000;
 /// A host without a turn for so long has not heard what others said meanwhile.
 const STALL_MS: u64 = 2 * HOST_ANNOUNCE_MS;
-/// Who has members of a room is known for sure so long after all hosts were asked, if no message was lost and no host was met
+/// Who has members of a room is known for sure so long after all hosts were asked, if no notice was lost and no host was met
 /// since. Until then a push to the room asks all hosts.
 pub const SETTLE_MS: u64 = HOST_TIMEOUT_MS;
 /// Rooms that other hosts are told of at once, and the time between two such slices: pushes find a place between them.
 const TOLD_AT_ONCE: usize = 1_024;
 const TELL_EVERY_MS: u64 = 50;
+/// Hosts that come back after this one has connected hear of all its rooms so long after the first of them, at least and at most: once, if
+/// all have lost their connections.
+const MEET_AGAIN_MS: RangeInclusive<u32> = 1_000..=2_000;
 /// Hosts that are known at once, at most.
 const HOSTS_MAX: usize = 1_024;
 /// Pushes whose answers may be waited for at once. Others are published, and their callers told that no other host's part is known.
@@ -91,16 +97,16 @@ pub struct Cluster<C> {
     goes_on_until: Option<Millis>,
     /// Until then hosts may have members of any room, and have not told.
     settled_at: Millis,
-    /// Messages that were lost here, and when the rooms are told again for that.
-    lost: u64,
+    losses: Losses,
+    /// When all rooms are told again. What this host knows of them is not relied on before.
     retell_at: Option<Millis>,
+    jitter: Jitter,
     /// This host answers to pushes of the stream that hosts share, without delay.
     reads_stream: bool,
     /// `None`: each host has its own owners of keys.
     sessions: Option<Sessions>,
     next_announcement: Millis,
-    /// Rooms that other hosts are still to be told of, and when the next of them are.
-    untold: VecDeque<Arc<str>>,
+    /// When the next rooms are told that are to be.
     next_telling: Millis,
     /// The engine has missed a command about subscriptions.
     must_subscribe: bool,
@@ -141,9 +147,9 @@ pub struct ClusterCounts {
 
 impl<C> Cluster<C> {
     /// A host without a connection so far. With `subscribes_rooms` it gets the pushes to rooms that have members here, and
-    /// without it those to all rooms.
+    /// without it those to all rooms. Each process has a `seed` of its own, so that hosts do not act in step.
     #[must_use]
-    pub fn new(host: HostName, subscribes_rooms: bool) -> Self {
+    pub fn new(host: HostName, subscribes_rooms: bool, seed: u64) -> Self {
         let mut commands = VecDeque::new();
         if !subscribes_rooms {
             commands.push_back(Command::SubscribeAllRooms);
@@ -160,12 +166,12 @@ impl<C> Cluster<C> {
             introduced_at: Millis(0),
             goes_on_until: None,
             settled_at: Millis(0),
-            lost: 0,
+            losses: Losses::default(),
             retell_at: None,
+            jitter: Jitter::new(seed),
             reads_stream: false,
             sessions: None,
             next_announcement: Millis(0),
-            untold: VecDeque::new(),
             next_telling: Millis(0),
             must_subscribe: false,
             commands,
@@ -215,7 +221,7 @@ impl<C> Cluster<C> {
     /// A room got its first member on this host, or lost its last.
     pub fn set_interest(&mut self, now: Millis, room: &Arc<str>, has_members: bool) {
         let changed = match has_members {
-            true => self.rooms.insert(now, room),
+            true => self.rooms.insert(room),
             false => self.rooms.remove(room),
         };
         if !changed {
@@ -232,8 +238,11 @@ impl<C> Cluster<C> {
                 false => Command::Unsubscribe { room },
             });
         }
-        let room = Arc::clone(room);
-        self.commands.push_back(Command::TellInterest { room, has_members });
+        if has_members {
+            self.rooms.note_asked(now, room);
+        }
+        let (room, asks) = (Arc::clone(room), has_members);
+        self.commands.push_back(Command::TellInterest { room, has_members, asks });
     }
 
     /// A given key has an owner here.
@@ -319,10 +328,14 @@ impl<C> Cluster<C> {
                         // If it was taken for dead, it was dropped from the rooms. It does not know this one.
                         self.next_announcement = now;
                         self.unsettle(now);
-                        self.tell_all_rooms();
+                        self.rooms.tell_all();
                     }
-                    // It tells its rooms, and asks for those of others.
-                    Noted::IsBack => self.unsettle(now),
+                    // What was told before its connection it has not heard, and it may take long to tell its rooms.
+                    Noted::IsBack => {
+                        self.unsettle(now);
+                        let at = now.after(self.jitter.within(MEET_AGAIN_MS).into());
+                        self.retell_at = Some(self.retell_at.map_or(at, |other| other.min(at)));
+                    }
                     Noted::Again => {}
                 }
             }
@@ -355,9 +368,9 @@ impl<C> Cluster<C> {
                     sessions.not_told(now, &keys);
                 }
             }
-            Command::TellInterest { room, .. } | Command::AnswerInterest { room, .. } => {
-                self.untold.push_back(room);
-            }
+            Command::TellInterest { room, asks, .. } => self.rooms.tell_again(&room, asks),
+            // All that were to be answered hear it at once, and none of them answers: a host with too much to send is not to ask for more.
+            Command::AnswerInterest { room, .. } => self.rooms.tell_again(&room, false),
             Command::Subscribe { .. }
             | Command::Unsubscribe { .. }
             | Command::SubscribeOnly { .. } => {
@@ -382,14 +395,12 @@ impl<C> Cluster<C> {
             self.rooms.drop_host(&host);
             self.calls.drop_host(&host, heard);
         }
-        let Self { calls, rooms, counts, untold, .. } = self;
+        let Self { calls, rooms, counts, .. } = self;
         calls.end_late(now, heard, |room, host| {
             counts.silent += 1;
             // It may have no members any more. Hosts with members answer when they are asked again.
-            if let Some(room) = room
-                && rooms.doubt_peer(now, room, host)
-            {
-                untold.push_back(Arc::clone(room));
+            if let Some(room) = room {
+                rooms.doubt_peer(room, host);
             }
         });
         if !self.is_connected {
@@ -408,15 +419,16 @@ impl<C> Cluster<C> {
         }
         if self.retell_at.is_some_and(|at| at <= now) {
             self.retell_at = None;
-            self.tell_all_rooms();
+            self.unsettle(now);
+            self.rooms.tell_all();
         }
-        if now >= self.next_telling && !self.untold.is_empty() {
+        if now >= self.next_telling && self.rooms.tells() {
             self.next_telling = now.after(TELL_EVERY_MS);
-            let slice = self.untold.len().min(TOLD_AT_ONCE);
-            for room in self.untold.drain(..slice) {
-                if self.rooms.has(&room) {
-                    self.commands.push_back(Command::TellInterest { room, has_members: true });
-                }
+            if self.rooms.tells_all() {
+                self.losses.note_telling(now);
+            }
+            for (room, asks) in self.rooms.take_slice(now, TOLD_AT_ONCE) {
+                self.commands.push_back(Command::TellInterest { room, has_members: true, asks });
             }
         }
     }
@@ -426,7 +438,7 @@ impl<C> Cluster<C> {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let announcement = self.is_connected.then_some(self.next_announcement);
         let expiry = self.hosts.next_expiry().filter(|_| self.is_connected);
-        let telling = (self.is_connected && !self.untold.is_empty()).then_some(self.next_telling);
+        let telling = (self.is_connected && self.rooms.tells()).then_some(self.next_telling);
         let sessions = self.sessions.as_ref().filter(|_| self.is_connected);
         let sessions = sessions.and_then(Sessions::poll_timeout);
         let retelling = self.retell_at.filter(|_| self.is_connected);
@@ -449,10 +461,11 @@ impl<C> Cluster<C> {
             sessions.connect(now);
         }
         self.hosts.renew(now);
+        self.retell_at = None;
         self.unsettle(now);
         self.rooms.forget_peers();
         self.subscribe_only();
-        self.tell_all_rooms();
+        self.rooms.tell_all();
     }
 
     fn subscribe_only(&mut self) {
@@ -474,10 +487,6 @@ impl<C> Cluster<C> {
 
     fn unsettle(&mut self, now: Millis) {
         self.settled_at = self.settled_at.max(now.after(SETTLE_MS));
-    }
-
-    fn tell_all_rooms(&mut self) {
-        self.untold = self.rooms.names().cloned().collect();
     }
 
     /// The host says that it goes.

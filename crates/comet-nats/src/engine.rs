@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use crate::handover::Turn;
-use crate::{Counts, ORDERS_BYTES_MAX, Shared, StreamReading};
+use crate::{Counts, ORDERS_BYTES_MAX, ORDERS_RESERVED, Shared, StreamReading};
 
 /// What the writer is to do.
 pub(crate) enum Order {
@@ -19,6 +19,11 @@ pub(crate) enum Order {
 }
 
 impl Order {
+    /// It says that this host is there, or goes. Without it others would take this host for dead, and tell it all their rooms later.
+    fn is_of_presence(&self) -> bool {
+        matches!(self, Self::Command(Command::Announce { .. } | Command::Leave))
+    }
+
     /// Bytes that it holds while it waits.
     pub(crate) fn bytes(&self) -> usize {
         match self {
@@ -56,7 +61,9 @@ impl Nats {
     fn order(&self, order: Order) -> Option<Order> {
         let Shared { counts, waiting_bytes, .. } = &*self.shared;
         let bytes = order.bytes();
-        let refused = match waiting_bytes.fetch_add(bytes, Relaxed) + bytes <= ORDERS_BYTES_MAX {
+        let has_room = order.is_of_presence() || self.orders.capacity() > ORDERS_RESERVED;
+        let bytes_after = waiting_bytes.fetch_add(bytes, Relaxed) + bytes;
+        let refused = match has_room && bytes_after <= ORDERS_BYTES_MAX {
             true => self.orders.try_send(order).err().map(TrySendError::into_inner),
             false => Some(order),
         };
@@ -151,7 +158,7 @@ mod tests {
     /// What it holds of other hosts would be lost otherwise.
     #[test]
     fn an_engine_withdraws_however_many_orders_wait() {
-        let (orders, _waiting) = mpsc::channel(1);
+        let (orders, _waiting) = mpsc::channel(1 + ORDERS_RESERVED);
         let (turns, _new) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
         let engine = Nats::new(orders, turns, Arc::clone(&shared));
@@ -159,5 +166,15 @@ mod tests {
         assert!(engine.submit(order()).is_ok() && engine.submit(order()).is_err());
         engine.withdraw();
         assert!(shared.is_withdrawn.notified().now_or_never().is_some());
+    }
+
+    #[test]
+    fn a_host_says_that_it_is_there_however_many_orders_wait() {
+        let (orders, _waiting) = mpsc::channel(4 + ORDERS_RESERVED);
+        let engine = Nats::new(orders, mpsc::unbounded_channel().0, Arc::default());
+        while engine.submit(Command::Unsubscribe { room: "r".into() }).is_ok() {}
+        assert!(engine.submit(Command::Announce { reads_stream: false }).is_ok());
+        assert!(engine.submit(Command::Leave).is_ok());
+        assert_eq!(engine.counts().untold, 1);
     }
 }

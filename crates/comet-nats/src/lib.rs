@@ -38,6 +38,8 @@ use writer::Writer;
 
 /// Orders that may wait for the client.
 const ORDERS_MAX: usize = 16_384;
+/// Room among them that is left to the announcements of this host.
+const ORDERS_RESERVED: usize = 8;
 /// Bytes of their bodies.
 const ORDERS_BYTES_MAX: usize = 64 << 20;
 /// Pushes and orders that may wait for their reader.
@@ -144,7 +146,7 @@ struct Queues {
 pub fn start(
     options: Options,
 ) -> Result<(Nats, Events, impl Future<Output = ()> + Send + 'static), BadOptions> {
-    let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX);
+    let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX + ORDERS_RESERVED);
     let (pushes, waiting_pushes) = mpsc::channel(PUSHES_MAX);
     let (notices, waiting_notices) = mpsc::channel(NOTICES_MAX);
     let queues = Queues { pushes, notices };

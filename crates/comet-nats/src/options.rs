@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 
 use crate::CLIENT_MESSAGES_MAX;
 
-/// Longest time between two attempts to connect.
+/// Time between two attempts to connect, at first and at most.
+const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 /// Messages of one subscription that may wait for the reader. The client tells of those beyond by a queue that has no room for many, so
 /// it is never to come to that: the client reads at most 8 MiB, 128 times its buffer, before the reader gets its turn,
@@ -123,10 +124,7 @@ impl Options {
             .no_echo()
             .retry_on_initial_connect()
             .max_reconnects(None)
-            .reconnect_delay_callback(|attempts| {
-                let shift = u32::try_from(attempts.min(5)).unwrap_or(5);
-                RETRY_MAX.min(Duration::from_millis(50) * 2_u32.pow(shift))
-            })
+            .reconnect_delay_callback(retry_pause)
             .ping_interval(PING)
             .subscription_capacity(SUBSCRIPTION_MAX)
             .client_capacity(CLIENT_MESSAGES_MAX)
@@ -139,5 +137,30 @@ impl Options {
             options = options.add_root_certificates(file);
         }
         Ok(options.connect(servers))
+    }
+}
+
+/// The pause before the next attempt to connect. It is drawn from its upper half, so that hosts do not come back to a server in step, where each
+/// tells the others all its rooms.
+fn retry_pause(attempts: usize) -> Duration {
+    let shift = u32::try_from(attempts.min(16)).unwrap_or(16);
+    let longest = RETRY_MAX.min(RETRY_MIN * 2_u32.pow(shift));
+    rand::random_range(longest / 2..=longest)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn hosts_do_not_come_back_to_a_server_in_step() {
+        for (attempts, longest_ms) in [(0, 50), (1, 100), (5, 1_600), (6, 2_000), (1_000, 2_000)] {
+            let longest = Duration::from_millis(longest_ms);
+            let pauses: HashSet<Duration> = (0..100).map(|_| retry_pause(attempts)).collect();
+            assert!(pauses.iter().all(|pause| (longest / 2..=longest).contains(pause)));
+            assert!(pauses.len() > 50, "{} of 100 differ", pauses.len());
+        }
     }
 }

@@ -1,6 +1,10 @@
 //! Reads all subscriptions and passes on what they say. It waits for nobody: an event that finds no room is dropped and
 //! counted.
 
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::time::Duration;
@@ -9,6 +13,7 @@ use async_nats::{Message, StatusCode, Subscriber};
 use comet_hub::cluster::{Event, ReplyTo};
 use futures_util::StreamExt;
 use futures_util::stream::{Abortable, SelectAll};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -27,6 +32,9 @@ pub(crate) struct Reader {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
     queues: Queues,
+    /// Connections that began or ended and that found no room among the notices, which go behind them. One that has ended before it was told
+    /// of is left out, so there are at most an end and a begin.
+    states: VecDeque<Event>,
     /// The latest complaint of the client, which repeats it with each attempt to connect.
     said: Option<String>,
     part: InUpgrade,
@@ -58,7 +66,8 @@ impl InUpgrade {
 
 impl Reader {
     pub(crate) fn new(subjects: Arc<Subjects>, shared: Arc<Shared>, queues: Queues) -> Self {
-        Self { subjects, shared, queues, said: None, part: InUpgrade::Serves }
+        let (states, said) = (VecDeque::new(), None);
+        Self { subjects, shared, queues, states, said, part: InUpgrade::Serves }
     }
 
     pub(crate) async fn run(
@@ -70,6 +79,7 @@ impl Reader {
         if self.shared.takes_over.load(Relaxed) {
             self.part = InUpgrade::takes_over();
         }
+        let notices = self.queues.notices.clone();
         let mut subscriptions: SelectAll<Abortable<Subscriber>> = SelectAll::new();
         loop {
             let until = match &self.part {
@@ -83,6 +93,12 @@ impl Reader {
                     Some(state) => self.take_state(&state),
                     None => return,
                 },
+                room = notices.reserve(), if !self.states.is_empty() => {
+                    let state = self.states.pop_front();
+                    if let (Ok(room), Some(state)) = (room, state) {
+                        room.send(state);
+                    }
+                }
                 subscription = new.recv() => match subscription {
                     Some((subscriber, registration)) => {
                         subscriptions.push(Abortable::new(subscriber, registration));
@@ -112,7 +128,10 @@ impl Reader {
                 connections.send_modify(|count| *count += 1);
                 self.said = None;
                 log::info!("connected to NATS");
-                self.tell_state(Event::Connected);
+                if self.states.back() != Some(&Event::Connected) {
+                    self.states.push_back(Event::Connected);
+                }
+                self.tell_states();
                 if let InUpgrade::TakesOver { has_connected, until, .. } = &mut self.part
                     && !std::mem::replace(has_connected, true)
                 {
@@ -125,7 +144,11 @@ impl Reader {
                     log::warn!(
                         "no connection to NATS: pushes reach the clients of this host alone"
                     );
-                    self.tell_state(Event::Disconnected);
+                    // Nobody has heard that there was a connection.
+                    if self.states.pop_back_if(|state| *state == Event::Connected).is_none() {
+                        self.states.push_back(Event::Disconnected);
+                    }
+                    self.tell_states();
                 }
             }
             SlowConsumer(_) => Counts::add(&counts.dropped_early),
@@ -139,11 +162,12 @@ impl Reader {
         }
     }
 
-    /// A state is not lost: a task waits for room in place of the reader.
-    fn tell_state(&self, event: Event) {
-        if let Err(mpsc::error::TrySendError::Full(event)) = self.queues.notices.try_send(event) {
-            let notices = self.queues.notices.clone();
-            tokio::spawn(async move { notices.send(event).await });
+    /// A state is not lost: what finds no room waits for it.
+    fn tell_states(&mut self) {
+        while let Some(state) = self.states.pop_front() {
+            if let Err(TrySendError::Full(state)) = self.queues.notices.try_send(state) {
+                return self.states.push_front(state);
+            }
         }
     }
 
@@ -238,7 +262,15 @@ impl Reader {
             }
             return;
         }
-        let (bytes, waiting) = (event.bytes(), &self.shared.events_bytes);
+        if !event.is_push() {
+            self.tell_states();
+        }
+        let Shared { counts, events_bytes: waiting, .. } = &*self.shared;
+        // Nothing overtakes a state among the notices.
+        if !event.is_push() && !self.states.is_empty() {
+            return Counts::add(&counts.dropped_notices);
+        }
+        let bytes = event.bytes();
         let Queues { pushes, notices } = &self.queues;
         let (queue, bytes_max, too_many, too_large) = match event.is_push() {
             true => (pushes, EVENTS_BYTES_MAX, &counts.dropped, &counts.dropped_bytes),
@@ -320,156 +352,5 @@ impl Reader {
         };
         let asks = interest == Interest::Asks;
         Ok(Some(Event::Interest { host, room, has_members, asks }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use async_nats::HeaderMap;
-
-    use super::*;
-    use crate::Nats;
-    use comet_hub::cluster::Engine;
-
-    fn message(bytes: usize) -> Message {
-        Message {
-            subject: "comet.all".into(),
-            reply: None,
-            payload: vec![0; bytes].into(),
-            headers: None::<HeaderMap>,
-            status: None,
-            description: None,
-            length: bytes,
-        }
-    }
-
-    #[test]
-    fn events_that_wait_are_bounded_by_bytes_and_by_number() {
-        let shared = Arc::new(Shared::default());
-        let (pushes, mut waiting) = mpsc::channel(8);
-        let (notices, _waiting_notices) = mpsc::channel(2);
-        let subjects = Arc::new(Subjects::new("comet", "a".into()));
-        let queues = Queues { pushes, notices };
-        let mut reader = Reader::new(subjects, Arc::clone(&shared), queues);
-        let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, shared);
-        for _ in 0..3 {
-            reader.take(message(EVENTS_BYTES_MAX / 2));
-        }
-        assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 0));
-        while let Ok(event) = waiting.try_recv() {
-            engine.note_taken(event.bytes());
-        }
-        for _ in 0..10 {
-            reader.take(message(1));
-        }
-        assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 2));
-        // There is no room for pushes, and there is for what hosts say.
-        let mut announcement = message(0);
-        announcement.subject = "comet.hosts".into();
-        announcement.headers = Some(headers::of_interest(Interest::Has, "b"));
-        for _ in 0..3 {
-            reader.take(announcement.clone());
-        }
-        assert_eq!((engine.counts().dropped_notices, engine.counts().dropped), (1, 2));
-    }
-
-    fn reader() -> (Reader, mpsc::Receiver<Event>) {
-        let (pushes, waiting) = mpsc::channel(8);
-        let queues = Queues { pushes, notices: mpsc::channel(1).0 };
-        let subjects = Arc::new(Subjects::new("comet", "a".into()));
-        (Reader::new(subjects, Arc::default(), queues), waiting)
-    }
-
-    fn push(reply: &str, body: &'static str) -> Message {
-        let reply = Some(reply.into());
-        Message { reply, payload: body.into(), length: body.len(), ..message(0) }
-    }
-
-    fn word(word: Word) -> Message {
-        let headers = Some(headers::of_word(word, "a"));
-        Message { subject: "comet.host.a".into(), headers, ..message(0) }
-    }
-
-    fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
-        let body = |event| match event {
-            Event::Push { publication, .. } => String::from_utf8(publication.body).unwrap(),
-            other => panic!("{other:?}"),
-        };
-        std::iter::from_fn(|| waiting.try_recv().ok()).map(body).collect()
-    }
-
-    #[test]
-    fn what_is_held_is_begun_if_the_upgrade_fails() {
-        let (mut reader, mut waiting) = reader();
-        reader.take(push("r.1", "a"));
-        reader.turn(Turn::Hold);
-        reader.take(push("r.2", "b"));
-        reader.take(push("r.3", "c"));
-        assert_eq!(bodies(&mut waiting), ["a"]);
-        reader.turn(Turn::Release);
-        reader.take(push("r.4", "d"));
-        assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
-    }
-
-    /// Nothing can be held while what the former process held is on its way, which its owner can see.
-    #[test]
-    fn a_process_can_hold_pushes_once_it_has_taken_over() {
-        let (mut reader, mut waiting) = reader();
-        let (to_writer, to_reader) = (mpsc::channel(1).0, mpsc::unbounded_channel());
-        let (turns, _turns) = to_reader;
-        let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
-        assert!(engine.has_taken_over());
-        engine.take_over(None);
-        reader.part = InUpgrade::takes_over();
-        reader.take(push("r.1", "a"));
-        assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
-        reader.take(word(Word::Complete));
-        assert!(engine.has_taken_over());
-        reader.turn(Turn::Hold);
-        assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
-    }
-
-    /// Its owner waits for it neither to take over nor to hold.
-    #[test]
-    fn an_engine_that_has_ended_passes_on_no_more() {
-        let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
-        engine.take_over(None);
-        assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
-    }
-
-    /// Whether the new process is subscribed before or after the former one waits for that.
-    #[test]
-    fn what_is_held_goes_to_the_other_process() {
-        for is_faster in [false, true] {
-            let (mut former, mut began_there) = reader();
-            let (mut next, mut began_here) = reader();
-            next.part = InUpgrade::takes_over();
-            former.turn(Turn::Hold);
-            former.take(push("r.1", "a"));
-            let (to, mut held) = oneshot::channel();
-            if is_faster {
-                former.take(word(Word::Subscribed));
-                former.turn(Turn::Withdraw(to));
-            } else {
-                former.turn(Turn::Withdraw(to));
-                former.take(word(Word::Subscribed));
-            }
-            assert!(matches!(former.part, InUpgrade::Leaves { is_heard: true, .. }));
-            // Both get it.
-            former.take(push("r.2", "b"));
-            next.take(push("r.2", "b"));
-            former.forward();
-            former.take(push("r.3", "c"));
-            next.take(push("r.3", "c"));
-            for Forwarded { message, is_sure } in held.try_recv().unwrap() {
-                let headers = Some(headers::of_forwarded(&message, is_sure));
-                next.take(Message { subject: "comet.host.a".into(), headers, ..message });
-            }
-            assert_eq!(bodies(&mut began_here), [""; 0]);
-            next.take(word(Word::Complete));
-            next.take(push("r.4", "d"));
-            assert_eq!(bodies(&mut began_here), ["a", "b", "c", "d"]);
-            assert_eq!(bodies(&mut began_there), [""; 0]);
-        }
     }
 }

@@ -185,8 +185,12 @@ impl Writer {
                 let is_published = self.publish(subject, Some(reply), headers, body).await;
                 self.tell_if_not(is_published, call);
             }
-            Command::TellInterest { room, has_members } => {
-                let interest = if has_members { Interest::Asks } else { Interest::None };
+            Command::TellInterest { room, has_members, asks } => {
+                let interest = match (has_members, asks) {
+                    (true, true) => Interest::Asks,
+                    (true, false) => Interest::Has,
+                    (false, _) => Interest::None,
+                };
                 let headers = headers::of_interest(interest, &own);
                 self.publish(self.subjects.room(&room), None, headers, Vec::new()).await;
             }

@@ -1,7 +1,7 @@
 //! Many hosts that push for each other through a broker: what [`comet_hub::cluster`] decides, without shards.
 //!
-//! Hosts come, leave, die and lose their connection, with or without noticing it at once, and the broker goes away. In
-//! between rooms get members and lose them, and hosts push. A push reaches the hosts it is meant for, or the outcome
+//! Hosts come, leave, die and lose their connection, with or without noticing it at once, and the broker goes away. They lose
+//! what others tell of rooms, and have no room for their answers. In between rooms get members and lose them, and hosts push. A push reaches the hosts it is meant for, or the outcome
 //! names the host, or the host that pushed cannot have heard of it; these are counted as untold.
 
 mod broker;
@@ -114,6 +114,8 @@ struct Host {
     epoch: u64,
     /// The last change of the above.
     changed: Millis,
+    /// Notices that it has lost.
+    lost_notices: u64,
     /// When the last connection was lost.
     lost: Millis,
     /// Members of a room, and since when there are some.
@@ -128,6 +130,8 @@ struct World {
     broker: Broker,
     pushes: Pushes,
     summary: HostsSummary,
+    /// Queues overflow now and then.
+    overflows: bool,
 }
 
 impl World {
@@ -138,12 +142,13 @@ impl World {
         let host = |number: usize| {
             let name: HostName = format!("h{number}").into();
             Host {
-                cluster: Cluster::new(name.clone(), subscribes_rooms),
+                cluster: Cluster::new(name.clone(), subscribes_rooms, seed ^ number as u64),
                 name,
                 is_running: true,
                 link: Link::Down { until: Millis(0) },
                 epoch: 0,
                 changed: Millis(0),
+                lost_notices: 0,
                 lost: Millis(0),
                 members: BTreeMap::new(),
             }
@@ -156,10 +161,12 @@ impl World {
             broker: Broker::new(hosts, subscribes_rooms),
             pushes: Pushes::default(),
             summary: HostsSummary::default(),
+            overflows: false,
         }
     }
 
     fn run(mut self) -> Result<HostsSummary, String> {
+        self.overflows = true;
         while self.now < Millis(RUN_MS) {
             for _ in 0..self.rng.between(0, 2) {
                 self.change_members();
@@ -257,8 +264,9 @@ impl World {
 
     fn start(&mut self, number: usize) {
         let host = &mut self.hosts[number];
-        host.cluster = Cluster::new(host.name.clone(), self.broker.subscribes_rooms);
-        (host.is_running, host.changed) = (true, self.now);
+        let seed = self.rng.between(0, u64::MAX);
+        host.cluster = Cluster::new(host.name.clone(), self.broker.subscribes_rooms, seed);
+        (host.is_running, host.changed, host.lost_notices) = (true, self.now, 0);
         host.members.clear();
         host.link = Link::Down { until: self.now };
     }
@@ -375,6 +383,11 @@ impl World {
                 Command::Publish { call, .. } if matches!(host.link, Link::Down { .. }) => {
                     host.cluster.not_published(call);
                 }
+                command @ Command::AnswerInterest { .. }
+                    if self.overflows && self.rng.percent(5) =>
+                {
+                    host.cluster.not_told(self.now, command);
+                }
                 command => {
                     self.broker.submit(&mut self.rng, self.now, number, Message::Command(command));
                 }
@@ -407,6 +420,10 @@ impl World {
                 let answer = Message::Answer(ReplyAddress::parse(&reply), part);
                 self.broker.submit(&mut self.rng, self.now, to, answer);
             }
+        } else if self.overflows && matches!(event, Event::Interest { .. }) && self.rng.percent(1) {
+            let Host { cluster, lost_notices, .. } = &mut self.hosts[to];
+            *lost_notices += 1;
+            cluster.note_lost(self.now, *lost_notices);
         } else {
             self.hosts[to].cluster.handle_event(self.now, event);
         }

@@ -17,6 +17,7 @@ mod live_trace;
 mod logic;
 mod logic_away;
 mod logic_gateway;
+mod notices;
 mod overload;
 mod paced_hosts;
 mod push;

@@ -80,6 +80,15 @@ pub struct EngineCounts {
     pub disconnects: u64,
 }
 
+impl EngineCounts {
+    /// Messages that were dropped and may have told of rooms. Pushes and orders tell nothing of them: their hosts notice that an answer is
+    /// missing.
+    #[must_use]
+    pub fn lost_notices(&self) -> u64 {
+        self.dropped_notices + self.dropped_early
+    }
+}
+
 /// Where the answer to a push goes, as the broker named it.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplyTo(pub Box<str>);
@@ -234,12 +243,14 @@ pub enum Command {
         /// What the answers are to name.
         call: Option<ClusterCallId>,
     },
-    /// Tells the hosts with members of the room that this one has some, and asks who they are; or that it has none.
+    /// Tells the hosts with members of the room that this one has some, or that it has none.
     TellInterest {
         /// The room.
         room: Arc<str>,
         /// Whether there are members here.
         has_members: bool,
+        /// They are to say who they are.
+        asks: bool,
     },
     /// Tells one host that this one has members of the room.
     AnswerInterest {

@@ -107,14 +107,14 @@ mod tests {
 
     #[test]
     fn another_process_goes_on_behind_the_calls_and_with_the_hosts() {
-        let mut former: Cluster<u32> = Cluster::new("a".into(), true);
+        let mut former: Cluster<u32> = Cluster::new("a".into(), true, 1);
         former.handle_event(Millis(0), Event::Connected);
         former.handle_event(Millis(10), Event::Announced { host: "b".into(), reads_stream: false });
         former.begin((Millis(20), 1_000), publication("r"), 1);
         let handed = former.hand_over(Millis(20), 7, None);
         assert_eq!((handed.last_call, &handed.hosts[..]), (1, &["b".into()][..]));
 
-        let mut next: Cluster<u32> = Cluster::new("a".into(), true);
+        let mut next: Cluster<u32> = Cluster::new("a".into(), true, 1);
         next.take_over(Millis(30), handed, ["r".into()]);
         assert_eq!(commands(&mut next), [], "the former process is this host");
         next.handle_event(Millis(40), Event::Connected);
@@ -132,10 +132,10 @@ mod tests {
 
     /// Whom a push names that is begun as a process connects, which took over from another one that had been connected for `age`.
     fn named_after(age: u64, connects_after: u64) -> Vec<HostName> {
-        let mut former: Cluster<u32> = Cluster::new("a".into(), true);
+        let mut former: Cluster<u32> = Cluster::new("a".into(), true, 1);
         former.handle_event(Millis(0), Event::Connected);
         former.handle_event(Millis(10), Event::Announced { host: "b".into(), reads_stream: false });
-        let mut next = Cluster::new("a".into(), true);
+        let mut next = Cluster::new("a".into(), true, 1);
         next.take_over(Millis(age), former.hand_over(Millis(age), 7, None), []);
         let now = Millis(age + connects_after);
         next.handle_event(now, Event::Connected);

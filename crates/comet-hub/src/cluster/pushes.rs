@@ -45,7 +45,7 @@ impl<C> Cluster<C> {
 
     /// No host may have members of a room without having told.
     fn is_settled(&self, now: Millis) -> bool {
-        self.settled_at <= now
+        self.settled_at <= now && self.retell_at.is_none()
     }
 
     /// Which hosts have members of the room is known.
@@ -122,12 +122,12 @@ impl<C> Cluster<C> {
         reply.map(|reply| self.under_way.remove(reply));
     }
 
-    /// Messages that were lost here so far, pushes or others.
+    /// Notices that were lost here so far: [`EngineCounts::lost_notices`](super::EngineCounts::lost_notices). Others are asked again who
+    /// has members of rooms, after a pause that is longer each time, until a minute is quiet.
     pub fn note_lost(&mut self, now: Millis, lost: u64) {
-        if lost > self.lost {
-            self.lost = lost;
-            let retell_at = *self.retell_at.get_or_insert(now.after(SETTLE_MS));
-            self.settled_at = retell_at.after(SETTLE_MS);
+        let Self { losses, rooms, retell_at, jitter, .. } = self;
+        if losses.note(now, lost, rooms.tells_all()) {
+            retell_at.get_or_insert_with(|| now.after(losses.pause_ms(jitter)));
         }
     }
 

@@ -1,6 +1,10 @@
-//! Rooms with members on this host, and the other hosts that have some.
+//! Rooms with members on this host, the other hosts that have some, and which of the rooms others are still to be told of.
+//!
+//! All rooms are told by a walk in the order of their names, which keeps its place and no list. A walk that is wanted again while one is
+//! under way comes round to its present place. So the last rooms are told, however often hosts come or messages are lost.
 
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
 
 use comet_core::Millis;
@@ -10,14 +14,36 @@ use super::engine::HostName;
 struct Room {
     /// Other hosts with members.
     peers: Vec<HostName>,
-    /// Since when others are asked who has members, without one that did not answer.
-    asked: Millis,
+    /// When others were asked who has members. `None`: they are to be asked, because one did not answer.
+    asked: Option<Asked>,
+}
+
+struct Asked {
+    at: Millis,
+    /// One before the present round counts for nothing: a host may have missed it.
+    round: u64,
+}
+
+/// All rooms are told, a slice at a time.
+#[derive(Default)]
+struct Walk {
+    /// The latest room. `None`: it begins.
+    at: Option<Arc<str>>,
+    /// The first room follows the last one.
+    comes_round: bool,
+    /// The last room, once it has come round. `None`: that with the last name.
+    end: Option<Arc<str>>,
 }
 
 #[derive(Default)]
 pub(super) struct Rooms {
     /// Rooms with members here, in an order that each run of a simulation repeats.
     rooms: BTreeMap<Arc<str>, Room>,
+    /// Counts the times that all rooms were to be told.
+    round: u64,
+    walk: Option<Walk>,
+    /// Rooms of these that are to be told beside the walk. `true`: others are asked as well.
+    untold: BTreeMap<Arc<str>, bool>,
 }
 
 impl Rooms {
@@ -29,17 +55,18 @@ impl Rooms {
         self.rooms.keys()
     }
 
-    /// `true`: there were no members.
-    pub(super) fn insert(&mut self, now: Millis, room: &Arc<str>) -> bool {
+    /// `true`: there were no members. Others are not told yet.
+    pub(super) fn insert(&mut self, room: &Arc<str>) -> bool {
         if self.has(room) {
             return false;
         }
-        self.rooms.insert(Arc::clone(room), Room { peers: Vec::new(), asked: now });
+        self.rooms.insert(Arc::clone(room), Room { peers: Vec::new(), asked: None });
         true
     }
 
     /// `true`: there were members.
     pub(super) fn remove(&mut self, room: &str) -> bool {
+        self.untold.remove(room);
         self.rooms.remove(room).is_some()
     }
 
@@ -53,9 +80,17 @@ impl Rooms {
         self.rooms.get(room).map(|room| room.peers.as_slice()).unwrap_or_default()
     }
 
-    /// Since when others are asked who has members. `None`: there are none here, so nobody was asked.
+    /// When others were asked who has members. `None`: they were not, or one of them may not have heard it.
     pub(super) fn asked(&self, room: &str) -> Option<Millis> {
-        self.rooms.get(room).map(|room| room.asked)
+        let asked = self.rooms.get(room)?.asked.as_ref();
+        asked.filter(|asked| asked.round == self.round).map(|asked| asked.at)
+    }
+
+    /// Others are asked who has members.
+    pub(super) fn note_asked(&mut self, now: Millis, room: &str) {
+        if let Some(room) = self.rooms.get_mut(room) {
+            room.asked = Some(Asked { at: now, round: self.round });
+        }
     }
 
     /// `host` has members. `false`: there are none here.
@@ -74,13 +109,13 @@ impl Rooms {
         }
     }
 
-    /// `host` did not answer, so it may have none any more. `true`: others have to be asked again.
-    pub(super) fn doubt_peer(&mut self, now: Millis, room: &str, host: &HostName) -> bool {
-        let Some(Room { peers, asked }) = self.rooms.get_mut(room) else { return false };
-        let Some(at) = peers.iter().position(|peer| peer == host) else { return false };
-        peers.swap_remove(at);
-        *asked = now;
-        true
+    /// `host` did not answer, so it may have none any more. Others are asked again.
+    pub(super) fn doubt_peer(&mut self, room: &Arc<str>, host: &HostName) {
+        let Some(Room { peers, .. }) = self.rooms.get_mut(room) else { return };
+        if let Some(at) = peers.iter().position(|peer| peer == host) {
+            peers.swap_remove(at);
+            self.tell_again(room, true);
+        }
     }
 
     /// Who else has members is not known any more.
@@ -92,5 +127,136 @@ impl Rooms {
         for Room { peers, .. } in self.rooms.values_mut() {
             peers.retain(|peer| peer != host);
         }
+    }
+
+    /// Others are to be told of a room, and asked for theirs if it `asks`, once more.
+    pub(super) fn tell_again(&mut self, room: &Arc<str>, asks: bool) {
+        let Some(known) = self.rooms.get_mut(room) else { return };
+        if asks {
+            known.asked = None;
+        }
+        *self.untold.entry(Arc::clone(room)).or_default() |= asks;
+    }
+
+    /// Others are to be told of all rooms, and asked for theirs. Until a room is told, nobody has been asked.
+    pub(super) fn tell_all(&mut self) {
+        self.round += 1;
+        self.untold.clear();
+        let at = self.walk.take().and_then(|walk| walk.at);
+        let comes_round = at.is_some();
+        self.walk = (!self.rooms.is_empty()).then(|| Walk { end: at.clone(), at, comes_round });
+    }
+
+    /// Whether a walk is under way.
+    pub(super) fn tells_all(&self) -> bool {
+        self.walk.is_some()
+    }
+
+    /// Whether there are rooms to be told.
+    pub(super) fn tells(&self) -> bool {
+        self.tells_all() || !self.untold.is_empty()
+    }
+
+    /// Rooms that others are told of now, and whether they are asked. It looks at so many.
+    pub(super) fn take_slice(&mut self, now: Millis, looks: usize) -> Vec<(Arc<str>, bool)> {
+        let mut slice = Vec::new();
+        for _ in 0..looks {
+            let (room, asks) = match self.untold.pop_first() {
+                Some(untold) => untold,
+                None => match self.walk_on() {
+                    // It was told for another reason since the walk was wanted.
+                    Some(room) if self.asked(&room).is_some() => continue,
+                    Some(room) => (room, true),
+                    None => break,
+                },
+            };
+            if asks {
+                self.note_asked(now, &room);
+            }
+            slice.push((room, asks));
+        }
+        slice
+    }
+
+    /// The next room of the walk. `None`: it is over.
+    fn walk_on(&mut self) -> Option<Arc<str>> {
+        let walk = self.walk.as_mut()?;
+        let next_after = |at: Option<&str>| {
+            let from = at.map_or(Unbounded, Excluded);
+            self.rooms.range::<str, _>((from, Unbounded)).next().map(|(room, _)| Arc::clone(room))
+        };
+        let mut next = next_after(walk.at.as_deref());
+        if next.is_none() && walk.comes_round {
+            (walk.comes_round, next) = (false, next_after(None));
+        }
+        let is_behind = |room: &Arc<str>| walk.end.as_ref().is_some_and(|end| room > end);
+        walk.at = next.filter(|room| walk.comes_round || !is_behind(room));
+        let next = walk.at.clone();
+        if next.is_none() {
+            self.walk = None;
+        }
+        next
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rooms(names: impl IntoIterator<Item = usize>) -> Rooms {
+        let mut rooms = Rooms::default();
+        for name in names {
+            rooms.insert(&format!("r{name}").into());
+        }
+        rooms
+    }
+
+    fn slice(rooms: &mut Rooms, looks: usize) -> Vec<String> {
+        rooms.take_slice(Millis(0), looks).into_iter().map(|(room, _)| room.to_string()).collect()
+    }
+
+    #[test]
+    fn a_walk_that_is_wanted_again_comes_round_to_its_place() {
+        let mut rooms = rooms(0..5);
+        rooms.tell_all();
+        assert_eq!(slice(&mut rooms, 2), ["r0", "r1"]);
+        rooms.tell_all();
+        assert_eq!(rooms.asked("r0"), None, "who came since was not asked");
+        assert_eq!(slice(&mut rooms, 4), ["r2", "r3", "r4", "r0"]);
+        // That room has gone, and so has the first one.
+        assert!(["r0", "r1"].into_iter().all(|room| rooms.remove(room)));
+        rooms.tell_all();
+        assert_eq!(slice(&mut rooms, 9), ["r2", "r3", "r4"]);
+        assert_eq!((slice(&mut rooms, 9).len(), rooms.tells()), (0, false));
+    }
+
+    #[test]
+    fn a_walk_that_is_wanted_again_and_again_tells_the_last_room() {
+        let mut rooms = rooms(0..9);
+        let mut told = Vec::new();
+        for _ in 0..9 {
+            rooms.tell_all();
+            told.extend(slice(&mut rooms, 1));
+        }
+        told.sort();
+        told.dedup();
+        assert_eq!(told.len(), 9);
+    }
+
+    #[test]
+    fn a_room_is_to_be_told_once_and_only_if_it_has_members() {
+        let mut rooms = rooms(0..2);
+        for asks in [false, true, false] {
+            rooms.tell_again(&"r0".into(), asks);
+        }
+        rooms.tell_again(&"r1".into(), false);
+        rooms.tell_again(&"nobody".into(), true);
+        rooms.note_asked(Millis(3), "r1");
+        let told = rooms.take_slice(Millis(7), 9);
+        assert_eq!(told, [("r0".into(), true), ("r1".into(), false)]);
+        assert_eq!((rooms.asked("r0"), rooms.asked("r1")), (Some(Millis(7)), Some(Millis(3))));
+        rooms.tell_again(&"r0".into(), true);
+        rooms.remove("r0");
+        assert!(!rooms.tells());
     }
 }

@@ -31,7 +31,7 @@ impl World {
         let hosts = ahead.iter().map(|&(name, ahead_ms)| Host {
             name,
             unix_ms: 1_000_000 + ahead_ms,
-            cluster: Cluster::new(name.into(), true).with_sessions(1, 1_000_000 + ahead_ms),
+            cluster: Cluster::new(name.into(), true, 1).with_sessions(1, 1_000_000 + ahead_ms),
             is_connected: false,
             owners: BTreeMap::new(),
             ended: Vec::new(),
@@ -115,7 +115,7 @@ impl World {
     fn upgrade(&mut self, host: usize) {
         let host = &mut self.hosts[host];
         let handed = host.cluster.hand_over(Millis(self.now), host.unix_ms + self.now, None);
-        let mut next = Cluster::new(host.name.into(), true).with_sessions(1, host.unix_ms);
+        let mut next = Cluster::new(host.name.into(), true, 1).with_sessions(1, host.unix_ms);
         next.take_over(Millis(self.now), handed, []);
         host.cluster = next;
         host.is_connected = false;
@@ -207,7 +207,7 @@ fn keys_are_listed_slice_by_slice() {
 
 #[test]
 fn keys_that_find_no_room_are_listed_later() {
-    let mut cluster: Cluster<()> = Cluster::new("a".into(), true).with_sessions(1, 1_000);
+    let mut cluster: Cluster<()> = Cluster::new("a".into(), true, 1).with_sessions(1, 1_000);
     cluster.handle_event(Millis(0), Event::Connected);
     cluster.claim(Millis(7), ("k".into(), Millis(7)));
     cluster.handle_timeout(Millis(60));

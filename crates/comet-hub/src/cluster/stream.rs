@@ -70,7 +70,7 @@ mod tests {
     }
 
     fn connected() -> Driver {
-        let mut cluster = Cluster::new("a".into(), true);
+        let mut cluster = Cluster::new("a".into(), true, 1);
         cluster.handle_event(Millis(0), Event::Connected);
         cluster.handle_event(Millis(0), announced("b", true));
         cluster.set_reads_stream(Millis(0), true);

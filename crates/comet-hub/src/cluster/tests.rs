@@ -1,8 +1,9 @@
 //! A few hosts and a broker in one thread.
 
 mod members;
+mod telling;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use comet_core::Tally;
 
@@ -18,7 +19,7 @@ struct World {
 
 struct Host {
     cluster: Cluster<u32>,
-    subscribed: Vec<Arc<str>>,
+    subscribed: BTreeSet<Arc<str>>,
     gets_all_rooms: bool,
     /// Members of each room.
     members: BTreeMap<Arc<str>, u64>,
@@ -45,8 +46,8 @@ impl World {
 
     fn connect(&mut self, name: &'static str, subscribes_rooms: bool) {
         let host = Host {
-            cluster: Cluster::new(name.into(), subscribes_rooms),
-            subscribed: Vec::new(),
+            cluster: Cluster::new(name.into(), subscribes_rooms, self.hosts.len() as u64),
+            subscribed: BTreeSet::new(),
             gets_all_rooms: false,
             members: BTreeMap::new(),
             refuses: false,
@@ -143,17 +144,16 @@ impl World {
             };
             match command {
                 Command::Subscribe { room } => {
-                    self.hosts.get_mut(name).unwrap().subscribed.push(room);
+                    self.hosts.get_mut(name).unwrap().subscribed.insert(room);
                 }
                 Command::SubscribeOnly { rooms } => {
-                    self.hosts.get_mut(name).unwrap().subscribed = rooms;
+                    self.hosts.get_mut(name).unwrap().subscribed = rooms.into_iter().collect();
                 }
                 Command::SubscribeAllRooms => {
                     self.hosts.get_mut(name).unwrap().gets_all_rooms = true;
                 }
                 Command::Unsubscribe { room } => {
-                    let subscribed = &mut self.hosts.get_mut(name).unwrap().subscribed;
-                    subscribed.retain(|other| *other != room);
+                    self.hosts.get_mut(name).unwrap().subscribed.remove(&room);
                 }
                 Command::Publish { publication, call } => {
                     let to = match &publication.target {
@@ -183,10 +183,10 @@ impl World {
                         self.event(name, Event::NoResponders { call });
                     }
                 }
-                Command::TellInterest { room, has_members } => {
+                Command::TellInterest { room, has_members, asks } => {
                     for other in subscribers(self, &room) {
                         let (host, room) = (host.clone(), Arc::clone(&room));
-                        let event = Event::Interest { host, room, has_members, asks: has_members };
+                        let event = Event::Interest { host, room, has_members, asks };
                         self.event(other, event);
                     }
                 }
@@ -417,7 +417,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
 
 #[test]
 fn many_rooms_are_told_in_slices() {
-    let mut cluster: Cluster<()> = Cluster::new("a".into(), true);
+    let mut cluster: Cluster<()> = Cluster::new("a".into(), true, 1);
     for number in 0..3 * TOLD_AT_ONCE {
         cluster.set_interest(Millis(0), &format!("r{number}").into(), true);
     }

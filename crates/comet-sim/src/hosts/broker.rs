@@ -186,9 +186,9 @@ impl Broker {
                 let reply = call.map(|call| ReplyAddress { host: from, call }.text());
                 self.tell(rng, now, &to, &Event::Push { publication, reply });
             }
-            Command::TellInterest { room, has_members } => {
+            Command::TellInterest { room, has_members, asks } => {
                 let to = self.subscribers(&room, from);
-                let event = Event::Interest { host: name(), room, has_members, asks: has_members };
+                let event = Event::Interest { host: name(), room, has_members, asks };
                 self.tell(rng, now, &to, &event);
             }
             Command::AnswerInterest { room, to } => {

@@ -73,7 +73,7 @@ pub struct Loaded(#[expect(dead_code, reason = "it is held")] Vec<Cluster<()>>);
 #[must_use]
 pub fn load(copies: usize, (hosts, rooms, hosts_a_room): (usize, usize, usize)) -> Loaded {
     let host = |_| {
-        let mut cluster = Cluster::new("h0".into(), true);
+        let mut cluster = Cluster::new("h0".into(), true, 0);
         cluster.handle_event(Millis(0), Event::Connected);
         let others: Vec<HostName> = (1..hosts).map(|it| format!("h{it}").into()).collect();
         for host in &others {

@@ -1,0 +1,212 @@
+//! What comes for a reader, without NATS.
+
+use async_nats::HeaderMap;
+
+use super::*;
+use crate::Nats;
+use comet_hub::cluster::Engine;
+
+fn message(bytes: usize) -> Message {
+    Message {
+        subject: "comet.all".into(),
+        reply: None,
+        payload: vec![0; bytes].into(),
+        headers: None::<HeaderMap>,
+        status: None,
+        description: None,
+        length: bytes,
+    }
+}
+
+#[test]
+fn events_that_wait_are_bounded_by_bytes_and_by_number() {
+    let shared = Arc::new(Shared::default());
+    let (pushes, mut waiting) = mpsc::channel(8);
+    let (notices, _waiting_notices) = mpsc::channel(2);
+    let subjects = Arc::new(Subjects::new("comet", "a".into()));
+    let queues = Queues { pushes, notices };
+    let mut reader = Reader::new(subjects, Arc::clone(&shared), queues);
+    let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, shared);
+    for _ in 0..3 {
+        reader.take(message(EVENTS_BYTES_MAX / 2));
+    }
+    assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 0));
+    while let Ok(event) = waiting.try_recv() {
+        engine.note_taken(event.bytes());
+    }
+    for _ in 0..10 {
+        reader.take(message(1));
+    }
+    assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 2));
+    // There is no room for pushes, and there is for what hosts say.
+    for _ in 0..3 {
+        reader.take(announcement());
+    }
+    assert_eq!((engine.counts().dropped_notices, engine.counts().dropped), (1, 2));
+}
+
+/// A reader of a connection that has begun, whose notices have no room: that, and two events more.
+fn full_reader() -> (Reader, mpsc::Receiver<Event>) {
+    let (notices, waiting) = mpsc::channel(2);
+    let queues = Queues { pushes: mpsc::channel(1).0, notices };
+    let subjects = Arc::new(Subjects::new("comet", "a".into()));
+    let mut reader = Reader::new(subjects, Arc::default(), queues);
+    reader.take_state(&async_nats::Event::Connected);
+    reader.take(announcement());
+    reader.take_state(&async_nats::Event::Disconnected);
+    (reader, waiting)
+}
+
+async fn next(waiting: &mut mpsc::Receiver<Event>) -> Event {
+    waiting.recv().await.expect("there is another one")
+}
+
+#[tokio::test]
+async fn a_connection_begins_after_the_end_of_the_one_before() {
+    let (mut reader, mut waiting) = full_reader();
+    // Whoever waits for room among the notices does.
+    tokio::task::yield_now().await;
+    for expected in [Event::Connected, announced()] {
+        assert_eq!(next(&mut waiting).await, expected);
+    }
+    reader.take_state(&async_nats::Event::Connected);
+    reader.take(announcement());
+    for expected in [Event::Disconnected, Event::Connected] {
+        assert_eq!(next(&mut waiting).await, expected);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
+    let (mut reader, mut waiting) = full_reader();
+    for _ in 0..3 {
+        reader.take_state(&async_nats::Event::Connected);
+        reader.take_state(&async_nats::Event::Disconnected);
+    }
+    let dropped = reader.shared.counts.dropped_notices.load(Relaxed);
+    reader.take(announcement());
+    assert_eq!(reader.shared.counts.dropped_notices.load(Relaxed), dropped + 1);
+    let (_subscriptions, new) = mpsc::channel(1);
+    let (changes, states) = mpsc::unbounded_channel();
+    let (_turns, turns) = mpsc::unbounded_channel();
+    let told = async {
+        for expected in [Event::Connected, announced(), Event::Disconnected] {
+            assert_eq!(next(&mut waiting).await, expected);
+        }
+        changes.send(async_nats::Event::Connected).unwrap();
+        assert_eq!(next(&mut waiting).await, Event::Connected);
+    };
+    tokio::select! {
+        () = reader.run(new, states, turns) => panic!("it reads on"),
+        () = told => {}
+    }
+}
+
+fn announcement() -> Message {
+    let headers = Some(headers::of_interest(Interest::Has, "b"));
+    Message { subject: "comet.hosts".into(), headers, ..message(0) }
+}
+
+fn announced() -> Event {
+    Event::Announced { host: "b".into(), reads_stream: false }
+}
+
+fn reader() -> (Reader, mpsc::Receiver<Event>) {
+    let (pushes, waiting) = mpsc::channel(8);
+    let queues = Queues { pushes, notices: mpsc::channel(1).0 };
+    let subjects = Arc::new(Subjects::new("comet", "a".into()));
+    (Reader::new(subjects, Arc::default(), queues), waiting)
+}
+
+fn push(reply: &str, body: &'static str) -> Message {
+    let reply = Some(reply.into());
+    Message { reply, payload: body.into(), length: body.len(), ..message(0) }
+}
+
+fn word(word: Word) -> Message {
+    let headers = Some(headers::of_word(word, "a"));
+    Message { subject: "comet.host.a".into(), headers, ..message(0) }
+}
+
+fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
+    let body = |event| match event {
+        Event::Push { publication, .. } => String::from_utf8(publication.body).unwrap(),
+        other => panic!("{other:?}"),
+    };
+    std::iter::from_fn(|| waiting.try_recv().ok()).map(body).collect()
+}
+
+#[test]
+fn what_is_held_is_begun_if_the_upgrade_fails() {
+    let (mut reader, mut waiting) = reader();
+    reader.take(push("r.1", "a"));
+    reader.turn(Turn::Hold);
+    reader.take(push("r.2", "b"));
+    reader.take(push("r.3", "c"));
+    assert_eq!(bodies(&mut waiting), ["a"]);
+    reader.turn(Turn::Release);
+    reader.take(push("r.4", "d"));
+    assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
+}
+
+/// Nothing can be held while what the former process held is on its way, which its owner can see.
+#[test]
+fn a_process_can_hold_pushes_once_it_has_taken_over() {
+    let (mut reader, mut waiting) = reader();
+    let (to_writer, to_reader) = (mpsc::channel(1).0, mpsc::unbounded_channel());
+    let (turns, _turns) = to_reader;
+    let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
+    assert!(engine.has_taken_over());
+    engine.take_over(None);
+    reader.part = InUpgrade::takes_over();
+    reader.take(push("r.1", "a"));
+    assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
+    reader.take(word(Word::Complete));
+    assert!(engine.has_taken_over());
+    reader.turn(Turn::Hold);
+    assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
+}
+
+/// Its owner waits for it neither to take over nor to hold.
+#[test]
+fn an_engine_that_has_ended_passes_on_no_more() {
+    let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
+    engine.take_over(None);
+    assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
+}
+
+/// Whether the new process is subscribed before or after the former one waits for that.
+#[test]
+fn what_is_held_goes_to_the_other_process() {
+    for is_faster in [false, true] {
+        let (mut former, mut began_there) = reader();
+        let (mut next, mut began_here) = reader();
+        next.part = InUpgrade::takes_over();
+        former.turn(Turn::Hold);
+        former.take(push("r.1", "a"));
+        let (to, mut held) = oneshot::channel();
+        if is_faster {
+            former.take(word(Word::Subscribed));
+            former.turn(Turn::Withdraw(to));
+        } else {
+            former.turn(Turn::Withdraw(to));
+            former.take(word(Word::Subscribed));
+        }
+        assert!(matches!(former.part, InUpgrade::Leaves { is_heard: true, .. }));
+        // Both get it.
+        former.take(push("r.2", "b"));
+        next.take(push("r.2", "b"));
+        former.forward();
+        former.take(push("r.3", "c"));
+        next.take(push("r.3", "c"));
+        for Forwarded { message, is_sure } in held.try_recv().unwrap() {
+            let headers = Some(headers::of_forwarded(&message, is_sure));
+            next.take(Message { subject: "comet.host.a".into(), headers, ..message });
+        }
+        assert_eq!(bodies(&mut began_here), [""; 0]);
+        next.take(word(Word::Complete));
+        next.take(push("r.4", "d"));
+        assert_eq!(bodies(&mut began_here), ["a", "b", "c", "d"]);
+        assert_eq!(bodies(&mut began_there), [""; 0]);
+    }
+}
