@@ -34,8 +34,6 @@ pub(crate) struct Input {
     pub(crate) kept: Option<KeptSession>,
     /// The bytes wait for another turn.
     pub(crate) waits_for_turn: bool,
-    /// The client has ended its side of the connection behind the bytes.
-    pub(crate) has_ended: bool,
 }
 
 impl Input {
@@ -51,7 +49,6 @@ impl Input {
             last_event_id,
             kept,
             waits_for_turn,
-            has_ended,
         } = self;
         bytes.is_empty()
             && fragments.is_none()
@@ -63,7 +60,6 @@ impl Input {
             && *last_event_id == LastEventId::None
             && kept.is_none()
             && !waits_for_turn
-            && !has_ended
     }
 }
 
@@ -110,6 +106,9 @@ pub(crate) struct Conn {
     pub(crate) is_kept: bool,
     /// A limit at the door closes it. So it lingers only while few others do.
     pub(crate) is_turned_away: bool,
+    /// The client has left, and something that it sent before is not read yet. Nothing is sent any more: the answer to that would be a
+    /// reset, and a push in the outbox can be parked.
+    pub(crate) has_ended: bool,
     pub(crate) outbox: Outbox,
     /// When the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
@@ -150,6 +149,7 @@ impl Conn {
             is_deflated: false,
             is_kept: false,
             is_turned_away: false,
+            has_ended: false,
             outbox: Outbox::EMPTY,
             moved: Tick(0),
             deadline,

@@ -210,6 +210,8 @@ pub struct Shard {
     /// Memory for WebSocket messages that are unmasked, kept between calls.
     scratch: Vec<u8>,
     deflated_input: DeflatedInput,
+    /// The connection whose held input is read.
+    resuming: Option<Slot>,
     is_input_held: bool,
 }
 
@@ -276,6 +278,7 @@ impl Shard {
             counters: Counters::default(),
             scratch: Vec::new(),
             deflated_input: DeflatedInput::default(),
+            resuming: None,
             is_input_held: false,
         }
     }
@@ -481,6 +484,11 @@ impl Shard {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
         self.check_caller_tokens(&former);
+        let limits = &self.context.limits;
+        if former.history_rules != limits.history_rules && !limits.history_is_shared {
+            let covers = |room: &str| limits.history_rule(room).is_some();
+            self.home.histories.forget_uncovered(covers);
+        }
         let limits = &self.context.limits;
         if former.trace_users != limits.trace_users || former.traces != limits.traces {
             self.tracing_from = Some(Slot(0));

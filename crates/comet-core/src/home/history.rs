@@ -275,6 +275,18 @@ impl RoomHistories {
         Some(known)
     }
 
+    /// Forgets the rooms that no rule covers any more, and begins a new epoch for rooms that had no push: what is pushed while no rule
+    /// covers a room has no offset, so a rule that comes back must not go on.
+    pub(crate) fn forget_uncovered(&mut self, covers: impl Fn(&str) -> bool) {
+        let gone: Vec<_> = self.rooms.keys().filter(|room| !covers(room)).cloned().collect();
+        for room in gone {
+            let known = self.take(&room).expect("it is there");
+            self.bytes -= known.bytes;
+            self.evicted += u64::from(known.pushes);
+        }
+        self.forgotten += 1;
+    }
+
     /// That of the first push to a room, unless others are forgotten before.
     fn epoch_of(&self, room: &str) -> u64 {
         let own = || self.epochs.hash_one((room, self.forgotten));

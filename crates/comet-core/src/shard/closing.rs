@@ -147,8 +147,9 @@ impl Shard {
             None => self.unregister(slot, key),
         }
         self.forget_recovery(slot);
-        if has_left && self.conns[slot].outbox.is_sending() {
-            // The next connection waits for what this send has not sent, so it cannot go on.
+        let conn = &self.conns[slot];
+        // The next connection waits for what this send has not sent, so it cannot go on. And a client that has left gets no notice.
+        if (has_left && conn.outbox.is_sending()) || conn.has_ended {
             return self.abort(slot);
         }
         // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.

@@ -97,7 +97,8 @@ impl Shard {
             return None;
         }
         let write = write_deadline(conn, &self.context);
-        if conn.outbox.is_sending() && write <= now {
+        // To a client that has left nothing is sent any more.
+        if conn.outbox.is_sending() && write <= now && !conn.has_ended {
             let reason = CloseReason::WriteTimeout;
             return Some(Overdue { reason, deadline: write, limit_ms: limits.write_ms });
         }

@@ -100,7 +100,7 @@ impl Shard {
     /// The connections that [`Shard::hand_over`] leaves out, and why.
     pub fn left_behind(&self) -> impl Iterator<Item = (ConnId, LeftBehind)> {
         self.taken_slots().filter_map(|slot| {
-            let why = left_behind(&self.conns[slot].state)?;
+            let why = left_behind(&self.conns[slot])?;
             Some((self.conns.id(slot), why))
         })
     }
@@ -111,7 +111,7 @@ impl Shard {
     pub fn required_by_connections(&self) -> Vec<&'static str> {
         let moved = || {
             let conns = self.taken_slots().map(|slot| &self.conns[slot]);
-            conns.filter(|conn| left_behind(&conn.state).is_none())
+            conns.filter(|conn| left_behind(conn).is_none())
         };
         let required = [
             (moved().any(|conn| conn.is_kept), feature::PARKED),
@@ -128,7 +128,7 @@ impl Shard {
     pub fn close_left_behind(&mut self, retry_after_ms: u32) {
         let slots: Vec<Slot> = self.taken_slots().collect();
         for slot in slots {
-            if left_behind(&self.conns[slot].state).is_some() && self.conns[slot].is_open() {
+            if left_behind(&self.conns[slot]).is_some() && self.conns[slot].is_open() {
                 let hint = self.jitter.within(0..=retry_after_ms);
                 self.refuse_upgrade(slot, hint);
                 self.close_with_hint(slot, CloseReason::Draining, "", Some(hint));
@@ -154,7 +154,7 @@ impl Shard {
         let (mut connections, mut ids) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
-            if left_behind(&conn.state).is_some() {
+            if left_behind(conn).is_some() {
                 if conn.is_open() {
                     counters.closed[CloseReason::Draining as usize] += 1;
                 }
@@ -233,6 +233,7 @@ impl Shard {
             is_kept,
             // It has a close reason.
             is_turned_away: _,
+            has_ended: _,
             has_further_rooms: _,
             outbox,
             moved,
@@ -374,8 +375,9 @@ impl Shard {
 }
 
 /// `None`: it is handed over.
-fn left_behind(state: &ConnState) -> Option<LeftBehind> {
-    match state {
+fn left_behind(conn: &Conn) -> Option<LeftBehind> {
+    match conn.state {
+        ConnState::Live if conn.has_ended => Some(LeftBehind::Closing),
         ConnState::Live => None,
         ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
         ConnState::Identifying { .. }
@@ -408,9 +410,8 @@ fn input_of(input: &Input) -> handed::Input {
         cors: _,
         last_event_id: _,
         kept: _,
-        // The list is made anew, and the socket says its end again.
+        // The list is made anew.
         waits_for_turn: _,
-        has_ended: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
         let FragmentParts { payload, is_text, is_compressed } = fragments.parts();

@@ -62,7 +62,7 @@ impl Shard {
         };
         let bytes = std::mem::take(&mut input.bytes);
         // What is read may come back here.
-        let has_ended = std::mem::take(&mut input.has_ended);
+        let former = self.resuming.replace(slot);
         let consumed = self.read(slot, &bytes);
         if consumed == 0 {
             // The usual case of a frame that arrives in small pieces: the buffer stays, nothing is copied.
@@ -75,30 +75,40 @@ impl Shard {
         } else {
             self.keep(slot, &bytes[consumed..]);
         }
-        if has_ended {
-            self.end_input(slot);
+        self.resuming = former;
+        if self.conns[slot].has_ended && former != Some(slot) {
+            self.end_input(slot, Hangup::Eof);
         }
     }
 
-    /// The client has ended its side. What it sent before is read first, as a message or a goodbye may be in it: TCP has acknowledged
-    /// that. So the connection goes on while it waits for an answer, or for its turn.
-    pub(super) fn end_input(&mut self, slot: Slot) {
+    /// The client has left. What it sent before is read first, as a message or a goodbye may be in it: TCP has acknowledged that. So
+    /// the connection goes on while it waits for an answer, or for its turn.
+    pub(super) fn end_input(&mut self, slot: Slot, how: Hangup) {
         if self.waits_for_hand_over(slot) {
             self.read_held(slot);
         }
-        let conn = &mut self.conns[slot];
-        let awaits_answer = conn.awaits_answer() && conn.transport != Transport::EventStream;
-        if conn.is_open()
-            && let Some(input) = &mut conn.input
-            && !input.bytes.is_empty()
-            && (awaits_answer || input.waits_for_turn)
-        {
-            input.has_ended = true;
+        if self.has_unread_end(slot) {
+            self.conns[slot].has_ended = true;
             return;
         }
-        self.close_hung_up(slot, Hangup::Eof);
+        self.close_hung_up(slot, how);
         // It may have been closing already. No peer is left that the close notice could reach.
         self.abort(slot);
+    }
+
+    /// Whether something that `slot` has sent is to be read although its client has left.
+    pub(super) fn has_unread_end(&self, slot: Slot) -> bool {
+        let conn = &self.conns[slot];
+        // A history comes in parts, and each waits for the client to have read the one before.
+        let awaits_answer = conn.awaits_answer()
+            && conn.transport != Transport::EventStream
+            && !self.recoveries.has_any(slot);
+        // The other process would find a connection that has ended.
+        let may_wait = !self.is_input_held;
+        conn.is_open()
+            && conn.input.as_ref().is_some_and(|input| {
+                !input.bytes.is_empty() && (awaits_answer || (input.waits_for_turn && may_wait))
+            })
     }
 
     /// Keeps the unread tail of the input, if there is one.

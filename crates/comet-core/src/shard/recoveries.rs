@@ -95,6 +95,11 @@ impl Recoveries {
         self.by_conn.is_empty()
     }
 
+    /// Whether the connection catches up.
+    pub(super) fn has_any(&self, slot: Slot) -> bool {
+        !self.is_empty() && self.by_conn.contains_key(&slot)
+    }
+
     /// Whether the connection will be in the room when it has caught up.
     pub(super) fn has(&self, slot: Slot, room: RoomId) -> bool {
         !self.is_empty() && self.by_conn.get(&slot).is_some_and(|one| one.room == room)

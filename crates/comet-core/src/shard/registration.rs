@@ -107,7 +107,7 @@ impl Shard {
                 self.end_kept_session(conn, user, &key);
             }
             self.report_disconnected(user, key);
-        } else if self.context.limits.resume.is_on() {
+        } else {
             // It may have said goodbye just before it was replaced.
             self.give_up_session(user, &key, conn);
         }

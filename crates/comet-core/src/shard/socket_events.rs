@@ -84,6 +84,13 @@ impl Shard {
     /// The last transmit of `conn` failed.
     pub fn handle_send_failed(&mut self, conn: ConnId, how: Hangup) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
+        if self.has_unread_end(slot) {
+            let conn = &mut self.conns[slot];
+            conn.has_ended = true;
+            // It does not go on. Its end settles what it has not sent.
+            self.outboxes.mark_ready(slot, conn);
+            return;
+        }
         self.close_hung_up(slot, how);
         self.abort_after_send(slot);
         self.dispatch_local();
@@ -92,16 +99,7 @@ impl Shard {
     /// Nothing more will be read from `conn`.
     pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
         let Some(slot) = self.conns.find(conn) else { return };
-        if matches!(how, Hangup::Eof) {
-            self.end_input(slot);
-            return self.dispatch_local();
-        }
-        if self.waits_for_hand_over(slot) {
-            // A goodbye or a message may lie before the end.
-            self.read_held(slot);
-        }
-        self.close_hung_up(slot, how);
-        self.abort(slot);
+        self.end_input(slot, how);
         self.dispatch_local();
     }
 
@@ -143,6 +141,10 @@ impl Shard {
             let slot = self.outboxes.pop_ready()?;
             // The slot may have been freed while it waited here, and perhaps taken again.
             let Some(conn) = self.conns.in_slot(slot) else { continue };
+            // It stays ready: a send that was cut short is not settled.
+            if conn.has_ended && conn.is_open() {
+                continue;
+            }
             if !std::mem::take(&mut conn.is_ready) || matches!(conn.state, ConnState::Closed) {
                 continue;
             }

@@ -136,6 +136,7 @@ impl Shard {
             is_deflated,
             is_kept,
             is_turned_away: false,
+            has_ended: false,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             // A deadline may come late by a tick, never early.
@@ -298,6 +299,5 @@ fn input_from(input: handed::Input) -> Input {
         last_event_id: LastEventId::None,
         kept: None,
         waits_for_turn: false,
-        has_ended: false,
     }
 }

@@ -1,7 +1,9 @@
 //! Rooms that keep a history.
 
+use std::sync::Arc;
+
 use comet_core::{
-    Budget, CoalesceRule, ConnId, HistoryRule, Limits, Message, MessageClass, ShardId,
+    Budget, CoalesceRule, ConnId, HistoryRule, Limits, Message, MessageClass, ShardId, Transport,
 };
 use comet_proto::{
     Frame, Join, JoinReply, Leave, Position, RoomGap, RoomHandle, RoomPush, count_frames, decode,
@@ -139,6 +141,37 @@ fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
 }
 
 /// What an outbox has no space for follows when the client has read what was there. A push that is too long for any is none.
+/// A file with a mistake, and the one before again.
+#[test]
+fn a_rule_that_comes_back_begins_anew() {
+    let limits = |history_rules| Limits { history_rules, ..Limits::default() };
+    let mut rig = Rig::new(1, limits(rules(10)));
+    let configure = |rig: &mut Rig, history_rules| {
+        rig.send_all(&Message::Configure { limits: Arc::new(limits(history_rules)) });
+    };
+    let position = |rig: &mut Rig, since| {
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.ask(conn, &frame_2(op::AUTH, 1, b"7/k//"));
+        let told = told(&rig.ask(conn, &join_since("r", since)));
+        let Told::Joined { position, recovered, .. } = &told[0] else { panic!("{told:?}") };
+        let told = (*position, *recovered);
+        rig.hang_up(conn);
+        told
+    };
+    let (first, _) = position(&mut rig, None);
+    rig.push_room("r", 5, b"1");
+    let (second, recovered) = position(&mut rig, first);
+    assert_eq!(recovered, Some(1));
+    configure(&mut rig, [].into());
+    rig.push_room("r", 5, b"2");
+    configure(&mut rig, rules(10));
+    rig.push_room("r", 5, b"3");
+    for since in [first, second] {
+        let (position, recovered) = position(&mut rig, since);
+        assert_eq!((position.map(|position| position.offset), recovered), (Some(1), None));
+    }
+}
+
 #[test]
 fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
     let limits = Limits { history_rules: rules(100), outbox_bytes: 500, ..Limits::default() };

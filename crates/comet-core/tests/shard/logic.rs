@@ -1,7 +1,7 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseHow, CloseReason, ConnId, Denied, DropReason, Limits, Logic, Message, Report,
+    CloseHow, CloseReason, ConnId, Denied, DropReason, Hangup, Limits, Logic, Message, Report,
     ResumeLimits, Shard, ShardId, Transport,
 };
 use comet_proto::op;
@@ -235,6 +235,28 @@ fn the_messages_of_a_client_that_has_left_come_to_logic() {
         rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
     }
     assert_eq!((rig.reason(conn), rig.shut(conn)), (CloseReason::PeerClosed, Some(CloseHow::Both)));
+}
+
+/// It has closed its socket with a push unread, so its kernel resets the connection.
+#[test]
+fn a_reset_and_a_failed_send_lose_no_message_that_has_come() {
+    let mut rig = rig(1);
+    for in_flight in [false, true] {
+        let conn = join(&mut rig, 0, "7/k//");
+        if in_flight {
+            rig.allow(conn, Some(0));
+            rig.push_keys(&["k"], 5, b"push");
+        }
+        rig.feed(conn, &frame(op::SEND, 1, b"x").repeat(3));
+        rig.end(conn, Hangup::Cut(104));
+        for _ in 0..3 {
+            let is_message = |report: &Report| matches!(report, Report::Receive { .. });
+            assert_eq!(rig.take_reports().iter().filter(|report| is_message(report)).count(), 1);
+            rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+        }
+        assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
+        assert_eq!(rig.shards[0].counters().lost, u64::from(in_flight));
+    }
 }
 
 #[test]

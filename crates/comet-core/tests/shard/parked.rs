@@ -71,6 +71,27 @@ fn a_goodbye_that_waits_behind_a_message_ends_the_session() {
     assert_eq!(rig.push_keys(&["k"], PUSH, b"x"), Tally { absent: 1, ..Tally::default() });
 }
 
+/// They would go to a socket that nobody reads.
+#[test]
+fn pushes_to_a_client_that_has_left_are_parked_while_its_messages_are_read() {
+    let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1_000, 3_000) });
+    let connect = |rig: &mut Rig| {
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.feed(conn, &request(TOKEN));
+        rig.admit(conn);
+        (conn, welcome(&rig.take(conn)))
+    };
+    let (conn, _) = connect(&mut rig);
+    rig.feed(conn, &frame_2(op::SEND, 2, b"report").repeat(2));
+    rig.hang_up(conn);
+    assert_eq!(rig.push_keys(&["k"], PUSH, b"x").queued, 1);
+    rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
+    assert_eq!(rig.push_keys(&["k"], PUSH, b"y").parked, 1);
+    let (_, (kept, rest)) = connect(&mut rig);
+    assert_eq!((kept, rest), (resumed(2), [frame(PUSH, 0, b"x"), frame(PUSH, 0, b"y")].concat()));
+}
+
 const FRESH: Option<KeptSession> = Some(KeptSession { resumed: None });
 
 fn pushes(bodies: &[&str]) -> Vec<u8> {

@@ -236,8 +236,16 @@ impl<A: Authenticator> Driver<A> {
 
     /// Ends a connection whose layers failed or whose TLS the peer closed.
     fn abort(&mut self, conn: ConnId, hangup: Hangup) {
-        self.sockets.at(conn.slot).send_last_alert();
-        self.hang_up(conn, hangup);
+        let is_end = matches!(hangup, Hangup::Eof);
+        if !is_end {
+            self.sockets.at(conn.slot).send_last_alert();
+        }
+        self.shard.handle_hangup(conn, hangup);
+        // A client that has ended its side may have sent more than is read.
+        if is_end && !self.shard.is_open(conn) {
+            self.sockets.at(conn.slot).send_last_alert();
+        }
+        self.free_if_gone(conn);
     }
 
     /// The socket receives nothing more. A handshake that waits is not computed: nothing that its

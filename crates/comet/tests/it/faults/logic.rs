@@ -1,10 +1,12 @@
 //! Logic that does not do its work: new clients are told to come back, connected ones notice nothing.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
 
 use comet::caller::PushClient;
 use comet_client::{Transport, op};
+use rustls::version::TLS13;
 use tonic::{Code, Status};
 
 use super::Logic;
@@ -13,6 +15,7 @@ use crate::fake_logic::FakeLogic;
 use crate::peer::Peer;
 use crate::process::{Server, line_with};
 use crate::support::{BOTH, Metrics, To, get, push, until};
+use crate::tls::{Certificates, handshake, plain};
 
 /// What does not depend on logic, for a client that is in room 1 and has logic's key.
 fn serves(server: &Server, live: &mut Peer) {
@@ -28,12 +31,14 @@ fn serves(server: &Server, live: &mut Peer) {
 
 /// A server whose logic is behind `wire`, and a client that logic has let in.
 fn start(address: SocketAddr) -> (Server, Peer) {
-    let server = Server::start(&[
-        &format!("logic.addrs=[\"{address}\"]"),
-        "logic.ping=\"100ms\"",
-        "logic.timeout=\"5s\"",
-        "logic.renew=\"100ms\"",
-    ]);
+    start_with(address, &[])
+}
+
+fn start_with(address: SocketAddr, more: &[String]) -> (Server, Peer) {
+    let logic = format!("logic.addrs=[\"{address}\"]");
+    let sets = [&*logic, "logic.ping=\"100ms\"", "logic.timeout=\"5s\"", "logic.renew=\"100ms\""];
+    let sets: Vec<&str> = sets.into_iter().chain(more.iter().map(String::as_str)).collect();
+    let server = Server::start(&sets);
     until_up(&server, 1);
     let live = server.live(Transport::Tcp, "41");
     (server, live)
@@ -97,18 +102,33 @@ fn logic_behind_a_bad_wire_refuses_the_new_and_keeps_the_connected() {
 #[test]
 fn the_messages_of_a_client_that_leaves_at_once_come_to_logic() {
     let logic = Logic::start(&[]);
-    let (server, _live) = start(logic.grpc);
-    for (transport, came) in BOTH.into_iter().zip([8, 16]) {
+    let certificates = Certificates::new(&["a.example"]);
+    let (server, _live) = start_with(logic.grpc, &certificates.sets());
+    let received = |count: u64| {
+        let sample = "comet_calls_total{rpc=\"Receive\",code=\"Ok\"}";
+        until("all of them to come", || Metrics::read(logic.stat).value(sample) == count);
+    };
+    for (transport, count) in BOTH.into_iter().zip([8, 16]) {
         let mut peer = server.live(transport, "43");
-        for sequence in 0..8 {
-            peer.send(op::SEND, sequence, b"report");
-        }
+        report(&mut peer);
         peer.stream.shutdown(Shutdown::Write).unwrap();
-        // Nobody may be there any more to read the answers, so they are not waited for.
         peer.stream.read_to_end(&mut Vec::new()).unwrap();
-        let received = "comet_calls_total{rpc=\"Receive\",code=\"Ok\"}";
-        until("all of them to come", || Metrics::read(logic.stat).value(received) == came);
+        received(count);
     }
+    let config = Arc::new(certificates.client(&[&TLS13]));
+    let address = server.tls.expect("there is a certificate")[0];
+    let stream = handshake(plain(address), &config, "a.example").unwrap();
+    let mut peer = Peer { stream, transport: Transport::Tcp };
+    peer.authenticate("43");
+    report(&mut peer);
+    peer.stream.conn.send_close_notify();
+    peer.stream.flush().unwrap();
+    received(24);
+}
+
+/// Eight messages. Nobody may be there any more to read the answers, so these are not waited for.
+fn report<S: Read + Write>(peer: &mut Peer<S>) {
+    (0..8).for_each(|sequence| peer.send(op::SEND, sequence, b"report"));
 }
 
 /// Clients see neither addresses nor errors of what is behind comet.
