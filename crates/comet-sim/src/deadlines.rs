@@ -103,7 +103,10 @@ fn has_younger(env: &Env, peer: usize) -> bool {
     env.peers.iter().enumerate().any(|(number, Peer { client: other, socket: others, .. })| {
         let made = || key.starts_with(&format!("{}_", other.profile.user));
         let may_hold_key = other.profile.key.map_or_else(made, |other| other == key);
-        number != peer && may_hold_key && others.token_at >= socket.token_at
+        // A token that may be compressed may have waited for its turn, and counts from when it was read.
+        let is_younger = others.token_at >= socket.token_at
+            || (other.profile.is_deflated && others.token_at.is_some());
+        number != peer && may_hold_key && is_younger
     })
 }
 
