@@ -91,6 +91,7 @@ use crate::active_clock::ActiveClock;
 use crate::budget::Budget;
 use crate::further_rooms::FurtherRooms;
 use crate::gaps::Gaps;
+use crate::history::HistoryRule;
 use crate::home::Home;
 use crate::idle_coalescing::IdleCoalescing;
 use crate::ids::{CallId, ConnId, ShardId, Slot};
@@ -485,7 +486,11 @@ impl Shard {
         let former = std::mem::replace(&mut self.context.limits, limits);
         self.check_caller_tokens(&former);
         let limits = &self.context.limits;
-        if former.history_rules != limits.history_rules && !limits.history_is_shared {
+        let covers_all = |rule: &HistoryRule| {
+            limits.history_rules.iter().any(|newer| newer.covers(&rule.prefix))
+        };
+        // Else no room loses its rule.
+        if !former.history_rules.iter().all(covers_all) && !limits.history_is_shared {
             let covers = |room: &str| limits.history_rule(room).is_some();
             self.home.histories.forget_uncovered(covers);
         }

@@ -282,7 +282,6 @@ impl RoomHistories {
         for room in gone {
             let known = self.take(&room).expect("it is there");
             self.bytes -= known.bytes;
-            self.evicted += u64::from(known.pushes);
         }
         self.forgotten += 1;
     }

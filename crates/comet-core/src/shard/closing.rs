@@ -115,9 +115,15 @@ impl Shard {
     }
 
     fn close_with(&mut self, slot: Slot, notice: &CloseNotice<'_>) {
-        let CloseNotice { reason, detail, .. } = *notice;
+        let CloseNotice { mut reason, detail, .. } = *notice;
         if !self.conns[slot].is_open() {
             return;
+        }
+        if self.conns[slot].has_ended
+            && matches!(reason, CloseReason::SlowConsumer | CloseReason::Draining)
+        {
+            // It has left before, so its session is kept.
+            reason = CloseReason::PeerClosed;
         }
         self.counters.closed[reason as usize] += 1;
         let id = self.conns.id(slot);

@@ -23,13 +23,18 @@ pub(super) struct DeflatedInput {
     inflated_bytes: usize,
     /// Connections with input that waits for another turn, each once.
     waiting: VecDeque<LocalConnId>,
-    /// The one in front is read.
+    /// What is read is not behind those that wait: it is the one in front, or has left.
     is_resuming: bool,
 }
 
 impl DeflatedInput {
     pub(super) fn begin_turn(&mut self) {
         self.inflated_bytes = 0;
+    }
+
+    /// Whether the input that is read next is not behind those that wait. Returns whether it was not before.
+    pub(super) fn resume_at_once(&mut self, at_once: bool) -> bool {
+        std::mem::replace(&mut self.is_resuming, at_once)
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -71,9 +76,9 @@ impl Shard {
             let before = self.deflated_input.inflated_bytes;
             if let Some(input) = self.conns.get(conn).and_then(|conn| conn.input.as_deref_mut()) {
                 input.waits_for_turn = false;
-                self.deflated_input.is_resuming = true;
+                self.deflated_input.resume_at_once(true);
                 self.resume(conn.slot);
-                self.deflated_input.is_resuming = false;
+                self.deflated_input.resume_at_once(false);
             }
             let inflated = self.deflated_input.inflated_bytes - before;
             budget.spend(inflated / budget::INFLATE_BYTES);

@@ -87,7 +87,9 @@ impl Shard {
         if self.waits_for_hand_over(slot) {
             self.read_held(slot);
         }
-        if self.has_unread_end(slot) {
+        // Nothing behind a broken record or header is wanted.
+        let is_sound = matches!(how, Hangup::Eof | Hangup::Cut(_));
+        if is_sound && self.has_unread_end(slot) {
             self.conns[slot].has_ended = true;
             return;
         }
@@ -103,12 +105,11 @@ impl Shard {
         let awaits_answer = conn.awaits_answer()
             && conn.transport != Transport::EventStream
             && !self.recoveries.has_any(slot);
-        // The other process would find a connection that has ended.
-        let may_wait = !self.is_input_held;
-        conn.is_open()
-            && conn.input.as_ref().is_some_and(|input| {
-                !input.bytes.is_empty() && (awaits_answer || (input.waits_for_turn && may_wait))
-            })
+        // A hand-over does not wait for it, and the other process would find a connection that has ended.
+        let may_wait = !self.is_input_held && conn.is_open();
+        let input = conn.input.as_ref().filter(|_| may_wait);
+        input
+            .is_some_and(|input| !input.bytes.is_empty() && (awaits_answer || input.waits_for_turn))
     }
 
     /// Keeps the unread tail of the input, if there is one.

@@ -166,6 +166,8 @@ fn a_rule_that_comes_back_begins_anew() {
     rig.push_room("r", 5, b"2");
     configure(&mut rig, rules(10));
     rig.push_room("r", 5, b"3");
+    // Where no room loses its rule, nothing begins anew.
+    configure(&mut rig, rules(20));
     for since in [first, second] {
         let (position, recovered) = position(&mut rig, since);
         assert_eq!((position.map(|position| position.offset), recovered), (Some(1), None));

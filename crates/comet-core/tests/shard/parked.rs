@@ -8,7 +8,7 @@ mod returns;
 
 use comet_core::{
     CloseReason, ConnId, Hangup, Kick, Limits, Logic, Message, Millis, Push, Report, ResumeLimits,
-    ShardId, Tally, Transport, home_of_key,
+    ShardId, SlowConsumer, Tally, Transport, home_of_key,
 };
 use comet_proto::{AuthReply, KeptSession, Resumed, decode, op};
 
@@ -90,6 +90,31 @@ fn pushes_to_a_client_that_has_left_are_parked_while_its_messages_are_read() {
     assert_eq!(rig.push_keys(&["k"], PUSH, b"y").parked, 1);
     let (_, (kept, rest)) = connect(&mut rig);
     assert_eq!((kept, rest), (resumed(2), [frame(PUSH, 0, b"x"), frame(PUSH, 0, b"y")].concat()));
+}
+
+/// It has left before, whatever closes its connection.
+#[test]
+fn the_session_of_a_client_that_has_left_outlasts_a_close_by_the_server() {
+    let limits = Limits { outbox_bytes: 4_096, slow_consumer: SlowConsumer::Close, ..limits() };
+    for by_upgrade in [false, true] {
+        let remote = Logic::Remote { renew_ms: (1_000, 3_000) };
+        let mut rig = Rig::with_logic(1, limits.clone(), remote);
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.feed(conn, &request(TOKEN));
+        rig.admit(conn);
+        rig.feed(conn, &frame_2(op::SEND, 2, b"report").repeat(2));
+        rig.hang_up(conn);
+        if by_upgrade {
+            rig.shards[0].close_left_behind(1_000);
+            rig.run();
+        } else {
+            for _ in 0..3 {
+                rig.push_keys(&["k"], PUSH, &[0; 2_000]);
+            }
+        }
+        assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
+        assert_eq!(rig.push_keys(&["k"], PUSH, b"x").parked, 1);
+    }
 }
 
 const FRESH: Option<KeptSession> = Some(KeptSession { resumed: None });
