@@ -18,7 +18,7 @@ use crate::comets::{Comets, unavailable};
 
 /// Users whose sessions are looked up at once.
 const USERS: usize = 256;
-/// Sessions of all users of a push: so many for each key that a call may name, and some 100 MB of them.
+/// Most sessions of the users of one push, for each key that a call may name; and in total, some 100 MB.
 const SESSIONS: usize = 16;
 const SESSIONS_MAX: usize = 1 << 20;
 

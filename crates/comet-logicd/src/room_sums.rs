@@ -31,7 +31,7 @@ struct Read {
 }
 
 impl Read {
-    /// Until when others may get the sums.
+    /// Callers that ask up to this moment get these sums.
     fn fresh_until(&self) -> Instant {
         match self.took < SLOW {
             true => self.begun,

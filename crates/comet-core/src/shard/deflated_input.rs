@@ -13,7 +13,7 @@ use crate::limits::INFLATED_PER_TURN;
 use super::Shard;
 use super::rates::Input;
 
-/// To inflate a byte takes as long as to write so many that it is inflated to.
+/// A compressed byte takes as much time as so many inflated bytes.
 const PAYLOAD_COST: usize = 8;
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ pub(super) struct DeflatedInput {
     inflated_bytes: usize,
     /// Connections with input that waits for another turn, each once.
     waiting: VecDeque<LocalConnId>,
-    /// What is read is not behind those that wait: it is the one in front, or has left.
+    /// Input is read at once: of the connection in front of the list, or of a client that has left.
     is_resuming: bool,
 }
 
@@ -32,7 +32,7 @@ impl DeflatedInput {
         self.inflated_bytes = 0;
     }
 
-    /// Whether the input that is read next is not behind those that wait. Returns whether it was not before.
+    /// Sets whether input is read at once, ahead of the connections that wait. Returns the former value.
     pub(super) fn resume_at_once(&mut self, at_once: bool) -> bool {
         std::mem::replace(&mut self.is_resuming, at_once)
     }

@@ -55,7 +55,7 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// Reads what was held for a connection that may read again. If its client has ended its side meanwhile, it ends once all is read.
+    /// Reads what was held for a connection that may read again. If its client has left, the connection ends once all is read.
     pub(super) fn resume(&mut self, slot: Slot) {
         let Some(input) = &mut self.conns[slot].input else {
             return;
@@ -98,7 +98,7 @@ impl Shard {
         self.abort(slot);
     }
 
-    /// Whether something that `slot` has sent is to be read although its client has left.
+    /// Whether the connection has unread input that outlasts its client.
     pub(super) fn has_unread_end(&self, slot: Slot) -> bool {
         let conn = &self.conns[slot];
         // A history comes in parts, and each waits for the client to have read the one before.
