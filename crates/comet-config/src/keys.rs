@@ -215,7 +215,8 @@ sections! {
         handshake_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
         /// How long a client may accept no byte while bytes wait for it.
         write_timeout: Duration = "5s" in duration(TIMEOUT), Alive;
-        /// Time without a heartbeat after which a client is closed. Logic can name another one for each client.
+        /// Time without a heartbeat after which a client is closed. Logic can name another one for each client. Another
+        /// value holds for clients that log in from then on: the others were told the former one.
         heartbeat: Duration = "5m" in duration(SECOND..=DAY), Alive;
         /// How long heartbeats may wait to be answered together, while clients send nothing else. At most a
         /// quarter of heartbeat, and of every one that logic names. Cores whose clients idle wake up less
@@ -335,7 +336,8 @@ sections! {
         accepts: u32 = 0 in number(0..=16 << 20), Alive;
         /// Connections that have not authenticated, over all cores. One more closes the oldest of its core.
         handshakes: u32 = 65536 in number(1..=16 << 20), Alive;
-        /// Frames of one client in a second, on average over 10 seconds; 0: any number. Pings are frames as well.
+        /// Frames of one client in a second, on average over 10 seconds; 0: any number. Pings are frames as well. Time in
+        /// which the server was late to read them is added to the 10 seconds.
         frames: u32 = 0 in number(0..=1 << 20), Alive;
         /// Bytes of one client in a second, on average over 10 seconds; 0: any number.
         bytes: u32 = 0 in size(0..=GIB), Alive;

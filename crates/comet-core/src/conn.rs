@@ -34,6 +34,8 @@ pub(crate) struct Input {
     pub(crate) kept: Option<KeptSession>,
     /// The bytes wait for another turn.
     pub(crate) waits_for_turn: bool,
+    /// Since when the bytes wait for an answer, if they do.
+    pub(crate) held_since: Option<Millis>,
 }
 
 impl Input {
@@ -49,6 +51,7 @@ impl Input {
             last_event_id,
             kept,
             waits_for_turn,
+            held_since: _,
         } = self;
         bytes.is_empty()
             && fragments.is_none()
@@ -116,7 +119,7 @@ pub(crate) struct Conn {
     pub(crate) deadline: Tick,
     /// When it was accepted, by the time itself: stalls count.
     pub(crate) accepted: Millis,
-    /// Time between heartbeats as logic says; 0: as the limits say.
+    /// Time between heartbeats, by logic or else by the limits of when it authenticated. 0: not authenticated yet.
     pub(crate) heartbeat_ms: u32,
     /// The first heartbeat from then on renews its session at logic.
     pub(crate) renew_at: Tick,

@@ -35,7 +35,7 @@ pub struct Identity {
     pub rooms: Box<[Box<str>]>,
     /// What it accepts.
     pub accepts: Accepts,
-    /// Milliseconds without a heartbeat after which it is closed. `None`: [`Limits::heartbeat_ms`].
+    /// Milliseconds without a heartbeat after which it is closed. `None`: the present [`Limits::heartbeat_ms`].
     pub heartbeat_ms: Option<u32>,
     /// Milliseconds after which its token has expired, and it is closed with [`CloseReason::TokenExpired`].
     /// `None`: never.

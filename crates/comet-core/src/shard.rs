@@ -103,7 +103,6 @@ use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
 use crate::socket::{CloseHow, ClosedEvent};
 use crate::time::{Millis, Tick, TokenTime};
-use crate::wheel::Wheel;
 
 pub use crowds::CrowdSlice;
 
@@ -125,6 +124,7 @@ use recoveries::Recoveries;
 use reports::ReportQueue;
 use room_orders::RoomOrders;
 use sources::Sources;
+use token_expiry::TokenExpiries;
 use top::TopRooms;
 use trace::Tracing;
 use traffic::Traffic;
@@ -151,7 +151,7 @@ pub struct Shard {
     context: Context,
     conns: Connections,
     /// When the tokens of connections expire, for those whose tokens do, in ticks of the time itself: stalls count.
-    token_expiries: Wheel,
+    token_expiries: TokenExpiries,
     handshakes: Handshakes,
     sources: Sources,
     /// Connections that linger and were turned away.
@@ -237,7 +237,7 @@ impl Shard {
                 clock: ActiveClock::new(now),
             },
             conns: Connections::new(shard, now),
-            token_expiries: Wheel::new(now.tick()),
+            token_expiries: TokenExpiries::new(now.tick()),
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             turned_away: 0,
@@ -352,6 +352,10 @@ impl Shard {
         debug_assert!(now >= self.context.now);
         let mut clock = self.context.clock;
         clock.advance(now, || self.poll_timeout());
+        let stalled_ms = clock.stalled_ms().saturating_sub(self.context.clock.stalled_ms());
+        if stalled_ms > 0 {
+            self.rates.note_stall(stalled_ms, now);
+        }
         self.context.clock = clock;
         self.context.now = now;
         self.outboxes.begin_turn(now);

@@ -412,6 +412,7 @@ fn input_of(input: &Input) -> handed::Input {
         kept: _,
         // The list is made anew.
         waits_for_turn: _,
+        held_since: _,
     } = input;
     let fragments = fragments.as_ref().map(|fragments| {
         let FragmentParts { payload, is_text, is_compressed } = fragments.parts();

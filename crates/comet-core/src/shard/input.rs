@@ -61,6 +61,13 @@ impl Shard {
             return;
         };
         let bytes = std::mem::take(&mut input.bytes);
+        let held_since = input.held_since;
+        if !self.holds_input(slot)
+            && let Some(since) = held_since
+        {
+            self.conns[slot].input_mut().held_since = None;
+            self.note_held_input(slot, since);
+        }
         // What is read may come back here.
         let former = self.resuming.replace(slot);
         let consumed = self.read(slot, &bytes);
@@ -114,12 +121,15 @@ impl Shard {
 
     /// Keeps the unread tail of the input, if there is one.
     fn keep(&mut self, slot: Slot, rest: &[u8]) {
+        let held_since = self.holds_input(slot).then_some(self.context.now);
         let conn = &mut self.conns[slot];
         if !conn.is_open() {
             return;
         }
         if !rest.is_empty() {
-            conn.input_mut().bytes.extend_from_slice(rest);
+            let input = conn.input_mut();
+            input.bytes.extend_from_slice(rest);
+            input.held_since = held_since;
         }
         conn.shed_input();
         self.bound_held(slot);

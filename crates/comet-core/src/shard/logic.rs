@@ -86,9 +86,11 @@ impl Shard {
             return self.close(slot, CloseReason::AuthRefused, &fault);
         }
         self.set_token_expiry(slot, identity.expires_in_ms);
+        // The reply tells the client. A limit that is lowered later closes no client that keeps to what it was told.
+        let heartbeat_ms = identity.heartbeat_ms.unwrap_or(self.context.limits.heartbeat_ms);
         let entry = &mut self.conns[slot];
         entry.user = identity.user;
-        entry.heartbeat_ms = identity.heartbeat_ms.unwrap_or(0);
+        entry.heartbeat_ms = heartbeat_ms;
         let (user, key) = (identity.user, identity.key.take());
         let resume = &self.context.limits.resume;
         // A client without a key of its own gets another one the next time.

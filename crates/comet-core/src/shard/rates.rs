@@ -1,5 +1,8 @@
 //! What one client may send. What it sent is counted for a window at a time, and only while a limit is set, so
 //! an idle connection pays nothing.
+//!
+//! Frames are counted when they are read, bytes when they arrive. So the frames of several windows are read in one where the
+//! server was late: input was held for an answer of logic, or the whole process stood still. That time is added to the window.
 
 use ahash::{AHashMap, RandomState};
 use comet_handover as handed;
@@ -17,6 +20,8 @@ pub(super) struct Rates {
     clients: AHashMap<LocalConnId, Sent>,
     /// Number of the window since the epoch.
     window: u64,
+    /// The last window in which the process went on after it had stood still, and for how long it had in all, milliseconds.
+    stalled: (u64, u64),
 }
 
 #[derive(Default)]
@@ -24,6 +29,8 @@ struct Sent {
     frames: u32,
     bytes: u64,
     room_changes: u32,
+    /// For how long before the window its input was held, milliseconds.
+    held_ms: u64,
 }
 
 /// What a client sent, to be counted.
@@ -39,13 +46,27 @@ pub(super) enum Input {
 impl Rates {
     pub(super) fn new(seed: u64) -> Self {
         let hasher = RandomState::with_seeds(seed, 13, 14, 15);
-        Self { clients: AHashMap::with_hasher(hasher), window: 0 }
+        Self { clients: AHashMap::with_hasher(hasher), window: 0, stalled: (0, 0) }
+    }
+
+    /// The process stood still for `millis`, until `now`. What clients sent meanwhile is read from now on.
+    pub(super) fn note_stall(&mut self, millis: u64, now: Millis) {
+        let window = now.0 / RATE_WINDOW_MS;
+        let (last, former) = self.stalled;
+        self.stalled = (window, if last == window { former + millis } else { millis });
+    }
+
+    /// How long the process stood still before what is read in the present window. Some of it may be read in the window after
+    /// that in which it went on.
+    fn stalled_ms(&self) -> u64 {
+        let (last, millis) = self.stalled;
+        if self.window <= last + 1 { millis } else { 0 }
     }
 
     /// What `conn` has sent in the present window, if anything.
     pub(super) fn hand_over(&self, conn: LocalConnId, now: Millis) -> Option<handed::Sent> {
-        let Self { clients, window } = self;
-        let &Sent { frames, bytes, room_changes } =
+        let Self { clients, window, stalled: _ } = self;
+        let &Sent { frames, bytes, room_changes, held_ms: _ } =
             clients.get(&conn).filter(|_| *window == now.0 / RATE_WINDOW_MS)?;
         Some(handed::Sent { frames, bytes, room_changes, window_ms: window_left(now) })
     }
@@ -54,13 +75,29 @@ impl Rates {
     /// here, the client begins anew: nobody is closed for what it sent in two windows.
     pub(super) fn take_over(&mut self, conn: LocalConnId, sent: &handed::Sent, now: Millis) {
         let handed::Sent { frames, bytes, room_changes, window_ms } = *sent;
+        self.turn_to(now);
+        if window_left(now) <= window_ms {
+            self.clients.insert(conn, Sent { frames, bytes, room_changes, held_ms: 0 });
+        }
+    }
+
+    /// Begins another window, if the present one is over.
+    fn turn_to(&mut self, now: Millis) {
         let window = now.0 / RATE_WINDOW_MS;
         if self.window != window {
             self.window = window;
             self.clients.clear();
         }
-        if window_left(now) <= window_ms {
-            self.clients.insert(conn, Sent { frames, bytes, room_changes });
+    }
+
+    /// What `conn` has sent since `since` is read now.
+    fn note_held(&mut self, conn: LocalConnId, since: Millis, now: Millis) {
+        self.turn_to(now);
+        let begin = self.window * RATE_WINDOW_MS;
+        if since.0 < begin {
+            let sent = self.clients.entry(conn).or_default();
+            // The same input may be looked at several times.
+            sent.held_ms = sent.held_ms.max(begin - since.0);
         }
     }
 
@@ -72,30 +109,29 @@ impl Rates {
         limits: ClientRates,
         now: Millis,
     ) -> Option<CloseReason> {
-        let window = now.0 / RATE_WINDOW_MS;
-        if self.window != window {
-            self.window = window;
-            self.clients.clear();
-        }
+        self.turn_to(now);
+        let stalled_ms = self.stalled_ms();
         let sent = self.clients.entry(conn).or_default();
-        let (total, rate, reason) = match input {
+        // Bytes do not wait for an answer to be counted.
+        let (total, rate, held_ms, reason) = match input {
             Input::PartOfFrame => {
-                (u64::from(sent.frames) + 1, limits.frames, CloseReason::FrameRate)
+                (u64::from(sent.frames) + 1, limits.frames, sent.held_ms, CloseReason::FrameRate)
             }
             Input::Frame => {
                 sent.frames += 1;
-                (sent.frames.into(), limits.frames, CloseReason::FrameRate)
+                (sent.frames.into(), limits.frames, sent.held_ms, CloseReason::FrameRate)
             }
             Input::Bytes(bytes) => {
                 sent.bytes += bytes as u64;
-                (sent.bytes, limits.bytes, CloseReason::ByteRate)
+                (sent.bytes, limits.bytes, 0, CloseReason::ByteRate)
             }
             Input::RoomChange => {
                 sent.room_changes += 1;
-                (sent.room_changes.into(), limits.room_changes, CloseReason::RoomRate)
+                let held_ms = sent.held_ms;
+                (sent.room_changes.into(), limits.room_changes, held_ms, CloseReason::RoomRate)
             }
         };
-        let most = u64::from(rate) * RATE_WINDOW_MS / 1_000;
+        let most = u64::from(rate) * (RATE_WINDOW_MS + stalled_ms + held_ms) / 1_000;
         (rate > 0 && total > most).then_some(reason)
     }
 }
@@ -111,6 +147,14 @@ impl Shard {
     pub(super) fn may_send(&mut self, slot: Slot, input: Input) -> bool {
         let limits = self.context.limits.rates;
         limits == ClientRates::default() || self.count_input(slot, input, limits)
+    }
+
+    /// The input of `slot`, which was held since `since`, is read.
+    pub(super) fn note_held_input(&mut self, slot: Slot, since: Millis) {
+        if self.context.limits.rates != ClientRates::default() {
+            let conn = self.conns.id(slot).local();
+            self.rates.note_held(conn, since, self.context.now);
+        }
     }
 
     fn count_input(&mut self, slot: Slot, input: Input, limits: ClientRates) -> bool {

@@ -20,9 +20,9 @@ use crate::room::{Membership, RoomId};
 use crate::settings::Logic;
 use crate::state::{AwaitedReply, ConnState};
 use crate::time::{Millis, TokenTime};
-use crate::wheel::Wheel;
 
 use super::Shard;
+use super::token_expiry::TokenExpiries;
 
 impl Shard {
     /// Goes on with what another process has handed over. Returns the connections, in the order of what
@@ -48,7 +48,7 @@ impl Shard {
         assert_eq!(self.conns.len(), 0, "for a shard that has just begun");
         self.hold_input();
         self.conns.begin_take_over(&self.context);
-        self.token_expiries = Wheel::with_present_due(self.context.now.tick());
+        self.token_expiries = TokenExpiries::with_present_due(self.context.now.tick());
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
@@ -299,5 +299,6 @@ fn input_from(input: handed::Input) -> Input {
         last_event_id: LastEventId::None,
         kept: None,
         waits_for_turn: false,
+        held_since: None,
     }
 }

@@ -10,7 +10,7 @@ use comet_core::{
 use comet_proto::websocket::OriginPattern;
 use comet_proto::{Encoded, op};
 
-use crate::rig::{Rig, UPGRADE, frame, masked, room_at};
+use crate::rig::{Rig, UPGRADE, frame, frame_2, masked, room_at};
 
 fn configure(rig: &mut Rig, limits: Limits) {
     rig.send_all(&Message::Configure { limits: Arc::new(limits) });
@@ -18,26 +18,41 @@ fn configure(rig: &mut Rig, limits: Limits) {
 
 #[test]
 fn new_bounds_hold_from_the_next_event_on() {
-    let mut rig = Rig::new(1, Limits { heartbeat_ms: 1_000, ..Limits::default() });
+    let mut rig = Rig::new(1, Limits::default());
     let conn = rig.join(0, "7/k/r/1000");
-    let silent = rig.join(0, "7/silent//");
-    let changed = Limits {
-        heartbeat_ms: 5_000,
-        connections: 2,
-        body_max: 10,
-        filter_rooms: true,
-        ..Limits::default()
-    };
+    let changed = Limits { connections: 1, body_max: 10, filter_rooms: true, ..Limits::default() };
     configure(&mut rig, changed);
     assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
-    rig.ask(conn, &frame(2, 1, b""));
-    rig.pass(4_900);
-    // Its deadline was armed before, and no event moved it.
-    assert_eq!(rig.reason(silent), CloseReason::HeartbeatTimeout);
-    assert!(!rig.is_closed(conn));
     assert_eq!(rig.push_room("r", 5, b"").queued, 0);
     rig.feed(conn, &frame(4, 1, &[0; 11]));
     assert_eq!(rig.reason(conn), CloseReason::BadFrame);
+}
+
+/// Whatever protocol a client speaks, it was told of the time between its heartbeats, or looked it up, before.
+#[test]
+fn another_time_between_heartbeats_is_that_of_clients_to_come() {
+    for (former, newer) in [(1_000, 5_000), (5_000, 1_000)] {
+        let mut rig = Rig::new(1, Limits { heartbeat_ms: former, ..Limits::default() });
+        let conns = [frame(op::AUTH, 1, b"7/a//"), frame_2(op::AUTH, 1, b"7/b//")].map(|auth| {
+            let conn = rig.connect(0, Transport::Tcp);
+            rig.ask(conn, &auth);
+            conn
+        });
+        configure(&mut rig, Limits { heartbeat_ms: newer, ..Limits::default() });
+        let newcomer = rig.join(0, "7/c//");
+        for conn in conns.into_iter().chain([newcomer]) {
+            rig.ask(conn, &frame(op::HEARTBEAT, 2, b""));
+        }
+        rig.pass(1_500);
+        for conn in conns {
+            assert_eq!(rig.is_closed(conn), former < 1_500, "{former} {newer}");
+        }
+        assert_eq!(rig.is_closed(newcomer), newer < 1_500, "{former} {newer}");
+        rig.pass(4_000);
+        for conn in conns.into_iter().chain([newcomer]) {
+            assert_eq!(rig.reason(conn), CloseReason::HeartbeatTimeout);
+        }
+    }
 }
 
 #[test]

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use comet_core::limits::RATE_WINDOW_MS;
 use comet_core::{
-    Block, Blocks, ClientRates, CloseHow, CloseReason, ConnId, Kick, Limits, Message, Millis, Push,
-    ShardId, SourceLimits, Transport,
+    Block, Blocks, ClientRates, CloseHow, CloseReason, ConnId, Identity, Kick, Limits, Logic,
+    Message, Millis, Push, ShardId, SourceLimits, Transport,
 };
 use comet_proto::op;
 
@@ -245,6 +245,57 @@ fn a_client_may_send_a_burst_and_no_more() {
     let replies = frame(op::SEND, 1, b"").repeat(2 * WINDOW_S as usize);
     assert_eq!(rig.ask(other, &many), replies);
     assert!(!rig.is_closed(other));
+}
+
+/// Frames of two windows are read in one. A client that keeps to the rate is not closed for that.
+#[test]
+fn time_in_which_the_server_is_late_is_added_to_the_window() {
+    #[derive(PartialEq, Debug)]
+    enum Late {
+        Client,
+        Logic,
+        Process,
+    }
+    let rates = ClientRates { frames: 2, ..ClientRates::default() };
+    let limits = Limits { rates, ..Limits::default() };
+    for late in [Late::Client, Late::Logic, Late::Process] {
+        let remote = Logic::Remote { renew_ms: (600_000, 600_000) };
+        let mut rig = Rig::with_logic(1, limits.clone(), remote);
+        let conn = rig.connect(0, Transport::Tcp);
+        rig.feed(conn, &frame(op::AUTH, 1, b""));
+        let identity = Identity { key: Some("k".into()), ..Identity::default() };
+        rig.send(conn.shard, Message::Identified { conn, answer: Ok(identity) });
+        rig.pass(RATE_WINDOW_MS - rig.now() % RATE_WINDOW_MS);
+
+        // It sends a message 2 s before the window ends, then two frames a second. All are read 8 s into the next window.
+        rig.pass(RATE_WINDOW_MS - 2_000);
+        let receipt = Message::Receipt { conn, outcome: Ok(()) };
+        rig.feed(conn, &frame(op::SEND, 1, b""));
+        let frames = frame(op::HEARTBEAT, 1, b"").repeat(20);
+        match late {
+            Late::Client => {
+                rig.send(conn.shard, receipt);
+                rig.pass(10_000);
+                rig.feed(conn, &frames);
+            }
+            Late::Logic => {
+                rig.feed(conn, &frames);
+                rig.pass(10_000);
+                rig.send(conn.shard, receipt);
+            }
+            Late::Process => {
+                rig.send(conn.shard, receipt);
+                rig.stall(10_000);
+                rig.feed(conn, &frames);
+            }
+        }
+        assert!(!rig.is_closed(conn), "{late:?}");
+        rig.feed(conn, &frame(op::HEARTBEAT, 1, b"").repeat(4));
+        assert_eq!(rig.is_closed(conn), late == Late::Client, "{late:?}");
+        // No more than that.
+        rig.feed(conn, &frames);
+        assert_eq!(rig.reason(conn), CloseReason::FrameRate);
+    }
 }
 
 #[test]

@@ -11,9 +11,12 @@ use crate::rig::{Rig, frame, frame_2, key_at};
 
 const REMOTE: Logic = Logic::Remote { renew_ms: (60_000, 60_000) };
 const HEARTBEAT_MS: u32 = 1_000_000;
+const HANDSHAKE_MS: u32 = 4_000;
 
 fn rig(shards: u16) -> Rig {
-    Rig::with_logic(shards, Limits { heartbeat_ms: HEARTBEAT_MS, ..Limits::default() }, REMOTE)
+    let limits =
+        Limits { heartbeat_ms: HEARTBEAT_MS, handshake_ms: HANDSHAKE_MS, ..Limits::default() };
+    Rig::with_logic(shards, limits, REMOTE)
 }
 
 fn identity(user: i64, key: &str, expires_in_ms: Option<u64>) -> Identity {
@@ -175,12 +178,58 @@ fn one_renewal_is_under_way_and_pushes_come_meanwhile() {
     assert_eq!(asked(&mut rig).len(), 0);
 }
 
+/// The client sent its fresh token in time. Logic is slow, or has a message before it.
+#[test]
+fn a_renewal_that_is_under_way_is_waited_for() {
+    for before in [vec![], frame(op::SEND, 2, b"message")] {
+        for is_renewed in [true, false] {
+            let mut rig = rig(1);
+            let conn = join(&mut rig);
+            rig.pass(900);
+            rig.feed(conn, &[before.clone(), frame_2(op::AUTH, 3, b"second")].concat());
+            rig.pass(HANDSHAKE_MS.into());
+            if !before.is_empty() {
+                rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+            }
+            assert_eq!(asked(&mut rig), [b"second"]);
+            assert!(!rig.is_closed(conn));
+            let given = match is_renewed {
+                true => Ok(identity(7, "k", Some(60_000))),
+                false => Err(Denied::refused("no")),
+            };
+            answer(&mut rig, conn, given);
+            rig.pass(50_000);
+            assert_eq!(rig.is_closed(conn), !is_renewed);
+            if !is_renewed {
+                assert_eq!(rig.reason(conn), CloseReason::TokenExpired);
+            }
+        }
+    }
+}
+
+/// It would stay without a token.
+#[test]
+fn refused_renewals_one_behind_the_other_do_not_keep_a_connection() {
+    let mut rig = rig(1);
+    let conn = join(&mut rig);
+    rig.feed(conn, &frame_2(op::AUTH, 2, b"bad"));
+    let joined = rig.now();
+    while !rig.is_closed(conn) {
+        rig.feed(conn, &frame_2(op::AUTH, 2, b"bad"));
+        answer(&mut rig, conn, Err(Denied::refused("no")));
+        rig.pass(TICK_MS);
+    }
+    assert_eq!(rig.reason(conn), CloseReason::TokenExpired);
+    let most = u64::from(1_000 + HANDSHAKE_MS);
+    assert!((most..=most + 2 * TICK_MS).contains(&(rig.now() - joined)));
+}
+
 #[test]
 fn a_connection_may_end_amid_its_renewal() {
     let mut rig = rig(2);
     let conn = join(&mut rig);
     rig.feed(conn, &frame_2(op::AUTH, 2, b"late"));
-    rig.pass(1_000 + TICK_MS);
+    rig.pass(u64::from(1_000 + HANDSHAKE_MS) + 2 * TICK_MS);
     assert_eq!(rig.reason(conn), CloseReason::TokenExpired);
     assert_eq!(told(&mut rig).0, ["k"]);
     // Logic has made a session once more.
