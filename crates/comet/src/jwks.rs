@@ -104,6 +104,8 @@ struct Fetcher {
 
 struct Source {
     url: String,
+    /// The URL without its query, for the log and the metrics: the query may hold a secret.
+    name: String,
     due: Instant,
     /// What came of the last fetch; `None` before the first.
     is_good: Option<bool>,
@@ -166,16 +168,16 @@ impl Fetcher {
             let adopted = jwt.adopt_fetched(index, &bytes).map_err(|error| error.to_string())?;
             Ok((adopted, max_age))
         });
-        comet_ops::count_key_fetch(&source.url, taken.is_ok());
+        comet_ops::count_key_fetch(&source.name, taken.is_ok());
         let was_good = source.is_good.replace(taken.is_ok());
         let pause = match taken {
             Ok((Fetched { change, unusable }, max_age)) => {
                 if let Some(first) = unusable.first()
                     && source.unusable != unusable
                 {
-                    let (count, url) = (unusable.len(), &source.url);
+                    let (count, name) = (unusable.len(), &source.name);
                     log::warn!(
-                        "{key}: {url}: {count} of its keys cannot be used; the first: {first}"
+                        "{key}: {name}: {count} of its keys cannot be used; the first: {first}"
                     );
                 }
                 source.unusable = unusable;
@@ -188,7 +190,7 @@ impl Fetcher {
             }
             Err(error) => {
                 if was_good != Some(false) {
-                    log::warn!("{key}: {}: {error}; what it gave before stays in use", source.url);
+                    log::warn!("{key}: {}: {error}; what it gave before stays in use", source.name);
                 }
                 PAUSE
             }
@@ -199,7 +201,9 @@ impl Fetcher {
 
 impl Source {
     fn new(url: &str) -> Self {
-        Self { url: url.to_owned(), due: Instant::now(), is_good: None, unusable: Vec::new() }
+        let name = url.split(['?', '#']).next().unwrap_or(url).to_owned();
+        let (url, due) = (url.to_owned(), Instant::now());
+        Self { url, name, due, is_good: None, unusable: Vec::new() }
     }
 }
 
