@@ -220,7 +220,8 @@ sections! {
         heartbeat: Duration = "5m" in duration(SECOND..=DAY), Alive;
         /// How long heartbeats may wait to be answered together, while clients send nothing else. At most a
         /// quarter of heartbeat, and of every one that logic names. Cores whose clients idle wake up less
-        /// often. Pushes and new connections do not wait.
+        /// often. Pushes and new connections do not wait. Clients that give up on a heartbeat without an answer, as the
+        /// browser client does after 10 seconds, have to be more patient than this.
         heartbeat_coalesce: Duration = "25ms" in duration(ZERO..=10 * SECOND), Alive;
         /// How long a close notice may take before the connection is cut.
         linger: Duration = "2s" in duration(TIMEOUT), Alive;
@@ -318,8 +319,8 @@ sections! {
     }
 
     /// Limits on clients, so that one of them, or many from one place, cannot take what belongs to all. A
-    /// client beyond a limit is closed with its reason, and for all reasons but too_many_sessions with a time to wait. Beyond
-    /// accepts connections wait; beyond rooms the request is refused.
+    /// client beyond a limit is closed with its reason and a time to wait. Beyond accepts connections wait; beyond rooms the
+    /// request is refused.
     clients: Clients {
         /// Connections of one address, over all cores; 0: any number. Clients behind one NAT share an address,
         /// and without tcp.proxy_from all clients of a load balancer do.
@@ -341,7 +342,8 @@ sections! {
         frames: u32 = 0 in number(0..=1 << 20), Alive;
         /// Bytes of one client in a second, on average over 10 seconds; 0: any number.
         bytes: u32 = 0 in size(0..=GIB), Alive;
-        /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number.
+        /// Changes of the room by one client in a second, on average over 10 seconds; 0: any number. A client that reconnects
+        /// enters all its rooms again: allow at least a tenth of their number.
         room_changes: u32 = 0 in number(0..=1 << 20), Alive;
         /// Rooms that a connection of protocol 2 may be in at once. A request to enter one more is refused.
         rooms: u16 = 128 in number(1..=1024), Alive;

@@ -208,7 +208,9 @@ impl Shard {
     pub(super) fn evict(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(slot) = self.conns.find(conn) else { return };
         match reason {
-            CloseReason::AddressLimit | CloseReason::SubnetLimit => self.turn_away(slot, reason),
+            CloseReason::AddressLimit | CloseReason::SubnetLimit | CloseReason::TooManySessions => {
+                self.turn_away(slot, reason);
+            }
             _ => self.close(slot, reason, ""),
         }
     }
