@@ -19,7 +19,7 @@ pub(super) struct FrameStore {
 
 struct Stored {
     item: Item,
-    /// Logs that have it.
+    /// The number of logs that have it.
     logs: u32,
 }
 
