@@ -13,8 +13,8 @@ use crate::time::Millis;
 use super::{CameAt, Kept, RoomHistories, RoomHistory};
 
 impl RoomHistories {
-    /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet: their
-    /// members may know that. The room whose last push is the oldest comes first.
+    /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet, because
+    /// their members may know these. The room whose last push is the oldest comes first.
     pub(crate) fn hand_over<'a>(
         &self,
         rooms: impl Iterator<Item = &'a str>,
