@@ -3,10 +3,10 @@
 /// The operations that a connection accepts from pushes by key and from broadcasts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Accepts {
-    /// Every operation. Tokens in the form of goim v1 name none and filter nothing.
+    /// Every operation. A token that is only a user id names none, and filters nothing.
     #[default]
     All,
-    /// Only these. Tokens in the form of goim v2 list them; an empty list accepts nothing.
+    /// Only these. Tokens of goim v2 list them; an empty list accepts nothing.
     Only(Box<[i32]>),
     /// Every operation except these; op 16 turns [`Accepts::All`] into this.
     AllBut(Box<[i32]>),
