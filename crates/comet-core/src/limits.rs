@@ -37,7 +37,7 @@ pub struct Limits {
     pub connections: u32,
     /// New connections are closed at accept, because the process has all the memory it may take.
     pub is_out_of_memory: bool,
-    /// Pushes of callers that are connected here are refused, because the process takes more than that memory.
+    /// Pushes of callers that are connected here are refused, because the process has gone beyond that memory.
     pub refuses_pushes: bool,
     /// Whether new connections are accepted. `false`: they are closed at accept, because the server drains by an order
     /// that may be taken back.
@@ -244,8 +244,8 @@ pub const DEFLATE_MAX: usize = 256 << 10;
 /// Bytes that inflating compressed messages of clients produces in one turn, in about a millisecond, plus the message
 /// that exceeds them. Later messages wait for the next turn.
 pub const INFLATED_PER_TURN: usize = 1 << 20;
-/// Connections that a push is sent to in one turn, in a few milliseconds. With less, pushes to rooms of this size would
-/// take several turns, which would raise their cost noticeably.
+/// Connections that a push is sent to in one turn, in a few milliseconds. With a smaller number, pushes to rooms of this
+/// size would take several turns, and their cost would rise noticeably.
 pub const CROWD_ABOVE: usize = 1_024;
 /// Connections in a slice of a crowd, which is sent in about a millisecond. A client that connects waits for a slice at
 /// each step: after its accept, its upgrade and its token.

@@ -244,8 +244,8 @@ pub enum Message {
     /// Answered with an empty tally.
     LoseStored { call: CallId, room: Arc<str>, offset: u64 },
     /// Control to each home: how far the shared stream is read. The message comes behind the pushes that were read
-    /// before, and is answered with an empty tally. `is_settled`: all homes have been told about a stream that has just
-    /// been read to its end or was replaced, so shards can ask for the positions of their rooms.
+    /// before, and is answered with an empty tally. `is_settled`: the stream has just been read or is another one, and
+    /// all homes have been told that. So shards can ask for the positions of their rooms.
     Stream { call: CallId, state: StreamState, is_settled: bool },
     /// Control to every shard. `speed` is this shard's share in connections a second; `None` means at once. A paced
     /// broadcast is answered when it is scheduled (see [`Report::Scheduled`]).

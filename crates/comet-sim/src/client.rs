@@ -224,7 +224,8 @@ impl Client {
             self.send(socket, rng, &wire::frame(operation, 1, b"early"));
         }
         if self.profile.asks_to_keep {
-            // It has no reply, so it is sent without the fragments and the ping that would have a pong behind it.
+            // Not by `send`, which may put a ping among the fragments and then expects the frame's reply behind the
+            // pong. This frame has no reply.
             let keep = wire::frame_as(VERSION_2, op::KEEP, 0, &[1]);
             match self.profile.transport {
                 Transport::Tcp => socket.write(&keep),

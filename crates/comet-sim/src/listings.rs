@@ -40,7 +40,7 @@ pub(crate) struct Listings {
 
 struct UnderWay {
     query: ConnQuery,
-    /// Connections that were open at some moment since it began, and whether they are all the time.
+    /// Connections that were open at some time since it began, and whether they have been open for all of it.
     seen: BTreeMap<ConnId, (Known, bool)>,
 }
 

@@ -91,7 +91,7 @@ pub(crate) struct Plan {
     pub(crate) move_off_permille: usize,
     /// How often, of a thousand steps, a live trace begins or ends.
     pub(crate) live_trace_permille: usize,
-    /// Changes of limits block a network now and then.
+    /// Changes of limits block a network at times.
     pub(crate) is_blocking: bool,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,

@@ -41,7 +41,7 @@ impl StallLog {
     /// The thread looks at its clock. It meant to wake at `due`, and has not counted `stalled_ms` up to now.
     ///
     /// # Errors
-    /// If it counts a stall although it was not held up, or the other way round.
+    /// If it leaves out time although it was not held up, or more time than it was held up.
     pub(crate) fn look(
         &mut self,
         now: Millis,

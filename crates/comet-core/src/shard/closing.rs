@@ -49,7 +49,7 @@ impl CloseNotice<'_> {
     /// The text of the close frame: the label, as much of the detail as fits, and the time to wait.
     fn close_text(&self) -> String {
         let (label, hint) = (self.reason.label(), self.hint());
-        // Details of push callers begin with the label.
+        // The detail of a kick begins with the label.
         let detail = self.detail.strip_prefix(label).unwrap_or(self.detail);
         let separator = if detail.is_empty() || detail.starts_with(": ") { "" } else { ": " };
         let space = CLOSE_TEXT_MAX - label.len() - separator.len() - hint.len();

@@ -133,8 +133,8 @@ impl World {
             }
     }
 
-    /// Whether a push was meant for a host from some time before it began until it ended, and the host had a connection
-    /// then to tell others.
+    /// Whether a push is meant for a host, and the others must know: the host had its members for long enough before
+    /// the push began or, if it has no connection, before that was lost.
     fn is_meant(&self, number: usize, target: &Target, began: Millis) -> bool {
         let host = &self.hosts[number];
         let is_up = host.link == Link::Up && host.changed.after(CALM_MS) <= began;

@@ -199,7 +199,7 @@ impl Caller {
     }
 
     /// Ends the connection. With a reason, replies to the requests under way are sent first, if the caller takes them.
-    /// Returns whether it was open.
+    /// Returns whether this ended an open connection for that reason.
     pub(crate) fn end(&mut self, reason: Option<CallerEnd>) -> bool {
         let was_open = self.is_open();
         match (reason, self.stage) {
