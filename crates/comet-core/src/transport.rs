@@ -25,7 +25,7 @@ impl Transport {
         }
     }
 
-    /// The encoding of an [`Encoded`] that it sends: 0 is that for TCP, 1 that for WebSocket.
+    /// The encoding of an [`Encoded`] that it sends: 0 is that for TCP, 1 that of the other transports.
     #[inline]
     pub(crate) fn encoding(self) -> usize {
         usize::from(self != Self::Tcp)
