@@ -1,14 +1,14 @@
-//! Which operations a connection accepts from pushes.
+//! The operations of pushes that a connection accepts.
 
-/// Operations a connection accepts from a push by key and from a broadcast.
+/// The operations that a connection accepts from pushes by key and from broadcasts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Accepts {
-    /// Every operation: the seed's tokens name none and filter nothing.
+    /// Every operation. A token that is only a user id names none, and filters nothing.
     #[default]
     All,
-    /// Only these; goim v2's tokens list them, and an empty list accepts nothing.
+    /// Only these. Tokens of goim v2 list them; an empty list accepts nothing.
     Only(Box<[i32]>),
-    /// Every operation but these: what op 16 makes of [`Accepts::All`].
+    /// Every operation except these; op 16 turns [`Accepts::All`] into this.
     AllBut(Box<[i32]>),
 }
 
@@ -23,7 +23,7 @@ impl Accepts {
         }
     }
 
-    /// How many operations are listed.
+    /// The number of listed operations.
     #[must_use]
     pub fn listed(&self) -> usize {
         match self {

@@ -1,42 +1,41 @@
-//! Active time: the time without the spans in which the thread was held up.
+//! Active time: elapsed time without the spans in which the thread was held up.
 //!
-//! A process may be stopped, swapped out or starved of its CPU, and its peers cannot know. What they sent in
-//! time is read late then, and their next message waits for an answer that is late as well. So deadlines of
-//! peers count active time.
+//! A process may be stopped, swapped out or starved of its CPU, which its peers cannot know. Then messages that they
+//! sent in time are read late, and their next messages wait for late answers. So deadlines of peers count active time.
 
 use crate::limits::TICK_MS;
 use crate::time::Millis;
 
-/// A wake-up that is later than this is a stall, milliseconds. A busy machine delays a thread for less.
+/// A wake-up that is later than this is a stall, milliseconds. On a busy machine threads are delayed for less.
 const STALL_MS: u64 = 250;
 
-/// Longest sleep of a thread that has deadlines, milliseconds. When a stall begins within a sleep, none of
-/// the sleep is active time, because nothing shows when it began.
+/// The longest sleep of a thread that has deadlines, milliseconds. If a stall begins during a sleep, none of the sleep
+/// is active time, because nothing shows when the stall began.
 const SLEEP_MS_MAX: u64 = 1_000;
 
-/// Turns the time of a thread into its active time.
+/// Converts the time of a thread into its active time.
 ///
-/// A stall adds one tick to active time, however long it was, together with the 250 ms after it, in which what
-/// arrived meanwhile is read. So on a machine that stalls again and again deadlines are late, but they
-/// come.
+/// A stall of any length, together with the 250 ms after it, adds one tick to active time. In these 250 ms input that
+/// arrived during the stall is read. So on a machine that stalls again and again deadlines are late, but they are
+/// reached.
 #[derive(Clone, Copy, Debug)]
 pub struct ActiveClock {
     now: Millis,
-    /// Time that does not count.
+    /// The time that does not count.
     stalled_ms: u64,
-    /// Active time never goes back behind this.
+    /// A lower bound of active time, so that it never goes back.
     floor: Millis,
 }
 
 impl ActiveClock {
-    /// A clock without stalls so far.
+    /// A clock without stalls.
     #[must_use]
     pub fn new(now: Millis) -> Self {
         Self { now, stalled_ms: 0, floor: now }
     }
 
-    /// The time is `now`. `due` says when the thread meant to wake at the latest, in the time of `now`; `None`
-    /// if nothing was due. A time before the last one is taken for that.
+    /// Sets the time to `now`. `due` returns the time at which the thread meant to wake at the latest; `None` if
+    /// nothing was due. A `now` before the last one counts as the last one.
     pub fn advance(&mut self, now: Millis, due: impl FnOnce() -> Option<Millis>) {
         let gap = now.0.saturating_sub(self.now.0);
         if gap > STALL_MS
@@ -61,13 +60,13 @@ impl ActiveClock {
         active.after(self.stalled_ms)
     }
 
-    /// When a thread that has deadlines must look at the clock again at the latest.
+    /// When a thread with deadlines must look at the clock again at the latest.
     #[must_use]
     pub fn awake_until(&self) -> Millis {
         self.now.after(SLEEP_MS_MAX)
     }
 
-    /// How much time does not count, in all.
+    /// The total time that does not count, milliseconds.
     #[must_use]
     pub fn stalled_ms(&self) -> u64 {
         self.stalled_ms
@@ -91,7 +90,7 @@ mod tests {
         check(1_150, Some(900), 1_150);
         check(1_151, Some(900), TICK_MS);
         check(5_000, Some(900), TICK_MS);
-        // Nothing was due, so nobody waits.
+        // Nothing was due, so nothing is late.
         check(5_000, None, 5_000);
     }
 
@@ -111,7 +110,7 @@ mod tests {
             assert_eq!(clock.active(), Millis(active), "at {now}");
             assert_eq!(clock.time_of(Millis(900)), Millis(6_100));
         }
-        // The next stall makes that no longer.
+        // Another stall does not prolong that.
         clock.advance(Millis(9_000), || Some(Millis(6_000)));
         clock.advance(Millis(9_100), || Some(Millis(9_000)));
         clock.advance(Millis(9_400), || Some(Millis(9_100)));
@@ -122,7 +121,7 @@ mod tests {
         assert_eq!(clock.active(), Millis(901));
     }
 
-    /// However often it stalls, active time goes on.
+    /// Active time continues, no matter how many stalls there are.
     #[test]
     fn active_time_goes_on() {
         let mut clock = ActiveClock::new(Millis(0));

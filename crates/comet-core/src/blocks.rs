@@ -1,49 +1,49 @@
-//! Networks whose clients are turned away for a time.
+//! Networks whose clients are turned away for a period.
 
 use std::net::IpAddr;
 
 use crate::network::Network;
 use crate::time::Millis;
 
-/// Networks that may be blocked at once.
+/// The limit of networks that are blocked at the same time.
 pub const BLOCKS_MAX: usize = 1024;
 
-/// A network that is blocked.
+/// A blocked network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Block {
     /// Its addresses.
     pub network: Network,
-    /// When it may connect again, in the time of the shards.
+    /// When its clients may connect again, in the time of the shards.
     pub until: Millis,
 }
 
-/// The networks that are blocked, at most [`BLOCKS_MAX`]. Each new connection is compared with all of them.
+/// The blocked networks, at most [`BLOCKS_MAX`]. Each new connection is compared with all of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Blocks(Box<[Block]>);
 
-/// There are as many blocks as there may be.
+/// The number of blocks is at its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyBlocks;
 
 impl Blocks {
-    /// Whether no network is blocked. Then no address is looked at.
+    /// Whether no network is blocked. Then no addresses are examined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// All of them, in the order in which they were added.
+    /// All blocks, in the order in which they were added.
     pub fn iter(&self) -> impl Iterator<Item = &Block> {
         self.0.iter()
     }
 
-    /// When the next one is over.
+    /// When the next block ends.
     #[must_use]
     pub fn next_end(&self) -> Option<Millis> {
         self.0.iter().map(|block| block.until).min()
     }
 
-    /// These, those that are over by `now` left out, and `block`, which replaces one of the same network.
+    /// These blocks without those that have ended by `now`, and with `block`, which replaces one of the same network.
     ///
     /// # Errors
     /// [`TooManyBlocks`].
@@ -57,7 +57,8 @@ impl Blocks {
         Ok(Self(blocks.into()))
     }
 
-    /// These, those that are over by `now` left out, and that of `network`; and whether there was one.
+    /// These blocks without those that have ended by `now` and without that of `network`; and whether `network` was
+    /// blocked.
     #[must_use]
     pub fn without(&self, now: Millis, network: Network) -> (Self, bool) {
         let left = self.left(now);
@@ -67,7 +68,7 @@ impl Blocks {
         (rest, was_there)
     }
 
-    /// Those that are not over by `now`.
+    /// The blocks that have not ended by `now`.
     #[must_use]
     pub fn left(&self, now: Millis) -> Self {
         Self(self.0.iter().filter(|block| now < block.until).copied().collect())

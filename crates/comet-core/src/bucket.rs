@@ -1,4 +1,4 @@
-//! A map split into many tables, so that growing moves a few entries at a time and not a million.
+//! A map split into many tables, so that growth moves a few entries at a time instead of a million.
 
 use std::borrow::Borrow;
 use std::hash::Hash;
@@ -9,12 +9,12 @@ use hashbrown::hash_table::{Entry, OccupiedEntry};
 
 pub(crate) struct Buckets<K, V> {
     buckets: Box<[HashTable<(K, V)>]>,
-    /// One hash gives both the table and the place in it.
+    /// One hash selects both the table and the place in it.
     hasher: RandomState,
 }
 
 impl<K: Hash + Eq, V> Buckets<K, V> {
-    /// `count` is a power of two. A secret `seed` keeps a peer from choosing keys of one table.
+    /// `count` is a power of two. A secret `seed` prevents a peer from choosing keys that fall into one table.
     pub(crate) fn new(count: usize, seed: u64) -> Self {
         assert!(count.is_power_of_two(), "the number of buckets is a power of two");
         Self {
@@ -40,7 +40,7 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         found.map(|(_, value)| value)
     }
 
-    /// Where `key` is or belongs. A look and an insertion hash the key once.
+    /// The entry for `key`, present or vacant. A lookup followed by an insertion hashes the key once.
     pub(crate) fn entry<Q: Hash + Eq + ?Sized>(&mut self, key: &Q) -> Entry<'_, (K, V)>
     where
         K: Borrow<Q>,
@@ -51,7 +51,7 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         buckets[bucket].entry(hash, is_it, |(known, _)| hasher.hash_one(known))
     }
 
-    /// Where `key` is. A look and a removal hash the key once.
+    /// The present entry for `key`. A lookup followed by a removal hashes the key once.
     pub(crate) fn find<Q: Hash + Eq + ?Sized>(
         &mut self,
         key: &Q,
@@ -80,8 +80,8 @@ impl<K: Hash + Eq, V> Buckets<K, V> {
         self.find(key).map(|known| known.remove().0.1)
     }
 
-    /// How many tables there are. Walks over all entries go table by table, so that they can pause: an entry
-    /// that is there all the time is in one table all the time.
+    /// The number of tables. A walk over all entries goes table by table, so that it can pause: an entry that exists
+    /// for the whole walk stays in one table.
     pub(crate) fn tables(&self) -> usize {
         self.buckets.len()
     }

@@ -1,13 +1,13 @@
-//! How much a driver lets its shard do before it looks at its sockets and its clock again.
+//! How much work a driver lets its shard do before it checks its sockets and its clock again.
 
 use crate::limits::{Limits, MESSAGES_PER_TURN, PUSH_BYTES_PER_TURN, SLICE_UNITS};
 use crate::message::Message;
 
-/// Units of work. A unit is about the time of one delivery to an outbox: 10 ns where the outbox is as the one
-/// before it, 100 ns where nothing of it is in the cache. What takes longer costs several.
+/// Units of work. A unit is about the time of one delivery to an outbox: 10 ns if the outbox equals the previous one,
+/// 100 ns if nothing of it is in the cache. Longer work costs several units.
 ///
-/// The shard has no clock. So the driver hands out slices, each of which takes a fraction of a millisecond,
-/// and looks at its own clock in between. What does not fit into a slice is continued in the next one.
+/// The shard has no clock. So the driver hands out slices, each of which takes a fraction of a millisecond, and checks
+/// its own clock in between. Work that does not fit into a slice continues in the next one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
     units: usize,
@@ -17,21 +17,22 @@ pub struct Budget {
 pub(crate) const LOOKUP: usize = 4;
 /// Sending, dropping or expiring an entry of a home.
 pub(crate) const ENTRY: usize = 8;
-/// Looking at a connection that a list may have.
+/// Looking at a connection that may belong on a list.
 pub(crate) const LOOK: usize = 2;
 /// Asking the kernel for the address of a peer.
 pub(crate) const ADDRESS: usize = 8;
-/// Answering a client that waited, with whatever input it had held.
+/// Answering a client that waited, including the input that was held.
 pub(crate) const ANSWER: usize = 32;
-/// Bytes of a push that are encoded in the text form for a unit of work. A byte takes 13 ns at most, which is where none is UTF-8.
+/// Bytes of a push that are encoded in the text form for one unit. A byte takes at most 13 ns, if nothing is valid
+/// UTF-8.
 pub(crate) const TEXT_BYTES: usize = 8;
-/// Compressing a message of any length, which takes 20 microseconds, and bytes of it for a unit of work beside that. A byte takes 30 ns
-/// at the highest level.
+/// The fixed cost of compressing a message, which takes 20 microseconds, and the bytes that are compressed for one
+/// further unit. A byte takes 30 ns at the highest level.
 pub(crate) const DEFLATE: usize = 200;
 pub(crate) const DEFLATE_BYTES: usize = 4;
-/// Bytes that are copied for a unit of work, into memory that the kernel may have to clear first.
+/// Bytes that are copied for one unit, into memory that the kernel may have to clear first.
 pub(crate) const COPY_BYTES: usize = 32;
-/// Bytes that a message is inflated to for a unit of work.
+/// Bytes that inflating a message produces for one unit.
 pub(crate) const INFLATE_BYTES: usize = 32;
 /// Closing a connection: it leaves its room and its homes, and gets its close notice.
 pub(crate) const CLOSE: usize = 32;
@@ -49,21 +50,21 @@ impl Budget {
         Self::new(SLICE_UNITS)
     }
 
-    /// Whether more may be done.
+    /// Whether more work may be done.
     #[must_use]
     pub fn is_left(&self) -> bool {
         self.units > 0
     }
 
-    /// Takes off what was done. The last piece of work may cost more than there was left.
+    /// Subtracts work that was done. The last piece may cost more than what was left.
     pub(crate) fn spend(&mut self, units: usize) {
         self.units = self.units.saturating_sub(units);
     }
 }
 
-/// The pushes that a driver hands to its shard in one turn: half an outbox of them and a quarter of its bytes,
-/// with the longest frame behind them, and [`MESSAGES_PER_TURN`] and [`PUSH_BYTES_PER_TURN`] at most. So a burst
-/// of pushes fills no outbox before its bytes were offered to the kernel once, in one send.
+/// The pushes that a driver hands to its shard in one turn: half as many as an outbox may hold, and a quarter of its
+/// bytes plus the frame that exceeds that; but at most [`MESSAGES_PER_TURN`] and [`PUSH_BYTES_PER_TURN`]. So a burst of
+/// pushes fills no outbox before its bytes were offered to the kernel once, in one send.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageBudget {
     messages: usize,
@@ -80,23 +81,23 @@ impl MessageBudget {
         }
     }
 
-    /// Whether one more message may be handed over.
+    /// Whether another message may be handed over.
     #[must_use]
     pub fn is_left(&self) -> bool {
         self.messages > 0
     }
 
-    /// Takes `message` off the budget. The one that exceeds the bytes is the last.
+    /// Subtracts `message`. One that exceeds the bytes is the last.
     pub fn spend(&mut self, message: &Message) {
         self.spend_bytes(message.push_bytes());
     }
 
-    /// Whether so many pushes of so many bytes take half of it.
+    /// Whether this many pushes of this many bytes take half of it.
     pub(crate) fn is_half_spent_by(&self, pushes: usize, bytes: usize) -> bool {
         pushes >= self.messages.div_ceil(2) || bytes >= self.push_bytes / 2
     }
 
-    /// As [`MessageBudget::spend`], for a push of so many bytes.
+    /// As [`MessageBudget::spend`], for a push of `bytes` bytes.
     pub(crate) fn spend_bytes(&mut self, bytes: usize) {
         match self.push_bytes.checked_sub(bytes) {
             Some(left) => {

@@ -1,4 +1,4 @@
-//! What a driver and a shard say to each other about the connections of push callers, and their bounds.
+//! The interface between a driver and a shard for connections of push callers, and the limits of these.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use subtle::{Choice, ConstantTimeEq};
 
 use crate::ledger::Tally;
 
-/// Where a shard keeps the connection of a caller. It is reused once the driver has said that the connection is gone.
+/// A shard's index of a caller's connection. It is reused once the driver has said that the connection is gone.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
 pub struct CallerSlot(pub u16);
@@ -18,7 +18,7 @@ impl CallerSlot {
     }
 }
 
-/// To whom a push of a caller is.
+/// The target of a push of a caller.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CallerTarget {
     /// The connection that holds a key.
@@ -27,46 +27,46 @@ pub enum CallerTarget {
     User(i64),
     /// The members of a room.
     Room(Arc<str>),
-    /// Everybody.
+    /// All connections.
     All,
 }
 
-/// What became of a push of a caller on other hosts.
+/// What became of a caller's push on other hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ToldElsewhere {
-    /// The sum over those that have told.
+    /// The sum over the hosts that have answered.
     pub tally: Tally,
-    /// So many of the names that the push gives are held there.
+    /// How many of the keys or users in the push other hosts hold.
     pub held: u32,
-    /// Hosts that have not told.
+    /// The number of hosts that have not answered.
     pub unanswered: u32,
-    /// Of the frame of the push.
+    /// The length of the push's frame.
     pub bytes: usize,
 }
 
-/// What a driver has to do with the socket of a caller.
+/// An operation of the driver on the socket of a caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CallerOperation<'a> {
     /// Receive once.
     Receive,
-    /// Send. The bytes stay where they are until the driver has said what became of it.
+    /// Send. The bytes keep their address until the driver has reported the result.
     Send(&'a [u8]),
-    /// Shut our side. The peer's end of the stream follows, or [`CallerOperation::Close`].
+    /// Shut our write side. The end of the peer's stream follows, or [`CallerOperation::Close`].
     ShutWrite,
     /// Close, once no operation is in flight.
     Close,
 }
 
-/// Bounds of push callers at a shard.
+/// Limits of push callers at a shard.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallerLimits {
-    /// Connections at once. One more takes the place of one without a call.
+    /// The number of connections. A new one above it replaces one without a call.
     pub connections: u16,
-    /// Longest body of a pushed frame, bytes.
+    /// The longest body of a pushed frame, bytes.
     pub frame_max: usize,
-    /// How long a push may take, and how long a request may take to come in, milliseconds.
+    /// The longest time for a push, and for receiving a request, milliseconds.
     pub timeout_ms: u32,
-    /// Who may push.
+    /// The tokens of those who may push.
     pub tokens: Tokens,
 }
 
@@ -77,30 +77,30 @@ impl Default for CallerLimits {
     }
 }
 
-/// Tokens, of which a caller has to send one; none: nobody is asked.
+/// The tokens of which a caller has to send one. Empty: no token is required.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Tokens(Box<[Box<str>]>);
 
 impl Tokens {
-    /// These.
+    /// A set of these tokens.
     #[must_use]
     pub fn new<'a>(tokens: impl IntoIterator<Item = &'a str>) -> Self {
         Self(tokens.into_iter().map(Box::from).collect())
     }
 
-    /// Nobody is asked for one.
+    /// Whether no token is required.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether `given` is one of them. All are compared, in a time that does not depend on how much of one is right.
+    /// Whether `given` is one of them. All are compared, in a time that does not depend on how much of a token matches.
     pub(crate) fn contains(&self, given: &[u8]) -> bool {
         let is_equal = self.0.iter().map(|token| given.ct_eq(token.as_bytes()));
         bool::from(is_equal.fold(Choice::from(0), |any, is_equal| any | is_equal))
     }
 }
 
-/// Without the tokens, which are secrets.
+/// Omits the tokens, which are secrets.
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tokens({})", self.0.len())

@@ -1,7 +1,7 @@
-//! Canaries: known bugs that a test puts back, to show that the simulator finds them.
+//! Canaries: known bugs that a test puts back to show that the simulator finds them.
 //!
-//! Only the feature `canary` makes them possible. Without it [`Canary::is_released`] is always false, and
-//! nothing of them is left in the program.
+//! They exist only with the feature `canary`. Without it [`Canary::is_released`] is always false, and the compiler
+//! removes them.
 
 /// A bug that can be put back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -10,7 +10,7 @@ pub enum Canary {
     UnreadInput,
     /// The late release of a replaced owner frees the key of its successor.
     StaleRelease,
-    /// Pushes that a connection takes with it are not counted as lost.
+    /// Pushes lost with a connection are not counted as lost.
     UncountedLoss,
     /// The rest of a short send is never sent.
     ShortSend,
@@ -20,17 +20,18 @@ pub enum Canary {
     EarlyPush,
     /// The home of a room is not told that a shard has no member left.
     ForgottenRoom,
-    /// A message for a connection that is gone reaches the next one in its slot.
+    /// A message for a connection that is gone reaches the next connection in its slot.
     ReusedGeneration,
-    /// The end of a session ends the next session of its key at logic.
+    /// The end of a session also ends the next session of its key at logic.
     EndInUse,
     /// A client's message that logic may have seen is sent again.
     RepeatedReceive,
-    /// A message overtakes those that wait before the same inbox.
+    /// A message overtakes others that wait for the same inbox.
     OvertakenLane,
-    /// A connection that registers late does not remind logic of its key, of whose end logic was told meanwhile.
+    /// A connection that registers late does not remind logic of its key, although logic was told about the key's end
+    /// meanwhile.
     LateClaim,
-    /// A client is not told of the pushes of a room with a history that it has lost.
+    /// A client is not told about pushes that it has lost, in a room with a history.
     UntoldGap,
     /// The members of a room are not told that a connection has ended.
     UntoldEnd,

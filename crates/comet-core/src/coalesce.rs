@@ -1,22 +1,22 @@
-//! Which pushes wait for others, so that a client gets several in one send.
+//! Rules for pushes that wait for others, so that a client gets several in one send.
 
-/// A rule about pushes to a room or to all connections. The first rule that covers a push holds; a push that none
+/// A rule about pushes to a room or to all connections. The first rule that covers a push applies. A push that no rule
 /// covers does not wait.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoalesceRule {
-    /// It covers pushes to rooms whose id begins with this. `None`: to any room, and broadcasts that are not paced.
+    /// Covers pushes to rooms whose id begins with this. `None`: to any room, and broadcasts that are not paced.
     pub rooms: Option<Box<str>>,
-    /// It covers pushes of these operations. Empty: of any.
+    /// Covers pushes of these operations. Empty: of any operation.
     pub operations: Box<[i32]>,
-    /// How long a push waits for others at most, milliseconds.
+    /// The longest time that a push waits for others, milliseconds.
     pub window_ms: u32,
-    /// Whether a push takes the place of an older one that waits and has the same
-    /// [`Push::collapse_id`](crate::Push::collapse_id), in the window or in a full outbox.
+    /// Whether a push replaces an older waiting one with the same [`Push::collapse_id`](crate::Push::collapse_id), in
+    /// the window or in a full outbox.
     pub keep_latest: bool,
 }
 
 impl CoalesceRule {
-    /// Whether it is about pushes of `operation` to `room`; `None` is a broadcast.
+    /// Whether the rule covers pushes of `operation` to `room`; `None` means a broadcast.
     #[must_use]
     pub fn covers(&self, room: Option<&str>, operation: i32) -> bool {
         let is_place = match (&self.rooms, room) {

@@ -22,17 +22,17 @@ pub(crate) struct Input {
     pub(crate) cookie: Option<Box<str>>,
     /// The token that waits for embedded logic.
     pub(crate) token: Option<Box<[u8]>>,
-    /// The body of a message that remote logic has, if the reply is to have it.
+    /// The body of a message that remote logic is handling, kept if the reply repeats it.
     pub(crate) echo: Option<Box<[u8]>>,
     /// Further rooms to enter once the reply to the token is queued.
     pub(crate) rooms: Box<[Box<str>]>,
     /// Header lines of the response that begins an event stream.
     pub(crate) cors: Option<Box<str>>,
-    /// The last event that its client has.
+    /// The last event that the client reports to have.
     pub(crate) last_event_id: LastEventId,
-    /// What the reply to the token says of its session.
+    /// What the reply to the token says about the parked session.
     pub(crate) kept: Option<KeptSession>,
-    /// The bytes wait for another turn.
+    /// The bytes stay unread until a later turn.
     pub(crate) waits_for_turn: bool,
     /// Since when the bytes wait for an answer, if they do.
     pub(crate) held_since: Option<Millis>,
@@ -66,19 +66,20 @@ impl Input {
     }
 }
 
-/// Number of forms that the frame of a push has: one for each transport, the text form, one for TCP and WebSocket in
-/// protocol 2, and those of a WebSocket compressed.
+/// The number of encoded forms of a push: one for each transport, the text form, one each for TCP and WebSocket in
+/// protocol 2, and the compressed WebSocket forms.
 pub(crate) const FORMS: usize = COMPRESSED_FORMS + COMPRESSED;
-/// Events and the text form, and the first ones of either protocol.
+/// The form of event streams, the text form, and the first form of either protocol.
 pub(crate) const EVENT_FORM: usize = Transport::EventStream as usize;
 pub(crate) const TEXT_FORM: usize = 3;
 pub(crate) const PROTOCOL_1_FORMS: usize = 0;
 pub(crate) const PROTOCOL_2_FORMS: usize = 4;
-/// The first of the compressed forms, and how many there are. See [`plain_form`].
+/// The first compressed form, and the number of them. See [`plain_form`].
 pub(crate) const COMPRESSED_FORMS: usize = 6;
 pub(crate) const COMPRESSED: usize = 3;
 
-/// The form that is compressed to the form `COMPRESSED_FORMS + at`: that of protocol 1, the text form, that of protocol 2.
+/// The plain form behind the compressed form `COMPRESSED_FORMS + at`: WebSocket in protocol 1, the text form, WebSocket
+/// in protocol 2.
 pub(crate) const fn plain_form(at: usize) -> usize {
     2 * at + Transport::WebSocket as usize
 }
@@ -89,15 +90,15 @@ const _: () = assert!(plain_form(2) == PROTOCOL_2_FORMS + Transport::WebSocket a
 pub(crate) struct Conn {
     pub(crate) state: ConnState,
     pub(crate) transport: Transport,
-    /// It is a WebSocket whose client speaks the text form.
+    /// A WebSocket whose client speaks the text form.
     pub(crate) is_text: bool,
     /// In the queue of connections with something to send.
     pub(crate) is_ready: bool,
-    /// The driver keeps the send in flight, sealed, and does not go on with it before it thaws.
+    /// The driver sealed the send in flight for a hand-over. The send does not continue before the driver thaws it.
     pub(crate) is_send_kept: bool,
     /// In the list of connections with a send that began after the last tick.
     pub(crate) is_watched: bool,
-    /// Its events go to the trace log.
+    /// The trace log gets its events.
     pub(crate) is_traced: bool,
     /// Its first op 7 asked for protocol 2.
     pub(crate) is_protocol_2: bool,
@@ -105,23 +106,24 @@ pub(crate) struct Conn {
     pub(crate) has_further_rooms: bool,
     /// It is a WebSocket that negotiated permessage-deflate.
     pub(crate) is_deflated: bool,
-    /// Its session is parked if it ends without a goodbye. Before its token: it asked for that.
+    /// The session is parked if the connection ends without a goodbye. Until the token is identified: the client asked
+    /// for that.
     pub(crate) is_kept: bool,
-    /// A limit at the door closes it. So it lingers only while few others do.
+    /// A limit on new connections closes it. It lingers only while few other connections do.
     pub(crate) is_turned_away: bool,
-    /// The client has left, and something that it sent before is not read yet. Nothing is sent any more: the answer to that would be a
-    /// reset, and a push in the outbox can be parked.
+    /// The client has left, and some of its input is not read yet. The shard sends nothing more: the peer would answer
+    /// with a reset, and a push that stays in the outbox can be parked.
     pub(crate) has_ended: bool,
     pub(crate) outbox: Outbox,
-    /// When the kernel last took bytes of the send in flight.
+    /// The tick when the kernel last took bytes of the send in flight.
     pub(crate) moved: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
-    /// When it was accepted, by the time itself: stalls count.
+    /// When it was accepted, in elapsed time that includes stalls.
     pub(crate) accepted: Millis,
-    /// Time between heartbeats, by logic or else by the limits of when it authenticated. 0: not authenticated yet.
+    /// The heartbeat interval that logic set, or the limits when the client authenticated. 0: not authenticated yet.
     pub(crate) heartbeat_ms: u32,
-    /// The first heartbeat from then on renews its session at logic.
+    /// The first heartbeat at or after this tick renews the session at logic.
     pub(crate) renew_at: Tick,
     /// Number among the user's sessions, once registered.
     pub(crate) session: i32,
@@ -182,20 +184,20 @@ impl Conn {
         if self.is_deflated { COMPRESSED_FORMS + plain / 2 } else { plain }
     }
 
-    /// Whether its client knows of several rooms.
+    /// Whether the client knows that a connection can be in several rooms.
     pub(crate) fn knows_rooms(&self) -> bool {
         self.is_protocol_2 || self.transport == Transport::EventStream
     }
 
-    /// Whether its client is told of pushes that it has lost of rooms that keep a history. One that speaks the text form asks for
-    /// it by naming the operation: goim's clients do not know it.
+    /// Whether the client is told about pushes that it lost, in rooms with a history. A client of the text form asks
+    /// for it by naming the operation in what it accepts, because goim's clients do not know the operation.
     pub(crate) fn hears_gaps(&self) -> bool {
         let names_it =
             |accepts: &Accepts| matches!(accepts, Accepts::Only(all) if all.contains(&op::GAP));
         self.knows_rooms() || (self.is_text && names_it(&self.accepts))
     }
 
-    /// Whether it has sent its token and has no answer to that.
+    /// Whether its token was sent and is not answered yet.
     pub(crate) fn awaits_auth_reply(&self) -> bool {
         match self.state {
             ConnState::Identifying { .. } | ConnState::Registering(_) => true,
@@ -237,7 +239,7 @@ impl Conn {
         !matches!(self.state, ConnState::Closing | ConnState::Lingering | ConnState::Closed)
     }
 
-    /// Whether a push may be queued, or why not. No push overtakes the reply to op 7.
+    /// Whether a push may be queued; if not, why. No push overtakes the reply to op 7.
     #[inline]
     pub(crate) fn takes_pushes(&self) -> Result<(), DropReason> {
         match self.state {
@@ -258,7 +260,7 @@ impl Conn {
         self.input.get_or_insert_default()
     }
 
-    /// Frees the input once nothing is in it: an idle connection owns none.
+    /// Frees the input once it is empty, so that an idle connection owns none.
     pub(crate) fn shed_input(&mut self) {
         if self.input.as_ref().is_some_and(|input| input.is_idle()) {
             self.input = None;

@@ -1,12 +1,12 @@
 //! Compression of WebSocket messages: the codec of permessage-deflate (RFC 7692 7.2).
 //!
-//! Every message is compressed by itself, so one compressor and one decompressor serve all connections of a shard. Each is
-//! made for the first message that needs it.
+//! Every message is compressed by itself, so one compressor and one decompressor serve all connections of a shard. Each
+//! is created for the first message that needs it.
 
 use comet_proto::websocket::Fault;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 
-/// What a sync flush ends with, which senders leave out (RFC 7692 7.2.1).
+/// The end of a sync flush, which senders omit (RFC 7692 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
 /// How messages to clients are compressed.
@@ -21,18 +21,18 @@ pub struct Deflate {
 /// Compresses the messages of a shard.
 #[derive(Default)]
 pub(crate) struct Deflater {
-    /// With its level.
+    /// The compressor and its level.
     compressor: Option<(u8, Compress)>,
     /// Kept between messages.
     output: Vec<u8>,
-    /// Messages that were compressed.
+    /// The number of compressed messages.
     pub(crate) messages: u64,
-    /// Bytes that clients were not sent for that.
+    /// The number of bytes that compression saved.
     pub(crate) saved_bytes: u64,
 }
 
 impl Deflater {
-    /// The payload for `message`, if that is shorter.
+    /// The compressed payload of `message`, if it is shorter.
     pub(crate) fn deflate(&mut self, message: &[u8], level: u8) -> Option<&[u8]> {
         if self.compressor.as_ref().is_none_or(|(of, _)| *of != level) {
             let compressor = Compress::new(Compression::new(level.into()), false);
@@ -40,7 +40,8 @@ impl Deflater {
         }
         let (_, compressor) = self.compressor.as_mut()?;
         compressor.reset();
-        // A payload that is one byte shorter, with the tail, leaves one byte free. So a full buffer means a longer payload.
+        // A payload that is one byte shorter than the message leaves, with the tail, one byte free. So a full buffer
+        // means that the payload is not shorter.
         let space = message.len() + TAIL.len();
         if self.output.len() < space {
             self.output.resize(space, 0);
@@ -63,14 +64,14 @@ pub(crate) struct Inflater {
 }
 
 impl Inflater {
-    /// The message of `payload`.
+    /// The message in `payload`.
     ///
     /// # Errors
-    /// If it is longer than `message_max`, or not compressed.
+    /// If the message is longer than `message_max`, or `payload` is not compressed data.
     pub(crate) fn inflate(&mut self, payload: &[u8], message_max: usize) -> Result<&[u8], Fault> {
         let decompressor = self.decompressor.get_or_insert_with(|| Decompress::new(false));
         decompressor.reset(false);
-        // One byte more tells a message of that length from a longer one.
+        // With one byte more than `message_max`, a longer message is told from one of exactly that length.
         self.output.resize(message_max + 1, 0);
         let mut length = 0;
         for mut input in [payload, &TAIL] {
@@ -87,7 +88,7 @@ impl Inflater {
                 }
                 input = &input[taken..];
                 match status {
-                    // A sender may end its data with a final block, and begin anew (RFC 7692 7.2.3.5).
+                    // A sender may end its data with a final block and begin anew (RFC 7692 7.2.3.5).
                     Status::StreamEnd => decompressor.reset(false),
                     _ if taken == 0 => return Err(Fault::BadDeflate),
                     _ => {}
@@ -125,7 +126,7 @@ mod tests {
     fn a_message_begins_anew() {
         let mut inflater = Inflater::default();
         assert_eq!(inflater.inflate(EXAMPLE, 5), Ok(&b"Hello"[..]));
-        // The second message of a sender that takes its context over refers to the first (RFC 7692 7.2.3.2).
+        // The second message of a sender with context takeover refers to the first (RFC 7692 7.2.3.2).
         let with_context = b"\xf2\x00\x11\x00\x00";
         assert_eq!(inflater.inflate(with_context, 5), Err(Fault::BadDeflate));
         assert_eq!(inflater.inflate(EXAMPLE, 5), Ok(&b"Hello"[..]), "after a fault");
@@ -175,7 +176,7 @@ mod tests {
         let noise: Vec<u8> = (0..10_000).map(|_| random()).collect();
         assert_eq!(deflater.deflate(&noise, 6), None);
         assert_eq!(deflater.messages, 0);
-        // Nothing of it is left in the next one.
+        // The compressor keeps nothing of it for the next message.
         let payload = deflater.deflate(&[b'x'; 100], 6).unwrap();
         assert_eq!(inflate(payload, 100), Ok(vec![b'x'; 100]));
     }

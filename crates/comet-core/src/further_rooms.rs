@@ -1,5 +1,5 @@
-//! The rooms of connections beside the one that is in [`Conn::room`](crate::conn::Conn::room). Connections with one room
-//! have no entry here. A pair of a connection and a room takes 8 bytes, and 4 in the room's list of members; both lists
+//! The rooms of connections in addition to [`Conn::room`](crate::conn::Conn::room). A connection without any has no
+//! entry here. A pair of a connection and a room takes 8 bytes here, and 4 in the room's list of members. Both lists
 //! grow by a quarter.
 
 use crate::bucket::Buckets;
@@ -18,7 +18,7 @@ impl FurtherRooms {
         Self { by_conn: Buckets::new(buckets, seed), pairs: 0 }
     }
 
-    /// Pairs of a connection and a room.
+    /// The number of pairs of a connection and a room.
     pub(crate) fn pairs(&self) -> usize {
         self.pairs
     }
@@ -32,7 +32,7 @@ impl FurtherRooms {
         find(self.of(slot), room).is_ok()
     }
 
-    /// Where the connection is in a room.
+    /// The membership of the connection in a room.
     pub(crate) fn find(&self, slot: Slot, room: RoomId) -> Option<Membership> {
         let rooms = self.of(slot);
         find(rooms, room).ok().map(|at| rooms[at])
@@ -50,7 +50,7 @@ impl FurtherRooms {
         self.pairs += 1;
     }
 
-    /// The connection has moved within the list of members of a room that it is in.
+    /// The connection has moved within the list of members of a room.
     pub(crate) fn update(&mut self, slot: Slot, membership: Membership) {
         let rooms = self.by_conn.get_mut(&slot).expect("it is in the room");
         let at = find(rooms, membership.id()).expect("it is in the room");
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::room::Rooms;
 
-    /// 20 bytes are what a pair may take at 100 rooms a connection; beside these lists there are the rooms themselves.
+    /// A pair may take 20 bytes at 100 rooms a connection. The rooms themselves take memory in addition to these lists.
     #[test]
     fn a_pair_takes_15_bytes_of_its_lists() {
         for each in [65, 100, 128] {

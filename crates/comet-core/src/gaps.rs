@@ -1,7 +1,7 @@
-//! Pushes of rooms with a history that connections have lost: what a gap marker tells them.
+//! Pushes that connections have lost, in rooms with a history. Gap markers tell clients about them.
 //!
-//! A connection that lost nothing has no entry. One that did has one for each of its rooms at most, as long as it is in the room, and
-//! one for a room that it has left until it is told.
+//! A connection without losses has no entry. Otherwise it has at most one for each room that it is in, and one for a
+//! room that it has left until the client is told.
 
 mod hand_over;
 
@@ -19,28 +19,28 @@ pub(crate) struct Lost {
     pub(crate) room: RoomHandle,
     pub(crate) first: u64,
     pub(crate) last: u64,
-    /// How many pushes that are.
+    /// The number of lost pushes.
     pub(crate) pushes: u64,
-    /// Newer pushes about the same states have taken their place.
+    /// Newer pushes about the same states have replaced them.
     pub(crate) is_outdated: bool,
     /// See [`Offsets::generation`].
     pub(crate) generation: Option<Generation>,
 }
 
-/// Where a push is in the history of its room. A batch is several pushes.
+/// The place of a push in the history of its room. A batch is several pushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Offsets {
     pub(crate) room: RoomHandle,
     pub(crate) last: u64,
     pub(crate) pushes: u32,
-    /// The handle in its frame: another one where the room has got a new handle since.
+    /// The handle in its frame. It differs from `room` if the room has got a new handle since.
     pub(crate) sent_as: RoomHandle,
-    /// Of the room: its handle may be another room's later. `None`: the push came from another process.
+    /// The generation of the handle, which another room may get later. `None`: the push came from another process.
     pub(crate) generation: Option<Generation>,
 }
 
 impl Offsets {
-    /// Those of operation 20. `None`: `message` is another one, or its room keeps no history.
+    /// The place of a push with operation 20. `None`: `message` has another operation, or its room keeps no history.
     pub(crate) fn of_room_push(message: &[u8]) -> Option<Self> {
         let (Frame { operation, body, .. }, _) = decode(message, usize::MAX).ok()??;
         let RoomPush { handle: room, operation: inner, offset: last, body } =
@@ -51,14 +51,14 @@ impl Offsets {
 }
 
 impl Lost {
-    /// An outbox has dropped the push.
+    /// The loss of a push that an outbox has dropped.
     pub(crate) fn of(offsets: Offsets, is_outdated: bool) -> Option<Self> {
         let Offsets { room, last, pushes, sent_as: _, generation } = offsets;
         let lost = Self::of_push(room, last, pushes.into(), is_outdated)?;
         Some(Self { generation, ..lost })
     }
 
-    /// A push of so many frames, the last of which has `offset`.
+    /// The loss of a push of `pushes` frames, the last of which has `offset`.
     pub(crate) fn of_push(
         room: RoomHandle,
         offset: u64,
@@ -76,7 +76,7 @@ impl Lost {
         })
     }
 
-    /// So many pushes behind the one at `after`, and none behind `last`.
+    /// The loss of `pushes` pushes after the one at `after`, up to `last`.
     pub(crate) fn between(room: RoomHandle, after: u64, last: u64, pushes: u64) -> Option<Self> {
         let first = after + 1;
         let lost = Self { room, first, last, pushes, is_outdated: false, generation: None };
@@ -84,32 +84,33 @@ impl Lost {
     }
 }
 
-/// What a connection has lost of one room.
+/// The losses of a connection in one room.
 struct Gap {
     room: RoomHandle,
-    /// It was in the room then, and is not any more.
+    /// The connection has left the room since.
     is_left: bool,
-    /// The first push that was lost, and how many were, since the client last got all of them.
+    /// The first lost push, and the number of lost pushes, since the client last got all of them.
     first: u64,
     pushes: u64,
-    /// The first of them in whose place no newer push has come.
+    /// The first lost push that no newer push has replaced.
     needed: Option<u64>,
-    /// What it is still to be told, as one range.
+    /// The part that the client has not been told about, as one range.
     untold: Option<Lost>,
 }
 
-/// Whether these are of one room, of two with the same handle. What came from another process is taken for that.
+/// Whether these are generations of one room, not of two with the same handle. A push from another process counts as
+/// the same room's.
 pub(crate) fn is_same_room(one: Option<Generation>, other: Option<Generation>) -> bool {
     one.is_none() || other.is_none() || one == other
 }
 
-/// When a connection is told of a gap.
+/// When a client is told about a gap.
 pub(crate) enum Telling {
-    /// In this send, behind so many of its frames.
+    /// With this send, behind this number of its frames.
     Now(usize),
-    /// In this send at both places.
+    /// With this send, at both places.
     Twice(usize, usize),
-    /// In this send, and again in a later one.
+    /// With this send, and again with a later one.
     NowAndLater(usize),
     Later,
     Never,
@@ -117,7 +118,7 @@ pub(crate) enum Telling {
 
 pub(crate) struct Gaps {
     by_conn: HashMap<Slot, Vec<Gap>, RandomState>,
-    /// Connections to which something is to be told.
+    /// The number of connections whose clients are still to be told something.
     untold: usize,
 }
 
@@ -127,7 +128,7 @@ impl Gaps {
         Self { by_conn: HashMap::with_hasher(hasher), untold: 0 }
     }
 
-    /// The connection, which is in the room or `is_left`, does not get these pushes.
+    /// Notes that the connection, which is in the room or `is_left`, does not get these pushes.
     pub(crate) fn note(&mut self, slot: Slot, lost: Lost, is_left: bool) {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
@@ -159,14 +160,14 @@ impl Gaps {
         self.untold += usize::from(was_told);
     }
 
-    /// Whether the connection has something to be told.
+    /// Whether the client is still to be told something.
     #[inline]
     pub(crate) fn has_untold(&self, slot: Slot) -> bool {
         let is_untold = |gaps: &Vec<Gap>| gaps.iter().any(|gap| gap.untold.is_some());
         self.untold > 0 && self.by_conn.get(&slot).is_some_and(is_untold)
     }
 
-    /// The offset of the first push to the room that the connection has lost and that no newer one has replaced.
+    /// The offset of the first push to the room that the connection has lost and no newer push has replaced.
     pub(crate) fn first_needed(&self, slot: Slot, room: RoomId) -> Option<u64> {
         if self.by_conn.is_empty() {
             return None;
@@ -175,8 +176,8 @@ impl Gaps {
         gaps.find(|gap| gap.room == room.handle() && !gap.is_left)?.needed
     }
 
-    /// Takes what is to be told to the connection with this send, and behind how many of its frames each. `when` is given what
-    /// is told, and whether the connection has left the room.
+    /// Takes the gap markers for this send, each with the number of its frames in front of the marker. `when` decides
+    /// for each gap; its second argument says whether the connection has left the room.
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
@@ -209,14 +210,15 @@ impl Gaps {
         markers
     }
 
-    /// The connection gets all that came to the room after `since`. Returns how many of these it had lost.
+    /// The connection gets all pushes to the room after `since`. Returns how many of these it had lost.
     pub(crate) fn repair(&mut self, slot: Slot, room: RoomId, since: u64) -> u64 {
         let Some(gap) = self.take(slot, room) else { return 0 };
-        // A client that went on behind a hole gets what it lost later, which may be all.
+        // A client that continued behind a gap gets the lost pushes later, perhaps all of them.
         if since < gap.first { gap.pushes } else { 0 }
     }
 
-    /// The connection is not in the room any more. Pushes of it may still wait, so it is told what is missing before them.
+    /// The connection has left the room. Pushes to the room may still be pending, so its client is told about a gap in
+    /// front of them.
     pub(crate) fn leave(&mut self, slot: Slot, room: RoomId) {
         if let Some(Gap { untold: Some(lost), .. }) = self.take(slot, room) {
             self.note(slot, lost, true);
@@ -238,7 +240,7 @@ impl Gaps {
         Some(gap)
     }
 
-    /// Nothing is told to the connection any more.
+    /// Forgets all gaps of the connection. Its client is told nothing more.
     pub(crate) fn forget_all(&mut self, slot: Slot) {
         if self.by_conn.is_empty() {
             return;

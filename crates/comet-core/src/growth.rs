@@ -1,7 +1,7 @@
-//! How lists grow of which there are millions: by a quarter, where a [`Vec`] doubles. What is allocated and not used is
-//! then a fifth at most, and for each element at most five are copied until the list has its length.
+//! Growth of lists of which there are millions: by a quarter, where a [`Vec`] doubles. So at most a fifth of the memory
+//! is unused, and until a list has its length each element is copied five times at most on average.
 
-/// The first capacity of a list, and the least it grows by.
+/// The first capacity of a list, and the smallest step by which it grows.
 const STEP_MIN: usize = 4;
 
 /// Makes space for one more element.

@@ -1,13 +1,13 @@
 //! The hand-over of all shards of a process to another one, perhaps with another number of shards.
 //!
-//! The former process has its shards begin ([`Shard::begin_hand_over`](crate::Shard::begin_hand_over)), runs turns until
-//! each [may be handed over](Obstacles::may_hand_over) and the mesh is empty, and takes their state
-//! ([`Shard::hand_over`](crate::Shard::hand_over)), which changes nothing: if the new process fails, the shards go on. The
-//! new process calls [`distribute`] with all of them, and each of its shards takes its part over
+//! The former process prepares its shards ([`Shard::begin_hand_over`](crate::Shard::begin_hand_over)) and runs turns
+//! until each [may be handed over](Obstacles::may_hand_over) and the mesh is empty. Then it takes their state
+//! ([`Shard::hand_over`](crate::Shard::hand_over)). That changes nothing: if the new process fails, the shards
+//! continue. The new process calls [`distribute`] with all of them, and each of its shards takes over its part
 //! ([`Shard::take_over`](crate::Shard::take_over)).
 //!
-//! What can be told from the connections is not handed over, but made anew: owners of keys, sessions of users, members of
-//! rooms and their counts. So homes agree with the connections whatever the number of shards.
+//! What can be derived from the connections is not handed over: owners of keys, sessions of users, members of rooms and
+//! their counts. So homes agree with the connections for any number of shards.
 
 mod accepts;
 mod arrival;

@@ -1,33 +1,33 @@
 //! The heaviest keys of a stream, over the last seconds, in memory that does not grow with the number of keys.
 //!
-//! The table is the one of the space-saving algorithm (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent
-//! and Top-k Elements in Data Streams, 2005): a key that is not in a full table replaces the lightest one and takes
-//! over its weight, which is told apart. While little happens every weight is noted. As the window fills, only weights
-//! beyond a thousandth of it are, and of the lighter ones samples, each of which stands for such a part. So a note costs an
-//! addition and a comparison.
+//! The table is that of the space-saving algorithm (Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and
+//! Top-k Elements in Data Streams, 2005): if the table is full, a new key replaces the lightest one and takes over its
+//! weight, which is recorded separately. While the window has little weight, every weight is noted. Later only weights
+//! above a thousandth of the window's are. Lighter ones are sampled, and each sample counts as such a thousandth. So a
+//! note costs one addition and one comparison.
 
 use crate::jitter::Jitter;
 use crate::time::Millis;
 
-/// Keys that a table holds.
+/// The number of keys in a table.
 pub(crate) const KEYS_MAX: usize = 64;
 
-/// Time after which a table is put aside and another one begun, milliseconds.
+/// The time after which a new table is begun and the old one becomes the former one, milliseconds.
 const WINDOW_MS: u64 = 10_000;
 
-/// A sample stands for this part of the weight of the window so far.
+/// A sample counts as this fraction of the window's weight so far.
 const PRECISION: u64 = 1_024;
 
 pub(crate) struct HeavyHitters<K> {
-    /// The table of this window, and that of the one before.
+    /// The table of the present window, and that of the one before.
     present: Table<K>,
     former: Table<K>,
-    /// Which window this is, from the zero of the clock.
+    /// The number of the window, counted from the zero of the clock.
     window: u64,
     since: Millis,
-    /// The weight that a sample stands for.
+    /// The weight that a sample counts as.
     period: u64,
-    /// Light weight since the last sample, and the weight at which the next one is taken.
+    /// The light weight since the last sample, and the weight at which the next sample is taken.
     pending: u64,
     threshold: u64,
     jitter: Jitter,
@@ -42,7 +42,7 @@ struct Table<K> {
 struct Entry<K> {
     key: K,
     weight: u64,
-    /// The part of the weight that is of keys that were in its place before.
+    /// The part of the weight that belongs to the keys that were replaced.
     inherited: u64,
 }
 
@@ -60,7 +60,7 @@ impl<K: Eq + Clone> HeavyHitters<K> {
         }
     }
 
-    /// Adds `weight` to a key. `sample` says to which, and the time; it is called if a sample is due.
+    /// Adds `weight` to a key. `sample` returns the key and the time. It is called only if a sample is due.
     #[inline]
     pub(crate) fn note(&mut self, weight: u64, sample: impl FnOnce() -> (K, Millis)) {
         self.pending += weight;
@@ -81,7 +81,7 @@ impl<K: Eq + Clone> HeavyHitters<K> {
             while self.pending > self.threshold {
                 samples += 1;
                 self.pending -= self.threshold;
-                // At random distances: keys that take turns are met alike.
+                // Distances are random, so that keys that take turns are sampled alike.
                 let longest = u32::try_from(2 * self.period - 1).unwrap_or(u32::MAX);
                 self.threshold = self.jitter.within(1..=longest).into();
             }
@@ -90,8 +90,8 @@ impl<K: Eq + Clone> HeavyHitters<K> {
         self.period = self.present.total / PRECISION;
     }
 
-    /// Keys and their weights since the begin of the former window, the heaviest first, and how long ago that is,
-    /// milliseconds.
+    /// The keys and their weights since the begin of the former window, heaviest first, and the time since that begin
+    /// in milliseconds.
     pub(crate) fn heaviest(&mut self, now: Millis) -> (Vec<(K, u64)>, u64) {
         self.turn_to(now);
         let own = |entry: &Entry<K>| (entry.key.clone(), entry.weight - entry.inherited);
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(hitters.heaviest(Millis(700)), (vec![(1, 9), (2, 7), (3, 1)], 200));
     }
 
-    /// A key of a fifth of the weight among a million others, and two that take turns.
+    /// A key with a fifth of the weight among a million others, and two keys that take turns.
     #[test]
     fn heavy_keys_are_found_among_many() {
         let mut hitters = hitters();
@@ -199,7 +199,7 @@ mod tests {
         }
     }
 
-    /// Of many keys of equal weight none is told to have the weight of those before it.
+    /// Of many keys with equal weight none is reported with the weight of those that it replaced.
     #[test]
     fn light_keys_stay_light() {
         let mut hitters = hitters();

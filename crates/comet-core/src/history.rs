@@ -4,73 +4,73 @@ use std::sync::Arc;
 
 use comet_proto::{Encoded, Position, decode};
 
-/// A rule about rooms that keep their last pushes. The first rule that covers a room holds; a room that none covers
-/// keeps nothing.
+/// A rule about rooms that keep their last pushes. The first rule that covers a room applies. A room that no rule
+/// covers keeps nothing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryRule {
     /// It covers rooms whose id begins with this.
     pub prefix: Box<str>,
-    /// Pushes that a room keeps; each frame of a batch is one.
+    /// The number of pushes that a room keeps; each frame of a batch counts.
     pub pushes: u32,
-    /// Bytes of frames that a room keeps.
+    /// The bytes of frames that a room keeps.
     pub bytes: u32,
     /// How long a push is kept, milliseconds.
     pub age_ms: u32,
 }
 
 impl HistoryRule {
-    /// Whether it is about `room`.
+    /// Whether the rule covers `room`.
     #[must_use]
     pub fn covers(&self, room: &str) -> bool {
         room.starts_with(&*self.prefix)
     }
 }
 
-/// How far the stream is that hosts share, as one of them has read it. What came before `floor` may be lost.
+/// How far a host has read the stream that hosts share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StreamState {
-    /// Tells the stream from others, and from one that had its name before. 0: it is not known.
+    /// Distinguishes the stream from others, also from an earlier one of the same name. 0: not known.
     pub epoch: u64,
     /// Pushes up to this offset may be lost.
     pub floor: u64,
     /// All pushes up to this offset have been sent to their homes.
     pub seen: u64,
-    /// The host has read what was in the stream when it began.
+    /// The host has read the part of the stream that existed when the host began.
     pub is_read: bool,
 }
 
-/// Which page of what a room keeps a caller asks for.
+/// A caller's request for a page of a room's history.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryQuery {
     /// The room.
     pub room: Arc<str>,
     /// The pushes before this offset. `None`: the latest.
     pub before: Option<u64>,
-    /// Pushes at most.
+    /// The most pushes on the page.
     pub limit: u32,
 }
 
-/// What a room keeps, as far as a page goes. The frames are those of the room, so a home copies nothing.
+/// A page of a room's history. It shares the frames of the room, so a home copies nothing.
 #[derive(Clone, Debug, Default)]
 pub struct HistoryPage {
-    /// Of the latest push. `None`: the room had none, or is forgotten.
+    /// The position of the latest push. `None`: the room had no push, or was forgotten.
     pub position: Option<Position>,
-    /// Offset of the oldest push that the room keeps.
+    /// The offset of the oldest push in the history.
     pub oldest: Option<u64>,
-    /// The latest comes first. The first and the last one may have more than was asked for.
+    /// The latest run comes first. The first and the last run may have more pushes than requested.
     pub(crate) runs: Vec<HistoryRun>,
 }
 
-/// Pushes behind each other that came as one.
+/// Successive pushes that arrived together.
 #[derive(Clone, Debug)]
 pub(crate) struct HistoryRun {
     pub(crate) frame: Encoded,
-    /// Offset of its first push.
+    /// The offset of its first push.
     pub(crate) first: u64,
     pub(crate) age_ms: u64,
 }
 
-/// A push that a room keeps.
+/// A push in a room's history.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HistoryEntry<'a> {
     /// Its offset.
@@ -84,7 +84,7 @@ pub struct HistoryEntry<'a> {
 }
 
 impl HistoryPage {
-    /// The pushes that were asked for, the latest first.
+    /// The requested pushes, the latest first.
     #[must_use]
     pub fn entries(&self, query: &HistoryQuery) -> Vec<HistoryEntry<'_>> {
         let before = query.before.unwrap_or(u64::MAX);

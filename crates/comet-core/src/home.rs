@@ -1,7 +1,7 @@
-//! What a shard keeps as a home: owners of keys, sessions of users, interest in rooms.
+//! The data of a shard as a home: owners of keys, sessions of users, and which shards have members of rooms.
 //!
-//! It is the router of goim's seed, spread over the shards by hash. Its answers are facts; the shard around it
-//! sends the messages.
+//! In goim the router keeps these. Here they are spread over the shards by hash. A home only answers; the shard around
+//! it sends the messages.
 
 mod history;
 mod kept_users;
@@ -34,9 +34,9 @@ use users::UserSessions;
 /// How long keys that were reported as disconnected are retained.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyRetention {
-    /// No earlier than from here on.
+    /// The time is counted from here at the earliest.
     pub(crate) since: Millis,
-    /// For so long.
+    /// How long.
     pub(crate) millis: u64,
 }
 
@@ -47,7 +47,7 @@ impl KeyRetention {
     }
 }
 
-/// A shard asks what came to a room; see [`Message::Recover`](crate::message::Message::Recover).
+/// A request of a shard for the pushes of a room; see [`Message::Recover`](crate::message::Message::Recover).
 pub(crate) struct RecoveryRequest {
     pub(crate) shard: ShardId,
     pub(crate) conn: Option<LocalConnId>,
@@ -63,7 +63,7 @@ pub(crate) struct Home {
     pub(crate) parking: Parking,
     pub(crate) rooms: HomeRooms,
     pub(crate) histories: RoomHistories,
-    /// Clients that are to learn what they missed.
+    /// Requests for missed pushes that are not answered yet.
     pub(crate) recoveries: VecDeque<RecoveryRequest>,
     pub(crate) presence: PresenceWindows,
     pub(crate) sources: SourceCounts,
@@ -90,8 +90,8 @@ impl Home {
         }
     }
 
-    /// Forgets session numbers and disconnected keys that were retained for so long. If the budget is spent,
-    /// more of them may be due.
+    /// Forgets session numbers and disconnected keys that were retained for long enough. If the budget is spent, more
+    /// of them may be due.
     pub(crate) fn expire_retained(
         &mut self,
         now: Millis,

@@ -1,20 +1,19 @@
 //! Idle coalescing: heartbeats that arrive close together are answered together.
 //!
-//! A heartbeat that arrives alone wakes the core, is answered, and lets the core sleep again. Where clients
-//! are otherwise idle, that is nearly all a core does, and the wake-up costs many times the answer, for
-//! which no client is in a hurry. So while clients send heartbeats at short intervals and nothing else, the
-//! driver may leave received bytes in the kernel for a short time and read them together. Network cards
-//! coalesce interrupts in the same way.
+//! A heartbeat that arrives alone wakes the core, is answered, and lets the core sleep again. If clients are otherwise
+//! idle, a core does little else. The wake-up costs many times the answer, and no client needs the answer at once. So
+//! while clients send heartbeats at short intervals and nothing else, the driver may leave received bytes in the kernel
+//! for a short time and read them together. Network cards coalesce interrupts in the same way.
 
 use crate::limits::Limits;
 use crate::time::Millis;
 
 pub(crate) struct IdleCoalescing {
-    /// When anything but a heartbeat last happened.
+    /// When something other than a heartbeat last happened.
     active_at: Millis,
     /// When the latest heartbeat arrived.
     heartbeat_at: Millis,
-    /// Time between the two latest instants at which heartbeats arrived, milliseconds.
+    /// The time between the two latest instants at which heartbeats arrived, milliseconds.
     interval_ms: u64,
 }
 
@@ -37,8 +36,8 @@ impl IdleCoalescing {
         }
     }
 
-    /// Until when received bytes may wait: [`Limits::coalesce_ms`] after the latest heartbeat. `None`: they
-    /// may not wait. Where heartbeats are further apart than twice that time, waiting saves no wake-up.
+    /// The time until which received bytes may wait: [`Limits::coalesce_ms`] after the latest heartbeat. `None`: they
+    /// may not wait. If heartbeats are further apart than twice that time, waiting saves no wake-up.
     pub(crate) fn waits_until(&self, now: Millis, limits: &Limits) -> Option<Millis> {
         let coalesce_ms = u64::from(limits.coalesce_ms);
         let until = self.heartbeat_at.after(coalesce_ms);

@@ -1,4 +1,4 @@
-//! Ids of shards, connections and calls, and the shard that is home to a key, user or room.
+//! Ids of shards, connections and calls, and the shard that is the home of a key, user or room.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
@@ -8,11 +8,11 @@ use crate::callers::CallerSlot;
 use crate::index::index;
 use crate::source::Source;
 
-/// Index of a shard; shards are numbered from 0 without gaps.
+/// The number of a shard; shards are numbered from 0 without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ShardId(pub u16);
 
-/// Where a shard keeps a connection: the index into its slab.
+/// The index of a connection in its shard's slab.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
 pub struct Slot(pub u32);
@@ -31,7 +31,7 @@ impl fmt::Display for Slot {
     }
 }
 
-/// How often a slot was taken before. Wraps after 2^32 connections in one slot.
+/// How many times the slot was used before. Wraps after 2^32 connections in one slot.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 #[repr(transparent)]
 pub struct Generation(pub u32);
@@ -48,36 +48,36 @@ impl fmt::Display for Generation {
     }
 }
 
-/// A connection, from accept to its removal. A slot is reused; a slot in one generation is not.
+/// A connection, from accept to its removal. Slots are reused, but not with the same generation.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct ConnId {
     /// The shard that accepted the connection and owns it to its end.
     pub shard: ShardId,
-    /// Where that shard keeps it.
+    /// Its index on that shard.
     pub slot: Slot,
     /// Which of the connections in that slot it is.
     pub generation: Generation,
 }
 
 impl ConnId {
-    /// The same connection, named to its own shard.
+    /// The id of the same connection on its own shard.
     #[must_use]
     pub fn local(self) -> LocalConnId {
         LocalConnId { slot: self.slot, generation: self.generation }
     }
 }
 
-/// A connection of the shard that the id is given to: a [`ConnId`] without its shard.
+/// A connection of a shard that is known from the context: a [`ConnId`] without its shard.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct LocalConnId {
-    /// Where the shard keeps it.
+    /// Its index on the shard.
     pub slot: Slot,
     /// Which of the connections in that slot it is.
     pub generation: Generation,
 }
 
-/// One call of a push caller, by the thread that the caller is connected to. Control counts its own up from 1; a shard's
-/// have the shard in the upper 16 bits.
+/// One call of a push caller. The thread that the caller is connected to numbers its calls. Control counts from 1; a
+/// shard's calls have the shard in the upper 16 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct CallId(pub u64);
 
@@ -88,7 +88,7 @@ impl CallId {
         Self(shard << 48 | u64::from(caller.0) << 32 | u64::from(number))
     }
 
-    /// Of a push that nobody has called for.
+    /// The id of pushes that belong to no call.
     pub(crate) const NONE: Self = Self(0);
 
     /// The shard that the caller is connected to; `None`: control.
@@ -97,15 +97,14 @@ impl CallId {
         shard.checked_sub(1).map(ShardId)
     }
 
-    /// The caller at that shard, and the number of the call.
+    /// The caller on that shard, and the number of the call.
     pub(crate) fn at_caller(self) -> (CallerSlot, u32) {
         (CallerSlot((self.0 >> 32) as u16), self.0 as u32)
     }
 }
 
-/// Fixed, because every thread of the process and every run of the simulator must agree on a home. The maps
-/// inside a home are seeded for each process, so a caller who aims at one home gains nothing beyond that
-/// core's share.
+/// The seed is fixed, because all threads of the process and all runs of the simulator must agree on a home. The maps
+/// inside a home have a seed for each process, so a caller who aims at one home can overload no more than that core.
 const HOME_SEED: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 
@@ -118,14 +117,14 @@ fn spread(bytes: &[u8], domain: u64, shards: u16) -> ShardId {
     ShardId(u16::try_from(high).expect("below the number of shards"))
 }
 
-/// The shard that keeps the owner of `key`, of `shards` in all.
+/// The shard, of `shards` in all, that keeps the owner of `key`.
 #[must_use]
 pub fn home_of_key(key: &str, shards: u16) -> ShardId {
     spread(key.as_bytes(), 1, shards)
 }
 
-/// The shard that keeps the sessions of `user`. Anonymous users (0) have no common home: their
-/// sessions stay with the shard that accepted them, so that a million of them load no single core.
+/// The shard that keeps the sessions of `user`. Anonymous users (0) have no common home: their sessions stay on the
+/// shard that accepted them, so that a million of them do not load a single core.
 #[must_use]
 pub fn home_of_user(user: i64, shards: u16) -> ShardId {
     spread(&user.to_le_bytes(), 2, shards)

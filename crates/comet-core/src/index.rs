@@ -1,8 +1,8 @@
-//! Indices as types.
+//! Index types.
 
-/// The type of the indices of a slab. Each slab has its own, so that an index of one is no index of another.
+/// An index type of a slab. Each slab has its own, so that an index of one cannot be used for another.
 pub(crate) trait Index: Copy + Eq {
-    /// The index of nothing.
+    /// The index that names nothing.
     const NONE: Self;
 
     fn from_u32(index: u32) -> Self;

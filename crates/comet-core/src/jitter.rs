@@ -1,11 +1,11 @@
-//! Random numbers that spread work over time. The same seed gives the same ones, so a simulated run can be replayed.
+//! Random numbers that spread work over time. The same seed gives the same numbers, so a simulated run can be replayed.
 
 use std::ops::RangeInclusive;
 
 use ahash::RandomState;
 
-/// A generator of its own. What it draws tells nothing of its seed, so it may have that of hash maps. Processes that must not
-/// act in step need different seeds.
+/// An independent generator. Its numbers reveal nothing about its seed, so the seed may be that of hash maps. Processes
+/// that must not act in step need different seeds.
 pub struct Jitter {
     hasher: RandomState,
     drawn: u64,

@@ -1,9 +1,9 @@
-//! The sans-IO shard: everything comet decides.
+//! The sans-IO shard, which makes all decisions of comet's data cores.
 //!
-//! A [`Shard`] owns the connections one core accepted and is home to its share of keys, users and rooms.
-//! Bytes, completions, messages and the time come in through `handle_*`. What to send, what to report and
-//! what to close come out through `poll_*`. The driver around it holds no policy, so the simulator runs the
-//! same decisions with fake sockets and a fake clock.
+//! A [`Shard`] owns the connections that one core accepted, and is the home of its share of keys, users and rooms.
+//! Bytes, completions, messages and the time come in through `handle_*`. What to send, report and close comes out
+//! through `poll_*`. The driver around it holds no policy, so the simulator runs the same decisions with fake sockets
+//! and a fake clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 

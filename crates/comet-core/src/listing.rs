@@ -1,4 +1,4 @@
-//! Lists of connections for an operator: which ones are asked for, in which order, and what is told of each.
+//! Lists of connections for operators: queries, orders and entries.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -15,17 +15,17 @@ use crate::transport::Transport;
 /// Which connections to list.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConnQuery {
-    /// What they have in common.
+    /// The properties that the listed connections share.
     pub filter: ConnFilter,
-    /// Which of them come first.
+    /// The order.
     pub order: ConnOrder,
-    /// How many of them are listed, at most [`LISTED_MAX`](crate::limits::LISTED_MAX).
+    /// The number of entries, at most [`LISTED_MAX`](crate::limits::LISTED_MAX).
     pub limit: usize,
-    /// Only connections behind this place are listed: the last one of the page before.
+    /// Only connections after this place are listed. It is the last place of the page before.
     pub after: Option<ConnPlace>,
 }
 
-/// What listed connections have in common; `None` leaves a property open.
+/// Properties that all listed connections share; `None`: any value.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConnFilter {
     /// The key they were registered under.
@@ -34,7 +34,7 @@ pub struct ConnFilter {
     pub user: Option<i64>,
     /// The room they are in.
     pub room: Option<Box<str>>,
-    /// Where their clients connect from.
+    /// The network that their clients connect from.
     pub network: Option<Network>,
     /// How their frames travel.
     pub transport: Option<Transport>,
@@ -54,10 +54,10 @@ pub enum ConnOrder {
     Rate,
 }
 
-/// A place in the order of a list; the smallest is the first. A place in one order means nothing in another.
+/// A place in the order of a list; the smallest is the first. Places of different orders cannot be compared.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ConnPlace {
-    /// Waiting bytes, or the rate, below the most there may be; or the tick of the accept.
+    /// The waiting bytes or the rate, subtracted from the maximum; or the tick of the accept.
     pub(crate) rank: u32,
     /// The connection.
     pub conn: ConnId,
@@ -83,7 +83,7 @@ impl FromStr for ConnPlace {
     }
 }
 
-/// A connection as it was when the walk came by.
+/// A connection at the moment when the walk reached it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ListedConn {
     /// Its place in the list.
@@ -94,9 +94,9 @@ pub struct ListedConn {
     pub user: i64,
     /// The room that operation 12 changes.
     pub room: Option<Arc<str>>,
-    /// How many rooms it is in beside that one.
+    /// The number of rooms that it is in besides that one.
     pub further_rooms: usize,
-    /// Where its client connects from, as far as the kernel or a PROXY header says.
+    /// The address that its client connects from, if the kernel or a PROXY header tells it.
     pub address: Option<SocketAddr>,
     /// How its frames travel.
     pub transport: Transport,
@@ -108,7 +108,7 @@ pub struct ListedConn {
     pub waiting_bytes: u32,
     /// Frames of which the kernel has not taken the last byte.
     pub waiting_frames: u32,
-    /// Bytes a second, to and from its client, estimated; 0 for all but the busiest ones of its shard.
+    /// Estimated bytes a second to and from its client; 0 for all but the busiest connections of its shard.
     pub bytes_per_second: u64,
     /// The operations it accepts.
     pub accepts: Accepts,
@@ -128,21 +128,21 @@ impl PartialOrd for ListedConn {
     }
 }
 
-/// What one shard has to a query.
+/// The answer of one shard to a query.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ConnPage {
-    /// Connections that the filter left, those on other pages included.
+    /// The number of connections that match the filter, including those on other pages.
     pub matched: u64,
-    /// Those of this page, in order.
+    /// The connections of this page, in order.
     pub listed: Vec<ListedConn>,
 }
 
-/// What a shard has had to do most of in the last seconds; the first entries have the most.
+/// The rooms and clients that cost a shard the most work in the last seconds. The first entries have the most.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Top {
-    /// The time that the numbers are about, milliseconds.
+    /// The period that the numbers cover, milliseconds.
     pub span_ms: u64,
-    /// Rooms, and the deliveries of pushes to them that outboxes here took, estimated.
+    /// Rooms, and the estimated number of deliveries of pushes to them that outboxes here took.
     pub rooms: Vec<(Arc<str>, u64)>,
     /// The slowest clients.
     pub clients: Vec<SlowClient>,
@@ -150,19 +150,19 @@ pub struct Top {
     pub busiest: Vec<ListedConn>,
 }
 
-/// A client that does not take what it is sent.
+/// A client that takes what it is sent too slowly.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SlowClient {
-    /// Its connection as it is now.
+    /// Its connection at present.
     pub conn: ListedConn,
-    /// Bytes that were dropped for it, or that still waited a tick (50 ms) after their send began, once for each such
-    /// send; estimated.
+    /// The estimated number of bytes that were dropped for it, or still waited a tick (50 ms) after their send began,
+    /// once for each such send.
     pub late_bytes: u64,
 }
 
-/// What the driver knows of its sockets.
+/// The driver's knowledge about its sockets.
 pub trait SocketInfo {
-    /// Where the client of `conn` connects from; `None` where nobody knows. May cost a system call.
+    /// The address of the client of `conn`; `None` if it is unknown. May cost a system call.
     fn address(&mut self, conn: ConnId) -> Option<SocketAddr>;
 
     /// Whether `conn` is in TLS.

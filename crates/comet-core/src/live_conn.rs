@@ -16,10 +16,10 @@ pub struct LiveConn<'a> {
     pub session: i32,
     /// The room that operation 12 changes.
     pub room: Option<&'a str>,
-    /// Rooms that it is in beside that one.
+    /// The rooms that it is in besides that one.
     pub further_rooms: Vec<&'a str>,
-    /// The count that a heartbeat (op 2) would be answered with.
+    /// The count in the reply to its next heartbeat (op 2).
     pub online: u32,
-    /// The live traces that are about it.
+    /// The live traces that it belongs to.
     pub traces: &'a [TraceId],
 }

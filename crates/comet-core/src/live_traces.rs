@@ -1,24 +1,24 @@
-//! Whose events operators watch as they happen.
+//! Live traces: events that operators watch as they happen.
 
 use crate::network::Network;
 
-/// Live traces that may be under way at once.
+/// The limit of live traces under way.
 pub const LIVE_TRACES_MAX: usize = 16;
 
-/// Number of a live trace. None is given twice in the life of a process.
+/// The number of a live trace. A process gives no number twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct TraceId(pub u64);
 
-/// The connections that a live trace is about.
+/// The connections that a live trace watches.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Subject {
-    /// Those registered under this key, from their registration on.
+    /// The connections registered under this key, from their registration on.
     Key(Box<str>),
-    /// Those of this user, from their registration on; 0: of anonymous clients.
+    /// The connections of this user, from their registration on; 0: of anonymous clients.
     User(i64),
-    /// Those in this room, as long as they are in it.
+    /// The connections in this room, while they are in it.
     Room(Box<str>),
-    /// Those of clients in this network, from their accept on.
+    /// The connections of clients in this network, from their accept on.
     Network(Network),
 }
 
@@ -27,20 +27,20 @@ pub enum Subject {
 pub struct LiveTrace {
     /// Its number.
     pub id: TraceId,
-    /// What it is about.
+    /// The connections that it watches.
     pub subject: Subject,
 }
 
-/// The live traces under way, at most [`LIVE_TRACES_MAX`], the oldest first.
+/// The live traces under way, at most [`LIVE_TRACES_MAX`], oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LiveTraces(Box<[LiveTrace]>);
 
-/// As many live traces are under way as there may be.
+/// The number of live traces is at its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooManyTraces;
 
 impl LiveTraces {
-    /// Whether none is under way.
+    /// Whether no live trace is under way.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -62,13 +62,13 @@ impl LiveTraces {
         Ok(Self(self.0.iter().cloned().chain([trace]).collect()))
     }
 
-    /// These without the one numbered `id`.
+    /// These without the one with the number `id`.
     #[must_use]
     pub fn without(&self, id: TraceId) -> Self {
         Self(self.0.iter().filter(|trace| trace.id != id).cloned().collect())
     }
 
-    /// Whether one is about a network, so that addresses have to be looked at.
+    /// Whether one is about a network, so that addresses have to be examined.
     pub(crate) fn has_networks(&self) -> bool {
         self.0.iter().any(|trace| matches!(trace.subject, Subject::Network(_)))
     }

@@ -6,12 +6,13 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// A network of addresses; IPv4 never as IPv6.
+/// A network of addresses. An IPv4 network is never represented as IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// The network of `prefix` bits that `address` is in. `None`: the family has fewer bits.
+    /// The network with a prefix of `prefix` bits that contains `address`. `None`: addresses of that family have fewer
+    /// bits.
     #[must_use]
     pub fn around(address: IpAddr, prefix: u8) -> Option<Self> {
         let address = address.to_canonical();
@@ -23,7 +24,7 @@ impl Network {
         self.0.network()
     }
 
-    /// Whether `address` is in it. An IPv4 address written as IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
+    /// Whether it contains `address`. An IPv4 address written as IPv6 (`::ffff:192.0.2.1`) counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -40,8 +41,8 @@ impl From<IpAddr> for Network {
 impl FromStr for Network {
     type Err = String;
 
-    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone, which is a network of one. IPv4 written as IPv6 is IPv4;
-    /// what is beyond the prefix does not matter: these are the words of an operator, who may have them from a log.
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or a single address, which is a network of one. IPv4 written as IPv6 is
+    /// read as IPv4. Bits beyond the prefix are ignored, because an operator may have copied the address from a log.
     fn from_str(text: &str) -> Result<Self, String> {
         let read = || {
             if let Ok(address) = text.parse::<IpAddr>() {

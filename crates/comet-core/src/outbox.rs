@@ -1,12 +1,11 @@
-//! What waits to be sent. An outbox is three numbers, and equal outboxes are stored once.
+//! The frames that wait to be sent. An outbox is three numbers, and equal outboxes are stored once.
 //!
-//! The frames a connection has pending form a *chain*: a run of a *log*, which has the frames in order. Chains
-//! are in one store for each shard, [`chains::Chains`], and are shared. When a room of a thousand idle members
-//! gets a push, all thousand outboxes name the same one-frame chain. The next push moves all of them to the
-//! same two-frame chain. So a push costs each member one comparison, and a whole run of equal outboxes one
-//! addition to a reference count. The same holds where the outbox is full and its oldest push is dropped.
-//! Where frames are joined into one buffer for sending, that buffer is built once for all connections that
-//! send the same frames.
+//! The pending frames of a connection form a *chain*: a run of a *log*, which has the frames in order. Chains are
+//! shared, and are in one store for each shard, [`chains::Chains`]. When a room of a thousand idle members gets a push,
+//! all thousand outboxes name the same one-frame chain. The next push moves all of them to the same two-frame chain. So
+//! a push costs each member one comparison, and a whole run of equal outboxes one addition to a reference count. The
+//! same holds if the outboxes are full and drop their oldest push. If frames are joined into one buffer for sending,
+//! that buffer is built once for all connections that send the same frames.
 
 mod chain;
 pub(crate) mod chains;
@@ -36,7 +35,7 @@ struct ChainId(u32);
 
 index!(ChainId);
 
-/// Names a chain without keeping it.
+/// Names a chain without holding a reference.
 #[derive(Clone, Copy)]
 struct Handle {
     chain: ChainId,
@@ -61,7 +60,7 @@ struct FrameId(u32);
 
 index!(FrameId);
 
-/// Tells apart the frames that a shard hands out: while one is handed out, an equal serial is the same frame.
+/// Identifies a frame that the shard handed out: while it is in use, an equal serial means the same frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 struct Serial(u32);
@@ -69,11 +68,11 @@ struct Serial(u32);
 /// The frames of one connection that the kernel has not taken yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Outbox {
-    /// Frames that wait.
+    /// Frames that are not being sent yet.
     pending: ChainId,
-    /// Frames of the send that is under way.
+    /// Frames of the send under way.
     in_flight: ChainId,
-    /// Bytes of `in_flight` that the kernel took already; 0 without a send.
+    /// The bytes of `in_flight` that the kernel has taken; 0 without a send.
     taken: u32,
 }
 
@@ -90,33 +89,33 @@ impl Outbox {
     }
 }
 
-/// One frame on its way into any number of outboxes.
+/// A frame to append to any number of outboxes.
 #[derive(Clone)]
 pub(crate) struct Item {
     serial: Serial,
     frame: Encoded,
-    /// Pushes in it, which the ledger counts: one, or those of a [`Subject::parcel`]. 0: it is a reply.
+    /// The pushes in it that the ledger counts: one, or those of a [`Subject::parcel`]. 0: it is a reply.
     pushes: u32,
-    /// What the push is about. Most are about nothing that the outbox has to know.
+    /// What the outbox has to know about the push. `None` for most pushes.
     subject: Option<Arc<Subject>>,
-    /// Where it was stored for the first log that took it, and may be still.
+    /// Where it was stored for the first log that took it, and may still be.
     stored: Cell<(FrameId, Generation)>,
 }
 
-/// What an outbox has to know of a push, whatever its form.
+/// What an outbox has to know about a push, in any form.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subject {
     pub(crate) state: Option<State>,
-    /// Of a room that keeps a history.
+    /// Its place in the history of its room, if the room keeps one.
     pub(crate) offsets: Option<Offsets>,
-    /// A push to a key or user, as it is parked if the connection ends before it is sent.
+    /// The form in which a push to a key or user is parked if the connection ends before it is sent.
     pub(crate) direct: Option<ParkedPush>,
-    /// The frame is a parcel: those of pushes that were parked, in the form of the one transport it is sent on.
+    /// Set if the frame is a parcel: the frames of parked pushes, in the form of the transport that it is sent on.
     pub(crate) parcel: Option<ParkedFrames>,
 }
 
 impl Subject {
-    /// `None`: there is nothing to know.
+    /// Returns `None` if no field is set.
     pub(crate) fn shared(self) -> Option<Arc<Self>> {
         let Self { state, offsets, direct, parcel } = &self;
         let is_known = state.is_some() || offsets.is_some() || direct.is_some() || parcel.is_some();
@@ -124,7 +123,8 @@ impl Subject {
     }
 }
 
-/// What a push is about of which clients need only the latest: an id that its caller gave it, in a room. No room: the push is to all.
+/// The state that a push is about, if clients need only the latest: an id that its caller gave it, in a room. No room:
+/// the push is to all connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct State {
     pub(crate) room: Option<Arc<str>>,
@@ -140,12 +140,13 @@ impl Item {
         self.pushes > 0
     }
 
-    /// The pushes in it, if they were parked together.
+    /// The pushes in it, if it is a parcel.
     pub(crate) fn parcel(&self) -> Option<&ParkedFrames> {
         self.subject.as_ref()?.parcel.as_ref()
     }
 
-    /// A push that may be dropped for a newer one. A parcel is not: its client was told how much follows.
+    /// Whether it is a push that may be dropped for a newer one. A parcel is not, because its client was told how many
+    /// pushes follow.
     fn is_droppable(&self) -> bool {
         self.pushes == 1 && self.parcel().is_none()
     }
@@ -170,28 +171,28 @@ impl Item {
         self.subject.as_ref()?.offsets
     }
 
-    /// Whether it is about the state of `newer`.
+    /// Whether it is about the same state as `newer`.
     fn is_outdated_by(&self, newer: &Self) -> bool {
         self.state().is_some() && self.state() == newer.state()
     }
 
-    /// A push that is about no state.
+    /// Whether it is a push that is about no state.
     fn is_plain(&self) -> bool {
         self.is_droppable() && self.state().is_none()
     }
 }
 
-/// The result of the latest append of a walk. It holds for every outbox that is as that one was, so a run of
-/// equal outboxes looks at the chains once.
+/// The result of the latest append of a walk. It holds for every outbox with the same content, so the chains are looked
+/// at once for a run of equal outboxes.
 #[derive(Clone, Copy)]
 pub(crate) struct AppendMemo {
     /// The outbox before the append.
     before: Outbox,
-    /// What it had pending after the append.
+    /// What was pending after the append.
     lengthened: ChainId,
-    /// What was dropped from it for the frame.
+    /// The pushes that were dropped for the frame.
     superseded: Superseded,
-    /// Outboxes that were changed by memo and are not in the chains' reference counts yet.
+    /// The number of outboxes that were changed by memo and are missing in the chains' reference counts.
     uncounted: u32,
 }
 
@@ -204,7 +205,7 @@ impl AppendMemo {
         uncounted: 0,
     };
 
-    /// Repeats the append on `outbox`, if that is as the one before it was.
+    /// Repeats the append on `outbox`, if it equals the outbox before that append.
     #[inline]
     pub(crate) fn repeat(&mut self, outbox: &mut Outbox) -> bool {
         let is_equal = *outbox == self.before && self.lengthened != ChainId::NONE;
@@ -215,18 +216,18 @@ impl AppendMemo {
         is_equal
     }
 
-    /// What each append dropped.
+    /// The pushes that each append dropped.
     pub(crate) fn superseded(&self) -> Superseded {
         self.superseded
     }
 }
 
-/// Which pushes that wait are dropped for a newer one.
+/// Which waiting pushes are dropped for a newer one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Cut {
-    /// So many of the oldest.
+    /// This many of the oldest.
     Oldest(u32),
-    /// All that are about the state of the newer one, and so many of the oldest that are about none.
+    /// All pushes that are about the state of the newer one, and this many of the oldest that are about no state.
     Outdated { plain: u32 },
 }
 
@@ -244,25 +245,25 @@ pub(crate) struct Superseded {
     pub(crate) bytes: u32,
 }
 
-/// How far a send has come in another process.
+/// The progress of a send in another process.
 #[derive(Clone, Copy)]
 pub(crate) struct PartialSend {
     /// Bytes of the first frame that the kernel took.
     pub(crate) taken: u32,
-    /// Bytes behind these that the driver keeps sealed.
+    /// The bytes behind these that the driver has sealed.
     pub(crate) sealed: u32,
 }
 
-/// What the completion of a send led to.
+/// The result of the completion of a send.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct SendProgress {
     /// Pushes of which the kernel took the last byte.
     pub(crate) pushes: u32,
-    /// All that was in flight is taken.
+    /// Whether everything in flight is taken.
     pub(crate) is_done: bool,
 }
 
-/// What was lost with an outbox that was cleared.
+/// What a cleared outbox has lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Remains {
     /// Pushes that the kernel did not take to the last byte.
@@ -271,7 +272,7 @@ pub(crate) struct Remains {
     pub(crate) bytes: u32,
 }
 
-/// What an outbox holds that the kernel has not taken.
+/// The frames of an outbox that the kernel has not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Load {
     pub(crate) pushes: u32,
@@ -283,7 +284,8 @@ pub(crate) struct Load {
 mod tests {
     use super::*;
 
-    /// What is known of a push is outside it, so that pushes without a state or a history pay a pointer.
+    /// The subject of a push is stored outside the item, so that a push without a state or a history costs only a
+    /// pointer.
     #[test]
     fn a_frame_that_waits_takes_no_more_than_before() {
         assert!(size_of::<Item>() <= 48, "{} bytes", size_of::<Item>());

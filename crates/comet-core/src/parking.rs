@@ -1,4 +1,4 @@
-//! Parked sessions: which sessions outlast their connections, and what is kept for them.
+//! Parked sessions: their limits, and the pushes that are kept for them.
 
 mod frames;
 
@@ -6,18 +6,18 @@ use crate::accepts::Accepts;
 
 pub use self::frames::{ParkedFrame, ParkedFrames, ParkedPush};
 
-/// Bounds of parked sessions.
+/// Limits of parked sessions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ResumeLimits {
     /// How long a session outlasts a connection that ended without a goodbye, milliseconds; 0: not at all.
     pub window_ms: u32,
-    /// Pushes that are parked for a session; one more is dropped as `parked_full`.
+    /// The number of pushes that are parked for a session. Further ones are dropped as `parked_full`.
     pub messages: u32,
     /// Bytes of their frames.
     pub bytes: u32,
-    /// Bytes that all parked sessions of a shard take; beyond it no session and no push is parked.
+    /// The memory of all parked sessions of a shard, bytes. Beyond it no session and no push is parked.
     pub memory: usize,
-    /// Sessions of clients that did not ask for it are kept, too, if their frames are binary.
+    /// Sessions of clients that did not ask for it are kept as well, if their frames are binary.
     pub for_all: bool,
 }
 
@@ -35,14 +35,14 @@ impl ResumeLimits {
     }
 }
 
-/// What a parked session takes beside its pushes, and a parked push beside its frame; bytes.
+/// The memory of a parked session without its pushes, and that of a parked push without its frame; bytes.
 pub(crate) const SESSION_BYTES: usize = 512;
 const PUSH_BYTES: usize = 64;
 
-/// Why a push is lost that was parked, or was to be.
+/// Why a push could not be parked or stay parked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ParkFault {
-    /// The session has as many as it may.
+    /// The session has as many pushes as allowed.
     Session,
     /// The shard has no memory left for parked pushes.
     Memory,
@@ -52,11 +52,11 @@ pub(crate) enum ParkFault {
 #[derive(Default)]
 pub(crate) struct ParkedPushes {
     pub(crate) frames: ParkedFrames,
-    /// What was lost, by [`ParkFault`].
+    /// The number of lost pushes, by [`ParkFault`].
     pub(crate) lost: [u32; 2],
 }
 
-/// Bytes that are parked on a shard, and pushes.
+/// The parked bytes and pushes of a shard.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ParkedTotals {
     pub(crate) bytes: usize,
@@ -64,7 +64,7 @@ pub(crate) struct ParkedTotals {
 }
 
 impl ParkedPushes {
-    /// Parks one more push behind the others, or counts it as lost.
+    /// Parks a push behind the others, or counts it as lost.
     pub(crate) fn add(
         &mut self,
         push: ParkedFrame<'_>,
@@ -91,7 +91,7 @@ impl ParkedPushes {
         Ok(())
     }
 
-    /// Puts `pushes` in front of the others. Returns how many are lost for it, at the end.
+    /// Puts `pushes` in front of the others. Returns how many pushes at the end are lost for that.
     pub(crate) fn put_in_front<'a>(
         &mut self,
         pushes: impl Iterator<Item = ParkedFrame<'a>>,
@@ -109,7 +109,7 @@ impl ParkedPushes {
         lost
     }
 
-    /// Takes everything out.
+    /// Removes all pushes.
     pub(crate) fn take(&mut self, totals: &mut ParkedTotals) -> ParkedFrames {
         let frames = std::mem::take(&mut self.frames);
         totals.bytes -= frames.bytes() + frames.len() * PUSH_BYTES;
@@ -118,24 +118,24 @@ impl ParkedPushes {
     }
 }
 
-/// How a connection leaves its session behind.
+/// The state in which a connection leaves its session.
 #[derive(Clone, Debug, Default)]
 pub struct Leaving {
-    /// What it accepted. `None`: it has not got that far, and what its predecessor accepted holds.
+    /// The operations that it accepted. `None`: it did not get that far, so the filter of its predecessor applies.
     pub accepts: Option<Accepts>,
     /// Milliseconds until its token expires. `None`: never.
     pub expires_in_ms: Option<u32>,
 }
 
-/// What is left of a session at the shard of its former connection.
+/// The rest of a session at the shard of its former connection.
 #[derive(Clone, Debug)]
 pub struct Rest {
-    /// Whose it was. `None`: there is none, because the client has said goodbye.
+    /// The user. `None`: there is no session, because the client has said goodbye.
     pub user: Option<i64>,
-    /// What the outbox had not sent, and what came since.
+    /// The unsent pushes of the outbox, and those that came since.
     pub pushes: ParkedFrames,
-    /// Pushes that were too many: for the session, and for the memory of the shard.
+    /// The number of pushes lost by the limit of the session, and by the memory of the shard.
     pub lost: [u32; 2],
-    /// It was kicked.
+    /// The session was kicked.
     pub is_over: bool,
 }

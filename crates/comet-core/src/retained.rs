@@ -1,5 +1,5 @@
-//! Values kept for some time after their key was removed elsewhere: the session number of a user whose last
-//! session ended, and the keys reported as disconnected.
+//! Values that are kept for some time after their key was removed elsewhere: session numbers of users whose last
+//! session has ended, and keys reported as disconnected.
 
 use std::borrow::Borrow;
 use std::collections::VecDeque;
@@ -10,10 +10,10 @@ use crate::budget::{self, Budget};
 use crate::limits::RETAINED_MAX;
 use crate::time::Millis;
 
-/// A map whose entries expire in the order of insertion, the oldest early where there are too many.
+/// A map whose entries expire in order of insertion. If there are too many, the oldest expires early.
 pub(crate) struct Retained<K, V> {
     entries: Buckets<K, (Millis, V)>,
-    /// Oldest first. A key that was inserted again is in here more than once.
+    /// Oldest first. A key that was inserted again is in the queue more than once.
     order: VecDeque<(Millis, K)>,
     most: usize,
 }
@@ -23,8 +23,8 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         Self { entries: Buckets::new(buckets, seed), order: VecDeque::new(), most: RETAINED_MAX }
     }
 
-    /// Keeps `value` from `now` on. `now` never goes back. Returns whether the oldest entry was removed
-    /// before its time for it.
+    /// Keeps `value` from `now` on. `now` must never go back. Returns whether the oldest entry was removed early to
+    /// make space.
     pub(crate) fn insert(&mut self, now: Millis, key: K, value: V) -> bool {
         let is_full = self.order.len() >= self.most;
         let is_early = is_full
@@ -34,7 +34,7 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         is_early
     }
 
-    /// Removes `key`, if it was inserted at `since` last.
+    /// Removes `key`, if its last insertion was at `since`.
     fn remove_if(&mut self, key: &K, since: Millis) -> bool {
         let is_same = self.entries.get(key).is_some_and(|(at, _)| *at == since);
         is_same && self.entries.remove(key).is_some()
@@ -45,14 +45,14 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
     where
         K: Borrow<Q>,
     {
-        // Nothing is retained: the usual case, which saves the hash.
+        // Usually nothing is retained. Then this saves the hash.
         if self.order.is_empty() {
             return None;
         }
         self.entries.remove(key).map(|(_, value)| value)
     }
 
-    /// Removes what was inserted `retention_ms` before `now`, or earlier, until the budget is spent.
+    /// Removes the entries that were inserted `retention_ms` or longer before `now`, until the budget is spent.
     pub(crate) fn expire(&mut self, now: Millis, retention_ms: u64, budget: &mut Budget) {
         while budget.is_left()
             && let Some((since, key)) =
@@ -63,7 +63,7 @@ impl<K: Hash + Eq + Clone, V> Retained<K, V> {
         }
     }
 
-    /// What is kept, the oldest first, and since when.
+    /// The entries, oldest first, and the times of their insertion.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Millis, &K, &V)> {
         self.order.iter().filter_map(|(since, key)| {
             let (at, value) = self.entries.get(key)?;
@@ -106,7 +106,7 @@ mod tests {
         let early = (0..5).map(|key| retained.insert(Millis(key as u64), key, ()));
         assert_eq!(early.collect::<Vec<_>>(), [false, false, false, true, true]);
         assert_eq!((retained.take(&1), retained.take(&2)), (None, Some(())));
-        // One that was taken takes its place in the queue until its turn, and counts as no loss.
+        // An entry that was taken stays in the queue until its turn. It does not count as forgotten early.
         assert!(!retained.insert(Millis(5), 5, ()));
         assert_eq!(retained.order.len(), 3);
     }

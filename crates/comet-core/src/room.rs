@@ -22,18 +22,19 @@ pub(crate) struct RoomId(u32);
 index!(RoomId);
 
 impl RoomId {
-    /// Names the room to members of protocol 2. It is the shard's own: a connection stays on its shard.
+    /// The handle by which members of protocol 2 name the room. It is this shard's own, because a connection stays on
+    /// its shard.
     pub(crate) fn handle(self) -> RoomHandle {
         RoomHandle(self.0)
     }
 
-    /// The room that a client means, which may be any number.
+    /// The room that a client names. The client may send any number.
     pub(crate) fn of_handle(RoomHandle(handle): RoomHandle) -> Self {
         Self(handle)
     }
 }
 
-/// A place in a room's list of members.
+/// The index of a member in its room's list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 struct Position(u32);
@@ -44,7 +45,7 @@ impl Position {
     }
 }
 
-/// Where a room's history stands, as far as its members were offered the pushes.
+/// The position in a room's history up to which its members were offered the pushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Reached {
     pub(crate) position: HistoryPosition,
@@ -52,7 +53,7 @@ pub(crate) struct Reached {
     pub(crate) number: u64,
 }
 
-/// Where a connection is in its room's list of members.
+/// A connection's room and its place in the list of members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Membership {
     room: RoomId,
@@ -74,16 +75,16 @@ impl Membership {
 }
 
 impl Room {
-    /// Whether connections become members at once: all that the home has to tell of the room is known.
+    /// Whether connections become members at once, because everything that the home tells about the room is known.
     pub(crate) fn is_open(&self) -> bool {
         self.is_joined && !self.awaits_position
     }
 
-    /// Up to where a member has the pushes to this room, if that is known.
+    /// The position up to which a member has the pushes to this room, if that is known.
     pub(crate) fn reached_by(&self, member: Membership) -> Option<HistoryPosition> {
         let next = self.under_way.filter(|_| member.position.0 < self.offered);
         let reached = self.reached?.position;
-        // A push that keeps no place in the history has offset 0.
+        // A push that has no place in the history has offset 0.
         Some(HistoryPosition { offset: next.unwrap_or(0).max(reached.offset), ..reached })
     }
 }
@@ -91,33 +92,34 @@ impl Room {
 /// A connection that waits for the room's home to answer.
 pub(crate) struct Waiting {
     pub(crate) conn: LocalConnId,
-    /// `None`: it is to enter by order of the server, and its input is not held.
+    /// `None`: the connection enters by order of the server, and its input is not held.
     pub(crate) reply: Option<AwaitedReply>,
 }
 
 pub(crate) struct Room {
     pub(crate) name: Arc<str>,
-    /// Slots. A connection knows its position.
+    /// The slots of the members. Each connection knows its position.
     pub(crate) members: Vec<Slot>,
-    /// Connections that become members once the home knows of this shard.
+    /// Connections that become members when the home has answered.
     pub(crate) waiting: Vec<Waiting>,
-    /// Connections that become members once the home has answered with what the room's history has for them.
+    /// The number of connections that become members when the home has answered with their part of the room's history.
     pub(crate) recovering: u32,
     pub(crate) is_joined: bool,
-    /// The home will tell the position of the room. Connections that enter meanwhile wait for that.
+    /// The home will tell the position of the room. Until then entering connections wait.
     pub(crate) awaits_position: bool,
-    /// How far the push under way is: it was offered to so many members, from the first on.
+    /// The progress of the push under way: the number of members that it was offered to, counted from the first.
     pub(crate) offered: u32,
-    /// A push is under way, and was offered to some members: its offset, or that of the last one of several.
+    /// Set while a push under way was offered to only some members: its offset, or the last offset of several.
     pub(crate) under_way: Option<u64>,
-    /// Of the latest push that all members were offered, if the room keeps a history. The home tells it once, and each push moves
-    /// it. Where a rule came into force later, the epoch is 0, which is no history's, until the home has told the position.
+    /// The latest push that all members were offered, if the room keeps a history. The home tells the position once,
+    /// and each push moves it. If a rule came into force later, the epoch is 0, which no history has, until the home
+    /// has told the position.
     pub(crate) reached: Option<Reached>,
-    /// Members on other shards and hosts, as the home last reported.
+    /// The number of members on other shards and hosts, as last reported by the home.
     pub(crate) elsewhere: u32,
-    /// In the list of rooms whose home does not know the present count.
+    /// In the list of rooms whose present count the home does not know.
     pub(crate) is_dirty: bool,
-    /// In the list of rooms whose waiting connections are let in.
+    /// In the list of rooms whose waiting connections become members.
     pub(crate) is_letting_in: bool,
 }
 
@@ -142,17 +144,17 @@ impl Rooms {
         self.names.get(name).copied()
     }
 
-    /// Tells rooms apart that have one handle, one after the other.
+    /// The generation of a handle. It differs for successive rooms with the same handle.
     pub(crate) fn generation(&self, room: RoomId) -> Generation {
         self.rooms.generation(room)
     }
 
-    /// The name of a room, if there is one with that handle.
+    /// The name of the room with that handle, if there is one.
     pub(crate) fn name_of(&self, room: RoomId) -> Option<&str> {
         self.rooms.is_taken(room).then(|| &*self.rooms[room].name)
     }
 
-    /// The room called `name`. The flag says that it is new, and its home must be asked to join.
+    /// Finds or creates the room called `name`. `true`: it is new, and its home must be asked to join.
     pub(crate) fn find_or_create(&mut self, name: &str) -> (RoomId, bool) {
         if let Some(room) = self.find(name) {
             return (room, false);
@@ -176,9 +178,9 @@ impl Rooms {
         (room, true)
     }
 
-    /// Adds the connection in `slot`, which must not be in the room, to the members. A push that is under way is not
-    /// offered to it: it may have got that push before it left and came back. The caller stores the results with
-    /// the connection and with the member that moved.
+    /// Adds the connection in `slot`, which must not be in the room, to the members. The push under way is not offered
+    /// to it: it may have got that push before it left and came back. The caller stores the results with the connection
+    /// and with the member that moved.
     #[must_use]
     pub(crate) fn enter(&mut self, room: RoomId, slot: Slot) -> (Membership, Option<Moved>) {
         let Room { members, offered, under_way, .. } = &mut self.rooms[room];
@@ -210,8 +212,8 @@ impl Rooms {
         assert_eq!(members[gap], slot, "a member knows its position");
         let mut moved = [None, None];
         if gap < room.offered as usize {
-            // The last of those that the push under way was offered to takes the place, so that none of them
-            // is offered it again and none of the others is passed over.
+            // The last member that was offered the push under way takes the place. So no member is offered the push
+            // again, and none is skipped.
             room.offered -= 1;
             let last = room.offered as usize;
             if gap < last {
@@ -225,7 +227,7 @@ impl Rooms {
             let position = Position(gap as u32);
             moved[1] = Some(Moved { slot, membership: Membership { position, ..membership } });
         }
-        // A long list that shrank gives memory back, with space to grow again.
+        // A list that has shrunk a lot gives memory back, but keeps space to grow.
         if members.len() < members.capacity() / 4 && members.capacity() > 64 {
             members.shrink_to(members.len() * 2);
         }
@@ -233,10 +235,10 @@ impl Rooms {
         moved
     }
 
-    /// Removes a room without members and waiting connections; returns its name.
+    /// Removes a room without members and waiting connections, and returns its name.
     pub(crate) fn remove_if_empty(&mut self, room: RoomId) -> Option<Arc<str>> {
         let Room { members, waiting, recovering, is_joined, .. } = &self.rooms[room];
-        // The home's answer to its join request finds it, in any case.
+        // A room that has not joined stays, so that the home's answer to its join request finds it.
         if !members.is_empty() || !waiting.is_empty() || *recovering > 0 || !is_joined {
             return None;
         }
@@ -245,7 +247,7 @@ impl Rooms {
         Some(room.name)
     }
 
-    /// Puts the room on the list of those whose home does not know the present count.
+    /// Puts the room on the list of rooms whose present count the home does not know.
     pub(crate) fn mark(&mut self, room: RoomId) {
         let room = &mut self.rooms[room];
         if !room.is_dirty {
@@ -254,19 +256,19 @@ impl Rooms {
         }
     }
 
-    /// Takes the room off the list whose member count changed first. `Some(None)`: its home need not know.
+    /// Takes the room whose member count changed first off the list. `Some(None)`: its home need not know the count.
     pub(crate) fn pop_changed(&mut self) -> Option<Option<(Arc<str>, u32)>> {
         let name = self.dirty.pop_front()?;
         let Some(&room) = self.names.get(&*name) else { return Some(None) };
         let room = &mut self.rooms[room];
-        // A room that has not joined yet has no count at its home, and one whose connections are about to
-        // enter has no final one. The last of these marks the room again.
+        // A room that has not joined yet has no count at its home. A room with connections that are about to enter has
+        // no final count; the last of them marks the room again.
         let is_settled = room.is_joined && room.waiting.is_empty() && room.recovering == 0;
         let has_changed = std::mem::take(&mut room.is_dirty) && is_settled;
         Some(has_changed.then_some((name, room.members.len() as u32)))
     }
 
-    /// Rooms whose member count changed and is not taken yet.
+    /// The number of rooms on the list of changed counts.
     pub(crate) fn changed(&self) -> usize {
         self.dirty.len()
     }
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Members leave and enter while a push goes on by a few members at a time.
+        /// Members leave and enter while a push is offered to a few members at a time.
         #[test]
         fn a_push_under_way_is_offered_once_to_each_member_that_stays(
             members in 1..40_u32,
@@ -347,7 +349,7 @@ mod tests {
             for slot in stayed {
                 prop_assert_eq!(times(slot), 1);
             }
-            // Nor is it offered again to one that left and came back.
+            // Nor is it offered again to a member that left and came back.
             prop_assert!(offered.iter().all(|slot| times(*slot) == 1));
         }
     }

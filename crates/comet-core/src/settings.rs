@@ -1,4 +1,4 @@
-//! What makes a shard: its number, its bounds, and where logic runs.
+//! The settings of a shard: its number, its limits, and where logic runs.
 
 use std::sync::Arc;
 
@@ -8,18 +8,18 @@ use crate::limits::Limits;
 /// The settings of a shard.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Which one it is.
+    /// The number of the shard.
     pub shard: ShardId,
-    /// How many shards there are; at least one.
+    /// The number of shards; at least one.
     pub shards: u16,
-    /// Its bounds.
+    /// The limits of the shard.
     pub limits: Arc<Limits>,
-    /// Where tokens and client messages go.
+    /// Where logic runs.
     pub logic: Logic,
-    /// Seed of its hash maps and its jitter. A secret, and fixed only where a run must replay.
+    /// The seed of its hash maps and its jitter. It is secret, and fixed only for a run that must be replayed.
     pub hash_seed: u64,
-    /// Whether there are other hosts: homes report the rooms that got their first member on this host, and those that lost their last, and
-    /// shards report the pushes of their callers.
+    /// Whether there are other hosts. Homes then report the rooms that got their first member on this host or lost
+    /// their last, and shards report the pushes of their callers.
     pub reports_rooms: bool,
 }
 
@@ -38,15 +38,15 @@ impl Settings {
 /// Where logic runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Logic {
-    /// In the driver, which takes tokens from [`crate::Shard::poll_auth`]. The shard answers client messages
-    /// at once, and logic learns of nothing else.
+    /// In the driver, which takes tokens from [`crate::Shard::poll_auth`]. The shard answers client messages at once,
+    /// and logic is told nothing else.
     #[default]
     Embedded,
     /// In another process that control calls. Tokens, client messages, renewals and ends of sessions go out
     /// as [`crate::Report`]s.
     Remote {
-        /// Least and most time between two renewals of a connection's session, milliseconds. A renewal
-        /// goes out with the first client heartbeat after a random time between the two.
+        /// The shortest and the longest time between two renewals of a connection's session, milliseconds. The first
+        /// client heartbeat after a random time between the two causes a renewal.
         renew_ms: (u32, u32),
     },
 }

@@ -2,27 +2,26 @@
 //!
 //! A turn of the driver is a sequence of calls in this order:
 //!
-//! 1. [`Shard::handle_time`] tells the time, from which all deadlines count.
-//! 2. `handle_*` calls pass on what has completed: accepts, bytes, finished sends. If
-//!    [`Shard::has_expired`], that is as much as one turn takes.
-//! 3. [`Shard::spare_overdue`] puts off the deadlines of peers whose input or progress is not handed over yet.
-//!    Then [`Shard::handle_deadlines`] does what is due. So a stalled core closes no client that sent its
-//!    heartbeat in time.
-//! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] goes on with lists of connections while
-//!    [`Shard::has_listings`]. Pushes are handed over by [`Shard::handle_message`] while [`Shard::takes_pushes`]; then
-//!    [`Shard::handle_pushes`] goes on with them while [`Shard::has_pushes`]. Before those of the
-//!    inbox [`Shard::end_due_window`] begins others that have waited. In a turn that takes none,
-//!    [`Shard::handle_crowds`] goes on with one slice of those to crowds, best after [`Shard::poll_auth`]: clients that connect
-//!    are then answered before its sends.
-//! 5. The polls, each until it gives nothing more: [`Shard::poll_auth`], [`Shard::poll_transmit`],
-//!    [`Shard::poll_closed`], [`Shard::poll_close`], [`Shard::poll_message`] for each peer,
-//!    [`Shard::poll_report`]. The log event of a connection comes out before its socket is closed, so a driver
-//!    still knows the peer.
-//! 6. The driver sleeps until something happens, no longer than [`Shard::poll_timeout`] says. While
-//!    [`Shard::poll_coalesced_wait`] gives a time, received bytes may wait until then.
+//! 1. [`Shard::handle_time`] sets the time, from which all deadlines count.
+//! 2. `handle_*` calls pass on what has completed: accepts, received bytes, finished sends. If [`Shard::has_expired`],
+//!    a turn takes no more than that.
+//! 3. [`Shard::spare_overdue`] postpones the deadlines of peers whose input or progress has not reached the shard yet.
+//!    Then [`Shard::handle_deadlines`] handles what is due. So a stalled core closes no client that sent its heartbeat
+//!    in time.
+//! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] continues lists of connections while
+//!    [`Shard::has_listings`]. [`Shard::handle_message`] takes pushes while [`Shard::takes_pushes`]; then
+//!    [`Shard::handle_pushes`] continues them while [`Shard::has_pushes`]. Before the pushes of the inbox,
+//!    [`Shard::end_due_window`] begins those whose gathering window has ended. In a turn that takes no push,
+//!    [`Shard::handle_crowds`] continues the pushes to crowds by one slice. It is best called after
+//!    [`Shard::poll_auth`], so that the answers to connecting clients come before its sends.
+//! 5. The polls, each until it returns nothing: [`Shard::poll_auth`], [`Shard::poll_transmit`], [`Shard::poll_closed`],
+//!    [`Shard::poll_close`], [`Shard::poll_message`] for each peer, [`Shard::poll_report`]. The log event of a
+//!    connection comes out before its socket is closed, while the driver still knows the peer's address.
+//! 6. The driver sleeps until something happens, at most until [`Shard::poll_timeout`]. If
+//!    [`Shard::poll_coalesced_wait`] returns a time, received bytes may wait until then.
 //!
-//! The parts of a shard, one idea each, are the types in the modules below. What concerns several of them is
-//! a method of [`Shard`], in a module for each subject.
+//! The parts of a shard are the types in the modules below, one idea each. Whatever concerns several parts is a method
+//! of [`Shard`], in a module for each subject.
 
 // Parts.
 mod callers;
@@ -129,8 +128,8 @@ use top::TopRooms;
 use trace::Tracing;
 use traffic::Traffic;
 
-/// What [`Shard::handle_deadlines`] does beside expiring deadlines. Each step leaves off where the budget is
-/// spent, and goes on from there.
+/// The steps of [`Shard::handle_deadlines`] after it has expired deadlines. A step stops when the budget is spent, and
+/// continues from there in a later call.
 const STEPS: [fn(&mut Shard, &mut Budget); 12] = [
     Shard::close_expired_tokens,
     Shard::expire_parked,
@@ -146,15 +145,15 @@ const STEPS: [fn(&mut Shard, &mut Budget); 12] = [
     Shard::answer_recoveries,
 ];
 
-/// One core's share of comet. The module text gives the order of calls.
+/// One core's share of comet. The module documentation gives the order of calls.
 pub struct Shard {
     context: Context,
     conns: Connections,
-    /// When the tokens of connections expire, for those whose tokens do, in ticks of the time itself: stalls count.
+    /// When tokens expire, for the connections whose tokens do. In ticks of elapsed time, so stalls count.
     token_expiries: TokenExpiries,
     handshakes: Handshakes,
     sources: Sources,
-    /// Connections that linger and were turned away.
+    /// The number of lingering connections that were turned away.
     turned_away: usize,
     rates: Rates,
     outboxes: Outboxes,
@@ -162,40 +161,40 @@ pub struct Shard {
     rooms: Rooms,
     further_rooms: FurtherRooms,
     room_orders: RoomOrders,
-    /// What connections have lost of rooms that keep a history.
+    /// The pushes that connections have lost, in rooms that keep a history.
     gaps: Gaps,
     recoveries: Recoveries,
-    /// Sessions that have lost their connections here.
+    /// Sessions whose connections on this shard have ended, on their way to their homes.
     departures: Departures,
     top_rooms: TopRooms,
     traffic: Traffic,
     /// Keys, users and rooms whose home is this shard.
     home: Home,
     next_room_counts: Millis,
-    /// Of the present step: counts that members here changed and that homes changed, still to be sent; and
-    /// whether something retained may have to be forgotten.
+    /// In the present step: the changed counts of this shard's rooms and of its homes' rooms that are still to be sent;
+    /// and whether retained entries may have to expire.
     counts_left: [usize; 2],
     has_retained_due: bool,
     /// When control's inbox last had no space for a report.
     reports_waited_at: Millis,
-    /// Pushes under way; those to crowds stand beside them.
+    /// Pushes under way. Those to crowds are in `crowds`.
     pushes: VecDeque<PushTask>,
     crowds: Crowds,
     gathering: Gathering,
     unsent: Unsent,
-    /// Rooms whose homes have answered, with connections that wait for it.
+    /// Rooms whose homes have answered a join request, with connections that wait for the answer.
     joined: VecDeque<RoomId>,
     tracing: Tracing,
-    /// Whether connections from this slot on are traced is to be decided anew.
+    /// The tracing of connections from this slot on has to be decided anew.
     tracing_from: Option<Slot>,
     /// Lists of connections that are being made.
     listings: Listings,
-    /// Which of the steps of [`Shard::handle_deadlines`] is the first next time.
+    /// The step with which the next [`Shard::handle_deadlines`] begins.
     first_step: usize,
     messages: MessageQueues,
     reports: ReportQueue,
-    /// For the driver: whose tokens to look at, sockets to shut, closed connections to log. A token is with
-    /// its connection, so that it goes with it.
+    /// For the driver: tokens to look at, sockets to shut, closed connections to log. A token itself is kept with its
+    /// connection, so it is freed with it.
     auths: VecDeque<ConnId>,
     closes: VecDeque<(ConnId, CloseHow)>,
     closed: VecDeque<ClosedEvent>,
@@ -205,13 +204,13 @@ pub struct Shard {
     drain: DrainPhase,
     idle: IdleCoalescing,
     jitter: Jitter,
-    /// Of the token that arrived last.
+    /// The time of the token that arrived last.
     latest_token: TokenTime,
     counters: Counters,
-    /// Memory for WebSocket messages that are unmasked, kept between calls.
+    /// A buffer for unmasking WebSocket messages, kept between calls.
     scratch: Vec<u8>,
     deflated_input: DeflatedInput,
-    /// The connection whose held input is read.
+    /// The connection whose held input is being read.
     resuming: Option<Slot>,
     is_input_held: bool,
 }
@@ -327,19 +326,19 @@ impl Shard {
         counters
     }
 
-    /// The bounds that hold now.
+    /// The present limits.
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.context.limits
     }
 
-    /// Whether `conn` is still there and has no close reason. What its peer sent matters only then.
+    /// Whether `conn` exists and has no close reason. Otherwise the input of its peer does not matter.
     #[must_use]
     pub fn is_open(&mut self, conn: ConnId) -> bool {
         self.conns.get(conn.local()).is_some_and(|conn| conn.is_open())
     }
 
-    /// It was told to drain: the driver takes no more connections.
+    /// Whether the shard was told to drain. The driver then takes no more connections.
     #[must_use]
     pub fn is_draining(&self) -> bool {
         self.drain != DrainPhase::Serving
@@ -347,7 +346,7 @@ impl Shard {
 
     // ---- what comes in -------------------------------------------------------------------------
 
-    /// The time is `now`, which never goes back.
+    /// Sets the time to `now`. It never goes back.
     pub fn handle_time(&mut self, now: Millis) {
         debug_assert!(now >= self.context.now);
         let mut clock = self.context.clock;
@@ -363,15 +362,15 @@ impl Shard {
         self.conns.advance(&self.context, &mut self.outboxes);
     }
 
-    /// Deadlines of connections have passed. What their peers sent by now is to be handed over before
-    /// [`Shard::handle_deadlines`].
+    /// Whether deadlines of connections have passed. The driver must hand over the input that has arrived before it
+    /// calls [`Shard::handle_deadlines`].
     #[must_use]
     pub fn has_expired(&self) -> bool {
         self.conns.has_expired()
     }
 
-    /// Does what is due by now, and goes on with what former turns have left over, until the budget is spent.
-    /// Due whenever [`Shard::poll_timeout`] has passed and while [`Shard::has_work`]; more calls do no harm.
+    /// Handles what is due, and continues what former turns have left over, until the budget is spent. To be called
+    /// when [`Shard::poll_timeout`] has passed and while [`Shard::has_work`]. More calls do no harm.
     pub fn handle_deadlines(&mut self, budget: &mut Budget) {
         self.expire_all(budget);
         self.expire_callers();
@@ -379,7 +378,7 @@ impl Shard {
         self.begin_count_step();
         for _ in 0..STEPS.len() {
             STEPS[self.first_step](self, budget);
-            // The next step is the first one of the next call, if this one has used up the budget.
+            // If this step has used up the budget, the next call begins with the step after it.
             self.first_step = (self.first_step + 1) % STEPS.len();
             if !budget.is_left() {
                 break;
@@ -388,7 +387,7 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// Whether [`Shard::handle_deadlines`] has more to do, in a turn that follows at once.
+    /// Whether [`Shard::handle_deadlines`] has more to do. The next turn then follows at once.
     #[must_use]
     pub fn has_work(&self) -> bool {
         self.conns.is_behind(&self.context)
@@ -416,7 +415,7 @@ impl Shard {
         self.gathering.note_turn(self.context.now, micros);
     }
 
-    /// A message from another shard or from control. A push is begun; [`Shard::handle_pushes`] goes on with it.
+    /// Takes a message from another shard or from control. A push is only begun; [`Shard::handle_pushes`] continues it.
     pub fn handle_message(&mut self, message: Message) {
         self.messages.push_local(message);
         self.dispatch_local();
@@ -429,8 +428,7 @@ impl Shard {
         self.messages.pop(peer, class)
     }
 
-    /// Takes back a message that did not fit into the inbox of `peer`. It is the next one of its
-    /// class again.
+    /// Takes back a message that did not fit into the inbox of `peer`. It stays the next one of its class.
     pub fn return_message(&mut self, peer: ShardId, message: Message) {
         self.counters.mesh_waits += 1;
         self.messages.put_back(peer, message);
@@ -441,13 +439,13 @@ impl Shard {
         self.reports.pop()
     }
 
-    /// Takes back a report that did not fit into control's inbox. It is the next one again.
+    /// Takes back a report that did not fit into control's inbox. It stays the next one.
     pub fn return_report(&mut self, report: Report) {
         self.reports_waited_at = self.context.clock.active();
         self.reports.put_back(report);
     }
 
-    /// The next closed connection to write to the log.
+    /// The next closed connection to log.
     pub fn poll_closed(&mut self) -> Option<ClosedEvent> {
         self.closed.pop_front()
     }
@@ -461,7 +459,7 @@ impl Shard {
         let counts = has_counts.then_some(self.next_room_counts);
         let retained =
             self.home.next_expiry(self.context.user_retention_ms(), self.key_retention());
-        // What is retained expires in the step of the room counts.
+        // Retained entries expire in the step that sends room counts.
         let retained = retained.map(|at| self.context.clock.time_of(at).max(self.next_room_counts));
         let token = self.token_expiries.next_tick().map(Tick::begin);
         let window = self.gathering.next_end();
@@ -475,8 +473,8 @@ impl Shard {
             .min()
     }
 
-    /// Until when the driver may leave received bytes in the kernel, if no work is left. Messages, new
-    /// connections and [`Shard::poll_timeout`] do not wait.
+    /// The time until which the driver may leave received bytes in the kernel if no work is left. Messages, new
+    /// connections and [`Shard::poll_timeout`] end the wait earlier.
     #[must_use]
     pub fn poll_coalesced_wait(&self) -> Option<Millis> {
         let until = self.idle.waits_until(self.context.now, &self.context.limits);
@@ -493,7 +491,7 @@ impl Shard {
         let covers_all = |rule: &HistoryRule| {
             limits.history_rules.iter().any(|newer| newer.covers(&rule.prefix))
         };
-        // Else no room loses its rule.
+        // Otherwise no room loses its rule.
         if !former.history_rules.iter().all(covers_all) && !limits.history_is_shared {
             let covers = |room: &str| limits.history_rule(room).is_some();
             self.home.histories.forget_uncovered(covers);

@@ -1,4 +1,4 @@
-//! A slab in chunks: values keep their place, growing copies nothing, and a reused place has a new generation.
+//! A slab in chunks: values keep their address, growth copies nothing, and a reused place has a new generation.
 
 use crate::canary::Canary;
 use crate::ids::Generation;
@@ -31,12 +31,12 @@ impl<I: Index, T> Slab<I, T> {
         self.len
     }
 
-    /// One past the highest index that was ever taken, rounded up to a chunk.
+    /// One past the highest index ever used, rounded up to a chunk.
     pub(crate) fn end(&self) -> I {
         I::from_u32(self.capacity())
     }
 
-    /// Every index below [`Slab::end`], taken or not.
+    /// Every index below [`Slab::end`], used or free.
     pub(crate) fn indices(&self) -> impl Iterator<Item = I> + use<I, T> {
         (0..self.capacity()).map(I::from_u32)
     }
@@ -60,7 +60,7 @@ impl<I: Index, T> Slab<I, T> {
         index
     }
 
-    /// Puts values at indices of their own into a slab that is empty. The indices are different.
+    /// Puts values into an empty slab at given indices, which must be different.
     pub(crate) fn place(&mut self, values: impl Iterator<Item = (I, T)>) {
         debug_assert_eq!(self.len, 0, "nothing is there yet");
         for (index, value) in values {
@@ -81,7 +81,7 @@ impl<I: Index, T> Slab<I, T> {
     }
 
     /// # Panics
-    /// If nothing is there: only its owner removes a value, once.
+    /// If there is no value: only the owner of a value removes it, once.
     pub(crate) fn remove(&mut self, index: I) -> T {
         let next = self.free;
         let entry = self.entry_mut(index);
@@ -101,7 +101,7 @@ impl<I: Index, T> Slab<I, T> {
         self.entry(index).generation
     }
 
-    /// The value at `index`, if that place is still in this generation.
+    /// The value at `index`, if the place still has this generation.
     pub(crate) fn at(&mut self, index: I, generation: Generation) -> Option<&mut T> {
         let index = index.to_u32() as usize;
         let entry = &mut self.chunks.get_mut(index / CHUNK)?[index % CHUNK];

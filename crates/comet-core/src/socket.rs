@@ -1,4 +1,4 @@
-//! What a shard and its driver exchange about sockets.
+//! What a shard and its driver tell each other about sockets.
 
 use crate::ids::ConnId;
 use crate::ledger::CloseReason;
@@ -7,18 +7,18 @@ use crate::outbox::Slices;
 /// Bytes for one socket.
 #[derive(Clone)]
 pub struct Transmit<'a> {
-    /// The connection whose socket it is.
+    /// The connection to send to.
     pub conn: ConnId,
-    /// What to send; mostly one slice, and never none. The bytes keep their address and content until the
-    /// [`crate::Shard::handle_sent`] or [`crate::Shard::handle_send_failed`] that answers this transmit, even
-    /// if the connection is closed before it.
+    /// The bytes to send, in at least one slice, usually exactly one. They keep their address and content until
+    /// [`crate::Shard::handle_sent`] or [`crate::Shard::handle_send_failed`] completes this transmit, even if the
+    /// connection is closed before.
     pub slices: Slices<'a>,
 }
 
 /// Which sides of a socket to shut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum CloseHow {
-    /// Everything is sent. Shut the write side, and keep reading until the peer closes.
+    /// Everything is sent. Shut the write side, and keep reading until the peer closes its side.
     Write,
     /// Shut both sides. Call [`crate::Shard::handle_gone`] once no operation on the socket is left.
     Both,
@@ -33,13 +33,13 @@ pub enum Hangup {
     Cut(i32),
     /// Another failure; the kernel's error number.
     Error(i32),
-    /// TLS failed; what went wrong.
+    /// TLS failed; with the fault.
     Tls(Box<str>),
-    /// The PROXY protocol header was missing or wrong; in what way.
+    /// The PROXY protocol header was missing or malformed; with the fault.
     Proxy(Box<str>),
 }
 
-/// A connection that was given a close reason, for the log.
+/// A connection that got a close reason, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClosedEvent {
     /// The connection.
@@ -48,6 +48,6 @@ pub struct ClosedEvent {
     pub reason: CloseReason,
     /// Its key; empty if it never had one.
     pub key: Box<str>,
-    /// What exactly was wrong; empty where the reason says everything.
+    /// What was wrong in particular; empty if the reason says everything.
     pub detail: Box<str>,
 }

@@ -1,4 +1,4 @@
-//! Where clients connect from: the networks that their addresses are counted in.
+//! Limits on connections by client address, and the address and subnet in which a connection is counted.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use crate::network::Network;
 /// How many connections may come from one address and from one subnet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceLimits {
-    /// Whether connections are counted where neither is limited, too. It does not change while a shard runs.
+    /// Whether connections are counted even if neither is limited. It does not change while a shard runs.
     pub is_census: bool,
     /// Connections of one address; 0: any number.
     pub per_address: u32,
@@ -17,7 +17,7 @@ pub struct SourceLimits {
     pub v4_prefix: u8,
     /// Prefix length of a subnet of IPv6. It does not change while a shard runs.
     pub v6_prefix: u8,
-    /// Networks that are not counted, such as that of a load balancer.
+    /// Networks that are not counted, such as the network of a load balancer.
     pub exempt: Box<[Network]>,
 }
 
@@ -41,7 +41,7 @@ impl SourceLimits {
         self.is_census || self.per_address > 0 || self.per_subnet > 0
     }
 
-    /// What a connection from `address` is counted in; `None`: it is not counted.
+    /// The address and subnet in which a connection from `address` is counted; `None`: it is not counted.
     pub(crate) fn source(&self, address: IpAddr) -> Option<Source> {
         let address = address.to_canonical();
         if !self.is_on() || self.exempt.iter().any(|network| network.contains(address)) {
@@ -60,7 +60,7 @@ impl SourceLimits {
 /// An address and its subnet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Source {
-    /// The address; IPv4 never as IPv6.
+    /// The address. IPv4 is never represented as IPv6.
     pub address: IpAddr,
     /// The subnet that it is in.
     pub subnet: Network,

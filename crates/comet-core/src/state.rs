@@ -5,8 +5,8 @@ use comet_proto::Frame;
 use crate::message::Identity;
 use crate::time::TokenTime;
 
-/// The state of a connection. Input is read in `Upgrading`, `AwaitingAuth` and `Live`. In the states that
-/// wait for an answer it is held. From `Closing` on it is discarded.
+/// The state of a connection. Input is read in `Upgrading`, `AwaitingAuth` and `Live`, and held in the states that wait
+/// for an answer. From `Closing` on it is discarded.
 ///
 /// ```text
 /// Upgrading ── AwaitingAuth ── Identifying ── Registering ─┬─ Live ⇄ Receiving, Renewing
@@ -22,15 +22,15 @@ pub(crate) enum ConnState {
     Identifying { version: u16, sequence: i32, token_at: TokenTime },
     /// The homes of the user and the key were asked to register the connection.
     Registering(Box<Registering>),
-    /// Authenticated. The room's home was asked to join; the reply is due when it answers.
+    /// Authenticated. The room's home was asked to join; the reply to the client follows the home's answer.
     Joining { reply: AwaitedReply },
     /// Authenticated and registered.
     Live,
-    /// As `Live`. Logic has a message of this client; the reply is due when it answers.
+    /// As `Live`. Logic is handling a message of this client; the reply follows logic's answer.
     Receiving { reply: AwaitedReply },
-    /// As `Live`. Logic was asked about a fresh token of this client; the reply is due when it answers.
+    /// As `Live`. Logic was asked about a fresh token of this client; the reply follows logic's answer.
     Renewing { reply: AwaitedReply },
-    /// It has a close reason. What is queued is being sent, the close notice last.
+    /// It has a close reason. Its outbox is being sent, the close notice last.
     Closing,
     /// The write side is shut. Ends when the peer closes, or at the linger deadline.
     Lingering,
@@ -61,14 +61,14 @@ impl ConnState {
 pub(crate) struct Registering {
     pub(crate) version: u16,
     pub(crate) sequence: i32,
-    /// Without its key, which went to the homes.
+    /// Without the key, which was sent to the homes.
     pub(crate) identity: Identity,
 }
 
 /// The reply that a client waits for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct AwaitedReply {
-    /// Version and sequence are the request's.
+    /// Version and sequence are copied from the request.
     pub(crate) version: u16,
     pub(crate) operation: i32,
     pub(crate) sequence: i32,

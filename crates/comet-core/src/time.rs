@@ -1,4 +1,4 @@
-//! The time as the core knows it: milliseconds given by the caller, and ticks of the timer wheel.
+//! Time in the core: milliseconds that the caller provides, and ticks of the timer wheel.
 
 /// Granularity of every deadline, milliseconds.
 pub const TICK_MS: u64 = 50;
@@ -14,7 +14,7 @@ impl Millis {
         Self(self.0.saturating_add(millis))
     }
 
-    /// The tick that this instant is in.
+    /// The tick that contains this instant.
     pub(crate) fn tick(self) -> Tick {
         Tick(u32::try_from(self.0 / TICK_MS).unwrap_or(u32::MAX))
     }
@@ -25,13 +25,13 @@ impl Millis {
     }
 }
 
-/// When the token (op 7) of a connection arrived at its shard. Orders the connections of a shard by age, and those of
-/// different shards to the millisecond. It has 46 bits.
+/// The arrival time of a connection's token (op 7) at its shard. It orders the connections of a shard by age, and those
+/// of different shards to the millisecond. It has 46 bits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct TokenTime(u64);
 
 impl TokenTime {
-    /// Bits for the tokens of one millisecond. If there are more of them, the later ones count as younger.
+    /// Bits that distinguish the tokens of one millisecond. If there are more tokens, the later ones count as younger.
     const ORDER_BITS: u32 = 8;
     const MAX: u64 = (1 << 46) - 1;
 

@@ -1,4 +1,4 @@
-//! The ways in which frames travel to clients.
+//! The transports of frames to clients.
 
 use comet_proto::Encoded;
 
@@ -10,8 +10,7 @@ pub enum Transport {
     Tcp = 0,
     /// An HTTP upgrade, then one binary message for each frame.
     WebSocket = 1,
-    /// An HTTP response that does not end, with an event for each push. It begins on a listener for
-    /// [`Transport::WebSocket`].
+    /// An HTTP response without an end, with an event for each push. It is accepted as [`Transport::WebSocket`].
     EventStream = 2,
 }
 
@@ -26,7 +25,7 @@ impl Transport {
         }
     }
 
-    /// Which of the forms of an [`Encoded`] it sends: 0 is that for TCP, 1 the other.
+    /// The encoding of an [`Encoded`] that it sends: 0 is that for TCP, 1 that of the other transports.
     #[inline]
     pub(crate) fn encoding(self) -> usize {
         usize::from(self != Self::Tcp)

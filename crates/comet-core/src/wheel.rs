@@ -1,7 +1,7 @@
 //! Deadlines: a hierarchical timer wheel whose links are 16 bytes a slot in one array.
 //!
-//! A deadline that moves to a later tick is only stored. The entry moves when the wheel next visits it. So a
-//! heartbeat costs one store, and an idle connection one visit per level and interval.
+//! Moving a deadline to a later tick only stores it. The entry moves when the wheel next visits it. So a heartbeat
+//! costs one store, and an idle connection one visit per level and interval.
 
 use crate::budget::Budget;
 use crate::ids::Slot;
@@ -10,10 +10,10 @@ use crate::time::Tick;
 
 const LEVELS: u32 = 4;
 const BITS: u32 = 6;
-/// Lists of a level.
+/// The number of lists in a level.
 const LISTS: u32 = 1 << BITS;
 const MASK: u32 = LISTS - 1;
-/// An entry with a deadline beyond this is put here, and visited again from here on.
+/// An entry with a later deadline is put at this distance, and placed again when it is visited there.
 const HORIZON: u32 = (1 << (BITS * LEVELS)) - 1;
 
 /// One of the wheel's lists: `level * LISTS` and the index within the level.
@@ -22,10 +22,10 @@ const HORIZON: u32 = (1 << (BITS * LEVELS)) - 1;
 struct List(u16);
 
 impl List {
-    /// In no list.
+    /// Marks an entry that is in no list.
     const UNARMED: Self = Self(u16::MAX);
 
-    /// The list of `level` that holds what is due at `tick`.
+    /// The list of `level` for deadlines at `tick`.
     fn of(level: u32, tick: u32) -> Self {
         Self((level * LISTS + ((tick >> (BITS * level)) & MASK)) as u16)
     }
@@ -40,7 +40,7 @@ struct Links {
     next: Slot,
     previous: Slot,
     deadline: Tick,
-    /// Which list it is in.
+    /// The list that it is in.
     list: List,
 }
 
@@ -59,7 +59,7 @@ pub(crate) struct Wheel {
     heads: [Slot; (LEVELS * LISTS) as usize],
     links: Vec<Box<[Links; CHUNK]>>,
     armed: usize,
-    /// Entries that were looked at: the work of [`Wheel::poll_expired`].
+    /// The number of entries that were visited: the work of [`Wheel::poll_expired`].
     #[cfg(test)]
     visits: usize,
 }
@@ -77,13 +77,13 @@ impl Wheel {
         }
     }
 
-    /// As [`Wheel::new`], and deadlines at `now` or before are due at once.
+    /// As [`Wheel::new`], but deadlines at `now` or before are due at once.
     pub(crate) fn with_present_due(now: Tick) -> Self {
         Self::new(Tick(now.0.saturating_sub(1)))
     }
 
-    /// Sets the deadline of `slot`, which [`Wheel::poll_expired`] reports in the tick it is reached, or in
-    /// the next tick if it has passed already.
+    /// Sets the deadline of `slot`. [`Wheel::poll_expired`] reports it in the tick of the deadline, or in the next tick
+    /// if the deadline has passed already.
     pub(crate) fn arm(&mut self, slot: Slot, deadline: Tick) {
         while self.links.len() * CHUNK <= slot.0 as usize {
             self.links.push(Box::new([IDLE; CHUNK]));
@@ -102,7 +102,7 @@ impl Wheel {
         self.link(slot);
     }
 
-    /// The deadline of `slot`; `None`: it is not armed.
+    /// The deadline of `slot`. `None`: it is not armed.
     pub(crate) fn deadline(&self, slot: Slot) -> Option<Tick> {
         let chunk = self.links.get(slot.0 as usize / CHUNK)?;
         let links = &chunk[slot.0 as usize % CHUNK];
@@ -118,8 +118,8 @@ impl Wheel {
         self.armed -= 1;
     }
 
-    /// Turns the wheel on towards `now`; returns the next slot whose deadline was reached, and disarms it.
-    /// `None`: the wheel has arrived, or the budget is spent.
+    /// Advances the wheel towards `now`. Returns and disarms the next slot whose deadline was reached. `None`: the
+    /// wheel has reached `now`, or the budget is spent.
     pub(crate) fn poll_expired(&mut self, now: Tick, budget: &mut Budget) -> Option<Slot> {
         if self.armed == 0 && self.level.is_none() {
             self.now = self.now.max(now);
@@ -153,8 +153,7 @@ impl Wheel {
         is_behind && self.next_tick().is_some_and(|next| next <= now)
     }
 
-    /// The next tick at which [`Wheel::poll_expired`] has something to do, no later than the next round of
-    /// level 0.
+    /// The next tick at which [`Wheel::poll_expired`] has something to do, at the latest the next round of level 0.
     pub(crate) fn next_tick(&self) -> Option<Tick> {
         if self.armed == 0 {
             return None;
@@ -169,8 +168,7 @@ impl Wheel {
             .map(Tick)
     }
 
-    /// Takes `slot` out of its list: it expires, or moves to the list of its deadline. Returns whether it
-    /// expired.
+    /// Removes `slot` from its list. It expires, or moves to the list of its deadline. Returns whether it expired.
     fn visit(&mut self, slot: Slot) -> bool {
         #[cfg(test)]
         {
@@ -236,8 +234,7 @@ mod tests {
         std::iter::from_fn(|| wheel.poll_expired(Tick(now), &mut budget)).collect()
     }
 
-    /// Entries with one deadline are visited together. Each of them was visited once in a level at most
-    /// before that.
+    /// Entries with the same deadline are visited together. Before that each was visited at most once in a level.
     #[test]
     fn an_entry_is_visited_once_in_each_level() {
         const COUNT: u32 = 100_000;
@@ -250,8 +247,8 @@ mod tests {
         }
     }
 
-    /// A heartbeat moves the deadline, which is a store and no visit. The wheel looks at the entry when the
-    /// former deadline is reached.
+    /// A heartbeat moves the deadline by a store, without a visit. The wheel visits the entry when the former deadline
+    /// is reached.
     #[test]
     fn moving_deadlines_cost_a_few_visits_in_an_interval() {
         const INTERVAL: u32 = 1_200;
@@ -265,7 +262,7 @@ mod tests {
         assert!(wheel.visits <= (ROUNDS * LEVELS) as usize, "{} visits", wheel.visits);
     }
 
-    /// However many entries one tick has, and in whichever level.
+    /// This holds for any number of entries in a tick, and in any level.
     #[test]
     fn a_tick_is_visited_within_the_budget() {
         const COUNT: u32 = 10_000;
@@ -325,7 +322,7 @@ mod tests {
                     TimerStep::Advance(by) => {
                         let to = now + by;
                         while now < to {
-                            // What the driver does: sleep until something is due.
+                            // As the driver does: sleep until something is due.
                             now = wheel.next_tick().map_or(to, |next| next.0.min(to));
                             let mut expired = Vec::new();
                             while wheel.is_due(Tick(now)) {

@@ -1,5 +1,5 @@
-//! What is activity: a message or report after which others may have something to do. Renewals, heartbeats
-//! and trace lines are none: they go on for as long as clients send heartbeats.
+//! What counts as activity: a message or report after which other parts may have something to do. Renewals, heartbeats
+//! and trace lines do not count, because they continue as long as clients send heartbeats.
 
 use comet_core::{Message, Report};
 

@@ -1,5 +1,5 @@
-//! The account of all calls, kept apart from the hub: from the messages that go out and the reports that
-//! come in it follows what the hub must answer.
+//! An account of all calls that is independent of the hub. From the messages that go out and the reports that come in
+//! it derives what the hub must answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,19 +10,19 @@ use crate::call::{Call, End, Sums};
 use crate::stall_log::StallLog;
 
 pub(crate) struct CallChecker {
-    /// Since the last quiet point, without gaps.
+    /// The calls since the last quiet point, without gaps.
     calls: Vec<Call>,
     next_id: u64,
-    /// Calls whose caller waits.
+    /// The ids of the calls whose callers wait.
     open: BTreeSet<u64>,
-    /// By shard, class and caller, the last call of which a message was posted.
+    /// By shard, class and caller: the last call of which a message was posted.
     last_posted: BTreeMap<(ShardId, usize, u64), u64>,
-    /// The sum of all tallies, those to ended calls included.
+    /// The sum of all tallies, including those that came for ended calls.
     total: Tally,
     pub(crate) counts: CallCounts,
 }
 
-/// Calls by how they ended.
+/// The number of calls by kind of end.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct CallCounts {
     pub(crate) answered: u64,
@@ -60,12 +60,12 @@ impl CallChecker {
         &self.total
     }
 
-    /// Calls whose caller waits.
+    /// The ids of the calls whose callers wait.
     pub(crate) fn open(&self) -> &BTreeSet<u64> {
         &self.open
     }
 
-    /// A call is about to begin; its id is [`CallChecker::next_id`].
+    /// Adds a call that is about to begin; its id is [`CallChecker::next_id`].
     pub(crate) fn add(&mut self, call: Call) {
         assert_eq!(call.id, self.next_id, "ids have no gaps");
         self.next_id += 1;
@@ -105,7 +105,7 @@ impl CallChecker {
         Ok(())
     }
 
-    /// A report to a call has come.
+    /// Takes a report to a call.
     pub(crate) fn report(&mut self, report: &Report) -> Result<(), String> {
         let (call, reports, partials, sums) = match report {
             Report::Tally { call, tally, partials, .. } => {
@@ -149,7 +149,7 @@ impl CallChecker {
         Ok(())
     }
 
-    /// The hub says how a call ended.
+    /// The hub has said how a call ended.
     pub(crate) fn end(&mut self, now: Millis, ended: Ended<u64>) -> Result<(), String> {
         let Ended { call: CallId(id), caller, outcome } = ended;
         if caller != id || !self.open.remove(&id) {
@@ -191,7 +191,7 @@ impl CallChecker {
         Ok(())
     }
 
-    /// After a turn of the hub, or where it sees no reason for one: no outcome is owed.
+    /// Checks that no outcome is due: after a turn of the hub, or when it sees no reason for a turn.
     pub(crate) fn check_open(&mut self, now: Millis, stalls: &StallLog) -> Result<(), String> {
         let first = self.first();
         for id in &self.open {
@@ -207,12 +207,13 @@ impl CallChecker {
         Ok(())
     }
 
-    /// Every posted message is answered in full.
+    /// Whether every posted message is answered in full.
     pub(crate) fn is_settled(&self) -> bool {
         self.calls.iter().all(Call::is_settled)
     }
 
-    /// At a quiet point: every call has ended, and what was never sent is of calls that ended early.
+    /// At a quiet point: checks that every call has ended, and that messages that were never sent belong to calls that
+    /// ended early.
     pub(crate) fn check_quiet(&mut self) -> Result<(), String> {
         for (call, rest) in
             self.calls.iter().zip(1..).map(|(call, next)| (call, &self.calls[next..]))
@@ -263,7 +264,7 @@ impl Sums {
         self.lists += other.lists;
     }
 
-    /// Whether they are what the hub says.
+    /// Whether the hub's result equals them.
     fn are(&self, result: &CallResult) -> bool {
         let CallResult { tally, scheduled, busy, counters, rooms, connections, tops, history } =
             result;

@@ -1,4 +1,4 @@
-//! What must hold: after every turn, at every quiet point, and at the end.
+//! The checks after every turn, at every quiet point, and at the end.
 
 mod deliveries;
 mod directories;
@@ -19,7 +19,7 @@ use crate::driver::Driver;
 use crate::env::{Env, Peer};
 use crate::summary::{self, Summary};
 
-/// After a turn of one shard: its counters balance, with each other and with its sockets.
+/// After a turn of one shard: checks its counters against each other and against its sockets.
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let counters = driver.shard.counters();
     let sockets = driver.socket_totals(env);
@@ -31,8 +31,9 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + unsent + waiting, "queued")?;
     let limits = &env.plan.limits;
-    // With `DropOldest` one push waits beside those on their way, however many those are, and one beside those of a session that was
-    // resumed, which are not dropped; states fill an outbox beside these.
+    // With `DropOldest` one push may wait in addition to those in flight, however many these are, and another in
+    // addition to those of a resumed session, which are not dropped. Pushes about states may fill an outbox in addition
+    // to these.
     let keeps_latest = limits.coalesce_rules.iter().any(|rule| rule.keep_latest);
     let beside = match limits.slow_consumer {
         SlowConsumer::DropNewest | SlowConsumer::DropOldest if keeps_latest => limits.svr_proto,
@@ -50,8 +51,8 @@ pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     holds(counters.connections == driver.peers().count() as u64, "connections")
 }
 
-/// When everything has come to rest: directories, rooms and what clients know agree, every call has ended,
-/// and every push that a client had a right to has come or was counted.
+/// At rest: checks that directories, rooms and what clients know agree, that every call has ended, and that every push
+/// that a client was entitled to was received or counted.
 pub(crate) fn quiet_point(
     env: &mut Env,
     drivers: &mut [Driver],
@@ -72,13 +73,14 @@ pub(crate) fn quiet_point(
     for peer in &mut env.peers {
         let received = &mut peer.client.received;
         received.pushes.clear();
-        // What is missing of a parked session was given up before, also where the client was not settled, and is told once.
+        // Missing pushes of a parked session were given up before, even if the client was not settled. They are counted
+        // once.
         received.parked_due = 0;
     }
     Ok(())
 }
 
-/// After the drain: no connection is left, and no state of one.
+/// After the drain: checks that no connection is left, and no state of one.
 pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, String> {
     env.control.check_quiet()?;
     finish_callers(env, drivers)?;
@@ -145,8 +147,8 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
     Ok(summary)
 }
 
-/// The process ends with requests of push callers that have not been looked at: they are answered. Then each reply that was
-/// read has been counted.
+/// The process ends with unread requests of push callers, which are answered. After that each reply that was read has
+/// been counted.
 fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
     let moment = (env.control.calls.next_id(), env.now);
     env.push_callers.begin_end(&mut env.rng, &env.plan, moment);
@@ -163,7 +165,7 @@ fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
     agrees.then_some(()).ok_or_else(|| format!("callers read {read:?}, shards counted {counted:?}"))
 }
 
-/// What was parked has gone out, is lost and counted, or is still parked.
+/// Checks that parked pushes were sent, were counted as lost, or are still parked.
 fn check_parked(drivers: &[Driver]) -> Result<(), String> {
     let (mut came, mut went) = (0, 0);
     for driver in drivers {
@@ -176,8 +178,9 @@ fn check_parked(drivers: &[Driver]) -> Result<(), String> {
     (came == went).then_some(()).ok_or_else(what)
 }
 
-/// Control's sum of all tallies, with what push callers were told, is the sum of the shards' counters. What comes
-/// from histories, what the server tells of joins and leaves, and pushes whose callers know nothing of them, are in the latter only.
+/// Checks that control's sum of all tallies, together with what push callers were told, equals the shards' counters.
+/// Only the counters include pushes from histories, the server's pushes about joins and leaves, and pushes whose
+/// callers do not know their result.
 fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let mut counted = Tally::default();
     for driver in drivers {
@@ -194,7 +197,7 @@ fn check_totals(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     reported += account.total;
     reported += control.paced.total;
     let (counted, reported) = (numbers(&counted), numbers(&reported));
-    // What comes from a history or a parked session belongs to no call.
+    // Pushes from a history or a parked session belong to no call.
     let has_recovered = drivers.iter().any(|driver| {
         let Counters { recoveries, resumed, .. } = driver.shard.counters();
         recoveries[1] + resumed > 0

@@ -1,4 +1,4 @@
-//! A fake client: real bytes, a checker of what it receives, and behaviour that may violate the protocol.
+//! A fake client: it sends real bytes, checks what it receives, and may violate the protocol.
 
 use std::collections::VecDeque;
 
@@ -16,7 +16,7 @@ use crate::socket::Socket;
 use crate::violation::{Violation, bad_upgrade};
 use crate::wire::{self, BEGIN, BINARY, CLOSE, CONTINUATION, CONTINUATION_END, PING, TEXT};
 
-/// Requests a well-behaved client has under way; fewer than any `cli_proto` here.
+/// The most requests that a well-behaved client has under way; fewer than any `cli_proto` of the simulator.
 const REQUESTS_MAX: usize = 4;
 
 /// How a client reads.
@@ -24,17 +24,17 @@ const REQUESTS_MAX: usize = 4;
 pub(crate) enum Reads {
     Promptly,
     Slowly,
-    /// Until it is authenticated, and then no more.
+    /// It reads until it is authenticated, and then no more.
     NoMore,
 }
 
-/// How far a client has come in what it sends.
+/// The stage of what a client sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Stage {
     Connected,
     Upgraded,
     Authenticating,
-    /// The violation is done. The client waits for its consequence.
+    /// The violation is done. The client waits for its consequences.
     Done,
 }
 
@@ -42,13 +42,13 @@ pub(crate) struct Client {
     pub(crate) profile: ClientProfile,
     pub(crate) received: ReceivedStream,
     pub(crate) reads: Reads,
-    /// Close reasons that its behaviour explains. Timeouts and drains may close any connection.
+    /// Close reasons that its behaviour explains. Timeouts and drains are always allowed.
     pub(crate) allowed_closes: Vec<CloseReason>,
-    /// The server must close the connection once it has read the last bytes.
+    /// The server must close the connection after it has read the last bytes.
     pub(crate) must_be_closed: bool,
     is_remote: bool,
     violation: Option<Violation>,
-    /// Requests still to be made before the violation.
+    /// The number of requests to make before the violation.
     requests_before_violation: u32,
     stage: Stage,
     sequence: i32,
@@ -106,7 +106,7 @@ impl Client {
         }
     }
 
-    /// Reads as much as its profile allows, and checks it.
+    /// Reads as much as its profile allows, and checks that.
     pub(crate) fn read(
         &mut self,
         (socket, rng): (&mut Socket, &mut Rng),
@@ -117,7 +117,7 @@ impl Client {
             return Ok(());
         }
         match self.reads {
-            // The rest is read once the server has released the socket.
+            // The rest is read after the server has released the socket.
             Reads::NoMore if self.received.is_live && !socket.is_released => {}
             Reads::Slowly if !is_quiet => socket.read(rng.between(0, 50)),
             _ => socket.read(u64::MAX),
@@ -132,7 +132,7 @@ impl Client {
         Ok(())
     }
 
-    /// Writes what comes next; in a quiet phase only what keeps the connection alive.
+    /// Writes the next bytes; in a quiet phase only those that keep the connection alive.
     pub(crate) fn write(
         &mut self,
         (socket, rng): (&mut Socket, &mut Rng),
@@ -224,7 +224,8 @@ impl Client {
             self.send(socket, rng, &wire::frame(operation, 1, b"early"));
         }
         if self.profile.asks_to_keep {
-            // There is no reply that could come behind that to a ping among its fragments.
+            // Not by `send`, which may put a ping among the fragments and then expects the frame's reply behind the
+            // pong. This frame has no reply.
             let keep = wire::frame_as(VERSION_2, op::KEEP, 0, &[1]);
             match self.profile.transport {
                 Transport::Tcp => socket.write(&keep),
@@ -236,7 +237,7 @@ impl Client {
         socket.mark_token();
         if self.violation == Some(Violation::Flood) {
             self.allowed_closes.extend([CloseReason::InputOverflow, CloseReason::ReplyOverflow]);
-            // A text message has as much space for all of it.
+            // A text message has the same space for header and body together.
             let around = if self.profile.is_text { 64 } else { 0 };
             let body = vec![b'f'; plan.limits.body_max - around];
             for _ in 0..(HELD_MAX / body.len()) + 3 {
@@ -249,7 +250,7 @@ impl Client {
         }
     }
 
-    /// A message whose operation only logic knows.
+    /// Sends a message with an operation that only logic knows.
     fn send_message(&mut self, socket: &mut Socket, rng: &mut Rng, operation: i32, body: &[u8]) {
         let fails = self.is_remote && logic_faults::fails(body);
         let is_echoed = self.profile.is_text && operation == op::SEND;
@@ -266,7 +267,7 @@ impl Client {
         socket.mark_heartbeat(start);
     }
 
-    /// A random request within the protocol.
+    /// Makes a random request within the protocol.
     fn ask(&mut self, socket: &mut Socket, rng: &mut Rng, plan: &Plan) {
         if let Some(room) = self.received.positions.stalled()
             && rng.percent(40)
@@ -312,7 +313,7 @@ impl Client {
         }
     }
 
-    /// It speaks protocol 2 and knows that the server does.
+    /// Whether it speaks protocol 2 and knows that the server does.
     fn knows_rooms(&self) -> bool {
         self.profile.is_protocol_2 && self.received.is_live
     }
@@ -330,7 +331,7 @@ impl Client {
     }
 
     fn enter_further(&mut self, socket: &mut Socket, rng: &mut Rng, room: u8, is_recovering: bool) {
-        // While it leaves the room, or asks already, it does not know yet what it gets until then.
+        // While it is leaving the room or has asked already, it cannot know what it will get until then.
         let is_changing = self.received.expected.iter().any(|(_, expected)| {
             matches!(expected, Expected::Join(..) | Expected::Leave(_) | Expected::Room(_))
         });
@@ -415,12 +416,12 @@ impl Client {
         self.received.expected.push_back((0, Expected::Pong(payload.into())));
     }
 
-    /// The first byte of its messages.
+    /// The opcode in the first byte of its messages.
     fn message_kind(&self) -> u8 {
         if self.profile.is_text { TEXT } else { BINARY }
     }
 
-    /// One frame; on WebSocket sometimes in fragments, with a ping among them.
+    /// Sends one frame; on WebSocket sometimes in fragments, with a ping among them.
     fn send(&mut self, socket: &mut Socket, rng: &mut Rng, frame: &[u8]) {
         if self.profile.transport == Transport::Tcp {
             return socket.write(frame);
@@ -450,7 +451,7 @@ impl Client {
     }
 }
 
-/// An end after which the client receives nothing.
+/// A way to end after which the client receives nothing.
 fn broken(rng: &mut Rng) -> Hangup {
     match rng.below(4) {
         0 => Hangup::Tls("a bad record".into()),

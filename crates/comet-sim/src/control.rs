@@ -1,5 +1,5 @@
-//! The control thread: the real hub behind an inbox of reports, callers that push, leave and run late, and
-//! a thread that may stall.
+//! The control thread: the real hub with an inbox of reports, callers that push, leave and time out, and a thread that
+//! may stall.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -27,27 +27,27 @@ use crate::trace_log::TraceLog;
 pub(crate) struct Control {
     hub: Hub<u64>,
     hub_stalls: StallLog,
-    /// A command was given since the last turn.
+    /// A command was given since the hub's last turn.
     must_turn: bool,
     inbox: VecDeque<Report>,
     inbox_max: usize,
-    /// Until then the thread does nothing.
+    /// The thread is stalled until then.
     stalled_until: Millis,
     pub(crate) stalls: u64,
     pub(crate) calls: CallChecker,
     pub(crate) has_kicked: bool,
     /// Clients were moved off.
     pub(crate) has_moved_off: bool,
-    /// Of the configuration.
+    /// The number of reloads of the configuration.
     pub(crate) reloads: u64,
     pub(crate) paced: PacedChecker,
-    /// How often each shard has reported its drain.
+    /// How many times each shard has reported its drain.
     pub(crate) drained: Vec<u32>,
     pub(crate) logic: Logic,
     pub(crate) elsewhere: Elsewhere,
     pub(crate) trace_log: TraceLog,
     pub(crate) live_tracing: LiveTracing,
-    /// Members on other hosts, as last reported to the homes.
+    /// The members on other hosts, as last reported to the homes.
     pub(crate) remote_members: BTreeMap<&'static str, u32>,
 }
 
@@ -75,7 +75,7 @@ impl Control {
         }
     }
 
-    /// The control thread of another process goes on, with so many shards. No call is under way.
+    /// Continues as the control thread of another process, with `shards` shards. No call is under way.
     pub(crate) fn upgrade(&mut self, shards: u16) {
         let last = CallId(self.calls.next_id() - 1);
         self.hub = Hub::new(shards, Arc::clone(self.hub.limits())).after(last);
@@ -84,12 +84,12 @@ impl Control {
         self.drained = vec![0; usize::from(shards)];
     }
 
-    /// The bounds that hold.
+    /// The present limits.
     pub(crate) fn limits(&self) -> &Arc<Limits> {
         self.hub.limits()
     }
 
-    /// What happens in a busy phase besides turns: callers come and leave, and the thread stalls.
+    /// Acts in a busy phase, besides turns: callers come and leave, and the thread stalls.
     pub(crate) fn act(&mut self, mut context: Context<'_>) -> Result<(), String> {
         let Context { now, rng, plan, .. } = &mut context;
         if *now < self.stalled_until {
@@ -116,7 +116,7 @@ impl Control {
         Ok(())
     }
 
-    /// Begins one call, or a burst of calls to one room; or configures.
+    /// Begins one call, or a burst of calls to one room; or reloads the configuration.
     fn push(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let rng = &mut *context.rng;
         if rng.below(1000) < context.plan.list_permille {
@@ -155,7 +155,7 @@ impl Control {
         let Context { now, rng, plan, .. } = context;
         let id = self.calls.next_id();
         let (kind, operation) = (request.kind(), rng.pick(&OPERATIONS));
-        // What must keep its order comes from one caller.
+        // Pushes whose order is checked come from one caller.
         let caller = CallerId(match request {
             Request::Keys(_) => 1,
             Request::Users(_) => 2,
@@ -163,7 +163,7 @@ impl Control {
             _ => 3,
         });
         let limit_ms = rng.pick(plan.call_limits_ms);
-        // Now and then the same connections are closed instead.
+        // Occasionally the connections are closed instead.
         let asks = matches!(
             request,
             Request::Snapshot
@@ -214,7 +214,7 @@ impl Control {
         }
     }
 
-    /// A caller leaves, perhaps one whose call has just ended.
+    /// Makes a caller leave, perhaps one whose call has just ended.
     fn leave(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let made = self.calls.calls().len();
         let recent = made.min(10);
@@ -227,7 +227,7 @@ impl Control {
         self.calls.leave(id)
     }
 
-    /// Drains every shard; an impatient operator does it twice.
+    /// Drains every shard. An impatient operator does it twice.
     pub(crate) fn drain(&mut self, mut context: Context<'_>) -> Result<(), String> {
         let mut over_ms = context.plan.drain_over_ms;
         let retry_after_ms = context.plan.retry_after_ms;
@@ -238,7 +238,7 @@ impl Control {
         Ok(())
     }
 
-    /// Closes some clients of each shard, or all connections, or no more of them.
+    /// Moves off some clients of each shard, or all connections, or stops that.
     fn move_off(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let (over_ms, retry_after_ms) = (context.plan.drain_over_ms, context.plan.retry_after_ms);
         let most: Vec<_> = (0..context.plan.shards)
@@ -281,7 +281,7 @@ impl Control {
         })
     }
 
-    /// An operator begins a live trace or ends one.
+    /// Makes an operator begin or end a live trace.
     fn change_live_traces(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         let traces = self.live_tracing.change(context.rng, &self.hub.limits().traces);
         trace!(context, "live traces: {traces:?}");
@@ -295,7 +295,7 @@ impl Control {
         &self.hub.limits().traces
     }
 
-    /// Other hosts have counted the members of their rooms.
+    /// Makes other hosts report the members of their rooms.
     fn report_remote_members(&mut self, context: &mut Context<'_>) -> Result<(), String> {
         self.remote_members.clear();
         for room in ROOMS {
@@ -313,7 +313,7 @@ impl Control {
         Ok(())
     }
 
-    /// Logic has counted the members on other hosts of the rooms whose home is `shard`.
+    /// Notes the members on other hosts that logic has counted, of the rooms whose home is `shard`.
     fn note_remote_members(&mut self, shard: ShardId, message: &Message) -> Result<(), String> {
         if let Message::RemoteRoomCounts { rooms } = message {
             let shards = self.drained.len() as u16;
@@ -337,7 +337,7 @@ impl Control {
         is_on_its_way.then_some(()).ok_or_else(|| "a lane is full".to_owned())
     }
 
-    /// Gives the hub a command, and has it take a turn afterwards.
+    /// Gives the hub a command, and makes it take a turn afterwards.
     fn command<T>(
         &mut self,
         context: &mut Context<'_>,
@@ -351,8 +351,7 @@ impl Control {
 
     /// Takes a report into the inbox.
     ///
-    /// # Errors
-    /// Gives it back if the inbox is full.
+    /// # Errors Returns the report if the inbox is full.
     pub(crate) fn offer(&mut self, report: Report) -> Result<(), Box<Report>> {
         if self.inbox.len() >= self.inbox_max {
             return Err(Box::new(report));
@@ -361,8 +360,8 @@ impl Control {
         Ok(())
     }
 
-    /// What the thread does once it wakes, if it does: whatever logic has decided, and a turn of the hub.
-    /// `true`: others may have something to do now.
+    /// A turn of the thread, if it wakes: it passes on what logic has decided, and the hub takes a turn. `true`: others
+    /// may have something to do.
     pub(crate) fn turn(&mut self, mut context: Context<'_>) -> Result<bool, String> {
         let Context { now, rng, plan, .. } = &mut context;
         let now = *now;
@@ -400,7 +399,7 @@ impl Control {
         Ok(is_active)
     }
 
-    /// Works through the inbox: through all of it after a stall, else through some.
+    /// Takes reports from the inbox: all of them after a stall, otherwise some.
     fn take_reports(&mut self, context: &mut Context<'_>) -> Result<bool, String> {
         let mut is_active = false;
         let has_stalled = self.stalled_until > Millis(0);
@@ -442,7 +441,7 @@ impl Control {
         self.calls.report(report)
     }
 
-    /// A report that belongs to no call.
+    /// Takes a report that belongs to no call.
     fn take_unclaimed(&mut self, context: &mut Context<'_>, report: Report) -> Result<(), String> {
         let Context { now, rng, plan, .. } = context;
         match report {
@@ -460,9 +459,9 @@ impl Control {
                 self.live_tracing.check(&event)?;
                 self.trace_log.add(plan, &event)
             }
-            // They are checked already, or nothing to this host alone.
+            // These were checked before, or matter to other hosts only.
             Report::PacedEnded { .. } | Report::RoomInterest { .. } => Ok(()),
-            // Of a call that is over.
+            // Their calls are over.
             Report::Rooms { .. } | Report::Connections { .. } | Report::History { .. } => Ok(()),
             other => Err(format!("the hub does not take {other:?}")),
         }
@@ -475,7 +474,7 @@ impl Control {
         Ok(())
     }
 
-    /// Every call has ended, and every message is on its way and was answered.
+    /// Whether every call has ended, and every message was posted and answered.
     pub(crate) fn is_idle(&self) -> bool {
         let mut shards = (0..self.drained.len()).map(|shard| ShardId(shard as u16));
         self.calls.open().is_empty()
@@ -486,7 +485,7 @@ impl Control {
             && shards.all(|shard| self.hub.waiting(shard) == 0)
     }
 
-    /// At a quiet point: the hub agrees that all is done.
+    /// At a quiet point: checks that the hub agrees that everything is done.
     pub(crate) fn check_quiet(&mut self) -> Result<(), String> {
         self.calls.check_quiet()?;
         let drained = self.drained.iter().filter(|times| **times > 0).count();

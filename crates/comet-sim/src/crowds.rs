@@ -1,12 +1,12 @@
-//! Slices of crowds: how many of which kind there were, and that each keeps its bounds.
+//! Counts the slices of crowds by kind, and checks that each keeps its limits.
 
 use comet_core::{CrowdSlice, Limits};
 
-/// Slices of one shard.
+/// The numbers of slices of one shard.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct CrowdSlices {
     all: u64,
-    /// Those that their bytes make shorter.
+    /// Those that have fewer connections because of their bytes.
     short: u64,
     /// Those of pushes to keys or users.
     listed: u64,
@@ -16,7 +16,7 @@ impl CrowdSlices {
     /// Counts `slice`.
     ///
     /// # Errors
-    /// It has more connections than `limits` allow.
+    /// If it has more connections than `limits` allow.
     pub(crate) fn note(&mut self, slice: CrowdSlice, limits: &Limits) -> Result<(), String> {
         let CrowdSlice { connections, bytes, is_listed, .. } = slice;
         let by_bytes = limits.crowd_bytes / bytes.max(1);
@@ -29,7 +29,7 @@ impl CrowdSlices {
         Ok(())
     }
 
-    /// Adds those of another shard.
+    /// Adds the numbers of another shard.
     pub(crate) fn add(&mut self, other: &Self) {
         let Self { all, short, listed } = *other;
         self.all += all;
@@ -37,7 +37,7 @@ impl CrowdSlices {
         self.listed += listed;
     }
 
-    /// All, those that their bytes make shorter, and those of pushes to keys or users.
+    /// All slices, those that are shorter because of their bytes, and those of pushes to keys or users.
     pub(crate) fn counts(&self) -> [u64; 3] {
         [self.all, self.short, self.listed]
     }

@@ -1,4 +1,4 @@
-//! Deadlines: none comes early, none is missed, and no connection is closed without a reason.
+//! Checks that no deadline comes early, none is missed, and no connection is closed without a reason.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +9,11 @@ use crate::env::{Env, Peer};
 use crate::source::{address, blocked};
 use crate::stall_log::StallLog;
 
-/// How long after a deadline was put off it is looked at again, milliseconds.
+/// The time after which a postponed deadline is checked again, milliseconds.
 const LOOK_AGAIN_MS: u64 = 250;
 
-/// Nothing is overdue while the shard says that it may sleep. `slots` are the peers by slot; the shard
-/// last took a message at `message_at`, and may hold what clients send.
+/// Checks that nothing is overdue while the shard says that it may sleep. `slots` are the peers by slot. The shard last
+/// took a message at `message_at`. `is_held`: it holds input of clients.
 pub(crate) fn check_overdue(
     shard: &Shard,
     slots: &BTreeMap<Slot, usize>,
@@ -28,11 +28,11 @@ pub(crate) fn check_overdue(
         if entry.socket.shut == Some(CloseHow::Both) {
             continue;
         }
-        // What it sent before its end is read first.
+        // What the client sent before its end is read first.
         if !entry.socket.owes_hangup() && !entry.client.received.is_input_held() {
             return Err(format!("peer {peer} hung up, and its socket is not shut"));
         }
-        // While the server asks others about a connection, it has its time once more.
+        // A connection about which the server asks others may take twice the time.
         let waits = u32::from(entry.client.received.is_input_held());
         let (since, limit, what) = if let Some((_, at)) = entry.closed {
             (at, limits.linger_ms, "linger")
@@ -44,7 +44,7 @@ pub(crate) fn check_overdue(
             (entry.accepted_at, limits.handshake_ms * (1 + waits), "handshake")
         };
         let upgrades = |since| env.upgraded_at.iter().filter(|at| **at >= since).count() as u64;
-        // A hand-over rounds once more.
+        // Each hand-over rounds once more.
         let is_overdue = |since, limit| {
             let ticks = 3 + upgrades(since);
             is_overdue((entry, stalls), (since, limit), ticks, env.now)
@@ -53,11 +53,11 @@ pub(crate) fn check_overdue(
         if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms) {
             overdue = Some("write");
         }
-        // That time goes on while a core is held up.
+        // This time counts while a core is held up, too.
         let token_end = entry.token_expires_at.map(|at| {
             at.max(entry.spared_at.map_or(Millis(0), |spared_at| spared_at.after(LOOK_AGAIN_MS)))
         });
-        // What it had sent is read first, so the shard may look again in the next tick.
+        // Input that arrived before is read first, so the shard may check again in the next tick.
         let looks_soon = shard.poll_timeout().is_some_and(|due| due <= env.now.after(TICK_MS));
         if entry.closed.is_none()
             && token_end.is_some_and(|at| env.now > at.after(2 * TICK_MS))
@@ -65,7 +65,7 @@ pub(crate) fn check_overdue(
         {
             overdue = Some("token's");
         }
-        // What is held of it may keep it.
+        // Held input may keep the connection open.
         overdue = overdue.filter(|what| *what == "write" || !is_held);
         if let Some(what) = overdue {
             let [now, token_end] = [Some(env.now), token_end];
@@ -77,8 +77,8 @@ pub(crate) fn check_overdue(
     Ok(())
 }
 
-/// A deadline may be late by some `ticks`, because its begin and its end are rounded. What its core did not
-/// count is added, and the time until the next look at one that was put off.
+/// A deadline may be late by `ticks`, because its begin and its end are rounded. Added to that are the time that its
+/// core did not count, and the time until a postponed deadline is checked again.
 fn is_overdue(
     (entry, stalls): (&Peer, &StallLog),
     (since, limit_ms): (Millis, u32),
@@ -95,23 +95,23 @@ fn is_overdue(
     now > last.after(ticks * TICK_MS)
 }
 
-/// Whether the token of another connection with the key of `peer` came later, or in the same millisecond.
+/// Whether the token of another connection with the key of `peer` came later or in the same millisecond.
 fn has_younger(env: &Env, peer: usize) -> bool {
     let Peer { client, socket, .. } = &env.peers[peer];
-    // Which number a key has that a home or logic made is not known here.
+    // The number in a key that a home or logic made is not known here.
     let Some(key) = client.profile.key else { return true };
     env.peers.iter().enumerate().any(|(number, Peer { client: other, socket: others, .. })| {
         let made = || key.starts_with(&format!("{}_", other.profile.user));
         let may_hold_key = other.profile.key.map_or_else(made, |other| other == key);
-        // A token that may be compressed may have waited for its turn, and counts from when it was read.
+        // A token that may be compressed may have waited for its turn; it counts from when it was read.
         let is_younger = others.token_at >= socket.token_at
             || (other.profile.is_deflated && others.token_at.is_some());
         number != peer && may_hold_key && is_younger
     })
 }
 
-/// A connection is closed once, for a reason that its behaviour explains, and no deadline comes early or
-/// before what the peer has sent in time was read.
+/// Checks that a connection is closed once, for a reason that its behaviour explains, and that no deadline comes early
+/// or before the input that the peer has sent in time was read.
 pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Result<(), String> {
     let entry = &env.peers[peer];
     let ClosedEvent { conn, reason, .. } = event;
@@ -122,7 +122,8 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
     let socket = &entry.socket;
     let (since, limit) = match reason {
         CloseReason::HandshakeTimeout => (entry.accepted_at, limits.handshake_ms),
-        // A heartbeat sent while homes or logic are asked, or amid a history, waits with the rest of the input.
+        // A heartbeat that is sent while homes or logic are asked, or in the middle of a history, waits with the rest
+        // of the input.
         CloseReason::HeartbeatTimeout if entry.client.received.is_input_held() => return Ok(()),
         CloseReason::HeartbeatTimeout => {
             let since = socket.heartbeat_at.unwrap_or_default().max(entry.accepted_at);
@@ -138,7 +139,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
         {
             return Ok(());
         }
-        // Where blocks are in force is known to the shard alone.
+        // Only the shard knows when blocks are in force.
         CloseReason::Blocked if env.plan.is_blocking && blocked().contains(address(peer)) => {
             return Ok(());
         }
@@ -149,12 +150,12 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
         reason if entry.client.allowed_closes.contains(reason) => return Ok(()),
         _ => return Err(format!("peer {peer} did nothing for which {event:?} would be right")),
     };
-    // A reload may have halved it.
+    // A reload may have halved the limit.
     let least = if env.plan.is_configured { limit / 2 } else { limit };
     if env.now < since.after(u64::from(least)) {
         return Err(format!("{reason:?} of peer {peer} comes early: {since:?} and {limit} ms"));
     }
-    // Nobody prolongs a deadline forever.
+    // No deadline is postponed forever.
     if entry.has_backlog && env.now < since.after(2 * u64::from(least)) {
         return Err(format!(
             "{reason:?} of peer {peer} comes before its input or send was handled"

@@ -2,12 +2,12 @@
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 
-/// The bit of a compressed message in the first byte of its first frame.
+/// The bit in the first byte of a message's first frame that marks it as compressed.
 pub(crate) const COMPRESSED: u8 = 0x40;
-/// What a sync flush ends with, which is left out.
+/// The end of a sync flush, which is omitted.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
-/// The payload for `message`.
+/// The compressed payload of `message`.
 pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     let mut payload = Vec::with_capacity(message.len() + 64);
     let mut compressor = Compress::new(Compression::fast(), false);
@@ -17,7 +17,7 @@ pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
     payload
 }
 
-/// The message of `payload`, which refers to no message before it.
+/// The message in `payload`, which must not refer to an earlier message.
 pub(crate) fn inflate(payload: &[u8]) -> Result<Vec<u8>, String> {
     let input = [payload, &TAIL].concat();
     let mut message = Vec::with_capacity(4 * input.len());

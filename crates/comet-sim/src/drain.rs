@@ -2,18 +2,18 @@
 
 use comet_core::Millis;
 
-/// Close notices that are under way: connections that are to get one, and how many did.
+/// Close notices under way: how many connections are to get one, and how many have got one.
 pub(crate) struct Drain {
     pub(crate) since: Millis,
     pub(crate) over_ms: u64,
     pub(crate) connections: u64,
-    /// All that there are, also those that came later.
+    /// The order is about all connections, including later ones.
     pub(crate) is_all: bool,
     pub(crate) notices: u64,
 }
 
 impl Drain {
-    /// One more close notice at `now`, which must not come before its time.
+    /// Counts a close notice at `now`, and checks that it does not come early.
     pub(crate) fn note_close(&mut self, now: Millis) -> Result<(), String> {
         self.notices += 1;
         let elapsed = now.0 - self.since.0;

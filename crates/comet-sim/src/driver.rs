@@ -1,5 +1,5 @@
-//! The fake driver of a shard. It keeps the contract of `Shard`'s module text, with completions in any order
-//! and with any delay.
+//! The fake driver of a shard. It keeps the contract in the module documentation of `Shard`, with completions in any
+//! order and with any delay.
 
 mod incoming;
 mod outgoing;
@@ -27,42 +27,42 @@ pub(crate) use upgrade::Offer;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
-    /// Connections that hold a slot: by slot, the peer.
+    /// The peers with connections that hold a slot, by slot.
     slots: BTreeMap<Slot, usize>,
-    /// Connected, not accepted yet.
+    /// Peers that have connected and are not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
-    /// For push callers.
+    /// The sockets of push callers.
     pub(crate) door: Door,
-    /// Tokens that embedded logic checks, and when it answers.
+    /// Tokens that embedded logic checks, and the times of its answers.
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
     must_retry: bool,
-    /// Since when transmits wait that did not fit into the last turns.
+    /// Since when transmits have waited that did not fit into the last turns.
     ready_since: Option<Millis>,
     /// When it last took a message from its inbox.
     message_at: Millis,
     /// The last order of a drain, or to move clients off.
     drain: Option<Drain>,
-    /// Of sockets that were released.
+    /// The totals of released sockets.
     released: SocketTotals,
-    /// It is to be handed over: nothing is accepted or received any more.
+    /// The shard is to be handed over: nothing more is accepted or received.
     pub(crate) is_frozen: bool,
-    /// Until then it takes what clients send, and its shard holds that.
+    /// Input of clients is passed to the shard, which holds it.
     holds_input: bool,
     closes_left_behind: bool,
-    /// Until then it takes no turn.
+    /// It takes no turn until then.
     pub(crate) stalled_until: Millis,
     pub(crate) stalls: StallLog,
     pub(crate) listings: Listings,
     pub(crate) crowds: CrowdSlices,
-    /// Deadlines that were put off.
+    /// The number of postponed deadlines.
     pub(crate) spared: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
 
 impl Driver {
-    /// `limits` are those of the plan, or have taken their place.
+    /// `limits` are those of the plan, or their replacement after a reload.
     pub(crate) fn new(shard: ShardId, plan: &Plan, limits: Arc<Limits>, now: Millis) -> Self {
         let settings = Settings {
             shard,
@@ -95,7 +95,7 @@ impl Driver {
         }
     }
 
-    /// Connections that hold a slot.
+    /// The peers with connections that hold a slot.
     pub(crate) fn peers(&self) -> impl Iterator<Item = usize> {
         self.slots.values().copied()
     }
@@ -105,7 +105,7 @@ impl Driver {
         self.slots.get(&slot).copied()
     }
 
-    /// Of all its sockets, the released ones included.
+    /// The totals of all its sockets, including released ones.
     pub(crate) fn socket_totals(&self, env: &Env) -> SocketTotals {
         let mut sum = self.released;
         for peer in self.peers() {
@@ -114,7 +114,7 @@ impl Driver {
         sum
     }
 
-    /// Input has come, or something is due.
+    /// Whether input has arrived or something is due.
     pub(crate) fn is_awake(&self, env: &Env) -> bool {
         let is_coalescing = self.is_coalescing(env);
         let is_active = |peer: usize| {
@@ -135,12 +135,12 @@ impl Driver {
             || self.peers().any(is_active)
     }
 
-    /// The shard is in a coalesced wait: input may wait.
+    /// Whether the shard is in a coalesced wait, so that input may wait.
     fn is_coalescing(&self, env: &Env) -> bool {
         self.shard.poll_coalesced_wait().is_some_and(|until| env.now < until)
     }
 
-    /// One turn of the loop: what came in, in any order, and then everything that goes out.
+    /// One turn of the loop: first what came in, in any order, then everything that goes out.
     pub(crate) fn turn(&mut self, env: &mut Env) -> Result<(), String> {
         self.must_retry = false;
         let is_coalescing = self.is_coalescing(env);
@@ -150,7 +150,7 @@ impl Driver {
             self.shard.close_left_behind(env.plan.retry_after_ms);
         }
         let has_expired = self.shard.has_expired();
-        // A driver that something else has woken may find the input or not.
+        // A driver that was woken by something else may or may not find the input.
         let leaves_input = is_coalescing && !has_expired && env.rng.percent(50);
         self.coalesced_waits += u64::from(leaves_input);
         for class in MessageClass::ALL {
@@ -225,7 +225,7 @@ impl Driver {
         self.poll_closed(env)
     }
 
-    /// Nothing is overdue while the shard says that it may sleep.
+    /// Checks that nothing is overdue while the shard says that it may sleep.
     pub(crate) fn check_overdue(&self, env: &mut Env) -> Result<(), String> {
         let held = (&self.stalls, self.holds_input);
         deadlines::check_overdue(&self.shard, &self.slots, self.message_at, held, env)
@@ -246,7 +246,7 @@ pub(crate) fn live_conns(drivers: &[Driver]) -> impl Iterator<Item = LiveConn<'_
     drivers.iter().flat_map(|driver| driver.shard.live_conns())
 }
 
-/// A slice of a turn: some are too short for anything, some are long enough for everything.
+/// The budget of a slice of a turn. Some are too short for anything, some long enough for everything.
 fn budget(env: &mut Env) -> Budget {
     Budget::new(env.rng.pick(&[1, 5, 40, 1_000, 1_000_000]))
 }

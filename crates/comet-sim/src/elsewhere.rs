@@ -1,4 +1,4 @@
-//! Other hosts, which tell what became of pushes of callers there: at once, late, or when their call has been given up.
+//! Other hosts. They tell the results of callers' pushes there at once, late, or after the call was given up.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -6,16 +6,16 @@ use comet_core::{CallId, Message, Millis, Push, ShardId, Tally, ToldElsewhere};
 
 use crate::rng::Rng;
 
-/// What is to be told, by the time at which it is.
+/// The answers to come, by time.
 #[derive(Default)]
 pub(crate) struct Elsewhere {
     due: BTreeMap<Millis, VecDeque<(ShardId, Message)>>,
-    /// Pushes that were told of.
+    /// The number of pushes that were answered.
     pub(crate) told: u64,
 }
 
 impl Elsewhere {
-    /// A shard has begun a push of one of its callers, whose time is `timeout_ms`.
+    /// A shard has begun a push of one of its callers, with the timeout `timeout_ms`.
     pub(crate) fn call(
         &mut self,
         (rng, now): (&mut Rng, Millis),
@@ -31,7 +31,7 @@ impl Elsewhere {
         self.due.entry(now.after(waits_ms)).or_default().push_back((shard, message));
     }
 
-    /// The next one that is due.
+    /// The next answer that is due.
     pub(crate) fn poll(&mut self, now: Millis) -> Option<(ShardId, Message)> {
         let mut first = self.due.first_entry().filter(|first| *first.key() <= now)?;
         let next = first.get_mut().pop_front();

@@ -1,4 +1,4 @@
-//! Everything around the shards: the clock, the mesh, control, and the connections of the clients.
+//! The environment of the shards: the clock, the mesh, control, and the connections of the clients.
 
 use comet_core::{CloseReason, ConnId, Millis};
 
@@ -17,15 +17,15 @@ use crate::trace::Trace;
 pub(crate) struct Peer {
     pub(crate) client: Client,
     pub(crate) socket: Socket,
-    /// Once accepted.
+    /// Set once accepted.
     pub(crate) conn: Option<ConnId>,
     pub(crate) accepted_at: Millis,
     pub(crate) received_at: Millis,
-    /// When its shard last looked at deadlines, input of it or the progress of a send was under way.
+    /// When its shard last checked deadlines, unread input or progress of a send was under way.
     pub(crate) has_backlog: bool,
-    /// When a deadline was last put off for that.
+    /// When a deadline was last postponed for that.
     pub(crate) spared_at: Option<Millis>,
-    /// When its token expires, once its shard has logic's answer.
+    /// When its token expires. Set once its shard has logic's answer.
     pub(crate) token_expires_at: Option<Millis>,
     /// When it was first seen to be authenticated.
     pub(crate) live_at: Option<Millis>,
@@ -43,14 +43,14 @@ pub(crate) struct Env {
     pub(crate) push_callers: PushCallers,
     pub(crate) is_draining: bool,
     pub(crate) socket_faults: SocketFaults,
-    /// There was an upgrade, for which connections were closed.
+    /// There was an upgrade that closed connections.
     pub(crate) has_upgraded: bool,
-    /// Times that what a client was told of a room's members was compared with them.
+    /// How many times what a client was told about a room's members was compared with them.
     pub(crate) rosters: u64,
-    /// When other processes have taken over.
+    /// The times at which other processes have taken over.
     pub(crate) upgraded_at: Vec<Millis>,
     pub(crate) trace: Trace,
-    /// When something last happened after which others may have something to do.
+    /// The time of the last event after which other parts may have something to do.
     active_at: Millis,
 }
 
@@ -82,7 +82,7 @@ impl Env {
         self.active_at
     }
 
-    /// Control, and what it works with.
+    /// Control, with the context that it works in.
     pub(crate) fn control(&mut self) -> (&mut Control, Context<'_>) {
         let Self { now, rng, plan, mesh, control, trace, .. } = self;
         (control, Context { now: *now, rng, plan, mesh, trace })
@@ -106,7 +106,7 @@ impl SocketTotals {
         });
     }
 
-    /// Wraps: where sockets move from shard to shard, what one has released may be below zero.
+    /// The sums wrap: if sockets move between shards, the released totals of a shard may be negative.
     pub(crate) fn add_totals(&mut self, other: Self) {
         self.pushes_taken = self.pushes_taken.wrapping_add(other.pushes_taken);
         self.bytes_taken = self.bytes_taken.wrapping_add(other.bytes_taken);

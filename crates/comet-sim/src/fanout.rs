@@ -1,5 +1,5 @@
-//! A run of the fan-out of a logic service: the real decisions of [`comet_hub::fanout`] with fake comets
-//! that are slow, dead, late or lose their answers, that are taken out and come back, and callers that leave.
+//! A run of the fan-out of a logic service: the real decisions of [`comet_hub::fanout`], with fake comets that are
+//! slow, dead, late or lose their answers, and are removed and added again, and with callers that leave.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -17,23 +17,23 @@ use crate::rng::Rng;
 const LIMIT_MS: u64 = 1_000;
 const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 300, limit_ms: 1_500 };
 const KEYS_MAX: usize = 3;
-/// Calls to one comet.
+/// The limit of calls to one comet.
 const CALLS_MAX: usize = 4;
-/// Steps of a run.
+/// The number of steps of a run.
 const STEPS: u32 = 400;
-/// Longest step, milliseconds.
+/// The longest step, milliseconds.
 const STEP_MS_MAX: u64 = 40;
 
-/// How a comet behaves for the moment.
+/// How a comet behaves at present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Behaviour {
     Quick,
     Slow,
     /// It answers after the deadline.
     Late,
-    /// Nothing comes of a call.
+    /// A call has no effect.
     Dead,
-    /// It does its part, and the answer gets lost.
+    /// It carries out its part, and the answer is lost.
     LosesAnswers,
     Refuses,
 }
@@ -50,7 +50,7 @@ struct Part {
     id: String,
     comet: CometNumber,
     due: Millis,
-    /// `None`: there is no answer.
+    /// `None`: no answer comes.
     answer_at: Option<Millis>,
     answer: Result<LedgerSum, CallFailure>,
 }
@@ -58,7 +58,7 @@ struct Part {
 struct Push {
     fanout: PushFanout,
     parts: BTreeMap<PartId, Part>,
-    /// What has to come of it.
+    /// The outcome that the push must have.
     expected: LedgerSum,
     failed: Vec<String>,
     taken: usize,
@@ -79,10 +79,10 @@ struct World {
     summary: FanoutSummary,
 }
 
-/// Runs what `seed` decides.
+/// Runs the decisions of `seed`.
 ///
 /// # Errors
-/// What did not hold.
+/// The first violation.
 pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let mut rng = Rng::new(seed);
     let places = rng.between(1, 6) as usize;
@@ -179,7 +179,7 @@ impl World {
         late.map_or(Ok(()), |push| Err(format!("a push goes on after {:?}", push.over_by)))
     }
 
-    /// All comets are well: everything ends, and that they serve is known.
+    /// All comets are healthy: checks that everything ends, and that they are found to serve.
     fn rest(&mut self) -> Result<(), String> {
         self.is_calm = true;
         for comet in &mut self.comets {
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// A comet is not in the list any more, and comes back at its end.
+    /// Removes a comet from the list and adds it again at the end.
     fn take_out_and_add(&mut self) {
         self.summary.taken_out += 1;
         let mut comet = self.comets.remove(self.rng.below(self.comets.len()));
@@ -250,7 +250,7 @@ impl World {
         }
     }
 
-    /// Parts of a comet, of so many, that are not asked for.
+    /// How many of `parts` parts of a comet are not sent to it.
     fn left_out(&self, comet: CometNumber, parts: usize) -> usize {
         match self.health.health(comet) {
             Health::Gone(_) => parts,
@@ -338,12 +338,12 @@ impl World {
                 return Err(format!("{call:?} is made twice"));
             }
         }
-        // Nobody else was left out, and of a comet that was, some keys are left.
+        // No other comet was left out, and the keys that remain are those of comets that were left out.
         let speed = speed.filter(|_| left_out.is_empty()).map_or(0, NonZeroU32::get);
         keys.retain(|_, server| !server.as_ref().is_some_and(|id| left_out.contains(id)));
         let speeds = if left_out.is_empty() { speeds } else { 0 };
         push.failed.extend(left_out);
-        // A comet gets no less than one connection a second.
+        // A comet gets at least one connection a second.
         if !keys.is_empty() || speeds < speed || speeds > speed + self.comets.len() as u32 {
             return Err(format!("nobody is asked for {keys:?}; speed {speed} became {speeds}"));
         }
@@ -351,7 +351,7 @@ impl World {
         Ok(())
     }
 
-    /// What is going to come of a call.
+    /// Decides the course of a call.
     fn part(&mut self, call: &Call, id: String, behaviour: Behaviour) -> Part {
         let rng = &mut self.rng;
         let (queued, dropped) = (rng.between(0, 9), rng.between(0, 3));
@@ -383,7 +383,7 @@ impl World {
         Part { id, comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
     }
 
-    /// Checks what came of a push.
+    /// Checks the outcome of a push.
     fn end(&mut self, push: Push) -> Result<(), String> {
         let Push { fanout, expected, mut failed, taken, is_bad, .. } = push;
         self.fanout.give_place_back(CallerId::default());
@@ -420,19 +420,19 @@ impl Push {
         }
     }
 
-    /// The comet is gone: nobody waits for it.
+    /// The comet is gone, so its parts are given up.
     fn leave_out(&mut self, comet: CometNumber, hub: &mut Fanout, summary: &mut FanoutSummary) {
         hub.leave_out_gone(&mut self.fanout);
         for (id, part) in self.parts.extract_if(.., |_, part| part.comet == comet) {
             summary.left_out += 1;
             hub.end_call(comet);
             self.failed.push(part.id);
-            // It changes nothing any more.
+            // A later answer has no effect.
             self.fanout.handle_answer(id, part.answer);
         }
     }
 
-    /// What has come, and then what is late.
+    /// Passes on the answers that have come, then gives up the late parts.
     fn answer(&mut self, now: Millis, hub: &mut Fanout, summary: &mut FanoutSummary) {
         let has_come = |_: &PartId, part: &mut Part| {
             part.answer_at.is_some_and(|at| at <= now && at <= part.due)
@@ -458,7 +458,7 @@ impl Push {
             summary.late += 1;
             hub.end_call(part.comet);
             self.failed.push(part.id);
-            // It changes nothing any more.
+            // A later answer has no effect.
             self.fanout.handle_answer(id, part.answer);
         }
     }

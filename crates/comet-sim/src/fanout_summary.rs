@@ -1,30 +1,30 @@
-//! What runs of the fan-out exercised.
+//! What runs of the fan-out have covered.
 
 use std::fmt;
 use std::ops::AddAssign;
 
-/// What a run of the fan-out exercised, or several added up.
+/// What a run of the fan-out has covered, or the sum of several runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct FanoutSummary {
     /// Pushes.
     pub pushes: u64,
-    /// Pushes that found no place.
+    /// Pushes that found no place at the turnstile.
     pub crowded: u64,
     /// Pushes whose caller left.
     pub left: u64,
-    /// Pushes that nobody took.
+    /// Pushes that no comet took.
     pub refused: u64,
     /// Pushes of which some comets did not take their part.
     pub partial: u64,
     /// Parts whose comet did not answer in time.
     pub late: u64,
-    /// Parts that were not asked for, or given up, because their comet was gone or had too many.
+    /// Parts that were not sent, or given up, because their comet was gone or had too many calls.
     pub left_out: u64,
-    /// Parts that a comet did while the answer got lost.
+    /// Parts that a comet carried out although its answer was lost.
     pub lost: u64,
-    /// Times that a comet was found to serve, or not to serve any more.
+    /// Times that a comet was found to serve, or to serve no longer.
     pub changes: u64,
-    /// Times that a comet was taken out and came back.
+    /// Times that a comet was removed and added again.
     pub taken_out: u64,
 }
 

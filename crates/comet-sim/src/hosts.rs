@@ -1,8 +1,9 @@
-//! Many hosts that push for each other through a broker: what [`comet_hub::cluster`] decides, without shards.
+//! Many hosts that push for each other through a broker: the decisions of [`comet_hub::cluster`], without shards.
 //!
-//! Hosts come, leave, die and lose their connection, with or without noticing it at once, and the broker goes away. They lose
-//! what others tell of rooms, and have no room for their answers. In between rooms get members and lose them, and hosts push. A push reaches the hosts it is meant for, or the outcome
-//! names the host, or the host that pushed cannot have heard of it; these are counted as untold.
+//! Hosts come, leave, die and lose their connection, noticed at once or later, and the broker goes away. They lose
+//! notices about rooms, and have no space for answers. Meanwhile rooms get and lose members, and hosts push. A push
+//! must reach the hosts that it is meant for; otherwise its outcome names the host, or the host that pushed cannot have
+//! heard of it. The last case is counted as untold.
 
 mod broker;
 mod costs;
@@ -24,38 +25,41 @@ use outcomes::Pushes;
 
 pub use costs::{HostsCosts, Loaded, load};
 
-/// Time between two turns.
+/// Time between two turns, milliseconds.
 const TURN_MS: u64 = 5;
-/// How long a push waits for answers.
+/// How long a push waits for answers, milliseconds.
 const PUSH_TIMEOUT_MS: u64 = 1_000;
-/// What began so long ago has no effect any more: hosts have told each other of it.
+/// Changes that are older than this have no effect any more, because hosts have told each other about them.
 const CALM_MS: u64 = 2 * HOST_ANNOUNCE_MS;
-/// A host that has come, or has got its first member, is known so soon: by a message there, one back, and a turn for each.
+/// A new host, or a host with a new first member, is known after this time: one message there, one back, and a turn for
+/// each.
 const TOLD_MS: u64 = 4 * broker::DELAY_MS + 3 * TURN_MS;
-/// How long faults and pushes go on, and how long hosts have to recover.
+/// How long faults and pushes continue, and how long hosts have to recover.
 const RUN_MS: u64 = 20_000;
 const RECOVERY_MS: u64 = HOST_TIMEOUT_MS + 2 * HOST_ANNOUNCE_MS;
 
-/// What runs had to do with.
+/// What runs have covered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostsSummary {
     /// Pushes whose outcome is known.
     pub pushes: u64,
-    /// Other hosts that pushes were meant for: those that were reached, and those that were not and are named.
+    /// Other hosts that pushes were meant for: those that were reached, and those that were not and are named in the
+    /// outcome.
     pub reached: u64,
     /// See `reached`.
     pub named: u64,
-    /// Hosts that had just come, or had just got their first member of the room, and that were not reached or whose part is missing:
-    /// the host that pushed could not know of them.
+    /// Hosts that were not reached, or whose part is missing, because they had just come or had just got their first
+    /// member of the room. The host that pushed could not know about them.
     pub new: u64,
-    /// Hosts that were not reached, or whose part is missing, where others are named: the caller knows that something is missing.
+    /// Hosts that were not reached, or whose part is missing, while the outcome names others. So the caller knows that
+    /// something is missing.
     pub unknown: u64,
-    /// Others that were not reached, or whose part is missing. The host that pushed had never heard of them, because one of the two had no
-    /// connection, or a dead one that nobody had noticed.
+    /// Other hosts that were not reached, or whose part is missing. The host that pushed had never heard of them,
+    /// because one of the two had no connection, or a dead one that was not noticed yet.
     pub untold: u64,
     /// Messages that the broker delivered.
     pub messages: u64,
-    /// Faults: hosts that died or left, lost connections, and times that the broker was away.
+    /// Faults: hosts that died or left, lost connections, and outages of the broker.
     pub faults: u64,
 }
 
@@ -84,7 +88,7 @@ impl fmt::Display for HostsSummary {
     }
 }
 
-/// Runs so many hosts from one seed.
+/// Runs `hosts` hosts from one seed.
 ///
 /// # Errors
 /// The first violation.
@@ -96,7 +100,7 @@ pub fn run(seed: u64, hosts: usize) -> Result<HostsSummary, String> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Link {
     Up,
-    /// Neither side has noticed yet that nothing arrives.
+    /// Nothing arrives, but neither side has noticed yet.
     Dead {
         until: Millis,
     },
@@ -110,15 +114,15 @@ struct Host {
     cluster: Cluster<u64>,
     is_running: bool,
     link: Link,
-    /// Counts connections: what was under way in an earlier one is lost.
+    /// The number of the connection. Messages under way in an earlier one are lost.
     epoch: u64,
-    /// The last change of the above.
+    /// The last change of the fields above.
     changed: Millis,
-    /// Notices that it has lost.
+    /// The number of notices that it has lost.
     lost_notices: u64,
     /// When the last connection was lost.
     lost: Millis,
-    /// Members of a room, and since when there are some.
+    /// The number of members of each room, and since when there are some.
     members: BTreeMap<usize, (u64, Millis)>,
 }
 
@@ -130,7 +134,7 @@ struct World {
     broker: Broker,
     pushes: Pushes,
     summary: HostsSummary,
-    /// Queues overflow now and then.
+    /// Whether queues overflow at times.
     overflows: bool,
 }
 
@@ -182,7 +186,7 @@ impl World {
             self.turn()?;
         }
         self.recover()?;
-        // All know each other again: each push has to reach all.
+        // All hosts know each other again, so each push must reach all.
         for room in 0..self.rooms.len() {
             let by = self.rng.below(self.hosts.len());
             self.push(by, Target::Room(Arc::clone(&self.rooms[room])));
@@ -195,7 +199,7 @@ impl World {
         Ok(self.summary)
     }
 
-    /// All are started and connected, and have told each other everything.
+    /// Starts and connects all hosts, and waits until they have told each other everything.
     fn recover(&mut self) -> Result<(), String> {
         for number in 0..self.hosts.len() {
             if !self.hosts[number].is_running {
@@ -229,7 +233,7 @@ impl World {
         Ok(())
     }
 
-    /// Does what the link of a host is due to do.
+    /// Carries out the changes of a host's link that are due.
     fn mend_link(&mut self, number: usize) {
         let host = &mut self.hosts[number];
         match host.link {
@@ -255,7 +259,7 @@ impl World {
             host.lost = self.now;
         }
         (host.link, host.changed) = (link, self.now);
-        // The broker notices the end of a connection, but not that nothing arrives.
+        // The broker notices the end of a connection, but not that nothing arrives any more.
         match link {
             Link::Dead { .. } => self.broker.deafen(number),
             _ => self.broker.disconnect(number),
@@ -279,7 +283,7 @@ impl World {
         match self.rng.below(8) {
             _ if !self.hosts[number].is_running => self.start(number),
             0 | 1 => {
-                // It dies; `0`: it says that it goes.
+                // The host dies. With `0` it says before that it leaves.
                 if self.rng.percent(50) && is_up {
                     self.broker.submit(
                         &mut self.rng,
@@ -288,7 +292,7 @@ impl World {
                         Message::Command(Command::Leave),
                     );
                     while let Some(message) = self.broker.next_of(number) {
-                        // It waits until that is sent.
+                        // It stays until that message is sent.
                         self.broker.route(&mut self.rng, self.now, message);
                     }
                 }
@@ -301,7 +305,7 @@ impl World {
                 self.hosts[number].cluster.handle_event(self.now, Event::Disconnected);
             }
             5 | 6 if is_up => {
-                // A client of a broker takes some time to notice it.
+                // A client of a broker takes some time to notice that.
                 let until = self.now.after(self.rng.between(0, 15_000));
                 self.cut(number, Link::Dead { until });
             }
@@ -334,7 +338,7 @@ impl World {
     fn any_target(&mut self) -> Target {
         match self.rng.below(4) {
             0 => Target::All,
-            // The key of a connection of that host.
+            // The key of a connection on that host.
             1 => Target::Keys([self.rng.below(self.hosts.len()).to_string().into()].into()),
             _ => Target::Room(Arc::clone(&self.rooms[self.rng.below(self.rooms.len())])),
         }
@@ -359,7 +363,7 @@ impl World {
         self.hosts[by].cluster.begin((self.now, PUSH_TIMEOUT_MS), publication, push);
     }
 
-    /// Connections of a host that a push is meant for.
+    /// The number of connections of a host that a push is meant for.
     fn matched(&self, number: usize, target: &Target) -> u64 {
         match target {
             Target::Room(name) => {
@@ -372,7 +376,7 @@ impl World {
         }
     }
 
-    /// Carries out what a host commands, as the driver of control does.
+    /// Carries out the commands of a host, as the driver of control does.
     fn carry_out(&mut self, number: usize) -> Result<(), String> {
         if !self.hosts[number].is_running {
             return Ok(());
@@ -399,7 +403,7 @@ impl World {
         Ok(())
     }
 
-    /// Takes what has arrived at the broker, or at a host.
+    /// Handles a message that has arrived at the broker or at a host.
     fn take(&mut self, message: broker::Arrived) -> Result<(), String> {
         let (to, event) = match message {
             broker::Arrived::AtBroker(message) => {

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use comet_sim::hosts::{self, HostsCosts, HostsSummary};
 
-/// Hosts, rooms of each, and hosts with members of a room.
+/// The numbers of hosts, of rooms of each host, and of hosts with members of a room.
 const SIZES: [(usize, usize, usize); 7] = [
     (2, 10_000, 2),
     (10, 1_000, 2),
@@ -16,11 +16,11 @@ const SIZES: [(usize, usize, usize); 7] = [
     (100, 1_000, 2),
     (100, 100, 100),
 ];
-/// States that are made to see what one takes.
+/// The number of states that are made to measure the memory of one.
 const COPIES: usize = 20;
 const PAGE_BYTES: u64 = 4096;
 
-/// Runs so many seeds with so many hosts each.
+/// Runs `seeds` seeds with `hosts` hosts each.
 pub(crate) fn run(hosts: usize, start: u64, seeds: u64) -> io::Result<ExitCode> {
     writeln!(io::stdout(), "{seeds} seeds from {start}, {hosts} hosts")?;
     let mut sum = HostsSummary::default();
@@ -37,7 +37,7 @@ pub(crate) fn run(hosts: usize, start: u64, seeds: u64) -> io::Result<ExitCode> 
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what hosts and rooms cost.
+/// Prints the costs of hosts and rooms.
 pub(crate) fn print_costs() -> io::Result<ExitCode> {
     let mut out = io::stdout().lock();
     writeln!(
@@ -45,7 +45,7 @@ pub(crate) fn print_costs() -> io::Result<ExitCode> {
         "| hosts | rooms a host | hosts a room | subscriptions a host | KiB a host | messages to begin | messages a second, idle | a push to a room | a push by key |"
     )?;
     writeln!(out, "|---|---|---|---|---|---|---|---|---|")?;
-    // All are kept, or the allocator would give the memory of one to the next.
+    // All are kept. Otherwise the allocator would reuse the memory of one for the next.
     let mut all = Vec::new();
     let mut kib = Vec::new();
     for size in SIZES {
@@ -70,7 +70,7 @@ pub(crate) fn print_costs() -> io::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Memory of this process.
+/// The resident memory of this process.
 fn resident_bytes() -> io::Result<u64> {
     let pages = fs::read_to_string("/proc/self/statm")?;
     let pages = pages.split(' ').nth(1).and_then(|pages| pages.parse::<u64>().ok());

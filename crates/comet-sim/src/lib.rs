@@ -1,10 +1,10 @@
-//! One seed decides a whole run: shards, a mesh, control, sockets and clients on one thread and a fake
-//! clock, with delays, cuts, slow readers, full queues, protocol violations, lost connections and a
-//! control thread, cores and a process that stall, and with checkers that say "delivered once, in order, or counted".
+//! One seed determines a whole run: shards, a mesh, control, sockets and clients on one thread with a fake clock. There
+//! are delays, cuts, slow readers, full queues, protocol violations, lost connections, and stalls of the control
+//! thread, of cores and of the process. Checkers say "delivered once, in order, or counted".
 //!
-//! The shards are the real ones, and so is the hub of the control thread. The fake drivers keep the contract
-//! of [`comet_core`]'s module text, and the fake control thread that of [`comet_hub::Hub`]. A failure names
-//! its seed, and the seed is all it takes to see it again: [`replay`].
+//! The shards are the real ones, and so is the hub of the control thread. The fake drivers keep the contract in
+//! [`comet_core`]'s module documentation, and the fake control thread that of [`comet_hub::Hub`]. A failure names its
+//! seed, which is all that [`replay`] needs to reproduce it.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket or depends on the order of a hash map.
 
@@ -66,16 +66,16 @@ use rng::Rng;
 use trace::Trace;
 use world::World;
 
-/// What a run violated, and how to see it again.
+/// A violation in a run, and how to reproduce it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Failure {
     /// Replays the run.
     pub seed: u64,
-    /// The step it was found in.
+    /// The step in which it was found.
     pub step: u64,
     /// What did not hold.
     pub what: String,
-    /// What happened last; empty unless the run was a [`replay`].
+    /// The last events; empty unless the run was a [`replay`].
     pub trace: Vec<String>,
 }
 
@@ -91,15 +91,15 @@ impl fmt::Display for Failure {
 
 impl Error for Failure {}
 
-/// Runs what `seed` decides.
+/// Runs the decisions of `seed`.
 ///
 /// # Errors
-/// The first thing that did not hold, a panic included.
+/// The first violation, including a panic.
 pub fn run(seed: u64) -> Result<Summary, Box<Failure>> {
     simulate(seed, Trace::default())
 }
 
-/// As [`run`], and a failure tells what happened last.
+/// As [`run`], but a failure includes the last events.
 ///
 /// # Errors
 /// As [`run`].
@@ -107,8 +107,8 @@ pub fn replay(seed: u64) -> Result<Summary, Box<Failure>> {
     simulate(seed, Trace { is_on: true, ..Trace::default() })
 }
 
-/// Runs what `input` decides, two bytes for each decision, and after its end a seed of 0. A failure tells what
-/// happened last; its seed replays nothing.
+/// Runs the decisions in `input`, two bytes each, and after its end those of seed 0. A failure includes the last
+/// events; its seed does not reproduce it.
 ///
 /// # Errors
 /// As [`run`].
@@ -120,10 +120,10 @@ fn simulate(seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
     simulate_with(Rng::new(seed), seed, trace)
 }
 
-/// `seed` is that of the fan-out.
+/// `seed` is for the fan-out.
 fn simulate_with(rng: Rng, seed: u64, trace: Trace) -> Result<Summary, Box<Failure>> {
     let mut world = World::new(rng, trace);
-    // A failed assertion of the core is a finding like any other; the world is looked at no further.
+    // A failed assertion of the core is a violation like any other. The world is not examined after it.
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         let summary = world.run()?;
         Ok(Summary { fanout: fanout::run(seed)?, ..summary })

@@ -1,4 +1,4 @@
-//! Lists of connections under way on a shard, checked against the connections that its driver knows.
+//! Checks lists of connections under way on a shard against the connections that its driver knows.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -15,7 +15,7 @@ use crate::plan::{PRESENCE_OPERATION, ROOMS};
 use crate::presence::Presence;
 use crate::wire::{Kind, Stamp};
 
-/// What a list says of a socket.
+/// What a list must say about a socket.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Known {
     pub(crate) transport: Transport,
@@ -29,18 +29,18 @@ pub(crate) struct Listings {
     open: BTreeMap<ConnId, Known>,
     under_way: BTreeMap<CallId, UnderWay>,
     pages_under_way: BTreeMap<CallId, Arc<HistoryQuery>>,
-    /// Lists that were checked, and connections in them.
+    /// The number of lists that were checked, and of connections on them.
     pub(crate) lists: u64,
     pub(crate) listed: u64,
-    /// Clients in top lists.
+    /// The number of clients in top lists.
     pub(crate) slow: u64,
-    /// Pushes on pages of what rooms keep.
+    /// The number of pushes on pages of histories.
     pub(crate) kept: u64,
 }
 
 struct UnderWay {
     query: ConnQuery,
-    /// Connections that were open at some moment since it began, and whether they are all the time.
+    /// Connections that were open at some time since it began, and whether they have been open for all of it.
     seen: BTreeMap<ConnId, (Known, bool)>,
 }
 
@@ -61,7 +61,7 @@ impl Listings {
         }
     }
 
-    /// A message that may ask for a list.
+    /// Notes a message if it requests a list.
     pub(crate) fn note(&mut self, message: &Message) {
         match message {
             Message::Connections { call, query } => self.begin(*call, query),
@@ -78,7 +78,7 @@ impl Listings {
         self.under_way.insert(call, UnderWay { query: query.clone(), seen });
     }
 
-    /// A report that may be a list; one that comes again is checked once.
+    /// Checks a report if it is a list. A report that is offered again is checked once.
     pub(crate) fn check(&mut self, report: &Report) -> Result<(), String> {
         if let Report::Top { call, top: Some(top) } = report
             && let Some(list) = self.under_way.remove(call)
@@ -141,7 +141,7 @@ impl UnderWay {
     }
 }
 
-/// Returns how many pushes are on a page of what a room keeps.
+/// Checks a page of a room's history. Returns the number of its pushes.
 fn check_page(page: &HistoryPage, query: &HistoryQuery) -> Result<u64, &'static str> {
     let entries = page.entries(query);
     let holds = |holds: bool, law| holds.then_some(()).ok_or(law);
@@ -150,7 +150,7 @@ fn check_page(page: &HistoryPage, query: &HistoryQuery) -> Result<u64, &'static 
     holds(entries.windows(2).all(|two| two[0].offset == two[1].offset + 1), "a page with a gap")?;
     let end = query.before.map_or(top, |before| top.min(before.saturating_sub(1)));
     let first = entries.first().map_or(oldest.saturating_sub(1), |entry| entry.offset);
-    // A page is empty where nothing before its end is kept.
+    // A page is empty if no push before its end is stored.
     holds(if entries.is_empty() { oldest == 0 || first >= end } else { first == end }, "an end")?;
     let room = ROOMS.iter().position(|room| **room == *query.room);
     for entry in &entries {
@@ -168,14 +168,14 @@ fn check_page(page: &HistoryPage, query: &HistoryQuery) -> Result<u64, &'static 
     Ok(entries.len() as u64)
 }
 
-/// Whether `known` passes the part of a filter that no connection changes.
+/// Whether `known` passes the part of a filter about properties that do not change.
 fn passes(filter: &ConnFilter, known: Known) -> bool {
     filter.transport.is_none_or(|transport| transport == known.transport)
         && filter.is_tls.is_none_or(|is_tls| is_tls == known.is_tls)
         && filter.network.is_none_or(|network| network.contains(known.address))
 }
 
-/// Whether `conn` passes the other part, as it was listed.
+/// Whether `conn`, as it was listed, passes the rest of the filter.
 fn passes_dynamic(filter: &ConnFilter, conn: &ListedConn) -> bool {
     filter.key.as_ref().is_none_or(|key| *key == conn.key)
         && filter.user.is_none_or(|user| user == conn.user)

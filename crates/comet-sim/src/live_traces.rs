@@ -1,4 +1,4 @@
-//! Live traces that come and go: what they are about, and whether they are told what they should.
+//! Live traces that begin and end: their subjects, and whether they get the right events.
 
 use std::collections::BTreeMap;
 
@@ -11,14 +11,14 @@ use crate::source::{address, blocked};
 /// The live traces of a run.
 #[derive(Default)]
 pub(crate) struct LiveTracing {
-    /// Those that are over, too.
+    /// All traces, including those that have ended.
     all: BTreeMap<TraceId, Subject>,
-    /// Events that they were told of.
+    /// The number of events that they got.
     pub(crate) told: u64,
 }
 
 impl LiveTracing {
-    /// One trace more than `traces`, or one less.
+    /// Adds a trace to `traces`, or removes one.
     pub(crate) fn change(&mut self, rng: &mut Rng, traces: &LiveTraces) -> LiveTraces {
         let ids: Vec<_> = traces.iter().map(|trace| trace.id).collect();
         if !ids.is_empty() && rng.percent(45) {
@@ -40,14 +40,14 @@ impl LiveTracing {
         }
     }
 
-    /// An event goes to nobody whom it does not concern.
+    /// Checks that an event goes only to traces that it concerns.
     pub(crate) fn check(&mut self, event: &TraceEvent) -> Result<(), String> {
         let TraceEvent { user, key, what, traces, .. } = event;
         if matches!(what, TraceKind::Missed { .. }) {
             return Ok(());
         }
         self.told += traces.len() as u64;
-        // Its address is not in every event of a connection, and its rooms are in none.
+        // Only some events of a connection include its address, and none its rooms.
         let concerns = |id: &TraceId| match (self.all.get(id), what) {
             (Some(Subject::Key(traced)), _) => key == traced || key.is_empty(),
             (Some(Subject::User(traced)), _) => user == traced,
@@ -62,7 +62,7 @@ impl LiveTracing {
     }
 }
 
-/// At rest: which of `traces` are about the connection of `peer`.
+/// At rest: the `traces` whose subject includes the connection of `peer`.
 pub(crate) fn about(traces: &LiveTraces, live: &LiveConn<'_>, peer: usize) -> Vec<TraceId> {
     let concerns = |trace: &&LiveTrace| match &trace.subject {
         Subject::Key(key) => **key == *live.key,

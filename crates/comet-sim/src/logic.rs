@@ -1,5 +1,4 @@
-//! Logic, as the fake control asks it: the real [`LogicClient`] with fake services behind it, and what must
-//! hold between them.
+//! Logic, as the fake control uses it: the real [`LogicClient`] with fake services, and what must hold between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,14 +14,14 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::stall_log::StallLog;
 
-/// Simulated time after the world came to rest in which logic must know every key that is here,
-/// milliseconds: a client renews its session with a heartbeat once its random time is over.
+/// Simulated time at rest after which logic must know every present key, milliseconds. A client renews its session with
+/// a heartbeat once its random time is over.
 const HEAL_MS_MAX: u64 = 10_000;
 
-/// A call, for as long as one of its attempts may be under way.
+/// A call, while one of its attempts may be under way.
 struct Call {
     began_at: Millis,
-    /// Addresses that were asked.
+    /// The addresses that were asked.
     asked: Vec<usize>,
 }
 
@@ -30,20 +29,20 @@ pub(crate) struct Logic {
     /// `None`: logic is embedded.
     client: Option<LogicClient>,
     pub(crate) services: Services,
-    /// Who waits for the answer to a token, and to a message.
+    /// The connections that wait for the answer to a token, and to a message.
     identifying: BTreeSet<ConnId>,
     receiving: BTreeSet<ConnId>,
-    /// Attempts under way, and the keys of those that are notices.
+    /// Attempts under way, with the key if the attempt is a notice.
     attempts: BTreeMap<AttemptId, Option<Box<str>>>,
     calls: BTreeMap<u64, Call>,
-    /// Keys that logic gave to a connection, and of which no shard has reported the end since.
+    /// Keys that logic gave to a connection and whose end no shard has reported since.
     in_use: BTreeSet<Box<str>>,
-    /// Connections that answered a ping and were not closed.
+    /// Connections to logic that answered a ping and were not closed.
     open: BTreeSet<ConnectionId>,
     closed: BTreeSet<ConnectionId>,
     messages: Vec<(ShardId, Message)>,
     stalls: StallLog,
-    /// Since when the world is at rest and logic does not know every key.
+    /// Since when the world has been at rest without logic knowing every key.
     unhealed_since: Option<Millis>,
 }
 
@@ -105,7 +104,7 @@ impl Logic {
         self.follow(rng, plan, now)
     }
 
-    /// Does what is due; its answers are the messages.
+    /// Does what is due. Returns the messages with the answers.
     pub(crate) fn turn(
         &mut self,
         rng: &mut Rng,
@@ -113,7 +112,7 @@ impl Logic {
         now: Millis,
     ) -> Result<Vec<(ShardId, Message)>, String> {
         if self.client.is_some() {
-            // After a stall either may come first.
+            // After a stall the timeout or an outcome may be handled first.
             let is_time_first = rng.percent(50);
             if is_time_first {
                 self.handle_timeout(rng, plan, now)?;
@@ -122,7 +121,7 @@ impl Logic {
                 if let Outcome::Attempt(attempt, outcome) = &outcome
                     && rng.percent(5)
                 {
-                    // What comes twice counts once.
+                    // An outcome that is reported twice counts once.
                     self.handle_outcome(now, Outcome::Attempt(*attempt, outcome.clone()))?;
                     self.follow(rng, plan, now)?;
                 }
@@ -134,7 +133,7 @@ impl Logic {
         Ok(std::mem::take(&mut self.messages))
     }
 
-    /// Every question has its answer, and nothing is to be said; renewals aside.
+    /// Whether every request has its answer and no notice is due; renewals do not count.
     pub(crate) fn is_idle(&self) -> bool {
         self.identifying.is_empty()
             && self.receiving.is_empty()
@@ -142,10 +141,10 @@ impl Logic {
             && self.client.as_ref().is_none_or(LogicClient::is_idle)
     }
 
-    /// Whether logic knows of the keys in `held`, which are here, at a time of rest.
+    /// At rest: whether logic knows the keys in `held`, which are the present ones.
     ///
     /// # Errors
-    /// It believes what it must not, or has not learned in time.
+    /// If logic knows a key that it must not know, or has not learned one in time.
     pub(crate) fn check(
         &mut self,
         plan: &Plan,
@@ -252,7 +251,7 @@ impl Logic {
         self.stalls.look(now, due, client.stalled_ms())
     }
 
-    /// Does and checks what the client wants.
+    /// Carries out and checks the actions of the client.
     fn follow(&mut self, rng: &mut Rng, plan: &Plan, now: Millis) -> Result<(), String> {
         let client = self.client.as_mut().expect("logic is remote");
         while let Some((shard, message)) = client.poll_message() {
@@ -287,7 +286,7 @@ impl Logic {
                         return Err(format!("{action:?} asks an address again"));
                     }
                     call.asked.push(connection.address);
-                    // What began before goes on, and is mended.
+                    // A call that began before that continues, and its effect is repaired.
                     if let Request::Disconnect { key, .. } = &**request
                         && attempt.attempt == 0
                         && self.in_use.contains(key)

@@ -1,27 +1,27 @@
-//! How good the logic services of a run are, and what goes wrong with them.
+//! The reliability of the logic services of a run, and their faults.
 
 use crate::rng::Rng;
 
-/// How good the services of a run are, and how they are called.
+/// The reliability of the services of a run, and how they are called.
 #[derive(Clone, Debug)]
 pub(crate) struct ServicesPlan {
     pub(crate) seed: u64,
     pub(crate) addresses: usize,
     pub(crate) timeout_ms: u64,
-    /// Permits.
+    /// The number of permits.
     pub(crate) calls: usize,
     pub(crate) ping_ms: u64,
     pub(crate) renew_ms: u64,
     pub(crate) retry_after_ms: u32,
-    /// Nothing goes wrong, and what logic believes is right whenever the world is at rest.
+    /// There are no faults, and what logic knows is right whenever the world is at rest.
     pub(crate) is_reliable: bool,
-    /// How often an attempt or a ping goes wrong.
+    /// How often an attempt or a ping fails.
     pub(crate) fault_percent: u32,
     /// Addresses go down and come back.
     pub(crate) has_outages: bool,
-    /// Of five renewals of a key it takes one.
+    /// It takes only one of five renewals of a key.
     pub(crate) refuses_renewals: bool,
-    /// A session ends so long after its last renewal.
+    /// How long after its last renewal a session expires.
     pub(crate) expire_ms: u64,
 }
 
@@ -44,10 +44,10 @@ impl ServicesPlan {
     }
 }
 
-/// What logic says of a message that it does not take.
+/// The sentence of logic about a message that it refuses.
 pub(crate) const FAILURE: &str = "logic refuses the message";
 
-/// What a client may get instead, where services have faults.
+/// The sentences that a client may get instead if services have faults.
 pub(crate) const EXCUSES: [&str; 4] = [
     "logic is not there",
     "logic has failed",
@@ -55,29 +55,29 @@ pub(crate) const EXCUSES: [&str; 4] = [
     "logic has too much to do",
 ];
 
-/// It takes no message of an odd length.
+/// Logic refuses messages of odd length.
 pub(crate) fn fails(body: &[u8]) -> bool {
     body.len() % 2 == 1
 }
 
-/// What went wrong with an attempt.
+/// The fault of an attempt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Fault {
-    /// The service refuses to serve.
+    /// The service refuses the call.
     Refuses,
-    /// It could not be sent.
+    /// The call could not be sent.
     NotSent,
-    /// The connection is cut before the deed.
+    /// The connection is cut before the call is carried out.
     CutBefore,
-    /// The deed is done, and the answer gets lost: whoever tries again has it done twice.
+    /// The call is carried out and the answer is lost. With a retry it is carried out twice.
     CutAfter,
-    /// The deed is done in time, the answer comes after the deadline.
+    /// The call is carried out in time. The answer comes after the deadline.
     LateAnswer,
-    /// The deed is done after the deadline.
+    /// The call is carried out after the deadline.
     LateDeed,
-    /// Nothing comes of it.
+    /// The call has no effect.
     Silence,
-    /// The transport gives up waiting by itself.
+    /// The transport itself times out.
     TimesOut,
     /// The address is down.
     Down,

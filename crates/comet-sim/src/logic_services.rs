@@ -1,5 +1,5 @@
-//! The fake logic services: several addresses with one store of sessions, which are slow, dead, late, or
-//! lose their answers, and come and go.
+//! The fake logic services: several addresses with one store of sessions. They are slow, dead or late, lose their
+//! answers, and go down and come up.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::plan::{Plan, ROOMS};
 use crate::profile;
 use crate::rng::Rng;
 
-/// What comes back to the client.
+/// An event for the client.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Connected(ConnectionId),
@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
 }
 
 struct Session {
-    /// Nobody here need hold the key: the answer to its Connect was lost, or the notice of its end was.
+    /// The key need not be present here, because the answer to its Connect or the notice of its end was lost.
     is_excused: bool,
     expires_at: Millis,
 }
@@ -36,15 +36,15 @@ struct Attempt {
     id: AttemptId,
     address: usize,
     request: Arc<Request>,
-    /// When the service does it, if it has not.
+    /// When the service carries it out, if it has not yet.
     deed_at: Option<Millis>,
     reply: Option<AttemptOutcome>,
-    /// The key whose session it made.
+    /// The key of the session that it made.
     made: Option<Box<str>>,
     outcome_at: Option<Millis>,
-    /// What comes instead of the reply.
+    /// What the client gets instead of the reply.
     fault: Option<AttemptOutcome>,
-    /// The client waits for it.
+    /// The client still waits for it.
     is_awaited: bool,
 }
 
@@ -55,27 +55,27 @@ struct Address {
 
 pub(crate) struct Services {
     plan: ServicesPlan,
-    /// Of the server that asks.
+    /// The number of shards of the asking server.
     shards: u16,
-    /// Nothing goes wrong from here on, except what has begun to.
+    /// No new faults occur; those that have begun continue.
     pub(crate) is_calm: bool,
     addresses: Vec<Address>,
     sessions: BTreeMap<Box<str>, Session>,
-    /// Keys it need not know although they are here, until they are renewed: their session expired, a
-    /// renewal failed, or an end came after nobody waited for it any more.
+    /// Keys that it need not know although they are present, until they are renewed: their session expired, a renewal
+    /// failed, or an end was carried out after the client had stopped waiting.
     forgotten: BTreeSet<Box<str>>,
     /// How many keys each user was given.
     numbers: BTreeMap<i64, u32>,
     attempts: Vec<Attempt>,
-    /// Of connections and pings, and of counts of rooms.
+    /// The outcomes of connections and pings, and counts of rooms, with their times.
     probes: Vec<(Millis, Outcome)>,
-    /// Renewals of a key that were refused in a row.
+    /// The number of successive refused renewals of a key.
     refusals: BTreeMap<Box<str>, u32>,
-    /// Calls whose message was received.
+    /// The calls whose messages were received.
     received: BTreeSet<u64>,
-    /// How many are in which room here, as it was told last.
+    /// The number of members of each room on this server, as last reported.
     here: BTreeMap<Arc<str>, i32>,
-    /// Who is in which room on other servers.
+    /// The number of members of each room on other servers.
     pub(crate) elsewhere: BTreeMap<&'static str, u32>,
     pub(crate) summary: LogicSummary,
 }
@@ -101,23 +101,23 @@ impl Services {
         }
     }
 
-    /// Keys it believes to be here at `now`, and whether one may be that is not.
+    /// The keys that it believes to be present at `now`, and whether each may be absent.
     pub(crate) fn present(&mut self, now: Millis) -> impl Iterator<Item = (&str, bool)> {
         self.expire(now);
         self.sessions.iter().map(|(key, session)| (&**key, session.is_excused))
     }
 
-    /// It has ended the session of `key` because it was asked to.
+    /// Whether it has ended the session of `key` because it was asked to.
     pub(crate) fn has_ended(&self, key: &str) -> bool {
         !self.sessions.contains_key(key) && !self.forgotten.contains(key)
     }
 
-    /// It need not know `key` before its next renewal.
+    /// Whether it need not know `key` before its next renewal.
     pub(crate) fn may_miss(&self, key: &str) -> bool {
         self.forgotten.contains(key)
     }
 
-    /// All is done but what goes on for as long as clients are here.
+    /// Whether everything is done except calls that repeat as long as clients are present.
     pub(crate) fn is_idle(&self) -> bool {
         let goes_on = |attempt: &Attempt| {
             matches!(*attempt.request, Request::Heartbeat { .. } | Request::RenewOnline { .. })
@@ -125,7 +125,7 @@ impl Services {
         self.attempts.iter().all(goes_on)
     }
 
-    /// Members come and go on other servers.
+    /// Changes the numbers of members on other servers.
     pub(crate) fn change_elsewhere(&mut self, rng: &mut Rng) {
         self.elsewhere.clear();
         for room in ROOMS {
@@ -135,7 +135,7 @@ impl Services {
         }
     }
 
-    /// Begins what the client wants done.
+    /// Begins an action of the client.
     pub(crate) fn act(&mut self, rng: &mut Rng, plan: &Plan, now: Millis, action: Action) {
         let soon = now.after(rng.between(0, self.delay_ms_max(plan)));
         match action {
@@ -156,7 +156,7 @@ impl Services {
                     self.probes.push((soon, Outcome::Ping(connection, outcome)));
                 }
             }
-            // What was on its way may come all the same.
+            // Outcomes on their way may still arrive.
             Action::Close(connection) => {
                 if rng.percent(50) {
                     self.probes.retain(|(_, outcome)| outcome.connection() != Some(connection));
@@ -187,10 +187,10 @@ impl Services {
         }
     }
 
-    /// Does what is due, in order. What comes of it is for the client.
+    /// Carries out what is due, in order. Returns the outcomes for the client.
     ///
     /// # Errors
-    /// A deed that must not be done twice was.
+    /// If a call that must not be repeated was carried out twice.
     pub(crate) fn run(
         &mut self,
         rng: &mut Rng,
@@ -243,7 +243,7 @@ impl Services {
         }
     }
 
-    /// Longest time to a deed, and from there to its answer.
+    /// The longest time until a call is carried out, and from there to its answer.
     fn delay_ms_max(&self, plan: &Plan) -> u64 {
         // At rest nothing is late.
         let most = if self.is_calm { self.plan.timeout_ms / 8 } else { u64::MAX };
@@ -263,7 +263,7 @@ impl Services {
         }
     }
 
-    /// An address goes down, or comes back.
+    /// Makes an address go down or come up.
     fn change(&mut self, rng: &mut Rng, at: Millis, index: usize) {
         let address = &mut self.addresses[index];
         address.is_up = !address.is_up;
@@ -342,7 +342,7 @@ impl Services {
         });
     }
 
-    /// The client does not wait for the attempt's reply any more, or does not get it.
+    /// The client stops waiting for the attempt's reply, or does not get it.
     fn stop_awaiting(&mut self, index: usize) {
         let attempt = &mut self.attempts[index];
         attempt.is_awaited = false;
@@ -353,7 +353,7 @@ impl Services {
         }
         let key = match (&*attempt.request, &attempt.made) {
             (_, Some(made)) => Some(made),
-            // It was not done; after a few times it is given up.
+            // It was not carried out. After a few attempts the client gives up.
             (Request::Disconnect { key, .. }, _) if attempt.reply.is_none() => Some(key),
             _ => None,
         };
@@ -420,8 +420,8 @@ impl Services {
                 done
             }
             Request::RenewOnline { pieces, piece } => {
-                // As goim's logic: a room that is not named keeps its count. Nobody waits for an answer that is late, and
-                // then the caller has cancelled.
+                // As in goim's logic, a room that is not named keeps its count. If the answer would be late, the caller
+                // has cancelled the call, so it is not carried out.
                 if is_awaited {
                     self.here.extend(pieces.rooms(*piece).iter().cloned());
                 }
@@ -465,7 +465,7 @@ impl Services {
         AttemptOutcome::Replied(Reply::Connected(identity))
     }
 
-    /// A renewal of the key is refused.
+    /// Whether a renewal of the key is refused.
     fn refuses(&mut self, key: &str) -> bool {
         let refusals = self.refusals.entry(key.into()).or_default();
         *refusals = (*refusals + 1) % 5;

@@ -1,38 +1,38 @@
-//! What the logic services of a run exercised.
+//! What runs with logic services have covered.
 
 use std::fmt;
 use std::ops::AddAssign;
 
 use crate::logic_faults::Fault;
 
-/// What the services of a run exercised.
+/// What the services of a run have covered.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct LogicSummary {
     /// Attempts of calls.
     pub attempts: u64,
     /// Of those, attempts after the first.
     pub retries: u64,
-    /// Attempts that were abandoned at their deadline.
+    /// Attempts that were given up at their deadline.
     pub abandoned: u64,
-    /// Attempts that went wrong, by what went wrong with them.
+    /// Attempts with a fault, by fault.
     pub faults: [u64; 9],
-    /// Deeds done while nobody waited for their answer any more.
+    /// Calls carried out after the client had stopped waiting for their answer.
     pub late_deeds: u64,
     /// Sessions renewed.
     pub renewals: u64,
-    /// Renewals that were given up and went back to the shards.
+    /// Renewals that were given up and returned to the shards.
     pub renewals_failed: u64,
     /// Sessions that were ended.
     pub departures: u64,
     /// Sessions that expired.
     pub expired: u64,
-    /// Client messages that were not taken.
+    /// Client messages that were refused.
     pub failures: u64,
     /// Notices that were given up.
     pub notices_dropped: u64,
     /// Addresses that went down.
     pub outages: u64,
-    /// Times that room counts of other servers came.
+    /// Times that room counts of other servers arrived.
     pub room_counts: u64,
 }
 

@@ -1,6 +1,7 @@
-//! `comet-sim --seeds N [--start S]` runs N seeds from S, or from a random one; `comet-sim --seed X`
-//! replays one and tells what happened last. `comet-sim --hosts H --seeds N [--start S]` runs many hosts that push for
-//! each other, and `comet-sim --hosts-costs` prints what hosts and rooms cost. Exit code 1 on a failure, 64 for a bad argument.
+//! `comet-sim --seeds N [--start S]` runs N seeds from S, or from a random one. `comet-sim --seed X` replays one and
+//! prints the last events. `comet-sim --hosts H --seeds N [--start S]` runs many hosts that push for each other, and
+//! `comet-sim --hosts-costs` prints the costs of hosts and rooms. The exit code is 1 after a failure, 64 for a bad
+//! argument.
 
 mod hosts_command;
 

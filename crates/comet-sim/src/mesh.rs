@@ -1,5 +1,5 @@
-//! The fake mesh: a bounded inbox per shard and class. Messages take their time, and overtake each other
-//! unless they are of one class and come from the same sender.
+//! The fake mesh: a bounded inbox per shard and class. Messages are delayed, and overtake each other unless they are of
+//! one class and from the same sender.
 
 use std::collections::VecDeque;
 
@@ -9,9 +9,9 @@ use crate::activity;
 use crate::rng::Rng;
 
 pub(crate) struct Mesh {
-    /// By receiver, by class, then by sender; control sends from behind the last shard.
+    /// By receiver, by class, then by sender. Control comes after the last shard.
     inboxes: Vec<[Vec<Lane>; 2]>,
-    /// By receiver, messages of control since it last notified it, by class.
+    /// By receiver and class: the number of control's messages since it last notified the receiver.
     unannounced: Vec<[usize; 2]>,
     capacity: usize,
     delay_ms_max: u64,
@@ -28,11 +28,10 @@ impl Mesh {
         Self { inboxes, unannounced, capacity, delay_ms_max }
     }
 
-    /// Puts `message` on its way; `sender` is `None` for control, whose messages wake nobody before
-    /// [`Mesh::notify`].
+    /// Sends `message`. `sender` is `None` for control, whose messages wake no shard before [`Mesh::notify`].
     ///
     /// # Errors
-    /// Gives it back if the inbox is full.
+    /// Returns the message if the inbox is full.
     pub(crate) fn send(
         &mut self,
         (rng, now): (&mut Rng, Millis),
@@ -52,13 +51,13 @@ impl Mesh {
         Ok(())
     }
 
-    /// Control wakes `shard` for all it has sent.
+    /// Control wakes `shard` for all messages sent so far.
     pub(crate) fn notify(&mut self, shard: ShardId) {
         self.unannounced[usize::from(shard.0)] = [0, 0];
     }
 
-    /// A message of `class` for `shard` that has arrived: the oldest of any one sender. A shard that is
-    /// awake also finds those it was not woken for.
+    /// A message of `class` for `shard` that has arrived: the oldest of any one sender. A shard that is awake also
+    /// finds messages that it was not woken for.
     pub(crate) fn take(
         &mut self,
         rng: &mut Rng,
@@ -76,7 +75,7 @@ impl Mesh {
         taken.map(|(_, message)| message)
     }
 
-    /// Whether `shard` is awake for something that [`Mesh::take`] would give.
+    /// Whether `shard` is woken by a message that [`Mesh::take`] would return.
     pub(crate) fn has(&self, now: Millis, shard: ShardId) -> bool {
         let inboxes = &self.inboxes[usize::from(shard.0)];
         let unannounced = self.unannounced[usize::from(shard.0)];
@@ -87,12 +86,12 @@ impl Mesh {
         })
     }
 
-    /// Nothing at all is on its way.
+    /// Whether no message is on its way.
     pub(crate) fn is_empty(&self) -> bool {
         self.inboxes.iter().flatten().flatten().all(VecDeque::is_empty)
     }
 
-    /// Nothing is on its way, but for renewals.
+    /// Whether no message except renewals is on its way.
     pub(crate) fn is_idle(&self) -> bool {
         let mut messages = self.inboxes.iter().flatten().flatten().flatten();
         messages.all(|(_, message)| !activity::is_active_message(message))

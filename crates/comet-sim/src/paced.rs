@@ -1,16 +1,16 @@
-//! The checker of paced broadcasts: each ends once on every shard that has it, and its tally says what became of it. Upgrades
-//! change the shards, and not the broadcasts.
+//! The checker of paced broadcasts: each ends once on every shard that has it, and its tally is added up. Upgrades
+//! change the shards, but not the broadcasts.
 
 use std::collections::BTreeSet;
 
 use comet_core::{CallId, ShardId, Tally};
 
-/// The paced broadcasts that have not ended, and what became of the others.
+/// The paced broadcasts that have not ended, and the sum of the tallies of the others.
 #[derive(Default)]
 pub(crate) struct PacedChecker {
     under_way: BTreeSet<(CallId, ShardId)>,
     pub(crate) total: Tally,
-    /// Broadcasts that went on in another process.
+    /// The number of broadcasts that continued in another process.
     pub(crate) moved: u64,
 }
 
@@ -32,7 +32,7 @@ impl PacedChecker {
         Ok(())
     }
 
-    /// Other shards go on with `parts`.
+    /// Other shards continue `parts`.
     pub(crate) fn upgrade(
         &mut self,
         parts: impl Iterator<Item = (ShardId, CallId)>,

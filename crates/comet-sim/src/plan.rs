@@ -1,5 +1,5 @@
-//! What a seed decides before the first step: the number of shards, their limits, and how the network, the
-//! clients and the control thread behave.
+//! The decisions of a seed before the first step: the number of shards, their limits, and the behaviour of the network,
+//! the clients and the control thread.
 
 use comet_core::{
     CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, Logic, PresenceRule,
@@ -9,47 +9,47 @@ use comet_core::{
 use crate::logic_faults::ServicesPlan;
 use crate::rng::Rng;
 
-/// Rooms clients are in; the first is where the embedded logic puts the seed's tokens.
+/// The rooms of clients. Embedded logic puts a client whose token is only a user id into the first.
 pub(crate) const ROOMS: [&str; 4] = ["1", "live://7", "live://8", "chat"];
-/// Operations pushes carry.
+/// The operations of pushes.
 pub(crate) const OPERATIONS: [i32; 4] = [5, 1000, 1001, 1002];
-/// Operation of pushes that tell members who enters and leaves.
+/// The operation of pushes that tell members who enters and leaves.
 pub(crate) const PRESENCE_OPERATION: i32 = 900;
-/// Keys that tokens name. Few, so that they are claimed at once on several shards; two are what a home
-/// hands out to users without a key.
+/// The keys that tokens name. There are few, so that several shards claim them at once. Two are equal to keys that a
+/// home makes for users without a key.
 pub(crate) const KEYS: [&str; 6] = ["k0", "k1", "k2", "k3", "1_1", "2_1"];
 /// Users are numbered below this; 0 is anonymous.
 pub(crate) const USERS: i64 = 5;
 
-/// Shown by push callers at their first request, where they have to.
+/// The token that push callers send first, if one is required.
 pub(crate) const CALLER_TOKEN: &str = "open";
-/// Opens only after some changes of limits, and before the first.
+/// Valid only after some changes of limits, and before the first change.
 pub(crate) const OTHER_CALLER_TOKEN: &str = "other";
 
-/// Ids of states that pushes are about.
+/// The ids of states that pushes are about.
 pub(crate) const COLLAPSE_IDS: [&str; 3] = ["a", "b", "c"];
 
-/// Bounds of outboxes that no run reaches.
+/// Limits of outboxes that no run reaches.
 pub(crate) const OUTBOX_BYTES_MAX: u32 = 1 << 20;
 pub(crate) const OUTBOX_MEMORY_MAX: u64 = 1 << 30;
 
 /// The longest retry time in a close notice.
 pub(crate) const RETRY_AFTER_MS_MAX: u32 = 900;
-/// Who is traced after a change of limits.
+/// The users that are traced after a change of limits.
 pub(crate) const OTHER_TRACE_USERS: [i64; 2] = [2, 3];
 
-/// A limit that no call reaches: a run fails earlier if it does not come to rest.
+/// A deadline that no call reaches: a run that does not come to rest fails earlier.
 const CALL_MS_LONG: u64 = 3_600_000;
 
-/// One run.
+/// The plan of one run.
 pub(crate) struct Plan {
     pub(crate) shards: u16,
     pub(crate) limits: Limits,
     /// Where tokens and client messages go.
     pub(crate) logic: Logic,
-    /// Limits change while clients are there.
+    /// Limits change while clients are connected.
     pub(crate) is_configured: bool,
-    /// Time the close notices of the drain are spread over.
+    /// The time over which the close notices of the drain are spread.
     pub(crate) drain_over_ms: u32,
     /// The longest retry time in a close notice of the drain.
     pub(crate) retry_after_ms: u32,
@@ -57,7 +57,7 @@ pub(crate) struct Plan {
     pub(crate) rounds: u32,
     /// Steps of a busy phase.
     pub(crate) steps: u32,
-    /// How good remote logic is.
+    /// The reliability of remote logic.
     pub(crate) services: ServicesPlan,
     /// Clients connected at a time.
     pub(crate) clients: usize,
@@ -69,21 +69,21 @@ pub(crate) struct Plan {
     pub(crate) turn_percent: u32,
     /// How long the tokens of one user are valid, milliseconds.
     pub(crate) token_ms: Option<u64>,
-    /// Longest time logic takes for an answer.
+    /// The longest time until an answer of logic.
     pub(crate) auth_ms_max: u64,
     /// How often control pushes in a step.
     pub(crate) push_percent: u32,
     /// Push callers connected to shards at a time.
     pub(crate) callers: usize,
-    /// Their pushes go to other hosts, too.
+    /// Their pushes go to other hosts as well.
     pub(crate) has_hosts: bool,
-    /// They have to show a token.
+    /// They have to send a token.
     pub(crate) has_caller_tokens: bool,
-    /// Choices for the limit of a call.
+    /// The deadlines of calls to choose from.
     pub(crate) call_limits_ms: &'static [u64],
     /// How often a caller leaves in a step.
     pub(crate) leave_percent: u32,
-    /// How many of a thousand pushes close their connections instead.
+    /// How many of a thousand pushes are kicks.
     pub(crate) kick_permille: usize,
     /// How many of a thousand calls ask for a list of connections.
     pub(crate) list_permille: usize,
@@ -91,25 +91,25 @@ pub(crate) struct Plan {
     pub(crate) move_off_permille: usize,
     /// How often, of a thousand steps, a live trace begins or ends.
     pub(crate) live_trace_permille: usize,
-    /// Changes of limits block a network now and then.
+    /// Changes of limits block a network at times.
     pub(crate) is_blocking: bool,
     /// How often, of a thousand steps, the control thread stalls.
     pub(crate) stall_permille: usize,
     /// How often, of a thousand steps, a core stalls.
     pub(crate) core_stall_permille: usize,
-    /// How often, of a thousand steps, another process goes on with all that there is.
+    /// How often, of a thousand steps, another process takes over everything.
     pub(crate) upgrade_permille: usize,
     /// How often, of a thousand steps, the whole process is stopped.
     pub(crate) stop_permille: usize,
     /// Longest stall and stop, milliseconds.
     pub(crate) stall_ms_max: u64,
-    /// Longest padding of a pushed frame.
+    /// Longest padding in the body of a push.
     pub(crate) push_body_max: usize,
-    /// How often a new client is going to violate the protocol.
+    /// How often a new client will violate the protocol.
     pub(crate) violation_percent: u32,
     /// How often a new client reads slowly or not at all.
     pub(crate) slow_percent: u32,
-    /// What a kernel buffers for a client, as choices.
+    /// The sizes of kernel buffers of clients to choose from.
     pub(crate) socket_bytes: &'static [usize],
 }
 
@@ -118,7 +118,7 @@ impl Plan {
         self.logic != Logic::Embedded
     }
 
-    /// All lists of traced users of the run.
+    /// All lists of traced users in the run.
     pub(crate) fn trace_lists(&self) -> impl Iterator<Item = &[i64]> {
         [&*self.limits.trace_users, if self.is_configured { &OTHER_TRACE_USERS } else { &[] }]
             .into_iter()
@@ -128,11 +128,11 @@ impl Plan {
         let large = rng.percent(8);
         let inbox = rng.pick(&[1, 2, 64, 1000]);
         // Through the smallest inboxes the lines of the trace log and many heartbeats would delay everything else
-        // forever.
+        // without end.
         let trace_lists: &[&[i64]] =
             if inbox < 64 { &[&[]] } else { &[&[], &[1], &[0, 1, 2, 3, 4]] };
         let (coalesce_rules, history_rules) = (coalesce_rules(rng), history_rules(rng));
-        // The smallest outboxes leave no space for a window.
+        // The smallest outboxes have no space for a gathering window.
         let (svr_proto, outbox_bytes): (&[u16], &[u32]) = match coalesce_rules.is_empty() {
             true => (&[1, 2, 5, 80], &[400, 4_000, OUTBOX_BYTES_MAX]),
             false => (&[5, 20, 80], &[4_000, OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX]),
@@ -168,13 +168,13 @@ impl Plan {
             coalesce_after_ms: rng.pick(&[0, 30]),
             coalesce_rules,
             history_rules,
-            // One host has no stream to read.
+            // A single host has no stream to read.
             history_is_shared: false,
             presence_rules: presence_rules(rng),
             history_memory: rng.pick(&[1_000, 1 << 20]),
             recovery_memory: rng.pick(&[1, 1_000, 16 << 20]),
             resume: ResumeLimits {
-                // Logic forgets a session that nobody renews (`logic_faults::expire_ms`), a parked one as well.
+                // Logic forgets a session that is not renewed (`logic_faults::expire_ms`), also a parked one.
                 window_ms: rng.pick(&[0, 300, 2_000, 4_000]),
                 messages: rng.pick(&[1, 3, 80]),
                 bytes: rng.pick(&[400, 1 << 20]),
@@ -264,7 +264,7 @@ impl Plan {
             live_trace_permille: if inbox < 64 { 0 } else { rng.pick(&[0, 0, 5, 50]) },
             upgrade_permille: 0,
         };
-        // Push callers connect again, and what they have asked for is lost with the connection.
+        // Push callers connect anew after an upgrade, and their unanswered requests are lost with the connection.
         if plan.callers == 0 {
             plan.upgrade_permille = rng.pick(&[0, 10, 20]);
         }
@@ -278,7 +278,7 @@ impl Plan {
             }
         }
         if !plan.limits.presence_rules.is_empty() && rng.percent(50) {
-            // Who is in a room is compared at the quiet points.
+            // The members of a room are compared at the quiet points.
             plan.rounds = 12;
             plan.steps /= 4;
         }
@@ -286,19 +286,19 @@ impl Plan {
     }
 
     /// Makes it likely that a core stalls between logic's answer to a token and the claim of its key, while the key's
-    /// home reports an end of the key and forgets that it did. One run in a thousand has that by chance.
+    /// home reports an end of the key and then forgets it. By chance one run in a thousand has that.
     fn delay_claims(&mut self, rng: &mut Rng) {
         self.shards = self.shards.max(2);
         self.clients = self.clients.max(15);
         self.limits.key_memory_ms = 20;
         self.core_stall_permille = 10;
         self.stall_ms_max = 1_000;
-        // No renewal and no fault makes up for it, or explains it.
+        // No renewal repairs it, and no fault explains it.
         self.logic = Logic::Remote { renew_ms: (3_000, 3_000) };
         self.services = ServicesPlan::random(rng, true);
     }
 
-    /// Makes it likely that clients lose pushes of rooms that keep them, and ask for them on the same connection.
+    /// Makes it likely that clients lose pushes of rooms with a history, and ask for them on the same connection.
     fn lose_and_keep(&mut self, rng: &mut Rng) {
         let limits = &mut self.limits;
         let prefix = rng.pick(&["", "live://"]).into();
@@ -317,7 +317,7 @@ impl Plan {
         self.socket_bytes = &[64, 300, 2_000, 100_000];
     }
 
-    /// Makes outboxes so small that a client takes what it missed in many parts.
+    /// Makes outboxes so small that a client gets missed pushes in many parts.
     fn catch_up_in_parts(&mut self) {
         let limits = &mut self.limits;
         limits.coalesce_rules = [].into();
@@ -326,7 +326,7 @@ impl Plan {
     }
 }
 
-/// What opens the door for push callers.
+/// The valid tokens of push callers.
 pub(crate) fn caller_tokens(has_other: bool) -> Tokens {
     Tokens::new([CALLER_TOKEN].into_iter().chain(has_other.then_some(OTHER_CALLER_TOKEN)))
 }

@@ -1,43 +1,43 @@
-//! What a client of protocol 2 knows of rooms that keep a history: its positions, and what it was told to have lost. It takes
-//! each push once, in order, and none is missing of which it was not told.
+//! What a client of protocol 2 knows about rooms with a history: its positions, and the gaps that it was told about. It
+//! must get each push once and in order, and must be told about each missing push.
 
 use std::collections::BTreeMap;
 
 use comet_proto::{JoinReply, Position, RoomGap, RoomHandle};
 
-/// Where a push stands in a room, as its frame says.
+/// The place of a push in a room, according to its frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
     pub(crate) handle: RoomHandle,
     /// 0: the room keeps no history.
     pub(crate) offset: u64,
-    /// It comes from the history.
+    /// The push comes from the history.
     pub(crate) is_recovered: bool,
 }
 
-/// By room, which is an index into [`ROOMS`](crate::plan::ROOMS).
+/// The rooms of a client, by index into [`ROOMS`](crate::plan::ROOMS).
 #[derive(Clone, Default)]
 pub(crate) struct Positions {
     rooms: BTreeMap<u8, Known>,
-    /// It does not get all operations, so it cannot tell what is missing.
+    /// It does not get all operations, so it cannot know which pushes are missing.
     is_filtered: bool,
-    /// Pushes that it was told to have lost.
+    /// The number of pushes that it was told to have lost.
     pub(crate) gaps: u64,
 }
 
 #[derive(Clone, Default)]
 struct Known {
     is_in: bool,
-    /// Of a join that told it.
+    /// The epoch that a reply to a join named.
     epoch: Option<u64>,
-    /// Of the latest push that it has taken or given up.
+    /// The offset of the latest push that it has taken or given up.
     offset: Option<u64>,
     told: Vec<(u64, u64)>,
-    /// It has lost pushes, and takes no more until it has asked for them.
+    /// It has lost pushes, and takes none until it has asked for these.
     is_stalled: bool,
-    /// Where the history ended that it was told to get.
+    /// The end of the history that it was promised.
     until: u64,
-    /// It has asked and has no answer. If it is in the room, what comes meanwhile is in the answer.
+    /// It has asked and has no answer yet. If it is in the room, the answer includes the pushes that come meanwhile.
     is_asking: bool,
 }
 
@@ -52,7 +52,7 @@ impl Positions {
         Self { is_filtered, ..Self::default() }
     }
 
-    /// Those that the next connection of the client begins with.
+    /// The positions with which the next connection of the client begins.
     pub(crate) fn of_next_connection(&self) -> Self {
         let known = |known: &Known| {
             let Known { epoch, offset, .. } = *known;
@@ -67,34 +67,34 @@ impl Positions {
         Some(Position { epoch: known.epoch?, offset: known.offset? })
     }
 
-    /// A room of which it has lost pushes, and for which it has not asked.
+    /// A room of which it has lost pushes that it has not asked for.
     pub(crate) fn stalled(&self) -> Option<u8> {
         let is_stalled = |known: &Known| known.is_stalled && !known.is_asking;
         self.rooms.iter().find(|(_, known)| is_stalled(known)).map(|(room, _)| *room)
     }
 
-    /// It gets a history in parts. The server reads nothing of it before it has read the last one.
+    /// Whether it gets a history in parts. The server reads none of its input before it has read the last part.
     pub(crate) fn is_catching_up(&self) -> bool {
         let has_more = |known: &Known| known.offset.is_some_and(|offset| offset < known.until);
         self.rooms.values().any(|known| known.is_in && has_more(known))
     }
 
-    /// It asks for what came after its position.
+    /// It asks for the pushes after its position.
     pub(crate) fn ask(&mut self, room: u8) {
         let known = self.rooms.entry(room).or_default();
-        // What it is told from here on may be about what follows the answer.
+        // Later gaps may be about pushes behind the answer.
         known.told.clear();
         (known.is_asking, known.until) = (true, 0);
     }
 
-    /// It may not enter the room.
+    /// The server refuses to let it enter the room.
     pub(crate) fn refused(&mut self, room: u8) {
         if let Some(known) = self.rooms.get_mut(&room) {
             known.is_asking = false;
         }
     }
 
-    /// The answer to a join.
+    /// Handles the reply to a join.
     pub(crate) fn joined(
         &mut self,
         room: u8,
@@ -117,7 +117,7 @@ impl Positions {
             (_, Some(Position { epoch, offset }), None) => {
                 (known.epoch, known.offset) = (Some(epoch), Some(offset));
             }
-            // It asked for nothing that came before.
+            // It did not ask for earlier pushes.
             (None, None, None) if known.is_in => return Ok(()),
             (_, None, None) if known.is_in => {}
             (_, None, None) => (known.epoch, known.offset) = (None, None),
@@ -126,7 +126,7 @@ impl Positions {
         Ok(())
     }
 
-    /// The server has told that it is in the room.
+    /// The server has said that it is in the room.
     pub(crate) fn entered(&mut self, room: u8) {
         let known = self.rooms.entry(room).or_default();
         if !known.is_in {
@@ -142,7 +142,7 @@ impl Positions {
         }
     }
 
-    /// It is still in the room, and may have ignored pushes to it.
+    /// It is still in the room, and may have ignored pushes.
     pub(crate) fn ignored(&mut self, room: u8) {
         let Some(known) = self.rooms.get_mut(&room).filter(|_| !self.is_filtered) else { return };
         match known.epoch {
@@ -165,7 +165,7 @@ impl Positions {
     pub(crate) fn take(&mut self, room: u8, place: Place) -> Result<bool, String> {
         let known = self.rooms.entry(room).or_default();
         let offset = place.offset;
-        // What it ignores comes again behind the answer to its next join.
+        // Pushes that it ignores come again after the answer to its next join.
         if known.is_asking || known.is_stalled {
             return Ok(false);
         }
@@ -178,7 +178,7 @@ impl Positions {
                 let told = &known.told;
                 return Err(format!("{place:?} of room {room} after {last}, told {told:?}"));
             }
-            // Some clients go on without what is missing.
+            // Some clients continue without the missing pushes.
             if !self.is_filtered && !missing.is_empty() && known.epoch.is_some() && last % 3 > 0 {
                 known.is_stalled = true;
                 return Ok(false);
@@ -189,7 +189,8 @@ impl Positions {
         Ok(true)
     }
 
-    /// Everything is read: it has all pushes of the room, the latest of which has the offset `top`, or knows what is missing.
+    /// Everything is read: checks that it has all pushes of the room, the latest of which has the offset `top`, or
+    /// knows which are missing.
     pub(crate) fn check_complete(&self, room: u8, top: u64) -> Result<(), String> {
         let Some(known) = self.rooms.get(&room) else { return Ok(()) };
         let Some(last) = known.offset else { return Ok(()) };

@@ -1,4 +1,4 @@
-//! What the control thread works with, and its way into the mesh.
+//! The context of the control thread, and its access to the mesh.
 
 use comet_core::{CallId, Message, Millis, ShardId};
 use comet_hub::{Inboxes, Refused};
@@ -9,7 +9,7 @@ use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::trace::Trace;
 
-/// What the control thread works with.
+/// The context in which the control thread works.
 pub(crate) struct Context<'env> {
     pub(crate) now: Millis,
     pub(crate) rng: &'env mut Rng,
@@ -18,14 +18,14 @@ pub(crate) struct Context<'env> {
     pub(crate) trace: &'env mut Trace,
 }
 
-/// The way into the mesh, with the account of what goes there.
+/// The access to the mesh, which keeps account of the messages.
 pub(crate) struct Posts<'context> {
     now: Millis,
     rng: &'context mut Rng,
     mesh: &'context mut Mesh,
     calls: &'context mut CallChecker,
     pub(crate) posted: u64,
-    /// The first message that should not have been posted.
+    /// The first message that must not have been posted.
     pub(crate) violation: Option<String>,
 }
 
@@ -58,7 +58,7 @@ impl Inboxes for Posts<'_> {
     }
 }
 
-/// The call that control sends `message` for.
+/// The call to which control's `message` belongs.
 fn call_of(message: &Message) -> Option<CallId> {
     match message {
         Message::PushKeys { call, .. }

@@ -1,4 +1,4 @@
-//! What members of rooms are told of who enters and leaves, and whether it adds up to who is there.
+//! What members of rooms are told about who enters and leaves, and whether it adds up to the present members.
 
 use std::collections::BTreeMap;
 
@@ -20,7 +20,7 @@ struct Arrivals {
 }
 
 impl Presence {
-    /// Reads the body. `None`: it is none that the server makes.
+    /// Reads the body. `None`: the server makes no such body.
     pub(crate) fn read(body: &[u8]) -> Option<Self> {
         let body = str::from_utf8(body).ok()?;
         let (room, rest) = body.strip_prefix(r#"{"room":""#)?.split_once(r#"","members":"#)?;
@@ -38,11 +38,11 @@ impl Presence {
         })
     }
 
-    /// What holds for each of them, with rules that name `names` connections.
+    /// Checks one such push, under rules that name up to `names` connections.
     pub(crate) fn check(&self, names: u32) -> Result<(), String> {
         let is_bounded =
             |Arrivals { count, keys }: &Arrivals| keys.len() <= (*count).min(names) as usize;
-        // Members get it, so there is one; and nobody is told that nothing has changed.
+        // A member got it, so the room has a member. And it must tell a change.
         let holds = is_bounded(&self.joined)
             && is_bounded(&self.left)
             && self.joined.count + self.left.count > 0
@@ -64,21 +64,21 @@ fn keys(mut list: &str) -> Option<Vec<Box<str>>> {
     Some(keys)
 }
 
-/// Who is in a room: how many connections have each key. A connection that takes the place of another one with its key may
-/// be told of before that is.
+/// The members of a room: the number of connections by key. A connection that replaces another one with its key may be
+/// told before the other one has left.
 pub(crate) type Members = BTreeMap<Box<str>, i64>;
 
-/// What a client makes of what it is told, by room.
+/// The members that a client derives from what it is told, by room.
 #[derive(Default)]
 pub(crate) struct Rosters {
     rooms: BTreeMap<u8, Roster>,
 }
 
-/// A room since a moment at which all was known.
+/// A room since a time when all its members were known.
 struct Roster {
     members: Members,
     total: i64,
-    /// Everybody was named.
+    /// All members were named.
     is_named: bool,
 }
 
@@ -100,13 +100,14 @@ impl Rosters {
         }
     }
 
-    /// The client is in the room with these others.
+    /// The client is in the room with these members.
     pub(crate) fn begin(&mut self, room: u8, members: &Members) {
         let (members, total) = (members.clone(), members.values().sum());
         self.rooms.insert(room, Roster { members, total, is_named: true });
     }
 
-    /// Whether those who are in the room now are those whom the client knows; `None`: it was not there all the time.
+    /// Whether the present members of the room are those that the client knows; `None`: it was not there for all the
+    /// time.
     pub(crate) fn end(&mut self, room: u8, members: &Members) -> Option<bool> {
         let mut roster = self.rooms.remove(&room)?;
         roster.members.retain(|_, count| *count != 0);

@@ -1,4 +1,4 @@
-//! The identity a client claims: its token, and what logic makes of it.
+//! The identity that a client claims: its token, and what logic derives from it.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use comet_proto::NotRenewed;
 use crate::plan::{KEYS, OPERATIONS, Plan, ROOMS, USERS};
 use crate::rng::Rng;
 
-/// Whose tokens expire.
+/// The user whose tokens expire.
 const USER_WITH_EXPIRY: i64 = 4;
 
 #[derive(Clone)]
@@ -20,7 +20,7 @@ pub(crate) struct ClientProfile {
     pub(crate) asks_to_keep: bool,
     /// It speaks the text form.
     pub(crate) is_text: bool,
-    /// It offers permessage-deflate, and the server accepts that.
+    /// It offers permessage-deflate, and the server accepts the offer.
     pub(crate) is_deflated: bool,
     pub(crate) token: Box<[u8]>,
     pub(crate) user: i64,
@@ -33,7 +33,7 @@ pub(crate) struct ClientProfile {
     pub(crate) is_refused: bool,
 }
 
-/// Which operations a connection accepts, as a rule and its exceptions.
+/// The operations that a connection accepts, as a default and its exceptions.
 #[derive(Clone, Debug)]
 pub(crate) struct Accepted {
     by_default: bool,
@@ -45,7 +45,7 @@ impl Accepted {
         self.by_default != self.exceptions.contains(&operation)
     }
 
-    /// Every operation is accepted that is no exception.
+    /// Whether every operation that is not an exception is accepted.
     pub(crate) fn is_open(&self) -> bool {
         self.by_default
     }
@@ -117,21 +117,21 @@ impl ClientProfile {
 }
 
 impl ClientProfile {
-    /// Whether a token with `identity` is one of this client.
+    /// Whether a token with `identity` is valid for renewing this client's token.
     pub(crate) fn is_renewed_by(&self, identity: &Identity, plan: &Plan) -> bool {
         let names_key = |key: &str| self.key == Some(key);
-        // Remote logic makes a key for each token that names none, and comet cannot tell the two.
+        // Remote logic makes a key if a token names none, and comet cannot distinguish that.
         let is_same_key = plan.is_remote() || identity.key.as_deref().is_none_or(names_key);
         identity.user == self.user && is_same_key
     }
 
-    /// A token to renew this client's with, and what becomes of it.
+    /// A token for renewing this client's token, and the reason if it will not be accepted.
     pub(crate) fn renewal(&self, rng: &mut Rng, plan: &Plan) -> (Box<[u8]>, Option<NotRenewed>) {
         let key = rng.pick(&KEYS);
         let token = match rng.below(10) {
             0..6 => self.token.clone(),
             6 => rng.below(USERS as usize).to_string().into_bytes().into(),
-            // A key that a home made may be this one.
+            // A key that a home made may be equal to this one.
             7 | 8 if self.key.is_some() => {
                 let user = if rng.percent(50) { self.user } else { 3 };
                 format!(r#"{{"mid":{user},"key":"{key}"}}"#).into_bytes().into()

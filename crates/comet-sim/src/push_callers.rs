@@ -1,5 +1,5 @@
-//! Push callers that are connected to shards: they push by frames, as control does by calls, and what they are told
-//! has to agree with what clients get.
+//! Push callers that are connected to shards. They push by frames, as control does by calls, and the replies must agree
+//! with what clients get.
 
 mod account;
 mod caller;
@@ -18,13 +18,13 @@ pub(crate) use door::Door;
 #[derive(Default)]
 pub(crate) struct PushCallers {
     all: Vec<PushCaller>,
-    /// Those that are not over.
+    /// Those that have not ended.
     active: Vec<usize>,
     pub(crate) account: Account,
 }
 
 impl PushCallers {
-    /// Has a new caller connect at `door`, now and then.
+    /// Connects a new caller at `door` at times.
     pub(crate) fn connect(&mut self, rng: &mut Rng, plan: &Plan, now: Millis, door: &mut Door) {
         if self.active.len() < plan.callers && rng.percent(10) {
             let caller = self.all.len();
@@ -34,7 +34,7 @@ impl PushCallers {
         }
     }
 
-    /// Callers read and write; `next_call` is the next call that control makes. Whether some were active.
+    /// Callers read and write. `next_call` is the next call of control. Returns whether some were active.
     pub(crate) fn turn(
         &mut self,
         rng: &mut Rng,
@@ -60,7 +60,7 @@ impl PushCallers {
         Ok(before > active.len() || !self.is_idle())
     }
 
-    /// No request is under way.
+    /// Whether no request is under way.
     pub(crate) fn is_idle(&self) -> bool {
         self.active.iter().all(|caller| self.all[*caller].is_idle())
     }

@@ -1,5 +1,5 @@
-//! What a client receives, checked as it comes: replies in the order of the requests, each push at most
-//! once and in its order, nothing before its time and nothing after the close notice.
+//! Checks what a client receives: replies in the order of the requests, each push at most once and in order, nothing
+//! too early and nothing after the close notice.
 
 mod rooms;
 
@@ -18,11 +18,11 @@ use crate::presence::Rosters;
 use crate::profile::{Accepted, ClientProfile};
 use crate::wire::{self, Kind, ServerMessage, Stamp};
 
-/// The reply to a request, and what the client knows once it has it.
+/// The expected reply to a request, and what the client knows after it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Expected {
     Auth,
-    /// `not_renewed`: why the token will not take the place of the last.
+    /// `not_renewed`: why the token will not replace the last one.
     Renewal {
         not_renewed: Option<NotRenewed>,
     },
@@ -30,7 +30,7 @@ pub(crate) enum Expected {
     Room(Option<u8>),
     /// Enters a further room.
     Join(u8, Option<Position>),
-    /// Leaves whichever room has the handle then.
+    /// Leaves the room that has the handle at that time.
     Leave(RoomHandle),
     Accepts {
         accept: bool,
@@ -45,9 +45,9 @@ pub(crate) enum Expected {
 }
 
 pub(crate) struct ReceivedStream {
-    /// Replies to come, with their sequences.
+    /// The expected replies, with their sequences.
     pub(crate) expected: VecDeque<(i32, Expected)>,
-    /// Status of the upgrade to come.
+    /// The expected status of the upgrade.
     pub(crate) status: u16,
     pub(crate) is_live: bool,
     /// Limits on clients are set.
@@ -55,20 +55,20 @@ pub(crate) struct ReceivedStream {
     /// The server has announced that it closes.
     pub(crate) is_closing: bool,
     is_closed: bool,
-    /// It asked for protocol 2. The server knows that once it has read the token.
+    /// It asked for protocol 2, which the server knows once it has read the token.
     is_protocol_2: bool,
-    /// Clients of protocol 1 get an operation 6 as well.
+    /// Clients of protocol 1 also get an operation 6.
     gives_goodbye: bool,
     /// It has closed its WebSocket itself.
     pub(crate) has_closed: bool,
-    /// The room after the last reply. A request under way changes it when its reply comes.
+    /// The room after the last reply. A request under way changes it with its reply.
     pub(crate) room: Option<u8>,
-    /// In protocol 2 all its rooms, with the first call made after it had read that it is in them.
+    /// In protocol 2: all its rooms, each with the first call that was made after it had read that it is in the room.
     pub(crate) rooms: BTreeMap<RoomHandle, (u8, u64)>,
     primary: Option<RoomHandle>,
     pub(crate) positions: Positions,
     pub(crate) rosters: Rosters,
-    /// Connections that a push about presence names at most.
+    /// The most connections that a push about presence names.
     names: u32,
     rooms_max: usize,
     pub(crate) accepts: Accepted,
@@ -77,24 +77,25 @@ pub(crate) struct ReceivedStream {
     is_text: bool,
     /// Logic may fail to answer.
     has_faults: bool,
-    /// The first call made after the client had read that it is authenticated, in `room`, and accepts
+    /// The first call that was made after the client had read that it is authenticated, in `room`, and accepts
     /// `accepts`.
     pub(crate) live_since: u64,
     pub(crate) room_since: u64,
     pub(crate) accepts_since: u64,
-    /// Calls whose push the client has read, since the last quiet point.
+    /// The calls whose push the client has read since the last quiet point.
     pub(crate) pushes: Vec<u64>,
     paced: Vec<u64>,
-    /// By source, control or a push caller: the last push to the key, to the user, to everybody, and to each room.
+    /// By source (control or a push caller): the last push to the key, to the user, to all connections, and to each
+    /// room.
     last: BTreeMap<u64, [u64; 3 + ROOMS.len()]>,
     batch: Option<Stamp>,
     /// The first and the last push to its key, by source.
     pub(crate) to_key: BTreeMap<u64, [u64; 2]>,
-    /// Pushes to its key and user may come that an earlier connection of its key has accepted.
+    /// Pushes to its key and user may come that the filter of an earlier connection of its key has accepted.
     may_be_parked: bool,
-    /// So many of these are still to come, as the server has said.
+    /// How many of these are still to come, according to the server.
     pub(crate) parked_due: u32,
-    /// Of everything received, so that two runs can be compared.
+    /// A digest of everything received, so that two runs can be compared.
     pub(crate) digest: u64,
 }
 
@@ -140,8 +141,8 @@ impl ReceivedStream {
         }
     }
 
-    /// A token, a change of rooms, or a message to logic is not answered yet. Its answer comes from another
-    /// shard or from logic, and the client's input waits meanwhile.
+    /// Whether a token, a change of rooms or a message to logic is unanswered. The answer comes from another shard or
+    /// from logic, and the client's input is held until then.
     pub(crate) fn waits_for_others(&self) -> bool {
         let asks = |(_, expected): &(_, Expected)| match expected {
             Expected::Auth | Expected::Renewal { .. } | Expected::Room(_) | Expected::Join(..) => {
@@ -153,17 +154,18 @@ impl ReceivedStream {
         self.expected.iter().any(asks)
     }
 
-    /// The server reads none of its input: it [waits](ReceivedStream::waits_for_others), or gets a history in parts.
+    /// Whether the server reads none of its input: it [waits](ReceivedStream::waits_for_others), or gets a history in
+    /// parts.
     pub(crate) fn is_input_held(&self) -> bool {
         self.waits_for_others() || self.is_catching_up()
     }
 
-    /// It gets the history of a room in parts.
+    /// Whether it gets the history of a room in parts.
     pub(crate) fn is_catching_up(&self) -> bool {
         self.positions.is_catching_up()
     }
 
-    /// Checks one message of the server; `next_call` is the next call that control makes.
+    /// Checks one message of the server. `next_call` is the next call of control.
     pub(crate) fn receive(&mut self, message: ServerMessage, next_call: u64) -> Result<(), String> {
         if self.is_closed {
             return Err(format!("after the close: {message:?}"));
@@ -316,7 +318,7 @@ impl ReceivedStream {
                 self.room = room;
                 self.room_since = next_call;
                 if let Some(former) = self.primary.take() {
-                    // Whether it is still in that room is told next.
+                    // The next message tells whether it is still in that room.
                     let left = self.rooms.remove(&former).map(|(left, _)| left);
                     if let Some(left) = left.filter(|left| room != Some(*left)) {
                         self.positions.left(left);
@@ -349,7 +351,7 @@ impl ReceivedStream {
             }
             Expected::Accepts { accept, operations } => {
                 if operations.contains(&PRESENCE_OPERATION) {
-                    // In between it may have been told nothing.
+                    // It may have been told nothing in between.
                     self.rosters = Rosters::default();
                 }
                 for operation in operations {
@@ -374,11 +376,11 @@ impl ReceivedStream {
         }
         let is_last = stamp.part + 1 == stamp.parts;
         self.batch = (!is_last).then_some(stamp);
-        // What comes from the history is no delivery of its call.
+        // A push from the history is not a delivery of its call.
         if is_last && !place.is_some_and(|place| place.is_recovered) {
             self.pushes.push(stamp.id);
         }
-        // A batch that was cut short with its connection comes again, as a whole.
+        // A batch that was cut off with its connection comes again as a whole.
         if is_last && stamp.kind == Kind::Keys {
             self.to_key.entry(stamp.source()).or_insert([stamp.id; 2])[1] = stamp.id;
         }
@@ -441,7 +443,7 @@ impl ReceivedStream {
     }
 }
 
-/// A close notice is a sentence, and perhaps a retry time.
+/// A close notice is a sentence, and optionally a retry time.
 fn check_close_notice(body: &[u8]) -> Result<(), String> {
     let wrong = || format!("a close notice of {:?}", body.escape_ascii().to_string());
     let text = std::str::from_utf8(body).map_err(|_| wrong())?;
@@ -451,7 +453,7 @@ fn check_close_notice(body: &[u8]) -> Result<(), String> {
     (!sentence.is_empty() && millis <= longest).then_some(()).ok_or_else(wrong)
 }
 
-/// A message did not get an answer of logic.
+/// Whether the body says that logic did not answer the message.
 fn is_excuse(body: &[u8]) -> bool {
     EXCUSES.iter().any(|excuse| body == excuse.as_bytes())
 }

@@ -1,27 +1,27 @@
-//! The release of the other process in an upgrade: what the next one writes that this one does not know.
+//! The release of the other process in an upgrade: the next release may write data that this one does not know.
 
 use comet_handover::{Fault, Shard, VERSION};
 
 use crate::driver::Offer;
 use crate::rng::Rng;
 
-/// Fields of messages that this release does not have: a number, and bytes.
+/// Fields of messages that this release does not know: a number, and bytes.
 const UNKNOWN_NUMBER: u32 = 1_000;
 const UNKNOWN_BYTES: u32 = 1_001;
 
 /// A name in `required` that this release does not know.
 const UNKNOWN_FEATURE: &str = "of_the_next_release";
 
-/// What the other process makes of the state.
+/// How the other process writes or reads the state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Release {
-    /// It writes and reads what this one does.
+    /// As this release does.
     Same,
-    /// Every message has fields that this release may pass over, and there is a counter that it does not know.
+    /// Every message has unknown fields that may be ignored, and there is an unknown counter.
     Next,
-    /// A shard requires what this release does not know.
+    /// A shard requires a feature that this release does not know.
     Requiring,
-    /// Another version of the format.
+    /// The format has another version.
     Unreadable,
 }
 
@@ -37,7 +37,7 @@ impl Release {
         ])
     }
 
-    /// The state of all shards as this release reads it. `None`: it has to refuse, and does.
+    /// The state of all shards as this release reads it. `None`: it must refuse the state, and does.
     pub(crate) fn pass(
         self,
         rng: &mut Rng,
@@ -68,7 +68,7 @@ impl Release {
     }
 }
 
-/// What the next release would write.
+/// The state as the next release would write it.
 fn of_next_release(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut shard = Shard::decode(bytes)?;
     let counters = shard.counters.get_or_insert_default();
@@ -76,7 +76,7 @@ fn of_next_release(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     let mut encoded = Vec::new();
     let mut rest = &shard.encode()[..];
     while let Some((key, behind)) = varint(rest) {
-        // Messages have fields of their own; names in `required`, which has the tag 2, are text.
+        // The other messages contain fields; names in `required`, which has the tag 2, are text.
         match (key & 7, key >> 3) {
             (2, 3..) => {
                 let (length, body) = varint(behind).expect("encoded above");
@@ -102,7 +102,7 @@ fn of_next_release(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     Ok(encoded)
 }
 
-/// Adds two fields that nobody knows.
+/// Adds two unknown fields.
 fn put_unknown(message: &mut Vec<u8>) {
     put_varint(message, u64::from(UNKNOWN_NUMBER << 3));
     put_varint(message, 300);
@@ -119,7 +119,7 @@ fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
     bytes.push(value as u8);
 }
 
-/// The number at the front of `bytes`, and what is behind it.
+/// The number at the front of `bytes`, and the rest.
 fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let length = bytes.iter().position(|byte| byte & 0x80 == 0)? + 1;
     let value =

@@ -1,4 +1,4 @@
-//! What callers ask of control, and the messages that this becomes.
+//! The requests of callers to control, and the resulting messages.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::plan::{COLLAPSE_IDS, KEYS, Plan, ROOMS, USERS};
 use crate::rng::Rng;
 use crate::wire::{self, Kind, PUSH_SEQUENCE, Stamp};
 
-/// Slowest paced broadcast, connections a second on each shard.
+/// The slowest paced broadcast, connections a second on each shard.
 const SPEED_LEAST: u64 = 50;
 
-/// What a call asks for.
+/// The request of a call.
 pub(crate) enum Request {
     Keys(Vec<Box<str>>),
     Users(Vec<i64>),
@@ -25,15 +25,15 @@ pub(crate) enum Request {
     All,
     /// Connections a second on each shard.
     Paced(NonZeroU32),
-    /// Counters, as the monitor asks for them.
+    /// Counters, for the monitor.
     Snapshot,
-    /// Rooms with someone online.
+    /// Rooms with members.
     Rooms,
     /// A list of connections.
     List(Arc<ConnQuery>),
     /// Top lists.
     Top,
-    /// A page of what a room keeps.
+    /// A page of a room's history.
     History(Arc<HistoryQuery>),
 }
 
@@ -65,7 +65,7 @@ impl Request {
         Self::Paced(speed.expect("the slowest is not 0"))
     }
 
-    /// A list with any filter, and sometimes not the first page of it.
+    /// A list with any filter, at times a later page of it.
     pub(crate) fn random_list(rng: &mut Rng, shards: u16) -> Self {
         let mut filter = ConnFilter::default();
         match rng.below(10) {
@@ -90,7 +90,7 @@ impl Request {
         Self::List(Arc::new(ConnQuery { filter, order, limit, after }))
     }
 
-    /// Any page of a room that may keep a history.
+    /// A page of a room that may keep a history.
     pub(crate) fn random_history(rng: &mut Rng) -> Self {
         let before = rng.percent(50).then(|| rng.between(0, 40));
         let (room, limit) = (rng.pick(&ROOMS).into(), rng.pick(&[1, 3, 1_000]));
@@ -113,7 +113,7 @@ impl Request {
         }
     }
 
-    /// One message for each shard that it concerns, in the order of shards.
+    /// One message for each shard concerned, in the order of shards.
     pub(crate) fn messages(
         &self,
         call: CallId,
@@ -160,7 +160,7 @@ impl Request {
     }
 }
 
-/// `items` by home, homes without any left out.
+/// `items` by home, without homes that have none.
 fn group<T: Clone>(
     items: &[T],
     shards: u16,
@@ -180,7 +180,7 @@ pub(crate) fn encode(rng: &mut Rng, plan: &Plan, id: u64, kind: Kind, operation:
     Push { collapse_id, ..Push::new(operation, Encoded::frame(&frame)) }
 }
 
-/// Operation, sequence and body of a push: one frame, or a batch as goim's job makes it.
+/// The operation, sequence and body of a push: one frame, or a batch as goim's job makes it.
 pub(crate) fn body(
     rng: &mut Rng,
     plan: &Plan,

@@ -1,5 +1,4 @@
-//! Every random decision of a run comes from one generator, in the order in which it is made. A fuzzer makes the
-//! first of them instead.
+//! All random decisions of a run come from one generator, in order. A fuzzer may provide the first of them instead.
 
 use std::collections::VecDeque;
 
@@ -7,7 +6,7 @@ use rand::rngs::Xoshiro256PlusPlus;
 use rand::{RngExt, SeedableRng};
 
 pub(crate) struct Rng {
-    /// Decisions of a fuzzer, two bytes each; the generator makes those after them.
+    /// The decisions of a fuzzer, two bytes each. The generator makes the later ones.
     input: VecDeque<[u8; 2]>,
     generator: Xoshiro256PlusPlus,
 }
@@ -17,7 +16,7 @@ impl Rng {
         Self::with_input(seed, &[])
     }
 
-    /// As [`Rng::new`], after the decisions in `input`.
+    /// As [`Rng::new`], but after the decisions in `input`.
     pub(crate) fn with_input(seed: u64, input: &[u8]) -> Self {
         let (decisions, _) = input.as_chunks();
         Self {
@@ -35,7 +34,7 @@ impl Rng {
         }
     }
 
-    /// A number below `end`, which is not 0.
+    /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         self.between(0, end as u64 - 1) as usize
     }

@@ -8,11 +8,11 @@ use comet_core::{CloseHow, Hangup, Millis, Transport};
 use crate::rng::Rng;
 use crate::wire::{Decoder, ServerMessage};
 
-/// Broken pipe and connection reset, as Linux numbers them; the shard only repeats them.
+/// The error numbers of a broken pipe and a connection reset on Linux. The shard only repeats them.
 const EPIPE: i32 = 32;
 const ECONNRESET: i32 = 104;
 
-/// What a receive gave.
+/// The result of a receive.
 pub(crate) enum ReceiveCompletion {
     Bytes(Vec<u8>),
     Hangup(Hangup),
@@ -22,13 +22,13 @@ pub(crate) struct Socket {
     // Client to server.
     written: VecDeque<u8>,
     written_total: u64,
-    /// Bytes that receives gave to the server.
+    /// The number of bytes that the server has received.
     pub(crate) received: u64,
-    /// Where in the stream the heartbeats are that the server has not received.
+    /// The positions in the stream of the heartbeats that the server has not received.
     heartbeats: VecDeque<Range<u64>>,
     /// When the server received the last byte of the last heartbeat.
     pub(crate) heartbeat_at: Option<Millis>,
-    /// Where in the stream the token ends.
+    /// The position in the stream at which the token ends.
     token_end: Option<u64>,
     /// When the server received the last byte of the token.
     pub(crate) token_at: Option<Millis>,
@@ -38,15 +38,15 @@ pub(crate) struct Socket {
 
     // Server to client.
     in_flight: Option<Vec<u8>>,
-    /// When the kernel last took something of the transmit in flight.
+    /// When the kernel last took bytes of the transmit in flight.
     pub(crate) moved_at: Millis,
-    /// Lower bound of the same: a transmit that continues one which was cut had to wait for a turn.
+    /// A lower bound of that time: a transmit that continues a cut one had to wait for a turn.
     pub(crate) moved_at_least: Millis,
-    /// [`Socket::moved_at`] and its lower bound of a transmit that was taken back.
+    /// The two times above, of a transmit that was taken back.
     taken_back: Option<[Millis; 2]>,
-    /// Bytes the kernel took.
+    /// The number of bytes that the kernel took.
     pub(crate) taken: u64,
-    /// Pushes of which the kernel took the last byte.
+    /// The number of pushes of which the kernel took the last byte.
     pub(crate) pushes_taken: u64,
     read: u64,
     capacity: usize,
@@ -94,22 +94,22 @@ impl Socket {
         }
     }
 
-    /// How many bytes the client has written.
+    /// The number of bytes that the client has written.
     pub(crate) fn written_total(&self) -> u64 {
         self.written_total
     }
 
-    /// What was written from `start` on is a heartbeat.
+    /// The bytes written from `start` on are a heartbeat.
     pub(crate) fn mark_heartbeat(&mut self, start: u64) {
         self.heartbeats.push_back(start..self.written_total);
     }
 
-    /// The last byte written is the end of the token.
+    /// The token ends with the last byte written.
     pub(crate) fn mark_token(&mut self) {
         self.token_end = Some(self.written_total);
     }
 
-    /// The client writes no more; after an error it reads no more either.
+    /// The client writes no more. After an error it also reads no more.
     pub(crate) fn end(&mut self, how: Hangup) {
         if how != Hangup::Eof {
             self.written.clear();
@@ -132,14 +132,14 @@ impl Socket {
         (*end <= self.read).then(|| self.messages.pop_front().expect("looked at").1)
     }
 
-    /// The client has read everything, and no more will come.
+    /// Whether the client has read everything and no more will come.
     pub(crate) fn is_at_end(&self) -> bool {
         (self.shut.is_some() || self.is_released)
             && self.in_flight.is_none()
             && self.read == self.taken
     }
 
-    /// Nothing is on its way in either direction, but for heartbeats.
+    /// Whether nothing except heartbeats is on its way in either direction.
     pub(crate) fn is_idle(&self) -> bool {
         let mut end = self.written_total;
         for heartbeat in self.heartbeats.iter().rev() {
@@ -165,7 +165,7 @@ impl Socket {
             && (!self.written.is_empty() || self.client_end.is_some())
     }
 
-    /// What a receive completes with, in pieces as the kernel likes.
+    /// The result of a receive, in pieces of random size.
     pub(crate) fn receive(&mut self, rng: &mut Rng, now: Millis) -> Option<ReceiveCompletion> {
         if !self.can_receive() {
             return None;
@@ -196,7 +196,7 @@ impl Socket {
         self.in_flight.is_some() && (self.is_broken() || self.room() > 0)
     }
 
-    /// Takes a transmit. Its bytes are copied now, whenever the kernel sends them.
+    /// Takes a transmit. Its bytes are copied at once, whenever the kernel sends them.
     pub(crate) fn transmit(
         &mut self,
         bytes: &[u8],
@@ -221,7 +221,7 @@ impl Socket {
         self.in_flight.as_ref().map_or(0, Vec::len)
     }
 
-    /// Takes back the transmit in flight, if there is one. The time that its client has for it goes on.
+    /// Takes back the transmit in flight, if there is one. Its time for the write deadline continues.
     pub(crate) fn take_back(&mut self) -> bool {
         let was_sending = self.in_flight.take().is_some();
         if was_sending {
@@ -230,14 +230,14 @@ impl Socket {
         was_sending
     }
 
-    /// The process ends, and with it a socket that nobody takes over.
+    /// The process ends, and no other process takes over the socket.
     pub(crate) fn abandon(&mut self) {
         self.in_flight = None;
         self.shut = Some(CloseHow::Both);
         self.release();
     }
 
-    /// What the transmit in flight completes with; `None` if it does not yet.
+    /// The result of the transmit in flight; `None` if it does not complete yet.
     pub(crate) fn send(
         &mut self,
         rng: &mut Rng,
@@ -259,7 +259,7 @@ impl Socket {
         self.moved_at_least = now;
         let mut last_end = 0;
         for (end, message) in self.messages.iter().skip(known) {
-            // A push to a room in protocol 2 is one frame, whatever is in it.
+            // A push to a room in protocol 2 is one frame, even if it contains a batch.
             self.pushes_taken += u64::from(match message {
                 ServerMessage::Push(_, Some(_)) | ServerMessage::Presence(_, Some(_)) => {
                     *end != last_end
@@ -273,12 +273,12 @@ impl Socket {
         Ok(Some(Ok(taken)))
     }
 
-    /// After both sides were shut: the last operations are done.
+    /// Whether both sides were shut and the last operations have completed.
     pub(crate) fn can_release(&self) -> bool {
         self.shut == Some(CloseHow::Both) && self.in_flight.is_none()
     }
 
-    /// The driver has not reported the end of the receiving side.
+    /// Whether the driver has not reported the end of the receiving side yet.
     pub(crate) fn owes_hangup(&self) -> bool {
         !self.is_hangup_reported
     }
@@ -288,7 +288,7 @@ impl Socket {
         self.written = VecDeque::new();
     }
 
-    /// The client reset it, or the server shut it under a transmit.
+    /// Whether the client reset it, or the server shut both sides.
     pub(crate) fn is_broken(&self) -> bool {
         self.is_reset() || self.shut == Some(CloseHow::Both)
     }

@@ -1,17 +1,17 @@
-//! What sockets did to shards, so that a run tells which faults it has had.
+//! Faults of sockets, counted so that a run shows which it has had.
 
 use std::fmt;
 
 use crate::received::ReceivedStream;
 
-/// How far a connection was when its client hung up.
+/// The stage of a connection when its client hung up.
 #[derive(Clone, Copy)]
 enum Stage {
-    /// Its token was not answered.
+    /// Its token was not answered yet.
     Handshake,
-    /// Logic or a home was asked for it.
+    /// Logic or a home was asked about it.
     Asking,
-    /// It was amid the history of a room.
+    /// It was receiving the history of a room.
     CatchingUp,
     Live,
     /// The server had closed it.
@@ -25,11 +25,12 @@ const STAGES: [&str; 5] = ["handshake", "asking", "catching up", "live", "closin
 pub struct SocketFaults {
     /// Input that waited for a later turn, because the core had no receive buffers left.
     pub out_of_buffers: u64,
-    /// Sends of which the kernel took a part.
+    /// Sends of which the kernel took only a part.
     pub short_sends: u64,
     /// Sends that failed.
     pub failed_sends: u64,
-    /// Clients that hung up: in the handshake, while logic or a home was asked, amid a history, live, and closing.
+    /// Clients that hung up: in the handshake, while logic or a home was asked, while they received a history, live,
+    /// and closing.
     pub hangups: [u64; STAGES.len()],
 }
 

@@ -1,32 +1,33 @@
-//! What a thread does not count of its time, as a checker of its deadlines knows it.
+//! The time that a thread does not count, as the checker of its deadlines knows it.
 
 use std::rc::Rc;
 
 use comet_core::Millis;
 
-/// A wake-up that is later than this is a stall, milliseconds. Active time stands still for as long after it.
+/// A wake-up that is later than this is a stall, milliseconds. Active time stands still for the same time after it.
 const STALL_MS: u64 = 250;
 
 /// The stalls of one thread.
 #[derive(Default)]
 pub(crate) struct StallLog {
     looked_at: Millis,
-    /// When one was noticed, and what all up to it add up to, milliseconds.
+    /// The times at which stalls were noticed, each with the sum of all stalls up to it, milliseconds.
     noticed: Vec<(Millis, u64)>,
     former: Option<Former>,
 }
 
-/// The threads of another process, before this one.
+/// The threads of the former process.
 #[derive(Clone)]
 struct Former {
     until: Millis,
     logs: Rc<[StallLog]>,
-    /// What this thread has inherited of them, milliseconds.
+    /// The sum of their stalls that this thread has inherited, milliseconds.
     total: u64,
 }
 
 impl StallLog {
-    /// Of a thread that goes on at `now` with connections of other ones, and with what some of them have not counted.
+    /// The log of a thread that takes over connections of other threads at `now`, and inherits `stalled_ms` of
+    /// uncounted time from some of them.
     pub(crate) fn after(logs: Rc<[Self]>, now: Millis, stalled_ms: u64) -> Self {
         let former = Former { until: now, logs, total: stalled_ms };
         Self { looked_at: now, noticed: Vec::new(), former: Some(former) }
@@ -37,11 +38,10 @@ impl StallLog {
         self.noticed.last().map_or(inherited, |(_, total)| *total)
     }
 
-    /// The thread looks at its clock. It meant to wake at `due`, and `stalled_ms` is what it has not counted up
-    /// to now.
+    /// The thread looks at its clock. It meant to wake at `due`, and has not counted `stalled_ms` up to now.
     ///
     /// # Errors
-    /// It was not held up.
+    /// If it leaves out time although it was not held up, or more time than it was held up.
     pub(crate) fn look(
         &mut self,
         now: Millis,
@@ -63,14 +63,14 @@ impl StallLog {
         Ok(())
     }
 
-    /// How much of the time since `since` does not count, at most.
+    /// The most time since `since` that does not count.
     pub(crate) fn since(&self, since: Millis) -> u64 {
         let inherited = self.former.as_ref().map_or(0, |former| former.total);
         let before = self.noticed.iter().rev().find(|(at, _)| at.after(STALL_MS) < since);
         let stalled_ms = self.total() - before.map_or(inherited, |(_, total)| *total);
         // It may be within the time after a stall in which active time stands still.
         let mine = if stalled_ms == 0 { 0 } else { stalled_ms + STALL_MS };
-        // A connection may have been any thread's.
+        // The connection may have belonged to any of the former threads.
         let former = self.former.as_ref().filter(|former| since <= former.until);
         let theirs = former.and_then(|former| former.logs.iter().map(|log| log.since(since)).max());
         mine + theirs.unwrap_or(0)

@@ -1,4 +1,4 @@
-//! What a run exercised.
+//! What runs have covered.
 
 use std::fmt;
 use std::ops::AddAssign;
@@ -12,20 +12,20 @@ use crate::fanout_summary::FanoutSummary;
 use crate::logic_summary::LogicSummary;
 use crate::socket_faults::SocketFaults;
 
-/// What one run exercised, or several added up.
+/// What one run has covered, or the sum of several runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Summary {
-    /// Runs added up.
+    /// The number of runs.
     pub runs: u64,
     /// Steps of simulated time.
     pub steps: u64,
     /// Runs by number of shards, from 1.
     pub shards: [u64; 4],
-    /// Runs by what a full outbox does: drop newest, drop oldest, close.
+    /// Runs by policy of a full outbox: drop newest, drop oldest, close.
     pub policies: [u64; 3],
-    /// Push calls, and others.
+    /// Calls: pushes and others.
     pub calls: u64,
-    /// Calls that ended with a message before a full inbox.
+    /// Calls that ended with a message waiting for a full inbox.
     pub calls_inbox_full: u64,
     /// Calls that ended with reports missing.
     pub calls_late: u64,
@@ -33,13 +33,13 @@ pub struct Summary {
     pub callers_left: u64,
     /// Connections of push callers.
     pub push_callers: u64,
-    /// Those that a shard ended, by [`CallerEnd`].
+    /// Those of them that a shard ended, by [`CallerEnd`].
     pub push_callers_ended: [u64; CallerEnd::COUNT],
-    /// Their requests that were answered, by code of gRPC.
+    /// Their requests that were answered, by gRPC status code.
     pub push_requests: [u64; STATUS_CODES],
-    /// Their pushes of which they were not told what became.
+    /// Their pushes whose result they were not told.
     pub pushes_unknown: u64,
-    /// Their pushes that other hosts told of, and hosts that replies counted as without an answer.
+    /// Their pushes that other hosts answered, and hosts that replies counted as unanswered.
     pub elsewhere: [u64; 2],
     /// Messages that were not sent because their call had ended.
     pub messages_skipped: u64,
@@ -49,16 +49,16 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
-    /// What sockets did.
+    /// Faults of sockets.
     pub socket_faults: SocketFaults,
     /// Reloads of the configuration.
     pub reloads: u64,
-    /// Upgrades, those of them to another number of shards, upgrades that the other process refused, and paced broadcasts that
-    /// went on after an upgrade.
+    /// Upgrades; those to another number of shards; those that the other process refused; and paced broadcasts that
+    /// continued after an upgrade.
     pub upgrades: [u64; 4],
-    /// Deadlines that were put off because of unread input or a send under way.
+    /// Deadlines that were postponed because of unread input or a send under way.
     pub spared: u64,
-    /// Slices of crowds: all, those that their bytes make shorter, and those of pushes to keys or users.
+    /// Slices of crowds: all, those that are shorter because of their bytes, and those of pushes to keys or users.
     pub crowd_slices: [u64; 3],
     /// Connections accepted.
     pub accepted: u64,
@@ -68,7 +68,7 @@ pub struct Summary {
     pub refused_for_memory: u64,
     /// Connections authenticated.
     pub authenticated: u64,
-    /// Tokens renewed, and tokens that were to be and were not taken.
+    /// Tokens renewed, and tokens sent for a renewal that were not accepted.
     pub tokens_renewed: [u64; 2],
     /// Connections that negotiated compression, and pushes that were compressed.
     pub deflated: [u64; 2],
@@ -76,9 +76,9 @@ pub struct Summary {
     pub rooms_refused: [u64; RoomRefusal::ALL.len()],
     /// Connections closed, by [`CloseReason`].
     pub closed: [u64; CloseReason::COUNT],
-    /// What became of the pushes.
+    /// The sum of the tallies of all pushes.
     pub deliveries: Tally,
-    /// Deliveries the sockets took.
+    /// Deliveries that sockets took.
     pub sent: u64,
     /// Deliveries lost with their connection.
     pub lost: u64,
@@ -86,20 +86,21 @@ pub struct Summary {
     pub superseded: u64,
     /// Joins with a position that recovered nothing, and those that recovered.
     pub recoveries: [u64; 2],
-    /// Requests for what was missed that waited for others.
+    /// Requests for missed pushes that waited for others.
     pub recoveries_delayed: u64,
-    /// Sessions that were parked, resumed and expired; pushes that were parked, those that were unsent before, and those that were given on.
+    /// Sessions that were parked, resumed and expired; pushes that were parked, those that were unsent before, and
+    /// those that were resumed.
     pub sessions: [u64; 6],
-    /// Pushes that clients were told to have lost, and those that they got again.
+    /// Pushes that clients were told to have lost, and those that they got later.
     pub gaps: u64,
     /// See [`Summary::gaps`].
     pub repaired: u64,
-    /// Pushes that told members who has entered and left, joins and leaves in them, and times that a client's sum of these was
-    /// compared with the members.
+    /// Pushes that told members who has entered and left, the joins and leaves in them, and times that a client's sum
+    /// of these was compared with the members.
     pub presence: [u64; 2],
     /// See [`Summary::presence`].
     pub rosters: u64,
-    /// Windows of coalescing, and pushes that left in them.
+    /// Coalescing windows, and pushes that were sent at their end.
     pub coalesce_windows: u64,
     /// See [`Summary::coalesce_windows`].
     pub coalesced: u64,
@@ -113,19 +114,19 @@ pub struct Summary {
     pub listed: u64,
     /// Slow clients in top lists.
     pub slow: u64,
-    /// Pushes on pages of what rooms keep.
+    /// Pushes on pages of histories.
     pub kept: u64,
     /// Runs with remote logic.
     pub remote: u64,
-    /// Of the fan-out of a logic service to its comets.
+    /// The fan-out of a logic service to its comets.
     pub fanout: FanoutSummary,
-    /// What became of the calls of remote logic.
+    /// The calls of remote logic.
     pub logic: LogicSummary,
     /// Lines of the trace log.
     pub traced: u64,
-    /// Events that live traces were told of.
+    /// Events that live traces got.
     pub told_live: u64,
-    /// Of everything the clients received; equal for equal seeds.
+    /// A digest of everything that clients received; equal for equal seeds.
     pub digest: u64,
 }
 
@@ -142,7 +143,7 @@ impl Summary {
         summary
     }
 
-    /// Adds what one shard counted.
+    /// Adds the counters of one shard.
     pub(crate) fn add(&mut self, counters: &Counters) {
         self.accepted += counters.accepted_tcp + counters.accepted_websocket;
         self.refused += counters.refused;

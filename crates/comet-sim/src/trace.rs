@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-/// Lines kept.
+/// The number of lines that are kept.
 const LINES_MAX: usize = 200;
 
-/// The last lines of a run; none unless it is a replay.
+/// The last lines of a run; empty unless it is a replay.
 #[derive(Default)]
 pub(crate) struct Trace {
     pub(crate) is_on: bool,
@@ -22,7 +22,7 @@ impl Trace {
     }
 }
 
-/// Adds a line to the trace of an `Env` or a `Context`; formats nothing while the trace is off.
+/// Adds a line to the trace of an `Env` or a `Context`. Formats nothing while the trace is off.
 macro_rules! trace {
     ($env:expr, $($text:tt)*) => {
         if $env.trace.is_on {

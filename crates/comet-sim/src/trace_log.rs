@@ -1,4 +1,4 @@
-//! The checker of the trace log: only listed users have lines, and those of a connection are in order.
+//! The checker of the trace log: only listed users have lines, and the lines of a connection are in order.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ pub(crate) struct TraceLog {
     /// By connection: whether it was closed.
     conns: BTreeMap<ConnId, bool>,
     pub(crate) lines: u64,
-    /// Control was too slow for all lines, and a line says so. Nothing is known of those that are missing.
+    /// Control was too slow for some lines, and a line says so. Nothing is known about the missing ones.
     has_missed: bool,
 }
 
@@ -22,7 +22,7 @@ impl TraceLog {
         }
         self.lines += 1;
         let TraceEvent { conn, user, what, .. } = event;
-        // Of the events that are missing, the first may be of a live trace.
+        // The first of the missing events may belong to a live trace.
         let is_missed = matches!(what, TraceKind::Missed { .. });
         if !is_missed && !plan.trace_lists().any(|list| list.contains(user)) {
             return Err(format!("{event:?} of a user on no list"));
@@ -35,7 +35,7 @@ impl TraceLog {
         let is_closed = self.conns.get(conn).copied().unwrap_or(false);
         let is_right = match what {
             TraceKind::Authenticated { .. } => !is_known,
-            // Where lists change, a connection may become traced at any time.
+            // If lists change, a connection may become traced at any time.
             TraceKind::Read { .. } | TraceKind::Closed { .. } => {
                 (is_known || plan.is_configured) && !is_closed
             }
@@ -46,14 +46,14 @@ impl TraceLog {
         is_right.then_some(()).ok_or_else(|| format!("a line out of place: {event:?}"))
     }
 
-    /// Connections have other ids from now on. Those that are not in `renamed` have been closed.
+    /// Connections have other ids from here on. Those that are not in `renamed` have been closed.
     pub(crate) fn rename(&mut self, renamed: &BTreeMap<ConnId, ConnId>) {
         let former = std::mem::take(&mut self.conns);
         let new_id = |(conn, is_closed)| Some((*renamed.get(&conn)?, is_closed));
         self.conns = former.into_iter().filter_map(new_id).collect();
     }
 
-    /// After the last connection has ended.
+    /// Checks the log after the last connection has ended.
     pub(crate) fn end(&self, plan: &Plan) -> Result<(), String> {
         let open = self.conns.iter().find(|(_, is_closed)| !**is_closed);
         match open {

@@ -1,4 +1,4 @@
-//! What a client may do against the protocol, and what its connection is closed for.
+//! Violations of the protocol by clients, and the reasons for which their connections are closed.
 
 use comet_core::limits::{ACCEPTS_MAX, NAME_MAX};
 use comet_core::{CloseReason, Limits, Transport};
@@ -11,21 +11,21 @@ use crate::wire::{self, BINARY, PING, TEXT};
 pub(crate) enum Violation {
     /// Connects and sends nothing.
     NeverAuthenticates,
-    /// A request that opens no WebSocket; the status it is answered with.
+    /// A request that opens no WebSocket, with the status of the response.
     BadUpgrade(u16),
-    /// Sends more behind its token than may wait for the answer.
+    /// Sends more input behind its token than may wait for the answer.
     Flood,
-    /// Bytes that no frame or message of a client may have.
+    /// Bytes that are not valid in any frame or message of a client.
     Malformed(Malformed),
     /// Sends no heartbeats.
     Silence,
     /// Half a frame, and then no more.
     HalfThenSilence,
-    /// Half a frame, and then the end.
+    /// Half a frame, and then the end of its side.
     HalfThenEnd,
     /// Sends many requests and reads no reply.
     AsksAndNeverReads,
-    /// A WebSocket close; on TCP the end.
+    /// A WebSocket close frame; on TCP the end of its side.
     CloseFrame,
     /// The end of its side.
     End,
@@ -61,7 +61,7 @@ const MALFORMED: [Malformed; 14] = [
     Malformed::RoomTooLong,
     Malformed::OperationsNotNumbers,
     Malformed::TooManyOperations,
-    // The rest is possible over WebSocket only.
+    // The others are possible over WebSocket only.
     Malformed::NotMasked,
     Malformed::ReservedBits,
     Malformed::Text,
@@ -108,7 +108,7 @@ pub(crate) fn bad_upgrade(status: u16, limits: &Limits) -> Vec<u8> {
 }
 
 impl Malformed {
-    /// What a connection is closed for that speaks the text form: the bytes are mostly a binary message.
+    /// The close reason for a connection that speaks the text form, for which most of these bytes are a binary message.
     pub(crate) fn reason_in_text(self) -> CloseReason {
         match self {
             Self::NotMasked | Self::ReservedBits | Self::PingTooLong => CloseReason::BadWebSocket,
@@ -117,8 +117,8 @@ impl Malformed {
         }
     }
 
-    /// The bytes, and what the connection is closed for. `operation` is the one that can make the list
-    /// of a connection's operations longer.
+    /// The bytes, and the close reason. `operation` is an operation that makes the list of the connection's operations
+    /// longer.
     pub(crate) fn bytes(
         self,
         transport: Transport,
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn clients_of_either_transport_commit_every_violation() {
-        // Only WebSocket has an upgrade to get wrong.
+        // Only WebSocket has an upgrade, which can be wrong.
         for (transport, kinds) in [(Transport::Tcp, 10), (Transport::WebSocket, 11)] {
             let mut rng = Rng::new(1);
             let drawn = (0..1000).map(|_| discriminant(&Violation::random(&mut rng, transport)));

@@ -1,4 +1,4 @@
-//! The client's side of the wire: frames and WebSocket messages to the server, and those of the server.
+//! The client's side of the wire: frames and WebSocket messages in both directions.
 
 use std::collections::VecDeque;
 
@@ -18,7 +18,7 @@ pub(crate) const BINARY: u8 = 0x82;
 pub(crate) const TEXT: u8 = 0x81;
 pub(crate) const CLOSE: u8 = 0x88;
 pub(crate) const PING: u8 = 0x89;
-/// Of the first frame of a message whose rest follows, and of that rest.
+/// For the first frame of a fragmented message, and for the following ones.
 pub(crate) const BEGIN: u8 = 0x7f;
 pub(crate) const CONTINUATION: u8 = 0x00;
 pub(crate) const CONTINUATION_END: u8 = 0x80;
@@ -38,7 +38,7 @@ pub(crate) fn frame_as(version: u16, operation: i32, sequence: i32, body: &[u8])
     bytes
 }
 
-/// The message that stands for a frame in the text form. The body becomes a string.
+/// The message for a frame in the text form. The body becomes a JSON string.
 pub(crate) fn to_text(frame: &[u8]) -> Vec<u8> {
     let (Frame { operation, sequence, body, .. }, _) =
         decode(frame, usize::MAX).ok().flatten().expect("a whole frame");
@@ -47,7 +47,7 @@ pub(crate) fn to_text(frame: &[u8]) -> Vec<u8> {
     message.into_bytes()
 }
 
-/// A WebSocket frame of a client; without a mask it is against the rules.
+/// A WebSocket frame of a client. Without a mask it violates the protocol.
 pub(crate) fn websocket(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     let mut bytes = vec![first];
     let masked = if mask.is_some() { 0x80 } else { 0 };
@@ -68,7 +68,7 @@ pub(crate) fn websocket(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec
     bytes
 }
 
-/// An HTTP request that opens a WebSocket, unless one of its parts is wrong.
+/// An HTTP request that opens a WebSocket, unless a part of it is wrong.
 pub(crate) fn upgrade(method: &str, path: &str, version: u32, key: &str) -> Vec<u8> {
     format!(
         "{method} {path} HTTP/1.1\r\nHost: push.example\r\nConnection: Upgrade\r\n\
@@ -84,7 +84,7 @@ pub(crate) const KEY_HEADER: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==
 pub(crate) const OFFER_HEADER: &str =
     "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n";
 
-/// The addressees of a push; written into its body.
+/// The target of a push, which is written into its body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Keys,
@@ -95,8 +95,8 @@ pub(crate) enum Kind {
     Paced,
 }
 
-/// The body of every pushed frame: a batch is several frames with the same id. It is text, and no JSON, so that it travels
-/// in the text form as a string.
+/// The body of every pushed frame. The frames of a batch have the same id. It is text but not JSON, so it is a string
+/// in the text form.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     pub(crate) id: u64,
@@ -124,7 +124,7 @@ impl Stamp {
         body
     }
 
-    /// The push caller it comes from; 0: control. The order of pushes of one source is kept.
+    /// The push caller that made it; 0: control. Pushes of one source keep their order.
     pub(crate) fn source(self) -> u64 {
         self.id >> 32
     }
@@ -169,13 +169,13 @@ pub(crate) fn list(operations: &[i32]) -> String {
     operations.join(",")
 }
 
-/// What the server sends.
+/// A message of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum ServerMessage {
     Http(u16),
-    /// A push; one to a room says in protocol 2 where it stands.
+    /// A push. In protocol 2 a push to a room has its place there.
     Push(Stamp, Option<Place>),
-    /// A push of the server itself: who has entered and left a room.
+    /// A push of the server itself that says who has entered and left a room.
     Presence(Presence, Option<Place>),
     Reply {
         operation: i32,
@@ -188,11 +188,11 @@ pub(crate) enum ServerMessage {
     },
 }
 
-/// Decodes the server's bytes; a byte that belongs to no message is an error.
+/// Decodes the server's bytes. A byte that belongs to no message is an error.
 pub(crate) struct Decoder {
     transport: Transport,
     is_upgraded: bool,
-    /// The upgrade was refused: the rest is text.
+    /// The upgrade was refused, so the rest is text.
     is_refused: bool,
     /// Messages may be compressed.
     is_deflated: bool,
@@ -212,7 +212,7 @@ impl Decoder {
         }
     }
 
-    /// Adds to `messages` what the bytes complete, each with where in the stream it ends.
+    /// Adds the messages that the bytes complete to `messages`, each with its end in the stream.
     pub(crate) fn feed(
         &mut self,
         bytes: &[u8],
@@ -335,7 +335,7 @@ impl Decoder {
                 }
             }
             0x8a => messages.push_back((end, ServerMessage::Pong(payload.into()))),
-            // The answer to a close without a code.
+            // The answer to a close frame without a code.
             CLOSE if matches!(payload.len(), 0 | 2..=125) => {
                 let text = payload.get(2..).unwrap_or_default();
                 let text =
@@ -348,7 +348,7 @@ impl Decoder {
     }
 }
 
-/// Adds what is in a frame: a push to a room in protocol 2 may be a batch.
+/// Adds the messages in a frame. A push to a room in protocol 2 may be a batch.
 fn add_messages(
     frame: &Frame<'_>,
     end: u64,
@@ -360,7 +360,7 @@ fn add_messages(
     }
     let push = RoomPush::decode(frame.body).ok_or("a push to a room without its fields")?;
     let RoomPush { handle, operation, offset, body } = push;
-    // Of runs only those that the server makes of its history have another sequence.
+    // Only batches that the server makes of its history have another sequence.
     let is_recovered = operation == op::RAW && frame.sequence != PUSH_SEQUENCE;
     let place = Place { handle, offset, is_recovered };
     if operation == op::RAW {
@@ -383,7 +383,7 @@ fn add_run(
             return Err("a batch that is not whole frames".to_owned());
         };
         left = left.saturating_sub(1);
-        // Where the room keeps no history it is 0 for all.
+        // If the room keeps no history, all offsets are 0.
         let place = place.map(|all| Place { offset: all.offset.saturating_sub(left), ..all });
         messages.push_back((end, server_message(&frame, place)?));
         run = &run[consumed..];

@@ -25,21 +25,21 @@ pub(crate) struct World {
     pub(crate) drivers: Vec<Driver>,
     /// Peers that have not ended on both sides.
     pub(crate) active: Vec<usize>,
-    /// Profiles of earlier clients, some of which come again.
+    /// The profiles of earlier clients, some of which come back.
     profiles: Vec<ClientProfile>,
     pub(crate) baseline: Baseline,
-    /// Until then only clients go on: the process is stopped.
+    /// The process is stopped until then: only clients act.
     stopped_until: Millis,
     stops: u64,
     core_stalls: u64,
     upgrades: Upgrades,
 }
 
-/// How upgrades ended.
+/// The results of upgrades.
 #[derive(Default)]
 struct Upgrades {
     done: u64,
-    /// Of those done: with another number of shards.
+    /// Those of them to another number of shards.
     resized: u64,
     refused: u64,
 }
@@ -48,12 +48,12 @@ struct Upgrades {
 enum Phase {
     Busy,
     Quiet,
-    /// Clients go on, and nothing new begins: an upgrade is near.
+    /// Clients act, but nothing new begins, because an upgrade is near.
     Frozen,
 }
 
-/// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets that send
-/// heartbeats every few hundred milliseconds are seldom all idle at once: some seeds need a minute.
+/// Simulated time in which everything must come to rest, milliseconds. Clients with slow sockets that send heartbeats
+/// every few hundred milliseconds are rarely all idle at once; some seeds need a minute.
 const QUIET_MS_MAX: u64 = 600_000;
 
 impl World {
@@ -76,7 +76,7 @@ impl World {
         }
     }
 
-    /// Busy phases, each of which ends in a quiet point, and the drain at the end.
+    /// Runs busy phases, each with a quiet point at the end, and then the drain.
     pub(crate) fn run(&mut self) -> Result<Summary, String> {
         for _ in 0..self.env.plan.rounds {
             for _ in 0..self.env.plan.steps {
@@ -112,7 +112,7 @@ impl World {
         Ok(Summary { stops, core_stalls, upgrades, spared, ..summary })
     }
 
-    /// Lets everything come to rest: all is delivered, and room counts have travelled.
+    /// Waits until everything is at rest: everything is delivered, and room counts have been exchanged.
     fn rest(&mut self, is_done: impl Fn(&Control) -> bool) -> Result<(), String> {
         let begin = self.env.now;
         self.env.note_activity();
@@ -120,7 +120,7 @@ impl World {
         loop {
             self.step(Phase::Quiet)?;
             let Env { now, control, .. } = &self.env;
-            // While the process is stopped nothing happens, which is no rest.
+            // While the process is stopped nothing happens, but that is not rest.
             let active_at = self.env.active_at().max(self.stopped_until);
             let is_still = *now > active_at.after(2 * ROOM_COUNT_MS + 100)
                 && control.paced.is_idle()
@@ -271,7 +271,7 @@ impl World {
                 .read((socket, &mut env.rng), next_call, is_quiet)
                 .map_err(|what| format!("peer {peer} read something wrong: {what}"))?;
             client.write((socket, &mut env.rng), &env.plan, env.now, is_quiet);
-            // Few are amid a history at any time.
+            // Few clients receive a history at any time.
             let leaves_amid_history = client.received.is_catching_up() && env.rng.percent(20);
             if !is_quiet && (leaves_amid_history || env.rng.below(1000) == 0) {
                 client.disconnect(socket, &mut env.rng);

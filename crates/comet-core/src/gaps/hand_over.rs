@@ -1,4 +1,4 @@
-//! What connections have lost, on its way from one process to another.
+//! The hand-over of gaps to another process.
 
 use comet_handover as handed;
 use comet_proto::RoomHandle;
@@ -8,7 +8,7 @@ use crate::ids::Slot;
 use super::{Gap, Gaps, Lost};
 
 impl Gaps {
-    /// What the connection has lost.
+    /// The gaps of a connection.
     pub(crate) fn hand_over(&self, slot: Slot) -> Vec<handed::Gap> {
         let gaps = self.by_conn.get(&slot).map_or(&[][..], Vec::as_slice);
         gaps.iter()
@@ -30,7 +30,7 @@ impl Gaps {
             .collect()
     }
 
-    /// What [`Gaps::hand_over`] gave, with the handles here.
+    /// Takes over the result of [`Gaps::hand_over`], with the handles of this process.
     pub(crate) fn take_over(&mut self, slot: Slot, gaps: Vec<handed::Gap>) {
         if gaps.is_empty() {
             return;
@@ -42,7 +42,7 @@ impl Gaps {
                 room,
                 first,
                 last,
-                // Its gap counts them already.
+                // The gap counts them already.
                 pushes: 0,
                 is_outdated,
                 generation: None,

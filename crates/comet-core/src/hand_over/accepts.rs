@@ -1,4 +1,4 @@
-//! What a connection accepts, on its way from another process.
+//! The accept filter of a connection of another process.
 
 use comet_handover as handed;
 use comet_handover::{AcceptsKind, Fault};
@@ -6,7 +6,7 @@ use comet_handover::{AcceptsKind, Fault};
 use crate::accepts::Accepts;
 use crate::limits::ACCEPTS_MAX;
 
-/// What a connection accepts.
+/// Checks and converts the accept filter.
 pub(super) fn accepts_from(accepts: Option<handed::Accepts>) -> Result<Accepts, Fault> {
     Ok(match accepts {
         None => Accepts::All,

@@ -1,4 +1,4 @@
-//! The part of a hand-over that one shard takes over, checked.
+//! The checked part of a hand-over that one shard takes over.
 
 use std::sync::Arc;
 
@@ -18,49 +18,50 @@ use crate::transport::Transport;
 use super::paced::ArrivedPaced;
 use super::parked::{ArrivedKept, ArrivedSession};
 
-/// What one shard takes over. [`distribute`](crate::distribute) makes it.
+/// The part that one shard takes over. [`distribute`](crate::distribute) makes it.
 pub struct TakeOver {
     pub(crate) shard: ShardId,
     pub(crate) shards: u16,
-    /// By slot.
+    /// Sorted by slot.
     pub(crate) connections: Vec<ArrivedConn>,
     pub(crate) items: Vec<ArrivedItem>,
     pub(crate) rooms: Vec<ArrivedRoom>,
     pub(crate) home: ArrivedHome,
     pub(crate) counters: Counters,
     pub(crate) ticket_keys: Option<TicketKeys>,
-    /// The oldest first.
+    /// Oldest first.
     pub(crate) paced: Vec<ArrivedPaced>,
 }
 
 impl TakeOver {
-    /// How many connections the shard takes over.
+    /// The number of connections that the shard takes over.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.len()
     }
 
-    /// The address of each client as the driver has handed it over, by slot.
+    /// The address of each client as the former driver has handed it over, by slot.
     pub fn addresses(&self) -> impl Iterator<Item = &str> {
         self.connections.iter().map(|conn| conn.connection.address.as_str())
     }
 
-    /// Rooms with members whose home the shard is.
+    /// The rooms with members whose home the shard is.
     pub fn rooms(&self) -> impl Iterator<Item = &Arc<str>> {
         self.home.rooms.iter().map(|room| &room.name)
     }
 
-    /// The shard, and the calls whose paced broadcasts go on there.
+    /// The shard, with each call whose paced broadcast continues there.
     pub fn paced(&self) -> impl Iterator<Item = (ShardId, CallId)> {
         self.paced.iter().map(|paced| (self.shard, paced.call))
     }
 
-    /// The keys of the former process's session tickets, the same for each shard.
+    /// The session ticket keys of the former process, the same for each shard.
     pub fn take_ticket_keys(&mut self) -> Option<TicketKeys> {
         self.ticket_keys.take()
     }
 
-    /// The TLS of each connection as the driver has handed it over, by slot. What is sealed stays known to the shard.
+    /// The TLS state of each connection as the former driver has handed it over, by slot. The shard keeps the number of
+    /// sealed bytes.
     pub fn take_tls(&mut self) -> Vec<Option<Tls>> {
         let connections = self.connections.iter_mut().map(|conn| &mut conn.connection.tls);
         connections.map(|tls| tls.as_deref_mut().map(Tls::take)).collect()
@@ -68,16 +69,16 @@ impl TakeOver {
 }
 
 pub(crate) struct ArrivedConn {
-    /// Handles in it are those of the former process, but for `gaps`; `pending` are indices of [`TakeOver::items`].
+    /// Except in `gaps`, handles in it are those of the former process; `pending` are indices into [`TakeOver::items`].
     pub(crate) connection: Connection,
     pub(crate) transport: Transport,
     pub(crate) accepts: Accepts,
-    /// Index of [`TakeOver::rooms`].
+    /// An index into [`TakeOver::rooms`].
     pub(crate) room: Option<usize>,
     pub(crate) further_rooms: Vec<usize>,
-    /// Up to which offset it was offered the pushes of rooms that keep a history, by index.
+    /// The offsets up to which it was offered the pushes of rooms with a history, by index of the room.
     pub(crate) offered: Vec<(usize, u64)>,
-    /// Rooms that its client knows by another handle.
+    /// The rooms that its client knows by another handle.
     pub(crate) renamed: Vec<usize>,
 }
 
@@ -91,17 +92,18 @@ pub(crate) struct ArrivedItem {
 pub(crate) struct ArrivedRoom {
     pub(crate) handle: RoomHandle,
     pub(crate) name: Arc<str>,
-    /// Members on this shard.
+    /// The number of members on this shard.
     pub(crate) members: u32,
-    /// Members on all other shards and hosts.
+    /// The number of members on all other shards and hosts.
     pub(crate) elsewhere: u32,
-    /// Of its latest push, if its home knows one.
+    /// The position of its latest push, if its home knows one.
     pub(crate) position: Option<Position>,
 }
 
 #[derive(Default)]
 pub(crate) struct ArrivedHome {
-    /// Whether their sessions outlast them, and how long they have had their keys if other hosts compare that.
+    /// The owner of each key, whether its session outlasts it, and, if other hosts compare that, since when it has the
+    /// key.
     pub(crate) owners: Vec<(Box<str>, ConnId, bool, Option<Millis>)>,
     pub(crate) parked: Vec<ArrivedSession>,
     pub(crate) kept: Vec<ArrivedKept>,
@@ -109,14 +111,14 @@ pub(crate) struct ArrivedHome {
     pub(crate) departed_users: Vec<DepartedUser>,
     pub(crate) disconnected_keys: Vec<DisconnectedKey>,
     pub(crate) left_behind: Vec<LeftBehindKey>,
-    /// Keys given to anonymous users by this shard, as it would count them.
+    /// The number of keys given to anonymous users, as this shard counts them.
     pub(crate) anonymous: u64,
     pub(crate) rooms: Vec<HomeRoomPart>,
     /// Rooms with members on other hosts.
     pub(crate) remote: Vec<(Arc<str>, u32)>,
-    /// The stream that hosts share, as far as all homes have had it.
+    /// The stream that hosts share, as far as all homes have read it.
     pub(crate) stream: StreamState,
-    /// Offset of the latest push of it to a room that was forgotten.
+    /// The offset of the latest push of the stream to a room that was forgotten.
     pub(crate) stream_forgotten: u64,
     pub(crate) histories: Vec<History>,
     pub(crate) forgotten_rooms: u64,

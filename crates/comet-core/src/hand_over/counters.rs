@@ -1,4 +1,4 @@
-//! Counters by name.
+//! Counters by name, for the hand-over.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,13 @@ use comet_proto::RoomRefusal;
 
 use crate::ledger::{CallerEnd, CloseReason, Counters, DropReason, ParkedLoss, Tally};
 
-/// Every total of `counters` with its name, and every histogram. Gauges are not among them: a shard knows these.
+/// All totals of `counters` with their names, and all histograms. Gauges are left out, because the new shard knows them
+/// itself.
 #[allow(clippy::type_complexity, reason = "two lists")]
 fn named(
     counters: &mut Counters,
 ) -> (Vec<(String, &mut u64)>, Vec<(&'static str, &mut Histogram)>) {
-    // All fields by name: a new one has to be put into one of the lists.
+    // All fields are named, so that a new field has to be put into one of the lists.
     let Counters {
         accepted_tcp,
         accepted_websocket,
@@ -171,7 +172,7 @@ fn named(
     (totals, histograms)
 }
 
-/// The longest of all; all others add up.
+/// The name of the one total that is a maximum; all others are sums.
 pub(super) const TURN_MICROS_MAX: &str = "turn_micros_max";
 
 fn labelled<'a>(
@@ -199,7 +200,7 @@ pub(crate) fn to_message(mut counters: Counters) -> handed::Counters {
     }
 }
 
-/// The totals that `message` names and this release knows.
+/// The totals in `message` that this release knows.
 pub(crate) fn from_message(message: &handed::Counters) -> Counters {
     let handed::Counters { totals: by_name, histograms: times_by_name } = message;
     let mut counters = Counters::default();
@@ -208,7 +209,7 @@ pub(crate) fn from_message(message: &handed::Counters) -> Counters {
         *total = by_name.get(&name).copied().unwrap_or(0);
     }
     for (name, times) in histograms {
-        // Other buckets are those of another release: these times are lost.
+        // A histogram of another release may have other buckets. Its times are lost.
         let known = times_by_name.get(name);
         let known = known.and_then(|known| Histogram::from_parts(&known.buckets, known.sum_micros));
         *times = known.unwrap_or_default();
@@ -216,7 +217,7 @@ pub(crate) fn from_message(message: &handed::Counters) -> Counters {
     counters
 }
 
-/// Adds what another shard has counted.
+/// Adds the counters of another shard.
 pub(super) fn add(sum: &mut handed::Counters, other: &handed::Counters) {
     let handed::Counters { totals, histograms } = sum;
     for (name, &more) in &other.totals {
@@ -234,7 +235,7 @@ pub(super) fn add(sum: &mut handed::Counters, other: &handed::Counters) {
     }
 }
 
-/// What all shards have counted, by the number of the shard that goes on from there.
+/// The counters of all shards, added up for each of the `count` shards that continue.
 pub(super) fn regroup(counters: &[handed::Counters], count: u16) -> Vec<handed::Counters> {
     let empty = || handed::Counters { totals: BTreeMap::new(), histograms: BTreeMap::new() };
     let mut regrouped: Vec<_> = (0..count).map(|_| empty()).collect();

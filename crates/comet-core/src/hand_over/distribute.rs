@@ -1,4 +1,4 @@
-//! From the shards of one process to those of another.
+//! Distributes the shards of one process to those of another.
 
 use std::collections::HashSet;
 
@@ -22,31 +22,31 @@ use super::paced::Paced;
 use super::parked::push_from;
 use super::rooms::{NewHandles, ShardRooms};
 
-/// Connections of one shard: slots are `u32`, and this many are beyond any machine.
+/// The limit of connections of one shard: slots are `u32`, and this number exceeds any machine.
 const CONNECTIONS_MAX: usize = 1 << 28;
 
-/// A shard of the former process, its frames checked.
+/// A shard of the former process. Its frames are checked.
 struct Former {
     items: Vec<ArrivedItem>,
     rooms: Vec<handed::Room>,
 }
 
-/// A connection on its way.
+/// A connection on its way to its new shard.
 struct Moving<S> {
-    /// Index of its shard in the former process.
+    /// The index of its shard in the former process.
     from: usize,
     connection: handed::Connection,
     socket: S,
 }
 
-/// Divides what all shards of the former process have handed over among `count` shards. `S` is what belongs to a connection: its
-/// socket. Each shard comes with what belongs to its connections, in their order, which is that of
+/// Divides everything that the shards of the former process have handed over among `count` shards. `S` is what belongs
+/// to a connection: its socket. Each shard is returned with the sockets of its connections, in the order of
 /// [`Shard::take_over`](crate::Shard::take_over).
 ///
-/// With the same number of shards every connection stays on its shard. Otherwise each shard gets as many as any other.
+/// With the same number of shards each connection stays on its shard. Otherwise the connections are divided evenly.
 ///
 /// # Errors
-/// A part is missing, or they contradict each other. Nothing is taken over then.
+/// If a part is missing, or parts contradict each other. Then nothing is taken over.
 pub fn distribute<S>(
     mut shards: Vec<(handed::Shard, Vec<S>)>,
     count: u16,
@@ -98,7 +98,7 @@ pub fn distribute<S>(
     }
     let paced = if is_same { paced.keep() } else { paced.divide(&lengths) };
     homes.reserve(total);
-    // Each record moves once: clients wait for each page that the kernel has to find.
+    // Each record moves only once, because clients wait for each page that the kernel has to find.
     let mut moving = moving.into_iter().enumerate().flat_map(|(from, (connections, sockets))| {
         let pairs = connections.into_iter().zip(sockets);
         pairs.map(move |(connection, socket)| Moving { from, connection, socket })
@@ -135,7 +135,7 @@ pub fn distribute<S>(
         parts.into_iter().zip(rest)
     {
         let mut counters = counters::from_message(&counters);
-        // Pushes that wait go with their connections: each shard has queued those of its own.
+        // Waiting pushes move with their connections, so each shard counts those of its own connections as queued.
         let is_push = |item: &&u32| items[**item as usize].is_push;
         let waiting = |conn: &ArrivedConn| conn.connection.pending.iter().filter(is_push).count();
         let waiting: usize = connections.iter().map(waiting).sum();
@@ -166,7 +166,7 @@ fn inconsistent<T>(what: impl Into<String>) -> Result<T, Fault> {
     Err(Fault::Inconsistent(what.into()))
 }
 
-/// Every shard of the former process is there, once, and each connection has its socket.
+/// Checks that each shard of the former process is present once, and that each connection has a socket.
 fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
     if shards.is_empty() {
         return inconsistent("no shard");
@@ -206,11 +206,11 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
     }
 }
 
-/// Frames of a new shard.
+/// The frames of a new shard.
 #[derive(Default)]
 struct Items {
     all: Vec<ArrivedItem>,
-    /// For each former shard: where its items are in `all`.
+    /// For each former shard: the indices of its items in `all`.
     known: Vec<Vec<u32>>,
 }
 
@@ -234,7 +234,7 @@ impl Items {
         Ok(*known)
     }
 
-    /// Notes the handles here of the rooms that pushes are to. Their frames keep the former ones.
+    /// Notes the present handles of the rooms that pushes are to. The frames still name the former ones.
     fn rename(&mut self, handles: &NewHandles) {
         for (from, known) in self.known.iter().enumerate() {
             for &at in known.iter().filter(|&&at| at != u32::MAX) {
@@ -251,7 +251,7 @@ impl Items {
     }
 }
 
-/// Checks a connection, and puts its frames and rooms to those of its new shard.
+/// Checks a connection, and adds its frames and rooms to those of its new shard.
 fn arrive(
     mut connection: handed::Connection,
     from: usize,

@@ -1,4 +1,5 @@
-//! What homes keep: put to the shards that are the homes now, and made of what the connections say.
+//! Moves the data of homes to the shards that are the homes in the new process, and derives the rest from the
+//! connections.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -20,14 +21,14 @@ use super::parked::{self, ArrivedKept, ArrivedSession};
 /// All homes of the former process, and the connections of the new one.
 #[derive(Default)]
 pub(super) struct Homes {
-    /// Number of the latest session of users that had one.
+    /// The number of the latest session of each user that had one.
     last: AHashMap<i64, i32>,
     departed_users: Vec<DepartedUser>,
     disconnected_keys: Vec<DisconnectedKey>,
     left_behind: Vec<LeftBehindKey>,
     anonymous: u64,
     remote: AHashMap<Arc<str>, u32>,
-    /// With the place in the list of its former home.
+    /// Each with its index in the list of its former home.
     histories: Vec<(usize, History)>,
     forgotten_rooms: u64,
     stream: Option<StreamState>,
@@ -41,13 +42,13 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    /// Connections that will be [registered](Self::register).
+    /// Reserves memory for connections that will be [registered](Self::register).
     pub(super) fn reserve(&mut self, connections: usize) {
         self.owners.reserve(connections);
         self.sessions.reserve(connections);
     }
 
-    /// Adds what a former shard has kept, whose clock showed `at`. That of the new process goes on from there.
+    /// Adds the data of a former shard whose clock showed `at`. The clock of the new process continues from there.
     pub(super) fn add(&mut self, home: Home, at: Millis) {
         let Home {
             users,
@@ -62,7 +63,7 @@ impl Homes {
             stream_seen: seen,
             stream_forgotten,
             key_ages,
-            // These are checked: see [`Homes::park`].
+            // These are checked in [`Homes::park`].
             parked: _,
             left_behind,
         } = home;
@@ -83,7 +84,8 @@ impl Homes {
         self.forgotten_rooms = self.forgotten_rooms.max(forgotten_rooms);
     }
 
-    /// Homes may be at different places: what one of them has not had, all are to get, and know what they had.
+    /// Homes may have read the stream up to different offsets. All get what one of them lacks; each knows what it has
+    /// had.
     fn add_stream(&mut self, state: StreamState) {
         let joined = self.stream.map_or(state, |known| match known.epoch == state.epoch {
             true => StreamState {
@@ -109,7 +111,7 @@ impl Homes {
         Ok(())
     }
 
-    /// A connection is on `shard` now, in the slot `at`.
+    /// The connection is on `shard` in the new process, in the slot `at`.
     pub(super) fn register(
         &mut self,
         connection: &Connection,
@@ -140,8 +142,8 @@ impl Homes {
         Ok(())
     }
 
-    /// What each of `count` shards keeps as a home. `rooms` are those of each shard, which learn how many members they have
-    /// elsewhere.
+    /// The data of `count` shards as homes. `rooms` are the rooms of each shard; their numbers of members elsewhere are
+    /// filled in.
     pub(super) fn finish(
         self,
         rooms: &mut [Vec<ArrivedRoom>],
@@ -166,7 +168,7 @@ impl Homes {
         } = self;
         let mut homes: Vec<ArrivedHome> = (0..count).map(|_| ArrivedHome::default()).collect();
         for home in &mut homes {
-            // The numbers of a shard are spread over all of them, so each goes on behind the greatest.
+            // A shard's numbers interleave with those of the others, so each shard continues after the greatest.
             home.anonymous = anonymous.div_ceil(count.into());
             home.forgotten_rooms = forgotten_rooms;
             home.stream = stream.unwrap_or_default();
@@ -188,10 +190,10 @@ impl Homes {
             let last = last.remove(&user).unwrap_or(greatest);
             homes[at(home_of_user(user, count))].users.push(ArrivedUser { user, last, sessions });
         }
-        // Their sessions are over, because their connections have stayed behind.
+        // The sessions of these users have ended, because their connections have stayed behind.
         let ended = last.into_iter();
         departed_users.extend(ended.map(|(user, last)| DepartedUser { user, last, age_ms: 0 }));
-        // Oldest first; and by name, so that the same hand-over always comes to the same.
+        // Sorted by age and by name, so that the same hand-over always has the same result.
         departed_users.sort_by_key(|&DepartedUser { user, age_ms, .. }| (Reverse(age_ms), user));
         disconnected_keys.sort_by_key(|key| Reverse(key.age_ms));
         for departed in departed_users {
@@ -217,7 +219,7 @@ impl Homes {
     }
 }
 
-/// So that the same hand-over always comes to the same.
+/// Sorts a home's data, so that the same hand-over always has the same result.
 fn sort(home: &mut ArrivedHome) {
     home.owners.sort_unstable_by(|(one, ..), (other, ..)| one.cmp(other));
     home.parked.sort_unstable_by(|one, other| one.key.cmp(&other.key));
@@ -231,7 +233,7 @@ fn at(ShardId(shard): ShardId) -> usize {
     shard.into()
 }
 
-/// The position of each room that has one.
+/// The position of each room with a history.
 fn positions(histories: &[(usize, History)]) -> Result<AHashMap<Arc<str>, Position>, Fault> {
     let mut positions = AHashMap::new();
     for (_, History { room, epoch, top, .. }) in histories {
@@ -243,7 +245,7 @@ fn positions(histories: &[(usize, History)]) -> Result<AHashMap<Arc<str>, Positi
     Ok(positions)
 }
 
-/// Tells homes which shards have members in their rooms, and the shards how many there are elsewhere.
+/// Tells homes which shards have members of their rooms, and tells shards the numbers of members elsewhere.
 fn join_rooms(
     rooms: &mut [Vec<ArrivedRoom>],
     homes: &mut [ArrivedHome],

@@ -1,30 +1,30 @@
-//! What keeps a shard from being handed over, and what stays behind.
+//! The work that keeps a shard from being handed over, and the connections that stay behind.
 
 use std::fmt;
 
-/// What a shard has under way. It can be handed over once nothing is.
+/// The work that a shard has under way. It can be handed over when there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Obstacles {
-    /// Pushes that are not offered to all, those that wait in windows among them.
+    /// Pushes that were not offered to all their connections, including those that wait in windows.
     pub pushes: usize,
     /// Orders to move clients off.
     pub orders: usize,
-    /// Transmits that the driver has not answered.
+    /// Transmits whose result the driver has not reported.
     pub transmits: usize,
     /// Messages to other shards, and reports to control.
     pub messages: usize,
-    /// Connections that wait for logic or a home. They go on once answered; those that are not when the shard is handed over
-    /// stay behind.
+    /// Connections that wait for logic or a home. They continue after the answer. Those that still wait when the shard
+    /// is handed over stay behind.
     pub answers: usize,
-    /// Connections that wait to be in a room, and go on meanwhile; and rooms that some wait for.
+    /// Connections that wait to enter a room while their input is read, and rooms that connections wait for.
     pub joins: usize,
     /// Requests of push callers that are not answered.
     pub calls: usize,
-    /// Lists for operators that are being made.
+    /// Lists for operators under way.
     pub lists: usize,
     /// Sockets to shut, and closed connections to log.
     pub closes: usize,
-    /// Sessions that are between two connections.
+    /// Sessions on the way from a former or to a next connection.
     pub sessions: usize,
     /// The shard drains.
     pub is_draining: bool,
@@ -37,8 +37,9 @@ impl Obstacles {
         *self == Self::default()
     }
 
-    /// Whether nothing is under way that would be lost. Connections that wait for logic may be left behind, callers learn from
-    /// the end of their connection that nobody answers, and sockets to shut are those of connections that are closed already.
+    /// Whether nothing is under way that would be lost. Connections that wait for logic may be left behind. Push
+    /// callers learn from the end of their connection that no reply will come. Sockets to shut belong to connections
+    /// that are closed already.
     #[must_use]
     pub fn may_hand_over(&self) -> bool {
         Self { answers: 0, calls: 0, closes: 0, ..*self }.is_none()
@@ -83,7 +84,7 @@ pub enum LeftBehind {
 }
 
 impl LeftBehind {
-    /// The word for it in logs.
+    /// Its name in logs.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! Paced broadcasts on their way to another process.
+//! The hand-over of paced broadcasts to another process.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -12,7 +12,7 @@ use crate::ledger::{DropReason, Tally};
 use crate::limits::PACED_MAX;
 use crate::message::Push;
 
-/// A paced broadcast cannot have met more connections than this: more than all shards have slots.
+/// The limit of connections that a paced broadcast can have met: more than all shards have slots.
 const MET_MAX: u64 = 1 << 48;
 
 /// A paced broadcast on one shard.
@@ -21,14 +21,14 @@ pub(crate) struct ArrivedPaced {
     pub(crate) push: Push,
     /// At least 1.
     pub(crate) connections_per_second: u32,
-    /// Thousandths of a connection, at most one second's.
+    /// The credit in thousandths of a connection, at most that of one second.
     pub(crate) credit: u64,
-    /// Places of the connections that it is through with, in ascending order.
+    /// The indices of the connections that were visited, in ascending order.
     pub(crate) visited: Vec<Range<u32>>,
     pub(crate) tally: Tally,
 }
 
-/// Adds a range that begins at or behind the end of the last one.
+/// Appends a range that begins at or after the end of the last one.
 pub(crate) fn append_range(ranges: &mut Vec<Range<u32>>, next: Range<u32>) {
     match ranges.last_mut() {
         _ if next.is_empty() => {}
@@ -61,7 +61,7 @@ pub(crate) fn to_message(broadcast: &ArrivedPaced) -> handed::PacedBroadcast {
     }
 }
 
-/// One that was on a shard with so many connections.
+/// Checks a broadcast of a shard with `connections` connections.
 fn arrive(broadcast: handed::PacedBroadcast, connections: usize) -> Result<ArrivedPaced, Fault> {
     let fault = |what| Err(Fault::Inconsistent(format!("a paced broadcast {what}")));
     let handed::PacedBroadcast {
@@ -112,15 +112,15 @@ fn arrive(broadcast: handed::PacedBroadcast, connections: usize) -> Result<Arriv
 /// The paced broadcasts of all shards of the former process.
 #[derive(Default)]
 pub(super) struct Paced {
-    /// Of each shard, the oldest first.
+    /// For each shard its broadcasts, oldest first.
     former: Vec<Vec<ArrivedPaced>>,
-    /// How many connections each has handed over.
+    /// The number of connections that each shard has handed over.
     lengths: Vec<usize>,
     calls: BTreeSet<CallId>,
 }
 
 impl Paced {
-    /// Adds what a former shard with so many connections had.
+    /// Adds the broadcasts of a former shard with `connections` connections.
     pub(super) fn add(
         &mut self,
         broadcasts: Vec<handed::PacedBroadcast>,
@@ -145,13 +145,13 @@ impl Paced {
         Ok(())
     }
 
-    /// Those of each shard, where all connections stay on theirs.
+    /// The broadcasts of each shard if all connections stay on their shards.
     pub(super) fn keep(self) -> Vec<Vec<ArrivedPaced>> {
         self.former
     }
 
-    /// Those of each shard, where the connections in their order are divided into runs of these `lengths`. A broadcast goes on on
-    /// every shard, at a speed in proportion to the connections that it is still to go to there.
+    /// The broadcasts of each shard if the connections, in order, are divided into runs of these `lengths`. A broadcast
+    /// continues on every shard, at a speed in proportion to the connections that it still has to reach there.
     pub(super) fn divide(self, lengths: &[usize]) -> Vec<Vec<ArrivedPaced>> {
         let mut parts: BTreeMap<CallId, Vec<Option<ArrivedPaced>>> = BTreeMap::new();
         let former = self.former.len();
@@ -174,7 +174,7 @@ impl Paced {
     }
 }
 
-/// One broadcast, by former shard; `None` where it has ended. It has a part on at least one.
+/// The parts of one broadcast, by former shard; `None` if it has ended there. At least one part is present.
 fn join_and_divide(
     parts: Vec<Option<ArrivedPaced>>,
     former: &[usize],
@@ -218,7 +218,7 @@ fn join_and_divide(
             connections_per_second: u32::try_from(share).unwrap_or(u32::MAX).max(1),
             credit: 0,
             visited: here,
-            // What it has met so far counts once.
+            // The connections met so far are counted on one shard only.
             tally: std::mem::take(&mut tally),
         }
     };

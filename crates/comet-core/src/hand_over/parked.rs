@@ -1,4 +1,4 @@
-//! Parked sessions on their way to another process.
+//! The hand-over of parked sessions to another process.
 
 use comet_handover as handed;
 use comet_handover::Fault;
@@ -21,7 +21,7 @@ pub(crate) struct ArrivedSession {
     pub(crate) lost: [u32; 2],
 }
 
-/// A key that the home of its user passes pushes on to.
+/// A key by way of which the user's home sends pushes.
 pub(crate) struct ArrivedKept {
     pub(crate) user: i64,
     pub(crate) key: Box<str>,

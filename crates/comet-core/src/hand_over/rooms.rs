@@ -1,8 +1,9 @@
 //! The rooms of a new shard, and the handles by which clients know them.
 //!
-//! A room keeps its handle where all its members know it by the same one, and no client of the shard knows another room by that.
-//! So nothing changes if the number of shards does not, or grows. Otherwise it gets a handle that no client knows: a request
-//! that names a former handle and crosses the news then meets no room, rather than another one.
+//! A room keeps its handle if all its members know it by the same handle, and no client of the shard knows another room
+//! by that handle. So handles do not change if the number of shards stays the same or grows. Otherwise a room gets a
+//! handle that no client knows. Then a request that names a former handle, sent before the client learned the new one,
+//! meets no room instead of a wrong one.
 
 use std::sync::Arc;
 
@@ -14,31 +15,31 @@ use crate::limits::NAME_MAX;
 
 use super::arrival::{ArrivedConn, ArrivedRoom};
 
-/// Handles are indices, so this bounds the memory that they make a shard take.
+/// The limit of handles. They are indices, so it bounds the memory that they make a shard allocate.
 const HANDLES_MAX: u32 = 1 << 24;
 
 /// The rooms of one new shard.
 pub(super) struct ShardRooms {
     rooms: Vec<Building>,
     by_name: AHashMap<Arc<str>, usize>,
-    /// For each former shard: its rooms by handle, and where they are in `rooms`.
+    /// For each former shard: its rooms by handle, and their indices in `rooms`.
     known: Vec<AHashMap<u32, Known>>,
 }
 
-/// For each former shard: rooms that have another handle here.
+/// For each former shard: the rooms that have another handle in the new process.
 pub(super) struct NewHandles(Vec<AHashMap<RoomHandle, RoomHandle>>);
 
 impl NewHandles {
-    /// The handle here of a room that had the handle `former` on the former shard `from`.
+    /// The new handle of a room that had the handle `former` on the former shard `from`.
     pub(super) fn of(&self, from: usize, former: RoomHandle) -> RoomHandle {
         self.0[from].get(&former).copied().unwrap_or(former)
     }
 }
 
-/// A room that a connection is in.
+/// A room that a connection has entered.
 #[derive(Clone, Copy)]
 pub(super) struct Entered {
-    /// Its index here.
+    /// Its index on the new shard.
     pub(super) at: usize,
     /// See [`Room::offered`].
     pub(super) offered: Option<u64>,
@@ -46,7 +47,7 @@ pub(super) struct Entered {
 
 #[derive(Clone, Copy)]
 enum Known {
-    /// Index of the former shard's list.
+    /// An index into the former shard's list.
     There(usize),
     Here(Entered),
 }
@@ -54,7 +55,7 @@ enum Known {
 struct Building {
     name: Arc<str>,
     members: u32,
-    /// The handle by which all members so far know it; `None`: they know several.
+    /// The handle by which all members so far know it; `None`: they know several handles.
     handle: Option<u32>,
 }
 
@@ -64,7 +65,7 @@ impl ShardRooms {
         Self { rooms: Vec::new(), by_name: AHashMap::new(), known }
     }
 
-    /// A connection of the former shard `from` is in the room that has `handle` there.
+    /// Enters a connection of the former shard `from` into the room with the handle `handle` there.
     pub(super) fn enter(
         &mut self,
         from: usize,
@@ -113,12 +114,12 @@ impl ShardRooms {
         Ok(entered)
     }
 
-    /// Gives each room its handle, and notes the rooms that `conns` know by another one.
+    /// Gives each room its handle, and notes for each of `conns` the rooms that it knows by another handle.
     pub(super) fn finish(
         mut self,
         conns: &mut [ArrivedConn],
     ) -> Result<(Vec<ArrivedRoom>, NewHandles), Fault> {
-        // By which handles clients know which rooms.
+        // The room that clients know by each handle.
         let mut rooms_of: AHashMap<u32, usize> = AHashMap::new();
         let mut next = 0;
         for known in &self.known {

@@ -1,7 +1,7 @@
-//! The last pushes of rooms that keep a history, and the position of each push.
+//! The last pushes of rooms with a history, and the position of each push.
 //!
-//! A position is an epoch and an offset. An epoch is a hash of the room and of the number of rooms that were forgotten, under the
-//! seed of the shard. So the epoch of a room that was forgotten does not come back, and neither does one of another process.
+//! A position is an epoch and an offset. An epoch is a hash of the room and of the number of rooms that were forgotten,
+//! with the seed of the shard. So neither the epoch of a forgotten room nor one of another process comes back.
 
 mod chunks;
 mod hand_over;
@@ -23,43 +23,44 @@ use crate::time::Millis;
 use chunks::{Chunk, fitting};
 use shared::Shared;
 
-/// What a frame that is kept takes beside its bytes.
+/// The memory of a stored frame in addition to its bytes.
 const ENTRY: usize = 64;
 
 pub(crate) struct RoomHistories {
     rooms: HashMap<Arc<str>, RoomHistory, RandomState>,
-    /// Rooms by the number of their latest push: those that keep frames, and those that have a position only.
+    /// Rooms by the number of their latest push: those with frames, and those with only a position.
     with_frames: BTreeMap<u64, Arc<str>>,
     without_frames: BTreeMap<u64, Arc<str>>,
-    /// Number of the latest push.
+    /// The number of the latest push to any room.
     latest: u64,
-    /// Of all frames, with what keeping them takes.
+    /// The memory of all frames, including [`ENTRY`] for each.
     bytes: usize,
-    /// Pushes that went before their time, for want of memory.
+    /// The number of pushes that were dropped early for want of memory.
     evicted: u64,
-    /// Rooms whose position is lost.
+    /// The number of rooms whose position is lost.
     forgotten: u64,
     epochs: RandomState,
-    /// Hosts share the histories. `None`: this one has its own.
+    /// The stream, if hosts share the histories. `None`: this host has its own.
     shared: Option<Shared>,
-    /// Chunks that were asked for last, the latest at the end. Clients that come back together ask for the same.
+    /// The chunks that were requested last, the latest at the end. Clients that come back together request the same
+    /// ones.
     chunks: VecDeque<Chunk>,
 }
 
 struct RoomHistory {
     epoch: u64,
-    /// Offset of the latest push.
+    /// The offset of the latest push.
     top: u64,
     /// See [`crate::message::Push::number`].
     count: u64,
-    /// Losses of the stream that are in this number.
+    /// The number of losses of the stream that `count` includes.
     losses: u64,
-    /// All pushes behind this offset are among the frames.
+    /// All pushes after this offset are among the frames.
     floor: u64,
     frames: VecDeque<Kept>,
     bytes: usize,
     pushes: u32,
-    /// Number of the latest push among those to all rooms.
+    /// The number of the room's latest push among the pushes to all rooms.
     number: u64,
 }
 
@@ -73,13 +74,13 @@ pub(crate) struct Place {
 /// A frame, which may be a batch.
 struct Kept {
     frame: Encoded,
-    /// Of its last push.
+    /// The offset of its last push.
     offset: u64,
     pushes: u32,
     at: CameAt,
 }
 
-/// When a push came, by the clock of the shard: before its zero if the push is older than the process.
+/// When a push arrived, by the clock of the shard. Negative if the push is older than the process.
 #[derive(Clone, Copy)]
 struct CameAt(i64);
 
@@ -98,7 +99,7 @@ impl Kept {
         self.frame.for_websocket().len() + ENTRY
     }
 
-    /// The frames of its pushes behind `offset`.
+    /// The frames of its pushes after `offset`.
     fn frames_after(&self, offset: u64) -> &[u8] {
         let mut run = self.frame.for_tcp();
         let first = self.offset + 1 - u64::from(self.pushes);
@@ -112,7 +113,7 @@ impl Kept {
 }
 
 impl RoomHistories {
-    /// With `is_shared` hosts share the histories.
+    /// If `is_shared`, hosts share the histories.
     pub(super) fn new(seed: u64, is_shared: bool) -> Self {
         Self {
             rooms: HashMap::with_hasher(RandomState::with_seeds(seed, 24, 25, 26)),
@@ -128,12 +129,12 @@ impl RoomHistories {
         }
     }
 
-    /// Bytes of all frames, with what keeping them takes.
+    /// The memory of all frames, including [`ENTRY`] for each.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Pushes that went before their time, for want of memory.
+    /// The number of pushes that were dropped early for want of memory.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted
     }
@@ -143,8 +144,8 @@ impl RoomHistories {
         self.rooms.get(room).map(|known| known.top)
     }
 
-    /// Keeps a push to `room`, for which `rule` holds, and returns its place; that of a batch is the place of its last
-    /// push. All rooms together keep `memory` bytes.
+    /// Stores a push to `room`, for which `rule` holds, and returns its place; for a batch, the place of its last push.
+    /// All rooms together keep at most `memory` bytes.
     pub(crate) fn add(
         &mut self,
         room: &Arc<str>,
@@ -156,7 +157,7 @@ impl RoomHistories {
         self.keep(room, rule, frame, (None, CameAt::ago(now, 0)), now, memory)
     }
 
-    /// The same of a push that came at `at`. Without an offset it has the next one.
+    /// The same for a push that arrived at `at`. Without an offset it gets the next one.
     fn keep(
         &mut self,
         room: &Arc<str>,
@@ -183,8 +184,9 @@ impl RoomHistories {
         place
     }
 
-    /// What came after `since` in `room`, for which `rule` holds, as pushes to `handle` in `most` bytes: the first half of that,
-    /// if it is more. So the rest finds space while that is read.
+    /// The pushes after `since` in `room`, for which `rule` holds, as room pushes with `handle` in at most `most`
+    /// bytes. If there is more, it gives the first pushes in half of that, so that the rest finds space while these are
+    /// read.
     pub(crate) fn recover(
         &mut self,
         room: &str,
@@ -249,7 +251,7 @@ impl RoomHistories {
         recovery
     }
 
-    /// Takes the history of a room from its list, for so many pushes more, or begins one.
+    /// Takes the history of a room out, for adding `pushes` pushes, or begins one.
     fn take_for(&mut self, room: &str, pushes: u64) -> RoomHistory {
         let mut known = self.take(room).unwrap_or_else(|| RoomHistory {
             epoch: self.epoch_of(room),
@@ -275,8 +277,8 @@ impl RoomHistories {
         Some(known)
     }
 
-    /// Forgets the rooms that no rule covers any more, and begins a new epoch for rooms that had no push: what is pushed while no rule
-    /// covers a room has no offset, so a rule that comes back must not go on.
+    /// Forgets the rooms that no rule covers any more, and begins a new epoch for rooms that had no push. A push
+    /// without a rule gets no offset, so a rule that comes back must not continue the former epoch.
     pub(crate) fn forget_uncovered(&mut self, covers: impl Fn(&str) -> bool) {
         let gone: Vec<_> = self.rooms.keys().filter(|room| !covers(room)).cloned().collect();
         for room in gone {
@@ -286,7 +288,7 @@ impl RoomHistories {
         self.forgotten += 1;
     }
 
-    /// That of the first push to a room, unless others are forgotten before.
+    /// The epoch of the first push to a room, unless other rooms are forgotten before it.
     fn epoch_of(&self, room: &str) -> u64 {
         let own = || self.epochs.hash_one((room, self.forgotten));
         self.shared.as_ref().map_or_else(own, Shared::epoch)
@@ -302,7 +304,7 @@ impl RoomHistories {
         self.rooms.insert(room, known);
     }
 
-    /// Takes frames from the rooms that had no push for the longest time, and forgets such rooms.
+    /// Removes frames of the rooms that had no push for the longest time, and forgets such rooms.
     fn evict(&mut self, memory: usize) {
         while self.bytes > memory
             && let Some((_, room)) = self.with_frames.pop_first()
@@ -338,7 +340,7 @@ impl Kept {
 }
 
 impl RoomHistory {
-    /// Drops what exceeds the rule.
+    /// Drops the frames that exceed the rule.
     fn trim(&mut self, rule: &HistoryRule, now: Millis) {
         while let Some(oldest) = self.frames.front()
             && (self.pushes > rule.pushes
@@ -400,7 +402,7 @@ mod tests {
             self.recover(room, None, now, MOST).position
         }
 
-        /// Bodies of the pushes after `offset`, if all are there.
+        /// The bodies of the pushes after `offset`, if the room has all of them.
         fn after(&mut self, room: &str, offset: u64, now: u64) -> Option<Vec<Vec<u8>>> {
             let Position { epoch, .. } = self.position(room, now);
             let since = Some(Position { epoch, offset });
@@ -440,7 +442,7 @@ mod tests {
         assert_eq!(all.add("h", b"later", 100), 9);
         assert_eq!(all.after("h", 8, 100), Some(vec![b"later".to_vec()]));
         assert_eq!(all.after("h", 7, 100), None);
-        // Bytes bound it as well.
+        // The rule also bounds the bytes.
         all.add("h", &[b'x'; 900], 100);
         assert_eq!(all.after("h", 8, 100), None);
         assert_eq!(all.0.evicted(), 0);
@@ -474,7 +476,7 @@ mod tests {
         assert_ne!(next_start, before.epoch);
     }
 
-    /// Clients that come back together share one chunk; one that is too long is none.
+    /// Clients that come back together share a chunk. One that is too long is not made.
     #[test]
     fn the_same_pushes_are_encoded_once() {
         let mut all = Histories::new(MOST);

@@ -1,5 +1,5 @@
-//! Sessions of users that are kept: pushes to such a user go to the homes of these keys, so that all pushes to a key have one order,
-//! whether it has a connection or is parked.
+//! Kept sessions of users. Pushes to such a user go by way of the homes of the keys, so that all pushes to a key have
+//! one order, whether the session has a connection or is parked.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -9,9 +9,9 @@ use crate::ids::ConnId;
 use crate::message::KeptKey;
 
 pub(crate) struct KeptUsers {
-    /// The keys of a user, each with the connections that have registered with it and have not given the session up.
+    /// The keys of each user, with the connections that have registered with the key and have not given up its session.
     keys: HashMap<i64, BTreeMap<Box<str>, Vec<ConnId>>, RandomState>,
-    /// Connections that are reached by their keys.
+    /// Connections that are reached by way of their keys.
     conns: HashSet<ConnId, RandomState>,
 }
 
@@ -27,12 +27,12 @@ impl KeptUsers {
         self.conns.insert(conn);
     }
 
-    /// The connection has ended; the session of its key goes on.
+    /// The connection has ended. The session of its key remains.
     pub(crate) fn end(&mut self, conn: ConnId) {
         self.conns.remove(&conn);
     }
 
-    /// The session of `key` is no more that of `conn`.
+    /// The session of `key` no longer belongs to `conn`.
     pub(crate) fn give_up(&mut self, user: i64, key: &str, conn: ConnId) {
         let Some(keys) = self.keys.get_mut(&user) else { return };
         let Some(conns) = keys.get_mut(key) else { return };
@@ -45,13 +45,13 @@ impl KeptUsers {
         }
     }
 
-    /// Keys of `user` that are reached at their homes, with the connections that may own them.
+    /// The keys of `user` that are reached by way of their homes, with the connections that may own them.
     pub(crate) fn keys_of(&self, user: i64) -> impl Iterator<Item = KeptKey> {
         let keys = self.keys.get(&user).into_iter().flatten();
         keys.map(move |(key, conns)| KeptKey { user, key: key.clone(), conns: conns[..].into() })
     }
 
-    /// Whether `conn` is reached by its key.
+    /// Whether `conn` is reached by way of its key.
     pub(crate) fn is_kept(&self, conn: ConnId) -> bool {
         self.conns.contains(&conn)
     }

@@ -9,7 +9,7 @@ use crate::ids::{ConnId, Generation, ShardId, Slot};
 use crate::retained::Retained;
 use crate::time::{Millis, TokenTime};
 
-/// What a connection says that claims a key.
+/// The facts about a connection that claims a key.
 #[derive(Clone, Copy)]
 pub(crate) struct Claim {
     pub(crate) token_at: TokenTime,
@@ -19,7 +19,7 @@ pub(crate) struct Claim {
     pub(crate) is_kept: bool,
 }
 
-/// A connection and when its token arrived, in 16 bytes: there is one for each connection.
+/// A connection and the arrival time of its token, in 16 bytes, because there is one for each connection.
 #[derive(Clone, Copy)]
 struct Owner {
     slot: Slot,
@@ -30,9 +30,9 @@ struct Owner {
 }
 
 impl Owner {
-    /// The key was given by logic; this bit of `token_at_high` is no part of the time.
+    /// This bit of `token_at_high` is not part of the time: logic named the key.
     const IS_GIVEN: u16 = 1 << 15;
-    /// The session outlasts the connection; neither is this bit.
+    /// This bit is not part of the time either: the session outlasts the connection.
     const IS_KEPT: u16 = 1 << 14;
 
     fn new(conn: ConnId, claim: Claim) -> Self {
@@ -66,8 +66,8 @@ impl Owner {
         self.token_at_high & Self::IS_KEPT != 0
     }
 
-    /// Whether this one, whose claim has just come, takes the place of `owner`. The clocks of two shards tell
-    /// milliseconds: within one, the claim that comes later is that of the younger.
+    /// Whether `self`, whose claim has just arrived, replaces `owner`. The clocks of different shards agree only to the
+    /// millisecond. Within a millisecond the later claim counts as the younger.
     fn replaces(self, owner: Self) -> bool {
         let [mine, other] = [self.token_at(), owner.token_at()];
         match self.shard == owner.shard {
@@ -81,21 +81,21 @@ impl Owner {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Older {
     pub(crate) conn: ConnId,
-    /// Its session outlasts it.
+    /// Its session outlasts the connection.
     pub(crate) is_kept: bool,
 }
 
-/// Owners that a slice looks at, and at most a table more: some 100 µs.
+/// A slice ends after this many owners, at the end of a table: some 100 µs.
 const KEY_SLICE: usize = 2_048;
 
 pub(crate) struct KeyOwners {
     owners: Buckets<Box<str>, Owner>,
-    /// Keys that were reported to logic as disconnected, for as long as it may have let in a new owner just
+    /// Keys that were reported to logic as disconnected. They are retained while logic may have let in a new owner just
     /// before the report.
     disconnected: Retained<Box<str>, ()>,
-    /// How many keys were given to anonymous users on this shard; see [`crate::home_of_user`].
+    /// The number of keys given to anonymous users on this shard; see [`crate::home_of_user`].
     anonymous: u64,
-    /// Other hosts are told of given keys that get an owner.
+    /// Other hosts are told about given keys that get an owner.
     is_watched: bool,
     shard: ShardId,
     shards: u16,
@@ -125,7 +125,7 @@ impl KeyOwners {
         self.owners.get(key).map(|owner| owner.conn())
     }
 
-    /// Whether the session of the owner of `key` outlasts it.
+    /// Whether the session of the owner of `key` outlasts its connection.
     pub(crate) fn is_kept(&self, key: &str) -> bool {
         self.owners.get(key).is_some_and(|owner| owner.is_kept())
     }
@@ -138,20 +138,20 @@ impl KeyOwners {
         self.is_watched
     }
 
-    /// Who owns `key`, and since when, if logic named it.
+    /// The owner of `key`, if logic named the key, and the arrival time of its token.
     pub(crate) fn owner_of_given(&self, key: &str) -> Option<(ConnId, Millis)> {
         let owner = self.owners.get(key).filter(|owner| owner.is_given())?;
         Some((owner.conn(), owner.token_at().millis()))
     }
 
-    /// Keys that logic named, and since when each has its owner.
+    /// The keys that logic named, each with the arrival time of its owner's token.
     pub(crate) fn owners_of_given(&self) -> impl Iterator<Item = (&str, Millis)> {
         let given = self.owners.iter().filter(|(_, owner)| owner.is_given());
         given.map(|(key, owner)| (&**key, owner.token_at().millis()))
     }
 
-    /// Given keys of owners whose tokens arrived at `since` or later, of some tables from `table` on. Returns them with the table
-    /// to go on with.
+    /// The given keys whose owners' tokens arrived at `since` or later, from some tables beginning with `table`. Also
+    /// returns the table to continue with.
     pub(crate) fn slice(
         &self,
         since: Millis,
@@ -192,8 +192,7 @@ impl KeyOwners {
         }
     }
 
-    /// Frees `key` if `conn` still owns it; returns whether it did. The late release of a replaced owner
-    /// changes nothing.
+    /// Frees `key` if `conn` still owns it. Returns whether it did. A late release by a replaced owner changes nothing.
     pub(crate) fn release(&mut self, key: &str, conn: ConnId) -> bool {
         match self.owners.find(key) {
             Some(known) if known.get().1.conn() == conn || Canary::StaleRelease.is_released() => {
@@ -204,21 +203,20 @@ impl KeyOwners {
         }
     }
 
-    /// The next number for a key without a user. Every shard numbers its own: the n-th here is unique among
-    /// all shards without asking them.
+    /// The next number for a key without a user. Each shard numbers its own, in a way that is unique among all shards.
     pub(crate) fn number_anonymous(&mut self) -> u64 {
         let number = self.anonymous * u64::from(self.shards) + u64::from(self.shard.0) + 1;
         self.anonymous += 1;
         number
     }
 
-    /// Logic is told at `now` that no connection holds `key`. Returns whether another such key was forgotten
-    /// before its time.
+    /// Logic is told at `now` that no connection holds `key`. Returns whether the entry of another key was forgotten
+    /// early.
     pub(crate) fn retain_disconnected(&mut self, now: Millis, key: &str) -> bool {
         self.disconnected.insert(now, key.into(), ())
     }
 
-    /// Whether logic was told lately that no connection holds `key`. A second call says no.
+    /// Whether logic was told recently that no connection holds `key`. Forgets that, so a second call returns `false`.
     pub(crate) fn take_disconnected(&mut self, key: &str) -> bool {
         self.disconnected.take(key).is_some()
     }
@@ -232,17 +230,17 @@ impl KeyOwners {
         self.disconnected.expire(now, retention_ms, budget);
     }
 
-    /// No greater number was given to the key of an anonymous user here.
+    /// An upper bound of the numbers given to keys of anonymous users here.
     pub(crate) fn anonymous_most(&self) -> u64 {
         self.anonymous * u64::from(self.shards)
     }
 
-    /// Keys that were reported to logic as disconnected, and when; the oldest first.
+    /// The keys that were reported to logic as disconnected, and when, oldest first.
     pub(crate) fn disconnected(&self) -> impl Iterator<Item = (Millis, &str)> {
         self.disconnected.iter().map(|(since, key, ())| (since, &**key))
     }
 
-    /// Goes on with the number of keys that were given to anonymous users, in another process.
+    /// Continues the numbering of anonymous users of another process.
     pub(crate) fn set_anonymous(&mut self, anonymous: u64) {
         self.anonymous = anonymous;
     }
@@ -295,8 +293,8 @@ mod tests {
         }
     }
 
-    /// A client whose claim was answered is replaced by one that comes after it, also to another shard and
-    /// however many tokens came to each of them in that millisecond.
+    /// A client whose claim was answered is replaced by a later one, even on another shard and no matter how many
+    /// tokens came to each shard in that millisecond.
     #[test]
     fn within_a_millisecond_the_later_claim_of_two_shards_is_the_younger() {
         let first_of_millisecond = token_at(5);

@@ -1,6 +1,6 @@
-//! Sessions of keys that have lost their connections, and what is pushed to them until a connection takes them over.
+//! Sessions of keys that have lost their connections, and the pushes to them until a connection takes them over.
 //!
-//! A session whose connection lives has no entry here.
+//! A session with a live connection has no entry here.
 
 use crate::accepts::Accepts;
 use crate::bucket::Buckets;
@@ -21,13 +21,13 @@ pub(crate) struct Claimant {
     pub(crate) seq: i32,
 }
 
-/// Between which connections a session is.
+/// Where a session is between its former and its next connection.
 pub(crate) enum Phase {
-    /// The shard of `from` was asked for the unsent rest of its outbox. No push is on its way to it behind that question.
+    /// The shard of `from` was asked for the unsent rest of its outbox. No later push was sent to that connection.
     Leaving { from: ConnId, claimant: Option<Claimant> },
     /// No connection has the key.
     Parked,
-    /// The connection was told of the session. It is given the pushes when it is ready.
+    /// The connection was told about the session. It gets the pushes when it is ready.
     Returning { conn: ConnId },
 }
 
@@ -37,15 +37,15 @@ pub(crate) struct Session {
     /// The connection that had the key last.
     pub(crate) last: ConnId,
     pub(crate) phase: Phase,
-    /// What the former connection accepted, if that is known.
+    /// The filter of the former connection, if it is known.
     pub(crate) accepts: Option<Accepts>,
-    /// The token of the former connection has expired by then.
+    /// When the token of the former connection expires.
     pub(crate) expires: Option<Tick>,
     parked: ParkedPushes,
 }
 
 impl Session {
-    /// Nothing is parked for it yet, and its token does not expire.
+    /// A session without parked pushes, whose token does not expire.
     pub(crate) fn new(key: Box<str>, user: i64, last: ConnId, phase: Phase) -> Self {
         let parked = ParkedPushes::default();
         Self { key, user, last, phase, accepts: None, expires: None, parked }
@@ -55,12 +55,12 @@ impl Session {
         SESSION_BYTES + 2 * self.key.len()
     }
 
-    /// Pushes that go out whatever the next connection accepts.
+    /// The number of pushes that are sent whatever the next connection accepts.
     pub(crate) fn accepted(&self) -> usize {
         self.parked.frames.accepted()
     }
 
-    /// What was lost by the bound of the session, and by that of the shard.
+    /// The number of pushes lost by the limit of the session, and by that of the shard.
     pub(crate) fn lost(&self) -> [u32; 2] {
         self.parked.lost
     }
@@ -71,7 +71,7 @@ impl Session {
 }
 
 pub(crate) struct Parking {
-    /// Places in `sessions`, which the wheel names, too.
+    /// Indexes into `sessions`. The wheel uses them, too.
     by_key: Buckets<Box<str>, Slot>,
     sessions: Slab<Slot, Session>,
     expiries: Wheel,
@@ -103,7 +103,7 @@ impl Parking {
         self.by_key.get(key).copied()
     }
 
-    /// Whose session it is.
+    /// The user of a session.
     pub(crate) fn user(&self, at: Slot) -> i64 {
         self.sessions[at].user
     }
@@ -117,7 +117,7 @@ impl Parking {
         taken.map(|at| (&self.sessions[at], self.expiries.deadline(at)))
     }
 
-    /// Sessions that are between a former and a next connection.
+    /// The number of sessions on the way from a former or to a next connection.
     pub(crate) fn under_way(&self) -> usize {
         self.iter().filter(|(session, _)| !matches!(session.phase, Phase::Parked)).count()
     }
@@ -136,7 +136,7 @@ impl Parking {
         Some(at)
     }
 
-    /// Ends a session, and returns it with what was parked.
+    /// Ends a session, and returns it with its parked pushes.
     pub(crate) fn end(&mut self, at: Slot) -> (Session, ParkedFrames) {
         self.expiries.disarm(at);
         let mut session = self.sessions.remove(at);
@@ -157,7 +157,7 @@ impl Parking {
         session.parked.add(push, limits, &mut self.totals)
     }
 
-    /// Puts the rest of an outbox in front of what was parked since. Returns how many pushes that are too many for.
+    /// Puts the rest of an outbox in front of pushes parked since. Returns how many are lost for want of space.
     pub(crate) fn put_in_front<'a>(
         &mut self,
         at: Slot,
@@ -176,13 +176,13 @@ impl Parking {
         session.parked.put_in_front(rest, limits, &mut self.totals)
     }
 
-    /// Takes what was parked.
+    /// Removes the parked pushes.
     pub(crate) fn discard(&mut self, at: Slot) -> ParkedFrames {
         let session = self.sessions.get_mut(at).expect("the session was found");
         session.parked.take(&mut self.totals)
     }
 
-    /// The session ends at `tick`, unless a connection takes it over.
+    /// Ends the session at `tick`, unless a connection takes it over.
     pub(crate) fn arm(&mut self, at: Slot, tick: Tick) {
         self.expiries.disarm(at);
         self.expiries.arm(at, tick);

@@ -1,4 +1,4 @@
-//! Who has entered and left rooms whose members are told, until the end of a window.
+//! The connections that have entered and left rooms whose members are told, until the end of a window.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::time::Millis;
 
 pub(crate) struct PresenceWindows {
     rooms: HashMap<Arc<str>, (Millis, RoomChanges), RandomState>,
-    /// The same rooms by the end of their windows.
+    /// The same rooms, by the end of their windows.
     ends: BTreeSet<(Millis, Arc<str>)>,
 }
 
@@ -39,24 +39,24 @@ impl PresenceWindows {
         changes.add(user, key, is_join, rule.names as usize);
     }
 
-    /// When the next window ends. With too many of them that is at once.
+    /// When the next window ends. If there are too many windows, at once.
     pub(crate) fn next_end(&self) -> Option<Millis> {
         let (end, _) = self.ends.first()?;
         Some(if self.ends.len() > PRESENCE_WINDOWS_MAX { Millis(0) } else { *end })
     }
 
-    /// Windows under way.
+    /// The number of windows.
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
-    /// The window that has ended first.
+    /// Removes the window that ended first, if one has ended by `now`.
     pub(crate) fn pop_ended(&mut self, now: Millis) -> Option<(Arc<str>, RoomChanges)> {
         self.next_end().filter(|&end| end <= now)?;
         self.pop()
     }
 
-    /// The window that ends first.
+    /// Removes the window that ends first.
     pub(crate) fn pop(&mut self) -> Option<(Arc<str>, RoomChanges)> {
         let (_, room) = self.ends.pop_first()?;
         let (_, changes) = self.rooms.remove(&room).expect("a window has an end");

@@ -1,4 +1,4 @@
-//! Interest in rooms: which shards have members, and how many members there are.
+//! Which shards have members of a room, and how many members there are.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -12,15 +12,15 @@ pub(crate) struct HomeRooms {
     rooms: Buckets<Arc<str>, HomeRoom>,
     /// Rooms whose shards do not know the present counts.
     dirty: VecDeque<Arc<str>>,
-    /// Members on other hosts, of the rooms that have some there.
+    /// The numbers of members on other hosts, of rooms that have some there.
     remote: Buckets<Arc<str>, Remote>,
-    /// How often these were replaced.
+    /// How many times these were replaced.
     round: u32,
-    /// Walks over many rooms, one after the other.
+    /// Walks over many rooms, done one after the other.
     walks: VecDeque<Walk>,
 }
 
-/// Rooms, and how many members each has.
+/// Rooms with their numbers of members.
 type RoomList = Vec<(Arc<str>, u32)>;
 
 struct Remote {
@@ -28,23 +28,23 @@ struct Remote {
     round: u32,
 }
 
-/// Work on many rooms, which goes on in slices.
+/// Work on many rooms that continues in slices.
 enum Walk {
-    /// Takes over counts of members on other hosts.
+    /// Takes over the numbers of members on other hosts.
     Take(vec::IntoIter<(Arc<str>, u32)>),
-    /// Removes those that were not named, from this table on.
+    /// Removes the numbers of rooms that were not named, from this table on.
     Sweep(usize),
     /// Lists the rooms with members on this host, from this table on.
     List(CallId, usize, RoomList),
-    /// Lists those of these rooms that have members on this host, from this one on.
+    /// Lists those of the given rooms that have members on this host, from this index on.
     Count(CallId, usize, Arc<[Arc<str>]>, RoomList),
 }
 
 /// A room seen from its home.
 struct HomeRoom {
-    /// Shards with members, and how many each last reported.
+    /// The shards with members, and the number that each last reported.
     shards: Vec<(ShardId, u32)>,
-    /// Members on other hosts.
+    /// The number of members on other hosts.
     remote: u32,
     /// In the list of dirty rooms.
     is_dirty: bool,
@@ -65,7 +65,7 @@ impl HomeRooms {
         self.rooms.len()
     }
 
-    /// Rooms with members on this host, and how many members they have here.
+    /// The rooms with members on this host, and their numbers of members here.
     pub(crate) fn counts(&self) -> Vec<(Arc<str>, u32)> {
         self.rooms.iter().map(|(room, known)| (Arc::clone(room), known.members())).collect()
     }
@@ -75,17 +75,17 @@ impl HomeRooms {
         self.rooms.get(room).is_some()
     }
 
-    /// Members of `room` on this host, as its shards last reported.
+    /// The number of members of `room` on this host, as its shards last reported.
     pub(crate) fn members(&self, room: &str) -> u32 {
         self.rooms.get(room).map_or(0, HomeRoom::members)
     }
 
-    /// The shards a push to `room` must reach, and how many members each last reported.
+    /// The shards that a push to `room` must reach, and the number of members that each last reported.
     pub(crate) fn shards_of(&self, room: &str) -> &[(ShardId, u32)] {
         self.rooms.get(room).map_or(&[], |known| &known.shards)
     }
 
-    /// `shard` has its first member in `room`; returns how many members there are elsewhere.
+    /// `shard` has its first member in `room`. Returns the number of members elsewhere.
     pub(crate) fn join(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
         if self.rooms.get(room).is_none() {
             let remote = self.remote.get(room).map_or(0, |remote| remote.members);
@@ -96,7 +96,7 @@ impl HomeRooms {
         self.rooms.get(room).map_or(0, |known| known.elsewhere(shard))
     }
 
-    /// `shard` has `members` in `room` now. Without members it takes no part in the room any more.
+    /// `shard` has `members` members in `room`. With none it is removed from the room's shards.
     pub(crate) fn set_members(&mut self, room: &Arc<str>, shard: ShardId, members: u32) {
         let Some(known) = self.rooms.get_mut(room) else {
             return;
@@ -117,7 +117,7 @@ impl HomeRooms {
         }
     }
 
-    /// Begins to replace the counts of members on other hosts. Rooms that are not named have none there.
+    /// Begins to replace the numbers of members on other hosts. A room that is not named has none there.
     pub(crate) fn set_remote_counts(&mut self, rooms: Vec<(Arc<str>, u32)>) {
         self.walks.push_back(Walk::Take(rooms.into_iter()));
         self.walks.push_back(Walk::Sweep(0));
@@ -128,7 +128,8 @@ impl HomeRooms {
         self.walks.push_back(Walk::List(call, 0, Vec::with_capacity(self.len())));
     }
 
-    /// Begins to list those of `rooms` that have members. They may be few, so this does not wait for walks over all rooms.
+    /// Begins to list those of `rooms` that have members. They may be few, so this does not wait for walks over all
+    /// rooms.
     pub(crate) fn count(&mut self, call: CallId, rooms: Arc<[Arc<str>]>) {
         self.walks.push_front(Walk::Count(call, 0, rooms, Vec::new()));
     }
@@ -138,7 +139,7 @@ impl HomeRooms {
         !self.walks.is_empty()
     }
 
-    /// Goes on with what was begun, until the budget is spent or a list is complete.
+    /// Continues the walks, until the budget is spent or a list is complete.
     pub(crate) fn go_on(&mut self, budget: &mut Budget) -> Option<(CallId, RoomList)> {
         while budget.is_left()
             && let Some(walk) = self.walks.pop_front()
@@ -181,7 +182,7 @@ impl HomeRooms {
             budget.spend(budget::ENTRY);
             let (room, members) = rooms.next()?;
             self.update(&room, members);
-            // The sweep behind this walk keeps what is of its round.
+            // The sweep after this walk keeps the entries of its round.
             self.remote.insert(room, Remote { members, round: self.round.wrapping_add(1) });
         }
         Some(Walk::Take(rooms))
@@ -223,28 +224,28 @@ impl HomeRooms {
         self.rooms.iter().map(|(room, _)| room)
     }
 
-    /// Members on other hosts, of the rooms that have some there.
+    /// The numbers of members on other hosts, of rooms that have some there.
     pub(crate) fn remote_counts(&self) -> impl Iterator<Item = (&Arc<str>, u32)> {
         self.remote.iter().map(|(room, &Remote { members, .. })| (room, members))
     }
 
-    /// Goes on with a room of which its shards know the counts.
+    /// Takes over a room whose shards know the present counts.
     pub(crate) fn take_over(&mut self, room: Arc<str>, shards: Vec<(ShardId, u32)>, remote: u32) {
         self.rooms.insert(room, HomeRoom { shards, remote, is_dirty: false });
     }
 
-    /// Goes on with the count of a room's members on other hosts.
+    /// Takes over the number of a room's members on other hosts.
     pub(crate) fn take_over_remote(&mut self, room: Arc<str>, members: u32) {
         self.remote.insert(room, Remote { members, round: self.round });
     }
 
-    /// Rooms whose counts changed and are not taken yet.
+    /// The number of rooms on the list of changed counts.
     pub(crate) fn changed(&self) -> usize {
         self.dirty.len()
     }
 
-    /// Takes the room off the list whose counts changed first. Calls `tell` for each shard with members in
-    /// it, with how many there are elsewhere. Returns how many shards that are.
+    /// Takes the room whose counts changed first off the list. Calls `tell` for each shard with members in it, with the
+    /// number of members elsewhere. Returns the number of these shards.
     pub(crate) fn pop_changed(
         &mut self,
         mut tell: impl FnMut(ShardId, Arc<str>, u32),
@@ -262,19 +263,19 @@ impl HomeRooms {
 }
 
 impl HomeRoom {
-    /// Members on this host.
+    /// The number of members on this host.
     fn members(&self) -> u32 {
         self.shards.iter().map(|&(_, members)| members).sum()
     }
 
-    /// Members on all other shards and hosts.
+    /// The number of members on all other shards and hosts.
     fn elsewhere(&self, shard: ShardId) -> u32 {
         let others = self.shards.iter().filter(|(other, _)| *other != shard);
         let local: u32 = others.map(|&(_, members)| members).sum();
         local.saturating_add(self.remote)
     }
 
-    /// The counts have changed, and the shards of the room must learn them.
+    /// Notes that the counts have changed and the room's shards must be told.
     fn mark(&mut self, room: &Arc<str>, dirty: &mut VecDeque<Arc<str>>) {
         if !self.is_dirty {
             self.is_dirty = true;
@@ -309,7 +310,7 @@ mod tests {
         rooms.set_members(&room, ShardId(0), 0);
         assert!(rooms.counts().is_empty());
     }
-    /// However many rooms there are, a slice does a part of it, and the next one goes on.
+    /// However many rooms there are, a slice handles only some of them, and the next slice continues.
     #[test]
     fn walks_over_all_rooms_are_spread_over_slices() {
         const ROOMS: u32 = 20_000;
@@ -331,7 +332,7 @@ mod tests {
         rooms.set_remote_counts((0..ROOMS).map(|number| (name(number), 5)).collect());
         walk(&mut rooms, slices);
         assert_eq!(rooms.join(&name(ROOMS - 1), ShardId(1)), 6);
-        // The first half keeps its count, the other half has nobody on other hosts any more.
+        // The first half keep their counts. The other half no longer have members on other hosts.
         rooms.set_remote_counts((0..ROOMS / 2).map(|number| (name(number), 7)).collect());
         rooms.list(CallId(1));
         let listed = walk(&mut rooms, 2 * slices);
@@ -342,7 +343,7 @@ mod tests {
         assert_eq!(rooms.remote.len(), ROOMS as usize / 2);
     }
 
-    /// Whoever asks for a few rooms waits for no walk over all of them.
+    /// A request for a few rooms does not wait for walks over all of them.
     #[test]
     fn rooms_that_are_named_are_counted_alone() {
         let mut rooms = HomeRooms::new(256, 7);
@@ -355,7 +356,7 @@ mod tests {
         rooms.count(CallId(2), Arc::clone(&named));
         let counted = rooms.go_on(&mut Budget::slice());
         assert_eq!(counted, Some((CallId(2), vec![(name(3), 5), (name(7), 1)])));
-        // Many of them are spread over slices as well.
+        // A long list of named rooms is spread over slices as well.
         rooms.count(CallId(3), vec![name(1); 10_000].into());
         assert!(rooms.go_on(&mut Budget::slice()).is_none());
         assert!(rooms.has_walks());

@@ -1,4 +1,4 @@
-//! How many connections there are from each address and subnet.
+//! The numbers of connections from each address and subnet.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,7 @@ use crate::ledger::CloseReason;
 use crate::network::Network;
 use crate::source::{Source, SourceLimits};
 
-/// Counts of this home. There are at most two entries a connection.
+/// The counts of this home. There are at most two entries for each connection.
 pub(crate) struct SourceCounts {
     addresses: Buckets<IpAddr, u32>,
     subnets: Buckets<Network, u32>,
@@ -23,8 +23,8 @@ impl SourceCounts {
         }
     }
 
-    /// Counts one more connection from `source`; `Some`: there are too many, for this reason. It is counted
-    /// nevertheless until it has left.
+    /// Counts one more connection from `source`. `Some`: there are too many, for this reason. The connection is counted
+    /// nevertheless, until it leaves.
     pub(crate) fn enter(&mut self, source: &Source, limits: &SourceLimits) -> Option<CloseReason> {
         let from_address = add(&mut self.addresses, source.address);
         let from_subnet = add(&mut self.subnets, source.subnet);
@@ -44,12 +44,12 @@ impl SourceCounts {
         subtract(&mut self.subnets, &source.subnet);
     }
 
-    /// Addresses with connections. Each is counted at one home only.
+    /// The number of addresses with connections. Each is counted at one home only.
     pub(crate) fn addresses(&self) -> usize {
         self.addresses.len()
     }
 
-    /// Addresses and subnets with connections.
+    /// The number of addresses and subnets with connections.
     pub(crate) fn len(&self) -> usize {
         self.addresses.len() + self.subnets.len()
     }

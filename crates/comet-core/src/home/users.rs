@@ -12,11 +12,11 @@ use crate::time::Millis;
 
 pub(crate) struct UserSessions {
     users: Buckets<i64, User>,
-    /// Numbers of the last sessions of users without a session.
+    /// The numbers of the last sessions of users who have no session.
     retained: Retained<i64, i32>,
 }
 
-/// One user: the number of the latest session, and the sessions there are.
+/// A user: the number of the latest session, and the present sessions.
 struct User {
     last: i32,
     sessions: Sessions,
@@ -55,9 +55,9 @@ impl UserSessions {
         }
     }
 
-    /// Gives `conn` the next number among the sessions of `user`, counting from 1, or on from a retained
-    /// number. Sessions of anonymous users have the number 0. Returns how many sessions there are with it as well. `None`: `user` has
-    /// `most` sessions already.
+    /// Gives `conn` the next number among the sessions of `user`. Numbers begin at 1, or behind a retained number.
+    /// Sessions of anonymous users have the number 0. Also returns how many sessions the user then has. `None`: `user`
+    /// already has `most` sessions.
     pub(crate) fn begin(&mut self, user: i64, conn: ConnId, most: u32) -> Option<(i32, u32)> {
         if user == 0 {
             return Some((0, 1));
@@ -90,8 +90,8 @@ impl UserSessions {
         Some((seq, count as u32 + 1))
     }
 
-    /// Ends a session, if `conn` still holds it. `Some`: it was the user's only one, and this is the number
-    /// to go on from.
+    /// Ends a session, if `conn` still holds it. `Some`: it was the user's only session, and this is the number to
+    /// continue from.
     pub(crate) fn end(&mut self, user: i64, seq: i32, conn: ConnId) -> Option<i32> {
         let mut entry = self.users.find(&user)?;
         let is_last = match &mut entry.get_mut().1.sessions {
@@ -106,8 +106,8 @@ impl UserSessions {
         is_last.then(|| entry.remove().0.1.last)
     }
 
-    /// Retains the number of the latest session of `user`, whose last session ended at `now`. Returns whether
-    /// that of another user was forgotten before its time.
+    /// Retains the number of the latest session of `user`, whose last session ended at `now`. Returns whether the
+    /// number of another user was forgotten early.
     pub(crate) fn retain_number(&mut self, now: Millis, user: i64, last: i32) -> bool {
         self.retained.insert(now, user, last)
     }
@@ -121,12 +121,12 @@ impl UserSessions {
         self.users.iter().map(|(&user, &User { last, .. })| (user, last))
     }
 
-    /// Numbers that are retained, and since when; the oldest first.
+    /// The retained numbers, and since when, oldest first.
     pub(crate) fn retained_numbers(&self) -> impl Iterator<Item = (Millis, i64, i32)> {
         self.retained.iter().map(|(since, &user, &last)| (since, user, last))
     }
 
-    /// Goes on with the sessions of a user, of which there is one at least.
+    /// Takes over the sessions of a user, who has at least one.
     pub(crate) fn take_over(&mut self, user: i64, last: i32, sessions: Vec<(i32, ConnId)>) {
         let sessions = match *sessions {
             [(number, conn)] => Sessions::One(number, conn),

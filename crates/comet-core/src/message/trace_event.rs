@@ -8,7 +8,8 @@ use crate::ledger::{CloseReason, DropReason};
 use crate::live_traces::TraceId;
 use crate::time::Millis;
 
-/// What happened to a connection of a user on [`Limits::trace_users`](crate::Limits::trace_users), or to one that a live trace is about.
+/// Something that happened to a connection of a user on [`Limits::trace_users`](crate::Limits::trace_users), or to the
+/// subject of a live trace.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct TraceEvent {
     /// The connection.
@@ -21,9 +22,9 @@ pub struct TraceEvent {
     pub what: TraceKind,
     /// When.
     pub at: Millis,
-    /// It is a line of the trace log.
+    /// The trace log has a line for it.
     pub is_logged: bool,
-    /// The live traces that it is for; some may have ended.
+    /// The live traces that it is for. Some of them may have ended.
     pub traces: Box<[TraceId]>,
 }
 
@@ -81,17 +82,16 @@ pub enum TraceKind {
     Dropped {
         /// The push's operation.
         operation: i32,
-        /// Why.
+        /// The reason.
         reason: DropReason,
     },
-    /// It was given a close reason. Frames written after that are the rest of its outbox and the close
-    /// notice.
+    /// The connection got a close reason. Frames written after that are the rest of its outbox and the close notice.
     Closed {
-        /// Why.
+        /// The reason.
         reason: CloseReason,
     },
-    /// Events of this and other connections were dropped, because too many waited. The event's connection is
-    /// that of the first of them. It concerns all live traces.
+    /// Events of this and other connections were dropped because too many waited. The event names the connection of the
+    /// first dropped event. It concerns all live traces.
     Missed {
         /// How many.
         events: u64,
@@ -99,7 +99,7 @@ pub enum TraceKind {
 }
 
 impl TraceKind {
-    /// Whether the trace log has a line for it. All kinds are told to live traces.
+    /// Whether the trace log has a line for it. Live traces get all kinds.
     pub(crate) fn is_logged(&self) -> bool {
         match self {
             Self::Authenticated { .. }

@@ -1,4 +1,4 @@
-//! One chain: a run of a log, its totals, and where outboxes went from it.
+//! One chain: a run of a log, its totals, and the chains that outboxes moved to from it.
 
 use crate::transport::Transport;
 
@@ -10,16 +10,16 @@ pub(super) struct Chain {
     pub(super) log: LogId,
     pub(super) run: Run,
     pub(super) totals: Totals,
-    /// The last frame.
+    /// The serial of the last frame.
     pub(super) last: Serial,
-    /// Outboxes that name this chain.
+    /// The number of outboxes that name this chain.
     pub(super) references: u32,
-    /// Where the outbox went that was the last to append a frame, and which pushes it dropped for that.
+    /// The chain that the last outbox moved to by appending a frame, and the pushes that it dropped for that.
     pub(super) longer: Handle,
     pub(super) cut: Cut,
-    /// Where the outbox went that was the last to begin a send: what it sends, and what waits behind that.
+    /// The chains that the last outbox moved to by beginning a send: its frames in flight, and the rest.
     pub(super) halves: [Handle; 2],
-    /// For each form of the frames, from the first send on; none for a single frame.
+    /// One for each encoding of the frames, from the first send on; none for a single frame.
     pub(super) windows: [Option<Box<Window>>; 2],
 }
 

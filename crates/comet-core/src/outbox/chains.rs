@@ -1,11 +1,11 @@
 //! The store of chains: frames that outboxes share.
 //!
-//! A chain is a [`Run`] of a [`Log`]. Chains are immutable. What happens to an outbox moves it from one chain
-//! to another: a frame is appended, the oldest push is dropped, a send takes what is in front. Each chain
-//! remembers where the last outbox went from it, so the next one with the same content finds that chain.
+//! A chain is a [`Run`] of a [`Log`]. Chains are immutable. Each change of an outbox moves it from one chain to
+//! another: a frame is appended, the oldest push is dropped, a send takes the first frames. Each chain remembers the
+//! chain to which the last outbox moved, so the next outbox with the same content finds it.
 //!
-//! Reference counts here are plain integers of one shard. The bytes of a chain keep their address for as long
-//! as an outbox has it in flight, because the kernel reads them.
+//! Reference counts are plain integers of one shard. The bytes of a chain keep their address while an outbox has the
+//! chain in flight, because the kernel reads them.
 
 pub(crate) mod hand_over;
 mod sends;
@@ -32,7 +32,7 @@ use super::{
     Superseded,
 };
 
-/// Logs whose memory is kept for the next ones, and the longest of these.
+/// How many unused logs keep their memory, and the largest capacity of these.
 const SPARE_MAX: usize = 64;
 const SPARE_FRAMES_MAX: usize = 16;
 
@@ -40,9 +40,9 @@ pub(crate) struct Chains {
     chains: Slab<ChainId, Chain>,
     logs: Slab<LogId, Log>,
     frames: FrameStore,
-    /// Memory of logs for the next ones. Most logs are short, and gone in the same turn.
+    /// The memory of unused logs. Most logs are short and gone in the same turn.
     spare: Vec<Spare>,
-    /// The one-frame chain made last, and the log that it began.
+    /// The latest one-frame chain, and the log that it began.
     first: Handle,
     first_log: (LogId, Generation),
     serial: Serial,
@@ -63,14 +63,14 @@ impl Chains {
         }
     }
 
-    /// A frame to hand out with [`Chains::append`].
+    /// A frame for [`Chains::append`].
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
         Item { serial: self.serial, frame, pushes: is_push.into(), subject: None, stored }
     }
 
-    /// Pushes that were parked, as one item for a client on `transport`.
+    /// Parked pushes as one item for a client on `transport`.
     pub(crate) fn parcel(&mut self, pushes: ParkedFrames, transport: Transport) -> Item {
         let mut item = self.item(pushes.joined(transport), true);
         item.pushes = pushes.len() as u32;
@@ -78,7 +78,7 @@ impl Chains {
         item
     }
 
-    /// What the kernel has not taken.
+    /// What the kernel has not taken of an outbox.
     pub(crate) fn load(&self, outbox: &Outbox, transport: Transport) -> Load {
         let mut load = Load::default();
         for index in [outbox.pending, outbox.in_flight] {
@@ -101,13 +101,13 @@ impl Chains {
 
     // ---- what comes in -------------------------------------------------------------------------
 
-    /// Adds a frame at the end. Bounds are the caller's: see [`Chains::load`].
+    /// Adds a frame at the end. The caller checks the bounds: see [`Chains::load`].
     #[inline]
     pub(crate) fn append(&mut self, outbox: &mut Outbox, item: &Item) {
         self.append_for(outbox, item, Cut::default());
     }
 
-    /// As [`Chains::append`], in the place of pushes that wait. Notes the result in `memo`, which must be settled.
+    /// As [`Chains::append`], after dropping waiting pushes. Notes the result in `memo`, which must be settled.
     pub(crate) fn append_and_note(
         &mut self,
         memo: &mut AppendMemo,
@@ -121,9 +121,8 @@ impl Chains {
         *memo = AppendMemo { before, lengthened: outbox.pending, superseded, uncounted: 0 };
     }
 
-    /// Adds the outboxes that [`AppendMemo::repeat`] changed to the reference counts, and returns how many
-    /// they are. Until then the longer chain has too few references, and the shorter one has some to spare:
-    /// nothing may be released.
+    /// Adds the outboxes that [`AppendMemo::repeat`] changed to the reference counts, and returns their number. Until
+    /// then the longer chain has too few references and the shorter one too many, so nothing may be released.
     pub(crate) fn settle(&mut self, memo: &mut AppendMemo) -> u32 {
         let moved = std::mem::take(&mut memo.uncounted);
         if moved > 0 {
@@ -133,7 +132,7 @@ impl Chains {
         moved
     }
 
-    /// The oldest pushes that wait: as many as must be dropped before the load `fits`, or all of them.
+    /// The oldest waiting pushes: as many as must be dropped until the load `fits`, or all of them.
     pub(crate) fn oldest(
         &self,
         outbox: &Outbox,
@@ -162,9 +161,9 @@ impl Chains {
         superseded
     }
 
-    /// The pushes that wait and are dropped for one about a state, `newer`: all that are about the same state, and as many of
-    /// the oldest about none as must be dropped before what waits `fits`. What is in flight does not count, because it cannot be
-    /// dropped, and the newest state is not to be missed for it. `None`: it does not fit.
+    /// The waiting pushes to drop for `newer`, which is about a state: all that are about the same state, and as many
+    /// of the oldest about no state as must be dropped until what waits `fits`. What is in flight does not count,
+    /// because it cannot be dropped, and the newest state must not be lost because of it. `None`: it does not fit.
     pub(crate) fn outdated(
         &self,
         outbox: &Outbox,
@@ -202,7 +201,7 @@ impl Chains {
         fits(load).then_some(superseded)
     }
 
-    /// The pushes that [`Chains::append_and_note`] takes from the outbox for `newer`, and whether they are about its state.
+    /// The pushes that [`Chains::append_and_note`] drops for `newer`, and whether each is about the state of `newer`.
     pub(crate) fn cut_pushes(
         &self,
         outbox: &Outbox,
@@ -293,7 +292,7 @@ impl Chains {
         id
     }
 
-    /// The frames of `before` without the pushes of `cut`, in a log that has `next` behind them or ends there.
+    /// The frames of `before` without the pushes of `cut`, in a log that ends there or continues with `next`.
     fn shorten(&mut self, before: ChainId, next: &Item, cut: Cut) -> (LogId, Run, Totals) {
         let Chain { log: id, run, totals, .. } = self.chains[before];
         let log = &self.logs[id];
@@ -313,8 +312,8 @@ impl Chains {
         let (run, totals) = without_oldest(log, &self.frames, run, totals, dropped);
         let is_next = |frame| self.frames[frame].serial == next.serial;
         let continues = log.get(run.to).is_none_or(is_next);
-        // No more frames that the chain has passed than it has itself: so logs hold no more than twice what
-        // outboxes do, and a copy costs no more than the drops and sends before it.
+        // A log has at most as many frames before the chain as the chain has itself. So logs hold at most twice what
+        // outboxes hold, and a copy costs no more than the drops and sends before it.
         if continues && run.floor.since(log.begin()) <= totals.frames as usize {
             return (id, run, totals);
         }
@@ -324,7 +323,7 @@ impl Chains {
         (id, run, totals)
     }
 
-    /// A log of `frames`, which another log has.
+    /// Makes a log of `frames`, which another log has.
     fn copy(&mut self, frames: &[FrameId]) -> (LogId, Run) {
         let id = self.begin_log();
         let log = &mut self.logs[id];
@@ -348,7 +347,7 @@ impl Chains {
         handle
     }
 
-    /// So many outboxes name the chain no more.
+    /// `outboxes` outboxes no longer name the chain.
     #[inline]
     fn release(&mut self, index: ChainId, outboxes: u32) {
         if index == ChainId::NONE {
@@ -376,12 +375,12 @@ impl Chains {
         }
     }
 
-    /// What all outboxes hold, bytes. A frame counts once, and so much for each log it is in as an entry takes.
+    /// The memory of all outboxes, in bytes. A frame counts once, plus one entry for each log that has it.
     pub(crate) fn held_bytes(&self) -> usize {
         self.frames.held_bytes()
     }
 
-    /// Nothing is left when every outbox is empty.
+    /// Whether nothing is stored, as it must be when every outbox is empty.
     #[cfg(test)]
     fn is_empty(&self) -> bool {
         self.chains.len() == 0
@@ -420,15 +419,15 @@ fn without_oldest(
     (Run { from: first_reply.unwrap_or(floor), floor, to: run.to }, totals)
 }
 
-/// What is left of a run without outdated pushes.
+/// The rest of a run without outdated pushes.
 struct Left {
     frames: Vec<FrameId>,
     gone: Totals,
-    /// Those that are gone are as many of the oldest.
+    /// Set if the dropped pushes are the oldest: their number.
     oldest: Option<u32>,
 }
 
-/// `run` without the pushes that are about the state of `newer`, and without the oldest `plain` of those about none.
+/// `run` without the pushes that are about the state of `newer`, and without the oldest `plain` pushes about no state.
 fn without_outdated(log: &Log, store: &FrameStore, run: Run, newer: &Item, mut plain: u32) -> Left {
     let mut left = Left { frames: Vec::new(), gone: Totals::default(), oldest: Some(0) };
     let mut has_kept_push = false;

@@ -1,4 +1,4 @@
-//! The frames of all logs. A frame is stored once, however many logs have it.
+//! The frames of all logs. A frame is stored once, no matter how many logs have it.
 
 use std::ops::Index;
 
@@ -8,18 +8,18 @@ use crate::slab::Slab;
 
 use super::{FrameId, Item};
 
-/// What a frame takes in each log that has it.
+/// The memory of a frame in each log that has it.
 pub(super) const ENTRY_BYTES: usize = 20;
 
 pub(super) struct FrameStore {
     frames: Slab<FrameId, Stored>,
-    /// What the frames and their entries in logs take.
+    /// The memory of the frames and of their entries in logs.
     held_bytes: usize,
 }
 
 struct Stored {
     item: Item,
-    /// Logs that have it.
+    /// The number of logs that have it.
     logs: u32,
 }
 
@@ -28,7 +28,7 @@ impl FrameStore {
         Self { frames: Slab::new(), held_bytes: 0 }
     }
 
-    /// Keeps the frame for one log more.
+    /// Stores the frame for one more log.
     pub(super) fn hold(&mut self, item: &Item) -> FrameId {
         let (id, generation) = item.stored.get();
         if self.frames.at(id, generation).is_some() {
@@ -41,13 +41,13 @@ impl FrameStore {
         id
     }
 
-    /// Keeps a frame that some log has for one more.
+    /// Counts one more log for a frame that another log has.
     pub(super) fn hold_again(&mut self, id: FrameId) {
         self.held_bytes += ENTRY_BYTES;
         self.frames[id].logs += 1;
     }
 
-    /// One log has the frame no more.
+    /// One log no longer has the frame.
     pub(super) fn release(&mut self, id: FrameId) {
         self.held_bytes -= ENTRY_BYTES;
         let stored = &mut self.frames[id];
@@ -58,7 +58,7 @@ impl FrameStore {
         }
     }
 
-    /// What the frames take, each counted once, and their entries in logs.
+    /// The memory of the frames, each counted once, and of their entries in logs.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -77,7 +77,7 @@ impl Index<FrameId> for FrameStore {
     }
 }
 
-/// What a frame takes beside its entries in logs.
+/// The memory of a frame without its entries in logs.
 pub(super) fn bytes_of(item: &Item) -> usize {
     let parcel = item.parcel().map_or(0, ParkedFrames::bytes);
     size_of::<Stored>() + size_of::<Generation>() + item.frame.for_websocket().len() + parcel

@@ -1,11 +1,11 @@
-//! A log: frames in the order in which they were appended, kept while a run of them is held.
+//! A log: frames in the order in which they were appended. A frame is kept while a held run includes it.
 
 use std::collections::{VecDeque, vec_deque};
 
 use super::frames::{ENTRY_BYTES, FrameStore};
 use super::{FrameId, Handle, Item};
 
-/// The place of a frame in its log. It stays when earlier frames are dropped, and wraps.
+/// The place of a frame in its log. It does not change when earlier frames are dropped. It wraps around.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
 pub(super) struct LogIndex(u32);
@@ -19,14 +19,14 @@ impl LogIndex {
         Self(self.0.wrapping_sub(1))
     }
 
-    /// How many frames are between `earlier` and this one.
+    /// The number of frames from `earlier` up to this place.
     pub(super) fn since(self, earlier: Self) -> usize {
         self.0.wrapping_sub(earlier.0) as usize
     }
 }
 
-/// A part of a log: its frames from `from` to before `to`. Pushes before `floor` were superseded and are not
-/// part of it, replies before it are. The frame at `from` is part of it.
+/// A part of a log: its frames from `from` to before `to`. Of the frames before `floor` only replies belong to it; the
+/// pushes were superseded. The frame at `from` is part of it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Run {
     pub(super) from: LogIndex,
@@ -36,15 +36,15 @@ pub(super) struct Run {
 
 pub(super) struct Log {
     frames: VecDeque<Logged>,
-    /// Where the first frame of `frames` is.
+    /// The place of the first frame of `frames`.
     begin: LogIndex,
 }
 
 struct Logged {
     frame: FrameId,
-    /// Runs that are held and begin here.
+    /// The number of held runs that begin here.
     begins: u32,
-    /// Runs that are held and end behind this frame.
+    /// The number of held runs that end with this frame.
     ends: u32,
     /// The chain of the latest of these.
     latest_ending: Handle,
@@ -52,7 +52,7 @@ struct Logged {
 
 const _: () = assert!(size_of::<Logged>() == ENTRY_BYTES);
 
-/// The memory of a log that is not used any more.
+/// The memory of an unused log.
 pub(super) struct Spare(VecDeque<Logged>);
 
 impl Log {
@@ -67,7 +67,7 @@ impl Log {
         Spare(self.frames)
     }
 
-    /// How many frames there is memory for.
+    /// The number of frames that fit into the memory.
     pub(super) fn capacity(&self) -> usize {
         self.frames.capacity()
     }
@@ -85,12 +85,12 @@ impl Log {
         LogIndex(self.begin.0.wrapping_add(self.frames.len() as u32))
     }
 
-    /// A run of no frame at the begin.
+    /// An empty run at the beginning.
     pub(super) fn run_before_first(&self) -> Run {
         Run { from: self.begin, floor: self.begin, to: self.begin }
     }
 
-    /// Appends a frame, which is held for this log.
+    /// Appends a frame. The caller has counted it for this log.
     pub(super) fn push(&mut self, frame: FrameId) {
         self.frames.push_back(Logged { frame, begins: 0, ends: 0, latest_ending: Handle::NONE });
     }
@@ -99,12 +99,12 @@ impl Log {
         self.frames.get(at.since(self.begin)).map(|logged| logged.frame)
     }
 
-    /// The last frame of `run`, which is not empty.
+    /// The last frame of `run`, which must not be empty.
     pub(super) fn last(&self, run: Run) -> FrameId {
         self.frames[run.to.previous().since(self.begin)].frame
     }
 
-    /// The frames of `run`, in order, which are in `store`.
+    /// The frames of `run` in `store`, in order.
     pub(super) fn frames<'a>(&'a self, store: &'a FrameStore, run: Run) -> Frames<'a> {
         let range = run.from.since(self.begin)..run.to.since(self.begin);
         Frames {
@@ -115,7 +115,7 @@ impl Log {
         }
     }
 
-    /// Keeps the frames of `run`, which is not empty and that of `chain`, until [`Log::release`].
+    /// Keeps the frames of `run`, the run of `chain`, until [`Log::release`]. It must not be empty.
     pub(super) fn hold(&mut self, run: Run, chain: Handle) {
         self.at(run.from).begins += 1;
         let last = self.at(run.to.previous());
@@ -123,12 +123,12 @@ impl Log {
         last.latest_ending = chain;
     }
 
-    /// The chain whose run was the last one to end before `to`. It may be gone.
+    /// The chain of the latest held run that ended before `to`. It may be gone.
     pub(super) fn latest_ending(&self, to: LogIndex) -> Handle {
         self.frames[to.previous().since(self.begin)].latest_ending
     }
 
-    /// Gives back a run that was held. Frames before the first and behind the last run are released in `store`.
+    /// Releases a held run. Frames before the first held run and behind the last one are released in `store`.
     pub(super) fn release(&mut self, store: &mut FrameStore, run: Run) {
         self.at(run.from).begins -= 1;
         self.at(run.to.previous()).ends -= 1;
@@ -147,13 +147,13 @@ impl Log {
     }
 }
 
-/// The frames of a [`Run`], and where they are in the log.
+/// The frames of a [`Run`], and their places in the log.
 #[derive(Clone)]
 pub(super) struct Frames<'a> {
     store: &'a FrameStore,
     logged: vec_deque::Iter<'a, Logged>,
     next: LogIndex,
-    /// How many frames before the floor are still to come.
+    /// The number of frames before the floor that are still to come.
     below_floor: usize,
 }
 
@@ -186,7 +186,7 @@ impl<'a> Iterator for Frames<'a> {
     }
 }
 
-/// How many frames the tests of this thread have made a log look at.
+/// The number of frames that a log has looked at in tests of this thread.
 #[cfg(test)]
 pub(crate) mod visits {
     use std::cell::Cell;

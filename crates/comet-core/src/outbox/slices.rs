@@ -19,8 +19,8 @@ impl<'a> Slices<'a> {
         Self { first: Some(bytes), frames: None, transport: Transport::Tcp, left: 1 }
     }
 
-    /// All of `frames` but the first `skipped` of them and the first `taken` bytes behind these, up to
-    /// [`SLICES_MAX`].
+    /// All of `frames` without the first `skipped` frames and the first `taken` bytes after them, up to [`SLICES_MAX`]
+    /// slices.
     pub(super) fn of_frames(
         mut frames: Frames<'a>,
         transport: Transport,

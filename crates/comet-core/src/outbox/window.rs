@@ -1,14 +1,14 @@
-//! The frames of one send: where each ends, and their bytes in one buffer.
+//! The frames of one send: where each frame ends, and their bytes in one buffer.
 
-/// Made once for all connections of one transport that send the same frames.
+/// Built once for all connections of one transport that send the same frames.
 pub(super) struct Window {
-    /// For each frame.
+    /// One for each frame.
     ends: Box<[FrameEnd]>,
-    /// `None`: the frames are sent from where they are.
+    /// `None`: the frames are sent from where they are stored.
     joined: Option<Box<[u8]>>,
 }
 
-/// The frames of a window up to one of them, that included.
+/// The sums over the frames of a window up to and including one of them.
 struct FrameEnd {
     bytes: u32,
     pushes: u32,
@@ -19,7 +19,7 @@ struct FrameEnd {
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub(super) struct Whole {
     pub(super) frames: u32,
-    /// Pushes in them, and in a parcel behind them that is not whole.
+    /// The pushes in them, and in an incomplete parcel behind them.
     pub(super) pushes: u32,
     pub(super) replies: u32,
     /// The length of the frames.
@@ -27,8 +27,8 @@ pub(super) struct Whole {
 }
 
 impl Window {
-    /// A window of frames, given as their bytes and the pushes in each. `joined`: the memory for their
-    /// bytes in one buffer.
+    /// A window of frames, given as their bytes and the number of pushes in each. `joined` is the memory for joining
+    /// them into one buffer.
     pub(super) fn new<'a>(
         frames: impl Iterator<Item = (&'a [u8], u32)>,
         mut joined: Option<Vec<u8>>,

@@ -1,27 +1,27 @@
-//! Parked pushes as they are kept: their frames behind each other in one buffer.
+//! The storage of parked pushes: their frames are concatenated in one buffer.
 //!
-//! A client that comes back is mostly sent all of them at once. One buffer is then read from its begin to its end, where a
-//! frame of its own for each push would be a cache miss or two each.
+//! A client that comes back usually gets all of them at once. Then the buffer is read from begin to end. With a
+//! separate frame for each push that would be one or two cache misses each.
 
 use comet_proto::Encoded;
 
 use crate::transport::Transport;
 
-/// A push that waits for a key to come back.
+/// A push that waits for the next connection of a key.
 #[derive(Clone, Debug)]
 pub struct ParkedPush {
     /// The operation that an accept filter looks at.
     pub operation: i32,
     /// The bytes, for both transports.
     pub frame: Encoded,
-    /// The former connection accepted it. If not, the next one is asked.
+    /// The former connection accepted it. If not, the next one's filter decides.
     pub is_accepted: bool,
 }
 
-/// Pushes in their order.
+/// Pushes in order.
 #[derive(Clone, Debug, Default)]
 pub struct ParkedFrames {
-    /// The forms for a WebSocket.
+    /// The WebSocket forms.
     bytes: Vec<u8>,
     entries: Vec<Entry>,
 }
@@ -29,20 +29,20 @@ pub struct ParkedFrames {
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     operation: i32,
-    /// Where it ends in the buffer.
+    /// The end of its bytes in the buffer.
     end: u32,
-    /// Where in it the form for TCP begins.
+    /// The offset of the TCP form within them.
     tcp_at: u32,
     is_accepted: bool,
 }
 
-/// A [`ParkedPush`] whose frame is elsewhere.
+/// A [`ParkedPush`] whose frame is stored elsewhere.
 #[derive(Clone, Copy, Debug)]
 pub struct ParkedFrame<'a> {
     pub(crate) operation: i32,
-    /// The form for a WebSocket.
+    /// The WebSocket form.
     pub(crate) bytes: &'a [u8],
-    /// Where in it the form for TCP begins.
+    /// The offset of the TCP form within it.
     pub(crate) tcp_at: usize,
     pub(crate) is_accepted: bool,
 }
@@ -53,7 +53,7 @@ impl<'a> ParkedFrame<'a> {
         Self { operation, bytes, tcp_at, is_accepted }
     }
 
-    /// The push with a frame of its own.
+    /// Copies the push into a frame of its own.
     pub(crate) fn to_push(self) -> ParkedPush {
         let Self { operation, bytes, tcp_at, is_accepted } = self;
         let frame = Encoded::from_parts(bytes, tcp_at).expect("it was a frame when it was parked");
@@ -84,22 +84,23 @@ impl ParkedFrames {
         self.entries.is_empty()
     }
 
-    /// The length of the forms for a WebSocket.
+    /// The length of the WebSocket forms.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.len()
     }
 
-    /// How many go out whatever the next connection accepts.
+    /// The number of pushes that are sent whatever the next connection accepts.
     pub(crate) fn accepted(&self) -> usize {
         self.entries.iter().filter(|entry| entry.is_accepted).count()
     }
 
-    /// Adds a push at the end. All of them have at most as many bytes as `ResumeLimits::bytes` can say.
+    /// Adds a push at the end. The caller bounds the bytes by `ResumeLimits::bytes`.
     pub(crate) fn push(&mut self, push: ParkedFrame<'_>) {
         let ParkedFrame { operation, bytes, tcp_at, is_accepted } = push;
         let end = self.bytes.len() + bytes.len();
         if end > self.bytes.capacity() {
-            // A quarter to spare: doubling the buffer would take as much memory again as it is counted with.
+            // The buffer grows by a quarter: if it were doubled, its unused memory could equal the memory that is
+            // accounted for.
             self.bytes.reserve_exact(bytes.len().max(self.bytes.len() / 4));
         }
         self.bytes.extend_from_slice(bytes);
@@ -117,7 +118,7 @@ impl ParkedFrames {
         })
     }
 
-    /// All frames as one, for clients on `transport`.
+    /// All frames joined into one, for clients on `transport`.
     pub(crate) fn joined(&self, transport: Transport) -> Encoded {
         match transport {
             Transport::Tcp => Encoded::joined(self.iter().map(|push| push.on(Transport::Tcp))),
@@ -125,7 +126,7 @@ impl ParkedFrames {
         }
     }
 
-    /// How many of the frames end within the first `taken` bytes on `transport`, and their length.
+    /// The number of frames that end within the first `taken` bytes on `transport`, and their length.
     pub(crate) fn whole(&self, transport: Transport, taken: u32) -> (u32, u32) {
         let (mut pushes, mut bytes) = (0, 0);
         for push in self.iter() {

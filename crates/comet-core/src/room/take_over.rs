@@ -1,4 +1,4 @@
-//! Rooms on their way from one process to another.
+//! Rooms that another process has handed over.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::ids::Slot;
 use super::{Membership, Position, Reached, Room, RoomId, Rooms};
 
 impl Rooms {
-    /// Goes on with rooms under their handles, in the place of none. Their homes know of this shard.
+    /// Takes rooms over under their handles. There must be no rooms yet. Their homes know about this shard.
     pub(crate) fn take_over(
         &mut self,
         rooms: impl Iterator<Item = (RoomHandle, Arc<str>, u32, Option<HistoryPosition>)>,
@@ -27,7 +27,7 @@ impl Rooms {
                 awaits_position: false,
                 offered: 0,
                 under_way: None,
-                // Its home begins with the same number.
+                // The room's home begins with the same number.
                 reached: position.map(|position| Reached { position, number: position.offset }),
                 elsewhere,
                 is_dirty: false,
@@ -37,12 +37,12 @@ impl Rooms {
         }));
     }
 
-    /// Every room, in the order of their handles.
+    /// All rooms, by handle.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (RoomId, &Room)> {
         self.rooms.indices().filter(|&id| self.rooms.is_taken(id)).map(|id| (id, &self.rooms[id]))
     }
 
-    /// Puts a connection behind the members of a room that was taken over. The room's home has counted it.
+    /// Appends a connection to the members of a room that was taken over. The room's home has counted it.
     pub(crate) fn take_over_member(&mut self, room: RoomId, slot: Slot) -> Membership {
         let members = &mut self.rooms[room].members;
         let position = Position(members.len() as u32);

@@ -1,4 +1,4 @@
-//! The body of the reply to operation 7. In protocol 2 it says what the client may rely on.
+//! The body of the reply to operation 7. In protocol 2 it states the terms of the session.
 
 use comet_proto::{AuthReply, NotRenewed, op};
 
@@ -9,7 +9,7 @@ use crate::state::AwaitedReply;
 use super::Shard;
 
 impl Shard {
-    /// Replies to the first token. What was parked for the session is due then.
+    /// Replies to the first token. The parked pushes of the session follow.
     pub(super) fn reply_to_token(&mut self, slot: Slot, reply: AwaitedReply) {
         debug_assert_eq!(reply.operation, op::AUTH_REPLY);
         let mut body = self.auth_reply(slot, None);
@@ -30,7 +30,7 @@ impl Shard {
         }
     }
 
-    /// The body of the reply to a token, the first one or another; empty in protocol 1.
+    /// The body of the reply to the first or a later token; empty in protocol 1.
     pub(super) fn auth_reply(&self, slot: Slot, not_renewed: Option<NotRenewed>) -> Vec<u8> {
         if !self.conns[slot].is_protocol_2 {
             return Vec::new();

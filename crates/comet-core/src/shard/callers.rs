@@ -1,7 +1,7 @@
 //! The push callers that are connected to a shard, and the pushes that they wait for.
 //!
-//! A caller takes its turn with each request, so one with many does not hold up the others. What it may not send
-//! yet waits in its socket: no more is received for it.
+//! Callers take turns by request, so a caller with many requests does not hold up the others. While a caller may not
+//! send more, nothing is received for it, and its bytes wait in its socket.
 
 mod answer;
 mod caller;
@@ -25,20 +25,20 @@ use caller::Caller;
 pub(super) struct Callers {
     slots: Vec<Place>,
     taken: usize,
-    /// Callers that the driver may have something to do for.
+    /// Callers for which the driver may have an operation to do.
     touched: VecDeque<CallerSlot>,
-    /// Callers with input that may be looked at.
+    /// Callers with unread input.
     ready: VecDeque<CallerSlot>,
-    /// Bytes of requests that are coming in or not answered.
+    /// Bytes of requests that are incomplete or not answered yet.
     bytes: usize,
-    /// A caller waits for some of them to be answered.
+    /// A caller waits until such bytes are freed.
     is_short_of_bytes: bool,
-    /// Pushes that other hosts are told of, whether their calls are answered or not, and bytes of their frames.
+    /// The number of pushes that other hosts are told about, answered or not, and the bytes of their frames.
     called: usize,
     called_bytes: usize,
-    /// No request is read: [`Shard::hold_callers`](super::Shard::hold_callers).
+    /// No requests are read: see [`Shard::hold_callers`](super::Shard::hold_callers).
     is_held: bool,
-    /// The next deadline of a caller is not before this, in active time.
+    /// No deadline of a caller is earlier than this, in active time.
     due: Option<Millis>,
     pub(super) accepted: u64,
     /// Requests answered, by code.
@@ -50,7 +50,8 @@ pub(super) struct Callers {
 #[derive(Default)]
 struct Place {
     caller: Option<Caller>,
-    /// Number of the next call. It goes on with the next caller in this slot, so a late tally finds no other's call.
+    /// The number of the next call. The next caller in this slot continues the numbers, so a late tally finds no call
+    /// of another caller.
     next_call: u32,
     is_touched: bool,
     is_ready: bool,
@@ -61,12 +62,12 @@ impl Callers {
         self.taken
     }
 
-    /// Requests that are not answered.
+    /// The number of requests that are not answered.
     pub(super) fn calls(&self) -> usize {
         self.slots.iter().filter_map(|place| place.caller.as_ref()).map(Caller::calls).sum()
     }
 
-    /// A new connection. `None`: all others have calls under way, and there are as many as there may be.
+    /// Takes a new connection. `None`: there are as many as allowed, and none of them is idle.
     pub(super) fn accept(&mut self, limits: &CallerLimits, now: Millis) -> Option<CallerSlot> {
         self.accepted += 1;
         if self.taken >= usize::from(limits.connections) && !self.evict(limits) {
@@ -87,12 +88,12 @@ impl Callers {
         Some(slot)
     }
 
-    /// Has the caller leave that is idle for the longest time, those that never made a request first. Until its socket is
-    /// closed there is one more than there may be.
+    /// Ends the caller that has been idle for the longest time, and first those that never made a request. Until its
+    /// socket is closed there is one caller more than the limit.
     fn evict(&mut self, limits: &CallerLimits) -> bool {
-        // Sockets that are being closed take as many places again.
+        // Up to the same number again may be closing.
         let has_space = self.taken < 2 * usize::from(limits.connections);
-        // A request that is not looked at yet is one.
+        // Unread input counts as a request.
         let is_unread = |slot: CallerSlot| self.slots[slot.index()].is_ready;
         let idle = self.places().filter(|(slot, _)| !is_unread(*slot));
         let idle = idle.filter_map(|(slot, caller)| Some((caller.idle_since()?, slot)));
@@ -129,7 +130,7 @@ impl Callers {
         }
     }
 
-    /// Something of the caller may have a deadline from now on.
+    /// A deadline of the caller may have been armed.
     fn note_due(&mut self, slot: CallerSlot, limits: &CallerLimits) {
         let due = self.slots[slot.index()].caller.as_ref().and_then(|one| one.next_due(limits));
         self.due = [self.due, due].into_iter().flatten().min();
@@ -139,7 +140,7 @@ impl Callers {
         self.due
     }
 
-    /// Ends what is too late at `now`.
+    /// Handles the deadlines of callers that have passed at `now`.
     pub(super) fn expire(&mut self, limits: &CallerLimits, now: Millis) {
         if self.due.is_none_or(|due| now < due) {
             return;
@@ -154,7 +155,7 @@ impl Callers {
         self.due = self.places().filter_map(|(_, caller)| caller.next_due(limits)).min();
     }
 
-    /// Answers what is answered by now, and has the driver look at the caller.
+    /// Sends the replies that are due, and marks the caller for the driver.
     fn advance(&mut self, slot: CallerSlot) {
         let answered = &mut self.answered;
         let place = &mut self.slots[slot.index()];
@@ -165,7 +166,7 @@ impl Callers {
         self.touch(slot);
     }
 
-    /// As [`Callers::advance`], for one that has nothing more to read.
+    /// As [`Callers::advance`], for a caller whose input has been read.
     fn close_if_done(&mut self, slot: CallerSlot) {
         let nothing = self.at(slot).answer(|_| {});
         debug_assert_eq!(nothing, 0, "what is done is answered");
@@ -173,13 +174,13 @@ impl Callers {
         self.touch(slot);
     }
 
-    /// What a caller sent that is not read any more takes no place.
+    /// Frees the input of a caller if it is not read any more.
     fn drop_input(&mut self, slot: CallerSlot) {
         let freed = self.at(slot).drop_input();
         self.free_bytes(freed);
     }
 
-    /// Ends the caller with the oldest incomplete request where such requests take all the bytes that there may be.
+    /// Ends the caller with the oldest incomplete request if incomplete requests take all the bytes allowed.
     fn make_room(&mut self, limits: &CallerLimits) {
         let is_stuck = !self.has_bytes(limits)
             && self.ready.is_empty()
@@ -213,7 +214,7 @@ impl Callers {
 
     // ---- the driver ----------------------------------------------------------------------------
 
-    /// The next operation.
+    /// The next operation for the driver.
     pub(super) fn poll(
         &mut self,
         limits: &CallerLimits,
@@ -221,7 +222,7 @@ impl Callers {
     ) -> Option<(CallerSlot, CallerOperation<'_>)> {
         let has_bytes = self.has_bytes(limits);
         self.is_short_of_bytes |= !has_bytes;
-        // Found before it is asked, because what it lends would end the search.
+        // The slot is found in a loop of its own, because the operation borrows from `self`.
         let slot = loop {
             let slot = *self.touched.front()?;
             let place = &mut self.slots[slot.index()];
@@ -231,7 +232,7 @@ impl Callers {
             place.is_touched = false;
             self.touched.pop_front();
         };
-        // A send, or a linger, begins now at the earliest.
+        // A send or a linger can begin at this moment; none of their timeouts is shorter.
         let due = now.after(CALLER_LINGER_MS);
         self.due = Some(self.due.map_or(due, |at| at.min(due)));
         let operation = self.at(slot).next_operation(has_bytes, now);
@@ -245,7 +246,7 @@ impl Callers {
         self.touch(slot);
     }
 
-    /// The caller sends no more.
+    /// The caller has shut its write side.
     pub(super) fn end_input(&mut self, slot: CallerSlot) {
         self.at(slot).receive_end();
         self.make_ready(slot);
@@ -264,7 +265,7 @@ impl Callers {
         self.advance(slot);
     }
 
-    /// Frees the slot. Calls whose caller has left are counted, too.
+    /// Frees the slot. Calls that were not answered are counted as cancelled.
     pub(super) fn gone(&mut self, slot: CallerSlot) {
         let place = &mut self.slots[slot.index()];
         let caller = place.caller.take().expect("a caller is gone once");
@@ -282,7 +283,7 @@ impl Callers {
         !self.ready.is_empty() && !is_full && !self.is_held
     }
 
-    /// Reads no more requests, or reads them again. Those under way are answered in any case.
+    /// Stops or resumes the reading of requests. Those under way are answered in any case.
     pub(super) fn hold(&mut self, is_held: bool) {
         self.is_held = is_held;
     }
@@ -300,7 +301,7 @@ impl Callers {
         while let Some(slot) = self.ready.pop_front() {
             let place = &mut self.slots[slot.index()];
             place.is_ready = false;
-            // It may have been ended since, with requests that nobody looks at any more.
+            // The caller may have been ended since, with requests that stay unread.
             let Some(caller) = place.caller.as_mut().filter(|caller| caller.may_be_read()) else {
                 continue;
             };
@@ -313,7 +314,7 @@ impl Callers {
                     self.advance(slot);
                     return Some(next);
                 }
-                // The driver may go on receiving, or has to close.
+                // The driver may receive more, or has to close the socket.
                 Ok(None) => {
                     self.close_if_done(slot);
                     self.make_room(limits);
@@ -324,17 +325,17 @@ impl Callers {
         None
     }
 
-    /// A shard tells what became of a push: see [`Message::Tallied`](crate::Message).
+    /// The answer of a shard to a push: see [`Message::Tallied`](crate::Message).
     pub(super) fn add(&mut self, call: CallId, tally: Tally, partials: u32) {
         self.change(call, |answered| answered.add(tally, partials));
     }
 
-    /// A part of a push is over: see [`Message::PartiallyTallied`](crate::Message).
+    /// A partial tally of a push: see [`Message::PartiallyTallied`](crate::Message).
     pub(super) fn add_partial(&mut self, call: CallId, tally: Tally, settles: u32) {
         self.change(call, |answered| answered.add_partial(tally, settles));
     }
 
-    /// Other hosts get the push, too. Its frame has so many bytes.
+    /// Other hosts get the push, too. `bytes` is the length of its frame.
     pub(super) fn expect_elsewhere(&mut self, call: CallId, bytes: usize) {
         self.called += 1;
         self.called_bytes += bytes;
@@ -348,7 +349,7 @@ impl Callers {
         self.change(call, |answered| answered.add_elsewhere(told));
     }
 
-    /// Waits for other hosts no longer.
+    /// Stops waiting for other hosts.
     pub(super) fn give_up_hosts(&mut self) {
         for slot in self.slots() {
             self.at(slot).give_up_hosts();
@@ -361,12 +362,12 @@ impl Callers {
         self.change(call, |answered| answered.fail(failure));
     }
 
-    /// So many shards are asked.
+    /// `reports` shards are asked about the call.
     pub(super) fn expect(&mut self, call: CallId, reports: u32) {
         self.change(call, |answered| answered.expect(reports));
     }
 
-    /// Nobody is asked: the call names none who could have a connection.
+    /// No shard is asked: no connection can have the key or user of the call.
     pub(super) fn absent(&mut self, call: CallId) {
         self.change(call, Answered::absent);
     }
@@ -375,14 +376,14 @@ impl Callers {
         let (slot, number) = call.at_caller();
         let place = self.slots.get_mut(slot.index());
         let caller = place.and_then(|place| place.caller.as_mut());
-        // The caller may have left, or been answered that it took too long.
+        // The caller may have left, or the call may have timed out.
         if let Some(answered) = caller.and_then(|caller| caller.call(number)) {
             change(answered);
             self.advance(slot);
         }
     }
 
-    /// Ends the callers whose tokens do not open any more.
+    /// Ends the callers whose tokens are not valid any more.
     pub(super) fn check_tokens(&mut self, limits: &CallerLimits) {
         for slot in self.slots() {
             if self.at(slot).has_lost_token(limits) {
@@ -391,7 +392,7 @@ impl Callers {
         }
     }
 
-    /// Answers every request that has come: the server ends. Returns what is left to be sent, by caller.
+    /// Answers all requests, because the server ends. Returns the bytes that are still to be sent, by caller.
     pub(super) fn finish(
         &mut self,
         limits: &CallerLimits,

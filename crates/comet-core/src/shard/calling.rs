@@ -1,5 +1,5 @@
-//! Push callers that are connected to the shard: from their bytes to pushes, which begin at the home without a
-//! thread between, and back. The driver that accepts them keeps their sockets.
+//! Push callers that are connected to the shard. Their pushes begin at the home without passing through another thread,
+//! and so do their replies. The driver that accepts callers keeps their sockets.
 
 use crate::budget::MessageBudget;
 use crate::callers::{CallerOperation, CallerSlot, CallerTarget};
@@ -12,22 +12,22 @@ use super::Shard;
 use super::callers::{Failure, Next};
 
 impl Shard {
-    /// A caller has connected. `None`: it is to be closed, because there are too many.
+    /// A caller has connected. `None`: there are too many, so the driver closes it.
     pub fn handle_caller_accept(&mut self) -> Option<CallerSlot> {
         self.callers.accept(&self.context.limits.callers, self.context.clock.active())
     }
 
-    /// Bytes of a caller. A receive is over.
+    /// Bytes of a caller arrived, and the receive is over.
     pub fn handle_caller_recv(&mut self, slot: CallerSlot, bytes: &[u8]) {
         self.callers.received(slot, bytes, self.context.clock.active());
     }
 
-    /// The caller sends no more. A receive is over.
+    /// The caller has shut its write side, and the receive is over.
     pub fn handle_caller_end(&mut self, slot: CallerSlot) {
         self.callers.end_input(slot);
     }
 
-    /// The kernel took so many bytes of a send, which is over.
+    /// A send is over. The kernel took `bytes` bytes of it.
     pub fn handle_caller_sent(&mut self, slot: CallerSlot, bytes: usize) {
         self.callers.sent(slot, bytes, self.context.clock.active());
     }
@@ -47,7 +47,7 @@ impl Shard {
         self.callers.poll(&self.context.limits.callers, self.context.clock.active())
     }
 
-    /// Callers that were ended because they had no token that opens.
+    /// The number of callers that were ended because they had no valid token.
     #[must_use]
     pub fn callers_locked_out(&self) -> u64 {
         self.callers.ended[CallerEnd::NoToken as usize]
@@ -59,8 +59,8 @@ impl Shard {
         self.callers.has_requests()
     }
 
-    /// Takes the next request of the callers. A push is begun as those of [`Shard::handle_message`] are, and is spent from
-    /// `budget`. `false`: there is none.
+    /// Takes the next request of the callers. A push is begun as in [`Shard::handle_message`], and spent from `budget`.
+    /// `false`: there was no request.
     pub fn handle_request(&mut self, budget: &mut MessageBudget) -> bool {
         let Limits { callers, refuses_pushes, .. } = &*self.context.limits;
         let (now, shard) = (self.context.clock.active(), self.context.shard);
@@ -75,8 +75,8 @@ impl Shard {
         true
     }
 
-    /// Takes no more requests, as the shard is about to be handed over or other hosts cannot be told yet; or takes them again.
-    /// Those under way are answered.
+    /// Stops taking requests, because the shard is about to be handed over or other hosts cannot be told yet; or
+    /// resumes it. Requests under way are answered.
     pub fn hold_callers(&mut self, is_held: bool) {
         self.callers.hold(is_held);
     }
@@ -85,7 +85,7 @@ impl Shard {
         let elsewhere = self.context.reports_rooms.then(|| (target.clone(), push.clone()));
         let is_asked = match target {
             CallerTarget::User(0) => {
-                // User 0 is everybody without an id: nobody's home, so nobody to push to.
+                // User 0 stands for all anonymous users. It has no home, so it cannot be pushed to.
                 self.counters.deliveries.absent += 1;
                 self.callers.absent(call);
                 false
@@ -113,7 +113,7 @@ impl Shard {
                 is_asked
             }
         };
-        // What is refused here is made on no other host, so a caller that tries again makes it there once.
+        // A push that is refused here begins on no other host, so a caller that tries again causes one push there.
         if let Some((target, push)) = elsewhere.filter(|_| is_asked) {
             self.callers.expect_elsewhere(call, push.frame.message().len());
             let shard = self.context.shard;
@@ -122,7 +122,7 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// Sends a push to a shard, or the call fails.
+    /// Sends a push to a shard. If the queue is full, the call fails.
     fn ask(&mut self, shard: ShardId, call: CallId, message: Message) -> bool {
         if shard == self.context.shard {
             self.messages.push_local(message);
@@ -139,7 +139,7 @@ impl Shard {
         self.callers.expire(&self.context.limits.callers, self.context.clock.active());
     }
 
-    /// The limits have changed from `former`.
+    /// The limits have changed from `former`. Ends callers whose tokens are not valid any more.
     pub(super) fn check_caller_tokens(&mut self, former: &Limits) {
         let callers = &self.context.limits.callers;
         if callers.tokens != former.callers.tokens {
@@ -147,8 +147,8 @@ impl Shard {
         }
     }
 
-    /// Answers all requests that have come, because the server ends. Returns what callers have not been sent; those with a
-    /// send under way are left out.
+    /// Answers all requests, because the server ends. Returns the bytes that are still to be sent to callers, except
+    /// those with a send under way.
     pub fn finish_callers(&mut self) -> impl Iterator<Item = (CallerSlot, [&[u8]; 2])> {
         self.callers.finish(&self.context.limits.callers, self.context.clock.active())
     }

@@ -1,4 +1,4 @@
-//! How a connection ends: its close reason, the close notice, and what is lost with it.
+//! How a connection ends: its close reason, the close notice, and the loss of what waits.
 
 use comet_proto::websocket::Fault;
 use comet_proto::{Encoded, VERSION, op};
@@ -18,16 +18,16 @@ use super::Shard;
 /// Longest text of a close frame, bytes (RFC 6455 5.5: 125, two of which are the code).
 const CLOSE_TEXT_MAX: usize = 123;
 
-/// Close codes (RFC 6455 7.4.1): the purpose of the connection is fulfilled, and a page or a server goes away.
+/// Close codes (RFC 6455 7.4.1): 1000, normal closure; 1001, an endpoint is going away.
 const NORMAL: u16 = 1000;
 const GOING_AWAY: u16 = 1001;
 
-/// What a client is told when its connection is closed: over WebSocket by a close frame, in an event stream by an event, and by operation 6 in
-/// protocol 2. goim's clients take an operation 6 for a message, so those of protocol 1 get none unless
-/// [`Limits::goodbye`](crate::Limits::goodbye) is set.
+/// What a client is told when its connection is closed: a close frame over WebSocket, an event in an event stream, and
+/// operation 6 in protocol 2. goim's clients take an operation 6 for a message, so clients of protocol 1 get none
+/// unless [`Limits::goodbye`](crate::Limits::goodbye) is set.
 pub(super) struct CloseNotice<'a> {
     pub(super) reason: CloseReason,
-    /// What exactly was wrong; empty where the reason says everything.
+    /// What was wrong in particular; empty if the reason says everything.
     detail: &'a str,
     /// The WebSocket's close code (RFC 6455 7.4.1); `None`: the close frame is empty.
     code: Option<u16>,
@@ -36,20 +36,20 @@ pub(super) struct CloseNotice<'a> {
 }
 
 impl CloseNotice<'_> {
-    /// The detail, or else the label.
+    /// The detail, or the label if there is no detail.
     pub(super) fn message(&self) -> &str {
         if self.detail.is_empty() { self.reason.label() } else { self.detail }
     }
 
-    /// The body of operation 6: the message, and the time to wait.
+    /// The body of operation 6: the message and the time to wait.
     fn goodbye(&self) -> String {
         format!("{}{}", self.message(), self.hint())
     }
 
-    /// The text of the close frame: the label, the detail as far as there is space, and the time to wait.
+    /// The text of the close frame: the label, as much of the detail as fits, and the time to wait.
     fn close_text(&self) -> String {
         let (label, hint) = (self.reason.label(), self.hint());
-        // Details of a caller's own begin with the label.
+        // The detail of a kick begins with the label.
         let detail = self.detail.strip_prefix(label).unwrap_or(self.detail);
         let separator = if detail.is_empty() || detail.starts_with(": ") { "" } else { ": " };
         let space = CLOSE_TEXT_MAX - label.len() - separator.len() - hint.len();
@@ -63,13 +63,13 @@ impl CloseNotice<'_> {
 }
 
 impl Shard {
-    /// Begins the end of a connection: it leaves its room and its homes at once, then its outbox is sent, the
+    /// Begins the end of a connection. It leaves its room and its homes at once. Then its outbox is sent, with the
     /// close notice last, and then the socket is shut.
     pub(super) fn close(&mut self, slot: Slot, reason: CloseReason, detail: &str) {
         self.close_with_hint(slot, reason, detail, None);
     }
 
-    /// As [`Shard::close`]; the notice names a time to wait.
+    /// As [`Shard::close`], with a time to wait in the notice.
     pub(super) fn close_with_hint(
         &mut self,
         slot: Slot,
@@ -93,7 +93,7 @@ impl Shard {
         self.close_with(slot, &CloseNotice { reason, detail, code: Some(code), retry_after_ms });
     }
 
-    /// As [`Shard::close`], for what a WebSocket client did wrong.
+    /// As [`Shard::close`], for an error of a WebSocket client.
     pub(super) fn close_for_fault(&mut self, slot: Slot, fault: &Fault) {
         let reason = match fault {
             Fault::TooLarge => CloseReason::WebSocketTooLarge,
@@ -104,9 +104,10 @@ impl Shard {
         self.close_with(slot, &CloseNotice { reason, detail: &detail, code, retry_after_ms: None });
     }
 
-    /// Answers the close frame of a WebSocket client, with its own code (RFC 6455 5.5.1).
+    /// Answers the close frame of a WebSocket client with the client's own code (RFC 6455 5.5.1).
     pub(super) fn close_for_peer(&mut self, slot: Slot, code: Option<u16>) {
-        // Pages that are loaded again say another code, and so do clients that have lost patience with a silent connection.
+        // Only code 1000 is a goodbye. A page that is reloaded sends another code, and so does a client that gave up on
+        // a silent connection.
         if code == Some(NORMAL) {
             self.conns[slot].is_kept = false;
         }
@@ -122,7 +123,7 @@ impl Shard {
         if self.conns[slot].has_ended
             && matches!(reason, CloseReason::SlowConsumer | CloseReason::Draining)
         {
-            // It has left before, so its session is kept.
+            // The client left before that, so its session is kept.
             reason = CloseReason::PeerClosed;
         }
         self.counters.closed[reason as usize] += 1;
@@ -154,11 +155,12 @@ impl Shard {
         }
         self.forget_recovery(slot);
         let conn = &self.conns[slot];
-        // The next connection waits for what this send has not sent, so it cannot go on. And a client that has left gets no notice.
+        // A send in flight cannot go on: the next connection waits for what it leaves unsent. A client that has left
+        // gets no notice.
         if (has_left && conn.outbox.is_sending()) || conn.has_ended {
             return self.abort(slot);
         }
-        // Before the upgrade is answered the peer speaks HTTP, and its answer is queued already.
+        // Before the upgrade is answered the peer speaks HTTP, and its response is queued already.
         if !matches!(state, ConnState::Upgrading) && !reason.is_silent() {
             if self.conns[slot].transport == Transport::EventStream {
                 let cors = input.and_then(|input| input.cors).unwrap_or_default();
@@ -173,7 +175,8 @@ impl Shard {
         }
     }
 
-    /// Answers a request that may still be coming in, if `slot` has not opened its WebSocket. It is closed next.
+    /// Answers an upgrade request that may be incomplete, if `slot` has not opened its WebSocket. The caller closes it
+    /// next.
     pub(super) fn refuse_upgrade(&mut self, slot: Slot, retry_after_ms: u32) {
         let conn = &self.conns[slot];
         if conn.is_open() && matches!(conn.state, ConnState::Upgrading) {
@@ -201,9 +204,10 @@ impl Shard {
         }
     }
 
-    /// Everything is sent: shuts our side and waits for the peer to do the same. Of those that were turned away only some wait.
-    /// The others are cut at once. If such a client has sent more than was read, its kernel gets a reset. That comes behind the
-    /// notice, and Linux keeps what has arrived. Other systems may discard a notice that is not read yet, so the first ones wait.
+    /// Everything is sent: shuts our side and waits for the peer to do the same. Of the connections that were turned
+    /// away only a few wait; the others are cut at once. A client that has sent more than was read then gets a reset
+    /// behind the notice. Linux keeps received data after a reset. Other systems may discard an unread notice, so the
+    /// first ones wait.
     pub(super) fn shut_write(&mut self, slot: Slot) {
         if self.conns[slot].is_turned_away {
             if !self.may_linger_turned_away() {
@@ -216,7 +220,7 @@ impl Shard {
         self.closes.push_back((self.conns.id(slot), CloseHow::Write));
     }
 
-    /// Gives up on a connection that is closing. What waits is lost, and counted.
+    /// Cuts a connection that is closing. What waits is lost, and counted.
     pub(super) fn abort(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
         debug_assert!(!conn.is_open(), "a reason was given first");
@@ -228,7 +232,7 @@ impl Shard {
             self.turned_away -= 1;
         }
         self.gaps.forget_all(slot);
-        // A send that was cut short and is not resumed yet has no completion to come.
+        // A send that was cut short and not resumed yet gets no further completion.
         let has_cut_send = conn.is_ready;
         let remains = self.outboxes.drop_pending(conn);
         self.count_remains(remains);
@@ -238,7 +242,7 @@ impl Shard {
         self.closes.push_back((self.conns.id(slot), CloseHow::Both));
     }
 
-    /// The last completion of a closed connection has come. What it left in flight is lost.
+    /// The last completion of a closed connection has arrived. What was left in flight is lost.
     pub(super) fn abort_after_send(&mut self, slot: Slot) {
         self.abort(slot);
         self.lose_in_flight(slot);

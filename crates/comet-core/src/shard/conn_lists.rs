@@ -1,4 +1,4 @@
-//! Connections that pushes by keys or users are for, while these go on in slices.
+//! The connections that pushes by keys or users are sent to, while these pushes continue in slices.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,19 +6,20 @@ use ahash::RandomState;
 
 use crate::ids::LocalConnId;
 
-/// Connections of a push that are looked for in the lists of others.
+/// A push with more connections than this is not compared with the lists of others.
 const SOUGHT_MAX: usize = 16;
 
-/// A list of connections for each push by keys or users that goes on in slices, one push after the other. So the order of a
-/// key is kept.
+/// The lists of connections of pushes by keys or users that continue in slices, one push after the other. This keeps
+/// the order of each key.
 pub(super) struct ConnLists {
-    /// Of the push under way, and of those that wait.
+    /// The list of the push under way, then those of the waiting pushes.
     lists: VecDeque<Vec<LocalConnId>>,
-    /// How far the first list is.
+    /// The position in the first list.
     pub(super) next: usize,
-    /// Connections in all lists.
+    /// The number of connections in all lists.
     len: usize,
-    /// How often each connection is in the lists, once another push was looked for in them: many small ones may come beside long lists.
+    /// How often each connection is in the lists. Built when another push is first compared with them, because many
+    /// small pushes may follow long lists.
     index: Option<HashMap<LocalConnId, u32, RandomState>>,
 }
 
@@ -32,12 +33,12 @@ impl ConnLists {
         self.lists.front().map_or(&[], Vec::as_slice)
     }
 
-    /// Connections in all lists.
+    /// The number of connections in all lists.
     pub(super) fn len(&self) -> usize {
         self.len
     }
 
-    /// Puts the lists of `other` behind these.
+    /// Appends the lists of `other`.
     pub(super) fn append(&mut self, other: Self) {
         self.len += other.len;
         if let Some(index) = &mut self.index {
@@ -46,7 +47,7 @@ impl ConnLists {
         self.lists.extend(other.lists);
     }
 
-    /// Goes on with the list behind the first.
+    /// Continues with the list after the first.
     pub(super) fn begin_next(&mut self) {
         let done = self.lists.pop_front().unwrap_or_default();
         self.next = 0;
@@ -62,13 +63,14 @@ impl ConnLists {
         }
     }
 
-    /// Whether pushes to `others` have to wait for these: some connection is in both, or there are too many to look for.
+    /// Whether pushes to `others` have to wait for these lists: a connection is in both, or `others` has too many to
+    /// compare.
     pub(super) fn delay(&mut self, others: &Self) -> bool {
         if others.len() > SOUGHT_MAX {
             return true;
         }
         let index = self.index.get_or_insert_with(|| {
-            // The server makes the ids, so nobody can choose them.
+            // The server assigns these ids, so no client can choose colliding ones, and the hash needs no secret seed.
             let mut index = HashMap::with_hasher(RandomState::with_seeds(0, 0, 0, 0));
             count(&mut index, self.lists.iter().flatten());
             index

@@ -18,12 +18,12 @@ pub(super) struct Connections {
     shard: ShardId,
     slab: Slab<Slot, Conn>,
     wheel: Wheel,
-    /// Connections with a send under way that began after the last tick. See [`Connections::begin_send`].
+    /// Connections whose send began after the last tick. See [`Connections::begin_send`].
     watched: VecDeque<Slot>,
-    /// The tick in which these are checked, and how many are left to check, from the front.
+    /// The tick in which the watched connections were last checked, and how many are left to check, from the front.
     checked: Tick,
     unchecked: usize,
-    /// Slots that the wheel reported and that are not looked at yet.
+    /// Slots that the wheel reported and that were not handled yet.
     expired: Vec<Slot>,
 }
 
@@ -50,12 +50,12 @@ impl Connections {
         slot
     }
 
-    /// Connections of another process follow. Their deadlines may have passed already.
+    /// Prepares for connections of another process, whose deadlines may have passed already.
     pub(super) fn begin_take_over(&mut self, context: &Context) {
         self.wheel = Wheel::with_present_due(context.tick());
     }
 
-    /// A connection of another process, and its deadlines.
+    /// Adds a connection of another process, and arms its deadlines.
     pub(super) fn take_over(&mut self, conn: Conn, context: &Context) -> Slot {
         let slot = self.slab.insert(conn);
         self.arm(slot, context);
@@ -71,23 +71,23 @@ impl Connections {
         self.slab.is_taken(slot)
     }
 
-    /// The connection in `slot`, whichever that is.
+    /// The connection in `slot`, whatever its generation.
     #[inline]
     pub(super) fn in_slot(&mut self, slot: Slot) -> Option<&mut Conn> {
         self.slab.get_mut(slot)
     }
 
-    /// One past the highest slot that was ever taken, rounded up.
+    /// One past the highest slot ever used, rounded up.
     pub(super) fn end(&self) -> Slot {
         self.slab.end()
     }
 
-    /// Every slot below [`Connections::end`], taken or not.
+    /// Every slot below [`Connections::end`], used or free.
     pub(super) fn slots(&self) -> impl Iterator<Item = Slot> + use<> {
         self.slab.indices()
     }
 
-    /// The slot of `conn`, if that connection is still there.
+    /// The slot of `conn`, if that connection still exists.
     pub(super) fn find(&mut self, conn: ConnId) -> Option<Slot> {
         debug_assert_eq!(conn.shard, self.shard);
         self.get(conn.local()).map(|_| conn.slot)
@@ -132,8 +132,8 @@ impl Connections {
         }
     }
 
-    /// Turns the wheel towards the present tick, by [`EXPIRED_MAX`] steps at most. What it reports waits for
-    /// [`Connections::take_expired`].
+    /// Advances the wheel towards the present tick, by [`EXPIRED_MAX`] steps at most. The slots that it reports wait
+    /// for [`Connections::take_expired`].
     pub(super) fn advance(&mut self, context: &Context, outboxes: &mut Outboxes) {
         let mut budget = Budget::new(EXPIRED_MAX.saturating_sub(self.expired.len()));
         let tick = context.tick();
@@ -151,13 +151,13 @@ impl Connections {
         }
     }
 
-    /// The wheel has not arrived at the present tick.
+    /// Whether the wheel has not reached the present tick.
     pub(super) fn is_behind(&self, context: &Context) -> bool {
         self.unchecked > 0 || self.wheel.is_due(context.tick())
     }
 
-    /// Looks at the first watched send. If it is still under way a tick after it began, it gets its write
-    /// deadline, and its client is a slow one.
+    /// Checks the first watched send. If it is still under way a tick after it began, its write deadline is armed, and
+    /// its client is noted as slow.
     fn check_watched(&mut self, context: &Context, outboxes: &mut Outboxes) {
         let Some(slot) = self.watched.pop_front() else { return };
         let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else { return };
@@ -177,8 +177,8 @@ impl Connections {
         !self.expired.is_empty()
     }
 
-    /// The slots that the wheel reported. [`Connections::return_expired`] takes the list back to keep its
-    /// memory.
+    /// The slots that the wheel reported. Give the list back to [`Connections::return_expired`], so that its memory is
+    /// reused.
     pub(super) fn take_expired(&mut self) -> Vec<Slot> {
         std::mem::take(&mut self.expired)
     }
@@ -188,13 +188,13 @@ impl Connections {
         self.expired = expired;
     }
 
-    /// Has the wheel report `slot` again at `at`. Its deadline stays as it is.
+    /// Makes the wheel report `slot` again at `at`. The connection's deadline does not change.
     pub(super) fn look_again(&mut self, slot: Slot, at: Tick) {
         self.wheel.arm(slot, at);
     }
 
-    /// When [`Connections::advance`] has something to do next; no later than a thread with deadlines may
-    /// sleep.
+    /// When [`Connections::advance`] has something to do next; no later than the longest sleep of a thread with
+    /// deadlines.
     pub(super) fn next_deadline(&self, context: &Context) -> Option<Millis> {
         if self.unchecked > 0 {
             return Some(context.now);
@@ -206,9 +206,9 @@ impl Connections {
     }
 }
 
-/// When the send of `conn` has made no progress for too long.
+/// The tick at which the send of `conn` has made no progress for too long.
 pub(super) fn write_deadline(conn: &Conn, context: &Context) -> Tick {
-    // The send moved somewhere within that tick, so the whole of the tick does not count.
+    // The last progress was at some point within that tick, so counting begins at the end of the tick.
     Tick(conn.moved.0 + 1 + context.limits.write_ms.div_ceil(TICK_MS as u32))
 }
 

@@ -1,4 +1,4 @@
-//! What every part of a shard may read: its place among the shards, its bounds, and the time.
+//! What every part of a shard may read: its place among the shards, its limits, and the time.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ pub(super) struct Context {
     pub(super) logic: Logic,
     pub(super) reports_rooms: bool,
     pub(super) now: Millis,
-    /// Deadlines of connections count its active time.
+    /// The clock of active time, which deadlines of connections count.
     pub(super) clock: ActiveClock,
 }
 
@@ -43,7 +43,7 @@ impl Context {
         self.clock.active().tick()
     }
 
-    /// The tick `millis` from now, rounded up: a deadline may come late by a tick, never early.
+    /// The tick `millis` from now, rounded up. A deadline may be late by up to a tick, but never early.
     pub(super) fn deadline(&self, millis: u32) -> Tick {
         self.clock.active().after(millis.into()).tick_at_or_after()
     }
@@ -58,9 +58,9 @@ impl Context {
         self.limits.key_memory_ms.into()
     }
 
-    /// Whether logic was asked about the token of `token_at` so long ago that this shard, the home of its key, may have
-    /// forgotten an end of the key that came later. It retains ends for twice this time, because the clocks of
-    /// two shards are read at different times.
+    /// Whether logic was asked about the token of `token_at` so long ago that this shard, as the home of its key, may
+    /// have forgotten a later end of the key. Ends are retained for twice the time that is compared here, because two
+    /// shards read their clocks at different times.
     pub(super) fn is_late(&self, token_at: TokenTime) -> bool {
         let retained_ms = self.key_retention_ms() / 2;
         let is_remote = matches!(self.logic, Logic::Remote { .. });

@@ -1,9 +1,10 @@
-//! Pushes to crowds: more connections on this shard than a turn sends to, in a room, with listed keys or users, or all.
+//! Pushes to crowds. A crowd has more connections on this shard than a turn sends to: members of a room, the
+//! connections of listed keys or users, or all connections.
 //!
 //! A crowd is offered its pushes in slices of [`Limits::crowd_slice`] connections and [`Limits::crowd_bytes`], and
-//! crowds take turns. So a push to few clients, a reply or another crowd waits for the sends of one slice, not for those
-//! of the whole crowd. The pushes that come while a crowd is walked are its next batch, and a slice is offered a whole
-//! batch. So a connection gets as many pushes in one send as it would without slices.
+//! crowds take turns. So a push to few clients, a reply or another crowd waits for the sends of one slice, not for
+//! those of the whole crowd. Pushes that arrive during the walk over a crowd become its next batch, and each slice is
+//! offered a whole batch. So a connection gets as many pushes in one send as it would without slices.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -23,30 +24,30 @@ use super::conn_lists::ConnLists;
 use super::delivery::{Delivery, Walk};
 use super::push_task::{Answer, Crowd, Progress};
 
-/// What [`Shard::handle_crowds`] has offered.
+/// What one call of [`Shard::handle_crowds`] has offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CrowdSlice {
-    /// Connections.
+    /// The number of connections.
     pub connections: usize,
-    /// Pushes that each of them was offered.
+    /// The number of pushes that each of them was offered.
     pub pushes: usize,
-    /// Bytes of these, in binary frames.
+    /// The bytes of these pushes as binary frames.
     pub bytes: usize,
     /// The pushes were to keys or users.
     pub is_listed: bool,
 }
 
-/// The pushes of one crowd. The order of a room, and that of broadcasts, is the order in which they came.
+/// The pushes of one crowd. The order of a room, and that of broadcasts, is the order of arrival.
 struct CrowdPushes {
     crowd: Crowd,
-    /// Under way, all of them equally far. One kick, or any number of other pushes.
+    /// The pushes under way, all equally far. One kick, or any number of other pushes.
     batch: Vec<Progress>,
     waiting: VecDeque<Progress>,
-    /// What may still wait: as much as a turn takes, so that a batch fits into an outbox and into one send.
+    /// How much more may wait. In all it is what a turn takes, so that a batch fits into an outbox and into one send.
     space: MessageBudget,
 }
 
-/// All crowds with pushes under way, the one whose turn is next at the front.
+/// All crowds with pushes under way. The first one has the next turn.
 #[derive(Default)]
 pub(super) struct Crowds {
     crowds: VecDeque<CrowdPushes>,
@@ -57,12 +58,12 @@ impl Crowds {
         self.crowds.is_empty()
     }
 
-    /// Whether any push may come, whomever it is to.
+    /// Whether there is space for any push, no matter which crowd it is to.
     fn has_space(&self) -> bool {
         self.crowds.len() < CROWDS_MAX && self.crowds.iter().all(CrowdPushes::has_space)
     }
 
-    /// Whether a push to `crowd` has to wait for pushes under way.
+    /// Whether a push to `crowd` has to wait behind pushes under way.
     fn delay(&mut self, crowd: &Crowd) -> bool {
         self.find(crowd).is_some_and(|under_way| match (&mut under_way.crowd, crowd) {
             (Crowd::Conns(conns), Crowd::Conns(others)) => conns.delay(others),
@@ -70,12 +71,12 @@ impl Crowds {
         })
     }
 
-    /// Has a push wait for its turn.
+    /// Queues a push until the turn of its crowd.
     fn add(&mut self, crowd: Crowd, progress: Progress, limits: &Limits) {
         if let Some(under_way) = self.find(&crowd) {
             return under_way.add(crowd, progress);
         }
-        // The first batch begins with the crowd's turn, so it has all pushes that come together.
+        // The first batch begins with the crowd's turn, so that it contains all pushes that arrive together.
         let mut pushes = CrowdPushes {
             crowd,
             batch: Vec::new(),
@@ -113,13 +114,13 @@ impl CrowdPushes {
         self.waiting.push_back(progress);
     }
 
-    /// Makes a batch of the pushes that wait. A kick has one of its own, because it changes who there is, and so has each
-    /// push to listed connections. So have connections that enter, a slice of them.
+    /// Forms a batch of waiting pushes. A kick has a batch of its own, because it changes the set of members. So has
+    /// each push to listed connections. Entries of connections form batches of one slice each.
     fn begin_batch(&mut self, limits: &Limits) {
         debug_assert!(self.batch.is_empty());
         let is_entry = |one: &Progress| one.entry.is_some();
         let most = if self.waiting.front().is_some_and(is_entry) { limits.crowd_slice } else { 0 };
-        // What one of them gets is for it alone.
+        // Each entry has a frame for one connection only.
         let mut longest = 0;
         while self.batch.len() < most
             && let Some(entry) = self.waiting.pop_front_if(|next| {
@@ -149,7 +150,7 @@ impl CrowdPushes {
         }
     }
 
-    /// The batch is over: the next one begins with the first connection of its own.
+    /// Ends the batch. The next one begins with its own first connection.
     fn end_batch(&mut self) {
         match &mut self.crowd {
             Crowd::Room(_) => {}
@@ -159,37 +160,37 @@ impl CrowdPushes {
     }
 }
 
-/// What a connection gets that enters is for it alone, and has memory of its own.
+/// The frame of an entry is for one connection, and has memory of its own, so it takes no space here.
 fn spend_space(space: &mut MessageBudget, waiting: &Progress) {
     if waiting.entry.is_none() {
         space.spend_bytes(waiting.push.frame.for_websocket().len());
     }
 }
 
-/// Bytes of `batch` in binary frames, as far as they are for one connection.
+/// The bytes of `batch` in binary frames that one connection gets.
 fn bytes_of(batch: &[Progress]) -> usize {
     let lengths = batch.iter().map(|progress| progress.push.frame.for_websocket().len());
     let are_entries = batch.first().is_some_and(|first| first.entry.is_some());
     if are_entries { lengths.max().unwrap_or(0) } else { lengths.sum() }
 }
 
-/// What each connection of a slice is offered: pushes, or rooms to enter or leave.
+/// The number of offers to each connection of a slice: pushes, or rooms to enter or leave.
 fn offers_of(batch: &[Progress]) -> usize {
     batch.iter().map(|progress| progress.push.offers()).sum()
 }
 
-/// `most` connections, fewer if a turn would send too much to them: so many `pushes` with so many `bytes` in all. A turn is
-/// bounded so in time.
+/// `most` connections, or fewer if a turn would send too much to them. Each gets `pushes` pushes of `bytes` bytes in
+/// all. This bounds the time of a turn.
 pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -> usize {
     let (by_work, by_bytes) = (CROWD_UNITS / pushes.max(1), limits.crowd_bytes / bytes.max(1));
     most.min(by_work).min(by_bytes).max(1)
 }
 
-/// What members of a room that `reached` a position have not been offered before this push.
+/// The pushes before this one that were not offered to members of a room that has `reached` a position.
 fn hole_before(progress: &Progress, reached: Option<Reached>, room: RoomId) -> Option<Lost> {
     let Push { frame, offset, number, .. } = &progress.push;
     let Reached { position, number: before } = reached?;
-    // Numbers are consecutive but for those that are lost; in another epoch they begin again.
+    // Numbers are consecutive except for lost pushes. In another epoch they begin anew.
     let missing = number.checked_sub(before)?.checked_sub(1)?;
     if missing == 0 {
         return None;
@@ -202,7 +203,7 @@ fn hole_before(progress: &Progress, reached: Option<Reached>, room: RoomId) -> O
 }
 
 impl Shard {
-    /// Goes on with one slice of one crowd. `None`: there is none.
+    /// Continues one crowd by one slice. `None`: there is no crowd.
     pub fn handle_crowds(&mut self) -> Option<CrowdSlice> {
         let mut pushes = self.crowds.crowds.pop_front()?;
         if pushes.batch.is_empty() {
@@ -225,19 +226,21 @@ impl Shard {
         Some(CrowdSlice { connections, pushes: count, bytes, is_listed })
     }
 
-    /// Whether pushes to a crowd are under way: [`Shard::handle_crowds`] has more to do, in a turn that follows at once.
+    /// Whether pushes to a crowd are under way. [`Shard::handle_crowds`] then has more to do, in a turn that follows at
+    /// once.
     #[must_use]
     pub fn has_crowds(&self) -> bool {
         !self.crowds.is_empty()
     }
 
-    /// Whether the driver may hand over a push. None is under way but those to crowds, and these have space for one more.
+    /// Whether the driver may hand over a push: only pushes to crowds are under way, and the crowds have space for one
+    /// more.
     #[must_use]
     pub fn takes_pushes(&self) -> bool {
         self.pushes.is_empty() && self.crowds.has_space()
     }
 
-    /// Offers a push to a few connections at once, or has it wait for the turn of a crowd.
+    /// Offers a push at once if it is to a few connections. Otherwise it waits for the turn of its crowd.
     pub(super) fn deliver_to(
         &mut self,
         mut crowd: Crowd,
@@ -253,8 +256,8 @@ impl Shard {
         self.report(progress);
     }
 
-    /// As [`Shard::deliver_to`], for connections that their home on this shard has found. If they wait for their turn they
-    /// get a tally of their own, as those of another shard.
+    /// As [`Shard::deliver_to`], for connections that their home on this shard has found. If they wait for their turn,
+    /// they get a partial tally of their own, as those of another shard do.
     pub(super) fn deliver_here(
         &mut self,
         conns: Vec<LocalConnId>,
@@ -288,10 +291,11 @@ impl Shard {
         self.crowds.add(crowd, progress, &self.context.limits);
     }
 
-    /// Whether a push is to more connections than one turn sends to, or to some that have to get an earlier one first.
+    /// Whether a push is to more connections than one turn sends to, or to connections that have to get an earlier push
+    /// first.
     fn has_to_wait(&mut self, crowd: &Crowd, progress: &Progress) -> bool {
         let size = match crowd {
-            // One connection enters.
+            // An entry is one connection.
             Crowd::Room(_) if progress.entry.is_some() => 0,
             Crowd::Room(room) => {
                 self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len())
@@ -305,8 +309,8 @@ impl Shard {
             || self.crowds.delay(crowd)
     }
 
-    /// Offers `batch` to the next connections of `crowd`, to `most` of them. Returns how many those were, and whether they were
-    /// the last.
+    /// Offers `batch` to the next connections of `crowd`, up to `most`. Returns how many those were, and whether they
+    /// were the last.
     fn deliver_slice(
         &mut self,
         crowd: &mut Crowd,
@@ -314,7 +318,8 @@ impl Shard {
         most: usize,
         budget: &mut Budget,
     ) -> (usize, bool) {
-        // Closed when the whole batch was offered: each of its pushes is offered to the same connections.
+        // Connections are closed after the whole batch was offered, so that each of its pushes is offered to the same
+        // connections.
         let mut to_close = Vec::new();
         let offered = match crowd {
             Crowd::Room(name) => self.offer_to_members(name, batch, most, budget, &mut to_close),
@@ -326,7 +331,7 @@ impl Shard {
         offered
     }
 
-    /// If the last member has just left, there is no such room.
+    /// If the last member has just left, the room does not exist.
     fn offer_to_members(
         &mut self,
         name: &str,
@@ -346,7 +351,7 @@ impl Shard {
         let Some(id) = self.rooms.find(name) else { return (0, true) };
         let is_begun = batch.first().is_some_and(|first| first.is_counted);
         if is_begun && self.rooms[id].under_way.is_none() {
-            // All members of that time have left; this is the room of others.
+            // All members of the earlier slices have left. This is a later room of the same name.
             return (0, true);
         }
         let Room { members, offered, reached, .. } = &self.rooms[id];

@@ -1,5 +1,5 @@
-//! Compressed messages of clients. A few bytes may be inflated to a whole message of the largest size, so a turn inflates only so much;
-//! what is behind that waits for the next one.
+//! Compressed messages of clients. A few bytes may inflate to a message of the largest size. So a turn inflates a
+//! bounded number of bytes, and later input waits for the next turn.
 
 use std::collections::VecDeque;
 
@@ -13,17 +13,17 @@ use crate::limits::INFLATED_PER_TURN;
 use super::Shard;
 use super::rates::Input;
 
-/// A compressed byte takes as much time as so many inflated bytes.
+/// A compressed byte costs as much time as this many inflated bytes.
 const PAYLOAD_COST: usize = 8;
 
 #[derive(Default)]
 pub(super) struct DeflatedInput {
     inflater: Inflater,
-    /// In this turn.
+    /// Inflated in this turn.
     inflated_bytes: usize,
-    /// Connections with input that waits for another turn, each once.
+    /// Connections whose input waits for another turn, each once.
     waiting: VecDeque<LocalConnId>,
-    /// Input is read at once: of the connection in front of the list, or of a client that has left.
+    /// Input is read at once: that of the first connection in the queue, or of a client that has left.
     is_resuming: bool,
 }
 
@@ -32,7 +32,7 @@ impl DeflatedInput {
         self.inflated_bytes = 0;
     }
 
-    /// Sets whether input is read at once, ahead of the connections that wait. Returns the former value.
+    /// Sets whether input is read at once, ahead of waiting connections. Returns the former value.
     pub(super) fn resume_at_once(&mut self, at_once: bool) -> bool {
         std::mem::replace(&mut self.is_resuming, at_once)
     }
@@ -47,8 +47,8 @@ impl DeflatedInput {
 }
 
 impl Shard {
-    /// Whether the input of the connection has to wait, which may be compressed. It goes on with [`Shard::read_waiting`]. First come, first
-    /// served: what has just arrived does not spend the turn of those that wait.
+    /// Whether the connection's input, which may be compressed, has to wait. [`Shard::read_waiting`] continues it. The
+    /// order is first come, first served: new input does not use up the turn of connections that wait.
     pub(super) fn holds_deflated(&mut self, slot: Slot) -> bool {
         let input = &self.deflated_input;
         let waits = input.is_spent() || (input.is_waiting() && !input.is_resuming);
@@ -58,7 +58,7 @@ impl Shard {
         waits
     }
 
-    /// The input of the connection waits for another turn.
+    /// Queues the connection, because its input waits for another turn.
     pub(super) fn wait_for_turn(&mut self, slot: Slot) {
         let id = self.conns.id(slot).local();
         if !std::mem::replace(&mut self.conns[slot].input_mut().waits_for_turn, true) {
@@ -66,7 +66,7 @@ impl Shard {
         }
     }
 
-    /// Reads on where input waited for another turn.
+    /// Continues reading the input of connections that waited for another turn.
     pub(super) fn read_waiting(&mut self, budget: &mut Budget) {
         while budget.is_left()
             && !self.deflated_input.is_spent()
@@ -94,13 +94,13 @@ impl Shard {
     ) {
         let mut inflater = std::mem::take(&mut self.deflated_input.inflater);
         let message = inflater.inflate(payload, message_max);
-        // A message that is refused is inflated as far as one of the largest size.
+        // A message that is refused was inflated up to the largest size.
         let length = message.as_ref().map_or(message_max, |message| message.len());
-        // Bytes that inflate to nothing take time as well.
+        // Compressed bytes that inflate to nothing take time as well.
         self.deflated_input.inflated_bytes += length.max(PAYLOAD_COST * payload.len());
         match message.and_then(|message| Event::inflated(message, is_text)) {
             Ok(event) => {
-                // What came in was counted as it came.
+                // The received bytes were counted on arrival.
                 let grown = length.saturating_sub(payload.len());
                 if self.may_send(slot, Input::Bytes(grown)) {
                     self.handle_event(slot, event);

@@ -24,25 +24,25 @@ use super::trace::Offered;
 #[cfg(test)]
 mod tests;
 
-/// Connections that one walk is to close before it should end.
+/// A walk should end when it has this many connections to close.
 const CLOSED_MAX: usize = 256;
 
-/// Bytes that a frame in an outbox takes beside its own, at most.
+/// The memory that a frame in an outbox takes at most in addition to its bytes.
 const HELD_BESIDE: u32 = 128;
 
-/// What a walk does with each connection.
+/// What a walk does at each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Walk {
-    /// Offers it the push.
+    /// It offers the push.
     Offer,
-    /// Offers it the push if it accepts the operation.
+    /// It offers the push if the connection accepts the operation.
     OfferFiltered,
-    /// Has it closed ([`Push::kick`]).
+    /// It has the connection closed ([`Push::kick`]).
     Kick,
 }
 
-/// The memo of a connection. Clients that keep up have no send under way, and clients that do not read have one. In a
-/// room of both they take turns, and would take each other's memo.
+/// The index of the connection's memo. Clients that keep up have no send under way; clients that do not read have one.
+/// In a room with both kinds these alternate, and with a common memo each would replace that of the other.
 #[inline]
 fn memo_of(conn: &Conn) -> usize {
     2 * conn.form() + usize::from(conn.outbox.is_sending())
@@ -58,53 +58,53 @@ pub(super) struct Delivery<'a> {
     /// [`Push::offset`].
     offset: u64,
     walk: Walk,
-    /// Sessions that are being parked. `None`: the push is not to keys or users.
+    /// Sessions that have left their connections. `None`: the push is not to keys or users.
     departures: Option<&'a Departures>,
-    /// Former connections of such sessions.
+    /// Connections of the push that such sessions have left.
     departed: Vec<LocalConnId>,
     /// The room that the push is to.
     room: Option<(RoomHandle, &'a str)>,
-    /// Length of the frame in each form; 0 while the frame is not encoded in it.
+    /// The length of the frame in each form; 0 while that form is not encoded.
     bytes: [u32; FORMS],
     /// The latest append of each form, without and with a send under way.
     memos: [AppendMemo; 2 * FORMS],
-    /// Outboxes that took the push, by form.
+    /// The number of outboxes that took the push, by form.
     queued: [u64; FORMS],
-    /// Connections that did not get it.
+    /// The connections that did not get it, by reason.
     tally: Tally,
     superseded: u64,
-    /// Units of work of encoding the push.
+    /// The units of work spent on encoding the push.
     encoding: usize,
-    /// To be closed when the walk is over: too slow for the push, or kicked.
+    /// Connections to close after the walk: too slow for the push, or kicked.
     to_close: Vec<Slot>,
-    /// What traced connections were offered.
+    /// What became of the push at traced connections.
     traced: Vec<(Slot, Offered)>,
-    /// What the latest append of each form dropped of rooms that keep a history.
+    /// The pushes of rooms with a history that the latest append of each form dropped.
     cuts: [Vec<Lost>; 2 * FORMS],
-    /// What connections lost of such rooms that are told of it.
+    /// The losses of connections whose clients are told about gaps.
     lost: Vec<(Slot, Lost)>,
 }
 
-/// What a [`Delivery`] led to.
+/// The result of a [`Delivery`].
 #[derive(Default)]
 pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
-    /// Units of work beside those of the deliveries.
+    /// Units of work in addition to those of the deliveries.
     pub(super) encoding: usize,
     /// Connections to close: slow consumers, or all that are kicked.
     pub(super) to_close: Vec<Slot>,
     /// What became of the push at traced connections.
     pub(super) traced: Vec<(Slot, Offered)>,
-    /// What connections have lost of rooms that keep a history.
+    /// The losses of connections, in rooms with a history.
     pub(super) lost: Vec<(Slot, Lost)>,
     /// Former connections whose sessions the push is for.
     pub(super) departed: Vec<LocalConnId>,
 }
 
 impl<'a> Delivery<'a> {
-    /// `items` are the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
+    /// `items` are the forms of the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
@@ -163,13 +163,13 @@ impl<'a> Delivery<'a> {
         self
     }
 
-    /// The push is to keys or users, some of which may have just lost their connections.
+    /// The push is to keys or users. Some of their sessions may have just left their connections.
     pub(super) fn for_sessions(mut self, departures: &'a Departures) -> Self {
         self.departures = (!departures.is_empty()).then_some(departures);
         self
     }
 
-    /// Puts the push into the outbox of a connection that takes pushes, or counts why not.
+    /// Puts the push into the outbox of a connection that takes pushes, or counts the reason why not.
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
@@ -181,8 +181,8 @@ impl<'a> Delivery<'a> {
         }
         debug_assert!(conn.takes_pushes().is_ok());
         let (form, memo) = (conn.form(), memo_of(conn));
-        // Members of a room mostly have the same frames pending. Then the result of the latest append
-        // holds for the next outbox, and the chains are not looked at.
+        // Members of a room mostly have the same frames pending. Then the result of the latest append is repeated for
+        // the next outbox, without a look at the chains.
         if !self.memos[memo].repeat(&mut conn.outbox)
             && let Err(reason) = self.append(slot)
         {
@@ -204,7 +204,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// The outbox in `slot` does not take the push.
+    /// The outbox in `slot` did not take the push.
     fn note_lost(&mut self, slot: Slot) {
         if let Some(offsets) = self.items.binary.offsets()
             && self.conns[slot].hears_gaps()
@@ -222,14 +222,14 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Offers the push to `conn`, or counts why it takes none.
+    /// Offers the push to `conn`, or counts the reason why it takes none.
     pub(super) fn offer_to(&mut self, conn: LocalConnId) {
         if self.departures.is_some_and(|departures| departures.has(conn)) {
             return self.departed.push(conn);
         }
         let is_kick = self.walk == Walk::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
-            // Also while it waits for its homes.
+            // A kick also closes a connection that waits for its homes.
             true => Ok(()),
             false => conn.takes_pushes(),
         };
@@ -240,8 +240,8 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Offers the push to whichever connection is in `slot`. `false`: there is none that takes pushes, and
-    /// nothing is counted.
+    /// Offers the push to the connection in `slot`, whatever its generation. `false`: there is none that takes pushes,
+    /// and nothing is counted.
     pub(super) fn offer_in_slot(&mut self, slot: Slot) -> bool {
         let takes_pushes = self.conns.in_slot(slot).is_some_and(|conn| conn.takes_pushes().is_ok());
         if takes_pushes {
@@ -250,7 +250,7 @@ impl<'a> Delivery<'a> {
         takes_pushes
     }
 
-    /// So many connections are to be closed that the walk should end.
+    /// Whether so many connections are to be closed that the walk should end.
     pub(super) fn is_strained(&self) -> bool {
         self.to_close.len() >= CLOSED_MAX
     }
@@ -275,8 +275,7 @@ impl<'a> Delivery<'a> {
 
     /// Appends the push to one outbox.
     ///
-    /// # Errors
-    /// Why it does not get there.
+    /// # Errors The reason why the outbox does not take it.
     fn append(&mut self, slot: Slot) -> Result<(), DropReason> {
         let form = self.conns[slot].form();
         self.encode(form)?;
@@ -297,7 +296,7 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Makes the frame in the form `form`, if no client of that form came before.
+    /// Encodes the frame in the form `form`, if no earlier client had that form.
     fn encode(&mut self, form: usize) -> Result<(), DropReason> {
         match form {
             TEXT_FORM | EVENT_FORM => self.encode_json(form),
@@ -310,7 +309,8 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Compresses one of the forms of a WebSocket, which is made first. Where that is of no use, the plain item takes its place.
+    /// Compresses one of the WebSocket forms, after encoding that form. If compression does not help, the plain item
+    /// takes its place.
     #[cold]
     fn compress(&mut self, at: usize) -> Result<(), DropReason> {
         if self.items.compressed[at].is_some() {
@@ -318,7 +318,7 @@ impl<'a> Delivery<'a> {
         }
         let plain_form = plain_form(at);
         self.encode(plain_form)?;
-        // Outside rooms both protocols have the same frame.
+        // Outside rooms both protocols have the same binary frame.
         let is_binary = at > 0 && plain_form != TEXT_FORM && self.items.room_push.is_none();
         let item = if is_binary {
             self.compress(0)?;
@@ -332,7 +332,8 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// `plain` compressed, if that is shorter. `None` also where it is off by now: the client negotiated before.
+    /// `plain` compressed, if that is shorter. `None` also if compression was switched off after the client negotiated
+    /// it.
     fn compressed(&mut self, plain: &Item) -> Option<Item> {
         let Deflate { level, message_min } = self.limits.deflate?;
         let message = plain.frame().message();
@@ -346,8 +347,8 @@ impl<'a> Delivery<'a> {
         Some(item)
     }
 
-    /// Encodes the push in the text form or as an event, if no client of that `form` came before. That is done in one go, so the
-    /// push must not be long.
+    /// Encodes the push in the text form or as an event, if no earlier client had that `form`. This is done in one go,
+    /// so a long push is refused.
     #[cold]
     fn encode_json(&mut self, form: usize) -> Result<(), DropReason> {
         let Items { binary, text, event, .. } = &mut *self.items;
@@ -371,7 +372,7 @@ impl<'a> Delivery<'a> {
         Ok(())
     }
 
-    /// Encodes a push to a room for members of protocol 2, if none of them came before.
+    /// Encodes a push to a room for members of protocol 2, if there was none of them before.
     fn encode_room_push(&mut self) {
         let Some((room, _)) = self.room else { return };
         let Items { binary, room_push, .. } = &mut *self.items;
@@ -385,8 +386,8 @@ impl<'a> Delivery<'a> {
         self.bytes[PROTOCOL_2_FORMS..][..2].copy_from_slice(&lengths(item.frame()));
     }
 
-    /// Adds the outboxes that took the push by memo to the chains' reference counts. Due before anything but
-    /// a look is done with the chains.
+    /// Adds the outboxes that took the push by memo to the chains' reference counts. Must be called before the chains
+    /// are changed.
     fn settle_memos(&mut self) {
         for memo in &mut self.memos {
             let outboxes = self.outboxes.chains.settle(memo);
@@ -399,14 +400,14 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Each of `outboxes` outboxes dropped as much for the push.
+    /// Counts the pushes that each of `outboxes` outboxes dropped for this one.
     fn count_superseded(&mut self, Superseded { pushes, bytes, .. }: Superseded, outboxes: u32) {
         self.superseded += u64::from(pushes) * u64::from(outboxes);
         self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
     }
 
-    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this one is dropped. One about a state is
-    /// not dropped for older ones about the same state.
+    /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this push is dropped. A push
+    /// about a state is never dropped in favour of older pushes about the same state.
     fn make_space(&mut self, slot: Slot) -> Option<Superseded> {
         let conn = &self.conns[slot];
         let load = self.outboxes.chains.load(&conn.outbox, conn.transport);
@@ -414,7 +415,7 @@ impl<'a> Delivery<'a> {
         if self.fits(form, load) {
             return Some(Superseded::default());
         }
-        // A client that has taken everything is not slow, though there is no memory for its push.
+        // A client that has taken everything is not slow, even if there is no memory for its push.
         let is_slow = load.bytes > 0;
         if is_slow {
             let bytes = self.bytes[form];
@@ -433,8 +434,7 @@ impl<'a> Delivery<'a> {
                 }
                 None
             }
-            // What is in flight cannot be taken back: where that alone fills the outbox, the newest push
-            // waits beside it.
+            // What is in flight cannot be taken back. If that alone fills the outbox, the newest push waits behind it.
             SlowConsumer::DropOldest => self.fits(form, Load::default()).then(|| {
                 let fits = |load| self.fits(form, load);
                 self.outboxes.chains.oldest(&conn.outbox, conn.transport, fits)
@@ -442,7 +442,7 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// Whether the outbox of a connection has space for the push, with so many bytes before it that are not held yet.
+    /// Whether the outbox of a connection has space for the push behind `beside` bytes that it does not hold yet.
     pub(super) fn has_space(&self, slot: Slot, beside: u32) -> bool {
         let conn = &self.conns[slot];
         let mut load = self.outboxes.chains.load(&conn.outbox, conn.transport);
@@ -462,8 +462,8 @@ impl<'a> Delivery<'a> {
         is_short && bytes <= self.limits.outbox_bytes && self.has_memory(load, beside)
     }
 
-    /// Whether an outbox with this load may hold more, for all that the outboxes of the shard hold, and what comes `beside` it.
-    /// The part behind the bound is for clients that keep up.
+    /// Whether an outbox with this load may hold more, given what all outboxes of the shard hold and what comes
+    /// `beside` it. The reserve above the bound is for clients that keep up.
     fn has_memory(&self, load: Load, beside: u32) -> bool {
         let held = self.outboxes.chains.held_bytes() as u64 + u64::from(beside);
         let bound = self.limits.outbox_memory;

@@ -1,7 +1,9 @@
-//! Sessions that leave their connection: it has ended without a goodbye, or a younger one takes its place.
+//! Sessions that leave their connection, because it has ended without a goodbye or a younger connection takes its
+//! place.
 //!
-//! What waits for them stays here until the key's home asks for it. The home asks by way of a push, behind all pushes that it has
-//! sent to the connection. So nothing is overtaken, and what the home is pushed meanwhile comes behind.
+//! The pending pushes of such a session stay here until the key's home asks for them. The home asks by a message of the
+//! push class, behind all pushes that it has sent to the connection. So the order holds, and what the home is pushed
+//! meanwhile comes behind.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,11 +25,11 @@ struct Departure {
     user: i64,
     accepts: Accepts,
     parked: ParkedPushes,
-    /// A send is not answered, so it is not known how much of it is taken. These pushes waited behind it.
+    /// The pushes behind a send that is not completed. How much of that send the kernel takes is not known yet.
     in_flight: Option<Vec<ParkedPush>>,
-    /// The key's home has asked for what waits.
+    /// The key, once its home has asked for the session.
     asked: Option<Arc<str>>,
-    /// It was kicked: nothing is kept for it.
+    /// The session was kicked: nothing is kept for it.
     is_over: bool,
 }
 
@@ -50,7 +52,7 @@ impl Departures {
         self.sessions.len()
     }
 
-    /// Whether the session of `conn` is here.
+    /// Whether the session of `conn` is held here.
     pub(super) fn has(&self, conn: LocalConnId) -> bool {
         self.sessions.contains_key(&conn)
     }
@@ -59,12 +61,13 @@ impl Departures {
         self.totals
     }
 
-    /// The pushes that waited behind the last send of `conn`, which is over. `None`: nothing is known of it.
+    /// The pushes that waited behind the last send of `conn`, which has completed. `None`: the session is not here, or
+    /// no send was under way.
     fn take_waiting(&mut self, conn: LocalConnId) -> Option<Vec<ParkedPush>> {
         self.sessions.get_mut(&conn)?.in_flight.take()
     }
 
-    /// Puts pushes that were not sent in front of those that came since. Returns how many are lost, and why.
+    /// Puts unsent pushes in front of those that came later. Returns how many are lost, and why.
     fn put_in_front(
         &mut self,
         conn: LocalConnId,
@@ -83,20 +86,20 @@ impl Departures {
         (lost > 0).then_some((ParkedLoss::Full, lost))
     }
 
-    /// The session is over: it was kicked. Returns how many pushes are lost.
+    /// Ends a session that was kicked. Returns how many pushes are lost.
     fn end(&mut self, conn: LocalConnId) -> u64 {
         let Some(session) = self.sessions.get_mut(&conn) else { return 0 };
         session.is_over = true;
         session.parked.take(&mut self.totals).len() as u64
     }
 
-    /// The home of `key` asks for the session of `conn`. `false`: it is not here.
+    /// The home of `key` asks for the session of `conn`. `false`: the session is not here.
     fn ask(&mut self, conn: LocalConnId, key: &Arc<str>) -> bool {
         let session = self.sessions.get_mut(&conn);
         session.map(|session| session.asked = Some(Arc::clone(key))).is_some()
     }
 
-    /// Takes a session out that was asked for, unless a send is not answered.
+    /// Removes a session that its home has asked for, unless a send is not completed.
     fn finish(&mut self, conn: LocalConnId) -> Option<(Arc<str>, Rest)> {
         let session = self.sessions.get(&conn)?;
         if session.in_flight.is_some() || session.asked.is_none() {
@@ -107,7 +110,8 @@ impl Departures {
         Some((asked?, Rest { user: Some(user), pushes, lost, is_over }))
     }
 
-    /// Parks a push for the session of `conn`, or says why not. If it `is_accepted`, its filter is not asked.
+    /// Parks a push for the session of `conn`, or returns the reason why not. If it `is_accepted`, the accept filter is
+    /// skipped.
     fn offer(
         &mut self,
         conn: LocalConnId,
@@ -130,7 +134,8 @@ impl Departures {
 }
 
 impl Shard {
-    /// How `slot` leaves its session behind, if that outlasts the connection, which ends for `reason`.
+    /// The state in which `slot` leaves its session behind. `None`: the session does not outlast a connection that ends
+    /// for `reason`.
     pub(super) fn leaving(&self, slot: Slot, reason: CloseReason) -> Option<Leaving> {
         let conn = &self.conns[slot];
         let is_meant = match reason {
@@ -139,7 +144,7 @@ impl Shard {
             | CloseReason::TlsFailed
             | CloseReason::HeartbeatTimeout
             | CloseReason::WriteTimeout => self.context.limits.resume.is_on(),
-            // The next connection is there already.
+            // The next connection exists already.
             CloseReason::Replaced => true,
             _ => false,
         };
@@ -150,7 +155,8 @@ impl Shard {
         })
     }
 
-    /// The session of `slot` leaves its connection, which has a close reason. What the outbox has of pushes to it goes along.
+    /// The session of `slot` leaves its connection, which has a close reason. It takes the pushes to it in the outbox
+    /// along.
     pub(super) fn depart(
         &mut self,
         slot: Slot,
@@ -185,7 +191,8 @@ impl Shard {
         }
     }
 
-    /// The last send of `slot` is over. If its session has left it, what the kernel has not taken goes along. `false`: it has not.
+    /// The last send of `slot` has completed. If its session has left it, the pushes that the kernel has not taken
+    /// follow the session. `false`: it has not left.
     pub(super) fn settle_departure(&mut self, slot: Slot) -> bool {
         let id = self.conns.id(slot).local();
         let Some(waiting) = self.departures.take_waiting(id) else { return false };
@@ -207,7 +214,7 @@ impl Shard {
         }
     }
 
-    /// What a push came to for sessions whose connections have just ended.
+    /// Offers a push to sessions whose connections have just ended.
     pub(super) fn offer_departed(
         &mut self,
         push: &Push,
@@ -230,10 +237,10 @@ impl Shard {
         tally
     }
 
-    /// The home of `key` asks for the session of `conn`. No push of the home to that connection comes behind.
+    /// The home of `key` asks for the session of `conn`. The home sends no more pushes to that connection.
     pub(super) fn leave_session(&mut self, conn: LocalConnId, key: Arc<str>) {
         if self.conns.get(conn).is_some_and(|conn| conn.is_open()) {
-            // Its eviction is on the way.
+            // The eviction is on its way.
             self.close(conn.slot, CloseReason::Replaced, "");
         }
         if self.departures.ask(conn, &key) {
@@ -246,7 +253,7 @@ impl Shard {
         self.messages.send(home, Message::Rest { conn: id, key, rest: Box::new(rest) });
     }
 
-    /// Gives a session to its key's home, if that has asked and all is known.
+    /// Gives a session to its key's home, once the home has asked and the last send has completed.
     fn give_rest(&mut self, conn: LocalConnId) {
         let Some((key, rest)) = self.departures.finish(conn) else { return };
         let id = ConnId { shard: self.context.shard, slot: conn.slot, generation: conn.generation };

@@ -1,4 +1,4 @@
-//! Which method handles which message.
+//! Which method handles each message.
 
 use crate::home::RecoveryRequest;
 use crate::home::keys::Claim;

@@ -1,5 +1,5 @@
-//! The drain: no new clients, close notices spread over a time, and the report that all clients are gone. Clients that
-//! are moved off get the same notices.
+//! The drain: no new clients, close notices spread over a period, and the report that all clients are gone. Clients
+//! that are moved off get the same notices.
 
 use crate::budget::{self, Budget};
 use crate::ledger::CloseReason;
@@ -25,7 +25,7 @@ impl Shard {
     }
 
     fn begin_notices(&mut self, most: Option<u64>, over_ms: u32, retry_after_ms: u32) {
-        // Clients get what was pushed before their close notice.
+        // Pushes that came before the close notice are sent before it.
         let now = self.context.now;
         let behind_pushes_until =
             if self.is_gathering() { now.after(GATHERED_FIRST_MS) } else { now };
@@ -35,7 +35,8 @@ impl Shard {
         self.pacing.begin_notices(order, self.conns.len() as u64, self.conns.end(), times);
     }
 
-    /// Whether notices wait for what windows had, which may not have been offered to all yet.
+    /// Whether notices wait for the pushes of gathering windows, which may not have been offered to all connections
+    /// yet.
     pub(super) fn has_to_wait_for_pushes(&self, notices: &PacedNotices) -> bool {
         (self.has_pushes() || self.has_crowds()) && notices.wait_for_pushes(self.context.now)
     }
@@ -62,7 +63,7 @@ impl Shard {
         self.pacing.put_back_notices(notices);
     }
 
-    /// Reports once that a shard that drains has no connection left.
+    /// Reports, once, that a draining shard has no connection left.
     pub(super) fn report_drained(&mut self) {
         if self.drain == DrainPhase::Draining && self.conns.len() == 0 {
             self.drain = DrainPhase::Drained;

@@ -1,7 +1,8 @@
-//! Ids of events: the positions of the rooms of an event stream, and the pushes that a stream missed.
+//! Ids of events: they name the positions of the rooms of an event stream. And the events that a stream missed.
 //!
-//! An event is the same for all streams, which are in different rooms. So an id is no part of it: a block without an event
-//! goes behind what one send has, and names the positions of all rooms of that stream. A client that reads only a part of the
+//! An event is encoded once for all streams, and these are in different rooms. So the id is not part of the event.
+//! Instead a block without an event goes behind the frames of one send, and names the positions of all rooms of that
+//! stream. A client that reads only a part of the send keeps the former id, and gets some pushes twice.
 //! send keeps the id before, and gets some pushes twice.
 
 use std::sync::Arc;
@@ -20,10 +21,10 @@ use super::Shard;
 use super::items::MadeFrames;
 
 impl Shard {
-    /// Puts an id behind what waits for a stream, before it is sent.
+    /// Appends an id to the outbox of an event stream, before it is sent.
     pub(super) fn append_event_id(&mut self, slot: Slot) {
         let conn = &self.conns[slot];
-        // An id without a room that it is about to enter would forget where that room was.
+        // If the stream is about to enter further rooms, an id without them would lose the client's positions there.
         let enters_rooms = conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty());
         if !matches!(conn.state, ConnState::Live) || enters_rooms || conn.outbox.is_empty() {
             return;
@@ -37,8 +38,8 @@ impl Shard {
         }
     }
 
-    /// Up to where a member has all pushes of its room. Behind a gap that is before the gap, so that the client gets what it lost
-    /// when it comes back.
+    /// The position up to which a member has all pushes of its room. With a gap that is the position before the gap, so
+    /// that the client gets the lost pushes when it comes back.
     fn position_of(&self, slot: Slot, membership: Membership) -> Option<(&str, Position)> {
         let room = &self.rooms[membership.id()];
         let mut position = room.reached_by(membership)?;
@@ -48,8 +49,8 @@ impl Shard {
         Some((&room.name, position))
     }
 
-    /// What an event stream missed, as an event: the home has encoded it for other clients. Where that would be too long, nothing
-    /// is recovered.
+    /// Encodes the missed pushes for an event stream as events, because the home has encoded them for other clients. If
+    /// that would be too long, nothing is recovered.
     pub(super) fn missed_event(
         &mut self,
         conn: Option<LocalConnId>,

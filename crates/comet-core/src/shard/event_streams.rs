@@ -1,10 +1,10 @@
 //! Event streams (Server-Sent Events): a request becomes operations, replies become events.
 //!
-//! The request stands for the frames of a client: operation 7 with its token, and operation 18 for each of its rooms. So an
-//! event stream is let in, bounded and counted like any other connection. From then on the client sends nothing, not even
-//! heartbeats. The server sends a comment at intervals instead. Proxies see by it that the stream is in use. A client that is
-//! gone leaves it unacknowledged, for which the kernel ends the connection (`TCP_USER_TIMEOUT`); where it does not read, the
-//! write deadline does.
+//! The request is turned into the frames that another client would send: operation 7 with the token, and operation 18
+//! for each room. So an event stream is admitted, bounded and counted like any other connection. From then on the
+//! client sends nothing, not even heartbeats. Instead the server sends a comment at intervals, by which proxies see
+//! that the stream is in use. If the client is gone, the comment is not acknowledged, and the kernel ends the
+//! connection (`TCP_USER_TIMEOUT`). If the client does not read, the write deadline does.
 
 use comet_proto::sse::LastEventId;
 use comet_proto::{Encoded, Frame, Join, JoinReply, Position, RoomRefusal, VERSION, op, sse};
@@ -20,7 +20,7 @@ use super::closing::CloseNotice;
 use super::input::ReadStep;
 
 impl Shard {
-    /// Reads the request for an event stream, on a connection that has sent nothing else.
+    /// Reads the request for an event stream on a connection from which nothing else was read.
     pub(super) fn open_stream(&mut self, slot: Slot, input: &[u8]) -> ReadStep {
         let limits = &self.context.limits;
         let request = match sse::request(input, limits.head_max) {
@@ -65,13 +65,14 @@ impl Shard {
         ReadStep::Consumed(input.len())
     }
 
-    /// Has a stream ask for what it missed of a room that its token names. `false`: its client has not been there.
+    /// Makes a stream ask for the pushes that it missed in a room that its token names. `false`: the client has no
+    /// position there.
     pub(super) fn ask_for_missed(&mut self, slot: Slot, last: &LastEventId, room: &str) -> bool {
         let LastEventId::Known(id) = last else { return false };
         let Some(since) = id.position(room) else { return false };
         let request = join_request(room, Some(since));
         let (request, held) = (request.for_tcp(), self.conns[slot].input_mut());
-        // The query may name the room as well. All that is held are such requests.
+        // The query may name the room as well. The held input consists of such requests only.
         let mut rest = &held.bytes[..];
         while let Ok(Some((_, length))) = comet_proto::decode(rest, rest.len()) {
             let (other, others) = rest.split_at(length);
@@ -92,7 +93,7 @@ impl Shard {
         ReadStep::Closed
     }
 
-    /// Tells the client of an event stream what a reply says.
+    /// Sends the client of an event stream the event for a reply.
     pub(super) fn reply_by_event(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         let event = match reply.operation {
             op::AUTH_REPLY => {
@@ -126,8 +127,8 @@ impl Shard {
         self.reply_with(slot, Encoded::verbatim(&event));
     }
 
-    /// Says why an event stream ends: by its last event, or by a response in place of the stream, which has the header lines
-    /// `cors`.
+    /// Tells an event stream why it ends: by a last event, or by a response in place of the stream, with the header
+    /// lines `cors`.
     pub(super) fn end_stream(&mut self, slot: Slot, notice: &CloseNotice<'_>, cors: Option<&str>) {
         let CloseNotice { reason, retry_after_ms, .. } = *notice;
         if reason == CloseReason::PeerClosed {
@@ -146,13 +147,13 @@ impl Shard {
         self.reply_with(slot, Encoded::verbatim(&bytes));
     }
 
-    /// Whether the deadline of `slot` is that of the next comment.
+    /// Whether the deadline of `slot` is the time of the next comment.
     pub(super) fn is_live_stream(&self, slot: Slot) -> bool {
         let conn = &self.conns[slot];
         conn.transport == Transport::EventStream && conn.is_live()
     }
 
-    /// Sends a comment, if nothing else is on its way, and renews the session at logic, as a heartbeat does.
+    /// Sends a comment if nothing else is pending, and renews the session at logic, as a heartbeat does.
     pub(super) fn comment(&mut self, slot: Slot) {
         let pause = self.jitter.within(EVENT_COMMENT_MS / 4 * 3..=EVENT_COMMENT_MS);
         self.set_deadline(slot, pause);

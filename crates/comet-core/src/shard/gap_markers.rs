@@ -1,9 +1,9 @@
-//! Gap markers: clients are told which pushes they have lost of rooms that keep a history. Those of protocol 2 are, event streams, and
-//! those of the text form that have asked for it.
+//! Gap markers tell clients which pushes they have lost, in rooms with a history. Clients of protocol 2 get them, event
+//! streams, and clients of the text form that asked for them.
 //!
-//! A marker goes with the next send, in front of the first push of the room behind the gap, or behind all if there is none. A push
-//! that was lost had its place behind what is being sent. So the marker comes before every push of the room that has a higher
-//! offset, and behind the reply that tells the room's handle.
+//! A marker goes with the next send, in front of the first push of the room behind the gap, or at the end if there is
+//! none. The place of a lost push was behind the bytes that are being sent. So the marker comes before every push of
+//! the room with a higher offset, and behind the reply that tells the room's handle.
 
 use crate::canary::Canary;
 use crate::gaps::Lost;
@@ -13,14 +13,15 @@ use crate::room::RoomId;
 use super::Shard;
 
 impl Shard {
-    /// A connection does not get pushes of a room. If it has left the room meanwhile, they waited before the reply that says so.
+    /// A connection does not get some pushes of a room. If it has left the room since, the pushes waited in front of
+    /// the reply to that.
     pub(super) fn note_lost(&mut self, slot: Slot, lost: Lost) {
         if !self.conns[slot].is_open() || Canary::UntoldGap.is_released() {
             return;
         }
-        // One that catches up is no member, and gets more pushes of the room.
+        // A connection that catches up is no member yet, but gets further pushes of the room.
         let room = RoomId::of_handle(lost.room);
-        // In another generation the last member here has left, and the handle is that of another room or of none.
+        // In another generation the last member here has left; the handle belongs to another room or to none.
         let present = self.rooms.generation(room);
         let generation = lost.generation.unwrap_or(present);
         let lost = Lost { generation: Some(generation), ..lost };
@@ -33,8 +34,8 @@ impl Shard {
         }
     }
 
-    /// Members of a room on this shard, from the `from`-th one on and before the `to`-th, do not get what is missing before the
-    /// push with the offset `next`: the mesh or a window has dropped it.
+    /// Members of a room on this shard, from index `from` up to but not including `to`, do not get the pushes in
+    /// `lost`: the mesh or a window has dropped them.
     pub(super) fn note_hole(&mut self, id: RoomId, from: usize, to: usize, lost: Lost) {
         for at in from..to {
             let slot = self.rooms[id].members[at];

@@ -1,10 +1,9 @@
-//! Coalescing: pushes to a room, or to all connections, that wait for others, so that a member gets all of them in one
-//! send.
+//! Coalescing: pushes to a room, or to all connections, wait for others, so that a member gets all of them in one send.
 //!
-//! Each shard has windows of its own for its members of a room. A window begins with the first push that a
-//! [`CoalesceRule`] covers, and takes all that follow until it ends: by its time, when it is full, or before a push to
-//! the same place that no rule covers. So the order of a room is kept, and the other push does not wait. Then the
-//! pushes begin as if they had come at that moment, in their order: who is a member then gets them, and their tallies
+//! Each shard has its own window for its members of a room. A window begins with the first push that a [`CoalesceRule`]
+//! covers, and takes all that follow until it ends: when its time is over, when it is full, or before a push to the
+//! same place that no rule covers. So the order of a room is kept, and the uncovered push does not wait. Then the
+//! pushes begin in order, as if they had arrived at that moment. The members of that moment get them, and their tallies
 //! are exact.
 
 use std::collections::{BTreeSet, HashMap};
@@ -25,10 +24,10 @@ use crate::time::Millis;
 use super::Shard;
 use super::push_task::{Answer, Crowd, Progress, PushTask, Target};
 
-/// Whom the pushes of a window are to: the members of a room. `None`: all connections.
+/// The destination of the pushes of a window: the members of a room. `None`: all connections.
 type Place = Option<Arc<str>>;
 
-/// All pushes that wait.
+/// All waiting pushes.
 pub(super) struct Gathering {
     windows: HashMap<Place, Window, RandomState>,
     /// Each window with its end, the next one first.
@@ -39,7 +38,7 @@ pub(super) struct Gathering {
     last_turn: [Millis; 2],
 }
 
-/// Pushes to one place, in the order in which they came.
+/// Pushes to one place, in the order of arrival.
 struct Window {
     ends_at: Millis,
     pushes: Vec<Progress>,
@@ -62,9 +61,10 @@ impl Gathering {
         self.last_turn = [begin, begin.after(micros.div_ceil(1_000))];
     }
 
-    /// When the window of a push ends that is taken in the turn of `now`. It counts from the begin of the turn before, if that has
-    /// only just ended: the push may have waited for its sends, which take milliseconds, and at a steady rate many do. In a turn
-    /// that was longer than half the window the push waits for the others that came meanwhile.
+    /// When the window of a push ends that is taken in the turn of `now`. The window counts from the begin of the turn
+    /// before, if that turn has only just ended: the push may have waited for its sends, which take milliseconds, as
+    /// many pushes do at a steady rate. After a turn longer than half the window, the push still waits half a window
+    /// for the others that came meanwhile.
     fn end_of(&self, now: Millis, window_ms: u64) -> Millis {
         let [begin, end] = self.last_turn;
         let came_at = if now <= end { begin } else { now };
@@ -80,27 +80,27 @@ impl Gathering {
         self.ends.first().map(|(ends_at, _)| *ends_at)
     }
 
-    /// Pushes that wait.
+    /// The number of waiting pushes.
     pub(super) fn pushes(&self) -> usize {
         self.pushes
     }
 
-    /// Bytes of their frames.
+    /// The bytes of their frames.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// So much waits that a window has to end before its time.
+    /// Whether so much waits that a window has to end early.
     fn is_full(&self) -> bool {
         self.pushes >= GATHERED_MAX || self.bytes >= GATHERED_BYTES_MAX
     }
 
-    /// The place whose window is the next one to end, if it has ended by `now`.
+    /// The place of the window that ends next, if it has ended by `now`.
     fn ended(&self, now: Millis) -> Option<Place> {
         self.ends.first().filter(|(ends_at, _)| *ends_at <= now).map(|(_, place)| place.clone())
     }
 
-    /// Puts `progress` behind the pushes to `place` that wait. The window ends at `ends_at` at the latest.
+    /// Puts `progress` behind the waiting pushes to `place`. The window ends at `ends_at` at the latest.
     fn add(&mut self, place: &Place, ends_at: Millis, progress: Progress) -> &Window {
         let window = self.windows.entry(place.clone()).or_insert_with(|| {
             self.ends.insert((ends_at, place.clone()));
@@ -118,7 +118,7 @@ impl Gathering {
         window
     }
 
-    /// Takes out the push to `place` that has the id of `newer`.
+    /// Removes the waiting push to `place` that has the collapse id of `newer`.
     fn take_older(&mut self, place: &Place, newer: &mut Progress) -> Option<Progress> {
         let id = newer.push.collapse_id.as_ref()?;
         let window = self.windows.get_mut(place)?;
@@ -133,7 +133,7 @@ impl Gathering {
         Some(older)
     }
 
-    /// Ends the window of `place`.
+    /// Removes the window of `place`.
     fn take(&mut self, place: &Place) -> Option<Vec<Progress>> {
         let Window { ends_at, pushes, bytes } = self.windows.remove(place)?;
         self.ends.remove(&(ends_at, place.clone()));
@@ -143,7 +143,8 @@ impl Gathering {
 }
 
 impl Window {
-    /// It has half as many pushes and bytes as a turn may take beside it, so that both fit into an outbox.
+    /// Whether it has half of the pushes or bytes that a turn may take, so that the window and a turn's pushes fit into
+    /// an outbox together.
     fn is_full(&self, limits: &Limits) -> bool {
         MessageBudget::new(limits).is_half_spent_by(self.pushes.len(), self.bytes)
     }
@@ -154,7 +155,7 @@ fn bytes_of(progress: &Progress) -> usize {
 }
 
 impl Shard {
-    /// Begins a push to a crowd, or has it wait for others.
+    /// Begins a push to a crowd, or has it wait in a window.
     pub(super) fn begin_to_crowd(&mut self, crowd: Crowd, progress: Progress) {
         if self.context.limits.coalesce_rules.is_empty() && self.gathering.is_empty() {
             return self.add_task(Target::Crowd(crowd), progress);
@@ -174,7 +175,7 @@ impl Shard {
         }
     }
 
-    /// The window of a push that waits, and whether only the latest with its id is kept. A kick never waits.
+    /// The length of the window for a push, and whether only the latest push with its id is kept. A kick never waits.
     fn coalesce_rule(&self, place: &Place, progress: &Progress) -> Option<(u32, bool)> {
         if progress.push.is_kick() || self.is_draining() {
             return None;
@@ -190,12 +191,12 @@ impl Shard {
         self.announce_rest(&mut progress);
         match &progress.push.collapse_id {
             Some(id) if keep_latest => {
-                // A client that is behind misses older states, too, and gets the latest.
+                // Such a state is also superseded in the outbox of a slow client, which then gets only the latest.
                 progress.items.set_state(State { room: place.clone(), id: Arc::clone(id) });
             }
             _ => progress.push.collapse_id = None,
         }
-        // The newer push goes to the end, where its own place in the order is.
+        // The newer push goes to the end of the window, which is its own place in the order.
         if let Some(older) = self.gathering.take_older(place, &mut progress) {
             self.supersede(place, older);
         }
@@ -211,8 +212,8 @@ impl Shard {
         }
     }
 
-    /// Reports what a push has come to before it waits, and that a partial tally follows. So a push that waits holds back
-    /// none of those that control has for this shard.
+    /// Reports the tally of a push before it waits, and announces a partial tally. So a waiting push holds back none of
+    /// the pushes that control has for this shard.
     fn announce_rest(&mut self, progress: &mut Progress) {
         let Answer::Tally { partials } = progress.answer else { return };
         let (call, tally, partials) = (progress.call, progress.tally, partials + 1);
@@ -229,7 +230,7 @@ impl Shard {
         (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally { settles: 1 });
     }
 
-    /// A newer push has taken the place of `older`. Those who are there now do not get it.
+    /// A newer push has replaced `older`. The present members do not get the older one.
     fn supersede(&mut self, place: &Place, mut older: Progress) {
         let connections = match place {
             Some(room) => {
@@ -245,8 +246,9 @@ impl Shard {
         self.report(older);
     }
 
-    /// Begins the pushes of a window that has ended, if the shard takes pushes, and spends them from `budget`: a client may
-    /// be in all rooms whose windows end at one time. [`Shard::handle_pushes`] goes on with them. `false`: there is none.
+    /// Begins the pushes of a window that has ended, if the shard takes pushes, and spends them from `budget`, because
+    /// a client may be in all rooms whose windows end at one time. [`Shard::handle_pushes`] continues them. `false`: no
+    /// window has ended, or no push may begin.
     pub fn end_due_window(&mut self, budget: &mut MessageBudget) -> bool {
         if self.gathering.is_empty() || !budget.is_left() || !self.takes_pushes() {
             return false;
@@ -265,7 +267,7 @@ impl Shard {
         !self.gathering.is_empty()
     }
 
-    /// Ends all windows. None begins while the shard drains.
+    /// Ends all windows. While the shard drains, no window begins.
     pub(super) fn end_all_windows(&mut self) {
         while let Some(place) = self.gathering.ended(Millis(u64::MAX)) {
             self.end_window(&place);

@@ -1,7 +1,7 @@
 //! The hand-over: what a shard has under way, and its state for another process.
 //!
-//! What is done before the hand-over is done as ever, only sooner, and [`Shard::hand_over`] changes nothing. So if the other process
-//! fails, the shard goes on.
+//! Steps before the hand-over only do usual work earlier, and [`Shard::hand_over`] changes nothing. So if the other
+//! process fails, the shard continues.
 
 use std::collections::HashMap;
 
@@ -29,10 +29,11 @@ use super::Shard;
 use super::pacing::DrainPhase;
 
 impl Shard {
-    /// The state of the shard is to be handed over soon: pushes that wait in windows begin, windows of joins and leaves end, all
-    /// who wait for a room that is joined are let in, push callers wait for no other host, and lists of rooms go on by a slice. Call it until the shard [may be handed over](Obstacles::may_hand_over),
-    /// because more may come. The driver knows about messages in the mesh, and all shards may be handed over only if each may at
-    /// once.
+    /// Prepares for a hand-over. Pushes that wait in windows begin. Windows of joins and leaves end. Connections that
+    /// wait for a room that was joined become members. Push callers stop waiting for other hosts. Lists of rooms
+    /// continue by a slice. Call this until the shard [may be handed over](Obstacles::may_hand_over), because more work
+    /// may arrive. The driver knows about messages in the mesh. The shards may be handed over only if all of them may
+    /// be at the same time.
     pub fn begin_hand_over(&mut self) {
         self.end_all_windows();
         self.end_presence_windows();
@@ -43,13 +44,13 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// What is under way.
+    /// The work that is under way.
     #[must_use]
     pub fn obstacles(&self) -> Obstacles {
         let (mut transmits, mut answers) = (0, 0);
         for slot in self.taken_slots() {
             let conn = &self.conns[slot];
-            // A send that is not answered: after that the connection is ready for the rest.
+            // A send whose completion has not come. After that the connection would be ready to send the rest.
             transmits +=
                 usize::from(conn.outbox.is_sending() && !conn.is_ready && !conn.is_send_kept);
             answers += usize::from(conn.is_live() && !matches!(conn.state, ConnState::Live));
@@ -77,9 +78,9 @@ impl Shard {
         usize::from(!self.crowds.is_empty())
     }
 
-    /// The last transmit of `conn` was taken back, and the kernel took nothing of it. It comes again by
-    /// [`Shard::poll_transmit`], and its client has no more time for it. In a shard that is about to be handed over that also goes
-    /// for one that has failed: the other process will find that.
+    /// The last transmit of `conn` was cancelled, and the kernel took nothing of it. [`Shard::poll_transmit`] returns
+    /// it again, and its write deadline is not extended. In a shard that is about to be handed over the driver also
+    /// calls this for a send that failed: the other process will find the failure.
     pub fn handle_send_cancelled(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
         let conn = &mut self.conns[slot];
@@ -90,8 +91,8 @@ impl Shard {
         }
     }
 
-    /// The driver keeps the last transmit of `conn`, which it has sealed: it hands it over with the connection, or goes on with it
-    /// when it thaws, and answers it then.
+    /// The driver keeps the last transmit of `conn`, which it has sealed. It hands the transmit over with the
+    /// connection, or continues and completes it when it thaws.
     pub fn handle_send_kept(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
         self.conns[slot].is_send_kept = true;
@@ -105,8 +106,8 @@ impl Shard {
         })
     }
 
-    /// What [`Shard::hand_over`] would require of its reader because of what is there now. What else it may require shows
-    /// only when it is made.
+    /// The features that the reader of [`Shard::hand_over`] needs because of the present connections. Further ones are
+    /// known only when the state is made.
     #[must_use]
     pub fn required_by_connections(&self) -> Vec<&'static str> {
         let moved = || {
@@ -123,8 +124,9 @@ impl Shard {
         required.into_iter().filter_map(|(is, name)| is.then_some(name)).collect()
     }
 
-    /// Closes what would be left behind, if it is not closing already. Each close notice names a random time to wait up to
-    /// `retry_after_ms`, so these clients do not come back at once. Their homes learn of it as ever.
+    /// Closes the connections that would be left behind, unless they are closing already. Each close notice names a
+    /// random time to wait, up to `retry_after_ms`, so that these clients do not come back at once. Their homes are
+    /// told as usual.
     pub fn close_left_behind(&mut self, retry_after_ms: u32) {
         let slots: Vec<Slot> = self.taken_slots().collect();
         for slot in slots {
@@ -137,11 +139,11 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`]. Times in it count
-    /// from the last [`Shard::handle_time`], so the driver calls that first.
+    /// The state of the shard, and its connections in the order of [`comet_handover::Shard::connections`]. Its times
+    /// count from the last [`Shard::handle_time`], so the driver calls that first.
     ///
     /// # Panics
-    /// If something is under way that would be lost; see [`Obstacles::may_hand_over`].
+    /// If work is under way that would be lost; see [`Obstacles::may_hand_over`].
     #[must_use]
     pub fn hand_over(&self) -> (handed::Shard, Vec<ConnId>) {
         let obstacles = self.obstacles();
@@ -149,7 +151,7 @@ impl Shard {
         let mut items = Items::default();
         let mut counters = self.counters();
         let mut home = self.hand_over_home();
-        // One piece of memory for all: clients wait for each page that the kernel has to find.
+        // All memory is allocated in one piece, because clients wait for each page that the kernel has to find.
         let taken = self.taken_slots().count();
         let (mut connections, mut ids) = (Vec::with_capacity(taken), Vec::with_capacity(taken));
         for slot in self.taken_slots() {
@@ -215,23 +217,23 @@ impl Shard {
     }
 
     fn hand_over_conn(&self, slot: Slot, conn: &Conn, items: &mut Items) -> handed::Connection {
-        // All fields by name: a new one is handed over, or said why not.
+        // All fields are named, so that a new field is either handed over or has a reason why not.
         let Conn {
             state: _,
             transport,
             is_text,
-            // It has something to send.
+            // Known from the outbox.
             is_ready: _,
-            // The driver says how much is sealed.
+            // The driver tells how many bytes are sealed.
             is_send_kept: _,
-            // The wheel is armed for it.
+            // In the new process the wheel is armed for it.
             is_watched: _,
-            // The configuration of the new process says it.
+            // The new process decides by its configuration.
             is_traced: _,
             is_protocol_2,
             is_deflated,
             is_kept,
-            // It has a close reason.
+            // Only set with a close reason.
             is_turned_away: _,
             has_ended: _,
             has_further_rooms: _,
@@ -295,14 +297,14 @@ impl Shard {
         }
     }
 
-    /// Rooms that the connections name.
+    /// The rooms that handed-over connections name.
     fn hand_over_rooms(&self) -> Vec<handed::Room> {
         let rooms = self.rooms.iter().filter(|(_, room)| !room.members.is_empty());
         rooms
             .map(|(id, room)| handed::Room {
                 handle: id.handle().0,
                 name: room.name.as_ref().into(),
-                // Epoch 0: where its history stands is not known yet.
+                // With epoch 0 the room's position in its history is not known yet.
                 offered: room
                     .reached
                     .filter(|reached| reached.position.epoch != 0)
@@ -312,8 +314,8 @@ impl Shard {
     }
 
     fn hand_over_home(&self) -> handed::Home {
-        // Owners of keys, members of rooms and counts of addresses come from the connections. Windows of joins and leaves have ended,
-        // and requests for what was missed are answered.
+        // Owners of keys, members of rooms and counts of addresses are derived from the connections. Windows of joins
+        // and leaves have ended, and requests for missed pushes are answered.
         let Home {
             keys,
             users,
@@ -368,13 +370,13 @@ impl Shard {
                 .iter()
                 .map(|(session, end)| parked_session(session, end, now))
                 .collect(),
-            // The connections say them.
+            // Derived from the connections.
             left_behind: Vec::new(),
         }
     }
 }
 
-/// `None`: it is handed over.
+/// Why a connection is not handed over. `None`: it is.
 fn left_behind(conn: &Conn) -> Option<LeftBehind> {
     match conn.state {
         ConnState::Live if conn.has_ended => Some(LeftBehind::Closing),
@@ -403,14 +405,14 @@ fn input_of(input: &Input) -> handed::Input {
         bytes,
         fragments,
         cookie,
-        // These are of connections that wait for an answer.
+        // These fields belong to connections that wait for an answer.
         token: _,
         echo: _,
         rooms: _,
         cors: _,
         last_event_id: _,
         kept: _,
-        // The list is made anew.
+        // The new process makes the list anew.
         waits_for_turn: _,
         held_since: _,
     } = input;
@@ -435,11 +437,11 @@ fn parked_session(session: &Session, end: Option<Tick>, now: u64) -> handed::Par
     }
 }
 
-/// Frames that connections wait for, each once.
+/// The frames that wait for connections, each once.
 #[derive(Default)]
 struct Items {
     all: Vec<handed::Item>,
-    /// By serial.
+    /// The index in `all`, by serial.
     known: HashMap<u32, u32, ahash::RandomState>,
 }
 

@@ -1,5 +1,5 @@
-//! Connections that have not authenticated yet. They are the cheapest attack, so they have a bound of their
-//! own: one more closes the oldest. A client that authenticates at once is hardly ever the oldest.
+//! Connections that have not authenticated yet. They are the cheapest attack, so they have a limit of their own: a new
+//! one above the limit closes the oldest. A client that authenticates at once is hardly ever the oldest.
 
 use std::collections::VecDeque;
 
@@ -10,9 +10,9 @@ use super::Shard;
 
 #[derive(Default)]
 pub(super) struct Handshakes {
-    /// In the order of their accepts; those that are done stay until they are found.
+    /// In order of accept. Entries that have ended stay until they are found.
     queue: VecDeque<LocalConnId>,
-    /// How many of the queue are not done.
+    /// The number of entries that have not ended.
     pending: usize,
 }
 
@@ -27,7 +27,7 @@ impl Handshakes {
         self.pending += 1;
     }
 
-    /// One of the queue has authenticated, or closed.
+    /// A connection of the queue has authenticated or closed.
     pub(super) fn end(&mut self) {
         debug_assert!(self.pending > 0, "each ends once");
         self.pending -= 1;
@@ -55,7 +55,7 @@ impl Shard {
         None
     }
 
-    /// Keeps the queue at twice the number of connections in it, at constant cost for each.
+    /// Keeps the queue below about twice the number of pending handshakes, at a constant amortised cost.
     fn forget_ended_handshakes(&mut self) {
         const SLACK: usize = 64;
         if self.handshakes.queue.len() > 2 * self.handshakes.pending + SLACK {

@@ -1,4 +1,4 @@
-//! Pages of what rooms keep, for callers.
+//! Pages of the histories of rooms, for callers.
 
 use crate::history::HistoryQuery;
 use crate::ids::CallId;
@@ -7,7 +7,7 @@ use crate::message::Report;
 use super::Shard;
 
 impl Shard {
-    /// At the home: reports a page of what a room keeps.
+    /// At the home: reports a page of a room's history.
     pub(super) fn report_history(&mut self, call: CallId, query: &HistoryQuery) {
         let (limits, now) = (&self.context.limits, self.context.now);
         let page = limits

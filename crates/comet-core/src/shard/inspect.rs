@@ -1,5 +1,4 @@
-//! The shard's state as plain data: what the simulator compares with its model, and what handing the state to
-//! a new process would start from.
+//! The shard's state as plain data, which the simulator compares with its model.
 
 use std::sync::Arc;
 
@@ -9,7 +8,7 @@ use crate::live_conn::LiveConn;
 use super::Shard;
 
 impl Shard {
-    /// Whether counts of members have changed that were not passed on to a home or to the shards of a room.
+    /// Whether counts of members have changed and were not passed on to a home or to the shards of a room yet.
     #[must_use]
     pub fn has_unsent_counts(&self) -> bool {
         self.rooms.changed() + self.home.rooms.changed() > 0 || self.has_counts_to_send()
@@ -58,7 +57,7 @@ impl Shard {
         self.home.users.iter()
     }
 
-    /// Rooms with members whose home this is, and how many members the shards last reported; in no order.
+    /// Rooms with members whose home this is, and the number of members that shards last reported; in no order.
     #[must_use]
     pub fn home_rooms(&self) -> Vec<(Arc<str>, u32)> {
         self.home.rooms.counts()

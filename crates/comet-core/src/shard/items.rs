@@ -1,4 +1,4 @@
-//! The frame of a push in every form that clients of a shard want. Each is made for the first client that wants it.
+//! The frame of a push in each form that clients of a shard use. A form is encoded for the first client that uses it.
 
 use comet_proto::Encoded;
 
@@ -8,22 +8,22 @@ use crate::outbox::chains::Chains;
 use crate::outbox::{Item, State, Subject};
 use crate::parking::ParkedPush;
 
-/// The frame of a push, the same for all outboxes of a form.
+/// The frame of a push in its forms. All outboxes of a form get the same item.
 pub(super) struct Items {
     /// For both transports.
     pub(super) binary: Item,
-    /// For clients that speak the text form, from the first of them on.
+    /// For clients of the text form; made for the first of them.
     pub(super) text: Option<Item>,
-    /// For event streams, from the first of them on.
+    /// For event streams; made for the first of them.
     pub(super) event: Option<Item>,
-    /// Of a push to a room, for members of protocol 2, from the first of them on.
+    /// A push to a room in the form for members of protocol 2; made for the first of them.
     pub(super) room_push: Option<Item>,
-    /// The forms of a WebSocket for clients that negotiated compression, from the first of them on: the plain item where
-    /// that is shorter.
+    /// The WebSocket forms for clients that negotiated compression; made for the first of them. The plain item if that
+    /// is shorter.
     pub(super) compressed: [Option<Item>; COMPRESSED],
 }
 
-/// The frame of a push in forms that took time to make, as far as clients wanted them.
+/// The forms of a push that took time to encode, if clients used them.
 #[derive(Clone, Default)]
 pub(super) struct MadeFrames {
     text: Option<Encoded>,
@@ -32,19 +32,19 @@ pub(super) struct MadeFrames {
 }
 
 impl MadeFrames {
-    /// The push is for event streams.
+    /// A push for event streams only.
     pub(super) fn event(event: Encoded) -> Self {
         Self { event: Some(event), ..Self::default() }
     }
 
-    /// Bytes of the form for event streams, if that was made.
+    /// The length of the event-stream form, if it was made.
     pub(super) fn event_bytes(&self) -> usize {
         self.event.as_ref().map_or(0, |event| event.for_websocket().len())
     }
 }
 
 impl Items {
-    /// `made` is there from an earlier walk.
+    /// `made` holds forms from an earlier walk.
     pub(super) fn new(chains: &mut Chains, binary: &Encoded, made: &MadeFrames) -> Self {
         let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
         Self {
@@ -56,32 +56,33 @@ impl Items {
         }
     }
 
-    /// The push is about a state, of which clients need only the latest. To be called before the first walk.
+    /// The push is about a state, of which clients need only the latest. Must be called before the first walk.
     pub(super) fn set_state(&mut self, state: State) {
         let offsets = self.binary.offsets();
         self.binary
             .set_subject(Subject { state: Some(state), offsets, ..Subject::default() }.shared());
     }
 
-    /// The push has a place in the history of its room. To be called before the first walk.
+    /// The push has a place in the history of its room. Must be called before the first walk.
     pub(super) fn set_offsets(&mut self, offsets: Offsets) {
         let state = self.binary.state().cloned();
         let subject = Subject { state, offsets: Some(offsets), ..Subject::default() };
         self.binary.set_subject(subject.shared());
     }
 
-    /// What a client missed is for it alone, so it is not worth the time to compress it.
+    /// Switches compression off. Missed pushes are encoded for one client, so compressing them is not worth the time.
     pub(super) fn keep_plain(&mut self) {
         self.compressed[COMPRESSED - 1] = Some(self.binary.clone());
     }
 
-    /// The push is to keys or users, and is parked for those that are away. To be called before the first walk.
+    /// The push is to keys or users, and is parked for sessions without a connection. Must be called before the first
+    /// walk.
     pub(super) fn set_direct(&mut self, direct: ParkedPush) {
         let subject = Subject { direct: Some(direct), ..Subject::default() };
         self.binary.set_subject(subject.shared());
     }
 
-    /// For a later walk.
+    /// The forms to keep for a later walk.
     pub(super) fn made(&self) -> MadeFrames {
         let frame = |item: &Option<Item>| item.as_ref().map(|item| item.frame().clone());
         MadeFrames {
@@ -91,7 +92,7 @@ impl Items {
         }
     }
 
-    /// The frame in the form `form`, which was made.
+    /// The frame in the form `form`, which must have been made.
     pub(super) fn of(&self, form: usize) -> &Item {
         let item = match form {
             TEXT_FORM => self.text.as_ref(),

@@ -1,7 +1,7 @@
 //! Keys that connections of other hosts hold as well.
 //!
-//! Hosts tell each other which given keys get an owner, and when its token arrived. Each looks at its own owners, and both
-//! come to the same end: the younger connection stays.
+//! Hosts tell each other which given keys get an owner, and when its token arrived. Each host compares them with its
+//! own owners. All come to the same result: the younger connection stays.
 
 use crate::home::keys::Older;
 use crate::ledger::CloseReason;
@@ -11,7 +11,7 @@ use crate::time::Millis;
 use super::Shard;
 
 impl Shard {
-    /// Ends the connections that are older than those of the other host, and reports again the keys that stay here.
+    /// Ends the connections that are older than those of the other host, and reports the keys that stay here once more.
     pub(super) fn held_elsewhere(&mut self, keys: Vec<(Box<str>, Millis)>, wins_ties: bool) {
         for (key, at) in keys {
             let Some((conn, own_at)) = self.home.keys.owner_of_given(&key) else {
@@ -22,10 +22,10 @@ impl Shard {
                 self.reports.push(Report::Claimed { key, at: own_at });
                 continue;
             }
-            // It goes at once, so that logic is not told of the end of a key that has moved.
+            // The key is released at once, so that logic is not told about the end of a key that has moved.
             let is_kept = self.home.keys.is_kept(&key);
             self.home.keys.release(&key, conn);
-            // Before it may be told that it is registered: then it has no session to leave behind.
+            // The connection gets this before any answer that it is registered. Then it has no session to leave behind.
             self.messages.send(conn.shard, Message::Evict { conn, reason: CloseReason::Replaced });
             self.end_session_elsewhere(&key, Some(Older { conn, is_kept }));
         }

@@ -1,5 +1,6 @@
-//! Lists for operators. One of connections is a walk over the slab in slices, which keeps the first ones of the asked
-//! order. The walk that looks for networks that are traced is among them, because it needs the driver's help, too.
+//! Lists for operators. A list of connections is made by a walk over the slab in slices, which keeps the first entries
+//! in the requested order. The walk that looks for traced networks is here too, because it also needs the driver's
+//! help.
 
 use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
@@ -21,22 +22,22 @@ pub(super) struct Listing {
     query: Arc<ConnQuery>,
     rates: ByteRates,
     next: Slot,
-    /// One past the last slot that is looked at. Connections behind it are younger than the query.
+    /// One past the last slot of the walk. Connections beyond it are younger than the query.
     end: Slot,
     matched: u64,
-    /// The best places so far; the last of them is on top.
+    /// The entries that are first in the order so far, with the last of them on top.
     kept: BinaryHeap<ListedConn>,
 }
 
-/// What is asked for and needs the driver's help.
+/// A request that needs the driver's help.
 pub(super) enum Request {
     List(Listing),
     Top(CallId),
-    /// Which connections from this slot on belong to a network that is traced.
+    /// Find the connections from this slot on that belong to a traced network.
     Networks(Slot),
 }
 
-/// The lists that are being made, one after the other.
+/// The requests, carried out one after the other.
 pub(super) type Listings = VecDeque<Request>;
 
 impl Listing {
@@ -44,7 +45,7 @@ impl Listing {
         ConnPage { matched: self.matched, listed: self.kept.into_sorted_vec() }
     }
 
-    /// Whether a connection at `place` belongs into the page, as far as it is known.
+    /// Whether a connection at `place` belongs on the page, as far as the page is known.
     fn wants(&self, place: ConnPlace) -> bool {
         let is_behind = self.query.after.is_none_or(|after| place > after);
         let has_space = self.kept.len() < self.query.limit.min(LISTED_MAX);
@@ -60,7 +61,7 @@ impl Listing {
 }
 
 impl Shard {
-    /// Begins a list behind those that are being made, or refuses it if they are too many.
+    /// Begins a list behind those under way, or refuses it if there are too many.
     pub(super) fn begin_listing(&mut self, call: CallId, query: Arc<ConnQuery>) {
         if self.listings.len() >= LISTINGS_MAX {
             return self.reports.push(Report::Connections { call, page: None });
@@ -71,7 +72,7 @@ impl Shard {
         self.listings.push_back(Request::List(listing));
     }
 
-    /// Begins a report of the top lists behind the lists that are being made, or refuses it if they are too many.
+    /// Begins a report of the top lists behind the lists under way, or refuses it if there are too many.
     pub(super) fn begin_top(&mut self, call: CallId) {
         if self.listings.len() >= LISTINGS_MAX {
             return self.reports.push(Report::Top { call, top: None });
@@ -91,8 +92,8 @@ impl Shard {
         !self.listings.is_empty()
     }
 
-    /// Goes on with lists of connections, until the budget is spent. A connection that is there all the time is
-    /// looked at once.
+    /// Continues lists of connections until the budget is spent. A connection that exists for the whole walk is
+    /// examined exactly once.
     pub fn handle_listings(&mut self, budget: &mut Budget, sockets: &mut impl SocketInfo) {
         while budget.is_left()
             && let Some(request) = self.listings.pop_front()
@@ -116,7 +117,7 @@ impl Shard {
         }
     }
 
-    /// Returns the list if it is not complete.
+    /// Returns the list if it is not complete yet.
     fn go_on_listing(
         &mut self,
         mut listing: Listing,
@@ -125,7 +126,7 @@ impl Shard {
     ) -> Option<Listing> {
         let room = listing.query.filter.room.as_deref().map(|name| self.rooms.find(name));
         if room == Some(None) {
-            // Nobody here is in the room at this moment, so nobody is all the time.
+            // The room has no members here at this moment, so none was in it for the whole walk.
             listing.next = listing.end;
         }
         while listing.next < listing.end && budget.is_left() {
@@ -146,7 +147,7 @@ impl Shard {
         None
     }
 
-    /// Lists the connection in `slot` if the filter lets it pass. Its room is right.
+    /// Lists the connection in `slot` if the filter admits it. The caller has checked its room.
     fn look_at(
         &self,
         slot: Slot,
@@ -177,7 +178,7 @@ impl Shard {
         }
     }
 
-    /// Where the connection in `slot` is in an order, and what it has waiting.
+    /// The place of the connection in `slot` in an order, and the load of its outbox.
     pub(super) fn place(
         &self,
         slot: Slot,
@@ -194,7 +195,7 @@ impl Shard {
         (ConnPlace { rank, conn: id }, load)
     }
 
-    /// What is told of a connection of this shard.
+    /// The entry of a list about a connection of this shard.
     pub(super) fn listed(
         &self,
         place: ConnPlace,

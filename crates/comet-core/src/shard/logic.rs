@@ -1,4 +1,4 @@
-//! What a shard asks logic: the identity behind a token, the answer to a client's message, and the renewal of
+//! The requests of a shard to logic: the identity behind a token, the answer to a client's message, and the renewal of
 //! a session.
 
 use comet_proto::{Frame, op};
@@ -19,8 +19,8 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// The next token to look at; none with [`Logic::Remote`], and none of a connection that was closed
-    /// while its token waited.
+    /// The next token to identify. There is none with [`Logic::Remote`], and none of a connection that was closed while
+    /// its token waited.
     pub fn poll_auth(&mut self) -> Option<AuthRequest> {
         while let Some(conn) = self.auths.pop_front() {
             if let Some(entry) = self.conns.get(conn.local())
@@ -49,7 +49,7 @@ impl Shard {
         self.ask_about(slot, token);
     }
 
-    /// Asks logic about a token of `slot`. The cookie goes with the first one.
+    /// Asks logic about a token of `slot`. The cookie is sent with the first token.
     pub(super) fn ask_about(&mut self, slot: Slot, token: &[u8]) {
         let id = self.conns.id(slot);
         let conn = &mut self.conns[slot];
@@ -93,7 +93,7 @@ impl Shard {
         entry.heartbeat_ms = heartbeat_ms;
         let (user, key) = (identity.user, identity.key.take());
         let resume = &self.context.limits.resume;
-        // A client without a key of its own gets another one the next time.
+        // A client without a key of its own gets another key the next time, so its session cannot be resumed.
         entry.is_kept = (entry.is_kept || resume.for_all) && resume.is_on() && key.is_some();
         let is_kept = entry.is_kept;
         entry.state = ConnState::Registering(Box::new(Registering { version, sequence, identity }));
@@ -111,7 +111,7 @@ impl Shard {
         }
     }
 
-    /// As [`Shard::discard_identity`]: no claim of `key` is going to follow.
+    /// As [`Shard::discard_identity`], if no claim of `key` is going to follow.
     pub(super) fn disown(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
             let home = self.context.home_of_key(&key);
@@ -119,7 +119,7 @@ impl Shard {
         }
     }
 
-    /// A client's message. Remote logic has at most one of a connection at a time, so they keep their order.
+    /// A client's message. Remote logic gets one message of a connection at a time, so they keep their order.
     pub(super) fn receive(&mut self, slot: Slot, frame: Frame<'_>) {
         let Frame { operation, sequence, body, .. } = frame;
         let id = self.conns.id(slot);
@@ -140,7 +140,7 @@ impl Shard {
         self.reports.push(Report::Receive { conn: id, user, key, operation, sequence, body });
     }
 
-    /// Logic's answer to a client's message: taken, or a sentence that says why not.
+    /// Logic's answer to a client's message: accepted, or a sentence that says why not.
     pub(super) fn receipt(&mut self, conn: ConnId, outcome: Result<(), Box<str>>) {
         let Some(slot) = self.conns.find(conn) else { return };
         let ConnState::Receiving { reply } = self.conns[slot].state else { return };
@@ -153,7 +153,7 @@ impl Shard {
         }
     }
 
-    /// Chooses when the session of `slot` is renewed next.
+    /// Chooses the time of the next renewal of the session of `slot`.
     pub(super) fn plan_renewal(&mut self, slot: Slot) {
         if let Logic::Remote { renew_ms: (least, most) } = self.context.logic {
             let pause = self.jitter.within(least..=most);
@@ -167,26 +167,26 @@ impl Shard {
         self.renew(slot);
     }
 
-    /// A client's heartbeat renews its session at logic, if that is due.
+    /// Renews a client's session at logic on a heartbeat, if that is due.
     pub(super) fn renew(&mut self, slot: Slot) {
         let entry = &self.conns[slot];
         if self.context.logic == Logic::Embedded || entry.renew_at > self.context.tick() {
             return;
         }
         let (conn, user, key) = (self.conns.id(slot), entry.user, entry.key.clone());
-        // The key's home reports renewals and ends of sessions, so logic gets both in their order.
+        // The key's home reports both renewals and ends of sessions, so logic gets them in their order.
         let home = self.context.home_of_key(&key);
         self.messages.send(home, Message::Renew { conn, user, key });
         self.plan_renewal(slot);
     }
 }
 
-/// As much of logic's sentence as is passed on.
+/// The part of logic's sentence that is passed on.
 fn cut(sentence: &str) -> &str {
     &sentence[..sentence.floor_char_boundary(SENTENCE_MAX)]
 }
 
-/// Logic may be somebody else's program, so the names it gives are bounded here once more.
+/// Logic may be another program, so the names that it gives are checked here.
 fn check_names(identity: &Identity) -> Result<(), String> {
     let check = |what: &str, name: Option<&str>| match name {
         Some("") => Err(format!("logic gave an empty {what}")),

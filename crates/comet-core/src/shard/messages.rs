@@ -1,4 +1,4 @@
-//! Messages on their way to shards, this one included.
+//! Messages on their way to shards, including this one.
 
 use std::collections::VecDeque;
 
@@ -12,12 +12,12 @@ pub(super) struct MessageQueues {
     peers: Box<[PeerQueue]>,
 }
 
-/// What waits for one other shard.
+/// The messages that wait for another shard.
 #[derive(Default)]
 struct PeerQueue {
     directory: VecDeque<Message>,
     pushes: VecDeque<Message>,
-    /// Of the directory messages.
+    /// The number of room counts among the directory messages.
     room_counts: usize,
 }
 
@@ -63,13 +63,13 @@ impl MessageQueues {
         self.peers[usize::from(peer.0)].push_front(message);
     }
 
-    /// Messages that wait.
+    /// The number of waiting messages.
     pub(super) fn len(&self) -> usize {
         let peers = self.peers.iter().map(|peer| peer.directory.len() + peer.pushes.len());
         self.local.len() + peers.sum::<usize>()
     }
 
-    /// Room counts wait for some shard.
+    /// Whether room counts wait for some shard.
     pub(super) fn has_room_counts(&self) -> bool {
         self.peers.iter().any(|peer| peer.room_counts > 0)
     }

@@ -1,4 +1,4 @@
-//! The operations of clients, and what each does.
+//! The operations of clients, and what each of them does.
 
 use comet_proto::{Frame, VERSION_2, op};
 
@@ -48,7 +48,7 @@ impl Shard {
             op::JOIN..=op::GAP if self.conns[slot].knows_rooms() => {
                 self.room_request(slot, frame);
             }
-            // A goodbye. A session that was not asked for is not kept from now on either.
+            // The body says whether the session is to be kept. A session that was not kept before stays so.
             op::KEEP if self.conns[slot].is_protocol_2 => {
                 self.conns[slot].is_kept &= frame.body == [1];
             }
@@ -66,13 +66,13 @@ impl Shard {
         let former = self.conns[slot].deadline;
         self.set_deadline(slot, self.heartbeat_ms(slot));
         let moved = self.conns[slot].deadline.0.saturating_sub(former.0);
-        // A client with so short an interval measures the latency, and its heartbeats do not wait.
+        // A client with such a short interval measures the latency, so heartbeats are not delayed.
         if u64::from(moved) * TICK_MS < self.context.limits.coalesce_after_ms.into() {
             self.idle.note_activity(self.context.now);
         }
         self.renew(slot);
         let online = i32::try_from(self.online(slot)).unwrap_or(i32::MAX).to_be_bytes();
-        // goim v1.2 tells no number.
+        // goim v1.2 sends no number.
         let body: &[u8] = if self.conns[slot].is_text { b"" } else { &online };
         self.reply(slot, AwaitedReply::to(&frame, op::HEARTBEAT_REPLY), body);
     }
@@ -119,7 +119,7 @@ impl Shard {
             let detail = format!("more than {ACCEPTS_MAX} operations");
             return self.close(slot, CloseReason::BadFrame, &detail);
         }
-        // In all of goim's pairs the reply's operation is the request's plus one, and it has the request's body.
+        // In all of goim's pairs the reply's operation is the request's plus one, and the body is the same.
         self.reply(slot, AwaitedReply::to(&frame, frame.operation + 1), frame.body);
     }
 }

@@ -1,4 +1,4 @@
-//! What waits to be sent: the chains behind the outboxes, and the connections that can send.
+//! The chains behind the outboxes, and the connections that can send.
 
 use std::collections::VecDeque;
 
@@ -24,13 +24,13 @@ pub(super) struct Outboxes {
     pub(super) chains: Chains,
     /// Connections with something to send and nothing in flight.
     ready: VecDeque<Slot>,
-    /// The latest reply of this turn. The next client often gets the same one, and then shares it.
+    /// The latest reply of this turn. If the next client gets an equal one, it shares this item.
     latest_reply: Option<Item>,
-    /// The same for bytes that are no frame: close frames of a WebSocket.
+    /// The same for bytes that are not a frame: close frames of a WebSocket.
     latest_bytes: Option<Item>,
-    /// Bytes that ever entered an outbox.
+    /// The number of bytes that ever entered an outbox.
     pub(super) bytes_queued: u64,
-    /// Bytes that left an outbox in another way than to the kernel.
+    /// The number of bytes that left an outbox without being taken by the kernel.
     pub(super) bytes_dropped: u64,
     pub(super) slow: SlowClients,
     pub(super) deflater: Deflater,
@@ -50,15 +50,15 @@ impl Outboxes {
         }
     }
 
-    /// A turn begins: replies of the last one are not shared any more.
+    /// Begins a turn. Replies of the last turn are not shared any more.
     pub(super) fn begin_turn(&mut self, now: Millis) {
         self.slow.begin_turn(now);
         self.latest_reply = None;
         self.latest_bytes = None;
     }
 
-    /// `frame` as a reply. Where it equals the latest one, that is taken and not encoded again; the caller
-    /// gives it to [`Outboxes::keep_reply`] after use.
+    /// `frame` as a reply. If it equals the latest reply, that item is returned instead of a new one. The caller gives
+    /// it to [`Outboxes::keep_reply`] after use.
     pub(super) fn take_reply(&mut self, frame: &Frame<'_>) -> Item {
         match self.latest_reply.take() {
             Some(latest) if latest.frame().is_frame(frame) => latest,
@@ -70,7 +70,7 @@ impl Outboxes {
         self.latest_reply = Some(reply);
     }
 
-    /// `bytes` as a reply: where they equal the latest ones, those.
+    /// `bytes` as a reply. If they equal the latest ones, that item is returned.
     pub(super) fn bytes_reply(&mut self, bytes: Encoded) -> Item {
         let is_latest = |latest: &Item| {
             let latest = latest.frame();
@@ -86,7 +86,7 @@ impl Outboxes {
         self.chains.item(frame, false)
     }
 
-    /// Appends a reply to the outbox of `conn`; returns the outbox's load with it.
+    /// Appends a reply to the outbox of `conn`. Returns the load of the outbox with it.
     pub(super) fn append_reply(&mut self, slot: Slot, conn: &mut Conn, reply: &Item) -> Load {
         self.bytes_queued += conn.transport.bytes(reply.frame()).len() as u64;
         self.chains.append(&mut conn.outbox, reply);
@@ -96,7 +96,7 @@ impl Outboxes {
         self.chains.load(&conn.outbox, conn.transport)
     }
 
-    /// Whether the outbox of `conn` has space for all of `pushes`, which are sent at once.
+    /// Whether the outbox of `conn` has space for all of `pushes` in one send.
     pub(super) fn has_space_for_parcel(
         &self,
         conn: &Conn,
@@ -104,7 +104,7 @@ impl Outboxes {
         limits: &Limits,
     ) -> bool {
         let load = self.chains.load(&conn.outbox, conn.transport);
-        // Those of TCP are a little shorter.
+        // In the TCP form they are a little shorter.
         let bytes = pushes.bytes();
         let held = self.chains.held_bytes() as u64 + 2 * bytes as u64;
         bytes <= WINDOW
@@ -123,7 +123,7 @@ impl Outboxes {
         }
     }
 
-    /// Begins a send for `conn`, with the markers of what it has lost. `false`: there is nothing to send.
+    /// Begins a send for `conn`, with markers for its gaps. `false`: there is nothing to send.
     pub(super) fn start(
         &mut self,
         slot: Slot,
@@ -142,7 +142,7 @@ impl Outboxes {
             let is_of_room = |push: Offsets| {
                 push.room == lost.room && is_same_room(push.generation, lost.generation)
             };
-            // In front of the first push behind it. That is behind the reply that tells the handle.
+            // In front of the first push behind the gap. That is behind the reply that tells the handle.
             let is_behind = |about: &Option<About>| {
                 let is = |about: About| matches!(about, About::Push(push) if is_of_room(push) && push.last >= lost.first);
                 about.is_some_and(is)
@@ -151,8 +151,9 @@ impl Outboxes {
             let is_joined = |about: &Option<About>| {
                 is_entry(about) || *about == Some(About::Renamed(lost.room))
             };
-            // What a client was told of a room it forgets when it enters the room again. So it is told behind that, and before as
-            // well where pushes from its former time there have not been sent.
+            // When a client enters a room again, it forgets what it was told about the room. So the marker goes behind
+            // the entry, and in front of it as well if pushes from the client's former time in the room were not sent
+            // yet.
             let entry = sent.iter().rposition(is_entry).filter(|_| !is_left).unwrap_or(0);
             let before = sent[..entry].iter().position(is_behind);
             let place = sent[entry..].iter().position(is_behind).map(|place| entry + place);
@@ -167,14 +168,14 @@ impl Outboxes {
             let is_later = rest.iter().any(|about| is_behind(about) || (!is_left && is_joined(about)));
             match (is_later, is_left) {
                 (true, _) => Telling::Later,
-                // Its position is before the gap.
+                // The position in the reply is before the gap.
                 (false, true) => Telling::Never,
                 (false, false) => Telling::Now(sent.len()),
             }
         });
         let mut replies: Vec<(usize, Item)> = Vec::with_capacity(markers.len());
         for (marker, place) in markers {
-            // In front of a push that came from another process the client may not know the present handle yet.
+            // A client may not know the present handle yet in front of a push that came from another process.
             let handle = match sent.get(place) {
                 Some(&Some(About::Push(push))) if push.room == marker.handle => push.sent_as,
                 _ => marker.handle,
@@ -189,7 +190,7 @@ impl Outboxes {
         conn.outbox.is_sending()
     }
 
-    /// Appends to what is sent next to `conn`, which is not in the queue any more.
+    /// Appends to the next send of `conn`, which has left the queue of ready connections.
     pub(super) fn append_to_send(&mut self, conn: &mut Conn, item: &Item) {
         self.bytes_queued += conn.transport.bytes(item.frame()).len() as u64;
         self.chains.append(&mut conn.outbox, item);
@@ -200,7 +201,7 @@ impl Outboxes {
         !self.ready.is_empty()
     }
 
-    /// The connection has something to send and nothing in flight.
+    /// The connection has something to send and nothing in flight. Queues it.
     #[inline]
     pub(super) fn mark_ready(&mut self, slot: Slot, conn: &mut Conn) {
         if !conn.is_ready {
@@ -214,7 +215,7 @@ impl Outboxes {
         self.ready.pop_front()
     }
 
-    /// Drops what `conn` has pending. What is in flight stays.
+    /// Drops what `conn` has pending, but not what is in flight.
     pub(super) fn drop_pending(&mut self, conn: &mut Conn) -> Remains {
         let remains = self.chains.clear_pending(&mut conn.outbox, conn.transport);
         self.bytes_dropped += u64::from(remains.bytes);
@@ -229,8 +230,8 @@ impl Outboxes {
     }
 }
 
-/// A gap marker in the form of `conn`, which knows the room as `known_as`. `None`: it knows it by its name, and there is no such
-/// room any more.
+/// A gap marker in the form of `conn`, which knows the room as `known_as`. `None`: the client knows the room by its
+/// name, and the room does not exist any more.
 fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) -> Option<Encoded> {
     let RoomGap { handle, is_outdated, first, last } = gap;
     let frame = |version, body: &[u8]| {
@@ -248,12 +249,12 @@ fn marker_for(conn: &Conn, gap: RoomGap, known_as: RoomHandle, rooms: &Rooms) ->
     })
 }
 
-/// What a frame is about.
+/// The subject of a frame.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// It tells the handle of a room that the client has entered, and its position there.
+    /// The reply that tells the client the handle of a room that it has entered, and its position there.
     Entered(RoomHandle),
-    /// It tells the handle of a room that the client may be in for long.
+    /// Tells the handle of a room in which the client may have been for long.
     Renamed(RoomHandle),
     /// A push to a room that keeps a history.
     Push(Offsets),

@@ -1,5 +1,5 @@
 //! Work that is spread over time: paced broadcasts, and the close notices of a drain and of clients that are moved off.
-//! Both go over the slab with a cursor, in steps of [`PACE_MS`].
+//! Both move a cursor over the slab, in steps of [`PACE_MS`].
 
 use std::collections::VecDeque;
 use std::iter;
@@ -19,67 +19,69 @@ pub(super) struct Pacing {
     /// When the next step is due.
     next_step: Millis,
     pub(super) broadcasts: VecDeque<PacedBroadcast>,
-    /// The latest that were cancelled and are not here: orders overtake pushes.
+    /// The latest calls that were cancelled before they arrived, because cancel orders overtake pushes.
     cancelled: VecDeque<CallId>,
     pub(super) notices: Option<PacedNotices>,
-    /// Where the cursor of the last order stopped. The next order goes on from there, so it does not meet the clients
-    /// that took the place of those it has closed.
+    /// Where the cursor of the last order stopped. The next order continues from there, so it does not close the
+    /// clients that took the slots of those closed before.
     notices_from: Slot,
 }
 
-/// A broadcast that is under way.
+/// A broadcast under way.
 pub(super) struct PacedBroadcast {
     call: CallId,
     push: Push,
-    /// The frame in other forms, once a client wanted them.
+    /// The forms of the frame that clients have needed.
     pub(super) made: MadeFrames,
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
-    /// Slots further on whose connections had it in another process: from the first up to the second, in ascending order.
+    /// Slots beyond `next` whose connections got the broadcast in another process: ranges from the first slot up to the
+    /// second, in ascending order.
     visited: VecDeque<(Slot, Slot)>,
     connections_per_second: u32,
-    /// Thousandths of a connection that may be visited now.
+    /// The credit, in thousandths of a connection, for visits at this moment.
     credit: u64,
     since: Millis,
 }
 
-/// How far the drain of a shard is.
+/// The phase of a shard's drain.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub(super) enum DrainPhase {
     #[default]
     Serving,
-    /// No connection is accepted any more, and those there are get their close notices.
+    /// No connection is accepted any more, and the present ones get their close notices.
     Draining,
-    /// The last connection is gone, and control was told.
+    /// The last connection is gone, and control has been told.
     Drained,
 }
 
-/// Who is to get close notices, and when.
+/// Which connections get close notices, and when.
 #[derive(Clone, Copy)]
 pub(super) struct NoticeOrder {
-    /// So many authenticated connections; `None`: all connections.
+    /// The number of authenticated connections; `None`: all connections.
     pub(super) most: Option<u64>,
     /// The notices are spread evenly over this time.
     pub(super) over_ms: u32,
-    /// The longest time to wait that a notice names; 0: none.
+    /// The longest time to wait that a notice may name; 0: none.
     pub(super) retry_after_ms: u32,
 }
 
-/// The close notices of an order that is under way.
+/// The close notices of an order under way.
 pub(super) struct PacedNotices {
     order: NoticeOrder,
     next: Slot,
-    /// Slots to look at. The cursor goes around once, over those that there were when the order came.
+    /// The number of slots left. The cursor goes around once, over the slots that existed when the order came.
     slots_left: u32,
     end: Slot,
-    /// Notices that are to be given over the whole time, and those that were given.
+    /// The number of notices for the whole period, and the number given so far.
     expected: u64,
     given: u64,
-    /// How many are due by the present step, those given included.
+    /// The number of notices due by the present step, including those given.
     due: u64,
     since: Millis,
-    /// Until when none is given while pushes are under way. Those of windows that the order has ended are among them.
+    /// Until this time no notice is given while pushes are under way, because those of windows that the order has ended
+    /// are among them.
     behind_pushes_until: Millis,
 }
 
@@ -89,7 +91,7 @@ impl Pacing {
         Self { next_step: now, broadcasts, cancelled, notices: None, notices_from: Slot(0) }
     }
 
-    /// Ends the broadcast of `call`, also where it is still to come. Returns what became of it.
+    /// Ends the broadcast of `call`, even one that has not arrived yet. Returns its tally.
     pub(super) fn cancel(&mut self, call: CallId) -> Tally {
         let at = self.broadcasts.iter().position(|broadcast| broadcast.call() == call);
         if let Some(broadcast) = at.and_then(|at| self.broadcasts.remove(at)) {
@@ -102,12 +104,12 @@ impl Pacing {
         Tally::default()
     }
 
-    /// Whether the broadcast of `call`, which has come, was cancelled before.
+    /// Whether the broadcast of `call`, which has just arrived, was cancelled before.
     pub(super) fn is_cancelled(&self, call: CallId) -> bool {
         self.cancelled.contains(&call)
     }
 
-    /// Begins a step, if one is due. Then the next one is due [`PACE_MS`] from `now`.
+    /// Begins a step if one is due. The next one is due [`PACE_MS`] after `now`.
     pub(super) fn begin_step(&mut self, now: Millis) {
         if now < self.next_step {
             return;
@@ -121,7 +123,7 @@ impl Pacing {
         }
     }
 
-    /// Something of the present step is left to do. Notices may have to wait for pushes.
+    /// Whether the present step has work left. Notices that wait for pushes do not count.
     pub(super) fn has_work(&self, end: Slot, waits: impl Fn(&PacedNotices) -> bool) -> bool {
         self.broadcasts.iter().any(|broadcast| broadcast.has_credit() && broadcast.next < end)
             || self.notices.as_ref().is_some_and(|notices| notices.has_due() && !waits(notices))
@@ -133,7 +135,7 @@ impl Pacing {
         is_under_way.then_some(self.next_step)
     }
 
-    /// Carries out `order` in the place of the one before. There are `connections`, in slots below `end`.
+    /// Carries out `order`, which replaces the one before. There are `connections`, in slots below `end`.
     pub(super) fn begin_notices(
         &mut self,
         order: NoticeOrder,
@@ -152,19 +154,19 @@ impl Pacing {
         self.put_back_notices(notices);
     }
 
-    /// Keeps `notices` as long as they are under way.
+    /// Keeps `notices` while they are under way.
     pub(super) fn put_back_notices(&mut self, notices: PacedNotices) {
         self.notices_from = notices.next;
         self.notices = notices.is_under_way().then_some(notices);
     }
 
-    /// Notices that the order under way is still to give.
+    /// The number of notices that the order under way has still to give.
     pub(super) fn notices_left(&self) -> u64 {
         let left = |notices: &PacedNotices| notices.expected.saturating_sub(notices.given);
         self.notices.as_ref().map_or(0, left)
     }
 
-    /// Goes on with the broadcasts of another process.
+    /// Continues the broadcasts of another process.
     pub(super) fn take_over(&mut self, broadcasts: Vec<ArrivedPaced>, now: Millis) {
         for arrived in broadcasts {
             self.begin_broadcast(PacedBroadcast::arrived(arrived, now), now);
@@ -208,7 +210,7 @@ impl PacedBroadcast {
         let elapsed = now.0 - self.since.0;
         self.since = now;
         let speed = u64::from(self.connections_per_second);
-        // A core that was held up makes up for one second at most.
+        // A core that was held up makes up for at most one second.
         self.credit = (self.credit + elapsed.min(1000) * speed).min(1000 * speed.max(1));
     }
 
@@ -232,7 +234,7 @@ impl PacedBroadcast {
         }
     }
 
-    /// The connection in the slot that was looked at takes pushes, and counts against the speed.
+    /// The connection in the last slot takes pushes, so it uses credit.
     pub(super) fn spend(&mut self) {
         self.credit -= 1000;
     }
@@ -241,9 +243,10 @@ impl PacedBroadcast {
         self.next < end
     }
 
-    /// It, for another process. `slots` are those of the connections that go there, in ascending order.
+    /// The broadcast for another process. `slots` are those of the connections that are handed over, in ascending
+    /// order.
     pub(super) fn departing(&self, slots: &[Slot]) -> ArrivedPaced {
-        // Forms of the frame are made anew, and its steps begin anew.
+        // Forms of the frame are encoded anew in the other process, and the pacing steps begin anew.
         let Self { call, push, made: _, tally, next, visited, connections_per_second, .. } = self;
         let mut ranges = Vec::new();
         for (first, end) in iter::once((Slot(0), *next)).chain(visited.iter().copied()) {
@@ -316,17 +319,17 @@ impl PacedNotices {
         })
     }
 
-    /// Whether they wait at `now`, if pushes are under way.
+    /// Whether the notices wait at `now`, if pushes are under way.
     pub(super) fn wait_for_pushes(&self, now: Millis) -> bool {
         now < self.behind_pushes_until
     }
 
-    /// Whether the order is about `conn`.
+    /// Whether the order is meant for `conn`.
     pub(super) fn concerns(&self, conn: &Conn) -> bool {
         if self.order.most.is_some() { conn.is_live() } else { conn.is_open() }
     }
 
-    /// The connection in the slot that was looked at is given a notice.
+    /// The connection in the last slot gets a notice.
     pub(super) fn give(&mut self) {
         self.given += 1;
     }

@@ -1,9 +1,9 @@
-//! Parked sessions at their key's home: what leads into one and out of it.
+//! Parked sessions at their key's home: how they are parked, resumed and ended.
 //!
-//! A session leaves its connection ([`Phase::Leaving`]) when that has ended without a goodbye, or a younger one claims the key. The
-//! shard of the connection gives what it has not sent. Then the session is parked, or returns to the connection that has claimed
-//! the key ([`Phase::Returning`]): that is told how much there is, and gets it once it has told its client. All pushes to the key
-//! wait here meanwhile, so nothing overtakes them.
+//! A session leaves its connection ([`Phase::Leaving`]) when the connection has ended without a goodbye, or a younger
+//! one claims the key. The shard of the connection sends the unsent pushes. Then the session is parked, or it returns
+//! to the connection that claimed the key ([`Phase::Returning`]). That connection learns how many pushes there are, and
+//! gets them once it has told its client. Meanwhile all pushes to the key wait here, so nothing overtakes them.
 
 use comet_proto::{KeptSession, Resumed};
 
@@ -33,8 +33,8 @@ pub(super) struct Claiming {
 impl Shard {
     // ---- claims --------------------------------------------------------------------------------
 
-    /// `claiming` has claimed `key`, of which `older` is the former owner. Returns what it is told of its session, or `None` if it
-    /// has to wait for that.
+    /// `claiming` has claimed `key`, whose former owner is `older`. Returns what the connection is told about its
+    /// session, or `None` if it has to wait for that.
     pub(super) fn claim_session(
         &mut self,
         key: &str,
@@ -45,7 +45,7 @@ impl Shard {
         let is_kept = claim.is_kept;
         let fresh = is_kept.then_some(KeptSession { resumed: None });
         if older.is_some_and(|older| older.conn == conn) {
-            // It is evicted, and so it takes back what it has registered.
+            // The connection is being evicted, so it will undo its registration.
             return Some(None);
         }
         let Some(at) = self.home.parking.find(key) else {
@@ -88,7 +88,7 @@ impl Shard {
         Some(fresh)
     }
 
-    /// The claimant that waited for a session does not get it.
+    /// Registers the waiting claimant of a session without that session.
     fn dismiss(&mut self, key: &str, claimant: Option<Claimant>) {
         if let Some(Claimant { conn, user, seq }) = claimant {
             let message = Message::Registered { conn, user, seq, key: key.into(), kept: None };
@@ -96,14 +96,14 @@ impl Shard {
         }
     }
 
-    /// The session at `at` goes to `conn`. Returns what its client is told.
+    /// Gives the session at `at` to `conn`. Returns what its client is told.
     fn return_session(&mut self, at: Slot, conn: ConnId) -> KeptSession {
         self.home.parking.disarm(at);
         let session = self.home.parking.get(at);
         session.phase = Phase::Returning { conn };
         let former = std::mem::replace(&mut session.last, conn);
         let [lost_full, lost_memory] = session.lost();
-        // The next connection may filter the others, so its client is not promised them.
+        // The next connection may filter out the other pushes, so its client is not promised them.
         let (parked, user, key) = (session.accepted() as u32, session.user, session.key.clone());
         if former != conn {
             self.give_up_session(user, &key, former);
@@ -111,13 +111,14 @@ impl Shard {
         KeptSession { resumed: Some(Resumed { parked, lost_full, lost_memory }) }
     }
 
-    /// Asks the shard of `conn` for what waits for the session of `key`, behind all pushes that are on the way to it.
+    /// Asks the shard of `conn` for the pending pushes of the session of `key`, behind all pushes on their way to the
+    /// connection.
     fn ask_for_rest(&mut self, conn: ConnId, key: &str) {
         let target = Target::Owners(Names::Conn(Some(conn)), Owners::default());
         self.begin_push(CallId::NONE, Push::leaving(key.into()), target, Answer::None);
     }
 
-    /// The session of `key` is no more that of `conn`, which the user's home is told.
+    /// Tells the user's home that the session of `key` no longer belongs to `conn`.
     pub(super) fn give_up_session(&mut self, user: i64, key: &str, conn: ConnId) {
         if user != 0 {
             let home = self.context.home_of_user(user);
@@ -127,7 +128,7 @@ impl Shard {
 
     // ---- ends ----------------------------------------------------------------------------------
 
-    /// The connection that owns `key` has ended without a goodbye.
+    /// The connection that owns `key` has ended without a goodbye. Parks its session.
     pub(super) fn park_session(
         &mut self,
         conn: ConnId,
@@ -136,7 +137,7 @@ impl Shard {
         leaving: Leaving,
     ) {
         if self.home.keys.owner(&key) != Some(conn) {
-            // It was replaced; then its shard was asked already.
+            // The connection was replaced, so its shard has been asked already.
             return;
         }
         self.home.keys.release(&key, conn);
@@ -148,7 +149,7 @@ impl Shard {
         if let Some(at) = self.home.parking.find(&key) {
             let session = self.home.parking.get(at);
             (session.phase, session.expires) = (phase, expires);
-            // The former connection has accepted what is here.
+            // The former connection's filter has accepted the pushes that are here.
             session.accepts = session.accepts.take().or(accepts);
             return;
         }
@@ -160,7 +161,7 @@ impl Shard {
         }
     }
 
-    /// The owner of `key`, whose session was kept, has ended with a goodbye, or was closed by the server.
+    /// The owner of `key` had a kept session, and ended with a goodbye or was closed by the server.
     pub(super) fn end_kept_session(&mut self, conn: ConnId, user: i64, key: &str) {
         if let Some(at) = self.home.parking.find(key) {
             self.end_session_at(at);
@@ -168,7 +169,7 @@ impl Shard {
         self.give_up_session(user, key, conn);
     }
 
-    /// What the shard of a former connection has for its session.
+    /// Takes the pushes that the shard of a former connection has for its session.
     pub(super) fn take_rest(&mut self, conn: ConnId, key: &str, rest: Rest) {
         let Rest { user, pushes, lost, is_over } = rest;
         let at = self.home.parking.find(key).filter(|&at| {
@@ -176,7 +177,7 @@ impl Shard {
             matches!(phase, Phase::Leaving { from, .. } if *from == conn)
         });
         let Some(at) = at else {
-            // The session has ended, or is that of a connection which does not resume it.
+            // The session has ended, or belongs to a connection that does not resume it.
             self.lose_parked(ParkedLoss::Ended, pushes.len() as u64);
             if let Some(user) = user {
                 self.give_up_session(user, key, conn);
@@ -208,7 +209,7 @@ impl Shard {
         }
     }
 
-    /// The client of `conn` was told of its session.
+    /// The client of `conn` was told about its session. Sends the parked pushes.
     pub(super) fn resume_session(&mut self, conn: ConnId, key: &str) {
         let Some(at) = self.home.parking.find(key) else { return };
         if !matches!(self.home.parking.get(at).phase, Phase::Returning { conn: to } if to == conn) {
@@ -222,7 +223,7 @@ impl Shard {
         }
     }
 
-    /// Ends sessions whose window is over.
+    /// Ends sessions whose resume window is over.
     pub(super) fn expire_parked(&mut self, budget: &mut Budget) {
         let tick = self.context.tick();
         while let Some(at) = self.home.parking.poll_expired(tick, budget) {
@@ -232,7 +233,7 @@ impl Shard {
         }
     }
 
-    /// Ends a session of which no connection holds the key.
+    /// Ends a session whose key no connection holds, and reports that.
     fn end_parked(&mut self, at: Slot, reason: ParkedLoss) {
         let (Session { key, user, last, .. }, pushes) = self.home.parking.end(at);
         self.lose_parked(reason, pushes.len() as u64);
@@ -240,7 +241,7 @@ impl Shard {
         self.report_disconnected(user, key);
     }
 
-    /// Ends a session whose key another connection holds, or nobody needs to be told about.
+    /// Ends a session if another connection holds its key, or nobody needs to be told.
     fn end_session_at(&mut self, at: Slot) {
         let (session, pushes) = self.home.parking.end(at);
         let Session { key, user, last, phase, .. } = session;
@@ -256,7 +257,8 @@ impl Shard {
         self.counters.parked_lost[reason as usize] += pushes;
     }
 
-    /// A younger connection holds `key` at another host: a session here would get what is meant for that.
+    /// A younger connection holds `key` on another host. Ends the session here, because it would get pushes meant for
+    /// that connection.
     pub(super) fn end_session_elsewhere(&mut self, key: &str, owner: Option<Older>) {
         if let Some(Older { conn, is_kept: true }) = owner {
             let is_claimant =
@@ -274,14 +276,15 @@ impl Shard {
 
     // ---- pushes --------------------------------------------------------------------------------
 
-    /// Parks a push for the session of `key`, if that has no connection to take it. `None`: it has, or there is no session.
+    /// Parks a push for the session of `key`, if it has no connection to take the push. `None`: it has one, or there is
+    /// no session.
     pub(super) fn park_push(&mut self, key: &str, push: &Push) -> Option<Tally> {
         let at = self.home.parking.find(key)?;
         let mut tally = Tally::default();
         match push.order.as_deref() {
             None => {}
             Some(Order::Kick(_)) => return self.kick_session(at),
-            // It is in no room, and has no connection to leave, before it is back.
+            // A parked session is in no room, and has no connection to leave.
             Some(Order::Rooms(_) | Order::Leave(_)) => return None,
         }
         let session = self.home.parking.get(at);
@@ -300,7 +303,7 @@ impl Shard {
         Some(tally)
     }
 
-    /// A kick ends a session. If a connection has claimed the key, the kick goes on to that.
+    /// A kick ends a session. If a connection has claimed the key, the kick also reaches that connection.
     fn kick_session(&mut self, at: Slot) -> Option<Tally> {
         match &self.home.parking.get(at).phase {
             Phase::Returning { .. } | Phase::Leaving { claimant: Some(_), .. } => {
@@ -315,7 +318,8 @@ impl Shard {
         }
     }
 
-    /// What was parked for the session of `conn`, which is ready for it. Its outbox may have less space than the session had.
+    /// Delivers the parked pushes to `conn`, which is ready for them. Its outbox may have less space than the session
+    /// had.
     pub(super) fn deliver_parked(&mut self, conn: LocalConnId, pushes: ParkedFrames) {
         let Some(pushes) = self.deliver_parcel(conn, pushes) else { return };
         let mut budget = Budget::new(0);
@@ -323,7 +327,7 @@ impl Shard {
             let ParkedPush { operation, frame, is_accepted } = parked.to_push();
             let push = Push::new(operation, frame);
             if self.departures.has(conn) {
-                // The client is gone again, which its home did not know yet.
+                // The client has left again, which its home did not know yet.
                 let tally = self.offer_departed(&push, is_accepted, &[conn]);
                 self.counters.deliveries += tally;
                 continue;
@@ -338,8 +342,8 @@ impl Shard {
         }
     }
 
-    /// Puts all of `pushes` into the outbox of `conn` as one item. If each has to be looked at by itself, they come back: where the client has
-    /// another form of frames, may filter them, or has no space for all of them.
+    /// Puts all of `pushes` into the outbox of `conn` as one item. They are returned if each push has to be delivered
+    /// by itself: the client has another form of frames, may filter them, or has no space for all of them.
     fn deliver_parcel(&mut self, id: LocalConnId, pushes: ParkedFrames) -> Option<ParkedFrames> {
         let limits = &self.context.limits;
         let Some(conn) = self.conns.get(id).filter(|conn| conn.takes_pushes().is_ok()) else {
@@ -364,7 +368,7 @@ impl Shard {
         sessions: Vec<ArrivedSession>,
         kept: Vec<ArrivedKept>,
     ) {
-        // Any connection will do that no other is: it only has to be the same at both homes.
+        // A placeholder for an unknown connection. It must equal no real one and be the same at both homes.
         let nobody = ConnId {
             shard: self.context.shard,
             slot: Slot(u32::MAX),

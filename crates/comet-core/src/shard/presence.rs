@@ -1,4 +1,4 @@
-//! Telling the members of rooms who enters and leaves. The shard of a connection tells the room's home at once, which
+//! Tells the members of rooms who enters and leaves. The shard of a connection tells the room's home at once. The home
 //! gathers the changes of a window and makes one push of them.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::Shard;
 use super::push_task::Answer;
 
 impl Shard {
-    /// A connection has entered or left a room, for its members if they are to be told.
+    /// A connection has entered or left a room. Its home is told if a rule covers the room.
     #[inline]
     pub(super) fn note_presence(&mut self, slot: Slot, id: RoomId, is_join: bool) {
         if !self.context.limits.presence_rules.is_empty() {
@@ -25,7 +25,7 @@ impl Shard {
         }
     }
 
-    /// The connection, whose key was `key`, is about to leave all rooms.
+    /// The connection, whose key was `key`, is about to leave all its rooms.
     pub(super) fn note_end_of_presence(&mut self, slot: Slot, key: &str) {
         if self.context.limits.presence_rules.is_empty() || Canary::UntoldEnd.is_released() {
             return;
@@ -39,7 +39,7 @@ impl Shard {
 
     fn tell_home_of_presence(&mut self, slot: Slot, id: RoomId, key: Box<str>, is_join: bool) {
         let room = &self.rooms[id].name;
-        // A connection that closes has no key any more, and was told of before.
+        // A connection without a key is closing, and the homes were told before.
         if !key.is_empty() && self.context.limits.presence_rule(room).is_some() {
             let (user, room) = (self.conns[slot].user, Arc::clone(room));
             let home = self.context.home_of_room(&room);
@@ -47,7 +47,7 @@ impl Shard {
         }
     }
 
-    /// At the home.
+    /// At the home: adds a change to the window of the room.
     pub(super) fn gather_presence(
         &mut self,
         room: Arc<str>,

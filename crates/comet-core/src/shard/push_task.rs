@@ -1,4 +1,4 @@
-//! A push that is under way on a shard: what is left of it, and what it has come to so far.
+//! A push under way on a shard: its remaining targets, and its result so far.
 
 use std::sync::Arc;
 use std::vec;
@@ -13,22 +13,22 @@ use crate::network::Network;
 use super::conn_lists::ConnLists;
 use super::items::Items;
 
-/// A push that goes on in slices. The tasks of a shard run one after the other, in the order in which they
-/// came, so the order of a key is kept. That of a room is kept with its [`Crowd`].
+/// A push that continues in slices. The tasks of a shard run one after the other in order of arrival, which keeps the
+/// order of each key. The order of a room is kept with its [`Crowd`].
 pub(super) struct PushTask {
     pub(super) target: Target,
     pub(super) progress: Progress,
 }
 
-/// Pushes that were taken since the shard last had nothing to send. They are timed together, from the first of them on.
+/// Pushes taken since the shard last had nothing to send. They are timed together, from the first of them on.
 #[derive(Default)]
 pub(super) struct Unsent {
     pub(super) pushes: u64,
-    /// Time of the turns since.
+    /// The sum of the times of the turns since then.
     pub(super) micros: u64,
 }
 
-/// What a push is still to be offered to.
+/// The remaining targets of a push.
 pub(super) enum Target {
     /// At their home: the owners of keys, or the sessions of users.
     Owners(Names, Owners),
@@ -38,44 +38,44 @@ pub(super) enum Target {
     Network(Network, Slot),
 }
 
-/// Whom a crowd consists of, and how far the batch under way is.
+/// The connections of a crowd, and the position of the batch under way.
 pub(super) enum Crowd {
-    /// Members of the room on this shard. The room knows how far the batch is.
+    /// Members of the room on this shard. The position of the batch is in the room.
     Room(Arc<str>),
     /// Every connection from this slot on.
     All(Slot),
-    /// Connections of this shard that a push by keys or users is for.
+    /// Connections of this shard that a push by keys or users is sent to.
     Conns(ConnLists),
 }
 
-/// Of an order about rooms that waits for homes.
+/// The id of an order about rooms that waits for homes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct OrderId(pub(super) u64);
 
-/// A connection that becomes a member at its place among the pushes to a room.
+/// A connection that becomes a member at this place among the pushes to a room.
 pub(super) struct Entry {
-    /// `None`: the shard learns the position of the room.
+    /// `None`: only the shard learns the position of the room.
     pub(super) conn: Option<LocalConnId>,
     pub(super) recovery: Option<Box<Recovery>>,
-    /// What it takes, until the connection has it.
+    /// The memory of the answer, counted until the connection has it.
     pub(super) bytes: usize,
 }
 
-/// What a push has come to.
+/// The result of a push so far.
 pub(super) struct Progress {
     pub(super) call: CallId,
     pub(super) push: Push,
-    /// The same for all slices, so that outboxes share their chains.
+    /// The same in all slices, so that outboxes share their chains.
     pub(super) items: Items,
     pub(super) tally: Tally,
     pub(super) answer: Answer,
-    /// It is among the pushes that this shard has counted.
+    /// The push is included in this shard's count of pushes.
     pub(super) is_counted: bool,
-    /// It is an order about rooms, for connections that wait for a room's home.
+    /// Set for an order about rooms, if its connections wait for a room's home.
     pub(super) order: Option<OrderId>,
-    /// It is no push: a connection enters the room.
+    /// Set if this is not a push, but the entry of a connection into the room.
     pub(super) entry: Option<Entry>,
-    /// How many pushes right before it have newer ones of the same ids in a window, which took their place.
+    /// The number of pushes right before it that were replaced in a window by newer ones with the same ids.
     pub(super) outdated: u64,
 }
 
@@ -84,33 +84,33 @@ pub(super) struct Progress {
 pub(super) enum Answer {
     /// By a tally that announces partial tallies of other shards.
     Tally { partials: u32 },
-    /// By a partial tally, to the call of another shard. It settles so many of those that were announced.
+    /// By a partial tally, to the call of another shard. It settles `settles` of the announced ones.
     PartialTally { settles: u32 },
     /// Not at all.
     None,
 }
 
-/// Whose connections are to be found.
+/// The names whose connections are to be found.
 pub(super) enum Names {
     Keys(vec::IntoIter<Box<str>>),
     Users(vec::IntoIter<i64>),
-    /// Of users whose sessions are kept. Another connection may have taken the key since.
+    /// Keys of users whose sessions are kept. Another connection may have taken the key since.
     Kept(vec::IntoIter<KeptKey>),
-    /// A connection that is known.
+    /// A known connection.
     Conn(Option<ConnId>),
 }
 
-/// What a name stands for.
+/// What was found for a name.
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) conns: Vec<ConnId>,
-    /// A key whose session may be parked here.
+    /// Set to the key if its session may be parked here.
     pub(super) key: Option<Box<str>>,
-    /// Keys of a user that are reached at their homes.
+    /// Keys of a user that are reached by way of their homes.
     pub(super) kept: Vec<KeptKey>,
 }
 
-/// Connections that a home has found and not passed on, by shard.
+/// Connections that a home has found but not passed on yet, by shard.
 #[derive(Default)]
 pub(super) struct Owners {
     by_shard: Vec<(ShardId, Vec<LocalConnId>)>,
@@ -130,7 +130,7 @@ impl Progress {
         }
     }
 
-    /// The same to the shard that the caller is connected to.
+    /// The same as a message to the shard that the push caller is connected to.
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
         let tally = Box::new(tally);
@@ -143,11 +143,11 @@ impl Progress {
 }
 
 impl Answer {
-    /// A message was sent whose receiver reports `tallies` partial tallies.
+    /// A message was sent to another shard, which reports `tallies` partial tallies.
     pub(super) fn expect(&mut self, tallies: u32) {
         match self {
             Self::Tally { partials } => *partials += tallies,
-            // Of those that were announced, these come from somebody else.
+            // The other shard settles these of the announced ones.
             Self::PartialTally { settles } => *settles = settles.saturating_sub(tallies),
             Self::None => {}
         }
@@ -155,18 +155,18 @@ impl Answer {
 }
 
 impl Names {
-    /// What becomes of a push to a name that stands for nobody.
+    /// The tally of a push to a name for which nothing was found.
     pub(super) fn nobody(&self) -> Tally {
         let mut tally = Tally { absent: 1, ..Tally::default() };
         if let Self::Kept(_) = self {
-            // The session has ended between its user's home and here.
+            // The session ended while the push was on its way from the user's home.
             tally.absent = 0;
             tally.drop_as(DropReason::Closing, 1);
         }
         tally
     }
 
-    /// Adds what the next name stands for to `found`, which is empty. `false`: there is no other name.
+    /// Adds what is found for the next name to `found`, which is empty. `false`: there are no more names.
     pub(super) fn find_next(&mut self, home: &Home, found: &mut Found) -> bool {
         match self {
             Self::Keys(keys) => {
@@ -208,7 +208,7 @@ impl Names {
 }
 
 impl Owners {
-    /// Adds `owner`. Returns those of its shard if they fill a message.
+    /// Adds `owner`. Returns the owners of its shard if they fill a message.
     pub(super) fn add(&mut self, owner: ConnId) -> Option<(ShardId, Vec<LocalConnId>)> {
         let known = self.by_shard.iter_mut().find(|(shard, _)| *shard == owner.shard);
         let Some((shard, conns)) = known else {
@@ -219,7 +219,7 @@ impl Owners {
         (conns.len() >= OWNERS_MAX).then(|| (*shard, std::mem::take(conns)))
     }
 
-    /// Adds `key`, whose home is `shard`. Returns those of that home if they fill a message.
+    /// Adds `key`, whose home is `shard`. Returns the keys of that home if they fill a message.
     pub(super) fn add_kept(
         &mut self,
         shard: ShardId,
@@ -234,12 +234,12 @@ impl Owners {
         (keys.len() >= OWNERS_MAX).then(|| (*home, std::mem::take(keys)))
     }
 
-    /// The keys that fill no message.
+    /// The remaining keys, which fill no message.
     pub(super) fn take_kept(&mut self) -> impl Iterator<Item = (ShardId, Vec<KeptKey>)> + use<> {
         std::mem::take(&mut self.kept).into_iter().filter(|(_, keys)| !keys.is_empty())
     }
 
-    /// The rest, which fills no message.
+    /// The remaining connections, which fill no message.
     pub(super) fn take_rest(
         &mut self,
     ) -> impl Iterator<Item = (ShardId, Vec<LocalConnId>)> + use<> {

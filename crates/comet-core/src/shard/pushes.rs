@@ -1,5 +1,5 @@
-//! Pushes: from a key, a user, a room or everybody to connections, and the tally of each. What is not done in
-//! one slice of a turn goes on in the next.
+//! Pushes: from a key, a user, a room or everybody to connections, and the tally of each. Work that does not fit into
+//! one slice of a turn continues in the next.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -20,11 +20,11 @@ use super::items::{Items, MadeFrames};
 use super::pacing::PacedBroadcast;
 use super::push_task::{Answer, Crowd, Found, Names, Owners, Progress, PushTask, Target, Unsent};
 
-/// Connections that one slice closes at most, before a look at the budget.
+/// The most connections that one slice closes before it checks the budget.
 const STRIDE: usize = 256;
 
 impl Shard {
-    /// Goes on with the pushes that were handed over, until the budget is spent. `address_of` is the address of a
+    /// Continues the pushes that were handed over, until the budget is spent. `address_of` gives the address of a
     /// client, which only the driver knows.
     pub fn handle_pushes(
         &mut self,
@@ -62,15 +62,15 @@ impl Shard {
         }
     }
 
-    /// Whether pushes were handed over that [`Shard::handle_pushes`] has to go on with; those to crowds aside.
+    /// Whether [`Shard::handle_pushes`] has to continue pushes, other than those to crowds.
     #[must_use]
     pub fn has_pushes(&self) -> bool {
         !self.pushes.is_empty()
     }
 
-    /// Tells whoever made the call what became of the push here: control, or the shard that the caller is connected to.
+    /// Reports the result of the push here to the maker of the call: control, or the shard of the push caller.
     pub(super) fn report(&mut self, progress: Progress) {
-        // All that was announced for it comes from somebody else.
+        // Other shards settle everything that was announced for it.
         if matches!(progress.answer, Answer::None | Answer::PartialTally { settles: 0 }) {
             return;
         }
@@ -81,7 +81,7 @@ impl Shard {
         }
     }
 
-    /// Begins a push behind those that are under way.
+    /// Begins a push behind those under way.
     pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
         let items = match target {
             Target::Owners(..) | Target::Crowd(Crowd::Conns(_)) => self.direct_items(&push),
@@ -110,8 +110,8 @@ impl Shard {
         self.pushes.push_back(PushTask { target, progress });
     }
 
-    /// A turn has ended, which took `micros`. The driver sleeps only when nothing is left to send, so the times of turns
-    /// add up to that of the pushes.
+    /// A turn has ended, which took `micros`. The driver sleeps only when nothing is left to send, so the times of
+    /// turns add up to the time of the pushes.
     pub(super) fn note_turn_of_pushes(&mut self, micros: u64) {
         let Unsent { pushes, micros: so_far } = &mut self.unsent;
         if *pushes == 0 {
@@ -128,7 +128,7 @@ impl Shard {
         Items::new(&mut self.outboxes.chains, &push.frame, &MadeFrames::default())
     }
 
-    /// As [`Shard::items`], of a push to keys or users.
+    /// As [`Shard::items`], for a push to keys or users.
     pub(super) fn direct_items(&mut self, push: &Push) -> Items {
         let mut items = self.items(push);
         if self.context.limits.resume.is_on() && !push.is_order() {
@@ -140,13 +140,13 @@ impl Shard {
 
     // ---- at the home ---------------------------------------------------------------------------
 
-    /// Keys or users whose home is here: on to their connections.
+    /// A push to keys or users whose home is here. It goes on to their connections.
     pub(super) fn push_names(&mut self, call: CallId, names: Names, push: Push) {
         let target = Target::Owners(names, Owners::default());
         self.begin_push(call, push, target, Answer::Tally { partials: 0 });
     }
 
-    /// `true`: every connection is found and passed on.
+    /// Returns `true` when every connection is found and passed on.
     fn find_owners(
         &mut self,
         names: &mut Names,
@@ -193,7 +193,7 @@ impl Shard {
         false
     }
 
-    /// Adds what a push has come to at its home.
+    /// Adds to the tally of a push at its home.
     fn add_to(&mut self, progress: &mut Progress, tally: Tally) {
         progress.tally += tally;
         if !progress.push.is_order() {
@@ -229,13 +229,13 @@ impl Shard {
         let is_question = matches!(push.order.as_deref(), Some(Order::Leave(_)));
         let message = Message::DeliverConns { call, conns, push };
         if is_question {
-            // It is one of a few for each connection, and must not be dropped.
+            // There are few such messages for each connection, and they must not be dropped.
             return self.messages.send(shard, message);
         }
         self.send_push(shard, message, (count, 1), progress);
     }
 
-    /// A room whose home is here: its order is the order of these calls.
+    /// A push to a room whose home is here. The order of these calls is the order of the room.
     pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
         self.push_room_for(call, room, push, Answer::Tally { partials: 0 });
     }
@@ -260,7 +260,7 @@ impl Shard {
         self.push_to_members(call, room, push, answer);
     }
 
-    /// At the home: its place in the room's history is known.
+    /// At the home: delivers a push whose place in the room's history is known.
     pub(super) fn push_to_members(
         &mut self,
         call: CallId,
@@ -298,8 +298,8 @@ impl Shard {
         }
     }
 
-    /// Sends a push to another shard, which reports so many partial tallies. If the queue towards it is full, its connections get
-    /// nothing.
+    /// Sends a push to another shard, which reports `tallies` partial tallies. If the queue to that shard is full, its
+    /// connections get nothing.
     fn send_push(
         &mut self,
         to: ShardId,
@@ -328,7 +328,7 @@ impl Shard {
         };
         let shard = self.context.shard;
         if self.pacing.is_cancelled(call) {
-            // Its end is reported.
+            // Its end has been reported already.
             return self.reports.push(Report::Scheduled { call, shard, connections: 0 });
         }
         if self.pacing.broadcasts.len() >= PACED_MAX {
@@ -341,7 +341,8 @@ impl Shard {
         self.reports.push(Report::Scheduled { call, shard, connections });
     }
 
-    /// Moves paced broadcasts on by what their speed allows. A turn sends them to no more connections than a crowd has in a slice.
+    /// Advances paced broadcasts as far as their speed allows. In a turn each visits no more connections than a slice
+    /// of a crowd has.
     pub(super) fn pace_broadcasts(&mut self, budget: &mut Budget) {
         for _ in 0..self.pacing.broadcasts.len() {
             if !budget.is_left() {
@@ -349,7 +350,8 @@ impl Shard {
             }
             let Some(mut broadcast) = self.pacing.broadcasts.pop_front() else { return };
             let (push, end) = (broadcast.push().clone(), self.conns.end());
-            // The same item for hours would outlive its number.
+            // The items are made anew for each step, because one that is kept for hours would outlive its serial
+            // number.
             let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &broadcast.made);
             let bytes = push.frame.for_websocket().len();
             let limits = &self.context.limits;
@@ -378,7 +380,7 @@ impl Shard {
         }
     }
 
-    /// Ends the paced broadcast of `call`, if it is under way or still to come.
+    /// Ends the paced broadcast of `call`, even one that has not arrived yet.
     pub(super) fn cancel_broadcast(&mut self, call: CallId) {
         let tally = self.pacing.cancel(call);
         self.report_paced_end(call, tally);
@@ -389,7 +391,7 @@ impl Shard {
         self.reports.push(Report::PacedEnded { call, shard, tally });
     }
 
-    /// Closes those of the next connections that are meant. `true`: those were the last.
+    /// Closes those of the next connections for which `is_meant` is true. Returns `true` after the last connection.
     fn kick_all(
         &mut self,
         next: &mut Slot,
@@ -414,7 +416,7 @@ impl Shard {
         *next >= end
     }
 
-    /// One slice of a push on this shard; `offer` offers it to connections.
+    /// Delivers one slice of a push on this shard; `offer` offers it to connections.
     pub(super) fn deliver(
         &mut self,
         push: &Push,
@@ -429,7 +431,7 @@ impl Shard {
         delivery.finish()
     }
 
-    /// Counts what one slice of a push has come to, and returns the connections that it closes.
+    /// Counts the results of one slice of a push, and returns the connections to close.
     pub(super) fn count_slice(
         &mut self,
         delivered: Delivered,
@@ -444,7 +446,8 @@ impl Shard {
         to_close
     }
 
-    /// Counts deliveries, and returns the connections to close. Those whom `push` kicks are none: they are counted by their close reason.
+    /// Counts deliveries, and returns the connections to close. Kicked connections are not counted here, but by their
+    /// close reason.
     pub(super) fn count(
         &mut self,
         push: &Push,
@@ -470,7 +473,7 @@ impl Shard {
         (tally, to_close)
     }
 
-    /// Closes the connections that were too slow for a push, or that it kicks.
+    /// Closes the connections that were too slow for a push, or that were kicked.
     pub(super) fn close_offered(
         &mut self,
         kick: Option<&Kick>,

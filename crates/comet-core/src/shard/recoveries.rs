@@ -1,8 +1,8 @@
-//! Entering a room that keeps a history, by a request of protocol 2.
+//! Entering a room with a history, by a request of protocol 2.
 //!
-//! The room's home answers among its pushes, and the answer has its place in the room's order on this shard, behind pushes
-//! that wait for their turn or in a window. There the connection becomes a member. So it gets each push once: those before
-//! that place are in the answer, and those behind it come to members.
+//! The room's home answers among its pushes, so the answer has a place in the room's order on this shard, behind pushes
+//! that wait for their turn or in a window. At that place the connection becomes a member. So it gets each push once:
+//! those before that place are in the answer, and those behind it are delivered to members.
 
 mod memory;
 
@@ -27,10 +27,10 @@ use super::items::Items;
 use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
 use memory::RecoveryMemory;
 
-/// Bytes of a reply beside its body: the header of the frame, and that of a WebSocket message.
+/// The overhead of a reply in bytes: the header of the frame and that of a WebSocket message.
 const FRAME_MAX: usize = HEADER_LEN + 10;
 
-/// Connections that are to get more of a room's history. Their input is held.
+/// Connections that are still to get parts of a room's history. Their input is held.
 pub(super) struct Recoveries {
     by_conn: HashMap<Slot, CatchUp, RandomState>,
     memory: RecoveryMemory,
@@ -39,27 +39,27 @@ pub(super) struct Recoveries {
 #[derive(Clone, Copy)]
 struct CatchUp {
     room: RoomId,
-    /// What the client has, or is sent.
+    /// The position up to which the client has the pushes, or they are queued for it.
     since: Option<Position>,
-    /// Pushes of the room that it had lost before.
+    /// The number of pushes of the room that the connection had lost before.
     lost: u64,
-    /// It is the room that operation 12 changes.
+    /// The room is the one that operation 12 changes.
     is_primary: bool,
-    /// The join is answered.
+    /// The join was answered.
     is_told: bool,
     request: Request,
-    /// It is to leave the room once it has entered.
+    /// The connection is to leave the room as soon as it has entered.
     is_cancelled: bool,
 }
 
-/// The request to the home for what is missing.
+/// The state of the request to the home for missing pushes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Request {
-    /// The client has to read what waits for it first.
+    /// The client has to read its outbox first.
     NotDue,
-    /// It waits for [memory](RecoveryMemory), under this number.
+    /// The request waits for [memory](RecoveryMemory), under this number.
     Waits(u64),
-    /// The home will answer.
+    /// The home has been asked.
     Sent,
 }
 
@@ -84,34 +84,35 @@ impl Recoveries {
         self.by_conn.remove(&slot)
     }
 
-    /// Bytes of answers that connections do not have yet.
+    /// Bytes of answers that were not given to their connections yet.
     pub(super) fn bytes(&self) -> usize {
         self.memory.bytes()
     }
 
-    /// Whether some connection waits.
+    /// Whether no connection is catching up.
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.by_conn.is_empty()
     }
 
-    /// Whether the connection catches up.
+    /// Whether the connection is catching up.
     pub(super) fn has_any(&self, slot: Slot) -> bool {
         !self.is_empty() && self.by_conn.contains_key(&slot)
     }
 
-    /// Whether the connection will be in the room when it has caught up.
+    /// Whether the connection will be in the room after it has caught up.
     pub(super) fn has(&self, slot: Slot, room: RoomId) -> bool {
         !self.is_empty() && self.by_conn.get(&slot).is_some_and(|one| one.room == room)
     }
 
-    /// Has the connection leave the room when it has caught up. `false`: it does not catch up there, or was to leave already.
+    /// Makes the connection leave the room after it has caught up. `false`: it is not catching up there, or was to
+    /// leave already.
     pub(super) fn cancel(&mut self, slot: Slot, room: RoomId) -> bool {
         let catch_up = self.by_conn.get_mut(&slot).filter(|one| one.room == room);
         catch_up.is_some_and(|one| !std::mem::replace(&mut one.is_cancelled, true))
     }
 
-    /// Has a connection that was to leave the room stay in it. `false`: it does not catch up there, or was to stay already.
+    /// Takes such an order to leave back. `false`: the connection is not catching up there, or was not to leave.
     pub(super) fn take_back_cancel(&mut self, slot: Slot, room: RoomId) -> bool {
         let catch_up = self.by_conn.get_mut(&slot).filter(|one| one.room == room);
         catch_up.is_some_and(|one| std::mem::take(&mut one.is_cancelled))
@@ -119,7 +120,7 @@ impl Recoveries {
 }
 
 impl Shard {
-    /// Asks the home of `room`, which keeps a history and in which the connection is not yet.
+    /// Asks the home of `room`, which keeps a history. The connection is not in the room yet.
     pub(super) fn join_with_history(
         &mut self,
         slot: Slot,
@@ -130,7 +131,8 @@ impl Shard {
         let id = self.find_or_ask(room);
         self.rooms[id].recovering += 1;
         self.conns[slot].state = ConnState::Joining { reply };
-        // Known from here on, so that an order of the server for the same room does not let it in before.
+        // Registered at once, so that an order of the server for the same room does not make the connection a member
+        // before.
         self.recoveries.wait(slot, CatchUp::new(id, Some(since)));
         self.request_missed(slot);
     }
@@ -150,7 +152,8 @@ impl Shard {
         self.messages.send(home, Message::Recover { shard, conn, room, handle, since });
     }
 
-    /// At the home: a shard asks for what came after a position, or for the position alone, which takes no time.
+    /// At the home: a shard asks for the pushes after a position, or only for the present position, which is answered
+    /// at once.
     pub(super) fn recover(&mut self, request: RecoveryRequest) {
         if request.since.is_some() {
             self.home.recoveries.push_back(request);
@@ -159,18 +162,18 @@ impl Shard {
         }
     }
 
-    /// Answers those who ask for what they missed, the first one first.
+    /// At the home: answers requests for missed pushes, in order.
     pub(super) fn answer_recoveries(&mut self, budget: &mut Budget) {
         while budget.is_left()
             && let Some(request) = self.home.recoveries.pop_front()
         {
             self.answer_recovery(request, budget);
         }
-        // An answer to a client of this shard has its place before any push that a later step makes.
+        // An answer to a client of this shard must get its place before any push that a later step makes.
         self.dispatch_local();
     }
 
-    /// Answers with what came after `since`. The shard gets all later pushes.
+    /// Answers with the pushes after `since`. All later pushes reach the shard anyway.
     fn answer_recovery(&mut self, request: RecoveryRequest, budget: &mut Budget) {
         let RecoveryRequest { shard, conn, room, handle, since } = request;
         let limits = &self.context.limits;
@@ -178,11 +181,13 @@ impl Shard {
         let recovery = limits.history_rule(&room).map(|rule| {
             Box::new(self.home.histories.recover(&room, rule, since, handle, most, budget))
         });
-        // However many pushes wait for that shard: a connection has one request under way, and so has a room.
+        // Sent even if many pushes wait for that shard, because each connection and each room has at most one request
+        // under way.
         self.messages.send(shard, Message::Recovered { conn, room, recovery });
     }
 
-    /// The home has answered: `conn` enters behind the pushes to the room that came before, or the shard learns the position there.
+    /// The home has answered. `conn` enters behind the earlier pushes to the room, or the shard learns the position
+    /// there.
     pub(super) fn begin_entry(
         &mut self,
         conn: Option<LocalConnId>,
@@ -220,8 +225,8 @@ impl Shard {
         self.pushes.push_back(PushTask { target, progress });
     }
 
-    /// Gives a connection what it missed of the room `name`, and lets it in behind that. If there is no space for it, or for more of
-    /// it, the rest follows when the client has read some.
+    /// Gives a connection the pushes of the room `name` that it missed, and makes it a member behind them. If there is
+    /// no space for all of them, the rest follows when the client has read some.
     pub(super) fn enter_with_history(
         &mut self,
         name: &str,
@@ -243,7 +248,7 @@ impl Shard {
         };
         self.recoveries.memory.release(bytes);
         self.send_waiting_requests();
-        // It may have closed since. It cannot have asked for another room, because its input is held.
+        // The connection may have closed since. It cannot have asked for another room, because its input is held.
         let reply_due = |state: &ConnState| match *state {
             ConnState::Joining { reply } => Some(reply),
             _ => None,
@@ -275,7 +280,7 @@ impl Shard {
         self.rooms[id].recovering -= 1;
         self.enter(id, slot, !catch_up.is_primary);
         if self.rooms[id].recovering == 0 {
-            // A count that was due before was left out.
+            // A count that was due earlier was left out.
             self.rooms.mark(id);
         }
         self.conns[slot].state = ConnState::Live;
@@ -295,8 +300,8 @@ impl Shard {
         to_close
     }
 
-    /// The client learns where it is in the room. If it was told that all follows, and the history does not have it any more, it
-    /// learns that by a gap marker.
+    /// Tells the client its position in the room. If the client was promised all missed pushes, and the history has
+    /// lost some of them, a gap marker tells it so.
     fn tell_entry(
         &mut self,
         slot: Slot,
@@ -313,7 +318,7 @@ impl Shard {
         }
         let since = since.map_or(0, |since| since.offset);
         let last = joined.position.map_or(0, |position| position.offset).max(since + 1);
-        // Where offsets have holes, how many pushes that are is not known.
+        // If offsets have holes, the number of missed pushes is not known.
         let missed = if self.context.limits.history_is_shared { 1 } else { last - since };
         let lost = Lost::between(room.handle(), since, last, missed);
         if let Some(lost) = lost.filter(|_| joined.recovered.is_none()) {
@@ -321,7 +326,7 @@ impl Shard {
         }
     }
 
-    /// Gives a connection the first part of what it missed, up to the offset `end`. It enters behind the last part.
+    /// Gives a connection the first part of the missed pushes, up to the offset `end`. It enters behind the last part.
     fn give_part(
         &mut self,
         slot: Slot,
@@ -332,7 +337,7 @@ impl Shard {
         budget: &mut Budget,
     ) -> Vec<Slot> {
         let since = joined.position.map(|position| Position { offset: end, ..position });
-        // Known before anything can close the connection.
+        // Registered before anything can close the connection.
         self.recoveries.wait(slot, CatchUp { since, is_told: true, ..catch_up });
         if !catch_up.is_told {
             self.counters.recoveries[1] += 1;
@@ -344,7 +349,7 @@ impl Shard {
         to_close
     }
 
-    /// Has the outbox of a connection take what there is space for.
+    /// Queues the part that the outbox of a connection has space for.
     fn give_chunk(
         &mut self,
         conn: LocalConnId,
@@ -356,13 +361,14 @@ impl Shard {
         let is_queued = delivered.tally.queued > 0;
         let to_close = self.count_slice(delivered, progress, budget);
         if !is_queued && self.conns[conn.slot].is_open() && to_close.is_empty() {
-            // It was told that the pushes follow.
+            // The client was promised these pushes.
             self.close(conn.slot, CloseReason::SlowConsumer, "");
         }
         to_close
     }
 
-    /// A member has lost pushes of the room and asks for them. It is no member until it has them, so that none comes twice.
+    /// A member has lost pushes of the room and asks for them. Until it has them it is no member, so that none is
+    /// delivered twice.
     pub(super) fn recover_again(
         &mut self,
         slot: Slot,
@@ -372,7 +378,7 @@ impl Shard {
     ) {
         let lost = self.gaps.repair(slot, id, since.offset);
         if self.position_in(id, slot) == Some(since) {
-            // Nothing has come behind what the client has.
+            // No push has come after the client's position.
             self.counters.recoveries[1] += 1;
             let name = Arc::clone(&self.rooms[id].name);
             let joined = JoinReply::joined(id.handle(), name.as_bytes());
@@ -396,7 +402,7 @@ impl Shard {
         }
     }
 
-    /// Asks the home for what a connection still misses, once half of its outbox is free.
+    /// Asks the home for the next missing part, once half of the connection's outbox is free.
     pub(super) fn go_on_recovering(&mut self, slot: Slot) {
         let is_due = |catch_up: &CatchUp| catch_up.request == Request::NotDue;
         if !self.recoveries.by_conn.get(&slot).is_some_and(is_due) {
@@ -408,13 +414,13 @@ impl Shard {
         let is_free =
             load.pushes <= u32::from(limits.svr_proto) / 2 && load.bytes <= limits.outbox_bytes / 2;
         if conn.is_open() && is_free {
-            // Its heartbeats wait with the rest of its input. So it shows by reading that it is there.
+            // Its heartbeats are held with the rest of its input. So reading counts as a sign of life.
             self.set_deadline(slot, self.heartbeat_ms(slot));
             self.request_missed(slot);
         }
     }
 
-    /// Asks the home, as soon as there is memory for its answer.
+    /// Asks the home as soon as there is memory for its answer.
     fn request_missed(&mut self, slot: Slot) {
         let Recoveries { by_conn, memory } = &mut self.recoveries;
         let catch_up = by_conn.get_mut(&slot).expect("it catches up");
@@ -434,21 +440,21 @@ impl Shard {
         }
     }
 
-    /// The connection closes.
+    /// Forgets the recovery of a connection that closes.
     pub(super) fn forget_recovery(&mut self, slot: Slot) {
         let Some(CatchUp { room, request, .. }) = self.recoveries.take(slot) else { return };
-        // It is no member, so this is not done with its rooms. Nothing is told behind the close notice.
+        // The connection is no member, so leaving its rooms does not clear this gap. Nothing is sent behind the close notice.
         self.gaps.leave(slot, room);
         if let Request::Waits(number) = request {
             self.recoveries.memory.forget(number);
         }
         if request != Request::Sent {
-            // No answer of the home will come.
+            // The home was not asked, so no answer will come.
             self.end_recovery(room);
         }
     }
 
-    /// A connection that was to enter the room does not.
+    /// A connection that was to enter the room will not.
     fn end_recovery(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
         room.recovering -= 1;
@@ -458,8 +464,8 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    /// All pushes to the room up to there were offered to its members, but for those that the mesh has dropped, and those of a stream
-    /// that was not read yet.
+    /// Notes that the members were offered all pushes to the room up to `reached`. Exceptions are pushes that the mesh
+    /// has dropped, and those of a stream that was not read yet.
     fn reach(&mut self, id: RoomId, reached: Option<Reached>) {
         let room = &self.rooms[id];
         let members = room.members.len();
@@ -469,11 +475,11 @@ impl Shard {
                 let (after, last) = (before.position.offset, after.position.offset);
                 Lost::between(id.handle(), after, last, missing)
             }
-            // Which pushes of this stream the members have had is not known, nor how many they have not.
+            // It is not known which pushes of this stream the members have had, nor how many they lack.
             (Some(before), Some(Reached { position: Position { epoch, offset }, .. }))
                 if self.context.limits.history_is_shared && epoch != 0 =>
             {
-                // Behind what they have, so that they ask.
+                // The gap begins behind the last push that they had, so that they ask for the rest.
                 let had = before.position.offset;
                 Lost::between(id.handle(), had, offset.max(had + 1), 1)
             }
@@ -485,7 +491,7 @@ impl Shard {
         self.rooms[id].reached = reached;
     }
 
-    /// Whether the outbox of a connection takes a push, with so many bytes before it.
+    /// Whether the outbox of a connection has space for a push behind `beside` further bytes.
     fn has_space_for(&mut self, slot: Slot, beside: usize, progress: &mut Progress) -> bool {
         let mut has_space = false;
         let Progress { push, items, .. } = progress;

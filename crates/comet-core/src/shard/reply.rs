@@ -1,4 +1,4 @@
-//! Replies to one client. In a storm of connections most replies of a turn are the same bytes, which are then
+//! Replies to single clients. In a storm of connections most replies of a turn are the same bytes, which are then
 //! encoded and stored once.
 
 use comet_proto::{Encoded, Frame};
@@ -31,7 +31,7 @@ impl Shard {
         self.queue_reply(slot, &reply);
     }
 
-    /// Queues a reply. Replies have a bound of their own beside the pushes.
+    /// Queues a reply. Replies have a limit of their own, separate from that of pushes.
     fn queue_reply(&mut self, slot: Slot, reply: &Item) {
         let conn = &mut self.conns[slot];
         if matches!(conn.state, ConnState::Closed | ConnState::Lingering)
@@ -41,7 +41,7 @@ impl Shard {
             return;
         }
         let limits = &self.context.limits;
-        // One join, one leave and one gap of every room may be told unasked.
+        // The server may send one notice of a join, of a leave and of a gap for every room.
         let notices = if conn.knows_rooms() { 3 * u32::from(limits.rooms) } else { 0 };
         let most = u32::from(limits.cli_proto) + notices;
         let load = self.outboxes.append_reply(slot, conn, reply);

@@ -8,9 +8,9 @@ use crate::message::{Report, TraceEvent, TraceKind};
 #[derive(Default)]
 pub(super) struct ReportQueue {
     queue: VecDeque<Report>,
-    /// Trace events in the queue.
+    /// The number of trace events in the queue.
     traces: usize,
-    /// Counts the trace events that found the queue full. It is queued as soon as there is space.
+    /// Counts the trace events that found the queue full. It is queued itself as soon as there is space.
     missed: Option<Box<TraceEvent>>,
 }
 
@@ -19,7 +19,7 @@ impl ReportQueue {
         self.queue.push_back(report);
     }
 
-    /// Queues a trace event. `false`: too many wait, and the event is only counted.
+    /// Queues a trace event. `false`: the queue is full, and the event is only counted.
     pub(super) fn push_trace(&mut self, mut event: Box<TraceEvent>) -> bool {
         if self.traces < TRACE_EVENTS_MAX && self.missed.is_none() {
             self.traces += 1;
@@ -39,7 +39,7 @@ impl ReportQueue {
         false
     }
 
-    /// Reports that wait.
+    /// The number of waiting reports.
     pub(super) fn len(&self) -> usize {
         self.queue.len()
     }

@@ -1,7 +1,7 @@
 //! Room counts: how many members a room has on all shards and hosts.
 //!
-//! Each shard reports its members to the room's home, and the home reports to each shard how many there are
-//! elsewhere. Both send what changed every [`ROOM_COUNT_MS`].
+//! Each shard reports its members to the room's home, and the home reports to each shard how many there are elsewhere.
+//! Both send changed counts every [`ROOM_COUNT_MS`].
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::message::{Message, Report};
 use super::Shard;
 
 impl Shard {
-    /// Members of the room that `slot` is in, on all shards and hosts; 0 without a room.
+    /// The number of members of the room that `slot` is in, on all shards and hosts; 0 without a room.
     pub(super) fn online(&self, slot: Slot) -> u32 {
         self.conns[slot].room.room().map_or(0, |id| {
             let room = &self.rooms[id];
@@ -22,17 +22,18 @@ impl Shard {
         })
     }
 
-    /// `shard` has its first member in the room; returns how many members there are elsewhere.
+    /// `shard` has its first member in the room. Returns the number of members elsewhere.
     pub(super) fn home_join(&mut self, room: &Arc<str>, shard: ShardId) -> u32 {
         self.report_interest(room, |home| home.rooms.join(room, shard))
     }
 
-    /// `shard` has so many members in the room now.
+    /// `shard` has `members` members in the room.
     pub(super) fn home_set_members(&mut self, room: &Arc<str>, shard: ShardId, members: u32) {
         self.report_interest(room, |home| home.rooms.set_members(room, shard, members));
     }
 
-    /// Reports a room that gets its first member on this host by `change`, or loses its last, if that is asked for.
+    /// Applies `change`. If reports are wanted, reports a room that thereby got its first member on this host or lost
+    /// its last.
     fn report_interest<T>(&mut self, room: &Arc<str>, change: impl FnOnce(&mut Home) -> T) -> T {
         let Self { home, context, reports, .. } = self;
         if !context.reports_rooms {
@@ -53,7 +54,7 @@ impl Shard {
         }
     }
 
-    /// Begins a step, if one is due: what has changed by now is sent, and what was retained long enough is
+    /// Begins a step if one is due: counts that have changed by then are sent, and expired retained entries are
     /// forgotten.
     pub(super) fn begin_count_step(&mut self) {
         let now = self.context.now;
@@ -67,7 +68,7 @@ impl Shard {
 
     /// Sends counts that have changed.
     pub(super) fn send_room_counts(&mut self, budget: &mut Budget) {
-        // While counts wait for a peer none are added. Later counts replace them, so the queue does not grow.
+        // While counts wait for a peer, none are added. Later counts replace them, so the queue does not grow.
         if !self.has_counts_to_send() {
             return;
         }
@@ -94,12 +95,12 @@ impl Shard {
         }
     }
 
-    /// Whether counts of the present step may be sent.
+    /// Whether counts of the present step are left and may be sent.
     pub(super) fn has_counts_to_send(&self) -> bool {
         self.counts_left != [0, 0] && !self.messages.has_room_counts()
     }
 
-    /// Goes on with lists of rooms, and with counts of members on other hosts.
+    /// Continues lists of rooms, and the update of member counts on other hosts.
     pub(super) fn walk_rooms(&mut self, budget: &mut Budget) {
         while let Some((call, rooms)) = self.home.rooms.go_on(budget) {
             self.reports.push(Report::Rooms { call, rooms });
@@ -111,7 +112,7 @@ impl Shard {
         KeyRetention { since: self.reports_waited_at, millis: self.context.key_retention_ms() }
     }
 
-    /// Forgets session numbers and disconnected keys that were retained for long enough.
+    /// Forgets session numbers and disconnected keys that have been retained for long enough.
     pub(super) fn expire_retained(&mut self, budget: &mut Budget) {
         if self.has_retained_due {
             let (user_ms, keys) = (self.context.user_retention_ms(), self.key_retention());

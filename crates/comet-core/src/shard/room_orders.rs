@@ -1,7 +1,9 @@
-//! Further rooms that a connection enters or leaves unasked: those that its token names, and orders of push callers.
+//! Further rooms that a connection enters or leaves without asking: rooms named by its token, and orders of push
+//! callers.
 //!
-//! Its input is not held while the room's home is asked, so meanwhile it may close, be full, or enter the room by itself.
-//! A client of protocol 2 is told; any other gets the room's pushes as plain ones.
+//! The connection's input is not held while the room's home is asked. So meanwhile it may close, enter other rooms up
+//! to the limit, or enter this room by itself. A client of protocol 2 is told about the change. Any other client gets
+//! the room's pushes as plain pushes.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -20,22 +22,22 @@ use crate::state::AwaitedReply;
 use super::Shard;
 use super::push_task::{OrderId, Progress};
 
-/// What is not answered yet of an order.
+/// The unanswered part of an order.
 #[derive(Default)]
 struct Order {
-    /// Pairs of a connection and a room that wait.
+    /// The number of pairs of a connection and a room that wait.
     left: usize,
-    /// What became of those that have waited.
+    /// The results of the pairs that have waited.
     tally: Tally,
-    /// The rest of it, once that is over.
+    /// The rest of the order, once it is complete.
     progress: Option<Progress>,
 }
 
-/// Which connections enter which rooms once the homes have answered, and the orders that they are of. Those of a token
-/// have none.
+/// The pairs that wait for homes, with their orders. Pairs of a connection and a room that a token names belong to no
+/// order.
 pub(super) struct RoomOrders {
     waiting: HashMap<(RoomId, LocalConnId), Option<OrderId>, RandomState>,
-    /// In how many rooms a connection waits to be.
+    /// The number of rooms that each connection waits for.
     places: HashMap<LocalConnId, usize, RandomState>,
     orders: HashMap<OrderId, Order, RandomState>,
     last: OrderId,
@@ -52,7 +54,7 @@ impl RoomOrders {
         }
     }
 
-    /// Pairs of a connection and a room that wait for homes.
+    /// The number of pairs of a connection and a room that wait for homes.
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -62,7 +64,7 @@ impl RoomOrders {
         *self.places.entry(conn).or_default() += 1;
     }
 
-    /// Takes out a pair that waits.
+    /// Removes a waiting pair.
     fn take(&mut self, room: RoomId, conn: LocalConnId) -> Option<Option<OrderId>> {
         let order = self.waiting.remove(&(room, conn))?;
         if let Entry::Occupied(mut places) = self.places.entry(conn) {
@@ -74,26 +76,27 @@ impl RoomOrders {
         Some(order)
     }
 
-    /// The rooms that a connection waits for have their places, so the bound leaves out the last that are named.
+    /// The number of rooms that a connection waits for. They count towards the limit, so the last rooms in an order are
+    /// left out.
     fn places_of(&self, conn: LocalConnId) -> usize {
         self.places.get(&conn).copied().unwrap_or(0)
     }
 }
 
-/// What became of a connection and a room.
+/// The result for a connection and a room.
 enum Change {
     Made,
-    /// It was so already.
+    /// The connection was in the room, or not in it, already.
     Needless,
     Refused,
     /// The connection takes no pushes any more.
     Closing,
-    /// The room's home is asked.
+    /// The room's home was asked.
     Waits,
 }
 
 impl Change {
-    /// Counts it, unless it waits.
+    /// Counts the result, unless the pair waits.
     fn count(self, tally: &mut Tally) {
         match self {
             Self::Made => tally.queue(),
@@ -106,7 +109,7 @@ impl Change {
 }
 
 impl Shard {
-    /// The reply to the token is queued: enters the further rooms that it names, as many as a connection may be in.
+    /// The reply to the token is queued. Enters the further rooms that the token names, as many as the limit allows.
     pub(super) fn enter_rooms_at_start(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
         let Some(input) = &mut conn.input else { return };
@@ -130,7 +133,7 @@ impl Shard {
         }
     }
 
-    /// Carries out an order for connections here.
+    /// Carries out an order for connections of this shard.
     pub(super) fn change_rooms(
         &mut self,
         order: &RoomOrder,
@@ -141,7 +144,7 @@ impl Shard {
         for &conn in conns {
             budget.spend(order.rooms.len() * budget::ANSWER);
             for room in &order.rooms {
-                // A notice to it may have closed it.
+                // A notice to the connection may have closed it.
                 let state = self.conns.get(conn).map(|conn| conn.takes_pushes());
                 let change = match state.unwrap_or(Err(DropReason::Closing)) {
                     Ok(()) if order.is_join => self.enter_by(progress, conn.slot, room),
@@ -169,8 +172,8 @@ impl Shard {
         change
     }
 
-    /// An order is over but for connections that wait for homes. Returns it if there are none; else it is reported when
-    /// the last of them has entered, so that whatever its caller pushes to the rooms then reaches them.
+    /// An order is complete except for connections that wait for homes. Returns it if there are none. Otherwise it is
+    /// reported when the last of them has entered, so that later pushes of its caller to the rooms reach them.
     pub(super) fn await_homes(&mut self, mut progress: Progress) -> Option<Progress> {
         let Some(id) = progress.order else { return Some(progress) };
         let orders = &mut self.room_orders.orders;
@@ -186,7 +189,7 @@ impl Shard {
         Some(progress)
     }
 
-    /// A connection does not wait any more.
+    /// Counts the result of a pair that has waited, and reports the order after the last one.
     fn settle(&mut self, id: Option<OrderId>, change: Change) {
         let Some(order) = id.and_then(|id| self.room_orders.orders.get_mut(&id)) else { return };
         change.count(&mut order.tally);
@@ -198,7 +201,7 @@ impl Shard {
         }
     }
 
-    /// Has a connection that takes pushes enter a further room.
+    /// Makes a connection that takes pushes enter a further room.
     fn enter_unasked(&mut self, slot: Slot, room: &str, order: Option<OrderId>) -> Change {
         let conn = self.conns.id(slot).local();
         if let Some(id) = self.rooms.find(room) {
@@ -224,7 +227,7 @@ impl Shard {
         Change::Waits
     }
 
-    /// Takes a connection that takes pushes out of a room, in whichever way it came in, or out of those that wait.
+    /// Removes a connection that takes pushes from a room, no matter how it entered, or from those that wait to enter.
     fn leave_unasked(&mut self, slot: Slot, room: &str) -> Change {
         let Some(id) = self.rooms.find(room) else { return Change::Needless };
         if self.recoveries.cancel(slot, id) {
@@ -244,7 +247,7 @@ impl Shard {
         Change::Made
     }
 
-    /// A connection is not in a room any more, by order of the server.
+    /// Tells a client that the server has removed it from a room.
     pub(super) fn tell_left(&mut self, slot: Slot, id: RoomId) {
         if self.conns[slot].is_protocol_2 {
             let left = LeaveReply { outcome: Ok(()), is_unasked: true, handle: id.handle() };
@@ -252,9 +255,9 @@ impl Shard {
         }
     }
 
-    /// The room's home has answered.
+    /// The room's home has answered. Makes the waiting connection a member.
     pub(super) fn enter_ordered(&mut self, id: RoomId, conn: LocalConnId) {
-        // It may have been taken back meanwhile.
+        // The order may have been taken back meanwhile.
         let Some(order) = self.room_orders.take(id, conn) else {
             return self.remove_if_empty(id);
         };
@@ -296,7 +299,7 @@ impl Shard {
         self.reply(slot, notice, body);
     }
 
-    /// Why a connection may be in no room more.
+    /// Why a connection may not enter a further room.
     pub(super) fn refusal_of_further(&self, slot: Slot) -> Option<RoomRefusal> {
         let limits = &self.context.limits;
         let waiting = self.room_orders.places_of(self.conns.id(slot).local());

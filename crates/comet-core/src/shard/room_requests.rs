@@ -1,5 +1,5 @@
-//! Requests of protocol 2 to be in several rooms. A request that is refused is answered and counted, and the connection
-//! stays.
+//! Requests of protocol 2 to enter and leave rooms. A request that is refused is answered and counted, and the
+//! connection stays.
 
 use std::sync::Arc;
 

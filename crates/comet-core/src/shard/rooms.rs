@@ -1,6 +1,6 @@
 //! Membership: how connections join rooms and leave them, and the join request to a room's home.
 //!
-//! A connection has one room that operation 12 changes, and in protocol 2 may be in further ones.
+//! A connection has one room that operation 12 changes. In protocol 2 it may be in further rooms.
 
 use std::sync::Arc;
 
@@ -15,12 +15,12 @@ use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
 
-/// So many connections that waited for a room are answered in one go; more of them in slices of a turn.
+/// This many connections that waited for a room are answered at once, and any others in slices of a turn.
 const WAITING_AT_ONCE: usize = 64;
 
 impl Shard {
-    /// Puts a connection into `room`, in which it is not yet: as a further room if the reply is
-    /// [`op::JOIN_REPLY`], else as its room. The reply is sent once pushes reach it there.
+    /// Puts a connection into `room`, in which it is not yet: as a further room if the reply is [`op::JOIN_REPLY`],
+    /// else as its first room. The reply is sent once pushes to the room reach the connection.
     pub(super) fn join(&mut self, slot: Slot, room: &str, reply: AwaitedReply) {
         let id = self.find_or_ask(room);
         if self.rooms[id].is_open() {
@@ -31,14 +31,14 @@ impl Shard {
         self.wait_for_home(id, slot, Some(reply));
     }
 
-    /// Has a connection wait for the answer of the room's home.
+    /// Makes a connection wait for the answer of the room's home.
     pub(super) fn wait_for_home(&mut self, id: RoomId, slot: Slot, reply: Option<AwaitedReply>) {
         let conn = self.conns.id(slot).local();
         self.rooms[id].waiting.push(Waiting { conn, reply });
     }
 
-    /// The room called `name`. The home of a new one is asked to let this shard have its pushes, and for the room's position if it
-    /// keeps a history.
+    /// Finds or creates the room called `name`. The home of a new one is asked to send its pushes to this shard, and
+    /// for the room's position if the room keeps a history.
     pub(super) fn find_or_ask(&mut self, name: &str) -> RoomId {
         let (id, is_new) = self.rooms.find_or_create(name);
         if is_new {
@@ -54,7 +54,7 @@ impl Shard {
         id
     }
 
-    /// The home has answered: pushes to the room reach this shard from here on.
+    /// The home has answered: pushes to the room reach this shard from this point.
     pub(super) fn room_joined(&mut self, name: &str, elsewhere: u32) {
         // A room stays on the shard until it is joined, even if its connections have closed. So at most one join request
         // per room is under way, and each answer finds the room that asked.
@@ -66,15 +66,16 @@ impl Shard {
         self.let_in(id);
     }
 
-    /// Lets those in who wait for the room, if all is known of it.
+    /// Begins to make waiting connections members, if everything about the room is known.
     pub(super) fn let_in(&mut self, id: RoomId) {
         let room = &mut self.rooms[id];
-        // The position may be told twice, and the room is on the list once: it may end when they are in.
+        // The position may be told twice, but the room may be on the list only once, because it may end when they have
+        // entered.
         if !room.is_open() || room.is_letting_in {
             return;
         }
         if room.waiting.is_empty() {
-            // Its connections ask for its history, and some may have entered before this answer.
+            // Its connections have asked for its history, and some may have entered before this answer.
             self.rooms.mark(id);
             return self.remove_if_empty(id);
         }
@@ -83,21 +84,21 @@ impl Shard {
         self.answer_joined(&mut Budget::new(WAITING_AT_ONCE * budget::ANSWER));
     }
 
-    /// Lets connections into the rooms that homes have answered for, and sends the replies.
+    /// Makes connections members of rooms whose homes have answered, and sends the replies.
     pub(super) fn answer_joined(&mut self, budget: &mut Budget) {
         while budget.is_left()
             && let Some(&id) = self.joined.front()
         {
             let Room { waiting, is_letting_in, .. } = &mut self.rooms[id];
             let next = waiting.pop();
-            // The last one may leave with the input that it held, and the room ends with it.
+            // The input that the last connection held may make it leave, and then the room ends.
             if waiting.is_empty() {
-                // A room waits for its home once, so the memory is not needed again.
+                // A room waits for its home only once, so the memory is not needed again.
                 *waiting = Vec::new();
                 *is_letting_in = false;
                 self.joined.pop_front();
-                // A count that was due before is left out while connections wait. If this one does not enter, no other
-                // change would send it.
+                // While connections wait, a due count is left out. If the last of them does not enter, no other change
+                // would send it.
                 self.rooms.mark(id);
             }
             budget.spend(budget::ANSWER);
@@ -110,13 +111,13 @@ impl Shard {
 
     fn enter_joined(&mut self, id: RoomId, Waiting { conn, reply }: Waiting) {
         let Some(reply) = reply else { return self.enter_ordered(id, conn) };
-        // It may have closed since. It cannot have asked for another room, because its input is held.
+        // The connection may have closed since. It cannot have asked for another room, because its input is held.
         let waits = |state: &ConnState| matches!(*state, ConnState::Joining { reply: asked } if asked == reply);
         if !self.conns.get(conn).is_some_and(|entry| waits(&entry.state)) {
             return self.remove_if_empty(id);
         }
         let is_further = reply.operation == op::JOIN_REPLY;
-        // It may have come into the room by order of the server meanwhile.
+        // The connection may have entered the room by order of the server meanwhile.
         let is_new = !self.is_in(conn.slot, id);
         if is_new {
             self.enter(id, conn.slot, is_further);
@@ -126,8 +127,8 @@ impl Shard {
         self.answer_in_room(id, conn.slot, reply, is_new);
     }
 
-    /// The connection is in the room that it asked for, and was not before if it `is_new`. As in goim, the reply to a change of
-    /// the room has the request's body. In protocol 2 the room's handle follows, before any push to the room.
+    /// The connection is in the room that it asked for. It entered just before if `is_new`. As in goim, the reply to a
+    /// change of the room has the request's body. In protocol 2 the room's handle follows, before any push to the room.
     fn answer_in_room(&mut self, id: RoomId, slot: Slot, reply: AwaitedReply, is_new: bool) {
         let name = Arc::clone(&self.rooms[id].name);
         if reply.operation == op::JOIN_REPLY {
@@ -148,8 +149,8 @@ impl Shard {
         self.resume(slot);
     }
 
-    /// Tells a client that knows of several rooms the handle of the room that operation 12 changes. Its position is told to those
-    /// who enter: for others pushes may wait that have to come before it, and may be lost until then.
+    /// Tells a client that knows of several rooms the handle of the room that operation 12 changes. Only a new member
+    /// is told the position: an older one may still lose pushes that wait in front of this reply.
     pub(super) fn announce_room(&mut self, slot: Slot, id: RoomId, is_new: bool) {
         if self.conns[slot].knows_rooms() {
             let name = Arc::clone(&self.rooms[id].name);
@@ -160,14 +161,14 @@ impl Shard {
         }
     }
 
-    /// Up to where a member has the pushes to a room that keeps a history.
+    /// The position up to which a member has the pushes to a room with a history.
     pub(super) fn position_in(&self, id: RoomId, slot: Slot) -> Option<Position> {
         let first = Some(self.conns[slot].room).filter(|membership| membership.room() == Some(id));
         let membership = first.or_else(|| self.further_rooms.find(slot, id))?;
         self.rooms[id].reached_by(membership)
     }
 
-    /// Makes a connection a member, which it is not.
+    /// Makes a connection a member. It must not be one.
     pub(super) fn enter(&mut self, id: RoomId, slot: Slot, is_further: bool) {
         let (membership, moved) = self.rooms.enter(id, slot);
         if is_further {
@@ -183,7 +184,7 @@ impl Shard {
         self.note_presence(slot, id, true);
     }
 
-    /// A member has another place in its room's list.
+    /// A member has moved to another place in its room's list.
     fn update_place(&mut self, Moved { slot, membership }: Moved) {
         let room = &mut self.conns[slot].room;
         if room.room() == membership.room() {
@@ -193,8 +194,7 @@ impl Shard {
         }
     }
 
-    /// Takes a connection out of its room, if it is in one. The home is told at once when that was the last
-    /// member.
+    /// Removes a connection from its room, if it is in one. If it was the last member, the home is told at once.
     pub(super) fn leave(&mut self, slot: Slot) {
         let membership = std::mem::replace(&mut self.conns[slot].room, Membership::NONE);
         if membership.room().is_some() {
@@ -202,7 +202,7 @@ impl Shard {
         }
     }
 
-    /// Takes a connection out of a further room. `false`: it is not in it.
+    /// Removes a connection from a further room. `false`: it is not in it.
     pub(super) fn leave_further(&mut self, slot: Slot, id: RoomId) -> bool {
         let Some(membership) = self.further_rooms.remove(slot, id) else { return false };
         self.conns[slot].has_further_rooms = !self.further_rooms.of(slot).is_empty();
@@ -210,7 +210,7 @@ impl Shard {
         true
     }
 
-    /// Takes a connection out of all rooms.
+    /// Removes a connection from all rooms.
     pub(super) fn leave_all(&mut self, slot: Slot) {
         self.leave(slot);
         if std::mem::take(&mut self.conns[slot].has_further_rooms) {
@@ -220,7 +220,8 @@ impl Shard {
         }
     }
 
-    /// Makes a further room of a connection the one that operation 12 changes, which it has none of.
+    /// Makes a further room of a connection the one that operation 12 changes. The connection must not have such a
+    /// room.
     pub(super) fn promote(&mut self, slot: Slot, id: RoomId) {
         let conn = &mut self.conns[slot];
         debug_assert!(conn.room == Membership::NONE);
@@ -228,14 +229,14 @@ impl Shard {
         conn.has_further_rooms = !self.further_rooms.of(slot).is_empty();
     }
 
-    /// Whether the connection is in the room, in whichever way.
+    /// Whether the connection is in the room, as its first or a further one.
     pub(super) fn is_in(&self, slot: Slot, id: RoomId) -> bool {
         let conn = &self.conns[slot];
         conn.room.room() == Some(id)
             || (conn.has_further_rooms && self.further_rooms.contains(slot, id))
     }
 
-    /// How many rooms the connection is in.
+    /// The number of rooms that the connection is in.
     pub(super) fn rooms_of(&self, slot: Slot) -> usize {
         usize::from(self.conns[slot].room.room().is_some()) + self.further_rooms.of(slot).len()
     }
@@ -262,7 +263,7 @@ impl Shard {
         }
     }
 
-    /// Sends the reply that a client waited for, and reads on where its input was held.
+    /// Sends the reply that a client waited for, and continues reading the input that was held.
     pub(super) fn answer(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         self.conns[slot].state = ConnState::Live;
         self.reply(slot, reply, body);

@@ -1,4 +1,4 @@
-//! Sockets: accepted, sent, hung up and gone; what to send, and what to shut.
+//! Events of sockets (accepted, sent, hung up, gone), the bytes to send, and the sockets to shut.
 
 use crate::canary::Canary;
 use crate::ids::{ConnId, Slot};
@@ -11,8 +11,8 @@ use crate::transport::Transport;
 use super::Shard;
 
 impl Shard {
-    /// A socket was accepted. `None`: the shard is full or draining or the process out of memory, and the driver closes
-    /// the socket.
+    /// A socket was accepted. `None`: the shard is full or draining, or the process is out of memory. The driver then
+    /// closes the socket.
     pub fn handle_accept(&mut self, transport: Transport) -> Option<ConnId> {
         let connections_max = self.context.limits.connections as usize;
         let is_taking = self.context.limits.takes_clients && !self.is_draining();
@@ -37,7 +37,7 @@ impl Shard {
         Some(conn)
     }
 
-    /// The driver accepts nothing more for a moment, because of [`Limits::accepts`](crate::Limits::accepts).
+    /// The driver pauses accepting because of [`Limits::accepts`](crate::Limits::accepts).
     pub fn handle_accepts_paused(&mut self) {
         self.counters.accept_pauses += 1;
     }
@@ -73,8 +73,8 @@ impl Shard {
         }
     }
 
-    /// The kernel took some of the last transmit of `conn`, which is not answered yet. TLS knows only in the
-    /// end how many bytes of the transmit that were.
+    /// The kernel took some bytes of the last transmit of `conn`, which is not complete. With TLS the number of plain
+    /// bytes is known only at the end.
     pub fn handle_send_progress(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
         self.conns[slot].moved = self.context.tick();
@@ -87,7 +87,7 @@ impl Shard {
         if self.has_unread_end(slot) {
             let conn = &mut self.conns[slot];
             conn.has_ended = true;
-            // It does not go on. Its end settles what it has not sent.
+            // The send does not continue. The end of the connection settles the unsent rest.
             self.outboxes.mark_ready(slot, conn);
             return;
         }
@@ -96,14 +96,14 @@ impl Shard {
         self.dispatch_local();
     }
 
-    /// Nothing more will be read from `conn`.
+    /// Nothing more can be read from `conn`.
     pub fn handle_hangup(&mut self, conn: ConnId, how: Hangup) {
         let Some(slot) = self.conns.find(conn) else { return };
         self.end_input(slot, how);
         self.dispatch_local();
     }
 
-    /// However the peer leaves, the reason is the same.
+    /// However the peer leaves, the close reason is the same.
     pub(super) fn close_hung_up(&mut self, slot: Slot, how: Hangup) {
         match how {
             Hangup::Eof => self.close(slot, CloseReason::PeerClosed, ""),
@@ -119,7 +119,7 @@ impl Shard {
         }
     }
 
-    /// No operation on the socket of `conn` is left; its slot may be taken again.
+    /// No operation on the socket of `conn` is left. Its slot may be reused.
     ///
     /// # Panics
     /// If the shard did not ask for [`CloseHow::Both`] first, or a send was not answered.
@@ -139,9 +139,9 @@ impl Shard {
     pub fn poll_transmit(&mut self) -> Option<Transmit<'_>> {
         loop {
             let slot = self.outboxes.pop_ready()?;
-            // The slot may have been freed while it waited here, and perhaps taken again.
+            // The slot may have been freed while it was queued, and perhaps reused.
             let Some(conn) = self.conns.in_slot(slot) else { continue };
-            // It stays ready: a send that was cut short is not settled.
+            // The connection stays marked as ready: its send was cut short and is not settled yet.
             if conn.has_ended && conn.is_open() {
                 continue;
             }
@@ -171,7 +171,7 @@ impl Shard {
         self.closes.pop_front()
     }
 
-    /// Whether [`Shard::poll_close`] has more.
+    /// Whether [`Shard::poll_close`] has more sockets.
     #[must_use]
     pub fn has_closes(&self) -> bool {
         !self.closes.is_empty()

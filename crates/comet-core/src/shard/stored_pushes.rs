@@ -13,7 +13,7 @@ use super::Shard;
 use super::push_task::Answer;
 
 impl Shard {
-    /// At the home: keeps a push of the stream, and pushes it to the members that have not had it.
+    /// At the home: stores a push of the stream, and pushes it to the members that have not had it.
     pub(super) fn push_stored(
         &mut self,
         call: CallId,
@@ -34,7 +34,7 @@ impl Shard {
                 None
             }
         };
-        // A room that no rule covers here has no position here.
+        // If no rule covers the room here, the push has no position on this host.
         (push.offset, push.number) = place.map_or((0, 0), |place| (place.offset, place.number));
         if is_live {
             self.push_to_members(call, room, push, Answer::Tally { partials: 0 });
@@ -43,7 +43,7 @@ impl Shard {
         }
     }
 
-    /// At the home: a push of the stream that this host refuses.
+    /// At the home: notes a push of the stream that this host refuses.
     pub(super) fn lose_stored(&mut self, call: CallId, room: &Arc<str>, offset: u64) {
         let Limits { history_memory, .. } = *self.context.limits;
         match self.context.limits.history_rule(room) {
@@ -53,13 +53,14 @@ impl Shard {
         self.report_nothing(call);
     }
 
-    /// At a home: the stream is read so far. Members of rooms that were entered before it was read, or when it was another one, may have
-    /// missed pushes of it. They learn that when the shard learns the positions of their rooms.
+    /// At a home: notes how far the stream is read. Members of rooms that were entered before the stream was read, or
+    /// during another stream, may have missed pushes of it. They are told when the shard learns the positions of their
+    /// rooms.
     pub(super) fn set_stream(&mut self, call: CallId, state: StreamState, is_settled: bool) {
         self.home.histories.set_stream(state);
         if is_settled {
             let rooms: Vec<RoomId> = self.rooms.iter().map(|(id, _)| id).collect();
-            // Also where an answer is on its way: its home may have given it before it was told.
+            // Asked even if an answer is on its way: that home may have answered before it was told about the stream.
             for id in rooms {
                 if self.lacks_position_in_stream(id) {
                     self.ask_position(id);
@@ -74,7 +75,7 @@ impl Shard {
         self.reports.push(Report::Tally { call, shard, tally, partials: 0 });
     }
 
-    /// Asks for the position of a room that was entered when the stream was not read yet, or was another one.
+    /// Asks for the position of a room that was entered before the stream was read, or during another stream.
     pub(super) fn ask_position_in_stream(&mut self, id: RoomId) {
         if self.rooms[id].is_open() && self.lacks_position_in_stream(id) {
             self.ask_position(id);

@@ -1,4 +1,4 @@
-//! The hand-over, at the shard that goes on with the state of another process.
+//! The hand-over, at the shard that continues with the state of another process.
 
 use std::sync::Arc;
 
@@ -25,12 +25,12 @@ use super::Shard;
 use super::token_expiry::TokenExpiries;
 
 impl Shard {
-    /// Goes on with what another process has handed over. Returns the connections, in the order of what
-    /// [`distribute`](crate::distribute) gave beside `part`; the driver tells the address of each
-    /// ([`Shard::adopt_source`]). What clients have sent is held until [`Shard::release_input`].
+    /// Continues with the state that another process has handed over. Returns the connections, in the order of those
+    /// that [`distribute`](crate::distribute) returned beside `part`. The driver then tells the address of each
+    /// ([`Shard::adopt_source`]). Input of clients is held until [`Shard::release_input`].
     ///
     /// # Panics
-    /// If the shard has a connection already, or `part` is for another one.
+    /// If the shard has connections already, or `part` is for another shard.
     pub fn take_over(&mut self, part: TakeOver) -> Vec<ConnId> {
         let TakeOver {
             shard,
@@ -40,7 +40,7 @@ impl Shard {
             rooms,
             home,
             counters,
-            // The driver has them.
+            // The driver takes them.
             ticket_keys: _,
             paced,
         } = part;
@@ -82,7 +82,7 @@ impl Shard {
         let ArrivedConn { connection, transport, accepts, room, further_rooms, offered, renamed } =
             arrived;
         let handed::Connection {
-            // It was another process that knew it by that.
+            // The id is meaningful only in the other process.
             id: _,
             transport: _,
             is_text,
@@ -93,7 +93,7 @@ impl Shard {
             user,
             key,
             session,
-            // The driver has it.
+            // The driver takes it.
             address: _,
             age_ms,
             heartbeat_ms,
@@ -113,7 +113,7 @@ impl Shard {
         let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
         let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
-        // What has passed is due now, not at the next tick.
+        // A deadline that has passed is due at once, not at the next tick.
         let deadline = match millis(deadline_ms) {
             0 => self.context.tick(),
             millis => self.context.deadline(millis),
@@ -139,7 +139,7 @@ impl Shard {
             has_ended: false,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
-            // A deadline may come late by a tick, never early.
+            // A deadline may be late by up to a tick, but never early.
             moved: moved.tick_at_or_after(),
             deadline,
             accepted: Millis(now.0.saturating_sub(age_ms)),
@@ -175,7 +175,7 @@ impl Shard {
         let conn = &mut self.conns[slot];
         conn.shed_input();
         if conn.is_deflated && conn.input.as_ref().is_some_and(|input| !input.bytes.is_empty()) {
-            // Whole messages may be among it, which waited for another turn.
+            // It may contain whole messages that waited for another turn.
             self.wait_for_turn(slot);
         }
         let conn = &mut self.conns[slot];
@@ -192,19 +192,20 @@ impl Shard {
         id
     }
 
-    /// The home has pushes of a room behind the one at `offered`, and none of them is on its way: the mesh has dropped them.
+    /// The home has later pushes of the room than the one at `offered`, and none of them is on its way: the mesh has
+    /// dropped them.
     fn note_missed(&mut self, slot: Slot, room: &ArrivedRoom, offered: u64) {
         let top = room.position.map_or(0, |position| position.offset);
         if self.conns[slot].hears_gaps() && offered < top {
-            // Where offsets have holes, how many pushes that are is not known.
+            // If offsets have holes, the number of missed pushes is not known.
             let missed = if self.context.limits.history_is_shared { 1 } else { top - offered };
             let lost = Lost::between(room.handle, offered, top, missed);
             lost.into_iter().for_each(|lost| self.note_lost(slot, lost));
         }
     }
 
-    /// Tells a client that knows a room by another handle the one that it has here. What it was sent before names the former one. There is no
-    /// position: what the client has is its own, and it may have less than the room's home.
+    /// Tells a client that knows a room by a former handle its handle here. Frames that are pending name the former
+    /// one. The reply has no position, because the client may have fewer pushes than the room's home.
     fn tell_handle(&mut self, slot: Slot, room: &ArrivedRoom) {
         let ArrivedRoom { handle, name, .. } = room;
         if !self.conns[slot].is_protocol_2 {
@@ -239,11 +240,11 @@ impl Shard {
         let active = self.context.clock.active();
         let since = |age_ms: u64| Millis(active.0.saturating_sub(age_ms));
         for (key, conn, is_kept, claimed_at) in owners {
-            // Whoever claims the key from now on has a later token. Other hosts compare the time.
+            // Any later claim of the key has a later token. The time itself is compared by other hosts.
             let arrived = claimed_at.map(|at| at.min(self.context.now));
             let token_at = TokenTime::default();
             let token_at = arrived.map_or(token_at, |arrived| token_at.next(arrived));
-            // Ages are handed over of given keys.
+            // Only given keys have an age in the hand-over.
             let claim = Claim { token_at, is_given: claimed_at.is_some(), is_kept };
             self.home.keys.claim(&key, conn, claim);
         }
@@ -256,7 +257,7 @@ impl Shard {
                 self.home.users.retain_number(since(age_ms), user, last);
             }
         }
-        // Without a logic that hears of it nobody needs to know that such a key is held again.
+        // Without remote logic nobody needs to know that such a key is held again.
         if let Logic::Remote { .. } = self.context.logic {
             for handed::DisconnectedKey { key, age_ms } in disconnected_keys {
                 self.home.keys.retain_disconnected(since(age_ms), &key);

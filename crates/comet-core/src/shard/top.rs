@@ -1,4 +1,4 @@
-//! The top lists: rooms by deliveries, and clients by late bytes and by traffic. They are kept as things happen.
+//! The top lists: rooms by deliveries, and clients by late bytes and by traffic. They are updated with each event.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::time::Millis;
 
 use super::Shard;
 
-/// Clients that hold up bytes: a push is dropped for want of space in their outbox, or a send is still under way a tick
-/// after it began.
+/// Clients that take bytes too slowly: a push is dropped because their outbox is full, or a send is still under way a
+/// tick after it began.
 pub(super) struct SlowClients {
     now: Millis,
-    /// By bytes that were dropped or late.
+    /// By the number of dropped or late bytes.
     late: HeavyHitters<LocalConnId>,
 }
 
@@ -29,12 +29,12 @@ impl SlowClients {
         self.now = now;
     }
 
-    /// So many bytes of `conn` were dropped.
+    /// `bytes` bytes for `conn` were dropped.
     pub(super) fn note_dropped(&mut self, conn: LocalConnId, bytes: u32) {
         self.late.note(bytes.into(), || (conn, self.now));
     }
 
-    /// The send of a connection goes on for longer than a tick.
+    /// The send of a connection has lasted longer than a tick.
     pub(super) fn note_late(&mut self, id: LocalConnId, conn: &Conn, chains: &Chains) {
         self.note_dropped(id, chains.load(&conn.outbox, conn.transport).bytes);
     }

@@ -1,5 +1,5 @@
-//! Tracing: what happens to the connections of listed users, for the trace log, and to those that a live trace is about.
-//! All others pay one look at a flag.
+//! Tracing: events of the connections of listed users, for the trace log, and of the subjects of live traces. For any
+//! other connection it costs one check of a flag.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::room::RoomId;
 
 use super::Shard;
 
-/// The connections that are traced.
+/// The traced connections.
 pub(super) type Tracing = AHashMap<Slot, Traced>;
 
-/// Where the events of a connection go.
+/// The destinations of the events of a connection.
 #[derive(PartialEq, Eq)]
 pub(super) struct Traced {
     /// Its user is on the trace list.
@@ -28,7 +28,7 @@ pub(super) struct Traced {
     pub(super) live: Box<[TraceId]>,
 }
 
-/// What an outbox did with a push.
+/// The result of a push at an outbox.
 pub(super) enum Offered {
     Queued { bytes: u32, superseded: u32 },
     Dropped(DropReason),
@@ -49,8 +49,8 @@ impl Shard {
         }
     }
 
-    /// Live traces of networks have come: looks at the addresses of the connections from `slot` on. Returns the first one
-    /// that is left over.
+    /// Live traces of networks were added: checks the addresses of the connections from `slot` on. Returns the first
+    /// slot that is left over.
     pub(super) fn trace_networks(
         &mut self,
         mut slot: Slot,
@@ -77,8 +77,8 @@ impl Shard {
         }
     }
 
-    /// Decides whether a connection is traced. Where no `address` is given, what is known from it does not change; nor does
-    /// anything once the connection is closed, except that traces end.
+    /// Decides whether a connection is traced. Without an `address`, live traces of networks stay as decided before.
+    /// Once the connection is closed, traces can only end.
     pub(super) fn update_tracing(&mut self, slot: Slot, address: Option<IpAddr>) {
         let (conn, limits) = (&self.conns[slot], &self.context.limits);
         let former = self.tracing.get(&slot);
@@ -104,7 +104,7 @@ impl Shard {
         self.conns[slot].is_traced = is_traced;
     }
 
-    /// The connection has entered `room` or left it. What happened is told to those whom it concerns, before and after.
+    /// The connection has entered or left `room`. The event goes to all live traces that it concerns, before or after.
     pub(super) fn trace_moved(
         &mut self,
         slot: Slot,
@@ -134,7 +134,7 @@ impl Shard {
         self.trace(slot, TraceKind::Read { operation, sequence, bytes });
     }
 
-    /// The kernel took `bytes` more of what is in flight. Comes before the outbox advances.
+    /// The kernel took `bytes` more of what is in flight. To be called before the outbox advances.
     #[cold]
     pub(super) fn trace_written(&mut self, slot: Slot, bytes: usize) {
         let conn = &self.conns[slot];
@@ -156,7 +156,7 @@ impl Shard {
         }
     }
 
-    /// Tells of a connection, if it is traced.
+    /// Reports an event of a connection, if it is traced.
     #[cold]
     pub(super) fn trace(&mut self, slot: Slot, what: TraceKind) {
         let Some(Traced { is_listed, live }) = self.tracing.get(&slot) else { return };
@@ -166,7 +166,7 @@ impl Shard {
 
     fn trace_for(&mut self, slot: Slot, what: TraceKind, is_listed: bool, live: Box<[TraceId]>) {
         let is_logged = is_listed && what.is_logged();
-        // Some may have ended since.
+        // Some live traces may have ended since.
         let traces = &self.context.limits.traces;
         if !is_logged && !live.iter().any(|id| traces.contains(*id)) {
             return;

@@ -1,4 +1,4 @@
-//! The clients with the most traffic, kept as it happens: a connection has no counter of its own.
+//! The clients with the most traffic, updated with each event: a connection has no counter of its own.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use crate::heavy_hitters::HeavyHitters;
 use crate::ids::LocalConnId;
 use crate::time::Millis;
 
-/// Shortest time that a rate is an average over, milliseconds.
+/// The shortest time over which a rate is averaged, milliseconds.
 const SPAN_MIN_MS: u64 = 1_000;
 
-/// Connections by bytes that their clients sent, and that the kernel took for them.
+/// Connections by traffic: bytes that their clients sent, and that the kernel took for them.
 pub(super) struct Traffic(HeavyHitters<LocalConnId>);
 
 impl Traffic {
@@ -22,7 +22,7 @@ impl Traffic {
         self.0.note(bytes as u64, || (conn, now));
     }
 
-    /// The rates of this moment.
+    /// The present rates.
     pub(super) fn rates(&mut self, now: Millis) -> ByteRates {
         let (heaviest, span_ms) = self.0.heaviest(now);
         let rate = |bytes: u64| bytes.saturating_mul(1_000) / span_ms.max(SPAN_MIN_MS);
@@ -30,16 +30,16 @@ impl Traffic {
     }
 }
 
-/// Bytes a second of the connections with the most traffic, as they were at one moment.
+/// Bytes a second of the connections with the most traffic, at one moment.
 pub(super) struct ByteRates(BTreeMap<LocalConnId, u64>);
 
 impl ByteRates {
-    /// Of `conn`; 0 for all but the busiest ones.
+    /// The rate of `conn`; 0 for all but the busiest connections.
     pub(super) fn of(&self, conn: LocalConnId) -> u64 {
         self.0.get(&conn).copied().unwrap_or_default()
     }
 
-    /// Connections with a rate, some of which may have left.
+    /// The connections with a rate. Some may have left.
     pub(super) fn conns(&self) -> impl Iterator<Item = LocalConnId> {
         self.0.keys().copied()
     }

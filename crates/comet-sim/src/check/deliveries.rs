@@ -1,4 +1,4 @@
-//! Every push that a client had a right to has come or was counted.
+//! Checks that every push that a client was entitled to was received or counted.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -13,18 +13,19 @@ use crate::plan::{COLLAPSE_IDS, OUTBOX_BYTES_MAX, OUTBOX_MEMORY_MAX, ROOMS};
 use crate::push_callers::MadePush;
 use crate::wire::Kind;
 
-/// Counters as they were at the last quiet point.
+/// The counters at the last quiet point.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Baseline {
     superseded: u64,
     dropped_unwanted: u64,
 }
 
-/// A push, by whichever door it came.
+/// A push, of control or of a push caller.
 struct Offer<'run> {
-    /// In its bodies.
+    /// The id that its body contains.
     id: u64,
-    /// Made after a client had read that it is live or in a room, if that was before this call.
+    /// The push was made no earlier than this call of control. So a client that had read before this call that it is live
+    /// or in a room had read that before the push.
     after: u64,
     kind: Kind,
     operation: i32,
@@ -70,12 +71,12 @@ impl<'run> From<&'run MadePush> for Offer<'run> {
 }
 
 impl Offer<'_> {
-    /// Connections that were meant and did not get it, except by their own wish.
+    /// Connections that were meant and did not get it, except those whose filter dropped it.
     fn dropped_unwanted(&self) -> u64 {
         self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
     }
 
-    /// Whether it meant this connection, and that was there from before the push until now.
+    /// Whether the push is for this connection, which existed from before the push until now.
     fn means(&self, client: &Client, live: &LiveConn<'_>) -> bool {
         let received = &client.received;
         self.after >= received.live_since
@@ -88,8 +89,9 @@ impl Offer<'_> {
     }
 }
 
-/// For a client that was there all the time, each push meant for it was received, or its call counted it as
-/// dropped, or an outbox superseded it. `untold` others have missed a push of the server itself, which must have been counted as well.
+/// For a client that existed all the time, each push to it was received, or its call counted it as dropped, or an
+/// outbox superseded it. `untold` other clients have missed a push of the server itself, which must have been counted
+/// as well.
 pub(super) fn check_deliveries(
     env: &Env,
     drivers: &[Driver],
@@ -131,13 +133,13 @@ pub(super) fn check_deliveries(
             let is_filtered = !matches!(kind, Kind::Room(_)) || env.plan.limits.filter_rooms;
             expected += 1;
             if is_filtered && received.accepts_since > offer.after {
-                // What it accepted at the time of the call is not known any more.
+                // The filter at the time of the call is not known any more.
                 continue;
             }
             let accepts = !is_filtered || received.accepts.contains(offer.operation);
             missing += u64::from(accepts && !received.pushes.contains(&id));
         }
-        // A client may know that it is live before its key's home does. Until then the home parks what is pushed.
+        // A client may know that it is live before its key's home does. Until then the home parks pushes.
         if kind != Kind::Paced && expected > tally.matched + tally.parked {
             return Err(format!("push {id:#x} reached fewer than {expected}: {tally:?}"));
         }
@@ -147,7 +149,7 @@ pub(super) fn check_deliveries(
         }
         unexplained += missing;
     }
-    // What a client was told to come from its parked session.
+    // The pushes that a client was promised from its parked session.
     let parked: u64 = settled.iter().map(|(client, _)| u64::from(client.received.parked_due)).sum();
     unexplained += parked;
     let before = mem::take(baseline);
@@ -169,8 +171,8 @@ pub(super) fn check_deliveries(
     Ok(())
 }
 
-/// A full outbox refuses no push about a state, and gives it up only for a newer one. `missing`: clients that have read everything and
-/// did not get it, though it was not dropped for as many.
+/// A full outbox refuses no push about a state, and drops it only for a newer one. `missing` is the number of clients
+/// that have read everything and did not get it, beyond the number for which it was counted as dropped.
 fn check_state(env: &Env, call: &Call, later: &[Call], missing: u64) -> Result<(), String> {
     let Limits { slow_consumer, coalesce_rules, svr_proto, outbox_bytes, outbox_memory, .. } =
         &env.plan.limits;
@@ -200,7 +202,7 @@ fn check_state(env: &Env, call: &Call, later: &[Call], missing: u64) -> Result<(
     Ok(())
 }
 
-/// Clients that are live, have read everything and ask for nothing.
+/// The clients that are live, have read everything and have no request under way.
 fn settled<'run>(
     env: &'run Env,
     drivers: &'run [Driver],
@@ -208,7 +210,7 @@ fn settled<'run>(
     settled_peers(env, drivers).map(|(peer, live)| (&env.peers[peer].client, live))
 }
 
-/// The same, by number.
+/// The same clients, by peer number.
 pub(super) fn settled_peers<'run>(
     env: &'run Env,
     drivers: &'run [Driver],

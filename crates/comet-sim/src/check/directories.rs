@@ -1,4 +1,4 @@
-//! What shards, homes, clients and logic know of each other agrees.
+//! Checks that shards, homes, clients and logic agree about each other.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::live_traces::about;
 use crate::plan::ROOMS;
 use crate::received::ReceivedStream;
 
-/// Keys, sessions and rooms are where their homes are, and are those of the live connections.
+/// Keys, sessions and rooms are at their homes, and are those of the live connections.
 pub(super) fn check_directories(env: &Env, drivers: &[Driver]) -> Result<(), String> {
     let shards = env.plan.shards;
     let mut keys = BTreeMap::new();
@@ -58,7 +58,7 @@ pub(super) fn check_directories(env: &Env, drivers: &[Driver]) -> Result<(), Str
     Ok(())
 }
 
-/// The gauges count what the directories list.
+/// The gauges equal the numbers of entries in the directories.
 pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
     for driver in drivers {
         let shard = &driver.shard;
@@ -78,9 +78,9 @@ pub(super) fn check_gauges(drivers: &[Driver]) -> Result<(), String> {
     Ok(())
 }
 
-/// What clients know of themselves agrees with their shards.
+/// What clients know about themselves agrees with their shards.
 pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String> {
-    // What the mesh has dropped is told with the next push.
+    // Losses in the mesh are told with the next push only.
     let mesh_losses =
         |driver: &Driver| driver.shard.counters().deliveries.dropped[DropReason::MeshFull as usize];
     let has_mesh_losses = drivers.iter().any(|driver| mesh_losses(driver) > 0);
@@ -119,7 +119,7 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
             same("users", &live.user, &profile.user)?;
             let room = client.received.room.map(|room| ROOMS[usize::from(room)]);
             same("room of a client", &live.room, &room)?;
-            // A client that reads no more may have left its room's handle unread.
+            // A client that stopped reading may not have read its room's handle.
             if profile.is_protocol_2 && (client.received.knows_its_room() || socket.is_idle()) {
                 let held: BTreeSet<&str> =
                     live.room.into_iter().chain(live.further_rooms.iter().copied()).collect();
@@ -135,7 +135,7 @@ pub(super) fn check_clients(env: &Env, drivers: &[Driver]) -> Result<(), String>
     Ok(())
 }
 
-/// A client that has read everything knows all pushes of its rooms that keep a history, or what of them it has lost.
+/// A client that has read everything knows all pushes of its rooms with a history, or which of them it has lost.
 fn check_positions(env: &Env, drivers: &[Driver], received: &ReceivedStream) -> Result<(), String> {
     for (room, _) in received.rooms.values() {
         let name = ROOMS[usize::from(*room)];
@@ -148,11 +148,11 @@ fn check_positions(env: &Env, drivers: &[Driver], received: &ReceivedStream) -> 
     Ok(())
 }
 
-/// Logic takes for present exactly the keys that are present. `false`: it learns of some with the next
-/// renewals, so this has to be asked again.
+/// Checks that the keys that logic takes for present are exactly the present ones. `false`: logic will learn of some
+/// with the next renewals, so the check has to be repeated.
 pub(crate) fn check_logic(env: &mut Env, drivers: &[Driver]) -> Result<bool, String> {
     let keys = drivers.iter().flat_map(|Driver { shard, .. }| {
-        // A parked session is one to logic.
+        // To logic a parked session is a session.
         shard.keys().map(|(key, _)| key.into()).chain(shard.parked_keys().map(Into::into))
     });
     let held: BTreeSet<Box<str>> = keys.collect();

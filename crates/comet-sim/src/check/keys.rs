@@ -1,11 +1,11 @@
-//! Pushes to a key come once and in order, over all connections that hold it one after the other.
+//! Checks that pushes to a key arrive once and in order, over all connections that hold it in succession.
 
 use std::collections::BTreeMap;
 
 use crate::env::Peer;
 
-/// What one connection got of the pushes to its key lies wholly before or wholly behind what any other got. Each connection has
-/// looked after the order of its own.
+/// The pushes to its key that one connection got lie wholly before or wholly behind those of any other. Each connection
+/// has checked its own order.
 pub(super) fn check_keys(peers: &[Peer]) -> Result<(), String> {
     let mut ranges: BTreeMap<(&str, u64), Vec<[u64; 2]>> = BTreeMap::new();
     for Peer { client, .. } in peers {

@@ -1,4 +1,4 @@
-//! Who is in a room, as its members are told, and as operators ask.
+//! Checks who is in a room against what its members are told and what operators are told.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
@@ -15,11 +15,11 @@ use crate::presence::Members;
 
 use super::deliveries::settled_peers;
 
-/// No call of control has it.
+/// A call id that control never uses.
 const CALL: CallId = CallId(u64::MAX);
 
-/// What members were told since the last quiet point adds up to who is there. Returns how many members have missed something,
-/// which must have been counted as dropped.
+/// Checks that what members were told since the last quiet point adds up to the present members. Returns how many
+/// members have missed something, which must have been counted as dropped.
 pub(super) fn check_rosters(env: &mut Env, drivers: &[Driver]) -> u64 {
     let limits = env.plan.limits.clone();
     if limits.presence_rules.is_empty() {
@@ -40,7 +40,7 @@ pub(super) fn check_rosters(env: &mut Env, drivers: &[Driver]) -> u64 {
             (peer, told.map(index).collect())
         })
         .collect();
-    // What a client that is not settled has missed until now is counted in this phase. So it begins anew.
+    // What an unsettled client has missed is counted in this phase, so its account begins anew.
     let mut before: Vec<_> =
         env.peers.iter_mut().map(|peer| mem::take(&mut peer.client.received.rosters)).collect();
     let mut missing = 0;
@@ -65,7 +65,7 @@ fn index(room: &str) -> u8 {
     ROOMS.iter().position(|known| *known == room).expect("a room of the plan") as u8
 }
 
-/// A list of a room's members has all of them.
+/// Checks that a list of a room's members is complete.
 pub(super) fn check_members(drivers: &mut [Driver]) -> Result<(), String> {
     for room in ROOMS {
         let filter = ConnFilter { room: Some(room.into()), ..ConnFilter::default() };

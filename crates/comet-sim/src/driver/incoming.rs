@@ -1,4 +1,4 @@
-//! What comes in from other shards, from control and from push callers.
+//! Input from other shards, from control and from push callers.
 
 use comet_core::{Message, MessageBudget, MessageClass};
 
@@ -11,7 +11,7 @@ use crate::trace::trace;
 use super::{Driver, budget};
 
 impl Driver {
-    /// Takes messages of one class: some, or all. A push waits until the one before it is over.
+    /// Takes messages of one class: some or all. A push waits until the one before it is over.
     pub(super) fn take_messages(
         &mut self,
         env: &mut Env,
@@ -50,7 +50,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Takes requests of push callers: some, or all.
+    /// Takes requests of push callers: some or all.
     pub(super) fn take_requests(&mut self, env: &mut Env) -> Result<(), String> {
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
             self.go_on_with_pushes(env)?;
@@ -62,7 +62,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Goes on with pushes, or leaves them for later.
+    /// Continues pushes, or leaves them for later.
     fn go_on_with_pushes(&mut self, env: &mut Env) -> Result<(), String> {
         let mut budget_of_pushes = MessageBudget::new(self.shard.limits());
         if env.rng.percent(80) && self.shard.end_due_window(&mut budget_of_pushes) {
@@ -82,7 +82,7 @@ impl Driver {
     }
 }
 
-/// A message in a line of the trace: without the bytes of a push.
+/// A message for a line of the trace, without the bytes of a push.
 fn brief(message: &Message) -> String {
     let text = format!("{message:?}");
     match text.split_once(", push: ") {

@@ -1,4 +1,4 @@
-//! What a shard has for control, for other shards and for the log.
+//! Output of a shard to control, to other shards and to the log.
 
 use comet_core::{CloseReason, MessageClass, ShardId};
 

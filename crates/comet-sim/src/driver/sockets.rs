@@ -1,4 +1,4 @@
-//! The sockets of clients: accepts, receives, sends, and what to shut.
+//! The sockets of clients: accepting, receiving, sending and shutting.
 
 use comet_core::{CloseHow, ConnId, Hangup, Slot};
 
@@ -36,7 +36,7 @@ impl Driver {
         }
     }
 
-    /// `peer` holds a slot from now on.
+    /// Notes that `peer` holds a slot.
     pub(super) fn hold(&mut self, env: &Env, peer: usize, conn: ConnId) {
         let before = self.slots.insert(conn.slot, peer);
         assert!(before.is_none(), "slot {} is taken", conn.slot);
@@ -45,7 +45,7 @@ impl Driver {
         self.listings.open(conn, known);
     }
 
-    /// Returns whether that took a buffer.
+    /// Returns whether it took a buffer.
     pub(super) fn receive(&mut self, env: &mut Env, peer: usize) -> bool {
         let entry = &mut env.peers[peer];
         let conn = entry.conn.expect("accepted");
@@ -90,7 +90,7 @@ impl Driver {
             return;
         }
         let conn = entry.conn.expect("accepted");
-        // The receive under way ends; a driver may report that or not.
+        // The receive under way ends. A driver may report that or not.
         if entry.socket.owes_hangup() && env.rng.percent(50) {
             self.shard.handle_hangup(conn, Hangup::Eof);
         }
@@ -103,7 +103,7 @@ impl Driver {
         env.note_activity();
     }
 
-    /// Begins the sends that are ready: all, or some.
+    /// Begins the sends that are ready: all or some.
     pub(super) fn poll_transmits(&mut self, env: &mut Env) -> Result<(), String> {
         loop {
             // The ring is full: the other sends wait for the next turn.

@@ -28,7 +28,7 @@ impl Driver {
         }
     }
 
-    /// Notes when the token of `conn` expires, its first or another.
+    /// Notes when the first or a later token of `conn` expires.
     pub(super) fn note_expiry(
         &mut self,
         env: &mut Env,

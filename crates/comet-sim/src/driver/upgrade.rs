@@ -1,4 +1,4 @@
-//! A driver whose shard is handed over to that of another process.
+//! The hand-over of a driver's shard to another process.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,17 +11,17 @@ use crate::stall_log::StallLog;
 
 use super::Driver;
 
-/// The state of a shard on its way to another process.
+/// The state of a shard for another process.
 pub(crate) struct Offer {
     pub(crate) bytes: Vec<u8>,
-    /// The peers of its connections, in their order, and what these are called.
+    /// The peers of its connections, in order, with their ids in this process.
     pub(crate) peers: Vec<(usize, ConnId)>,
-    /// Lines of the trace log that the control of this process gets if it goes on.
+    /// Lines of the trace log, for the control of this process if the hand-over fails.
     reports: Vec<Report>,
 }
 
 impl Driver {
-    /// Nothing new begins. The drain under way is over, because its clients are closed for the upgrade.
+    /// Begins nothing new. A drain under way is over, because the upgrade closes its clients.
     pub(crate) fn freeze(&mut self, holds_input: bool) {
         (self.is_frozen, self.holds_input) = (true, holds_input);
         self.drain = None;
@@ -30,24 +30,24 @@ impl Driver {
         }
     }
 
-    /// What was held is read in the turns that follow, and deadlines are looked at again a little later.
+    /// Makes the shard read the held input in the following turns. Deadlines are checked again a little later.
     fn release_input(&mut self, env: &mut Env) {
         self.holds_input = false;
         self.shard.release_input();
         for peer in self.peers() {
-            // What was held is read now.
+            // The held input is read from here on.
             let entry = &mut env.peers[peer];
             (entry.received_at, entry.spared_at) = (env.now, Some(env.now));
         }
     }
 
-    /// Who cannot be handed over is closed in its next turn.
+    /// Closes the connections that cannot be handed over, in the next turn.
     pub(crate) fn close_left_behind(&mut self) {
         self.closes_left_behind = true;
         self.must_retry = true;
     }
 
-    /// Whether nothing is under way but sends, which can be taken back.
+    /// Whether nothing is under way except sends, which can be taken back.
     pub(crate) fn may_stop(&mut self) -> bool {
         self.shard.begin_hand_over();
         let obstacles = self.shard.obstacles();
@@ -59,7 +59,7 @@ impl Driver {
     pub(crate) fn offer(&mut self, env: &mut Env) -> Result<Offer, String> {
         self.tell_time(env)?;
         for peer in self.peers().collect::<Vec<_>>() {
-            // Some are further by now. Those that have failed are for the other process to find.
+            // Some sends have progressed. The other process will find those that failed.
             if !env.peers[peer].socket.is_broken() && env.rng.percent(50) {
                 self.send(env, peer)?;
             }
@@ -68,7 +68,7 @@ impl Driver {
                 self.shard.handle_send_cancelled(entry.conn.expect("accepted"));
             }
         }
-        // Lines of the trace log about these sends. They come too late for control, which nothing else may.
+        // These are lines of the trace log about the sends. They come too late for control; no other report may.
         let reports: Vec<Report> = std::iter::from_fn(|| self.shard.poll_report()).collect();
         if let Some(report) = reports.iter().find(|report| !matches!(report, Report::Trace(_))) {
             return Err(format!("a report at the end: {report:?}"));
@@ -81,7 +81,7 @@ impl Driver {
         Ok(Offer { bytes: shard.encode().to_vec(), peers, reports })
     }
 
-    /// Nobody has taken the offer: the shard goes on as if nothing had been.
+    /// The hand-over has failed: the shard continues as if nothing had happened.
     pub(crate) fn thaw(&mut self, env: &mut Env, offer: Offer) -> Result<(), String> {
         self.is_frozen = false;
         self.release_input(env);
@@ -93,7 +93,8 @@ impl Driver {
         Ok(())
     }
 
-    /// The other process has taken the sockets of these peers. Returns the totals of all sockets that it has had.
+    /// The other process has taken the sockets of the peers in `taken`. Returns the totals of all sockets of this
+    /// driver.
     pub(crate) fn release_sockets(
         &self,
         env: &mut Env,
@@ -112,8 +113,8 @@ impl Driver {
         Ok(totals)
     }
 
-    /// Goes on with a part of what all drivers have left. `totals` are those of the sockets that the counters of the
-    /// shard have counted, `stalls` those of all former drivers. Returns who is called what.
+    /// Takes over a part of what all former drivers have left. `totals` are those of the sockets that the shard's
+    /// counters include, `stalls` those of all former drivers. Returns the new id of each connection.
     pub(crate) fn take_over(
         &mut self,
         env: &mut Env,
@@ -144,12 +145,12 @@ impl Driver {
         renamed
     }
 
-    /// What could not be sent by `former` has waited since then.
+    /// Keeps the time since which sends that `former` could not make have waited.
     pub(crate) fn keep_waiting(&mut self, former: &Self) {
         self.ready_since = [self.ready_since, former.ready_since].into_iter().flatten().min();
     }
 
-    /// Counts what `former` has counted beside its shard.
+    /// Adds the counts that `former` has kept in addition to its shard.
     pub(crate) fn add_counts(&mut self, former: &Self) {
         self.spared += former.spared;
         self.coalesced_waits += former.coalesced_waits;

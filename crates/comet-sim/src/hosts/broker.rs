@@ -1,4 +1,4 @@
-//! A broker with subscriptions, whose messages take some time and keep their order.
+//! A broker with subscriptions. Its messages take some time and keep their order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use comet_hub::cluster::{ClusterCallId, Command, Event, Part, ReplyTo, Target};
 
 use super::Rng;
 
-/// The longest time that a message is under way, in each direction.
+/// The longest time that a message is on its way, in each direction.
 pub(super) const DELAY_MS: u64 = 4;
 
-/// What a host sends.
+/// A message of a host.
 pub(super) enum Message {
     Command(Command),
     Answer(ReplyAddress, Part),
 }
 
-/// Where an answer goes.
+/// The destination of an answer.
 #[derive(Clone, Copy)]
 pub(super) struct ReplyAddress {
     host: usize,
@@ -46,7 +46,7 @@ pub(super) enum Arrived {
     AtHost(usize, Event),
 }
 
-/// A direction of a connection, by its host: nothing overtakes.
+/// A host's connection. In each direction no message overtakes another.
 #[derive(Clone, Copy, Default)]
 struct Path {
     /// 0: there is no connection.
@@ -57,7 +57,7 @@ struct Path {
 
 pub(super) struct Broker {
     pub(super) subscribes_rooms: bool,
-    /// Messages that hosts got.
+    /// The number of messages delivered to hosts.
     pub(super) delivered: u64,
     rooms: BTreeMap<Arc<str>, BTreeSet<usize>>,
     paths: Vec<Path>,
@@ -81,18 +81,18 @@ impl Broker {
         self.paths[host] = Path { epoch, ..Path::default() };
     }
 
-    /// What is under way is lost, and so are the subscriptions.
+    /// Ends the connection. Messages on their way are lost, and so are the subscriptions.
     pub(super) fn disconnect(&mut self, host: usize) {
         self.paths[host].epoch = 0;
         self.rooms.values_mut().for_each(|hosts| _ = hosts.remove(&host));
     }
 
-    /// From now on all is lost, and the broker does not know.
+    /// Loses all further messages, without the broker noticing it.
     pub(super) fn deafen(&mut self, host: usize) {
         self.paths[host].is_deaf = true;
     }
 
-    /// Rooms that are subscribed to, once for each host.
+    /// The number of subscriptions to rooms; each host counts.
     pub(super) fn subscriptions(&self) -> usize {
         self.rooms.values().map(BTreeSet::len).sum()
     }
@@ -111,7 +111,7 @@ impl Broker {
         self.under_way.insert((path.last[way], self.sequence), (host, path.epoch, what));
     }
 
-    /// The next that has arrived.
+    /// The next message that has arrived.
     pub(super) fn next(&mut self, now: Millis) -> Option<Arrived> {
         loop {
             let first = self.under_way.first_entry().filter(|first| first.key().0 <= now)?;
@@ -124,7 +124,7 @@ impl Broker {
         }
     }
 
-    /// The next that the host has sent, whenever it arrives.
+    /// The next message that the host has sent, even if it has not arrived yet.
     pub(super) fn next_of(&mut self, host: usize) -> Option<Sent> {
         let is_of = |what: &Arrived| matches!(what, Arrived::AtBroker(sent) if sent.from == host);
         let key =
@@ -153,7 +153,7 @@ impl Broker {
         self.rooms.get(room).into_iter().flatten().copied().filter(|host| *host != from).collect()
     }
 
-    /// Does what a host has sent.
+    /// Carries out a message of a host.
     pub(super) fn route(&mut self, rng: &mut Rng, now: Millis, Sent { from, message }: Sent) {
         let name = || format!("h{from}").into();
         let command = match message {

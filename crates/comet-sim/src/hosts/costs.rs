@@ -1,4 +1,4 @@
-//! What hosts and rooms cost the broker and each host.
+//! The costs of hosts and rooms at the broker and at each host.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use comet_hub::cluster::{Cluster, Event, HostName, Target};
 
 use super::{CALM_MS, RECOVERY_MS, World};
 
-/// Costs of a number of hosts with rooms.
+/// The costs of a number of hosts with rooms.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HostsCosts {
-    /// Subscriptions of rooms at the broker, a host.
+    /// Subscriptions to rooms at the broker, per host.
     pub subscriptions: usize,
-    /// Messages to all hosts until they know each other's rooms after all have connected at once.
+    /// Messages to all hosts after all have connected at once, until they know each other's rooms.
     pub messages_to_begin: u64,
     /// Messages to all hosts in a second without pushes.
     pub messages_a_second: u64,
-    /// Messages to all hosts for a push to a room, answers included.
+    /// Messages to all hosts for a push to a room, including answers.
     pub messages_a_room_push: u64,
     /// The same for a push by key.
     pub messages_a_key_push: u64,
 }
 
 impl HostsCosts {
-    /// Of so many hosts with so many rooms each, each of which has members on `hosts_a_room`.
+    /// The costs of `hosts` hosts with `rooms` rooms each. Each room has members on `hosts_a_room` hosts.
     ///
     /// # Errors
     /// A violation.
@@ -66,10 +66,11 @@ impl HostsCosts {
     }
 }
 
-/// States of hosts, to see what memory they take.
+/// States of hosts, for measuring their memory.
 pub struct Loaded(#[expect(dead_code, reason = "it is held")] Vec<Cluster<()>>);
 
-/// `copies` of the state of a host among `hosts`, with so many rooms, each of which has members on `hosts_a_room`.
+/// `copies` of the state of a host among `hosts`, with `rooms` rooms, each of which has members on `hosts_a_room`
+/// hosts.
 #[must_use]
 pub fn load(copies: usize, (hosts, rooms, hosts_a_room): (usize, usize, usize)) -> Loaded {
     let host = |_| {

@@ -1,4 +1,4 @@
-//! What pushes reached, and what their outcomes say of it.
+//! Checks which hosts pushes have reached against their outcomes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,9 +11,9 @@ struct Push {
     by: usize,
     began: Millis,
     target: Target,
-    /// Hosts that the one that pushed knew.
+    /// The hosts that the pushing host knew.
     known: BTreeSet<HostName>,
-    /// Hosts that began it, and what it matched there.
+    /// The hosts that have begun the push, and the number matched there.
     reached: BTreeMap<usize, u64>,
     is_over: bool,
 }
@@ -33,7 +33,7 @@ impl Pushes {
         self.0.len() as u64 - 1
     }
 
-    /// A host begins a push of another.
+    /// A host begins a push of another host.
     pub(super) fn reach(&mut self, push: u64, host: usize, matched: u64) -> Result<(), String> {
         match self.0[push as usize].reached.insert(host, matched) {
             None => Ok(()),
@@ -41,7 +41,7 @@ impl Pushes {
         }
     }
 
-    /// Nobody waits any more for what a host that died has begun.
+    /// A host has died. Nobody waits for the outcomes of its pushes any more.
     pub(super) fn abandon(&mut self, by: usize) {
         self.0.iter_mut().filter(|push| push.by == by).for_each(|push| push.is_over = true);
     }
@@ -63,13 +63,13 @@ impl World {
         let (by, began, target) = (*by, *began, target.clone());
         let (known, reached) = (known.clone(), reached.clone());
         let names = |name: &str| outcome.unanswered.iter().any(|host| **host == *name);
-        // The part of such a host may be counted, and may be missing.
+        // The part of such a host may be counted or missing.
         let may_be_unknown = |host: &Host| names(UNKNOWN_HOSTS) && !known.contains(&host.name);
         let was_calm = |host: &Host| host.link == Link::Up && host.changed.after(CALM_MS) <= began;
         let said = || format!("push {push} of h{by} to {target:?} at {began:?}: {outcome:?}");
         self.summary.pushes += 1;
         let (mut counted, mut of_unknown, mut is_calm) = (0, 0, was_calm(&self.hosts[by]));
-        // Parts of hosts that had just come, or had just got their first member: these may be missing.
+        // The parts of hosts that had just come, or had just got their first member. They may be missing.
         let mut of_new = 0;
         for (number, host) in self.hosts.iter().enumerate().filter(|(number, _)| *number != by) {
             is_calm &= was_calm(host);
@@ -96,7 +96,7 @@ impl World {
                     let is = format!("h{number} ({link:?} since {changed:?})");
                     return Err(format!("{is} is not reached and not named: {}", said()));
                 }
-                // The caller is told that its push has not reached all.
+                // The caller is told that its push has not reached all hosts.
                 (None, false) if !outcome.unanswered.is_empty() => self.summary.unknown += 1,
                 (None, false) if self.is_new(number, &target, began) => self.summary.new += 1,
                 (None, false) => self.summary.untold += 1,
@@ -118,7 +118,8 @@ impl World {
         Ok(())
     }
 
-    /// The host had its connection, or its first member of the room, for less time than it takes to tell of it.
+    /// Whether the host had its connection, or its first member of the room, for less time than it takes to tell others
+    /// about it.
     fn is_new(&self, number: usize, target: &Target, began: Millis) -> bool {
         let host = &self.hosts[number];
         let has_joined = host.changed.after(TOLD_MS) > began;
@@ -132,7 +133,8 @@ impl World {
             }
     }
 
-    /// Whether a push was meant for a host all the time, and that for some time before, in which it had a connection to tell it.
+    /// Whether a push is meant for a host, and the others must know: the host had its members for long enough before
+    /// the push began or, if it has no connection, before that was lost.
     fn is_meant(&self, number: usize, target: &Target, began: Millis) -> bool {
         let host = &self.hosts[number];
         let is_up = host.link == Link::Up && host.changed.after(CALM_MS) <= began;

@@ -1,4 +1,4 @@
-//! What push callers know of their pushes.
+//! What push callers know about their pushes.
 
 use comet_core::{DropReason, STATUS_CODES, Tally};
 use comet_proto::push_frame::{PushLedger, PushTarget};
@@ -7,15 +7,15 @@ use crate::wire::Kind;
 
 /// A push of a caller.
 pub(crate) struct MadePush {
-    /// In its bodies.
+    /// The id that its body contains.
     pub(crate) stamp: u64,
-    /// The last call that control had made before.
+    /// The last call that control had made before it.
     pub(crate) after: u64,
     pub(crate) kind: Kind,
     pub(crate) operation: i32,
     pub(crate) key: Option<Box<str>>,
     pub(crate) user: Option<i64>,
-    /// Once it is answered.
+    /// Set when it is answered.
     pub(crate) tally: Tally,
 }
 
@@ -27,12 +27,13 @@ impl MadePush {
         target: PushTarget<'_>,
     ) -> Self {
         let key = if let PushTarget::Key(key) = target { Some(key.into()) } else { None };
-        // User 0 is everybody without an id, and nobody to push to.
+        // User 0 stands for all anonymous users, and cannot be pushed to.
         let user = if let PushTarget::User(user @ 1..) = target { Some(user) } else { None };
         Self { stamp, after, kind, operation, key, user, tally: Tally::default() }
     }
 
-    /// A home drops in the mesh for as many members of a room as were last reported to it.
+    /// Whether its numbers are estimates: for a drop in the mesh, a home counts as many members of a room as were last
+    /// reported.
     pub(crate) fn is_estimated(&self) -> bool {
         let in_mesh = self.tally.dropped[DropReason::MeshFull as usize];
         in_mesh > 0 && matches!(self.kind, Kind::Room(_))
@@ -43,15 +44,15 @@ impl MadePush {
 pub(crate) struct Account {
     /// Pushes since the last quiet point whose ledger the caller has read.
     pub(crate) made: Vec<MadePush>,
-    /// Stamps of those that nobody must get.
+    /// The stamps of pushes that no client may get.
     pub(crate) refused: Vec<u64>,
-    /// Of all that were ever made.
+    /// The sum of all pushes ever made.
     pub(crate) total: Tally,
-    /// Pushes of which nobody was told what became of them.
+    /// The number of pushes whose result no caller was told.
     pub(crate) unknown: u64,
-    /// Hosts that the ledgers count as without an answer.
+    /// The number of hosts that the ledgers count as unanswered.
     pub(crate) unanswered: u64,
-    /// Replies read, by status.
+    /// The number of replies read, by status.
     pub(crate) statuses: [u64; STATUS_CODES],
 }
 
@@ -67,7 +68,7 @@ impl Account {
             tally.dropped[reason.ok_or("an unknown reason")?] += count;
         }
         let is_sound = match push.kind {
-            // Nobody or one connection holds a key.
+            // A key is held by at most one connection.
             Kind::Keys => matched + absent + parked == 1,
             Kind::Users => absent <= 1,
             Kind::Room(_) | Kind::All | Kind::Paced => absent + parked == 0,

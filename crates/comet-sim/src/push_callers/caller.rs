@@ -1,4 +1,4 @@
-//! A fake push caller: requests in bursts, replies that are checked as they come, and faults of a caller.
+//! A fake push caller: it sends requests in bursts, checks replies as they come, and may have faults.
 
 use std::collections::VecDeque;
 
@@ -15,7 +15,7 @@ use crate::request;
 use crate::rng::Rng;
 use crate::wire::Kind;
 
-/// Requests that a caller has under way, beside its last burst.
+/// The most requests that a caller has under way, without its last burst.
 const ASKED_MAX: usize = 20;
 
 const INVALID_ARGUMENT: u32 = 3;
@@ -25,23 +25,23 @@ const OUT_OF_RANGE: u32 = 11;
 const UNAVAILABLE: u32 = 14;
 const UNAUTHENTICATED: u32 = 16;
 
-/// What a caller does after some requests.
+/// The fault of a caller after some requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fault {
     WrongToken,
     Garbage,
-    /// A request that never comes to its end.
+    /// A request that is never completed.
     Half,
     /// No request at all.
     Silent,
-    /// It ends its side, and reads on.
+    /// It shuts its write side, and continues to read.
     Eof,
     Reset,
     ReadNoMore,
 }
 
 pub(super) struct PushCaller {
-    /// From 1: pushes of control have 0.
+    /// Begins at 1, because pushes of control have 0.
     number: u64,
     pub(super) socket: CallerSocket,
     limits: CallerLimits,
@@ -49,7 +49,7 @@ pub(super) struct PushCaller {
     fault: Option<Fault>,
     requests_before_fault: u32,
     has_erred: bool,
-    /// After its fault it waits for the server to end the connection, also at a quiet point.
+    /// After its fault it waits for the server to end the connection, even at a quiet point.
     is_stubborn: bool,
     /// Pushes may find a full queue, or too much memory in use.
     may_be_refused: bool,
@@ -76,9 +76,9 @@ struct Asked {
 enum What {
     Token,
     Push(MadePush),
-    /// It has to be refused with this status, and the push is not made.
+    /// It must be refused with this status, and the push must not be made.
     Refused(u32, Option<u64>),
-    /// It comes behind the end of the requests that are looked at.
+    /// It comes behind the last request that the shard reads.
     Unread(Option<u64>),
 }
 
@@ -127,7 +127,7 @@ impl PushCaller {
         caller
     }
 
-    /// Neither side has anything to do.
+    /// Whether neither side has anything to do.
     pub(super) fn is_idle(&self) -> bool {
         let waits_for_end = self.has_erred && self.fault.is_some();
         self.is_over
@@ -139,7 +139,7 @@ impl PushCaller {
 
     // ---- requests ------------------------------------------------------------------------------
 
-    /// `next_call` is the next call that control makes.
+    /// `next_call` is the next call of control.
     pub(super) fn write(
         &mut self,
         rng: &mut Rng,
@@ -147,7 +147,7 @@ impl PushCaller {
         (next_call, now): (u64, Millis),
         is_quiet: bool,
     ) {
-        // It may be too late with its first, which can come in small pieces.
+        // Its first request, which may arrive in small pieces, may be too late.
         let is_first_late = now >= self.connected_at.after(CALLER_FIRST_MS / 2);
         self.may_be_ended |= !self.has_reply && is_first_late;
         let may_ask = !self.has_erred && !self.socket.has_ended() && self.asked.len() < ASKED_MAX;
@@ -176,7 +176,7 @@ impl PushCaller {
         }
         let most = if is_quiet { usize::MAX } else { rng.pick(&[1, 30, 500, 1 << 20]) };
         let most = most.min(self.outgoing.len());
-        // Requests that are written slowly, or are on their way for some time, may take too long.
+        // Requests that are written slowly or are delayed may time out.
         let is_slow = most < self.outgoing.len() || self.socket.has_unreceived();
         self.may_be_ended |= is_slow && self.limits.timeout_ms < 5_000;
         self.socket.write(self.outgoing.drain(..most));
@@ -214,7 +214,7 @@ impl PushCaller {
         } else if body.len() > self.limits.frame_max {
             What::Refused(INVALID_ARGUMENT, Some(stamp))
         } else {
-            // What a client knew before the call that control makes next, it knew before this one.
+            // What a client knew before control's next call, it knew before this push.
             What::Push(MadePush::new(stamp, next_call - 1, (kind, operation), target))
         };
         self.asked.push_back(Asked { id, at: now, what });
@@ -238,7 +238,7 @@ impl PushCaller {
                 let what = What::Refused(UNAUTHENTICATED, None);
                 self.ask(now, PushTarget::Token, frame(b"wrong"), what);
                 self.request(rng, plan, (next_call, now));
-                // Nothing behind it is looked at.
+                // Requests behind it are not read.
                 if let Some(Asked { what, .. }) = self.asked.back_mut() {
                     match what {
                         What::Push(MadePush { stamp, .. }) | What::Refused(_, Some(stamp)) => {
@@ -331,7 +331,7 @@ impl PushCaller {
         if !self.is_over {
             return Ok(());
         }
-        // Only a caller that takes its replies too slowly loses the rest of one.
+        // Only a caller that takes its replies too slowly may lose the rest of one.
         let is_cut = !self.incoming.is_empty() && self.reads == Reads::Promptly;
         if is_cut && !self.is_finished && !self.socket.has_ended() {
             return Err(format!("the end in the middle of a reply: {:?}", self.incoming));
@@ -343,7 +343,7 @@ impl PushCaller {
         Ok(())
     }
 
-    /// No more replies come.
+    /// No more replies will come.
     fn give_up(&mut self, account: &mut Account) {
         for Asked { what, .. } in self.asked.drain(..) {
             match what {
@@ -374,7 +374,7 @@ impl PushCaller {
             (What::Refused(right, stamp), status)
                 if status == right
                     || is_known_end
-                    // Before its body is looked at.
+                    // It may be refused before its body is read.
                     || (stamp.is_some() && self.may_be_refused && status == RESOURCE_EXHAUSTED) =>
             {
                 account.refused.extend(stamp);

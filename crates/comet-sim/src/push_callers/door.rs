@@ -1,4 +1,4 @@
-//! The door of a shard for push callers: what its fake driver does with their sockets.
+//! The listener of a shard for push callers: the part of its fake driver that handles their sockets.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -10,14 +10,14 @@ use crate::rng::Rng;
 
 #[derive(Default)]
 pub(crate) struct Door {
-    /// Connected, not accepted yet.
+    /// Callers that have connected and are not accepted yet.
     pub(super) backlog: VecDeque<usize>,
     /// Callers that hold a slot.
     slots: BTreeMap<CallerSlot, usize>,
 }
 
 impl Door {
-    /// Something came, or a send is over.
+    /// Whether input has arrived or a send has completed.
     pub(crate) fn is_awake(&self, callers: &PushCallers) -> bool {
         let is_active = |caller: &usize| {
             let socket = &callers.all[*caller].socket;
@@ -26,7 +26,7 @@ impl Door {
         !self.backlog.is_empty() || self.slots.values().any(is_active)
     }
 
-    /// Hands over connections, bytes, and the ends of sends. Whether there were any.
+    /// Passes on connections, bytes, and completions of sends. Returns whether there were any.
     pub(crate) fn complete(
         &mut self,
         shard: &mut Shard,
@@ -76,12 +76,12 @@ impl Door {
         is_active
     }
 
-    /// Takes requests: some, or all. Whether there were any.
+    /// Takes a request. Returns whether there was one.
     pub(crate) fn take_request(shard: &mut Shard) -> bool {
         shard.takes_pushes() && shard.handle_request(&mut MessageBudget::new(shard.limits()))
     }
 
-    /// Does with the sockets what the shard says.
+    /// Carries out the shard's operations on the sockets.
     pub(crate) fn serve(&self, shard: &mut Shard, callers: &mut PushCallers) -> Result<(), String> {
         while let Some((slot, operation)) = shard.poll_caller() {
             let caller = *self.slots.get(&slot).ok_or("an operation for no caller")?;
@@ -97,7 +97,7 @@ impl Door {
         Ok(())
     }
 
-    /// The process ends: all that callers have written is received, and answered at once.
+    /// The process ends: everything that callers have written is received, and answered at once.
     pub(crate) fn finish(
         &mut self,
         shard: &mut Shard,

@@ -11,7 +11,7 @@ pub(super) enum End {
     Reset,
 }
 
-/// What a receive gave.
+/// The result of a receive.
 pub(super) enum Received {
     Bytes(Vec<u8>),
     End,
@@ -20,13 +20,13 @@ pub(super) enum Received {
 
 #[derive(Default)]
 pub(super) struct CallerSocket {
-    /// Of the caller, not received by the server.
+    /// Bytes of the caller that the server has not received.
     written: VecDeque<u8>,
     end: Option<End>,
     is_receiving: bool,
-    /// Of the server, not taken by the kernel.
+    /// Bytes of the server that the kernel has not taken.
     in_flight: Option<Vec<u8>>,
-    /// Taken, not read by the caller.
+    /// Bytes that the kernel has taken and the caller has not read.
     arrived: VecDeque<u8>,
     capacity: usize,
     /// The server has shut its side.
@@ -71,27 +71,27 @@ impl CallerSocket {
         self.end == Some(End::Reset)
     }
 
-    /// The server sends no more.
+    /// Whether the server sends nothing more.
     pub(super) fn is_ended_by_server(&self) -> bool {
         self.is_shut || self.is_released
     }
 
-    /// The server has not received all that was written.
+    /// Whether the server has not received everything that was written.
     pub(super) fn has_unreceived(&self) -> bool {
         !self.written.is_empty()
     }
 
-    /// A send of the server waits for the caller.
+    /// Whether a send of the server waits for the caller.
     pub(super) fn is_sending(&self) -> bool {
         self.in_flight.is_some()
     }
 
-    /// No more than what was read comes.
+    /// Whether everything was read and no more will come.
     pub(super) fn is_at_end(&self) -> bool {
         self.is_ended_by_server() && self.in_flight.is_none() && self.arrived.is_empty()
     }
 
-    /// Nothing is on its way in either direction.
+    /// Whether nothing is on its way in either direction.
     pub(super) fn is_idle(&self) -> bool {
         self.written.is_empty() && self.in_flight.is_none() && self.arrived.is_empty()
     }
@@ -104,7 +104,7 @@ impl CallerSocket {
         Self::in_order(!was_receiving && !self.is_closed, "a receive")
     }
 
-    /// Submits a send. Its bytes are copied now, whenever the kernel takes them.
+    /// Submits a send. Its bytes are copied at once, whenever the kernel takes them.
     pub(super) fn submit_send(&mut self, bytes: &[u8]) -> Result<(), String> {
         let is_sending = self.in_flight.replace(bytes.to_vec()).is_some();
         let is_open = !self.is_shut && !self.is_closed;
@@ -130,7 +130,7 @@ impl CallerSocket {
         self.is_receiving && has_something
     }
 
-    /// What a receive completes with, in pieces as the kernel likes.
+    /// The result of a receive, in pieces of random size.
     pub(super) fn receive(&mut self, rng: &mut Rng) -> Option<Received> {
         if !self.can_receive() {
             return None;
@@ -150,7 +150,7 @@ impl CallerSocket {
         self.in_flight.is_some() && (self.is_broken() || self.room() > 0)
     }
 
-    /// What a send completes with. `Some(None)`: it fails.
+    /// The result of a send. `Some(None)`: it fails.
     pub(super) fn send(&mut self, rng: &mut Rng) -> Option<Option<usize>> {
         if !self.can_send() {
             return None;
@@ -165,12 +165,12 @@ impl CallerSocket {
         Some(Some(taken))
     }
 
-    /// Closed, and the last operations are over.
+    /// Whether it is closed and the last operations have completed.
     pub(super) fn can_release(&self) -> bool {
         self.is_closed && !self.is_receiving && self.in_flight.is_none()
     }
 
-    /// The bytes that the server sends as it ends, without an operation.
+    /// The bytes that the server sends when it ends, without an operation.
     pub(super) fn send_last(&mut self, bytes: &[u8]) {
         self.arrived.extend(bytes);
     }

@@ -1,4 +1,4 @@
-//! What a client is told of the rooms that it is in: their handles, who is there, and where pushes stand.
+//! What a client is told about its rooms: their handles, their members, and the places of pushes.
 
 use comet_proto::{JoinReply, RoomHandle, RoomRefusal};
 
@@ -18,7 +18,7 @@ impl ReceivedStream {
         }
     }
 
-    /// Whether a request to enter `room` may end so.
+    /// Whether a request to enter `room` may have this outcome.
     pub(super) fn may_be(&self, room: u8, outcome: Result<RoomHandle, RoomRefusal>) -> bool {
         let known = self.rooms.iter().find(|(_, (other, _))| *other == room);
         match (outcome, known) {
@@ -32,7 +32,7 @@ impl ReceivedStream {
         }
     }
 
-    /// The server has told of the room that operation 12 changes.
+    /// The server has told the handle of the room that operation 12 changes.
     pub(super) fn told_room(&mut self, body: &[u8], next_call: u64) -> Result<(), String> {
         let reply = JoinReply::decode(body).filter(|reply| reply.is_unasked && reply.is_primary);
         let room = self.room.filter(|_| self.is_protocol_2 && self.is_live);
@@ -49,7 +49,7 @@ impl ReceivedStream {
         }
     }
 
-    /// By which handle it knows the room of an operation 19 that nothing asked for, if that is another one.
+    /// The handle by which it knows the room of an unrequested operation 19, if that names another handle.
     pub(super) fn former_handle(&self, body: &[u8]) -> Option<RoomHandle> {
         let JoinReply { outcome, room: name, .. } = JoinReply::decode(body)?;
         let is_former = |(known, (room, _)): &(&RoomHandle, &(u8, u64))| {
@@ -58,8 +58,8 @@ impl ReceivedStream {
         self.rooms.iter().find(is_former).map(|(&known, _)| known)
     }
 
-    /// After an upgrade: the server knows a room by another handle. It is the same room all the time, so no push to it may be missing, and the
-    /// position of this side stays.
+    /// After an upgrade: the server knows a room by another handle. The client stays in the room, so no push may be
+    /// missing, and its position does not change.
     pub(super) fn given_handle(&mut self, former: RoomHandle, body: &[u8]) -> Result<(), String> {
         let wrong = || format!("another handle than {former:?} by {body:?}");
         let (room, since) = self.rooms.remove(&former).ok_or_else(wrong)?;
@@ -77,18 +77,19 @@ impl ReceivedStream {
             self.primary = Some(handle);
         }
         if self.expected.iter().any(|(_, expected)| *expected == Expected::Leave(former)) {
-            // The server does not know what it is to leave. So the client stays, and has ignored what came meanwhile.
+            // The server does not know the handle that it was to leave. So the client stays in the room, and has
+            // ignored the pushes that came meanwhile.
             self.positions.ignored(room);
         }
         Ok(())
     }
 
-    /// In protocol 2: it has read the handle of the room that operation 12 changes, if there is one.
+    /// In protocol 2: whether it has read the handle of the room that operation 12 changes, if there is one.
     pub(crate) fn knows_its_room(&self) -> bool {
         self.room.is_some() == self.primary.is_some()
     }
 
-    /// The first call made after it had read that it is in `room`, if it is.
+    /// The first call that was made after it had read that it is in `room`, if it is.
     pub(crate) fn since(&self, room: u8) -> Option<u64> {
         if self.is_protocol_2 {
             let mut rooms = self.rooms.values();
@@ -98,12 +99,12 @@ impl ReceivedStream {
         }
     }
 
-    /// Whether a client that keeps its positions takes the push.
+    /// Whether a client that keeps positions takes the push.
     pub(super) fn is_taken(&mut self, place: Option<Place>) -> Result<bool, String> {
         let Some(place) = place.filter(|place| place.offset > 0) else { return Ok(true) };
         let Some((room, _)) = self.rooms.get(&place.handle).copied() else { return Ok(true) };
         self.mix(place.offset);
-        // What comes until it has left it may get again when it comes back, so its position stays.
+        // It may get pushes that come before it has left again when it comes back, so its position does not change.
         let is_leaving = |(_, expected): &(i32, Expected)| match expected {
             Expected::Leave(handle) => *handle == place.handle,
             Expected::Room(next) => self.primary == Some(place.handle) && *next != Some(room),
@@ -115,13 +116,13 @@ impl ReceivedStream {
         self.positions.take(room, place)
     }
 
-    /// Whether a push to `room` by its `handle` is for this client.
+    /// Whether a push to `room` with its `handle` is for this client.
     pub(super) fn is_in(&self, room: u8, handle: Option<RoomHandle>) -> bool {
         let named = handle.and_then(|handle| self.rooms.get(&handle)).map(|(room, _)| *room);
         (if self.is_protocol_2 { named } else { self.room }) == Some(room)
     }
 
-    /// Who has entered and left a room.
+    /// Handles a push about who has entered and left a room.
     pub(super) fn presence(
         &mut self,
         presence: &Presence,

@@ -1,5 +1,5 @@
-//! Upgrades: all shards are frozen and handed over to those of another process, perhaps another number of them. All
-//! checks go on.
+//! Upgrades: all shards are frozen and handed over to those of another process, perhaps with another number of shards.
+//! All checks continue.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    /// The other process has refused, and this one goes on.
+    /// The other process has refused, and this one continues.
     fn thaw(&mut self, offers: Vec<Offer>) -> Result<(), String> {
         self.upgrades.refused += 1;
         for (driver, offer) in self.drivers.iter_mut().zip(offers) {
@@ -53,7 +53,7 @@ impl World {
     fn hand_over(&mut self, offers: Vec<Offer>, handed: Vec<handed::Shard>) -> Result<(), String> {
         let env = &mut self.env;
         let former = env.plan.shards;
-        // Remote logic counts rooms by home.
+        // Remote logic counts rooms by home, so the number must stay the same.
         let shards = match env.plan.is_remote() {
             true => former,
             false => {
@@ -93,7 +93,7 @@ impl World {
             self.drivers[0].add_counts(former);
             self.drivers.iter_mut().for_each(|driver| driver.keep_waiting(former));
         }
-        // Who was connecting is accepted by one of the new ones.
+        // Peers that were connecting are accepted by one of the new shards.
         for peer in backlog {
             let at = env.rng.below(self.drivers.len());
             self.drivers[at].backlog.push_back(peer);
@@ -106,7 +106,7 @@ impl World {
         Ok(())
     }
 
-    /// Has everything go on until the shards can be handed over.
+    /// Waits until the shards can be handed over.
     fn freeze(&mut self) -> Result<(), String> {
         trace!(self.env, "an upgrade begins");
         let begin = self.env.now;

@@ -1,10 +1,10 @@
-//! What a client missed, as far as it fits into one push.
+//! The part of missed pushes that fits into one push.
 
 use comet_proto::{Encoded, RoomHandle};
 
 use super::Kept;
 
-/// Pushes of one room behind each other.
+/// Successive pushes of one room.
 pub(super) struct Chunk {
     pub(super) epoch: u64,
     pub(super) after: u64,
@@ -13,8 +13,8 @@ pub(super) struct Chunk {
     pub(super) frame: Encoded,
 }
 
-/// What of `frames` is one chunk: its bytes, how many frames it has, and the offset of its last push. `None`: the first one is
-/// too long.
+/// The part of `frames` for one chunk: its bytes, its number of frames, and the offset of its last push. `None`: the
+/// first frame is too long.
 pub(super) fn fitting<'a>(
     frames: impl Iterator<Item = &'a Kept> + Clone,
     after: u64,

@@ -1,4 +1,4 @@
-//! Histories on their way to another process.
+//! The hand-over of histories to another process.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use crate::time::Millis;
 use super::{CameAt, Kept, RoomHistories, RoomHistory};
 
 impl RoomHistories {
-    /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet: their
-    /// members may know that. The room whose last push is the oldest comes first.
+    /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet, because
+    /// their members may know these. The room whose last push is the oldest comes first.
     pub(crate) fn hand_over<'a>(
         &self,
         rooms: impl Iterator<Item = &'a str>,
         now: Millis,
     ) -> Vec<handed::History> {
-        // Where hosts share the histories, such a room has no position of its own.
+        // If hosts share the histories, such a room has no position of its own.
         let is_own = self.shared.is_none();
         let without_push = rooms.filter(|room| is_own && !self.rooms.contains_key(*room));
         let mut histories: Vec<_> = without_push
@@ -49,24 +49,24 @@ impl RoomHistories {
                 number: _,
             } = known;
             let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
-            // Where offsets have holes, the oldest push does not tell it.
+            // If offsets have holes, the floor cannot be derived from the oldest push.
             let floor = (!is_own).then_some(*floor);
             handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames, floor }
         }));
         histories
     }
 
-    /// Offset of the latest push of the stream to a room that was forgotten.
+    /// The offset of the latest push of the stream to a forgotten room.
     pub(crate) fn forgotten_in_stream(&self) -> u64 {
         self.shared.as_ref().map_or(0, super::shared::Shared::forgotten)
     }
 
-    /// How many rooms have lost their position.
+    /// The number of rooms that have lost their position.
     pub(crate) fn forgotten(&self) -> u64 {
         self.forgotten
     }
 
-    /// Goes on with histories, in the place of none, of those rooms that a rule of `limits` covers.
+    /// Takes over the histories of rooms that a rule of `limits` covers. There must be none yet.
     pub(crate) fn take_over(
         &mut self,
         (histories, stream, forgotten_in_stream): (Vec<handed::History>, StreamState, u64),
@@ -81,7 +81,7 @@ impl RoomHistories {
         }
         (self.forgotten, self.evicted) = (forgotten, evicted);
         for handed::History { room, epoch, top, frames, floor } in histories {
-            // Of another stream, or of none while hosts share one now, or the other way round.
+            // The history belongs to another stream, or it was shared and this host's are not, or the other way round.
             let is_foreign = match &self.shared {
                 Some(shared) => epoch != shared.epoch(),
                 None => stream.epoch != 0 && epoch == stream.epoch,
@@ -91,21 +91,21 @@ impl RoomHistories {
             }
             if limits.history_rule(&room).is_none() {
                 if let Some(shared) = &mut self.shared {
-                    // A rule that covers it again finds what came before not kept.
+                    // If a rule covers the room again, its earlier pushes count as lost.
                     shared.forget(top);
                 }
                 continue;
             }
             let frames: Option<VecDeque<Kept>> =
                 frames.into_iter().map(|kept| arrived(kept, top, now)).collect();
-            // Frames that are none are no history; the position stays.
+            // With a malformed frame no frame is taken. The position stays.
             let (frames, floor) = frames.map_or((VecDeque::new(), None), |frames| (frames, floor));
             let bytes = frames.iter().map(Kept::bytes).sum();
             let pushes = frames.iter().map(|kept| kept.pushes).fold(0, u32::saturating_add);
             self.latest += 1;
             let number = self.latest;
             self.bytes += bytes;
-            // What was kept before is not known, and members know the pushes by the numbers that their offsets are.
+            // The former counts are not known. Members number the pushes by their offsets.
             let before = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
             let floor = floor.map_or(before, |floor| floor.min(before));
             let known = RoomHistory {
@@ -140,7 +140,7 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
     handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
 }
 
-/// `None`: it is no push of a room whose latest one is at `top`.
+/// `None`: it cannot be a push of a room whose latest push has the offset `top`.
 fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
     let handed::Kept { frame, offset, pushes, age_ms } = kept;
     let handed::Item { bytes, tcp_at, is_push: _, state: _, offsets: _, direct: _ } = frame?;

@@ -1,4 +1,4 @@
-//! Pages of what a room keeps, for callers.
+//! Pages of the histories of rooms, for callers.
 
 use comet_proto::Position;
 
@@ -9,7 +9,8 @@ use crate::time::Millis;
 use super::{Kept, RoomHistories};
 
 impl RoomHistories {
-    /// The page of `query`, about a room for which `rule` holds. It shares the frames, so it takes as long as it has entries.
+    /// The page for `query`, about a room for which `rule` holds. It shares the frames, so its cost is that of its
+    /// entries.
     pub(crate) fn page(
         &self,
         query: &HistoryQuery,
@@ -18,7 +19,7 @@ impl RoomHistories {
     ) -> HistoryPage {
         let Some(known) = self.rooms.get(&*query.room) else { return HistoryPage::default() };
         let before = query.before.unwrap_or(u64::MAX);
-        // Frames are in the order of offsets and of times.
+        // Frames are sorted by offset and by time.
         let fresh = known.frames.partition_point(|kept| !kept.is_kept(rule, now));
         let end = known.frames.partition_point(|kept| kept.first() < before);
         let (mut pushes, mut bytes, mut runs) = (0, 0, Vec::new());
@@ -65,7 +66,7 @@ mod tests {
         histories.add(&"h".into(), &rule(), frame, Millis(now), 64 << 20);
     }
 
-    /// Offsets, bodies and ages, and the oldest push that is kept.
+    /// Offsets, bodies and ages, and the offset of the oldest stored push.
     type Told = (Vec<(u64, Vec<u8>, u64)>, Option<u64>);
 
     fn page(histories: &RoomHistories, before: Option<u64>, limit: u32, now: u64) -> Told {
@@ -94,7 +95,7 @@ mod tests {
         let rest = vec![entry(2, 40), entry(1, 50)];
         assert_eq!(page(&all, Some(3), 9, 50), (rest, Some(1)));
         assert_eq!(page(&all, Some(1), 9, 50), (vec![], Some(1)));
-        // What is too old is on no page, though no push has taken it away.
+        // A push that is too old is on no page, even if no later push has displaced it.
         assert_eq!(page(&all, Some(3), 9, 100), (vec![entry(2, 90)], Some(2)));
         assert_eq!(page(&all, None, 9, 120), (vec![], None));
     }

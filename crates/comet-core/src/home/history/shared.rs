@@ -1,5 +1,5 @@
-//! Histories that hosts share: each reads one stream and keeps what came last. An offset is a place in the stream, so those of a
-//! room have holes, and any host recovers any client.
+//! Histories that hosts share: each host reads one stream and keeps the last pushes. An offset is a place in the
+//! stream, so the offsets of a room have holes, and any host can recover any client.
 
 use std::sync::Arc;
 
@@ -14,9 +14,9 @@ use super::{CameAt, Place, RoomHistories, RoomHistory};
 #[derive(Default)]
 pub(super) struct Shared {
     stream: StreamState,
-    /// Offset of the latest push to a room that was forgotten, or that no rule covered.
+    /// The offset of the latest push to a room that was forgotten, or that no rule covered.
     forgotten: u64,
-    /// Times that the stream lost pushes that this host has not read.
+    /// How many times the stream lost pushes that this host had not read.
     losses: u64,
 }
 
@@ -29,21 +29,21 @@ impl Shared {
         self.forgotten
     }
 
-    /// A room is forgotten whose latest push had the offset `top`.
+    /// Notes that a room is forgotten whose latest push had the offset `top`.
     pub(super) fn forget(&mut self, top: u64) {
         self.forgotten = self.forgotten.max(top);
     }
 }
 
 impl RoomHistories {
-    /// The stream that hosts share, as far as it is read; no epoch: clients cannot be told positions.
+    /// The shared stream, as far as it is read. Epoch 0: positions cannot be told to clients yet.
     pub(crate) fn stream(&self) -> Option<StreamState> {
         let shared = self.shared.as_ref()?;
         let StreamState { epoch, is_read, .. } = shared.stream;
         Some(StreamState { epoch: if is_read { epoch } else { 0 }, ..shared.stream })
     }
 
-    /// The host is so far. With another epoch it begins anew.
+    /// Sets how far this host has read the stream. With another epoch the histories begin anew.
     pub(crate) fn set_stream(&mut self, state: StreamState) {
         let Some(shared) = &mut self.shared else { return };
         let known = &mut shared.stream;
@@ -62,7 +62,8 @@ impl RoomHistories {
         self.bytes = 0;
     }
 
-    /// Whether members are to get a push of the stream: the host has read what was there when it began, and not this one.
+    /// Whether members get a push of the stream: the host has read the part that existed when it began, and has not
+    /// read this push.
     pub(crate) fn is_live(&self, room: &str, offset: u64) -> bool {
         let shared = self.shared.as_ref();
         shared.is_some_and(|shared| shared.stream.is_read) && self.is_unread(room, offset)
@@ -74,7 +75,7 @@ impl RoomHistories {
             && self.top(room).is_none_or(|top| offset > top)
     }
 
-    /// Keeps a push that has its offset, for which `rule` holds. `None`: it was there before.
+    /// Stores a push that has its offset, for which `rule` holds. `None`: it was stored before.
     pub(crate) fn add_stored(
         &mut self,
         room: &Arc<str>,
@@ -91,8 +92,8 @@ impl RoomHistories {
         Some(self.keep(room, rule, frame, (Some(offset), at), now, memory))
     }
 
-    /// A push to a room that no rule covers here: the rules of hosts differ while they are changed. What the room kept goes, so that
-    /// under a rule that comes, or comes back, nothing from before this push is recovered.
+    /// A push to a room that no rule covers here; the rules of hosts differ while they are being changed. The stored
+    /// pushes of the room are dropped, so that under a later rule nothing from before this push is recovered.
     pub(crate) fn pass_over(&mut self, room: &str, offset: u64) {
         if !self.is_unread(room, offset) {
             return;
@@ -106,8 +107,8 @@ impl RoomHistories {
         }
     }
 
-    /// A push that this host refuses, to a room that a rule covers. It is a number without a push, so members are told of a gap with
-    /// the next one, and nothing from before it is recovered.
+    /// A push that this host refuses, to a room that a rule covers. It takes a number, but is not stored. So members
+    /// are told about a gap with the next push, and nothing from before it is recovered.
     pub(crate) fn lose_stored(&mut self, room: &Arc<str>, offset: u64, memory: usize) {
         if !self.is_unread(room, offset) {
             return;
@@ -121,7 +122,7 @@ impl RoomHistories {
         self.evict(memory);
     }
 
-    /// Where `room` is, and from where on all pushes are there.
+    /// The position of `room`, and the offset after which all its pushes are stored.
     pub(super) fn known_of(&self, room: &str) -> (Position, u64) {
         let known = self.rooms.get(room);
         let Some(Shared { stream, .. }) = &self.shared else {
@@ -131,7 +132,7 @@ impl RoomHistories {
         };
         let StreamState { epoch, floor, seen, is_read } = *stream;
         if !is_read {
-            // No floor: nothing is recovered.
+            // With this floor nothing is recovered.
             return (Position { epoch: 0, offset: 0 }, u64::MAX);
         }
         let known_floor = known.map_or(self.floor_of_others(), |known| known.floor);
@@ -140,8 +141,8 @@ impl RoomHistories {
         (Position { epoch, offset }, known_floor.max(floor))
     }
 
-    /// The offset of the last push that a client has which has come to `since`. In a chunk clients count back from its last push, as if
-    /// its offsets had no holes. `None`: that is behind what the room keeps.
+    /// The offset of the last push that a client at `since` has. Within a chunk clients count back from its last push,
+    /// as if offsets had no holes. `None`: that push is older than the stored ones.
     pub(super) fn had_by(&self, known: &RoomHistory, since: u64) -> Option<u64> {
         let at = known.frames.partition_point(|kept| kept.offset < since);
         let Some(next) = known.frames.get(at).filter(|_| self.shared.is_some()) else {
@@ -160,13 +161,14 @@ impl RoomHistories {
         None
     }
 
-    /// From where on all pushes are there to a room that is not known.
+    /// The offset after which all pushes to an unknown room would be stored.
     pub(super) fn floor_of_others(&self) -> u64 {
         let shared = self.shared.as_ref();
         shared.map_or(0, |shared| shared.forgotten.max(shared.stream.floor))
     }
 
-    /// Times that the stream lost pushes, which may have been to any room. Each is a number without a push in all of them.
+    /// How many times the stream lost pushes. They may have been to any room, so each loss takes a number in every
+    /// room.
     pub(super) fn losses(&self) -> u64 {
         self.shared.as_ref().map_or(0, |shared| shared.losses)
     }
@@ -254,7 +256,7 @@ mod tests {
         assert_eq!(home.recovered("h", 8, 50).0, None, "another stream");
         assert_eq!(home.recovered("h", 7, 51).0, None, "not read so far");
         assert_eq!(home.add("h", 50), None, "it was there before");
-        // A rule keeps three.
+        // The rule keeps three pushes.
         home.add("h", 70);
         assert_eq!(home.recovered("h", 7, 19).0, None);
         assert_eq!(home.recovered("h", 7, 20).0, Some(3));
@@ -273,7 +275,8 @@ mod tests {
         assert_eq!(home.recovered("h", 7, 29).0, None);
     }
 
-    /// A client that read a part of a chunk of three has an offset before that of the last, whatever those of the others are.
+    /// A client that read part of a chunk of three pushes has an offset counted back from the last one, whatever the
+    /// offsets of the others are.
     #[test]
     fn a_client_that_read_a_part_of_a_chunk_gets_the_rest() {
         let mut home = Home::new(READ);
@@ -285,7 +288,7 @@ mod tests {
         let batch = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: &run };
         home.add_frame("h", &Encoded::frame(&batch), 30 * S, 0);
         home.add("h", 40);
-        // A rule keeps three, so the first has gone.
+        // The rule keeps three pushes, so the first is gone.
         for (since, missed) in [(40 * S, Some(0)), (40 * S - 1, Some(1)), (40 * S - 2, Some(2))] {
             assert_eq!(home.recovered_since("h", 7, since).0, missed, "{since}");
         }
@@ -295,7 +298,7 @@ mod tests {
         assert_eq!(home.recovered_since("h", 7, 30 * S - 2).0, Some(3));
     }
 
-    /// What is lost between two pushes is a hole in the numbers as well, so that members are told.
+    /// A loss between two pushes is a hole in the numbers as well, so that members are told.
     #[test]
     fn what_the_stream_lost_is_a_hole() {
         let mut home = Home::new(READ);
@@ -306,7 +309,7 @@ mod tests {
         assert_eq!(home.add("h", 21), Some(4));
         assert_eq!(home.recovered("h", 7, 14).0, None);
         assert_eq!(home.recovered("h", 7, 15).0, Some(2));
-        // It may have been to a room that had none before.
+        // The lost push may have been to a room without any push.
         assert_eq!(home.add("h2", 22), Some(2));
     }
 
@@ -323,12 +326,12 @@ mod tests {
         assert!(!home.0.is_live("h", 12 * S));
         assert!(home.0.is_live("h", 13 * S));
         assert_eq!(home.add("h", 13), Some(3));
-        // The age counts from when the stream got the push.
+        // The age counts from the time when the stream got the push.
         home.add_aged("old", 14, 100);
         assert_eq!(home.recovered("old", 7, 13).0, None);
     }
 
-    /// The clock of this home shows a second.
+    /// The clock of this home is at one second.
     #[test]
     fn a_push_may_be_older_than_the_process() {
         let mut home = Home::new(READ);
@@ -365,7 +368,7 @@ mod tests {
         assert_eq!(home.add("known", 110), Some(1));
         assert_eq!(home.recovered("known", 7, 40).0, None);
         assert_eq!(home.recovered("known", 7, 70).0, Some(1));
-        // It comes again behind a hand-over.
+        // The push comes again after a hand-over.
         home.0.pass_over("other", 45 * S);
         assert_eq!(home.recovered("other", 7, 44).0, Some(1));
     }

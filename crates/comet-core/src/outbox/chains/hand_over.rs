@@ -16,13 +16,13 @@ use super::Chains;
 #[derive(Clone, Copy)]
 pub(crate) enum ItemParts<'a> {
     Shared {
-        /// Within a shard an equal serial is the same frame.
+        /// Within a shard an equal serial means the same frame.
         serial: u32,
         frame: &'a Encoded,
         is_push: bool,
         subject: Option<&'a Subject>,
     },
-    /// A push of a parcel. The next process has each as a frame of its own.
+    /// A push of a parcel. The next process stores each as a frame of its own.
     Parked(ParkedFrame<'a>),
 }
 
@@ -50,7 +50,8 @@ impl<'a> ItemParts<'a> {
 }
 
 impl Chains {
-    /// The frames of an outbox that the kernel has not taken whole, and how many bytes of the first one it took.
+    /// The frames of an outbox that the kernel has not taken whole, and the number of bytes that it took of the first
+    /// one.
     pub(crate) fn hand_over(
         &self,
         outbox: &Outbox,
@@ -88,8 +89,8 @@ impl Chains {
         item
     }
 
-    /// An outbox with these frames. A send that has begun goes on as one that was cut short, with the first frame and those that are
-    /// sealed; the others wait.
+    /// An outbox with these frames. A send that has begun continues as one that was cut short, with the first frame and
+    /// the sealed ones. The other frames wait.
     pub(crate) fn take_over<'a>(
         &mut self,
         mut items: impl Iterator<Item = &'a Item>,
@@ -108,7 +109,7 @@ impl Chains {
             }
             outbox.in_flight = std::mem::replace(&mut outbox.pending, ChainId::NONE);
             outbox.taken = taken;
-            // It tells which frames are whole once more is taken.
+            // Later it tells which frames are taken whole.
             if frames > 1 && self.chains[outbox.in_flight].windows[transport.encoding()].is_none() {
                 self.make_window(outbox.in_flight, transport);
             }

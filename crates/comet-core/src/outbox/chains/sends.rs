@@ -1,4 +1,4 @@
-//! Sends: what an outbox has in flight, and how far the kernel is with it.
+//! Sends: the frames that an outbox has in flight, and how much of them the kernel has taken.
 
 use comet_proto::{Frame, decode, text};
 
@@ -14,8 +14,8 @@ use crate::transport::Transport;
 use super::Chains;
 
 impl Chains {
-    /// Begins a send of what waits, if nothing is in flight: of a window of it, if that is long. `false`:
-    /// nothing waits.
+    /// Begins a send of the pending frames, or of one window of them if they are long. Nothing may be in flight.
+    /// `false`: nothing is pending.
     pub(crate) fn start(&mut self, outbox: &mut Outbox) -> bool {
         debug_assert!(!outbox.is_sending());
         let pending = outbox.pending;
@@ -28,8 +28,8 @@ impl Chains {
         true
     }
 
-    /// Puts `replies` into a send of which the kernel has nothing yet, in this order, each behind so many of its frames. If there is no
-    /// send under way, one of them begins.
+    /// Inserts `replies` into a send of which the kernel has taken nothing, in order, each behind the given number of
+    /// its frames. If no send is under way, one with the replies begins.
     pub(crate) fn insert(&mut self, outbox: &mut Outbox, replies: &[(usize, Item)]) {
         debug_assert!(outbox.taken == 0 && replies.is_sorted_by_key(|(place, _)| *place));
         let Some((_, last_reply)) = replies.last() else { return };
@@ -57,7 +57,7 @@ impl Chains {
         self.release(window, 1);
     }
 
-    /// The frames of the send under way, and those that wait behind it.
+    /// The frames of the send under way, and the pending frames behind it.
     pub(crate) fn waiting_frames(&self, outbox: &Outbox) -> [Vec<&Item>; 2] {
         [outbox.in_flight, outbox.pending].map(|index| {
             if index == ChainId::NONE {
@@ -68,7 +68,7 @@ impl Chains {
         })
     }
 
-    /// Whether one send takes the whole chain.
+    /// Whether the whole chain fits into one send.
     fn is_window(&self, index: ChainId) -> bool {
         let Chain { log, run, totals, .. } = self.chains[index];
         let bytes = totals.longest();
@@ -76,7 +76,7 @@ impl Chains {
         bytes <= WINDOW || bytes - last() <= WINDOW
     }
 
-    /// Divides a chain into the frames of one send and those behind them. Takes over the caller's reference.
+    /// Divides a chain into the frames of one send and the rest. Takes over the caller's reference.
     fn halve(&mut self, index: ChainId) -> (ChainId, ChainId) {
         let [window, rest] = self.chains[index].halves;
         let is_known = self.chains.at(window.chain, window.generation).is_some()
@@ -113,7 +113,7 @@ impl Chains {
         [self.add_chain(window), self.add_chain(rest)]
     }
 
-    /// The bytes to send next, all of what is in flight and not taken.
+    /// The bytes to send next: everything in flight that is not taken.
     pub(crate) fn slices(&mut self, outbox: &Outbox, transport: Transport) -> Slices<'_> {
         let (index, taken) = (outbox.in_flight, outbox.taken as usize);
         let chain = &self.chains[index];
@@ -146,7 +146,7 @@ impl Chains {
         self.chains[index].windows[transport.encoding()] = Some(Box::new(window));
     }
 
-    /// The frames of what is in flight that end within its first `taken` bytes.
+    /// The frames in flight that end within the first `taken` bytes.
     pub(super) fn whole(&self, index: ChainId, transport: Transport, taken: u32) -> Whole {
         let chain = &self.chains[index];
         let Totals { frames, pushes, replies, bytes } = chain.totals;
@@ -154,7 +154,7 @@ impl Chains {
         let mut whole = match &chain.windows[transport.encoding()] {
             _ if taken == bytes => return Whole { frames, pushes, replies, bytes },
             Some(window) => window.whole(taken),
-            // One frame, or nothing was sent yet.
+            // It is one frame, or nothing was sent yet.
             None => Whole::default(),
         };
         if let Some((pushes, _)) = self.whole_of_parcel(index, transport, whole, taken) {
@@ -163,7 +163,7 @@ impl Chains {
         whole
     }
 
-    /// If a parcel follows the `whole` frames: how many of its pushes end within the first `taken` bytes of what is in flight, and
+    /// If a parcel follows the `whole` frames: how many of its pushes end within the first `taken` bytes in flight, and
     /// their length.
     pub(super) fn whole_of_parcel(
         &self,
@@ -180,7 +180,7 @@ impl Chains {
         Some(item.parcel()?.whole(transport, taken - whole.bytes))
     }
 
-    /// The kernel took `bytes` more of what is in flight.
+    /// The kernel took `bytes` more bytes of the frames in flight.
     pub(crate) fn advance(
         &mut self,
         outbox: &mut Outbox,
@@ -200,8 +200,8 @@ impl Chains {
         SendProgress { pushes: after.pushes - before.pushes, is_done }
     }
 
-    /// Operation, sequence and length of each frame whose last byte is among the next `bytes` of what is
-    /// in flight. A batch counts as the frames in it. Bytes that are no frame of the protocol are left out.
+    /// The operation, sequence and length of each frame whose last byte is among the next `bytes` bytes in flight. A
+    /// batch counts as the frames in it. Bytes that are no frame of the protocol are skipped.
     pub(crate) fn frames_taken(
         &self,
         outbox: &Outbox,
@@ -235,7 +235,7 @@ impl Chains {
         frames
     }
 
-    /// Drops what is pending. What is in flight stays.
+    /// Drops what is pending, but not what is in flight.
     pub(crate) fn clear_pending(&mut self, outbox: &mut Outbox, transport: Transport) -> Remains {
         let index = std::mem::replace(&mut outbox.pending, ChainId::NONE);
         if index == ChainId::NONE {

@@ -1,4 +1,4 @@
-//! Outboxes against plain queues, what they share, and how many frames they look at.
+//! Compares outboxes with plain queues, and checks what they share and how many frames they look at.
 
 use std::collections::VecDeque;
 
@@ -14,7 +14,7 @@ use crate::outbox::{Remains, SendProgress, Slices, State, Subject};
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
-    /// The same frame to all outboxes of a mask. A push drops older ones until fewer than `pushes_max` are
+    /// Appends the same frame to all outboxes of a mask. A push drops older ones until fewer than `pushes_max` are
     /// left, or wait if it is about a state.
     Append {
         mask: u8,
@@ -78,7 +78,7 @@ impl Model {
         self.in_flight.iter().flat_map(|frame| frame.bytes.clone()).collect()
     }
 
-    /// Returns how many pushes were taken to the last byte.
+    /// Returns the number of pushes that were taken to the last byte.
     fn take(&mut self, mut bytes: usize) -> u32 {
         let mut pushes = 0;
         while let Some(first) = self.in_flight.front_mut() {
@@ -115,7 +115,7 @@ impl Model {
         }
     }
 
-    /// `false`: there is no place for a push about `state`.
+    /// `false`: there is no space for a push about `state`.
     fn drop_outdated(&mut self, state: u8, pushes_max: u32) -> bool {
         let waiting = |model: &Self| model.pending.iter().filter(|frame| frame.is_push).count();
         if self.load().pushes < pushes_max {
@@ -240,7 +240,7 @@ fn item(chains: &mut Chains, body: &[u8], is_push: bool) -> Item {
     chains.item(Encoded::frame(&frame), is_push)
 }
 
-/// A push for each of `outboxes`, which hold fewer than `pushes_max` with it.
+/// Appends a push to each of `outboxes`, which then hold at most `pushes_max` pushes.
 fn push(chains: &mut Chains, outboxes: &mut [Outbox], body: &[u8], pushes_max: u32) {
     let item = item(chains, body, true);
     let mut unused = AppendMemo::NONE;
@@ -266,7 +266,7 @@ fn frames_held(chains: &Chains) -> usize {
     frames_logged(chains).len()
 }
 
-/// [`Chains::held_bytes`], from what there is.
+/// [`Chains::held_bytes`], counted anew.
 fn held_anew(chains: &Chains) -> usize {
     let mut frames = frames_logged(chains);
     let entries = frames.len() * ENTRY_BYTES;
@@ -313,7 +313,7 @@ fn a_frame_cut_in_the_middle_is_lost_and_the_ones_before_it_are_sent() {
     assert!(chains.is_empty());
 }
 
-/// Each frame is looked at for its window and for its buffer, however long the backlog is.
+/// Each frame is looked at once for its window and once for its buffer, however long the backlog is.
 #[test]
 fn a_backlog_costs_what_its_frames_cost() {
     const FRAMES: u64 = 65_000;
@@ -372,7 +372,8 @@ fn without_memory_for_buffers_a_send_still_takes_a_window() {
     assert_eq!(chains.joined_bytes, JOINED_BYTES_MAX);
 }
 
-/// Alike or not, a push to a full outbox looks at the frame that is dropped, and not at those behind it.
+/// A push to a full outbox looks at the frame that is dropped, but not at those behind it, whether the outboxes are
+/// equal or not.
 #[test]
 fn dropping_the_oldest_is_constant_work() {
     const PUSHES_MAX: u32 = 512;
@@ -399,10 +400,9 @@ fn dropping_the_oldest_is_constant_work() {
             push(&mut chains, &mut outboxes, b"newer", PUSHES_MAX);
         }
         let visits = visits::take() as f64 / (PUSHES * OUTBOXES) as f64;
-        // A look at what is dropped and one behind it; beside that, a log that is copied as a whole now and
-        // then.
+        // A look at the dropped frame and at the one behind it; in addition, from time to time a copy of a whole log.
         assert!(visits < 8.0, "{case}: {visits} frames for each push and outbox");
-        // The frame in flight holds the front of its log.
+        // The frame in flight keeps the front of its log.
         let logs = if has_own_replies { OUTBOXES as usize } else { 1 };
         assert!(frames_held(&chains) <= logs * 3 * PUSHES_MAX as usize, "{case}");
         for outbox in &mut outboxes {

@@ -1,4 +1,4 @@
-//! What an outbox holds of pushes to keys and users: they are parked if the connection ends first.
+//! The pushes to keys and users in an outbox. They are parked if the connection ends first.
 
 use crate::index::Index;
 use crate::outbox::chain::Chain;
@@ -9,12 +9,12 @@ use crate::transport::Transport;
 use super::Chains;
 
 impl Chains {
-    /// Of the frames that wait. What is in flight is left out.
+    /// The pushes among the pending frames. Those in flight are left out.
     pub(crate) fn direct_waiting(&self, outbox: &Outbox) -> Vec<ParkedPush> {
         self.direct(outbox.pending, [0; 2])
     }
 
-    /// Of the frames in flight that the kernel has not taken to the last byte.
+    /// The pushes among the frames in flight that the kernel has not taken to the last byte.
     pub(crate) fn direct_in_flight(
         &self,
         outbox: &Outbox,
@@ -33,7 +33,8 @@ impl Chains {
         self.direct(in_flight, skipped)
     }
 
-    /// Without so many frames in front, and so many pushes of the first parcel if that is next.
+    /// The pushes of a chain, without its first `frames` frames and the first `in_parcel` pushes of a parcel that comes
+    /// next.
     fn direct(&self, index: ChainId, [frames, mut in_parcel]: [usize; 2]) -> Vec<ParkedPush> {
         if index == ChainId::NONE {
             return Vec::new();

@@ -1,27 +1,27 @@
-//! What is known of a request, and its reply.
+//! The state of a request, and its reply.
 
 use comet_proto::push_frame::PushReply;
 
 use crate::callers::ToldElsewhere;
 use crate::ledger::{DropReason, Tally};
 
-/// What is known of a push.
+/// The state of a request: what became of its push so far.
 pub(crate) struct Answered {
-    /// Shards that have not reported.
+    /// The number of shards that have not reported.
     reports: u32,
-    /// Partial tallies that were announced and have not come. Below 0 where they came first.
+    /// Partial tallies that were announced and have not arrived. Negative if they arrived before they were announced.
     partials: i64,
     tally: Tally,
-    /// What became of it on other hosts is not known yet.
+    /// Whether the answer of the other hosts is still to come.
     awaits_hosts: bool,
-    /// Names of the push that other hosts hold, and hosts that have not told.
+    /// How many keys or users of the push other hosts hold, and how many hosts have not answered.
     held: u32,
     unanswered: u32,
     pub(super) failure: Option<Failure>,
     is_token: bool,
 }
 
-/// Why a request is not done: a code of gRPC and a sentence.
+/// Why a request failed: a gRPC status code and a sentence.
 pub(crate) struct Failure {
     status: u32,
     sentence: String,
@@ -66,7 +66,7 @@ impl Answered {
         }
     }
 
-    /// A token that opens is done at once.
+    /// A valid token is complete at once.
     pub(super) fn of_token() -> Self {
         Self { is_token: true, ..Self::of_push(0) }
     }
@@ -75,7 +75,7 @@ impl Answered {
         Self { failure: Some(failure), ..Self::of_push(0) }
     }
 
-    /// So many shards are asked.
+    /// `reports` shards are asked.
     pub(crate) fn expect(&mut self, reports: u32) {
         self.reports = reports;
     }
@@ -103,21 +103,21 @@ impl Answered {
 
     pub(crate) fn add_elsewhere(&mut self, told: &ToldElsewhere) {
         let ToldElsewhere { tally, held, unanswered, bytes: _ } = *told;
-        // It may have been given up.
+        // The wait for other hosts may have been given up.
         if std::mem::take(&mut self.awaits_hosts) {
             self.tally += tally;
             (self.held, self.unanswered) = (held, unanswered);
         }
     }
 
-    /// Other hosts are not waited for. How many would have told is not known, and counts as one.
+    /// Stops waiting for other hosts. The number of those that have not answered is unknown, and counts as one.
     pub(super) fn give_up_hosts(&mut self) {
         if std::mem::take(&mut self.awaits_hosts) {
             self.unanswered = 1;
         }
     }
 
-    /// A shard is not asked.
+    /// A shard could not be asked.
     pub(crate) fn fail(&mut self, failure: Failure) {
         self.reports = self.reports.saturating_sub(1);
         self.failure = Some(failure);
@@ -127,7 +127,7 @@ impl Answered {
         self.reports == 0 && self.partials == 0 && !self.awaits_hosts
     }
 
-    /// Ends it before all reports have come.
+    /// Ends the call before all reports have arrived.
     pub(super) fn give_up(&mut self, status: u32, sentence: &str) {
         let Tally { matched, queued, absent, .. } = self.tally;
         let known = format!("known so far: matched {matched}, queued {queued}, absent {absent}");
@@ -148,7 +148,7 @@ impl Answered {
         let Tally { matched, queued, absent, parked, dropped, .. } = self.tally;
         let dropped = DropReason::ALL.iter().map(|reason| dropped[*reason as usize]);
         let dropped = (1..).zip(dropped).filter(|(_, count)| *count > 0);
-        // A name that is absent here may be held elsewhere.
+        // A key or user that is absent here may be held on another host.
         let absent = absent.saturating_sub(self.held.into());
         let counts = (matched, queued, absent);
         PushReply::encode_ledger(output, id, counts, (parked, self.unanswered.into()), dropped);

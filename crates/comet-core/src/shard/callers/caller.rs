@@ -1,4 +1,4 @@
-//! One push caller: its bytes, its requests in the order in which they came, and their replies in the same order.
+//! One push caller: its input, its requests in order of arrival, and their replies in the same order.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -18,37 +18,37 @@ use crate::time::Millis;
 use super::answer::{Answered, Failure};
 use super::request::{NO_TOKEN, Read, judge};
 
-/// Memory that an idle caller keeps for its input and for its replies, bytes.
+/// The memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
 
 pub(crate) struct Caller {
     stage: Stage,
-    /// The token that let it in.
+    /// The token that admitted it.
     token: Option<Box<[u8]>>,
-    /// Bytes that came. Those before `read` are done with.
+    /// Received bytes. Those before `read` are consumed.
     input: Vec<u8>,
     read: usize,
-    /// Since when a request is incomplete. Time in which nothing is received for the caller does not count.
+    /// Since when a request has been incomplete. Time in which nothing is received for the caller does not count.
     incomplete_since: Option<Millis>,
     /// When something was last received.
     received_at: Millis,
-    /// It is not looked at.
+    /// The latest input has not been looked at.
     has_news: bool,
     has_ended_input: bool,
     is_receiving: bool,
     /// Requests that are not answered.
     calls: VecDeque<Call>,
-    /// Number of the first of them.
+    /// The number of the first of them.
     first_call: u32,
-    /// Replies that wait, and those that the driver sends, of which the kernel took the bytes before `sent`.
+    /// Replies that wait, and replies that the driver sends. The kernel took the bytes before `sent`.
     output: Vec<u8>,
     sending: Vec<u8>,
     sent: usize,
     is_sending: bool,
     has_called: bool,
-    /// When it was accepted, and then when it last did something.
+    /// When it was accepted; later, when it was last active.
     since: Millis,
-    /// When the kernel last took something.
+    /// When the kernel last took bytes.
     sent_at: Millis,
 }
 
@@ -56,28 +56,28 @@ pub(crate) struct Caller {
 enum Stage {
     /// Requests are read.
     Open,
-    /// No request is read any more. It ends once every reply is sent.
+    /// Reads no more requests. Ends once every reply is sent.
     Ending,
-    /// Our side is to be shut, and then is. What still comes is discarded.
+    /// Our write side is to be shut; `Lingering` once it is. Further input is discarded.
     Shutting,
     Lingering(Millis),
-    /// It is to be closed, and then is.
+    /// The socket is to be closed; `Closed` once it is.
     Failed,
     Closed,
 }
 
-/// A request that is not answered, because it or one before it is under way.
+/// A request that is not answered yet, because it or an earlier one is under way.
 struct Call {
     id: u32,
     begun: Millis,
-    /// Of its request.
+    /// The length of the request.
     bytes: usize,
     answered: Answered,
 }
 
-/// A request that was read.
+/// The result of reading a request.
 pub(crate) enum Next {
-    /// It is answered, or will be without a push.
+    /// No push begins. The request is answered, or will be.
     Answered,
     /// A push to begin.
     Push { call: CallId, target: CallerTarget, push: Push },
@@ -116,7 +116,7 @@ impl Caller {
         self.stage == Stage::Open
     }
 
-    /// For the order in which callers leave for new ones; `None`: it stays.
+    /// The rank by which callers are ended in favour of new ones; `None` while it is not idle.
     pub(crate) fn idle_since(&self) -> Option<(bool, Millis)> {
         let is_idle = self.is_open() && self.calls.is_empty() && self.unsent().is_none();
         is_idle.then_some((self.has_called, self.since))
@@ -124,12 +124,12 @@ impl Caller {
 
     // ---- deadlines -----------------------------------------------------------------------------
 
-    /// When [`Caller::expire`] has something to do, if nothing happens before.
+    /// When [`Caller::expire`] has something to do next, if nothing happens before.
     pub(crate) fn next_due(&self, limits: &CallerLimits) -> Option<Millis> {
         let timeout_ms = u64::from(limits.timeout_ms);
         let first = self.owes_first_request().then(|| self.since.after(CALLER_FIRST_MS));
         let incomplete = self.awaits_rest_since().map(|since| since.after(timeout_ms));
-        // Those that are complete wait for the caller to take the replies before theirs.
+        // Complete calls have no deadline: they wait until the caller has taken the earlier replies.
         let call = self.calls.iter().find(|call| !call.answered.is_complete());
         let call = call.map(|call| call.begun.after(timeout_ms));
         let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
@@ -143,22 +143,22 @@ impl Caller {
         [first, incomplete, call, write, linger].into_iter().flatten().min()
     }
 
-    /// Whether no request has come yet. One that is not looked at may be one.
+    /// Whether no request has arrived yet. Input that was not looked at may be one.
     fn owes_first_request(&self) -> bool {
         self.is_open() && !self.has_called && !self.has_news
     }
 
-    /// Since when the caller owes the rest of a request: all that came is looked at, and more is received.
+    /// Since when the caller owes the rest of a request. `None` while input is not looked at or nothing is received.
     fn awaits_rest_since(&self) -> Option<Millis> {
         self.incomplete_since.filter(|_| self.is_receiving && !self.has_news)
     }
 
-    /// Since when a request is incomplete.
+    /// Since when a request has been incomplete.
     pub(crate) fn incomplete_since(&self) -> Option<Millis> {
         self.incomplete_since
     }
 
-    /// Forgets what was not read, once nothing is read any more. Returns how many bytes that were.
+    /// Discards unread input once no input is read any more. Returns the number of bytes.
     pub(crate) fn drop_input(&mut self) -> usize {
         if self.is_open() {
             return 0;
@@ -168,7 +168,7 @@ impl Caller {
         bytes
     }
 
-    /// Answers calls that take too long. Returns why the connection ends, if it does.
+    /// Answers calls that have timed out. Returns the reason if the connection ends.
     pub(crate) fn expire(&mut self, limits: &CallerLimits, now: Millis) -> Option<CallerEnd> {
         let timeout_ms = u64::from(limits.timeout_ms);
         for call in &mut self.calls {
@@ -198,8 +198,8 @@ impl Caller {
         is_silent.then_some(CallerEnd::Silent)
     }
 
-    /// Ends the connection, after the replies to the requests under way where there is a reason and the caller takes them. Returns
-    /// whether that is new.
+    /// Ends the connection. With a reason, replies to the requests under way are sent first, if the caller takes them.
+    /// Returns whether this ended an open connection for that reason.
     pub(crate) fn end(&mut self, reason: Option<CallerEnd>) -> bool {
         let was_open = self.is_open();
         match (reason, self.stage) {
@@ -271,7 +271,7 @@ impl Caller {
         }
         match self.stage {
             Stage::Open => {
-                // A request that is longer than that may come to its end.
+                // A request longer than the limit is received until it is complete.
                 let has_space = self.unread() < CALLER_INPUT_MAX || self.incomplete_since.is_some();
                 has_space && has_bytes && self.has_space_for_reply()
             }
@@ -288,7 +288,7 @@ impl Caller {
         self.input.len() - self.read
     }
 
-    /// Returns how many bytes are kept.
+    /// Returns how many bytes were kept.
     pub(crate) fn receive(&mut self, bytes: &[u8], now: Millis) -> usize {
         self.is_receiving = false;
         self.received_at = now;
@@ -301,7 +301,7 @@ impl Caller {
         bytes.len()
     }
 
-    /// The stream has ended.
+    /// The peer has shut its write side.
     pub(crate) fn receive_end(&mut self) {
         self.is_receiving = false;
         self.has_ended_input = true;
@@ -322,13 +322,13 @@ impl Caller {
         self.first_call.wrapping_add(self.calls.len() as u32)
     }
 
-    /// Calls that nobody gets an answer to, and bytes of the input and of these.
+    /// For a caller that is gone: the number of calls without a reply, and the bytes of these and of unread input.
     pub(crate) fn left(&self) -> (u64, usize) {
         let bytes: usize = self.calls.iter().map(|call| call.bytes).sum();
         (self.calls.len() as u64, bytes + self.unread())
     }
 
-    /// What the driver may send at last; `None` while a send is under way.
+    /// The bytes that the driver may still send when the server ends; `None` while a send is under way.
     pub(crate) fn unsent(&self) -> Option<[&[u8]; 2]> {
         let is_left = !self.is_sending && self.has_output();
         is_left.then(|| [&self.sending[self.sent..], &self.output[..]])
@@ -342,7 +342,7 @@ impl Caller {
         self.is_open() && has_input && self.has_space_for_reply()
     }
 
-    /// Takes the next request, which is to be `call`. `None`: it is not complete.
+    /// Reads the next request, as the call `call`. `None`: it is not complete.
     pub(crate) fn read(
         &mut self,
         limits: &CallerLimits,
@@ -394,7 +394,7 @@ impl Caller {
         end.map_or(Ok(Some(next)), Err)
     }
 
-    /// The rest of the input is no whole request.
+    /// The rest of the input is not a whole request.
     fn read_no_more(&mut self, now: Millis) -> Option<Next> {
         if self.has_ended_input {
             self.stage = Stage::Ending;
@@ -409,7 +409,7 @@ impl Caller {
         None
     }
 
-    /// Answers what has no id to answer.
+    /// Fails a request whose id is not known.
     fn refuse(&mut self, now: Millis, failure: Failure) {
         let answered = Answered::failed(failure);
         self.calls.push_back(Call { id: 0, begun: now, bytes: 0, answered });
@@ -421,7 +421,8 @@ impl Caller {
         self.calls.get_mut(at).map(|call| &mut call.answered)
     }
 
-    /// Replies to the first requests that are done, with the status of each to `count`. Returns the bytes of these requests.
+    /// Replies to the first requests that are complete, and passes the status of each to `count`. Returns the bytes of
+    /// these requests.
     pub(crate) fn answer(&mut self, mut count: impl FnMut(u32)) -> usize {
         let mut bytes = 0;
         while self.output.len() < CALLER_OUTPUT_MAX
@@ -441,7 +442,7 @@ impl Caller {
         bytes
     }
 
-    /// Its token does not open any more.
+    /// Whether its token is not valid any more.
     pub(crate) fn has_lost_token(&self, limits: &CallerLimits) -> bool {
         let is_let_in = self.token.as_ref().is_some_and(|token| limits.tokens.contains(token));
         self.has_called && !limits.tokens.is_empty() && !is_let_in
@@ -451,7 +452,7 @@ impl Caller {
         self.calls.iter_mut().for_each(|call| call.answered.give_up_hosts());
     }
 
-    /// Answers all requests that have come: the server ends.
+    /// Answers all requests, because the server ends.
     pub(crate) fn finish(&mut self, limits: &CallerLimits, now: Millis) {
         for call in &mut self.calls {
             if !call.answered.is_complete() {

@@ -9,7 +9,7 @@ use crate::message::Push;
 
 use super::answer::Failure;
 
-/// What a request comes to.
+/// What a request turned out to be.
 pub(super) enum Read {
     Push(CallerTarget, Push),
     Token(Box<[u8]>),
@@ -40,7 +40,7 @@ pub(super) fn judge(
         PushTarget::Token if limits.tokens.contains(frame.body) => {
             return (id, Read::Token(frame.body.into()));
         }
-        // Where nobody is asked for one it is kept for the time when somebody is.
+        // While no tokens are required, the token is kept in case they are required later.
         PushTarget::Token if limits.tokens.is_empty() && frame.body.len() <= CALLER_TOKEN_MAX => {
             return (id, Read::Token(frame.body.into()));
         }

@@ -8,7 +8,8 @@ use crate::state::ConnState;
 use crate::time::{Millis, Tick};
 use crate::transport::Transport;
 
-/// Every other client does not read. Each push replaces the oldest of these, and looks at the frames of one of them.
+/// Every other client does not read. Each push replaces the oldest push of these clients, and the frames are examined
+/// for only one of them.
 #[test]
 fn full_outboxes_between_idle_ones_share_the_work() {
     const MEMBERS: u64 = 100;
