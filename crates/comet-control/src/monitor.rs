@@ -125,6 +125,11 @@ pub(crate) const FIELDS: &[Field] = &[
     counter("sent", "Deliveries whose every byte the kernel took.", |c| c.sent),
     counter("lost", "Deliveries queued, then lost with their connection.", |c| c.lost),
     counter("superseded", "Deliveries queued, then taken out for a newer one.", |c| c.superseded),
+    counter(
+        "displaced",
+        "Superseded deliveries that no newer state replaces: they made space in a full outbox.",
+        |c| c.displaced,
+    ),
     counter("frames_in", "Frames read from clients.", |c| c.frames_in),
     counter("frames_ignored", "Frames from clients not authenticated yet.", |c| c.frames_ignored),
     counter("heartbeats", "Heartbeats answered.", |c| c.heartbeats),

@@ -3,7 +3,7 @@
 //! The former process prepares its shards ([`Shard::begin_hand_over`](crate::Shard::begin_hand_over)) and runs turns
 //! until each [may be handed over](Obstacles::may_hand_over) and the mesh is empty. Then it takes their state
 //! ([`Shard::hand_over`](crate::Shard::hand_over)). That changes nothing: if the new process fails, the shards
-//! continue. The new process calls [`distribute`] with all of them, and each of its shards takes over its part
+//! continue. The new process calls [`distribute()`] with all of them, and each of its shards takes over its part
 //! ([`Shard::take_over`](crate::Shard::take_over)).
 //!
 //! What can be derived from the connections is not handed over: owners of keys, sessions of users, members of rooms and

@@ -258,6 +258,8 @@ pub struct Counters {
     pub lost: u64,
     /// Deliveries queued and then removed for a newer one (policy drop-oldest, or a newer state).
     pub superseded: u64,
+    /// Of the superseded deliveries, those that no newer state replaces: only their place in a full outbox was needed.
+    pub displaced: u64,
     /// Deliveries queued and then removed unsent because their connection ended, in order to be parked.
     pub unsent: u64,
     /// Parked pushes that were given to a connection that resumed the session. They are deliveries once more.

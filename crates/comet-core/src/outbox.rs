@@ -245,6 +245,15 @@ pub(crate) struct Superseded {
     pub(crate) bytes: u32,
 }
 
+impl Superseded {
+    /// How many of the pushes are lost: the newer push takes only their place. The others were about the same state.
+    pub(crate) fn displaced(self) -> u32 {
+        match self.cut {
+            Cut::Oldest(pushes) | Cut::Outdated { plain: pushes } => pushes,
+        }
+    }
+}
+
 /// The progress of a send in another process.
 #[derive(Clone, Copy)]
 pub(crate) struct PartialSend {

@@ -486,6 +486,7 @@ impl Shard {
     fn configure(&mut self, limits: Arc<Limits>) {
         limits.assert_sound();
         let former = std::mem::replace(&mut self.context.limits, limits);
+        self.departures.was_on |= former.resume.is_on();
         self.check_caller_tokens(&former);
         let limits = &self.context.limits;
         let covers_all = |rule: &HistoryRule| {

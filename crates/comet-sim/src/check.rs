@@ -23,13 +23,14 @@ use crate::summary::{self, Summary};
 pub(crate) fn turn(driver: &Driver, env: &Env) -> Result<(), String> {
     let counters = driver.shard.counters();
     let sockets = driver.socket_totals(env);
-    let Counters { deliveries, sent, lost, superseded, unsent, waiting, .. } = counters;
+    let Counters { deliveries, sent, lost, superseded, displaced, unsent, waiting, .. } = counters;
     let holds = |holds: bool, law: &str| {
         let shard = driver.shard.id().0;
         holds.then_some(()).ok_or_else(|| format!("shard {shard}: {law}: {counters:?}"))
     };
     holds(deliveries.matched == deliveries.queued + deliveries.dropped_total(), "matched")?;
     holds(deliveries.queued == sent + lost + superseded + unsent + waiting, "queued")?;
+    holds(displaced <= superseded, "displaced")?;
     let limits = &env.plan.limits;
     // With `DropOldest` one push may wait in addition to those in flight, however many these are, and another in
     // addition to those of a resumed session, which are not dropped. Pushes about states may fill an outbox in addition

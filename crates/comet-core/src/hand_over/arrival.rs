@@ -94,8 +94,10 @@ pub(crate) struct ArrivedRoom {
     pub(crate) name: Arc<str>,
     /// The number of members on this shard.
     pub(crate) members: u32,
-    /// The number of members on all other shards and hosts.
+    /// The number of members on all other shards.
     pub(crate) elsewhere: u32,
+    /// The number of members on other hosts, as remote logic last said.
+    pub(crate) remote: u32,
     /// The position of its latest push, if its home knows one.
     pub(crate) position: Option<Position>,
 }

@@ -265,8 +265,9 @@ fn join_rooms(
     }
     for room in rooms.iter_mut().flatten() {
         let HomeRoomPart { shards, remote, .. } = &joined[&room.name];
-        let all = shards.iter().fold(*remote, |sum, &(_, members)| sum.saturating_add(members));
+        let all = shards.iter().fold(0_u32, |sum, &(_, members)| sum.saturating_add(members));
         room.elsewhere = all.saturating_sub(room.members);
+        room.remote = *remote;
         room.position = positions.get(&room.name).copied();
     }
     let count = homes.len() as u16;

@@ -143,7 +143,14 @@ impl ShardRooms {
                 return Err(Fault::Inconsistent(format!("the handle {handle}")));
             }
             let handle = RoomHandle(handle);
-            rooms.push(ArrivedRoom { handle, name, members, elsewhere: 0, position: None });
+            rooms.push(ArrivedRoom {
+                handle,
+                name,
+                members,
+                elsewhere: 0,
+                remote: 0,
+                position: None,
+            });
         }
         for ArrivedConn { connection, room, further_rooms, renamed, .. } in conns {
             let first = connection.room.into_iter().zip(*room);

@@ -73,6 +73,7 @@ pub(super) struct Delivery<'a> {
     /// The connections that did not get it, by reason.
     tally: Tally,
     superseded: u64,
+    displaced: u64,
     /// The units of work spent on encoding the push.
     encoding: usize,
     /// Connections to close after the walk: too slow for the push, or kicked.
@@ -91,6 +92,8 @@ pub(super) struct Delivered {
     pub(super) tally: Tally,
     /// Older pushes that were dropped for this one.
     pub(super) superseded: u64,
+    /// Of these, pushes that are about another state, or about none.
+    pub(super) displaced: u64,
     /// Units of work in addition to those of the deliveries.
     pub(super) encoding: usize,
     /// Connections to close: slow consumers, or all that are kicked.
@@ -138,6 +141,7 @@ impl<'a> Delivery<'a> {
             queued: [0; FORMS],
             tally: Tally::default(),
             superseded: 0,
+            displaced: 0,
             encoding: 0,
             to_close: Vec::new(),
             traced: Vec::new(),
@@ -258,7 +262,7 @@ impl<'a> Delivery<'a> {
     /// Ends the walk.
     pub(super) fn finish(mut self) -> Delivered {
         self.settle_memos();
-        let Self { queued, bytes, mut tally, superseded, encoding, .. } = self;
+        let Self { queued, bytes, mut tally, superseded, displaced, encoding, .. } = self;
         let Self { to_close, traced, lost, departed, .. } = self;
         for (queued, bytes) in queued.into_iter().zip(bytes) {
             tally.matched += queued;
@@ -270,7 +274,7 @@ impl<'a> Delivery<'a> {
             let saved = bytes[plain_form(at)].saturating_sub(bytes[form]);
             self.outboxes.deflater.saved_bytes += queued[form] * u64::from(saved);
         }
-        Delivered { tally, superseded, encoding, to_close, traced, lost, departed }
+        Delivered { tally, superseded, displaced, encoding, to_close, traced, lost, departed }
     }
 
     /// Appends the push to one outbox.
@@ -394,16 +398,18 @@ impl<'a> Delivery<'a> {
             if outboxes == 0 {
                 continue;
             }
-            let Superseded { pushes, bytes, .. } = memo.superseded();
-            self.superseded += u64::from(pushes) * u64::from(outboxes);
-            self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
+            let superseded = memo.superseded();
+            self.superseded += u64::from(superseded.pushes) * u64::from(outboxes);
+            self.displaced += u64::from(superseded.displaced()) * u64::from(outboxes);
+            self.outboxes.bytes_dropped += u64::from(superseded.bytes) * u64::from(outboxes);
         }
     }
 
     /// Counts the pushes that each of `outboxes` outboxes dropped for this one.
-    fn count_superseded(&mut self, Superseded { pushes, bytes, .. }: Superseded, outboxes: u32) {
-        self.superseded += u64::from(pushes) * u64::from(outboxes);
-        self.outboxes.bytes_dropped += u64::from(bytes) * u64::from(outboxes);
+    fn count_superseded(&mut self, superseded: Superseded, outboxes: u32) {
+        self.superseded += u64::from(superseded.pushes) * u64::from(outboxes);
+        self.displaced += u64::from(superseded.displaced()) * u64::from(outboxes);
+        self.outboxes.bytes_dropped += u64::from(superseded.bytes) * u64::from(outboxes);
     }
 
     /// The older pushes that an outbox drops for this one; none if it is not full. `None`: this push is dropped. A push

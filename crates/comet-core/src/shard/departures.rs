@@ -36,12 +36,14 @@ struct Departure {
 pub(super) struct Departures {
     sessions: HashMap<LocalConnId, Departure, RandomState>,
     totals: ParkedTotals,
+    /// Sessions could be parked before. If that is turned off and on again, what was pushed in between is parked as well.
+    pub(super) was_on: bool,
 }
 
 impl Departures {
     pub(super) fn new(seed: u64) -> Self {
         let sessions = HashMap::with_hasher(RandomState::with_seeds(seed, 45, 46, 47));
-        Self { sessions, totals: ParkedTotals::default() }
+        Self { sessions, totals: ParkedTotals::default(), was_on: false }
     }
 
     pub(super) fn is_empty(&self) -> bool {

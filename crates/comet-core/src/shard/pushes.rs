@@ -131,7 +131,8 @@ impl Shard {
     /// As [`Shard::items`], for a push to keys or users.
     pub(super) fn direct_items(&mut self, push: &Push) -> Items {
         let mut items = self.items(push);
-        if self.context.limits.resume.is_on() && !push.is_order() {
+        let may_park = self.context.limits.resume.is_on() || self.departures.was_on;
+        if may_park && !push.is_order() {
             let Push { operation, ref frame, .. } = *push;
             items.set_direct(ParkedPush { operation, frame: frame.clone(), is_accepted: true });
         }
@@ -454,8 +455,16 @@ impl Shard {
         delivered: Delivered,
         budget: &mut Budget,
     ) -> (Tally, Vec<Slot>) {
-        let Delivered { mut tally, superseded, encoding, to_close, traced, lost, departed } =
-            delivered;
+        let Delivered {
+            mut tally,
+            superseded,
+            displaced,
+            encoding,
+            to_close,
+            traced,
+            lost,
+            departed,
+        } = delivered;
         tally += self.offer_departed(push, false, &departed);
         lost.into_iter().for_each(|(slot, lost)| self.note_lost(slot, lost));
         budget.spend(encoding);
@@ -469,6 +478,7 @@ impl Shard {
             }
             self.counters.deliveries += tally;
             self.counters.superseded += superseded;
+            self.counters.displaced += displaced;
         }
         (tally, to_close)
     }

@@ -54,11 +54,12 @@ impl Shard {
             .into_iter()
             .map(|item| chains.arrived_item(item.frame, item.is_push, item.subject))
             .collect();
-        self.rooms.take_over(
-            rooms
-                .iter()
-                .map(|room| (room.handle, Arc::clone(&room.name), room.elsewhere, room.position)),
-        );
+        let is_remote = matches!(self.context.logic, Logic::Remote { .. });
+        self.rooms.take_over(rooms.iter().map(|room| {
+            let remote = if is_remote { room.remote } else { 0 };
+            let elsewhere = room.elsewhere.saturating_add(remote);
+            (room.handle, Arc::clone(&room.name), elsewhere, room.position)
+        }));
         self.counters = counters;
         self.counters.live = connections.len() as u64;
         self.callers.accepted = self.counters.callers_accepted;
@@ -110,6 +111,7 @@ impl Shard {
             stalled_ms,
             tls,
         } = connection;
+        self.departures.was_on |= is_kept;
         let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
         let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
@@ -267,14 +269,16 @@ impl Shard {
             self.unclaimed(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
+        // Remote logic alone says how many members other hosts have. Without it the last numbers would stay for ever.
+        let is_remote = matches!(self.context.logic, Logic::Remote { .. });
         for HomeRoomPart { name, shards, remote } in rooms {
             if self.context.reports_rooms {
                 let room = Arc::clone(&name);
                 self.reports.push(Report::RoomInterest { room, has_members: true });
             }
-            self.home.rooms.take_over(name, shards, remote);
+            self.home.rooms.take_over(name, shards, if is_remote { remote } else { 0 });
         }
-        for (room, members) in remote {
+        for (room, members) in remote.into_iter().filter(|_| is_remote) {
             self.home.rooms.take_over_remote(room, members);
         }
         let (limits, evicted) = (&self.context.limits, self.counters.history_evicted);

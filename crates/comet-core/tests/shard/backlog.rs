@@ -93,7 +93,10 @@ fn drop_oldest_keeps_the_newest_of_each_and_counts_the_others() {
         }
     }
     let counters = rig.shards[0].counters();
-    assert_eq!(counters.superseded, 92 * STALLED as u64);
+    assert_eq!(
+        (counters.superseded, counters.displaced),
+        (92 * STALLED as u64, 92 * STALLED as u64)
+    );
     assert_eq!(counters.waiting, 8 * STALLED as u64);
     let pushes = |numbers: std::ops::Range<u32>| -> Vec<u8> {
         numbers.flat_map(|number| frame(5, 0, &body(number))).collect()

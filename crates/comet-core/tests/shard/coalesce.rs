@@ -162,6 +162,8 @@ fn a_slow_client_gets_the_newest_states_whatever_else_its_outbox_drops() {
         let counters = rig.shards[0].counters();
         assert_eq!(counters.deliveries.dropped_total(), 0);
         assert_eq!((counters.superseded, counters.sent), (4, 9), "{slow_consumer:?}");
+        // Two states have a newer one in their place.
+        assert_eq!(counters.displaced, 2, "{slow_consumer:?}");
     }
 }
 

@@ -10,8 +10,8 @@ mod story;
 
 use comet_core::limits::TICK_MS;
 use comet_core::{
-    Budget, CloseReason, ConnId, HistoryRule, LeftBehind, Limits, Logic, Message, Millis, Report,
-    Settings, Shard, ShardId, Transport, distribute,
+    Budget, CloseReason, ConnId, HistoryRule, Identity, LeftBehind, Limits, Logic, Message, Millis,
+    Report, Settings, Shard, ShardId, Transport, distribute,
 };
 use comet_handover as handed;
 use comet_proto::{Join, JoinReply, Leave, Position, RoomHandle, RoomRefusal, decode, op};
@@ -310,6 +310,39 @@ fn homes_know_what_they_knew() {
         let newer = rig.join(count - 1, "7/second//");
         assert_eq!(rig.reason(renamed[&second]), CloseReason::Replaced);
         assert!(!rig.is_closed(newer) && !renamed.contains_key(&conns[0]));
+    }
+}
+
+/// Only remote logic says how many members other hosts have. Without it nothing would ever replace its last words.
+#[test]
+fn members_on_other_hosts_are_forgotten_where_logic_is_embedded_from_then_on() {
+    let remote = Logic::Remote { renew_ms: (600_000, 600_000) };
+    for (logic, online) in [(remote, 6), (Logic::Embedded, 1)] {
+        for count in COUNTS {
+            let mut rig = Rig::with_logic(2, Limits::default(), remote);
+            let conn = rig.connect(0, Transport::Tcp);
+            rig.feed(conn, &frame(op::AUTH, 1, b""));
+            let (key, room) = (Some("k".into()), Some("r".into()));
+            let identity = Identity { key, room, ..Identity::default() };
+            rig.send(conn.shard, Message::Identified { conn, answer: Ok(identity) });
+            let rooms = vec![("r".into(), 5), ("later".into(), 5)];
+            for shard in [0, 1].map(ShardId) {
+                rig.send(shard, Message::RemoteRoomCounts { rooms: rooms.clone() });
+            }
+            rig.pass(1_000);
+            rig.take(conn);
+            let beat = |rig: &mut Rig, conn| {
+                let reply = rig.ask(conn, &frame(op::HEARTBEAT, 2, b""));
+                u32::from_be_bytes(reply[16..].try_into().unwrap())
+            };
+            assert_eq!(beat(&mut rig, conn), 6);
+            rig.set_logic(logic);
+            let conn = rig.upgrade(count)[&conn];
+            assert_eq!(beat(&mut rig, conn), online, "{count}");
+            rig.ask(conn, &frame(op::CHANGE_ROOM, 3, b"later"));
+            rig.pass(1_000);
+            assert_eq!(beat(&mut rig, conn), online, "{count}");
+        }
     }
 }
 

@@ -6,6 +6,8 @@ mod hand_over;
 mod parcels;
 mod returns;
 
+use std::sync::Arc;
+
 use comet_core::{
     CloseReason, ConnId, Hangup, Kick, Limits, Logic, Message, Millis, Push, Report, ResumeLimits,
     ShardId, SlowConsumer, Tally, Transport, home_of_key,
@@ -288,6 +290,29 @@ fn what_the_kernel_has_not_taken_is_parked_in_front() {
         assert_eq!((kept, rest), (resumed(3), pushes(&["2", "3", "4"])), "{is_silent}");
         let lost: u64 = rig.shards.iter().map(|shard| shard.counters().lost).sum();
         assert_eq!(lost, 0);
+        check_books(&rig);
+    }
+}
+
+/// An operator takes a mistake back. What was pushed meanwhile is not lost without a word.
+#[test]
+fn what_waits_while_parking_is_off_is_parked_once_it_is_on_again() {
+    for is_upgraded in [false, true] {
+        let mut rig = with(|_| {});
+        let (mut conn, ..) = join(&mut rig, 0, TOKEN);
+        rig.allow(conn, Some(0));
+        let off = Limits { resume: ResumeLimits::default(), ..limits() };
+        assert!(!off.resume.is_on());
+        if is_upgraded {
+            conn = rig.upgrade_with(2, |_| off)[&conn];
+        } else {
+            rig.send_all(&Message::Configure { limits: Arc::new(off) });
+        }
+        assert_eq!(rig.push_keys(&["k"], PUSH, b"1").queued, 1);
+        rig.send_all(&Message::Configure { limits: Arc::new(limits()) });
+        rig.hang_up(conn);
+        let (_, kept, rest) = join(&mut rig, 1, TOKEN);
+        assert_eq!((kept, rest), (resumed(1), pushes(&["1"])), "{is_upgraded}");
         check_books(&rig);
     }
 }
