@@ -180,14 +180,15 @@ fn what_a_caller_may_not_do_is_refused_with_a_sentence_and_nobody_gets_it() {
 #[test]
 fn paced_broadcasts_beyond_the_bound_are_refused() {
     let server = Server::start(&[]);
-    let clients: Vec<_> = (0..20).map(|index| server.client(BOTH[index % 2], "1")).collect();
+    // A core visits one a second: none of the broadcasts ends before all have begun.
+    let clients: Vec<_> = (0..100).map(|index| server.client(BOTH[index % 2], "1")).collect();
     assert!(
         server.connections().iter().all(|on_core| *on_core > 1),
         "both cores have some to visit"
     );
     for _ in 0..64 {
         let ledger = server.caller().broadcast(5, b"slowly", Some(1)).unwrap().unwrap();
-        assert_eq!((ledger.scheduled, ledger.matched), (20, 0));
+        assert_eq!((ledger.scheduled, ledger.matched), (100, 0));
     }
     let refused = server.caller().broadcast(5, b"one more", Some(1)).unwrap_err().to_string();
     assert!(refused.starts_with("64 paced broadcasts are under way"), "{refused}");

@@ -178,7 +178,7 @@ fn data_cores_go_on_while_the_control_thread_hangs() {
     let environment = [("NOTIFY_SOCKET", path), ("WATCHDOG_USEC", "2000000")];
     let frames = own_address();
     let set = format!("push.frames=[\"{frames}\"]");
-    let server = Server::start_in(&environment, &[], &[&set]);
+    let server = Server::start_in(&environment, &[], &[&set, "push.timeout=\"20s\""]);
     let mut live = server.live(Transport::Tcp, "41");
     let mut pusher = Pusher::tcp(frames, PATIENCE).unwrap();
     manager.until("WATCHDOG=1");

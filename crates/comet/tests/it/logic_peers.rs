@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_client::Transport;
 use serde_json::Value;
@@ -16,7 +16,11 @@ use crate::logic_reload::HeldComet;
 use crate::logic_rig::{post, request};
 use crate::process::{Running, Server, addresses, comet, line_with, with_sets};
 use crate::redis::RedisServer;
-use crate::support::{Metrics, two_cores, until};
+use crate::support::{Metrics, two_cores, until, until_in_time};
+
+/// How long a comet and Redis have to answer `comet logic`.
+const COMET_DEADLINE: Duration = Duration::from_secs(2);
+const REDIS_DEADLINE: Duration = Duration::from_secs(1);
 
 /// Listens and never accepts; its queue is full, so that the kernel drops who comes.
 struct FullQueue {
@@ -184,6 +188,10 @@ fn a_redis_that_cannot_serve_is_one_line_until_it_can() {
 /// is taken for gone, and the push that waits for them leaves none out.
 #[test]
 fn answers_of_comets_that_arrived_meanwhile_count() {
+    until_in_time(an_answer_of_a_comet_arrives_while_logic_stands_still);
+}
+
+fn an_answer_of_a_comet_arrives_while_logic_stands_still() -> bool {
     let (stopped, at) = other_comet();
     let (at, passages) = watched(at);
     let sets =
@@ -191,6 +199,8 @@ fn answers_of_comets_that_arrived_meanwhile_count() {
     let (logic, log, http, stat) = logic(&sets);
     let is_up = "comet_logic_comet_up{server=\"stopped\"}";
     until("the comet to be there", || Metrics::read(stat).value(is_up) == 1);
+    // What it has not answered yet is not much older.
+    let begun = Instant::now();
     stopped.pause(true);
     // Its health is asked for once a second, and has to be known two seconds later.
     while passages.try_recv().is_ok() {}
@@ -200,6 +210,9 @@ fn answers_of_comets_that_arrived_meanwhile_count() {
     let has_body = |bytes: Vec<u8>| bytes.windows(body.len()).any(|part| part == body);
     assert!(passages.iter().any(has_body), "the push is under way");
     logic.pause(true);
+    if begun.elapsed() > COMET_DEADLINE / 10 * 9 {
+        return false;
+    }
     stopped.pause(false);
     thread::sleep(Duration::from_secs(5));
     logic.pause(false);
@@ -207,6 +220,7 @@ fn answers_of_comets_that_arrived_meanwhile_count() {
     assert_eq!((&answer["code"], failed(&answer["data"])), (&0.into(), vec![]), "{answer}");
     assert_eq!(Metrics::read(stat).value(is_up), 1);
     assert!(log.try_iter().all(|line| !line.contains("gone")));
+    true
 }
 
 /// Passes on what goes to `server` and back. Gives what goes there, too.
@@ -237,7 +251,11 @@ fn watched(server: SocketAddr) -> (SocketAddr, Receiver<Vec<u8>>) {
 /// The same for its session store.
 #[test]
 fn an_answer_of_redis_that_arrived_meanwhile_counts() {
-    let Some(redis) = RedisServer::start() else { return };
+    until_in_time(an_answer_of_redis_arrives_while_logic_stands_still);
+}
+
+fn an_answer_of_redis_arrives_while_logic_stands_still() -> bool {
+    let Some(redis) = RedisServer::start() else { return true };
     let (at, passages) = watched(redis.address());
     let sets = [
         "logic_server.store=\"redis\"".to_owned(),
@@ -248,15 +266,20 @@ fn an_answer_of_redis_that_arrived_meanwhile_counts() {
     assert_eq!(push()["code"], 0);
     redis.pause(true);
     while passages.try_recv().is_ok() {}
+    let begun = Instant::now();
     let pushing = thread::spawn(push);
     passages.recv().unwrap();
     logic.pause(true);
+    if begun.elapsed() > REDIS_DEADLINE / 10 * 9 {
+        return false;
+    }
     redis.pause(false);
     thread::sleep(Duration::from_secs(5));
     logic.pause(false);
     let answer = pushing.join().unwrap();
     assert_eq!(answer["code"], 0, "{answer}");
     assert_eq!(Metrics::read(stat).by_label("comet_logic_redis_failures_total"), []);
+    true
 }
 
 /// A comet is asked for as much at once as its inboxes take. What is beyond waits for its turn, where those of other

@@ -9,6 +9,16 @@ use serde_json::{Value, json};
 use crate::profiles::start_process;
 use crate::support::{BOTH, Metrics, PATIENCE, Server, To, get, http, queued, received, until};
 
+/// What all of the two cores tell: one that is late is left out, so it is asked again.
+pub(crate) fn stat_of_both_cores(address: SocketAddr, path: &str) -> Value {
+    let mut stat = Value::Null;
+    until("both cores to answer", || {
+        stat = json_at(address, path);
+        stat["cores"].as_array().unwrap().len() == 2
+    });
+    stat
+}
+
 fn json_at(address: SocketAddr, path: &str) -> Value {
     let (status, body) = get(address, path);
     assert_eq!(status, 200, "{body}");
@@ -31,12 +41,7 @@ fn stat_tells_what_the_server_holds() {
     let fullest = json!([{ "room": "a", "online": 3 }, { "room": "b", "online": 2 }]);
     let expected = json!({ "count": 3, "fullest": fullest });
     until("rooms to be counted", || json_at(server.stat(), "/stat/rooms?top=2") == expected);
-    let mut stat = Value::Null;
-    // A core that is late is left out.
-    until("both cores to answer", || {
-        stat = json_at(server.stat(), "/stat?top=2");
-        stat["cores"].as_array().unwrap().len() == 2
-    });
+    let stat = stat_of_both_cores(server.stat(), "/stat?top=2");
     assert_eq!(stat["rooms"], expected);
     assert_eq!((&stat["phase"], &stat["calls_under_way"]), (&json!("ready"), &json!(0)));
     let totals = &stat["totals"];

@@ -13,6 +13,7 @@ use tonic::transport::Endpoint;
 
 use crate::discovery::sets;
 use crate::discovery_node::Node;
+use crate::monitor::stat_of_both_cores;
 use crate::peer::{CloseNotice, Peer, frame};
 use crate::process::{Server, line_with};
 use crate::support::{Metrics, PATIENCE, get, http, until};
@@ -117,7 +118,7 @@ fn a_running_server_drains_and_comes_back() {
 }
 
 fn stat(server: &Server) -> Value {
-    serde_json::from_str(&get(server.stat, "/stat").1).unwrap()
+    stat_of_both_cores(server.stat, "/stat")
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) enum Passage {
     Garbage,
 }
 
-/// How long a slow wire takes: longer than any deadline of these tests.
+/// How long a slow wire takes in each direction: there and back longer than any deadline of these tests.
 const LATE: Duration = Duration::from_secs(4);
 
 /// Listens, and passes on what comes to a server.
