@@ -56,6 +56,9 @@ impl Signals {
         let interrupt = signal(SignalKind::interrupt())?;
         let hangup = signal(SignalKind::hangup())?;
         let upgrade = signal(SignalKind::user_defined2())?;
+        // By default it ends the process where a log reaches the limit on the size of files (RLIMIT_FSIZE). Once it is caught,
+        // the write fails instead, and the log counts its lines as missing. The handler stays when the stream is dropped.
+        drop(signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
         drop(entered);
         Ok(Self { runtime, terminate, interrupt, hangup, upgrade, found: None })
     }

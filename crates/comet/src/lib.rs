@@ -9,6 +9,7 @@ mod app;
 pub mod args;
 pub mod caller;
 mod comet_watch;
+mod config_files;
 pub mod ctl;
 mod discovery;
 mod ending;

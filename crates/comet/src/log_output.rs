@@ -1,7 +1,7 @@
 //! Which log lines are written, where and in which form: `log.level`, `log.file` and `log.format`.
 //!
-//! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs.
-//! RUST_LOG is a filter behind it. Where it is set, it decides by module which lines are written, and the
+//! The level is the facade's own ([`log::max_level`]), so any code can change it while the server runs. The crates of comet
+//! are written, others are not. RUST_LOG is a filter behind it. Where it is set, it decides by module which lines are written, and the
 //! level starts as the most verbose one of all modules. A thread of its own writes the
 //! lines ([`ProcessLog`]).
 
@@ -14,6 +14,9 @@ use env_logger::{Builder, DEFAULT_FILTER_ENV, Logger, Target, WriteStyle};
 use log::{LevelFilter, Log, Metadata, Record};
 
 use crate::log_filter;
+
+/// The target of the access log.
+const ACCESS: &str = "access";
 
 /// The log of the process. Dropped, it waits until what was logged is written, for a second at most.
 #[derive(Debug)]
@@ -36,7 +39,10 @@ impl LogOutput {
         let mut builder = Builder::new();
         match &filters {
             Some(filters) => builder.parse_filters(filters),
-            None => builder.filter_level(LevelFilter::Trace),
+            // What others log has no bound: rustls writes a line for each bad hello, with the peer's text in it.
+            None => {
+                builder.filter_level(LevelFilter::Off).filter_module("comet", LevelFilter::Trace)
+            }
         };
         let format = format(settings.format);
         let lines = ProcessLog::open(settings.file.as_deref(), format)

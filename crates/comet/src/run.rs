@@ -11,6 +11,7 @@ use rustix::process::{Pid, kill_process};
 
 use crate::api_tls;
 use crate::args::{EXIT_USAGE, Serve};
+use crate::config_files;
 use crate::log_filter;
 use crate::log_output::LogOutput;
 use crate::pid_file::PidFile;
@@ -364,7 +365,8 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
         log::error!("SIGHUP: {error}");
     }
     let level = app.config().log.level;
-    let reloaded = match configure(serve).and_then(|newer| app.reload(&newer)) {
+    let newer = config_files::read(configure, serve);
+    let reloaded = match newer.and_then(|newer| app.reload(&newer)) {
         Ok(reloaded) => reloaded,
         Err(mistakes) => return say_mistakes(&mistakes),
     };
@@ -375,7 +377,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
 
 /// Takes over into `running` what changes alive in `comet logic`.
 fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &mut Config) {
-    let newer = match configure_logic(serve) {
+    let newer = match config_files::read(configure_logic, serve) {
         Ok(newer) => newer,
         Err(mistakes) => return say_mistakes(&mistakes),
     };

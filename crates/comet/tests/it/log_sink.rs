@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
+use std::process::Command;
 
 use comet_client::{Transport, op};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -161,6 +162,30 @@ fn a_full_disk_stops_nothing() {
     let mut printed = String::new();
     stderr.read_to_string(&mut printed).unwrap();
     assert_eq!(printed, "");
+}
+
+/// Linux ends a process that reaches the limit, unless it catches the signal.
+#[test]
+fn a_limit_on_the_size_of_files_stops_nothing() {
+    let permit = Permit::wait();
+    let log = temporary("limited.log", "");
+    let mut command = Command::new("sh");
+    // In units of 512 bytes.
+    command.args(["-c", "ulimit -f 16; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_comet")]);
+    let stat = own_address();
+    let [log_set, stat_set] = [format!("log.file={log:?}"), format!("monitor.stat=[\"{stat}\"]")];
+    command.args(["--cores", &two_cores()]).args(with_sets(&[&log_set, &stat_set]));
+    let (process, _) = Running::start(command);
+    until("the start", || std::net::TcpStream::connect(stat).is_ok());
+    until("lines to be missing", || {
+        // Each is a line of the log.
+        process.signal(Signal::HUP);
+        Metrics::read(stat).value("comet_log_missed_total") > 0
+    });
+    assert_eq!(get(stat, "/healthz").0, 200);
+    process.signal(Signal::TERM);
+    assert_eq!(process.end(), Some(0));
+    drop(permit);
 }
 
 #[test]

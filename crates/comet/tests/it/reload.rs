@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use comet::caller::{Ledger, PushClient};
 use comet_client::Transport;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 
 use crate::peer::{Peer, UPGRADE};
@@ -322,6 +323,35 @@ fn a_renewed_certificate_is_named_and_its_end_is_exported() {
     let what = format!("nothing changes: tls.certificates[1]: {file} holds no certificate");
     assert!(line.contains(" ERROR ") && line.contains(&what), "{line}");
     assert_eq!(end_of(), seconds);
+}
+
+/// Opening a pipe waits for its other end, as a file on a mount that hangs does.
+#[test]
+fn a_file_that_cannot_be_read_holds_up_no_signal() {
+    let make_pipe = |path: &str| {
+        let mode = Mode::RUSR | Mode::WUSR;
+        mknodat(CWD, path, FileType::Fifo, mode, 0).unwrap();
+    };
+    let file = File::new("pipe.toml", "");
+    let certificates = Certificates::new(&["a.example"]);
+    let sets = certificates.sets();
+    let server = file.server(&sets.iter().map(String::as_str).collect::<Vec<_>>());
+    let [certificate, _] = certificates.files("a.example");
+    for (path, why) in [(&certificate, "it is a pipe"), (&file.0, "could not be read within")] {
+        let kept = fs::read(path).unwrap();
+        fs::remove_file(path).unwrap();
+        make_pipe(path);
+        server.signal(Signal::HUP);
+        let line = line_with(&server.log, "SIGHUP: nothing changes: ");
+        assert!(line.contains(why), "{line}");
+        fs::remove_file(path).unwrap();
+        fs::write(path, kept).unwrap();
+    }
+    file.write("[tcp]\nbacklog = 200\n");
+    server.signal(Signal::HUP);
+    line_with(&server.log, "SIGHUP: tcp.backlog changed from 4096 to 200");
+    server.signal(Signal::TERM);
+    assert_eq!(server.end().0, Some(0));
 }
 
 #[test]

@@ -1,12 +1,20 @@
 //! RUST_LOG, as a process has it: whatever it is, the log is not silent by mistake.
 
 use std::ffi::OsStr;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use comet_client::Transport;
 use rustix::process::Signal;
+use rustls::ClientConnection;
+use rustls::version::TLS13;
 
+use crate::peer::Peer;
 use crate::process::{Server, comet, line_with, with_sets};
+use crate::support::PATIENCE;
+use crate::tls::Certificates;
 
 #[test]
 fn modules_that_it_does_not_name_log_at_the_configured_level() {
@@ -48,4 +56,31 @@ fn nonsense_is_a_mistake_in_one_line() {
     check(&[], OsStr::from_bytes(b"\xff"), r#"comet: RUST_LOG: "\xFF" is not UTF-8"#);
     let output = comet(&["logic"]).env("RUST_LOG", "inof").output().unwrap();
     assert_eq!(output.status.code(), Some(64));
+}
+
+/// rustls warns of each hello that names an address, with the peer's text.
+#[test]
+fn what_libraries_say_about_peers_is_in_the_log_only_if_asked_for() {
+    let certificates = Certificates::new(&["localhost"]);
+    let sets = certificates.sets();
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    for (environment, is_asked_for) in [(&[][..], false), (&[("RUST_LOG", "info")], true)] {
+        let server = Server::start_in(environment, &[], &sets);
+        let config = Arc::new(certificates.client(&[&TLS13]));
+        let mut client = ClientConnection::new(config, "127-0-0-1".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        let at = hello.windows(9).position(|bytes| bytes == b"127-0-0-1").unwrap();
+        hello[at..at + 9].copy_from_slice(b"127.0.0.1");
+        let mut stream = TcpStream::connect(server.tls.unwrap()[0]).unwrap();
+        stream.write_all(&hello).unwrap();
+        // It is answered, as if it named nothing.
+        stream.read_exact(&mut [0; 5]).unwrap();
+        Peer::connect(server.tcp, Transport::Tcp).write(&[0; 16]);
+        let mut lines = std::iter::from_fn(|| server.log.recv_timeout(PATIENCE).ok());
+        let before: Vec<String> =
+            lines.by_ref().take_while(|line| !line.contains("reason=bad_frame")).collect();
+        let is_said = before.iter().any(|line| line.contains("rustls"));
+        assert_eq!(is_said, is_asked_for, "{before:?}");
+    }
 }
