@@ -40,9 +40,10 @@ impl LogOutput {
         match &filters {
             Some(filters) => builder.parse_filters(filters),
             // What others log has no bound: rustls writes a line for each bad hello, with the peer's text in it.
-            None => {
-                builder.filter_level(LevelFilter::Off).filter_module("comet", LevelFilter::Trace)
-            }
+            None => builder
+                .filter_level(LevelFilter::Off)
+                .filter_module("comet", LevelFilter::Trace)
+                .filter_module(ACCESS, LevelFilter::Trace),
         };
         let format = format(settings.format);
         let lines = ProcessLog::open(settings.file.as_deref(), format)
