@@ -77,6 +77,10 @@ impl World {
         env.plan.shards = shards;
         env.mesh = Mesh::new(shards, env.plan.inbox, env.plan.delay_ms_max);
         env.control.upgrade(shards);
+        if !env.plan.is_remote() {
+            // Nothing tells the new process about members on other hosts.
+            env.control.remote_members.clear();
+        }
         env.upgraded_at.push(env.now);
         let parts = distribute(parts, shards).map_err(|fault| fault.to_string())?;
         env.control.paced.upgrade(parts.iter().flat_map(|(part, _)| part.paced()))?;
