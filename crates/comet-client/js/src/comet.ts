@@ -6,7 +6,8 @@ import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
 import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
 import { watchPage } from "./page.js";
-import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
+import type { GapEvent, RoomEvent } from "./room.js";
+import { Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
 
 /** Objects are sent as JSON. */
