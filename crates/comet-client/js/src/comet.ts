@@ -172,7 +172,10 @@ export class Comet {
         this.#rooms.leave(room);
     }
 
-    /** Where the client is in a room's history; `undefined`: it is not in the room, or that keeps none. */
+    /**
+     * Where the client is in a room's history, or was when it lost the connection. `undefined`: it is not in the room, or that keeps
+     * none.
+     */
     position(room: string): Position | undefined {
         return this.#rooms.position(room);
     }

@@ -58,8 +58,6 @@ export class Rooms {
 
     join(name: string, since?: Point): void {
         const room = this.#rooms.get(name) ?? this.#add(name, true);
-        // From here on the room's own position counts.
-        this.#known.delete(name);
         if (room.state === "joining") {
             delete room.isTakenOut;
         }
@@ -89,7 +87,7 @@ export class Rooms {
     }
 
     position(name: string): Position | undefined {
-        const point = this.#rooms.get(name)?.point;
+        const point = this.#rooms.get(name)?.point ?? this.#known.get(name);
         return point && formatPosition(point);
     }
 
@@ -253,14 +251,10 @@ export class Rooms {
 
     /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
     #goesOn(room: Room, now: Point | undefined): boolean {
-        const before = room.point ?? this.#known.get(room.name);
-        this.#known.delete(room.name);
-        if (now && before) {
-            room.point = before;
-            if (before.epoch === now.epoch && before.offset !== now.offset) {
-                room.recovery = { byServer: true };
-                return true;
-            }
+        const { point } = room;
+        if (now && point && point.epoch === now.epoch && point.offset !== now.offset) {
+            room.recovery = { byServer: true };
+            return true;
         }
         return false;
     }
@@ -400,7 +394,10 @@ export class Rooms {
     }
 
     #add(name: string, isWanted: boolean | undefined): Room {
-        const room: Room = { name, isWanted, state: "out" };
+        const point = this.#known.get(name);
+        const room: Room = { name, isWanted, state: "out", ...(point && { point }) };
+        // From here on the room's own position counts.
+        this.#known.delete(name);
         this.#rooms.set(name, room);
         return room;
     }

@@ -258,6 +258,35 @@ test("a room of the token goes on where the client was", (t) => {
     assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: false, missed: 0, position: "10-2" }]]);
 });
 
+test("a room of the token that the page joins between two connections goes on where the client was", (t) => {
+    const { comet, log, tick, ...first } = member(t, { room: "h", offset: 5n, byServer: true });
+    first.connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")]);
+    first.connection.end();
+    assert.equal(comet.position("h"), "9-6");
+    comet.join("h");
+    assert.equal(comet.position("h"), "9-6");
+    tick(60_000);
+    told(log);
+    const connection = accept();
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 6n })]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | UNASKED | PRIMARY, epoch: 9n, offset: 7n })],
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 7n, recovered: 1 })],
+        [op.ROOM_PUSH, roomPush(1, 1000, 7n, "seven")],
+    );
+    const [, room, message] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: false, recovered: true, missed: 1, position: "9-6" }]);
+    assert.equal((message![1] as Message).position, "9-7");
+});
+
+test("what the page says of a room of the token goes before where the client was", (t) => {
+    const { comet, tick, connection } = member(t, { room: "h", offset: 5n, byServer: true });
+    connection.end();
+    comet.join("h", { since: "9-3" });
+    tick(60_000);
+    assert.deepEqual(joins(accept()).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 3n })]);
+});
+
 test("rooms of the server are told, and not asked for again", (t) => {
     const { comet, log, tick } = rig(t);
     comet.join("mine");
@@ -278,7 +307,7 @@ test("rooms of the server are told, and not asked for again", (t) => {
     assert.deepEqual(connection.taken().slice(-1), [[op.LEAVE, "\0\0\0\u0003"]]);
     assert.equal(comet.position("token's"), "9-5");
     connection.end();
-    assert.equal(comet.position("token's"), undefined);
+    assert.equal(comet.position("token's"), "9-5");
     tick(60_000);
     connection = accept();
     assert.deepEqual(names(connection), []);
