@@ -5,7 +5,7 @@ import { type End, Connection, type Settings, type WebSocketConstructor } from "
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
 import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
-import { watchPage } from "./page.js";
+import { isPage, watchPage } from "./page.js";
 import type { GapEvent, RoomEvent } from "./room.js";
 import { Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
@@ -73,6 +73,8 @@ const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
 /** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
 const UNANSWERED_MAX = 2;
+/** Before its expiry a page asks for another token: timers of hidden pages are up to a minute late, and `getToken` takes its time. */
+const RENEWAL_MARGIN_MS = 75_000;
 /** How long a network that is stuck may keep what was sent. */
 const LATE_MAX_MS = 120_000;
 
@@ -101,7 +103,7 @@ export class Comet {
     #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
-    #renewal: ReturnType<typeof setTimeout> | undefined;
+    #renewal: { timer: ReturnType<typeof setTimeout>; dueAt: number; expiresInMs: number } | undefined;
 
     /**
      * Begins to connect to a URL like `wss://example.com/sub`.
@@ -292,6 +294,12 @@ export class Comet {
                         this.#events.emit("message", new Message(frame));
                     }
                 },
+                received: () => {
+                    // Browsers let the timers of hidden pages wait for a minute, and none of what arrives.
+                    if (this.#renewal && Date.now() >= this.#renewal.dueAt) {
+                        this.#renew();
+                    }
+                },
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
@@ -327,29 +335,39 @@ export class Comet {
 
     /** Renews the token after most of its time, at a moment of this client's own. */
     #scheduleRenewal(expiresInMs: number): void {
-        clearTimeout(this.#renewal);
-        const delay = Math.min(expiresInMs * (0.7 + 0.2 * Math.random()), TIMER_MAX_MS);
+        this.#cancelRenewal();
+        const delay = Math.min(renewalMs(expiresInMs), TIMER_MAX_MS);
         // With less time the server closes the connection, which gets a token with the next one.
         if (delay < 1000 || !this.#options.getToken) {
             return;
         }
+        const timer = setTimeout(() => this.#renew(), delay);
+        this.#renewal = { timer, dueAt: Date.now() + delay, expiresInMs: expiresInMs - delay };
+    }
+
+    #cancelRenewal(): void {
+        clearTimeout(this.#renewal?.timer);
+        this.#renewal = undefined;
+    }
+
+    #renew(): void {
+        const { dueAt, expiresInMs } = this.#renewal!;
+        this.#cancelRenewal();
         const connection = this.#connection;
-        this.#renewal = setTimeout(() => {
-            this.#askForToken()
-                .then((token) => {
-                    if (this.#connection === connection && connection) {
-                        // Throws where the token cannot be written as JSON. The former one stays then.
-                        const bytes = bytesOf(token);
-                        this.#token = token;
-                        connection.post(op.AUTH, bytes);
-                    }
-                })
-                .catch(() => {
-                    if (this.#connection === connection) {
-                        this.#scheduleRenewal(expiresInMs - delay);
-                    }
-                });
-        }, delay);
+        this.#askForToken()
+            .then((token) => {
+                if (this.#connection === connection && connection) {
+                    // Throws where the token cannot be written as JSON. The former one stays then.
+                    const bytes = bytesOf(token);
+                    this.#token = token;
+                    connection.post(op.AUTH, bytes);
+                }
+            })
+            .catch(() => {
+                if (this.#connection === connection) {
+                    this.#scheduleRenewal(expiresInMs - Math.max(0, Date.now() - dueAt));
+                }
+            });
     }
 
     #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
@@ -450,7 +468,7 @@ export class Comet {
 
     #disconnected(): void {
         clearTimeout(this.#timer);
-        clearTimeout(this.#renewal);
+        this.#cancelRenewal();
         this.#timer = undefined;
         this.#connection = undefined;
         this.#rooms.lost();
@@ -463,6 +481,12 @@ export class Comet {
 }
 
 const bytesOf = (token: Token): Uint8Array => utf8(typeof token === "object" ? JSON.stringify(token) : String(token));
+
+/** When a token that expires in so long is renewed. */
+function renewalMs(expiresInMs: number): number {
+    const latest = isPage() ? Math.max(expiresInMs - RENEWAL_MARGIN_MS, expiresInMs / 3) : expiresInMs;
+    return (Math.min(latest, 0.9 * expiresInMs) * (7 + 2 * Math.random())) / 9;
+}
 
 /** Whether a frame answers what this client has sent and does not wait for. */
 const isReply = (operation: number): boolean =>

@@ -37,6 +37,8 @@ export interface Handlers {
     /** The server has accepted the token, or answers to its renewal. `undefined`: it speaks protocol 1. */
     authenticated(reply: AuthReply | undefined): void;
     frame(frame: Frame): void;
+    /** A message of the server has been handled. */
+    received(): void;
     /** The last call. */
     ended(end: End): void;
 }
@@ -136,6 +138,7 @@ export class Connection {
             if (this.#heartbeatInMs() === 0) {
                 this.probe();
             }
+            this.#handlers.received();
         } catch (error) {
             if (!(error instanceof WireError)) {
                 throw error;
