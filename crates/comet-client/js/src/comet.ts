@@ -183,7 +183,8 @@ export class Comet {
     }
 
     /**
-     * Accepts pushes of these operations, beside those that the token names, now and after each reconnect.
+     * Accepts pushes of these operations, beside those that the token names, now and after each reconnect. A server that
+     * would accept more than 64 with those of the token closes the connection, each time.
      *
      * @throws RangeError if one is no 32-bit integer, or they are more than 64 in all.
      */
@@ -322,7 +323,8 @@ export class Comet {
                 // A listener has closed it.
                 return;
             }
-            for (const accepted of [true, false]) {
+            // In this order, servers count at no time more operations than in the end: those of the token are there already.
+            for (const accepted of [false, true]) {
                 this.#postOperations(this.#operationsWith(accepted), accepted);
             }
             this.#rooms.connected(reply ? 2 : 1);
