@@ -52,6 +52,8 @@ export interface Room {
     refusal?: Refusal;
     /** Where the client is in the history. */
     point?: Point;
+    /** No server has answered to the position since the application has joined the room: it may still name another one. */
+    isPointOpen?: boolean;
     /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
      * of the room until the answer comes again behind that. In state `in` the join waits for a place among the unanswered ones. */
     recovery?: { gap?: GapEvent; byServer: boolean };

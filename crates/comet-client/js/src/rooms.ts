@@ -63,8 +63,9 @@ export class Rooms {
         }
         if (room.state === "out" || room.state === "refused") {
             room.state = "out";
-            if (since) {
+            if (since && (!room.point || room.isPointOpen)) {
                 room.point = since;
+                room.isPointOpen = true;
             }
         } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
             // The server was faster, and has told of the room from where it is now.
@@ -265,6 +266,7 @@ export class Rooms {
             // The answer to the request tells.
             return;
         }
+        delete room.isPointOpen;
         if (isUnasked && point && room.point) {
             event.recovered = room.point.epoch === point.epoch;
             event.missed = 0;
@@ -395,7 +397,7 @@ export class Rooms {
 
     #add(name: string, isWanted: boolean | undefined): Room {
         const point = this.#known.get(name);
-        const room: Room = { name, isWanted, state: "out", ...(point && { point }) };
+        const room: Room = { name, isWanted, state: "out", ...(point && { point, isPointOpen: true }) };
         // From here on the room's own position counts.
         this.#known.delete(name);
         this.#rooms.set(name, room);

@@ -170,6 +170,31 @@ test("a kept position is where a page goes on", (t) => {
     }
 });
 
+test("in an outage the client's own position goes before one that was kept", (t) => {
+    const { comet, tick, connection, back } = member(t, { room: "h", offset: 5n });
+    comet.join("new");
+    comet.join("new", { since: "9-1" });
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")], [op.JOIN_REPLY, joinReply("new", { handle: 2, flags: HISTORY, epoch: 9n, offset: 5n })]);
+    connection.end();
+    comet.join("h", { since: "9-5" });
+    comet.join("new", { since: "9-4" });
+    comet.join("other", { since: "9-1" });
+    comet.join("other", { since: "9-2" });
+    comet.join("third");
+    comet.join("third", { since: "9-3" });
+    tick(60_000);
+    const joined = [["h", 6n], ["new", 5n], ["other", 2n], ["third", 3n]] as const;
+    const expected = joined.map(([room, offset]) => wire.encodeJoin(room, { epoch: 9n, offset }));
+    const next = accept();
+    assert.deepEqual(joins(next).map(({ body }) => body), expected);
+    // The server has answered: what it says has yet to come, but the page has asked from there.
+    next.say([op.JOIN_REPLY, joinReply("other", { handle: 3, flags: HISTORY | RECOVERED, epoch: 9n, offset: 5n, recovered: 3 })]);
+    next.end();
+    comet.join("other", { since: "9-1" });
+    assert.equal(comet.position("other"), "9-2");
+    assert.deepEqual(joins(back()).length, 4);
+});
+
 test("a page that comes back goes on from its own position in a room of the server", (t) => {
     const { comet, log } = rig(t);
     const connection = accept();
