@@ -170,6 +170,11 @@ export class Comet {
         this.#rooms.join(room, since === undefined ? undefined : parsePosition(since));
     }
 
+    /**
+     * Wants to be out of a room until it is joined again. A room of the token, into which each connection gets, is left again
+     * without an event: the 1,024 rooms that were left last are remembered. An order of a caller that comes on the same connection, or
+     * after the first 10 s of a later one, puts the client into the room for good.
+     */
     leave(room: string): void {
         this.#rooms.leave(room);
     }

@@ -57,9 +57,10 @@ export interface Room {
     /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
      * of the room until the answer comes again behind that. In state `in` the join waits for a place among the unanswered ones. */
     recovery?: { gap?: GapEvent; byServer: boolean };
-    /** The server has taken the client out of the room, but a join that this client sent for a repair puts it back. The
-     * application knows of the former, so it is told nothing until the client has left again. */
-    isTakenOut?: boolean;
+    /** The client is out of the room, as far as the application knows, and told nothing until it has left again: the server has taken
+     * it out, but a join that this client sent for a repair puts it back; or the application has left the room, which the token
+     * names. */
+    isHidden?: boolean;
 }
 
 /** Whether something may have come between `since` and what the client has of the room. */

@@ -33,8 +33,10 @@ const UNANSWERED_MAX = 16;
 
 /** The delays before rooms are asked for again for which the server had no memory. */
 const LATER = { baseMs: 5000, maxMs: 300_000 };
-/** Positions that are kept of rooms into which the server may put the client again. */
+/** Rooms, into which the server may put the client again, whose positions are kept; and those that were left. */
 const KNOWN_MAX = 1024;
+/** For so long the server puts a new connection into rooms of its token. Later it does so by order of a caller. */
+const START_MS = 10_000;
 
 export class Rooms {
     readonly #handlers: RoomHandlers;
@@ -42,9 +44,14 @@ export class Rooms {
     readonly #rooms = new Map<string, Room>();
     /** Where the client was in rooms of the server when the last connection ended. */
     readonly #known = new Map<string, Point>();
+    /** Rooms that the application has left, and on which connection the client did so; 0: on none. */
+    readonly #left = new Map<string, number>();
     readonly #byHandle = new Map<number, Room>();
     /** Of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
+    /** So many connections there have been, the last one since when by the clock. */
+    #connections = 0;
+    #connectedAt = 0;
     #unanswered = 0;
     /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
     #later: ReturnType<typeof setTimeout> | undefined;
@@ -57,16 +64,18 @@ export class Rooms {
     }
 
     join(name: string, since?: Point): void {
+        this.#left.delete(name);
         const room = this.#rooms.get(name) ?? this.#add(name, true);
         if (room.state === "joining") {
-            delete room.isTakenOut;
+            delete room.isHidden;
         }
-        if (room.state === "out" || room.state === "refused") {
+        const isOut = room.state === "out" || room.state === "refused";
+        if (isOut) {
             room.state = "out";
-            if (since && (!room.point || room.isPointOpen)) {
-                room.point = since;
-                room.isPointOpen = true;
-            }
+        }
+        if (since && (isOut || room.state === "leaving" || room.isHidden) && (!room.point || room.isPointOpen)) {
+            room.point = since;
+            room.isPointOpen = true;
         } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
             // The server was faster, and has told of the room from where it is now.
             room.point = since;
@@ -80,7 +89,9 @@ export class Rooms {
     }
 
     leave(name: string): void {
-        const room = this.#rooms.get(name);
+        setLatest(this.#left, name, 0);
+        // Joined again before there is a connection, it goes on where the client was.
+        const room = this.#rooms.get(name) ?? (this.#known.has(name) && this.#add(name, false));
         if (room) {
             room.isWanted = false;
             this.#reconcile();
@@ -95,6 +106,8 @@ export class Rooms {
     /** There is a connection again. */
     connected(protocol: 1 | 2): void {
         this.#protocol = protocol;
+        this.#connections += 1;
+        this.#connectedAt = Date.now();
         this.#reconcile();
     }
 
@@ -110,10 +123,10 @@ export class Rooms {
             room.state = "out";
             delete room.handle;
             delete room.recovery;
-            delete room.isTakenOut;
+            delete room.isHidden;
             if (!room.isWanted) {
                 if (room.point && room.isWanted === undefined) {
-                    this.#know(room.name, room.point);
+                    setLatest(this.#known, room.name, room.point);
                 }
                 this.#rooms.delete(room.name);
             }
@@ -149,7 +162,7 @@ export class Rooms {
                 return;
             }
             const { isWanted, state } = room;
-            if (isWanted === false) {
+            if (isWanted === false || (room.isHidden && state === "in")) {
                 if (state === "in") {
                     this.#ask(room, "leaving", op.LEAVE, encodeLeave(room.handle ?? 0));
                 } else if (state === "out" || state === "refused") {
@@ -217,9 +230,14 @@ export class Rooms {
     /** The server has answered a join, or put the client into a room. */
     #handleEntered(room: Room, reply: JoinReply, recovery: Room["recovery"], wasIn: boolean): void {
         const { isUnasked, refusal } = reply;
-        if (isUnasked && room.isTakenOut) {
-            delete room.isTakenOut;
+        if (isUnasked && room.isHidden) {
+            delete room.isHidden;
             room.isWanted = undefined;
+        }
+        if (isUnasked && room.state !== "joining" && this.#isLeftAgain(room.name)) {
+            room.isWanted = false;
+            room.isHidden = true;
+            delete room.point;
         }
         // The reply to a request that is under way is still to come.
         const isAnswer = !isUnasked || room.state !== "joining";
@@ -239,7 +257,11 @@ export class Rooms {
             }
             this.#moveTo(room, reply, wasIn, recovery, event);
         }
-        if (room.isTakenOut) {
+        if (room.isHidden) {
+            if (!event.recovered) {
+                // Nothing of the room is told behind it.
+                delete room.point;
+            }
             return;
         }
         if (!isUnasked && recovery?.gap) {
@@ -248,6 +270,16 @@ export class Rooms {
         } else {
             this.#handlers.room(event);
         }
+    }
+
+    /** Whether it is the token that puts the client into a room that it has left. A later order of a caller is another matter. */
+    #isLeftAgain(name: string): boolean {
+        const leftOn = this.#left.get(name);
+        const isStart = leftOn !== this.#connections && Date.now() - this.#connectedAt < START_MS;
+        if (!isStart) {
+            this.#left.delete(name);
+        }
+        return isStart && leftOn !== undefined;
     }
 
     /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
@@ -294,7 +326,10 @@ export class Rooms {
             this.#unanswered -= 1;
         }
         if (room) {
-            const { recovery, isTakenOut } = room;
+            const { name, recovery, isHidden } = room;
+            if (this.#left.has(name)) {
+                this.#left.set(name, this.#connections);
+            }
             // A refusal says that the client is not in it.
             this.#forgetHandle(room);
             const isJoining = room.state === "joining";
@@ -302,19 +337,19 @@ export class Rooms {
             if (!isJoining) {
                 room.state = "out";
                 delete room.recovery;
-                delete room.isTakenOut;
+                delete room.isHidden;
             }
             // The application's own join goes on, and its answer tells. So does one that waits for the answer to a request to leave.
             const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
-            if (reply.isUnasked && (isJoining ? isRepair : !(isLeaving && room.isWanted))) {
+            if (reply.isUnasked && (isJoining ? isRepair : !((isLeaving || isHidden) && room.isWanted))) {
                 room.isWanted = false;
                 if (isJoining) {
-                    room.isTakenOut = true;
+                    room.isHidden = true;
                     room.recovery = { byServer: false };
                 }
             }
-            if (!isTakenOut) {
-                this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
+            if (!isHidden) {
+                this.#handlers.room({ room: name, status: "left", byServer: reply.isUnasked });
             }
             this.#askAgain("too_many_rooms");
         }
@@ -333,7 +368,7 @@ export class Rooms {
             if (this.#protocol === undefined) {
                 break;
             }
-            if (room.isTakenOut || (room.recovery && message.offset > 0n)) {
+            if (room.isHidden || (room.recovery && message.offset > 0n)) {
                 continue;
             }
             if (room.point && message.offset > 0n) {
@@ -348,7 +383,7 @@ export class Rooms {
         const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
         // An answer that is under way has them.
-        if (!room || room.isTakenOut || room.recovery || (room.point && to <= room.point.offset)) {
+        if (!room || room.isHidden || room.recovery || (room.point && to <= room.point.offset)) {
             return true;
         }
         const gap = { room: room.name, from, to };
@@ -404,19 +439,20 @@ export class Rooms {
         return room;
     }
 
-    #know(name: string, point: Point): void {
-        this.#known.delete(name);
-        this.#known.set(name, point);
-        const [oldest] = this.#known.keys();
-        if (oldest !== undefined && this.#known.size > KNOWN_MAX) {
-            this.#known.delete(oldest);
-        }
-    }
-
     #forgetHandle(room: Room): void {
         if (room.handle !== undefined) {
             this.#byHandle.delete(room.handle);
             delete room.handle;
         }
+    }
+}
+
+/** Sets a value as the latest one, and forgets the oldest beyond the bound. */
+function setLatest<Value>(values: Map<string, Value>, name: string, value: Value): void {
+    values.delete(name);
+    values.set(name, value);
+    const [oldest] = values.keys();
+    if (oldest !== undefined && values.size > KNOWN_MAX) {
+        values.delete(oldest);
     }
 }
