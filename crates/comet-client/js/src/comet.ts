@@ -99,6 +99,8 @@ export class Comet {
     /** When the connection was accepted. */
     #openedAt = 0;
     #failed = 0;
+    /** The network or the page has come back since the present attempt began, which may have been made over the dead network. */
+    #isWoken = false;
     /** The time that the server has asked to wait, since when by the clock. */
     #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
@@ -264,6 +266,7 @@ export class Comet {
 
     #connect(): void {
         clearTimeout(this.#timer);
+        this.#isWoken = false;
         if (this.#token !== undefined || !this.#options.getToken) {
             this.#open(this.#token ?? "");
             return;
@@ -320,6 +323,7 @@ export class Comet {
     #authenticated(reply: AuthReply | undefined): void {
         if (this.#state !== "open") {
             this.#isSecondToken = false;
+            this.#isWoken = false;
             this.#openedAt = Date.now();
             this.#demand.waitMs = 0;
             this.#unanswered = 0;
@@ -386,6 +390,7 @@ export class Comet {
         const final = notice !== undefined && !isOwn && isFinal(notice, wasAccepted);
         this.#disconnected();
         if (notice) {
+            this.#isWoken = false;
             this.#events.emit("goodbye", { ...notice, isFinal: final });
             this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }
@@ -413,7 +418,7 @@ export class Comet {
 
     /** Waits for the next attempt. */
     #lost(reason: string, wasAccepted = false): void {
-        if (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs) {
+        if (this.#isWoken || (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs)) {
             this.#failed = 0;
         }
         const retryInMs = this.#demandedMs() || delayMs(this.#backoff, this.#failed);
@@ -446,6 +451,8 @@ export class Comet {
     #wake(): void {
         if (this.#state === "waiting" && this.#demandedMs() === 0) {
             this.#reconnect();
+        } else {
+            this.#isWoken = this.#state === "connecting";
         }
         this.#connection?.probe();
     }

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { op } from "../src/wire.js";
-import { FakeSocket, accept, fakePage, rig, socket, states } from "./fake.js";
+import { FakeSocket, accept, fakePage, last, rig, socket, states } from "./fake.js";
 
 test("a closed client does nothing any more", (t) => {
     const page = fakePage(t);
@@ -58,4 +58,32 @@ test("the page cache gets no open socket, and the page comes back with a new one
     tick(0);
     accept();
     assert.deepEqual(states(log).map(({ state }) => state), ["open", "paused", "waiting", "connecting", "open"]);
+});
+
+test("the network's return during an attempt lets the delays begin again, if that attempt fails", (t) => {
+    const page = fakePage(t);
+    const { comet, log, tick } = rig(t);
+    const fail = () => {
+        socket().fail();
+        const { retryInMs } = last(log)!;
+        tick(retryInMs!);
+        return retryInMs;
+    };
+    const outage = () => Array.from({ length: 6 }, fail).at(-1);
+    for (const event of ["online", "resume", "visibilitychange"]) {
+        assert.equal(outage(), 60_000);
+        page.tell(event);
+        assert.equal(comet.state, "connecting");
+        assert.deepEqual([fail(), fail()], [2000, 4000], event);
+    }
+    // A server that can be reached has said why.
+    assert.equal(outage(), 60_000);
+    page.tell("online");
+    socket().end(1001, "draining");
+    assert.equal(last(log)?.retryInMs, 60_000);
+    tick(60_000);
+    // It is over with the attempt, whatever becomes of that.
+    page.tell("online");
+    accept().end();
+    assert.equal(last(log)?.retryInMs, 60_000);
 });
