@@ -1,11 +1,12 @@
 // The client: connections one after another, and what outlasts them: the token, the rooms, the accepted operations.
 
-import { type Backoff, delayMs } from "./backoff.js";
+import { type Backoff, TIMER_MAX_MS, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
 import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
-import { isPage, watchPage } from "./page.js";
+import { watchPage } from "./page.js";
+import { Renewal } from "./renewal.js";
 import type { GapEvent, RoomEvent } from "./room.js";
 import { Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
@@ -66,15 +67,11 @@ export interface Events {
     goodbye: GoodbyeEvent;
 }
 
-/** The longest that timers can wait, in milliseconds. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
 /** Most operations that a connection accepts by number. */
 const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
 /** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
 const UNANSWERED_MAX = 2;
-/** Before its expiry a page asks for another token: timers of hidden pages are up to a minute late, and `getToken` takes its time. */
-const RENEWAL_MARGIN_MS = 75_000;
 /** How long a network that is stuck may keep what was sent. */
 const LATE_MAX_MS = 120_000;
 
@@ -105,7 +102,7 @@ export class Comet {
     #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
-    #renewal: { timer: ReturnType<typeof setTimeout>; dueAt: number; expiresInMs: number } | undefined;
+    readonly #renewal = new Renewal((timeLeftMs) => this.#renew(timeLeftMs));
 
     /**
      * Begins to connect to a URL like `wss://example.com/sub`.
@@ -303,12 +300,7 @@ export class Comet {
                         this.#events.emit("message", new Message(frame));
                     }
                 },
-                received: () => {
-                    // Browsers let the timers of hidden pages wait for a minute, and none of what arrives.
-                    if (this.#renewal && Date.now() >= this.#renewal.dueAt) {
-                        this.#renew();
-                    }
-                },
+                received: () => this.#renewal.check(),
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
@@ -339,31 +331,13 @@ export class Comet {
             this.#rooms.connected(reply ? 2 : 1);
         }
         // A token that is refused is not sent again. Another one is asked for when the server closes.
-        if (reply && !reply.isRefused) {
-            this.#scheduleRenewal(reply.expiresInMs);
+        if (reply && !reply.isRefused && this.#options.getToken) {
+            this.#renewal.schedule(reply.expiresInMs);
         }
     }
 
-    /** Renews the token after most of its time, at a moment of this client's own. */
-    #scheduleRenewal(expiresInMs: number): void {
-        this.#cancelRenewal();
-        const delay = Math.min(renewalMs(expiresInMs), TIMER_MAX_MS);
-        // With less time the server closes the connection, which gets a token with the next one.
-        if (delay < 1000 || !this.#options.getToken) {
-            return;
-        }
-        const timer = setTimeout(() => this.#renew(), delay);
-        this.#renewal = { timer, dueAt: Date.now() + delay, expiresInMs: expiresInMs - delay };
-    }
-
-    #cancelRenewal(): void {
-        clearTimeout(this.#renewal?.timer);
-        this.#renewal = undefined;
-    }
-
-    #renew(): void {
-        const { dueAt, expiresInMs } = this.#renewal!;
-        this.#cancelRenewal();
+    /** Asks for another token for this connection. `timeLeftMs`: that of the present one. */
+    #renew(timeLeftMs: () => number): void {
         const connection = this.#connection;
         this.#askForToken()
             .then((token) => {
@@ -376,7 +350,7 @@ export class Comet {
             })
             .catch(() => {
                 if (this.#connection === connection) {
-                    this.#scheduleRenewal(expiresInMs - Math.max(0, Date.now() - dueAt));
+                    this.#renewal.schedule(timeLeftMs());
                 }
             });
     }
@@ -482,7 +456,7 @@ export class Comet {
 
     #disconnected(): void {
         clearTimeout(this.#timer);
-        this.#cancelRenewal();
+        this.#renewal.cancel();
         this.#timer = undefined;
         this.#connection = undefined;
         this.#rooms.lost();
@@ -495,12 +469,6 @@ export class Comet {
 }
 
 const bytesOf = (token: Token): Uint8Array => utf8(typeof token === "object" ? JSON.stringify(token) : String(token));
-
-/** When a token that expires in so long is renewed. */
-function renewalMs(expiresInMs: number): number {
-    const latest = isPage() ? Math.max(expiresInMs - RENEWAL_MARGIN_MS, expiresInMs / 3) : expiresInMs;
-    return (Math.min(latest, 0.9 * expiresInMs) * (7 + 2 * Math.random())) / 9;
-}
 
 /** Whether a frame answers what this client has sent and does not wait for. */
 const isReply = (operation: number): boolean =>
