@@ -8,7 +8,6 @@ import {
     type Frame,
     type JoinReply,
     type Point,
-    type Refusal,
     WireError,
     decodeGap,
     decodeJoinReply,
@@ -56,6 +55,8 @@ export class Rooms {
     /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
     #later: ReturnType<typeof setTimeout> | undefined;
     #delays = 0;
+    /** So many rooms the client has left that none was refused for since then: as many of those that were too many may get in. */
+    #places = 0;
     /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
     #only = { asked: "", confirmed: "" };
 
@@ -72,6 +73,7 @@ export class Rooms {
         const isOut = room.state === "out" || room.state === "refused";
         if (isOut) {
             room.state = "out";
+            delete room.refusal;
         }
         if (since && (isOut || room.state === "leaving" || room.isHidden) && (!room.point || room.isPointOpen)) {
             room.point = since;
@@ -117,12 +119,14 @@ export class Rooms {
         clearTimeout(this.#later);
         this.#later = undefined;
         this.#delays = 0;
+        this.#places = 0;
         this.#only = { asked: "", confirmed: "" };
         this.#byHandle.clear();
         for (const room of this.#rooms.values()) {
             room.state = "out";
             delete room.handle;
             delete room.recovery;
+            delete room.refusal;
             delete room.isHidden;
             if (!room.isWanted) {
                 if (room.point && room.isWanted === undefined) {
@@ -168,7 +172,7 @@ export class Rooms {
                 } else if (state === "out" || state === "refused") {
                     this.#rooms.delete(room.name);
                 }
-            } else if ((isWanted && state === "out") || (state === "in" && room.recovery)) {
+            } else if ((isWanted && (state === "out" || this.#hasPlaceFor(room))) || (state === "in" && room.recovery)) {
                 if (room.point) {
                     room.recovery ??= { byServer: false };
                 }
@@ -180,21 +184,24 @@ export class Rooms {
     #askLater(): void {
         this.#later ??= setTimeout(() => {
             this.#later = undefined;
-            this.#askAgain("out_of_memory");
+            for (const room of this.#rooms.values()) {
+                if (room.state === "refused" && room.refusal === "out_of_memory") {
+                    room.state = "out";
+                }
+            }
             this.#reconcile();
         }, delayMs(LATER, this.#delays++));
     }
 
-    /** What the server refused for this reason it may grant now. */
-    #askAgain(refusal: Refusal): void {
-        for (const room of this.#rooms.values()) {
-            if (room.state === "refused" && room.refusal === refusal) {
-                room.state = "out";
-            }
-        }
+    /** Whether the room was refused as one too many, and may get in now. */
+    #hasPlaceFor({ state, refusal }: Room): boolean {
+        return this.#places > 0 && state === "refused" && refusal === "too_many_rooms";
     }
 
     #ask(room: Room, state: Room["state"], operation: number, body: Uint8Array): void {
+        if (room.state === "refused") {
+            this.#places -= 1;
+        }
         room.state = state;
         this.#unanswered += 1;
         this.#handlers.send(operation, body);
@@ -246,12 +253,19 @@ export class Rooms {
         }
         const event: RoomEvent = { room: room.name, status: "joined", byServer: isUnasked || (recovery?.byServer ?? false) };
         if (refusal) {
+            if (refusal === "too_many_rooms") {
+                this.#places = 0;
+            } else if (room.refusal === "too_many_rooms") {
+                // It leaves its place to the next one.
+                this.#places += 1;
+            }
             room.refusal = event.reason = refusal;
             event.status = "refused";
             if (refusal === "out_of_memory") {
                 this.#askLater();
             }
         } else {
+            delete room.refusal;
             if (isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
                 return;
             }
@@ -351,7 +365,7 @@ export class Rooms {
             if (!isHidden) {
                 this.#handlers.room({ room: name, status: "left", byServer: reply.isUnasked });
             }
-            this.#askAgain("too_many_rooms");
+            this.#places += 1;
         }
         this.#reconcile();
         return true;

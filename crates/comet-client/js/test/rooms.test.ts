@@ -106,23 +106,48 @@ test("a room without memory for it is asked for again, less and less often", (t)
     assert.deepEqual(names(connection), []);
 });
 
-test("a room beyond the most that a client may be in is asked for again when it has left another", (t) => {
-    const { comet } = rig(t);
-    const connection = accept();
+test("a room beyond the most that a client may be in is asked for again when it has left another, one for each", (t) => {
+    const { comet, log, tick } = rig(t);
+    let connection = accept();
     const enter = (room: string, handle: number) => connection.say([op.JOIN_REPLY, joinReply(room, { handle })]);
-    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 1, handle: 0 })]);
-    ["a", "b", "c"].forEach((room) => comet.join(room));
+    const refuse = (room: string, status = 1) => connection.say([op.JOIN_REPLY, joinReply(room, { status, handle: 0 })]);
+    const takeOut = (handle: number) => connection.say([op.LEAVE_REPLY, leaveReply(handle, UNASKED)]);
+    ["a", "b", "c", "d", "e", "f", "g"].forEach((room) => comet.join(room));
     enter("a", 1);
-    refuse("b");
-    refuse("c");
-    assert.deepEqual(names(connection), ["a", "b", "c"]);
+    enter("b", 2);
+    ["c", "d", "e", "f", "g"].forEach((room) => refuse(room));
+    assert.deepEqual(names(connection), ["a", "b", "c", "d", "e", "f", "g"]);
     comet.leave("a");
     connection.say([op.LEAVE_REPLY, leaveReply(1)]);
-    assert.deepEqual(names(connection), ["b", "c"]);
-    enter("b", 2);
-    refuse("c");
-    connection.say([op.LEAVE_REPLY, leaveReply(2, UNASKED)]);
     assert.deepEqual(names(connection), ["c"]);
+    takeOut(2);
+    assert.deepEqual(names(connection), ["d"]);
+    enter("c", 3);
+    told(log);
+    // The server has given the place to another one. It is not to be had until another is free.
+    refuse("d");
+    assert.equal(told(log).length, 1);
+    assert.deepEqual(names(connection), []);
+    takeOut(3);
+    assert.deepEqual(names(connection), ["d"]);
+    // A place that one cannot have is for the next.
+    refuse("d", 4);
+    assert.deepEqual(names(connection), ["e"]);
+    enter("e", 4);
+    comet.leave("f");
+    takeOut(4);
+    assert.deepEqual(names(connection), ["g"]);
+    enter("g", 5);
+    // Nobody waits for this place, and the next connection knows nothing of it.
+    takeOut(5);
+    connection.end();
+    tick(60_000);
+    connection = accept();
+    comet.join("h");
+    assert.deepEqual(names(connection), ["d", "h"]);
+    refuse("d");
+    refuse("h");
+    assert.deepEqual(names(connection), []);
 });
 
 test("a position is kept from message to message and sent after a reconnect", (t) => {
