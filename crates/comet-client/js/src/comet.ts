@@ -433,6 +433,9 @@ export class Comet {
 
     #pause(): void {
         if (this.#state !== "closed") {
+            if (this.#connection?.isTokenOpen) {
+                this.#lateUntil = Date.now() + LATE_MAX_MS;
+            }
             this.#connection?.close(!this.#settings.keepSession);
             this.#disconnected();
             this.#setState({ state: "paused" });

@@ -115,6 +115,11 @@ export class Connection {
         }
     }
 
+    /** The token was sent, and the server has said nothing of it. */
+    get isTokenOpen(): boolean {
+        return this.#phase === "asking";
+    }
+
     /** The server keeps the session of a connection that ends without a goodbye. */
     close(isGoodbye = true): void {
         this.#finish();
@@ -225,7 +230,7 @@ export class Connection {
             return;
         }
         const wasAccepted = this.#phase === "accepted";
-        const isTokenOpen = this.#phase === "asking" && !notice;
+        const isTokenOpen = this.isTokenOpen && !notice;
         this.#finish();
         this.#socket.close();
         this.#handlers.ended({ wasAccepted, isTokenOpen, notice, why });

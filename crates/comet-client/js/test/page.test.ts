@@ -60,6 +60,26 @@ test("the page cache gets no open socket, and the page comes back with a new one
     assert.deepEqual(states(log).map(({ state }) => state), ["open", "paused", "waiting", "connecting", "open"]);
 });
 
+test("a page that left amid an attempt is not closed by the token of that one", (t) => {
+    const page = fakePage(t);
+    const { comet, tick } = rig(t);
+    const leave = () => {
+        page.tell("pagehide");
+        page.tell("pageshow");
+        tick(0);
+    };
+    socket().open();
+    leave();
+    accept().end(1008, "replaced");
+    assert.equal(comet.state, "waiting");
+    tick(60_000);
+    accept();
+    // That one has got its answer.
+    leave();
+    accept().end(1008, "replaced");
+    assert.equal(comet.state, "closed");
+});
+
 test("the network's return during an attempt lets the delays begin again, if that attempt fails", (t) => {
     const page = fakePage(t);
     const { comet, log, tick } = rig(t);
