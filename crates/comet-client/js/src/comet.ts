@@ -4,7 +4,7 @@ import { type Backoff, TIMER_MAX_MS, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
-import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
+import { type Notice, isFinal, isReplaced, isTokenOver, isTooFast } from "./notice.js";
 import { watchPage } from "./page.js";
 import { Renewal } from "./renewal.js";
 import type { GapEvent, RoomEvent } from "./room.js";
@@ -365,6 +365,9 @@ export class Comet {
         this.#disconnected();
         if (notice) {
             this.#isWoken = false;
+            if (isTooFast(notice)) {
+                this.#rooms.slowDown();
+            }
             this.#events.emit("goodbye", { ...notice, isFinal: final });
             this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }

@@ -3,6 +3,7 @@
 
 import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
+import { Pace } from "./pace.js";
 import { type GapEvent, type Room, type RoomEvent, isBehind } from "./room.js";
 import {
     type Frame,
@@ -52,6 +53,9 @@ export class Rooms {
     #connections = 0;
     #connectedAt = 0;
     #unanswered = 0;
+    readonly #pace = new Pace();
+    /** Until the next change of rooms. */
+    #paused: ReturnType<typeof setTimeout> | undefined;
     /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
     #later: ReturnType<typeof setTimeout> | undefined;
     #delays = 0;
@@ -113,9 +117,16 @@ export class Rooms {
         this.#reconcile();
     }
 
+    /** The server has closed the connection because rooms were entered and left too fast. */
+    slowDown(): void {
+        this.#pace.slowDown();
+    }
+
     lost(): void {
         this.#protocol = undefined;
         this.#unanswered = 0;
+        clearTimeout(this.#paused);
+        this.#paused = undefined;
         clearTimeout(this.#later);
         this.#later = undefined;
         this.#delays = 0;
@@ -162,7 +173,7 @@ export class Rooms {
             this.#reconcileOnly();
         }
         for (const room of this.#protocol === 2 ? this.#rooms.values() : []) {
-            if (this.#unanswered >= UNANSWERED_MAX) {
+            if (this.#unanswered >= UNANSWERED_MAX || this.#pauses()) {
                 return;
             }
             const { isWanted, state } = room;
@@ -193,6 +204,18 @@ export class Rooms {
         }, delayMs(LATER, this.#delays++));
     }
 
+    /** Whether it is too early for a change of rooms. If so, it is made later. */
+    #pauses(): boolean {
+        const waitMs = this.#pace.waitMs();
+        if (waitMs > 0) {
+            this.#paused ??= setTimeout(() => {
+                this.#paused = undefined;
+                this.#reconcile();
+            }, waitMs);
+        }
+        return waitMs > 0;
+    }
+
     /** Whether the room was refused as one too many, and may get in now. */
     #hasPlaceFor({ state, refusal }: Room): boolean {
         return this.#places > 0 && state === "refused" && refusal === "too_many_rooms";
@@ -204,6 +227,7 @@ export class Rooms {
         }
         room.state = state;
         this.#unanswered += 1;
+        this.#pace.count();
         this.#handlers.send(operation, body);
     }
 
