@@ -261,7 +261,8 @@ export class Rooms {
     /** The server has answered a join, or put the client into a room. */
     #handleEntered(room: Room, reply: JoinReply, recovery: Room["recovery"], wasIn: boolean): void {
         const { isUnasked, refusal } = reply;
-        if (isUnasked && room.isHidden) {
+        if (isUnasked && (room.isHidden || (room.state === "out" && !room.isWanted))) {
+            // Whatever the application wanted before.
             delete room.isHidden;
             room.isWanted = undefined;
         }
@@ -313,7 +314,7 @@ export class Rooms {
     /** Whether it is the token that puts the client into a room that it has left. A later order of a caller is another matter. */
     #isLeftAgain(name: string): boolean {
         const leftOn = this.#left.get(name);
-        const isStart = leftOn !== this.#connections && Date.now() - this.#connectedAt < START_MS;
+        const isStart = leftOn !== this.#connections && Math.abs(Date.now() - this.#connectedAt) < START_MS;
         if (!isStart) {
             this.#left.delete(name);
         }

@@ -5,6 +5,7 @@ import { type TestContext, test } from "node:test";
 import { Comet } from "../src/comet.js";
 import * as wire from "../src/wire.js";
 import { accept, joinReply, leaveReply, rig, socket } from "./fake.js";
+import { UNASKED } from "./member.js";
 import { Heard, Server, TEST_TIMEOUT_MS, noServer } from "./server.js";
 
 const { op } = wire;
@@ -84,6 +85,19 @@ for (const [roomChanges, closesMax] of [[1, 3], [2, 2], [4, 1], [6, 0]] as const
         assert.deepEqual([inside.size, comet.state, closed() <= closesMax], [20, "open", true]);
     });
 }
+
+test("an order to join counts also of a room whose join waited when the application left it", (t) => {
+    const { comet, pass, inside, closed } = limited(t, 4);
+    Array.from({ length: 60 }, (_, n) => comet.join(`room ${n}`));
+    pass(16_000, 50);
+    assert.deepEqual([closed(), inside.has("room 59")], [1, false]);
+    comet.leave("room 59");
+    socket().say([op.JOIN_REPLY, joinReply("room 59", { flags: UNASKED, handle: 200 })]);
+    const left = t.mock.fn();
+    comet.on("room", ({ room, status }) => room === "room 59" && status === "left" && left());
+    pass(60_000, 50);
+    assert.deepEqual([inside.size, closed(), left.mock.callCount()], [59, 1, 0]);
+});
 
 test("where timers come once a minute, as in a hidden page, several rooms are entered in each", (t) => {
     const { comet, pass, inside, closed } = limited(t, 4);
