@@ -33,7 +33,12 @@ comet.on("room", ({ room, status, reason, recovered, missed, position }) => {
     if (box) {
         box.checked = status === "joined";
     }
-    kept.positions[room] = position;
+    // A refusal has none: what the tab has shown stays where it is.
+    if (position) {
+        kept.positions[room] = position;
+    } else if (status === "left") {
+        delete kept.positions[room];
+    }
     keep();
     if (status === "refused") {
         note(room, `no entry: ${reason}`);

@@ -1,5 +1,8 @@
 // The delay before the next attempt to connect.
 
+/** The longest that timers can wait, in milliseconds. */
+export const TIMER_MAX_MS = 2 ** 31 - 1;
+
 export interface Backoff {
     /** The first delay is at most twice as long. */
     baseMs: number;

@@ -1,12 +1,14 @@
 // The client: connections one after another, and what outlasts them: the token, the rooms, the accepted operations.
 
-import { type Backoff, delayMs } from "./backoff.js";
+import { type Backoff, TIMER_MAX_MS, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
 import { Emitter } from "./emitter.js";
 import { Message, type Position, parsePosition } from "./message.js";
-import { type Notice, isFinal, isReplaced, isTokenOver } from "./notice.js";
+import { type Notice, isFinal, isReplaced, isTokenOver, isTooFast } from "./notice.js";
 import { watchPage } from "./page.js";
-import { type GapEvent, type RoomEvent, Rooms } from "./rooms.js";
+import { Renewal } from "./renewal.js";
+import type { GapEvent, RoomEvent } from "./room.js";
+import { Rooms } from "./rooms.js";
 import { type AuthReply, type Resumed, SEND_BODY_MAX, op, text, utf8 } from "./wire.js";
 
 /** Objects are sent as JSON. */
@@ -65,8 +67,6 @@ export interface Events {
     goodbye: GoodbyeEvent;
 }
 
-/** The longest that timers can wait, in milliseconds. */
-const TIMER_MAX_MS = 2 ** 31 - 1;
 /** Most operations that a connection accepts by number. */
 const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
@@ -96,11 +96,13 @@ export class Comet {
     /** When the connection was accepted. */
     #openedAt = 0;
     #failed = 0;
+    /** The network or the page has come back since the present attempt began, which may have been made over the dead network. */
+    #isWoken = false;
     /** The time that the server has asked to wait, since when by the clock. */
     #demand = { waitMs: 0, since: 0 };
     /** Of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
-    #renewal: ReturnType<typeof setTimeout> | undefined;
+    readonly #renewal = new Renewal((timeLeftMs) => this.#renew(timeLeftMs));
 
     /**
      * Begins to connect to a URL like `wss://example.com/sub`.
@@ -167,17 +169,26 @@ export class Comet {
         this.#rooms.join(room, since === undefined ? undefined : parsePosition(since));
     }
 
+    /**
+     * Wants to be out of a room until it is joined again. A room of the token, into which each connection gets, is left again
+     * without an event: the 1,024 rooms that were left last are remembered. An order of a caller that comes on the same connection, or
+     * after the first 10 s of a later one, puts the client into the room for good.
+     */
     leave(room: string): void {
         this.#rooms.leave(room);
     }
 
-    /** Where the client is in a room's history; `undefined`: it is not in the room, or that keeps none. */
+    /**
+     * Where the client is in a room's history, or was when it lost the connection. `undefined`: it is not in the room, or that keeps
+     * none.
+     */
     position(room: string): Position | undefined {
         return this.#rooms.position(room);
     }
 
     /**
-     * Accepts pushes of these operations, beside those that the token names, now and after each reconnect.
+     * Accepts pushes of these operations, beside those that the token names, now and after each reconnect. A server that
+     * would accept more than 64 with those of the token closes the connection, each time.
      *
      * @throws RangeError if one is no 32-bit integer, or they are more than 64 in all.
      */
@@ -252,6 +263,7 @@ export class Comet {
 
     #connect(): void {
         clearTimeout(this.#timer);
+        this.#isWoken = false;
         if (this.#token !== undefined || !this.#options.getToken) {
             this.#open(this.#token ?? "");
             return;
@@ -288,6 +300,7 @@ export class Comet {
                         this.#events.emit("message", new Message(frame));
                     }
                 },
+                received: () => this.#renewal.check(),
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
@@ -302,6 +315,7 @@ export class Comet {
     #authenticated(reply: AuthReply | undefined): void {
         if (this.#state !== "open") {
             this.#isSecondToken = false;
+            this.#isWoken = false;
             this.#openedAt = Date.now();
             this.#demand.waitMs = 0;
             this.#unanswered = 0;
@@ -310,42 +324,35 @@ export class Comet {
                 // A listener has closed it.
                 return;
             }
-            for (const accepted of [true, false]) {
+            // In this order, servers count at no time more operations than in the end: those of the token are there already.
+            for (const accepted of [false, true]) {
                 this.#postOperations(this.#operationsWith(accepted), accepted);
             }
             this.#rooms.connected(reply ? 2 : 1);
         }
         // A token that is refused is not sent again. Another one is asked for when the server closes.
-        if (reply && !reply.isRefused) {
-            this.#scheduleRenewal(reply.expiresInMs);
+        if (reply && !reply.isRefused && this.#options.getToken) {
+            this.#renewal.schedule(reply.expiresInMs);
         }
     }
 
-    /** Renews the token after most of its time, at a moment of this client's own. */
-    #scheduleRenewal(expiresInMs: number): void {
-        clearTimeout(this.#renewal);
-        const delay = Math.min(expiresInMs * (0.7 + 0.2 * Math.random()), TIMER_MAX_MS);
-        // With less time the server closes the connection, which gets a token with the next one.
-        if (delay < 1000 || !this.#options.getToken) {
-            return;
-        }
+    /** Asks for another token for this connection. `timeLeftMs`: that of the present one. */
+    #renew(timeLeftMs: () => number): void {
         const connection = this.#connection;
-        this.#renewal = setTimeout(() => {
-            this.#askForToken()
-                .then((token) => {
-                    if (this.#connection === connection && connection) {
-                        // Throws where the token cannot be written as JSON. The former one stays then.
-                        const bytes = bytesOf(token);
-                        this.#token = token;
-                        connection.post(op.AUTH, bytes);
-                    }
-                })
-                .catch(() => {
-                    if (this.#connection === connection) {
-                        this.#scheduleRenewal(expiresInMs - delay);
-                    }
-                });
-        }, delay);
+        this.#askForToken()
+            .then((token) => {
+                if (this.#connection === connection && connection) {
+                    // Throws where the token cannot be written as JSON. The former one stays then.
+                    const bytes = bytesOf(token);
+                    this.#token = token;
+                    connection.post(op.AUTH, bytes);
+                }
+            })
+            .catch(() => {
+                if (this.#connection === connection) {
+                    this.#renewal.schedule(timeLeftMs());
+                }
+            });
     }
 
     #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
@@ -357,6 +364,10 @@ export class Comet {
         const final = notice !== undefined && !isOwn && isFinal(notice, wasAccepted);
         this.#disconnected();
         if (notice) {
+            this.#isWoken = false;
+            if (isTooFast(notice)) {
+                this.#rooms.slowDown();
+            }
             this.#events.emit("goodbye", { ...notice, isFinal: final });
             this.#demand = { waitMs: notice.retryAfterMs ?? 0, since: Date.now() };
         }
@@ -384,7 +395,7 @@ export class Comet {
 
     /** Waits for the next attempt. */
     #lost(reason: string, wasAccepted = false): void {
-        if (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs) {
+        if (this.#isWoken || (wasAccepted && Date.now() - this.#openedAt >= this.#backoff.maxMs)) {
             this.#failed = 0;
         }
         const retryInMs = this.#demandedMs() || delayMs(this.#backoff, this.#failed);
@@ -417,12 +428,17 @@ export class Comet {
     #wake(): void {
         if (this.#state === "waiting" && this.#demandedMs() === 0) {
             this.#reconnect();
+        } else {
+            this.#isWoken = this.#state === "connecting";
         }
         this.#connection?.probe();
     }
 
     #pause(): void {
         if (this.#state !== "closed") {
+            if (this.#connection?.isTokenOpen) {
+                this.#lateUntil = Date.now() + LATE_MAX_MS;
+            }
             this.#connection?.close(!this.#settings.keepSession);
             this.#disconnected();
             this.#setState({ state: "paused" });
@@ -446,7 +462,7 @@ export class Comet {
 
     #disconnected(): void {
         clearTimeout(this.#timer);
-        clearTimeout(this.#renewal);
+        this.#renewal.cancel();
         this.#timer = undefined;
         this.#connection = undefined;
         this.#rooms.lost();

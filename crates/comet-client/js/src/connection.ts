@@ -37,6 +37,8 @@ export interface Handlers {
     /** The server has accepted the token, or answers to its renewal. `undefined`: it speaks protocol 1. */
     authenticated(reply: AuthReply | undefined): void;
     frame(frame: Frame): void;
+    /** A message of the server has been handled. */
+    received(): void;
     /** The last call. */
     ended(end: End): void;
 }
@@ -113,6 +115,11 @@ export class Connection {
         }
     }
 
+    /** The token was sent, and the server has said nothing of it. */
+    get isTokenOpen(): boolean {
+        return this.#phase === "asking";
+    }
+
     /** The server keeps the session of a connection that ends without a goodbye. */
     close(isGoodbye = true): void {
         this.#finish();
@@ -136,6 +143,7 @@ export class Connection {
             if (this.#heartbeatInMs() === 0) {
                 this.probe();
             }
+            this.#handlers.received();
         } catch (error) {
             if (!(error instanceof WireError)) {
                 throw error;
@@ -222,7 +230,7 @@ export class Connection {
             return;
         }
         const wasAccepted = this.#phase === "accepted";
-        const isTokenOpen = this.#phase === "asking" && !notice;
+        const isTokenOpen = this.isTokenOpen && !notice;
         this.#finish();
         this.#socket.close();
         this.#handlers.ended({ wasAccepted, isTokenOpen, notice, why });

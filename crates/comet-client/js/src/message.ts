@@ -18,6 +18,7 @@ export function parsePosition(position: Position): Point {
 export class Message {
     readonly operation: number;
     readonly sequence: number;
+    /** A view of all that came with it, perhaps of many messages: what is kept for long is better a `slice()` of it. */
     readonly body: Uint8Array;
     /** `undefined`: a push to this client's key or user, or to everybody; or the server speaks protocol 1, which does not say. */
     readonly room: string | undefined;

@@ -33,6 +33,9 @@ const label = (notice: Notice): string => notice.reason.split(":", 1)[0] ?? "";
 /** Whether another connection has taken the place of this one. */
 export const isReplaced = (notice: Notice): boolean => label(notice) === "replaced";
 
+/** Whether the client has entered and left rooms too fast. */
+export const isTooFast = (notice: Notice): boolean => label(notice) === "room_rate";
+
 /** Whether no further attempt with the same token can succeed. */
 export function isFinal(notice: Notice, wasAccepted: boolean): boolean {
     if (notice.retryAfterMs !== undefined) {

@@ -11,6 +11,9 @@ export interface PageHandlers {
     shown(): void;
 }
 
+/** Whether a browser may take this for a hidden page, and let its timers wait for up to a minute. */
+export const isPage = (): boolean => typeof document === "object";
+
 /** Returns what ends the watch. */
 export function watchPage(handlers: PageHandlers): () => void {
     const watch = new AbortController();

@@ -3,11 +3,12 @@
 
 import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
+import { Pace } from "./pace.js";
+import { type GapEvent, type Room, type RoomEvent, isBehind } from "./room.js";
 import {
     type Frame,
     type JoinReply,
     type Point,
-    type Refusal,
     WireError,
     decodeGap,
     decodeJoinReply,
@@ -20,44 +21,6 @@ import {
     utf8,
 } from "./wire.js";
 
-/** The client has entered or left a room, or was refused. */
-export interface RoomEvent {
-    room: string;
-    status: "joined" | "left" | "refused";
-    /** Of a refusal. `one_room`: the server speaks protocol 1, where the room joined last takes the place of the others. */
-    reason?: Refusal | "one_room";
-    /** Whether all that came after the position follows; `false`: something may be missing. `undefined`: there was no position. */
-    recovered?: boolean;
-    /** How many messages follow, if recovered. */
-    missed?: number;
-    /** `undefined`: the room keeps no history. */
-    position?: Position;
-    /** The server did it without being asked. */
-    byServer: boolean;
-}
-
-/**
- * Messages of a room that the server has dropped for this client, which read too slowly, or for want of time.
- * The client asks for them by itself.
- */
-export interface GapEvent {
-    room: string;
-    /** The offset of the first one. */
-    from: bigint;
-    /** The offset of the last one. Some between may not be missing. */
-    to: bigint;
-    /**
-     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that. Neither comes
-     * if the connection ends first, or if the server takes the client out of the room.
-     * `repaired`: all that came after the last message of the room follows, in order and none twice.
-     * `lost`: the server does not have them any more, so the page has to load the state of the room.
-     * `outdated`: newer messages about the same states have taken the place of all of them, and nothing is asked for.
-     */
-    state: "asked" | "repaired" | "lost" | "outdated";
-    /** How many messages follow, if repaired. */
-    missed?: number;
-}
-
 export interface RoomHandlers {
     send(operation: number, body: Uint8Array): void;
     room(event: RoomEvent): void;
@@ -68,29 +31,12 @@ export interface RoomHandlers {
 /** Most joins and leaves that wait for their replies: servers bound the replies and the input that wait for one client. */
 const UNANSWERED_MAX = 16;
 
-interface Room {
-    name: string;
-    /** `undefined`: the server's token or a call put the client there, so that is up to them. */
-    isWanted: boolean | undefined;
-    /** `joining` and `leaving`: the reply is awaited. */
-    state: "out" | "joining" | "in" | "leaving" | "refused";
-    handle?: number;
-    /** Why it is refused. */
-    refusal?: Refusal;
-    /** Where the client is in the history. */
-    point?: Point;
-    /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
-     * of the room until the answer comes again behind that. In state `in` the join waits for a place among the unanswered ones. */
-    recovery?: { gap?: GapEvent; byServer: boolean };
-    /** The server has taken the client out of the room, but a join that this client sent for a repair puts it back. The
-     * application knows of the former, so it is told nothing until the client has left again. */
-    isTakenOut?: boolean;
-}
-
 /** The delays before rooms are asked for again for which the server had no memory. */
 const LATER = { baseMs: 5000, maxMs: 300_000 };
-/** Positions that are kept of rooms into which the server may put the client again. */
+/** Rooms, into which the server may put the client again, whose positions are kept; and those that were left. */
 const KNOWN_MAX = 1024;
+/** For so long the server puts a new connection into rooms of its token. Later it does so by order of a caller. */
+const START_MS = 10_000;
 
 export class Rooms {
     readonly #handlers: RoomHandlers;
@@ -98,13 +44,23 @@ export class Rooms {
     readonly #rooms = new Map<string, Room>();
     /** Where the client was in rooms of the server when the last connection ended. */
     readonly #known = new Map<string, Point>();
+    /** Rooms that the application has left, and on which connection the client did so; 0: on none. */
+    readonly #left = new Map<string, number>();
     readonly #byHandle = new Map<number, Room>();
     /** Of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
+    /** So many connections there have been, the last one since when by the clock. */
+    #connections = 0;
+    #connectedAt = 0;
     #unanswered = 0;
+    readonly #pace = new Pace();
+    /** Until the next change of rooms. */
+    #paused: ReturnType<typeof setTimeout> | undefined;
     /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
     #later: ReturnType<typeof setTimeout> | undefined;
     #delays = 0;
+    /** So many rooms the client has left that none was refused for since then: as many of those that were too many may get in. */
+    #places = 0;
     /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
     #only = { asked: "", confirmed: "" };
 
@@ -113,17 +69,19 @@ export class Rooms {
     }
 
     join(name: string, since?: Point): void {
+        this.#left.delete(name);
         const room = this.#rooms.get(name) ?? this.#add(name, true);
-        // From here on the room's own position counts.
-        this.#known.delete(name);
         if (room.state === "joining") {
-            delete room.isTakenOut;
+            delete room.isHidden;
         }
-        if (room.state === "out" || room.state === "refused") {
+        const isOut = room.state === "out" || room.state === "refused";
+        if (isOut) {
             room.state = "out";
-            if (since) {
-                room.point = since;
-            }
+            delete room.refusal;
+        }
+        if (since && (isOut || room.state === "leaving" || room.isHidden) && (!room.point || room.isPointOpen)) {
+            room.point = since;
+            room.isPointOpen = true;
         } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
             // The server was faster, and has told of the room from where it is now.
             room.point = since;
@@ -137,7 +95,9 @@ export class Rooms {
     }
 
     leave(name: string): void {
-        const room = this.#rooms.get(name);
+        setLatest(this.#left, name, 0);
+        // Joined again before there is a connection, it goes on where the client was.
+        const room = this.#rooms.get(name) ?? (this.#known.has(name) && this.#add(name, false));
         if (room) {
             room.isWanted = false;
             this.#reconcile();
@@ -145,32 +105,43 @@ export class Rooms {
     }
 
     position(name: string): Position | undefined {
-        const point = this.#rooms.get(name)?.point;
+        const point = this.#rooms.get(name)?.point ?? this.#known.get(name);
         return point && formatPosition(point);
     }
 
     /** There is a connection again. */
     connected(protocol: 1 | 2): void {
         this.#protocol = protocol;
+        this.#connections += 1;
+        this.#connectedAt = Date.now();
         this.#reconcile();
+    }
+
+    /** The server has closed the connection because rooms were entered and left too fast. */
+    slowDown(): void {
+        this.#pace.slowDown();
     }
 
     lost(): void {
         this.#protocol = undefined;
         this.#unanswered = 0;
+        clearTimeout(this.#paused);
+        this.#paused = undefined;
         clearTimeout(this.#later);
         this.#later = undefined;
         this.#delays = 0;
+        this.#places = 0;
         this.#only = { asked: "", confirmed: "" };
         this.#byHandle.clear();
         for (const room of this.#rooms.values()) {
             room.state = "out";
             delete room.handle;
             delete room.recovery;
-            delete room.isTakenOut;
+            delete room.refusal;
+            delete room.isHidden;
             if (!room.isWanted) {
                 if (room.point && room.isWanted === undefined) {
-                    this.#know(room.name, room.point);
+                    setLatest(this.#known, room.name, room.point);
                 }
                 this.#rooms.delete(room.name);
             }
@@ -202,17 +173,17 @@ export class Rooms {
             this.#reconcileOnly();
         }
         for (const room of this.#protocol === 2 ? this.#rooms.values() : []) {
-            if (this.#unanswered >= UNANSWERED_MAX) {
+            if (this.#unanswered >= UNANSWERED_MAX || this.#pauses()) {
                 return;
             }
             const { isWanted, state } = room;
-            if (isWanted === false) {
+            if (isWanted === false || (room.isHidden && state === "in")) {
                 if (state === "in") {
                     this.#ask(room, "leaving", op.LEAVE, encodeLeave(room.handle ?? 0));
                 } else if (state === "out" || state === "refused") {
                     this.#rooms.delete(room.name);
                 }
-            } else if ((isWanted && state === "out") || (state === "in" && room.recovery)) {
+            } else if ((isWanted && (state === "out" || this.#hasPlaceFor(room))) || (state === "in" && room.recovery)) {
                 if (room.point) {
                     room.recovery ??= { byServer: false };
                 }
@@ -224,23 +195,39 @@ export class Rooms {
     #askLater(): void {
         this.#later ??= setTimeout(() => {
             this.#later = undefined;
-            this.#askAgain("out_of_memory");
+            for (const room of this.#rooms.values()) {
+                if (room.state === "refused" && room.refusal === "out_of_memory") {
+                    room.state = "out";
+                }
+            }
             this.#reconcile();
         }, delayMs(LATER, this.#delays++));
     }
 
-    /** What the server refused for this reason it may grant now. */
-    #askAgain(refusal: Refusal): void {
-        for (const room of this.#rooms.values()) {
-            if (room.state === "refused" && room.refusal === refusal) {
-                room.state = "out";
-            }
+    /** Whether it is too early for a change of rooms. If so, it is made later. */
+    #pauses(): boolean {
+        const waitMs = this.#pace.waitMs();
+        if (waitMs > 0) {
+            this.#paused ??= setTimeout(() => {
+                this.#paused = undefined;
+                this.#reconcile();
+            }, waitMs);
         }
+        return waitMs > 0;
+    }
+
+    /** Whether the room was refused as one too many, and may get in now. */
+    #hasPlaceFor({ state, refusal }: Room): boolean {
+        return this.#places > 0 && state === "refused" && refusal === "too_many_rooms";
     }
 
     #ask(room: Room, state: Room["state"], operation: number, body: Uint8Array): void {
+        if (room.state === "refused") {
+            this.#places -= 1;
+        }
         room.state = state;
         this.#unanswered += 1;
+        this.#pace.count();
         this.#handlers.send(operation, body);
     }
 
@@ -274,9 +261,15 @@ export class Rooms {
     /** The server has answered a join, or put the client into a room. */
     #handleEntered(room: Room, reply: JoinReply, recovery: Room["recovery"], wasIn: boolean): void {
         const { isUnasked, refusal } = reply;
-        if (isUnasked && room.isTakenOut) {
-            delete room.isTakenOut;
+        if (isUnasked && (room.isHidden || (room.state === "out" && !room.isWanted))) {
+            // Whatever the application wanted before.
+            delete room.isHidden;
             room.isWanted = undefined;
+        }
+        if (isUnasked && room.state !== "joining" && this.#isLeftAgain(room.name)) {
+            room.isWanted = false;
+            room.isHidden = true;
+            delete room.point;
         }
         // The reply to a request that is under way is still to come.
         const isAnswer = !isUnasked || room.state !== "joining";
@@ -285,18 +278,29 @@ export class Rooms {
         }
         const event: RoomEvent = { room: room.name, status: "joined", byServer: isUnasked || (recovery?.byServer ?? false) };
         if (refusal) {
+            if (refusal === "too_many_rooms") {
+                this.#places = 0;
+            } else if (room.refusal === "too_many_rooms") {
+                // It leaves its place to the next one.
+                this.#places += 1;
+            }
             room.refusal = event.reason = refusal;
             event.status = "refused";
             if (refusal === "out_of_memory") {
                 this.#askLater();
             }
         } else {
+            delete room.refusal;
             if (isUnasked && isAnswer && this.#goesOn(room, reply.point)) {
                 return;
             }
             this.#moveTo(room, reply, wasIn, recovery, event);
         }
-        if (room.isTakenOut) {
+        if (room.isHidden) {
+            if (!event.recovered) {
+                // Nothing of the room is told behind it.
+                delete room.point;
+            }
             return;
         }
         if (!isUnasked && recovery?.gap) {
@@ -307,16 +311,22 @@ export class Rooms {
         }
     }
 
+    /** Whether it is the token that puts the client into a room that it has left. A later order of a caller is another matter. */
+    #isLeftAgain(name: string): boolean {
+        const leftOn = this.#left.get(name);
+        const isStart = leftOn !== this.#connections && Math.abs(Date.now() - this.#connectedAt) < START_MS;
+        if (!isStart) {
+            this.#left.delete(name);
+        }
+        return isStart && leftOn !== undefined;
+    }
+
     /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
     #goesOn(room: Room, now: Point | undefined): boolean {
-        const before = room.point ?? this.#known.get(room.name);
-        this.#known.delete(room.name);
-        if (now && before) {
-            room.point = before;
-            if (before.epoch === now.epoch && before.offset !== now.offset) {
-                room.recovery = { byServer: true };
-                return true;
-            }
+        const { point } = room;
+        if (now && point && point.epoch === now.epoch && point.offset !== now.offset) {
+            room.recovery = { byServer: true };
+            return true;
         }
         return false;
     }
@@ -327,6 +337,7 @@ export class Rooms {
             // The answer to the request tells.
             return;
         }
+        delete room.isPointOpen;
         if (isUnasked && point && room.point) {
             event.recovered = room.point.epoch === point.epoch;
             event.missed = 0;
@@ -354,7 +365,10 @@ export class Rooms {
             this.#unanswered -= 1;
         }
         if (room) {
-            const { recovery, isTakenOut } = room;
+            const { name, recovery, isHidden } = room;
+            if (this.#left.has(name)) {
+                this.#left.set(name, this.#connections);
+            }
             // A refusal says that the client is not in it.
             this.#forgetHandle(room);
             const isJoining = room.state === "joining";
@@ -362,21 +376,21 @@ export class Rooms {
             if (!isJoining) {
                 room.state = "out";
                 delete room.recovery;
-                delete room.isTakenOut;
+                delete room.isHidden;
             }
             // The application's own join goes on, and its answer tells. So does one that waits for the answer to a request to leave.
             const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
-            if (reply.isUnasked && (isJoining ? isRepair : !(isLeaving && room.isWanted))) {
+            if (reply.isUnasked && (isJoining ? isRepair : !((isLeaving || isHidden) && room.isWanted))) {
                 room.isWanted = false;
                 if (isJoining) {
-                    room.isTakenOut = true;
+                    room.isHidden = true;
                     room.recovery = { byServer: false };
                 }
             }
-            if (!isTakenOut) {
-                this.#handlers.room({ room: room.name, status: "left", byServer: reply.isUnasked });
+            if (!isHidden) {
+                this.#handlers.room({ room: name, status: "left", byServer: reply.isUnasked });
             }
-            this.#askAgain("too_many_rooms");
+            this.#places += 1;
         }
         this.#reconcile();
         return true;
@@ -393,7 +407,7 @@ export class Rooms {
             if (this.#protocol === undefined) {
                 break;
             }
-            if (room.isTakenOut || (room.recovery && message.offset > 0n)) {
+            if (room.isHidden || (room.recovery && message.offset > 0n)) {
                 continue;
             }
             if (room.point && message.offset > 0n) {
@@ -408,7 +422,7 @@ export class Rooms {
         const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
         // An answer that is under way has them.
-        if (!room || room.isTakenOut || room.recovery || (room.point && to <= room.point.offset)) {
+        if (!room || room.isHidden || room.recovery || (room.point && to <= room.point.offset)) {
             return true;
         }
         const gap = { room: room.name, from, to };
@@ -456,18 +470,12 @@ export class Rooms {
     }
 
     #add(name: string, isWanted: boolean | undefined): Room {
-        const room: Room = { name, isWanted, state: "out" };
+        const point = this.#known.get(name);
+        const room: Room = { name, isWanted, state: "out", ...(point && { point, isPointOpen: true }) };
+        // From here on the room's own position counts.
+        this.#known.delete(name);
         this.#rooms.set(name, room);
         return room;
-    }
-
-    #know(name: string, point: Point): void {
-        this.#known.delete(name);
-        this.#known.set(name, point);
-        const [oldest] = this.#known.keys();
-        if (oldest !== undefined && this.#known.size > KNOWN_MAX) {
-            this.#known.delete(oldest);
-        }
     }
 
     #forgetHandle(room: Room): void {
@@ -478,6 +486,12 @@ export class Rooms {
     }
 }
 
-/** Whether something may have come between `since` and what the client has of the room. */
-const isBehind = (since: Point, { point, recovery }: Room): boolean =>
-    !recovery && point !== undefined && (since.epoch !== point.epoch || since.offset < point.offset);
+/** Sets a value as the latest one, and forgets the oldest beyond the bound. */
+function setLatest<Value>(values: Map<string, Value>, name: string, value: Value): void {
+    values.delete(name);
+    values.set(name, value);
+    const [oldest] = values.keys();
+    if (oldest !== undefined && values.size > KNOWN_MAX) {
+        values.delete(oldest);
+    }
+}

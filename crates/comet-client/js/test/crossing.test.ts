@@ -195,6 +195,74 @@ test("a position of the server's room is not used after the application was in i
     assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: true, position: "9-22" }]]);
 });
 
+test("a room of the token that was left is left again after each reconnect, and nobody is told", (t) => {
+    const { comet, log, back, connection: first } = member(t, { byServer: true });
+    const byToken = (handle: number, room = "r") => joinReply(room, { flags: HISTORY | UNASKED | PRIMARY, epoch: 9n, offset: 8n, handle });
+    comet.leave("r");
+    comet.leave("of another token");
+    first.say([op.LEAVE_REPLY, leaveReply(1)]);
+    for (const room of ["r", "r", "of another token"]) {
+        const connection = back();
+        connection.taken();
+        connection.say([op.JOIN_REPLY, byToken(2, room)], [op.ROOM_PUSH, roomPush(2, 1000, 9n, "x")], [op.GAP, gap(2, 10, 11)]);
+        assert.deepEqual(connection.taken(), [[op.LEAVE, "\0\0\0\u0002"]]);
+        connection.say([op.LEAVE_REPLY, leaveReply(2)]);
+        assert.deepEqual(told(log), []);
+        assert.equal(comet.position(room), undefined);
+    }
+    // Until the application joins it, also while the client leaves.
+    const connection = back();
+    connection.taken();
+    connection.say([op.JOIN_REPLY, byToken(2)]);
+    comet.join("r", { since: "9-4" });
+    connection.say([op.LEAVE_REPLY, leaveReply(2)]);
+    assert.deepEqual(joins(connection).map(({ body }) => body), [since(4n)]);
+    connection.say([op.JOIN_REPLY, at(8n, RECOVERED, 3, 4)]);
+    assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: false, recovered: true, missed: 4, position: "9-4" }]]);
+    const last = back();
+    last.say([op.JOIN_REPLY, byToken(2)]);
+    assert.deepEqual(last.taken().filter(([operation]) => operation === op.LEAVE), []);
+});
+
+test("a caller's order to join a room that was left counts", (t) => {
+    for (const isLater of [false, true]) {
+        const { comet, log, tick, connection: first, back } = member(t);
+        comet.leave("r");
+        first.say([op.LEAVE_REPLY, leaveReply(1)]);
+        let connection = first;
+        if (isLater) {
+            connection = back();
+            tick(10_000);
+        }
+        connection.taken();
+        told(log);
+        connection.say([op.JOIN_REPLY, at(5n, UNASKED, 2)]);
+        assert.deepEqual(connection.taken(), []);
+        assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: true, position: "9-5" }]]);
+        // What was left before does not count any more. What the server has taken back does not count at the next connection.
+        connection.say([op.LEAVE_REPLY, leaveReply(2, UNASKED)]);
+        connection = back();
+        connection.say([op.JOIN_REPLY, at(6n, UNASKED, 1)]);
+        assert.deepEqual(told(log), [["room", { room: "r", status: "joined", byServer: true, position: "9-6" }]]);
+        comet.close();
+        t.mock.reset();
+        t.mock.timers.reset();
+    }
+});
+
+test("of more rooms that were left than are kept, the latest are", (t) => {
+    const { comet } = rig(t);
+    for (let n = 0; n < 1030; n += 1) {
+        comet.leave(`room ${n}`);
+    }
+    const connection = accept();
+    connection.taken();
+    for (const [handle, room] of ["room 5", "room 1029"].entries()) {
+        connection.say([op.JOIN_REPLY, joinReply(room, { flags: UNASKED, handle })]);
+    }
+    assert.deepEqual(connection.taken(), [[op.LEAVE, "\0\0\0\u0001"]]);
+});
+
 test("of more rooms of the server than are kept, the latest are", (t) => {
     const { log, tick } = rig(t);
     const enter = (room: string, offset: bigint) =>

@@ -101,6 +101,21 @@ test("a page that is loaded again goes on where it was", { skip: noServer || noC
     await ada.until(`[...document.querySelectorAll(".note")].filter((note) => note.textContent.includes("1 missed while away")).length === 2`);
 });
 
+test("a refusal takes no position away, and leaving does", { skip: noServer || noChromium, timeout: TEST_TIMEOUT_MS }, async (t) => {
+    const site = await start(t, { COMET_CLIENTS_ROOMS: "1" });
+    const chromium = await Chromium.start(t);
+    const ada = await chromium.open(`${site}/page.js`, 'location.pathname === "/page.js"');
+    const kept = { lines: [], positions: { "chat://lobby": "1-7", "live://stage": "1-5" } };
+    await ada.evaluate(`sessionStorage.setItem("comet-example Ada", ${JSON.stringify(JSON.stringify(kept))})`);
+    await ada.call("Page.navigate", { url: `${site}/?name=Ada` });
+    await ada.until(shows(".note", "no entry: too_many_rooms"));
+    const position = (room: string) => `JSON.parse(sessionStorage.getItem("comet-example Ada")).positions[${JSON.stringify(room)}]`;
+    assert.equal(await ada.evaluate(position("live://stage")), "1-5");
+    await ada.evaluate('document.querySelector("input[value=\'chat://lobby\']").click()');
+    await ada.until(`${position("live://stage")} !== "1-5"`);
+    assert.equal(await ada.evaluate(position("chat://lobby")), undefined);
+});
+
 test("a screenshot for the documents", { skip: noServer || noChromium || (!process.env.UPDATE_DOCS && "only with UPDATE_DOCS"), timeout: TEST_TIMEOUT_MS }, async (t) => {
     const site = await start(t);
     const chromium = await Chromium.start(t);

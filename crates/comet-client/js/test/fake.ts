@@ -1,5 +1,6 @@
 // A socket and a clock without a network or a wait, and what the server says over the one.
 
+import { getEventListeners } from "node:events";
 import { type TestContext } from "node:test";
 import assert from "node:assert/strict";
 import * as wire from "../src/wire.js";
@@ -159,3 +160,21 @@ export const gap = (handle: number, from: number, to: number): Uint8Array =>
 /** Lets promises settle. */
 export const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
+/** A page around the test, whose events the test makes. */
+export function fakePage(t: TestContext) {
+    const page = new EventTarget();
+    const document = Object.assign(new EventTarget(), { visibilityState: "visible" });
+    const globals = { document, addEventListener: page.addEventListener.bind(page) };
+    Object.assign(globalThis, globals);
+    t.after(() => Object.keys(globals).forEach((name) => Reflect.deleteProperty(globalThis, name)));
+    return {
+        listeners: () => ["online", "offline", "pagehide", "pageshow"].flatMap((event) => getEventListeners(page, event)),
+        set visibility(state: string) {
+            document.visibilityState = state;
+        },
+        tell(event: string) {
+            page.dispatchEvent(new Event(event));
+            document.dispatchEvent(new Event(event));
+        },
+    };
+}

@@ -106,23 +106,48 @@ test("a room without memory for it is asked for again, less and less often", (t)
     assert.deepEqual(names(connection), []);
 });
 
-test("a room beyond the most that a client may be in is asked for again when it has left another", (t) => {
-    const { comet } = rig(t);
-    const connection = accept();
+test("a room beyond the most that a client may be in is asked for again when it has left another, one for each", (t) => {
+    const { comet, log, tick } = rig(t);
+    let connection = accept();
     const enter = (room: string, handle: number) => connection.say([op.JOIN_REPLY, joinReply(room, { handle })]);
-    const refuse = (room: string) => connection.say([op.JOIN_REPLY, joinReply(room, { status: 1, handle: 0 })]);
-    ["a", "b", "c"].forEach((room) => comet.join(room));
+    const refuse = (room: string, status = 1) => connection.say([op.JOIN_REPLY, joinReply(room, { status, handle: 0 })]);
+    const takeOut = (handle: number) => connection.say([op.LEAVE_REPLY, leaveReply(handle, UNASKED)]);
+    ["a", "b", "c", "d", "e", "f", "g"].forEach((room) => comet.join(room));
     enter("a", 1);
-    refuse("b");
-    refuse("c");
-    assert.deepEqual(names(connection), ["a", "b", "c"]);
+    enter("b", 2);
+    ["c", "d", "e", "f", "g"].forEach((room) => refuse(room));
+    assert.deepEqual(names(connection), ["a", "b", "c", "d", "e", "f", "g"]);
     comet.leave("a");
     connection.say([op.LEAVE_REPLY, leaveReply(1)]);
-    assert.deepEqual(names(connection), ["b", "c"]);
-    enter("b", 2);
-    refuse("c");
-    connection.say([op.LEAVE_REPLY, leaveReply(2, UNASKED)]);
     assert.deepEqual(names(connection), ["c"]);
+    takeOut(2);
+    assert.deepEqual(names(connection), ["d"]);
+    enter("c", 3);
+    told(log);
+    // The server has given the place to another one. It is not to be had until another is free.
+    refuse("d");
+    assert.equal(told(log).length, 1);
+    assert.deepEqual(names(connection), []);
+    takeOut(3);
+    assert.deepEqual(names(connection), ["d"]);
+    // A place that one cannot have is for the next.
+    refuse("d", 4);
+    assert.deepEqual(names(connection), ["e"]);
+    enter("e", 4);
+    comet.leave("f");
+    takeOut(4);
+    assert.deepEqual(names(connection), ["g"]);
+    enter("g", 5);
+    // Nobody waits for this place, and the next connection knows nothing of it.
+    takeOut(5);
+    connection.end();
+    tick(60_000);
+    connection = accept();
+    comet.join("h");
+    assert.deepEqual(names(connection), ["d", "h"]);
+    refuse("d");
+    refuse("h");
+    assert.deepEqual(names(connection), []);
 });
 
 test("a position is kept from message to message and sent after a reconnect", (t) => {
@@ -168,6 +193,31 @@ test("a kept position is where a page goes on", (t) => {
     for (const room of ["", "x".repeat(257), "ä".repeat(129), "\ud800"]) {
         assert.throws(() => comet.join(room), RangeError);
     }
+});
+
+test("in an outage the client's own position goes before one that was kept", (t) => {
+    const { comet, tick, connection, back } = member(t, { room: "h", offset: 5n });
+    comet.join("new");
+    comet.join("new", { since: "9-1" });
+    connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")], [op.JOIN_REPLY, joinReply("new", { handle: 2, flags: HISTORY, epoch: 9n, offset: 5n })]);
+    connection.end();
+    comet.join("h", { since: "9-5" });
+    comet.join("new", { since: "9-4" });
+    comet.join("other", { since: "9-1" });
+    comet.join("other", { since: "9-2" });
+    comet.join("third");
+    comet.join("third", { since: "9-3" });
+    tick(60_000);
+    const joined = [["h", 6n], ["new", 5n], ["other", 2n], ["third", 3n]] as const;
+    const expected = joined.map(([room, offset]) => wire.encodeJoin(room, { epoch: 9n, offset }));
+    const next = accept();
+    assert.deepEqual(joins(next).map(({ body }) => body), expected);
+    // The server has answered: what it says has yet to come, but the page has asked from there.
+    next.say([op.JOIN_REPLY, joinReply("other", { handle: 3, flags: HISTORY | RECOVERED, epoch: 9n, offset: 5n, recovered: 3 })]);
+    next.end();
+    comet.join("other", { since: "9-1" });
+    assert.equal(comet.position("other"), "9-2");
+    assert.deepEqual(joins(back()).length, 4);
 });
 
 test("a page that comes back goes on from its own position in a room of the server", (t) => {
@@ -258,6 +308,35 @@ test("a room of the token goes on where the client was", (t) => {
     assert.deepEqual(told(log), [["room", { room: "h", status: "joined", byServer: true, recovered: false, missed: 0, position: "10-2" }]]);
 });
 
+test("a room of the token that the page joins between two connections goes on where the client was", (t) => {
+    const { comet, log, tick, ...first } = member(t, { room: "h", offset: 5n, byServer: true });
+    first.connection.say([op.ROOM_PUSH, roomPush(1, 1000, 6n, "six")]);
+    first.connection.end();
+    assert.equal(comet.position("h"), "9-6");
+    comet.join("h");
+    assert.equal(comet.position("h"), "9-6");
+    tick(60_000);
+    told(log);
+    const connection = accept();
+    assert.deepEqual(joins(connection).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 6n })]);
+    connection.say(
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | UNASKED | PRIMARY, epoch: 9n, offset: 7n })],
+        [op.JOIN_REPLY, joinReply("h", { flags: HISTORY | RECOVERED, epoch: 9n, offset: 7n, recovered: 1 })],
+        [op.ROOM_PUSH, roomPush(1, 1000, 7n, "seven")],
+    );
+    const [, room, message] = told(log);
+    assert.deepEqual(room, ["room", { room: "h", status: "joined", byServer: false, recovered: true, missed: 1, position: "9-6" }]);
+    assert.equal((message![1] as Message).position, "9-7");
+});
+
+test("what the page says of a room of the token goes before where the client was", (t) => {
+    const { comet, tick, connection } = member(t, { room: "h", offset: 5n, byServer: true });
+    connection.end();
+    comet.join("h", { since: "9-3" });
+    tick(60_000);
+    assert.deepEqual(joins(accept()).map(({ body }) => body), [wire.encodeJoin("h", { epoch: 9n, offset: 3n })]);
+});
+
 test("rooms of the server are told, and not asked for again", (t) => {
     const { comet, log, tick } = rig(t);
     comet.join("mine");
@@ -278,7 +357,7 @@ test("rooms of the server are told, and not asked for again", (t) => {
     assert.deepEqual(connection.taken().slice(-1), [[op.LEAVE, "\0\0\0\u0003"]]);
     assert.equal(comet.position("token's"), "9-5");
     connection.end();
-    assert.equal(comet.position("token's"), undefined);
+    assert.equal(comet.position("token's"), "9-5");
     tick(60_000);
     connection = accept();
     assert.deepEqual(names(connection), []);

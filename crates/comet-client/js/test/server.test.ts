@@ -77,6 +77,44 @@ test("a hundred rooms are entered again after the server was killed", async (t) 
     assert.equal((await heard.next("message")).text(), "back");
 });
 
+test("operations that fit together are accepted again in an order in which they always do", async (t) => {
+    const range = (from: number, count: number) => Array.from({ length: count }, (_, at) => from + at);
+    const server = await Server.start(t);
+    const { comet, heard } = connect(t, server.url, { token: { mid: 7, key: "k", accepts: range(1001, 40) } });
+    await heard.state("open");
+    comet.unsubscribe(...range(1001, 30));
+    comet.subscribe(...range(2001, 40));
+    // Its reply is behind theirs.
+    await comet.send(4);
+    await server.end("SIGKILL");
+    await heard.state("waiting");
+    const again = await Server.start(t, [], server);
+    await heard.state("open");
+    await comet.send(4);
+    const push = (operation: number) => again.push("keys?keys=k", "hi", operation);
+    assert.deepEqual([await push(1001), await push(1040), await push(2040)], [0, 1, 1]);
+    assert.equal(comet.state, "open");
+});
+
+test("a room of the token that was left is left again after the server was killed", async (t) => {
+    const server = await Server.start(t);
+    const { comet, heard } = connect(t, server.url, { token: { mid: 7, room_id: "live://token" } });
+    await heard.joined("live://token");
+    comet.leave("live://token");
+    await heard.next("room", ({ status }) => status === "left");
+    comet.join("live://own");
+    await heard.joined("live://own");
+    await server.end("SIGKILL");
+    const again = await Server.start(t, [], server);
+    const { room, status } = await heard.next("room");
+    assert.deepEqual([room, status], ["live://own", "joined"]);
+    // Its reply is behind the one to the request to leave, which came with operation 8.
+    await comet.send(4);
+    assert.equal(await again.push("room?type=live&room=token", "nobody"), 0);
+    assert.equal(await again.push("room?type=live&room=own", "to me"), 1);
+    assert.equal((await heard.next("message")).text(), "to me");
+});
+
 test("a server that stands still is left, and found again when it goes on", async (t) => {
     const server = await Server.start(t);
     const { comet, heard } = connect(t, server.url, { heartbeatMs: 300, timeoutMs: 1000 });

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { op } from "../src/wire.js";
-import { FakeSocket, accept, authReply, last, rig, settle, socket, states } from "./fake.js";
+import { FakeSocket, accept, authReply, fakePage, last, rig, settle, socket, states } from "./fake.js";
 
 test("a refused token is asked for once more, and a second refusal is final", async (t) => {
     let asked = 0;
@@ -124,6 +124,53 @@ test("a token is renewed on its connection before it expires, and again while no
     socket().open();
     assert.deepEqual(socket().taken(), [[op.AUTH, "fresh 3"]]);
     assert.deepEqual(states(log).map(({ state }) => state), ["open", "waiting", "connecting"]);
+});
+
+for (const expiresInMs of [120_000, 300_000, 720_000, 1_800_000]) {
+    test(`a page whose timers come once a minute renews a token of ${expiresInMs / 1000} s in time`, async (t) => {
+        fakePage(t);
+        let asked = 0;
+        const { tick } = rig(t, { getToken: () => `fresh ${(asked += 1)}` });
+        const connection = accept();
+        for (const random of [0, 0.5, 1]) {
+            t.mock.method(Math, "random", () => random);
+            for (let phaseMs = 0; phaseMs < 60_000; phaseMs += 1000) {
+                let minute = Math.ceil(Date.now() / 60_000) * 60_000;
+                t.mock.timers.setTime(minute + phaseMs);
+                connection.say([op.AUTH_REPLY, authReply({ expiresInMs }), 2], [op.HEARTBEAT_REPLY]);
+                const accepted = Date.now();
+                const before = asked;
+                while (asked === before) {
+                    minute += 60_000;
+                    t.mock.timers.setTime(minute - 1);
+                    tick(1);
+                    connection.say([op.HEARTBEAT_REPLY]);
+                    await settle();
+                    assert(Date.now() - accepted < expiresInMs, `accepted ${phaseMs} ms after a full minute, random ${random}`);
+                }
+                assert.deepEqual(connection.taken().at(-1), [op.AUTH, `fresh ${asked}`]);
+            }
+        }
+    });
+}
+
+test("what arrives renews a token that a timer owes", async (t) => {
+    let asked = 0;
+    const { tick } = rig(t, { getToken: () => `fresh ${(asked += 1)}`, heartbeatMs: 1e9 }, 0);
+    const connection = accept(authReply({ expiresInMs: 100_000, heartbeatMs: 2e9 }));
+    connection.taken();
+    const clock = Date.now;
+    let lateMs = 69_999;
+    t.mock.method(Date, "now", () => clock() + lateMs);
+    connection.say([1000, "in time"]);
+    assert.equal(asked, 0);
+    lateMs = 70_000;
+    connection.say([1000, "late"], [1000, "too"]);
+    await settle();
+    assert.deepEqual(connection.taken(), [[op.AUTH, "fresh 1"]]);
+    tick(100_000);
+    await settle();
+    assert.equal(asked, 1, "once");
 });
 
 test("a token that JSON refuses is one that getToken has failed to give", async (t) => {
