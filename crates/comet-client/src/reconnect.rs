@@ -185,10 +185,11 @@ impl<F: Face> Reconnecting<F> {
     ) -> Result<(), Error> {
         within_body_max(room.as_bytes())?;
         self.set_up().await;
-        // A room in which the server had the connection enter goes on from there. Else the caller begins anew.
-        let other = self.others.remove(room);
-        let named = self.is_in(room);
-        let known = self.rooms.entry(room.to_owned()).or_insert(other.filter(|_| named));
+        // The room may be one that the server had a connection enter. The present connection goes on from there, if it is in. So does the
+        // next one, if there is none at present: what came meanwhile is missing. Else the caller begins anew.
+        let goes_on = self.is_in(room) || self.connection().is_none();
+        let other = self.others.remove(room).filter(|_| goes_on);
+        let known = self.rooms.entry(room.to_owned()).or_insert(other);
         *known = since.or(*known);
         let Some(connection) = self.connection() else { return Ok(()) };
         let outcome = connection.add_room(room, since).await;

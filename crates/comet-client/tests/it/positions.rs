@@ -1,0 +1,97 @@
+//! Where a listener goes on in rooms that keep a history: of the server, of the program, and of both.
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use comet_client::{Backoff, Event, Joined, Options, Position};
+use comet_proto::{Join, JoinReply, RoomHandle};
+
+use crate::asynchronous::{WELCOME, push};
+use crate::wire::{frame_2, read_frame, serve};
+
+const JOIN: i32 = 18;
+
+fn options(address: &str) -> Options {
+    let delay = Duration::from_millis(1);
+    Options::tcp(address, "42").backoff(Backoff::new(delay, delay))
+}
+
+fn at(offset: u64) -> Position {
+    Position { epoch: 9, offset }
+}
+
+/// Accepts the token. With an offset the token names the room "r", which is there.
+fn welcome(stream: &mut TcpStream, named_at: Option<u64>) {
+    assert_eq!(read_frame(stream).0, 7);
+    let named = named_at.map(|offset| told(0, offset, None)).unwrap_or_default();
+    stream.write_all(&[frame_2(8, 1, &WELCOME), named].concat()).unwrap();
+}
+
+/// Operation 19 about "r".
+fn told(sequence: i32, offset: u64, recovered: Option<u32>) -> Vec<u8> {
+    let (position, is_unasked) = (Some(at(offset)), sequence == 0);
+    let reply = JoinReply::joined(RoomHandle(1), b"r");
+    let reply = JoinReply { position, is_unasked, recovered, ..reply };
+    frame_2(19, sequence, &reply.encode())
+}
+
+/// Reads a request to be in "r" that has this position, and answers that four pushes up to 9-10 follow.
+fn recover(stream: &mut TcpStream, since: Position) {
+    let (operation, sequence, body) = read_frame(stream);
+    let asked = Join::decode(&body).unwrap();
+    assert_eq!((operation, asked.room, asked.since), (JOIN, &b"r"[..], Some(since)));
+    stream.write_all(&told(sequence, 10, Some(4))).unwrap();
+}
+
+/// The next event about "r".
+#[track_caller]
+fn room(event: Option<Event>) -> Joined {
+    match event {
+        Some(Event::Room { room, outcome: Ok(joined) }) if room == "r" => joined,
+        other => panic!("{other:?}"),
+    }
+}
+
+const RECOVERED: Joined =
+    Joined { position: Some(Position { epoch: 9, offset: 10 }), recovered: Some(4) };
+
+/// A part of the program asks for the room while there is no connection. The next one is put into it again, or is not.
+#[test]
+fn a_room_of_the_server_that_the_program_asks_for_between_two_connections_goes_on() {
+    for named_at in [Some(10), None] {
+        let (address, server) = serve(2, move |connection, mut stream| {
+            if connection == 0 {
+                welcome(&mut stream, Some(5));
+                stream.write_all(&push(1, 5, 6, b"six")).unwrap();
+            } else {
+                welcome(&mut stream, named_at);
+                recover(&mut stream, at(6));
+            }
+        });
+        let mut listener = options(&address).reconnecting();
+        assert!(matches!(listener.next(), Some(Event::Connected)));
+        room(listener.next());
+        assert!(matches!(listener.next(), Some(Event::Message(_))));
+        assert!(matches!(listener.next(), Some(Event::Disconnected { .. })));
+        listener.add_room("r").unwrap();
+        assert!(matches!(listener.next(), Some(Event::Connected)));
+        assert_eq!(room(listener.next()), RECOVERED);
+        server.join().unwrap();
+    }
+}
+
+#[test]
+fn a_room_that_is_resumed_and_asked_for_before_the_first_connection_goes_on() {
+    for named_at in [Some(10), None] {
+        let (address, server) = serve(1, move |_, mut stream| {
+            welcome(&mut stream, named_at);
+            recover(&mut stream, at(6));
+        });
+        let mut listener = options(&address).resume("r", at(6)).reconnecting();
+        listener.add_room("r").unwrap();
+        assert!(matches!(listener.next(), Some(Event::Connected)));
+        assert_eq!(room(listener.next()), RECOVERED);
+        server.join().unwrap();
+    }
+}
