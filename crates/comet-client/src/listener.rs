@@ -90,18 +90,20 @@ impl Listener {
         block_on(self.0.remove_room(room))
     }
 
-    /// Accepts `operations`, now and after each reconnect.
+    /// Accepts `operations`, now and after each reconnect: 64 in all. The server counts those that the token lists as well, and closes a
+    /// connection with more.
     ///
     /// # Errors
-    /// If the present connection is lost; later ones will accept them all the same.
+    /// If the present connection is lost; later ones will accept them all the same. [`Error::TooManyOperations`]: nothing was changed.
     pub fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         block_on(self.0.subscribe(operations))
     }
 
-    /// Refuses `operations`, now and after each reconnect.
+    /// Refuses `operations`, now and after each reconnect. The latest 64 are remembered.
     ///
     /// # Errors
-    /// If the present connection is lost; later ones will refuse them all the same.
+    /// If the present connection is lost; later ones will refuse them all the same. [`Error::TooManyOperations`], for more than 64 in one
+    /// call: nothing was changed.
     pub fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         block_on(self.0.unsubscribe(operations))
     }

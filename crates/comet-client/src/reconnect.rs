@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
+mod operations;
 mod set_up;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,6 +11,7 @@ use std::{fmt, mem};
 
 use comet_proto::Position;
 
+use self::operations::Operations;
 use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
 use crate::error::{Error, Permanent};
@@ -83,9 +85,7 @@ pub(crate) struct Reconnecting<F: Face> {
     rooms: BTreeMap<String, Option<Position>>,
     /// The same of rooms that the server had the connection enter.
     others: BTreeMap<String, Position>,
-    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
-    /// token's.
-    operations: BTreeMap<i32, bool>,
+    operations: Operations,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
     /// Until then a token that was sent and not answered may still arrive.
@@ -135,7 +135,7 @@ impl<F: Face> Reconnecting<F> {
             room: None,
             rooms: BTreeMap::new(),
             others,
-            operations: BTreeMap::new(),
+            operations: Operations::default(),
             events: VecDeque::new(),
             late_until: None,
             stopper: Stopper::default(),
@@ -222,7 +222,7 @@ impl<F: Face> Reconnecting<F> {
 
     pub(crate) async fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.set_up().await;
-        self.operations.extend(operations.iter().map(|operation| (*operation, true)));
+        self.operations.accept(operations)?;
         match self.connection() {
             Some(connection) => {
                 let outcome = connection.subscribe(operations).await;
@@ -234,7 +234,7 @@ impl<F: Face> Reconnecting<F> {
 
     pub(crate) async fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.set_up().await;
-        self.operations.extend(operations.iter().map(|operation| (*operation, false)));
+        self.operations.refuse(operations)?;
         match self.connection() {
             Some(connection) => {
                 let outcome = connection.unsubscribe(operations).await;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use comet_proto::{Position, op};
 
+use super::operations::Operations;
 use crate::connection::{Connection, operation_lists};
 use crate::error::Error;
 use crate::room_news::Joined;
@@ -27,16 +28,16 @@ enum Step {
 
 impl SetUp {
     pub(super) fn new(
-        operations: &BTreeMap<i32, bool>,
+        operations: &Operations,
         room: Option<&str>,
         rooms: &BTreeMap<String, Option<Position>>,
     ) -> Self {
         let mut steps = VecDeque::new();
-        for (request, accepted) in [(op::SUBSCRIBE, true), (op::UNSUBSCRIBE, false)] {
-            let chosen = operations.iter().filter(|(_, is)| **is == accepted);
-            let chosen: Vec<_> = chosen.map(|(operation, _)| *operation).collect();
-            steps.extend(operation_lists(&chosen).map(|list| Step::Request(request, list)));
-        }
+        // The server bounds what it lists after each request. In this order that is never more than in the end.
+        let refused = operation_lists(operations.refused());
+        steps.extend(refused.map(|list| Step::Request(op::UNSUBSCRIBE, list)));
+        let accepted = operation_lists(operations.accepted());
+        steps.extend(accepted.map(|list| Step::Request(op::SUBSCRIBE, list)));
         steps.extend(room.map(|room| Step::Request(op::CHANGE_ROOM, room.to_owned())));
         steps.extend(rooms.iter().map(|(room, since)| Step::Room(room.clone(), *since)));
         Self { steps, is_asked: false, outcomes: Vec::new() }

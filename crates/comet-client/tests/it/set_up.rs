@@ -1,5 +1,6 @@
 //! A listener between the acceptance of its token and the rooms that it wants: nothing that arrives meanwhile is lost.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
@@ -9,18 +10,22 @@ use std::thread;
 use std::time::Duration;
 
 use comet_client::tokio::Listener;
-use comet_client::{Backoff, Event, Options};
+use comet_client::{Backoff, Error, Event, Options};
 use comet_proto::{AuthReply, JoinReply, KeptSession, Position, Resumed, RoomHandle};
 use tokio::select;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::wire::{frame, frame_2, read_frame, serve};
+use crate::wire::{authenticate, frame, frame_2, read_frame, serve};
 
 fn options(address: &str) -> Options {
+    options_without_keep(address).keep_session()
+}
+
+fn options_without_keep(address: &str) -> Options {
     let delay = Duration::from_millis(1);
-    Options::tcp(address, "42").keep_session().backoff(Backoff::new(delay, delay))
+    Options::tcp(address, "42").backoff(Backoff::new(delay, delay))
 }
 
 /// The acceptance that goes on with a session of `parked` pushes, and as many of them.
@@ -208,5 +213,62 @@ async fn requests_wait_until_the_connection_is_set_up() {
         events.extend(listener.next().await.map(brief));
     }
     assert_eq!(events, ["connected", "in a", "in b", "in c", "message 1"]);
+    server.join().unwrap();
+}
+
+/// Reads operation 14 or 16 and answers it. Returns which, and the operations that it names.
+fn read_operations(stream: &mut (impl std::io::Read + Write)) -> (i32, Vec<i32>) {
+    let (request, sequence, body) = read_frame(stream);
+    stream.write_all(&frame(request + 1, sequence, &body)).unwrap();
+    let names = String::from_utf8(body).unwrap();
+    (request, names.split(',').map(|name| name.parse().unwrap()).collect())
+}
+
+/// The token names 40, 30 of which the program does without. The server lists 64 for a connection, and closes one with more.
+#[test]
+fn operations_are_restored_without_being_too_many_in_between() {
+    let (address, server) = serve(2, |connection, mut stream| {
+        authenticate(&mut stream);
+        let mut listed: BTreeSet<i32> = (1..=40).collect();
+        for _ in 0..2 {
+            let (request, operations) = read_operations(&mut stream);
+            for operation in operations {
+                match request {
+                    14 => listed.insert(operation),
+                    _ => listed.remove(&operation),
+                };
+            }
+            assert!(listed.len() <= 64, "connection {connection}, operation {request}");
+        }
+        assert_eq!(listed, (31..=40).chain(100..140).collect());
+    });
+    let mut listener = options_without_keep(&address).reconnecting();
+    assert!(matches!(listener.next(), Some(Event::Connected)));
+    listener.unsubscribe(&(1..=30).collect::<Vec<_>>()).unwrap();
+    listener.subscribe(&(100..140).collect::<Vec<_>>()).unwrap();
+    assert!(matches!(listener.next(), Some(Event::Disconnected { .. })));
+    assert!(matches!(listener.next(), Some(Event::Connected)));
+    server.join().unwrap();
+}
+
+/// A listener that subscribed to ever more would be closed by each server, and one that unsubscribes sends ever more.
+#[test]
+fn a_listener_chooses_a_bounded_number_of_operations() {
+    let (address, server) = serve(1, |_, mut stream| {
+        authenticate(&mut stream);
+        assert_eq!(read_operations(&mut stream), (16, (1_001..1_064).chain([3]).collect()));
+        assert_eq!(read_operations(&mut stream), (14, (1..65).filter(|of| *of != 3).collect()));
+    });
+    let mut listener = options_without_keep(&address).reconnecting();
+    listener.subscribe(&(1..64).collect::<Vec<_>>()).unwrap();
+    listener.subscribe(&[64, 1, 64]).unwrap();
+    let refused = listener.subscribe(&[65]);
+    assert!(matches!(refused, Err(Error::TooManyOperations)), "{refused:?}");
+    let refused = listener.unsubscribe(&(0..65).collect::<Vec<_>>());
+    assert!(matches!(refused, Err(Error::TooManyOperations)), "{refused:?}");
+    for operation in (1_000..1_064).chain([3]) {
+        listener.unsubscribe(&[operation]).unwrap();
+    }
+    assert!(matches!(listener.next(), Some(Event::Connected)));
     server.join().unwrap();
 }
