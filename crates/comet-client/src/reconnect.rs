@@ -191,6 +191,9 @@ impl<F: Face> Reconnecting<F> {
         let other = self.others.remove(room).filter(|_| goes_on);
         let known = self.rooms.entry(room.to_owned()).or_insert(other);
         *known = since.or(*known);
+        if let Some(since) = since {
+            self.resume(room, since);
+        }
         let Some(connection) = self.connection() else { return Ok(()) };
         let outcome = connection.add_room(room, since).await;
         let outcome = outcome.map_err(|error| connection.keep_reason(error));
@@ -205,6 +208,17 @@ impl<F: Face> Reconnecting<F> {
         }
         self.events.push_back(Event::Room { room: room.to_owned(), outcome: Ok(joined) });
         Ok(())
+    }
+
+    /// A connection that is being made took its positions along when it began. Where the token names the room, it asks from its own.
+    fn resume(&mut self, room: &str, since: Position) {
+        match &mut self.state {
+            State::Connecting { .. } => {
+                self.options.positions.insert(room.to_owned(), since);
+            }
+            State::Authenticating { client, .. } => client.connection().resume(room, since),
+            _ => {}
+        }
     }
 
     pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {

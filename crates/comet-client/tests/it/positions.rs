@@ -1,11 +1,19 @@
 //! Where a listener goes on in rooms that keep a history: of the server, of the program, and of both.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::future::poll_fn;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::pin::pin;
+use std::sync::mpsc;
+use std::task::Poll;
 use std::time::Duration;
 
+use comet_client::tokio::Listener;
 use comet_client::{Backoff, Event, Joined, Options, Position};
 use comet_proto::{Join, JoinReply, RoomHandle};
+use tokio::select;
+use tokio::sync::mpsc::unbounded_channel;
+use tokio::task::yield_now;
 
 use crate::asynchronous::{WELCOME, push};
 use crate::wire::{frame_2, read_frame, serve};
@@ -92,6 +100,54 @@ fn a_room_that_is_resumed_and_asked_for_before_the_first_connection_goes_on() {
         listener.add_room("r").unwrap();
         assert!(matches!(listener.next(), Some(Event::Connected)));
         assert_eq!(room(listener.next()), RECOVERED);
+        server.join().unwrap();
+    }
+}
+
+/// Ends what the server sends. The client has sent nothing more, until it ends as well.
+fn end(mut stream: TcpStream) {
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert_eq!(rest, b"", "the room is asked for once");
+}
+
+/// The program names its position while the first connection is being made, and the token names the room.
+#[tokio::test]
+async fn a_position_that_comes_while_a_connection_is_made_is_asked_for() {
+    for is_connected in [false, true] {
+        let (step, mut steps) = unbounded_channel();
+        let (go_on, gone_on) = mpsc::channel();
+        let (address, server) = serve(1, move |_, mut stream| {
+            let mut token = [0; 18];
+            stream.read_exact(&mut token).unwrap();
+            step.send(()).unwrap();
+            gone_on.recv().unwrap();
+            stream.write_all(&[frame_2(8, 1, &WELCOME), told(0, 10, None)].concat()).unwrap();
+            recover(&mut stream, at(6));
+            end(stream);
+        });
+        let mut listener = Listener::new(options(&address));
+        if is_connected {
+            select! {
+                biased;
+                Some(()) = steps.recv() => {}
+                event = listener.next() => panic!("{event:?}"),
+            }
+        } else {
+            while !format!("{listener:?}").contains("state: Connecting") {
+                let mut next = pin!(listener.next());
+                let poll = poll_fn(|context| Poll::Ready(next.as_mut().poll(context)));
+                assert!(poll.await.is_pending());
+                yield_now().await;
+            }
+        }
+        listener.add_room_since("r", at(6)).await.unwrap();
+        go_on.send(()).unwrap();
+        assert!(matches!(listener.next().await, Some(Event::Connected)));
+        assert_eq!(room(listener.next().await), RECOVERED);
+        assert!(matches!(listener.next().await, Some(Event::Disconnected { .. })));
+        drop(listener);
         server.join().unwrap();
     }
 }
