@@ -2,6 +2,7 @@
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
+mod known;
 mod operations;
 mod set_up;
 
@@ -11,6 +12,7 @@ use std::{fmt, mem};
 
 use comet_proto::Position;
 
+use self::known::Known;
 use self::operations::Operations;
 use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
@@ -84,7 +86,7 @@ pub(crate) struct Reconnecting<F: Face> {
     /// Further rooms, and the position of the latest push that has arrived from each.
     rooms: BTreeMap<String, Option<Position>>,
     /// The same of rooms that the server had the connection enter.
-    others: BTreeMap<String, Position>,
+    others: Known,
     operations: Operations,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
@@ -127,7 +129,7 @@ impl<S: Stream> fmt::Debug for Connecting<S> {
 
 impl<F: Face> Reconnecting<F> {
     pub(crate) fn new(mut options: Options) -> Self {
-        let others = mem::take(&mut options.positions);
+        let others = Known::new(mem::take(&mut options.positions));
         Self {
             options,
             state: State::Waiting(Some(Instant::now())),
@@ -308,8 +310,7 @@ impl<F: Face> Reconnecting<F> {
         within_body_max(&self.options.token)?;
         // Of rooms that the token names as well. Those that were asked for are asked for once more by the set-up.
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
-        self.options.positions = self.others.clone();
-        self.options.positions.extend(wanted);
+        self.options.positions = self.others.positions().chain(wanted).collect();
         let deadline = Instant::now().checked_add(self.options.timeout);
         let stream = Connecting(F::Stream::connect(&self.options, deadline));
         self.state = State::Connecting { stream, deadline };
@@ -363,14 +364,16 @@ impl<F: Face> Reconnecting<F> {
             }
             Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
             Ok(Some(Received::Room(room, joined))) => {
-                if let Some(position) = joined.position.filter(|_| joined.recovered.is_none()) {
+                if joined.recovered.is_some() {
+                    self.others.touch(&room);
+                } else if let Some(position) = joined.position {
                     self.note_position(&room, position);
                 }
                 Event::Room { room: room.into(), outcome: Ok(joined) }
             }
             Ok(Some(Received::Left(room))) => {
                 self.rooms.remove(&*room);
-                self.others.remove(&*room);
+                self.others.remove(&room);
                 self.room.take_if(|joined| **joined == *room);
                 Event::Left { room: room.into() }
             }
@@ -388,11 +391,9 @@ impl<F: Face> Reconnecting<F> {
     fn note_position(&mut self, room: &str, position: Position) {
         if let Some(latest) = self.rooms.get_mut(room) {
             *latest = Some(position);
-        } else if let Some(latest) = self.others.get_mut(room) {
-            *latest = position;
-        } else if self.is_in(room) {
+        } else if self.others.knows(room) || self.is_in(room) {
             // Of a room that was left meanwhile there is nothing to keep.
-            self.others.insert(room.to_owned(), position);
+            self.others.note(room, position);
         }
     }
 
@@ -410,7 +411,7 @@ impl<F: Face> Reconnecting<F> {
         }
         if let State::Connected { client, .. } = &mut self.state {
             let connection = client.connection();
-            self.others.retain(|room, _| connection.may_resume(room));
+            self.others.retain(|room| connection.may_resume(room));
         }
         self.stopper.watch(None);
         let permanent = reason.permanent().filter(|why| !self.is_own_attempt(*why));

@@ -151,3 +151,32 @@ async fn a_position_that_comes_while_a_connection_is_made_is_asked_for() {
         server.join().unwrap();
     }
 }
+
+/// Tokens whose rooms change by the day. What a listener keeps is in its `Debug`.
+#[test]
+fn positions_are_kept_of_a_bounded_number_of_rooms_of_the_server() {
+    const ROOMS: u32 = 600;
+    let name = |room: u32| format!("room {room} of all");
+    let (address, server) = serve(2, move |connection, mut stream| {
+        welcome(&mut stream, None);
+        let rooms = ROOMS * connection as u32..ROOMS * (connection as u32 + 1);
+        let told = rooms.flat_map(|room| {
+            let room_name = name(room);
+            let reply = JoinReply::joined(RoomHandle(room), room_name.as_bytes());
+            let reply = JoinReply { position: Some(at(1)), is_unasked: true, ..reply };
+            frame_2(19, 0, &reply.encode())
+        });
+        stream.write_all(&told.collect::<Vec<_>>()).unwrap();
+    });
+    let mut listener = options(&address).reconnecting();
+    let mut ends = 0;
+    while ends < 2 {
+        ends += usize::from(matches!(listener.next(), Some(Event::Disconnected { .. })));
+    }
+    let kept = format!("{listener:?}");
+    assert_eq!(kept.matches("of all\"").count(), 1_024);
+    for (room, is_kept) in [(0, false), (175, false), (176, true), (1_199, true)] {
+        assert_eq!(kept.contains(&format!("{:?}", name(room))), is_kept, "{room}");
+    }
+    server.join().unwrap();
+}
