@@ -127,6 +127,10 @@ impl<S: Stream> Connection<S> {
         self.session.may_resume(room)
     }
 
+    pub(crate) fn position(&self, room: &str) -> Option<Position> {
+        self.session.position(room)
+    }
+
     pub(crate) fn take_gap(&mut self) -> Option<Gap> {
         self.inbox.pop_gap()
     }

@@ -412,6 +412,10 @@ impl<F: Face> Reconnecting<F> {
         if let State::Connected { client, .. } = &mut self.state {
             let connection = client.connection();
             self.others.retain(|room| connection.may_resume(room));
+            // A reply whose future was dropped has told of the room, and nothing has come of it since.
+            for (room, latest) in &mut self.rooms {
+                *latest = latest.or(connection.position(room));
+            }
         }
         self.stopper.watch(None);
         let permanent = reason.permanent().filter(|why| !self.is_own_attempt(*why));

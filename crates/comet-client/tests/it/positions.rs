@@ -152,6 +152,36 @@ async fn a_position_that_comes_while_a_connection_is_made_is_asked_for() {
     }
 }
 
+/// The reply belongs to a future that was dropped. The server has let the program in all the same.
+#[tokio::test]
+async fn the_position_in_a_room_outlasts_the_future_that_asked_for_it() {
+    let (step, mut steps) = unbounded_channel();
+    let (go_on, gone_on) = mpsc::channel();
+    let (address, server) = serve(2, move |connection, mut stream| {
+        welcome(&mut stream, None);
+        if connection == 1 {
+            return recover(&mut stream, at(6));
+        }
+        let (operation, sequence, _) = read_frame(&mut stream);
+        assert_eq!(operation, JOIN);
+        step.send(()).unwrap();
+        gone_on.recv().unwrap();
+        stream.write_all(&told(sequence, 6, None)).unwrap();
+    });
+    let mut listener = Listener::new(options(&address));
+    assert!(matches!(listener.next().await, Some(Event::Connected)));
+    select! {
+        biased;
+        Some(()) = steps.recv() => {}
+        added = listener.add_room("r") => panic!("{added:?}"),
+    }
+    go_on.send(()).unwrap();
+    assert!(matches!(listener.next().await, Some(Event::Disconnected { .. })));
+    assert!(matches!(listener.next().await, Some(Event::Connected)));
+    assert_eq!(room(listener.next().await), RECOVERED);
+    server.join().unwrap();
+}
+
 /// Tokens whose rooms change by the day. What a listener keeps is in its `Debug`.
 #[test]
 fn positions_are_kept_of_a_bounded_number_of_rooms_of_the_server() {
