@@ -109,14 +109,6 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// The next message, or what the server tells of a room.
-    pub(crate) async fn receive_any(&mut self) -> Result<Option<Received>, Error> {
-        match self.receive_any_until(None).await {
-            Err(Error::Ended) => Ok(None),
-            received => received,
-        }
-    }
-
     /// Whether the connection is in `room`, as far as the server has said so.
     pub(crate) fn is_in(&self, room: &str) -> bool {
         self.session.rooms().any(|named| named == room)
@@ -240,7 +232,8 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    async fn receive_any_until(
+    /// The next message, or what the server tells of a room. `None`: nothing came before the deadline.
+    pub(crate) async fn receive_any_until(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<Option<Received>, Error> {

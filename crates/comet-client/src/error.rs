@@ -249,6 +249,12 @@ impl Error {
         matches!(self, Self::Session(SessionError::Closed { reason, .. }) if reason == "token_expired")
     }
 
+    /// Whether the server closed because the client has entered or left rooms too fast.
+    pub(crate) fn is_room_rate(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Closed { reason, .. })
+            if reason.split(':').next() == Some("room_rate"))
+    }
+
     /// The delay that the server asked for when it closed or refused the upgrade, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {

@@ -18,6 +18,9 @@ use crate::stream::blocking::BlockingStream;
 /// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
 /// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The iteration
 /// ends after a permanent reason, such as a refused token, and when a [`Stopper`] stops it.
+///
+/// Rooms are entered at once, until a server closes the connection as `room_rate`. From then on they are entered one by one behind
+/// [`Event::Connected`], a quarter of a second apart, and twice as long after each further such close.
 #[derive(Debug)]
 pub struct Listener(Reconnecting<Client>);
 

@@ -4,6 +4,7 @@
 
 mod known;
 mod operations;
+mod pace;
 mod set_up;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -14,6 +15,7 @@ use comet_proto::Position;
 
 use self::known::Known;
 use self::operations::Operations;
+use self::pace::Pace;
 use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
 use crate::error::{Error, Permanent};
@@ -88,6 +90,7 @@ pub(crate) struct Reconnecting<F: Face> {
     /// The same of rooms that the server had the connection enter.
     others: Known,
     operations: Operations,
+    pace: Pace,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
     /// Until then a token that was sent and not answered may still arrive.
@@ -138,6 +141,7 @@ impl<F: Face> Reconnecting<F> {
             rooms: BTreeMap::new(),
             others,
             operations: Operations::default(),
+            pace: Pace::default(),
             events: VecDeque::new(),
             late_until: None,
             stopper: Stopper::default(),
@@ -196,6 +200,7 @@ impl<F: Face> Reconnecting<F> {
         if let Some(since) = since {
             self.resume(room, since);
         }
+        self.pace.forget(room);
         let Some(connection) = self.connection() else { return Ok(()) };
         let outcome = connection.add_room(room, since).await;
         let outcome = outcome.map_err(|error| connection.keep_reason(error));
@@ -298,8 +303,16 @@ impl<F: Face> Reconnecting<F> {
                     if let Some(event) = self.events.pop_front() {
                         break event;
                     }
-                    let received = client.connection().receive_any().await;
-                    break self.handle_received(received);
+                    if self.pace.due().is_some()
+                        && let Some(room) = self.pace.take_due(Instant::now())
+                    {
+                        self.enter(room);
+                        continue;
+                    }
+                    let received = client.connection().receive_any_until(self.pace.due()).await;
+                    if let Some(received) = received.transpose() {
+                        break self.handle_received(received);
+                    }
                 }
             }
         };
@@ -333,7 +346,13 @@ impl<F: Face> Reconnecting<F> {
         else {
             unreachable!("only such a connection is accepted");
         };
-        let set_up = SetUp::new(&self.operations, self.room.as_deref(), &self.rooms);
+        let is_slow = self.pace.is_slow();
+        let rooms = self.rooms.iter().filter(|_| !is_slow);
+        let rooms = rooms.map(|(room, since)| (room.clone(), *since));
+        let set_up = SetUp::new(&self.operations, self.room.as_deref(), rooms);
+        if is_slow {
+            self.pace.begin(self.rooms.keys().cloned().collect(), Instant::now());
+        }
         self.state = State::Connected { client, since: Instant::now(), set_up: Some(set_up) };
     }
 
@@ -346,9 +365,11 @@ impl<F: Face> Reconnecting<F> {
             // Behind what has arrived.
             connection.fail(error);
         }
-        let outcomes = set_up.take().map(|done| done.outcomes).unwrap_or_default();
-        self.events.push_back(Event::Connected);
-        for (room, outcome) in outcomes {
+        let Some(done) = set_up.take() else { return };
+        if done.is_first {
+            self.events.push_back(Event::Connected);
+        }
+        for (room, outcome) in done.outcomes {
             if let Ok(joined) = outcome {
                 note_joined(&mut self.rooms, &room, joined);
             }
@@ -356,14 +377,23 @@ impl<F: Face> Reconnecting<F> {
         }
     }
 
-    fn handle_received(&mut self, received: Result<Option<Received>, Error>) -> Event {
+    /// It is the turn of a room that the program wants, unless it was left meanwhile.
+    fn enter(&mut self, room: String) {
+        if let Some(since) = self.rooms.get(&room)
+            && let State::Connected { set_up, .. } = &mut self.state
+        {
+            *set_up = Some(SetUp::of_room(room, *since));
+        }
+    }
+
+    fn handle_received(&mut self, received: Result<Received, Error>) -> Event {
         match received {
-            Ok(Some(Received::Message(message))) => {
+            Ok(Received::Message(message)) => {
                 self.note_message(&message);
                 Event::Message(message)
             }
-            Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
-            Ok(Some(Received::Room(room, joined))) => {
+            Ok(Received::Gap(gap)) => Event::Gap(gap),
+            Ok(Received::Room(room, joined)) => {
                 if joined.recovered.is_some() {
                     self.others.touch(&room);
                 } else if let Some(position) = joined.position {
@@ -371,13 +401,12 @@ impl<F: Face> Reconnecting<F> {
                 }
                 Event::Room { room: room.into(), outcome: Ok(joined) }
             }
-            Ok(Some(Received::Left(room))) => {
+            Ok(Received::Left(room)) => {
                 self.rooms.remove(&*room);
                 self.others.remove(&room);
                 self.room.take_if(|joined| **joined == *room);
                 Event::Left { room: room.into() }
             }
-            Ok(None) => self.handle_disconnect(Error::Ended),
             Err(reason) => self.handle_disconnect(reason),
         }
     }
@@ -416,6 +445,10 @@ impl<F: Face> Reconnecting<F> {
             for (room, latest) in &mut self.rooms {
                 *latest = latest.or(connection.position(room));
             }
+        }
+        self.pace.begin(VecDeque::new(), Instant::now());
+        if reason.is_room_rate() {
+            self.pace.slow_down();
         }
         self.stopper.watch(None);
         let permanent = reason.permanent().filter(|why| !self.is_own_attempt(*why));

@@ -1,6 +1,6 @@
 //! What a listener asks for on a new connection: the operations, the room and the further rooms that the program wants.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use comet_proto::{Position, op};
 
@@ -16,6 +16,8 @@ pub(super) struct SetUp {
     steps: VecDeque<Step>,
     /// The first step waits for its reply.
     is_asked: bool,
+    /// It is that of a new connection, and not of a room that had to wait.
+    pub(super) is_first: bool,
     /// What the server says of the further rooms.
     pub(super) outcomes: Vec<(String, Result<Joined, Error>)>,
 }
@@ -30,7 +32,7 @@ impl SetUp {
     pub(super) fn new(
         operations: &Operations,
         room: Option<&str>,
-        rooms: &BTreeMap<String, Option<Position>>,
+        rooms: impl Iterator<Item = (String, Option<Position>)>,
     ) -> Self {
         let mut steps = VecDeque::new();
         // The server bounds what it lists after each request. In this order that is never more than in the end.
@@ -39,8 +41,14 @@ impl SetUp {
         let accepted = operation_lists(operations.accepted());
         steps.extend(accepted.map(|list| Step::Request(op::SUBSCRIBE, list)));
         steps.extend(room.map(|room| Step::Request(op::CHANGE_ROOM, room.to_owned())));
-        steps.extend(rooms.iter().map(|(room, since)| Step::Room(room.clone(), *since)));
-        Self { steps, is_asked: false, outcomes: Vec::new() }
+        steps.extend(rooms.map(|(room, since)| Step::Room(room, since)));
+        Self { steps, is_asked: false, is_first: true, outcomes: Vec::new() }
+    }
+
+    /// That of one more room.
+    pub(super) fn of_room(room: String, since: Option<Position>) -> Self {
+        let steps = [Step::Room(room, since)].into();
+        Self { steps, is_asked: false, is_first: false, outcomes: Vec::new() }
     }
 
     /// Makes the requests. If the future is dropped, the next call goes on.

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::pin::pin;
 use std::task::Poll;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_client::tokio::Listener;
 use comet_client::{Backoff, Error, Event, Options};
@@ -213,6 +213,46 @@ async fn requests_wait_until_the_connection_is_set_up() {
         events.extend(listener.next().await.map(brief));
     }
     assert_eq!(events, ["connected", "in a", "in b", "in c", "message 1"]);
+    server.join().unwrap();
+}
+
+/// Reads a request to be in a room and answers it.
+fn enter(stream: &mut (impl std::io::Read + Write), handle: u32) {
+    let (operation, sequence, body) = read_frame(stream);
+    assert_eq!(operation, 18);
+    stream.write_all(&joined(sequence, handle, &body[4..], 3)).unwrap();
+}
+
+/// The server bounds how fast rooms are entered. The second connection enters them one by one, and its messages do not wait for that.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the time between rooms is what it tests")]
+fn rooms_are_entered_more_slowly_after_a_close_for_their_rate() {
+    let (address, server) = serve(2, |connection, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(1)).unwrap();
+        enter(&mut stream, 1);
+        if connection == 0 {
+            read_frame(&mut stream);
+            return stream.write_all(&frame(6, 0, b"room_rate; retry_after_ms=0")).unwrap();
+        }
+        enter(&mut stream, 2);
+        enter(&mut stream, 3);
+    });
+    let mut listener = options(&address).reconnecting();
+    for room in ["a", "b", "c"] {
+        listener.add_room(room).unwrap();
+    }
+    let first: Vec<_> = listener.by_ref().take(4).map(brief).collect();
+    assert_eq!(first[..3], ["connected", "in a", "message 1"]);
+    assert!(first[3].contains("room_rate"), "{first:?}");
+    assert_eq!(listener.next().map(brief).as_deref(), Some("connected"));
+    assert!(listener.client().is_some());
+    let begin = Instant::now();
+    let second: Vec<_> = listener.by_ref().take(4).map(brief).collect();
+    assert!(second.contains(&"message 1".to_owned()), "{second:?}");
+    let rooms: Vec<_> = second.iter().filter(|event| *event != "message 1").collect();
+    assert_eq!(rooms, ["in a", "in b", "in c"]);
+    assert!(begin.elapsed() >= Duration::from_millis(500), "a quarter of a second for each");
     server.join().unwrap();
 }
 
