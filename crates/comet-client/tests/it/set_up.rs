@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use comet_client::tokio::Listener;
 use comet_client::{Backoff, Error, Event, Options};
-use comet_proto::{AuthReply, JoinReply, KeptSession, Position, Resumed, RoomHandle};
+use comet_proto::{AuthReply, Join, JoinReply, KeptSession, Position, Resumed, RoomHandle};
 use tokio::select;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::yield_now;
@@ -41,8 +41,12 @@ fn resumed(parked: u32) -> Vec<u8> {
     [frame_2(8, 1, &reply.encode()), pushes.collect()].concat()
 }
 
+fn at(offset: u64) -> Position {
+    Position { epoch: 9, offset }
+}
+
 fn joined(sequence: i32, handle: u32, room: &[u8], offset: u64) -> Vec<u8> {
-    let position = Some(Position { epoch: 9, offset });
+    let position = Some(at(offset));
     let reply = JoinReply { position, ..JoinReply::joined(RoomHandle(handle), room) };
     frame_2(19, sequence, &reply.encode())
 }
@@ -223,6 +227,47 @@ fn enter(stream: &mut (impl std::io::Read + Write), handle: u32) {
     stream.write_all(&joined(sequence, handle, &body[4..], 3)).unwrap();
 }
 
+/// Sixteen requests are on their way at once. The connection is lost behind the answers to some of them.
+#[test]
+fn rooms_are_asked_for_without_waiting_for_each_answer() {
+    let room = |number: usize| format!("{number:02}");
+    let (address, server) = serve(2, move |connection, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(0)).unwrap();
+        let mut rooms = 0..20;
+        while !rooms.is_empty() {
+            let batch = rooms.by_ref().take(16).map(|number| {
+                let (operation, sequence, body) = read_frame(&mut stream);
+                let join = Join::decode(&body).unwrap();
+                assert_eq!((operation, join.room), (18, room(number).as_bytes()));
+                let known = (connection == 1 && number < 17).then_some(at(3));
+                assert_eq!(join.since, known, "{number}");
+                joined(sequence, 1 + number as u32, join.room, 3)
+            });
+            let mut answers: Vec<_> = batch.collect();
+            stream.set_nonblocking(true).unwrap();
+            assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            stream.set_nonblocking(false).unwrap();
+            if connection == 0 && rooms.is_empty() {
+                answers.truncate(1);
+            }
+            stream.write_all(&answers.concat()).unwrap();
+        }
+    });
+    let mut listener = options(&address).reconnecting();
+    for number in 0..20 {
+        listener.add_room(&room(number)).unwrap();
+    }
+    for answered in [17, 20] {
+        let events: Vec<_> = listener.by_ref().take(answered + 2).map(brief).collect();
+        let rooms = (0..answered).map(|number| format!("in {}", room(number)));
+        let expected: Vec<_> = ["connected".to_owned()].into_iter().chain(rooms).collect();
+        assert_eq!(events[..=answered], expected);
+        assert!(events[answered + 1].starts_with("disconnected"), "{events:?}");
+    }
+    server.join().unwrap();
+}
+
 /// The server bounds how fast rooms are entered. The second connection enters them one by one, and its messages do not wait for that.
 #[test]
 #[allow(clippy::disallowed_methods, reason = "the time between rooms is what it tests")]
@@ -232,6 +277,8 @@ fn rooms_are_entered_more_slowly_after_a_close_for_their_rate() {
         stream.write_all(&resumed(1)).unwrap();
         enter(&mut stream, 1);
         if connection == 0 {
+            // Bytes that are not read would reset the connection.
+            read_frame(&mut stream);
             read_frame(&mut stream);
             return stream.write_all(&frame(6, 0, b"room_rate; retry_after_ms=0")).unwrap();
         }
