@@ -39,7 +39,7 @@ pub(crate) struct Connection<S> {
     inbox: Inbox,
     sequence: i32,
     timeout: Duration,
-    /// When the reply to the last request is late. `None`: beyond what an `Instant` can hold.
+    /// When the next reply to a request is late. `None`: beyond what an `Instant` can hold.
     reply_due: Option<Instant>,
     heartbeat: Duration,
     /// `None`: beyond what an `Instant` can hold.
@@ -109,14 +109,6 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// The next message, or what the server tells of a room.
-    pub(crate) async fn receive_any(&mut self) -> Result<Option<Received>, Error> {
-        match self.receive_any_until(None).await {
-            Err(Error::Ended) => Ok(None),
-            received => received,
-        }
-    }
-
     /// Whether the connection is in `room`, as far as the server has said so.
     pub(crate) fn is_in(&self, room: &str) -> bool {
         self.session.rooms().any(|named| named == room)
@@ -125,6 +117,10 @@ impl<S: Stream> Connection<S> {
     /// Whether the connection is in `room`, or would go on from where an earlier one was there.
     pub(crate) fn may_resume(&self, room: &str) -> bool {
         self.session.may_resume(room)
+    }
+
+    pub(crate) fn position(&self, room: &str) -> Option<Position> {
+        self.session.position(room)
     }
 
     pub(crate) fn take_gap(&mut self) -> Option<Gap> {
@@ -152,9 +148,9 @@ impl<S: Stream> Connection<S> {
         room: &str,
         since: Option<Position>,
     ) -> Result<Joined, Error> {
-        self.ask_room(room, since)?;
+        let asked = self.ask_rooms([(room, since)])?;
         self.replied().await?;
-        self.answer()
+        asked.first().and_then(|asked| self.answer(*asked)).unwrap_or(Ok(Joined::default()))
     }
 
     pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
@@ -162,12 +158,13 @@ impl<S: Stream> Connection<S> {
         if !self.session.remove_room(sequence, room) {
             return Ok(());
         }
+        self.inbox.forget_requests();
         self.await_reply(op::LEAVE_REPLY, sequence);
         self.replied().await?;
-        match self.answer() {
+        match self.answer(sequence) {
             // The server had taken the connection out of it before.
-            Ok(_) | Err(Error::Room(RoomRefusal::NoSuchHandle)) => Ok(()),
-            Err(error) => Err(error),
+            None | Some(Ok(_) | Err(Error::Room(RoomRefusal::NoSuchHandle))) => Ok(()),
+            Some(Err(error)) => Err(error),
         }
     }
 
@@ -236,7 +233,8 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    async fn receive_any_until(
+    /// The next message, or what the server tells of a room. `None`: nothing came before the deadline.
+    pub(crate) async fn receive_any_until(
         &mut self,
         deadline: Option<Instant>,
     ) -> Result<Option<Received>, Error> {
@@ -319,27 +317,36 @@ impl<S: Stream> Connection<S> {
         within_body_max(body)?;
         let sequence = self.next_sequence()?;
         self.session.send(request, sequence, body);
+        self.inbox.forget_requests();
         // Each request's reply is the operation after it.
         self.await_reply(request + 1, sequence);
         Ok(())
     }
 
-    /// Queues the request to be in a further room. [`Connection::answer`] has what the server says.
-    pub(crate) fn ask_room(&mut self, room: &str, since: Option<Position>) -> Result<(), Error> {
+    /// Queues requests to be in further rooms, and returns their sequence numbers. [`Connection::answer`] has what the server says.
+    pub(crate) fn ask_rooms<'a>(
+        &mut self,
+        rooms: impl IntoIterator<Item = (&'a str, Option<Position>)>,
+    ) -> Result<Vec<i32>, Error> {
         if self.auth_reply().is_none() {
             return Err(Error::NeedsProtocol2);
         }
-        within_body_max(room.as_bytes())?;
-        self.inbox.forget_left(room);
-        let sequence = self.next_sequence()?;
-        self.session.add_room(sequence, room, since);
-        self.await_reply(op::JOIN_REPLY, sequence);
-        Ok(())
+        self.inbox.forget_requests();
+        let mut asked = Vec::new();
+        for (room, since) in rooms {
+            within_body_max(room.as_bytes())?;
+            self.inbox.forget_left(room);
+            let sequence = self.next_sequence()?;
+            self.session.add_room(sequence, room, since);
+            self.await_reply(op::JOIN_REPLY, sequence);
+            asked.push(sequence);
+        }
+        Ok(asked)
     }
 
-    /// What the server said of the room that the last request was about.
-    pub(crate) fn answer(&mut self) -> Result<Joined, Error> {
-        self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)
+    /// What the server said of the room that this request was about. `None`: it has not answered.
+    pub(crate) fn answer(&mut self, sequence: i32) -> Option<Result<Joined, Error>> {
+        Some(self.inbox.take_answer(sequence)?.map_err(Error::Room))
     }
 
     fn await_reply(&mut self, reply: i32, sequence: i32) {
@@ -347,12 +354,17 @@ impl<S: Stream> Connection<S> {
         self.reply_due = Instant::now().checked_add(self.timeout);
     }
 
-    /// Sends what was queued, and waits for the reply to the last request. If the future is dropped, the next call goes on.
+    /// Sends what was queued, and waits for the replies. Each has the whole timeout. If the future is dropped, the next call goes on.
     pub(crate) async fn replied(&mut self) -> Result<(), Error> {
+        let mut awaited = self.inbox.awaited_replies();
         let error = loop {
             // The reply is a success even if the server closed after it. The next receive returns that.
-            if !self.inbox.awaits_reply() {
+            if self.inbox.awaited_replies() == 0 {
                 return Ok(());
+            }
+            if self.inbox.awaited_replies() < awaited {
+                awaited = self.inbox.awaited_replies();
+                self.reply_due = Instant::now().checked_add(self.timeout);
             }
             if let Some(error) = self.pending_error.take() {
                 break error;

@@ -135,7 +135,7 @@ impl fmt::Display for WebSocketFault {
 impl error::Error for WebSocketFault {}
 
 /// Why a [`Client`](crate::Client) failed. The connection is of no further use, except after
-/// [`Error::BodyTooLong`], [`Error::NeedsProtocol2`] and [`Error::Room`].
+/// [`Error::BodyTooLong`], [`Error::TooManyOperations`], [`Error::NeedsProtocol2`] and [`Error::Room`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
@@ -158,6 +158,8 @@ pub enum Error {
     NeedsProtocol2,
     /// The server did not let the connection into a room, or out of it.
     Room(RoomRefusal),
+    /// A listener was to choose more operations than servers list for a connection: 64. Nothing was sent.
+    TooManyOperations,
     /// A body to be sent is longer than servers accept. Nothing was sent.
     BodyTooLong {
         /// Its length in bytes.
@@ -247,6 +249,12 @@ impl Error {
         matches!(self, Self::Session(SessionError::Closed { reason, .. }) if reason == "token_expired")
     }
 
+    /// Whether the server closed because the client has entered or left rooms too fast.
+    pub(crate) fn is_room_rate(&self) -> bool {
+        matches!(self, Self::Session(SessionError::Closed { reason, .. })
+            if reason.split(':').next() == Some("room_rate"))
+    }
+
     /// The delay that the server asked for when it closed or refused the upgrade, an hour at most.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
@@ -273,6 +281,7 @@ impl fmt::Display for Error {
             Self::Backlog => f.write_str("too many messages wait to be received"),
             Self::NeedsProtocol2 => f.write_str("the server speaks protocol 1 alone"),
             Self::Room(refusal) => write!(f, "the server refused the room: {}", refusal.label()),
+            Self::TooManyOperations => f.write_str("more operations than the 64 of a connection"),
             Self::BodyTooLong { len } => write!(f, "a body of {len} bytes is too long to send"),
         }
     }

@@ -66,23 +66,35 @@ pub(crate) struct Inbox {
     gaps: VecDeque<Gap>,
     /// How many rooms among what has arrived are those that the server has taken the connection out of.
     left: usize,
-    /// Operation and sequence of the reply that a request waits for.
-    awaited_reply: Option<(i32, i32)>,
-    /// What the server said of the room that the last answered request was about.
-    pub(crate) answer: Option<Result<Joined, RoomRefusal>>,
+    /// Operations and sequences of the replies that requests wait for.
+    awaited: Vec<(i32, i32)>,
+    /// What the server said of the rooms that these requests were about, by their sequences.
+    answers: Vec<(i32, Result<Joined, RoomRefusal>)>,
     /// How many connections are in the room, by the reply to the last heartbeat.
     pub(crate) online: Option<u32>,
 }
 
 impl Inbox {
-    /// Expects the reply to a request. That to an earlier one, whose caller no longer waits, is dropped when it arrives.
-    pub(crate) fn await_reply(&mut self, operation: i32, sequence: i32) {
-        self.awaited_reply = Some((operation, sequence));
-        self.answer = None;
+    /// New requests are made. The replies to earlier ones, whose caller no longer waits, are dropped when they arrive.
+    pub(crate) fn forget_requests(&mut self) {
+        self.awaited.clear();
+        self.answers.clear();
     }
 
-    pub(crate) fn awaits_reply(&self) -> bool {
-        self.awaited_reply.is_some()
+    /// Expects the reply to a request.
+    pub(crate) fn await_reply(&mut self, operation: i32, sequence: i32) {
+        self.awaited.push((operation, sequence));
+    }
+
+    /// How many replies are expected.
+    pub(crate) fn awaited_replies(&self) -> usize {
+        self.awaited.len()
+    }
+
+    /// Takes what the server said of the room of this request.
+    pub(crate) fn take_answer(&mut self, sequence: i32) -> Option<Result<Joined, RoomRefusal>> {
+        let at = self.answers.iter().position(|(answered, _)| *answered == sequence)?;
+        Some(self.answers.swap_remove(at).1)
     }
 
     /// Takes what has arrived. `has_rooms`: the server speaks protocol 2.
@@ -119,21 +131,22 @@ impl Inbox {
 
     /// Takes a frame: a message is queued, a reply is recorded.
     fn push_frame(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>, has_rooms: bool) {
-        let is_awaited = self.awaited_reply == Some((frame.operation, frame.sequence));
+        let reply = (frame.operation, frame.sequence);
+        let is_awaited = self.awaited.contains(&reply);
         match frame.operation {
             // A push to a room may have any operation.
             _ if origin.is_some() => self.push_message(frame, origin),
             op::JOIN_REPLY if is_awaited => {
-                self.awaited_reply = None;
-                self.answer = JoinReply::decode(frame.body).map(|reply| {
+                let answer = JoinReply::decode(frame.body).map(|reply| {
                     let JoinReply { position, recovered, .. } = reply;
                     reply.outcome.map(|_| Joined { position, recovered })
                 });
+                self.note_reply(reply, answer);
             }
             op::LEAVE_REPLY if is_awaited => {
-                self.awaited_reply = None;
-                let reply = LeaveReply::decode(frame.body);
-                self.answer = reply.map(|reply| reply.outcome.map(|()| Joined::default()));
+                let answer = LeaveReply::decode(frame.body);
+                let answer = answer.map(|reply| reply.outcome.map(|()| Joined::default()));
+                self.note_reply(reply, answer);
             }
             op::JOIN_REPLY | op::LEAVE_REPLY if has_rooms => {}
             op::HEARTBEAT_REPLY => {
@@ -141,15 +154,20 @@ impl Inbox {
                 self.online = online.and_then(|online| u32::try_from(online).ok());
             }
             op::CHANGE_ROOM_REPLY if is_awaited => {
-                self.awaited_reply = None;
+                self.note_reply(reply, None);
                 self.forget_left(&String::from_utf8_lossy(frame.body));
             }
             op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY | op::AUTH_REPLY if is_awaited => {
-                self.awaited_reply = None;
+                self.note_reply(reply, None);
             }
             op::CHANGE_ROOM_REPLY | op::SUBSCRIBE_REPLY | op::UNSUBSCRIBE_REPLY => {}
             _ => self.push_message(frame, None),
         }
+    }
+
+    fn note_reply(&mut self, reply: (i32, i32), answer: Option<Result<Joined, RoomRefusal>>) {
+        self.awaited.retain(|awaited| *awaited != reply);
+        self.answers.extend(answer.map(|answer| (reply.1, answer)));
     }
 
     fn push_message(&mut self, frame: Frame<'_>, origin: Option<Origin<'_>>) {

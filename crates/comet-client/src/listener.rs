@@ -18,6 +18,9 @@ use crate::stream::blocking::BlockingStream;
 /// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
 /// A longer delay that the server asked for ([`Error::retry_after`]) takes precedence. The iteration
 /// ends after a permanent reason, such as a refused token, and when a [`Stopper`] stops it.
+///
+/// Rooms are entered at once, until a server closes the connection as `room_rate`. From then on they are entered one by one behind
+/// [`Event::Connected`], a quarter of a second apart, and twice as long after each further such close.
 #[derive(Debug)]
 pub struct Listener(Reconnecting<Client>);
 
@@ -90,18 +93,20 @@ impl Listener {
         block_on(self.0.remove_room(room))
     }
 
-    /// Accepts `operations`, now and after each reconnect.
+    /// Accepts `operations`, now and after each reconnect: 64 in all. The server counts those that the token lists as well, and closes a
+    /// connection with more.
     ///
     /// # Errors
-    /// If the present connection is lost; later ones will accept them all the same.
+    /// If the present connection is lost; later ones will accept them all the same. [`Error::TooManyOperations`]: nothing was changed.
     pub fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         block_on(self.0.subscribe(operations))
     }
 
-    /// Refuses `operations`, now and after each reconnect.
+    /// Refuses `operations`, now and after each reconnect. The latest 64 are remembered.
     ///
     /// # Errors
-    /// If the present connection is lost; later ones will refuse them all the same.
+    /// If the present connection is lost; later ones will refuse them all the same. [`Error::TooManyOperations`], for more than 64 in one
+    /// call: nothing was changed.
     pub fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         block_on(self.0.unsubscribe(operations))
     }

@@ -105,8 +105,9 @@ impl Options {
     }
 
     /// An earlier connection had the messages of `room` up to this position ([`Message::position`](crate::Message::position)). If
-    /// the server has the new one enter the room, because the token names it, the messages that came after it follow. A
-    /// [`Listener`](crate::Listener) does so by itself from its second connection on.
+    /// the server has the new one enter the room, because the token names it, the messages that came after it follow. The same holds
+    /// for a [`Listener`](crate::Listener) that is told to enter the room before its first connection. From its second connection on, a
+    /// listener does so by itself.
     #[must_use]
     pub fn resume(mut self, room: impl Into<String>, since: Position) -> Self {
         self.positions.insert(room.into(), since);

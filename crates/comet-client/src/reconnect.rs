@@ -2,6 +2,9 @@
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
+mod known;
+mod operations;
+mod pace;
 mod set_up;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,6 +13,9 @@ use std::{fmt, mem};
 
 use comet_proto::Position;
 
+use self::known::Known;
+use self::operations::Operations;
+use self::pace::Pace;
 use self::set_up::SetUp;
 use crate::connection::{Connection, within_body_max};
 use crate::error::{Error, Permanent};
@@ -82,10 +88,9 @@ pub(crate) struct Reconnecting<F: Face> {
     /// Further rooms, and the position of the latest push that has arrived from each.
     rooms: BTreeMap<String, Option<Position>>,
     /// The same of rooms that the server had the connection enter.
-    others: BTreeMap<String, Position>,
-    /// Operations that were subscribed to (`true`) or unsubscribed from, in addition to the
-    /// token's.
-    operations: BTreeMap<i32, bool>,
+    others: Known,
+    operations: Operations,
+    pace: Pace,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
     /// Until then a token that was sent and not answered may still arrive.
@@ -127,7 +132,7 @@ impl<S: Stream> fmt::Debug for Connecting<S> {
 
 impl<F: Face> Reconnecting<F> {
     pub(crate) fn new(mut options: Options) -> Self {
-        let others = mem::take(&mut options.positions);
+        let others = Known::new(mem::take(&mut options.positions));
         Self {
             options,
             state: State::Waiting(Some(Instant::now())),
@@ -135,7 +140,8 @@ impl<F: Face> Reconnecting<F> {
             room: None,
             rooms: BTreeMap::new(),
             others,
-            operations: BTreeMap::new(),
+            operations: Operations::default(),
+            pace: Pace::default(),
             events: VecDeque::new(),
             late_until: None,
             stopper: Stopper::default(),
@@ -185,11 +191,16 @@ impl<F: Face> Reconnecting<F> {
     ) -> Result<(), Error> {
         within_body_max(room.as_bytes())?;
         self.set_up().await;
-        // A room in which the server had the connection enter goes on from there. Else the caller begins anew.
-        let other = self.others.remove(room);
-        let named = self.is_in(room);
-        let known = self.rooms.entry(room.to_owned()).or_insert(other.filter(|_| named));
+        // The room may be one that the server had a connection enter. The present connection goes on from there, if it is in. So does the
+        // next one, if there is none at present: what came meanwhile is missing. Else the caller begins anew.
+        let goes_on = self.is_in(room) || self.connection().is_none();
+        let other = self.others.remove(room).filter(|_| goes_on);
+        let known = self.rooms.entry(room.to_owned()).or_insert(other);
         *known = since.or(*known);
+        if let Some(since) = since {
+            self.resume(room, since);
+        }
+        self.pace.forget(room);
         let Some(connection) = self.connection() else { return Ok(()) };
         let outcome = connection.add_room(room, since).await;
         let outcome = outcome.map_err(|error| connection.keep_reason(error));
@@ -204,6 +215,17 @@ impl<F: Face> Reconnecting<F> {
         }
         self.events.push_back(Event::Room { room: room.to_owned(), outcome: Ok(joined) });
         Ok(())
+    }
+
+    /// A connection that is being made took its positions along when it began. Where the token names the room, it asks from its own.
+    fn resume(&mut self, room: &str, since: Position) {
+        match &mut self.state {
+            State::Connecting { .. } => {
+                self.options.positions.insert(room.to_owned(), since);
+            }
+            State::Authenticating { client, .. } => client.connection().resume(room, since),
+            _ => {}
+        }
     }
 
     pub(crate) async fn remove_room(&mut self, room: &str) -> Result<(), Error> {
@@ -221,7 +243,7 @@ impl<F: Face> Reconnecting<F> {
 
     pub(crate) async fn subscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.set_up().await;
-        self.operations.extend(operations.iter().map(|operation| (*operation, true)));
+        self.operations.accept(operations)?;
         match self.connection() {
             Some(connection) => {
                 let outcome = connection.subscribe(operations).await;
@@ -233,7 +255,7 @@ impl<F: Face> Reconnecting<F> {
 
     pub(crate) async fn unsubscribe(&mut self, operations: &[i32]) -> Result<(), Error> {
         self.set_up().await;
-        self.operations.extend(operations.iter().map(|operation| (*operation, false)));
+        self.operations.refuse(operations)?;
         match self.connection() {
             Some(connection) => {
                 let outcome = connection.unsubscribe(operations).await;
@@ -281,8 +303,16 @@ impl<F: Face> Reconnecting<F> {
                     if let Some(event) = self.events.pop_front() {
                         break event;
                     }
-                    let received = client.connection().receive_any().await;
-                    break self.handle_received(received);
+                    if self.pace.due().is_some()
+                        && let Some(room) = self.pace.take_due(Instant::now())
+                    {
+                        self.enter(room);
+                        continue;
+                    }
+                    let received = client.connection().receive_any_until(self.pace.due()).await;
+                    if let Some(received) = received.transpose() {
+                        break self.handle_received(received);
+                    }
                 }
             }
         };
@@ -293,8 +323,7 @@ impl<F: Face> Reconnecting<F> {
         within_body_max(&self.options.token)?;
         // Of rooms that the token names as well. Those that were asked for are asked for once more by the set-up.
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
-        self.options.positions = self.others.clone();
-        self.options.positions.extend(wanted);
+        self.options.positions = self.others.positions().chain(wanted).collect();
         let deadline = Instant::now().checked_add(self.options.timeout);
         let stream = Connecting(F::Stream::connect(&self.options, deadline));
         self.state = State::Connecting { stream, deadline };
@@ -317,7 +346,13 @@ impl<F: Face> Reconnecting<F> {
         else {
             unreachable!("only such a connection is accepted");
         };
-        let set_up = SetUp::new(&self.operations, self.room.as_deref(), &self.rooms);
+        let is_slow = self.pace.is_slow();
+        let rooms = self.rooms.iter().filter(|_| !is_slow);
+        let rooms = rooms.map(|(room, since)| (room.clone(), *since));
+        let set_up = SetUp::new(&self.operations, self.room.as_deref(), rooms);
+        if is_slow {
+            self.pace.begin(self.rooms.keys().cloned().collect(), Instant::now());
+        }
         self.state = State::Connected { client, since: Instant::now(), set_up: Some(set_up) };
     }
 
@@ -330,9 +365,11 @@ impl<F: Face> Reconnecting<F> {
             // Behind what has arrived.
             connection.fail(error);
         }
-        let outcomes = set_up.take().map(|done| done.outcomes).unwrap_or_default();
-        self.events.push_back(Event::Connected);
-        for (room, outcome) in outcomes {
+        let Some(done) = set_up.take() else { return };
+        if done.is_first {
+            self.events.push_back(Event::Connected);
+        }
+        for (room, outcome) in done.outcomes {
             if let Ok(joined) = outcome {
                 note_joined(&mut self.rooms, &room, joined);
             }
@@ -340,26 +377,36 @@ impl<F: Face> Reconnecting<F> {
         }
     }
 
-    fn handle_received(&mut self, received: Result<Option<Received>, Error>) -> Event {
+    /// It is the turn of a room that the program wants, unless it was left meanwhile.
+    fn enter(&mut self, room: String) {
+        if let Some(since) = self.rooms.get(&room)
+            && let State::Connected { set_up, .. } = &mut self.state
+        {
+            *set_up = Some(SetUp::of_room(room, *since));
+        }
+    }
+
+    fn handle_received(&mut self, received: Result<Received, Error>) -> Event {
         match received {
-            Ok(Some(Received::Message(message))) => {
+            Ok(Received::Message(message)) => {
                 self.note_message(&message);
                 Event::Message(message)
             }
-            Ok(Some(Received::Gap(gap))) => Event::Gap(gap),
-            Ok(Some(Received::Room(room, joined))) => {
-                if let Some(position) = joined.position.filter(|_| joined.recovered.is_none()) {
+            Ok(Received::Gap(gap)) => Event::Gap(gap),
+            Ok(Received::Room(room, joined)) => {
+                if joined.recovered.is_some() {
+                    self.others.touch(&room);
+                } else if let Some(position) = joined.position {
                     self.note_position(&room, position);
                 }
                 Event::Room { room: room.into(), outcome: Ok(joined) }
             }
-            Ok(Some(Received::Left(room))) => {
+            Ok(Received::Left(room)) => {
                 self.rooms.remove(&*room);
-                self.others.remove(&*room);
+                self.others.remove(&room);
                 self.room.take_if(|joined| **joined == *room);
                 Event::Left { room: room.into() }
             }
-            Ok(None) => self.handle_disconnect(Error::Ended),
             Err(reason) => self.handle_disconnect(reason),
         }
     }
@@ -373,11 +420,9 @@ impl<F: Face> Reconnecting<F> {
     fn note_position(&mut self, room: &str, position: Position) {
         if let Some(latest) = self.rooms.get_mut(room) {
             *latest = Some(position);
-        } else if let Some(latest) = self.others.get_mut(room) {
-            *latest = position;
-        } else if self.is_in(room) {
+        } else if self.others.knows(room) || self.is_in(room) {
             // Of a room that was left meanwhile there is nothing to keep.
-            self.others.insert(room.to_owned(), position);
+            self.others.note(room, position);
         }
     }
 
@@ -395,7 +440,15 @@ impl<F: Face> Reconnecting<F> {
         }
         if let State::Connected { client, .. } = &mut self.state {
             let connection = client.connection();
-            self.others.retain(|room, _| connection.may_resume(room));
+            self.others.retain(|room| connection.may_resume(room));
+            // A reply whose future was dropped has told of the room, and nothing has come of it since.
+            for (room, latest) in &mut self.rooms {
+                *latest = latest.or(connection.position(room));
+            }
+        }
+        self.pace.begin(VecDeque::new(), Instant::now());
+        if reason.is_room_rate() {
+            self.pace.slow_down();
         }
         self.stopper.watch(None);
         let permanent = reason.permanent().filter(|why| !self.is_own_attempt(*why));

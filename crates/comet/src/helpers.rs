@@ -14,7 +14,7 @@ use crate::output::{Reader, note, print};
 ///
 /// # Errors
 /// If standard output fails for another reason, if no address is known, if the token cannot be read, or if TLS
-/// fails in a way that waiting does not mend.
+/// fails before the first connection, or later in a way that waiting does not mend.
 pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
     let address = listen.address().ok_or("TLS over TCP has no usual port: name it with --addr")?;
     let token = match &listen.token {
@@ -54,7 +54,9 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 "{}: {} to {} are missing: {:?}",
                 gap.room, gap.first, gap.last, gap.state
             )),
-            Event::Disconnected { reason: ClientError::Tls(error), .. } => {
+            Event::Disconnected { reason: ClientError::Tls(error), .. }
+                if !has_connected || is_lasting(&error) =>
+            {
                 return Err(format!("{address}: {error}{}", advice(&error)).into());
             }
             Event::Disconnected { reason, retry_in: None } => {
@@ -86,6 +88,11 @@ fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
         Some(name) => options.server_name(name),
         None => options,
     })
+}
+
+/// Whether the server's certificate is at fault. Any other failure may pass: a proxy may answer in plain text while it restarts.
+fn is_lasting(error: &TlsError) -> bool {
+    matches!(error, TlsError::Untrusted | TlsError::OtherName(_) | TlsError::CaCertificate)
 }
 
 /// Advice, as the end of a sentence.

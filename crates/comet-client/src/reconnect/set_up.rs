@@ -1,45 +1,69 @@
 //! What a listener asks for on a new connection: the operations, the room and the further rooms that the program wants.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::mem;
 
 use comet_proto::{Position, op};
 
+use super::operations::Operations;
 use crate::connection::{Connection, operation_lists};
 use crate::error::Error;
 use crate::room_news::Joined;
 use crate::stream::Stream;
 
-/// Requests that are made one after the other.
+/// Most requests to be in a room that are on their way at once. Servers bound the input and the replies that wait for a client.
+const UNANSWERED_MAX: usize = 16;
+
+/// Requests that are made one after the other, and then rooms that are asked for several at once.
 #[derive(Debug)]
 pub(super) struct SetUp {
-    steps: VecDeque<Step>,
-    /// The first step waits for its reply.
-    is_asked: bool,
+    requests: VecDeque<(i32, String)>,
+    rooms: VecDeque<(String, Option<Position>)>,
+    asked: Asked,
+    /// It is that of a new connection, and not of a room that had to wait.
+    pub(super) is_first: bool,
     /// What the server says of the further rooms.
     pub(super) outcomes: Vec<(String, Result<Joined, Error>)>,
 }
 
+/// What waits for its reply.
 #[derive(Debug)]
-enum Step {
-    Request(i32, String),
-    Room(String, Option<Position>),
+enum Asked {
+    Nothing,
+    Request,
+    /// By the sequence numbers of the requests.
+    Rooms(Vec<(i32, String)>),
 }
 
 impl SetUp {
     pub(super) fn new(
-        operations: &BTreeMap<i32, bool>,
+        operations: &Operations,
         room: Option<&str>,
-        rooms: &BTreeMap<String, Option<Position>>,
+        rooms: impl Iterator<Item = (String, Option<Position>)>,
     ) -> Self {
-        let mut steps = VecDeque::new();
-        for (request, accepted) in [(op::SUBSCRIBE, true), (op::UNSUBSCRIBE, false)] {
-            let chosen = operations.iter().filter(|(_, is)| **is == accepted);
-            let chosen: Vec<_> = chosen.map(|(operation, _)| *operation).collect();
-            steps.extend(operation_lists(&chosen).map(|list| Step::Request(request, list)));
+        let mut requests = VecDeque::new();
+        // The server bounds what it lists after each request. In this order that is never more than in the end.
+        let refused = operation_lists(operations.refused());
+        requests.extend(refused.map(|list| (op::UNSUBSCRIBE, list)));
+        let accepted = operation_lists(operations.accepted());
+        requests.extend(accepted.map(|list| (op::SUBSCRIBE, list)));
+        requests.extend(room.map(|room| (op::CHANGE_ROOM, room.to_owned())));
+        Self { requests, is_first: true, ..Self::of_rooms(rooms) }
+    }
+
+    /// That of one more room.
+    pub(super) fn of_room(room: String, since: Option<Position>) -> Self {
+        Self::of_rooms([(room, since)])
+    }
+
+    fn of_rooms(rooms: impl IntoIterator<Item = (String, Option<Position>)>) -> Self {
+        Self {
+            requests: VecDeque::new(),
+            rooms: rooms.into_iter().collect(),
+            asked: Asked::Nothing,
+            is_first: false,
+            outcomes: Vec::new(),
         }
-        steps.extend(room.map(|room| Step::Request(op::CHANGE_ROOM, room.to_owned())));
-        steps.extend(rooms.iter().map(|(room, since)| Step::Room(room.clone(), *since)));
-        Self { steps, is_asked: false, outcomes: Vec::new() }
     }
 
     /// Makes the requests. If the future is dropped, the next call goes on.
@@ -47,37 +71,55 @@ impl SetUp {
         &mut self,
         connection: &mut Connection<S>,
     ) -> Result<(), Error> {
-        while let Some(step) = self.steps.front() {
-            let asked = if self.is_asked { Ok(true) } else { step.ask(connection) };
-            let outcome = match asked {
-                Ok(true) => {
-                    self.is_asked = true;
-                    connection.replied().await?;
-                    Some(connection.answer())
+        loop {
+            if matches!(self.asked, Asked::Nothing) {
+                self.asked = self.ask(connection)?;
+            }
+            if matches!(self.asked, Asked::Nothing) {
+                return Ok(());
+            }
+            let replied = connection.replied().await;
+            if let Asked::Rooms(rooms) = mem::replace(&mut self.asked, Asked::Nothing) {
+                // Some may have been answered before the connection was lost.
+                for (sequence, room) in rooms {
+                    let answer = connection.answer(sequence);
+                    self.outcomes.extend(answer.map(|answer| (room, answer)));
                 }
-                Ok(false) => None,
-                Err(error @ Error::NeedsProtocol2) => Some(Err(error)),
-                Err(error) => return Err(error),
-            };
-            self.is_asked = false;
-            let step = self.steps.pop_front();
-            if let (Some(Step::Room(room, _)), Some(outcome)) = (step, outcome) {
-                self.outcomes.push((room, outcome));
+            }
+            replied?;
+        }
+    }
+
+    /// Queues what comes next.
+    fn ask<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<Asked, Error> {
+        if let Some((request, body)) = self.requests.pop_front() {
+            connection.ask(request, body.as_bytes())?;
+            return Ok(Asked::Request);
+        }
+        let mut rooms = Vec::new();
+        while rooms.len() < UNANSWERED_MAX
+            && let Some((room, since)) = self.rooms.pop_front()
+        {
+            // Where the server had it enter, what it missed is asked for.
+            if since.is_none() || !connection.is_in(&room) {
+                rooms.push((room, since));
             }
         }
-        Ok(())
-    }
-}
-
-impl Step {
-    /// Queues the request. Returns false if there is nothing to ask.
-    fn ask<S: Stream>(&self, connection: &mut Connection<S>) -> Result<bool, Error> {
-        match self {
-            Self::Request(request, body) => connection.ask(*request, body.as_bytes())?,
-            // The server had it enter, and what it missed is asked for.
-            Self::Room(room, Some(_)) if connection.is_in(room) => return Ok(false),
-            Self::Room(room, since) => connection.ask_room(room, *since)?,
+        if rooms.is_empty() {
+            return Ok(Asked::Nothing);
         }
-        Ok(true)
+        match connection.ask_rooms(rooms.iter().map(|(room, since)| (&**room, *since))) {
+            Ok(asked) => {
+                let names = rooms.into_iter().map(|(room, _)| room);
+                Ok(Asked::Rooms(asked.into_iter().zip(names).collect()))
+            }
+            Err(Error::NeedsProtocol2) => {
+                let refused = rooms.into_iter().chain(self.rooms.drain(..));
+                let refused = refused.map(|(room, _)| (room, Err(Error::NeedsProtocol2)));
+                self.outcomes.extend(refused);
+                Ok(Asked::Nothing)
+            }
+            Err(error) => Err(error),
+        }
     }
 }

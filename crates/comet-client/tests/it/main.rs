@@ -1,6 +1,7 @@
 //! Tests of the client against hand-written bytes and against tungstenite's server.
 
 mod asynchronous;
+mod positions;
 mod pusher;
 mod reconnect;
 mod rooms;

@@ -63,8 +63,8 @@ fn a_reconnect_restores_room_and_operations() {
             }
             2 => {}
             _ => {
-                expect(14, b"1000,1002");
                 expect(16, b"1001,1003");
+                expect(14, b"1000,1002");
                 expect(12, b"live://1");
                 stream.write_all(&frame(5, 2, b"again")).unwrap();
             }

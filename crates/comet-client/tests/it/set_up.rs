@@ -1,26 +1,31 @@
 //! A listener between the acceptance of its token and the rooms that it wants: nothing that arrives meanwhile is lost.
 
+use std::collections::BTreeSet;
 use std::future::poll_fn;
 use std::io::{ErrorKind, Write};
 use std::net::TcpListener;
 use std::pin::pin;
 use std::task::Poll;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use comet_client::tokio::Listener;
-use comet_client::{Backoff, Event, Options};
-use comet_proto::{AuthReply, JoinReply, KeptSession, Position, Resumed, RoomHandle};
+use comet_client::{Backoff, Error, Event, Options};
+use comet_proto::{AuthReply, Join, JoinReply, KeptSession, Position, Resumed, RoomHandle};
 use tokio::select;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::yield_now;
 use tokio::time::timeout;
 
-use crate::wire::{frame, frame_2, read_frame, serve};
+use crate::wire::{authenticate, frame, frame_2, read_frame, serve};
 
 fn options(address: &str) -> Options {
+    options_without_keep(address).keep_session()
+}
+
+fn options_without_keep(address: &str) -> Options {
     let delay = Duration::from_millis(1);
-    Options::tcp(address, "42").keep_session().backoff(Backoff::new(delay, delay))
+    Options::tcp(address, "42").backoff(Backoff::new(delay, delay))
 }
 
 /// The acceptance that goes on with a session of `parked` pushes, and as many of them.
@@ -36,8 +41,12 @@ fn resumed(parked: u32) -> Vec<u8> {
     [frame_2(8, 1, &reply.encode()), pushes.collect()].concat()
 }
 
+fn at(offset: u64) -> Position {
+    Position { epoch: 9, offset }
+}
+
 fn joined(sequence: i32, handle: u32, room: &[u8], offset: u64) -> Vec<u8> {
-    let position = Some(Position { epoch: 9, offset });
+    let position = Some(at(offset));
     let reply = JoinReply { position, ..JoinReply::joined(RoomHandle(handle), room) };
     frame_2(19, sequence, &reply.encode())
 }
@@ -208,5 +217,145 @@ async fn requests_wait_until_the_connection_is_set_up() {
         events.extend(listener.next().await.map(brief));
     }
     assert_eq!(events, ["connected", "in a", "in b", "in c", "message 1"]);
+    server.join().unwrap();
+}
+
+/// Reads a request to be in a room and answers it.
+fn enter(stream: &mut (impl std::io::Read + Write), handle: u32) {
+    let (operation, sequence, body) = read_frame(stream);
+    assert_eq!(operation, 18);
+    stream.write_all(&joined(sequence, handle, &body[4..], 3)).unwrap();
+}
+
+/// Sixteen requests are on their way at once. The connection is lost behind the answers to some of them.
+#[test]
+fn rooms_are_asked_for_without_waiting_for_each_answer() {
+    let room = |number: usize| format!("{number:02}");
+    let (address, server) = serve(2, move |connection, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(0)).unwrap();
+        let mut rooms = 0..20;
+        while !rooms.is_empty() {
+            let batch = rooms.by_ref().take(16).map(|number| {
+                let (operation, sequence, body) = read_frame(&mut stream);
+                let join = Join::decode(&body).unwrap();
+                assert_eq!((operation, join.room), (18, room(number).as_bytes()));
+                let known = (connection == 1 && number < 17).then_some(at(3));
+                assert_eq!(join.since, known, "{number}");
+                joined(sequence, 1 + number as u32, join.room, 3)
+            });
+            let mut answers: Vec<_> = batch.collect();
+            stream.set_nonblocking(true).unwrap();
+            assert_eq!(stream.peek(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+            stream.set_nonblocking(false).unwrap();
+            if connection == 0 && rooms.is_empty() {
+                answers.truncate(1);
+            }
+            stream.write_all(&answers.concat()).unwrap();
+        }
+    });
+    let mut listener = options(&address).reconnecting();
+    for number in 0..20 {
+        listener.add_room(&room(number)).unwrap();
+    }
+    for answered in [17, 20] {
+        let events: Vec<_> = listener.by_ref().take(answered + 2).map(brief).collect();
+        let rooms = (0..answered).map(|number| format!("in {}", room(number)));
+        let expected: Vec<_> = ["connected".to_owned()].into_iter().chain(rooms).collect();
+        assert_eq!(events[..=answered], expected);
+        assert!(events[answered + 1].starts_with("disconnected"), "{events:?}");
+    }
+    server.join().unwrap();
+}
+
+/// The server bounds how fast rooms are entered. The second connection enters them one by one, and its messages do not wait for that.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "the time between rooms is what it tests")]
+fn rooms_are_entered_more_slowly_after_a_close_for_their_rate() {
+    let (address, server) = serve(2, |connection, mut stream| {
+        assert_eq!(read_keep_and_token(&mut stream), 7);
+        stream.write_all(&resumed(1)).unwrap();
+        enter(&mut stream, 1);
+        if connection == 0 {
+            // Bytes that are not read would reset the connection.
+            read_frame(&mut stream);
+            read_frame(&mut stream);
+            return stream.write_all(&frame(6, 0, b"room_rate; retry_after_ms=0")).unwrap();
+        }
+        enter(&mut stream, 2);
+        enter(&mut stream, 3);
+    });
+    let mut listener = options(&address).reconnecting();
+    for room in ["a", "b", "c"] {
+        listener.add_room(room).unwrap();
+    }
+    let first: Vec<_> = listener.by_ref().take(4).map(brief).collect();
+    assert_eq!(first[..3], ["connected", "in a", "message 1"]);
+    assert!(first[3].contains("room_rate"), "{first:?}");
+    assert_eq!(listener.next().map(brief).as_deref(), Some("connected"));
+    assert!(listener.client().is_some());
+    let begin = Instant::now();
+    let second: Vec<_> = listener.by_ref().take(4).map(brief).collect();
+    assert!(second.contains(&"message 1".to_owned()), "{second:?}");
+    let rooms: Vec<_> = second.iter().filter(|event| *event != "message 1").collect();
+    assert_eq!(rooms, ["in a", "in b", "in c"]);
+    assert!(begin.elapsed() >= Duration::from_millis(500), "a quarter of a second for each");
+    server.join().unwrap();
+}
+
+/// Reads operation 14 or 16 and answers it. Returns which, and the operations that it names.
+fn read_operations(stream: &mut (impl std::io::Read + Write)) -> (i32, Vec<i32>) {
+    let (request, sequence, body) = read_frame(stream);
+    stream.write_all(&frame(request + 1, sequence, &body)).unwrap();
+    let names = String::from_utf8(body).unwrap();
+    (request, names.split(',').map(|name| name.parse().unwrap()).collect())
+}
+
+/// The token names 40, 30 of which the program does without. The server lists 64 for a connection, and closes one with more.
+#[test]
+fn operations_are_restored_without_being_too_many_in_between() {
+    let (address, server) = serve(2, |connection, mut stream| {
+        authenticate(&mut stream);
+        let mut listed: BTreeSet<i32> = (1..=40).collect();
+        for _ in 0..2 {
+            let (request, operations) = read_operations(&mut stream);
+            for operation in operations {
+                match request {
+                    14 => listed.insert(operation),
+                    _ => listed.remove(&operation),
+                };
+            }
+            assert!(listed.len() <= 64, "connection {connection}, operation {request}");
+        }
+        assert_eq!(listed, (31..=40).chain(100..140).collect());
+    });
+    let mut listener = options_without_keep(&address).reconnecting();
+    assert!(matches!(listener.next(), Some(Event::Connected)));
+    listener.unsubscribe(&(1..=30).collect::<Vec<_>>()).unwrap();
+    listener.subscribe(&(100..140).collect::<Vec<_>>()).unwrap();
+    assert!(matches!(listener.next(), Some(Event::Disconnected { .. })));
+    assert!(matches!(listener.next(), Some(Event::Connected)));
+    server.join().unwrap();
+}
+
+/// A listener that subscribed to ever more would be closed by each server, and one that unsubscribes sends ever more.
+#[test]
+fn a_listener_chooses_a_bounded_number_of_operations() {
+    let (address, server) = serve(1, |_, mut stream| {
+        authenticate(&mut stream);
+        assert_eq!(read_operations(&mut stream), (16, (1_001..1_064).chain([3]).collect()));
+        assert_eq!(read_operations(&mut stream), (14, (1..65).filter(|of| *of != 3).collect()));
+    });
+    let mut listener = options_without_keep(&address).reconnecting();
+    listener.subscribe(&(1..64).collect::<Vec<_>>()).unwrap();
+    listener.subscribe(&[64, 1, 64]).unwrap();
+    let refused = listener.subscribe(&[65]);
+    assert!(matches!(refused, Err(Error::TooManyOperations)), "{refused:?}");
+    let refused = listener.unsubscribe(&(0..65).collect::<Vec<_>>());
+    assert!(matches!(refused, Err(Error::TooManyOperations)), "{refused:?}");
+    for operation in (1_000..1_064).chain([3]) {
+        listener.unsubscribe(&[operation]).unwrap();
+    }
+    assert!(matches!(listener.next(), Some(Event::Connected)));
     server.join().unwrap();
 }

@@ -1,7 +1,8 @@
 //! `comet listen --tls`, and what it says where TLS cannot be had.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -131,6 +132,51 @@ fn a_listener_without_tls_is_named_as_that() {
     let said = said.recv_timeout(PATIENCE).unwrap();
     let doubt = "disconnected: the server ended the connection (perhaps it speaks no TLS here); ";
     assert!(said.starts_with(doubt), "{said}");
+}
+
+/// Passes the bytes of a client on to `address` and back. Ends when the client has, or when the returned stream is shut down.
+fn pass_on(client: TcpStream, address: &str) -> TcpStream {
+    let server = TcpStream::connect(address).unwrap();
+    let [client_too, server_too] = [&client, &server].map(|stream| stream.try_clone().unwrap());
+    let handle = client.try_clone().unwrap();
+    for (mut from, mut to) in [(client, server), (server_too, client_too)] {
+        thread::spawn(move || {
+            // Either end may be gone.
+            let _ = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Both);
+        });
+    }
+    handle
+}
+
+/// As behind a proxy that answers in plain text while it restarts.
+#[test]
+fn a_failure_of_tls_that_passes_is_waited_for() {
+    let (server, certificate) = server_named("restarts.example.com");
+    let proxy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = proxy.local_addr().unwrap().to_string();
+    let mut command = comet(&["--tls", "--addr", &address, "--ca"]);
+    command.arg(&certificate).args(["--server-name", "restarts.example.com"]);
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+    let said = lines(child.stderr.take().unwrap());
+    let _running = Running(child);
+    let behind = tls_address(&server, Transport::Tcp);
+    let connected = format!("connected to {address}, in room r");
+
+    let first = pass_on(proxy.accept().unwrap().0, &behind);
+    assert_eq!(said.recv_timeout(PATIENCE).as_ref(), Ok(&connected));
+    first.shutdown(Shutdown::Both).unwrap();
+    let ended = said.recv_timeout(PATIENCE).unwrap();
+    assert!(ended.starts_with("disconnected: "), "{ended}");
+
+    let (mut plain, _) = proxy.accept().unwrap();
+    plain.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").unwrap();
+    let not_tls = said.recv_timeout(PATIENCE).unwrap();
+    assert!(not_tls.starts_with("disconnected: the server speaks no TLS here; again"), "{not_tls}");
+    drop(plain);
+
+    let _last = pass_on(proxy.accept().unwrap().0, &behind);
+    assert_eq!(said.recv_timeout(PATIENCE).as_ref(), Ok(&connected));
 }
 
 #[test]
