@@ -41,6 +41,11 @@ pub(crate) trait Kind<T> {
         self.write(value)
     }
 
+    /// `value` for logs and terminals, where it is a secret.
+    fn show_secret(&self, value: &T) -> Value {
+        secrets::mask(self.write(value))
+    }
+
     /// The addresses of `value` that will be listened on.
     fn listeners(&self, _value: &T) -> Vec<Address> {
         Vec::new()
@@ -240,7 +245,7 @@ impl Kind<Vec<i64>> for Users {
     }
 }
 
-/// A secret of another kind: passwords in it are not shown, and its text may be in a file.
+/// A secret of another kind, which decides what of it is shown. Its text may be in a file.
 pub(crate) struct Secret<K>(pub(crate) K);
 
 impl<T, K: Kind<T>> Kind<T> for Secret<K> {
@@ -259,6 +264,6 @@ impl<T, K: Kind<T>> Kind<T> for Secret<K> {
     }
 
     fn show(&self, value: &T) -> Value {
-        secrets::mask(self.0.write(value))
+        self.0.show_secret(value)
     }
 }

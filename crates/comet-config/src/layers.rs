@@ -17,7 +17,7 @@ use crate::keys::SECTIONS;
 use crate::kinds::Bare;
 use crate::mistakes::{Origin, Report};
 use crate::reader::Written;
-use crate::secrets;
+use crate::secrets::{self, HIDDEN};
 use crate::source::Source;
 
 type Name<'a> = Spanned<Cow<'a, str>>;
@@ -117,7 +117,7 @@ impl<'a> Layers<'a> {
         match value {
             Ok(value) => self.add(origin, key, value),
             Err(fault) => {
-                let (name, text) = (key.path, if key.is_secret() { "***" } else { text });
+                let (name, text) = (key.path, if key.is_secret() { HIDDEN } else { text });
                 let text = format!(
                     "{name}: {text} is not a TOML value ({}); the default is {}",
                     fault.message(),
@@ -135,7 +135,8 @@ impl<'a> Layers<'a> {
             (is_bare(section) && is_bare(key)).then_some((section, key, value.trim()))
         });
         let Some((section, key, text)) = parts else {
-            self.report.add(origin, 0, "", &format!("{set}: write it as section.key=value"));
+            let shown = without_value(set);
+            self.report.add(origin, 0, "", &format!("{shown}: write it as section.key=value"));
             return;
         };
         let Some(section) = self.section(origin, &unplaced(section.into())) else { return };
@@ -143,7 +144,7 @@ impl<'a> Layers<'a> {
         match DeValue::parse(text) {
             Ok(value) => self.add(origin, key, value),
             Err(fault) => {
-                let (name, text) = (key.path, if key.is_secret() { "***" } else { text });
+                let (name, text) = (key.path, if key.is_secret() { HIDDEN } else { text });
                 let text = format!(
                     "{name}: {text} is not a TOML value ({}): text needs quotes, \
                      --set '{name}=\"{}\"'",
@@ -217,8 +218,11 @@ impl<'a> Layers<'a> {
         let span = value.span();
         if let Err(fault) = (key.shape)(value.clone()) {
             let at = fault.span().filter(|span| *span != NOWHERE).unwrap_or(span);
-            let text = format!("{}: {}", key.path, fault.message());
-            self.report.add(origin, at.start, key.path, &text);
+            let fault = match key.is_secret() {
+                true => without_found(fault.message()),
+                false => fault.message().into(),
+            };
+            self.report.add(origin, at.start, key.path, &format!("{}: {fault}", key.path));
             return;
         }
         self.report.found(key.path, origin, span);
@@ -259,5 +263,30 @@ fn unplaced<T>(value: T) -> Spanned<T> {
 }
 
 fn is_bare(name: &str) -> bool {
-    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-')
+    !name.is_empty() && name.chars().all(is_bare_char)
+}
+
+fn is_bare_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+/// A `--set` that names no key, without what may be a secret.
+fn without_value(set: &str) -> String {
+    let is_name = |c: char| is_bare_char(c) || c == '.';
+    let rest = set.trim_start_matches(is_name);
+    let name = &set[..set.len() - rest.len()];
+    match rest.chars().next() {
+        None => name.to_owned(),
+        Some('=') => format!("{name}={HIDDEN}"),
+        Some(_) => format!("{name}{HIDDEN}"),
+    }
+}
+
+/// What serde says of a value of another type, without the value: "invalid type: integer `5`, expected a string".
+fn without_found(message: &str) -> Cow<'_, str> {
+    let Some((found, expected)) = message.rsplit_once(", expected ") else { return message.into() };
+    match found.split_once(['"', '`']) {
+        Some((found, _)) => format!("{}, expected {expected}", found.trim_end()).into(),
+        None => message.into(),
+    }
 }

@@ -5,14 +5,27 @@ use std::borrow::Cow;
 use toml::de::DeValue;
 use toml::{Spanned, Value};
 
-/// `value` as it may be printed and logged.
+/// What is shown of a secret.
+pub(crate) const HIDDEN: &str = "***";
+
+/// `value` as it may be printed and logged: only whether there is one.
 pub(crate) fn mask(value: Value) -> Value {
     match value {
-        Value::Array(elements) => Value::Array(elements.into_iter().map(mask).collect()),
-        // The rest of an address helps the reader.
-        Value::String(text) if text.contains("://") => without_password(&text).into(),
         Value::String(text) if text.is_empty() => text.into(),
-        _ => "***".into(),
+        _ => HIDDEN.into(),
+    }
+}
+
+/// `url` with `***` for the password, and for the query, which may have another one. The rest helps the reader.
+pub(crate) fn without_secrets(url: &str) -> String {
+    match url.split_once(['?', '#']) {
+        None => without_password(url),
+        // It may be the password that goes on behind the question mark.
+        Some((_, query)) if query.contains('@') => {
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            format!("{scheme}://{HIDDEN}")
+        }
+        Some((place, _)) => format!("{}?{HIDDEN}", without_password(place)),
     }
 }
 
@@ -23,7 +36,7 @@ pub(crate) fn without_password(url: &str) -> String {
     match rest.rsplit_once('@') {
         Some((login, host)) => {
             let user = login.split_once(':').map_or("", |(user, _)| user);
-            format!("{scheme}://{user}:***@{host}")
+            format!("{scheme}://{user}:{HIDDEN}@{host}")
         }
         None => url.to_owned(),
     }
@@ -109,12 +122,23 @@ mod tests {
     }
 
     #[test]
+    fn queries_are_left_out() {
+        let check = |url: &str, shown: &str| assert_eq!(without_secrets(url), shown);
+        check("redis://user:secret@h:1/2", "redis://user:***@h:1/2");
+        check("redis://h:1/0?password=secret", "redis://h:1/0?***");
+        check("redis://h:1#secret", "redis://h:1?***");
+        check("redis://u:12?secret@h", "redis://***");
+        check("redis://h/?password=sec@ret", "redis://***");
+        check("h?secret", "h?***");
+    }
+
+    #[test]
     fn other_secrets_are_left_out_whole() {
         let check = |value: Value, shown: Value| assert_eq!(mask(value), shown);
         check("secret".into(), "***".into());
+        check("p://w".into(), "***".into());
         check("".into(), "".into());
         check(5.into(), "***".into());
-        check(vec!["redis://a:b@c", "d"].into(), vec!["redis://a:***@c", "***"].into());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use toml::{Spanned, Value};
 use super::texts::{is_name, path, token};
 use super::{Check, Facts, Kind};
 use crate::network::Network;
+use crate::secrets::HIDDEN;
 
 /// What the elements of a list are. `T` is what a checked element is.
 pub(crate) trait Elements<T> {
@@ -25,6 +26,11 @@ pub(crate) trait Elements<T> {
 
     /// `element` as text that reads back the same.
     fn write(&self, element: &T) -> String;
+
+    /// `element` for logs and terminals, where the list is a secret.
+    fn show_secret(&self, _element: &T) -> String {
+        HIDDEN.to_owned()
+    }
 }
 
 /// A list of `E`.
@@ -47,6 +53,10 @@ impl<T, E: Elements<T>> Kind<Vec<T>> for List<E> {
 
     fn write(&self, value: &Vec<T>) -> Value {
         value.iter().map(|element| self.0.write(element)).collect::<Vec<_>>().into()
+    }
+
+    fn show_secret(&self, value: &Vec<T>) -> Value {
+        value.iter().map(|element| self.0.show_secret(element)).collect::<Vec<_>>().into()
     }
 }
 

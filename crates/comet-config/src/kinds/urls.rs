@@ -6,7 +6,7 @@ use toml::Value;
 
 use super::lists::{Elements, host_and_port, peer};
 use super::{Bare, Check, Facts, Kind};
-use crate::secrets::without_password;
+use crate::secrets::without_secrets;
 
 /// A URL of a server, to which a path is added; `""` is none.
 pub(crate) struct UrlOrNone;
@@ -56,7 +56,7 @@ impl Elements<String> for NatsUrls {
         if place.is_some_and(is_address) {
             return Ok(text.to_owned());
         }
-        let shown = without_password(text);
+        let shown = without_secrets(text);
         Err(format!("{shown:?} is no address of NATS: write nats://HOST:PORT or tls://HOST:PORT"))
     }
 
@@ -76,12 +76,16 @@ impl Elements<String> for RedisUrls {
         if is_redis(text) {
             return Ok(text.to_owned());
         }
-        let shown = without_password(text);
+        let shown = without_secrets(text);
         Err(format!("{shown:?} is not a Redis address: write redis://HOST:PORT"))
     }
 
     fn write(&self, element: &String) -> String {
         element.clone()
+    }
+
+    fn show_secret(&self, element: &String) -> String {
+        without_secrets(element)
     }
 }
 

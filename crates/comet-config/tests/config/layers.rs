@@ -206,7 +206,7 @@ fn mistakes_about_secrets_name_key_and_file_and_no_secret() {
     );
     let read = read("", &[], &[&format!("logic_server.redis={url}")]).unwrap_err();
     assert!(read.starts_with("--set logic_server.redis: ***") && !read.contains("pass"), "{read}");
-    let string = "invalid type: string \"***\", expected a sequence";
+    let string = "invalid type: string, expected a sequence";
     check(
         &format!("[logic_server]\nredis = \"{url}\"\n"),
         &[],
@@ -264,6 +264,21 @@ fn a_password_is_shown_nowhere_wherever_it_was_written() {
         let mistakes = read("", &[], &[&set]).expect_err(&set);
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
+    for set in [
+        "nats_password=hunter2",
+        "nats.password:hunter2",
+        "nats.password hunter2",
+        "logic_server.redis=[\"redis://h/one?password=hunter2\"]",
+        "logic_server.redis=[\"redis://h/one?password=p@hunter2\"]",
+    ] {
+        let mistakes = read("", &[], &[set]).expect_err(set);
+        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+    // Text that was forgotten to be quoted.
+    for set in ["nats.password=271828", "push.tokens=[271828]", "logic.token=[271828]"] {
+        let mistakes = read("", &[], &[set]).expect_err(set);
+        assert!(!mistakes.contains("271828"), "{mistakes}");
+    }
     for text in [format!("redis = \"{url}\"\n"), format!("[tcp]\n\"{url}\" = 1\n")] {
         let mistakes = read(&text, &[], &[]).expect_err(&text);
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
@@ -273,4 +288,20 @@ fn a_password_is_shown_nowhere_wherever_it_was_written() {
         assert!(shown.contains("redis://comet:***@store:6379"), "{shown}");
         assert!(!shown.contains("hunter2"), "{shown}");
     }
+    // What follows a question mark may be a password, and what is no URL is a secret however it looks.
+    let config = read_good(
+        "",
+        &[],
+        &[
+            "logic_server.redis=[\"redis://u:hunter2@store:1/0?password=hunter2\", \"redis://h?p=x@hunter2\"]",
+            "nats.user=\"u\"",
+            "nats.password=\"p4://hunter2\"",
+        ],
+    );
+    let redis = "redis = [\"redis://u:***@store:1/0?***\", \"redis://***\"]";
+    for shown in [config.to_toml(), format!("{config:?}")] {
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    let shown = config.to_toml();
+    assert!(shown.contains(redis) && shown.contains("password = \"***\""), "{shown}");
 }

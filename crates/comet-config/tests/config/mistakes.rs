@@ -354,8 +354,19 @@ fn text_that_is_not_toml_is_reported_with_its_line() {
 #[test]
 fn a_set_is_a_key_and_a_value() {
     let form = "write it as section.key=value";
-    for set in ["tcp", "tcp.bind", "bind=[]", "=5", ".=5", "tcp.=5", "a.b.c=5", "tcp.b ind=5"] {
-        check_mistakes("", &[set], &[&format!("--set {set}: {form}")]);
+    // The value may be a secret.
+    for (set, shown) in [
+        ("tcp", "tcp"),
+        ("tcp.bind", "tcp.bind"),
+        ("bind=[]", "bind=***"),
+        ("=5", "=***"),
+        (".=5", ".=***"),
+        ("tcp.=5", "tcp.=***"),
+        ("a.b.c=5", "a.b.c=***"),
+        ("tcp.b ind=5", "tcp.b***"),
+        ("nats_password=hunter2", "nats_password=***"),
+    ] {
+        check_mistakes("", &[set], &[&format!("--set {shown}: {form}")]);
     }
     check_mistakes(
         "",

@@ -227,6 +227,11 @@ fn changes_are_reported_by_key_with_both_values() {
         &["logic_server.redis=[\"redis://comet:second@store:6379/1\"]"],
         &[["logic_server.redis", shown, shown]],
     );
+    check(
+        &["nats.user=\"u\""],
+        &["nats.user=\"u\"", "nats.password=\"p4://hunter2\""],
+        &[["nats.password", "\"\"", "\"***\""]],
+    );
 }
 
 #[test]
