@@ -4,8 +4,7 @@
 //!
 //! - Fields are added and never change their meaning. A field that is gone keeps its number (`reserved` in a comment).
 //! - A field that a reader must not ignore is announced by a name in [`Shard::required`]. A reader that does not know
-//!   the
-//! name refuses the whole hand-over, and the former process continues.
+//!   the name refuses the whole hand-over, and the former process continues.
 //! - [`VERSION`] changes only if all former readers must refuse.
 //! - Times are relative: how long something has lasted or is still to last. The processes have different clocks.
 //!

@@ -76,10 +76,10 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A
     /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A sender with several
     /// messages posts them all first. Otherwise a receiver on the same CPU, woken by the first, may run at once and
     /// sleep again before the second.
+    ///
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
     pub fn post(&self, message: T) -> Result<(), Returned<T>> {

@@ -130,6 +130,7 @@ impl TlsSession {
     /// Keeps `bytes` for the next [`TlsSession::handle_recv`] if the handshake is not done, because
     /// its computations are expensive. Returns false if it is done.
     ///
+    /// # Errors
     /// What is wrong, if there are too many bytes to keep. The session has failed then, without any computation.
     pub(crate) fn defer(&mut self, bytes: &[u8]) -> Result<bool, String> {
         if self.state != SessionState::Open || !self.is_handshaking() {
