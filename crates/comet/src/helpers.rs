@@ -9,12 +9,11 @@ use crate::args::Listen;
 use crate::inputs::token;
 use crate::output::{Reader, note, print};
 
-/// Connects as a client and prints the messages that arrive, until standard output is closed. Reconnects by
-/// itself.
+/// Connects as a client and prints the messages that arrive, until standard output is closed. Reconnects automatically.
 ///
 /// # Errors
-/// If standard output fails for another reason, if no address is known, if the token cannot be read, or if TLS
-/// fails in a way that waiting does not mend.
+/// If standard output fails for another reason, if no address is known, if the token cannot be read, or if TLS fails in
+/// a way that a retry cannot fix.
 pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
     let address = listen.address().ok_or("TLS over TCP has no usual port: name it with --addr")?;
     let token = match &listen.token {
@@ -61,7 +60,7 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 return Err(format!("{address}: {reason}").into());
             }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
-                // The end is all that a TCP listener without TLS says to a TLS handshake.
+                // A TCP listener without TLS answers a TLS handshake only by closing the connection.
                 let is_in_doubt =
                     listen.tls && !has_connected && matches!(reason, ClientError::Ended);
                 let doubt = if is_in_doubt { " (perhaps it speaks no TLS here)" } else { "" };
