@@ -1,7 +1,7 @@
-//! One connection: requests, heartbeats, timeouts and what has arrived, over a stream of any kind.
+//! One connection: requests, heartbeats, timeouts and received data, over a stream of any kind.
 //!
-//! The blocking and the asynchronous face share this code. It is asynchronous; over a stream that blocks no future of it
-//! ever waits to be polled again.
+//! The blocking and the asynchronous client share this code. It is asynchronous; over a blocking stream each of its
+//! futures is ready at the first poll.
 
 #![allow(clippy::disallowed_methods, reason = "heartbeats and timeouts need the clock")]
 
@@ -39,14 +39,14 @@ pub(crate) struct Connection<S> {
     inbox: Inbox,
     sequence: i32,
     timeout: Duration,
-    /// When the reply to the last request is late. `None`: beyond what an `Instant` can hold.
+    /// The deadline of the reply to the last request. `None`: beyond what an `Instant` can hold.
     reply_due: Option<Instant>,
     heartbeat: Duration,
     /// `None`: beyond what an `Instant` can hold.
     heartbeat_due: Option<Instant>,
-    /// Nothing has arrived since the last heartbeat was sent.
+    /// Nothing has arrived since the last heartbeat.
     is_heartbeat_unanswered: bool,
-    /// What ended the connection, until a call has returned it.
+    /// The error that ended the connection, until a call has returned it.
     pending_error: Option<Error>,
     has_ended: bool,
 }
@@ -60,7 +60,7 @@ impl<S: Stream> Connection<S> {
         Ok(connection)
     }
 
-    /// A connection over a stream that has just been connected. It has not sent its token.
+    /// A connection over a newly connected stream. It has not sent its token.
     pub(crate) fn new(stream: S, options: &Options) -> Result<Self, Error> {
         within_body_max(&options.token)?;
         Ok(Self {
@@ -79,9 +79,10 @@ impl<S: Stream> Connection<S> {
         })
     }
 
-    /// Sends the token and waits until the server has accepted it. If the future is dropped, the next call goes on.
+    /// Sends the token and waits until the server has accepted it. If the future is dropped, the next call continues.
     ///
-    /// Nothing fails behind the acceptance: messages may have arrived with what ended the connection.
+    /// Errors after the acceptance are kept for later, because messages may have arrived together with the end of the
+    /// connection.
     pub(crate) async fn authenticate(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         while !self.session.was_accepted() {
             if let Some(error) = self.pending_error.take() {
@@ -109,7 +110,7 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// The next message, or what the server tells of a room.
+    /// The next message, or the next news about a room.
     pub(crate) async fn receive_any(&mut self) -> Result<Option<Received>, Error> {
         match self.receive_any_until(None).await {
             Err(Error::Ended) => Ok(None),
@@ -117,12 +118,12 @@ impl<S: Stream> Connection<S> {
         }
     }
 
-    /// Whether the connection is in `room`, as far as the server has said so.
+    /// Whether the connection is in `room`, as far as the server has named it.
     pub(crate) fn is_in(&self, room: &str) -> bool {
         self.session.rooms().any(|named| named == room)
     }
 
-    /// Whether the connection is in `room`, or would go on from where an earlier one was there.
+    /// Whether the connection is in `room`, or would continue where an earlier one was there.
     pub(crate) fn may_resume(&self, room: &str) -> bool {
         self.session.may_resume(room)
     }
@@ -165,7 +166,7 @@ impl<S: Stream> Connection<S> {
         self.await_reply(op::LEAVE_REPLY, sequence);
         self.replied().await?;
         match self.answer() {
-            // The server had taken the connection out of it before.
+            // The server had removed the connection from the room before.
             Ok(_) | Err(Error::Room(RoomRefusal::NoSuchHandle)) => Ok(()),
             Err(error) => Err(error),
         }
@@ -272,7 +273,7 @@ impl<S: Stream> Connection<S> {
         self.has_ended
     }
 
-    /// What a request that has failed returns, if receiving is to return why the connection ended.
+    /// Returns the error of a failed request. If that ended the connection, receiving will return the reason.
     pub(crate) fn keep_reason(&mut self, error: Error) -> Error {
         let is_answer = matches!(error, Error::NeedsProtocol2 | Error::Room(_));
         if !self.has_ended || is_answer || self.pending_error.is_some() {
@@ -282,13 +283,13 @@ impl<S: Stream> Connection<S> {
         Error::Ended
     }
 
-    /// Ends the connection. What has arrived can still be received, and then `error`.
+    /// Ends the connection. Received messages can still be taken, and after them `error`.
     pub(crate) fn fail(&mut self, error: Error) {
         self.has_ended = true;
         self.pending_error = Some(error);
     }
 
-    /// Why a write failed: the server's own reason, if that has arrived unread; else `error`.
+    /// The reason of a failed write: the server's own, if it has arrived unread; otherwise `error`.
     async fn reason_behind(&mut self, error: Error) -> Error {
         self.has_ended = true;
         self.session.discard_output();
@@ -319,12 +320,12 @@ impl<S: Stream> Connection<S> {
         within_body_max(body)?;
         let sequence = self.next_sequence()?;
         self.session.send(request, sequence, body);
-        // Each request's reply is the operation after it.
+        // The operation of each reply is that of the request plus 1.
         self.await_reply(request + 1, sequence);
         Ok(())
     }
 
-    /// Queues the request to be in a further room. [`Connection::answer`] has what the server says.
+    /// Queues the request to enter a further room. [`Connection::answer`] has the server's answer.
     pub(crate) fn ask_room(&mut self, room: &str, since: Option<Position>) -> Result<(), Error> {
         if self.auth_reply().is_none() {
             return Err(Error::NeedsProtocol2);
@@ -337,7 +338,7 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    /// What the server said of the room that the last request was about.
+    /// The server's answer about the room of the last request.
     pub(crate) fn answer(&mut self) -> Result<Joined, Error> {
         self.inbox.answer.take().unwrap_or(Ok(Joined::default())).map_err(Error::Room)
     }
@@ -347,7 +348,8 @@ impl<S: Stream> Connection<S> {
         self.reply_due = Instant::now().checked_add(self.timeout);
     }
 
-    /// Sends what was queued, and waits for the reply to the last request. If the future is dropped, the next call goes on.
+    /// Sends the queued requests, and waits for the reply to the last one. If the future is dropped, the next call
+    /// continues.
     pub(crate) async fn replied(&mut self) -> Result<(), Error> {
         let error = loop {
             // The reply is a success even if the server closed after it. The next receive returns that.
@@ -373,7 +375,7 @@ impl<S: Stream> Connection<S> {
     /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if
     /// none arrived.
     async fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
-        // The rest of a write whose future was dropped.
+        // Sends the rest of a write whose future was dropped.
         self.flush_or_reason().await?;
         loop {
             if !self.is_heartbeat_unanswered {
@@ -415,11 +417,11 @@ impl<S: Stream> Connection<S> {
         });
         if let Err(error) = handled {
             self.fail(error.into());
-            // The close that answers a close. The session's error goes before one of this write.
+            // Sends the close that answers a close. The session's error takes precedence over one of this write.
             let _ = self.flush().await;
             return Err(self.pending_error.take().unwrap_or(Error::Ended));
         }
-        // Pongs, and joins for what is missing.
+        // Sends pongs, and joins for missing pushes.
         self.flush().await.map(|()| true)
     }
 

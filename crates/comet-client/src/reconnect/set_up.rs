@@ -1,4 +1,5 @@
-//! What a listener asks for on a new connection: the operations, the room and the further rooms that the program wants.
+//! The requests of a listener on a new connection: the operations, the room and the further rooms that the program
+//! wants.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -13,9 +14,9 @@ use crate::stream::Stream;
 #[derive(Debug)]
 pub(super) struct SetUp {
     steps: VecDeque<Step>,
-    /// The first step waits for its reply.
+    /// Whether the first step waits for its reply.
     is_asked: bool,
-    /// What the server says of the further rooms.
+    /// The server's answers about the further rooms.
     pub(super) outcomes: Vec<(String, Result<Joined, Error>)>,
 }
 
@@ -42,7 +43,7 @@ impl SetUp {
         Self { steps, is_asked: false, outcomes: Vec::new() }
     }
 
-    /// Makes the requests. If the future is dropped, the next call goes on.
+    /// Makes the requests. If the future is dropped, the next call continues.
     pub(super) async fn run<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,
@@ -70,11 +71,11 @@ impl SetUp {
 }
 
 impl Step {
-    /// Queues the request. Returns false if there is nothing to ask.
+    /// Queues the request. Returns false if no request is needed.
     fn ask<S: Stream>(&self, connection: &mut Connection<S>) -> Result<bool, Error> {
         match self {
             Self::Request(request, body) => connection.ask(*request, body.as_bytes())?,
-            // The server had it enter, and what it missed is asked for.
+            // The server put the connection into the room, and the missed pushes are already requested.
             Self::Room(room, Some(_)) if connection.is_in(room) => return Ok(false),
             Self::Room(room, since) => connection.ask_room(room, *since)?,
         }
