@@ -1,8 +1,8 @@
-// A push, and the position behind it.
+// A push, and the position after it.
 
 import { type Point, text } from "./wire.js";
 
-/** A point in the history of a room, to be kept as it is: what `join` takes as `since`. */
+/** A point in the history of a room, opaque to the application: the `since` of `join`. */
 export type Position = string;
 
 export const formatPosition = ({ epoch, offset }: Point): Position => `${epoch}-${offset}`;
@@ -19,7 +19,10 @@ export class Message {
     readonly operation: number;
     readonly sequence: number;
     readonly body: Uint8Array;
-    /** `undefined`: a push to this client's key or user, or to everybody; or the server speaks protocol 1, which does not say. */
+    /**
+     * `undefined`: a push to this client's key or user, or to all; or the server speaks protocol 1, which does not name the
+     * room.
+     */
     readonly room: string | undefined;
     readonly #point: Point | undefined;
 
@@ -32,7 +35,7 @@ export class Message {
         this.#point = point;
     }
 
-    /** Where to go on after this message; `undefined`: its room keeps no history. */
+    /** The position from which to continue after this message; `undefined`: its room keeps no history. */
     get position(): Position | undefined {
         return this.#point && formatPosition(this.#point);
     }

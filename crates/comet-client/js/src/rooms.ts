@@ -1,5 +1,5 @@
-// The rooms that the application wants to be in, those it is in, and where it is in their histories. The wish stays
-// when a connection ends; the next one brings the server in line with it.
+// The rooms that the application wants to be in, those it is in, and its positions in their histories. The wishes outlast a
+// connection; the next one makes the server match them.
 
 import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
@@ -24,34 +24,34 @@ import {
 export interface RoomEvent {
     room: string;
     status: "joined" | "left" | "refused";
-    /** Of a refusal. `one_room`: the server speaks protocol 1, where the room joined last takes the place of the others. */
+    /** The reason of a refusal. `one_room`: the server speaks protocol 1, where the room joined last replaces the others. */
     reason?: Refusal | "one_room";
-    /** Whether all that came after the position follows; `false`: something may be missing. `undefined`: there was no position. */
+    /** Whether all messages after the position follow; `false`: some may be missing. `undefined`: there was no position. */
     recovered?: boolean;
     /** How many messages follow, if recovered. */
     missed?: number;
     /** `undefined`: the room keeps no history. */
     position?: Position;
-    /** The server did it without being asked. */
+    /** Whether the server acted without a request. */
     byServer: boolean;
 }
 
 /**
- * Messages of a room that the server has dropped for this client, which read too slowly, or for want of time.
- * The client asks for them by itself.
+ * Messages of a room that the server has dropped for this client, because it read too slowly or the server lacked time. The
+ * client requests them by itself.
  */
 export interface GapEvent {
     room: string;
-    /** The offset of the first one. */
+    /** The offset of the first missing message. */
     from: bigint;
-    /** The offset of the last one. Some between may not be missing. */
+    /** The offset of the last missing message. Some between may not be missing. */
     to: bigint;
     /**
-     * `asked`: the server is asked for them. `repaired` or `lost` follows, and no message of the room before that. Neither comes
-     * if the connection ends first, or if the server takes the client out of the room.
-     * `repaired`: all that came after the last message of the room follows, in order and none twice.
-     * `lost`: the server does not have them any more, so the page has to load the state of the room.
-     * `outdated`: newer messages about the same states have taken the place of all of them, and nothing is asked for.
+     * `asked`: the server was asked for them. `repaired` or `lost` follows, and no message of the room comes before that.
+     * Neither comes if the connection ends first, or if the server removes the client from the room.
+     * `repaired`: all messages after the last one of the room follow, in order and none twice.
+     * `lost`: the server no longer has them, so the page has to load the state of the room.
+     * `outdated`: newer messages about the same states have replaced all of them, and none is requested.
      */
     state: "asked" | "repaired" | "lost" | "outdated";
     /** How many messages follow, if repaired. */
@@ -65,12 +65,12 @@ export interface RoomHandlers {
     gap(event: GapEvent): void;
 }
 
-/** Most joins and leaves that wait for their replies: servers bound the replies and the input that wait for one client. */
+/** Most unanswered joins and leaves: servers bound the replies and the input that wait for one client. */
 const UNANSWERED_MAX = 16;
 
 interface Room {
     name: string;
-    /** `undefined`: the server's token or a call put the client there, so that is up to them. */
+    /** `undefined`: the server's token or a call put the client there, and they decide whether it stays. */
     isWanted: boolean | undefined;
     /** `joining` and `leaving`: the reply is awaited. */
     state: "out" | "joining" | "in" | "leaving" | "refused";
@@ -79,33 +79,41 @@ interface Room {
     refusal?: Refusal;
     /** Where the client is in the history. */
     point?: Point;
-    /** A join with the position is under way, for the sake of a wish, of a gap, or because the server put the client back. What comes
-     * of the room until the answer comes again behind that. In state `in` the join waits for a place among the unanswered ones. */
+    /**
+     * A join with a position is under way: for a wish, for a gap, or because the server put the client back. Messages of the
+     * room before its answer are ignored, because they come again after it. In state `in` the join waits for a place among the
+     * unanswered ones.
+     */
     recovery?: { gap?: GapEvent; byServer: boolean };
-    /** The server has taken the client out of the room, but a join that this client sent for a repair puts it back. The
-     * application knows of the former, so it is told nothing until the client has left again. */
+    /**
+     * The server has removed the client from the room, but a join that the client sent for a repair puts it back. The
+     * application was told of the removal, so it is told nothing more until the client has left again.
+     */
     isTakenOut?: boolean;
 }
 
-/** The delays before rooms are asked for again for which the server had no memory. */
+/** The delays before rooms are requested again that the server had no memory for. */
 const LATER = { baseMs: 5000, maxMs: 300_000 };
-/** Positions that are kept of rooms into which the server may put the client again. */
+/** Most positions kept for rooms into which the server may put the client again. */
 const KNOWN_MAX = 1024;
 
 export class Rooms {
     readonly #handlers: RoomHandlers;
     /** In the order in which they were joined. */
     readonly #rooms = new Map<string, Room>();
-    /** Where the client was in rooms of the server when the last connection ended. */
+    /** The client's positions, at the end of the last connection, in rooms that the server had put it into. */
     readonly #known = new Map<string, Point>();
     readonly #byHandle = new Map<number, Room>();
-    /** Of the server; `undefined`: there is no connection. */
+    /** The protocol of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
     #unanswered = 0;
-    /** Until rooms are asked for again for which there was no memory, and how often that has been so on this connection. */
+    /**
+     * The timer after which rooms are requested again that the server had no memory for; `#delays` counts such delays on this
+     * connection.
+     */
     #later: ReturnType<typeof setTimeout> | undefined;
     #delays = 0;
-    /** The only room of protocol 1, as it was asked for, and as the server has confirmed it; "": none. */
+    /** The only room of protocol 1, as requested and as confirmed by the server; "": none. */
     #only = { asked: "", confirmed: "" };
 
     constructor(handlers: RoomHandlers) {
@@ -114,7 +122,7 @@ export class Rooms {
 
     join(name: string, since?: Point): void {
         const room = this.#rooms.get(name) ?? this.#add(name, true);
-        // From here on the room's own position counts.
+        // From here on the room's own position is used.
         this.#known.delete(name);
         if (room.state === "joining") {
             delete room.isTakenOut;
@@ -125,12 +133,12 @@ export class Rooms {
                 room.point = since;
             }
         } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
-            // The server was faster, and has told of the room from where it is now.
+            // The server put the client in first, and announced the room with its present position.
             room.point = since;
             room.recovery = { byServer: false };
         }
         room.isWanted = true;
-        // The last in their order.
+        // Moved to the end of the order.
         this.#rooms.delete(name);
         this.#rooms.set(name, room);
         this.#reconcile();
@@ -196,7 +204,7 @@ export class Rooms {
         }
     }
 
-    /** Asks for what differs from the wish. */
+    /** Requests the changes from the present rooms to the wanted ones. */
     #reconcile(): void {
         if (this.#protocol === 1) {
             this.#reconcileOnly();
@@ -229,7 +237,7 @@ export class Rooms {
         }, delayMs(LATER, this.#delays++));
     }
 
-    /** What the server refused for this reason it may grant now. */
+    /** Requests again what the server has refused for this reason, because it may grant it now. */
     #askAgain(refusal: Refusal): void {
         for (const room of this.#rooms.values()) {
             if (room.state === "refused" && room.refusal === refusal) {
@@ -259,8 +267,8 @@ export class Rooms {
             this.#byHandle.set(reply.handle, room);
         }
         if (isUnasked && former !== undefined && !reply.point) {
-            // The room has another handle, and nothing else is new. A request to leave that names the former one is refused: if the
-            // client still wants to leave, it asks again.
+            // Only the handle of the room has changed. A request to leave that names the former handle is refused: if the
+            // client still wants to leave, it requests that again.
             if (room.state === "leaving" && former !== reply.handle) {
                 room.state = "in";
             }
@@ -278,7 +286,7 @@ export class Rooms {
             delete room.isTakenOut;
             room.isWanted = undefined;
         }
-        // The reply to a request that is under way is still to come.
+        // The reply to a request under way is still to come.
         const isAnswer = !isUnasked || room.state !== "joining";
         if (isAnswer) {
             room.state = refusal ? "refused" : "in";
@@ -307,7 +315,10 @@ export class Rooms {
         }
     }
 
-    /** The server has put the client into a room. Asks for what came since the client was there, if that is possible and something did. */
+    /**
+     * The server has put the client into a room. Requests the messages since the client was there, if that is possible and
+     * there are any.
+     */
     #goesOn(room: Room, now: Point | undefined): boolean {
         const before = room.point ?? this.#known.get(room.name);
         this.#known.delete(room.name);
@@ -324,7 +335,7 @@ export class Rooms {
     #moveTo(room: Room, reply: JoinReply, wasIn: boolean, recovery: Room["recovery"], event: RoomEvent): void {
         const { point, isUnasked } = reply;
         if (isUnasked && recovery) {
-            // The answer to the request tells.
+            // The answer to the request informs the application.
             return;
         }
         if (isUnasked && point && room.point) {
@@ -334,7 +345,7 @@ export class Rooms {
             event.recovered = reply.isRecovered;
             event.missed = reply.recovered;
         }
-        // What was missed moves the position when it arrives: the connection may end before.
+        // Recovered messages advance the position when they arrive, because the connection may end before that.
         if (!event.recovered) {
             if (point) {
                 room.point = point;
@@ -355,7 +366,7 @@ export class Rooms {
         }
         if (room) {
             const { recovery, isTakenOut } = room;
-            // A refusal says that the client is not in it.
+            // A refusal means that the client is not in the room.
             this.#forgetHandle(room);
             const isJoining = room.state === "joining";
             const isLeaving = room.state === "leaving";
@@ -364,7 +375,8 @@ export class Rooms {
                 delete room.recovery;
                 delete room.isTakenOut;
             }
-            // The application's own join goes on, and its answer tells. So does one that waits for the answer to a request to leave.
+            // The application's own join continues, and its answer informs the application. So does a join that waits for
+            // the answer to a request to leave.
             const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
             if (reply.isUnasked && (isJoining ? isRepair : !(isLeaving && room.isWanted))) {
                 room.isWanted = false;
@@ -389,7 +401,7 @@ export class Rooms {
             throw new WireError("a push to no room");
         }
         for (const message of messages) {
-            // A listener may have closed the connection. The rest comes again with the next one.
+            // A listener may have closed the connection. The rest comes again over the next one.
             if (this.#protocol === undefined) {
                 break;
             }
@@ -407,7 +419,7 @@ export class Rooms {
     #handleGap(body: Uint8Array): true {
         const { handle, from, to, isOutdated } = decodeGap(body);
         const room = this.#byHandle.get(handle);
-        // An answer that is under way has them.
+        // The answer to a pending request contains them.
         if (!room || room.isTakenOut || room.recovery || (room.point && to <= room.point.offset)) {
             return true;
         }
@@ -423,12 +435,12 @@ export class Rooms {
         return true;
     }
 
-    /** Asks for the room that was joined last, which is the only one in protocol 1. */
+    /** Requests the room that was joined last, the only one in protocol 1. */
     #reconcileOnly(): void {
         const wanted = [...this.#rooms.values()].filter((room) => room.isWanted);
         const name = wanted.pop()?.name ?? "";
         const refused = wanted.filter((room) => room.state !== "refused");
-        // A listener may join another room, which is asked for behind this one.
+        // A listener may join another room, which is requested after this one.
         if (name !== this.#only.asked) {
             this.#only.asked = name;
             this.#handlers.send(op.CHANGE_ROOM, utf8(name));
@@ -478,6 +490,6 @@ export class Rooms {
     }
 }
 
-/** Whether something may have come between `since` and what the client has of the room. */
+/** Whether there may be messages between `since` and the client's position in the room. */
 const isBehind = (since: Point, { point, recovery }: Room): boolean =>
     !recovery && point !== undefined && (since.epoch !== point.epoch || since.offset < point.offset);
