@@ -158,7 +158,8 @@ impl Records<'_> {
         // A client that has just gone to another host may be counted at both.
         let changes = call.clients.iter().filter(|client| self.has_changed(call, **client)).count();
         let changes = changes as u64;
-        // A client may or may not be counted if its host is named, as itself or with `*`, or is one that it has left.
+        // A client is only certain to be counted if the answer names neither its host nor one that it has just left;
+        // `*` may be either.
         let is_sure = |client: &usize| {
             let mut hosts = self.hosts_at(call, &self.diaries[*client].sessions);
             !hosts.any(|host| answer.names(host, call.host, self.names))
