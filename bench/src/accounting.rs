@@ -1,8 +1,8 @@
 //! Accounts for every delivery: received once and in order, or lost, late or doubled.
 //!
-//! A connection either receives one stream from its first message to the last, or it subscribes to several:
-//! then it may join late, leave early and change its room. A late subscriber's messages count from the first
-//! that it received, those of one that left to the last. In between none may be missing.
+//! A connection either receives one stream from its first message to the last, or it subscribes to several: then it may
+//! join late, leave early and change its room. The messages of a late subscriber count from the first one that it
+//! received, those of one that left up to the last one. In between none may be missing.
 
 pub(crate) mod visits;
 
@@ -11,11 +11,11 @@ use std::ops::Range;
 use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
 
-/// A jump beyond this many sequence numbers is no gap but a foreign message.
+/// A jump of more sequence numbers than this is not a gap but a foreign message.
 const GAP_MAX: u64 = 1 << 24;
 
-/// A stream of messages: a room's, a key's or the broadcasts. The messages have the number of the run plus
-/// that of the kind.
+/// A stream of messages: of a room, of a key or of the broadcasts. As their run, its messages carry the number of the
+/// run plus that of the kind.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct StreamId {
     pub kind: u32,
@@ -26,9 +26,9 @@ impl StreamId {
     pub(crate) const ROOM: u32 = 0;
     pub(crate) const KEY: u32 = 1;
     pub(crate) const BROADCAST: u32 = 2;
-    /// Of the rooms beside their own that connections visit.
+    /// Rooms that connections visit besides their own.
     pub(crate) const FURTHER: u32 = 3;
-    /// How many kinds there are.
+    /// The number of kinds.
     pub(crate) const KINDS: u32 = 4;
 
     pub(crate) fn room(number: usize) -> Self {
@@ -52,16 +52,16 @@ fn as_u32(number: usize) -> u32 {
     u32::try_from(number).expect("connections and rooms are numbered by u32")
 }
 
-/// The accounts of all connections of a run.
+/// The accounts of all connections in a run.
 #[derive(Default, Debug)]
 pub(crate) struct Accounts {
-    /// By connection; without a use where the connection has subscriptions.
+    /// By connection; unused where the connection has subscriptions.
     single: Vec<Account>,
-    /// By connection, empty for those with a single stream; shorter than the connections where the last ones
+    /// By connection; empty for those with a single stream. Shorter than the number of connections if the last ones
     /// have none.
     subscriptions: Vec<Vec<Account>>,
-    /// Callers that take turns at each stream: a message has to come after those that its own caller sent
-    /// before it, and no others. 0 stands for one.
+    /// The number of callers that take turns at each stream: a message must come after those that its own caller sent
+    /// before it, in any order with those of the others. 0 means one.
     pub callers: u64,
     of_single: Deliveries,
     of_subscribers: Deliveries,
@@ -73,35 +73,35 @@ struct Account {
     stream: StreamId,
     /// The sequence number after the highest received.
     next: u64,
-    /// Sequence numbers below `next` that have not come, ascending; nearly always empty.
+    /// Sequence numbers below `next` that have not arrived, ascending; nearly always empty.
     missing: Vec<Range<u64>>,
-    /// Sequence numbers from `next` on that need not come; nearly always empty.
+    /// Sequence numbers from `next` on that need not arrive; nearly always empty.
     excused: Vec<u64>,
-    /// `next` is known: not so for a late subscriber before its first message.
+    /// Whether `next` is known: false for a late subscriber before its first message.
     has_joined: bool,
-    /// The connection is to receive all to the last message.
+    /// Whether the connection is expected to receive everything up to the last message.
     stays: bool,
 }
 
-/// What became of the messages of a run.
+/// The outcome of the messages in a run.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct Deliveries {
-    /// Messages sent to each stream, times its connections. Of subscribers: received and lost together.
+    /// Messages sent to each stream, times its connections. For subscribers, the sum of received and lost.
     pub expected: u64,
-    /// Came, each counted once.
+    /// Messages that arrived, each counted once.
     pub received: u64,
-    /// Never came.
+    /// Messages that never arrived.
     pub lost: u64,
-    /// Came after a later one of their caller and stream.
+    /// Messages that arrived after a later one of the same caller and stream.
     pub out_of_order: u64,
-    /// Came again.
+    /// Messages that arrived again.
     pub duplicate: u64,
-    /// Came to a connection that they were not for, or were sent by somebody else.
+    /// Messages that arrived at a connection that they were not for, or that somebody else sent.
     pub foreign: u64,
 }
 
 impl Accounts {
-    /// Opens the account of the next connection, which is to receive this one stream.
+    /// Opens the account of the next connection, which is expected to receive this one stream.
     pub(crate) fn open(&mut self, stream: u32) {
         let stream = StreamId { kind: StreamId::ROOM, number: stream };
         self.single.push(Account::new(stream, true));
@@ -117,8 +117,8 @@ impl Accounts {
         *self = Self { single, callers: self.callers, ..Self::default() };
     }
 
-    /// From now on the connection may receive `stream`; all of it where it is there `from_the_start`. Its
-    /// single stream does not count any more.
+    /// From now on the connection may receive `stream`, and must receive all of it if `from_the_start` is set. Its
+    /// single stream no longer counts.
     pub(crate) fn subscribe(&mut self, connection: usize, stream: StreamId, from_the_start: bool) {
         if self.subscriptions.len() <= connection {
             self.subscriptions.resize_with(connection + 1, Vec::new);
@@ -131,7 +131,7 @@ impl Accounts {
         accounts.push(Account::new(stream, from_the_start));
     }
 
-    /// The connection is closed: it does not need to receive what its subscriptions have not brought by now.
+    /// The connection is closed: what its subscriptions have not delivered by now is not missing.
     pub(crate) fn unsubscribe(&mut self, connection: usize) {
         for account in self.subscriptions.get_mut(connection).into_iter().flatten() {
             account.stays = false;
@@ -160,13 +160,13 @@ impl Accounts {
         self.of_single.received + self.of_subscribers.received
     }
 
-    /// The single stream of a connection, and the sequence number after the highest it has received.
+    /// The single stream of a connection, and the sequence number after the highest one received.
     pub(crate) fn next(&self, connection: usize) -> (u32, u64) {
         let account = &self.single[connection];
         (account.stream.number, account.next)
     }
 
-    /// Records `count` deliveries of a single stream that came in order, the first of them being the next.
+    /// Records `count` deliveries of a single stream that arrived in order, beginning with the next one expected.
     pub(crate) fn record_next(&mut self, connection: usize, count: u64) {
         self.single[connection].next += count;
         self.of_single.received += count;
@@ -186,13 +186,13 @@ impl Accounts {
         }
     }
 
-    /// Records a message that no bench of this run has sent.
+    /// Records a message that the bench did not send in this run.
     pub(crate) fn record_foreign(&mut self) {
         self.of_single.foreign += 1;
     }
 
-    /// What became of the messages to connections with a single stream, and of those to subscribers. Both have
-    /// the number of messages that were sent to each stream, by kind; nothing where there are no such connections.
+    /// The outcome of the messages to connections with a single stream, and of those to subscribers. Both arguments
+    /// hold the number of messages sent to each stream, by kind; they are empty if there are no such connections.
     pub(crate) fn close(&self, to_single: &[Vec<u64>], sent: &[Vec<u64>]) -> [Deliveries; 2] {
         let (expected, lost) = self.lost_by(to_single, |_| true);
         let single = Deliveries { expected, lost, ..self.of_single };
@@ -203,7 +203,8 @@ impl Accounts {
         [single, subscribers]
     }
 
-    /// What those connections with a single stream for which `is_one` holds were to receive, and did not.
+    /// The number of messages that the connections with a single stream for which `is_one` holds should have received,
+    /// and of those they did not receive.
     pub(crate) fn lost_by(&self, sent: &[Vec<u64>], is_one: impl Fn(usize) -> bool) -> (u64, u64) {
         let accounts = self.single.iter().enumerate();
         let those = accounts.filter(|(index, _)| !self.is_subscriber(*index) && is_one(*index));
@@ -246,13 +247,13 @@ impl Account {
         }
     }
 
-    /// A message that the caller of `sequence`, one of so many, sent after it has come.
+    /// Whether a later message of the same caller as `sequence`, one of `callers`, has arrived.
     fn has_later(&self, sequence: u64, callers: u64) -> bool {
         let is_missing = |later| self.missing.iter().any(|gap| gap.contains(&later));
         (sequence + callers..self.next).step_by(callers as usize).any(|later| !is_missing(later))
     }
 
-    /// Takes `sequence` from what is missing; false where it is not.
+    /// Removes `sequence` from the missing ones; false if it is not missing.
     fn fill(&mut self, sequence: u64) -> bool {
         let Some(index) = self.missing.iter().position(|gap| gap.contains(&sequence)) else {
             return false;
@@ -281,12 +282,12 @@ impl Account {
 }
 
 impl Deliveries {
-    /// What came since `earlier`.
+    /// The difference to `earlier`.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             expected: self.expected - earlier.expected,
             received: self.received - earlier.received,
-            // What is missing may come yet.
+            // A missing message may still arrive.
             lost: self.lost.saturating_sub(earlier.lost),
             out_of_order: self.out_of_order - earlier.out_of_order,
             duplicate: self.duplicate - earlier.duplicate,
@@ -294,8 +295,8 @@ impl Deliveries {
         }
     }
 
-    /// The faults, in words; none if each message came once and in order, and the server counted exactly those
-    /// as `dropped` that did not come.
+    /// The faults as sentences; none if each message arrived once and in order, and the server counted exactly those as
+    /// `dropped` that did not arrive.
     pub(crate) fn faults(&self, dropped: u64) -> Vec<String> {
         let mut faults = Vec::new();
         if self.lost != dropped {
@@ -336,7 +337,7 @@ mod tests {
         for sequence in [0, 2, 3] {
             accounts.record(0, ROOM, sequence);
         }
-        // Missing already, there nevertheless, missing later, and missing at the end.
+        // Already missing, received nevertheless, missing later, and missing at the end.
         for sequence in [1, 2, 5, 8] {
             accounts.excuse(ROOM, sequence);
         }
@@ -345,7 +346,7 @@ mod tests {
         assert_eq!(figures(found), [4, 2, 0, 0, 0], "4 and 6");
     }
 
-    /// Accounts of one connection of stream 0, whose messages come from so many callers.
+    /// Accounts of one connection to stream 0, whose messages come from `callers` callers.
     fn single(callers: u64, sequences: &[u64]) -> Accounts {
         let mut accounts = Accounts { callers, ..Accounts::default() };
         accounts.open(0);
@@ -382,7 +383,7 @@ mod tests {
         check(&[0, 3, 6, 1, 4, 7, 2, 5, 8], [10, 0, 0, 0]);
         // 3 after 6, and 1 after 4 and 7.
         check(&[0, 6, 3, 4, 7, 1, 2, 5, 8], [10, 0, 2, 0]);
-        // 4 is lost, and 1 comes before it could.
+        // 4 is lost, and 1 arrives before it, out of order.
         check(&[0, 3, 6, 2, 1, 7, 5, 8], [9, 1, 0, 0]);
         check(&[8, 0, 3, 0, 8, 6], [5, 5, 0, 2]);
     }

@@ -27,16 +27,16 @@ use crate::findings::Findings;
 use crate::process::{CpuSample, Gauge};
 use crate::sampler::{Counts, Sampler, Series};
 
-/// How long nothing may happen while handshakes are under way.
+/// The longest time without any progress while handshakes are under way.
 const STALL_NS: u64 = 10 * SECOND_NS;
 
-/// All clients of a run. Their methods fail where a worker or the sampled server has ended; what a server does to
-/// a connection is counted.
+/// All clients of a run. Their methods fail if a worker or the sampled server has ended; what a server does to a
+/// connection is only counted.
 pub(crate) struct Clients {
     clients: Group,
-    /// Takes samples of all they do, while there is one.
+    /// Samples everything they do, while there is one.
     sampler: Option<Sampler>,
-    /// Distinct deliveries since the last restart, awaited by the senders; and when they were seen to change.
+    /// Distinct deliveries since the last restart, which the senders wait for; and when the number last changed.
     received: watch::Sender<u64>,
     received_ns: u64,
 }
@@ -47,7 +47,7 @@ enum Group {
 }
 
 impl Clients {
-    /// Clients that are not connected yet, in so many processes.
+    /// Clients that are not connected yet, in `processes` processes.
     pub(crate) fn new(dialer: Dialer, processes: u32) -> Result<Self> {
         let clients = match processes {
             0 | 1 => Group::Local(Box::new(LocalClients::new(dialer)?)),
@@ -56,7 +56,7 @@ impl Clients {
         Ok(Self { clients, sampler: None, received: watch::Sender::new(0), received_ns: 0 })
     }
 
-    /// From now on samples are taken, of the clients and of the process they are connected to.
+    /// From now on the clients, and the process they are connected to, are sampled.
     pub(crate) fn start_series(&mut self, gauge: Gauge) -> Result<()> {
         self.sampler = Some(Sampler::start(gauge, self.counts())?);
         Ok(())
@@ -73,12 +73,12 @@ impl Clients {
         *self.received.borrow()
     }
 
-    /// When their number was seen to change.
+    /// When the number of deliveries last changed.
     pub(crate) fn received_ns(&self) -> u64 {
         self.received_ns
     }
 
-    /// Tells their number to others, and wakes those that wait for it.
+    /// Passes the number of deliveries to others, and wakes those that wait for it.
     pub(crate) fn watch_received(&self) -> watch::Sender<u64> {
         self.received.clone()
     }
@@ -99,8 +99,8 @@ impl Clients {
         Ok(sample)
     }
 
-    /// Connects members `which`; returns when all are live. Fails, too, where a connection was refused or closed,
-    /// or nothing happened for ten seconds.
+    /// Connects members `which`; returns when all are live. Also fails if a connection was refused or closed, or
+    /// nothing happened for ten seconds.
     pub(crate) fn dial(&mut self, which: Range<usize>, bar: &ProgressBar) -> Result<()> {
         let wanted = self.live() + which.len();
         self.execute(ClientCommand::Dial(which))?;
@@ -120,14 +120,14 @@ impl Clients {
                 return Err(format!("{waiting} connections are not made; {live} are").into());
             }
         }
-        // A storm may be over between two samples, and would look as long as the time between them.
+        // A storm may be over between two samples, and would then look as long as the time between them.
         let counts = self.counts();
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.mark(counts))
     }
 
-    /// Handles what comes, for at most `timeout_ns`.
+    /// Handles events, for at most `timeout_ns`.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> Result<()> {
-        // Where nothing comes, that is to be seen as well.
+        // A time without events must be sampled as well.
         let sample_ns = self.sampler.as_ref().map_or(u64::MAX, Sampler::left_ns);
         let timeout_ns = timeout_ns.min(sample_ns);
         match &mut self.clients {
@@ -142,7 +142,7 @@ impl Clients {
         self.sampler.as_mut().map_or(Ok(()), |sampler| sampler.look(counts))
     }
 
-    /// Has the clients carry out a command.
+    /// Makes the clients carry out a command.
     pub(crate) fn execute(&mut self, command: ClientCommand) -> Result<()> {
         match &mut self.clients {
             Group::Local(clients) => clients.execute(command),
@@ -150,7 +150,7 @@ impl Clients {
         }
     }
 
-    /// What was found since the last restart; `sent` has the number of messages of each stream by kind.
+    /// The findings since the last restart; `sent` holds the number of messages sent to each stream, by kind.
     pub(crate) fn findings(&mut self, sent: &[Vec<u64>]) -> Result<Findings> {
         match &mut self.clients {
             Group::Local(clients) => Ok(clients.findings(sent)),

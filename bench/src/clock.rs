@@ -1,5 +1,5 @@
-//! The clock of a run: `CLOCK_MONOTONIC` in nanoseconds, which is the same in every process of a host,
-//! and a timer on it that is finer than the millisecond of the runtime's own.
+//! The clock of a run: `CLOCK_MONOTONIC` in nanoseconds, which is the same in every process of a host, and a timer on
+//! it that is more precise than the runtime's own, which counts milliseconds.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,7 +23,7 @@ pub(crate) fn now_ns() -> u64 {
     time.tv_sec.unsigned_abs() * SECOND_NS + time.tv_nsec.unsigned_abs()
 }
 
-/// A span in the form system calls take.
+/// A span of time in the form of system calls.
 pub(crate) fn timespec(nanoseconds: u64) -> Timespec {
     Duration::from_nanos(nanoseconds).try_into().expect("a u64 of ns is below 2^63 s")
 }
@@ -36,17 +36,17 @@ pub(crate) fn seconds_to_ns(seconds: f64) -> u64 {
 /// Blocks the thread until `deadline_ns`.
 pub(crate) fn sleep_until(deadline_ns: u64) {
     let deadline = timespec(deadline_ns);
-    // It fails when a signal interrupts it, and an absolute deadline is simply slept for again.
+    // It fails if a signal interrupts it; then it sleeps again until the same absolute deadline.
     while clock_nanosleep_absolute(SleepClock::Monotonic, &deadline).is_err() {}
 }
 
-/// A timer of the asynchronous side, good to some microseconds.
+/// A timer for asynchronous code, precise to a few microseconds.
 pub(crate) struct Timer {
     descriptor: AsyncFd<OwnedFd>,
 }
 
 impl Timer {
-    /// Makes one on the current tokio runtime. Fails if the host refuses another descriptor.
+    /// Creates a timer on the current tokio runtime. Fails if the host refuses another descriptor.
     #[expect(
         deprecated,
         reason = "the owner of a descriptor never changes it; `register` is unsafe"
@@ -57,8 +57,7 @@ impl Timer {
         Ok(Self { descriptor: AsyncFd::new(descriptor)? })
     }
 
-    /// Waits until `deadline_ns`; does not yield where that has passed. Fails if the timer's descriptor
-    /// failed.
+    /// Waits until `deadline_ns`; does not yield if that has passed. Fails if the timer's descriptor failed.
     pub(crate) async fn until(&self, deadline_ns: u64) -> io::Result<()> {
         if deadline_ns <= now_ns() {
             return Ok(());

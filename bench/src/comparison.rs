@@ -44,7 +44,7 @@ pub(crate) fn run(args: &ReportArgs) -> Result<()> {
 struct Section {
     scenario: String,
     results: Table,
-    /// What else is not the same, in words.
+    /// Other differences, as sentences.
     differences: Vec<String>,
     figures: Table,
     plots: Vec<Plot>,
@@ -83,7 +83,7 @@ impl Section {
     }
 }
 
-/// The page, with the plots in it.
+/// The page, including the plots.
 fn render(sections: &[Section]) -> String {
     let sections: String = sections.iter().map(Section::html).collect();
     format!(

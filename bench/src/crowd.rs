@@ -6,32 +6,32 @@ use serde::{Deserialize, Serialize};
 use crate::args::{ServerArgs, SetupArgs};
 use crate::grpc::Address;
 
-/// What each connection is. Connections have numbers, from 0; those beyond `connections` are
-/// guests.
+/// The properties of each connection. Connections are numbered from 0; those from `connections` on are guests.
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Crowd {
     pub connections: usize,
     /// 0 for none.
     pub rooms: usize,
-    /// Rooms have sizes as 1, 1/2, 1/3 and so on, instead of equal ones.
+    /// Rooms have sizes in proportion to 1, 1/2, 1/3 and so on, instead of equal ones.
     pub zipf: bool,
-    /// Rooms that each connection may enter beside its own, which it needs protocol 2 for; and of how many.
+    /// The number of rooms that each connection may enter besides its own, which takes protocol 2; and the number of
+    /// all such rooms.
     pub further: usize,
     pub further_of: usize,
-    /// The connections speak protocol 2: they come back to a room with its position, and ask for what they have missed.
+    /// The connections speak protocol 2: they rejoin a room with their position, and ask for what they missed.
     pub keeps_positions: bool,
     pub streams: Streams,
-    /// Whose messages to each stream may overtake those of each other: they take turns.
+    /// The number of callers that take turns at each stream; their messages may overtake each other.
     pub callers: u64,
     pub websocket_share: f64,
-    /// Share of the connections inside TLS, of each transport, at a server that has further addresses for it.
+    /// Share of the connections inside TLS, for each transport, if the server has further addresses for it.
     pub tls_share: f64,
     /// The connections that use WebSocket have messages compressed.
     pub deflate: bool,
     /// Shares of the connections that read slowly, and not at all.
     pub slow_share: f64,
     pub stalled_share: f64,
-    /// Kernel receive buffer of these, if it is not to be the usual one.
+    /// Kernel receive buffer of these, if not the default.
     pub slow_buffer: Option<usize>,
     /// The request target of the WebSocket endpoint.
     pub websocket_path: String,
@@ -41,17 +41,17 @@ pub(crate) struct Crowd {
     pub room: String,
 }
 
-/// What a connection receives.
+/// The streams that connections receive.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum Streams {
     /// One stream for each room.
     #[default]
     Rooms,
-    /// One stream for each run of so many connections, whose keys a push names.
+    /// One stream for each group of so many connections; a push to it names their keys.
     Keys(usize),
     /// One stream, of broadcasts.
     Everybody,
-    /// One stream for each of the rooms that connections may visit, and no members.
+    /// One stream for each of the rooms that connections may visit; the streams have no members.
     FurtherRooms,
 }
 
@@ -64,12 +64,12 @@ pub(crate) enum Reading {
 }
 
 impl Crowd {
-    /// The connections to a server that are asked for, in so many rooms.
+    /// The connections to a server that the arguments ask for, in `rooms` rooms.
     pub(crate) fn of(setup: &SetupArgs, rooms: u32) -> Self {
         Self::of_server(&setup.server, setup.dial.connections as usize, rooms as usize)
     }
 
-    /// Connections to a server, by its templates, in so many rooms.
+    /// Connections to a server, with its templates, in `rooms` rooms.
     pub(crate) fn of_server(server: &ServerArgs, connections: usize, rooms: usize) -> Self {
         Self {
             rooms,
@@ -83,7 +83,7 @@ impl Crowd {
         }
     }
 
-    /// Connections to a yardstick: all TCP, and all of one stream.
+    /// Connections to a yardstick: all TCP, and all with the same stream.
     pub(crate) fn of_yardstick(connections: usize) -> Self {
         let (rooms, callers, token) = (1, 1, "%d".to_owned());
         Self { connections, rooms, callers, token, ..Self::default() }
@@ -114,7 +114,7 @@ impl Crowd {
         members
     }
 
-    /// Whom a push to each stream is for.
+    /// The targets of a push to each stream.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         match self.streams {
             Streams::Rooms => (0..self.rooms).map(|at| Address::Room(self.room(at))).collect(),
@@ -138,8 +138,8 @@ impl Crowd {
         }
     }
 
-    /// The room of a connection. Rooms are runs of connections, and so each has its share of every
-    /// transport; guests spread evenly.
+    /// The room of a connection. Rooms are ranges of connections, so each has its share of every transport; guests
+    /// spread evenly.
     pub(crate) fn room_of(&self, connection: usize) -> Option<usize> {
         if self.rooms == 0 {
             None
@@ -152,7 +152,7 @@ impl Crowd {
         }
     }
 
-    /// The room where the connection's place in the crowd is its place in the sum of the rooms' weights.
+    /// The room at the same relative position in the sum of the rooms' weights as the connection has in the crowd.
     fn room_by_weight(&self, connection: usize) -> usize {
         let weights = || (1..=self.rooms).map(|rank| 1.0 / rank as f64);
         let all: f64 = weights().sum();
@@ -165,25 +165,25 @@ impl Crowd {
         ends.take(self.rooms - 1).take_while(|&end| end < place).count()
     }
 
-    /// The rooms that a connection may enter beside its own, evenly spread.
+    /// The rooms that a connection may enter besides its own, evenly spread.
     pub(crate) fn further_rooms(&self, connection: usize) -> impl Iterator<Item = String> {
         let apart = self.further_of / self.further.max(1);
         let rooms = (0..self.further).map(move |at| (connection + at * apart) % self.further_of);
         rooms.map(|room| self.further_room(room))
     }
 
-    /// The id of one of the rooms that connections may enter beside their own.
+    /// The id of one of the rooms that connections may enter besides their own.
     pub(crate) fn further_room(&self, room: usize) -> String {
         self.room(self.rooms + room)
     }
 
-    /// What a connection authenticates with.
+    /// The token that a connection authenticates with.
     pub(crate) fn token(&self, connection: usize) -> String {
         let room = self.room_of(connection).map(|room| self.room(room)).unwrap_or_default();
         numbered(&self.token.replace("%k", &self.key(connection)).replace("%r", &room), connection)
     }
 
-    /// What carries a connection.
+    /// The transport of a connection.
     pub(crate) fn transport(&self, connection: usize) -> Transport {
         if is_of_share(self.websocket_share, connection) {
             Transport::WebSocket
@@ -213,12 +213,12 @@ impl Crowd {
     }
 }
 
-/// Whether number `index` belongs to a `share` that is spread evenly.
+/// Whether number `index` belongs to an evenly spread `share`.
 fn is_of_share(share: f64, index: usize) -> bool {
     count_of_share(share, index + 1) > count_of_share(share, index)
 }
 
-/// How many of the first `count` belong to a `share`.
+/// How many of the first `count` numbers belong to a `share`.
 fn count_of_share(share: f64, count: usize) -> usize {
     (count as f64 * share.clamp(0.0, 1.0)).floor() as usize
 }

@@ -1,5 +1,5 @@
-//! Compression between a WebSocket and its session (permessage-deflate, RFC 7692), which knows nothing of it: the offer is put into its
-//! request, and it gets messages as if they had come uncompressed.
+//! Compression between a WebSocket and its session (permessage-deflate, RFC 7692). The session does not notice it: the
+//! offer is added to its request, and it gets messages as if they had arrived uncompressed.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
@@ -8,26 +8,26 @@ use std::net::TcpStream;
 use comet_client::Session;
 use flate2::{Decompress, FlushDecompress};
 
-/// What Chromium offers.
+/// The offer that Chromium makes.
 const OFFER: &[u8] =
     b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n\r\n";
 const ANSWER: &str = "Sec-WebSocket-Extensions: permessage-deflate;";
-/// What a sync flush ends with, which senders leave out.
+/// The end of a sync flush, which senders leave out.
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The bit of a compressed message.
+/// The header bit of a compressed message.
 const COMPRESSED: u8 = 0x40;
 
 /// The compression of one connection.
 pub(crate) struct Deflate {
-    /// What is left to be sent of the request.
+    /// The part of the request that is not sent yet.
     request: Vec<u8>,
-    /// Bytes of an answer or a frame that is not complete.
+    /// Bytes of an answer or a frame that is not complete yet.
     input: Vec<u8>,
     is_open: bool,
 }
 
 impl Deflate {
-    /// Offers compression in the request of `session`, of which nothing was sent yet.
+    /// Adds an offer of compression to the request of `session`, of which nothing was sent yet.
     pub(crate) fn new(session: &mut Session) -> Self {
         let request = session.output();
         let head = request.strip_suffix(b"\r\n").expect("a request ends with a blank line");
@@ -36,7 +36,7 @@ impl Deflate {
         Self { request: offered, input: Vec::new(), is_open: false }
     }
 
-    /// Hands on what came, uncompressed, in pieces. Fails if the server declined the offer, or `take` fails.
+    /// Passes on the input, uncompressed, in pieces. Fails if the server declined the offer, or `take` fails.
     pub(crate) fn receive(
         &mut self,
         input: &[u8],
@@ -55,7 +55,7 @@ impl Deflate {
         Ok(())
     }
 
-    /// Writes what the session has to say as far as the socket takes it; returns whether that was all.
+    /// Writes the output of the session as far as the socket takes it; returns whether that was all.
     pub(crate) fn transmit(
         &mut self,
         session: &mut Session,
@@ -73,7 +73,7 @@ impl Deflate {
             && write_all(socket, session, |session| session.output(), Session::consume_output)?)
     }
 
-    /// Returns how many bytes are done with.
+    /// Returns the number of bytes that were used.
     fn read(
         &mut self,
         input: &[u8],
@@ -101,7 +101,7 @@ impl Deflate {
     }
 }
 
-/// The server's answer without the header that the session has not asked for.
+/// The server's answer without the header that the session did not ask for.
 fn without_answer(answer: &[u8]) -> Result<String, String> {
     let answer = str::from_utf8(answer).map_err(|_| "the answer is not text")?;
     let is_refused = !answer.starts_with("HTTP/1.1 101 ");
@@ -113,7 +113,7 @@ fn without_answer(answer: &[u8]) -> Result<String, String> {
     }
 }
 
-/// The length of the frame that `input` begins with; none if its header is not complete.
+/// The length of the frame at the head of `input`; `None` if its header is not complete.
 fn frame_length(input: &[u8]) -> Option<usize> {
     let (header, length) = header(input)?;
     Some(header + length)
@@ -136,7 +136,8 @@ fn header(input: &[u8]) -> Option<(usize, usize)> {
 
 thread_local!(static INFLATED: RefCell<Inflated> = RefCell::new(Inflated::new()));
 
-/// The latest compressed frame, and its message behind a header. The members of a room get the same one, so that the bench inflates it once.
+/// The latest compressed frame, and its message behind a header. All members of a room get the same frame, so the bench
+/// inflates it only once.
 struct Inflated {
     decompress: Decompress,
     frame: Vec<u8>,
@@ -177,7 +178,7 @@ impl Inflated {
     }
 }
 
-/// Writes what `source` has as far as the socket takes it; returns whether that was all.
+/// Writes the output of `source` as far as the socket takes it; returns whether that was all.
 fn write_all<Source>(
     mut socket: &TcpStream,
     source: &mut Source,

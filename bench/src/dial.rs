@@ -1,4 +1,4 @@
-//! Begins the connections of a run, each as its number says.
+//! Begins the connections of a run, each with the properties of its number.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::source::{Sources, default_source};
 use crate::target::Endpoints;
 use crate::tls::Tls;
 
-/// Descriptors of a process that are not connections.
+/// Descriptors of a process besides those of connections.
 const DESCRIPTORS_BESIDE: u64 = 64;
 
-/// All it takes to make a connection by its number.
+/// Everything needed to make a connection by its number.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Dialer {
     pub endpoints: Endpoints,
@@ -33,8 +33,8 @@ pub(crate) struct Dialer {
 }
 
 impl Dialer {
-    /// Begins a connection, whose handshake is measured from `since_ns`; gives its index at the receiver. Fails
-    /// where the host refuses it, or there is no such address.
+    /// Begins a connection, whose handshake is measured from `since_ns`; returns its index at the receiver. Fails if
+    /// the host refuses it, or there is no such address.
     pub(crate) fn begin(
         &self,
         receiver: &mut Receiver,
@@ -56,12 +56,12 @@ impl Dialer {
         let is_protocol_2 = crowd.further > 0 || crowd.keeps_positions;
         let begin = if is_protocol_2 { Session::new } else { Session::of_protocol_1 };
         let mut session = begin(transport, &host, &crowd.websocket_path, token.as_bytes());
-        // A guest's single stream expects nothing; it has subscriptions.
+        // No messages are expected in a guest's single stream; a guest has subscriptions.
         let is_guest = connection >= crowd.connections;
         let stream = if is_guest { u32::MAX } else { u32::try_from(crowd.stream(connection))? };
         let tls =
             endpoints.tls.as_ref().map(|clients| Tls::new(clients, address.ip())).transpose()?;
-        // What is inside TLS goes to the session as it is.
+        // Inside TLS, messages are not compressed.
         let is_deflated = crowd.deflate && transport == Transport::WebSocket && tls.is_none();
         let deflate = is_deflated.then(|| Deflate::new(&mut session));
         let source = self.source(address.ip(), connection);
@@ -79,8 +79,8 @@ impl Dialer {
     }
 }
 
-/// Raises the limit of open files as far as the host lets it, and checks it against `connections`, of which
-/// each of `processes` has its part. Fails if it stays below what they need.
+/// Raises the limit of open files as far as the host allows, and checks it against `connections`, which are shared by
+/// `processes` processes. Fails if it is too low for them.
 pub(crate) fn ensure_descriptors(connections: usize, processes: u32) -> Result<()> {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
@@ -100,7 +100,7 @@ fn check_descriptors(connections: usize, limit: Option<u64>) -> Result<()> {
     }
 }
 
-/// Begins a connection on a socket that does not block and is closed by a reset.
+/// Begins a connection on a socket that does not block and is closed with a reset.
 pub(crate) fn begin_to_connect(
     address: SocketAddr,
     source: Option<IpAddr>,
@@ -109,7 +109,7 @@ pub(crate) fn begin_to_connect(
     let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, None)?;
-    // Closed by a reset: ports that wait for the end of TIME_WAIT would slow down the turns to come.
+    // Closed with a reset: ports in TIME_WAIT would slow down later turns.
     sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
     if let Some(bytes) = receive_buffer {
         sockopt::set_socket_recv_buffer_size(&socket, bytes)?;

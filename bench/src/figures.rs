@@ -1,6 +1,6 @@
-//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend; and what
-//! each scenario takes of them over its rounds. Tables of a run, its summary and the comparison of results take their
-//! words from here.
+//! Every figure of a measurement: its name, its unit, its place in a result and a sentence for the legend; and the
+//! figures that each scenario summarizes over its rounds. The tables of a run, its summary and the comparison of
+//! results take their words from here.
 
 use std::ops::Add;
 
@@ -11,30 +11,30 @@ use crate::Result;
 use crate::measurements::groups;
 use crate::stats::Spread;
 
-/// Symbol of a unit, and the factor that a value in a result has to be multiplied by.
+/// Symbol of a unit, and the factor by which a value in a result is multiplied.
 type Unit = (&'static str, f64);
 
 const COUNT: Unit = ("", 1.0);
 const RATIO: Unit = COUNT;
-/// Of a count over nanoseconds.
+/// For a count divided by nanoseconds.
 const A_SECOND: Unit = ("", 1e9);
 const NS: Unit = ("ns", 1.0);
 const US: Unit = ("us", 1.0);
 const NS_AS_US: Unit = ("us", 1e-3);
-/// Of a share.
+/// For a share.
 const PERCENT: Unit = ("%", 100.0);
 const BYTES: Unit = ("B", 1.0);
 const BYTES_AS_MB: Unit = ("MB", 1e-6);
 
-/// What a value is, in words.
+/// The description of a value.
 pub(crate) struct Figure {
     pub name: String,
     pub unit: &'static str,
-    /// What the sentence is about: the figure, or all percentiles of one kind.
+    /// The subject of the legend's sentence: the figure, or all percentiles of one kind.
     pub topic: String,
-    /// Empty where the name says it.
+    /// Empty if the name is clear enough.
     pub legend: &'static str,
-    /// JSON pointers into a measurement, of which it has one.
+    /// JSON pointers into a measurement, which has one of them.
     places: Vec<String>,
     /// What the value is divided by, if anything.
     per: &'static str,
@@ -44,7 +44,7 @@ pub(crate) struct Figure {
 /// Name, places divided by spaces, divisor, unit, legend.
 type Declared = (&'static str, &'static str, &'static str, Unit, &'static str);
 
-/// Its reasons are named.
+/// The count of closed connections, which is shown with the reasons.
 const CLOSED: &str = "closed";
 const LATENCY: &str = "from when a push was due to its delivery; of a ping-pong its round trip";
 const LOST: &str = "deliveries that never came";
@@ -150,8 +150,8 @@ const QUANTILES: [(&str, &str); 5] = [
     ("max", "max_us"),
 ];
 
-/// What a scenario takes over its rounds: itself, key in the results, name, unit, and a figure of a subject, alone or
-/// over another one of the same round.
+/// A summary of a scenario over its rounds: scenario, key in the results, name, unit, and a figure of a subject, alone
+/// or divided by another one of the same round.
 type Summary = (&'static str, &'static str, &'static str, Unit, Of, Option<Of>);
 /// Subject and figure.
 type Of = (&'static str, &'static str);
@@ -184,7 +184,7 @@ const SUMMARIES: [Summary; 25] = [
     ("connect", "comet_rss_bytes", "RSS of an idle connection", BYTES, (COMET, "RSS of a connection"), None),
     ("connect", "comet_anonymous_bytes", "private memory of an idle connection", BYTES, (COMET, "private of a connection"), None),
     ("latency", "p50_ratio", "p50, comet / ping-pong", RATIO, (COMET, "latency p50"), Some((PING_PONG, "latency p50"))),
-    // From the time the ping-pong was due: a stall of the host is charged to every push that it delays, so it is to both.
+    // Both are measured from when they were due: a stall of the host delays pushes and ping-pongs alike.
     ("latency", "p99_ratio", "p99 from due, comet / ping-pong", RATIO, (COMET, "latency p99"), Some((PING_PONG, "since due p99"))),
     ("latency", "cpu_per_call_us", "CPU of a call", US, (COMET, "CPU of a call"), None),
     ("latency", "data_cpu_per_call_us", "data CPU of a call", US, (COMET, "data CPU of a call"), None),
@@ -223,7 +223,7 @@ pub(crate) fn all() -> Vec<Figure> {
     declared.chain(percentiles).collect()
 }
 
-/// The figure `name` of a measurement. Fails if it was not measured.
+/// Returns the figure `name` of a measurement. Fails if it was not measured.
 pub(crate) fn figure(measurement: &Value, name: &str) -> Result<f64> {
     let figure = all().into_iter().find(|figure| figure.name == name);
     let value = figure.and_then(|figure| figure.of(measurement));
@@ -231,7 +231,7 @@ pub(crate) fn figure(measurement: &Value, name: &str) -> Result<f64> {
 }
 
 impl Figure {
-    /// Its value in a measurement; none where it was not measured.
+    /// Its value in a measurement; `None` if it was not measured.
     pub(crate) fn of(&self, measurement: &Value) -> Option<f64> {
         let divisor = if self.per.is_empty() { 1.0 } else { number(measurement, self.per)? };
         let value = self.places.iter().find_map(|place| number(measurement, place))?;
@@ -243,7 +243,7 @@ impl Figure {
         labelled(&self.name, self.unit, separator)
     }
 
-    /// Counts by reason, in words; only where the figure is about the reasons.
+    /// Counts by reason, as text; only for the figure that shows reasons.
     pub(crate) fn reasons(&self, measurement: &Value) -> Option<String> {
         let reasons =
             measurement.pointer(&self.places[0]).filter(|_| self.name == CLOSED)?.as_object()?;
@@ -258,7 +258,7 @@ impl Figure {
     }
 }
 
-/// Takes what `scenario` takes over its rounds, by key; none where a subject was not measured.
+/// Summarizes the rounds of `scenario`, by key; a summary is left out if a subject was not measured.
 pub(crate) fn summarize(
     scenario: &str,
     results: &Value,
@@ -279,7 +279,7 @@ pub(crate) fn summarize(
     })
 }
 
-/// What a scenario has taken over its rounds, by name and unit.
+/// The summaries of a scenario over its rounds, by name and unit.
 pub(crate) fn summaries(results: &Value) -> impl Iterator<Item = (String, Spread)> {
     SUMMARIES.iter().filter_map(|(_, key, name, (unit, factor), ..)| {
         let spread = results.get(key).and_then(spread)?;
@@ -305,8 +305,8 @@ fn spread(value: &Value) -> Option<Spread> {
     Spread::deserialize(value).ok()
 }
 
-/// A number in a measurement; of counts by reason their sum. Nothing is known of percentiles without values,
-/// and of deliveries where none were expected.
+/// A number in a measurement; the sum for counts by reason. `None` for percentiles without values, and for deliveries
+/// if none were expected.
 fn number(measurement: &Value, place: &str) -> Option<f64> {
     let (parent, key) = place.rsplit_once('/')?;
     let parent = measurement.pointer(parent)?;

@@ -1,4 +1,4 @@
-//! What the receiving side of a run has found, of one process or of several together.
+//! The findings of the receiving side of a run, from one process or from several together.
 
 use derive_more::AddAssign;
 use serde::{Deserialize, Serialize};
@@ -6,38 +6,38 @@ use serde::{Deserialize, Serialize};
 use crate::accounting::Deliveries;
 use crate::stats::{Latencies, Reasons};
 
-/// Everything that was booked since the books were opened.
+/// Everything that was counted since the last restart.
 #[derive(Clone, Default, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct Findings {
-    /// Of those that are there from the beginning to the end.
+    /// Deliveries to connections that are present from beginning to end.
     pub deliveries: Deliveries,
-    /// Of these deliveries, what those that read at once were to receive, and did not.
+    /// Of these, the deliveries expected and lost at connections that do not read slowly.
     pub healthy_expected: u64,
     pub healthy_lost: u64,
-    /// Of all that is lost of these deliveries, what connections miss that are open.
+    /// Of all lost deliveries, those to connections that are still open.
     pub open_lost: u64,
-    /// Of all others.
+    /// Deliveries to all other connections.
     pub visits: Deliveries,
     pub guests: GuestSums,
     pub joins: JoinSums,
     pub talk: TalkSums,
     /// From the intended send to the read that brought it, in ns.
     pub latencies: Latencies,
-    /// The same of connections that are slow to read.
+    /// The same for connections that read slowly.
     pub impaired_latencies: Latencies,
-    /// From connect(2), or when it was due, to the reply to the authentication, in ns.
+    /// From connect(2), or from when it was due, to the reply to the authentication, in ns.
     pub handshakes: Latencies,
     /// From when a heartbeat was due to its reply, in ns.
     pub round_trips: Latencies,
-    /// The longest time without a message of its room of each connection, less the time between two of them, in ns;
-    /// while it is measured.
+    /// For each connection, the longest time without a message of its room, less the time between two messages, in ns;
+    /// only while this is measured.
     pub pauses: Latencies,
     pub heartbeats_sent: u64,
-    /// Bytes that came on all connections.
+    /// Bytes received on all connections.
     pub received_bytes: u64,
     /// Connections that the server closed, by reason; over all restarts.
     pub closed: Reasons,
-    /// Of these, those that read at once.
+    /// Of these, connections that do not read slowly.
     pub healthy_closed: u64,
 }
 
@@ -45,31 +45,32 @@ pub(crate) struct Findings {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct GuestSums {
     pub arrived: u64,
-    /// Were due to arrive, when there were as many as files allow.
+    /// Guests that were due to arrive when there were as many as the limit of open files allows.
     pub turned_away: u64,
-    /// Left before their handshake was over.
+    /// Guests that left before their handshake was over.
     pub gave_up: u64,
-    /// Have heard that they are in another room.
+    /// Guests that were told that they are in another room.
     pub moved: u64,
-    /// The most there were at once. Those of several processes were not at the same moment, but close.
+    /// The most that were present at once. The maxima of several processes were not at exactly the same moment, but
+    /// close.
     pub present_max: u64,
 }
 
-/// What clients said to logic.
+/// The messages of clients to logic.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct TalkSums {
     pub sent: u64,
     pub answered: u64,
 }
 
-/// What the server answered to requests for further rooms.
+/// The server's answers to requests for further rooms.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct JoinSums {
     pub joined: u64,
     pub refused: u64,
     /// Rooms that were left at the request of their visitors.
     pub left: u64,
-    /// Requests of visitors, to enter and to leave.
+    /// Requests of visitors to enter and to leave.
     pub asked: u64,
 }
 
@@ -80,7 +81,7 @@ impl JoinSums {
 }
 
 impl Findings {
-    /// Forgets all that is counted from a restart on, where the memory is.
+    /// Resets everything that is counted from a restart on, and keeps its memory.
     pub(crate) fn restart(&mut self) {
         self.latencies.reset();
         self.impaired_latencies.reset();
@@ -93,17 +94,18 @@ impl Findings {
         self.talk = TalkSums::default();
     }
 
-    /// Deliveries that had to be made and were not.
+    /// Deliveries that were expected and not made.
     pub(crate) fn lost(&self) -> u64 {
         self.deliveries.lost + self.visits.lost
     }
 
-    /// Heartbeats whose reply has not come.
+    /// Heartbeats whose reply has not arrived.
     pub(crate) fn unanswered(&self) -> u64 {
         self.heartbeats_sent.saturating_sub(self.round_trips.len())
     }
 
-    /// What is wrong with connections that only send heartbeats, in words: some are unanswered, or closed.
+    /// The faults of connections that only send heartbeats, as sentences: some heartbeats are unanswered, or
+    /// connections closed.
     pub(crate) fn idle_faults(&self) -> impl Iterator<Item = String> {
         let unanswered = Some(self.unanswered()).filter(|&count| count > 0);
         let silence = unanswered.map(|count| format!("{count} heartbeats unanswered"));
@@ -111,7 +113,7 @@ impl Findings {
     }
 }
 
-/// Connections that the server closed, so many for each reason, in words.
+/// A sentence on the connections that the server closed, with the number for each reason.
 pub(crate) fn close_fault(closed: &Reasons) -> Option<String> {
     let count = closed.total();
     (count > 0).then(|| format!("{count} connections closed: {:?}", **closed))

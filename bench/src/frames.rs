@@ -1,4 +1,4 @@
-//! A caller at `push.frames` of a comet. What goes out never waits for what comes back.
+//! A caller of a comet's `push.frames`. Sending never waits for answers.
 
 use std::net::SocketAddr;
 
@@ -15,9 +15,9 @@ use crate::Result;
 use crate::grpc::{Address, Answer, Ledger, Push};
 use crate::message::OP_RAW;
 
-/// Longest reply, bytes.
+/// The longest reply, in bytes.
 const REPLY_MAX: usize = 64 << 10;
-/// Names of the reasons that replies have numbers for, from 1.
+/// Names of the reasons that are numbered, from 1, in replies.
 const REASONS: [&str; 5] = ["outbox_full", "filtered", "not_ready", "closing", "mesh_full"];
 
 /// A connection.
@@ -28,8 +28,8 @@ pub(crate) struct PushFrames {
 }
 
 impl PushFrames {
-    /// Connects to `address`. Answers are handed to `take`, in the order of the pushes; an error is the last of them. Fails if
-    /// nobody listens there.
+    /// Connects to `address`. Answers are passed to `take`, in the order of the pushes; after an error there are no
+    /// more. Fails if nobody listens there.
     pub(crate) async fn open(
         address: SocketAddr,
         take: impl Fn(Vec<Answer>) + Send + Sync + 'static,
@@ -47,18 +47,18 @@ impl PushFrames {
         Ok(Self { pushes, reader })
     }
 
-    /// Puts a push on its way. Where the connection has ended, its answers say so.
+    /// Sends a push. If the connection has ended, its answers say so.
     pub(crate) fn push(&mut self, push: Push) {
         let _ = self.pushes.send(push);
     }
 
-    /// No more come; gives what ends with the last answer.
+    /// There are no more pushes; returns the task that ends with the last answer.
     pub(crate) fn end(self) -> JoinHandle<()> {
         self.reader
     }
 }
 
-/// Writes all pushes that are there at once, and shuts the connection's side after the last.
+/// Writes all pushes that are waiting at once, and shuts down this side of the connection after the last.
 async fn write(mut output: OwnedWriteHalf, mut pushes: mpsc::UnboundedReceiver<Push>) {
     let (mut bytes, mut id) = (Vec::new(), 0);
     while let Some(push) = pushes.recv().await {
@@ -69,7 +69,7 @@ async fn write(mut output: OwnedWriteHalf, mut pushes: mpsc::UnboundedReceiver<P
             id = u32::wrapping_add(id, 1);
             next = pushes.try_recv().ok();
         }
-        // The reader sees how it ends.
+        // The reader learns how the connection ends.
         if output.write_all(&bytes).await.is_err() {
             return;
         }
@@ -79,7 +79,7 @@ async fn write(mut output: OwnedWriteHalf, mut pushes: mpsc::UnboundedReceiver<P
 fn encode(id: u32, push: &Push, bytes: &mut Vec<u8>) {
     let target = match &push.to {
         Address::Room(room) => PushTarget::Room(room),
-        // A frame names one key. The server refuses none.
+        // A frame names one key; more become an empty key, which the server refuses.
         Address::Keys(keys) => PushTarget::Key(if keys.len() == 1 { &keys[0] } else { "" }),
         Address::Everybody => PushTarget::All,
     };

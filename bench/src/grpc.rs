@@ -27,7 +27,7 @@ use crate::Result;
 use crate::message::OP_RAW;
 use crate::stats::Reasons;
 
-/// Whom a push is for.
+/// The target of a push.
 #[derive(Clone, Debug)]
 pub(crate) enum Address {
     Room(String),
@@ -35,18 +35,18 @@ pub(crate) enum Address {
     Everybody,
 }
 
-/// A push as the API takes it.
+/// A push as passed to the API.
 #[derive(Clone, Debug)]
 pub(crate) struct Push {
     pub to: Address,
     /// The operation a connection must accept.
     pub operation: i32,
-    /// One body, or where `is_batch` a run of whole frames.
+    /// One body, or if `is_batch` is set, a run of whole frames.
     pub content: Vec<u8>,
     pub is_batch: bool,
 }
 
-/// Sums of what the server answered. goim answers nothing, and then all stay zero.
+/// Sums of the server's answers. goim sends no ledger, and then all stay zero.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct LedgerSums {
     /// Replies that had a ledger.
@@ -61,10 +61,10 @@ pub(crate) struct LedgerSums {
 #[derive(Clone)]
 pub(crate) struct Pusher(CometClient<Channel>);
 
-/// What a push is answered with; goim has no ledger.
+/// The answer to a push; goim's has no ledger.
 pub(crate) type Answer = Result<Option<Ledger>, Status>;
 
-/// A stream of pushes: what goes out never waits for what comes back.
+/// A stream of pushes: sending never waits for answers.
 pub(crate) struct PushStream {
     pushes: mpsc::UnboundedSender<PushStreamReq>,
     /// Id of the next push.
@@ -90,12 +90,12 @@ async fn dial(address: String) -> io::Result<TokioIo<Gathered>> {
 }
 
 impl Pusher {
-    /// Connects to `address`, `host:port`. Fails if it is no address, or nobody listens there.
+    /// Connects to `address`, `host:port`. Fails if it is not an address, or nobody listens there.
     pub(crate) async fn connect(address: &str) -> Result<Self> {
         Ok(Self(CometClient::new(connect(address).await?)))
     }
 
-    /// Pushes and waits for the answer. Fails if the server refused, or is gone.
+    /// Pushes and waits for the answer. Fails if the server refused the push, or is gone.
     pub(crate) async fn push(&mut self, push: Push) -> Answer {
         let operation = push.operation;
         let (to, proto) = push.into_parts();
@@ -129,9 +129,9 @@ impl Push {
 }
 
 impl PushStream {
-    /// Opens a stream to `address`, `host:port`, whose answers are handed to `take`. An error is the last of them: the
-    /// stream broke, or an answer is not the one whose turn it is. Fails if it is no address, nobody listens there, or
-    /// the server has no such call.
+    /// Opens a stream to `address`, `host:port`, whose answers are passed to `take`. After an error there are no more:
+    /// the stream broke, or an answer is out of order. Fails if the address is not valid, nobody listens there, or the
+    /// server has no such call.
     pub(crate) async fn open(
         address: &str,
         take: impl Fn(Vec<Answer>) + Send + Sync + 'static,
@@ -147,33 +147,33 @@ impl PushStream {
         Ok(Self { pushes, next: 0, reader })
     }
 
-    /// Puts a push on its way. Where the stream has ended, its answers say so.
+    /// Sends a push. If the stream has ended, its answers say so.
     pub(crate) fn push(&mut self, push: Push) {
         let request = request(self.next, push);
         self.next += 1;
         let _ = self.pushes.send(request);
     }
 
-    /// No more come; gives what ends with the last answer.
+    /// There are no more pushes; returns the task that ends with the last answer.
     pub(crate) fn end(self) -> JoinHandle<()> {
         self.reader
     }
 }
 
-/// A push as a stream takes it.
+/// A push as a request of a stream.
 fn request(id: u64, push: Push) -> PushStreamReq {
     let proto_op = push.operation;
     let (to, proto) = push.into_parts();
     let target = match to {
         Address::Room(room) => Some(Target::RoomId(room)),
         Address::Keys(keys) => Some(Target::Keys(Keys { keys })),
-        // The call knows no such push, and is to say so.
+        // The call has no such target, and the server must say so.
         Address::Everybody => None,
     };
     PushStreamReq { id, target, proto, proto_op }
 }
 
-/// Takes the answers of a stream to its end, each as that of a call.
+/// Reads the answers of a stream to its end, each in the form of a call's answer.
 async fn read(
     mut replies: Streaming<PushStreamReply>,
     take: &impl Fn(Vec<Answer>),

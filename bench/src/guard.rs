@@ -1,7 +1,7 @@
-//! Ends processes with the bench, however it ends, that it has not started itself: a server starts the process that it
+//! Ends processes that the bench did not start itself, however the bench ends: a server starts the process that it
 //! hands over to.
 //!
-//! They are told to a process of the bench's own by a pipe. Where the pipe ends, it kills them.
+//! Their ids are written to a pipe that a process of the bench reads. When the pipe ends, that process kills them.
 
 use std::env;
 use std::io::{self, BufRead, Read, Write};
@@ -17,7 +17,7 @@ use crate::clock::{SECOND_NS, timespec};
 /// How long a killed process may take to end.
 const END_NS: u64 = 10 * SECOND_NS;
 
-/// The processes are killed when it is dropped.
+/// When it is dropped, the processes are killed.
 pub(crate) struct Guard {
     child: Child,
     pids: Option<ChildStdin>,
@@ -28,14 +28,14 @@ impl Guard {
     /// Fails if the process cannot be started.
     pub(crate) fn start() -> Result<Self> {
         let mut command = Command::new(env::current_exe()?);
-        // A Ctrl-C is the bench's alone.
+        // A Ctrl-C is only for the bench.
         command.arg("guard").process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn()?;
         let (pids, end) = child.stdin.take().zip(child.stdout.take()).expect("both are pipes");
         Ok(Self { child, pids: Some(pids), end })
     }
 
-    /// Process `pid` is to end with the bench, too.
+    /// Makes process `pid` end with the bench.
     pub(crate) fn add(&mut self, pid: u32) -> io::Result<()> {
         let pids = self.pids.as_mut().expect("it is there until the end");
         writeln!(pids, "{pid}")
@@ -45,18 +45,18 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         drop(self.pids.take());
-        // It ends with the process.
+        // The pipe ends with the process.
         let _ = self.end.read_to_end(&mut Vec::new());
         let _ = self.child.wait();
     }
 }
 
-/// Reads the ids of processes, and kills those that are still there at the end of the input.
+/// Reads the ids of processes, and kills those that still run at the end of the input.
 pub(crate) fn guard() -> Result<()> {
     let mut processes = Vec::new();
     for line in io::stdin().lock().lines() {
         let Ok(pid) = line?.parse() else { continue };
-        // One that has ended needs no guard. The descriptor stands for no other process.
+        // A process that has ended needs no guard. The descriptor never refers to another process.
         if let Some(pid) = Pid::from_raw(pid)
             && let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
         {
@@ -64,7 +64,7 @@ pub(crate) fn guard() -> Result<()> {
         }
     }
     for process in processes {
-        // One that has ended already is readable at once.
+        // For a process that has ended already, the descriptor is readable at once.
         let _ = pidfd_send_signal(&process, Signal::KILL);
         poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timespec(END_NS)))?;
     }

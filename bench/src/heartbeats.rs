@@ -1,10 +1,10 @@
-//! When which connection sends its heartbeat: spread evenly over the interval.
+//! The schedule of the connections' heartbeats, which are spread evenly over the interval.
 
 use crate::clock::SECOND_NS;
 
-/// Below goim's five minutes by half.
+/// Less than half of goim's five minutes.
 const INTERVAL_NS: u64 = 120 * SECOND_NS;
-/// Short runs have none.
+/// Short runs have no heartbeats.
 const FIRST_NS: u64 = 60 * SECOND_NS;
 
 /// The schedule of all connections together.
@@ -14,32 +14,32 @@ pub(crate) struct Heartbeats {
     interval_ns: u64,
     /// When the last one was due.
     last_ns: u64,
-    /// Of the last look for one that is due.
+    /// When it was last checked whether one is due.
     looked_ns: u64,
     /// Index of the connection to begin the next search with.
     pub next: usize,
 }
 
 impl Heartbeats {
-    /// Those that keep a connection open, for a receiver that starts at `now_ns`.
+    /// A schedule that keeps connections open, for a receiver that starts at `now_ns`.
     pub(crate) fn default_from(now_ns: u64) -> Self {
         let last_ns = now_ns + FIRST_NS;
         Self { interval_ns: INTERVAL_NS, last_ns, looked_ns: now_ns, next: 0 }
     }
 
-    /// From `now_ns` on each connection sends one every so many ns; 0 for none.
+    /// From `now_ns` on, each connection sends a heartbeat every so many ns; 0 for none.
     pub(crate) fn set_interval(&mut self, interval_ns: u64, now_ns: u64) {
         *self = Self { interval_ns, last_ns: now_ns, looked_ns: now_ns, ..*self };
     }
 
-    /// Takes the next one where it is due, with so many connections live: when it was.
+    /// Takes the next heartbeat if it is due, with `live` connections; returns when it was due.
     pub(crate) fn take(&mut self, live: usize, now_ns: u64) -> Option<u64> {
         let due_ns = self.due_ns(live).filter(|&due_ns| due_ns <= now_ns)?;
         self.last_ns = due_ns;
         Some(due_ns)
     }
 
-    /// All that were due at `now_ns` are sent; returns in how many ns the next one is.
+    /// All heartbeats that were due at `now_ns` are sent; returns the time until the next one, in ns.
     pub(crate) fn looked(&mut self, live: usize, now_ns: u64) -> u64 {
         self.looked_ns = now_ns;
         self.due_ns(live).map_or(u64::MAX, |due_ns| due_ns - now_ns)
@@ -50,7 +50,7 @@ impl Heartbeats {
             return None;
         }
         let step_ns = (self.interval_ns / live as u64).max(1);
-        // Where more are live than at the last look it is due earlier, but was not due then.
+        // If more connections are live than at the last check, it is due earlier, but was not due then.
         Some((self.last_ns + step_ns).max(self.looked_ns))
     }
 }
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
     use crate::clock::MILLISECOND_NS;
 
-    /// Looks every 10 ms from `from_ms` to `to_ms`, with so many live; gives how many were due.
+    /// Checks every 10 ms from `from_ms` to `to_ms`, with `live` connections; returns how many heartbeats were due.
     fn count(heartbeats: &mut Heartbeats, live: usize, from_ms: u64, to_ms: u64) -> u64 {
         let mut count = 0;
         for now_ms in (from_ms..to_ms).step_by(10) {
@@ -81,7 +81,7 @@ mod tests {
         let check = |before: usize| {
             let mut heartbeats = heartbeats;
             assert_eq!(count(&mut heartbeats, before, 0, 30_000), before as u64 / 2);
-            // One at once, and then one each 60 ms.
+            // One at once, and then one every 60 ms.
             assert_eq!(count(&mut heartbeats, 1000, 30_000, 30_050), 1);
             assert_eq!(count(&mut heartbeats, 1000, 30_050, 90_000), 1000);
             assert_eq!(count(&mut heartbeats, 0, 90_000, 200_000), 0);

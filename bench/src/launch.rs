@@ -1,9 +1,9 @@
-//! Child processes that end with the bench, however it ends.
+//! Child processes that end when the bench does, however it ends.
 //!
-//! A child is started through the bench's own `launch` command, which pins itself, asks the kernel to be
-//! killed with its parent (`PR_SET_PDEATHSIG`) and then becomes the program. So neither a failure, a Ctrl-C nor
-//! a kill leaves a server behind, and no signal needs handling. It is in a process group of its own, so a Ctrl-C
-//! is the bench's alone: a server that drains while it is measured would look like a fault.
+//! A child is started through the bench's own `launch` command, which pins itself, asks the kernel to kill it with its
+//! parent (`PR_SET_PDEATHSIG`) and then becomes the program. So neither a failure, a Ctrl-C nor a kill leaves a server
+//! behind, and no signals need handling. The child has its own process group, so a Ctrl-C reaches only the bench: a
+//! server that drains during a measurement would look like a fault.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -24,24 +24,24 @@ use crate::Result;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::scrape::http_get;
 
-/// Bytes of a failed server's log that are shown.
+/// The number of bytes shown of a failed server's log.
 const LOG_SHOWN: usize = 4096;
 
-/// How long a server may take to be healthy.
+/// How long a server may take to become healthy.
 const START_NS: u64 = 20 * SECOND_NS;
-/// Time between two looks at its health.
+/// Time between two health checks.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 /// A child process; killed when dropped.
 pub(crate) struct Running {
     child: Child,
-    /// Its output, if that is not on the terminal or a pipe.
+    /// Its output, unless that goes to the terminal or a pipe.
     log: Option<File>,
 }
 
 impl Running {
-    /// The beginning of a command that runs `program` on `cpus`; its arguments are to be added. Fails if
-    /// the bench does not find its own executable.
+    /// The beginning of a command that runs `program` on `cpus`; the caller adds its arguments. Fails if the bench does
+    /// not find its own executable.
     pub(crate) fn command(cpus: &CpuList, program: &Path) -> io::Result<Command> {
         let mut command = Command::new(env::current_exe()?);
         command.process_group(0);
@@ -49,7 +49,7 @@ impl Running {
         Ok(command)
     }
 
-    /// Starts what [`Running::command`] began, with its output to `log` if there is one. Fails if it could not be
+    /// Starts a command from [`Running::command`], with its output to `log` if there is one. Fails if it could not be
     /// started.
     pub(crate) fn start(command: &mut Command, log: Option<File>) -> Result<Self> {
         if let Some(log) = &log {
@@ -62,7 +62,7 @@ impl Running {
         Ok(Self { child: child?, log })
     }
 
-    /// Starts this program on `cpus` with `arguments`; gives its standard input and output, too. Fails like
+    /// Starts this program on `cpus` with `arguments`; also returns its standard input and output. Fails like
     /// [`Running::start`].
     pub(crate) fn start_piped(
         cpus: &CpuList,
@@ -81,7 +81,7 @@ impl Running {
         self.child.id()
     }
 
-    /// Looks whether it is still there. Fails if it has ended; the end of its log is in the error.
+    /// Checks that it still runs. Fails if it has ended; the error shows the end of its log.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
@@ -89,8 +89,8 @@ impl Running {
         }
     }
 
-    /// Waits until it says at `stat` that it is healthy. Fails if it has ended, or is not healthy in time; the end of
-    /// its log is in the error.
+    /// Waits until it reports at `stat` that it is healthy. Fails if it has ended, or is not healthy in time; the error
+    /// shows the end of its log.
     pub(crate) fn await_health(&mut self, stat: SocketAddr) -> Result<()> {
         let deadline_ns = now_ns() + START_NS;
         while http_get(stat, "/healthz").is_err() {
@@ -108,7 +108,7 @@ impl Running {
         Ok(kill_process(Pid::from_child(&self.child), signal)?)
     }
 
-    /// Its exit code, once it has ended; that of a shell, if a signal ended it.
+    /// Its exit code, once it has ended; if a signal ended it, the code that a shell would show.
     pub(crate) fn exit_code(&mut self) -> Result<Option<i32>> {
         let status = self.child.try_wait()?;
         let code =
@@ -116,7 +116,7 @@ impl Running {
         Ok(status.and_then(code))
     }
 
-    /// The last that it wrote to its log.
+    /// The end of its log.
     pub(crate) fn log_end(&self) -> String {
         let end = self.log.as_ref().map(|log| -> io::Result<Vec<u8>> {
             let start = log.metadata()?.len().saturating_sub(LOG_SHOWN as u64);
@@ -132,14 +132,13 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Both fail only for a child that has ended and was waited for.
+        // Both only fail for a child that has ended and was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Becomes `command`; returns only where that fails. Fails if the CPUs do not exist, or the program cannot
-/// be run.
+/// Becomes `command`; only returns if that fails. Fails if the CPUs do not exist, or the program cannot be run.
 pub(crate) fn launch(cpus: &CpuList, command: &[OsString]) -> Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;

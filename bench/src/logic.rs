@@ -1,4 +1,4 @@
-//! A logic service in the bench: it lets everybody in whose token is one of the bench's, and counts what clients say.
+//! A logic service in the bench: it accepts everybody with a token of the bench, and counts the messages of clients.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -19,30 +19,30 @@ use tonic::{Request, Response, Status};
 use crate::Result;
 use crate::clients::talk_of;
 
-/// What clients have said.
+/// The messages of clients.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Said {
     /// Each counted once.
     pub received: u64,
     pub doubled: u64,
-    /// Came after a later one of the same client.
+    /// Messages that arrived after a later one of the same client.
     pub out_of_order: u64,
-    /// Has not come, where a later one of the same client has.
+    /// Messages that have not arrived although a later one of the same client has.
     pub lost: u64,
-    /// No message of this bench, or with another user's name on it.
+    /// Messages that are not of this bench, or carry the name of another user.
     pub foreign: u64,
-    /// Sessions that comet has told the end of.
+    /// Sessions whose end comet has reported.
     pub disconnects: u64,
 }
 
 #[derive(Default)]
 struct Books {
-    /// The next message of each client, and those before it that have not come.
+    /// The next message of each client, and those before it that have not arrived.
     clients: HashMap<u64, (u64, Vec<u64>)>,
     said: Said,
 }
 
-/// The service, on a thread of its own until the bench ends.
+/// The service, which runs on its own thread until the bench ends.
 pub(crate) struct LogicBooks {
     pub address: SocketAddr,
     books: Arc<Mutex<Books>>,
@@ -68,7 +68,7 @@ impl LogicBooks {
         Ok(Self { address, books })
     }
 
-    /// What was said so far.
+    /// The messages so far.
     pub(crate) fn said(&self) -> Said {
         let books = lock(&self.books);
         let lost = books.clients.values().map(|(_, missing)| missing.len() as u64).sum();

@@ -1,5 +1,5 @@
-//! `comet-bench` measures a push server as its clients and callers see it, and next to it, in the same
-//! invocation on the same CPUs, the least any server could do. See `bench/README.md`.
+//! `comet-bench` measures a push server from the side of its clients and callers and, in the same invocation on the
+//! same CPUs, the smallest cost that any server could have. See `bench/README.md`.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool for a terminal")]
 
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs a command. True if what it measured passed.
+/// Runs a command. True if its measurements passed.
 fn run(command: Command) -> Result<bool> {
     match command {
         Command::Books(args) => books::run(&args),

@@ -1,9 +1,9 @@
-//! The measurements in a result, found by their form, so that a new scenario needs nothing here: lists whose
+//! Finds the measurements in a result by their form, so that a new scenario needs no code here: they are lists whose
 //! items name a subject or a phase, or are percentiles.
 
 use serde_json::Value;
 
-/// The subject of a server's figures; it stands first.
+/// The subject of a server's figures; it comes first.
 const SERVER: &str = "comet";
 
 /// The measurements of one subject, one for each round.
@@ -12,8 +12,8 @@ pub(crate) struct Group<'a> {
     pub rounds: Vec<&'a Value>,
 }
 
-/// The subjects of a result. Where a list has several measurements of one subject and round, they were made
-/// under different conditions, and no median may be taken over them: it is left out.
+/// The subjects of a result. A list that has several measurements of one subject and round is left out: they were made
+/// under different conditions, so a median over them would mean nothing.
 pub(crate) fn groups(results: &Value) -> Vec<Group<'_>> {
     let mut groups: Vec<Group<'_>> = Vec::new();
     for (key, list) in results.as_object().into_iter().flatten() {
@@ -34,7 +34,7 @@ pub(crate) fn groups(results: &Value) -> Vec<Group<'_>> {
     groups
 }
 
-/// The percentiles in a measurement, by name; it may be percentiles itself.
+/// The percentiles in a measurement, by name; the measurement may itself be percentiles.
 pub(crate) fn percentiles(measurement: &Value) -> Vec<(&str, &Value)> {
     let is_one = |value: &Value| value.get("p50_us").is_some_and(Value::is_number);
     if is_one(measurement) {
@@ -44,7 +44,7 @@ pub(crate) fn percentiles(measurement: &Value) -> Vec<(&str, &Value)> {
     members.filter(|(_, value)| is_one(value)).map(|(name, value)| (name.as_str(), value)).collect()
 }
 
-/// What a measurement in the list `key` is about; none where it is no measurement.
+/// The subject of a measurement in the list `key`; `None` if it is not a measurement.
 fn subject(key: &str, measurement: &Value) -> Option<String> {
     let text = |key| measurement.get(key).and_then(Value::as_str);
     let named: Vec<&str> = ["subject", "phase"].into_iter().filter_map(text).collect();

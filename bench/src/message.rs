@@ -1,11 +1,11 @@
-//! What is pushed: a body that begins with its run, stream, sequence number and the time it was meant to be
-//! sent, and the frame around it (goim's wire: lengths, version, operation, sequence; big-endian).
+//! The content of pushes: a body that begins with its run, stream, sequence number and the time it was due, and the
+//! frame around it (goim's wire format: lengths, version, operation, sequence; big-endian).
 //!
-//! A body too small for all of that has a compact stamp: everything but the time, in 10 bytes.
+//! A body that is too small for all of that has a compact stamp: everything but the time, in 10 bytes.
 
 use std::sync::OnceLock;
 
-/// Bytes of a whole [`Stamp`]; bodies from this size on have the time they were meant to be sent.
+/// Bytes of a whole [`Stamp`]; bodies from this size on carry the time they were due.
 pub(crate) const STAMP_LEN: usize = 28;
 /// Bytes of a compact [`Stamp`]; no body can be smaller.
 pub(crate) const COMPACT_LEN: usize = 10;
@@ -27,28 +27,27 @@ pub(crate) const OP_CHANGE_ROOM: i32 = 12;
 pub(crate) const OP_CHANGE_ROOM_REPLY: i32 = 13;
 
 const MAGIC: [u8; 4] = *b"CMTB";
-/// Bytes of the text that bodies are filled with, from different places on.
+/// Bytes of the text that fills bodies, beginning at different places.
 const FILLING: usize = 1 << 16;
-/// Bits of a compact stamp, of 80: 16 of the run, 24 of the stream, 40 of the sequence number.
+/// Bits of a compact stamp, 80 in total: 16 for the run, 24 for the stream, 40 for the sequence number.
 const COMPACT_STREAM_BITS: u32 = 24;
 const COMPACT_SEQUENCE_BITS: u32 = 40;
 
-/// What a receiver needs to account for a delivery.
+/// What a receiver must know to account for a delivery.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Stamp {
     /// Distinguishes this run's deliveries from others.
     pub run: u32,
-    /// The room or the key it was pushed to.
+    /// The room or the key that it was pushed to.
     pub stream: u32,
     /// Counts up in its stream, from 0.
     pub sequence: u64,
-    /// When it was meant to be sent: the tick of the schedule, not the moment the sender came to it. A
-    /// compact stamp does not say.
+    /// When it was due: the tick of the schedule, not the moment when it was really sent. `None` in a compact stamp.
     pub intended_ns: Option<u64>,
 }
 
 impl Stamp {
-    /// Reads a body; `None` where it was not written by `run`.
+    /// Decodes a body; `None` if it does not belong to `run`.
     pub(crate) fn decode(body: &[u8], run: u32) -> Option<Self> {
         if body.len() < STAMP_LEN {
             let mut compact = [0; 16];
@@ -73,8 +72,8 @@ impl Stamp {
         })
     }
 
-    /// Appends a body of `size` bytes. Panics if `size` is below [`COMPACT_LEN`], or the stamp has no time and a body
-    /// of this size has room for it.
+    /// Appends a body of `size` bytes. Panics if `size` is less than [`COMPACT_LEN`], or the stamp has no time although
+    /// a body of this size has room for it.
     pub(crate) fn append_body(&self, size: usize, out: &mut Vec<u8>) {
         let end = out.len() + size;
         if size < STAMP_LEN {
@@ -99,7 +98,7 @@ impl Stamp {
 
     /// Appends a frame around a body of `size` bytes.
     pub(crate) fn append_frame(&self, operation: i32, size: usize, out: &mut Vec<u8>) {
-        // A client may watch a frame's own sequence number; the stamp has the true one.
+        // A client may check a frame's own sequence number; the stamp has the full one.
         let sequence = (self.sequence & 0x7fff_ffff) as u32;
         append_header(operation, sequence, size, out);
         self.append_body(size, out);
@@ -113,7 +112,7 @@ impl Stamp {
     }
 }
 
-/// JSON as bodies of pushes are: the same members with other values, so that it compresses as such bodies do.
+/// JSON like that in typical pushes: the same members with different values, so that it compresses equally well.
 fn filling() -> &'static [u8] {
     static FILLING_TEXT: OnceLock<Vec<u8>> = OnceLock::new();
     FILLING_TEXT.get_or_init(|| {
@@ -148,18 +147,18 @@ pub(crate) fn append_header(operation: i32, sequence: u32, size: usize, out: &mu
     out.extend_from_slice(&sequence.to_be_bytes());
 }
 
-/// The frames of a run as its sender writes them. A receiver that knows which is to come next compares
-/// a few words with each, and takes apart only what is something else.
+/// The frames of a run as its sender writes them. A receiver that knows the next frame compares a few words of each,
+/// and only parses frames that differ.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     run: u32,
     length: usize,
-    /// Header without the sequence number, which is the server's to fill in.
+    /// The header without the sequence number, which the server fills in.
     head: [u8; HEADER_LEN - 4],
 }
 
 impl Shape {
-    /// Of the frames of `run` with `operation` and bodies of `size` bytes.
+    /// The shape of the frames of `run` with `operation` and bodies of `size` bytes.
     pub(crate) fn new(run: u32, operation: i32, size: usize) -> Self {
         let mut header = Vec::new();
         append_header(operation, 0, size, &mut header);
@@ -172,14 +171,14 @@ impl Shape {
         self.length
     }
 
-    /// Whether `bytes` begin as the header of such a frame, as far as they go.
+    /// Whether `bytes`, as far as they go, begin like the header of such a frame.
     pub(crate) fn begins(&self, bytes: &[u8]) -> bool {
         let known = bytes.len().min(self.head.len());
         bytes[..known] == self.head[..known]
     }
 
-    /// How many frames at the head of `input` are the messages of `stream` from `next` on, in order.
-    /// `on_time` gets when they were meant to be sent, and how many of them.
+    /// The number of frames at the head of `input` that are the messages of `stream` from `next` on, in order.
+    /// `on_time` is called with the time when they were due, and their number.
     pub(crate) fn count(
         &self,
         input: &[u8],
@@ -218,7 +217,7 @@ impl Shape {
         mark[4..8].copy_from_slice(&self.run.to_be_bytes());
         mark[8..].copy_from_slice(&first.stream.to_be_bytes());
         let mut next = first.sequence;
-        // Frames of one push are meant for one time: the time, and the first of those that have it.
+        // Frames of one push are due at the same time: that time, and the first frame with it.
         let mut same = (0, next);
         for frame in input.chunks_exact(self.length) {
             let frame: &[u8; HEADER_LEN + STAMP_LEN] =
@@ -281,7 +280,7 @@ mod tests {
         assert_eq!(Stamp::decode(&[0; STAMP_LEN], 7), None);
     }
 
-    /// Frames of `size` with these sequence numbers, two for each time.
+    /// Frames of `size` with these sequence numbers, two for each due time.
     fn frames(size: usize, sequences: &[u64]) -> Vec<u8> {
         let mut frames = Vec::new();
         for &sequence in sequences {

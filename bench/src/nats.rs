@@ -1,4 +1,4 @@
-//! A `nats-server` that the bench starts, and the least of a client of it: a few lines of its text protocol.
+//! A `nats-server` that the bench starts, and a minimal client for it: a few lines of its text protocol.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -14,10 +14,10 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
 use crate::target::free_ports;
 
-/// How long it may take to listen, and to say something that is to come.
+/// How long it may take to listen, and to send something that is expected.
 const START_NS: u64 = 60 * SECOND_NS;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Time between two looks.
+/// Time between two checks.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
 /// A `nats-server`; killed when dropped.
@@ -31,13 +31,13 @@ pub(crate) struct NatsServer {
 }
 
 impl NatsServer {
-    /// Starts `program`, which is looked for in PATH where it has no folder. Fails if it is not there, or does not listen
-    /// in time.
+    /// Starts `program`, which is searched for in PATH if it has no folder. Fails if it is not there, or does not
+    /// listen in time.
     pub(crate) fn start(program: &Path, cpus: &CpuList) -> Result<Self> {
         Self::start_with(program, cpus, &[])
     }
 
-    /// The same with further `arguments`.
+    /// Like [`NatsServer::start`], with further `arguments`.
     pub(crate) fn start_with(program: &Path, cpus: &CpuList, arguments: &[&str]) -> Result<Self> {
         let program = find(program)?;
         let [address] = free_ports(Ipv4Addr::LOCALHOST)?;
@@ -52,7 +52,7 @@ impl NatsServer {
         self.process = None;
     }
 
-    /// Starts it once more, at the same address and with the same files. Fails as at the first start.
+    /// Starts it again, at the same address and with the same files. Fails like the first start.
     pub(crate) fn restart(&mut self) -> Result<()> {
         self.stop();
         let mut command = Running::command(&self.cpus, &self.program)?;
@@ -71,7 +71,7 @@ impl NatsServer {
         Ok(())
     }
 
-    /// A connection of one's own.
+    /// Opens a separate connection.
     pub(crate) fn connect(&self) -> Result<NatsClient> {
         let stream = TcpStream::connect(self.address)?;
         stream.set_nodelay(true)?;
@@ -83,7 +83,7 @@ impl NatsServer {
     }
 }
 
-/// The program in PATH, which is not searched when it is launched.
+/// Finds the program in PATH, which is not searched when it is launched.
 fn find(program: &Path) -> Result<PathBuf> {
     if program.components().count() > 1 {
         return Ok(program.to_owned());
@@ -94,14 +94,14 @@ fn find(program: &Path) -> Result<PathBuf> {
     found.ok_or_else(|| format!("no {} in PATH: name it by --nats", program.display()).into())
 }
 
-/// A client that publishes, or reads what it is subscribed to.
+/// A client that publishes, or reads its subscription.
 pub(crate) struct NatsClient {
     output: TcpStream,
     input: BufReader<TcpStream>,
 }
 
 impl NatsClient {
-    /// Waits until the server has handled all before.
+    /// Waits until the server has handled everything before.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.output.write_all(b"PING\r\n")?;
         while self.line()?.ok_or("nats-server does not answer")? != "PONG" {}
@@ -113,7 +113,7 @@ impl NatsClient {
         self.sync()
     }
 
-    /// Publishes all of `bodies` by one write.
+    /// Publishes all of `bodies` with one write.
     pub(crate) fn publish<'a>(
         &mut self,
         subject: &str,
@@ -128,7 +128,7 @@ impl NatsClient {
         self.output.write_all(&bytes)
     }
 
-    /// The body of the next message; `None` if none comes any more.
+    /// The body of the next message; `None` if there are no more.
     pub(crate) fn receive(&mut self) -> Result<Option<Vec<u8>>> {
         while let Some(line) = self.line()? {
             let Some(head) = line.strip_prefix("MSG ") else { continue };

@@ -1,26 +1,26 @@
-//! The longest time that each connection has had nothing to read, where it is to have something at regular times.
+//! The longest time that each connection had nothing to read, when it should have had something at regular times.
 
 use crate::stats::Latencies;
 
 /// A measurement under way.
 pub(crate) struct Pauses {
-    /// Between two messages, as they are sent.
+    /// The time between two messages when they are sent.
     interval_ns: u64,
     since_ns: u64,
-    /// By connection: when its last message came, and the longest time between two. Shorter than the connections where
-    /// the last ones have had none.
+    /// By connection: when its last message arrived, and the longest time between two. Shorter than the number of
+    /// connections if the last ones have had none.
     connections: Vec<(u64, u64)>,
 }
 
 impl Pauses {
-    /// One that begins now, after `former`: the first time of each connection is from its last message on.
+    /// Begins a measurement after `former`: the first pause of each connection counts from its last message on.
     pub(crate) fn begin(interval_ns: u64, now_ns: u64, former: Option<Self>) -> Self {
         let mut connections = former.map(|former| former.connections).unwrap_or_default();
         connections.iter_mut().for_each(|(_, longest_ns)| *longest_ns = 0);
         Self { interval_ns, since_ns: now_ns, connections }
     }
 
-    /// A message came.
+    /// A message arrived.
     pub(crate) fn note(&mut self, connection: usize, now_ns: u64) {
         if self.connections.len() <= connection {
             self.connections.resize(connection + 1, (self.since_ns, 0));
@@ -30,7 +30,7 @@ impl Pauses {
         *last_ns = now_ns;
     }
 
-    /// The longest times so far, less the interval; that since the last message counts, too.
+    /// The longest pauses so far, less the interval; the time since the last message also counts.
     pub(crate) fn longest(&self, which: impl Iterator<Item = usize>, now_ns: u64) -> Latencies {
         let mut all = Latencies::default();
         for connection in which {
@@ -57,11 +57,11 @@ mod tests {
         for (connection, now_ns) in [(0, 1_050), (0, 1_150), (1, 1_200), (0, 1_400), (0, 1_500)] {
             pauses.note(connection, now_ns);
         }
-        // One had 250 between two messages, one nothing since 1,200, and one nothing at all.
+        // The first had 250 between two messages, the second nothing since 1,200, and the third nothing at all.
         check(&pauses, 1_500, [150, 200, 400]);
         let mut pauses = Pauses::begin(100, 1_500, Some(pauses));
         pauses.note(0, 1_600);
-        // The second one waits from before.
+        // The pause of the second began before.
         check(&pauses, 1_600, [0, 300, 0]);
     }
 }

@@ -19,12 +19,12 @@ use crate::yardstick::Mode;
 /// How long an echo may take.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a bare ping-pong gave.
+/// The results of a bare ping-pong.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct PingPong {
-    /// Of a round trip, from the write to the last byte read.
+    /// The time of a round trip, from the write to the last byte read.
     pub latency: Percentiles,
-    /// From the time it was due to its end, as latencies of pushes are measured. One before it that took long makes it
+    /// The time from when it was due to its end, as latencies of pushes are measured. A slow one before it makes it
     /// late.
     pub since_due: Percentiles,
     /// CPU time of the echoing side for one round trip.
@@ -32,8 +32,8 @@ pub(crate) struct PingPong {
 }
 
 impl PingPong {
-    /// Starts an echo and sends it `bytes` for so long: each `interval_ns`, or one after the other's return. Fails if
-    /// the echo does not start, or is gone.
+    /// Starts an echo and sends it `bytes` for `duration_ns`: every `interval_ns`, or each when the one before has
+    /// returned. Fails if the echo does not start, or is gone.
     pub(crate) fn measure(
         bytes: usize,
         interval_ns: Option<u64>,
@@ -45,7 +45,7 @@ impl PingPong {
         let (round_trips, since_due, socket) =
             ping_pong(target.endpoints.tcp, bytes, interval_ns, seconds_to_ns(seconds))?;
         let cpu = target.cpu()?.zip(before).map(|(after, before)| after.since(&before).total_ns);
-        // Only now: the yardstick ends with its connection.
+        // Not before: the yardstick ends with its connection.
         drop(socket);
         let cpu = cpu.expect("a yardstick's process is known");
         Ok(Self {
@@ -56,7 +56,8 @@ impl PingPong {
     }
 }
 
-/// How long echoes took and since when they were due, in ns, and the connection, which is open still.
+/// How long the echoes took, from the write and from when they were due, in ns; and the connection, which is still
+/// open.
 fn ping_pong(
     address: SocketAddr,
     bytes: usize,
@@ -67,7 +68,7 @@ fn ping_pong(
         let mut stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ECHO_TIMEOUT))?;
-        // 50 us unless set. The timer that pushes are due by has none.
+        // It is 50 us by default. The timer for pushes has no slack.
         set_current_timer_slack(Some(NonZero::<u64>::MIN))?;
         let ping = vec![b'.'; bytes];
         let mut pong = vec![0; bytes];
@@ -86,7 +87,7 @@ fn ping_pong(
         }
         Ok((round_trips, since_due, stream))
     };
-    // What a thread starts inherits its exact sleeps, and servers are started by the caller's.
+    // Threads inherit the timer slack of the thread that starts them, and servers are started by the caller's thread.
     thread::spawn(play).join().map_err(|_| "the ping-pong panicked")?
 }
 

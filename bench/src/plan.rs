@@ -1,4 +1,4 @@
-//! What is pushed and when.
+//! What is pushed, and when.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,37 +8,37 @@ use crate::clock::{SECOND_NS, now_ns};
 /// What to push, and when.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
-    /// Tells the messages of one turn from those of any other.
+    /// Distinguishes the messages of one turn from those of any other.
     pub run: u32,
     pub operation: i32,
     /// Bytes of each body.
     pub size: usize,
-    /// Messages in one push; more than one go as a run of frames.
+    /// Messages in one push; several are sent as a run of frames.
     pub batch: u64,
     /// Connections of each stream.
     pub members: Vec<u64>,
     pub pattern: Pattern,
-    /// Time between ticks; none is flat out.
+    /// Time between ticks; `None` is flat out.
     pub interval_ns: Option<u64>,
     pub duration_ns: u64,
-    /// Ticks under way when flat out.
+    /// The number of ticks under way when flat out.
     pub window: u64,
-    /// Flat out so many pushes may have no answer, and whether they have come is not looked at.
+    /// When flat out, so many pushes may be unanswered, and their arrival is not checked.
     pub unanswered_max: Option<u64>,
-    /// Shared with whoever is to end it before its time.
+    /// Shared with whoever may end it early.
     pub course: Arc<Course>,
 }
 
-/// How a plan goes, as others than its sender see it.
+/// The course of a plan, for others than its sender.
 #[derive(Default, Debug)]
 pub(crate) struct Course {
     is_over: AtomicBool,
-    /// Messages whose push was no success, by stream and sequence number. Only calls note them.
+    /// Messages whose push failed, by stream and sequence number. Only single calls record them.
     failed: Mutex<Vec<(u32, u64)>>,
 }
 
 impl Course {
-    /// No more ticks.
+    /// Stops the ticks.
     pub(crate) fn end(&self) {
         self.is_over.store(true, Ordering::Relaxed);
     }
@@ -51,26 +51,27 @@ impl Course {
         self.failed.lock().expect("nobody panics with it").push((stream, sequence));
     }
 
-    /// The messages whose push was no success since the last look.
+    /// The messages whose push failed since the last call.
     pub(crate) fn take_failed(&self) -> Vec<(u32, u64)> {
         std::mem::take(&mut *self.failed.lock().expect("nobody panics with it"))
     }
 }
 
-/// Which streams a tick pushes to.
+/// The streams that a tick pushes to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pattern {
     /// All.
     Every,
     /// One, in turn.
     Rotating {
-        /// The one to begin with; beyond the last it starts again.
+        /// The first one; after the last it starts again.
         first: usize,
     },
 }
 
 impl Plan {
-    /// Single messages of `size` bytes to every stream of so many `members`, one tick after the other for a second.
+    /// A plan of single messages of `size` bytes to every stream with these `members`, one tick after the other for a
+    /// second.
     pub(crate) fn new(operation: i32, size: usize, members: Vec<u64>) -> Self {
         Self {
             run: run_id(),
@@ -87,12 +88,12 @@ impl Plan {
         }
     }
 
-    /// The time between ticks of `rate` a second; none for 0, which is flat out.
+    /// The time between ticks at `rate` a second; `None` for 0, which is flat out.
     pub(crate) fn interval_of(rate: f64) -> Option<u64> {
         (rate > 0.0).then(|| ((SECOND_NS as f64 / rate) as u64).max(1))
     }
 
-    /// Deliveries that the whole plan will become; flat out nobody can know.
+    /// The number of deliveries that the whole plan leads to; `None` when flat out.
     pub(crate) fn expected(&self) -> Option<u64> {
         let ticks = self.duration_ns.div_ceil(self.interval_ns?);
         let members: u64 = self.members.iter().sum();

@@ -1,4 +1,4 @@
-//! What a process costs, read from outside: CPU time by thread and resident memory (procfs).
+//! The cost of a process, read from outside: CPU time by thread and resident memory (procfs).
 
 use std::collections::BTreeMap;
 
@@ -10,10 +10,10 @@ use serde::Serialize;
 use crate::Result;
 use crate::stats::Reasons;
 
-/// Threads whose name starts so do the push API's work; the others carry deliveries.
+/// Threads whose names begin like this do the work of the push API; the others handle deliveries.
 const CONTROL_THREADS: [&str; 2] = ["comet-control", "tokio"];
 
-/// Reads what a process costs; nothing where it is not known which process that is.
+/// Reads the cost of a process; returns nothing if the process is not known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Gauge {
     pub pid: Option<u32>,
@@ -34,13 +34,13 @@ struct ThreadTime {
 /// CPU time spent between two samples.
 #[derive(Clone, Default, PartialEq, Debug, Serialize)]
 pub(crate) struct CpuUsed {
-    /// Of all threads.
+    /// All threads.
     pub total_ns: u64,
-    /// Of the threads of the control side: gRPC, HTTP.
+    /// The threads of the control side: gRPC, HTTP.
     pub control_ns: u64,
-    /// Of all others: the data cores.
+    /// All others: the data cores.
     pub data_ns: u64,
-    /// By thread name; threads of one name are added up.
+    /// By thread name; threads of the same name are added up.
     pub by_thread_ns: Reasons,
 }
 
@@ -53,7 +53,7 @@ pub(crate) struct Memory {
     pub anonymous_bytes: u64,
 }
 
-/// Its methods fail where the process is gone.
+/// Its methods fail if the process is gone.
 impl Gauge {
     /// CPU time so far.
     pub(crate) fn cpu(self) -> Result<Option<CpuSample>> {
@@ -69,7 +69,7 @@ impl Gauge {
         self.read("number of open files", |pid| process(pid)?.fd_count())
     }
 
-    /// Resident memory, read so cheaply that it can be often.
+    /// Resident memory, with a read that is cheap enough to be made often.
     pub(crate) fn resident_bytes(self) -> Result<Option<u64>> {
         self.read("memory", resident_bytes)
     }
@@ -89,7 +89,7 @@ impl CpuSample {
         for task in process(pid)?.tasks()? {
             match task.and_then(|task| Ok((task.tid.unsigned_abs(), ThreadTime::of(&task)?))) {
                 Ok((thread, time)) => _ = threads.insert(thread, time),
-                // It ended since the directory was read.
+                // It has ended since the directory was read.
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -99,11 +99,11 @@ impl CpuSample {
 
     /// Adds the threads of another process.
     pub(crate) fn add(&mut self, other: Self) {
-        // The host numbers all threads.
+        // Thread numbers are unique on the host.
         self.threads.extend(other.threads);
     }
 
-    /// What was spent since `earlier`. A thread that ended in between is not in it.
+    /// The CPU time spent since `earlier`. A thread that ended in between is not counted.
     pub(crate) fn since(&self, earlier: &Self) -> CpuUsed {
         let mut used = CpuUsed::default();
         for (thread, now) in &self.threads {
@@ -140,8 +140,8 @@ impl Memory {
     }
 }
 
-/// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`] a read that walks no page tables,
-/// but the kernel's counter may be some pages behind. Fails if the process is gone.
+/// Resident pages of a process, from `/proc/PID/statm`: unlike [`Memory`], this read walks no page tables, but the
+/// kernel's counter may be a few pages behind. Fails if the process is gone.
 fn resident_bytes(pid: u32) -> ProcResult<u64> {
     Ok(process(pid)?.statm()?.resident * procfs::page_size())
 }
@@ -153,7 +153,7 @@ fn process(pid: u32) -> ProcResult<Process> {
 fn is_gone(error: &ProcError) -> bool {
     match error {
         ProcError::NotFound(_) => true,
-        // A thread that ends while its files are open answers ESRCH.
+        // For a thread that ends while its files are open, the read fails with ESRCH.
         ProcError::Io(error, _) => error.raw_os_error() == Some(Errno::SRCH.raw_os_error()),
         _ => false,
     }

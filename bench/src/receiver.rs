@@ -1,5 +1,5 @@
-//! The receiving side: all connections of a process on one thread and one epoll, each delivery recorded as it
-//! comes.
+//! The receiving side: all connections of a process on one thread and one epoll; each delivery is recorded when it
+//! arrives.
 
 mod connection;
 
@@ -26,10 +26,10 @@ use crate::tls::Tls;
 const EVENTS: usize = 1024;
 /// Bytes read with one system call, shared by all connections.
 const READ_BUFFER: usize = 256 << 10;
-/// The longest wait for events: heartbeats are looked at between waits.
+/// The longest wait for events: heartbeats are checked between waits.
 const WAIT_NS_MAX: u64 = SECOND_NS;
 
-/// All connections of a process, which are known by their index.
+/// All connections of a process, identified by their index.
 pub(crate) struct Receiver {
     epoll: OwnedFd,
     connections: Vec<Connection>,
@@ -56,7 +56,7 @@ impl Receiver {
         })
     }
 
-    /// Takes over a socket whose connecting began at `since_ns`, to receive `stream`; gives its index.
+    /// Takes over a socket whose connect began at `since_ns`, to receive `stream`; returns its index.
     pub(crate) fn add(
         &mut self,
         socket: TcpStream,
@@ -83,7 +83,7 @@ impl Receiver {
         self.connections[index].is_live()
     }
 
-    /// What was counted since the receiver is there.
+    /// The counts since the receiver exists.
     pub(crate) fn counts(&self) -> Counts {
         Counts {
             received: self.recorder.received_ever(),
@@ -94,8 +94,8 @@ impl Receiver {
         }
     }
 
-    /// Waits for events, at most for `timeout_ns` and never longer than a second, and handles them. Fails if
-    /// epoll does; what happens to single connections is counted.
+    /// Waits for events, for at most `timeout_ns` and never longer than a second, and handles them. Fails if epoll
+    /// does; what happens to single connections is only counted.
     pub(crate) fn turn(&mut self, timeout_ns: u64) -> io::Result<()> {
         let heartbeat_ns = self.send_heartbeats();
         let mut events = std::mem::take(&mut self.events);
@@ -109,8 +109,8 @@ impl Receiver {
         for event in events.drain(..) {
             let index = usize::try_from(event.data.u64()).expect("it was an index");
             let flags = event.flags;
-            // A process that is being started has copies of all sockets until it executes its program; epoll reports
-            // one that was closed here meanwhile.
+            // A process that is being started has copies of all sockets until it executes its program; meanwhile epoll
+            // still reports sockets that were closed here.
             if self.connections[index].socket.is_some() {
                 self.handle(index, flags);
             }
@@ -137,22 +137,22 @@ impl Receiver {
         }
     }
 
-    /// Where the connection is in a room's history.
+    /// The position of the connection in a room's history.
     pub(crate) fn position(&self, index: usize, room: &str) -> Option<Position> {
         self.connections[index].session.position(room)
     }
 
-    /// The connection that has just begun goes on where an earlier one was in the room.
+    /// The connection that has just begun resumes at the position of an earlier one in the room.
     pub(crate) fn resume(&mut self, index: usize, room: &str, since: Position) {
         self.connections[index].session.resume(room, since);
     }
 
-    /// Whether the connection is live, and read as it comes.
+    /// Whether the connection is live, and not paused.
     pub(crate) fn is_read(&self, index: usize) -> bool {
         self.is_live(index) && !self.connections[index].is_paused
     }
 
-    /// Asks to be in a further room, whose messages are so far apart.
+    /// Asks to enter a further room, whose messages are `period_ns` apart.
     pub(crate) fn begin_visit(&mut self, index: usize, room: usize, id: &str, period_ns: u64) {
         let visits = &mut self.recorder.visits;
         if visits.is_none() {
@@ -163,7 +163,7 @@ impl Receiver {
         self.handle(index, EventFlags::empty());
     }
 
-    /// Asks to leave that room; false where the connection is not in it yet.
+    /// Asks to leave that room; false if the connection is not in it yet.
     pub(crate) fn end_visit(&mut self, index: usize, room: usize, id: &str) -> bool {
         if !self.is_live(index) {
             return true;
@@ -178,7 +178,7 @@ impl Receiver {
         has_asked
     }
 
-    /// Closes the connection from this side; false where it was closed already.
+    /// Closes the connection from this side; false if it was closed already.
     pub(crate) fn close(&mut self, index: usize) -> bool {
         let was_live = self.is_live(index);
         let was_open = self.connections[index].close();
@@ -189,11 +189,11 @@ impl Receiver {
         was_open
     }
 
-    /// Reads no more from the connection, until [`Receiver::read_some`] or [`Receiver::resume_reading`].
+    /// Stops reading from the connection, until [`Receiver::read_some`] or [`Receiver::resume_reading`].
     pub(crate) fn pause_reading(&mut self, index: usize) -> io::Result<()> {
         self.recorder.mark_slow(index);
         let connection = &mut self.connections[index];
-        // Out of epoll altogether, which would go on to report a connection that the server has cut.
+        // Removed from epoll altogether, which would otherwise keep reporting a connection that the server has cut.
         if let Some(socket) = connection.socket.as_ref().filter(|_| !connection.is_paused) {
             epoll::delete(&self.epoll, socket)?;
             connection.is_paused = true;
@@ -201,7 +201,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Reads at most so many bytes of what waits for a connection that is paused.
+    /// Reads at most `bytes` of the input of a paused connection.
     pub(crate) fn read_some(&mut self, index: usize, bytes: usize) {
         let connection = &mut self.connections[index];
         if connection.socket.is_some() {
@@ -212,7 +212,7 @@ impl Receiver {
         }
     }
 
-    /// Reads from the connection again as from any other.
+    /// Reads from the connection like from any other again.
     pub(crate) fn resume_reading(&mut self, index: usize) -> io::Result<()> {
         let connection = &mut self.connections[index];
         if let Some(socket) = connection.socket.as_ref().filter(|_| connection.is_paused) {
@@ -224,7 +224,7 @@ impl Receiver {
         Ok(())
     }
 
-    /// Sends the heartbeats that are due; returns in how many ns the next one is.
+    /// Sends the heartbeats that are due; returns the time until the next one, in ns.
     fn send_heartbeats(&mut self) -> u64 {
         let now_ns = now_ns();
         while let Some(due_ns) = self.heartbeats.take(self.live, now_ns) {
@@ -236,7 +236,7 @@ impl Receiver {
         self.heartbeats.looked(self.live, now_ns)
     }
 
-    /// The next connection that is live and read, from where the last search ended.
+    /// The next connection that is live and not paused, from where the last search ended.
     fn next_for_heartbeat(&mut self) -> Option<usize> {
         let connections = self.connections.len();
         let first = self.heartbeats.next;
@@ -260,7 +260,7 @@ impl Receiver {
         }
     }
 
-    /// The server's end of the connection is gone, or as good as gone.
+    /// The connection has ended on the server's side, or must be treated so.
     fn end(&mut self, index: usize, reason: &str) {
         let connection = &mut self.connections[index];
         connection.close();

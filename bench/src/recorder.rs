@@ -1,4 +1,4 @@
-//! What a receiver records of what comes: deliveries and their latencies, replies and their round trips.
+//! Records what a receiver gets: deliveries and their latencies, replies and their round trips.
 
 use std::collections::VecDeque;
 
@@ -11,25 +11,25 @@ use crate::findings::Findings;
 use crate::message::{OP_CHANGE_ROOM_REPLY, OP_HEARTBEAT_REPLY, OP_SEND, Shape, Stamp};
 use crate::pauses::Pauses;
 
-/// Heartbeats of a connection that may wait for replies. Of more, the oldest stay unanswered.
+/// The number of a connection's heartbeats that may wait for replies. If there are more, the oldest stay unanswered.
 const AWAITED_MAX: usize = 64;
 
-/// Apart from the sessions, since both change at once.
+/// Separate from the sessions, since both are changed at the same time.
 pub(crate) struct Recorder {
     run: u32,
     operation: i32,
-    /// Of the run's frames.
+    /// The shape of the run's frames.
     shape: Shape,
     pub accounts: Accounts,
-    /// Of members in further rooms, while members visit some.
+    /// The accounts of members in further rooms, while members visit some.
     pub visits: Option<VisitAccounts>,
-    /// All that is not in the accounts.
+    /// Everything that is not in the accounts.
     pub found: Findings,
-    /// When the heartbeats of each connection that are not answered yet were due, the oldest first.
+    /// When the unanswered heartbeats of each connection were due, the oldest first.
     heartbeats_due_ns: Vec<VecDeque<u64>>,
-    /// Measured since it was asked for.
+    /// Present once measuring has been asked for.
     pub pauses: Option<Pauses>,
-    /// Whether a connection is slow to read; shorter than the connections where the last ones are not.
+    /// Whether a connection reads slowly; shorter than the number of connections if the last ones do not.
     slow: Vec<bool>,
     /// Deliveries and answered heartbeats before the last restart.
     received_before: u64,
@@ -54,7 +54,8 @@ impl Recorder {
         }
     }
 
-    /// Forgets all figures and subscriptions: what comes from here on is of `run`, with bodies of `size` bytes.
+    /// Resets all figures and subscriptions: from here on messages are expected to be of `run`, with bodies of `size`
+    /// bytes.
     pub(crate) fn restart(&mut self, run: u32, size: usize) {
         self.received_before = self.received_ever();
         self.answered_before = self.answered_ever();
@@ -93,17 +94,17 @@ impl Recorder {
         awaited.push_back(due_ns);
     }
 
-    /// The connection leaves: replies to its last heartbeats are not to come any more.
+    /// The connection leaves: replies to its last heartbeats are no longer expected.
     pub(crate) fn forget_heartbeats(&mut self, connection: usize) {
         let awaited = self.heartbeats_due_ns.get_mut(connection).map(std::mem::take);
         let sent = &mut self.found.heartbeats_sent;
-        // They may be of before a restart.
+        // They may be from before a restart.
         *sent = sent.saturating_sub(awaited.unwrap_or_default().len() as u64);
     }
 
-    /// Records what came on a connection. What is next in its stream, which is nearly all, is compared with
-    /// what it must be; only the rest goes through the session. `owed` are the bytes that the session needs of
-    /// a frame of the run it has the beginning of.
+    /// Records the input of a connection. The next frames of its stream, which are nearly all of the input, are only
+    /// compared with the expected ones; the rest goes through the session. `owed` is the number of bytes that the
+    /// session still needs of a frame of the run whose beginning it has.
     pub(crate) fn handle_input(
         &mut self,
         connection: usize,
@@ -116,8 +117,8 @@ impl Recorder {
         *owed -= begun.len();
         self.parse(connection, session, begun, now_ns)?;
         let is_plain = !self.accounts.is_subscriber(connection) && !self.is_slow(connection);
-        // What the session has the beginning of is its own to end: behind a WebSocket header that came alone,
-        // too, the next input begins as the next message does.
+        // A frame whose beginning the session has must be completed by the session: after a WebSocket header that
+        // arrived alone, too, the next input begins like the next message.
         if is_plain && session.is_live() && !session.is_amid_input() {
             let count = self.record_next(connection, input, now_ns);
             input = &input[count * self.shape.length()..];
@@ -223,13 +224,13 @@ impl Recorder {
     }
 }
 
-/// The stream of a further room, as the requests of its visitors are numbered.
+/// The stream of a further room, from the number of its visitors' requests.
 fn visited(sequence: i32) -> Option<StreamId> {
     let number = u32::try_from(sequence).ok()?.checked_sub(1)?;
     Some(StreamId { kind: StreamId::FURTHER, number })
 }
 
-/// The entry of a connection in a list that grows as it needs to.
+/// The entry of a connection in a list that grows on demand.
 fn at<T: Default + Clone>(list: &mut Vec<T>, connection: usize) -> &mut T {
     if list.len() <= connection {
         list.resize(connection + 1, T::default());

@@ -1,4 +1,4 @@
-//! What a run leaves behind: its tables on the terminal, and one JSON file for machines.
+//! The results of a run: its tables on the terminal, and one JSON file for machines.
 
 mod host;
 mod json;
@@ -18,13 +18,13 @@ use crate::figures;
 pub(crate) use host::Program;
 pub(crate) use text::{NOT_MEASURED, Table, cell_of, progress_bar};
 
-/// Form of the file. It goes up when a figure that `comet-bench report` reads moves or changes its meaning;
-/// an added figure changes nothing.
+/// Version of the file's form. It is raised when a figure that `comet-bench report` reads moves or changes its meaning;
+/// an added figure does not raise it.
 pub(crate) const SCHEMA: u64 = 3;
 
-/// Prints tables and the faults of a run that has just ended, and writes everything about it to its file, what is
-/// taken over the rounds included. True if the run passed: nothing went wrong that the server did not report itself.
-/// A scenario that measures yardsticks alone has no server.
+/// Prints tables and the faults of a run that has just ended, and writes everything about it to its file, including the
+/// summaries over the rounds. True if the run passed: nothing went wrong that the server did not report itself. A
+/// scenario that only measures yardsticks has no server.
 pub(crate) fn finish(
     scenario: &'static str,
     config: &impl Serialize,
@@ -74,7 +74,7 @@ pub(crate) fn finish(
     Ok(passed)
 }
 
-/// What went wrong, as the results themselves and the measurements in their lists say.
+/// The faults, as listed in the results themselves and in the measurements in their lists.
 fn faults(results: &Value) -> Vec<String> {
     let members = results.as_object().into_iter().flat_map(|members| members.values());
     let measurements = members.filter_map(Value::as_array).flatten().chain([results]);

@@ -1,6 +1,6 @@
-//! What happens while a turn is measured: deliveries, heartbeats, connections, the server's CPU time and its
-//! memory, ten times a second. The thread that holds the connections takes the samples: some reads of procfs, which
-//! the server cannot notice.
+//! Samples a turn while it is measured: deliveries, heartbeats, connections, the server's CPU time and its memory, ten
+//! times a second. The thread that holds the connections takes the samples: a few reads of procfs, which do not disturb
+//! the server.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::process::{CpuSample, Gauge};
 
 /// Time between samples, until there are too many.
 const INTERVAL_NS: u64 = 100 * MILLISECOND_NS;
-/// Then every other sample is dropped, and those to come are twice as far apart.
+/// Beyond this number every other sample is dropped, and later ones are twice as far apart.
 const SAMPLES_MAX: usize = 200;
 
-/// Takes samples while a turn goes on.
+/// Takes samples while a turn is under way.
 pub(crate) struct Sampler {
     started_ns: u64,
     interval_ns: u64,
@@ -27,7 +27,7 @@ pub(crate) struct Sampler {
     series: Series,
 }
 
-/// What all clients have counted since they were started.
+/// The counts of all clients since they were started.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize, AddAssign)]
 pub(crate) struct Counts {
     /// Distinct deliveries, over all restarts and since the last.
@@ -41,14 +41,14 @@ pub(crate) struct Counts {
     pub closed: u64,
 }
 
-/// The samples of a turn as columns of one length, by name: time, deliveries, answered heartbeats and CPU time
-/// since the first sample; open connections and resident memory as they are. A server whose process is not known
-/// has no columns for CPU time and memory.
+/// The samples of a turn as named columns of equal length: time, deliveries, answered heartbeats and CPU time since the
+/// first sample; open connections and resident memory as they were. If the server's process is not known, there are no
+/// columns for CPU time and memory.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Series(BTreeMap<&'static str, Vec<u64>>);
 
 impl Sampler {
-    /// Takes the first sample of the process and of what its clients have counted so far.
+    /// Takes the first sample of the process and of the counts of its clients.
     pub(crate) fn start(gauge: Gauge, counts: Counts) -> Result<Self> {
         let now_ns = now_ns();
         let first_cpu = gauge.cpu()?;
@@ -65,17 +65,17 @@ impl Sampler {
         Ok(sampler)
     }
 
-    /// Takes a sample if it is time for one.
+    /// Takes a sample if it is due.
     pub(crate) fn look(&mut self, counts: Counts) -> Result<()> {
         if now_ns() < self.due_ns { Ok(()) } else { self.mark(counts) }
     }
 
-    /// How long it is to the next sample.
+    /// The time until the next sample.
     pub(crate) fn left_ns(&self) -> u64 {
         self.due_ns.saturating_sub(now_ns())
     }
 
-    /// Takes a sample at once, of a time that two of the others would hide.
+    /// Takes a sample at once, at a moment that the regular samples would miss.
     pub(crate) fn mark(&mut self, counts: Counts) -> Result<()> {
         let now_ns = now_ns();
         self.take(now_ns, counts)?;
@@ -134,7 +134,7 @@ impl Series {
 mod tests {
     use super::*;
 
-    /// A sampler of this process, whose clients have counted before.
+    /// A sampler of this process, whose clients have already counted something.
     fn sampler() -> Sampler {
         let gauge = Gauge { pid: Some(std::process::id()) };
         Sampler::start(gauge, counts(0)).unwrap()

@@ -1,4 +1,4 @@
-//! The measurements, and what all of them do alike.
+//! The measurements, and what they have in common.
 
 pub(crate) mod books;
 pub(crate) mod churn;
@@ -29,19 +29,19 @@ use crate::dial::ensure_descriptors;
 use crate::findings::{Findings, close_fault};
 use crate::subject::Place;
 
-/// The kernel's bound on the time that waking a CPU may take (admin-guide/pm/cpuidle). Root may write to it.
+/// The kernel's limit on the time that waking a CPU may take (admin-guide/pm/cpuidle). Only root may write to it.
 const IDLE_CONTROL: &str = "/dev/cpu_dma_latency";
 
-/// Raises the limit of open files for the connections and so many `beside` them, and pins the bench. Fails if either is
-/// not possible.
+/// Raises the limit of open files for the connections and for `beside` more, and pins the bench. Fails if either is not
+/// possible.
 fn prepare(setup: &SetupArgs, beside: u64) -> Result<()> {
     let SetupArgs { dial, host, .. } = setup;
     ensure_descriptors(dial.connections as usize + usize::try_from(beside)?, dial.processes)?;
     pin(host)
 }
 
-/// Pins the bench, and keeps the CPUs awake if that is asked for; children are started with CPUs of their own.
-/// Fails if the host has no such CPU, or lets nobody keep it awake.
+/// Pins the bench, and keeps the CPUs awake if the arguments ask for it; children are started with their own CPUs.
+/// Fails if the host has no such CPU, or does not let the user keep it awake.
 fn pin(host: &HostArgs) -> Result<()> {
     let cpus = &host.bench_core;
     cpus.pin().map_err(|error| format!("cannot run on CPU {cpus}: {error}"))?;
@@ -57,23 +57,23 @@ fn stay_awake() -> io::Result<()> {
     let mut control = File::options().write(true).open(IDLE_CONTROL)?;
     let none_us: i32 = 0;
     control.write_all(&none_us.to_ne_bytes())?;
-    // It holds for as long as the file is open.
+    // It is in effect as long as the file is open.
     mem::forget(control);
     Ok(())
 }
 
-/// The settings of a server whose clients do not read, under a policy of `protocol.slow_consumer`.
+/// The settings of a server whose clients do not read, with a value of `protocol.slow_consumer`.
 fn keeps_stalled(policy: &str) -> Vec<String> {
     vec![
         format!("protocol.slow_consumer=\"{policy}\""),
-        // They are to stay, and are not to take all memory of the kernel.
+        // They must stay connected, and must not use up the kernel's memory.
         "protocol.write_timeout=\"1h\"".to_owned(),
         "tcp.sndbuf=16384".to_owned(),
         "protocol.svr_proto=512".to_owned(),
     ]
 }
 
-/// Takes so many rounds of a turn of each subject, and gives what they gave.
+/// Runs `rounds` rounds with a turn of each subject, and returns the results.
 fn each_turn<T>(
     rounds: u32,
     subjects: &[&'static str],
@@ -90,8 +90,8 @@ fn each_turn<T>(
     Ok(taken)
 }
 
-/// What is wrong with deliveries to members and guests, in words, where the server has `dropped` what they may miss:
-/// where guests come and go, that may be more than anybody here can miss, but not less.
+/// The faults of deliveries to members and guests, as sentences, if the server has `dropped` this number: when guests
+/// come and go, that may be more than the bench sees missing, but not less.
 fn delivery_faults(findings: &Findings, dropped: u64) -> Vec<String> {
     let lost = findings.lost();
     let mut faults = findings.deliveries.faults(findings.deliveries.lost);

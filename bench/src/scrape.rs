@@ -1,5 +1,4 @@
-//! The metrics of a running comet (Prometheus text format): what became of deliveries after the answer to
-//! their push.
+//! The metrics of a running comet (Prometheus text format): the outcome of deliveries after their push was answered.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -13,13 +12,14 @@ use crate::stats::Reasons;
 /// How long a server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How often a server is asked while a core of it is late: the page has no sums then, and takes a second each time.
+/// The number of attempts while a core of the server is late: then the page has no sums, and each attempt takes a
+/// second.
 const ATTEMPTS: usize = 20;
 
-/// What a server has counted since it started.
+/// The server's counts since it started.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Counted {
-    /// Deliveries that pushes asked for, those of them that an outbox took, and all that were dropped.
+    /// Deliveries that pushes asked for, those that an outbox took, and all that were dropped.
     pub matched: u64,
     pub queued: u64,
     pub dropped: u64,
@@ -31,7 +31,7 @@ pub(crate) struct Counted {
     pub superseded: u64,
     /// Deliveries that are queued now.
     pub waiting: u64,
-    /// Pushes parked for sessions without a connection, and those that were given to the next one.
+    /// Pushes parked for sessions without a connection, and those that were passed to the next one.
     pub parked: u64,
     pub resumed: u64,
     /// Pushes that clients got from histories after gaps.
@@ -42,14 +42,14 @@ pub(crate) struct Counted {
     pub closed: Reasons,
     /// Connections that are open now.
     pub connections: u64,
-    /// Bytes that the allocator has given out now.
+    /// Bytes that are now allocated from the allocator.
     pub heap_bytes: u64,
     /// Logic services that answer now.
     pub logic_up: u64,
 }
 
 impl Counted {
-    /// Asks the server. Fails if it does not answer with metrics.
+    /// Asks the server for its counts. Fails if it does not answer with metrics.
     pub(crate) fn of(stat: SocketAddr) -> Result<Self> {
         for _ in 0..ATTEMPTS {
             let answer = http_get(stat, "/metrics");
@@ -64,7 +64,7 @@ impl Counted {
         Err(format!("a core of the comet at {stat} does not answer").into())
     }
 
-    /// What was counted since `earlier`. What is said of now is of now.
+    /// The counts since `earlier`. Fields about the present state are left unchanged.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         let closed = grown(&self.closed, &earlier.closed);
         let logic_calls = grown(&self.logic_calls, &earlier.logic_calls);
@@ -136,7 +136,7 @@ fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
     Some(value.split_once('"')?.0)
 }
 
-/// The whole answer to a GET, head and all. Fails if it is no 200.
+/// The whole answer to a GET, including the head. Fails if it is not a 200.
 pub(crate) fn http_get(address: SocketAddr, path: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(TIMEOUT))?;

@@ -1,10 +1,10 @@
-//! The sending side: a thread that pushes on a schedule, to a server or to a yardstick alike.
+//! The sending side: a thread that pushes on a schedule, to a server and to a yardstick in the same way.
 //!
-//! With a rate the loop is open: a tick is due when it is due, whether or not the pushes before it are
-//! answered, and its messages carry that time, so that a slow server cannot slow the measurement down
-//! (coordinated omission). Flat out the loop is closed: so many ticks may be under way, and the next starts
-//! when the receivers have caught up. Pushes of one stream are made one after the other's answer, as goim's
-//! job does, for the order of concurrent calls is nobody's promise.
+//! With a rate, the loop is open: ticks keep their schedule, whether or not earlier pushes are answered, and messages
+//! carry the scheduled time, so that a slow server cannot slow down the measurement (coordinated omission). Flat out,
+//! the loop is closed: a limited number of ticks may be under way, and the next one starts when the receivers have
+//! caught up. A push to a stream waits for the answer to the one before, as in goim's job, since nothing guarantees the
+//! order of concurrent calls.
 
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::yardstick::Feed;
 
 /// Time between the start of the thread and the first tick.
 const LEAD_NS: u64 = 20_000_000;
-/// How long a flat-out sender waits for receivers that get nothing more.
+/// How long a flat-out sender waits for receivers that receive nothing more.
 const STALL: Duration = Duration::from_secs(5);
 
 /// What was pushed.
@@ -37,39 +37,39 @@ pub(crate) struct Sent {
     pub started_ns: u64,
     pub ticks: u64,
     pub pushes: u64,
-    /// Deliveries the pushes are meant to become.
+    /// The number of deliveries that the pushes should lead to.
     pub deliveries: u64,
-    /// Of these, what the server has counted as dropped, by reason; none where it counts nothing, as goim.
+    /// Of these, the number that the server counted as dropped, by reason; `None` if it counts nothing, like goim.
     pub dropped: Option<Reasons>,
     /// Time from the first tick to the last.
     pub elapsed_ns: u64,
-    /// The most the sender was behind its own schedule; latencies contain it.
+    /// The longest delay behind the sender's own schedule; latencies include it.
     pub behind_ns_max: u64,
     pub answers: Answers,
 }
 
 impl Sent {
-    /// Deliveries that the server has counted as dropped; 0 where it counts nothing.
+    /// Deliveries that the server counted as dropped; 0 if it counts nothing.
     pub(crate) fn dropped(&self) -> u64 {
         self.dropped.as_ref().map_or(0, Reasons::total)
     }
 
-    /// Of these, what members or guests that stay may miss.
+    /// Of these, the number that members or guests that stay may miss.
     pub(crate) fn dropped_of_present(&self) -> u64 {
-        // These befall only connections that are coming or going.
+        // These reasons only apply to connections that are coming or going.
         let passing = |reason: &&str| self.dropped.as_ref()?.get(*reason).copied();
         self.dropped() - ["closing", "not_ready"].iter().filter_map(passing).sum::<u64>()
     }
 
-    /// The words of the first push that was refused.
+    /// The message of the first refusal of a push.
     pub(crate) fn refusal(&self) -> Option<String> {
         let answers = &self.answers;
         Some(format!("{} pushes refused: {}", answers.refused, answers.refusal.as_ref()?))
     }
 }
 
-/// Starts the sender's thread. A yardstick's feed comes back with the result, since a yardstick ends with
-/// its feed and is still to be measured.
+/// Starts the sender's thread. A yardstick's feed is returned with the result, since a yardstick ends with its feed and
+/// must still be measured.
 pub(crate) fn start(
     plan: Plan,
     sink: Sink,
@@ -89,7 +89,7 @@ pub(crate) fn start(
 struct Sender {
     plan: Plan,
     sink: OpenSink,
-    /// Deliveries that the receivers have; changed by answers, too.
+    /// Deliveries that the receivers have; answers also wake it.
     progress: watch::Receiver<u64>,
     timer: Timer,
     sent: Sent,
@@ -144,8 +144,8 @@ impl Sender {
             self.sent.pushes += 1;
             self.sent.deliveries += self.plan.batch * self.plan.members[stream];
         }
-        // Lets the runtime write the calls before the next tick is looked at. Calls that are made flat out
-        // are written together, as many as there is room for: the sender is not to be what is measured.
+        // Lets the runtime write the calls before the next tick is handled. Flat-out calls are written together, as
+        // many as there is room for, so that the sender is not the bottleneck.
         if self.plan.interval_ns.is_some() || self.plan.pattern == Pattern::Every {
             tokio::task::yield_now().await;
         }
@@ -170,7 +170,7 @@ impl Sender {
         content
     }
 
-    /// Waits until one more tick may be under way; false where the receivers have come to a halt.
+    /// Waits until one more tick may be under way; false if the receivers get nothing any more.
     async fn room_for_a_tick(&mut self) -> bool {
         let a_tick = self.sent.deliveries / self.sent.ticks;
         loop {

@@ -1,4 +1,4 @@
-//! Where pushes go: calls of a server's push API, or the feed of a yardstick.
+//! The destination of pushes: a server's push API, or the feed of a yardstick.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -20,43 +20,43 @@ use crate::yardstick::Feed;
 /// How long answers may take after the last call.
 const ANSWERS: Duration = Duration::from_secs(120);
 
-/// How often a call is repeated that has not left.
+/// How often a call that was not sent is repeated.
 const REPEATS_MAX: u32 = 20;
 
 const NO_PANIC: &str = "a caller does not panic";
 
-/// Where pushes are to go.
+/// The destination of pushes.
 pub(crate) enum Sink {
     /// To a server's push API; each stream has an address.
     Server { grpc: String, addresses: Vec<Address>, method: PushMethod },
-    /// To a yardstick: to all its connections, or to one where each is a stream.
+    /// To a yardstick: to all its connections, or to one if each is a stream.
     Yardstick(Feed),
 }
 
 /// How pushes are made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum PushMethod {
-    /// By a call each. So many callers take turns at each stream, and each waits for the answer to its last
-    /// call before it makes another: what it pushes stays in order, beside what the others push.
+    /// One call for each push. This many callers take turns at each stream, and each waits for the answer to its last
+    /// call before it makes another: the pushes of one caller stay in order, but not those of different ones.
     Calls { callers: usize },
-    /// Through one PushStream, which keeps all in order.
+    /// One PushStream for all pushes, which keeps them in order.
     OneStream,
-    /// Through one PushStream after the other, as the processes of the server that hand over to each other end them.
+    /// One PushStream after the other: when a process of the server hands over, it ends its stream.
     MovingStream,
-    /// By push frames over one connection, which keeps all in order.
+    /// Push frames over one connection, which keeps them in order.
     Frames(SocketAddr),
 }
 
 /// A [`Sink`] that is open, with the pushes under way.
 pub(crate) struct OpenSink {
     way: Way,
-    /// Of each stream; none at a yardstick.
+    /// One for each stream; empty for a yardstick.
     addresses: Vec<Address>,
     answers: SharedAnswers,
 }
 
 enum Way {
-    /// The callers of each stream take turns; the one in front is next.
+    /// The callers of each stream take turns; the one at the front is next.
     Calls {
         pusher: Pusher,
         callers: Vec<Callers>,
@@ -69,18 +69,18 @@ enum Way {
 
 type Callers = VecDeque<Option<JoinHandle<()>>>;
 
-/// What was answered.
+/// The sums of the answers.
 #[derive(Clone, Default, Debug, Serialize)]
 pub(crate) struct Answers {
     pub ledger: LedgerSums,
-    /// Pushes the server made.
+    /// Pushes that the server made.
     pub given: u64,
     pub refused: u64,
-    /// The first refusal's words.
+    /// The message of the first refusal.
     pub refusal: Option<String>,
 }
 
-/// The answers so far, and who is woken by them, since they say what was dropped. Clones share them.
+/// The answers so far, and who is woken by them, since they tell what was dropped. Clones share them.
 #[derive(Clone)]
 struct SharedAnswers {
     sums: Arc<Mutex<Answers>>,
@@ -88,7 +88,7 @@ struct SharedAnswers {
 }
 
 impl OpenSink {
-    /// Opens `sink`; answers wake those that watch what is `received`. Fails if nobody listens at the push API.
+    /// Opens `sink`; answers also wake those that watch `received`. Fails if nobody listens at the push API.
     pub(crate) async fn open(sink: Sink, received: watch::Sender<u64>) -> Result<Self> {
         let answers = SharedAnswers { sums: Arc::default(), received };
         let (way, addresses) = match sink {
@@ -117,13 +117,13 @@ impl OpenSink {
         Ok(Self { way, addresses, answers })
     }
 
-    /// The content of a push of `plan` is frames, not one body.
+    /// Whether the content of a push of `plan` is frames, not one body.
     pub(crate) fn takes_frames(&self, plan: &Plan) -> bool {
         matches!(self.way, Way::Yardstick(_)) || plan.batch > 1
     }
 
-    /// Pushes `content`, from message `sequence` of `stream` on, after what the same caller pushed to it before. Fails if a yardstick has
-    /// ended; what a server answers is looked at in the end.
+    /// Pushes `content`, which begins with message `sequence` of `stream`, after earlier pushes of the same caller.
+    /// Fails if a yardstick has ended; a server's answers are only checked at the end.
     pub(crate) fn push(
         &mut self,
         plan: &Plan,
@@ -166,19 +166,19 @@ impl OpenSink {
         Ok(())
     }
 
-    /// What the server has counted as dropped so far.
+    /// The number that the server has counted as dropped so far.
     pub(crate) fn dropped(&self) -> u64 {
         self.answers.lock().ledger.dropped.total()
     }
 
-    /// How many pushes are answered.
+    /// The number of answered pushes.
     pub(crate) fn answered(&self) -> u64 {
         let answers = self.answers.lock();
         answers.given + answers.refused
     }
 
-    /// Waits for the answers to so many pushes; gives them, and what feeds the yardstick, if it is one. Fails if an answer does not
-    /// come in time.
+    /// Waits for the answers to `pushes` pushes; returns them, and the feed of the yardstick, if it is one. Fails if an
+    /// answer is late.
     pub(crate) async fn finish(self, pushes: u64) -> Result<(Answers, Option<Feed>)> {
         let calls: Vec<JoinHandle<()>> = match self.way {
             Way::Yardstick(feed) => return Ok((Answers::default(), Some(feed))),
@@ -202,7 +202,7 @@ impl OpenSink {
     }
 }
 
-/// Whether a call has failed before it was sent: its connection was about to close.
+/// Whether a call failed before it was sent, because its connection was about to close.
 fn is_unsent(status: &tonic::Status) -> bool {
     status.code() == tonic::Code::Cancelled && status.message().contains("operation was canceled")
 }
@@ -225,7 +225,7 @@ impl Answers {
         self.ledger.replies > 0
     }
 
-    /// Deliveries that the server has counted as dropped. A ledger counts pushes, a batch as one.
+    /// Deliveries that the server counted as dropped. A ledger counts pushes, so a batch counts as one.
     pub(crate) fn dropped(&self, batch: u64) -> Reasons {
         let mut dropped = self.ledger.dropped.clone();
         dropped.values_mut().for_each(|count| *count *= batch);

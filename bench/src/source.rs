@@ -1,14 +1,14 @@
-//! Addresses that connections come from: a list of addresses and ranges, taken in turn.
+//! Source addresses of connections: a list of addresses and ranges, used in turn.
 
 use std::net::{AddrParseError, IpAddr, Ipv4Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// Addresses in one range, at most: a mistyped range must not fill the memory.
+/// The most addresses in a range: a mistyped range must not fill the memory.
 const RANGE_MAX: u32 = 65_536;
-/// Connections from one loopback address: connect(2) looks for a free port in the even half of the usual
-/// range first, 14,116 ports, and takes a millisecond and more when that is nearly full.
+/// Connections from one loopback address: connect(2) looks for a free port in the even half of the usual range first,
+/// 14,116 ports, and takes a millisecond and more when that is nearly full.
 const CONNECTIONS_PER_LOOPBACK: usize = 8_000;
 
 /// Source addresses in the order given, `10.0.0.5,10.0.0.8-10.0.0.11`.
@@ -22,8 +22,8 @@ impl Sources {
     }
 }
 
-/// The source address of a connection unless one is given. The kernel chooses, but on the loopback, where each
-/// [`CONNECTIONS_PER_LOOPBACK`] connections after the first get another one.
+/// The default source address of a connection. The kernel chooses, except on the loopback, where every
+/// [`CONNECTIONS_PER_LOOPBACK`] connections after the first ones get a new address.
 pub(crate) fn default_source(destination: IpAddr, connection: usize) -> Option<IpAddr> {
     let block = u32::try_from(connection / CONNECTIONS_PER_LOOPBACK).ok()?;
     let has_sources = destination.is_loopback() && destination.is_ipv4() && block > 0;

@@ -1,4 +1,4 @@
-//! Percentiles of one run and the spread of a figure over several.
+//! Percentiles of one run and the spread of a figure over several runs.
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::SECOND_NS;
 
-/// Longer latencies count as this.
+/// Longer latencies are recorded as this.
 const LATENCY_MAX_NS: u64 = 120 * SECOND_NS;
 
-/// Points of a curve for each factor of ten in the share of values above them.
+/// Points of a curve for each factor of ten in the share of values above.
 const POINTS_PER_DECADE: u32 = 20;
 /// The curve ends at 99.99 %.
 const DECADES: u32 = 4;
 
-/// Latencies in ns, to three digits. As JSON they are pairs of a value and how often it was recorded, which is exact:
+/// Latencies in ns, to three digits. In JSON they are pairs of a value and how often it was recorded, which is exact:
 /// all histograms have the same buckets.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize, Deref, DerefMut)]
 #[serde(from = "Vec<(u64, u64)>", into = "Vec<(u64, u64)>")]
@@ -55,7 +55,7 @@ impl From<Vec<(u64, u64)>> for Latencies {
 pub(crate) struct Reasons(BTreeMap<String, u64>);
 
 impl Reasons {
-    /// Counts so many more.
+    /// Adds `count`.
     pub(crate) fn add(&mut self, reason: &str, count: u64) {
         *self.0.entry(reason.to_owned()).or_default() += count;
     }
@@ -75,14 +75,14 @@ impl AddAssign for Reasons {
 /// The usual percentiles, in microseconds.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Percentiles {
-    /// How many were measured.
+    /// The number of values.
     pub count: u64,
     pub p50_us: f64,
     pub p90_us: f64,
     pub p99_us: f64,
     pub p999_us: f64,
     pub max_us: f64,
-    /// Pairs of percent and microseconds, dense enough to draw; the last is that of 100 %.
+    /// Pairs of percent and microseconds, dense enough to draw; the last one is 100 %.
     pub curve: Vec<(f64, f64)>,
 }
 
@@ -101,8 +101,8 @@ impl Percentiles {
     }
 }
 
-/// Percentiles at even steps of the logarithm of the share of values above them, so that the tail has as many
-/// points as the body. They end where less than one value is above.
+/// Percentiles at even steps of the logarithm of the share of values above them, so that the tail has as many points as
+/// the body. They end where less than one value is above.
 fn curve(histogram: &Histogram<u64>) -> Vec<(f64, f64)> {
     if histogram.is_empty() {
         return Vec::new();
@@ -131,7 +131,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    /// Of one value a round; `None` of none.
+    /// The spread of one value for each round; `None` if there are no values.
     pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -145,7 +145,7 @@ impl Spread {
         Some(Self { median, min, max })
     }
 
-    /// The same in another unit.
+    /// The same spread in another unit.
     pub(crate) fn times(self, factor: f64) -> Self {
         Self { median: self.median * factor, min: self.min * factor, max: self.max * factor }
     }

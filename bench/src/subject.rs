@@ -1,4 +1,4 @@
-//! What is measured, a server or a yardstick, with all its clients.
+//! The subject of a measurement, a server or a yardstick, with all its clients.
 
 use std::thread::JoinHandle;
 
@@ -22,34 +22,34 @@ use crate::sink::{PushMethod, Sink};
 use crate::target::Target;
 use crate::yardstick::{Feed, Mode};
 
-/// What a server's figures stand under in results, whichever server it is.
+/// The subject name for the figures of a server in results, whichever server it is.
 pub(crate) const COMET: &str = "comet";
-/// The same server with a window of coalescing.
+/// The same server with a coalescing window.
 pub(crate) const COALESCED: &str = "coalesced";
-/// The operation of a yardstick's messages; nothing looks at it.
+/// The operation of a yardstick's messages; nothing depends on it.
 const OPERATION: i32 = 1000;
-/// The time for which one look for input may block, so that the sender is looked at as well.
+/// The longest wait for input in one step, so that the sender is checked as well.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
-/// After this long without any delivery, what has not come is lost.
+/// After this long without any delivery, missing messages are considered lost.
 pub(crate) const QUIET_NS: u64 = 5 * SECOND_NS;
 /// A server has settled once it uses less than this share of one CPU for so long.
 const SETTLED_SHARE: f64 = 0.03;
 const SETTLED_NS: u64 = 100 * MILLISECOND_NS;
-/// It is measured as it is where it does not settle in this time.
+/// If it does not settle in this time, it is measured anyway.
 const SETTLING_NS_MAX: u64 = 10 * SECOND_NS;
-/// Time between two looks at what is missing.
+/// Time between two checks of what is missing.
 const MISSING_NS: u64 = 50 * MILLISECOND_NS;
 
-/// Which turn of a run it is.
+/// The place of a turn in a run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Place {
-    /// What is measured: `comet`, `ring`, `send`.
+    /// The subject: `comet`, `ring`, `send`.
     pub subject: &'static str,
     /// From 1.
     pub round: u32,
     #[serde(skip)]
     pub rounds: u32,
-    /// Over all rounds, from 1.
+    /// Counted over all rounds, from 1.
     #[serde(skip)]
     pub turn: u32,
     #[serde(skip)]
@@ -57,27 +57,27 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// A turn of the first round, if it is not known how many turns there are.
+    /// A turn of the first round, when the total number of turns is not known.
     pub(crate) fn of(subject: &'static str, rounds: u32) -> Self {
         Self { subject, round: 1, rounds, turn: 0, turns: 0 }
     }
 
-    /// A bar for a part of the turn, which shows how far the run is.
+    /// A bar for a part of the turn, which shows the progress of the run.
     pub(crate) fn bar(&self, length: Option<u64>, part: &str) -> ProgressBar {
         let Self { subject, round, rounds, turn, turns } = self;
         let turn = if *turns > 0 { format!(" ({turn} of {turns})") } else { String::new() };
         progress_bar(length, &format!("round {round} of {rounds}, {subject}{turn}: {part}"))
     }
 
-    /// The faults, each with the turn it is of.
+    /// The faults, each prefixed with its turn.
     pub(crate) fn name_faults(&self, faults: impl IntoIterator<Item = String>) -> Vec<String> {
         let Self { subject, round, .. } = self;
         faults.into_iter().map(|fault| format!("{subject}, round {round}: {fault}")).collect()
     }
 }
 
-/// A server or a yardstick, and its clients. All methods fail where the target or a worker has ended; lost
-/// deliveries are a result.
+/// A server or a yardstick, and its clients. All methods fail if the target or a worker has ended; lost deliveries are
+/// a result.
 pub(crate) struct Subject {
     pub place: Place,
     pub clients: Clients,
@@ -87,9 +87,9 @@ pub(crate) struct Subject {
     pub has_receivers: bool,
     /// How pushes to the push API are made.
     pub method: PushMethod,
-    /// Of the messages that the clients receive.
+    /// The operation of the messages that the clients receive.
     pub operation: i32,
-    /// Takes the pushes to a yardstick; not here while a turn has it.
+    /// Takes the pushes to a yardstick; `None` while a turn uses it.
     feed: Option<Feed>,
 }
 
@@ -99,10 +99,10 @@ pub(crate) struct Mark {
     cpu: Option<CpuSample>,
 }
 
-/// What lies between two marks.
+/// The difference between two marks.
 pub(crate) struct Interval {
     pub elapsed_ns: u64,
-    /// None where the target's process is not known.
+    /// `None` if the target's process is not known.
     pub cpu: Option<CpuUsed>,
 }
 
@@ -114,13 +114,13 @@ impl Interval {
 }
 
 impl Subject {
-    /// The server that the arguments name, started unless it runs already, with clients that are not connected.
+    /// The server that the arguments name, started unless it already runs, with clients that are not connected yet.
     pub(crate) fn server(place: Place, setup: &SetupArgs, crowd: Crowd) -> Result<Self> {
         let target = Target::server(&setup.server, &setup.host)?;
         Self::of_target(place, target, setup, crowd)
     }
 
-    /// A server that runs already, with clients that are not connected.
+    /// A server that already runs, with clients that are not connected yet.
     pub(crate) fn of_target(
         place: Place,
         target: Target,
@@ -130,7 +130,7 @@ impl Subject {
         Self::new(place, (target, None), crowd, setup.server.operation, &setup.dial)
     }
 
-    /// A yardstick, with clients that are not connected; the bare gRPC server never has any.
+    /// A yardstick, with clients that are not connected yet; the bare gRPC server never has any.
     pub(crate) fn yardstick(
         place: Place,
         mode: Mode,
@@ -144,7 +144,7 @@ impl Subject {
         Ok(Self { has_receivers, ..subject })
     }
 
-    /// The clients receive messages with `operation`.
+    /// A subject whose clients receive messages with `operation`.
     fn new(
         place: Place,
         (target, feed): (Target, Option<Feed>),
@@ -174,7 +174,7 @@ impl Subject {
         self.settle()
     }
 
-    /// Handles what comes until the target has nothing left to do.
+    /// Handles events until the target has nothing left to do.
     pub(crate) fn settle(&mut self) -> Result<()> {
         let deadline_ns = now_ns() + SETTLING_NS_MAX;
         while now_ns() < deadline_ns {
@@ -188,7 +188,7 @@ impl Subject {
         Ok(())
     }
 
-    /// Handles what comes for so long.
+    /// Handles events for `duration_ns`.
     pub(crate) fn wait(&mut self, duration_ns: u64) -> Result<()> {
         let deadline_ns = now_ns() + duration_ns;
         loop {
@@ -200,7 +200,7 @@ impl Subject {
         }
     }
 
-    /// Waits until the server sees a logic service that it can ask: it refuses clients before that.
+    /// Waits until the server sees a logic service that it can use: before that it refuses clients.
     pub(crate) fn await_logic(&mut self) -> Result<()> {
         let stat = self.target.stat.ok_or("this needs the server's metrics: name --stat")?;
         let is_up = |_: &mut Self| Ok((Counted::of(stat)?.logic_up > 0).then_some(()));
@@ -208,7 +208,7 @@ impl Subject {
         is_up.ok_or_else(|| "the server does not see its logic".into())
     }
 
-    /// Handles what comes for at most so long, until `look` finds something; none where it does not.
+    /// Handles events for at most the given time, until `look` finds something; `None` if it does not.
     pub(crate) fn wait_for<T>(
         &mut self,
         longest_ns: u64,
@@ -229,14 +229,14 @@ impl Subject {
         Ok(Mark { at_ns: now_ns(), cpu: self.target.cpu()? })
     }
 
-    /// What has passed since `before`.
+    /// The time and CPU time since `before`.
     pub(crate) fn since(&mut self, before: &Mark) -> Result<Interval> {
         let now = self.mark()?;
         let cpu = now.cpu.zip(before.cpu.as_ref()).map(|(now, before)| now.since(before));
         Ok(Interval { elapsed_ns: now.at_ns - before.at_ns, cpu })
     }
 
-    /// The share of one CPU that the target uses in so many seconds in which nothing is asked of it.
+    /// The share of one CPU that the target uses in `seconds` in which nothing is requested of it.
     pub(crate) fn idle_share(&mut self, seconds: f64) -> Result<Option<f64>> {
         let before = self.mark()?;
         self.wait(seconds_to_ns(seconds))?;
@@ -257,7 +257,7 @@ impl Subject {
         Plan::new(self.operation, size as usize, self.crowd.members())
     }
 
-    /// What `load` asks for, pushed to every stream.
+    /// The plan that `load` asks for, with pushes to every stream.
     pub(crate) fn plan_of(&self, load: &LoadArgs) -> Plan {
         Plan {
             batch: u64::from(load.batch),
@@ -268,28 +268,29 @@ impl Subject {
         }
     }
 
-    /// From now on the clients record messages of `run`, of `size` bytes. Members get one stream, or `all_streams` that
-    /// are theirs.
+    /// From now on the clients record messages of `run`, of `size` bytes. Members get one stream, or with `all_streams`
+    /// all that are theirs.
     pub(crate) fn restart(&mut self, run: u32, size: usize, all_streams: bool) -> Result<()> {
         self.clients.execute(ClientCommand::Restart { run, size, all_streams })?;
-        // Reports that nothing is received yet.
+        // This reports that nothing is received yet.
         self.clients.turn(0)
     }
 
-    /// From now on each connection sends a heartbeat every so many seconds, spread evenly, and nothing else is found.
+    /// From now on each connection sends a heartbeat every `interval_s` seconds, spread evenly, and all figures are
+    /// reset.
     pub(crate) fn begin_heartbeats(&mut self, interval_s: f64) -> Result<()> {
         self.restart(run_id(), STAMP_LEN, false)?;
         self.clients.execute(ClientCommand::Heartbeat(seconds_to_ns(interval_s)))
     }
 
-    /// Guests begin to come and go, so many a second, and stay `life_s` seconds on average; the share `moves` of them
-    /// changes its room.
+    /// Guests begin to come and go, `arrivals` a second, and stay `life_s` seconds on average; the share `moves` of
+    /// them changes its room.
     pub(crate) fn start_guests(&mut self, arrivals: f64, life_s: f64, moves: f64) -> Result<()> {
         let guests = ChurnPlan::of(arrivals, life_s, moves, self.crowd.connections);
         guests.map_or(Ok(()), |guests| self.clients.execute(ClientCommand::StartGuests(guests)))
     }
 
-    /// Pushes as `plan` says, like [`Subject::push_all`].
+    /// Pushes according to `plan`, like [`Subject::push_all`].
     pub(crate) fn push(
         &mut self,
         plan: Plan,
@@ -301,8 +302,8 @@ impl Subject {
         Ok(sent.into_iter().next().expect("one plan, one result"))
     }
 
-    /// Pushes all plans at once and handles what comes, until the last is through; `watch` is called now and
-    /// then. The order of the plans is that of the results.
+    /// Pushes all plans at once and handles events, until the last plan is done; `watch` is called from time to time.
+    /// The results are in the order of the plans.
     pub(crate) fn push_all(
         &mut self,
         pushes: Vec<(Plan, Sink)>,
@@ -319,14 +320,14 @@ impl Subject {
         for thread in threads {
             let (sent, feed) = thread.join().map_err(|_| "the sender panicked")??;
             all.push(sent);
-            // For another turn.
+            // Kept for another turn.
             self.feed = feed;
         }
         Ok(all)
     }
 
-    /// Handles what comes for a moment. Where no delivery does, the target may have ended, which would be waited for
-    /// in vain.
+    /// Handles events for a moment. If there is no delivery, checks that the target has not ended, since waiting for it
+    /// would be in vain.
     pub(crate) fn look(&mut self, bar: &ProgressBar) -> Result<()> {
         let before = self.clients.received();
         self.clients.turn(LOOK_NS)?;
@@ -334,28 +335,28 @@ impl Subject {
         if self.clients.received() == before { self.target.ensure_runs() } else { Ok(()) }
     }
 
-    /// Waits until no more is missing than `dropped`, or nothing comes any more; gives what was found. `sent` has
-    /// the messages of each stream by kind.
+    /// Waits until no more than `dropped` are missing, or nothing arrives any more; returns the findings. `sent` holds
+    /// the number of messages of each stream, by kind.
     pub(crate) fn await_deliveries(&mut self, sent: &[Vec<u64>], dropped: u64) -> Result<Findings> {
         let received = |is: &Findings| is.deliveries.received + is.visits.received;
         self.await_findings(sent, MISSING_NS, received, |is| is.lost() <= dropped)
     }
 
-    /// Waits until so many requests for further rooms are answered, or no reply comes any more; gives what was found.
+    /// Waits until `asked` requests for further rooms are answered, or no reply arrives any more; returns the findings.
     pub(crate) fn await_joins(&mut self, asked: u64) -> Result<Findings> {
         let answered = |is: &Findings| is.joins.answered();
         self.await_findings(&[], LOOK_NS, answered, |is| is.joins.answered() >= asked)
     }
 
-    /// Has no more heartbeats sent and handles what comes until all are answered, or no reply comes any more;
-    /// gives what was found.
+    /// Stops sending heartbeats and handles events until all are answered, or no reply arrives any more; returns the
+    /// findings.
     pub(crate) fn await_replies(&mut self) -> Result<Findings> {
         self.clients.execute(ClientCommand::Heartbeat(0))?;
         let answered = |is: &Findings| is.round_trips.len();
         self.await_findings(&[], LOOK_NS, answered, |is| is.unanswered() == 0)
     }
 
-    /// Handles what comes until `is_done`, or the count of what `came` stays the same; looks every `look_ns`.
+    /// Handles events until `is_done`, or the count from `came` stays the same; checks every `look_ns`.
     fn await_findings(
         &mut self,
         sent: &[Vec<u64>],

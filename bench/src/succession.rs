@@ -1,4 +1,4 @@
-//! The processes of a server, each of which the one before has handed over to.
+//! The processes of a server that hand over to each other, one after the other.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -10,11 +10,11 @@ use crate::Result;
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::guard::Guard;
 
-/// How long a process may take to end once another one has taken over.
+/// How long a process may take to end once the next one has taken over.
 const END_NS: u64 = 30 * SECOND_NS;
 const LOOK_NS: u64 = 5 * MILLISECOND_NS;
 
-/// What an upgrade has done, as the server says.
+/// The result of an upgrade, as reported by the server.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 pub(crate) struct Outcome {
     /// The process that serves now.
@@ -24,7 +24,7 @@ pub(crate) struct Outcome {
     pub pause_us: f64,
 }
 
-/// The process that serves now, of a server that hands over to processes of one program.
+/// The process that currently serves, of a server that hands over to new processes of the same program.
 pub(crate) struct Succession {
     program: PathBuf,
     pid: u32,
@@ -32,7 +32,7 @@ pub(crate) struct Succession {
 }
 
 impl Succession {
-    /// It begins with process `pid`. Fails if the host refuses a process.
+    /// Begins with process `pid`. Fails if the host refuses a process.
     pub(crate) fn of(program: PathBuf, pid: u32) -> Result<Self> {
         Ok(Self { program, pid, guard: Guard::start()? })
     }
@@ -41,7 +41,7 @@ impl Succession {
         self.pid
     }
 
-    /// Has the server hand over to a new process of the same program. It fails if that is not done.
+    /// Makes the server hand over to a new process of the same program. The result is an error if that is not done.
     pub(crate) fn order(&self) -> JoinHandle<Result<Outcome>> {
         let mut command = Command::new(&self.program);
         command.args(["upgrade", "--pid", &self.pid.to_string()]);
@@ -71,7 +71,7 @@ impl Succession {
     }
 }
 
-/// A process that nobody waits for has ended, too.
+/// Whether the process runs; a process that has ended and was not waited for does not.
 fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     stat.is_ok_and(|stat| !stat.contains(") Z "))

@@ -1,4 +1,4 @@
-//! What is measured: a comet that the bench starts, a server that runs already, or a yardstick.
+//! The target of a measurement: a comet that the bench starts, a server that already runs, or a yardstick.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -19,12 +19,12 @@ use crate::process::{CpuSample, Gauge};
 use crate::tls::{Certificate, Trust};
 use crate::yardstick::{Feed, Mode};
 
-/// Where clients connect.
+/// The addresses that clients connect to.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Endpoints {
     pub tcp: SocketAddr,
     pub websocket: Option<SocketAddr>,
-    /// How clients speak TLS to both addresses, where they do.
+    /// How clients use TLS with both addresses, if they do.
     pub tls: Option<Trust>,
     /// Further addresses, for the share of the connections that is inside TLS.
     pub inside_tls: Option<Box<Self>>,
@@ -33,21 +33,21 @@ pub(crate) struct Endpoints {
 /// Something that connections can be made to.
 pub(crate) struct Target {
     pub endpoints: Endpoints,
-    /// Where its metrics are, if it has any.
+    /// The address of its metrics, if it has any.
     pub stat: Option<SocketAddr>,
-    /// Its push API, host:port; of yardsticks only one has it.
+    /// Its push API, host:port; of the yardsticks only some have one.
     pub grpc: Option<String>,
-    /// Where it takes push frames, if pushes are to be made by them.
+    /// The address for push frames, if pushes are made with them.
     pub frames: Option<SocketAddr>,
-    /// What it costs, which can be read by others too while it is used.
+    /// Measures its cost; others can use it at the same time.
     pub gauge: Gauge,
-    /// Ends with the target.
+    /// Ends when the target is dropped.
     process: Option<Running>,
 }
 
 impl Target {
-    /// The server the arguments name: started, unless it runs already. Fails if it does not start, or is
-    /// not healthy in time; the end of its log is in the error.
+    /// The server that the arguments name, started unless it already runs. Fails if it does not start, or is not
+    /// healthy in time; the error shows the end of its log.
     pub(crate) fn server(server: &ServerArgs, host: &HostArgs) -> Result<Self> {
         match server.addr {
             Some(tcp) => Ok(Self {
@@ -67,7 +67,7 @@ impl Target {
         }
     }
 
-    /// A yardstick for so many connections, and what feeds it. Fails if it does not start.
+    /// A yardstick for `connections` connections, and its feed. Fails if it does not start.
     pub(crate) fn yardstick(
         mode: Mode,
         connections: usize,
@@ -103,33 +103,32 @@ impl Target {
         Ok((target, feed))
     }
 
-    /// CPU time so far, if the process is known. Fails if the process has ended; the end of its log is in
-    /// the error.
+    /// CPU time so far, if the process is known. Fails if the process has ended; the error shows the end of its log.
     pub(crate) fn cpu(&mut self) -> Result<Option<CpuSample>> {
         self.ensure_runs()?;
         self.gauge.cpu()
     }
 
-    /// Looks whether a process that the bench has started is still there. Fails if it has ended; the end
-    /// of its log is in the error.
+    /// Checks that a process that the bench has started still runs. Fails if it has ended; the error shows the end of
+    /// its log.
     pub(crate) fn ensure_runs(&mut self) -> Result<()> {
         self.process.as_mut().map_or(Ok(()), Running::ensure_runs)
     }
 
-    /// The process that the bench has started, which may end from now on: it hands over to another one. It is killed when
-    /// it is dropped.
+    /// Takes out the process that the bench has started, which may end from now on because it hands over to another
+    /// one. It is killed when dropped.
     pub(crate) fn take_process(&mut self) -> Option<Running> {
         self.process.take()
     }
 
-    /// From now on the server is process `pid`, which the one before has started and handed over to. That one has
-    /// ended.
+    /// From now on the server is process `pid`, which the previous process has started and handed over to. The previous
+    /// one has ended.
     pub(crate) fn go_on_as(&mut self, pid: u32) {
         self.gauge.pid = Some(pid);
         self.process = None;
     }
 
-    /// A server that is started with further `arguments` and logs to `log`. Fails like [`Target::server`].
+    /// Starts a server with further `arguments`; it logs to `log`. Fails like [`Target::server`].
     pub(crate) fn start(
         server: &ServerArgs,
         host: &HostArgs,
@@ -141,21 +140,21 @@ impl Target {
             let program = program.display();
             return Err(format!("no server at {program}: build it, or name it by --server").into());
         }
-        // One without a folder is here, and would be looked for in PATH.
+        // A program without a folder is in the current one, but would be searched for in PATH.
         let program = path::absolute(program)?;
         let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
         let [tcp, websocket, grpc, stat, frames] = free_ports(Ipv4Addr::LOCALHOST)?;
         let mut settings = vec![
             list("push.grpc", grpc),
             list("monitor.stat", stat),
-            // Two servers may run beside each other; the bench pushes by gRPC and takes no profiles.
+            // Two servers may run at the same time; the bench pushes with gRPC and takes no profiles.
             "push.http=[]".to_owned(),
             "monitor.pprof=[]".to_owned(),
         ];
         if server.frames {
             settings.push(list("push.frames", frames));
         }
-        // Its files are read when the server starts, and then gone.
+        // The server reads the files when it starts; then they are deleted.
         let certificate = server.tls.then(Certificate::make).transpose()?;
         if let Some(certificate) = &certificate {
             settings.push(list("tls.certificates", certificate.certificate().display()));
@@ -196,19 +195,19 @@ impl Target {
     }
 }
 
-/// The setting of a list with one text in it.
+/// A setting that is a list with one text.
 pub(crate) fn list(key: &str, value: impl Display) -> String {
     format!("{key}=[\"{value}\"]")
 }
 
-/// The ports to try. They are below the ephemeral ports, which the kernel gives to whoever asks for a free one.
+/// The ports to try. They are below the ephemeral ports, which the kernel assigns to whoever asks for a free one.
 const PORTS: Range<u32> = 12_000..32_000;
 
-/// Ports of an address of the loopback that were free a moment ago, each given once by this process. They are given back
-/// before the server takes them: nobody else on a host that is measured should take one by its number.
+/// Ports of a loopback address that were free a moment ago, each returned only once by this process. They are released
+/// before the server takes them: nobody else on a host used for measuring should choose the same ones.
 pub(crate) fn free_ports<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAddr; N]> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    // Processes begin far from each other.
+    // Different processes begin at ports far apart.
     let first = std::process::id().wrapping_mul(7_919);
     let mut free = Vec::with_capacity(N);
     while free.len() < N {
@@ -218,7 +217,7 @@ pub(crate) fn free_ports<const N: usize>(host: Ipv4Addr) -> io::Result<[SocketAd
         match TcpListener::bind(address) {
             Ok(_) => free.push(address),
             Err(error) if turn as usize >= PORTS.len() => return Err(error),
-            // Somebody has it.
+            // The port is in use.
             Err(_) => {}
         }
     }

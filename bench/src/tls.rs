@@ -1,4 +1,4 @@
-//! TLS of the bench: a certificate for the server it starts, and the client's end of each connection.
+//! TLS in the bench: a certificate for the server that it starts, and the client's side of each connection.
 
 use std::fs::{self, Permissions};
 use std::io::{self, BufRead, ErrorKind, Write};
@@ -18,14 +18,14 @@ use tempfile::{Builder, TempDir};
 
 use crate::Result;
 
-/// A certificate for loopback addresses, signed by itself. Its files are there as long as it is.
+/// A self-signed certificate for loopback addresses. Its files are deleted when it is dropped.
 pub(crate) struct Certificate {
     folder: TempDir,
-    /// How clients connect that trust this certificate and no other.
+    /// The configuration of clients that trust only this certificate.
     pub trust: Trust,
 }
 
-/// How clients connect that trust one certificate and no other.
+/// The configuration of clients that trust only one certificate.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub(crate) struct Trust {
@@ -44,7 +44,7 @@ impl TryFrom<Vec<u8>> for Trust {
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        // A storm is one of clients that were not there before.
+        // The clients of a storm must not have connected before.
         config.resumption = Resumption::disabled();
         Ok(Self { certificate, config: Arc::new(config) })
     }
@@ -57,7 +57,7 @@ impl From<Trust> for Vec<u8> {
 }
 
 impl Certificate {
-    /// Makes one. Fails if its files cannot be written.
+    /// Makes a certificate. Fails if its files cannot be written.
     pub(crate) fn make() -> Result<Self> {
         let own = generate_simple_self_signed(["127.0.0.1".to_owned(), "::1".to_owned()])?;
         let trust = Trust::try_from(own.cert.der().to_vec())?;
@@ -80,11 +80,11 @@ impl Certificate {
     }
 }
 
-/// The TLS of one connection, without its socket's reads.
+/// The TLS state of one connection, without reading from its socket.
 pub(crate) struct Tls(Box<ClientConnection>);
 
 impl Tls {
-    /// A connection to `server` that begins. Fails if rustls does not take the address as a name.
+    /// A new connection to `server`. Fails if rustls does not accept the address as a name.
     pub(crate) fn new(clients: &Trust, server: IpAddr) -> Result<Self> {
         let connection = ClientConnection::new(Arc::clone(&clients.config), server.into())?;
         Ok(Self(Box::new(connection)))
@@ -99,8 +99,7 @@ impl Tls {
         Ok(hello)
     }
 
-    /// Decrypts what the socket gave and hands it on in pieces. Fails if it is not what TLS allows, or
-    /// `take` fails.
+    /// Decrypts input from the socket and passes it on in pieces. Fails if it violates TLS, or `take` fails.
     pub(crate) fn receive(
         &mut self,
         mut encrypted: &[u8],
@@ -126,14 +125,14 @@ impl Tls {
         Ok(())
     }
 
-    /// Encrypts what the session has to say and writes what the socket takes; returns whether that was all.
-    /// Fails if the socket does.
+    /// Encrypts the output of the session and writes as much as the socket takes; returns whether that was all. Fails
+    /// if the socket does.
     pub(crate) fn transmit(
         &mut self,
         session: &mut Session,
         mut socket: &TcpStream,
     ) -> io::Result<bool> {
-        // While the handshake lasts, rustls keeps it for later.
+        // During the handshake, rustls keeps it for later.
         let taken = self.0.writer().write(session.output())?;
         session.consume_output(taken);
         while self.0.wants_write() {

@@ -1,6 +1,5 @@
-//! What is measured of a subject: a turn of pushes (push, wait for every delivery, account), and a storm of
-//! connections (all of them as fast as they can be made). Both give JSON, whose figures are explained in
-//! [`crate::figures`].
+//! The measurements of a subject: a turn of pushes (push, wait for every delivery, account), and a storm of connections
+//! (all made as fast as possible). Both return JSON, whose figures are explained in [`crate::figures`].
 
 use serde_json::{Value, json};
 
@@ -11,14 +10,14 @@ use crate::plan::Plan;
 use crate::stats::Percentiles;
 use crate::subject::{QUIET_NS, Subject};
 
-/// After the last delivery, so long for what should not come: duplicates.
+/// How long to wait after the last delivery for messages that should not arrive: duplicates.
 const AFTERMATH_NS: u64 = 200 * MILLISECOND_NS;
-/// Connections made before the first look at the memory, so that what a server allocates once is not
-/// charged to the connections; at most a tenth of them.
+/// Connections made before the memory is first read, so that what a server allocates only once is not charged to the
+/// connections; at most a tenth of them.
 const WARM_UP: usize = 200;
 
 impl Subject {
-    /// Connects all members and takes a turn, for which no connections are there before.
+    /// Connects all members and runs a turn; there must be no connections before.
     pub(crate) fn only_turn(&mut self, plan: Plan) -> Result<Value> {
         self.connect()?;
         let memory = self.target.gauge.memory()?;
@@ -27,8 +26,8 @@ impl Subject {
         Ok(turn)
     }
 
-    /// The turn itself, with all connections made: pushes as `plan` says, waits for what it becomes and then
-    /// `aftermath_ns` for what should not come.
+    /// The turn itself, with all connections made: pushes according to `plan`, waits for the deliveries and then
+    /// `aftermath_ns` for messages that should not arrive.
     pub(crate) fn turn(&mut self, plan: Plan, aftermath_ns: u64) -> Result<Value> {
         self.restart(plan.run, plan.size, false)?;
         let bar = self.place.bar(plan.expected(), "delivering");
@@ -65,7 +64,7 @@ impl Subject {
             "sent": sent,
             "cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns)),
             "data_cpu_per_delivery_ns": cpu.as_ref().map(|cpu| each(cpu.data_ns)),
-            // From when the first push was due to the last delivery, as the time is.
+            // From when the first push was due to the last delivery, like the time.
             "cpu": cpu,
             "latency": Percentiles::of(&findings.latencies),
             // From just before the first push to the last delivery.
@@ -75,7 +74,7 @@ impl Subject {
         }))
     }
 
-    /// Makes all connections, and measures what that takes, and what they cost in `hold_s` seconds in which they
+    /// Makes all connections, and measures how long that takes, and their cost in `hold_s` seconds in which they are
     /// idle. Fails if one was refused.
     pub(crate) fn storm(&mut self, hold_s: Option<f64>) -> Result<Value> {
         let all = self.crowd.connections;
@@ -115,7 +114,7 @@ impl Subject {
             "anonymous_per_connection_bytes":
                 grown.map(|(now, was)| growth(now.anonymous_bytes, was.anonymous_bytes)),
             "idle_cpu_share": idle_cpu_share,
-            // From just before the first of these connections to when the server has settled.
+            // From just before the first of these connections until the server has settled.
             "series": series,
             "closed": findings.closed,
             "faults": self.place.name_faults(close_fault(&findings.closed)),

@@ -1,4 +1,4 @@
-//! A client on a blocking socket, for those few that do to a server what no ordinary client does.
+//! A client on a blocking socket, for the few that do things to a server that no ordinary client does.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use rustix::net::sockopt;
 /// How long one read or write may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What is read of a server at once.
+/// The size of one read.
 const READ: usize = 4096;
 
 /// A connection that the server has authenticated.
@@ -29,7 +29,7 @@ impl Visitor {
         Self::enter_on(connect(address)?, transport, token)
     }
 
-    /// The same on a connection that is under way at least.
+    /// The same on a connection that has at least begun to connect.
     pub(crate) fn enter_on(
         stream: TcpStream,
         transport: Transport,
@@ -57,9 +57,9 @@ impl Visitor {
         self.write()
     }
 
-    /// Ends the connection by a reset.
+    /// Ends the connection with a reset.
     pub(crate) fn reset(self) -> io::Result<()> {
-        // With a linger of 0 s close(2) sends RST (tcp(7), SO_LINGER).
+        // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
         Ok(sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO))?)
     }
 
@@ -72,7 +72,7 @@ impl Visitor {
     }
 }
 
-/// A connection on which nothing was said yet. Fails if nobody listens.
+/// Connects, and sends nothing yet. Fails if nobody listens.
 pub(crate) fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address)?;
     prepare(&stream)?;

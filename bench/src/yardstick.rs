@@ -1,9 +1,9 @@
-//! The yardstick: the least a server can do. A bare loop that sends bytes it is handed to all its sockets, in
-//! a process of its own, measured exactly as the server is.
+//! The yardstick: the least that a server can do. A bare loop that sends the bytes it is given to all its sockets, in a
+//! separate process that is measured exactly like the server.
 //!
-//! It speaks just enough of the protocol for the same receiver: it answers the upgrade and the
-//! authentication. Everything else is taken out: no rooms, no filters, no queues, no gRPC. Its messages come over its
-//! standard input, each as its length and the number of the socket it is for (u32, little-endian), and that many bytes.
+//! It speaks just enough of the protocol for the same receiver: it answers the upgrade and the authentication.
+//! Everything else is left out: no rooms, no filters, no queues, no gRPC. Its messages arrive on its standard input,
+//! each with its length and the number of the socket it is for (u32, little-endian), followed by that many bytes.
 
 mod admit;
 mod answer;
@@ -27,13 +27,13 @@ use crate::Result;
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 4096;
 
-/// The longest message a yardstick takes.
+/// The longest message that a yardstick accepts.
 const MESSAGE_MAX: u32 = 16 << 20;
-/// Sockets of a group.
+/// The number of sockets in a group.
 pub(crate) const FAN: usize = 10;
 /// Bytes that a group's yardstick reads at once.
 const READ_BYTES: usize = 64 << 10;
-/// Instead of a socket's number: the message is for all.
+/// In place of a socket's number: the message is for all sockets.
 const ALL: u32 = u32::MAX;
 
 /// How a yardstick sends.
@@ -45,11 +45,11 @@ pub(crate) enum Mode {
     Send,
     /// io_uring: receives heartbeats and answers them, and sends nothing else.
     Answer,
-    /// As `ring`, but the messages come over one more connection, and each is for a group of ten sockets.
+    /// Like `ring`, but the messages arrive on an additional connection, and each is for a group of ten sockets.
     Fan,
-    /// As `fan`, but the messages come by the push API, through a bare gRPC server on the same thread.
+    /// Like `fan`, but the messages arrive at the push API, through a bare gRPC server on the same thread.
     FanGrpc,
-    /// As `fan`, but each message is for one socket, and whoever sends it gets it back as well.
+    /// Like `fan`, but each message is for one socket, and is also sent back to its sender.
     One,
     /// Sends back what it receives on one connection.
     Echo,
@@ -58,17 +58,17 @@ pub(crate) enum Mode {
 }
 
 impl Mode {
-    /// Messages come by the push API.
+    /// Whether messages arrive at the push API.
     pub(crate) fn takes_calls(self) -> bool {
         matches!(self, Self::Grpc | Self::FanGrpc)
     }
 }
 
-/// The bench's end.
+/// The bench's end of the connection to a yardstick.
 pub(crate) enum Feed {
     Pipe(ChildStdin),
-    /// Connected with the first message, behind the connections that are to get it. The yardstick's standard input is open
-    /// meanwhile.
+    /// Connected with the first message, after the connections that will receive it. The yardstick's standard input
+    /// stays open meanwhile.
     Socket {
         address: SocketAddr,
         stream: Option<TcpStream>,
@@ -78,13 +78,13 @@ pub(crate) enum Feed {
 }
 
 impl Feed {
-    /// Of the yardstick at `address`. If `is_answered`, what comes back is read, and thrown away.
+    /// The feed of the yardstick at `address`. If `is_answered`, answers are read and discarded.
     pub(crate) fn socket(address: SocketAddr, is_answered: bool, pipe: ChildStdin) -> Self {
         Self::Socket { address, stream: None, is_answered, _pipe: pipe }
     }
 
-    /// Has `message` sent to one connection or group, by the order in which they were made, or to every one. Blocks
-    /// while the yardstick is behind by a pipe full. Fails if the yardstick has ended.
+    /// Makes the yardstick send `message` to one connection or group, numbered in the order in which they were made, or
+    /// to all. Blocks while the yardstick is a full pipe behind. Fails if the yardstick has ended.
     pub(crate) fn push(&mut self, to: Option<usize>, message: &[u8]) -> io::Result<()> {
         let length = u32::try_from(message.len()).map_err(io::Error::other)?;
         let to = to.map_or(Ok(ALL), u32::try_from).map_err(io::Error::other)?;
@@ -102,7 +102,7 @@ impl Feed {
                         connected.set_nodelay(true)?;
                         if *is_answered {
                             let mut answers = connected.try_clone()?;
-                            // It ends with the yardstick.
+                            // The thread ends with the yardstick.
                             thread::spawn(move || io::copy(&mut answers, &mut io::sink()));
                         }
                         stream.insert(connected)
@@ -114,11 +114,11 @@ impl Feed {
     }
 }
 
-/// Accepts the connections and sends what it is handed, until the standard input ends. The port is the first line
-/// of the standard output. Fails if a socket could not be made or a connection does not speak the protocol.
+/// Accepts the connections and sends the given messages, until the standard input ends. The first line of the standard
+/// output is the port. Fails if a socket could not be made or a connection does not speak the protocol.
 pub(crate) fn serve(mode: Mode, connections: usize) -> Result<()> {
     let listener = socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    // Accepted sockets inherit it.
+    // Accepted sockets inherit this option.
     sockopt::set_tcp_nodelay(&listener, true)?;
     bind(&listener, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
     listen(&listener, BACKLOG)?;
@@ -174,7 +174,7 @@ fn echo(listener: &TcpListener) -> Result<()> {
     }
 }
 
-/// Calls `round` with each message of `input`, to its end, and the sockets or groups the message is for.
+/// Calls `round` with each message of `input`, to its end, and with the sockets or groups that it is for.
 fn each_message(
     mut input: impl BufRead,
     connections: usize,

@@ -1,31 +1,32 @@
-//! Accounts of connections that enter a room and leave it again, where the messages of the room have regular times. So
-//! it shows, too, if the first ones after the connection has entered are missing, or the last ones before it leaves.
+//! Accounts of connections that enter a room and leave it again, where the messages of the room are sent at regular
+//! times. So it also shows if the first messages after the connection entered are missing, or the last ones before it
+//! left.
 
 use std::collections::HashMap;
 
 use super::{Account, Deliveries, StreamId};
 use crate::clock::SECOND_NS;
 
-/// A message that was to be sent so long before the request to leave has been delivered by then.
+/// A message that was due this long before the request to leave must have been delivered by then.
 const MARGIN_NS: u64 = 2 * SECOND_NS;
 
 /// The visits of all connections.
 #[derive(Default, Debug)]
 pub(crate) struct VisitAccounts {
-    /// Between two messages of a room.
+    /// Time between two messages of a room.
     period_ns: u64,
-    /// Those under way, by connection.
+    /// The visits under way, by connection.
     present: HashMap<usize, Vec<Visit>>,
     ended: Vec<Account>,
     sums: Deliveries,
-    /// Visits that began.
+    /// The number of visits that began.
     pub begun: u64,
 }
 
 #[derive(Debug)]
 struct Visit {
     account: Account,
-    /// When the last message was to be sent that has come; before the first, when the connection heard that it had entered.
+    /// When the last message received was due; before the first one, when the connection was told that it had entered.
     last_ns: u64,
     is_empty: bool,
     /// When the request to leave was sent.
@@ -33,12 +34,12 @@ struct Visit {
 }
 
 impl VisitAccounts {
-    /// Forgets all. The messages of a room are so far apart.
+    /// Clears everything. `period_ns` is the time between two messages of a room.
     pub(crate) fn restart(&mut self, period_ns: u64) {
         *self = Self { period_ns, ..Self::default() };
     }
 
-    /// The connection has heard that it is in the room.
+    /// The connection was told that it is in the room.
     pub(crate) fn begin(&mut self, connection: usize, stream: StreamId, now_ns: u64) {
         let account = Account::new(stream, false);
         let visit = Visit { account, last_ns: now_ns, is_empty: true, leaves_ns: None };
@@ -53,7 +54,7 @@ impl VisitAccounts {
         }
     }
 
-    /// The connection has heard that it has left; false where it was not there.
+    /// The connection was told that it has left; false if it was not there.
     pub(crate) fn end(&mut self, connection: usize, stream: StreamId) -> bool {
         let period_ns = self.period_ns;
         let Some(visits) = self.present.get_mut(&connection) else { return false };
@@ -64,8 +65,8 @@ impl VisitAccounts {
         if visits.is_empty() {
             self.present.remove(&connection);
         }
-        // Messages that were to be sent after the last one, and well before the request to leave. After no message at all, the
-        // first one may be a whole period away.
+        // Messages that were due after the last one received, and well before the request to leave. If none was
+        // received, the first one may be a whole period away.
         let end_ns = leaves_ns.unwrap_or(last_ns).saturating_sub(MARGIN_NS);
         let missing = end_ns.saturating_sub(last_ns) / period_ns.max(1);
         if missing > 0 {
@@ -88,7 +89,7 @@ impl VisitAccounts {
             None => sums.foreign += 1,
             Some(visit) => {
                 if std::mem::take(&mut visit.is_empty) {
-                    // What was to be sent after the connection had entered, and before this one.
+                    // Messages that were due after the connection entered, and before this one.
                     let time_ns = intended_ns.saturating_sub(visit.last_ns + 1);
                     visit.account.has_joined = true;
                     visit.account.next = sequence.saturating_sub(time_ns / period_ns);
@@ -113,7 +114,7 @@ impl VisitAccounts {
         }
     }
 
-    /// What became of the messages.
+    /// The outcome of the messages.
     pub(crate) fn close(&self) -> Deliveries {
         let present = self.present.values().flatten().map(|visit| &visit.account);
         let lost = present.chain(&self.ended).map(Account::missing).sum();
@@ -133,8 +134,8 @@ mod tests {
     const ROOM: StreamId = StreamId { kind: StreamId::FURTHER, number: 3 };
     const PERIOD_NS: u64 = SECOND_NS;
 
-    /// One connection that hears that it has entered at 10.5 s, gets these messages, of which number n was to be sent at n seconds,
-    /// and asks to leave at 20.5 s.
+    /// One connection that is told at 10.5 s that it has entered, receives these messages, of which number n was due at
+    /// n seconds, and asks to leave at 20.5 s.
     #[track_caller]
     fn check(sequences: &[u64], received: u64, lost: u64) {
         let mut accounts = VisitAccounts::default();
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn what_is_missing_at_the_ends_shows_as_well() {
         check(&[11, 12, 13, 14, 15, 16, 17, 18], 8, 0);
-        // It may have been in the room before it heard so, and after it asked to leave.
+        // It may have been in the room before it was told so, and after it asked to leave.
         check(&[10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20], 11, 0);
         check(&[12, 13, 14, 15, 16, 17, 18], 7, 1);
         check(&[11, 12, 13, 14, 15, 16], 6, 2);

@@ -12,15 +12,15 @@ use crate::message::COMPACT_LEN;
 use crate::source::Sources;
 use comet_cpus::CpuList;
 
-/// The largest body that may be asked for, in bytes.
+/// The largest size of a body, in bytes.
 const SIZE_MAX: i64 = 1 << 20;
 
-/// Takes numbers from 1 on.
+/// A parser of numbers from 1 on.
 pub(super) fn positive() -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(1..)
 }
 
-/// Takes bodies that hold at least so many bytes.
+/// A parser of body sizes of at least `least` bytes.
 pub(super) fn body(least: usize) -> RangedI64ValueParser<u32> {
     value_parser!(u32).range(least as i64..=SIZE_MAX)
 }
@@ -105,7 +105,7 @@ pub(crate) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Those of an empty command line.
+    /// The arguments of an empty command line.
     pub(super) fn defaults() -> Self {
         let command = Self::augment_args(clap::Command::new("defaults"));
         let none = command.get_matches_from(["defaults"]);
@@ -134,7 +134,7 @@ pub(crate) struct YardstickArgs {
 }
 
 impl YardstickArgs {
-    /// Yardsticks are measured beside a server that the bench starts, and beside another where asked for.
+    /// Yardsticks are measured next to a server that the bench starts, and next to any other only if asked for.
     pub(crate) fn wanted(&self, setup: &SetupArgs) -> bool {
         !self.alone && (self.yardsticks || setup.server.addr.is_none())
     }
@@ -152,7 +152,7 @@ pub(crate) struct SetupArgs {
 }
 
 impl SetupArgs {
-    /// Where things run, and the server.
+    /// The arguments for the host, and those for the server.
     pub(crate) fn sides(&self) -> (&HostArgs, Option<&ServerArgs>) {
         (&self.host, Some(&self.server))
     }

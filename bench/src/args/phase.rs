@@ -64,7 +64,7 @@ pub(crate) struct DayFile {
 }
 
 impl DayFile {
-    /// Reads a file; what is wrong with it comes with the line it stands in.
+    /// Reads a file; an error comes with its line.
     pub(super) fn read(path: &str) -> Result<Self, String> {
         let text = fs::read_to_string(path);
         let text = text.map_err(|error| format!("cannot read {path}: {error}"))?;
@@ -72,7 +72,7 @@ impl DayFile {
     }
 }
 
-/// The default day; guests of a hundred members.
+/// The default day; the rates of guests are for a hundred members.
 const DEFAULT_DAY: &str = r#"phase = [
     { name = "morning storm", connect = 0.9 },
     { name = "morning", room-rate = 50, key-rate = 100, arrivals = 1 },
@@ -83,7 +83,7 @@ const DEFAULT_DAY: &str = r#"phase = [
 ]"#;
 
 impl Phase {
-    /// The default day of so many members.
+    /// The default day for `members` members.
     pub(crate) fn day(members: usize) -> Vec<Self> {
         let day: DayFile = toml::from_str(DEFAULT_DAY).expect("the default day is well-formed");
         let scaled = |is: Self| Self { arrivals: is.arrivals * members as f64 / 100.0, ..is };
@@ -94,7 +94,7 @@ impl Phase {
 impl FromStr for Phase {
     type Err = String;
 
-    /// Of an inline table.
+    /// Parses an inline table.
     fn from_str(text: &str) -> Result<Self, String> {
         let phase = ValueDeserializer::parse(text).and_then(Self::deserialize);
         phase.map_err(|error| error.message().to_owned())

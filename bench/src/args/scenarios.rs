@@ -283,7 +283,7 @@ pub(crate) struct DayArgs {
 }
 
 impl DayArgs {
-    /// The same with the phases of the file, or of the default day, where none are given as flags.
+    /// The same arguments with the phases of the file, or of the default day, if none are given as flags.
     pub(crate) fn with_phases(mut self) -> Self {
         if let Some(file) = self.file.take() {
             self.phase = file.phase;
@@ -464,7 +464,7 @@ impl TargetsArgs {
         self.only.is_empty() || self.only.contains(&line)
     }
 
-    /// The server to start, with clients as they are by default.
+    /// The arguments for the server to start; those for clients keep their defaults.
     pub(crate) fn server(&self) -> ServerArgs {
         let (server, server_set) = (self.server.clone(), self.server_set.clone());
         ServerArgs { server, server_set, ..ServerArgs::defaults() }

@@ -1,4 +1,4 @@
-//! Guests: connections that arrive at a rate, change their room perhaps, and leave after a random time.
+//! Guests: connections that arrive at a given rate, may change their room, and leave after a random time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -19,21 +19,21 @@ use crate::receiver::Receiver;
 /// How guests come and go.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct ChurnPlan {
-    /// Time between two arrivals. They are due when they are due, however those before them fare.
+    /// Time between two arrivals. Guests arrive on schedule, even if those before them are late.
     pub interval_ns: u64,
     /// How long a guest stays, on average; exponentially distributed.
     pub life_ns: u64,
     /// Share of the guests that change their room halfway.
     pub moves: f64,
-    /// Number of the first guest, and how many further the next one is.
+    /// Number of the first guest, and the step from one guest's number to the next.
     pub first: usize,
     pub stride: usize,
-    /// The most there may be at once.
+    /// The most guests that may be present at once.
     pub present_max: u64,
 }
 
 impl ChurnPlan {
-    /// Guests beside so many `members`; none at a rate of 0.
+    /// Guests in addition to `members`; `None` at a rate of 0.
     pub(crate) fn of(arrivals: f64, life_s: f64, moves: f64, members: usize) -> Option<Self> {
         Some(Self {
             interval_ns: Plan::interval_of(arrivals)?,
@@ -45,7 +45,7 @@ impl ChurnPlan {
         })
     }
 
-    /// What one of `count` processes does of it.
+    /// The part of the plan for one of `count` processes.
     pub(crate) fn part(&self, count: usize, index: usize) -> Self {
         Self {
             interval_ns: self.interval_ns.saturating_mul(count as u64),
@@ -57,26 +57,27 @@ impl ChurnPlan {
     }
 }
 
-/// Room for the guests there are at once: twice what there are on average, and some.
+/// Room for the guests that are present at once: twice the average, plus some.
 pub(crate) fn guests_max(arrivals: f64, life_s: f64) -> u64 {
     (arrivals.max(0.0) * life_s.max(0.0) * 2.0).ceil() as u64 + 100
 }
 
-/// The guests that are there, what they are going to do, and when others arrive.
+/// The guests that are present, what they will do next, and when others arrive.
 #[derive(Default)]
 pub(super) struct Guests {
-    /// The plan, while guests arrive, and chance, seeded by it: the guests of two runs behave alike.
+    /// The plan while guests arrive, and a random generator seeded from it, so that the guests of two runs behave
+    /// alike.
     arrivals: Option<(ChurnPlan, StdRng)>,
     events: BinaryHeap<Reverse<Event>>,
     present: u64,
     pub sums: GuestSums,
 }
 
-/// In the order of their time.
+/// Ordered by time.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Event {
     due_ns: u64,
-    /// The connection at the receiver; of one that is to arrive its number.
+    /// The index of the connection at the receiver; for a guest yet to arrive, its number.
     index: usize,
     step: Step,
 }
@@ -95,7 +96,7 @@ impl Guests {
         self.arrivals = Some((plan, StdRng::seed_from_u64(plan.first as u64)));
     }
 
-    /// No more arrive, and those that are there leave at once.
+    /// No more guests arrive, and those that are present leave at once.
     pub(super) fn stop(&mut self, receiver: &mut Receiver) {
         self.arrivals = None;
         for Reverse(event) in self.events.drain().collect::<Vec<_>>() {
@@ -105,7 +106,7 @@ impl Guests {
         }
     }
 
-    /// Does what is due; returns when the next is. Fails if the host refuses a connection.
+    /// Does what is due; returns when the next event is due. Fails if the host refuses a connection.
     pub(super) fn act(&mut self, receiver: &mut Receiver, dialer: &Dialer) -> Result<Option<u64>> {
         let now_ns = now_ns();
         while let Some(Reverse(next)) = self.events.peek() {
@@ -116,7 +117,7 @@ impl Guests {
             match step {
                 Step::Arrive => self.arrive(index, due_ns, receiver, dialer)?,
                 Step::Leave => self.leave(index, receiver),
-                // A guest that is not live yet stays in the room it asked for.
+                // A guest that is not live yet stays in the room that it asked for.
                 Step::MoveTo(room) if receiver.is_live(index) => {
                     receiver.recorder.accounts.subscribe(index, StreamId::room(room), false);
                     receiver.send(index, OP_CHANGE_ROOM, dialer.crowd.room(room).as_bytes());
@@ -127,7 +128,7 @@ impl Guests {
         Ok(None)
     }
 
-    /// A guest arrives if there is room for it, and the next one is to.
+    /// A guest arrives if there is room for it, and the next arrival is scheduled.
     fn arrive(
         &mut self,
         number: usize,
@@ -174,7 +175,7 @@ impl Guests {
     }
 }
 
-/// Of mean 1.
+/// An exponentially distributed number with mean 1.
 fn exponential(random: &mut StdRng) -> f64 {
     -(1.0 - random.random::<f64>()).ln()
 }

@@ -1,4 +1,4 @@
-//! The clients of a run in one process: their connections, and what they do beside receiving.
+//! The clients of a run in one process: their connections, and what they do besides receiving.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -23,7 +23,7 @@ use crate::pauses::Pauses;
 use crate::receiver::Receiver;
 use crate::recorder::Recorder;
 
-/// Connections begun between two looks at those under way.
+/// The number of connections begun before those under way are looked at.
 const BURST: usize = 16;
 
 /// A command to all clients of a run.
@@ -31,25 +31,26 @@ const BURST: usize = 16;
 pub(crate) enum ClientCommand {
     /// Connect these members, by number.
     Dial(Range<usize>),
-    /// Forget all figures: what comes is of `run`. Members that are connected now are to get everything: one
-    /// stream, or with `all_streams` their room's, their key's and the broadcasts.
+    /// Reset all figures: from now on messages are expected to be of `run`. Members that are connected now are expected
+    /// to receive everything: one stream, or with `all_streams` the streams of their room, of their key and of the
+    /// broadcasts.
     Restart { run: u32, size: usize, all_streams: bool },
-    /// A heartbeat of each connection every so many ns; 0 for none.
+    /// One heartbeat of each connection every so many ns; 0 for none.
     Heartbeat(u64),
     /// Guests begin to come and go.
     StartGuests(ChurnPlan),
     /// No more guests; those that are there leave.
     StopGuests,
-    /// Slow readers begin to be slow: so many bytes a second.
+    /// Slow readers begin to be slow, at so many bytes a second.
     SlowDown(u32),
-    /// They read again as the others do.
+    /// They read like the others again.
     ReadNormally,
     /// This share of the members loses its connection and makes a new one.
     Reconnect(f64),
-    /// From now on the longest pause of each member is measured anew, where it is sent a message of its room every so
+    /// From now on the longest pause of each member is measured afresh, where it is sent a message of its room every so
     /// many ns.
     MeasurePauses(u64),
-    /// Members need not receive these messages, whose callers were told that the push had failed.
+    /// Members need not receive these messages: their callers were told that the push had failed.
     Excuse(Vec<(StreamId, u64)>),
     /// All members lose their connections.
     CutOff,
@@ -67,14 +68,14 @@ pub(crate) enum ClientCommand {
 pub(crate) struct LocalClients {
     pub receiver: Receiver,
     dialer: Dialer,
-    /// Members that are to be connected, by number.
+    /// Numbers of the members to be connected.
     waiting: VecDeque<usize>,
     members: Vec<Member>,
-    /// Where members that are cut off were in the history of their room.
+    /// The positions of members that were cut off, in the history of their room.
     known: HashMap<usize, Position>,
-    /// Members that are to ask for their further rooms.
+    /// Members that have yet to ask for their further rooms.
     entering: VecDeque<Member>,
-    /// Members have several streams.
+    /// Whether members have several streams.
     all_streams: bool,
     guests: Guests,
     slow: Option<SlowReaders>,
@@ -103,8 +104,8 @@ impl LocalClients {
         })
     }
 
-    /// Does what is due and handles what comes, for at most `timeout_ns`. Fails if a connection cannot be
-    /// begun, or epoll failed; what a server does to one is counted.
+    /// Does what is due and handles events, for at most `timeout_ns`. Fails if a connection cannot be begun, or epoll
+    /// failed; what a server does to a connection is only counted.
     pub(crate) fn turn(&mut self, mut timeout_ns: u64) -> Result<()> {
         if !self.waiting.is_empty() && self.begin_waiting()? {
             timeout_ns = 0;
@@ -191,10 +192,10 @@ impl LocalClients {
         Ok(())
     }
 
-    /// What was found since the last restart; `sent` has the number of messages of each stream by kind.
+    /// The findings since the last restart; `sent` holds the number of messages sent to each stream, by kind.
     pub(crate) fn findings(&self, sent: &[Vec<u64>]) -> Findings {
         let recorder = &self.receiver.recorder;
-        // Where members have all their streams, a connection without subscriptions is one that was closed.
+        // If members have all their streams, a connection without subscriptions is one that was closed.
         let to_single = if self.all_streams { &[] } else { sent };
         let is_healthy = |connection: usize| !recorder.is_slow(connection);
         let (healthy_expected, healthy_lost) = recorder.accounts.lost_by(to_single, is_healthy);
@@ -202,7 +203,7 @@ impl LocalClients {
         let (_, open_lost) = recorder.accounts.lost_by(to_single, is_open);
         let guests = GuestSums { moved: recorder.found.guests.moved, ..self.guests.sums };
         let members = self.members.iter().map(|member| member.index);
-        // Those that read nothing would show nothing but that.
+        // The pauses of those that read nothing only show that they do not read.
         let members = members.filter(|&index| !recorder.is_slow(index));
         let of_members = |pauses: &Pauses| pauses.longest(members, now_ns());
         let [deliveries, mut visits] = recorder.accounts.close(to_single, sent);
@@ -221,7 +222,7 @@ impl LocalClients {
         }
     }
 
-    /// Begins as many as may be under way; returns whether there could be more.
+    /// Begins as many connections as may be under way; returns whether there could be more.
     fn begin_waiting(&mut self) -> Result<bool> {
         let room = self.dialer.in_flight.saturating_sub(self.receiver.opening());
         for _ in 0..room.min(BURST) {
@@ -240,7 +241,7 @@ impl LocalClients {
         Ok(!self.waiting.is_empty() && self.receiver.opening() < self.dialer.in_flight)
     }
 
-    /// The room to which a member comes back with its position.
+    /// The room that a member rejoins with its position.
     fn room_with_history(&self, number: usize) -> Option<String> {
         let crowd = &self.dialer.crowd;
         let room = crowd.room_of(number).filter(|_| crowd.keeps_positions)?;

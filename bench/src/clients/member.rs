@@ -3,6 +3,6 @@
 #[derive(Clone, Copy)]
 pub(super) struct Member {
     pub number: usize,
-    /// At the receiver.
+    /// Its index at the receiver.
     pub index: usize,
 }

@@ -1,4 +1,4 @@
-//! Slow readers, which read a little every now and then, and stalled ones, which read nothing.
+//! Slow readers, which read a little at regular times, and stalled ones, which read nothing.
 
 use std::io;
 
@@ -11,7 +11,7 @@ const STEP_NS: u64 = 100 * MILLISECOND_NS;
 
 /// Connections that the receiver has paused.
 pub(super) struct SlowReaders {
-    /// With one read.
+    /// Bytes of one read.
     bytes: usize,
     due_ns: u64,
     slow: Vec<usize>,
@@ -19,7 +19,7 @@ pub(super) struct SlowReaders {
 }
 
 impl SlowReaders {
-    /// None yet; slow ones are going to read so much.
+    /// No readers yet; slow ones will read this much.
     pub(super) fn new(bytes_per_second: u32) -> Self {
         let bytes = u64::from(bytes_per_second) * STEP_NS / SECOND_NS;
         let bytes = usize::try_from(bytes).expect("a u32").max(1);
@@ -41,7 +41,7 @@ impl SlowReaders {
         receiver.pause_reading(index)
     }
 
-    /// Reads what is due; returns when the next is.
+    /// Makes the reads that are due; returns when the next one is.
     pub(super) fn act(&mut self, receiver: &mut Receiver) -> u64 {
         if self.due_ns <= now_ns() {
             for &index in &self.slow {
@@ -52,7 +52,7 @@ impl SlowReaders {
         self.due_ns
     }
 
-    /// All read again like everybody else.
+    /// All readers read like all others again.
     pub(super) fn release(self, receiver: &mut Receiver) -> io::Result<()> {
         let all = self.slow.into_iter().chain(self.stalled);
         all.into_iter().try_for_each(|index| receiver.resume_reading(index))

@@ -13,14 +13,14 @@ pub(super) struct Talk {
     interval_ns: u64,
     due_ns: u64,
     next: usize,
-    /// By place in the list of members.
+    /// By index in the list of members.
     counts: Vec<u64>,
     pub(super) sent: u64,
     is_over: bool,
 }
 
 impl Talk {
-    /// A message every so many ns, from now on.
+    /// A schedule of one message every so many ns, from now on.
     pub(super) fn start(interval_ns: u64) -> Self {
         let (next, counts, sent) = (0, Vec::new(), 0);
         Self { interval_ns, due_ns: now_ns(), next, counts, sent, is_over: false }
@@ -30,7 +30,7 @@ impl Talk {
         self.is_over = true;
     }
 
-    /// Sends what is due by `members`; returns when the next is.
+    /// Sends the messages that are due, from `members`; returns when the next one is.
     pub(super) fn act(&mut self, receiver: &mut Receiver, members: &[Member]) -> u64 {
         if self.is_over || members.is_empty() {
             return u64::MAX;
@@ -59,7 +59,7 @@ fn talk_body(member: u64, sequence: u64) -> [u8; TALK_LEN] {
     body
 }
 
-/// The member's number and that of the message.
+/// The number of the member and that of the message.
 pub(crate) fn talk_of(body: &[u8]) -> Option<(u64, u64)> {
     let body: &[u8; TALK_LEN] = body.try_into().ok()?;
     let word = |at: usize| u64::from_be_bytes(std::array::from_fn(|byte| body[at + byte]));

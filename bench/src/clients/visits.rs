@@ -1,7 +1,7 @@
 //! Members that visit further rooms (protocol 2): each in turn enters one, stays for a while and leaves again.
 //!
-//! A visitor is to get exactly the messages of its room between the answers to both requests. The messages have regular
-//! times, so what is missing before the first and after the last that came shows as well.
+//! A visitor is expected to receive exactly the messages of its room between the answers to both requests. The messages
+//! are sent at regular times, so it also shows if some are missing before the first or after the last one received.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -15,11 +15,11 @@ use crate::receiver::Receiver;
 /// How members visit.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct VisitPlan {
-    /// Between two visits that begin.
+    /// Time between the beginnings of two visits.
     pub interval_ns: u64,
-    /// How long each stays, at least.
+    /// How long each visitor stays, at least.
     pub stay_ns: u64,
-    /// Between two messages of a further room.
+    /// Time between two messages of a further room.
     pub period_ns: u64,
 }
 
@@ -28,9 +28,9 @@ pub(super) struct Visits {
     plan: VisitPlan,
     due_ns: u64,
     next: usize,
-    /// In the order in which they are to end.
+    /// In the order of their end.
     under_way: VecDeque<Visit>,
-    /// Members that are not to begin another visit, by place at the receiver.
+    /// Indexes, at the receiver, of members that may not begin another visit.
     busy: HashSet<usize>,
     is_over: bool,
 }
@@ -38,7 +38,7 @@ pub(super) struct Visits {
 #[derive(Clone, Copy)]
 struct Visit {
     leave_ns: u64,
-    /// At the receiver.
+    /// Its index at the receiver.
     index: usize,
     room: usize,
 }
@@ -49,12 +49,12 @@ impl Visits {
         Self { plan, due_ns: now_ns(), next, under_way, busy, is_over: false }
     }
 
-    /// No more begin; those that are there stay.
+    /// No more visits begin; visitors that are present stay.
     pub(super) fn stop(&mut self) {
         self.is_over = true;
     }
 
-    /// Does what is due; returns when the next is.
+    /// Does what is due; returns when the next event is.
     pub(super) fn act(
         &mut self,
         receiver: &mut Receiver,
@@ -91,10 +91,10 @@ impl Visits {
     fn leave(&mut self, visit: Visit, receiver: &mut Receiver, crowd: &Crowd, now_ns: u64) {
         let Visit { index, room, .. } = visit;
         if receiver.end_visit(index, room, &crowd.further_room(room)) {
-            // It may begin another one: the answers come in the order of the requests.
+            // The member may begin another visit: the answers come in the order of the requests.
             self.busy.remove(&index);
         } else {
-            // Not there yet.
+            // It has not entered yet.
             self.under_way.push_back(Visit { leave_ns: now_ns + self.plan.stay_ns, ..visit });
         }
     }

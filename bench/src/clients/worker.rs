@@ -23,23 +23,23 @@ use crate::findings::Findings;
 use crate::launch::Running;
 use crate::sampler::Counts;
 
-/// The longest a worker waits before it looks for tasks.
+/// The longest a worker waits before it checks for tasks.
 const LOOK_NS: u64 = 2 * MILLISECOND_NS;
-/// The least time between two reports of one worker.
+/// The shortest time between two reports of one worker.
 const REPORT_NS: u64 = MILLISECOND_NS;
-/// How long a worker may take to answer; dialing has a bound of its own.
+/// How long a worker may take to answer; dialing has its own limit.
 const ANSWER: Duration = Duration::from_secs(60);
 
-/// From the bench to a worker.
+/// A task from the bench to a worker.
 #[derive(Serialize, Deserialize)]
 enum Task {
     Setup(Box<Dialer>),
     Execute(ClientCommand),
-    /// With the messages of each stream, by kind.
+    /// Asks for the findings; holds the number of messages sent to each stream, by kind.
     Findings(Vec<Vec<u64>>),
 }
 
-/// From a worker to the bench.
+/// A note from a worker to the bench.
 #[derive(Serialize, Deserialize)]
 enum Note {
     Counts(Counts),
@@ -47,11 +47,11 @@ enum Note {
     Failed(String),
 }
 
-/// The workers of a run, as the bench sees them. Their methods fail where one has failed or ended.
+/// The workers of a run, seen from the bench. Their methods fail if one has failed or ended.
 pub(super) struct Workers {
     workers: Vec<Worker>,
     notes: Receiver<(usize, io::Result<Note>)>,
-    /// Of all members.
+    /// The number of all members.
     connections: usize,
 }
 
@@ -62,7 +62,7 @@ struct Worker {
 }
 
 impl Workers {
-    /// Starts so many workers.
+    /// Starts `count` workers.
     pub(super) fn start(dialer: Dialer, count: usize) -> Result<Self> {
         let (sender, notes) = channel();
         let connections = dialer.crowd.connections;
@@ -74,7 +74,7 @@ impl Workers {
             let sender = sender.clone();
             thread::spawn(move || {
                 read_lines(stdout, |note| sender.send((index, note)).is_ok());
-                // Nobody listens any more where the run is over.
+                // Nobody listens any more if the run is over.
                 let _ = sender.send((index, Ok(Note::Failed("it ended".to_owned()))));
             });
             let tasks = BufWriter::new(stdin);
@@ -85,7 +85,7 @@ impl Workers {
         Ok(Self { workers, notes, connections })
     }
 
-    /// What was counted since the workers are there, as far as it is reported.
+    /// The sum of the counts since the workers started, as far as they were reported.
     pub(super) fn counts(&self) -> Counts {
         let mut all = Counts::default();
         self.workers.iter().for_each(|worker| all += worker.counts);
@@ -97,7 +97,7 @@ impl Workers {
         self.workers.iter().map(|worker| worker.process.pid())
     }
 
-    /// Takes reports, for at most `timeout_ns`.
+    /// Handles reports, for at most `timeout_ns`.
     pub(super) fn turn(&mut self, timeout_ns: u64) -> Result<()> {
         match self.notes.recv_timeout(Duration::from_nanos(timeout_ns)) {
             Ok((index, note)) => drop(self.take(index, note)?),
@@ -107,7 +107,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Has each worker do its part of a command.
+    /// Makes each worker do its part of a command.
     pub(super) fn execute(&mut self, command: &ClientCommand) -> Result<()> {
         let count = self.workers.len();
         for (index, worker) in self.workers.iter_mut().enumerate() {
@@ -119,7 +119,7 @@ impl Workers {
                 ClientCommand::StartGuests(plan) => {
                     ClientCommand::StartGuests(plan.part(count, index))
                 }
-                // Of the same pace together.
+                // Together they keep the given pace.
                 ClientCommand::Talk(interval_ns) => {
                     ClientCommand::Talk(interval_ns.saturating_mul(count as u64))
                 }
@@ -132,13 +132,13 @@ impl Workers {
             worker.give(&Task::Execute(part))?;
         }
         if matches!(command, ClientCommand::Restart { .. }) {
-            // Messages of the new run may come as soon as this returns: no worker is to be behind.
+            // Messages of the new run may arrive as soon as this returns, so every worker must have restarted.
             self.findings(&[])?;
         }
         Ok(())
     }
 
-    /// What all have found together.
+    /// The findings of all workers together.
     pub(super) fn findings(&mut self, sent: &[Vec<u64>]) -> Result<Findings> {
         for worker in &mut self.workers {
             worker.give(&Task::Findings(sent.to_vec()))?;
@@ -156,7 +156,7 @@ impl Workers {
         Ok(all)
     }
 
-    /// Notes counts, and gives findings.
+    /// Stores counts, and returns findings.
     fn take(&mut self, index: usize, note: io::Result<Note>) -> Result<Option<Box<Findings>>> {
         match note.unwrap_or_else(|error| Note::Failed(error.to_string())) {
             Note::Counts(counts) => self.workers[index].counts = counts,
@@ -173,7 +173,7 @@ impl Worker {
     }
 }
 
-/// The connections of one of `count` workers.
+/// The connections of worker `index` of `count`.
 fn part(connections: usize, count: usize, index: usize) -> Range<usize> {
     connections * index / count..connections * (index + 1) / count
 }
@@ -184,15 +184,15 @@ fn write_line(out: &mut impl Write, value: &impl Serialize) -> io::Result<()> {
     out.flush()
 }
 
-/// Hands on each line, until the input ends or nobody takes it.
+/// Passes on each line, until the input ends or nobody takes it.
 fn read_lines<T: DeserializeOwned>(input: impl BufRead, take: impl Fn(io::Result<T>) -> bool) {
     let mut lines = input.lines();
     let parse = |line: String| Ok(serde_json::from_str(&line)?);
     while lines.next().is_some_and(|line| take(line.and_then(parse))) {}
 }
 
-/// Runs a worker until its standard input ends. Fails if the bench has ended, or sends what is no task; all
-/// other failures are reported to the bench.
+/// Runs a worker until its standard input ends. Fails if the bench has ended, or sends something that is not a task;
+/// all other failures are reported to the bench.
 pub(crate) fn work() -> Result<()> {
     let (sender, tasks) = channel();
     thread::spawn(move || read_lines(io::stdin().lock(), |task| sender.send(task).is_ok()));
@@ -207,7 +207,7 @@ fn serve(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()>
     let Task::Setup(dialer) = tasks.recv()?? else {
         return Err("a worker is set up first".into());
     };
-    // The bench has looked whether the limit suffices.
+    // The bench has checked that the limit is high enough.
     ensure_descriptors(0, 1)?;
     let mut clients = LocalClients::new(*dialer)?;
     let (mut reported, mut due_ns) = (Counts::default(), 0);
@@ -217,7 +217,7 @@ fn serve(tasks: &Receiver<io::Result<Task>>, out: &mut impl Write) -> Result<()>
                 Task::Setup(_) => return Err("a worker is set up once".into()),
                 Task::Execute(command) => clients.execute(command)?,
                 Task::Findings(sent) => {
-                    // What is counted is not to be behind what was found.
+                    // The counts must not be older than the findings.
                     write_line(out, &Note::Counts(clients.receiver.counts()))?;
                     write_line(out, &Note::Findings(Box::new(clients.findings(&sent))))?;
                 }

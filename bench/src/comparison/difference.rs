@@ -1,5 +1,5 @@
-//! What is not the same between the results of a comparison, besides their figures: hosts, pinning,
-//! configurations, and runs that did not pass.
+//! Differences between the results of a comparison, apart from their figures: hosts, pinning, configurations, and runs
+//! that did not pass.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::file::ResultFile;
 
-/// Where the bench runs and writes is in the pinning, or no matter.
+/// The CPUs of the bench are in the pinning, and where it writes does not matter.
 const CONFIG_IGNORED: &str = "host.";
 
 /// A sentence for each difference.
@@ -57,7 +57,7 @@ fn differing(
     words.collect()
 }
 
-/// Hands out keys with dots and their values; a list is a value.
+/// Passes on keys, written with dots, and their values; a list is a value.
 fn flatten<'a>(prefix: &str, value: &'a Value, found: &mut impl FnMut(String, &'a Value)) {
     for (key, member) in value.as_object().into_iter().flatten() {
         let key = format!("{prefix}{key}");

@@ -1,4 +1,4 @@
-//! Results as they are read: each checked to be one, and put with the others of its scenario.
+//! Result files as they are read: each is checked, and grouped with the others of its scenario.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,10 +10,10 @@ use serde_json::Value;
 use crate::Result;
 use crate::report::{Program, SCHEMA};
 
-/// A result. What only some scenarios have is left as JSON.
+/// A result. What only some scenarios have is kept as JSON.
 #[derive(Deserialize, Debug)]
 pub(super) struct ResultFile {
-    /// What it is called in a comparison.
+    /// Its name in a comparison.
     #[serde(skip)]
     pub name: String,
     pub scenario: String,
@@ -27,7 +27,7 @@ pub(super) struct ResultFile {
     pub faults: Vec<String>,
 }
 
-/// Reads results, and finds names for them that differ.
+/// Reads results, and finds a distinct name for each.
 pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
     let read = |(path, name): (&PathBuf, String)| {
         let whole = path.display();
@@ -38,7 +38,7 @@ pub(super) fn load(paths: &[PathBuf]) -> Result<Vec<ResultFile>> {
     paths.iter().zip(names(paths)).map(read).collect()
 }
 
-/// The names of files without folder and ending, if they differ.
+/// The names of the files without folder and extension, if they are distinct.
 fn names(paths: &[PathBuf]) -> Vec<String> {
     let stem = |path: &PathBuf| path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let stems: BTreeSet<_> = paths.iter().filter_map(stem).collect();
@@ -47,8 +47,8 @@ fn names(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().map(|path| short(path).unwrap_or_else(|| whole(path))).collect()
 }
 
-/// The results of each scenario, in the order of the first of them. It is an error if only one of several
-/// scenarios has a single result: nothing compares with it.
+/// The results of each scenario, in the order in which scenarios first occur. It is an error if only one of several
+/// scenarios has a single result, since there is nothing to compare it with.
 pub(super) fn by_scenario(files: Vec<ResultFile>) -> Result<Vec<Vec<ResultFile>>> {
     let mut scenarios: Vec<Vec<ResultFile>> = Vec::new();
     for file in files {
@@ -72,7 +72,7 @@ pub(super) fn by_scenario(files: Vec<ResultFile>) -> Result<Vec<Vec<ResultFile>>
     Ok(scenarios)
 }
 
-/// Reads a result; what is wrong with it is said so that it follows the file's name.
+/// Reads a result; errors are worded to follow the file's name.
 fn parse(text: &[u8]) -> Result<ResultFile, String> {
     const NAME_ONE: &str = "name a file that comet-bench has written (--json)";
     let json: Value =
@@ -105,7 +105,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// A result of `scenario` with `results`.
+    /// A result of `scenario` that holds `results`.
     pub(in super::super) fn result(name: &str, scenario: &str, results: &Value) -> ResultFile {
         let text = json!({
             "schema": SCHEMA,

@@ -1,5 +1,5 @@
-//! The plots of a comparison: latency by percentile, and over time what came, how many were connected, CPU
-//! and memory. A line for each subject of each result.
+//! The plots of a comparison: latency by percentile; and, over time, messages received, open connections, CPU and
+//! memory. There is one line for each subject of each result.
 
 mod draw;
 mod scale;
@@ -14,12 +14,12 @@ use crate::figures::figure;
 use crate::measurements::{Group, groups, percentiles};
 use crate::stats::Spread;
 
-/// Rates are taken over so long, since what is pushed in ticks comes in bursts.
+/// Rates are averaged over this time, since pushes in ticks arrive in bursts.
 const WINDOW_S: f64 = 0.5;
 
 /// A plot, drawn.
 pub(super) struct Plot {
-    /// As its file is called.
+    /// The name of its file.
     pub name: &'static str,
     pub svg: String,
 }
@@ -33,12 +33,12 @@ struct Kind {
     shows: Shows,
 }
 
-/// What a plot shows; the last three are columns of the time series, times a factor.
+/// The content of a plot; the last three are columns of the time series, times a factor.
 enum Shows {
     Percentiles,
-    /// What a count grew by in a second, where it grew.
+    /// The growth of a count in a second, if it grew.
     Rate(&'static str, f64),
-    /// Values, where they are not the same all the time.
+    /// Values, if they change at all.
     Moves(&'static str, f64),
     Values(&'static str, f64),
 }
@@ -50,12 +50,12 @@ const KINDS: [Kind; 6] = [
     Kind { name: "throughput", title: "deliveries, round in the middle", unit: "deliveries a second", shows: Shows::Rate("received", 1.0) },
     Kind { name: "heartbeats", title: "answered heartbeats, round in the middle", unit: "heartbeats a second", shows: Shows::Rate("heartbeats", 1.0) },
     Kind { name: "connections", title: "open connections, round in the middle", unit: "connections", shows: Shows::Moves("connections", 1.0) },
-    // Of microseconds in a second.
+    // From microseconds in a second to percent.
     Kind { name: "cpu", title: "CPU time of all threads, round in the middle", unit: "% of one CPU", shows: Shows::Rate("cpu_us", 1e-4) },
     Kind { name: "memory", title: "resident memory, round in the middle", unit: "resident memory, MB", shows: Shows::Values("rss_bytes", 1e-6) },
 ];
 
-/// Those plots there are points for.
+/// The plots for which there are points.
 pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
     let marks = phases(&files[0]);
     let plot = |kind: &Kind| {
@@ -74,13 +74,13 @@ pub(super) fn plots(files: &[ResultFile]) -> Vec<Plot> {
     KINDS.iter().filter_map(plot).collect()
 }
 
-/// Where the phases of a day begin; nothing in other results.
+/// The beginnings of the phases of a day; empty for other results.
 fn phases(file: &ResultFile) -> Vec<Mark> {
     let phases = file.results.pointer("/days/0/phases");
     phases.and_then(|phases| Vec::deserialize(phases).ok()).unwrap_or_default()
 }
 
-/// The lines of every subject of every result, as far as there are points.
+/// The lines for each subject of each result, if there are points.
 fn lines(files: &[ResultFile], shows: &Shows) -> Vec<Line> {
     let mut lines = Vec::new();
     let mut subjects: Vec<String> = Vec::new();
@@ -104,7 +104,7 @@ fn lines(files: &[ResultFile], shows: &Shows) -> Vec<Line> {
     lines
 }
 
-/// The points of a subject, each under the name of what they are, empty for what is shown of all.
+/// The points of a subject, each set with the name of the quantity; the name is empty if the plot shows only one.
 fn shown(group: &Group<'_>, shows: &Shows) -> Vec<(String, Points)> {
     let points = match *shows {
         Shows::Percentiles => return latencies(group),
@@ -123,7 +123,7 @@ fn shown(group: &Group<'_>, shows: &Shows) -> Vec<(String, Points)> {
     if is_shown { vec![(String::new(), points)] } else { Vec::new() }
 }
 
-/// The latencies of a subject; of one that has none what else it took the percentiles of, like handshakes.
+/// The latencies of a subject; if it has none, other percentiles that it has, like those of handshakes.
 fn latencies(group: &Group<'_>) -> Vec<(String, Points)> {
     let all: Vec<&str> = percentiles(group.rounds[0]).into_iter().map(|(name, _)| name).collect();
     let has_latency = all.iter().any(|name| name.contains(LATENCY));
@@ -135,7 +135,7 @@ fn latencies(group: &Group<'_>) -> Vec<(String, Points)> {
     names.map(line).collect()
 }
 
-/// Percent and microseconds, as far as all rounds reach; the maximum, which is no percentile, is left out.
+/// Percent and microseconds, up to where all rounds reach; the maximum, which is not a percentile, is left out.
 fn curve(group: &Group<'_>, name: &str) -> Points {
     let curve = |round: &&Value| -> Option<Points> {
         let percentiles = percentiles(round);
@@ -152,9 +152,9 @@ fn curve(group: &Group<'_>, name: &str) -> Points {
     median.collect()
 }
 
-/// A count as what it grew by in a second.
+/// The growth of a count in a second.
 fn rate(counts: &Points) -> Points {
-    // What came in a moment says nothing about a second.
+    // The count over a very short time says nothing about a second.
     let shortest_s = (WINDOW_S / 2.0).min(counts.last().map_or(0.0, |last| last.0 / 2.0));
     let rates = counts.iter().enumerate().skip(1).filter_map(|(index, &(at, count))| {
         let begun = counts[..index].iter().rposition(|&(time, _)| time <= at - WINDOW_S);
@@ -164,7 +164,7 @@ fn rate(counts: &Points) -> Points {
     rates.collect()
 }
 
-/// Seconds and values of a column of the time series, of the round in the middle by its throughput.
+/// Seconds and values of a column of the time series, for the round with the median throughput.
 fn series(group: &Group<'_>, column: &str, factor: f64) -> Points {
     let rate = |round: &Value| {
         let names = ["connections a second", "deliveries a second"];
@@ -201,7 +201,7 @@ mod tests {
         })
     }
 
-    /// The lines of a kind of plot of `turns`.
+    /// The lines that a kind of plot shows of `turns`.
     fn of(name: &str, turns: &Value) -> Vec<Line> {
         let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
         lines(&[result("a", "fanout", &json!({"turns": turns}))], &kind.shows)

@@ -6,7 +6,7 @@ use crate::measurements::groups;
 use crate::report::{Program, Table, cell_of};
 use crate::stats::Spread;
 
-/// What the mark at a ratio means.
+/// The meaning of the mark at a ratio.
 const OVERLAP: &str = "~: the rounds of both results overlap, so that they may not differ at all";
 const NOT_MEASURED: &str = "not measured";
 const RESULT_LEGEND: [&str; 2] = [
@@ -16,13 +16,13 @@ const RESULT_LEGEND: [&str; 2] = [
 
 /// A figure of one result.
 struct Row {
-    /// What it is about, what it says, and its unit: `comet: CPU of a delivery, ns`.
+    /// Subject, name and unit: `comet: CPU of a delivery, ns`.
     label: String,
     spread: Spread,
     legend: Option<String>,
 }
 
-/// What each result is of.
+/// A table of where each result comes from.
 pub(super) fn of_files(files: &[ResultFile]) -> Table {
     let unknown = || "unknown".to_owned();
     let program = |program: &Program| match &program.commit {
@@ -77,7 +77,7 @@ pub(super) fn of_figures(files: &[ResultFile]) -> Table {
     table
 }
 
-/// All figures of a result: those of the subjects, then those over subjects.
+/// All figures of a result: first those of the subjects, then those across subjects.
 fn rows(file: &ResultFile) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     for group in groups(&file.results) {
@@ -95,7 +95,7 @@ fn rows(file: &ResultFile) -> Vec<Row> {
     rows
 }
 
-/// The labels of all columns; one that the first has not stands behind its neighbour in the other.
+/// The labels of all columns; a label that the first column does not have is placed behind its neighbour in the other.
 fn labels(columns: &[Vec<Row>]) -> Vec<&str> {
     let mut labels: Vec<&str> = Vec::new();
     for column in columns {
@@ -113,7 +113,7 @@ fn labels(columns: &[Vec<Row>]) -> Vec<&str> {
     labels
 }
 
-/// How a figure relates to the first, with a mark where it is in doubt that they differ.
+/// The ratio of a figure to the first, with a mark if it is doubtful that they differ.
 fn ratio(is: Option<Spread>, first: Option<Spread>) -> String {
     let pair = is.zip(first).filter(|(_, first)| first.median != 0.0);
     let Some((is, first)) = pair else { return String::new() };
@@ -122,7 +122,7 @@ fn ratio(is: Option<Spread>, first: Option<Spread>) -> String {
     format!("{:.2}{mark}", is.median / first.median)
 }
 
-/// A whole hash says no more than its first twelve digits; what `git describe` says is left as it is.
+/// A full hash is cut to its first twelve digits; the output of `git describe` is left unchanged.
 fn short(commit: &str) -> &str {
     let is_hash = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
     if is_hash { &commit[..12] } else { commit }

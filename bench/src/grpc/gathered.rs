@@ -1,6 +1,6 @@
-//! Small writes of a caller put together, as grpc-go does it: goim's job, which the bench stands in for, sends
-//! the head and the body of a call in one segment. A client of hyper flushes between them; the server
-//! would be woken twice for a call, and acknowledge it before it answers.
+//! Combines small writes of a caller, as grpc-go does: goim's job, which the bench stands in for, sends the head and
+//! the body of a call in one segment. hyper's client flushes between them, so the server would be woken twice for a
+//! call, and acknowledge it before it answers.
 
 use std::io;
 use std::pin::Pin;
@@ -9,15 +9,15 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf};
 use tokio::net::TcpStream;
 
-/// With less to write a flush lets the other tasks run first, once. grpc-go has the same bound.
+/// If less than this is to be written, a flush lets the other tasks run first, once. grpc-go has the same limit.
 const FEW: usize = 1_000;
-/// With more no write is taken before what there is has left.
+/// If more than this is waiting, no write is accepted until it has been sent.
 const MANY: usize = 64 << 10;
 
-/// A socket that sends at flushes.
+/// A socket that only sends when flushed.
 pub(super) struct Gathered {
     socket: BufWriter<TcpStream>,
-    /// The others have had their turn since the last flush.
+    /// Whether the other tasks have run since the last flush.
     has_yielded: bool,
 }
 
@@ -87,7 +87,7 @@ mod tests {
         near.write_all(b"body").await.unwrap();
         near.flush().await.unwrap();
         let mut buffer = [0; 100];
-        // One segment, and so one read.
+        // One segment, and therefore one read.
         let read = far.read(&mut buffer).await.unwrap();
         assert_eq!(&buffer[..read], b"headbody");
     }

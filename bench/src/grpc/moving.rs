@@ -1,5 +1,5 @@
-//! A stream of pushes that outlives the server's process: it goes on with the process that takes over, where the answers
-//! of the one before have ended.
+//! A stream of pushes that outlives the server's process: it continues with the process that takes over, once the
+//! answers of the one before have ended.
 
 use std::collections::VecDeque;
 
@@ -14,22 +14,23 @@ use tonic::{Code, Status, Streaming};
 use super::{Answer, Push, connect, request};
 use crate::Result;
 
-/// What a server says of pushes that it has not answered when it ends a stream.
+/// The message about unanswered pushes with which a server ends a stream.
 const NOT_MADE: &str = "pushes without an answer were not made";
-/// Streams in a row that may fail without an answer.
+/// The number of streams in a row that may fail without an answer.
 const ATTEMPTS_MAX: u32 = 200;
-/// Between two of them, where nobody listens.
+/// Time between two attempts, if nobody listens.
 const ATTEMPT: std::time::Duration = std::time::Duration::from_millis(10);
 
-/// The caller's end. Pushes keep their order over all streams.
+/// The caller's end. Pushes keep their order across all streams.
 pub(crate) struct MovingStream {
     pushes: UnboundedSender<Push>,
     runner: JoinHandle<()>,
 }
 
 impl MovingStream {
-    /// Opens streams to `address`, `host:port`, whose answers are handed to `take`, in the order of the pushes. Where a
-    /// stream ends in a way that leaves open what was made, the pushes without an answer are answered by its error.
+    /// Opens streams to `address`, `host:port`, whose answers are passed to `take`, in the order of the pushes. If a
+    /// stream ends in a way that leaves it unclear which pushes were made, those without an answer are answered with
+    /// its error.
     pub(crate) fn open(
         address: String,
         take: impl Fn(Vec<Answer>) + Send + Sync + 'static,
@@ -41,11 +42,11 @@ impl MovingStream {
     }
 
     pub(crate) fn push(&self, push: Push) {
-        // The runner ends with this end.
+        // The runner ends with this end of the stream.
         let _ = self.pushes.send(push);
     }
 
-    /// No more come; gives what ends with the last answer.
+    /// There are no more pushes; returns the task that ends with the last answer.
     pub(crate) fn end(self) -> JoinHandle<()> {
         self.runner
     }
@@ -54,11 +55,11 @@ impl MovingStream {
 struct Runner {
     address: String,
     requests: UnboundedReceiver<Push>,
-    /// Pushes that are on the way, in their order.
+    /// Pushes that were sent and have no answer yet, in order.
     unanswered: VecDeque<Push>,
 }
 
-/// One stream, and what comes back on it.
+/// An open stream in both directions.
 struct Open {
     pushes: UnboundedSender<PushStreamReq>,
     replies: Streaming<PushStreamReply>,
@@ -76,7 +77,7 @@ impl Runner {
                     Ok(()) => return,
                     Err(status) => status,
                 },
-                // A call that was not begun has made nothing.
+                // A call that was not begun has not made any push.
                 Err(status) if failures < ATTEMPTS_MAX => {
                     tokio::time::sleep(ATTEMPT).await;
                     failures += 1;
@@ -95,7 +96,7 @@ impl Runner {
         }
     }
 
-    /// Opens a stream, and repeats on it what has no answer.
+    /// Opens a stream, and sends the unanswered pushes on it again.
     async fn open(&self) -> Result<Open, Status> {
         let unavailable = |error: Box<dyn std::error::Error + Send + Sync>| {
             Status::unavailable(error.to_string())
@@ -109,7 +110,7 @@ impl Runner {
         Ok(open)
     }
 
-    /// Passes pushes and answers until the caller ends, or the stream does.
+    /// Passes on pushes and answers until the caller ends, or the stream does.
     async fn pass(
         &mut self,
         mut open: Open,

@@ -15,24 +15,24 @@ use crate::tls::Tls;
 pub(super) struct Connection {
     /// None once it is closed.
     pub socket: Option<TcpStream>,
-    /// Between the socket and the session, where there is any.
+    /// Between the socket and the session, if used.
     tls: Option<Tls>,
     deflate: Option<Deflate>,
     pub session: Session,
     pub stage: ConnectStage,
-    /// epoll watches for room to write.
+    /// Whether epoll watches for room to write.
     pub watches_output: bool,
-    /// Bytes that the session still needs of a frame it has the beginning of, where it is one of the run's.
+    /// Bytes that the session still needs of a frame of the run whose beginning it has.
     owed: usize,
-    /// epoll does not watch it at all: it is read when its turn comes, or never.
+    /// Whether epoll does not watch it at all: it is only read when its turn comes, or never.
     pub is_paused: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum ConnectStage {
-    /// The kernel connects; since when.
+    /// The kernel is connecting, since this time.
     Connecting(u64),
-    /// The protocol's handshake is under way; since when the kernel began to connect.
+    /// The protocol's handshake is under way; the time is when the kernel began to connect.
     Handshaking(u64),
     Live,
 }
@@ -62,14 +62,14 @@ impl Connection {
         self.stage == ConnectStage::Live && self.socket.is_some()
     }
 
-    /// Closes the socket; false where that was done already.
+    /// Closes the socket; false if that was already done.
     pub(super) fn close(&mut self) -> bool {
         self.tls = None;
-        // Closing the descriptor takes it out of epoll.
+        // Closing the descriptor removes it from epoll.
         self.socket.take().is_some()
     }
 
-    /// Does what the events ask for. Fails with the reason why the connection ends.
+    /// Does what the events ask for. Fails with the reason if the connection ends.
     pub(super) fn handle(
         &mut self,
         index: usize,
@@ -96,7 +96,7 @@ impl Connection {
         self.transmit(epoll, index)
     }
 
-    /// Reads once and records what it brings; returns how many bytes that were.
+    /// Reads once and records the input; returns the number of bytes.
     pub(super) fn receive_once(
         &mut self,
         index: usize,
@@ -125,7 +125,7 @@ impl Connection {
         Ok(read)
     }
 
-    /// Writes what the session has to send, and watches for room only while there is none.
+    /// Writes the output of the session, and watches for room to write only while there is none.
     fn transmit(&mut self, epoll: &OwnedFd, index: usize) -> Result<(), String> {
         let socket = self.socket.as_ref().expect("the caller has an open connection");
         let sent = match (&mut self.tls, &mut self.deflate) {
@@ -145,7 +145,7 @@ impl Connection {
     }
 }
 
-/// Writes what the session has to send as far as the socket takes it; returns whether that was all.
+/// Writes the output of the session as far as the socket takes it; returns whether that was all.
 fn send_all(session: &mut Session, mut socket: &TcpStream) -> io::Result<bool> {
     while !session.output().is_empty() {
         match socket.write(session.output()) {

@@ -16,11 +16,11 @@ use crate::args::{HostArgs, ServerArgs};
 #[derive(PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) struct Program {
     pub version: String,
-    /// The commit it was built from; `unknown` outside of git, null if it does not print one.
+    /// The commit it was built from; `unknown` outside of git, null if the program does not print one.
     pub commit: Option<String>,
 }
 
-/// This machine. What is not known is null.
+/// This machine. Unknown facts are null.
 pub(super) fn machine() -> Value {
     let (system, memory) = (uname(), sysinfo());
     let cpus = CpuInfo::current().ok();
@@ -31,18 +31,19 @@ pub(super) fn machine() -> Value {
         "cpu": cpus.as_ref().and_then(|cpus| cpus.model_name(0)).unwrap_or("unknown"),
         "cpus": cpus.as_ref().map(CpuInfo::num_cores),
         "memory_bytes": memory.totalram * u64::from(memory.mem_unit),
-        // Its CPUs may be shared with others.
+        // On a virtual machine, CPUs may be shared with others.
         "virtual_machine": flags.contains(&"hypervisor"),
         "clock_source": line_of("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
-        // What sets the clock of the CPUs.
+        // It controls the clock of the CPUs.
         "governor": line_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        // What the kernel does about each vulnerability of the CPU.
+        // The kernel's measure against each vulnerability of the CPU.
         "mitigations": mitigations(),
     })
 }
 
-/// The CPUs each side may use, as lists; null for what takes no part, or is not known. Those of a server are the
-/// data cores, as the arguments ask for; of one that runs already all that the kernel lets it use.
+/// The CPUs that each side may use, as lists; null for a side that takes no part, or is not known. For a server that
+/// the bench starts these are the CPUs of its data cores, from the arguments; for one that runs already, all those that
+/// the kernel lets it use.
 pub(super) fn pinning(host: &HostArgs, server: Option<&ServerArgs>) -> Value {
     let started = server.is_some_and(|server| server.addr.is_none());
     let control = host.control_cores.as_ref().unwrap_or(&host.server_core);
@@ -67,8 +68,8 @@ impl Program {
         }
     }
 
-    /// The server that the bench starts, by its `--version`. None for a server that runs already, which may be
-    /// any program.
+    /// The server that the bench starts, from its `--version`. `None` for a server that runs already, which may be any
+    /// program.
     pub(crate) fn server(server: &ServerArgs) -> Option<Self> {
         if server.addr.is_some() {
             return None;
@@ -78,7 +79,7 @@ impl Program {
     }
 }
 
-/// Takes `comet 0.1.0 (commit 2c797b4)` apart; the commit may be missing.
+/// Parses `comet 0.1.0 (commit 2c797b4)`; the commit may be missing.
 fn parse_version(line: &str) -> Option<Program> {
     let (_name, rest) = line.trim().split_once(' ')?;
     let (version, commit) = match rest.split_once(" (commit ") {

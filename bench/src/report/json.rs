@@ -1,5 +1,5 @@
-//! How a result is laid out in its file: a line for each key, and each list of numbers on one line, so
-//! that a diff and a pager show figures and not the points of a curve.
+//! The layout of a result in its file: a line for each key, and each list of numbers on one line, so that a diff and a
+//! pager show figures and not the points of a curve.
 
 use std::fmt::Write as _;
 

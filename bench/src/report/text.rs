@@ -1,4 +1,4 @@
-//! What a run says to people: progress while it goes on, and tables.
+//! The output of a run for people: progress while it runs, and tables.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
@@ -6,23 +6,23 @@ use serde_json::Value;
 use crate::figures;
 use crate::stats::Spread;
 
-/// How often a progress bar is drawn, in a second.
+/// How often a progress bar is drawn per second.
 const DRAWN_HZ: u8 = 4;
-/// In the place of a figure that was not measured.
+/// Shown instead of a figure that was not measured.
 pub(crate) const NOT_MEASURED: &str = "–";
-/// What it means.
+/// The legend for it.
 const DASH: &str = "–: not measured";
 
-/// A bar on the terminal, to an end that may not be known; nothing where standard error is none.
+/// A bar on the terminal; its length may be unknown. It is not shown if standard error is no terminal.
 pub(crate) fn progress_bar(length: Option<u64>, label: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:36} {wide_bar} {human_pos}/{human_len} {eta}");
-    // Drawn seldom, for it is the receivers' thread that draws.
+    // Drawn rarely, since the receivers' thread draws it.
     ProgressBar::with_draw_target(length, ProgressDrawTarget::stderr_with_hz(DRAWN_HZ))
         .with_style(style.expect("the template is well-formed"))
         .with_message(label.to_owned())
 }
 
-/// Cells under headings, and the sentences that explain them.
+/// Cells with headings, and the sentences that explain them.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub headings: Vec<String>,
@@ -38,7 +38,7 @@ impl Table {
         Self { headings, rows, legend }
     }
 
-    /// The figures `names`, divided by commas, of turns, each in a row named by its subject and its round.
+    /// The figures `names`, separated by commas, of turns; each turn has a row named by its subject and its round.
     pub(crate) fn of_turns<'a>(turns: impl IntoIterator<Item = &'a Value>, names: &str) -> Self {
         let label = |turn: &Value| {
             format!("{} {}", turn["subject"].as_str().unwrap_or_default(), turn["round"])
@@ -47,8 +47,8 @@ impl Table {
         Self::of("turn", &rows, names)
     }
 
-    /// The figures `names`, divided by commas, of measurements, a row for each, under the label in front of it.
-    /// Panics if a name is not declared in [`figures`].
+    /// The figures `names`, separated by commas, of measurements; each measurement has a row with the label in front of
+    /// it. Panics if a name is not declared in [`figures`].
     pub(crate) fn of(heading: &str, rows: &[(String, Value)], names: &str) -> Self {
         let all = figures::all();
         let labels = rows.iter().map(|(label, _)| vec![label.clone()]);
@@ -66,7 +66,7 @@ impl Table {
         table
     }
 
-    /// The same with figures as rows and measurements as columns.
+    /// The same table with figures as rows and measurements as columns.
     pub(crate) fn transposed(self) -> Self {
         let all: Vec<_> = std::iter::once(self.headings).chain(self.rows).collect();
         let column =
@@ -75,14 +75,14 @@ impl Table {
         Self { headings: columns.remove(0), rows: columns, legend: self.legend }
     }
 
-    /// Explains dashes where there are any.
+    /// Explains dashes if there are any.
     pub(crate) fn explain_dashes(&mut self) {
         if self.rows.iter().flatten().any(|cell| cell == NOT_MEASURED) {
             self.legend.push(DASH.to_owned());
         }
     }
 
-    /// Columns with headings of several lines, all but the first aligned to the right, and the legend.
+    /// Columns with headings of several lines, all but the first aligned to the right, followed by the legend.
     pub(crate) fn text(&self) -> String {
         let columns = 0..self.headings.len();
         let headings: Vec<Vec<String>> = (columns.clone())
@@ -91,7 +91,7 @@ impl Table {
         let height = headings.iter().map(Vec::len).max().unwrap_or(0);
         let heading = |line: usize| {
             let cell = |lines: &Vec<String>| {
-                // The last line stands above the cells.
+                // Headings are aligned at the bottom, just above the cells.
                 (line + lines.len()).checked_sub(height).map_or("", |at| &lines[at]).to_owned()
             };
             headings.iter().map(cell).collect::<Vec<_>>()
@@ -113,7 +113,7 @@ impl Table {
     }
 }
 
-/// Breaks a heading at spaces, so that it is no wider than the cells below it or its longest word.
+/// Breaks a heading at spaces, so that it is no wider than the cells below it or than its longest word.
 fn wrap(heading: &str, cells: usize) -> Vec<String> {
     let longest = heading.split(' ').map(width).max().unwrap_or(0).max(cells);
     let mut lines: Vec<String> = Vec::new();
@@ -143,7 +143,7 @@ fn cell(value: Option<f64>) -> String {
     format!("{value:.*}", decimals(&[value]))
 }
 
-/// A figure over the rounds: its median, and its extremes where they differ.
+/// A figure over the rounds: its median, and its extremes if they differ.
 pub(crate) fn cell_of(value: Option<Spread>) -> String {
     let Some(is) = value.filter(|is| is.min < is.max) else {
         return cell(value.map(|is| is.median));
@@ -152,7 +152,7 @@ pub(crate) fn cell_of(value: Option<Spread>) -> String {
     format!("{:.decimals$} ({:.decimals$} to {:.decimals$})", is.median, is.min, is.max)
 }
 
-/// By the size of the first; none where all are counts.
+/// The number of decimals, by the size of the first value; none if all are counts.
 fn decimals(values: &[f64]) -> usize {
     match values[0].abs() {
         _ if values.iter().all(|value| value.fract() == 0.0) => 0,

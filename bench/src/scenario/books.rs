@@ -1,5 +1,5 @@
-//! `books`: three comets and a NATS server get numbered pushes, while one comet is killed and NATS is. Each push at each client
-//! that is to get it is delivered, or somebody was told that it is not.
+//! `books`: three comets and a NATS server get numbered pushes, while one of the comets and NATS are killed. Every push
+//! must be delivered to every client that it was for, or somebody must have been told that it was not.
 
 mod caller;
 mod client;
@@ -26,13 +26,13 @@ use crate::args::{BooksArgs, Fault};
 use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, seconds_to_ns, sleep_until};
 use crate::report;
 
-/// How long NATS is away.
+/// How long NATS is stopped.
 const NATS_AWAY_NS: u64 = 1_500 * MILLISECOND_NS;
-/// How long all may take to have what is left for them at the end.
+/// How long it may take, at the end, until everything outstanding has arrived.
 const END_NS: u64 = 30 * SECOND_NS;
 const LOOK_NS: u64 = 5 * MILLISECOND_NS;
 
-/// Runs it; returns whether nothing is unexplained.
+/// Runs it; returns whether everything is explained.
 pub(crate) fn run(args: &BooksArgs) -> Result<bool> {
     if args.server.addr.is_some() {
         return Err("books starts its own servers: without --addr".into());
@@ -127,7 +127,7 @@ impl Run {
         Ok(())
     }
 
-    /// Waits for all answers and for all clients to have what is left for them, and makes the books.
+    /// Waits for all answers, and for all clients to receive what is outstanding, and settles the books.
     fn end(self) -> Result<(Books, (String, Value))> {
         let calls = self.callers.join().map_err(|_| "the callers panicked")??;
         let has_ended = self.plan.end(|| self.hosts.has_ended(), END_NS)?;
@@ -148,7 +148,7 @@ impl Run {
     }
 }
 
-/// So many clients at each host.
+/// `each` clients at each host.
 fn members(each: usize) -> Vec<Member> {
     let all = (0..NAMES.len() * each).map(|number| {
         let (home, place) = (number / each, number % each);

@@ -1,5 +1,5 @@
-//! `churn`: guests come, change their room and go, while pushes go to the rooms. Members that stay are to
-//! notice nothing of it.
+//! `churn`: guests arrive, change their room and leave, while pushes go to the rooms. Members that stay must not notice
+//! any of it.
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &ChurnArgs) -> Result<bool> {
     report::finish("churn", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`].
+/// The results of one turn, explained in [`crate::figures`].
 fn turn(place: Place, args: &ChurnArgs) -> Result<Value> {
     let crowd = Crowd::of(&args.setup, args.rooms);
     let mut subject = Subject::server(place, &args.setup, crowd)?;

@@ -1,5 +1,6 @@
-//! `cluster`: two comets and one NATS server. What a hop over NATS adds to a push, beside a bare message through the same
-//! server; what pushes to a room cost a third host, without members; and a flood of pushes into two hosts.
+//! `cluster`: two comets and one NATS server. It measures the latency that a hop over NATS adds to a push, next to a
+//! bare message through the same server; the cost of pushes to a room for a third host without members; and a flood of
+//! pushes to two hosts.
 
 pub(super) mod hosts;
 
@@ -22,13 +23,13 @@ use crate::report::{self, NOT_MEASURED, Table};
 use crate::stats::{Percentiles, Spread};
 use crate::subject::COMET;
 
-/// What a hop may add, of a bare message.
+/// The latency that a hop may add, as a multiple of a bare message's.
 const HOP_BOUND: f64 = 1.5;
 /// Subject of bare messages.
 const BARE: &str = "bench.bare";
-/// Hosts ask others about a room until they know for sure: so long after one has come.
+/// Hosts ask others about a room until they know for certain, which takes this long after a host has joined.
 const SETTLE_NS: u64 = 6 * SECOND_NS;
-/// Writes of a flood, a second.
+/// Writes per second in a flood.
 const FLOOD_TICKS: u64 = 500;
 
 /// Runs it; returns whether all deliveries were made.
@@ -151,8 +152,8 @@ fn measure(round: u32, args: &ClusterArgs) -> Result<Value> {
     let room_near = check("pushes to the room, own host", &near.await_messages(sent), sent);
     let room_far = check("pushes to the room, other host", &far.await_messages(sent), sent);
 
-    // A third host has no members of the room. What it does then is beside what it does in any case. It comes late, because on
-    // one core it would take its time from the hop.
+    // A third host has no members of the room. Only the difference to what it does in any case is measured. It joins
+    // late, because on one core it would take CPU time from the hop.
     hosts.add("c", args)?;
     sleep_until(now_ns() + SETTLE_NS);
     let other = &mut hosts.targets[2];
@@ -191,7 +192,7 @@ fn measure(round: u32, args: &ClusterArgs) -> Result<Value> {
     let flood_unexplained = flood_lost.abs_diff(flood_dropped);
     for (received, host) in flooded.iter().zip(["a", "b"]) {
         let Received { messages, latencies, .. } = received;
-        // What the server dropped and counted is no fault, and makes gaps in the order.
+        // What the server dropped and counted is not a fault, but it makes gaps in the order.
         if flood_unexplained > 0 || flood_dropped == 0 && received.out_of_order > 0 {
             faults.push(format!(
                 "a flood into host {host}, round {round}: {messages} of {sent} came, {flood_unexplained} of both are not accounted for"
@@ -228,7 +229,7 @@ fn body(run: u32, sequence: u64, due_ns: u64, args: &ClusterArgs) -> Vec<u8> {
     body
 }
 
-/// Publishes so many messages a tick, and so many ticks a second; returns how many.
+/// Publishes so many messages in each tick, at so many ticks a second; returns the number of messages.
 fn publish(
     publisher: &mut NatsClient,
     subject: &str,
@@ -249,7 +250,8 @@ fn publish(
     Ok(ticks * each_tick)
 }
 
-/// Pushes at the rate through one stream of calls; returns how many. Fails if one is refused, or not all are answered.
+/// Pushes at the rate through one stream of calls; returns the number of pushes. Fails if one is refused, or not all
+/// are answered.
 fn push(grpc: &str, to: &Address, run: u32, args: &ClusterArgs) -> Result<u64> {
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
     let refused = Arc::new(AtomicU64::new(0));
@@ -271,7 +273,7 @@ fn push(grpc: &str, to: &Address, run: u32, args: &ClusterArgs) -> Result<u64> {
             timer.until(due_ns).await?;
             let body = body(run, number, due_ns, args);
             stream.push(Push::new(to.clone(), args.server.operation, body));
-            // The stream is carried by this thread, too.
+            // This thread also runs the stream.
             tokio::task::yield_now().await;
         }
         stream.end().await?;

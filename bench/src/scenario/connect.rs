@@ -1,6 +1,5 @@
-//! `connect`: a storm of connections, and what they cost when they idle, in turns with a bare ring that
-//! accepts, receives and sends as often for each, the same bytes: once for a TCP client, twice for a
-//! WebSocket client.
+//! `connect`: a storm of connections, and their cost when idle, in turns with a bare ring that accepts, receives and
+//! sends as often and the same bytes: once for a TCP client, twice for a WebSocket client.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! `day`: phases one after the other, each with the rates of its own: a storm of connections, pushes to rooms, to
-//! keys and to everybody, guests, heartbeats, a reconnect storm.
+//! `day`: phases one after the other, each with its own rates: a storm of connections, pushes to rooms, to keys and to
+//! everybody, guests, heartbeats, a reconnect storm.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ const FIGURES: &str = "connections, guests, handshakes, handshake p99, pushes, r
 struct Day<'a> {
     args: &'a DayArgs,
     subject: Subject,
-    /// Members that are to be connected.
+    /// Members that should be connected.
     connected: usize,
 }
 
@@ -36,11 +36,11 @@ struct Day<'a> {
 pub(crate) fn run(args: &DayArgs) -> Result<bool> {
     let args = args.clone().with_phases();
     let guests = args.phase.iter().map(|phase| guests_max(phase.arrivals, args.life)).max();
-    // The old and the new connection of one that reconnects are there at once for a moment.
+    // For a moment, a member that reconnects has its old and its new connection.
     prepare(&args.setup, guests.unwrap_or(0))?;
     let mut day = Day::begin(&args)?;
     let started_ns = now_ns();
-    // By the clock of the series.
+    // On the clock of the series.
     let since_start_s = || (now_ns() - started_ns) as f64 / SECOND_NS as f64;
     let (mut phases, mut spans) = (Vec::new(), Vec::new());
     for phase in &args.phase {
@@ -51,7 +51,7 @@ pub(crate) fn run(args: &DayArgs) -> Result<bool> {
         spans.push(json!({ "name": phase.name, "start_s": start_s, "end_s": end_s }));
     }
     let series = day.subject.clients.end_series()?;
-    // What is not of one phase alone, in the form of turns.
+    // What spans all phases, in the form of turns.
     let day = json!({ "subject": COMET, "round": 1, "series": series, "phases": spans });
     let text = Table::of("phase", &phases, FIGURES).transposed().text();
     let phases: Vec<Value> = phases.into_iter().map(|(_, outcome)| outcome).collect();
@@ -70,7 +70,7 @@ impl<'a> Day<'a> {
         Ok(Self { args, subject, connected: 0 })
     }
 
-    /// What one phase gave, explained in [`crate::figures`].
+    /// The results of one phase, explained in [`crate::figures`].
     fn pass(&mut self, phase: &Phase) -> Result<Value> {
         let before = self.subject.mark()?;
         let dialed = self.connect(phase)?;
@@ -84,7 +84,7 @@ impl<'a> Day<'a> {
         let used = self.subject.since(&before)?;
         let memory = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::StopGuests)?;
-        // Members that reconnect come back, and guests go.
+        // Reconnecting members return, and guests leave.
         let members = self.connected;
         self.subject
             .wait_for(BACK_NS_MAX, |is| Ok((is.clients.live() == members).then_some(())))?;
@@ -111,10 +111,10 @@ impl<'a> Day<'a> {
             "subject": COMET,
             // The rest of the phase is in the config.
             "phase": phase.name,
-            // Members that are connected at its end.
+            // Members connected at its end.
             "connections": connections,
             "guests": findings.guests,
-            // Of members and guests.
+            // Handshakes of members and guests.
             "handshake": Percentiles::of(&findings.handshakes),
             "pushes": sent.iter().map(|sent| sent.pushes).sum::<u64>(),
             "deliveries": findings.visits,
@@ -130,7 +130,7 @@ impl<'a> Day<'a> {
         }))
     }
 
-    /// Members connect until there are as many as the phase wants; gives what was found meanwhile.
+    /// Connects members until there are as many as the phase wants; returns the findings.
     fn connect(&mut self, phase: &Phase) -> Result<Findings> {
         self.subject.restart(run_id(), self.args.size as usize, true)?;
         let share = phase.connect.clamp(0.0, 1.0);

@@ -1,5 +1,5 @@
-//! `fairness`: how long pushes, heartbeats and connects wait for a large room beside them. Quiet times and times with the
-//! crowd alternate on one server.
+//! `fairness`: how long pushes, heartbeats and connects wait when there is a large room, the crowd. Times with and
+//! without pushes to it alternate on one server.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -24,7 +24,7 @@ const SMALL_ROOM: usize = 10;
 const SMALL_CROWD_HZ: f64 = 10.0;
 /// Time between two heartbeats of a client.
 const HEARTBEAT_NS: u64 = SECOND_NS;
-/// How long one that connects stays.
+/// How long a client that connects stays.
 const STAY_S: f64 = 0.5;
 
 /// The lines of the table, each a percentile of what is measured.
@@ -118,7 +118,7 @@ pub(crate) fn run(args: &FairnessArgs) -> Result<bool> {
     report::finish("fairness", args, args.setup.sides(), results, &text)
 }
 
-/// A room beside the clients of `subject`, pushed to twice a second by a thread that gives way to them. Returns once
+/// Adds a room next to the clients of `subject`, pushed to twice a second by a thread of lower priority. Returns once
 /// all its members are there.
 pub(super) fn begin_crowd(subject: &mut Subject, members: usize) -> Result<Assault> {
     let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -129,7 +129,7 @@ pub(super) fn begin_crowd(subject: &mut Subject, members: usize) -> Result<Assau
     Ok(crowd)
 }
 
-/// What each round gave: all `phases` without and with the large room, and what a delivery to it costs.
+/// The results of each round: all `phases` without and with the large room, and the CPU cost of a delivery to it.
 fn on_one_server(args: &FairnessArgs, crowd: Crowd, phases: &[Phase]) -> Result<Vec<Value>> {
     let mut subject = Subject::server(Place::of(COMET, args.rounds), &args.setup, crowd)?;
     subject.connect()?;
@@ -146,7 +146,7 @@ fn on_one_server(args: &FairnessArgs, crowd: Crowd, phases: &[Phase]) -> Result<
         let deliveries = (crowd.crowd_pushes() - pushes_before) * u64::from(args.crowd);
         crowd.end()?;
         subject.settle()?;
-        // A host that is busy with others may have had no time for the crowd.
+        // If the host is busy with other work, the crowd may have got no CPU time.
         let used_ns = busy_ns.zip(idle_ns).filter(|_| deliveries > 0);
         let crowd_ns = used_ns.map(|(busy, idle)| (busy - idle) / deliveries as f64);
         rounds.push(json!({
@@ -161,7 +161,7 @@ fn on_one_server(args: &FairnessArgs, crowd: Crowd, phases: &[Phase]) -> Result<
     Ok(rounds)
 }
 
-/// CPU time of the server, all threads, in so many seconds in which the bench asks nothing of it.
+/// CPU time of all threads of the server, in `seconds` in which the bench requests nothing of it.
 fn cpu_ns(subject: &mut Subject, seconds: f64) -> Result<Option<f64>> {
     Ok(subject.idle_share(seconds)?.map(|share| share * seconds * SECOND_NS as f64))
 }
@@ -175,7 +175,7 @@ fn measure_all(subject: &mut Subject, phases: &[Phase], faults: &mut Vec<String>
     Ok(lines)
 }
 
-/// One phase: its pushes, guests, and heartbeats beside pushes by key.
+/// Measures one phase: its pushes, guests, and heartbeats next to pushes by key.
 fn measure(
     subject: &mut Subject,
     phase: &Phase,

@@ -1,5 +1,5 @@
-//! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks. `raw`: the yardsticks
-//! alone, which shows what the host can do.
+//! `fanout`: pushes to rooms through the server's push API, in turns with the yardsticks. `raw`: only the yardsticks,
+//! to show what the host can do.
 
 use serde_json::{Value, json};
 
@@ -67,7 +67,7 @@ pub(crate) fn run_raw(args: &RawArgs) -> Result<bool> {
     report::finish("raw", args, (&args.host, None), results, &text)
 }
 
-/// The server coalesces what is pushed to any room.
+/// Settings for a server that coalesces pushes to all rooms.
 fn coalescing(args: &FanoutArgs) -> SetupArgs {
     let mut setup = args.setup.clone();
     let rule =
@@ -85,8 +85,8 @@ fn comet_turn(place: Place, args: &FanoutArgs, setup: &SetupArgs) -> Result<Valu
     subject.only_turn(subject.plan_of(&args.load))
 }
 
-/// The turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
-/// connections are one stream, where a server's divide into rooms.
+/// A turn of a bare loop: the same connections and bytes, and the same sender with the same schedule. All its
+/// connections are one stream, whereas those of a server divide into rooms.
 fn yardstick_turn(
     place: Place,
     host: &HostArgs,

@@ -1,5 +1,5 @@
-//! `idle`: connections that do nothing but send heartbeats, spread evenly, in turns with a bare ring that receives
-//! and answers as many.
+//! `idle`: connections that only send heartbeats, spread evenly, in turns with a bare ring that receives and answers as
+//! many.
 
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ pub(crate) fn run(args: &IdleArgs) -> Result<bool> {
     report::finish("idle", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`].
+/// The results of one turn, explained in [`crate::figures`].
 fn turn(place: Place, args: &IdleArgs) -> Result<Value> {
     let SetupArgs { dial, host, .. } = &args.setup;
     let crowd = Crowd::of(&args.setup, args.rooms);

@@ -1,5 +1,5 @@
-//! `latency`: pushes by key at a rate or flat out, in turns with a bare ping-pong of that rate and a bare
-//! gRPC server that gets the same calls: what the kernel alone, and what gRPC alone costs.
+//! `latency`: pushes by key at a rate or flat out, in turns with a bare ping-pong at the same rate and a bare gRPC
+//! server that gets the same calls. These show the cost of the kernel alone, and of gRPC alone.
 
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &LatencyArgs) -> Result<bool> {
     report::finish("latency", args, args.setup.sides(), results, &text)
 }
 
-/// Calls the server, or the bare gRPC server, which has no connections: it answers that all was dropped.
+/// Calls the server, or the bare gRPC server, which has no connections: it answers that everything was dropped.
 fn turn(place: Place, args: &LatencyArgs) -> Result<Value> {
     let SetupArgs { dial, host, .. } = &args.setup;
     let streams = Streams::Keys(args.keys_per_call as usize);

@@ -13,7 +13,7 @@ use crate::clock::{MILLISECOND_NS, SECOND_NS, now_ns, sleep_until};
 use crate::launch::Running;
 use crate::target::{free_ports, list};
 
-/// A loopback address that no client uses: the ports are still free when logic comes back.
+/// A loopback address that no client uses, so that the ports are still free when logic returns.
 const HOST: Ipv4Addr = Ipv4Addr::new(127, 200, 0, 1);
 /// How long an end may take.
 const PATIENCE_NS: u64 = 20 * SECOND_NS;
@@ -36,7 +36,7 @@ impl Logic {
         Ok(logic)
     }
 
-    /// The settings of a comet that asks it.
+    /// The settings of a comet that uses this logic.
     pub(super) fn settings(&self) -> [String; 4] {
         [
             list("logic.addrs", self.grpc),
@@ -68,12 +68,12 @@ impl Logic {
         self.process.as_ref().ok_or("logic does not run")?.signal(signal)
     }
 
-    /// Kills it.
+    /// Kills the process.
     pub(super) fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Ends it by SIGTERM. Fails if it does not end in time, or with another code than 0.
+    /// Ends the process with SIGTERM. Fails if it does not end in time, or with another code than 0.
     pub(super) fn end(&mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let mut process = self.process.take().expect("it has got a signal");

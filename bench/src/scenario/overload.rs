@@ -1,5 +1,5 @@
-//! `overload`: what attacks on the doors and on the cores cost the clients that are connected. Quiet times and
-//! attacks alternate on one server, and each latency is told as a ratio to that of the quiet time before it.
+//! `overload`: how attacks on the listeners and on the cores affect the connected clients. Quiet times and attacks
+//! alternate on one server, and each latency is given as a ratio to that in the quiet time before it.
 
 mod attack;
 mod attacker;
@@ -29,16 +29,16 @@ use crate::stats::{Percentiles, Spread};
 use crate::subject::{COMET, Place, Subject};
 use crate::target::free_ports;
 
-/// Each latency under attack is to be at most so many times its quiet value, or that of the ping-pong under the same
+/// The most that a latency under attack may be, as a multiple of its quiet value, or of the ping-pong's under the same
 /// attack.
 const BOUND: f64 = 2.0;
-/// Beside a crowd each is to be at most so much longer.
+/// With a crowd, each latency may be at most this much longer.
 pub(super) const CROWD_BOUND_US: f64 = 6_000.0;
 /// Time between two heartbeats of a client.
 const HEARTBEAT_NS: u64 = SECOND_NS;
 /// Time between two round trips of the ping-pong.
 const PING_NS: u64 = 2 * MILLISECOND_NS;
-/// How long an attack, which gives way to all else, may take to be under way.
+/// How long an attack, which has the lowest priority, may take to get under way.
 pub(super) const BEGIN_NS_MAX: u64 = 240 * SECOND_NS;
 
 const HEADINGS: [&str; 11] = [
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &OverloadArgs) -> Result<bool> {
     report::finish("overload", args, args.setup.sides(), results, &text)
 }
 
-/// What one attack did to the clients of a server of its own.
+/// The effect of one attack on the clients of a separate server.
 fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     let [http] = free_ports(Ipv4Addr::LOCALHOST)?;
     let mut setup = args.setup.clone();
@@ -143,7 +143,7 @@ fn under(attack: Attack, args: &OverloadArgs) -> Result<Value> {
     }))
 }
 
-/// Pushes by key and heartbeats for a while, beside a bare ping-pong; the latencies of all three.
+/// Makes pushes by key and heartbeats for a while, next to a bare ping-pong; returns the latencies of all three.
 fn measure(subject: &mut Subject, args: &OverloadArgs) -> Result<Value> {
     let ping_pong = {
         let (host, seconds) = (args.setup.host.clone(), args.seconds);
@@ -185,13 +185,13 @@ fn measure(subject: &mut Subject, args: &OverloadArgs) -> Result<Value> {
     }))
 }
 
-/// The median over the rounds of a p99, in us.
+/// The median of a p99 over the rounds, in us.
 fn median_p99(rounds: &[Value], name: &str) -> Option<f64> {
     Spread::of(rounds.iter().filter_map(|round| round[name]["p99_us"].as_f64()))
         .map(|p99| p99.median)
 }
 
-/// The cells of an attack, under [`HEADINGS`].
+/// The cells for an attack, in the order of [`HEADINGS`].
 fn row(found: &Value) -> Vec<String> {
     let cell = |value: Option<f64>, decimals: usize| {
         value.map_or_else(|| NOT_MEASURED.to_owned(), |value| format!("{value:.decimals$}"))

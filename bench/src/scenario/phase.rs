@@ -1,4 +1,4 @@
-//! What goes on in a phase of a day or of a soak: members reconnect, guests come and go, and messages are pushed to
+//! The activity in a phase of a day or of a soak: members reconnect, guests come and go, and messages are pushed to
 //! rooms, to keys and to everybody.
 
 use crate::Result;
@@ -12,9 +12,9 @@ use crate::sender::Sent;
 use crate::sink::Sink;
 use crate::subject::Subject;
 
-/// Begins the phase with the members there are, who receive all that is theirs. Guests stay `life_s` seconds on
-/// average, and the share `moves` of them changes its room. Gives what is to be pushed, bodies of `size` bytes, and
-/// where; nothing for a rate of 0.
+/// Begins the phase with the connected members, who receive everything meant for them. Guests stay `life_s` seconds on
+/// average, and the share `moves` of them changes its room. Returns the plans of the pushes, with bodies of `size`
+/// bytes, and where they go; none for a rate of 0.
 pub(super) fn begin(
     subject: &mut Subject,
     phase: &Phase,
@@ -43,7 +43,7 @@ pub(super) fn begin(
     Ok(pushes)
 }
 
-/// How often the phase pushes to the streams of each kind.
+/// The number of pushes a second to the streams of each kind.
 fn rates(phase: &Phase) -> [(u32, Streams, f64); 3] {
     [
         (StreamId::ROOM, Streams::Rooms, phase.room_rate),
@@ -52,7 +52,7 @@ fn rates(phase: &Phase) -> [(u32, Streams, f64); 3] {
     ]
 }
 
-/// The messages of each stream, in the place of its kind; `sent` has only the kinds with a rate.
+/// The messages of each stream, at the index of its kind; `sent` only has the kinds with a rate.
 pub(super) fn messages_by_kind(phase: &Phase, sent: &[Sent]) -> Vec<Vec<u64>> {
     let mut sent = sent.iter();
     let of_kind = rates(phase).map(|(_, _, rate)| if rate > 0.0 { sent.next() } else { None });

@@ -1,5 +1,5 @@
-//! `readers`: some read slowly or not at all. The others are to notice nothing, and the slow ones are to miss
-//! exactly what the server counted as dropped.
+//! `readers`: some clients read slowly or not at all. The others must not notice, and the slow ones must miss exactly
+//! what the server counted as dropped.
 
 use std::net::SocketAddr;
 
@@ -19,29 +19,29 @@ use crate::sender::Sent;
 use crate::stats::{Percentiles, Reasons};
 use crate::subject::{COMET, Place, Subject};
 
-/// Time between two looks at the server's memory.
+/// Time between two reads of the server's memory.
 const MEMORY_NS: u64 = 200 * MILLISECOND_NS;
-/// How long the server may take to be rid of what waits, once all read again.
+/// How long the server may take to send everything that waits, once all clients read again.
 const WAITING_NS_MAX: u64 = 10 * SECOND_NS;
 
-/// What became of the deliveries that did not come. What only the metrics of the server show is unknown without
-/// them, and what only its answers show is unknown where these have no ledger.
+/// The outcome of the deliveries that did not arrive. Without the server's metrics, what only they show is unknown; and
+/// what only its answers show is unknown if these have no ledger.
 #[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 struct Fate {
     missing: u64,
-    /// Of these: missing at connections that are open to the end, and can only have been dropped or superseded.
+    /// Of these, missing at connections that stay open to the end; they can only have been dropped or superseded.
     open_missing: u64,
-    /// Of these: pushed when the connection was closed already.
+    /// Of these, pushed when the connection was already closed.
     closed_before: Option<u64>,
     /// Not queued, by reason.
     dropped: Option<Reasons>,
-    /// Queued, and taken out again for a newer one.
+    /// Queued, and removed again for a newer one.
     superseded: Option<u64>,
     /// Queued, and lost with the connection.
     lost: Option<u64>,
-    /// Handed to the kernel for a connection that was cut before it had read them.
+    /// Accepted by the kernel for a connection that was cut before it had read them.
     in_kernel: Option<i64>,
-    /// Missing, and not in what is known above. Below 0 the server has counted more than is missing.
+    /// Missing, and not counted in any known field above. If negative, the server has counted more than is missing.
     #[serde(skip)]
     unexplained: i64,
 }
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &ReadersArgs) -> Result<bool> {
     report::finish("readers", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
-/// What one turn gave, explained in [`crate::figures`].
+/// The results of one turn, explained in [`crate::figures`].
 fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
     let crowd = Crowd {
         slow_share: args.slow,
@@ -130,7 +130,7 @@ fn turn(place: Place, args: &ReadersArgs) -> Result<Value> {
     }))
 }
 
-/// What the server has counted since `before`, when nothing waits any more.
+/// The server's counts since `before`, once nothing waits any more.
 fn count_when_done(subject: &mut Subject, stat: SocketAddr, before: &Counted) -> Result<Counted> {
     let mut counted = Counted::default();
     subject.wait_for(WAITING_NS_MAX, |_| {
@@ -168,7 +168,7 @@ impl Fate {
 
 fn faults(findings: &Findings, fate: &Fate) -> Vec<String> {
     let is = &findings.deliveries;
-    // Lost ones are looked at by their fate.
+    // Lost deliveries are checked by their `Fate`.
     let mut faults = is.faults(is.lost);
     if fate.unexplained < 0 {
         faults.push(format!(
@@ -207,7 +207,8 @@ mod tests {
         Some(reasons("outbox_full", 5))
     }
 
-    /// 100 were to come, `missing` did not; the server counted 5 dropped, and so many matched and lost.
+    /// 100 deliveries were expected, `missing` did not arrive; the server counted 5 as dropped, and `matched` and
+    /// `lost` as given.
     fn check(missing: u64, matched: u64, lost: u64, closes: u64, in_kernel: i64, is_fault: bool) {
         let mut findings = Findings::default();
         findings.deliveries.expected = 100;

@@ -1,8 +1,8 @@
-//! `resume`: clients miss pushes, and get them again.
+//! `resume`: clients miss pushes, and recover them.
 //!
-//! Either all connections are cut off at once, are pushed to while they are away, and come back: to parked sessions of their keys,
-//! or to rooms with a history. Beside that stands the same return to a server that keeps nothing. Or, with `--drop`, they are there,
-//! and their outboxes are too full for a share of what is pushed to their rooms.
+//! Normally all connections are cut off at once, are pushed to while they are away, and return: to parked sessions of
+//! their keys, or to rooms with a history. This is compared with the same return to a server that keeps nothing. With
+//! `--drop` they stay connected, but their outboxes are too full for a share of the pushes to their rooms.
 
 mod absence;
 mod repair;
@@ -21,14 +21,14 @@ use crate::crowd::{Crowd, Streams};
 use crate::report::{self, Table};
 use crate::subject::{COMET, Place, Subject};
 
-/// What a server's figures stand under that keeps nothing.
+/// The subject for the figures of a server that keeps nothing.
 pub(crate) const PLAIN: &str = "plain";
 
 const RETURNS: &str = "connections, expected, parked, resumed, absent, dropped, received, lost, doubled, late, \
     connections a second, CPU of a connection, handshake p50, handshake p99, heap of one away, heap of a session, heap of a parked push";
 const REPAIRS: &str = "connections, expected, dropped, share dropped, repaired, received, lost, doubled, late, CPU of a repaired delivery";
 
-/// Runs it; returns whether each push came once and in order, or was counted.
+/// Runs it; returns whether each push arrived once and in order, or was counted.
 pub(crate) fn run(args: &ResumeArgs) -> Result<bool> {
     prepare(&args.setup, 0)?;
     let (turns, figures) = match args.drop {
@@ -55,7 +55,7 @@ fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
         }
         if let Some(logic) = &logic {
             server_set.extend(logic.settings());
-            // It tells of each connection now and then, which is not what is measured.
+            // It sends a renewal for each connection from time to time, which must not be measured.
             server_set.push("logic.renew=\"2m\"".to_owned());
         }
         let mut subject = subject(place, &setup, args.rooms)?;
@@ -73,7 +73,7 @@ fn returns(args: &ResumeArgs) -> Result<Vec<Value>> {
         if place.subject == PLAIN {
             plain = heap;
         } else {
-            // A server keeps its tables when connections go, with sessions and without.
+            // A server keeps its tables when connections leave, with sessions and without.
             turn["session_heap_bytes"] = json!(heap.zip(plain).map(|(kept, plain)| kept - plain));
         }
         Ok(turn)
@@ -90,7 +90,7 @@ fn repairs(args: &ResumeArgs, share: f64) -> Result<Vec<Value>> {
     })
 }
 
-/// The settings of a server that parks so many pushes for each session.
+/// The settings of a server that parks `messages` pushes for each session.
 pub(super) fn parking(messages: u32) -> Vec<String> {
     vec![
         "resume.window=\"10m\"".to_owned(),
@@ -101,7 +101,7 @@ pub(super) fn parking(messages: u32) -> Vec<String> {
     ]
 }
 
-/// The settings of a server that keeps so many pushes of each room.
+/// The settings of a server that keeps `pushes` pushes of each room.
 pub(super) fn with_history(pushes: u32) -> Vec<String> {
     vec![
         format!("history.rules=[{{ rooms = \"\", pushes = {pushes}, bytes = \"1MiB\" }}]"),
@@ -113,7 +113,7 @@ fn subject(place: Place, setup: &SetupArgs, rooms: u32) -> Result<Subject> {
     Subject::server(place, setup, crowd(Crowd::of(setup, rooms)))
 }
 
-/// The connections, each with a stream of its own, or with that of its room.
+/// The connections, each with its own stream, or with that of its room.
 pub(super) fn crowd(crowd: Crowd) -> Crowd {
     match crowd.rooms {
         0 => Crowd { streams: Streams::Keys(1), ..crowd },

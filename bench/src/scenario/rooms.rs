@@ -1,5 +1,5 @@
-//! `rooms`: connections that are in many rooms: what a join costs, and what a push to a room costs whose members are in many
-//! others, beside the same push before they entered them.
+//! `rooms`: connections that are in many rooms. It measures the cost of a join, and that of a push to a room whose
+//! members are in many others, compared with the same push before they entered them.
 
 use serde_json::{Value, json};
 
@@ -15,11 +15,11 @@ use crate::report::{self, Table};
 use crate::scrape::Counted;
 use crate::subject::{COMET, Place, Subject};
 
-/// Members of each room that is pushed to.
+/// Members of each room that gets pushes.
 const MEMBERS: usize = 1_000;
-/// After a turn's last delivery, so long for what should not come.
+/// How long to wait after a turn's last delivery for messages that should not arrive.
 const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
-/// What the turns of a round are of.
+/// The subjects of the turns in a round.
 const ONE_ROOM: &str = "one room";
 const MANY_ROOMS: &str = "many rooms";
 
@@ -44,12 +44,13 @@ pub(crate) fn run(args: &RoomsArgs) -> Result<bool> {
     report::finish("rooms", args, args.setup.sides(), json!({ "turns": turns }), &text)
 }
 
-/// The connections may be in so many rooms more, of so many.
+/// Adds `further` rooms for each connection, out of `further_of`.
 pub(super) fn in_further_rooms(crowd: Crowd, further: usize, further_of: usize) -> Crowd {
     Crowd { further, further_of, ..crowd }
 }
 
-/// The turns of a round: pushes to members of one room each, and to the same ones once they are in many; all are connected.
+/// The turns of a round: pushes to members of one room each, and to the same members once they are in many; all are
+/// connected.
 pub(super) fn round(subject: &mut Subject, plan: impl Fn(&Subject) -> Plan) -> Result<[Value; 2]> {
     let place = subject.place;
     let turn = |subject: &mut Subject, name| {
@@ -68,7 +69,7 @@ pub(super) fn round(subject: &mut Subject, plan: impl Fn(&Subject) -> Plan) -> R
     Ok([one, many])
 }
 
-/// All connections enter their further rooms at once.
+/// Makes all connections enter their further rooms at once.
 fn enter(subject: &mut Subject) -> Result<(Value, Vec<String>)> {
     let asked = (subject.crowd.connections * subject.crowd.further) as u64;
     subject.settle()?;

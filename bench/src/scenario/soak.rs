@@ -1,5 +1,5 @@
-//! `soak`: phase after phase of churn, pushes and one fault each, all of it from a seed. After each phase the server
-//! has to come to rest with its books balanced, its descriptors back and its memory where it was.
+//! `soak`: phase after phase of churn, pushes and one fault each, all chosen from a seed. After each phase the server
+//! must come to rest with its books balanced, its descriptors closed and its memory as before.
 
 mod curve;
 mod faults;
@@ -43,15 +43,15 @@ const WEBSOCKET_SHARE: f64 = 0.5;
 /// Share of the guests that change their room, and how long they stay on average.
 const MOVES: f64 = 0.5;
 const LIFE_S: f64 = 0.5;
-/// Share of the members that connects anew where that is the fault.
+/// Share of the members that reconnects when that is the fault.
 const RECONNECTED: f64 = 0.2;
 /// Time between two heartbeats of a member.
 const HEARTBEAT_NS: u64 = 5 * SECOND_NS;
-/// How long a phase lasts at least and at most, before its rest.
+/// The shortest and the longest phase, before its rest.
 const PHASE_S: Range<f64> = 1.0..3.0;
 /// How long the server may take to come to rest.
 const REST_NS_MAX: u64 = 20 * SECOND_NS;
-/// How long a fault may go on after the pushes of its phase.
+/// How long a fault may continue after the pushes of its phase.
 const FAULT_NS_MAX: u64 = 60 * SECOND_NS;
 
 /// A soak under way.
@@ -62,20 +62,20 @@ struct Soak<'a> {
     faults: Faults,
     stat: SocketAddr,
     random: StdRng,
-    /// The rest before the first fault.
+    /// The state of the server at rest before the first fault.
     base: Rest,
-    /// The rest after the last phase.
+    /// The state of the server at rest after the last phase.
     last: Rest,
-    /// The configuration file is in it.
+    /// Contains the configuration file.
     _folder: TempDir,
 }
 
-/// Runs it; returns whether everything held to the end.
+/// Runs it; returns whether there was no fault to the end.
 pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
     if args.setup.server.addr.is_some() {
         return Err("soak starts its server itself: it sends it signals".into());
     }
-    // Members that reconnect, guests, and clients that do harm.
+    // Members that reconnect, guests, and clients that cause faults.
     let beside = u64::from(args.setup.dial.connections) + guests_max(args.arrivals, LIFE_S) + 1024;
     prepare(&args.setup, beside)?;
     let interrupted = watch_interrupts()?;
@@ -84,7 +84,7 @@ pub(crate) fn run(args: &SoakArgs) -> Result<bool> {
     let mut soak = Soak::start(args, seed)?;
     let ends_ns = now_ns() + seconds_to_ns(args.minutes * 60.0);
     let (mut curve, mut faults, mut phases) = (Curve::begin(), Vec::new(), 0);
-    // Every fault once, then any.
+    // Every fault once, then any of them at random.
     let mut first = Fault::value_variants().to_vec();
     first.shuffle(&mut soak.random);
     while faults.is_empty() && now_ns() < ends_ns && !interrupted.load(Ordering::Relaxed) {
@@ -162,7 +162,7 @@ impl<'a> Soak<'a> {
             Crowd { websocket_share: WEBSOCKET_SHARE, ..Crowd::of(&args.setup, args.rooms) };
         let members = crowd.connections;
         let mut subject = Subject::of_target(Place::of(COMET, 1), target, &args.setup, crowd)?;
-        // Until it sees its logic.
+        // Wait until it sees its logic.
         await_rest(&mut subject, stat, 0, None)?;
         subject.connect()?;
         let base = await_rest(&mut subject, stat, members, None)?;
@@ -170,8 +170,8 @@ impl<'a> Soak<'a> {
         Ok(Self { args, subject, site, faults, stat, random, base, last, _folder: folder })
     }
 
-    /// One phase, and the rest after it: the pushes, and what did not hold. Fails if the server has ended or does not
-    /// come to rest.
+    /// Runs one phase and the rest after it; returns the number of pushes, and what went wrong. Fails if the server has
+    /// ended or does not come to rest.
     fn pass(&mut self, fault: Fault) -> Result<(u64, Vec<String>)> {
         let closed_before = self.subject.clients.findings(&[])?.closed.total();
         let phase = self.phase(fault);
@@ -204,7 +204,7 @@ impl<'a> Soak<'a> {
         let findings = self.subject.await_deliveries(&phase::messages_by_kind(&phase, &sent), 0)?;
         let heartbeats = self.subject.await_replies()?;
         let mut faults = findings.visits.faults(findings.visits.lost);
-        // Members read at once, and few messages come: not one of them may be dropped.
+        // Members read at once, and messages are few: not one of them may be dropped.
         if findings.lost() > 0 {
             faults.push(format!("{} deliveries to clients that stayed are lost", findings.lost()));
         }
@@ -233,7 +233,7 @@ impl<'a> Soak<'a> {
         Ok((sent.iter().map(|sent| sent.pushes).sum(), faults))
     }
 
-    /// What is pushed and which clients come while `fault` is committed.
+    /// The pushes and the clients while `fault` is in effect.
     fn phase(&mut self, fault: Fault) -> Phase {
         let arrivals = if fault == Fault::Nothing { 0.0 } else { self.args.arrivals };
         Phase {
@@ -249,8 +249,8 @@ impl<'a> Soak<'a> {
     }
 }
 
-/// Waits until the server is at rest with so many members, and no more descriptors than at the rest `base`. Fails if it
-/// has ended, or does not come to rest.
+/// Waits until the server is at rest with `members` members, and no more descriptors than at rest before, in `base`.
+/// Fails if it has ended, or does not come to rest.
 fn await_rest(
     subject: &mut Subject,
     stat: SocketAddr,

@@ -1,8 +1,8 @@
-//! `targets`: what the project means to reach, each figure beside what it is compared with, in a few minutes.
+//! `targets`: the project's targets, each figure next to what it is compared with, in a few minutes.
 //!
-//! A stage holds its servers and yardsticks for many turns and lets them take turns, so that a figure and
-//! what it is compared with see the same minute of the host. A stage that fails leaves its lines without
-//! figures and the others as they are.
+//! A stage keeps its servers and yardsticks for many turns and alternates between them, so that a figure and what it is
+//! compared with are measured in the same minute of the host. If a stage fails, its lines have no figures, and the
+//! others are not affected.
 
 mod beside;
 mod cores;
@@ -31,7 +31,7 @@ use crate::clock::now_ns;
 use crate::dial::ensure_descriptors;
 use crate::report;
 
-/// The connections that all stages need at once, at most.
+/// The most connections that any stage needs at once.
 const CONNECTIONS_MAX: usize = 17_000;
 
 /// Goals that are measured together.
@@ -54,7 +54,7 @@ const STAGES: [Stage; 10] = [
     Stage { name: "stalled", goals: &goals::STALLEDS, measure: stalled::measure },
 ];
 
-/// What the stages measured.
+/// The measurements of the stages.
 #[derive(Default)]
 struct Record {
     rounds: BTreeMap<&'static str, Vec<f64>>,
@@ -63,8 +63,8 @@ struct Record {
     faults: Vec<String>,
 }
 
-/// Runs it; says whether all could be measured, and with `--strict` whether all was reached. Fails if the host is
-/// not fit for it, or the result cannot be written.
+/// Runs it; returns whether everything could be measured, and with `--strict` whether all targets were reached. Fails
+/// if the host is not suitable, or the result cannot be written.
 pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
     let started_ns = now_ns();
     ensure_descriptors(CONNECTIONS_MAX, 1)?;
@@ -103,7 +103,7 @@ pub(crate) fn run(args: &TargetsArgs) -> Result<bool> {
 }
 
 impl Record {
-    /// Notes one round's figure, in the goal's unit.
+    /// Stores one round's figure, in the goal's unit.
     fn note(&mut self, goal: &Goal, figure: f64) {
         self.rounds.entry(goal.name).or_default().push(figure);
     }

@@ -1,6 +1,6 @@
-//! `upgrade`: live upgrades in a row of a server that is pushed to meanwhile, while clients talk to logic, enter and leave rooms,
-//! and some read nothing. Clients are to notice a pause, and nothing else: no connection is lost, and no message is lost,
-//! doubled or late.
+//! `upgrade`: live upgrades in a row of a server under load: it gets pushes, clients send messages to logic, enter and
+//! leave rooms, and some read nothing. Clients must notice a pause, and nothing else: no connection is lost, and no
+//! message is lost, doubled or out of order.
 
 mod books;
 
@@ -36,25 +36,25 @@ use crate::yardstick::Feed;
 const FIGURES: &str = "connections, pause p50, pause p99, pause max, server's pause, pause a connection, went on, \
     not moved, disconnected, lost, doubled, late, failed, RSS before, RSS after";
 
-/// Two looks at what clients receive.
+/// Time between two checks of what clients receive.
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
-/// Pushes begin before the first measurement.
+/// How long pushes run before the first measurement.
 const WARM_UP_NS: u64 = 500 * MILLISECOND_NS;
-/// Longer than any run: it is ended before.
+/// Longer than any run, which is ended explicitly.
 const DURATION_S: f64 = 1e6;
-/// Rooms that are visited, and pushes to each in a second.
+/// The number of rooms that are visited, and pushes to each per second.
 const FURTHER_ROOMS: usize = 20;
 const FURTHER_RATE: f64 = 5.0;
 /// How long a visitor stays.
 const STAY_NS: u64 = 3 * SECOND_NS;
-/// Pushes without an answer of a caller that pushes flat out.
+/// The most unanswered pushes of a caller that pushes flat out.
 const UNANSWERED_MAX: u64 = 64;
-/// How long answers to clients' messages and requests may take in the end.
+/// How long the last answers to messages and requests of clients may take at the end.
 const ANSWERS_NS: u64 = 60 * SECOND_NS;
 /// Kernel receive buffer of a client that reads nothing.
 const STALLED_BUFFER: usize = 4096;
 
-/// Runs it; returns whether clients have noticed nothing but pauses.
+/// Runs it; returns whether clients noticed nothing but pauses.
 pub(crate) fn run(args: &UpgradeArgs) -> Result<bool> {
     if args.rate <= 0.0 {
         return Err("upgrade needs a rate above 0".into());
@@ -68,7 +68,7 @@ pub(crate) fn run(args: &UpgradeArgs) -> Result<bool> {
     prepare(&args.setup, 0)?;
     let mut under_way = UnderWay::begin(args)?;
     let mut turns = Vec::new();
-    // The same measurement without an upgrade.
+    // First the same measurement without an upgrade.
     turns.push(under_way.turn("quiet", 1)?);
     for round in 1..=args.upgrades {
         turns.push(under_way.turn("upgrade", round)?);
@@ -86,17 +86,17 @@ struct Pushes {
     sender: JoinHandle<Result<(Sent, Option<Feed>)>>,
 }
 
-/// A server that is pushed to.
+/// A server that gets pushes.
 struct UnderWay<'a> {
     args: &'a UpgradeArgs,
     subject: Subject,
     succession: Succession,
-    /// Its files are read by each process.
+    /// Each process reads its files.
     _certificate: Certificate,
     logic: LogicBooks,
     pushes: Vec<Pushes>,
     interval_ns: u64,
-    /// What was found by the end of the last turn, and what the server had counted when it began and then.
+    /// The findings at the end of the last turn; and the server's counts at the beginning of the run and at that time.
     before: Findings,
     at_first: Books,
     at_last: Books,
@@ -143,7 +143,7 @@ impl<'a> UnderWay<'a> {
         }
         let pushes = start_pushes(args, &mut subject, run, visits)?;
         subject.wait(WARM_UP_NS)?;
-        // What a room gets flat out has no interval.
+        // When flat out, there is no fixed interval between the pushes to a room.
         let interval_ns = if args.flat_out { 0 } else { interval_of(args.rate) };
         let before = subject.clients.findings(&[])?;
         Ok(Self {
@@ -160,7 +160,7 @@ impl<'a> UnderWay<'a> {
         })
     }
 
-    /// One upgrade, and the time after it; or as long without one.
+    /// Runs one upgrade and the time after it, or the same time without one.
     fn turn(&mut self, subject: &str, round: u32) -> Result<Value> {
         let memory_before = self.subject.target.gauge.memory()?;
         self.subject.clients.execute(ClientCommand::MeasurePauses(self.interval_ns))?;
@@ -173,7 +173,7 @@ impl<'a> UnderWay<'a> {
         let findings = self.subject.clients.findings(&[])?;
         let deliveries = findings.visits.since(&self.before.visits);
         let disconnected = findings.closed.total() - self.before.closed.total();
-        // Of a server that is pushed to flat out the books of the whole run tell what it dropped.
+        // If pushes are flat out, the number dropped is only checked in the books of the whole run.
         let dropped = if self.args.flat_out { deliveries.lost } else { 0 };
         let mut faults = deliveries.faults(dropped);
         if disconnected > 0 {
@@ -207,7 +207,7 @@ impl<'a> UnderWay<'a> {
         }))
     }
 
-    /// Orders an upgrade, and receives meanwhile. Fails if the server goes on as before.
+    /// Orders an upgrade, and receives in the meantime. Fails if the upgrade is not made.
     fn upgrade(&mut self) -> Result<Outcome> {
         let order = self.succession.order();
         while !order.is_finished() {
@@ -219,7 +219,7 @@ impl<'a> UnderWay<'a> {
         Ok(outcome)
     }
 
-    /// No client needs to have what its caller was told had failed; returns how many pushes that were.
+    /// Excuses clients from the pushes whose callers were told that they failed; returns the number of these pushes.
     fn excuse_failed(&mut self) -> Result<u64> {
         let mut all = Vec::new();
         for Pushes { kind, course, .. } in &self.pushes {
@@ -232,7 +232,7 @@ impl<'a> UnderWay<'a> {
         Ok(count)
     }
 
-    /// Ends the pushes, has all clients read again, and accounts for everything.
+    /// Ends the pushes, makes all clients read again, and accounts for everything.
     fn end(mut self) -> Result<Value> {
         self.subject.clients.execute(ClientCommand::StopTalkAndVisits)?;
         self.pushes.iter().for_each(|pushes| pushes.course.end());
@@ -254,7 +254,7 @@ impl<'a> UnderWay<'a> {
             all.ledger.queued += of_kind.ledger.queued;
             messages[kind as usize] = sent.messages;
         }
-        // Visitors have no end that all of them know.
+        // Visitors need not receive the messages up to the last.
         messages[StreamId::FURTHER as usize].clear();
         self.subject.clients.execute(ClientCommand::ReadNormally)?;
         let ended_ns = now_ns();
@@ -284,7 +284,7 @@ impl<'a> UnderWay<'a> {
         let audit = books.audit(&self.at_first);
         faults.extend(audit.faults.clone());
         let (matched, queued) = (sums.answers.ledger.matched, sums.answers.ledger.queued);
-        // A push that failed may have been made.
+        // A push that failed may still have been made.
         let is_known = sums.answers.refused == 0;
         if matched > audit.matched
             || (is_known && (matched, queued) != (audit.matched, audit.queued))
@@ -316,7 +316,7 @@ impl<'a> UnderWay<'a> {
     }
 }
 
-/// Starts the first process, with further addresses for clients inside TLS, and `more` settings.
+/// Starts the first process, with further addresses for clients inside TLS, and with settings `more`.
 fn start(args: &UpgradeArgs, more: Vec<String>) -> Result<(Target, Certificate)> {
     let SetupArgs { server, host, .. } = &args.setup;
     let certificate = Certificate::make()?;
@@ -346,7 +346,7 @@ fn interval_of(rate: f64) -> u64 {
     Plan::interval_of(rate).expect("it is above 0")
 }
 
-/// Begins to push to rooms, keys, and rooms that are visited.
+/// Begins to push to rooms, keys, and visited rooms.
 fn start_pushes(
     args: &UpgradeArgs,
     subject: &mut Subject,
@@ -385,7 +385,7 @@ fn start_pushes(
     Ok(pushes)
 }
 
-/// What is wrong with what clients have said, where the server has counted so many messages.
+/// The fault in the messages of clients, of which the server has counted `counted`.
 fn talk_fault(said: &Said, sent: u64, counted: u64) -> Option<String> {
     let Said { received, doubled, out_of_order, lost, foreign, disconnects } = *said;
     let wrong = [doubled, out_of_order, lost, foreign, disconnects];

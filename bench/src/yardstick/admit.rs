@@ -1,6 +1,6 @@
-//! The accept phase of a yardstick, by io_uring: for a TCP client one accept, one receive and one send,
-//! for a WebSocket client a receive and a send more. The same exchange as with the server, and nothing
-//! besides: the token is not checked, nothing is registered, and nothing is armed for further input.
+//! The accept phase of a yardstick, with io_uring: for a TCP client one accept, one receive and one send, for a
+//! WebSocket client one more receive and send. It is the same exchange as with the server, and nothing else: the token
+//! is not checked, nothing is registered, and no further input is read.
 #![allow(unsafe_code)] // The kernel writes and reads the buffers that only this module knows to be alive.
 
 use std::io;
@@ -15,19 +15,19 @@ use super::loops;
 use crate::Result;
 use crate::message::{HEADER_LEN, OP_AUTH_REPLY, append_header};
 
-/// A client's request for a WebSocket, or its token, comes whole within so many bytes.
+/// A client's request for a WebSocket, or its token, arrives whole and within this many bytes.
 const REQUEST_MAX: usize = 4096;
-/// What the completion of the accept is known by; the others have a handshake's number.
+/// The user data for completions of the accept; other completions have a handshake's number.
 const ACCEPT: u64 = u64::MAX;
 
-/// Takes `connections` clients and answers what they show. Fails if the ring failed, or a client does not
-/// speak the protocol.
+/// Accepts `connections` clients and answers their requests. Fails if the ring failed, or a client does not speak the
+/// protocol.
 pub(super) fn accept_all(listener: &TcpListener, connections: usize) -> Result<Vec<TcpStream>> {
     let mut acceptor = Acceptor::new(listener, connections)?;
     while acceptor.admitted < connections {
         acceptor.turn(listener)?;
     }
-    // A client beyond the last would be accepted by the ring still: it goes first.
+    // The ring would still accept a client beyond the last, so it is closed first.
     let Acceptor { ring, sockets, .. } = acceptor;
     drop(ring);
     Ok(sockets)
@@ -37,20 +37,20 @@ struct Acceptor {
     ring: IoUring,
     completions: Vec<cqueue::Entry>,
     sockets: Vec<TcpStream>,
-    /// Boxed: an operation under way knows the address of its buffer. An entry is used again by the next
-    /// client once its own is admitted.
+    /// Boxed, since a pending operation holds the address of its buffer. Once its client is admitted, an entry is
+    /// reused for the next one.
     #[allow(clippy::vec_box)]
     handshakes: Vec<Box<Handshake>>,
     free: Vec<usize>,
     admitted: usize,
 }
 
-/// A client on its way in. At most one operation of it is under way.
+/// A client whose handshake is under way. At most one of its operations is pending.
 struct Handshake {
     socket: RawFd,
-    /// The reply is being sent; otherwise a request is awaited: for a WebSocket, or with a token.
+    /// Whether the reply is being sent; otherwise a request is awaited: for a WebSocket, or with a token.
     is_sending: bool,
-    /// The reply makes it a WebSocket, over which the token is to come.
+    /// Whether the reply makes it a WebSocket, on which the token will follow.
     upgrades: bool,
     request: [u8; REQUEST_MAX],
     reply: Vec<u8>,
@@ -106,7 +106,7 @@ impl Acceptor {
     }
 
     fn arrive(&mut self, socket: RawFd) -> io::Result<()> {
-        // SAFETY: the descriptor is fresh and nobody else knows it.
+        // SAFETY: the descriptor is new and nobody else knows it.
         self.sockets.push(unsafe { TcpStream::from_raw_fd(socket) });
         let handshake = self.free.pop().unwrap_or_else(|| {
             self.handshakes.push(Box::new(Handshake::new()));
@@ -139,8 +139,8 @@ impl Acceptor {
     }
 
     fn push(&mut self, entry: &squeue::Entry) -> io::Result<()> {
-        // SAFETY: an accept takes no memory. The buffers of a handshake stay where they are and are not
-        // touched until its one operation has completed; the ring is closed before they are freed.
+        // SAFETY: an accept uses no memory. The buffers of a handshake do not move and are not touched until its one
+        // operation has completed; the ring is closed before they are freed.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.ring.submit()?;
         }
@@ -187,15 +187,15 @@ impl Handshake {
     }
 }
 
-/// The sequence number in a frame's header, with the mask that lies over it.
+/// The sequence number in a frame's header, after removing the mask.
 pub(super) fn sequence(frame: &[u8], mask: [u8; 4]) -> Option<u32> {
     let field = frame.get(HEADER_LEN - 4..HEADER_LEN)?;
     let field = <[u8; 4]>::try_from(field).expect("four bytes were taken");
     Some(u32::from_be_bytes(field) ^ u32::from_be_bytes(mask))
 }
 
-/// The same of the frame in a client's WebSocket message (RFC 6455 5.2). The header's length is a
-/// multiple of the mask's.
+/// The same for the frame in a client's WebSocket message (RFC 6455 5.2). The header's length is a multiple of the
+/// mask's.
 pub(super) fn masked_sequence(message: &[u8]) -> Option<u32> {
     let mask_at = match message.get(1)? & 0x7f {
         126 => 4,

@@ -1,5 +1,5 @@
-//! What a yardstick does for clients that send heartbeats, by io_uring: one multishot receive for each socket into
-//! buffers that all share, and one send for what a receive brought. Nothing besides: no deadline is kept.
+//! The work of a yardstick for clients that send heartbeats, with io_uring: one multishot receive for each socket into
+//! shared buffers, and one send for the result of a receive. Nothing else: no deadlines are kept.
 #![allow(unsafe_code)] // The kernel writes and reads memory that only this module knows to be alive.
 
 use std::io;
@@ -20,11 +20,12 @@ const BUFFERS: u16 = 512;
 const BUFFER_LEN: usize = 512;
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
-/// Bytes in front of the frame in a client's WebSocket message as short as a heartbeat: header and mask.
+/// Bytes before the frame in a WebSocket message of a client as short as a heartbeat: header and mask.
 const MASKED_HEAD_LEN: usize = 2 + 4;
-/// The body of a reply: how many are online.
+/// The body of a reply: the number of users online.
 const ONLINE: [u8; 4] = 1_u32.to_be_bytes();
-/// Marks the completion of a receive, whose lower half is the number of the socket. That of a send has the reply's.
+/// Marks the completion of a receive, whose lower half is the number of the socket. The completion of a send has the
+/// reply's number.
 const RECV: u64 = 1 << 32;
 
 /// Answers heartbeats on `sockets` until the process is killed. Fails if the ring failed, or a client sent something
@@ -42,7 +43,7 @@ struct Answerer {
     buffers: Buffers,
     sockets: Vec<TcpStream>,
     completions: Vec<cqueue::Entry>,
-    /// Those in `free` are not being sent.
+    /// Replies that are listed in `free` are not being sent.
     replies: Vec<Vec<u8>>,
     free: Vec<usize>,
 }
@@ -117,7 +118,7 @@ impl Answerer {
     }
 }
 
-/// Overwrites `replies` with one for each heartbeat in `received`. A heartbeat comes whole.
+/// Overwrites `replies` with one for each heartbeat in `received`. A heartbeat always arrives whole.
 fn write_replies(received: &[u8], replies: &mut Vec<u8>) -> Result<()> {
     replies.clear();
     let is_masked = received.first() == Some(&0x82);

@@ -1,5 +1,5 @@
-//! The push API on a bare tonic server of one thread. As the yardstick of a call it decodes every push and answers at
-//! once that nobody got it. As the yardstick of a push to a small room it has the bare ring send it to a group.
+//! The push API on a bare single-threaded tonic server. As the yardstick of a call it decodes every push and answers at
+//! once that nobody got it. As the yardstick of a push to a small room it makes the bare ring send it to a group.
 
 mod groups;
 
@@ -24,16 +24,16 @@ use crate::grpc::Ledger;
 
 /// The longest request that is decoded, bytes.
 const REQUEST_MAX: usize = 64 << 20;
-/// The reason of all that is not delivered.
+/// The reason given for everything that is not delivered.
 const REASON: &str = "yardstick";
 
-/// Answers until it is killed. Fails if the runtime refuses the listener.
+/// Answers until the process is killed. Fails if the runtime refuses the listener.
 pub(super) fn serve(listener: TcpListener) -> Result<()> {
     let nobody = CometServer::new(Nobody).max_decoding_message_size(REQUEST_MAX);
     run(listener, Routes::new(nobody))
 }
 
-/// The same with a push to a room being sent to a group of the ring's sockets, before it is answered.
+/// The same, but a push to a room is sent to a group of the ring's sockets before it is answered.
 pub(super) fn serve_groups(listener: TcpListener, ring: RingLoop) -> Result<()> {
     let groups = Groups::new(ring);
     run(listener, Routes::new(groups.calls()).add_service(groups.streams()))

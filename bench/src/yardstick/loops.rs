@@ -1,6 +1,6 @@
-//! The bare loops. By io_uring: batches of sends, at most one in flight for each socket, on a ring set up as the
-//! cheapest known way (`SINGLE_ISSUER | DEFER_TASKRUN`, Linux 6.1). And plain: one `send(2)` for each socket, one
-//! socket after the other.
+//! The bare loops. One uses io_uring: batches of sends, at most one in flight for each socket, on a ring set up in the
+//! cheapest known way (`SINGLE_ISSUER | DEFER_TASKRUN`, Linux 6.1). The other is plain: one `send(2)` for each socket,
+//! one socket after the other.
 #![allow(unsafe_code)] // The ring reads the message from memory that only this module knows to be alive.
 
 use std::io;
@@ -16,12 +16,12 @@ use rustix::net::{SendFlags, send};
 
 /// Sends submitted with one system call.
 const BATCH: usize = 256;
-/// Completions the ring holds at least; a full one makes the kernel allocate.
+/// The least number of completions that the ring holds; if it is full, the kernel must allocate.
 const COMPLETIONS_MIN: usize = 16 << 10;
-/// Completions the ring holds at most: the kernel refuses larger ones (`IORING_MAX_CQ_ENTRIES`).
+/// The most completions that the ring holds: the kernel refuses larger rings (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: usize = 64 << 10;
 
-/// The ring of a yardstick for so many connections. Fails if the kernel is too old for it, or forbids it.
+/// The ring of a yardstick for `connections` connections. Fails if the kernel is too old for it, or forbids it.
 pub(super) fn build_ring(connections: usize) -> io::Result<IoUring> {
     let completions = connections.clamp(COMPLETIONS_MIN, COMPLETIONS_MAX).next_power_of_two();
     IoUring::builder()
@@ -35,9 +35,9 @@ pub(super) fn build_ring(connections: usize) -> io::Result<IoUring> {
 pub(super) struct RingLoop {
     ring: IoUring,
     sockets: Vec<TcpStream>,
-    /// How much of the current message each socket has taken.
+    /// The number of bytes of the current message that each socket has taken.
     sent: Vec<usize>,
-    /// Sockets that took less than the message, to be sent the rest.
+    /// Sockets that took only a part of the message and must be sent the rest.
     behind: Vec<usize>,
 }
 
@@ -47,19 +47,19 @@ impl RingLoop {
         Ok(Self { ring, sent: vec![0; sockets.len()], sockets, behind: Vec::new() })
     }
 
-    /// How many sockets it has.
+    /// The number of its sockets.
     pub(super) fn sockets(&self) -> usize {
         self.sockets.len()
     }
 
-    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if the
-    /// ring failed. A socket that fails is skipped: its receiver will miss the message.
+    /// Sends `message` to `which` sockets once; returns when all have taken it or failed. Fails if the ring failed. A
+    /// socket that fails is skipped: its receiver will miss the message.
     pub(super) fn round(
         &mut self,
         message: Vec<u8>,
         which: impl Iterator<Item = usize>,
     ) -> io::Result<()> {
-        // Sends may be in flight where an error leaves this function: then the message is never freed.
+        // Sends may still be in flight if this function returns an error: then the message is never freed.
         let message = ManuallyDrop::new(message);
         let mut fresh = which;
         let mut in_flight = 0;
@@ -77,7 +77,7 @@ impl RingLoop {
         Ok(())
     }
 
-    /// Fills the submission queue; returns how many sends.
+    /// Fills the submission queue; returns the number of sends.
     fn submit(&mut self, message: &[u8], fresh: &mut impl Iterator<Item = usize>) -> usize {
         let mut queue = self.ring.submission();
         let mut submitted = 0;
@@ -104,7 +104,7 @@ impl RingLoop {
         submitted
     }
 
-    /// Takes the completions there are; returns how many.
+    /// Handles the available completions; returns their number.
     fn complete(&mut self, message_len: usize) -> usize {
         let mut completed = 0;
         for completion in self.ring.completion() {
@@ -131,7 +131,7 @@ impl RingLoop {
 /// The plain loop and its sockets.
 pub(super) struct PlainLoop {
     sockets: Vec<TcpStream>,
-    /// Sockets that took less than the message, and how much they took.
+    /// Sockets that took only a part of the message, and how much they took.
     behind: Vec<(usize, usize)>,
 }
 

@@ -28,9 +28,8 @@ impl Options {
     /// Connects, and returns once the server has accepted the token.
     ///
     /// # Errors
-    /// If no address behind the name can be reached, the server refuses, it is not the one that TLS
-    /// demands, or it does not answer in time; and if the token is longer than
-    /// [`SEND_BODY_MAX`](crate::SEND_BODY_MAX).
+    /// If no address of the name can be reached, the server refuses, its certificate is not the required one, or it
+    /// does not answer in time; and if the token is longer than [`SEND_BODY_MAX`](crate::SEND_BODY_MAX).
     ///
     /// # Panics
     /// If the WebSocket path does not begin with `/` or is not valid in an HTTP request.
@@ -68,12 +67,12 @@ impl Client {
         block_on(self.connection.join(room))
     }
 
-    /// Enters `room` beside those that the connection is in; [`Message::room`] tells their messages apart. A room that it
-    /// is in already changes nothing.
+    /// Enters `room` in addition to the present rooms; [`Message::room`] distinguishes their messages. No effect on a
+    /// room that it is in already.
     ///
     /// # Errors
-    /// [`Error::NeedsProtocol2`] if the server has one room only, [`Error::Room`] if it refuses; if the connection is
-    /// lost, the reply does not arrive in time, or the room's name is too long.
+    /// [`Error::NeedsProtocol2`] if the server allows only one room, [`Error::Room`] if it refuses; if the connection
+    /// is lost, the reply does not arrive in time, or the room's name is too long.
     pub fn add_room(&mut self, room: &str) -> Result<Joined, Error> {
         block_on(self.connection.add_room(room, None))
     }
@@ -96,14 +95,14 @@ impl Client {
         block_on(self.connection.remove_room(room))
     }
 
-    /// What became of messages that the server has dropped for this connection, of rooms that keep a history: the oldest that was
-    /// before the messages received so far. The connection asks for such messages by itself. `None`: there is nothing to tell.
-    /// The last 1,024 are kept.
+    /// The oldest report of messages that the server has dropped for this connection, in rooms that keep a history,
+    /// among those from before the messages received so far. The connection requests such messages by itself. `None`:
+    /// there is no report. The last 1,024 are kept.
     pub fn take_gap(&mut self) -> Option<Gap> {
         self.connection.take_gap()
     }
 
-    /// As [`Client::join`], where an earlier connection had the messages of `room` up to `since`: those that came after it follow,
+    /// As [`Client::join`], when an earlier connection had the messages of `room` up to `since`. The later ones follow,
     /// if the server has all of them.
     ///
     /// # Errors
@@ -113,7 +112,7 @@ impl Client {
         block_on(self.connection.join(room))
     }
 
-    /// The rooms that the connection is in, as far as the server has said so: all of them, if it speaks protocol 2.
+    /// The rooms of the connection, as far as the server has named them: all of them in protocol 2.
     pub fn rooms(&self) -> impl Iterator<Item = &str> {
         self.connection.rooms()
     }
@@ -148,16 +147,14 @@ impl Client {
         block_on(self.connection.send(operation, body))
     }
 
-    /// How many connections are in this one's room, by the server's last reply to a heartbeat;
-    /// `None` before the first.
+    /// The number of connections in this one's room, from the latest reply to a heartbeat; `None` before the first.
     #[must_use]
     pub fn online(&self) -> Option<u32> {
         self.connection.online()
     }
 
-    /// Gives the server a fresh token of the same user and key, so that the connection outlasts the
-    /// last one. [`AuthReply::not_renewed`] says whether it was taken; if not, the connection lasts
-    /// as long as before.
+    /// Sends the server a fresh token of the same user and key, so that the connection outlasts the previous one.
+    /// [`AuthReply::not_renewed`] tells whether it was accepted; if not, the connection lasts as long as before.
     ///
     /// # Errors
     /// [`Error::NeedsProtocol2`] if the server speaks protocol 1; if the connection is lost, the reply
@@ -166,16 +163,16 @@ impl Client {
         block_on(self.connection.renew(token))
     }
 
-    /// What the server said last about the token: when it accepted it, or when it was to be renewed.
-    /// `None`: it speaks protocol 1, as goim's server does.
+    /// The server's latest reply to a token: the first one, or a renewal. `None`: it speaks protocol 1, as goim's
+    /// server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.connection.auth_reply()
     }
 
-    /// The session of an earlier connection that this one goes on with ([`Options::keep_session`]): how
-    /// many messages have waited for it, which are the next ones, and how many are lost. `None`: it is a new
-    /// session, so the state that messages are about has to be loaded.
+    /// The session of an earlier connection that this one continues ([`Options::keep_session`]): the number of messages
+    /// that waited for it, which are received next, and the number of lost ones. `None`: it is a new session, so the
+    /// state that messages are about has to be loaded.
     #[must_use]
     pub fn resumed(&self) -> Option<Resumed> {
         self.auth_reply()?.kept?.resumed

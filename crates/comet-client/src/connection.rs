@@ -1,7 +1,7 @@
-//! One connection: requests, heartbeats, timeouts and what has arrived, over a stream of any kind.
+//! One connection: requests, heartbeats, timeouts and received data, over a stream of any kind.
 //!
-//! The blocking and the asynchronous face share this code. It is asynchronous; over a stream that blocks no future of it
-//! ever waits to be polled again.
+//! The blocking and the asynchronous client share this code. It is asynchronous; over a blocking stream each of its
+//! futures is ready at the first poll.
 
 #![allow(clippy::disallowed_methods, reason = "heartbeats and timeouts need the clock")]
 
@@ -44,9 +44,9 @@ pub(crate) struct Connection<S> {
     heartbeat: Duration,
     /// `None`: beyond what an `Instant` can hold.
     heartbeat_due: Option<Instant>,
-    /// Nothing has arrived since the last heartbeat was sent.
+    /// Nothing has arrived since the last heartbeat.
     is_heartbeat_unanswered: bool,
-    /// What ended the connection, until a call has returned it.
+    /// The error that ended the connection, until a call has returned it.
     pending_error: Option<Error>,
     has_ended: bool,
 }
@@ -60,7 +60,7 @@ impl<S: Stream> Connection<S> {
         Ok(connection)
     }
 
-    /// A connection over a stream that has just been connected. It has not sent its token.
+    /// A connection over a newly connected stream. It has not sent its token.
     pub(crate) fn new(stream: S, options: &Options) -> Result<Self, Error> {
         within_body_max(&options.token)?;
         Ok(Self {
@@ -79,9 +79,10 @@ impl<S: Stream> Connection<S> {
         })
     }
 
-    /// Sends the token and waits until the server has accepted it. If the future is dropped, the next call goes on.
+    /// Sends the token and waits until the server has accepted it. If the future is dropped, the next call continues.
     ///
-    /// Nothing fails behind the acceptance: messages may have arrived with what ended the connection.
+    /// Errors after the acceptance are kept for later, because messages may have arrived together with the end of the
+    /// connection.
     pub(crate) async fn authenticate(&mut self, deadline: Option<Instant>) -> Result<(), Error> {
         while !self.session.was_accepted() {
             if let Some(error) = self.pending_error.take() {
@@ -114,7 +115,7 @@ impl<S: Stream> Connection<S> {
         self.session.rooms().any(|named| named == room)
     }
 
-    /// Whether the connection is in `room`, or would go on from where an earlier one was there.
+    /// Whether the connection is in `room`, or would continue where an earlier one was there.
     pub(crate) fn may_resume(&self, room: &str) -> bool {
         self.session.may_resume(room)
     }
@@ -270,7 +271,7 @@ impl<S: Stream> Connection<S> {
         self.has_ended
     }
 
-    /// What a request that has failed returns, if receiving is to return why the connection ended.
+    /// Returns the error of a failed request. If that ended the connection, receiving will return the reason.
     pub(crate) fn keep_reason(&mut self, error: Error) -> Error {
         let is_answer = matches!(error, Error::NeedsProtocol2 | Error::Room(_));
         if !self.has_ended || is_answer || self.pending_error.is_some() {
@@ -280,13 +281,13 @@ impl<S: Stream> Connection<S> {
         Error::Ended
     }
 
-    /// Ends the connection. What has arrived can still be received, and then `error`.
+    /// Ends the connection. Received messages can still be taken, and after them `error`.
     pub(crate) fn fail(&mut self, error: Error) {
         self.has_ended = true;
         self.pending_error = Some(error);
     }
 
-    /// Why a write failed: the server's own reason, if that has arrived unread; else `error`.
+    /// The reason of a failed write: the server's own, if it has arrived unread; otherwise `error`.
     async fn reason_behind(&mut self, error: Error) -> Error {
         self.has_ended = true;
         self.session.discard_output();
@@ -385,7 +386,7 @@ impl<S: Stream> Connection<S> {
     /// Waits for bytes from the server until `deadline`, and sends heartbeats. Returns false if
     /// none arrived.
     async fn wait(&mut self, deadline: Option<Instant>) -> Result<bool, Error> {
-        // The rest of a write whose future was dropped.
+        // Sends the rest of a write whose future was dropped.
         self.flush_or_reason().await?;
         loop {
             if !self.is_heartbeat_unanswered {
@@ -427,11 +428,11 @@ impl<S: Stream> Connection<S> {
         });
         if let Err(error) = handled {
             self.fail(error.into());
-            // The close that answers a close. The session's error goes before one of this write.
+            // Sends the close that answers a close. The session's error takes precedence over one of this write.
             let _ = self.flush().await;
             return Err(self.pending_error.take().unwrap_or(Error::Ended));
         }
-        // Pongs, and joins for what is missing.
+        // Sends pongs, and joins for missing pushes.
         self.flush().await.map(|()| true)
     }
 

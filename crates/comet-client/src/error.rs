@@ -1,4 +1,4 @@
-//! What can end a session or a connection: errors of the protocol, of TLS, and of the client.
+//! The errors that end a session or a connection: of the protocol, of TLS, and of the client.
 
 use std::time::Duration;
 use std::{error, fmt, io};
@@ -73,7 +73,7 @@ pub enum WebSocketFault {
 }
 
 impl SessionError {
-    /// A close with the server's `text`, which may end in a delay.
+    /// The end by a close with the server's `text`, which may end in a delay.
     pub(crate) fn closed(code: Option<u16>, text: &str, was_accepted: bool) -> Self {
         let (reason, retry_after) = retry_after::split(text);
         Self::Closed { code, reason: reason.to_owned(), retry_after, was_accepted }
@@ -154,7 +154,7 @@ pub enum Error {
     Silent,
     /// More messages arrived than may wait for [`Client::receive`](crate::Client::receive).
     Backlog,
-    /// The server speaks protocol 1, which renews no tokens and has one room. Nothing was sent.
+    /// The server speaks protocol 1, which cannot renew tokens and has only one room. Nothing was sent.
     NeedsProtocol2,
     /// The server did not let the connection into a room, or out of it.
     Room(RoomRefusal),
@@ -167,18 +167,19 @@ pub enum Error {
     },
 }
 
-/// Why no further attempt with the same [`Options`](crate::Options) can succeed.
+/// Why further attempts with the same [`Options`](crate::Options) cannot succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[non_exhaustive]
 pub enum Permanent {
     /// The server refused the token: it closed before it accepted, and named no delay.
     Refused,
-    /// Another connection has taken the place of this one: it has the same key. If both reconnected, they would
-    /// replace each other for ever.
+    /// Another connection with the same key has replaced this one. If both reconnected, they would replace each other
+    /// for ever.
     Replaced,
     /// A caller of the push API had the connection closed, and named no delay.
     Kicked,
-    /// The server has no WebSocket here for this client: a status of 400 to 499, other than 408, 425 and 429, that names no delay.
+    /// The server has no WebSocket for this client: a status of 400 to 499, other than 408, 425 and 429, without a
+    /// delay.
     NoUpgrade,
     /// The token or the room is longer than servers accept.
     TooLong,
@@ -201,20 +202,21 @@ impl fmt::Display for Permanent {
     }
 }
 
-/// Labels of a close before the acceptance that say nothing about the token (`docs/PROTOCOL.md`).
+/// Labels of a close before the acceptance that do not refer to the token (`docs/PROTOCOL.md`).
 const TEMPORARY: [&str; 3] = ["draining", "handshake_timeout", "too_many_sessions"];
 
 /// Codes of servers and proxies that go away, restart or are overloaded (RFC 6455 section 7.4, IANA's registry).
 const TEMPORARY_CODES: [u16; 6] = [1000, 1001, 1011, 1012, 1013, 1014];
 
-/// Whether a close before the acceptance says nothing about the token. A close without a code and a text says nothing at all.
+/// Whether a close before the acceptance does not refer to the token. A close without a code and a text refers to
+/// nothing.
 fn is_temporary(code: Option<u16>, label: &str) -> bool {
     TEMPORARY.contains(&label)
         || code.map_or(label.is_empty(), |code| TEMPORARY_CODES.contains(&code))
 }
 
 impl Error {
-    /// Why no further attempt can succeed; `None`: one may.
+    /// Why further attempts cannot succeed; `None`: one may.
     #[must_use]
     pub fn permanent(&self) -> Option<Permanent> {
         match self {
@@ -347,15 +349,14 @@ impl From<rustls::Error> for TlsError {
     fn from(error: rustls::Error) -> Self {
         use rustls::CertificateError as Fault;
         match error {
-            // A bad signature comes from an authority that has the name of a trusted one and
-            // another key.
+            // A bad signature comes from an authority with the name of a trusted one but another key.
             rustls::Error::InvalidCertificate(Fault::UnknownIssuer | Fault::BadSignature) => {
                 Self::Untrusted
             }
             rustls::Error::InvalidCertificate(
                 fault @ (Fault::NotValidForName | Fault::NotValidForNameContext { .. }),
             ) => Self::OtherName(fault.to_string()),
-            // rustls has no variant for it. It is what openssl makes by default.
+            // rustls has no variant for this fault. openssl makes such certificates by default.
             rustls::Error::InvalidCertificate(Fault::Other(other))
                 if other.to_string() == "CaUsedAsEndEntity" =>
             {

@@ -1,5 +1,4 @@
-//! What has arrived and was not received by the caller yet: messages in their order, and the
-//! content of replies.
+//! Received data that the caller has not taken yet: messages in their order, and the content of replies.
 
 use std::collections::VecDeque;
 
@@ -8,7 +7,7 @@ use comet_proto::{Frame, JoinReply, LeaveReply, Position, RoomRefusal, op};
 use crate::room_news::{Gap, Joined};
 use crate::session::{Arrival, Origin};
 
-/// What a server sent that is not a reply to a request of this client.
+/// A message of the server that is not a reply to a request of this client.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Message {
     /// The kind of message; [`op::SEND_REPLY`] unless its sender chose another.
@@ -18,32 +17,32 @@ pub struct Message {
     pub sequence: i32,
     /// The content of the message.
     pub body: Vec<u8>,
-    /// The room that it was pushed to. `None`: it was pushed in another way, or the server speaks protocol 1.
+    /// The room to which it was pushed. `None`: it was pushed in another way, or the server speaks protocol 1.
     pub room: Option<Box<str>>,
-    /// Its place in the room's history, if the room keeps one. The next connection may ask for what came after it
+    /// Its place in the room's history, if the room keeps one. The next connection may request the later messages
     /// ([`Client::add_room_since`](crate::Client::add_room_since)).
     pub position: Option<Position>,
 }
 
 impl Message {
-    /// Bytes that its parts take.
+    /// Bytes of its parts.
     fn memory(&self) -> usize {
         self.body.len() + self.room.as_ref().map_or(0, |room| room.len())
     }
 }
 
-/// What waits to be received.
+/// An item that waits to be received.
 #[derive(Debug)]
 pub(crate) enum Received {
     Message(Message),
     Room(Box<str>, Joined),
-    /// The server has taken the connection out of this room.
+    /// The server has removed the connection from this room.
     Left(Box<str>),
     Gap(Gap),
 }
 
 impl Received {
-    /// Bytes that it takes.
+    /// Bytes of memory.
     fn memory(&self) -> usize {
         let parts = match self {
             Self::Message(message) => message.memory(),
@@ -53,18 +52,18 @@ impl Received {
     }
 }
 
-/// Gaps that are kept for a caller who does not take them.
+/// Most gaps kept for a caller that does not take them.
 const GAPS_MAX: usize = 1_024;
 
 /// Messages that wait to be received, and the reply that a request waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     arrived: VecDeque<Received>,
-    /// Memory of these, in bytes.
+    /// Memory of the items in `arrived`, in bytes.
     pub(crate) bytes: usize,
-    /// Gaps that were before the messages taken so far.
+    /// Gaps from before the messages taken so far.
     gaps: VecDeque<Gap>,
-    /// How many rooms among what has arrived are those that the server has taken the connection out of.
+    /// Number of `Received::Left` items in `arrived`.
     left: usize,
     /// Operations and sequences of the replies that requests wait for.
     awaited: Vec<(i32, i32)>,
@@ -97,7 +96,7 @@ impl Inbox {
         Some(self.answers.swap_remove(at).1)
     }
 
-    /// Takes what has arrived. `has_rooms`: the server speaks protocol 2.
+    /// Takes an arrival. `has_rooms`: the server speaks protocol 2.
     pub(crate) fn push(&mut self, arrival: Arrival<'_>, has_rooms: bool) {
         match arrival {
             Arrival::Frame(frame, origin) => self.push_frame(frame, origin, has_rooms),
@@ -115,7 +114,7 @@ impl Inbox {
         self.arrived.push_back(received);
     }
 
-    /// The caller asks to be in `room`. That counts more than an order to leave which it has not been told of.
+    /// The caller asks to enter `room`. This takes precedence over a removal that the caller has not been told of.
     pub(crate) fn forget_left(&mut self, room: &str) {
         if self.left > 0 {
             self.arrived.retain(|received| {
@@ -182,12 +181,12 @@ impl Inbox {
         self.queue(Received::Message(message));
     }
 
-    /// Whether nothing waits.
+    /// Whether no item waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.arrived.is_empty()
     }
 
-    /// Takes what arrived first.
+    /// Takes the oldest item.
     pub(crate) fn pop(&mut self) -> Option<Received> {
         let received = self.arrived.pop_front()?;
         self.bytes -= received.memory();
@@ -197,7 +196,7 @@ impl Inbox {
         Some(received)
     }
 
-    /// Keeps a gap that was before the next message.
+    /// Keeps a gap from before the next message.
     pub(crate) fn keep_gap(&mut self, gap: Gap) {
         if self.gaps.len() == GAPS_MAX {
             self.gaps.pop_front();
@@ -205,7 +204,7 @@ impl Inbox {
         self.gaps.push_back(gap);
     }
 
-    /// Takes the oldest of these.
+    /// Takes the oldest gap.
     pub(crate) fn pop_gap(&mut self) -> Option<Gap> {
         self.gaps.pop_front()
     }

@@ -1,12 +1,11 @@
 //! A client of comet, and of every server that speaks goim's wire, over TCP and WebSocket.
 //!
-//! [`Options`] holds the address of the server and the token of the user. [`Options::connect`]
-//! makes a blocking [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects
-//! whenever the connection is lost. With the feature `tokio` the module of that name has both
-//! for asynchronous programs. Programs with I/O of their own take the [`Session`]: the protocol
-//! alone, bytes in and out, for any number of connections.
+//! [`Options`] holds the address of the server and the token of the user. [`Options::connect`] makes a blocking
+//! [`Client`]; [`Options::reconnecting`] makes a [`Listener`], which reconnects whenever the connection is lost. With
+//! the feature `tokio` the module of that name has both for asynchronous programs. Programs with I/O of their own use
+//! the [`Session`]: only the protocol, bytes in and out, for any number of connections.
 //!
-//! A [`Pusher`] is on the other side: it pushes to the clients of a comet (`push.frames`).
+//! A [`Pusher`] is for push callers: it pushes to the clients of a comet (`push.frames`).
 //!
 //! With the feature `tls`, on by default, [`Options::tls`] adds TLS under either transport.
 //!

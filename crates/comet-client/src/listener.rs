@@ -11,8 +11,7 @@ use crate::reconnect::{Event, Face, Reconnecting};
 use crate::stop::Stopper;
 use crate::stream::blocking::BlockingStream;
 
-/// An iterator over the events of a connection that is made again whenever it is lost. Made by
-/// [`Options::reconnecting`].
+/// An iterator over the events of a connection that is remade whenever it is lost. Made by [`Options::reconnecting`].
 ///
 /// Each lost connection and each failed attempt makes the next delay longer, up to the longest of
 /// the [`Backoff`](crate::Backoff). A connection that lasted for as long as that resets the delay.
@@ -37,8 +36,7 @@ impl Face for Client {
 }
 
 impl Options {
-    /// A connection that is made again whenever it is lost. Nothing happens before its first event
-    /// is requested.
+    /// A connection that is remade whenever it is lost. Nothing happens before its first event is requested.
     #[must_use]
     pub fn reconnecting(self) -> Listener {
         Listener(Reconnecting::new(self))
@@ -52,8 +50,8 @@ impl Listener {
         self.0.stopper()
     }
 
-    /// The connection, if there is one. A reconnect does not restore what was joined or subscribed
-    /// to through it; use the methods of the listener for that.
+    /// The connection, if there is one. A reconnect does not restore rooms and operations set through it; use the
+    /// methods of the listener for these.
     pub fn client(&mut self) -> Option<&mut Client> {
         self.0.client()
     }
@@ -67,8 +65,8 @@ impl Listener {
         block_on(self.0.join(room))
     }
 
-    /// Enters `room` beside the others, now and after each reconnect until [`Event::Left`]. A connection that is made later asks for what came
-    /// after the last push that has arrived. [`Event::Room`] tells of each time.
+    /// Enters `room` in addition to the others, now and after each reconnect until [`Event::Left`]. A later connection
+    /// requests the pushes that came after the last one that arrived. [`Event::Room`] reports each entry.
     ///
     /// # Errors
     /// If the present connection is lost; later ones will be in `room` all the same. [`Error::BodyTooLong`],
@@ -77,7 +75,7 @@ impl Listener {
         block_on(self.0.add_room(room, None))
     }
 
-    /// As [`Listener::add_room`], and asks for what came after `since` at once.
+    /// As [`Listener::add_room`], and requests the pushes after `since` at once.
     ///
     /// # Errors
     /// As [`Listener::add_room`].
@@ -85,7 +83,7 @@ impl Listener {
         block_on(self.0.add_room(room, Some(since)))
     }
 
-    /// Leaves `room`, which [`Listener::add_room`] has entered, for good.
+    /// Leaves `room`, which [`Listener::add_room`] has entered, permanently.
     ///
     /// # Errors
     /// If the present connection is lost; later ones will not be in `room` all the same.
@@ -111,10 +109,10 @@ impl Listener {
         block_on(self.0.unsubscribe(operations))
     }
 
-    /// Uses `token` from the next connection on. The present one stays as it is.
+    /// Uses `token` from the next connection on. The present one is not affected.
     ///
-    /// Between [`Event::Disconnected`] and the call for the next event is the time to renew a token that has
-    /// expired or soon will ([`Error::is_token_expired`]).
+    /// To renew a token that has expired or soon will, call this between [`Event::Disconnected`] and the request of the
+    /// next event ([`Error::is_token_expired`]).
     pub fn set_token(&mut self, token: impl Into<Vec<u8>>) {
         self.0.set_token(token.into());
     }
@@ -123,7 +121,7 @@ impl Listener {
 impl Iterator for Listener {
     type Item = Event;
 
-    /// Waits for the next event. `None`: the listener was stopped, or the last event had no further attempt.
+    /// Waits for the next event. `None`: the listener was stopped, or the last event allowed no further attempt.
     fn next(&mut self) -> Option<Event> {
         block_on(self.0.next())
     }

@@ -1,4 +1,4 @@
-//! The settings of a connection: where every use of this crate begins.
+//! The settings of a connection, the entry point of this crate.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -29,7 +29,7 @@ pub struct Options {
     pub(crate) heartbeat: Duration,
     pub(crate) timeout: Duration,
     body_max: usize,
-    /// What an earlier connection has of rooms that keep a history.
+    /// The positions of an earlier connection in rooms that keep a history.
     pub(crate) positions: BTreeMap<String, Position>,
     keeps_session: bool,
     pub(crate) backoff: Backoff,
@@ -70,8 +70,8 @@ impl Options {
         Self { transport: Transport::WebSocket, path, ..Self::tcp(address, token) }
     }
 
-    /// The time between heartbeats; 60 seconds unless set, and at most half of the server's heartbeat
-    /// timeout ([`AuthReply::heartbeat_ms`](crate::AuthReply)). A server of protocol 1 does not tell that.
+    /// The time between heartbeats; 60 seconds unless set, and at most half of the server's heartbeat timeout
+    /// ([`AuthReply::heartbeat_ms`](crate::AuthReply)). A server of protocol 1 does not tell its timeout.
     ///
     /// The connection ends if the server sends nothing for a whole interval after a heartbeat.
     ///
@@ -114,9 +114,10 @@ impl Options {
         self
     }
 
-    /// Asks the server to keep the session when the connection is lost: what is pushed to the key of the token, or to its user,
-    /// then waits for the next connection ([`Client::resumed`](crate::Client::resumed)). [`Client::close`](crate::Client::close)
-    /// ends the session. Servers that keep none ignore it. Not unless set.
+    /// Asks the server to keep the session when the connection is lost. Pushes to the key of the token, or to its user,
+    /// then wait for the next connection ([`Client::resumed`](crate::Client::resumed)).
+    /// [`Client::close`](crate::Client::close) ends the session. Servers that keep no sessions ignore this. Off unless
+    /// set.
     #[must_use]
     pub fn keep_session(mut self) -> Self {
         self.keeps_session = true;
@@ -150,7 +151,7 @@ impl Options {
     }
 }
 
-/// Without the token, which is a secret.
+/// Leaves out the token, which is a secret.
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")

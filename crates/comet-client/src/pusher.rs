@@ -1,4 +1,4 @@
-//! A push caller over frames (`push.frames` of a comet): blocking, and as many pushes under way as the program likes.
+//! A push caller over frames (`push.frames` of a comet): blocking, with any number of pushes under way.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::ToSocketAddrs;
@@ -11,29 +11,29 @@ use comet_proto::push_frame::{PushLedger, PushReply, PushRequest, PushTarget};
 
 use crate::socket;
 
-/// Longest reply that is read, bytes: that of a ledger is far shorter.
+/// Longest reply that is read, bytes; a ledger is far shorter.
 const REPLY_MAX: usize = 64 << 10;
 
-/// Bytes that are read at once.
+/// Bytes read at once.
 const READ_BYTES: usize = 16 << 10;
 
 /// A connection of a push caller.
 ///
-/// [`Pusher::push`] makes a push and waits for its reply. [`Pusher::begin`], [`Pusher::flush`] and [`Pusher::next`] are its parts:
-/// a program may begin any number of pushes, and gets a reply for each, in their order. The server stops reading from a
-/// caller who leaves more than a thousand replies: `flush` of such a program fails with [`ErrorKind::WouldBlock`] after the timeout. It
-/// takes replies then, and flushes again.
+/// [`Pusher::push`] makes a push and waits for its reply. [`Pusher::begin`], [`Pusher::flush`] and [`Pusher::next`] are
+/// its parts: a program may begin any number of pushes, and gets a reply for each, in their order. The server stops
+/// reading from a caller that leaves more than a thousand replies unread. `flush` then fails with
+/// [`ErrorKind::WouldBlock`] after the timeout; the program should take replies and flush again.
 pub struct Pusher {
     stream: Box<dyn Stream>,
-    /// Requests that are not written.
+    /// Requests that are not written yet.
     output: Vec<u8>,
-    /// Bytes that were read. Those before `read` are done with.
+    /// Bytes that were read. Those before `read` are processed.
     input: Vec<u8>,
     read: usize,
     next_id: u32,
     /// The id of the next reply.
     next_reply: u32,
-    /// How many of the next replies nobody waits for: the call that began the push has failed.
+    /// How many of the next replies are discarded, because the call that began the push has failed.
     abandoned: u32,
 }
 
@@ -41,10 +41,10 @@ trait Stream: Read + Write + Send {}
 
 impl<S: Read + Write + Send> Stream for S {}
 
-/// What became of a push: its ledger, or why it was not made.
+/// The result of a push: its ledger, or why it was not made.
 pub type PushOutcome = Result<PushLedger, PushRefused>;
 
-/// A push that the server did not make, or does not know everything of.
+/// A push that the server did not make, or whose result it does not fully know.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PushRefused {
     /// A code of gRPC.
@@ -65,7 +65,7 @@ impl Pusher {
     /// Connects over TCP. Connecting, a read or a write that takes longer than `timeout` fails.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If there is no listener.
     pub fn tcp(address: impl ToSocketAddrs, timeout: Duration) -> io::Result<Self> {
         let stream = socket::connect(address, socket::deadline(timeout))?;
         stream.set_nodelay(true)?;
@@ -77,7 +77,7 @@ impl Pusher {
     /// Connects to a Unix socket. A read or a write that takes longer than `timeout` fails.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// If there is no listener.
     pub fn unix(path: impl AsRef<Path>, timeout: Duration) -> io::Result<Self> {
         let stream = UnixStream::connect(path)?;
         stream.set_read_timeout(Some(timeout))?;
@@ -97,7 +97,7 @@ impl Pusher {
         }
     }
 
-    /// Shows the server a token, where it asks for one. To be called before the first push.
+    /// Sends the server a token, if it requires one. Call this before the first push.
     ///
     /// # Errors
     /// If the connection is lost, or the server refuses the token: [`ErrorKind::PermissionDenied`].
@@ -114,15 +114,15 @@ impl Pusher {
         })
     }
 
-    /// Pushes a frame with `operation` and `body`, and waits for what became of it.
+    /// Pushes a frame with `operation` and `body`, and waits for the result.
     ///
     /// # Errors
-    /// If the connection is lost, or the reply takes longer than the timeout: [`ErrorKind::WouldBlock`]. Then nobody knows what became of
-    /// the push, or becomes: the server may not have read it yet. After a timeout the next push is only made when the
-    /// server has answered this one.
+    /// If the connection is lost, or the reply takes longer than the timeout: [`ErrorKind::WouldBlock`]. Then the
+    /// result of the push is unknown, and the server may not have read it yet. After a timeout the next push is made
+    /// only when the server has answered this one.
     ///
     /// # Panics
-    /// If a key or a room has more than 65,535 bytes, or replies of [`Pusher::begin`] are not taken.
+    /// If a key or a room has more than 65,535 bytes, or if replies of [`Pusher::begin`] were not taken.
     pub fn push(
         &mut self,
         target: PushTarget<'_>,
@@ -130,14 +130,14 @@ impl Pusher {
         body: &[u8],
     ) -> io::Result<PushOutcome> {
         assert_eq!(self.under_way(), 0, "earlier replies are taken first");
-        // So at most one request waits to be written, however often the program tries.
+        // So at most one request waits to be written, however often the program retries.
         self.flush()?;
         self.skip_abandoned()?;
         self.begin(target, operation, body);
         self.flushed_and(Self::next)
     }
 
-    /// Writes what was begun and takes the reply. If that fails, nobody waits for the reply any more.
+    /// Writes the begun pushes and takes the reply. If that fails, the reply will be discarded.
     fn flushed_and<T>(&mut self, take: impl FnOnce(&mut Self) -> io::Result<T>) -> io::Result<T> {
         let taken = self.flush().and_then(|()| take(self));
         if taken.is_err() {
@@ -154,7 +154,7 @@ impl Pusher {
         Ok(())
     }
 
-    /// Puts a push behind those that [`Pusher::flush`] writes next.
+    /// Queues a push behind those that [`Pusher::flush`] writes next.
     ///
     /// # Panics
     /// If a key or a room has more than 65,535 bytes.
@@ -169,7 +169,7 @@ impl Pusher {
         self.next_id = self.next_id.wrapping_add(1);
     }
 
-    /// Writes what was begun. If that takes too long, the next call goes on with the rest.
+    /// Writes the begun pushes. If that takes too long, the next call continues with the rest.
     ///
     /// # Errors
     /// If the connection is lost, or the server reads nothing for the timeout: [`ErrorKind::WouldBlock`].
@@ -191,16 +191,16 @@ impl Pusher {
         outcome
     }
 
-    /// Pushes whose replies were not taken, but for those that [`Pusher::push`] has given up.
+    /// Pushes whose replies were not taken, without those that [`Pusher::push`] has given up.
     #[must_use]
     pub fn under_way(&self) -> u32 {
         self.next_id.wrapping_sub(self.next_reply).wrapping_sub(self.abandoned)
     }
 
-    /// Waits for the reply to the oldest push that has none.
+    /// Waits for the reply to the oldest unanswered push.
     ///
     /// # Errors
-    /// If the connection is lost, or what comes is no reply to it.
+    /// If the connection is lost, or the frame received is not its reply.
     #[allow(clippy::should_implement_trait, reason = "an iterator would end")]
     pub fn next(&mut self) -> io::Result<PushOutcome> {
         self.skip_abandoned()?;
@@ -218,7 +218,7 @@ impl Pusher {
         loop {
             let reply = PushReply::decode(&self.input[self.read..], REPLY_MAX).map_err(bad)?;
             if let Some((PushReply { status, id, body }, length)) = reply {
-                // What cannot be read has no id that the server knows.
+                // For an unreadable request the server does not know the id.
                 if id != self.next_reply && status == 0 {
                     return Err(bad(format!(
                         "request {id} is answered before {}",
@@ -237,7 +237,7 @@ impl Pusher {
             self.input.truncate(end + *read.as_ref().unwrap_or(&0));
             match read {
                 Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
-                // A signal to the program is no end of the connection.
+                // A signal to the program does not end the connection.
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! What a listener does, blocking or not: it reconnects after a jittered delay, into the rooms it was in.
+//! The work of a listener, blocking or not: it reconnects after a jittered delay, into the rooms it was in.
 
 #![allow(clippy::disallowed_methods)] // This is the edge: waiting between attempts is its purpose.
 
@@ -25,49 +25,51 @@ use crate::room_news::{Gap, Joined};
 use crate::stop::Stopper;
 use crate::stream::Stream;
 
-/// How long a network that is stuck may keep what was sent.
+/// How long a stalled network may hold sent bytes.
 const LATE_MAX: Duration = Duration::from_secs(120);
 
 /// An event of a [`Listener`](crate::Listener).
 #[derive(Debug)]
 pub enum Event {
-    /// A connection is authenticated, and in the room that was joined last. A [`Event::Room`] follows for each further room. If the
-    /// connection was lost before it was in all of them, [`Event::Disconnected`] comes behind what has arrived.
+    /// A connection is authenticated, and in the room that was joined last. An [`Event::Room`] follows for each further
+    /// room. If the connection was lost before it was in all of them, [`Event::Disconnected`] follows the received
+    /// messages.
     Connected,
     /// A message arrived.
     Message(Message),
-    /// The connection has asked to be in a further room, or the server had it enter one that keeps a history: that of the token, that
-    /// of [`Listener::join`](crate::Listener::join), or by order of a caller. After a reconnect it asks for the pushes that came after
-    /// the last one it has of the room.
+    /// The connection has requested to enter a further room, or the server put it into one that keeps a history: the
+    /// room of the token, that of [`Listener::join`](crate::Listener::join), or one ordered by a caller. After a
+    /// reconnect it requests the pushes that came after the last one it has of the room.
     Room {
         /// Which.
         room: String,
-        /// Whether it is in, and whether it has missed pushes: the server says not all of them are there
+        /// Whether it is in the room, and whether it has missed pushes because the server does not have all of them
         /// ([`Joined::recovered`]). After an error the next connection asks again.
         outcome: Result<Joined, Error>,
     },
-    /// The server has taken the connection out of this room. No later connection asks to be in it, until the program calls
+    /// The server has removed the connection from this room. Later connections do not enter it, until the program calls
     /// [`Listener::add_room`](crate::Listener::add_room) or [`Listener::join`](crate::Listener::join) again.
     Left {
         /// Which.
         room: String,
     },
-    /// The server has dropped messages of a room that keeps a history, because they were not read in time; or what became of them. The
-    /// connection asks for them by itself.
+    /// The server has dropped messages of a room that keeps a history, because they were not read in time; or the
+    /// result of requesting them. The connection requests them by itself.
     Gap(Gap),
     /// The connection was lost, or could not be made. The next attempt uses the token of the last one, unless
-    /// [`Listener::set_token`](crate::Listener::set_token) gives it another.
+    /// [`Listener::set_token`](crate::Listener::set_token) replaces it.
     Disconnected {
         /// Why.
         reason: Error,
-        /// The delay before the next attempt, from now on. The call for the next event waits for its end. `None`: no further
-        /// attempt can succeed ([`Error::permanent`]), and this is the last event. A listener that was replaced within two minutes after an
-        /// attempt whose token was not answered may have replaced itself: it comes back once.
+        /// The delay before the next attempt, counted from this event. The request of the next event waits for its end.
+        /// `None`: no further attempt can succeed ([`Error::permanent`]), and this is the last event. A listener that
+        /// was replaced within two minutes after an attempt with an unanswered token may have replaced itself, so it
+        /// comes back once.
         retry_in: Option<Duration>,
     },
 }
 
-/// A face of the connection.
+/// The blocking or the asynchronous form of the connection.
 pub(crate) trait Face {
     type Stream: Stream + fmt::Debug;
     fn of(connection: Connection<Self::Stream>) -> Self;
@@ -76,16 +78,17 @@ pub(crate) trait Face {
 
 /// The state of a listener. Its methods are described at [`Listener`](crate::Listener).
 ///
-/// A future of a method may be dropped before it ends. The next call goes on with the stream, also if it is still being connected: a
-/// program whose futures are all dropped early connects in the end, and the server may have sent messages that it counts as delivered.
+/// A future of a method may be dropped before it ends. The next call continues with the stream, even if it is still
+/// being connected. So a program whose futures are all dropped early connects in the end, and the server may have sent
+/// messages that it counts as delivered.
 #[derive(Debug)]
 pub(crate) struct Reconnecting<F: Face> {
     options: Options,
     state: State<F>,
     attempt: u32,
-    /// The room that was joined last. `None`: none was, and the token's room stays.
+    /// The room that was joined last. `None`: none was, and the token's room remains.
     room: Option<String>,
-    /// Further rooms, and the position of the latest push that has arrived from each.
+    /// Further rooms, and the position of the latest push received from each.
     rooms: BTreeMap<String, Option<Position>>,
     /// The same of rooms that the server had the connection enter.
     others: Known,
@@ -93,14 +96,14 @@ pub(crate) struct Reconnecting<F: Face> {
     pace: Pace,
     /// Events that have happened before what is received next.
     events: VecDeque<Event>,
-    /// Until then a token that was sent and not answered may still arrive.
+    /// Until then a token that was sent and not answered may still reach the server.
     late_until: Option<Instant>,
     stopper: Stopper,
 }
 
 #[derive(Debug)]
 enum State<F: Face> {
-    /// Until the next attempt; `None`: beyond what an `Instant` can hold.
+    /// The time of the next attempt; `None`: beyond what an `Instant` can hold.
     Waiting(Option<Instant>),
     Connecting {
         stream: Connecting<F::Stream>,
@@ -114,7 +117,7 @@ enum State<F: Face> {
     Connected {
         client: Box<F>,
         since: Instant,
-        /// Until the connection is set up, or has failed at that.
+        /// The remaining set-up of the connection; `None` once it is done or has failed.
         set_up: Option<SetUp>,
     },
     /// There are no more events.
@@ -159,7 +162,7 @@ impl<F: Face> Reconnecting<F> {
         }
     }
 
-    /// The connection for a request. One that has ended is as none: [`Event::Disconnected`] follows.
+    /// The connection for a request. `None` if it has ended: [`Event::Disconnected`] follows.
     fn connection(&mut self) -> Option<&mut Connection<F::Stream>> {
         self.client().map(F::connection).filter(|connection| !connection.has_ended())
     }
@@ -169,7 +172,7 @@ impl<F: Face> Reconnecting<F> {
     }
 
     pub(crate) async fn join(&mut self, room: &str) -> Result<(), Error> {
-        // Checked before it is stored: no later connection could join such a room.
+        // Checked before it is stored: no later connection could join such a room either.
         within_body_max(room.as_bytes())?;
         self.set_up().await;
         if let Some(former) = self.room.replace(room.to_owned()).filter(|former| former != room) {
@@ -209,7 +212,7 @@ impl<F: Face> Reconnecting<F> {
                 self.rooms.remove(room);
             }
         })?;
-        // Without a position in either, the connection was in the room already, and what is known stays.
+        // Without a position in either, the connection was in the room already, and its known position is kept.
         if since.is_some() || joined.position.is_some() {
             note_joined(&mut self.rooms, room, joined);
         }
@@ -321,7 +324,7 @@ impl<F: Face> Reconnecting<F> {
 
     fn connect(&mut self) -> Result<(), Error> {
         within_body_max(&self.options.token)?;
-        // Of rooms that the token names as well. Those that were asked for are asked for once more by the set-up.
+        // Includes rooms that the token names. Rooms that were requested are requested again by the set-up.
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
         self.options.positions = self.others.positions().chain(wanted).collect();
         let deadline = Instant::now().checked_add(self.options.timeout);
@@ -356,13 +359,13 @@ impl<F: Face> Reconnecting<F> {
         self.state = State::Connected { client, since: Instant::now(), set_up: Some(set_up) };
     }
 
-    /// Brings a new connection to where the program wants it, if that was not done.
+    /// Sets up a new connection as the program wants it, if that was not done yet.
     async fn set_up(&mut self) {
         let State::Connected { client, set_up, .. } = &mut self.state else { return };
         let Some(steps) = set_up else { return };
         let connection = client.connection();
         if let Err(error) = steps.run(connection).await {
-            // Behind what has arrived.
+            // The error comes after the received messages.
             connection.fail(error);
         }
         let Some(done) = set_up.take() else { return };
@@ -470,15 +473,16 @@ impl<F: Face> Reconnecting<F> {
         Event::Disconnected { reason, retry_in: Some(retry_in) }
     }
 
-    /// Whether the connection may have been replaced by an attempt of this listener that was given up: a network that was stuck
-    /// delivers its token behind that of the present connection. Once, as another client would replace it again.
+    /// Whether the connection may have been replaced by an abandoned attempt of this listener: a stalled network
+    /// delivers its token after that of the present connection. True only once, because another client would replace
+    /// the connection again.
     fn is_own_attempt(&mut self, why: Permanent) -> bool {
         why == Permanent::Replaced
             && self.late_until.take().is_some_and(|until| Instant::now() < until)
     }
 }
 
-/// What is recovered follows and has positions of its own. Else what comes next comes after this one.
+/// Recovered pushes follow and have positions of their own. Without them the next push follows this position.
 fn note_joined(rooms: &mut BTreeMap<String, Option<Position>>, room: &str, joined: Joined) {
     if joined.recovered.is_none()
         && let Some(latest) = rooms.get_mut(room)

@@ -1,5 +1,5 @@
-//! The delay that a server may ask for: at the end of its close reason, as `draining; retry_after_ms=1830`, or as a header
-//! where it refuses the upgrade.
+//! The delay that a server may ask for: at the end of its close reason, as in `draining; retry_after_ms=1830`, or as a
+//! header when it refuses the upgrade.
 
 use std::time::Duration;
 
@@ -20,7 +20,8 @@ pub(crate) fn split(text: &str) -> (&str, Option<Duration>) {
     split.unwrap_or((text, None))
 }
 
-/// The delay of HTTP's `Retry-After` (RFC 9110 section 10.2.3), cut to [`RETRY_AFTER_MAX`]; `None`: it is no number of seconds.
+/// The delay of HTTP's `Retry-After` (RFC 9110 section 10.2.3), cut to [`RETRY_AFTER_MAX`]; `None`: it is not a number
+/// of seconds.
 pub(crate) fn of_header(value: &str) -> Option<Duration> {
     let is_number = value.bytes().all(|byte| byte.is_ascii_digit());
     let delay = Duration::from_secs(value.parse().ok()?);

@@ -20,7 +20,7 @@ use crate::error::SessionError;
 use crate::room_news::{Gap, Joined};
 use crate::websocket::{self, Upgrade};
 
-/// The largest body of a frame, in bytes, that a session accepts unless set.
+/// The largest body of a frame, in bytes, that a session accepts unless changed.
 pub const BODY_MAX_DEFAULT: usize = 4 << 20;
 
 /// The capacity that an empty output buffer keeps, in bytes: enough for a heartbeat.
@@ -47,28 +47,28 @@ pub struct Session {
     state: State,
     transport: Transport,
     auth_reply: Option<Box<AuthReply>>,
-    /// Once there is something about rooms. In protocol 1 there is not.
+    /// Set once the server has sent something about rooms. Always `None` in protocol 1.
     rooms: Option<Box<Rooms>>,
     body_max: usize,
-    /// The start of a frame whose rest has not arrived; mostly empty, and then without memory.
+    /// The start of a frame whose rest has not arrived. Usually empty, without an allocation.
     tail: Vec<u8>,
     /// The fragments of a WebSocket message so far.
     fragments: Option<Vec<u8>>,
     output: Vec<u8>,
 }
 
-/// What a session makes of its input.
+/// An item in the input of a session.
 #[derive(Debug)]
 pub enum Arrival<'a> {
-    /// A frame, and the room that it was pushed to.
+    /// A frame, and the room to which it was pushed.
     Frame(Frame<'a>, Option<Origin<'a>>),
-    /// The server had the connection enter a room that keeps a history, or the session came back into it
+    /// The server put the connection into a room that keeps a history, or the session has continued there
     /// ([`Session::resume`]).
     Room(&'a str, Joined),
-    /// The server has taken the connection out of this room. A request of the caller about the room that crosses this is answered
-    /// instead.
+    /// The server has removed the connection from this room. If the caller's request about the room crosses this, that
+    /// request is answered instead.
     Left(&'a str),
-    /// Pushes to a room are missing, or what became of them.
+    /// Pushes to a room are missing, or the state of such a gap has changed.
     Gap(Gap),
 }
 
@@ -111,7 +111,7 @@ impl Session {
         session
     }
 
-    /// As [`Session::new`], but speaks protocol 1 alone, as goim's clients do.
+    /// As [`Session::new`], but speaks only protocol 1, as goim's clients do.
     ///
     /// # Panics
     /// As [`Session::new`].
@@ -166,21 +166,21 @@ impl Session {
         matches!(self.state, State::Live | State::Over { accepted: true })
     }
 
-    /// What the server said last about the token: when it accepted it, or when it was to be renewed. `None`: it has not accepted it yet, or it
-    /// speaks protocol 1, as goim's server does.
+    /// The server's latest reply to a token: the first one, or a renewal. `None`: it has not accepted the token yet, or
+    /// it speaks protocol 1, as goim's server does.
     #[must_use]
     pub fn auth_reply(&self) -> Option<AuthReply> {
         self.auth_reply.as_deref().copied()
     }
 
-    /// An earlier session had the pushes of `room` up to this position. If the server has this one enter the room (its token names
-    /// it, or [`op::CHANGE_ROOM`] does), the session asks for those that came after it.
+    /// Sets the position up to which an earlier session had the pushes of `room`. If the server puts this session into
+    /// the room (its token names it, or [`op::CHANGE_ROOM`] does), the session requests the later ones.
     pub fn resume(&mut self, room: &str, since: Position) {
         self.rooms.get_or_insert_default().know(room, since);
     }
 
-    /// The position of the latest push of `room` that came here, or of the server's word where it is. `None`: the connection is
-    /// not in that room, or it keeps no history.
+    /// The position of the latest received push of `room`, or a later one announced by the server. `None`: the
+    /// connection is not in that room, or the room keeps no history.
     #[must_use]
     pub fn position(&self, room: &str) -> Option<Position> {
         self.rooms.as_ref()?.position(room)
@@ -190,17 +190,18 @@ impl Session {
         self.rooms.as_ref().is_some_and(|rooms| rooms.may_resume(room))
     }
 
-    /// Asks to be in `room` as well, with this sequence number, and for the pushes that came after `since`. Only a
-    /// server that speaks protocol 2, which [`Session::auth_reply`] tells, answers by [`op::JOIN_REPLY`]. Sequence numbers below
-    /// 0 are the session's own.
+    /// Requests to enter `room` as a further room, with this sequence number, and the pushes that came after `since`.
+    /// Only a server that speaks protocol 2, as [`Session::auth_reply`] shows, answers by [`op::JOIN_REPLY`]. Sequence
+    /// numbers below 0 are the session's own.
     pub fn add_room(&mut self, sequence: i32, room: &str, since: Option<Position>) {
         let join = Join { since, room: room.as_bytes() };
         self.rooms.get_or_insert_default().ask(sequence, room, since);
         self.send(op::JOIN, sequence, &join.encode());
     }
 
-    /// Asks to leave `room`, with this sequence number. `false`: the server has not said that the connection is in
-    /// it, and nothing is sent. Where the server gives the room another handle before the request reaches it, the session repeats it.
+    /// Requests to leave `room`, with this sequence number. `false`: the server has not named the room, and nothing is
+    /// sent. If the server gives the room another handle before the request reaches it, the session repeats the
+    /// request.
     pub fn remove_room(&mut self, sequence: i32, room: &str) -> bool {
         let handle = self.rooms.as_mut().and_then(|rooms| rooms.leave(sequence, room));
         if let Some(handle) = handle {
@@ -209,7 +210,7 @@ impl Session {
         handle.is_some()
     }
 
-    /// The rooms that the connection is in, as far as the server has said so: in protocol 2 all of them.
+    /// The rooms of the connection, as far as the server has named them: in protocol 2 all of them.
     pub fn rooms(&self) -> impl Iterator<Item = &str> {
         self.rooms.iter().flat_map(|rooms| rooms.names())
     }
@@ -220,7 +221,7 @@ impl Session {
         !self.tail.is_empty() || self.fragments.is_some()
     }
 
-    /// Bytes to be written to the socket, in this order.
+    /// Bytes to write to the socket, in this order.
     #[must_use]
     pub fn output(&self) -> &[u8] {
         &self.output
@@ -265,8 +266,8 @@ impl Session {
         }
     }
 
-    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing; and before it that the
-    /// server need not keep the session, if it does. No more input is accepted.
+    /// Ends the session from this side. Over WebSocket a close is queued, over TCP nothing. If the server keeps the
+    /// session, a notice that it need not is queued before. No more input is accepted.
     pub fn close(&mut self) {
         if self.auth_reply.as_ref().is_some_and(|reply| reply.kept.is_some()) {
             self.send_as(VERSION_2, op::KEEP, 0, &[0]);
@@ -278,15 +279,15 @@ impl Session {
         self.end();
     }
 
-    /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order,
-    /// except for the reply to the auth frame, and what the server tells of rooms unasked. For a batch
-    /// (operation 9) it is called for each frame inside. A push to a room has its origin beside it, if the server
-    /// speaks protocol 2, and looks as in protocol 1. A ping is answered by a queued pong.
+    /// Processes bytes from the socket and calls `on_frame` for each frame in them, in order, except for the reply to
+    /// the auth frame and for unrequested news about rooms. For a batch (operation 9) it is called for each frame
+    /// inside. A push to a room is passed with its origin, if the server speaks protocol 2, and otherwise looks as in
+    /// protocol 1. A ping is answered by a queued pong.
     ///
     /// A frame that `input` contains as a whole is not copied.
     ///
-    /// Where the server tells that it has dropped pushes to a room that keeps a history, the session asks for them and ignores
-    /// what comes of that room until the answer; [`Session::handle_arrivals`] tells what becomes of them.
+    /// If the server reports that it has dropped pushes to a room that keeps a history, the session requests them and
+    /// ignores pushes of that room until the answer; [`Session::handle_arrivals`] reports their state.
     ///
     /// # Errors
     /// If the server ends the session or violates the protocol. `on_frame` has been called for the
@@ -304,7 +305,7 @@ impl Session {
         })
     }
 
-    /// As [`Session::handle_input`], and tells what the server says of rooms unasked.
+    /// As [`Session::handle_input`], and also reports unrequested news about rooms.
     ///
     /// # Errors
     /// As that.
@@ -323,7 +324,7 @@ impl Session {
     }
 }
 
-/// Without the token, which is a secret.
+/// Leaves out the token, which is a secret.
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")

@@ -1,4 +1,4 @@
-//! Connecting a TCP socket and reading it, with timeouts.
+//! Connecting and reading a TCP socket, with timeouts.
 #![allow(clippy::disallowed_methods, reason = "a deadline is a time of the clock")]
 
 use std::io::{self, ErrorKind};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::block_on::block_on;
 
-/// The shortest timeout: `TcpStream` accepts none of zero.
+/// The shortest timeout: `TcpStream` does not accept zero.
 const TIMEOUT_MIN: Duration = Duration::from_millis(1);
 
 /// Connects to the first reachable address that `address` resolves to, as [`to_any`] does.
@@ -24,11 +24,11 @@ pub(crate) fn connect(
     }))
 }
 
-/// Connects to the first reachable address. The addresses share the time equally, so one that does not answer leaves time
-/// for the others.
+/// Connects to the first reachable address. The addresses share the time equally, so an address that does not answer
+/// leaves time for the others.
 ///
 /// # Errors
-/// That of the last address tried.
+/// The error of the last address tried.
 pub(crate) async fn to_any<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
     deadline: Option<Instant>,
@@ -46,7 +46,7 @@ pub(crate) async fn to_any<T, F: Future<Output = io::Result<T>>>(
     Err(failure)
 }
 
-/// When `timeout` is over. `None`: beyond what an `Instant` can hold.
+/// The end of `timeout`. `None`: beyond what an `Instant` can hold.
 pub(crate) fn deadline(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }
@@ -76,7 +76,8 @@ mod tests {
 
     use super::*;
 
-    /// A listener whose queue is full lets nobody in: the kernel drops what arrives. One failure may be of a busy machine.
+    /// A listener with a full queue accepts no connection: the kernel drops the packets. One failure may be due to a
+    /// busy machine.
     #[test]
     fn an_address_that_does_not_answer_leaves_time_for_the_next() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Stops the [`Listener`](crate::Listener), blocking or not, that made it, from any thread or task. All clones stop the
-/// same one.
+/// same listener.
 #[derive(Clone, Debug, Default)]
 pub struct Stopper(Arc<Shared>);
 
@@ -21,19 +21,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     has_stopped: bool,
-    /// The socket of the present connection. Shutting it ends a read that waits.
+    /// The socket of the present connection. Shutting it down ends a waiting read.
     socket: Option<TcpStream>,
 }
 
 impl Stopper {
-    /// Closes the connection and ends the iteration of the listener: its next event is `None`, and a call that
-    /// waits for one returns. The connecting of a stream is not cut short; it takes
-    /// [`Options::timeout`](crate::Options::timeout) at most, and the resolver's time.
+    /// Closes the connection and ends the iteration of the listener: its next event is `None`, and a call that waits
+    /// for one returns. A connect under way is not interrupted; it takes at most
+    /// [`Options::timeout`](crate::Options::timeout), plus the resolver's time.
     pub fn stop(&self) {
         let mut state = self.lock();
         state.has_stopped = true;
         if let Some(socket) = state.socket.take() {
-            // It fails only if the connection has ended, which is what is wanted.
+            // It fails only if the connection has already ended, which is the aim.
             let _ = socket.shutdown(Shutdown::Both);
         }
         drop(state);
@@ -46,7 +46,7 @@ impl Stopper {
         self.lock().has_stopped
     }
 
-    /// Waits until then (`None`: for ever), or until it is stopped.
+    /// Waits until `until` (`None`: for ever), or until it is stopped.
     pub(crate) fn block_until(&self, until: Option<Instant>) {
         let mut state = self.lock();
         while !state.has_stopped {
@@ -66,14 +66,14 @@ impl Stopper {
     #[cfg(feature = "tokio")]
     pub(crate) async fn stopped(&self) {
         let mut notified = std::pin::pin!(self.0.notify.notified());
-        // From here on no stop is missed.
+        // After this no stop is missed.
         notified.as_mut().enable();
         if !self.has_stopped() {
             notified.await;
         }
     }
 
-    /// From now on a stop shuts `socket`; at once if there was one.
+    /// Makes a stop shut `socket` down; does so at once if it was already stopped.
     pub(crate) fn watch(&self, socket: Option<TcpStream>) {
         let mut state = self.lock();
         if state.has_stopped

@@ -1,4 +1,4 @@
-//! What a connection needs of its stream, blocking or not.
+//! The interface between a connection and its stream, blocking or not.
 
 pub(crate) mod blocking;
 
@@ -11,7 +11,7 @@ use crate::stop::Stopper;
 
 /// A connected stream of bytes, plain or TLS.
 pub(crate) trait Stream: Sized {
-    /// A stream that is being connected. It borrows nothing, so it outlasts the future of a call that is dropped.
+    /// A stream that is being connected. It borrows nothing, so it outlives a dropped future of a call.
     type Connecting: Future<Output = Result<Self, Error>> + Unpin;
 
     /// Connects to the address of `options`, with TLS if they have it.
@@ -24,18 +24,18 @@ pub(crate) trait Stream: Sized {
         deadline: Option<Instant>,
     ) -> Result<Option<usize>, Error>;
 
-    /// Writes some bytes, and returns how many. It waits for [`Options::timeout`] at most.
+    /// Writes some bytes, and returns how many. Waits for at most [`Options::timeout`].
     async fn write(&mut self, bytes: &[u8]) -> Result<usize, Error>;
 
-    /// Sends what a write has left in a buffer.
+    /// Sends the bytes that a write has left in a buffer.
     async fn flush(&mut self) -> Result<(), Error>;
 
-    /// Ends both directions, with the close notice of TLS. It is no error if the server has done so before.
+    /// Ends both directions, with the close notice of TLS. Succeeds if the server has done so before.
     async fn close(&mut self) -> Result<(), Error>;
 
-    /// Lets a stop end whatever waits for this stream.
+    /// Lets a stop end all waits for this stream.
     fn obey(&mut self, stopper: &Stopper) -> io::Result<()>;
 
-    /// Waits until then (`None`: for ever), or until it is stopped.
+    /// Waits until `until` (`None`: for ever), or until it is stopped.
     async fn sleep(until: Option<Instant>, stopper: &Stopper);
 }

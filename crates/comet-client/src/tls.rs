@@ -69,8 +69,7 @@ impl TlsOptions {
         self
     }
 
-    /// Offers the application protocol by ALPN (RFC 7301) if it has a name: a WebSocket begins as
-    /// HTTP/1.1.
+    /// Offers the application protocol by ALPN (RFC 7301) if the transport has one: a WebSocket begins as HTTP/1.1.
     pub(crate) fn for_transport(mut self, transport: Transport) -> Self {
         let protocols = match transport {
             Transport::Tcp => Vec::new(),
@@ -86,7 +85,7 @@ impl TlsOptions {
         Ok(TlsStream { socket, connection })
     }
 
-    /// What a handshake with the server at `address` needs.
+    /// The parameters of a handshake with the server at `address`.
     pub(crate) fn for_address(
         &self,
         address: &str,
@@ -110,7 +109,7 @@ impl fmt::Debug for TlsOptions {
     }
 }
 
-/// The host of `host:port`; of an IPv6 address without its brackets.
+/// The host of `host:port`; an IPv6 address without its brackets.
 fn host(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
@@ -139,7 +138,7 @@ impl TlsStream {
             return Ok(None);
         }
         let processed = self.connection.process_new_packets();
-        // The next records of the handshake, or the alert of an error.
+        // Sends the next records of the handshake, or the alert of an error.
         let written = self.transmit();
         processed.map_err(TlsError::from)?;
         written?;
@@ -151,8 +150,7 @@ impl TlsStream {
         match self.connection.reader().read(buffer) {
             Ok(len) => Ok(Some(len)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
-            // The stream ended without close_notify. Frames have a length, so a truncated one is
-            // detected.
+            // The stream ended without close_notify. Frames have a length, so a truncated one is detected.
             Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(Some(0)),
             Err(error) => Err(error.into()),
         }

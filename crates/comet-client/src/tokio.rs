@@ -1,7 +1,8 @@
 //! The asynchronous client, on tokio: the same calls, timeouts and delays as those of the blocking one.
 //!
-//! [`Client::connect`] makes one connection; [`Listener::new`] one that is made again whenever it is lost. Both belong to one
-//! task. A future of them may be dropped before it ends, as `select!` does: no message is lost, no byte is sent twice.
+//! [`Client::connect`] makes one connection; [`Listener::new`] one that is remade whenever it is lost. Each belongs to
+//! one task. Their futures may be dropped before they end, as `select!` does: no message is lost, and no byte is sent
+//! twice.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), comet_client::Error> {

@@ -1,4 +1,4 @@
-//! The WebSocket side of a session: the upgrade, frames in (borrowed) and masked frames out.
+//! The WebSocket side of a session: the upgrade, reading frames (borrowed) and writing masked frames.
 
 use std::io::Cursor;
 
@@ -90,7 +90,7 @@ impl Upgrade {
 /// The frame at the start of an input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Parsed<'a> {
-    /// It is not complete. The input has to be at least this long.
+    /// The frame is incomplete. The input must have at least this length.
     Wants(usize),
     /// A frame, and how many bytes of the input it uses.
     Frame { opcode: OpCode, is_final: bool, payload: &'a [u8], used: usize },
@@ -147,8 +147,7 @@ pub(crate) fn write_binary(output: &mut Vec<u8>, payload: &[u8]) {
     write(output, OpCode::Data(Data::Binary), payload);
 }
 
-/// Appends a control frame to `output`. Its payload must be within the limit, as that of a received
-/// one is.
+/// Appends a control frame to `output`. Its payload must be within the limit that also holds for received ones.
 pub(crate) fn write_control(output: &mut Vec<u8>, control: Control, payload: &[u8]) {
     debug_assert!(payload.len() as u64 <= CONTROL_MAX);
     write(output, OpCode::Control(control), payload);

@@ -1,4 +1,4 @@
-//! Printing a configuration, comparing it with a newer one, and taking over what changes alive.
+//! Printing a configuration, comparing it with a newer one, and adopting the keys that change at run time.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::source::Process;
 /// The key that names the logic services.
 const LOGIC: &str = "logic.addrs";
 
-/// A key that has another value than before.
+/// A key whose value has changed.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Change {
     /// `section.key`
@@ -20,7 +20,7 @@ pub struct Change {
     pub from: String,
     /// The value now, as TOML.
     pub to: String,
-    /// When the value holds in a server that runs.
+    /// When the value takes effect in a running server.
     pub takes_effect: TakesEffect,
 }
 
@@ -31,7 +31,7 @@ impl fmt::Display for Change {
 }
 
 impl Config {
-    /// What is different in `newer`, sorted by key. Passwords are `***`.
+    /// The differences to `newer`, sorted by key. Passwords are `***`.
     #[must_use]
     pub fn changes(&self, newer: &Self) -> Vec<Change> {
         let pairs = self.entries().zip(newer.entries());
@@ -52,10 +52,10 @@ impl Config {
         changes
     }
 
-    /// This configuration with what of `newer` does not wait for the next start.
+    /// This configuration with the values of `newer` that do not need a restart.
     ///
     /// # Errors
-    /// If that does not fit the keys that wait.
+    /// If these values do not fit the keys that need a restart.
     pub fn adopt(&self, newer: &Self) -> Result<Self, Mistakes> {
         let mut adopted = self.clone();
         adopted.take_alive(newer);
@@ -65,10 +65,10 @@ impl Config {
         self.fitting(adopted, Process::Comet)
     }
 
-    /// This configuration with what of `newer` changes alive in `comet logic`.
+    /// This configuration with the values of `newer` that change at run time in `comet logic`.
     ///
     /// # Errors
-    /// If that does not fit the keys that wait.
+    /// If these values do not fit the keys that need a restart.
     pub fn adopt_in_logic(&self, newer: &Self) -> Result<Self, Mistakes> {
         let mut adopted = self.clone();
         adopted.log.level = newer.log.level;
@@ -85,7 +85,7 @@ impl Config {
     /// `adopted`, a later state of this configuration, if its keys fit each other.
     fn fitting(&self, adopted: Self, process: Process) -> Result<Self, Mistakes> {
         let mut report = Report::new(None);
-        // Of two keys that do not fit each other, the one that changed is the mistake.
+        // If two keys do not fit each other, the error is reported for the changed one.
         for change in self.changes(&adopted) {
             report.found(change.key, Origin::Default, 0..0);
         }
@@ -93,13 +93,13 @@ impl Config {
         report.conclude(adopted)
     }
 
-    /// Whether logic is another process, which is decided at the start.
+    /// Whether logic is another process. This is decided at the start.
     fn has_logic(&self) -> bool {
         !self.logic.addrs.is_empty()
     }
 
-    /// The configuration as a file that [`crate::load`] reads back to the same values, except for passwords,
-    /// which are `***`.
+    /// The configuration as a file from which [`crate::load`] reads the same values, except for passwords, which are
+    /// `***`.
     #[must_use]
     pub fn to_toml(&self) -> String {
         let mut entries = self.entries();
@@ -115,7 +115,7 @@ impl Config {
     }
 }
 
-/// A section that is a list of tables, as they are written in a file.
+/// A section that is a list of tables, in the form of a file.
 fn tables(section: &str, entry: &Entry) -> String {
     let tables = entry.shown.as_array().into_iter().flatten().filter_map(toml::Value::as_table);
     let lines = |table: &toml::Table| {

@@ -2,24 +2,24 @@
 
 pub(crate) use comet_cpus::format;
 
-/// What the configuration has to fit: the machine comet runs on.
+/// The machine on which comet runs, which the configuration has to fit.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Machine {
     /// The CPUs this process may run on, by number, ascending. Not empty.
     pub cpus: Vec<usize>,
-    /// The name of the host: what `server.id` is when nothing else is configured.
+    /// The name of the host: the default of `server.id`.
     pub host_name: String,
 }
 
-/// Reads a list of CPUs that `machine` has; empty text is an empty list. Ascending, whatever the
-/// order in the text.
+/// Reads a list of CPUs that `machine` has; empty text is an empty list. The result is ascending, whatever the order in
+/// the text.
 ///
 /// # Errors
-/// A sentence that begins with what is wrong.
+/// A sentence that begins with the error.
 pub(crate) fn parse(text: &str, machine: &Machine) -> Result<Vec<usize>, String> {
     let mut cpus = Vec::new();
     for range in comet_cpus::parse(text)? {
-        // Looked up in the machine's list, not counted through: the range may be huge.
+        // Intersected with the machine's list instead of iterated, because the range may be huge.
         let there = machine.cpus.iter().copied().filter(|cpu| range.contains(cpu));
         let named = there.clone().count();
         let (first, last) = range.clone().into_inner();

@@ -1,4 +1,4 @@
-//! What a declaration of a key makes: the fields, the table, and what is done with every key.
+//! The macro that makes fields, the table of keys, and the operations on all keys from their declarations.
 
 use toml::Value;
 
@@ -10,14 +10,14 @@ use crate::kinds::{Facts, Shape};
 pub struct Section {
     /// Its name.
     pub name: &'static str,
-    /// What its keys are about, in sentences.
+    /// A description of its keys, in sentences.
     pub about: &'static str,
     /// Its keys, in the order of `comet.toml`.
     pub keys: &'static [Key],
 }
 
 impl Section {
-    /// The key whose value is all of the section, if that is a list of tables: `[[section]]` is one of them.
+    /// The key that is the whole section, if that is a list of tables, each written as `[[section]]`.
     #[must_use]
     pub fn tables(&self) -> Option<&'static Key> {
         self.keys.first().filter(|key| key.form() == Facts::TABLES)
@@ -35,13 +35,13 @@ pub struct Key {
     pub about: &'static str,
     /// Its default, as TOML.
     pub default: &'static str,
-    /// When another value holds.
+    /// When a change of the value takes effect.
     pub takes_effect: TakesEffect,
     pub(crate) facts: fn() -> Facts,
     pub(crate) shape: Shape,
 }
 
-/// When a running server takes another value of a key over.
+/// When a running server adopts another value of a key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TakesEffect {
     /// At SIGHUP.
@@ -55,7 +55,7 @@ pub enum TakesEffect {
 }
 
 impl Key {
-    /// What its value is, in a word or two: "duration", "list of files".
+    /// The form of its value, in a word or two: "duration", "list of files".
     #[must_use]
     pub fn form(&self) -> &'static str {
         (self.facts)().form
@@ -73,7 +73,7 @@ impl Key {
         (self.facts)().words
     }
 
-    /// Whether it is never shown whole, and may be read from a file.
+    /// Whether its value is never shown in full, and may be read from a file.
     #[must_use]
     pub fn is_secret(&self) -> bool {
         (self.facts)().is_secret
@@ -90,7 +90,7 @@ impl Key {
 pub(crate) struct Entry {
     pub(crate) key: &'static Key,
     pub(crate) value: Value,
-    /// The same for logs and terminals: without passwords.
+    /// The value for logs and terminals, without passwords.
     pub(crate) shown: Value,
 }
 
@@ -104,8 +104,8 @@ pub(crate) struct Entry {
 /// }
 /// ```
 ///
-/// `DEFAULT` is one token tree that is TOML as well. `KIND` is a [`Kind`](crate::kinds::Kind) of `Type`:
-/// it reads, checks, writes and describes values. `TAKES_EFFECT` is a variant of [`TakesEffect`].
+/// `DEFAULT` is one token tree that is also TOML. `KIND` is a [`Kind`](crate::kinds::Kind) of `Type`: it reads, checks,
+/// writes and describes values. `TAKES_EFFECT` is a variant of [`TakesEffect`].
 macro_rules! sections {
     ($(
         $(#[doc = $about_section:literal])+

@@ -1,26 +1,26 @@
-//! Which key an environment variable sets: `COMET_TCP_BIND` sets `tcp.bind`.
+//! Environment variables as keys: `COMET_TCP_BIND` sets `tcp.bind`.
 
 use std::ffi::OsStr;
 
 use crate::declare::Key;
 use crate::keys::SECTIONS;
 
-/// What every variable of comet begins with.
+/// The prefix of all variables of comet.
 const PREFIX: &str = "COMET_";
-/// Edits between a variable and a key's that are taken for a slip of the fingers.
+/// Most edits between a variable and that of a key for which it counts as a typing error.
 const SLIP: usize = 2;
 
-/// What a variable is to the configuration.
+/// The meaning of a variable for the configuration.
 pub(crate) enum Variable {
     /// It sets this key.
     Sets(&'static Key),
-    /// It looks as if it should set a key. The closest variable that does.
+    /// It looks like the variable of a key; with the closest one.
     Mistaken(String),
-    /// It is for somebody else.
+    /// It is for another program.
     Other,
 }
 
-/// What the variable `name` with this value is.
+/// The meaning of the variable `name` with this value.
 pub(crate) fn variable(name: &str, value: &OsStr) -> Variable {
     let Some(rest) = name.strip_prefix(PREFIX) else { return Variable::Other };
     let keys = || SECTIONS.iter().flat_map(|section| section.keys);
@@ -39,7 +39,7 @@ pub(crate) fn variable(name: &str, value: &OsStr) -> Variable {
     Variable::Other
 }
 
-/// Whether Kubernetes sets such a variable in every pod beside a service named `comet` or `comet-...`:
+/// Whether this is a variable that Kubernetes sets in every pod because of a service named `comet` or `comet-...`:
 /// `COMET_LOGIC_SERVICE_HOST`, `COMET_PORT_8083_TCP_ADDR`
 /// (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>).
 fn is_service_link(rest: &str, value: &str) -> bool {

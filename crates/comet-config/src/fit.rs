@@ -1,4 +1,4 @@
-//! Values that are good alone, and have to fit each other and the machine.
+//! Values that are valid on their own, but have to fit each other and the machine.
 
 mod discovery;
 mod nats;
@@ -15,11 +15,11 @@ use crate::reader::Bound;
 use crate::source::Process;
 use crate::units::{duration_text, size_text};
 
-/// What a frame can be longer than its body: 16 bytes of its own header and up to 10 of WebSocket's
-/// (RFC 6455, section 5.2; a server's frames carry no mask).
+/// Most bytes by which a frame exceeds its body: 16 bytes of its own header and up to 10 of WebSocket's (RFC 6455,
+/// section 5.2; a server's frames have no mask).
 const FRAME_HEADERS: u64 = 26;
-/// Least time between the last close notice of a drain and its end. Cores do not begin at the same moment,
-/// and clients take a while to leave.
+/// Least time between the last close notice of a drain and its end. Cores do not begin at the same moment, and clients
+/// need some time to leave.
 const AFTER_LAST_NOTICE: Duration = Duration::from_secs(1);
 
 /// Fills in the values that depend on the machine or on another key.
@@ -28,7 +28,7 @@ pub(crate) fn complete(config: &mut Config, machine: &Machine) {
     if server.cores.is_empty() {
         server.cores.clone_from(&machine.cpus);
         let is_free = |cpu: &usize| !server.control_cores.contains(cpu);
-        // Of two CPUs neither can be spared for control alone.
+        // With two CPUs neither is reserved for control.
         if server.cores.len() > 2 && server.cores.iter().any(is_free) {
             server.cores.retain(is_free);
         }
@@ -41,15 +41,15 @@ pub(crate) fn complete(config: &mut Config, machine: &Machine) {
     }
 }
 
-/// Two listeners on one address would take each other's clients: `SO_REUSEPORT` lets them. `bound` is every
-/// listener of both processes.
+/// Checks for two listeners on one address. They would take each other's clients, because `SO_REUSEPORT` allows both.
+/// `bound` has the listeners of both processes.
 pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, process: Process) {
     if process == Process::Logic {
-        // The names that comets listen on are not known here. They check them themselves.
+        // The names that comets listen on cannot be resolved here. The comets check them themselves.
         bound.retain(|bound| process.owns(bound.key));
     }
     for (later, this) in bound.iter().enumerate() {
-        // `comet logic` is another process. It may use an address where comet's own services do not run.
+        // `comet logic` is another process. It may use an address at which comet's own services are not running.
         let is_same = |earlier: &&Bound| {
             earlier.address.is_same_place(&this.address)
                 && process.owns(earlier.key) == process.owns(this.key)
@@ -57,7 +57,7 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
         let Some(earlier) = bound[..later].iter().find(is_same) else {
             continue;
         };
-        // The mistake is in the one that was written, not in the default.
+        // The error is reported for the key that was set, not for a default.
         let (mine, other) =
             if report.is_default(this.key) { (earlier, this) } else { (this, earlier) };
         let what = format!("{} is bound by {}[{}] too", mine.address, other.key, other.index);
@@ -65,7 +65,7 @@ pub(crate) fn bound_twice(report: &mut Report<'_>, mut bound: Vec<Bound>, proces
     }
 }
 
-/// Keys whose values have to fit each other. Keys with a mistake of their own are left out.
+/// Checks keys whose values have to fit each other. Keys with an error of their own are left out.
 pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: Process) {
     locks(report, config, process);
     api_certificate(report, config, process);
@@ -80,7 +80,7 @@ pub(crate) fn fits_together(report: &mut Report<'_>, config: &Config, process: P
     nats::fits(report, config);
 }
 
-/// An address that other hosts reach is open to all of them only if that is meant.
+/// An address that other hosts can reach may be open to all of them only if the configuration says so explicitly.
 fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
     let Config { push, monitor, logic_server, api_tls, .. } = config;
     let what = ["push to all clients", "read what the server holds", "change the running server"];
@@ -138,7 +138,7 @@ fn locks(report: &mut Report<'_>, config: &Config, process: Process) {
     }
 }
 
-/// What is shown at addresses with TLS.
+/// Addresses with TLS need a certificate.
 fn api_certificate(report: &mut Report<'_>, config: &Config, process: Process) {
     let Config { push, monitor, logic_server, api_tls, .. } = config;
     let (certificate, private) = ("api_tls.certificate", "api_tls.key");
@@ -172,7 +172,7 @@ fn api_certificate(report: &mut Report<'_>, config: &Config, process: Process) {
     }
 }
 
-/// The data cores show certificates to clients alone.
+/// The data cores show certificates only to clients.
 fn frames_without_tls(report: &mut Report<'_>, config: &Config) {
     let key = "push.frames";
     let in_tls = config.push.frames.iter().find(|address| matches!(address, Address::Tls(_)));
@@ -203,7 +203,7 @@ fn outbox_takes_a_push(report: &mut Report<'_>, config: &Config) {
     }
 }
 
-/// What is parked goes out at once.
+/// Parked pushes are sent at once, so they must fit into an outbox.
 fn outbox_takes_a_session(report: &mut Report<'_>, config: &Config) {
     let Config { resume, protocol, .. } = config;
     if resume.window.is_zero() {
@@ -267,21 +267,21 @@ fn durations(report: &mut Report<'_>, config: &Config) {
     let (over, timeout) = (server.drain_over, server.drain_timeout);
     let most = timeout.saturating_sub(AFTER_LAST_NOTICE);
     leaves_room("server.drain_over", "server.drain_timeout", [over, timeout, most]);
-    // The call of a push that waits is answered when the push has left.
+    // The call of a waiting push is answered when the push has left.
     let window = config.coalesce.rules.iter().map(|rule| rule.window).max().unwrap_or_default();
     let timeout = config.push.timeout;
     leaves_room("coalesce.rules", "push.timeout", [window, timeout, timeout / 2]);
-    // A heartbeat that came in time waits unread for so long. It must not be too late for that.
+    // A heartbeat that came in time may wait unread for this long. It must not count as late because of that.
     let (key, wait) = ("protocol.heartbeat_coalesce", protocol.heartbeat_coalesce);
     let of_comet = ("protocol.heartbeat", protocol.heartbeat);
     let of_logic = ("logic_server.heartbeat", logic_server.heartbeat);
-    // Zero is that of comet.
+    // Zero stands for comet's value.
     for (other, silence) in [of_comet, of_logic].into_iter().filter(|(_, time)| !time.is_zero()) {
         leaves_room(key, other, [wait, silence, silence / 4]);
     }
 }
 
-/// Each node is one of the comets.
+/// Each node must be one of the comets.
 fn nodes(report: &mut Report<'_>, config: &Config) {
     let (key, other) = ("logic_server.nodes", "logic_server.comets");
     let (nodes, comets) = (&config.logic_server.nodes, &config.logic_server.comets);
@@ -293,7 +293,7 @@ fn nodes(report: &mut Report<'_>, config: &Config) {
     }
 }
 
-/// Values that need another key.
+/// Checks values that require another key.
 fn switches(report: &mut Report<'_>, config: &Config) {
     let Config { token, white_list, logic_server, .. } = config;
     let mut needs = |key: &str, is_on: bool, needed: &str, is_empty: bool, why: &str| {

@@ -22,12 +22,12 @@ use crate::cpus::{self, Machine};
 use crate::secrets;
 use crate::units::Number;
 
-/// A kind of value. `T` is what a checked value of it is.
+/// A kind of value. `T` is the type of a checked value.
 pub(crate) trait Kind<T> {
-    /// The value as TOML has it: its shape is right, and nothing else is known of it.
+    /// The value as parsed from TOML: its shape is right, but it is not checked further.
     type Raw: DeserializeOwned;
 
-    /// What documents and the environment have to know.
+    /// The facts for documents and for the environment.
     fn facts(&self) -> Facts;
 
     /// Checks `raw`. Mistakes go to `check`; `None` if nothing usable is left.
@@ -52,9 +52,9 @@ pub(crate) trait Kind<T> {
     }
 }
 
-/// What documents and the environment have to know of a kind.
+/// The facts about a kind for documents and for the environment.
 pub(crate) struct Facts {
-    /// What a value is, in a word or two.
+    /// The form of a value, in a word or two.
     pub(crate) form: &'static str,
     /// Limits, in sentences; may be empty.
     pub(crate) limits: String,
@@ -65,7 +65,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// The form of a list of tables, which makes up a section: `[[section]]` is one of them.
+    /// The form of a list of tables that is a whole section, each written as `[[section]]`.
     pub(crate) const TABLES: &'static str = "tables";
 
     pub(crate) fn new(form: &'static str) -> Self {
@@ -74,18 +74,18 @@ impl Facts {
     }
 }
 
-/// What text without quotes stands for, where it comes from the environment.
+/// The meaning of text without quotes from the environment.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Bare {
-    /// It has to be TOML.
+    /// It must be TOML.
     Toml,
-    /// Itself.
+    /// It is the text itself.
     Text,
-    /// A number if it is one, else itself.
+    /// A number if it is one, otherwise the text itself.
     NumberOrText,
 }
 
-/// Whether a value has the shape of its kind.
+/// A function that checks whether a value has the shape of its kind.
 pub(crate) type Shape = fn(Spanned<DeValue<'_>>) -> Result<(), toml::de::Error>;
 
 /// See [`Shape`].
@@ -96,12 +96,12 @@ pub(crate) fn shape<T, K: Kind<T>>(
     K::Raw::deserialize(ValueDeserializer::from(value)).map(drop)
 }
 
-/// `value` as it is written and as it is shown.
+/// `value` in the forms for writing and for showing.
 pub(crate) fn value_and_shown<T, K: Kind<T>>(kind: &K, value: &T) -> [Value; 2] {
     [kind.write(value), kind.show(value)]
 }
 
-/// What the checks of a value know beside the value, and the mistakes they found.
+/// The context of the checks of a value, and the mistakes they found.
 pub(crate) struct Check<'a> {
     pub(crate) machine: &'a Machine,
     /// The value is for a process that may run on another host.
@@ -111,9 +111,9 @@ pub(crate) struct Check<'a> {
 
 /// A mistake in a value, or in one element of it.
 pub(crate) struct Fault {
-    /// Index and place of the element.
+    /// Index and position of the element.
     pub(crate) element: Option<(usize, Range<usize>)>,
-    /// A sentence after the name of the key.
+    /// A sentence that follows the name of the key.
     pub(crate) what: String,
 }
 
@@ -195,7 +195,7 @@ fn words<T: Choice>() -> Vec<Word> {
     T::WORDS.iter().map(|(_, word)| *word).collect()
 }
 
-/// CPUs of this machine. What is for another host is not looked at, and is none.
+/// CPUs of this machine. A value for another host is not checked, and read as empty.
 pub(crate) struct Cpus;
 
 impl Kind<Vec<usize>> for Cpus {
@@ -217,7 +217,7 @@ impl Kind<Vec<usize>> for Cpus {
     }
 }
 
-/// Ids of users: ascending, none twice.
+/// User ids: ascending, without duplicates.
 pub(crate) struct Users {
     pub(crate) most: usize,
 }

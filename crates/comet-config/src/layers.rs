@@ -1,7 +1,7 @@
-//! From text to one value a key: the file, then the environment, then every `--set`, then the flags; the
+//! Merges the layers into one value per key: the file, then the environment, then every `--set`, then the flags. The
 //! last one wins.
 //!
-//! serde stops at the first mistake of a document. So every value is read alone, which reports all mistakes.
+//! serde stops at the first mistake of a document. So every value is read separately, in order to report all mistakes.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -162,7 +162,7 @@ impl<'a> Layers<'a> {
         self.add(Origin::Flag(flag), key, unplaced(DeValue::String(text.into())));
     }
 
-    /// The section of this name. An unknown one is one mistake, however many keys are in it.
+    /// The section of this name. An unknown section is one mistake, whatever its number of keys.
     fn section(&mut self, origin: Origin<'a>, name: &Name<'a>) -> Option<&'static Section> {
         let found = SECTIONS.iter().find(|section| section.name == name.get_ref());
         if found.is_none() {
@@ -205,7 +205,7 @@ impl<'a> Layers<'a> {
         self.report.add(origin, name.span().start, path, &text);
     }
 
-    /// Takes one value over, if it has the shape of its key.
+    /// Adopts a value, if it has the shape of its key.
     fn add(&mut self, origin: Origin<'a>, key: &'static Key, mut value: Value<'a>) {
         if key.is_secret() {
             if let DeValue::String(text) = value.get_ref() {
@@ -257,7 +257,7 @@ impl<'a> Layers<'a> {
 
 const NOWHERE: Range<usize> = 0..0;
 
-/// `value` as if it had been written in the file, where it was not.
+/// A value from another layer, in the type of values from the file.
 fn unplaced<T>(value: T) -> Spanned<T> {
     Spanned::new(NOWHERE, value)
 }

@@ -1,12 +1,11 @@
-//! `comet.toml`, the environment and the flags that overrule it, and the checked [`Config`] they make.
+//! `comet.toml`, the environment and the flags that override it, and the checked [`Config`] made from them.
 //!
-//! A key stands once, in [`SECTIONS`]. [`load`] reads every layer (the file, then the environment, then each
-//! `--set`, then `--cores` and `--control-cores`; a later one overrules an earlier one), checks every value,
-//! and gives either a `Config` that can be used as it is, or all the [`Mistakes`] at once.
+//! A key is declared once, in [`SECTIONS`]. [`load`] reads every layer (the file, then the environment, then each
+//! `--set`, then `--cores` and `--control-cores`; a later one overrides an earlier one) and checks every value. It
+//! returns either a `Config` that can be used as it is, or all the [`Mistakes`] at once.
 //!
-//! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file: the
-//! caller reads `comet.toml`, the environment and secrets. It asks the system for one thing, the address of
-//! a name in a `bind`.
+//! **Invariant:** nothing outside this crate sees an unchecked value, and nothing in it opens a file: the caller reads
+//! `comet.toml`, the environment and secrets. Its only request to the system is the address of a name in a `bind`.
 
 mod changes;
 mod choices;
@@ -47,16 +46,16 @@ use source::Process;
 
 /// Reads and checks a configuration for `machine`.
 ///
-/// Names in `bind` and the like are resolved here, which may ask a name server and wait for it.
+/// Names in `bind` and similar keys are resolved here, which may query a name server and wait for it.
 ///
 /// # Errors
-/// Every mistake that was found, in the order of the layers and of the lines.
+/// Every mistake, in the order of the layers and of the lines.
 pub fn load(source: &Source<'_>, machine: &Machine) -> Result<Config, Mistakes> {
     load_as(Process::Comet, source, machine)
 }
 
-/// The same for `comet logic`, which may read the file of comets on other hosts. Lists of CPUs are neither
-/// checked nor taken over. Of the addresses that comets listen on, names are not resolved.
+/// As [`load`], for `comet logic`, which may read the file of comets on other hosts. Lists of CPUs are neither checked
+/// nor adopted. Names in the addresses that comets listen on are not resolved.
 ///
 /// # Errors
 /// As for [`load`].
@@ -76,7 +75,7 @@ fn load_as(process: Process, source: &Source<'_>, machine: &Machine) -> Result<C
 }
 
 impl Config {
-    /// What holds on `machine` when nothing is configured: the values of `comet.toml`.
+    /// The configuration on `machine` when nothing is configured: the values of `comet.toml`.
     ///
     /// # Panics
     /// Never: a test reads the defaults.

@@ -1,4 +1,4 @@
-//! What is wrong with a configuration, and where.
+//! The mistakes in a configuration, and their places.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -7,11 +7,12 @@ use std::path::Path;
 
 use crate::secrets::without_passwords;
 
-/// Mistakes that are described; of more, only the number is said. Each takes a look through the whole file.
+/// Most mistakes that are described; of further ones only the number is given. Each description searches the whole
+/// file.
 const DESCRIBED: usize = 100;
 
-/// Everything that is wrong with a configuration. Its `Display` is one line for each mistake:
-/// `comet.toml:12:9: tcp.bind[0]: "0.0.0.0:80800" is not an address: use HOST:PORT`.
+/// All mistakes in a configuration. Its `Display` is one line for each: `comet.toml:12:9: tcp.bind[0]: "0.0.0.0:80800"
+/// is not an address: use HOST:PORT`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Mistakes(Vec<String>);
 
@@ -30,7 +31,7 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Where a value was written. Ordered as the layers overrule each other.
+/// The place where a value was written. The order is that in which layers override each other.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) enum Origin<'a> {
     /// Nowhere: it is the default.
@@ -40,27 +41,27 @@ pub(crate) enum Origin<'a> {
     Variable(&'a str),
     /// The `--set` with this index.
     Set(usize),
-    /// A flag of its own.
+    /// Another flag.
     Flag(&'static str),
 }
 
-/// Collects mistakes, and knows where each value came from.
+/// Collects mistakes, and knows the place of each value.
 pub(crate) struct Report<'a> {
     file: Option<(&'a Path, &'a str)>,
-    /// Where the value of each `section.key` comes from, unless it is the default.
+    /// The place of the value of each `section.key`, unless it is the default.
     places: BTreeMap<&'static str, (Origin<'a>, Range<usize>)>,
-    /// Text that mistakes do not show: the key, the text as they would quote it, what stands for it.
+    /// Text that mistakes must not show: the key, the quoted text, and its replacement.
     secrets: Vec<(&'static str, String, String)>,
-    /// Some of the file is not TOML. A key that seems to be missing may be in that part.
+    /// A part of the file is not TOML. A key that seems to be missing may be in that part.
     is_partly_read: bool,
     mistakes: Vec<Mistake<'a>>,
-    /// Those beyond [`DESCRIBED`].
+    /// Number of mistakes beyond [`DESCRIBED`].
     more: usize,
 }
 
 struct Mistake<'a> {
     origin: Origin<'a>,
-    /// Byte offset into the file; 0 elsewhere.
+    /// Byte offset into the file; 0 for other origins.
     offset: usize,
     /// `section.key`, without an index.
     key: String,
@@ -79,12 +80,12 @@ impl<'a> Report<'a> {
         }
     }
 
-    /// Notes where the value of `key` was written; a later place overrules an earlier one.
+    /// Notes where the value of `key` was written; a later place overrides an earlier one.
     pub(crate) fn found(&mut self, key: &'static str, origin: Origin<'a>, at: Range<usize>) {
         self.places.insert(key, (origin, at));
     }
 
-    /// Has mistakes in `key` show `instead` where they would quote `text`.
+    /// Makes mistakes in `key` show `instead` where they would quote `text`.
     pub(crate) fn hide(&mut self, key: &'static str, text: &str, instead: String) {
         self.secrets.push((key, format!("{text:?}"), instead));
     }
@@ -105,7 +106,7 @@ impl<'a> Report<'a> {
         self.add(origin, at.start, key, &format!("{key}[{index}]: {what}"));
     }
 
-    /// Notes a mistake of `origin`; `text` is the whole line but for the place.
+    /// Notes a mistake of `origin`; `text` is the whole line without the place.
     pub(crate) fn add(&mut self, origin: Origin<'a>, offset: usize, key: &str, text: &str) {
         if self.mistakes.len() == DESCRIBED {
             self.more += 1;
@@ -115,7 +116,7 @@ impl<'a> Report<'a> {
         for (_, secret, instead) in self.secrets.iter().filter(|(of, ..)| *of == key) {
             text = text.replace(secret, instead);
         }
-        // Also of a password that stands where none belongs.
+        // Also hides a password at a place where none belongs.
         let text = without_passwords(&text);
         let line = match (origin, self.file) {
             (Origin::File, Some((path, contents))) => {
@@ -124,31 +125,31 @@ impl<'a> Report<'a> {
             }
             (Origin::Variable(name), _) => format!("{name}: {text}"),
             (Origin::Set(_), _) => format!("--set {text}"),
-            // A flag names its value, not its key: `--cores 99: this machine has CPUs 0-1`.
+            // A flag shows its own name, not its key: `--cores 99: this machine has CPUs 0-1`.
             (Origin::Flag(flag), _) => {
                 let what = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": "));
                 format!("{flag} {}", what.unwrap_or(&text))
             }
             (Origin::Default | Origin::File, _) => text,
         };
-        // Where the text is not TOML, the parser guesses its value: one mistake a place.
+        // If the text is not TOML, the parser guesses its value, so only one mistake is reported for a place.
         let is_same = |other: &Mistake<'_>| (other.origin, other.offset) == (Origin::File, offset);
         if origin == Origin::File && self.mistakes.iter().any(is_same) {
             return;
         }
         let offset = if origin == Origin::File { offset } else { 0 };
-        // One line a mistake, whatever was written.
+        // One line for each mistake, whatever the text contains.
         let line = line.replace(|c: char| c.is_control(), " ");
         self.mistakes.push(Mistake { origin, offset, key: key.to_owned(), line });
     }
 
-    /// Notes text in the file that is not TOML.
+    /// Notes a part of the file that is not TOML.
     pub(crate) fn add_unread(&mut self, offset: usize, text: &str) {
         self.is_partly_read = true;
         self.add(Origin::File, offset, "", text);
     }
 
-    /// Whether no mistake is known in any of `keys`. Only then their values are compared.
+    /// Whether none of `keys` has a mistake. Only then are their values compared.
     pub(crate) fn is_sound(&self, keys: &[&str]) -> bool {
         !self.is_partly_read
             && self.more == 0

@@ -1,5 +1,5 @@
-//! Networks in CIDR notation (RFC 4632, section 3.1; RFC 4291, section 2.3), as a configuration has them: read more
-//! strictly than those of an operator's call, because a mistake is there for months.
+//! Networks in CIDR notation (RFC 4632, section 3.1; RFC 4291, section 2.3) in a configuration. They are read more
+//! strictly than those in an operator's call, because a mistake stays for months.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -7,13 +7,13 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// A network. It is written by its first address, and IPv4 never as IPv6.
+/// A network. It is written with its first address, and IPv4 is never written as IPv6.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Network(IpNet);
 
 impl Network {
-    /// Whether `address` is in it. An IPv4 address written as IPv6 (`::ffff:192.0.2.1`), as a listener
-    /// for both families reports it, counts as IPv4.
+    /// Whether the network contains `address`. An IPv4 address written as IPv6 (`::ffff:192.0.2.1`), as a listener for
+    /// both families reports it, counts as IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address.to_canonical())
@@ -29,7 +29,7 @@ impl Network {
 impl FromStr for Network {
     type Err = String;
 
-    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or an address alone, which is a network of one.
+    /// Reads `10.0.0.0/8`, `2001:db8::/32`, or a single address, which is a network of one.
     fn from_str(text: &str) -> Result<Self, String> {
         let alone = text.parse::<IpAddr>().map(IpNet::from);
         let network = alone

@@ -13,7 +13,7 @@ use crate::kinds::{Check, Kind};
 use crate::mistakes::Report;
 use crate::source::Process;
 
-/// The values that were written, by `section.key`. Each has the shape of its kind.
+/// The written values, by `section.key`. Each has the shape of its kind.
 pub(crate) type Written<'a> = BTreeMap<&'static str, Spanned<DeValue<'a>>>;
 
 /// Checks values one by one.
@@ -44,8 +44,8 @@ impl<'a> Reader<'a> {
         Self { report, bound: Vec::new(), written, machine, process }
     }
 
-    /// The value of `key`: what was written, or `default`, which is TOML. After a mistake the default stands
-    /// in, so that the rest can be checked.
+    /// The value of `key`: the written one, or `default`, which is TOML. After a mistake the default is used, so that
+    /// the rest can be checked.
     pub(crate) fn take<T, K: Kind<T>>(
         &mut self,
         key: &'static str,

@@ -29,8 +29,8 @@ pub(crate) fn without_secrets(url: &str) -> String {
     }
 }
 
-/// `url` with `***` for the password of `scheme://user:password@host`. If it is no URL, rather too much is
-/// left out than too little.
+/// `url` with `***` for the password of `scheme://user:password@host`. If it is not a URL, it rather hides too much
+/// than too little.
 pub(crate) fn without_password(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     match rest.rsplit_once('@') {
@@ -42,12 +42,12 @@ pub(crate) fn without_password(url: &str) -> String {
     }
 }
 
-/// A sentence with `***` for every password of a `user:password@host` in it, wherever that was written. Rather
-/// too much is left out than too little.
+/// A sentence with `***` for every password of a `user:password@host` in it, wherever that comes from. It rather hides
+/// too much than too little.
 pub(crate) fn without_passwords(sentence: &str) -> String {
     let mut shown = String::with_capacity(sentence.len());
     let mut rest = sentence;
-    // A password may have spaces and quotes in it, so an address ends where the next one begins.
+    // A password may contain spaces and quotes, so an address ends only where the next one begins.
     while let Some((before, after)) = rest.split_once("://") {
         let scheme_of =
             |text: &str| text.trim_end_matches(|c: char| c.is_ascii_alphanumeric()).len();
@@ -61,7 +61,7 @@ pub(crate) fn without_passwords(sentence: &str) -> String {
     shown + &without_schemeless_passwords(rest)
 }
 
-/// Words are what stands between spaces and quotes.
+/// Words are separated by spaces and quotes.
 fn without_schemeless_passwords(sentence: &str) -> String {
     let is_end = |c: char| c.is_whitespace() || "\"'`=[]{},".contains(c);
     let words = sentence.split_inclusive(is_end);
@@ -82,9 +82,9 @@ pub(crate) fn file_of<'v>(value: &'v DeValue<'_>) -> Option<&'v str> {
     path.get_ref().as_str().filter(|_| name.get_ref() == "file")
 }
 
-/// Puts `read` of each `{ file = "PATH" }` in its place: of the value, or of the elements of the list that
-/// it is. `read` gets the index of an element, the place in the document and the path. False if it had no
-/// text for one of them.
+/// Replaces each `{ file = "PATH" }` by the result of `read`: in the value itself, or in the elements of a list. `read`
+/// gets the index of an element, the position in the document and the path. Returns false if it returned no text for
+/// one of them.
 pub(crate) fn read_files(
     value: &mut Spanned<DeValue<'_>>,
     mut read: impl FnMut(Option<usize>, usize, &str) -> Option<String>,

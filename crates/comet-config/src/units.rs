@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: `"500ms"`, `"4KiB"`; and how values are written back.
+//! Durations and sizes in their usual notation (`"500ms"`, `"4KiB"`), and how values are written back.
 //!
 //! The crates for this take other inputs. humantime and jiff take `1h 30m`, `5 sec`, and `M` for months, and
 //! write 75 s as `1m 15s`. bytesize takes `5KB` for 5000 bytes. Here a value is a whole number and one unit.
@@ -22,7 +22,7 @@ const DURATION_UNITS: [(&str, u64); 5] =
 
 const SIZE_UNITS: [(&str, u64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
 
-/// A whole number, as it stands in the file.
+/// A whole number, as written in the file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Number(pub(crate) i64);
@@ -38,7 +38,7 @@ impl TryFrom<Value> for Number {
     }
 }
 
-/// A duration, as it stands in the file: a whole number and a unit.
+/// A duration, as written in the file: a whole number and a unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Span(pub(crate) Duration);
@@ -54,7 +54,7 @@ impl TryFrom<Value> for Span {
     }
 }
 
-/// A size in bytes, as it stands in the file: a whole number and a unit, or bytes.
+/// A size in bytes, as written in the file: a whole number with a unit, or a number of bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(try_from = "Value")]
 pub(crate) struct Size(pub(crate) u64);
@@ -91,13 +91,13 @@ fn in_units(value: u64, units: &[(&str, u64)]) -> Option<String> {
     Some(format!("{}{unit}", value / scale))
 }
 
-/// `duration` as [`Span`] reads it.
+/// `duration` as text that [`Span`] reads.
 pub(crate) fn duration_text(duration: Duration) -> String {
     let micros = u64::try_from(duration.as_micros()).expect("read from microseconds in 64 bits");
     in_units(micros, &DURATION_UNITS).unwrap_or_else(|| "0s".to_owned())
 }
 
-/// `bytes` as [`Size`] reads it, with a unit where one fits.
+/// `bytes` as text that [`Size`] reads, with a unit if one fits.
 pub(crate) fn size_text(bytes: u64) -> String {
     in_units(bytes, &SIZE_UNITS).unwrap_or_else(|| bytes.to_string())
 }

@@ -1,4 +1,4 @@
-//! Pushes of callers at push frames, for other hosts: a data core has begun them here.
+//! Pushes that callers made by push frames and that a data core has begun here, passed on to other hosts.
 
 use std::mem;
 use std::sync::Arc;
@@ -12,8 +12,9 @@ use crate::cluster::ClusterDriver;
 use crate::hub::HubDriver;
 use crate::under_way::Elsewhere;
 
-/// Other hosts have seven eighths of the time of a call, so that the core learns in time what they told: it answers at the end. A late
-/// control thread takes longer, so they have so much less at least, and half of a time that is shorter than twice that.
+/// Other hosts get seven eighths of the time of a call, so that the core, which answers at the end of that time, learns
+/// their results before. A late control thread needs more time, so their time is shorter by at least [`TELLING`], or by
+/// half if the whole time is less than twice that.
 const TELLING: Duration = Duration::from_millis(50);
 
 /// How long other hosts may take for a push whose caller is answered within `limit`.
@@ -51,7 +52,7 @@ impl ClusterDriver {
     }
 }
 
-/// Tells the shard of the caller what became of the push on other hosts. Its frame has so many bytes.
+/// Reports the result of the push on other hosts to the shard of the caller.
 pub(crate) async fn tell_caller(
     hub: Arc<HubDriver>,
     (shard, call, bytes): (ShardId, CallId, usize),
@@ -60,10 +61,10 @@ pub(crate) async fn tell_caller(
     let unknown =
         || ClusterOutcome { unanswered: vec![UNKNOWN_HOSTS.into()], ..ClusterOutcome::default() };
     let outcome = outcome.await.unwrap_or_else(|_| unknown());
-    // What is pushed by frames is not for the stream of histories.
+    // Pushes by frames do not go into the stream of histories.
     let ClusterOutcome { mut tally, hosts, unanswered, not_stored: _, counts: _, pages: _ } =
         outcome;
-    // A call names one key or one user. Each host that does not hold it has counted it.
+    // A call names one key or one user. Each host that does not hold it has counted it as absent.
     let held = u64::from(hosts).saturating_sub(mem::take(&mut tally.absent));
     let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);
     let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });

@@ -1,4 +1,4 @@
-//! How many clients there are, for a thread that may wait for the shards.
+//! The number of clients, for a thread that may wait for the shards.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::hub::HubDriver;
 /// How long a census waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The clients of all shards at about one moment.
+/// The clients of all shards at about the same time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Census {
     /// Connections.
@@ -34,13 +34,13 @@ impl CensusTaker {
         Self { hub }
     }
 
-    /// Blocks the calling thread until all shards have answered. `None`: one does not, within a second.
+    /// Blocks the calling thread until all shards have answered. `None`: one has not answered within a second.
     ///
     /// # Panics
     /// On a thread with a runtime.
     #[must_use]
     pub fn take(&self) -> Option<Census> {
-        // Control's thread has the clock and the reports; this one waits for the outcome only.
+        // Control's thread has the clock and the reports; this thread only waits for the outcome.
         let runtime = runtime::Builder::new_current_thread().build().ok()?;
         let shards = runtime.block_on(snapshots(&self.hub, ANSWER_TIMEOUT)).ok()?;
         let sum = |read: fn(&comet_core::Counters) -> u64| {

@@ -1,4 +1,4 @@
-//! Other hosts: carries out what [`comet_hub::cluster`] decides, with an engine between the hosts.
+//! Other hosts: executes the decisions of [`comet_hub::cluster`], through an engine between the hosts.
 
 mod events;
 mod gate;
@@ -36,29 +36,29 @@ use gate::Gate;
 
 pub(crate) use publication::taken_apart;
 
-/// Bytes of pushes that may be under way from the stream that hosts share to the cores. One push may exceed them.
+/// Most bytes of pushes under way from the shared stream to the cores. One push may exceed this.
 pub const STREAM_BYTES_MAX: usize = 64 << 20;
 
-/// Who makes the calls of the stream: it takes turns with other callers, and with what other hosts push beside it.
+/// The caller of the stream's pushes. It takes turns with other callers, and with other pushes of other hosts.
 pub(crate) const STREAM_CALLER: Caller = Caller(u64::MAX);
-/// What the stream has for the cores is dropped nowhere, so it takes as long as it takes.
+/// Pushes of the stream are never dropped, so their calls have no time limit.
 pub(crate) const UNLIMITED: Duration = Duration::MAX;
 
-/// What connects this host with others.
+/// The connection of this host with others.
 pub struct ClusterOptions {
     /// The name of this host.
     pub host: HostName,
-    /// Whether pushes to rooms without members here stay away.
+    /// Whether only pushes to rooms with members here are received.
     pub subscribes_rooms: bool,
     /// Whether a key has one owner on all hosts.
     pub sessions: bool,
-    /// Takes what this host tells others.
+    /// Sends the messages of this host to others.
     pub engine: Arc<dyn Engine>,
-    /// Pushes and orders of others: [`Event::is_push`].
+    /// Pushes and orders of other hosts: [`Event::is_push`].
     pub pushes: mpsc::Receiver<Event>,
-    /// What else others tell.
+    /// All other messages of other hosts.
     pub notices: mpsc::Receiver<Event>,
-    /// What the stream has that hosts share.
+    /// The events of the shared stream.
     pub stream: mpsc::Receiver<StreamEvent>,
     /// Does the work of the engine. It ends once the engine has left.
     pub work: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -70,7 +70,7 @@ impl fmt::Debug for ClusterOptions {
     }
 }
 
-/// What the control thread does for its engine.
+/// The work of the control thread for its engine.
 pub(crate) struct ClusterWork {
     pub(crate) events: ClusterEvents,
     pub(crate) stream: mpsc::Receiver<StreamEvent>,
@@ -79,7 +79,7 @@ pub(crate) struct ClusterWork {
 
 type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
 
-/// What another host wants done on the shards here.
+/// A request of another host to the shards here.
 pub(crate) enum Wanted {
     Push(Publication),
     Order(Order),
@@ -87,7 +87,7 @@ pub(crate) enum Wanted {
 
 /// The decisions about other hosts, with a lock and a clock.
 pub(crate) struct ClusterDriver {
-    /// The zero of its clock, which is the shards'.
+    /// The zero of its clock, the same as that of the shards.
     epoch: Instant,
     host: HostName,
     hub: Arc<HubDriver>,
@@ -96,13 +96,13 @@ pub(crate) struct ClusterDriver {
     wake: Notify,
     /// Pushes and orders of other hosts that were begun or refused.
     begun: AtomicU64,
-    /// Another process goes on for this host.
+    /// Whether another process continues for this host.
     is_withdrawn: AtomicBool,
-    /// Notified when this process is this host, after an upgrade.
+    /// Notified when this process becomes this host, after an upgrade.
     commit: Notify,
-    /// Pushes of the stream pass it, which hosts share.
+    /// Pushes of the shared stream pass this gate.
     gate: Gate,
-    /// How far the stream was begun on the shards, once it was read.
+    /// The place up to which the shards have begun the stream, once it was read.
     stream: Mutex<Option<StreamPlace>>,
 }
 
@@ -148,7 +148,7 @@ impl ClusterDriver {
         self.begin_by(limit, |cluster, limit, caller| cluster.begin(limit, publication, caller))
     }
 
-    /// Has the other hosts carry out an order of this host's callers, in the same way.
+    /// Has the other hosts carry out an order of this host's callers. Does not wait either.
     pub(crate) fn order(&self, limit: Duration, order: Order) -> Elsewhere {
         self.begin_by(limit, |cluster, limit, caller| cluster.order(limit, order, caller))
     }
@@ -167,21 +167,21 @@ impl ClusterDriver {
         Elsewhere::new(outcome)
     }
 
-    /// A room got its first member on this host, or lost its last.
+    /// Notes that a room got its first member on this host, or lost its last.
     pub(crate) fn set_interest(&self, room: &Arc<str>, has_members: bool) {
         let mut cluster = self.lock();
         cluster.set_interest(self.now(), room, has_members);
         self.carry_out(&mut cluster);
     }
 
-    /// A given key has an owner here.
+    /// Notes that a key named by logic has an owner here.
     pub(crate) fn claim(&self, key: HeldKey) {
         let mut cluster = self.lock();
         cluster.claim(self.now(), key);
         self.wake.notify_one();
     }
 
-    /// A shard has listed keys.
+    /// Takes keys that a shard has listed.
     pub(crate) fn take_keys(&self, shard: ShardId, keys: (Vec<HeldKey>, Option<u32>)) {
         let mut cluster = self.lock();
         cluster.take_keys(self.now(), shard, keys);
@@ -288,7 +288,8 @@ impl ClusterDriver {
         self.expose_stream(page);
     }
 
-    /// Takes what other hosts tell, for as long as it is polled. Their pushes begin in the order of arrival, by `begin`.
+    /// Handles the events of other hosts as long as it is polled. Their pushes begin in the order of arrival, by
+    /// `begin`.
     pub(crate) async fn run(
         self: Arc<Self>,
         mut events: ClusterEvents,
@@ -307,7 +308,7 @@ impl ClusterDriver {
             }
             tokio::select! {
                 biased;
-                // All that are done by now, at most as many as there may be calls.
+                // Takes all that are finished; their number is bounded by that of calls.
                 Some(()) = under_way.next() => {
                     while let Some(Some(())) = under_way.next().now_or_never() {}
                 }
@@ -326,8 +327,8 @@ impl ClusterDriver {
                         let wanted = pushes.drain(..).map(|event| self.wanted(event));
                         for (wanted, target, reply) in wanted {
                             let answer = self.receive(begin(wanted), target, reply);
-                            // The set polls each of its futures that is ready. With a budget for the task all but the first would be polled
-                            // in vain, again and again.
+                            // The set polls each of its ready futures. With a task budget all but the first would be
+                            // polled again and again without progress.
                             under_way.extend(answer.map(unconstrained));
                         }
                         if taken == PUSHES_A_TURN {
@@ -341,7 +342,7 @@ impl ClusterDriver {
         }
     }
 
-    /// What another host wants done, whom it concerns, and where the answer goes.
+    /// The request of another host, its target, and the address for the answer.
     fn wanted(&self, event: Event) -> (Wanted, Target, Option<ReplyTo>) {
         self.engine.note_taken(event.bytes());
         match event {
@@ -349,13 +350,13 @@ impl ClusterDriver {
                 let target = publication.target.clone();
                 (Wanted::Push(publication), target, reply)
             }
-            // All hosts answer, as to a push to everybody.
+            // All hosts answer, as they do to a push to all.
             Event::Ordered { order, reply } => (Wanted::Order(order), Target::All, Some(reply)),
             event => unreachable!("it is no push: {event:?}"),
         }
     }
 
-    /// `None`: it is refused.
+    /// `None`: the request is refused.
     fn receive(
         self: &Arc<Self>,
         begun: Result<Begun, Status>,
@@ -375,7 +376,7 @@ impl ClusterDriver {
         }
     }
 
-    /// Tells the caller of a push of another host what became of it here.
+    /// Sends the caller's host the result of its push here.
     async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
         let is_paced = matches!(begun, Begun::Paced(_));
         let outcome = begun.await;
@@ -384,11 +385,11 @@ impl ClusterDriver {
             (Ok((tally, told)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
                 let part = Part { told, ..part };
-                // If it has no room, the caller is told that this host has not answered.
+                // If there is no space for the answer, the caller's host counts this one as unanswered.
                 self.engine.answer(reply, part);
             }
             (Ok(_), None) => {}
-            // The push is with the cores, and goes on there.
+            // The cores have the push, and it continues there.
             (Err(status), reply) if status.code() == Code::DeadlineExceeded => {
                 self.lock().note_unreported(reply.as_ref());
             }
@@ -396,7 +397,7 @@ impl ClusterDriver {
         }
     }
 
-    /// The caller is told that this host has not answered.
+    /// Refuses a push or an order. Its caller learns that this host has not answered.
     fn refuse(&self, status: &Status, reply: Option<&ReplyTo>) {
         let mut cluster = self.lock();
         cluster.note_refused(reply);
@@ -414,14 +415,14 @@ impl ClusterDriver {
         self.lock().is_connected()
     }
 
-    /// Tells the others that this host goes. The engine's work ends then.
+    /// Announces that this host leaves. The engine's work then ends.
     pub(crate) fn leave(&self) {
         let mut cluster = self.lock();
         cluster.leave();
         self.carry_out(&mut cluster);
     }
 
-    /// Does what is due. Returns when the next turn is.
+    /// Does the work that is due. Returns when the next turn is due.
     fn turn(&self) -> Option<Instant> {
         let lost = self.engine.counts().lost_notices();
         let mut cluster = self.lock();
@@ -449,7 +450,7 @@ impl ClusterDriver {
             self.hub.tell(shard, Message::ListKeys { since, table });
         }
         while let Some((caller, outcome)) = cluster.poll_outcome() {
-            // Refused only when the caller left in this very moment.
+            // Fails only if the caller left at this very moment.
             let _ = caller.send(outcome);
         }
     }

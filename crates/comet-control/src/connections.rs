@@ -1,4 +1,4 @@
-//! Lists of connections: a request of the wire becomes a query to the shards, and their pages one reply.
+//! Lists of connections: a request becomes a query to the shards, and their pages become one reply.
 
 use comet_core::limits::LISTED_MAX;
 use comet_core::{Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Transport};
@@ -7,7 +7,7 @@ use comet_wire::comet::v1::{Connection, ConnectionsReply, ConnectionsReq};
 use serde_json::{Value, json};
 use tonic::Status;
 
-/// Connections in an answer that was not asked for more or less.
+/// Connections in an answer if the request names no limit.
 const LIMIT: u32 = 100;
 
 const TRANSPORTS: [&str; 3] = ["tcp", "websocket", "sse"];
@@ -52,7 +52,8 @@ pub(crate) fn query(request: &ConnectionsReq) -> Result<ConnQuery, Status> {
     })
 }
 
-/// One page of the pages of all shards, with the number of all connections that the filter leaves. `true`: there are more pages.
+/// Merges the pages of all shards into one page, with the number of all connections that match the filter. `true`:
+/// there are more pages.
 pub(crate) fn merge(pages: Vec<ConnPage>, limit: usize) -> (Vec<ListedConn>, u64, bool) {
     let matched = pages.iter().map(|page| page.matched).sum();
     let is_cut = pages.iter().any(|page| page.listed.len() >= limit);
@@ -63,7 +64,7 @@ pub(crate) fn merge(pages: Vec<ConnPage>, limit: usize) -> (Vec<ListedConn>, u64
     (listed, matched, has_more)
 }
 
-/// The same in the terms of the wire.
+/// As [`merge`], as a message of the wire.
 pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
     let (listed, matched, has_more) = merge(pages, limit);
     let next = listed.last().filter(|_| has_more).map(|last| last.place.to_string());
@@ -74,7 +75,7 @@ pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
     }
 }
 
-/// `listed` in the terms of the wire.
+/// `listed` as a message of the wire.
 pub(crate) fn connection(listed: ListedConn) -> Connection {
     let conn = listed.place.conn;
     let (accepts, operations) = match listed.accepts {
@@ -123,7 +124,7 @@ pub(crate) fn request(query: &Query) -> Result<ConnectionsReq, Status> {
     })
 }
 
-/// The reply as JSON. Texts that are empty on the wire are null.
+/// The reply as JSON. Texts that are empty in the message become null.
 pub(crate) fn json(reply: &ConnectionsReply) -> Value {
     let ConnectionsReply { connections, matched, next } = reply;
     let connections: Vec<Value> = connections.iter().map(connection_json).collect();

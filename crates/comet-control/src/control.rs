@@ -42,10 +42,10 @@ use crate::this_node::ThisNode;
 use crate::vitals::Vitals;
 use crate::wake::ControlWake;
 
-/// The name of the thread, and in errors.
+/// The name of the thread, also in errors.
 const THREAD: &str = "control";
 
-/// How the control thread is to be set up.
+/// The settings of the control thread.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of the push API (`push.grpc`); port 0 takes a free one.
@@ -54,22 +54,22 @@ pub struct Options {
     pub http: Vec<Address>,
     /// Addresses of health, metrics and stats (`monitor.stat`); port 0 takes a free one.
     pub stat: Vec<Address>,
-    /// Addresses of profiles and of what may be changed alive (`monitor.pprof`); port 0 takes a free one.
+    /// Addresses of profiles and of pages that change the running server (`monitor.pprof`); port 0 takes a free one.
     pub debug: Vec<Address>,
-    /// Sockets of these addresses that another process has handed over. `Some`: that process has the callers until
+    /// Sockets of these addresses from another process. `Some`: that process serves the callers until
     /// [`Control::end_move`].
     pub inherited: Option<Inherited>,
     /// TLS of these addresses and of logic (`api_tls`).
     pub tls: ApiTls,
-    /// Where logic is. `None`: shards ask their own, and no report may ask for another.
+    /// The addresses of logic. `None`: shards ask embedded logic, and no report may be for remote logic.
     pub logic: Option<LogicOptions>,
-    /// Who may push (`push.tokens`).
+    /// The lock of the push API (`push.tokens`).
     pub push_lock: Arc<Lock>,
     /// Whether calls of the push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
-    /// Who may read and change what the server holds (`monitor.tokens`).
+    /// The lock of pages and services of operators (`monitor.tokens`).
     pub monitor_lock: Arc<Lock>,
-    /// What clients are told of this server.
+    /// The addresses and settings of this server as clients find them.
     pub node: Node,
     /// Its share of clients beside that of other servers (`server.weight`).
     pub weight: u32,
@@ -91,31 +91,31 @@ pub struct Options {
     pub trace_log: Option<PathBuf>,
     /// The form of its lines (`log.format`).
     pub log_format: LogFormat,
-    /// Where traced pushes go when they have ended, as far as there is room; `None`: none is traced.
+    /// Receives traced pushes when they have ended, as far as there is space; `None`: no push is traced.
     pub traced: Option<SyncSender<TracedPush>>,
     /// The zero of the shards' clock.
     pub epoch: Instant,
-    /// How a drain by a call goes that does not say otherwise.
+    /// The defaults of a drain by a call.
     pub drain: DrainPlan,
     /// Bytes that the process may have in RAM (`limits.memory`).
     pub memory: u64,
     /// Files that the process may open; see [`descriptors`].
     pub open_files: u64,
-    /// What clients are shown where there is TLS, for metrics.
+    /// The certificates that clients are shown, for metrics.
     pub certificates: Arc<CertificatesInUse>,
-    /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one is
-    /// taken for alive.
+    /// The cores' signs of life, by shard; their times are milliseconds after `epoch`. A core without one counts as
+    /// alive.
     pub pulses: Vec<Arc<Pulse>>,
 }
 
-/// Descriptors that callers may take, of the `open_files` of the process: clients cannot have them, too.
+/// Descriptors that callers may take, of the `open_files` of the process. They are not available to clients.
 #[must_use]
 pub fn descriptors(open_files: u64) -> u64 {
     let most = [GRPC_CONNECTIONS, HTTP_CONNECTIONS, STAT_CONNECTIONS, DEBUG_CONNECTIONS];
     most.iter().map(|most| connections_max(open_files, *most) as u64).sum()
 }
 
-/// The control thread. Dropping it without [`Control::stop`] ends the thread, too, but does not wait.
+/// The control thread. Dropping this without [`Control::stop`] also ends the thread, but does not wait for it.
 pub struct Control {
     grpc: Vec<Address>,
     http: Vec<Address>,
@@ -137,14 +137,14 @@ pub struct Control {
 }
 
 impl Control {
-    /// Listens at every address and starts the thread. It serves from here on; health answers no until
+    /// Listens at every address and starts the thread, which serves at once; health answers no until
     /// [`Control::set_ready`].
     ///
     /// `wake` is the wake-up of the inbox of `reports`; `shards` are the inboxes of all shards, in
     /// their order. `cluster` connects this host with others.
     ///
     /// # Errors
-    /// If an address is taken or none, the CPUs do not exist, or the thread cannot be made.
+    /// If an address is in use or invalid, the CPUs do not exist, or the thread cannot be made.
     ///
     /// # Panics
     /// If there is no shard, or more than a [`comet_core::ShardId`] can number.
@@ -301,32 +301,32 @@ impl Control {
         })
     }
 
-    /// Where the push API is, with real ports, in the order of [`Options::grpc`].
+    /// The addresses of the push API, with real ports, in the order of [`Options::grpc`].
     #[must_use]
     pub fn grpc_addrs(&self) -> &[Address] {
         &self.grpc
     }
 
-    /// Where the HTTP push API is, with real ports, in the order of [`Options::http`].
+    /// The addresses of the HTTP push API, with real ports, in the order of [`Options::http`].
     #[must_use]
     pub fn http_addrs(&self) -> &[Address] {
         &self.http
     }
 
-    /// Where health and metrics are, with real ports, in the order of [`Options::stat`].
+    /// The addresses of health and metrics, with real ports, in the order of [`Options::stat`].
     #[must_use]
     pub fn stat_addrs(&self) -> &[Address] {
         &self.stat
     }
 
-    /// Where profiles are, with real ports, in the order of [`Options::debug`].
+    /// The addresses of profiles, with real ports, in the order of [`Options::debug`].
     #[must_use]
     pub fn debug_addrs(&self) -> &[Address] {
         &self.debug
     }
 
-    /// Sends every shard the bounds that hold from now on, without waiting. What control decides itself is not among them:
-    /// whether the process is out of memory, whether it takes clients, which networks are blocked, and what is traced live.
+    /// Sends every shard new limits, without waiting. Those that control decides itself are kept: whether the process
+    /// is out of memory, whether it takes clients, which networks are blocked, and what is traced live.
     pub fn configure(&self, limits: Limits) {
         self.hub.configure(|now| Limits {
             is_out_of_memory: now.is_out_of_memory,
@@ -338,15 +338,15 @@ impl Control {
         });
     }
 
-    /// The process may have so many bytes in RAM from now on.
+    /// Sets the number of bytes that the process may have in RAM.
     pub fn set_memory_ceiling(&self, bytes: u64) {
         self.memory.set(bytes);
     }
 
-    /// Logic is at `addrs` from now on, without waiting. Calls under way end where they are.
+    /// Sets the addresses of logic, without waiting. Calls under way end at their present addresses.
     ///
     /// # Errors
-    /// If one is no address; then nothing changes.
+    /// If one of them is invalid; then nothing changes.
     ///
     /// # Panics
     /// If [`Options::logic`] named none.
@@ -355,38 +355,38 @@ impl Control {
         Ok(logic.set_addresses(addrs)?)
     }
 
-    /// What changes the file of the trace log.
+    /// A handle that changes the file of the trace log.
     #[must_use]
     pub fn trace_log(&self) -> TraceLogSwitch {
         TraceLogSwitch { hub: Arc::clone(&self.hub), format: self.log_format }
     }
 
-    /// What counts the clients for a thread that may wait.
+    /// A handle that counts the clients, for a thread that may wait.
     #[must_use]
     pub fn census_taker(&self) -> CensusTaker {
         CensusTaker::new(Arc::clone(&self.hub))
     }
 
-    /// What holds from now on for a drain by a call that does not say otherwise.
+    /// Sets the defaults of a drain by a call.
     pub fn set_drain_plan(&self, plan: DrainPlan) {
         self.node.set_plan(plan);
     }
 
-    /// `listing` is told `false` when this server is to leave discovery, and `true` when it is to be found there again. It
-    /// has to return at once.
+    /// Sets the function that is called with `false` when this server has to leave discovery, and with `true` when it
+    /// has to be found there again. It must return at once.
     pub fn set_listing(&self, listing: impl Fn(bool) + Send + Sync + 'static) {
         self.node.set_listing(Box::new(listing));
     }
 
-    /// To be called when every listener for clients is bound: `/healthz` answers 200 from here on, and
-    /// gRPC health SERVING. Without effect once draining.
+    /// Call this when every listener for clients is bound: then `/healthz` answers 200, and gRPC health SERVING. No
+    /// effect once draining.
     pub fn set_ready(&self) {
         advance(&self.phase, Phase::Ready);
     }
 
     /// Turns health off, waits for the plan's delay, tells every shard to close its connections by `plan`, and blocks
-    /// the calling thread until all of them are closed or the plan's limit has passed. Pushes are still taken
-    /// meanwhile, and reach the clients that are still connected. A drain by a call is over, and the time that it has
+    /// the calling thread until all are closed or the plan's limit has passed. Pushes are still taken meanwhile, and
+    /// reach clients that are still connected. This ends a drain by a call; the time that such a drain has already
     /// waited counts.
     #[must_use]
     pub fn drain(&self, plan: DrainPlan) -> Drained {
@@ -399,7 +399,7 @@ impl Control {
     /// # Panics
     /// If the thread panicked.
     pub fn stop(self) {
-        // Nobody is to connect to what nobody accepts.
+        // Closed first, so that no caller connects to a socket that is no longer accepted from.
         drop(self.sockets);
         advance(&self.phase, Phase::Stopped);
         self.thread.join().expect("the control thread does not panic");
@@ -407,15 +407,15 @@ impl Control {
     }
 }
 
-/// Changes the file of the trace log, while the server runs and drains.
+/// Changes the file of the trace log, while the server runs or drains.
 pub struct TraceLogSwitch {
     hub: Arc<HubDriver>,
     format: LogFormat,
 }
 
 impl TraceLogSwitch {
-    /// Lets the trace log be written to `path` from now on, or to nothing. Where that is the file's path
-    /// already, it is opened again under its name, since it may have been moved away.
+    /// Has the trace log written to `path`, or to no file. If `path` is already in use it is opened again, because the
+    /// old file may have been moved away.
     ///
     /// # Errors
     /// If another file cannot be opened; then the old one is kept.

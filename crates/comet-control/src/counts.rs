@@ -1,4 +1,4 @@
-//! Counts that the shards are asked for.
+//! Counts that are read from the shards.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,13 +11,13 @@ use tonic::Status;
 use crate::hub::HubDriver;
 use crate::status::status;
 
-/// The clients, the members of each room in their order, and the addresses that clients come from.
+/// The number of clients, of members of each room in the order of `rooms`, and of addresses that clients come from.
 pub(crate) async fn count(
     hub: Arc<HubDriver>,
     limit: Duration,
     rooms: Vec<String>,
 ) -> Result<Vec<u64>, Status> {
-    // Both are asked for at once, so that one time limit bounds them.
+    // Both are requested at once, so one time limit bounds them.
     let counters = async { snapshots(&hub, limit).await.map_err(status) };
     let (shards, members) = tokio::try_join!(counters, members(&hub, limit, rooms))?;
     let sum = |read: fn(&Counters) -> u64| shards.iter().map(|(_, counters)| read(counters)).sum();

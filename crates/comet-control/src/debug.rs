@@ -1,6 +1,5 @@
-//! The debug addresses: what comet-ops has for any process, and the users of the trace log, `/white_list`,
-//! which change while the server runs. Callers are not authenticated. So these are not the addresses that
-//! metrics are read from.
+//! The debug addresses: the pages that comet-ops has for any process, and `/white_list`, the users of the trace log,
+//! who can be changed while the server runs. These addresses are apart from those of metrics, which only read.
 
 use std::sync::Arc;
 

@@ -2,17 +2,16 @@
 
 use std::time::Duration;
 
-/// How a drain goes.
+/// The parameters of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DrainPlan {
-    /// How long new clients are still accepted after its begin, so that load balancers can follow.
+    /// How long after the beginning new clients are still accepted, so that load balancers can follow.
     pub delay: Duration,
     /// How long clients may take to leave after that, when the process ends.
     pub limit: Duration,
-    /// Time the close notices are spread over.
+    /// Time over which the close notices are spread.
     pub over: Duration,
-    /// Each client is told to wait a random time up to this before it reconnects; zero: it is told
-    /// nothing.
+    /// Each client is told a random retry time up to this; zero: it is told none.
     pub retry_after: Duration,
 }
 

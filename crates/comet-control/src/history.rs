@@ -1,4 +1,4 @@
-//! Pages of what a room keeps.
+//! Pages of the history of a room.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -9,10 +9,10 @@ use comet_wire::comet::v1::{HistoryEntry, HistoryReply, HistoryReq};
 use serde_json::{Value, json};
 use tonic::Status;
 
-/// Pushes on a page that was not asked for more or less.
+/// Pushes on a page if the request names no limit.
 const LIMIT: u32 = 100;
 
-/// What the shard is asked.
+/// The query to the shard.
 pub(crate) fn query(request: HistoryReq) -> Result<HistoryQuery, Status> {
     let HistoryReq { room, before, limit } = request;
     if room.is_empty() {
@@ -62,7 +62,7 @@ pub(crate) fn request(query: &Query) -> Result<HistoryReq, Status> {
     })
 }
 
-/// The reply as JSON. The epoch is in hexadecimal digits: JavaScript does not have all numbers of 64 bits.
+/// The reply as JSON. The epoch is in hexadecimal digits, because JavaScript cannot represent all numbers of 64 bits.
 pub(crate) fn json(reply: &HistoryReply) -> Value {
     let HistoryReply { epoch, offset, entries, next } = reply;
     let entry = |HistoryEntry { offset, operation, body, age_ms }: &HistoryEntry| {

@@ -1,9 +1,7 @@
-//! The tokio side of [`comet_hub::Hub`]: its lock, its clock, the callers that wait, and the task that
-//! takes its turns.
+//! The tokio side of [`comet_hub::Hub`]: its lock, its clock, the waiting callers, and the task that runs its turns.
 //!
-//! The control thread is the only one that calls in here, except for [`HubDriver::drain`], which another
-//! thread waits in, and what changes alive; so the lock is free whenever it is asked for, and nobody
-//! holds it across an await.
+//! Usually only the control thread calls in here. The exceptions are [`HubDriver::drain`], in which another thread
+//! waits, and changes of settings. So the lock is almost always free, and it is never held across an await.
 
 mod paced;
 mod senders;
@@ -46,11 +44,11 @@ struct State {
     hub: comet_hub::Hub<oneshot::Sender<Outcome>>,
     inboxes: Senders,
     trace_log: Option<TraceLog>,
-    /// Reports to take before late calls end: as many as were in the inbox when this was last 0. So no call is
-    /// late whose reports have come, and a flood of reports does not keep calls open.
+    /// Reports to take before late calls end: the number in the inbox when this was last 0. So a call whose reports
+    /// have come is never late, and a flood of reports does not keep calls open.
     unread: usize,
     paced: PacedBroadcasts,
-    /// Those who wait for the end of a paced broadcast that they cancelled.
+    /// Callers that wait for the end of a paced broadcast that they cancelled.
     cancelled: HashMap<CallId, Vec<oneshot::Sender<PacedBroadcast>>>,
 }
 
@@ -61,7 +59,7 @@ impl State {
             if let Some(traces) = &mut self.inboxes.traces {
                 traces.end(ended.call, ended.outcome.as_ref().err());
             }
-            // Refused only when the caller left in this very moment.
+            // Fails only if the caller left at this very moment.
             let _ = ended.caller.send(ended.outcome);
         }
     }
@@ -69,17 +67,17 @@ impl State {
 
 pub(crate) struct HubDriver {
     shards: u16,
-    /// The zero of its clock, which is the shards'.
+    /// The zero of its clock, the same as that of the shards.
     epoch: Instant,
     wake: Arc<ControlWake>,
-    /// Of all files the trace log was written to.
+    /// Counts over all files that the trace log was written to.
     trace_counts: Arc<Counts>,
-    /// Whom live traces are told to.
+    /// The receivers of live traces.
     pub(crate) watchers: Watchers,
     state: Mutex<State>,
     /// Notified when the number of drained shards changes.
     progress: Condvar,
-    /// What the shards have to say, once this runs.
+    /// The inbox of reports, once this runs.
     reports: OnceLock<Arc<Inbox<Report>>>,
 }
 
@@ -121,9 +119,9 @@ impl HubDriver {
         self.shards
     }
 
-    /// Starts a call that may take as long as `limit`, in whole milliseconds: puts its messages, one report
-    /// for each to come, on their way to the shards. Does not wait, so the calls of one caller reach each
-    /// shard in the order they start in. The caller is the current one of comet-serve.
+    /// Starts a call that may take up to `limit`, in whole milliseconds, and sends its messages, each to be answered
+    /// with one report, to the shards. Does not wait, so the calls of one caller reach each shard in the order in which
+    /// they start. The caller is the current one of comet-serve.
     pub(crate) fn begin<M>(
         self: &Arc<Self>,
         limit: Duration,
@@ -136,7 +134,7 @@ impl HubDriver {
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let mut state = self.lock();
         let State { hub, inboxes, .. } = &mut *state;
-        // Rounded up, where the turns round down: no call has less than its limit.
+        // Rounded up, while the turns round down: no call has less than its limit.
         let now = self.now().after(1);
         let from = CallerId(Caller::current().0);
         let is_traced = inboxes.traces.as_mut().is_some_and(Traces::begin);
@@ -153,14 +151,14 @@ impl HubDriver {
             traces.begun(begun.as_ref().copied(), names);
         }
         if !matches!(begun, Err(CallError::TooManyCalls | CallError::TooManyOfCaller)) {
-            // The task runs later, on this thread. It also wakes the shards that a call reached which
-            // then found another one gone.
+            // The task runs later, on this thread. It also wakes the shards that the call reached before it found one
+            // gone.
             self.wake.wake();
         }
         begun.map(|id| Call { hub: Arc::clone(self), id, outcome })
     }
 
-    /// The same message to every shard.
+    /// Starts a call with the same message to every shard.
     pub(crate) fn begin_everywhere(
         self: &Arc<Self>,
         limit: Duration,
@@ -169,7 +167,7 @@ impl HubDriver {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
-    /// Asks every home for its rooms, and makes something of them aside.
+    /// Asks every home for its rooms, and applies `make` to them aside.
     pub(crate) async fn rooms<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -179,7 +177,7 @@ impl HubDriver {
         self.lists(limit, |call| Message::Rooms { call }, make).await
     }
 
-    /// The members of each of `rooms` that has some, in no order.
+    /// The members of each of `rooms` that has some, in any order.
     pub(crate) async fn count_rooms(
         self: &Arc<Self>,
         limit: Duration,
@@ -190,8 +188,8 @@ impl HubDriver {
         Ok(counted.rooms.into_iter().flatten().collect())
     }
 
-    /// Asks every shard for a list, and makes something of all of them aside. The call goes on when its caller
-    /// leaves, so that lists that nobody waits for are freed there, too.
+    /// Asks every shard for a list, and applies a function to all lists aside. The call continues when its caller
+    /// leaves, so that unwanted lists are freed aside as well.
     pub(crate) async fn lists<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -201,7 +199,7 @@ impl HubDriver {
         self.made(self.begin_everywhere(limit, message)?, make).await
     }
 
-    /// Asks one shard, in the same way.
+    /// As [`HubDriver::lists`], for one shard.
     pub(crate) async fn list_of<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -225,7 +223,7 @@ impl HubDriver {
                     error.forget_lists();
                     error
                 });
-                // Refused only when the caller has left.
+                // Fails only if the caller has left.
                 let _ = sender.send(made);
             };
             aside(make).await;
@@ -233,8 +231,8 @@ impl HubDriver {
         made.await.expect("the call ends with an outcome")
     }
 
-    /// Puts a message that belongs to no call on its way. One that finds too many waiting is gone:
-    /// whoever asked for it runs into a deadline. A shard that has ended misses nothing.
+    /// Sends a message that belongs to no call. It is dropped if too many wait; whoever depends on it then runs into a
+    /// deadline. A shard that has ended needs no message.
     pub(crate) fn tell(&self, shard: ShardId, message: Message) {
         let mut state = self.lock();
         let State { hub, inboxes, .. } = &mut *state;
@@ -243,7 +241,7 @@ impl HubDriver {
         }
     }
 
-    /// Puts a message on its way that the shard waits for.
+    /// Sends a message that the shard waits for.
     pub(crate) fn answer(&self, shard: ShardId, message: Message) {
         let mut state = self.lock();
         let State { hub, inboxes, .. } = &mut *state;
@@ -252,11 +250,10 @@ impl HubDriver {
         }
     }
 
-    /// Carries reports to calls, those that no call asked for to `others`, and messages to shards, for as
-    /// long as it is polled.
+    /// Carries reports to calls, unclaimed ones to `others`, and messages to shards, as long as it is polled.
     ///
-    /// To be polled as a task of its own: whatever begins a call wakes it, so it runs behind all the
-    /// calls that came in at once, and each shard is woken once for all of them.
+    /// Poll it as a task of its own. The begin of a call wakes it, so it runs after all calls that came in together,
+    /// and each shard is woken once for all of them.
     pub(crate) async fn run(
         self: Arc<Self>,
         reports: Arc<Inbox<Report>>,
@@ -267,7 +264,7 @@ impl HubDriver {
         let mut alarm = pin!(sleep_until(Instant::now().into()));
         loop {
             let due = self.turn(reports, &mut unasked);
-            // Outside the lock: whoever gets them may have something to say to a shard at once.
+            // Done outside the lock: a receiver may send a message to a shard at once.
             unasked.drain(..).for_each(&mut others);
             if !reports.arm_wakeup() {
                 tokio::task::yield_now().await;
@@ -278,7 +275,7 @@ impl HubDriver {
             {
                 alarm.as_mut().reset(at.into());
             }
-            // Either way it is time to look again.
+            // Whichever of these resolves, the next turn follows.
             select! {
                 biased;
                 () = self.wake.notified() => {}
@@ -288,8 +285,8 @@ impl HubDriver {
         }
     }
 
-    /// One turn of the hub, with a bounded number of reports; those of no call go to `unasked`. Returns when
-    /// the next turn is due, if no report comes before.
+    /// One turn of the hub, with a bounded number of reports; unclaimed ones go to `unasked`. Returns when the next
+    /// turn is due, if no report comes before.
     fn turn(&self, reports: &Inbox<Report>, unasked: &mut Vec<Report>) -> Option<Instant> {
         let mut state = self.lock();
         let drained_before = state.hub.drained();
@@ -315,7 +312,7 @@ impl HubDriver {
                         traces.handle_report(&report);
                     }
                     match state.hub.handle_report(report) {
-                        // Whoever asked for them waits no longer.
+                        // The caller who asked for them no longer waits.
                         Some(report @ (Report::Rooms { .. } | Report::Connections { .. })) => {
                             free_aside(report);
                         }
@@ -340,8 +337,8 @@ impl HubDriver {
         state.hub.poll_timeout().map(|at| self.epoch + Duration::from_millis(at.0))
     }
 
-    /// Tells every shard to drain by `plan`, and blocks until all have or its limit has passed. Returns
-    /// how many have. A shard that has ended has no connection left.
+    /// Tells every shard to drain by `plan`, and blocks until all have drained or its limit has passed. Returns how
+    /// many have. A shard that has ended has no connection left.
     pub(crate) fn drain(&self, plan: DrainPlan) -> usize {
         let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
         let mut state = self.lock();
@@ -356,7 +353,7 @@ impl HubDriver {
         state.hub.drained()
     }
 
-    /// Tells every shard how many connections it is to close.
+    /// Tells every shard how many connections it must close.
     pub(crate) fn move_off(
         &self,
         most: impl IntoIterator<Item = Option<u64>>,
@@ -370,8 +367,7 @@ impl HubDriver {
         self.wake.wake();
     }
 
-    /// Bounds that every shard is told of: `change` makes them from those that held so far, which are
-    /// returned.
+    /// Sends changed limits to every shard: `change` makes them from the present ones, which are returned.
     pub(crate) fn configure(&self, change: impl FnOnce(Limits) -> Limits) -> Arc<Limits> {
         let mut state = self.lock();
         let State { hub, inboxes, .. } = &mut *state;
@@ -380,26 +376,26 @@ impl HubDriver {
         before
     }
 
-    /// The bounds that hold.
+    /// The limits in effect.
     pub(crate) fn limits(&self) -> Arc<Limits> {
         Arc::clone(self.lock().hub.limits())
     }
 
-    /// Whether there is a file to write to.
+    /// Whether the trace log has a file.
     pub(crate) fn has_trace_log(&self) -> bool {
         self.lock().trace_log.is_some()
     }
 
-    /// Lines of the trace log, and events it has not.
+    /// Number of lines in the trace log, and of events that it has not.
     pub(crate) fn trace_log_counts(&self) -> (u64, u64) {
         self.trace_counts.read()
     }
 
-    /// Lets the trace log be written in `format` to the file that is now called `path`, or ends it. Waits for the
-    /// lines of a file that is given up.
+    /// Has the trace log written in `format` to the file at `path`, or ends it. Waits until the lines of the former
+    /// file are written.
     ///
     /// # Errors
-    /// If a file that was not open yet cannot be opened; then nothing changes.
+    /// If a file cannot be opened that was not open yet; then nothing changes.
     pub(crate) fn set_trace_log(&self, path: Option<PathBuf>, format: LogFormat) -> io::Result<()> {
         if let Some(trace_log) = &self.lock().trace_log
             && path.as_deref() == Some(trace_log.path())
@@ -410,12 +406,12 @@ impl HubDriver {
         let open = |path| TraceLog::open(path, format, self.epoch, Arc::clone(&self.trace_counts));
         let trace_log = path.map(open).transpose()?;
         let old = mem::replace(&mut self.lock().trace_log, trace_log);
-        // Not under the lock: this waits for the disk.
+        // Dropped outside the lock, because this waits for the disk.
         drop(old);
         Ok(())
     }
 
-    /// Traces no push any more, so that the receiver of traced pushes learns of the end.
+    /// Stops tracing pushes, so that the receiver of traced pushes learns of the end.
     pub(crate) fn end_traces(&self) {
         self.lock().inboxes.traces = None;
     }
@@ -424,23 +420,23 @@ impl HubDriver {
         self.lock().hub.calls_under_way()
     }
 
-    /// Calls of all callers but this one.
+    /// The number of calls of all other callers.
     pub(crate) fn calls_beside(&self, caller: Caller) -> usize {
         let hub = &self.lock().hub;
         hub.calls_under_way() - hub.calls_of(CallerId(caller.0))
     }
 
-    /// Calls go on behind `last`, the latest of another process. There has been none here.
+    /// Numbers calls after `last`, the latest of another process. There was none here before.
     pub(crate) fn go_on_after(&self, last: CallId) {
         self.lock().hub.go_on_after(last);
     }
 
-    /// The latest call.
+    /// The id of the latest call.
     pub(crate) fn last_call(&self) -> CallId {
         self.lock().hub.last_call()
     }
 
-    /// Messages on their way to each shard, in its inbox and in front of it.
+    /// Number of messages on their way to each shard, in its inbox and in front of it.
     pub(crate) fn depths(&self) -> Vec<usize> {
         let state = self.lock();
         let State { hub, inboxes, .. } = &*state;
@@ -448,14 +444,14 @@ impl HubDriver {
         shards.map(|shard| inboxes.of(shard).depth() + hub.waiting(shard)).collect()
     }
 
-    /// Reports that no turn has handled.
+    /// Number of reports that no turn has handled.
     pub(crate) fn unread_reports(&self) -> usize {
-        // A turn holds the lock until it has handled those it took.
+        // A turn holds the lock until it has handled the reports it took.
         let _state = self.lock();
         self.reports.get().map_or(0, |reports| reports.depth())
     }
 
-    /// Rounded down.
+    /// The time since `epoch`, rounded down.
     pub(crate) fn now(&self) -> Millis {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).expect("no process runs that long"))
     }
@@ -467,8 +463,8 @@ impl HubDriver {
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
-/// A call under way: ready with the last report, or when its time is over. Dropped before, it is given
-/// up: messages of it that still wait are not sent.
+/// A call under way. It is ready with the last report, or when its time is over. If dropped before, it is given up: its
+/// messages that still wait are not sent.
 pub(crate) struct Call {
     hub: Arc<HubDriver>,
     id: CallId,

@@ -1,4 +1,4 @@
-//! The gRPC service that tells what the server holds.
+//! The gRPC service that shows the state of the server.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use crate::inspector::Inspector;
 use crate::questions::Questions;
 
-/// Longest request, bytes: a key and a room as a URL may have them.
+/// Longest request, bytes: a key and a room of the lengths that a URL allows.
 const REQUEST_MAX: usize = 16 << 10;
 
 /// Adds the service to `api`.

@@ -1,4 +1,4 @@
-//! What callers may ask about clients and rooms: the shards make lists, which become one answer aside.
+//! Queries of callers about clients and rooms: the shards make lists, which are merged into one answer aside.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::members;
 use crate::status::status;
 use crate::top;
 
-/// How long a caller waits for a list: a core with a million connections looks at them in slices.
+/// How long a caller waits for a list: a core with a million connections visits them in slices.
 const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Lists under way. Fewer than a shard takes, so that lists whose callers have left are made beside them.
+/// Most lists under way. A shard takes more, so it can make these beside lists whose callers have left.
 const LISTS_MAX: usize = 4;
 
 /// Asks the shards for lists.
@@ -34,7 +34,7 @@ impl Inspector {
         Self { hub, lists: Arc::new(Semaphore::new(LISTS_MAX)) }
     }
 
-    /// Lists connections, and makes something of the list aside.
+    /// Lists connections, and applies a function to the list aside.
     ///
     /// # Errors
     /// If the request cannot be read, too many lists are being made, or a shard does not answer in time.
@@ -46,7 +46,7 @@ impl Inspector {
         self.pages(request, move |pages, limit| make(connections::reply(pages, limit))).await
     }
 
-    /// The same for the members of a room: a page for another host, and how many there are.
+    /// The members of a room: a page for another host, and how many there are.
     ///
     /// # Errors
     /// As [`Inspector::connections`].
@@ -66,7 +66,7 @@ impl Inspector {
         self.lists(message, |listed| listed.connections, make).await
     }
 
-    /// Lists the busiest rooms, the slowest and the busiest clients, and makes something of the lists aside.
+    /// Lists the busiest rooms and the slowest and busiest clients, and applies a function to the lists aside.
     ///
     /// # Errors
     /// As [`Inspector::connections`].
@@ -80,7 +80,7 @@ impl Inspector {
         self.lists(|call| Message::Top { call }, |listed| listed.tops, make).await
     }
 
-    /// Reads a page of what a room keeps, and makes something of it aside.
+    /// Reads a page of the history of a room, and applies a function to it aside.
     ///
     /// # Errors
     /// As [`Inspector::connections`], and if no rule covers the room.
@@ -103,8 +103,8 @@ impl Inspector {
         self.hub.list_of(LIST_TIMEOUT, home, message, make).await.map_err(status)?
     }
 
-    /// Sends `message` to every shard. `lists` takes the lists out of the result; one of them is missing where a shard
-    /// makes too many already.
+    /// Sends `message` to every shard. `lists` takes the lists out of the result. A list is missing if a shard is
+    /// making too many already.
     async fn lists<L: Send + 'static, T: Send + 'static>(
         &self,
         message: impl Fn(CallId) -> Message,

@@ -1,16 +1,16 @@
-//! The control thread: one tokio runtime that speaks gRPC and HTTP to callers, and is one more peer on the
-//! mesh of shards.
+//! The control thread: one tokio runtime that speaks gRPC and HTTP to callers, and is a further peer on the mesh of
+//! shards.
 //!
-//! [`Control`] puts the servers together: the push API of comet-push before the shards, pages with their
-//! numbers at the stat addresses (`/healthz`, `/metrics`, `/stat` and `/buildinfo`), and the debug pages of
-//! comet-ops with the white list. Each push becomes messages to shards; their reports are added up and
-//! answered as its ledger. The trace log is written beside them.
+//! [`Control`] combines the servers: the push API of comet-push for the shards, pages with their numbers at the stat
+//! addresses (`/healthz`, `/metrics`, `/stat` and `/buildinfo`), and the debug pages of comet-ops with the white list.
+//! Each push becomes messages to shards; their reports are summed up and answered as its ledger. The trace log is
+//! written here as well.
 //!
-//! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) who clients are, and passes their
-//! messages on.
+//! With [`LogicOptions`] it asks logic services (`goim.logic.Logic`) for the identities of clients, and passes clients'
+//! messages to them.
 //!
-//! **Invariant:** no shard ever waits for this thread: it takes room in their inboxes as it finds it and
-//! makes its own callers wait. And nothing here keeps a session: that is logic's matter, here or elsewhere.
+//! **Invariant:** no shard ever waits for this thread: messages wait here until a shard's inbox has space, and so do
+//! the callers. Nothing here stores a session: that is the task of logic.
 
 #![allow(
     clippy::disallowed_methods,

@@ -1,5 +1,5 @@
-//! Live traces: streams of what happens to some connections. Shards learn of the subjects with their bounds, and put the
-//! events among those of the trace log.
+//! Live traces: streams of the events of some connections. Shards get the subjects with their limits, and report the
+//! events together with those of the trace log.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,14 +22,14 @@ use crate::hub::HubDriver;
 use crate::pushes::network_of;
 use crate::watchers::Queue;
 
-/// Seconds that a trace takes at most, and where its caller names none.
+/// The longest duration of a trace in seconds, and the default.
 const SECONDS_MAX: u32 = 3_600;
 const SECONDS: u32 = 60;
 
-/// Begins a live trace, which ends with its time, once `stopped` is ready, or when the stream is dropped.
+/// Begins a live trace. It ends with its time, once `stopped` is ready, or when the stream is dropped.
 ///
 /// # Errors
-/// If the order cannot be read, or too many are under way.
+/// If the request cannot be read, or too many traces are under way.
 pub(crate) fn begin(
     hub: &Arc<HubDriver>,
     order: TraceReq,
@@ -50,7 +50,7 @@ pub(crate) fn begin(
     })?;
     hub.configure(|limits| Limits { traces, ..limits });
     log::info!("{subject:?} is traced by a call for {time:?}");
-    // A caller that reads nothing does not prolong it.
+    // The timer is a task of its own, so a caller that reads nothing does not prolong the trace.
     let at_end = Arc::clone(hub);
     let timer = tokio::spawn(async move {
         select! {
@@ -65,7 +65,7 @@ pub(crate) fn begin(
     Ok(LiveTraceStream { hub, id, queue, timer, epoch_ms })
 }
 
-/// Ends a live trace, if it is under way. What its caller has not read is there for it.
+/// Ends a live trace, if it is under way. Its caller can still read the queued events.
 fn end(hub: &HubDriver, id: TraceId) {
     if hub.watchers.remove(id) {
         hub.configure(|limits| Limits { traces: limits.traces.without(id), ..limits });
@@ -110,7 +110,7 @@ impl Stream for LiveTraceStream {
 }
 
 impl LiveTraceStream {
-    /// `event` in the terms of the wire.
+    /// `event` as a message of the wire.
     fn told(&self, event: &TraceEvent) -> v1::TraceEvent {
         let TraceEvent { conn, user, key, what, at: Millis(at), .. } = event;
         let mut told = v1::TraceEvent {

@@ -1,7 +1,7 @@
-//! Logic as another process: the driver of [`LogicClient`].
+//! Logic in another process: the driver of [`LogicClient`].
 //!
-//! What the client decides becomes connections and calls of `goim.logic.Logic`, each a task of its own on
-//! the control thread, and what comes of them goes back to it. Nothing is decided here.
+//! The client's decisions become connections and calls of `goim.logic.Logic`, each a task of its own on the control
+//! thread, and their outcomes go back to it. Nothing is decided here.
 
 mod attempt;
 mod connection;
@@ -29,36 +29,36 @@ use crate::hub::HubDriver;
 
 pub(crate) use self::stats::LogicStats;
 
-/// How logic services are called.
+/// The parameters of calls to logic services.
 #[derive(Clone, Debug)]
 pub struct LogicOptions {
-    /// Where they are (`logic.addrs`), in the form of [`Peer`](comet_serve::Peer); at least one.
+    /// The addresses (`logic.addrs`), in the form of [`Peer`](comet_serve::Peer); at least one.
     pub addrs: Vec<String>,
-    /// What logic asks for (`logic.token`).
+    /// The token for calls to logic (`logic.token`).
     pub token: BearerToken,
     /// How long a call may take, its second attempt included (`logic.timeout`).
     pub timeout: Duration,
     /// Calls under way at most (`logic.calls`), at least one.
     pub calls: usize,
-    /// How often each address is asked whether it is there (`logic.ping`).
+    /// How often each address is pinged (`logic.ping`).
     pub ping: Duration,
-    /// How often logic hears who is online in which room (`logic.renew`).
+    /// How often room counts are sent to logic (`logic.renew`).
     pub renew: Duration,
-    /// The longest that clients are told to wait when no logic is there, the shortest is half of it
-    /// (`logic.retry_after`). Zero: they are told nothing.
+    /// The longest retry time for clients when no logic is available; the shortest is half of it (`logic.retry_after`).
+    /// Zero: they are told none.
     pub retry_after: Duration,
     /// The meaning of the gRPC code UNKNOWN (`logic.unknown`).
     pub unknown: UnknownCode,
 }
 
-/// An answer passes from its socket through several tasks to the client, one in each round of the runtime.
-/// A timer that has fired lets answers that have arrived go first.
+/// An answer passes from its socket through several tasks to the client, one in each round of the runtime. When the
+/// timer fires, it lets answers that have arrived go first.
 const TASKS_OF_AN_ANSWER: usize = 8;
 
-/// How long the end of the server waits for the last notices.
+/// How long the server waits for the last notices when it ends.
 const NOTICES_GRACE: Duration = Duration::from_secs(5);
 
-/// Logic, seen from the control thread.
+/// The connection of the control thread to logic.
 pub(crate) struct Logic {
     /// Id of this server, by which logic sends pushes back.
     server: String,
@@ -71,33 +71,33 @@ pub(crate) struct Logic {
     /// Zero of the client's clock.
     epoch: Instant,
     state: Mutex<State>,
-    /// Something is due earlier than the timer is set to.
+    /// Notified when something is due earlier than the timer is set to.
     sooner: Notify,
-    /// Every notice is delivered.
+    /// Notified when every notice is delivered.
     delivered: Notify,
 }
 
-/// How each address is connected to, by its name.
+/// The connection settings of each address, by its name.
 type Peers = BTreeMap<String, Peer>;
 
 struct State {
     client: LogicClient,
-    /// Of all addresses that the client knows.
+    /// The peers of all addresses that the client knows.
     peers: Peers,
     /// By address: its open connection.
     channels: HashMap<usize, GrpcChannel>,
-    /// By address: what opens or pings its connection.
+    /// By address: the task that opens or pings its connection.
     probes: HashMap<usize, AbortHandle>,
     attempts: HashMap<AttemptId, Attempt>,
     /// How long attempts took, by the name of the call.
     times: BTreeMap<&'static str, Histogram>,
-    /// What the timer is set to.
+    /// The time to which the timer is set.
     due: Option<Millis>,
 }
 
 impl Logic {
     /// # Errors
-    /// Names the address that is none.
+    /// Names the invalid address.
     pub(crate) fn new(
         options: &LogicOptions,
         tls: &ApiTls,
@@ -139,7 +139,7 @@ impl Logic {
         })
     }
 
-    /// Starts connecting, and the timer, which ends with the set.
+    /// Starts connecting, and starts the timer. Both end when the set is dropped.
     pub(crate) fn start(self: &Arc<Self>) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         tasks.spawn(Arc::clone(self).keep_time());
@@ -147,10 +147,10 @@ impl Logic {
         tasks
     }
 
-    /// Logic is at `addrs` from now on. May be called by any thread.
+    /// Sets the addresses of logic. May be called by any thread.
     ///
     /// # Errors
-    /// Names the address that is none; then nothing changes.
+    /// Names the invalid address; then nothing changes.
     pub(crate) fn set_addresses(&self, addrs: &[String]) -> Result<(), BadAddress> {
         self.peers.send_replace(peers(addrs, &self.tls, self.timeout)?);
         Ok(())
@@ -158,7 +158,7 @@ impl Logic {
 
     async fn follow_addresses(self: Arc<Self>) {
         let mut newer = self.peers.subscribe();
-        // Those since the start are new, too.
+        // Addresses set since the start count as new.
         newer.mark_changed();
         while newer.changed().await.is_ok() {
             let newer = newer.borrow_and_update().clone();
@@ -169,13 +169,13 @@ impl Logic {
         }
     }
 
-    /// The former process ends now. May be called by any thread.
+    /// The former process is ending. May be called by any thread.
     pub(crate) fn take_over(&self) {
         let now = Millis(millis(self.epoch.elapsed()));
         self.lock().client.take_over(now);
     }
 
-    /// Takes what a shard asks of logic.
+    /// Takes a report that is for logic.
     pub(crate) fn take(self: &Arc<Self>, report: Report) {
         self.update(|state, now| state.client.handle_report(now, report));
     }
@@ -204,7 +204,7 @@ impl Logic {
         let _ = timeout(NOTICES_GRACE, all_delivered).await;
     }
 
-    /// Wakes the client whenever something is due.
+    /// Calls the client whenever something is due.
     async fn keep_time(self: Arc<Self>) {
         loop {
             self.update(|state, now| state.client.handle_timeout(now));
@@ -232,7 +232,7 @@ impl Logic {
         }
     }
 
-    /// Hands something to the client, and does what it wants done about it.
+    /// Passes an input to the client, and executes its actions.
     fn update(self: &Arc<Self>, hand_in: impl FnOnce(&mut State, Millis)) {
         let mut state = self.lock();
         hand_in(&mut state, Millis(millis(self.epoch.elapsed())));
@@ -280,7 +280,7 @@ impl Logic {
                 state.probes.insert(connection.address, pinging.abort_handle());
             }
             Action::Close(connection) => {
-                // Calls under way keep the connection open.
+                // Calls under way hold the connection open.
                 state.channels.remove(&connection.address);
                 if let Some(probe) = state.probes.remove(&connection.address) {
                     probe.abort();
@@ -320,7 +320,7 @@ impl Logic {
         }
     }
 
-    /// Never held across an await, and only the control thread comes here.
+    /// The lock is never held across an await, and only the control thread takes it.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics between lock and unlock")
     }
@@ -334,7 +334,7 @@ struct Attempt {
 }
 
 impl State {
-    /// Times an attempt that was answered or is given up, and returns what sends it.
+    /// Records the time of an attempt that was answered or given up, and returns the handle of its task.
     fn end_attempt(&mut self, attempt: AttemptId) -> Option<AbortHandle> {
         let Attempt { rpc, begin, sending } = self.attempts.remove(&attempt)?;
         self.times.entry(rpc).or_default().record_time(begin.elapsed());
@@ -359,7 +359,7 @@ impl State {
 }
 
 /// # Errors
-/// Names the address that is none.
+/// Names the invalid address.
 fn peers(addrs: &[String], tls: &ApiTls, limit: Duration) -> Result<Peers, BadAddress> {
     let named = |name: &String| Ok((name.clone(), Peer::new(name, tls, limit)?));
     addrs.iter().map(named).collect()

@@ -1,4 +1,4 @@
-//! Pages of the members of a room: lists of connections, of which callers and other hosts are told less.
+//! Pages of the members of a room, made from lists of connections. Callers and other hosts get fewer fields.
 
 use comet_core::ListedConn;
 use comet_core::limits::LISTED_MAX;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::room_lists::{PAGE_BYTES, json_bytes};
 
-/// The list that has the page. By age, because no member that stays is left out then.
+/// The list for the page. It is ordered by age, so no member that stays is left out.
 pub(crate) fn connections(request: MembersReq) -> Result<ConnectionsReq, Status> {
     let MembersReq { room, limit, cursor } = request;
     if room.is_empty() {
@@ -33,12 +33,13 @@ pub(crate) fn reply(list: ConnectionsReply) -> MembersReply {
     MembersReply { members, count, next, unanswered: Vec::new() }
 }
 
-/// What another host is told of a list: the members, as many as [`PAGE_BYTES`] of JSON hold, and how many there are on all pages.
+/// The part of a list for another host: as many members as [`PAGE_BYTES`] of JSON hold, and how many there are on all
+/// pages.
 pub(crate) fn told((listed, count, mut is_cut): (Vec<ListedConn>, u64, bool)) -> (Page, u64) {
     let (mut members, mut bytes) = (Vec::with_capacity(listed.len()), 0);
     for ListedConn { place, key, user, age_ms, .. } in listed {
         let place: Box<str> = place.to_string().into();
-        // With the two numbers.
+        // Includes the two numbers.
         bytes += json_bytes(&place) + json_bytes(&key) + 48;
         if bytes > PAGE_BYTES {
             is_cut = true;

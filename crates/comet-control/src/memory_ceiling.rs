@@ -1,7 +1,7 @@
-//! The ceiling of memory: what the process refuses when it has as much in RAM as it may take.
+//! The memory ceiling: requests that the process refuses when it uses as much RAM as it may.
 //!
-//! The bounds of the shards and of control are each for one thing, and their sum is more than most machines have. This
-//! one is for the process as the kernel sees it, before the kernel ends the process.
+//! The bounds of the shards and of control each limit one thing, and their sum exceeds the memory of most machines.
+//! This ceiling limits the process as the kernel sees it, before the kernel kills it.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -17,10 +17,10 @@ use tonic::Status;
 
 use crate::hub::HubDriver;
 
-/// Time between two looks at the memory: while half of it is free, and else.
+/// Time between two readings of the memory: while half of it is free, and otherwise.
 const PERIODS: [Duration; 2] = [Duration::from_secs(1), Duration::from_millis(100)];
 
-/// What is refused.
+/// The requests that are refused.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[repr(u8)]
 enum Refuses {
@@ -29,7 +29,7 @@ enum Refuses {
     ClientsAndPushes,
 }
 
-/// What the process may have in RAM, and what it has.
+/// The RAM that the process may use, and the present refusals.
 #[derive(Debug)]
 pub(crate) struct MemoryCeiling {
     ceiling: AtomicU64,
@@ -37,18 +37,18 @@ pub(crate) struct MemoryCeiling {
 }
 
 impl MemoryCeiling {
-    /// Of `ceiling` bytes.
+    /// A ceiling of `ceiling` bytes.
     pub(crate) fn new(ceiling: u64) -> Self {
         Self { ceiling: AtomicU64::new(ceiling), refuses: AtomicU8::new(Refuses::Nothing as u8) }
     }
 
-    /// From the next look on it is `ceiling` bytes.
+    /// Sets the ceiling, from the next reading on.
     pub(crate) fn set(&self, ceiling: u64) {
         self.ceiling.store(ceiling, Ordering::Relaxed);
     }
 
     /// # Errors
-    /// If pushes are refused now.
+    /// If pushes are refused.
     pub(crate) fn check_push(&self) -> Result<(), Status> {
         if self.refuses.load(Ordering::Relaxed) < Refuses::ClientsAndPushes as u8 {
             return Ok(());
@@ -70,7 +70,7 @@ impl MemoryCeiling {
         .sample(u64::from(self.refuses.load(Ordering::Relaxed)));
     }
 
-    /// Has new clients and pushes refused while there is too little memory for them.
+    /// Reads the memory periodically, and has new clients and pushes refused while there is too little of it.
     pub(crate) async fn watch(self: Arc<Self>, hub: Arc<HubDriver>) -> Infallible {
         let (mut refuses, mut is_read) = (Refuses::Nothing, true);
         let mut period = Duration::ZERO;
@@ -111,8 +111,8 @@ impl MemoryCeiling {
 }
 
 impl Refuses {
-    /// What is refused when the process has `resident` bytes. What was refused is so until a sixteenth below the bound
-    /// that it went beyond, so that it does not come and go.
+    /// The refusals when the process uses `resident` bytes. A refusal lasts until the use is a sixteenth below the
+    /// bound that it exceeded, so that it does not alternate.
     fn next(self, resident: &io::Result<u64>, ceiling: u64) -> Self {
         let Ok(resident) = *resident else { return Self::Nothing };
         let is_beyond = |bound: u64, kind: Self| {

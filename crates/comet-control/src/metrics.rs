@@ -1,6 +1,6 @@
 //! The page for Prometheus, at `/metrics`.
 //!
-//! It is whole if every core answers in time. Of a core that does not, it has what control knows.
+//! It is complete if every core answers in time. For a core that does not, it has the values that control knows.
 //!
 //! Labels are reasons, cores and calls: their number does not grow with clients, users or rooms.
 
@@ -13,7 +13,7 @@ use comet_proto::RoomRefusal;
 
 use crate::monitor::{FIELDS, Field, Reading, counter, gauge};
 
-/// The fields worth watching for each core: is one of them busier than the rest?
+/// The fields for each core, which show whether one is busier than the rest.
 const CORE_FIELDS: &[Field] = &[
     gauge("core_connections", "Connections open, by core.", |c| c.connections),
     gauge("core_waiting", "Deliveries not yet in the kernel, by core.", |c| c.waiting),
@@ -22,7 +22,7 @@ const CORE_FIELDS: &[Field] = &[
     counter("core_turns", "Turns of the driver, by core.", |c| c.turn_times.count()),
 ];
 
-/// Name, help and histogram of what each core times.
+/// Name, help and histogram of each time measured on a core.
 type CoreTimes = (&'static str, &'static str, fn(&Counters) -> &Histogram);
 
 const CORE_TIMES: [CoreTimes; 3] = [
@@ -52,14 +52,14 @@ impl Reading<'_> {
         page.finish()
     }
 
-    /// What is the process's, and not its shards'. In a live upgrade its counters go on in the new one.
+    /// The metrics of the process itself, not of its shards. In a live upgrade the new process continues its counters.
     pub(crate) fn of_process(&self, page: &mut Exposition) {
         page.go_on();
         self.control(page);
         expose_process(page);
     }
 
-    /// What is summed over all cores. Without one of them these families are left out.
+    /// The sums over all cores. If one core is missing, these families are left out.
     fn sums(&self, page: &mut Exposition) {
         for field in FIELDS {
             page.family(field.metric(), field.kind, field.help).sample(self.sum(field.read));

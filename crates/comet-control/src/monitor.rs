@@ -1,5 +1,5 @@
-//! What the server knows about itself: the numbers of all shards and of the control thread at one
-//! moment. `metrics` and `stat` are its two forms.
+//! The state of the server: the numbers of all shards and of the control thread at one moment. `metrics` and `stat` are
+//! its two forms.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,9 +25,9 @@ use crate::vitals::Vitals;
 /// How long a reader waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A number every shard counts: read from one shard, summed over all.
+/// A number that every shard counts: read from one shard, or summed over all.
 pub(crate) struct Field {
-    /// Its key in the JSON; the metric is `comet_<name>`, of a counter with `_total` behind it.
+    /// Its key in the JSON; the metric is `comet_<name>`, with `_total` appended for a counter.
     pub(crate) name: &'static str,
     pub(crate) kind: Kind,
     pub(crate) help: &'static str,
@@ -50,7 +50,7 @@ pub(crate) const fn gauge(
     Field { name, kind: Kind::Gauge, help, read }
 }
 
-/// What is summed.
+/// The fields that are summed.
 pub(crate) const FIELDS: &[Field] = &[
     counter("accepted_tcp", "Connections accepted over TCP.", |c| c.accepted_tcp),
     counter("accepted_websocket", "Connections accepted over WebSocket.", |c| c.accepted_websocket),
@@ -183,7 +183,7 @@ pub(crate) const FIELDS: &[Field] = &[
     gauge("keys", "Keys with a connection.", |c| c.keys),
 ];
 
-/// Where numbers come from.
+/// The sources of the numbers.
 pub(crate) struct Monitor {
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) inspector: Arc<Inspector>,
@@ -205,22 +205,22 @@ pub(crate) struct Monitor {
 /// All numbers of one moment.
 pub(crate) struct Reading<'monitor> {
     pub(crate) monitor: &'monitor Monitor,
-    /// Of the cores that answered, by core.
+    /// The counters of the cores that answered, by core.
     pub(crate) counters: BTreeMap<usize, Counters>,
     pub(crate) inbox_depths: Vec<usize>,
     /// Time since the latest turn of each core.
     pub(crate) turn_ages: Vec<Duration>,
     pub(crate) calls_under_way: usize,
     pub(crate) calls: Vec<(&'static str, Code, u64)>,
-    /// Lines of the trace log, and events it has not.
+    /// Number of lines in the trace log, and of events that it has not.
     pub(crate) trace_log: (u64, u64),
-    /// Live traces under way, and events that they were told to be missing.
+    /// Live traces under way, and the number of events reported to them as missing.
     pub(crate) live_traces: (usize, u64),
     pub(crate) logic: Option<LogicStats>,
 }
 
 impl Monitor {
-    /// Asks every shard, and takes what those tell that answer.
+    /// Asks every shard, and takes the answers of those that answer in time.
     ///
     /// # Errors
     /// If the shards cannot be asked.
@@ -234,10 +234,10 @@ impl Monitor {
         .await
     }
 
-    /// As [`Monitor::read`], if every shard answers.
+    /// As [`Monitor::read`], but only if every shard answers.
     ///
     /// # Errors
-    /// If one does not.
+    /// If a shard does not answer in time.
     pub(crate) async fn read_all(&self) -> Result<Reading<'_>, CallError> {
         self.read_with(Err).await
     }
@@ -249,14 +249,14 @@ impl Monitor {
         let inbox_depths = self.hub.depths();
         let turn_ages = self.vitals.ages();
         let calls_under_way = self.hub.calls_under_way();
-        // Before the shards are asked: each that answers has learnt of these traces by then.
+        // Read before the shards are asked: each shard that answers knows these traces.
         let live_traces = self.hub.watchers.counts();
         let snapshots = snapshots(&self.hub, ANSWER_TIMEOUT).await.or_else(known)?;
         let reading = self.reading(snapshots);
         Ok(Reading { inbox_depths, turn_ages, calls_under_way, live_traces, ..reading })
     }
 
-    /// The counters of the process, for the one that goes on.
+    /// The counters of the process, for the continuing process.
     pub(crate) fn counters_of_process(&self) -> String {
         let mut page = Exposition::default();
         self.reading(Vec::new()).of_process(&mut page);
@@ -278,7 +278,7 @@ impl Monitor {
         }
     }
 
-    /// Asks every home for its rooms, and makes something of them aside.
+    /// Asks every home for its rooms, and applies a function to them aside.
     pub(crate) async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
@@ -297,7 +297,7 @@ impl Reading<'_> {
         self.counters.values().map(read).sum()
     }
 
-    /// Requests of callers at `push.frames` that were answered, by code; without those that no request was answered with.
+    /// Answered requests of callers at `push.frames`, by code; codes without any are left out.
     pub(crate) fn calls_of_frames(&self) -> Vec<(Code, u64)> {
         let calls = (0..STATUS_CODES).map(|code| (code, self.sum(|counters| counters.calls[code])));
         let calls = calls.filter(|(_, count)| *count > 0 && self.is_complete());
@@ -311,7 +311,7 @@ impl Reading<'_> {
         let ended = CallerEnd::ALL
             .iter()
             .map(|reason| (*reason, self.sum(|counters| counters.callers_ended[*reason as usize])));
-        // A caller who is locked out is refused, as at the other gates.
+        // A caller without a valid token counts as refused, as at the other gates.
         let (refused, closed): (Vec<_>, Vec<_>) =
             ended.partition(|(reason, _)| *reason == CallerEnd::NoToken);
         let labelled = |ended: Vec<(CallerEnd, u64)>| {

@@ -1,4 +1,4 @@
-//! What operators do to this server: the driver of [`comet_hub::Drain`], and clients that are moved off.
+//! The orders of operators to this server: the driver of [`comet_hub::Drain`], and clients that are moved off.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,26 +25,27 @@ use crate::live_trace::{self, LiveTraceStream};
 use crate::pushes::{Pushes, network_of};
 use crate::status::status;
 
-/// How often the connections that a drain has left are counted.
+/// How often the remaining connections of a drain are counted.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Looks at a drain between two lines about it in the log.
+/// Counts of a drain between two log lines about it.
 const LOOKS_A_LINE: u32 = 10;
 
-/// How long the shards may take to be counted for a drain. Then they are asked again.
+/// How long counting the shards for a drain may take. After that they are asked again.
 const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct State {
     drain: Drain,
-    /// What a drain does that a call says nothing about.
+    /// The defaults for a drain by a call.
     plan: DrainPlan,
-    /// Clients a second that the last [`Operations::move_off`] closes.
+    /// Clients per second that the last [`Operations::move_off`] closes.
     move_off_per_second: u32,
-    /// Told `false` when this server is to leave discovery, and `true` when it is to come back. Returns at once.
+    /// Called with `false` when this server has to leave discovery, and with `true` when it has to come back. Returns
+    /// at once.
     listing: Option<Box<dyn Fn(bool) + Send + Sync>>,
 }
 
-/// Carries out the orders of operators. Nothing awaits under its lock.
+/// Executes the orders of operators. Its lock is never held across an await.
 pub(crate) struct NodeDriver {
     hub: Arc<HubDriver>,
     pushes: Arc<Pushes>,
@@ -80,7 +81,7 @@ impl NodeDriver {
         }
     }
 
-    /// The process ends, by a drain of its own. Returns how long it is to accept clients yet.
+    /// Marks the end of the process, by a drain of its own. Returns how long it still accepts clients.
     pub(crate) fn end(&self, delay: Duration) -> Duration {
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         let mut state = self.lock();
@@ -88,19 +89,20 @@ impl NodeDriver {
         Duration::from_millis(state.drain.end(self.hub.now(), delay_ms))
     }
 
-    /// Networks are blocked, or no longer.
+    /// Notes that networks were blocked or unblocked.
     pub(crate) fn look_at_blocks(&self) {
         self.news.notify_one();
     }
 
-    /// Whether there is an order to drain, or the process ends.
+    /// Whether an order to drain is in effect, or the process is ending.
     pub(crate) fn is_draining(&self) -> bool {
         self.lock().drain.stage() != DrainStage::Serving
     }
 
-    /// Moves to [`Phase::Moving`], if the process serves. No order to drain or to move clients off is taken until it ends.
+    /// Moves to [`Phase::Moving`], if the process serves. No order to drain or to move clients off is taken until that
+    /// phase ends.
     pub(crate) fn begin_move(&self) -> bool {
-        // The lock: an order has been taken before, or is refused.
+        // The lock decides: an order was taken before, or is refused.
         let state = self.lock();
         state.drain.stage() == DrainStage::Serving && begin_move(&self.phase)
     }
@@ -118,9 +120,9 @@ impl NodeDriver {
         })
     }
 
-    /// Carries drains on, for as long as it is polled.
+    /// Executes drains as long as it is polled.
     pub(crate) async fn run(self: Arc<Self>) -> Infallible {
-        // A rate is an order that waits for the connections to be counted.
+        // An order with a rate waits until the connections are counted.
         let mut uncounted = None;
         let mut looks = 0_u32;
         loop {
@@ -151,7 +153,7 @@ impl NodeDriver {
         }
     }
 
-    /// What is due now, and when more is.
+    /// The steps that are due, and when the next one is.
     fn step(&self) -> (Option<ShardOrder>, DrainStage, Option<Millis>) {
         let mut state = self.lock();
         let order = state.drain.handle_timeout(self.hub.now());
@@ -166,7 +168,7 @@ impl NodeDriver {
         (order, state.drain.stage(), state.drain.poll_timeout())
     }
 
-    /// No client is refused or closed any more.
+    /// Ends refusing and closing clients.
     fn keep_clients(&self) {
         self.hub.move_off((0..self.hub.shards()).map(|_| Some(0)), Duration::ZERO, 0);
         self.hub.configure(|limits| Limits { takes_clients: true, ..limits });
@@ -182,7 +184,7 @@ impl NodeDriver {
             },
         };
         let state = self.lock();
-        // It may have changed while the shards answered; then there is news.
+        // The order may have changed while the shards answered; then there is news.
         if state.drain.stage() == DrainStage::Closing && state.drain.order() == Some(order) {
             let over = time_for(connections, order.per_second).unwrap_or(state.plan.over);
             let all = (0..self.hub.shards()).map(|_| None);
@@ -191,7 +193,7 @@ impl NodeDriver {
         true
     }
 
-    /// Looks whether connections are left.
+    /// Checks whether connections are left.
     async fn look(&self, is_logged: bool) {
         let Ok(shards) = snapshots(&self.hub, COUNT_TIMEOUT).await else { return };
         let connections = shards.iter().map(|(_, counters)| counters.connections).sum();
@@ -203,8 +205,8 @@ impl NodeDriver {
         }
     }
 
-    /// Forgets the blocks that are over. Returns when the next one is. Shards need no word of the end of one, but once
-    /// there is none they look at no address any more.
+    /// Removes the blocks that have expired. Returns when the next one expires. Shards need not know that a block has
+    /// ended, but without any block they stop looking at addresses.
     fn forget_blocks(&self) -> Option<Instant> {
         let now = self.hub.now();
         if self.hub.limits().blocks.next_end().is_some_and(|end| end <= now) {
@@ -218,7 +220,7 @@ impl NodeDriver {
         Duration::from_millis(at.0.saturating_sub(self.hub.now().0))
     }
 
-    /// As `NodeStatus.phase`.
+    /// The phase, as in `NodeStatus.phase`.
     fn phase(&self, drain: &Drain) -> &'static str {
         match drain.stage() {
             DrainStage::Ending => "ending",
@@ -230,11 +232,11 @@ impl NodeDriver {
         }
     }
 
-    /// Whether this process takes orders that concern its clients. To be asked under the lock.
+    /// Whether this process takes orders that concern its clients. Call it while holding the lock.
     fn check_phase(&self) -> Result<(), Status> {
         let why = match *self.phase.borrow() {
             Phase::Starting => "the process is starting",
-            // The order would be lost with this process.
+            // The order would be lost together with this process.
             Phase::Moving => "another process takes over: give the order again",
             Phase::Ready | Phase::Draining | Phase::Stopped => return Ok(()),
         };
@@ -407,7 +409,7 @@ impl Operations for NodeDriver {
     }
 }
 
-/// How long it takes to close `connections`; `None`: there is no rate.
+/// How long closing `connections` takes; `None`: there is no rate.
 fn time_for(connections: u64, per_second: u32) -> Option<Duration> {
     let millis = connections.saturating_mul(1_000).checked_div(per_second.into())?;
     Some(Duration::from_millis(millis))
@@ -429,7 +431,7 @@ mod tests {
     use crate::questions::Questions;
     use crate::wake::ControlWake;
 
-    /// Of a process that serves, with a shard that never answers.
+    /// The driver of a process that serves, with a shard that never answers.
     fn driver() -> NodeDriver {
         let wake = Arc::new(ControlWake::default());
         let (shard, _) = inbox(8, Arc::clone(&wake) as _);
@@ -455,7 +457,7 @@ mod tests {
         let refused = node.drain(DrainReq::default()).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
         assert_eq!((node.is_draining(), *node.phase.borrow()), (false, Phase::Moving));
-        // It goes on: what it is told then counts, though the shard does not answer.
+        // The process continues. Orders then take effect, though the shard does not answer.
         end_move(&node.phase);
         node.drain(DrainReq::default()).await.unwrap_err();
         assert_eq!((node.is_draining(), *node.phase.borrow()), (true, Phase::Draining));

@@ -21,10 +21,10 @@ use crate::stat::top_rooms;
 use crate::status::status;
 use crate::top;
 
-/// Rooms in an answer that was not asked for more or less.
+/// Rooms in an answer if the request names no limit.
 const TOP: usize = 10;
 
-/// Rooms in one answer at most.
+/// Most rooms in one answer.
 const TOP_MAX: usize = 10_000;
 
 /// The routes; an unknown path is 404, another method 405.

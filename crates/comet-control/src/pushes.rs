@@ -1,8 +1,7 @@
-//! The shards as the backend of pushes: the frame is encoded once and sent to the homes it concerns, and
-//! the answer is the ledger of their reports.
+//! The backend that pushes to the shards: the frame is encoded once and sent to the homes of its targets, and the
+//! answer is the ledger of their reports.
 //!
-//! Up to the first await everything happens in one go, so calls to one key or room reach its home in
-//! the order they arrived in.
+//! No code before the first await yields, so calls to one key or room reach its home in the order of their arrival.
 
 mod paced;
 mod published;
@@ -41,7 +40,7 @@ pub(crate) struct Pushes {
     memory: Arc<MemoryCeiling>,
     questions: Arc<Questions>,
     bounds: Bounds,
-    /// Other hosts; `None`: this one is alone.
+    /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
 
@@ -56,8 +55,8 @@ impl Pushes {
         Self { hub, memory, questions, bounds, cluster }
     }
 
-    /// Checks and encodes the frame, if there is memory for pushes. `operation` is the one a connection must accept; 0 stands for
-    /// the frame's own.
+    /// Checks and encodes the frame, if there is memory for pushes. `operation` is the one that a connection must
+    /// accept; 0 stands for the frame's own.
     fn push(&self, proto: Option<Proto>, operation: i32) -> Result<Push, Status> {
         self.memory.check_push()?;
         let proto = self.bounds.check_proto(proto)?;
@@ -228,9 +227,9 @@ impl StreamBackend for Pushes {
     }
 }
 
-/// Pushes to other hosts, and theirs to this one.
+/// Pushes to other hosts, and pushes from them.
 impl Pushes {
-    /// What other hosts get of a push. `None`: there are none.
+    /// The push as published to other hosts. `None`: there are none.
     fn publication(
         &self,
         proto: Option<&Proto>,
@@ -255,18 +254,18 @@ impl Pushes {
         publication.map(|publication| cluster.begin(self.bounds.timeout, publication))
     }
 
-    /// A push that has begun here begins on the other hosts as well.
+    /// Begins a push that has begun here on the other hosts as well.
     fn everywhere(&self, begun: UnderWay, publication: Option<Publication>) -> UnderWay {
         begun.with(self.elsewhere(publication))
     }
 
-    /// How many clients this host has.
+    /// The number of clients on this host.
     pub(crate) async fn live_here(&self) -> Result<u64, Status> {
         let shards = snapshots(&self.hub, self.bounds.timeout).await.map_err(status)?;
         Ok(shards.iter().map(|(_, counters)| counters.live).sum())
     }
 
-    /// A change that has begun here begins on the other hosts as well.
+    /// Begins a change that has begun here on the other hosts as well.
     fn change_everywhere(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
         let order = || Order::Change { target: target.clone(), action: action.clone() };
         let there = self.cluster.as_ref().map(|cluster| (cluster, order()));
@@ -330,7 +329,7 @@ impl Pushes {
 }
 
 impl Pushes {
-    /// `push` is made once the names are checked.
+    /// `push` is called once the names are checked.
     fn begin_to_keys(
         &self,
         keys: Vec<String>,
@@ -357,7 +356,7 @@ impl Pushes {
         self.bounds.check_count("user", users.len())?;
         let push = push()?;
         let given = users.len();
-        // User 0 is everybody without an id: nobody's home, so nobody to push to.
+        // User 0 stands for all users without an id. It has no home, so it cannot be pushed to.
         let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
         let absent = (given - users.len()) as u64;
         if users.is_empty() {
@@ -375,7 +374,7 @@ impl Pushes {
         Ok(UnderWay::to_names(call.map_err(status)?, given, absent))
     }
 
-    /// Only for kicks: no push goes to addresses.
+    /// Only for kicks: pushes are never addressed to networks.
     pub(crate) fn begin_to_network(
         &self,
         network: Network,
@@ -407,7 +406,7 @@ impl Pushes {
     }
 }
 
-/// No client can be in a room with a longer name, and those with a history would keep it.
+/// No client can be in a room with a longer name, but a room with a history would keep the push.
 fn check_room(room: &str) -> Result<(), Status> {
     match room.len() {
         0..=NAME_MAX => Ok(()),
@@ -418,12 +417,12 @@ fn check_room(room: &str) -> Result<(), Status> {
 }
 
 /// # Errors
-/// If `text` names no address and no network.
+/// If `text` is neither an address nor a network.
 pub(crate) fn network_of(text: &str) -> Result<Network, Status> {
     text.parse().map_err(|sentence: String| Status::invalid_argument(sentence))
 }
 
-/// Groups `items` by home, in the order given and each only once; homes without any are left out.
+/// Groups `items` by home, in the given order and each only once. Homes without items are left out.
 fn by_home<T: Hash + Eq>(
     items: impl Iterator<Item = T>,
     shards: u16,

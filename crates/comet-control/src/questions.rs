@@ -1,4 +1,4 @@
-//! What all hosts are asked about their connections: the answer is put together from this host's part and those of the others.
+//! Questions to all hosts about their connections: the answer combines this host's part with those of the others.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,20 +21,20 @@ use crate::members;
 use crate::room_lists::RoomLists;
 use crate::status::status;
 
-/// Rooms in an answer to a caller who did not ask for pages: a million rooms of a host, and as many of others.
+/// Most rooms in an answer without pages: a million rooms of this host, and as many of others.
 const ROOMS_MAX: usize = 2 << 20;
 
-/// Asks, and answers other hosts.
+/// Asks the questions, and answers those of other hosts.
 pub(crate) struct Questions {
     hub: Arc<HubDriver>,
     inspector: Arc<Inspector>,
     room_lists: RoomLists,
     bounds: Bounds,
-    /// Other hosts; `None`: this one is alone.
+    /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
 
-/// What hosts have told: this one among them.
+/// The answers of all hosts, this one included.
 struct Answers {
     counts: Vec<u64>,
     pages: Pages,
@@ -75,7 +75,7 @@ impl Questions {
                     Some(MembersCursor { host, place }) if own == host => (place.into(), false),
                     _ => (String::new(), false),
                 };
-                // A page that is over already is asked for nevertheless: the count is in its answer.
+                // A page that is already complete is requested nevertheless, because the answer contains the count.
                 let limit = if is_over { 1 } else { limit.min(LISTED_MAX as u32) };
                 let request = members::connections(MembersReq { room, limit, cursor })?;
                 let (page, count) = self.inspector.members(&request).await?;
@@ -86,7 +86,7 @@ impl Questions {
         })
     }
 
-    /// Asks all hosts, this one among them.
+    /// Asks all hosts, this one included.
     async fn ask(&self, limit: Duration, question: Question) -> Result<Answers, Status> {
         let there =
             self.cluster.as_ref().map(|it| (it, it.order(limit, Order::Tell(question.clone()))));
@@ -127,7 +127,7 @@ impl Questions {
     pub(crate) async fn counts(&self, rooms: Vec<String>) -> Result<CountsReply, Status> {
         let question = Question::Counts { rooms: rooms.clone() };
         let Answers { counts, unanswered, .. } = self.ask(self.bounds.timeout, question).await?;
-        // Behind the rooms there are the addresses.
+        // The count of addresses follows those of the rooms.
         let mut counts = counts.into_iter();
         let clients = counts.next().unwrap_or_default();
         Ok(CountsReply { clients, rooms: rooms.into_iter().zip(counts).collect(), unanswered })
@@ -145,7 +145,7 @@ impl Questions {
     ) -> Result<RoomsPage, Status> {
         let question = Question::Rooms { prefix, after, limit: most as u32 };
         let Answers { pages, unanswered, .. } = self.ask(limit, question).await?;
-        // Of many hosts these are more than this thread has time for.
+        // The pages of many hosts would take this thread too long to merge.
         let (rooms, has_more) = comet_serve::aside(move || merge_rooms(pages, most)).await;
         Ok(RoomsPage { rooms, has_more, unanswered })
     }

@@ -1,4 +1,5 @@
-//! Pages of the rooms of this host, by name. The homes list all rooms at once, so a list is kept for those who ask for its next page.
+//! Pages of the rooms of this host, by name. The homes always list all rooms, so a list is kept for requests of the
+//! next page.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::hub::HubDriver;
 
-/// Bytes of a page in JSON at most: half of a message of NATS.
+/// Most bytes of a page in JSON: half of a NATS message.
 pub(crate) const PAGE_BYTES: usize = 512 << 10;
 /// How long a list is kept.
 const KEEP: Duration = Duration::from_secs(5);
@@ -21,7 +22,7 @@ type List = Arc<[(Arc<str>, u32)]>;
 
 pub(crate) struct RoomLists {
     hub: Arc<HubDriver>,
-    /// The latest list of which somebody did not get all.
+    /// The latest list that was not read to its end.
     kept: Arc<Mutex<Option<List>>>,
 }
 
@@ -30,7 +31,7 @@ impl RoomLists {
         Self { hub, kept: Arc::default() }
     }
 
-    /// Rooms whose names begin with `prefix`, behind `after`. A first page is of a list of its own.
+    /// Rooms whose names begin with `prefix`, after `after`. A first page makes a new list.
     pub(crate) async fn page(
         &self,
         timeout: Duration,
@@ -75,7 +76,7 @@ impl RoomLists {
     }
 }
 
-/// At most `limit` rooms and [`PAGE_BYTES`], and one at least.
+/// At most `limit` rooms and [`PAGE_BYTES`], but at least one room.
 fn page_of(list: &[(Arc<str>, u32)], (prefix, after): (&str, &str), limit: usize) -> Page {
     let first = list.partition_point(|(room, _)| &**room < prefix || &**room <= after);
     let behind = list[first..].iter().take_while(|(room, _)| room.starts_with(prefix));
@@ -92,7 +93,7 @@ fn page_of(list: &[(Arc<str>, u32)], (prefix, after): (&str, &str), limit: usize
     Page::Rooms { rooms, is_cut: false }
 }
 
-/// Bytes of a text in JSON, at most.
+/// Upper bound of the bytes of a text in JSON.
 pub(crate) fn json_bytes(text: &str) -> usize {
     let bytes = |byte: u8| match byte {
         0..0x20 => 6,

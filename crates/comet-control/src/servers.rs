@@ -1,4 +1,4 @@
-//! What runs on the control thread: the servers at every address, around the hub.
+//! The tasks of the control thread: the servers at every address, around the hub.
 
 use std::io;
 use std::sync::Arc;
@@ -29,12 +29,12 @@ use crate::pages;
 use crate::pushes::Pushes;
 use crate::vitals::Vitals;
 
-/// How long other hosts may take to be told that this one goes.
+/// How long announcing this host's leave to others may take.
 const LEAVE: Duration = Duration::from_millis(500);
-/// How long the process that takes over may take to connect to the other hosts. The engine has a limit of its own.
+/// How long the process that takes over may need to connect to the other hosts. The engine has a limit of its own.
 const WITHDRAW: Duration = Duration::from_secs(6);
 
-/// Everything the thread takes with it.
+/// Everything that the thread owns.
 pub(crate) struct Assembly {
     pub(crate) grpc: Vec<Listener>,
     pub(crate) http: Vec<Listener>,
@@ -94,7 +94,7 @@ impl Assembly {
             let (logic, cluster, hub) = (logic.clone(), cluster.clone(), Arc::clone(&hub));
             move |report| match (&logic, report) {
                 (_, Report::RoomInterest { room, has_members }) => {
-                    // Shards report it only where there is a cluster.
+                    // Shards report this only if there is a cluster.
                     if let Some(cluster) = &cluster {
                         cluster.set_interest(&room, has_members);
                     }
@@ -118,7 +118,8 @@ impl Assembly {
                 }
                 (Some(logic), report) => logic.take(report),
                 (None, report) => {
-                    // A fault of a shard, for which the clients of this host need not be lost. It may have a token, which no log has.
+                    // This is a bug in a shard, but not worth losing the clients of this host. The report may contain a
+                    // token, which must not be logged.
                     debug_assert!(false, "there is no logic to ask: {report:?}");
                     log::error!("a core reports what only logic needs to know, and there is none");
                 }
@@ -170,7 +171,7 @@ impl Assembly {
                     if !cluster.is_withdrawn() {
                         cluster.leave();
                     }
-                    // A server that takes nothing is not waited for.
+                    // A NATS server that takes nothing is not waited for.
                     let ended = timeout(limit, engine.join_next()).await;
                     if ended.is_err() && cluster.is_withdrawn() {
                         log::error!(

@@ -1,7 +1,7 @@
-//! The spans of pushes whose callers trace them: the call, the way to each home, and each shard that a home sent the
-//! push to. The times are those of this thread: shards read no clock for it.
+//! The spans of traced pushes: the call, the way to each home, and each shard to which a home sent the push. The times
+//! are measured on this thread: shards read no clock for it.
 //!
-//! A trace is open from the begin of its call to its outcome, and leaves then for a bounded queue. Neither waits.
+//! A trace is open from the beginning of its call to its outcome. Then it enters a bounded queue. Neither step waits.
 
 use std::collections::HashMap;
 use std::sync::mpsc::{SyncSender, TrySendError};
@@ -12,13 +12,13 @@ use comet_hub::CallError;
 use comet_ops::{UnsentSpans, count_unsent_spans};
 use comet_serve::{TraceParent, TracedRequest};
 
-/// Calls that may be traced at once. Others are counted as left out.
+/// Most calls traced at once. Further calls are counted as left out.
 const OPEN_MAX: usize = 1_024;
 
-/// Spans of one call beside its own. More of them are counted as left out.
+/// Most spans of one call beside its own. Further spans are counted as left out.
 const SPANS_MAX: usize = 128;
 
-/// A push that has ended, or a kick, which takes the same way.
+/// A push that has ended, or a kick, which is handled the same way.
 #[derive(Debug)]
 pub struct TracedPush {
     /// The span of the caller.
@@ -27,21 +27,21 @@ pub struct TracedPush {
     pub id: u64,
     /// The path of the call.
     pub path: Box<str>,
-    /// When the head of the request had come.
+    /// When the head of the request had arrived.
     pub begin: SystemTime,
     /// When the outcome was there.
     pub end: SystemTime,
-    /// What it is addressed to.
+    /// The number of names that it is addressed to.
     pub names: PushedNames,
-    /// Why there is no whole outcome.
+    /// Why the outcome is incomplete.
     pub error: Option<&'static str>,
-    /// What the shards did.
+    /// The spans of the shards.
     pub shards: Vec<ShardSpan>,
-    /// Spans that are not among them.
+    /// Number of spans that are not in `shards`.
     pub left_out: u32,
 }
 
-/// How many names a push is addressed to, each counted once; all zero: everybody.
+/// How many names a push is addressed to, each counted once; all zero: it goes to all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct PushedNames {
     /// Keys.
@@ -52,20 +52,20 @@ pub struct PushedNames {
     pub rooms: usize,
 }
 
-/// The way of a push to a shard, and back.
+/// The span of a push on its way to a shard and back.
 #[derive(Clone, Debug)]
 pub struct ShardSpan {
     /// Its id.
     pub id: u64,
-    /// The id of the span that it is in.
+    /// The id of its parent span.
     pub parent: u64,
     /// Which shard.
     pub shard: ShardId,
-    /// Whether control sent it there. Otherwise a home did.
+    /// Whether control sent the push there. Otherwise a home did.
     pub is_home: bool,
-    /// When the call began; where a home passed the push on, when the home had it.
+    /// When the call began. If a home passed the push on, when the home got it.
     pub begin: SystemTime,
-    /// When it was put into the shard's inbox; `None`: where a home passed it on, this is not known.
+    /// When it was put into the shard's inbox; `None`: unknown, because a home passed it on.
     pub posted: Option<SystemTime>,
     /// When the report had come, or the call ended without it.
     pub end: SystemTime,
@@ -73,45 +73,45 @@ pub struct ShardSpan {
     pub reported: Option<Reported>,
 }
 
-/// What became of a push on a shard.
+/// The report of a shard about a push.
 #[derive(Clone, Copy, Debug)]
 pub enum Reported {
     /// It was offered to connections.
     Tally(Tally),
-    /// So many connections will get it, with the time.
+    /// This many connections will get it over time.
     Scheduled(u64),
-    /// Too many paced broadcasts are under way there.
+    /// Too many paced broadcasts are under way on the shard.
     Busy,
 }
 
 /// The traces that are open.
 pub(crate) struct Traces {
     open: HashMap<CallId, Trace>,
-    /// Of the call that begins now, whose number is not known.
+    /// The trace of the call that is beginning, whose id is not known yet.
     beginning: Option<Trace>,
     ended: SyncSender<TracedPush>,
 }
 
 struct Trace {
     push: TracedPush,
-    /// The same moment on both clocks: spans have the time of day, and it does not jump in them.
+    /// The same moment on both clocks. Spans have times of day, which this keeps from jumping.
     anchor: (Instant, SystemTime),
 }
 
 impl Traces {
-    /// Ended pushes go to `ended`, as far as it has room.
+    /// Ended pushes go to `ended`, as far as there is space.
     pub(crate) fn new(ended: SyncSender<TracedPush>) -> Self {
         Self { open: HashMap::new(), beginning: None, ended }
     }
 
-    /// A call begins for the request that is being handled. `false`: that is not traced.
+    /// Begins a call for the request that is being handled. `false`: the request is not traced.
     pub(crate) fn begin(&mut self) -> bool {
         self.beginning = TracedRequest::current().map(Trace::new);
         self.beginning.is_some()
     }
 
-    /// The call that began has this number, or was refused, and addresses these names. `None`: it is no push, or was
-    /// refused before it had messages. Then it has no spans.
+    /// Notes the id of the call that began, or its refusal, and the names it addresses. `None`: it is not a push, or
+    /// was refused before it had messages. Then it has no spans.
     pub(crate) fn begun(&mut self, call: Result<CallId, &CallError>, names: Option<PushedNames>) {
         let (Some(mut trace), Some(names)) = (self.beginning.take(), names) else { return };
         if self.open.len() >= OPEN_MAX {
@@ -124,7 +124,7 @@ impl Traces {
         }
     }
 
-    /// The call of `message`, if that is a push that is traced.
+    /// The call of `message`, if it is a traced push.
     pub(crate) fn push_of(&self, message: &Message) -> Option<CallId> {
         if self.open.is_empty() && self.beginning.is_none() {
             return None;
@@ -133,14 +133,14 @@ impl Traces {
         (self.beginning.is_some() || self.open.contains_key(&call)).then_some(call)
     }
 
-    /// A message of a traced push is in the inbox of `shard`.
+    /// Notes that a message of a traced push is in the inbox of `shard`.
     pub(crate) fn posted(&mut self, call: CallId, shard: ShardId) {
         if let Some(trace) = self.open.get_mut(&call).or(self.beginning.as_mut()) {
             trace.posted(shard);
         }
     }
 
-    /// A report has come.
+    /// Notes a report.
     pub(crate) fn handle_report(&mut self, report: &Report) {
         if self.open.is_empty() {
             return;
@@ -163,14 +163,14 @@ impl Traces {
         }
     }
 
-    /// A call has its outcome.
+    /// Notes the outcome of a call.
     pub(crate) fn end(&mut self, call: CallId, error: Option<&CallError>) {
         if let Some(trace) = self.open.remove(&call) {
             self.end_with(trace, error.map(word));
         }
     }
 
-    /// The caller of a call has left.
+    /// Notes that the caller of a call has left.
     pub(crate) fn cancel(&mut self, call: CallId) {
         if let Some(trace) = self.open.remove(&call) {
             self.end_with(trace, Some("cancelled"));
@@ -235,7 +235,7 @@ impl Trace {
         let mut homes = push.shards.iter().filter(|span| span.is_home);
         let (parent, begin) = match (homes.next(), homes.next()) {
             (Some(home), None) => (home.id, home.posted.unwrap_or(home.begin)),
-            // Of several homes it is not known which one sent it.
+            // With several homes it is unknown which one sent it.
             _ => (push.id, push.begin),
         };
         let (is_home, posted, end) = (false, None, self.now());
@@ -260,7 +260,7 @@ impl TracedPush {
 }
 
 impl PushedNames {
-    /// Adds those of `message` to what the other messages of its call have.
+    /// Adds the names of `message` to those of the call's other messages.
     pub(crate) fn add(names: &mut Option<Self>, message: &Message) {
         if let Some((_, Self { keys, users, rooms })) = push_of(message) {
             let sum = names.get_or_insert_default();
@@ -271,7 +271,7 @@ impl PushedNames {
     }
 }
 
-/// The call and the names of a push to a home; `None`: the message is none.
+/// The call and the names of a push to a home; `None`: the message is not one.
 fn push_of(message: &Message) -> Option<(CallId, PushedNames)> {
     let none = PushedNames::default();
     Some(match message {
@@ -287,7 +287,7 @@ fn push_of(message: &Message) -> Option<(CallId, PushedNames)> {
     })
 }
 
-/// Never 0, which is no id.
+/// Never 0, which is not a valid id.
 fn new_id() -> u64 {
     rand::random::<u64>().max(1)
 }

@@ -9,7 +9,7 @@ use comet_serve::{BadAddress, root_cause};
 /// Why the control thread did not start.
 #[derive(Debug)]
 pub enum StartError {
-    /// Its servers or its thread.
+    /// Its servers or its thread did not start.
     Serve(comet_serve::StartError),
     /// The trace log's file cannot be opened.
     TraceLog {
@@ -18,7 +18,7 @@ pub enum StartError {
         /// The system's error.
         error: io::Error,
     },
-    /// An address of a logic service is none.
+    /// An address of a logic service is invalid.
     LogicAddress(BadAddress),
 }
 

@@ -1,5 +1,5 @@
-//! What `/stat` and `/stat/rooms` answer: the numbers of the metrics as JSON, in total and by core, and
-//! the fullest rooms.
+//! The answers of `/stat` and `/stat/rooms`: the numbers of the metrics as JSON, in total and by core, and the rooms
+//! with the most members.
 
 use std::iter;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::logic::LogicStats;
 use crate::monitor::{FIELDS, Reading};
 
 impl Reading<'_> {
-    /// The whole answer; `rooms` is that of [`top_rooms`].
+    /// The whole answer; `rooms` comes from [`top_rooms`].
     pub(crate) fn stat(&self, rooms: &Value) -> Value {
         let monitor = self.monitor;
         let mut totals = numbers(|read| self.sum(read));
@@ -43,7 +43,7 @@ impl Reading<'_> {
     }
 }
 
-/// The `top` fullest of `rooms`, and how many there are in all.
+/// The `top` rooms with the most members, and how many rooms there are in all.
 pub(crate) fn top_rooms(rooms: &[(Arc<str>, u32)], top: usize) -> Value {
     let fullest = fullest(rooms.iter().map(|(name, online)| (&**name, *online)).collect(), top);
     let fullest: Vec<Value> =
@@ -51,7 +51,7 @@ pub(crate) fn top_rooms(rooms: &[(Arc<str>, u32)], top: usize) -> Value {
     json!({ "count": rooms.len(), "fullest": fullest })
 }
 
-/// Every number by its name. `read` sums a field over the shards in question.
+/// Every number by its name. `read` sums a field over the selected shards.
 fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value> {
     let mut numbers: Map<String, Value> =
         FIELDS.iter().map(|field| (field.name.to_owned(), read(&field.read).into())).collect();
@@ -70,7 +70,7 @@ fn numbers(read: impl Fn(&dyn Fn(&Counters) -> u64) -> u64) -> Map<String, Value
     numbers
 }
 
-/// Where logic is remote: which addresses are available, and the notices that wait for them.
+/// With remote logic: which addresses are available, and the notices that wait for them.
 fn logic(stats: &LogicStats) -> Value {
     let addresses: Map<String, Value> =
         stats.addresses.iter().map(|(address, is_up)| (address.clone(), (*is_up).into())).collect();

@@ -1,5 +1,4 @@
-//! Answers to callers: ledgers in the wire's terms, and each failure as a gRPC status with a
-//! sentence.
+//! Answers to callers: ledgers as messages of the wire, and each failure as a gRPC status with a sentence.
 
 use std::time::Duration;
 
@@ -8,12 +7,12 @@ use comet_hub::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult};
 use comet_wire::goim::comet::Ledger;
 use tonic::Status;
 
-/// The part of a failed call's result that its reports have told.
+/// The part of a failed call's result that is known from reports.
 pub(crate) fn known(result: &CallResult) -> String {
     format!("known so far: {}", Ledger { scheduled: result.scheduled, ..ledger(&result.tally) })
 }
 
-/// Why a call of the shards has no complete answer, for its caller.
+/// The status for the caller of a call to shards that has no complete answer.
 pub(crate) fn status(error: CallError) -> Status {
     match error {
         CallError::TooManyCalls => Status::resource_exhausted(format!(
@@ -43,7 +42,7 @@ pub(crate) fn status(error: CallError) -> Status {
     }
 }
 
-/// `tally` in the terms of the wire; a reason without a connection is left out.
+/// `tally` as a message of the wire. Reasons without a connection are left out.
 pub(crate) fn ledger(tally: &Tally) -> Ledger {
     let dropped = DropReason::ALL
         .iter()

@@ -15,7 +15,7 @@ pub(crate) struct ThisNode {
     pub(crate) weight: u32,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
-    /// Where the gRPC service is.
+    /// The addresses of the gRPC service.
     pub(crate) grpc: Vec<Address>,
     pub(crate) pushes: Arc<Pushes>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -28,7 +28,7 @@ impl NodeList for ThisNode {
 
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
         let Node { domain, tcp, websocket, websocket_tls, .. } = &self.node;
-        // Nobody elsewhere reaches a Unix socket.
+        // A Unix socket cannot be reached from elsewhere.
         let grpc = self.grpc.iter().filter_map(|address| match address {
             Address::Plain(address) => Some(format!("grpc://{address}")),
             Address::Tls(address) => Some(format!("grpcs://{address}")),

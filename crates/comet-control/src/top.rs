@@ -1,4 +1,4 @@
-//! The busiest rooms, the slowest and the busiest clients: the top lists of all shards as one.
+//! The busiest rooms and the slowest and busiest clients: the top lists of all shards merged into one.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,13 +11,13 @@ use tonic::Status;
 
 use crate::connections::{connection, connection_json};
 
-/// Entries of a list that was not asked for more or less.
+/// Entries of a list if the request names no limit.
 const LIMIT: u32 = 10;
 
-/// Entries of a list at most: as many as a shard has.
+/// Most entries of a list: as many as a shard has.
 pub(crate) const LIMIT_MAX: u32 = 64;
 
-/// How many entries are asked for.
+/// The number of entries requested.
 pub(crate) fn limit(limit: u32) -> Result<usize, Status> {
     match limit {
         0 => Ok(LIMIT as usize),
@@ -62,7 +62,7 @@ pub(crate) fn reply(tops: Vec<Top>, limit: usize) -> TopReply {
     }
 }
 
-/// The reply as JSON; a client is its connection and its late bytes.
+/// The reply as JSON; a client has its connection and its late bytes.
 pub(crate) fn json(reply: &TopReply) -> Value {
     let room = |room: &RoomTraffic| json!({ "room": room.room, "deliveries": room.deliveries });
     let client = |client: &wire::SlowClient| {

@@ -1,5 +1,5 @@
-//! The lines of the trace log: what happens to connections of users on the white list. A key, a room and
-//! everything else a client chose is quoted and escaped, so that a line stays a line.
+//! The lines of the trace log: events of connections of users on the white list. Keys, rooms and all other text chosen
+//! by a client are quoted and escaped, so that each event stays on one line.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 pub(crate) use comet_ops::LogCounts as Counts;
 
-/// The file that they are written to.
+/// The file to which the lines are written.
 pub(crate) type TraceLog = comet_ops::TraceLog<Line>;
 
 /// An event as a line.
@@ -46,7 +46,7 @@ impl TraceLine for Line {
             }
             TraceKind::Closed { reason } => fields.push(("reason", reason.label().into())),
             TraceKind::Missed { events } => fields.push(("events", (*events).into())),
-            // These are told to live traces alone.
+            // These are reported only to live traces.
             TraceKind::Accepted { .. }
             | TraceKind::Joined { .. }
             | TraceKind::Left { .. }
@@ -58,13 +58,13 @@ impl TraceLine for Line {
 }
 
 impl Line {
-    /// The connection, as in the log.
+    /// The connection, written as in the log.
     fn conn(&self) -> String {
         let conn = self.0.conn;
         format!("{}/{}.{}", conn.shard.0, conn.slot, conn.generation)
     }
 
-    /// What happened, in a word.
+    /// The name of the event.
     fn event(&self) -> &'static str {
         match &self.0.what {
             TraceKind::Authenticated { .. } => "authenticated",

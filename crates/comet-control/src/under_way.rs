@@ -1,4 +1,4 @@
-//! Pushes that have begun: here, and on other hosts.
+//! Pushes that have begun, here and on other hosts.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -13,9 +13,9 @@ use tonic::Status;
 use crate::hub::Call;
 use crate::status::{ledger, status};
 
-/// A push on its way to the shards; ready with what became of it here.
+/// A push on its way to the shards of this host. It is ready with its result here.
 pub(crate) struct UnderWayHere {
-    /// None where the push names no connection.
+    /// `None`: the push names no connection.
     call: Option<Call>,
     /// Keys or users that it names.
     given: u64,
@@ -23,7 +23,7 @@ pub(crate) struct UnderWayHere {
     absent: u64,
 }
 
-/// What becomes of a push on other hosts.
+/// The result of a push on other hosts.
 pub(crate) struct Elsewhere(oneshot::Receiver<ClusterOutcome>);
 
 impl Elsewhere {
@@ -41,11 +41,12 @@ impl Future for Elsewhere {
     }
 }
 
-/// What another host wants done here. Ready with what it is told: what became of connections, and the answer to a question.
+/// A request of another host that has begun here. It is ready with its answer: the result for the connections, or the
+/// answer to a question.
 pub(crate) enum Begun {
     Push(UnderWayHere),
     Told(Telling),
-    /// It comes to the shards before this is ready, and not at once.
+    /// It reaches the shards before this is ready, but not at once.
     Paced(Telling),
 }
 
@@ -64,11 +65,11 @@ impl Future for Begun {
     }
 }
 
-/// The same, and on its way to other hosts; ready with its ledger.
+/// A push under way here and on other hosts. It is ready with its ledger.
 pub(crate) struct UnderWay {
     here: UnderWayHere,
     elsewhere: Option<Elsewhere>,
-    /// What became of it here, while the other hosts have not answered.
+    /// Its result here, while the other hosts have not answered.
     told: Option<Tally>,
 }
 
@@ -77,23 +78,23 @@ impl UnderWay {
         Self { here, elsewhere: None, told: None }
     }
 
-    /// A push to users that nobody can hold.
+    /// A push to users that no connection can have.
     pub(crate) fn absent(absent: u64) -> Self {
         Self::new(UnderWayHere { call: None, given: 0, absent })
     }
 
-    /// It names `given` keys or users, and `absent` users that nobody can hold.
+    /// It names `given` keys or users, and `absent` users that no connection can have.
     pub(crate) fn to_names(call: Call, given: u64, absent: u64) -> Self {
         Self::new(UnderWayHere { call: Some(call), given, absent })
     }
 
-    /// It is on its way to the stream, and begins here when it comes from there.
+    /// The push is on its way to the stream, and begins here when it comes from there.
     pub(crate) fn stored(elsewhere: Elsewhere) -> Self {
         let here = UnderWayHere { call: None, given: 0, absent: 0 };
         Self { elsewhere: Some(elsewhere), ..Self::new(here) }
     }
 
-    /// It is on its way to other hosts, too.
+    /// The push is on its way to other hosts as well.
     pub(crate) fn with(self, elsewhere: Option<Elsewhere>) -> Self {
         Self { elsewhere, ..self }
     }
@@ -154,7 +155,7 @@ impl UnderWay {
     }
 }
 
-/// Why the stream is not known to have a push, for its caller.
+/// The status for the caller of a push that is not known to be in the stream.
 fn not_stored(why: NotStored) -> Status {
     match why {
         NotStored::Refused(reason) => Status::unavailable(format!(
@@ -166,8 +167,8 @@ fn not_stored(why: NotStored) -> Status {
     }
 }
 
-/// A name that is absent here may be held elsewhere, and each host tells only how many of the `given` names it has not. A user with sessions on
-/// several hosts is taken for several.
+/// Adds the results of other hosts. A name that is absent here may be held elsewhere, and each host reports only how
+/// many of the `given` names it does not hold. A user with sessions on several hosts counts several times.
 fn sum(mut here: Tally, elsewhere: ClusterOutcome, given: u64) -> (Tally, Vec<String>) {
     let ClusterOutcome { tally: mut others, hosts, unanswered, counts: _, pages: _, not_stored: _ } =
         elsewhere;
@@ -186,7 +187,7 @@ mod tests {
     fn a_name_is_absent_if_no_host_holds_it() {
         let mut here = Tally { absent: 2, ..Tally::default() };
         here.queue();
-        // Of three keys one is here, one there, and one nowhere.
+        // Of three keys one is held here, one there, and one by no host.
         let mut tally = Tally { absent: 2, ..Tally::default() };
         tally.queue();
         let unanswered = vec!["c".into()];

@@ -1,7 +1,7 @@
-//! Whether the cores live: health, and the watchdog of the service manager, by the same sign.
+//! Whether the cores are alive: the basis of health and of the service manager's watchdog.
 //!
-//! A core that sleeps is woken for a turn each second. The task runs on the control thread, so its silence is the
-//! sign that control itself hangs: then health does not answer, and the service manager is told nothing.
+//! A core that sleeps is woken for a turn each second. This task runs on the control thread. If control itself hangs,
+//! this task is silent: health does not answer, and the service manager is not notified.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// A core without a turn for this long is not healthy.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
 
-/// A core without a turn for this long is a reason to be silent towards a service manager that is told twice in the
-/// time it waits, every `period`. A core that sleeps is woken at the first look after a [`PERIOD`], so three of them are
-/// the least.
+/// If a core has had no turn for this long, the service manager is not notified. It is notified twice within the time
+/// it waits, every `period`. A sleeping core is woken at the first check after a [`PERIOD`], so three periods are the
+/// minimum.
 fn watchdog_silence_max(period: Duration) -> Duration {
     period.clamp(3 * PERIOD, SILENCE_MAX)
 }
@@ -32,7 +32,7 @@ pub(crate) struct Vitals {
     cores: Vec<Arc<Pulse>>,
     /// The zero of the cores' clock.
     epoch: Instant,
-    /// Until then the silence of the cores has a reason, milliseconds of their clock.
+    /// Until this time the silence of the cores is excused, milliseconds of their clock.
     excused_until_ms: AtomicU64,
 }
 
@@ -47,13 +47,13 @@ impl Vitals {
         self.cores.iter().map(|core| core.age(now)).collect()
     }
 
-    /// The cores take no turns for `time` from now on, and that is no sign of anything: they are frozen, which has a bound of its own.
+    /// Excuses the silence of the cores for `time`: they are frozen, and the freeze has a bound of its own.
     pub(crate) fn excuse(&self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.excused_until_ms.store(self.now_ms().saturating_add(time), Relaxed);
     }
 
-    /// The cores take turns again.
+    /// Ends the excuse, because the cores take turns again.
     pub(crate) fn end_excuse(&self) {
         self.excused_until_ms.store(0, Relaxed);
     }
@@ -62,13 +62,13 @@ impl Vitals {
         self.now_ms() < self.excused_until_ms.load(Relaxed)
     }
 
-    /// Whether a service manager that is told every `period` is to hear that the process lives.
+    /// Whether a service manager that is notified every `period` should be told that the process lives.
     fn is_alive(&self, period: Duration) -> bool {
         let silence_max = watchdog_silence_max(period);
         self.is_excused() || self.ages().iter().all(|age| *age < silence_max)
     }
 
-    /// Keeps `trouble` in step with the cores, and the service manager informed while there is none.
+    /// Keeps `trouble` up to date with the cores, and notifies the service manager while there is no trouble.
     pub(crate) async fn watch(
         self: Arc<Self>,
         trouble: watch::Sender<Option<String>>,
@@ -89,7 +89,7 @@ impl Vitals {
         }
     }
 
-    /// Puts what is wrong with the cores now into `trouble`.
+    /// Stores in `trouble` what is wrong with the cores.
     pub(crate) fn look(&self, trouble: &watch::Sender<Option<String>>) {
         let silent = self.silent();
         trouble.send_if_modified(|trouble| {
@@ -105,7 +105,7 @@ impl Vitals {
         });
     }
 
-    /// A sentence about the cores that are silent, if there are any. Wakes those that sleep.
+    /// A sentence about the silent cores, if there are any. Wakes those that sleep.
     fn silent(&self) -> Option<String> {
         let now = self.now_ms();
         let ages = self.cores.iter().map(|core| core.check(now, PERIOD));
@@ -133,7 +133,7 @@ mod tests {
         fn wake(&self) {}
     }
 
-    /// A frozen core is silent for longer than a watchdog would wait, and no longer than the freeze may take.
+    /// A frozen core may be silent for longer than a watchdog waits, but not longer than the freeze may take.
     #[test]
     fn frozen_cores_are_excused_for_the_bound_of_the_freeze() {
         let epoch =

@@ -1,4 +1,5 @@
-//! Who watches live traces: a bounded queue for each stream. A caller that reads slowly is told how many events it missed.
+//! The receivers of live traces: a bounded queue for each stream. A caller that reads slowly is told how many events it
+//! missed.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -8,17 +9,17 @@ use std::task::{Context, Poll};
 use comet_core::{TraceEvent, TraceId, TraceKind};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// Events that wait for the caller of a trace.
+/// Most events that wait for the caller of a trace.
 const QUEUE: usize = 1_024;
 
-/// Events in one message of a stream.
+/// Most events in one message of a stream.
 const EVENTS_MAX: usize = 256;
 
 /// The callers of live traces.
 #[derive(Default)]
 pub(crate) struct Watchers {
     state: Mutex<State>,
-    /// Events that they were told to be missing.
+    /// The number of events reported as missing to callers.
     missed: AtomicU64,
 }
 
@@ -31,7 +32,7 @@ struct State {
 /// The end of a queue that events are put into.
 struct Watcher {
     queue: Sender<Arc<TraceEvent>>,
-    /// Events since the queue was full, until the caller learns of them.
+    /// Events lost since the queue was full, until the caller is told.
     missed: Arc<AtomicU64>,
 }
 
@@ -48,7 +49,7 @@ fn queue() -> (Watcher, Queue) {
 }
 
 impl Watchers {
-    /// One more, with the number of its trace.
+    /// Adds a watcher, with the number of its trace.
     pub(crate) fn add(&self) -> (TraceId, Queue) {
         let (watcher, queue) = queue();
         let mut state = self.lock();
@@ -58,12 +59,12 @@ impl Watchers {
         (id, queue)
     }
 
-    /// Nothing more is queued for `id`; what is queued is there to be read. `false`: that was so before.
+    /// Stops queueing for `id`; queued events can still be read. `false`: it was removed before.
     pub(crate) fn remove(&self, id: TraceId) -> bool {
         self.lock().watchers.remove(&id).is_some()
     }
 
-    /// Passes an event on to those whom it concerns.
+    /// Passes an event to the watchers it concerns.
     pub(crate) fn tell(&self, event: &Arc<TraceEvent>) {
         let state = self.lock();
         match event.what {
@@ -83,7 +84,7 @@ impl Watchers {
         }
     }
 
-    /// How many there are, and how many events they were told to be missing.
+    /// The number of watchers, and the number of events reported as missing.
     pub(crate) fn counts(&self) -> (usize, u64) {
         (self.lock().watchers.len(), self.missed.load(Relaxed))
     }
@@ -94,8 +95,8 @@ impl Watchers {
 }
 
 impl Watcher {
-    /// Queues an event, which stands for `events`. `false`: there is no space. Then nothing is queued until the caller has
-    /// read what is there, so that it learns where events are missing.
+    /// Queues an event, which stands for `events`. `false`: there is no space. Then nothing is queued until the caller
+    /// has read the queue, so that it learns where events are missing.
     fn tell(&self, event: &Arc<TraceEvent>, events: u64) -> bool {
         let is_queued =
             self.missed.load(Relaxed) == 0 && self.queue.try_send(Arc::clone(event)).is_ok();
@@ -107,7 +108,8 @@ impl Watcher {
 }
 
 impl Queue {
-    /// The next events, and how many are missing behind them; not none of both. `None`: there are no more.
+    /// The next events, and how many are missing after them; at least one of the two is not zero. `None`: there are no
+    /// more.
     pub(crate) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -129,7 +131,7 @@ impl Queue {
                 Poll::Pending => break,
             }
         }
-        // All that was queued before is read.
+        // All earlier queued events are read.
         let missed = if events.len() < EVENTS_MAX { self.missed.swap(0, Relaxed) } else { 0 };
         match (events.is_empty() && missed == 0, is_over) {
             (false, _) => Poll::Ready(Some((events, missed))),
@@ -163,7 +165,7 @@ mod tests {
         event(TraceKind::Read { operation: 2, sequence, bytes: 16 }, traces)
     }
 
-    /// Everything that a queue has: numbers of events, and of those that are missing behind them.
+    /// The whole content of a queue: numbers of events, and of those missing after each.
     fn all(queue: &mut Queue) -> Vec<(usize, u64)> {
         let mut all = Vec::new();
         while let Poll::Ready(Some((events, missed))) =
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!(all(&mut slow_queue), expected);
         assert_eq!(watchers.counts(), (2, 6));
 
-        // What a shard missed concerns everybody, and comes where it belongs.
+        // Events that a shard missed concern all watchers, and are reported in their place.
         watchers.tell(&read(0, &[1]));
         watchers.tell(&event(TraceKind::Missed { events: 9 }, &[2]));
         watchers.tell(&read(1, &[1]));

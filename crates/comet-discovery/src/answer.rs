@@ -1,8 +1,8 @@
-//! What a node answers.
+//! The answers of a node.
 
 use serde::Deserialize;
 
-/// The form of every answer. What else is in it concerns no caller here.
+/// The form of every answer. Other fields are not used here.
 #[derive(Deserialize)]
 struct Body {
     code: i64,
@@ -10,14 +10,14 @@ struct Body {
     message: String,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
     /// Code 0.
     Done,
     /// Code -404: the node does not know the instance.
     NotFound,
-    /// Code -400: a parameter is wrong. A `set` of an instance that the node does not know is answered so, too.
+    /// Code -400: a parameter is wrong. A `set` of an instance that the node does not know gets this answer, too.
     BadRequest,
     /// Another code, or no answer: a sentence.
     Failed(String),

@@ -1,4 +1,4 @@
-//! The comets that a node knows, as it answers a poll.
+//! The comets that a node knows, as returned by a poll.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::instance::APP;
 
-/// Comets that are taken from one answer.
+/// Most comets taken from one answer.
 const COMETS_MAX: usize = 1_024;
 
 /// Ready for requests.
@@ -18,27 +18,27 @@ const STATUS_UP: u32 = 1;
 pub struct Found {
     /// Its server id.
     pub hostname: String,
-    /// Where its push service is, `grpc://HOST:PORT` each.
+    /// The addresses of its push service, each `grpc://HOST:PORT`.
     pub addrs: Vec<String>,
-    /// Its share of clients beside that of others.
+    /// Its share of clients relative to other comets.
     pub weight: u32,
     /// The hosts that clients connect to.
     pub hosts: Vec<String>,
-    /// Clients are not to be sent there.
+    /// Whether clients should not be sent to it.
     pub is_offline: bool,
 }
 
-/// What came of a poll.
+/// The result of a poll.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Polled {
     /// Code 0: all comets that the node knows.
     Comets {
         /// By hostname, each once.
         comets: Vec<Found>,
-        /// To be named in the next poll.
+        /// The timestamp for the next poll.
         timestamp: i64,
     },
-    /// Code -304, after half a minute: no more than is known.
+    /// Code -304, after half a minute: nothing has changed.
     Unchanged,
     /// The node knows no comet.
     Nobody,
@@ -46,7 +46,7 @@ pub enum Polled {
     Failed(String),
 }
 
-/// The form of the answer. Of what is in it, one mistake costs one comet.
+/// The form of the answer. A mistake in it affects only one comet.
 #[derive(Deserialize)]
 struct Body {
     code: i64,
@@ -159,7 +159,7 @@ mod tests {
         };
         let zones = json!({ "sh001": [instance("b"), instance("c")], "sh002": [instance("a")] });
         check(zones, &[found("a"), found("b"), found("c")]);
-        // One that waits, one of another form, one that is there twice.
+        // One that waits, one of another form, and a duplicate.
         let mut waits = instance("b");
         waits["status"] = 2.into();
         let zones = json!({ "1": [waits, { "hostname": 7 }, instance("a")], "2": [instance("a")] });

@@ -1,4 +1,4 @@
-//! What is registered: a comet, as goim's logic and job look for it.
+//! The registered instance: a comet, in the form that goim's logic and job look for.
 
 use serde_json::json;
 
@@ -21,17 +21,17 @@ pub struct Instance {
     pub env: String,
     /// The server id, by which job and logic name the comet.
     pub hostname: String,
-    /// Where the push service is, `grpc://HOST:PORT` each.
+    /// The addresses of the push service, each `grpc://HOST:PORT`.
     pub addrs: Vec<String>,
     /// The version of the server.
     pub version: String,
-    /// Its share of clients beside that of others.
+    /// Its share of clients relative to other comets.
     pub weight: u32,
     /// The hosts that clients connect to.
     pub hosts: Vec<String>,
 }
 
-/// What is counted at an instance.
+/// The counts reported for an instance.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Census {
     /// Client connections.
@@ -41,7 +41,7 @@ pub struct Census {
 }
 
 impl Instance {
-    /// What every request has; `renew` and `cancel` need no more.
+    /// The parameters common to all requests; `renew` and `cancel` need no more.
     pub(crate) fn identity(&self) -> Form {
         vec![
             ("region", self.region.clone()),
@@ -69,7 +69,7 @@ impl Instance {
         form
     }
 
-    /// goim's logic leaves out an instance without all five, and takes a number only as text of 32 bits.
+    /// goim's logic ignores an instance without all five fields, and accepts numbers only as text of 32 bits.
     fn metadata(&self, census: Census) -> String {
         let count = |count: u64| count.min(i32::MAX as u64).to_string();
         json!({

@@ -1,8 +1,8 @@
 //! The sans-IO client of [bilibili/discovery](https://github.com/bilibili/discovery), the registry in which goim's logic
 //! and job find comets.
 //!
-//! [`Registration`] of a comet and [`Watch`] for comets say which request is due at which node, and take the answer.
-//! Their callers have the HTTP client and the clock.
+//! [`Registration`] of a comet and [`Watch`] for comets return the request that is due and its node, and take the
+//! answer. Their callers have the HTTP client and the clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or logs.
 

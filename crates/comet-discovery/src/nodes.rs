@@ -1,4 +1,4 @@
-//! The nodes of a discovery, of which one is asked at a time.
+//! The nodes of a discovery. One is asked at a time.
 
 use std::mem::replace;
 use std::time::Duration;
@@ -9,7 +9,7 @@ pub(crate) const PAUSE: Duration = Duration::from_secs(5);
 /// A change of state: worth a line in a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NodeEvent {
-    /// A node has failed, and the one before had not. The next one is asked.
+    /// A node has failed, and the previous one had not. The next one is asked.
     Fails {
         /// The node.
         node: String,
@@ -23,7 +23,7 @@ pub enum NodeEvent {
     },
 }
 
-/// The nodes, and how many of them have failed one after the other.
+/// The nodes, and how many have failed in a row.
 #[derive(Debug)]
 pub(crate) struct Nodes {
     addresses: Vec<String>,
@@ -32,16 +32,16 @@ pub(crate) struct Nodes {
     is_failing: bool,
 }
 
-/// What a failure of the current node comes to.
+/// The result of a failure of the current node.
 pub(crate) struct Failure {
-    /// All of them have failed since one answered, or since this was last true.
+    /// Whether all nodes have failed since one answered, or since this was last true.
     pub(crate) of_all: bool,
     pub(crate) event: Option<NodeEvent>,
 }
 
 impl Nodes {
     /// # Panics
-    /// If there is none.
+    /// If there are no addresses.
     pub(crate) fn new(addresses: Vec<String>) -> Self {
         assert!(!addresses.is_empty(), "a discovery has a node");
         Self { addresses, current: 0, failed: 0, is_failing: false }
@@ -52,19 +52,19 @@ impl Nodes {
         &self.addresses[self.current]
     }
 
-    /// Failures so far do not count for [`Failure::of_all`].
+    /// Restarts the count of failures for [`Failure::of_all`].
     pub(crate) fn begin_round(&mut self) {
         self.failed = 0;
     }
 
-    /// The current node has answered.
+    /// Notes that the current node has answered.
     pub(crate) fn handle_success(&mut self) -> Option<NodeEvent> {
         self.begin_round();
         let node = self.current().to_owned();
         replace(&mut self.is_failing, false).then_some(NodeEvent::Answers { node })
     }
 
-    /// The current node has failed: the next one is current.
+    /// Notes that the current node has failed. The next one becomes current.
     pub(crate) fn handle_failure(&mut self, cause: String) -> Failure {
         let node = self.current().to_owned();
         self.current = (self.current + 1) % self.addresses.len();

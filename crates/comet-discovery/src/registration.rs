@@ -21,14 +21,14 @@ pub enum Event {
         /// The node.
         node: String,
     },
-    /// A node does not know the instance any more: it is registered again.
+    /// A node no longer knows the instance, so it is registered again.
     Forgotten {
         /// The node.
         node: String,
     },
     /// A node fails, or answers again.
     Node(NodeEvent),
-    /// The instance is not registered any more, as was asked for.
+    /// The instance is no longer registered, as requested.
     Cancelled {
         /// The node.
         node: String,
@@ -56,38 +56,38 @@ impl Action {
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// As far as is known here, no node has the instance.
+    /// No node has the instance, as far as known here.
     Absent,
     /// A node has taken the instance.
     Registered,
-    /// It is to be cancelled.
+    /// It has to be cancelled.
     Leaving,
     /// Nothing is left to do.
     Over,
 }
 
-/// An instance at a discovery. One request is under way at a time: after [`Registration::poll_request`] has given one,
-/// [`Registration::handle_answer`] has to be called before the next.
+/// An instance in a discovery. One request is under way at a time: after [`Registration::poll_request`] has returned
+/// one, call [`Registration::handle_answer`] before the next.
 ///
-/// Times are those since any moment of the caller's choice, always the same.
+/// Times are relative to a moment of the caller's choice, always the same.
 #[derive(Debug)]
 pub struct Registration {
     instance: Instance,
     nodes: Nodes,
     state: State,
     under_way: Option<Action>,
-    /// Whether a request to register has left: its answer may be lost, and the registration not.
+    /// Whether a request to register was sent. Its answer may be lost although the registration succeeded.
     may_be_known: bool,
-    /// No request is due before.
+    /// No request is due before this time.
     pause_until: Duration,
     renew_at: Duration,
     report_at: Duration,
-    /// What the node was told last.
+    /// The counts that were last sent to the node.
     reported: Census,
 }
 
 impl Registration {
-    /// An instance that is to be registered at once, at any one of `nodes`, `HOST:PORT` each.
+    /// An instance to be registered at once, at any one of `nodes`, each `HOST:PORT`.
     ///
     /// # Panics
     /// If there is no node.
@@ -106,13 +106,13 @@ impl Registration {
         }
     }
 
-    /// Whether a node has the instance, as far as is known here.
+    /// Whether a node has the instance, as far as known here.
     #[must_use]
     pub fn is_registered(&self) -> bool {
         self.state == State::Registered
     }
 
-    /// Takes the instance out of discovery: each node is asked once at most, until one has answered.
+    /// Takes the instance out of discovery: each node is asked at most once, until one has answered.
     pub fn cancel(&mut self) {
         self.state = match self.state {
             State::Absent if !self.may_be_known => State::Over,
@@ -123,7 +123,7 @@ impl Registration {
         self.nodes.begin_round();
     }
 
-    /// The request that is due; `census` is what is counted now.
+    /// The request that is due; `census` has the present counts.
     ///
     /// # Panics
     /// If one is under way.
@@ -168,7 +168,7 @@ impl Registration {
         None
     }
 
-    /// When [`Registration::poll_request`] is to be called next; `None`: nothing is left to do.
+    /// When to call [`Registration::poll_request`] next; `None`: nothing is left to do.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Duration> {
         match self.state {
@@ -179,7 +179,7 @@ impl Registration {
         }
     }
 
-    /// What came of the request that is under way. Events say what has changed, the first one first.
+    /// Takes the result of the request under way. Returns the changes in their order.
     ///
     /// # Panics
     /// If none is under way.

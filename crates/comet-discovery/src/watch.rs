@@ -1,4 +1,4 @@
-//! The comets that discovery has, by long polls: a node answers when something changes, or after half a minute.
+//! The comets in discovery, read by long polls: a node answers when something changes, or after half a minute.
 
 use std::time::Duration;
 
@@ -7,40 +7,40 @@ use crate::instance::APP;
 use crate::nodes::{NodeEvent, Nodes, PAUSE};
 use crate::request::Request;
 
-/// Least time from one poll to the next: a node that answers each one at once is not flooded.
+/// Least time between two polls, so that a node that answers at once is not flooded.
 const LEAST: Duration = Duration::from_secs(1);
 
-/// What an answer changes.
+/// The changes of an answer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WatchEvent {
-    /// These comets are registered now.
+    /// The comets that are registered.
     Comets(Vec<Found>),
-    /// No comet is registered, and before some were, or nothing was known. Those that were known stay.
+    /// No comet is registered, and before there were some, or nothing was known. The known comets are kept.
     Nobody,
     /// A node fails, or answers again.
     Node(NodeEvent),
 }
 
-/// The comets of a discovery. One request is under way at a time: after [`Watch::poll_request`] has given one,
-/// [`Watch::handle_answer`] has to be called before the next.
+/// The comets of a discovery. One request is under way at a time: after [`Watch::poll_request`] has returned one, call
+/// [`Watch::handle_answer`] before the next.
 ///
-/// Times are those since any moment of the caller's choice, always the same.
+/// Times are relative to a moment of the caller's choice, always the same.
 #[derive(Debug)]
 pub struct Watch {
     env: String,
     hostname: String,
     nodes: Nodes,
-    /// Of the latest answer of this node. 0 asks for all comets at once.
+    /// The timestamp of this node's latest answer. 0 requests all comets at once.
     timestamp: i64,
     is_under_way: bool,
     /// `None`: nothing is known yet.
     known: Option<Vec<Found>>,
-    /// No request is due before.
+    /// No request is due before this time.
     due: Duration,
 }
 
 impl Watch {
-    /// The comets of an environment, as any one of `nodes` knows them, `HOST:PORT` each. `hostname` names whoever asks.
+    /// The comets of an environment, read from any one of `nodes`, each `HOST:PORT`. `hostname` identifies the caller.
     ///
     /// # Panics
     /// If there is no node.
@@ -77,13 +77,13 @@ impl Watch {
         Some(Request { node: self.nodes.current().to_owned(), path: "/discovery/polls", form })
     }
 
-    /// When [`Watch::poll_request`] is to be called next.
+    /// When to call [`Watch::poll_request`] next.
     #[must_use]
     pub fn poll_timeout(&self) -> Duration {
         self.due
     }
 
-    /// What came of the request that is under way. Events say what has changed, the first one first.
+    /// Takes the result of the request under way. Returns the changes in their order.
     ///
     /// # Panics
     /// If none is under way.
@@ -91,7 +91,7 @@ impl Watch {
         assert!(std::mem::take(&mut self.is_under_way), "an answer has a request");
         let change = match polled {
             Polled::Failed(cause) => {
-                // The next node has timestamps of its own.
+                // The next node has its own timestamps.
                 self.timestamp = 0;
                 let failure = self.nodes.handle_failure(cause);
                 self.due = if failure.of_all { now + PAUSE } else { now };
@@ -107,7 +107,7 @@ impl Watch {
             }
             Polled::Nobody => {
                 self.timestamp = 0;
-                // Some versions answer this at once, and nothing would come of haste.
+                // Some versions answer this at once, and polling faster would not help.
                 self.due = self.due.max(now + PAUSE);
                 let is_new = self.known.as_ref().is_none_or(|known| !known.is_empty());
                 is_new.then(|| {
@@ -116,7 +116,8 @@ impl Watch {
                 })
             }
             Polled::Unchanged => {
-                // Changes of metadata and status have no timestamp of their own: one between two polls would be missed.
+                // Changes of metadata and status have no timestamp of their own. A change between two polls would be
+                // missed.
                 self.timestamp = 0;
                 None
             }
@@ -164,7 +165,7 @@ mod tests {
             Self { watch: Watch::new("dev".to_owned(), "logic-1".to_owned(), nodes), now: 0 }
         }
 
-        /// The next poll, with `timestamp` at `node`, is answered after so many seconds.
+        /// Answers the next poll, with `timestamp` at `node`, after `seconds`.
         #[track_caller]
         fn step(
             &mut self,
@@ -195,7 +196,7 @@ mod tests {
         assert_eq!(rig.step("a:1", 0, 0, comets(&["x"], 7)), [news(&["x"])]);
         assert_eq!(rig.step("a:1", 7, 5, comets(&["x", "y"], 9)), [news(&["x", "y"])]);
         assert_eq!(rig.step("a:1", 9, 30, Polled::Unchanged), []);
-        // A change of counts, say.
+        // For example, a change of counts.
         assert_eq!(rig.step("a:1", 0, 0, comets(&["x", "y"], 9)), []);
         assert_eq!(rig.step("a:1", 9, 3, Polled::Nobody), [WatchEvent::Nobody]);
         assert_eq!(rig.step("a:1", 0, 3, Polled::Nobody), []);

@@ -7,7 +7,7 @@ use crate::Tls;
 /// A connection that is authenticated and registered.
 #[derive(Clone, PartialEq, Message)]
 pub struct Connection {
-    /// Its id in the former process, by which operators may know it.
+    /// Its id in the former process. Operators may know the connection by it.
     #[prost(message, optional, tag = "1")]
     pub id: Option<ConnId>,
     /// How its frames travel.
@@ -31,19 +31,19 @@ pub struct Connection {
     /// Where its client connects from, as the driver knows it: an address and a port. The shard leaves it empty.
     #[prost(string, tag = "8")]
     pub address: String,
-    /// Since when it is accepted, milliseconds.
+    /// Time since it was accepted, milliseconds.
     #[prost(uint64, tag = "9")]
     pub age_ms: u64,
-    /// Time between heartbeats as logic says; 0: as the configuration says.
+    /// Time between heartbeats as set by logic; 0: as configured.
     #[prost(uint32, tag = "10")]
     pub heartbeat_ms: u32,
-    /// Until its heartbeat, or the next comment of an event stream, is due.
+    /// Time until its heartbeat, or the next comment of an event stream, is due.
     #[prost(uint64, tag = "11")]
     pub deadline_ms: u64,
-    /// Until a heartbeat renews its session at logic.
+    /// Time until a heartbeat renews its session at logic.
     #[prost(uint64, tag = "12")]
     pub renew_ms: u64,
-    /// Until its token expires.
+    /// Time until its token expires.
     #[prost(uint64, optional, tag = "13")]
     pub token_ms: Option<u64>,
     /// Handle of the room that operation 12 changes.
@@ -58,7 +58,7 @@ pub struct Connection {
     /// Input that is not consumed. Few have any, so it takes no space in the others.
     #[prost(message, optional, boxed, tag = "17")]
     pub input: Option<Box<Input>>,
-    /// What its client has sent in the present window of the limits; none: nothing, or there is no limit.
+    /// Counts of its client's input in the current window of the limits; none: no input, or no limit.
     #[prost(message, optional, tag = "18")]
     pub sent: Option<Sent>,
     /// Frames that it waits for, in their order: indices of [`Shard::items`](crate::Shard::items).
@@ -67,16 +67,16 @@ pub struct Connection {
     /// Bytes of the first of these that the kernel took.
     #[prost(uint32, tag = "20")]
     pub taken: u32,
-    /// A send of these has begun, and the kernel has taken nothing for so long.
+    /// How long a send of these frames has been under way without the kernel taking a byte.
     #[prost(uint64, optional, tag = "21")]
     pub stalled_ms: Option<u64>,
     /// It has negotiated compression.
     #[prost(bool, tag = "22")]
     pub is_deflated: bool,
-    /// What it has lost of rooms that keep a history.
+    /// The pushes it has lost in rooms that keep a history.
     #[prost(message, repeated, tag = "23")]
     pub gaps: Vec<Gap>,
-    /// Its TLS; none: it has none. The driver has it, and the shard leaves it empty.
+    /// Its TLS session; none: no TLS. The driver fills it in; the shard leaves it empty.
     #[prost(message, optional, boxed, tag = "24")]
     pub tls: Option<Box<Tls>>,
     /// Its session outlasts it.
@@ -90,24 +90,24 @@ pub struct Gap {
     /// The handle of the room.
     #[prost(uint32, tag = "1")]
     pub room: u32,
-    /// The connection is not in the room any more.
+    /// The connection has left the room.
     #[prost(bool, tag = "2")]
     pub is_left: bool,
-    /// Offset of the first that it lost since it last had all.
+    /// Offset of the first lost push since the connection last had all.
     #[prost(uint64, tag = "3")]
     pub first: u64,
-    /// How many it lost since then.
+    /// Number of pushes lost since then.
     #[prost(uint64, tag = "4")]
     pub pushes: u64,
-    /// What the client is still to be told.
+    /// The part of the gap that the client must still be told.
     #[prost(message, optional, tag = "5")]
     pub untold: Option<UntoldGap>,
-    /// Offset of the first in whose place no newer push has come.
+    /// Offset of the first lost push that no newer push has replaced.
     #[prost(uint64, optional, tag = "6")]
     pub needed: Option<u64>,
 }
 
-/// What a gap marker will say.
+/// The content of a gap marker to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct UntoldGap {
     /// Offset of the first push.
@@ -116,7 +116,7 @@ pub struct UntoldGap {
     /// Offset of the last one.
     #[prost(uint64, tag = "2")]
     pub last: u64,
-    /// Newer pushes about the same states have taken their place.
+    /// Newer pushes about the same states have replaced these.
     #[prost(bool, tag = "3")]
     pub is_outdated: bool,
 }
@@ -152,7 +152,7 @@ pub enum Transport {
 /// Which operations a connection accepts.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Accepts {
-    /// How the list is meant.
+    /// How to read the list.
     #[prost(enumeration = "AcceptsKind", tag = "1")]
     pub kind: i32,
     /// The list.
@@ -160,13 +160,13 @@ pub struct Accepts {
     pub operations: Vec<i32>,
 }
 
-/// How a list of operations is meant.
+/// How to read a list of operations.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Enumeration)]
 #[repr(i32)]
 pub enum AcceptsKind {
     /// Missing.
     Unknown = 0,
-    /// These.
+    /// Only these.
     Only = 1,
     /// All but these.
     AllBut = 2,
@@ -200,7 +200,7 @@ pub struct Fragments {
     pub is_compressed: bool,
 }
 
-/// What a client has sent in a window of the limits.
+/// The amount of a client's input in a window of the limits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Sent {
     /// Frames.
@@ -212,7 +212,7 @@ pub struct Sent {
     /// Changes of the room.
     #[prost(uint32, tag = "3")]
     pub room_changes: u32,
-    /// Until the window ends, milliseconds.
+    /// Time until the window ends, milliseconds.
     #[prost(uint64, tag = "4")]
     pub window_ms: u64,
 }

@@ -3,10 +3,10 @@
 use std::error::Error;
 use std::fmt;
 
-/// Why a hand-over is refused. The former process goes on.
+/// Why a hand-over is refused. The former process continues.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
-    /// The bytes are no hand-over.
+    /// The bytes are not a hand-over.
     Malformed(String),
     /// More bytes than [`SHARD_BYTES_MAX`](crate::SHARD_BYTES_MAX).
     TooLarge(usize),

@@ -1,43 +1,45 @@
-//! What a shard keeps as a home. Owners of keys, sessions and members of rooms are not in it: connections say these.
+//! The state of a shard as a home. Owners of keys, sessions and members of rooms are not in it: they follow from the
+//! connections.
 
 use prost::Message;
 
 use crate::{Item, ParkedSession};
 
-/// What a shard keeps as a home.
+/// The state of a shard as a home.
 #[derive(Clone, PartialEq, Message)]
 pub struct Home {
     /// Users with sessions.
     #[prost(message, repeated, tag = "1")]
     pub users: Vec<User>,
-    /// Users without one whose number is retained, the oldest first.
+    /// Users without a session whose number is retained, the oldest first.
     #[prost(message, repeated, tag = "2")]
     pub departed_users: Vec<DepartedUser>,
     /// Keys that were reported to logic as disconnected, the oldest first.
     #[prost(message, repeated, tag = "3")]
     pub disconnected_keys: Vec<DisconnectedKey>,
-    /// No greater number was given to the key of an anonymous user here.
+    /// An upper bound of the numbers given to keys of anonymous users here.
     #[prost(uint64, tag = "4")]
     pub anonymous: u64,
     /// Rooms with members on other hosts.
     #[prost(message, repeated, tag = "5")]
     pub remote_rooms: Vec<RemoteRoom>,
-    /// Rooms with a position, those whose last push is the oldest first.
+    /// Rooms with a position, ordered by the time of their last push, the oldest first.
     #[prost(message, repeated, tag = "6")]
     pub histories: Vec<History>,
-    /// Rooms whose position is lost. A room that comes back has another epoch for that.
+    /// Number of rooms whose position was forgotten. A room that comes back gets a new epoch because of that.
     #[prost(uint64, tag = "7")]
     pub forgotten_rooms: u64,
     /// Sessions whose keys have no connection.
     #[prost(message, repeated, tag = "8")]
     pub parked: Vec<ParkedSession>,
-    /// Since when keys that logic named have their owners. The new process may be the first one with other hosts.
+    /// How long keys that logic named have had their owners. The new process may be the first one with other hosts.
     #[prost(message, repeated, tag = "9")]
     pub key_ages: Vec<KeyAge>,
-    /// Keys of connections that stay behind, which remote logic takes for connected.
+    /// Keys of connections that stay behind. Remote logic considers them connected.
     #[prost(message, repeated, tag = "15")]
     pub left_behind: Vec<LeftBehindKey>,
-    /// Tells the stream of pushes that hosts share from others. 0: they share none, or it is not read yet.
+    /// Distinguishes the stream of pushes shared by hosts from other streams. 0: no shared stream, or it was not read
+    /// yet.
     #[prost(fixed64, tag = "16")]
     pub stream_epoch: u64,
     /// Pushes of the stream up to this offset may be lost.
@@ -57,7 +59,7 @@ pub struct KeyAge {
     /// The key.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// Since the owner's token arrived.
+    /// Time since the owner's token arrived.
     #[prost(uint64, tag = "2")]
     pub age_ms: u64,
 }
@@ -82,7 +84,7 @@ pub struct DepartedUser {
     /// Number of the last session.
     #[prost(sint32, tag = "2")]
     pub last: i32,
-    /// Since when it has ended, milliseconds.
+    /// Time since that session ended, milliseconds.
     #[prost(uint64, tag = "3")]
     pub age_ms: u64,
 }
@@ -93,7 +95,7 @@ pub struct DisconnectedKey {
     /// The key.
     #[prost(string, tag = "1")]
     pub key: String,
-    /// Since when logic was told, milliseconds.
+    /// Time since logic was told, milliseconds.
     #[prost(uint64, tag = "2")]
     pub age_ms: u64,
 }
@@ -115,7 +117,7 @@ pub struct RemoteRoom {
     /// Its name.
     #[prost(string, tag = "1")]
     pub name: String,
-    /// How many.
+    /// The number of these members.
     #[prost(uint32, tag = "2")]
     pub members: u32,
 }
@@ -135,7 +137,7 @@ pub struct History {
     /// Pushes that are kept, the oldest first.
     #[prost(message, repeated, tag = "4")]
     pub frames: Vec<Kept>,
-    /// All pushes behind this offset are among them. `None`: those behind the one before the oldest.
+    /// All pushes after this offset are among them. `None`: the oldest kept push is the first.
     #[prost(uint64, optional, tag = "5")]
     pub floor: Option<u64>,
 }
@@ -152,7 +154,7 @@ pub struct Kept {
     /// How many pushes are in it.
     #[prost(uint32, tag = "3")]
     pub pushes: u32,
-    /// Since when it is kept, milliseconds.
+    /// How long it has been kept, milliseconds.
     #[prost(uint64, tag = "4")]
     pub age_ms: u64,
 }

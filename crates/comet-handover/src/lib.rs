@@ -1,16 +1,17 @@
-//! What one process hands over to the next in a live upgrade: the state of a shard as protobuf messages.
+//! The data that one process hands over to the next in a live upgrade: the state of a shard as protobuf messages.
 //!
 //! The two processes may be of different releases, so the messages are a format with rules:
 //!
 //! - Fields are added and never change their meaning. A field that is gone keeps its number (`reserved` in a comment).
-//! - A field that a reader must not pass over is announced by a name in [`Shard::required`]. A reader that does not know the
-//!   name refuses the whole hand-over, and the former process goes on.
+//! - A field that a reader must not ignore is announced by a name in [`Shard::required`]. A reader that does not know
+//!   the name refuses the whole hand-over, and the former process continues.
 //! - [`VERSION`] changes only if all former readers must refuse.
 //! - Times are relative: how long something has lasted or is still to last. The processes have different clocks.
 //!
-//! Bytes are checked in two places: [`Shard::decode`] checks the form, and `comet_core::distribute` what the fields say.
+//! Bytes are checked in two places: [`Shard::decode`] checks the form, and `comet_core::distribute` the values of the
+//! fields.
 //!
-//! **Invariant:** no crate of the workspace is beneath it. No bytes cause a panic.
+//! **Invariant:** it depends on no other crate of the workspace. No bytes cause a panic.
 
 mod connection;
 mod fault;
@@ -35,7 +36,7 @@ pub use tls::{TicketKeys, Tls};
 /// The version of the format that is written. Readers take this one and all former ones.
 pub const VERSION: u32 = 1;
 
-/// What a hand-over may require of its reader, as far as this release knows.
+/// The features that this release knows and a hand-over may require.
 pub const FEATURES: &[&str] = &[
     feature::DEFLATE,
     feature::EVENT_STREAMS,
@@ -59,7 +60,7 @@ pub mod feature {
     pub const GAPS: &str = "gaps";
     /// A home keeps the history of rooms.
     pub const HISTORIES: &str = "histories";
-    /// The process has other hosts, and goes on under its name among them.
+    /// The process pushes together with other hosts, and continues under its name among them.
     pub const HOSTS: &str = "hosts";
     /// A paced broadcast is under way.
     pub const PACED: &str = "paced";
@@ -73,5 +74,5 @@ pub mod feature {
     pub const TLS: &str = "tls";
 }
 
-/// Most bytes of one encoded shard. A million connections with a kilobyte each have space.
+/// Most bytes of one encoded shard. A million connections with a kilobyte each fit.
 pub const SHARD_BYTES_MAX: usize = 2 << 30;

@@ -4,28 +4,28 @@ use std::collections::BTreeMap;
 
 use prost::Message;
 
-/// A broadcast that goes over the connections of a shard at a speed.
+/// A broadcast that visits the connections of a shard at a set speed.
 #[derive(Clone, PartialEq, Message)]
 pub struct PacedBroadcast {
-    /// The call that began it, by which it is known to its caller.
+    /// The id of the call that began it, by which its caller knows it.
     #[prost(uint64, tag = "1")]
     pub call: u64,
     /// The operation that connections must accept.
     #[prost(sint32, tag = "2")]
     pub operation: i32,
-    /// The form for a WebSocket, whose end is the form for TCP.
+    /// The WebSocket form of the frame. Its tail is the TCP form.
     #[prost(bytes = "vec", tag = "3")]
     pub bytes: Vec<u8>,
-    /// Where the form for TCP begins.
+    /// Where the TCP form begins.
     #[prost(uint32, tag = "4")]
     pub tcp_at: u32,
-    /// How many connections of this shard it goes to in a second.
+    /// Connections of this shard that it visits per second.
     #[prost(uint32, tag = "5")]
     pub connections_per_second: u32,
-    /// Thousandths of a connection that it may go to at once.
+    /// Thousandths of a connection that it may visit at once.
     #[prost(uint64, tag = "6")]
     pub credit: u64,
-    /// The connections that it went to or past, in ascending order.
+    /// The connections already visited or passed, in ascending order.
     #[prost(message, repeated, tag = "7")]
     pub visited: Vec<Visited>,
     /// Connections whose outbox took it.
@@ -36,13 +36,13 @@ pub struct PacedBroadcast {
     pub dropped: BTreeMap<String, u64>,
 }
 
-/// Connections that stand together in [`Shard::connections`](crate::Shard::connections).
+/// A run of neighbours in [`Shard::connections`](crate::Shard::connections).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Visited {
-    /// The place of the first.
+    /// The index of the first.
     #[prost(uint32, tag = "1")]
     pub first: u32,
-    /// How many they are.
+    /// The length of the run.
     #[prost(uint32, tag = "2")]
     pub count: u32,
 }

@@ -1,4 +1,4 @@
-//! Sessions whose keys have no connection, and what waits for them.
+//! Sessions whose keys have no connection, and the pushes that wait for them.
 
 use prost::Message;
 
@@ -13,22 +13,22 @@ pub struct ParkedSession {
     /// Its user; 0 is anonymous.
     #[prost(sint64, tag = "2")]
     pub user: i64,
-    /// Until it ends.
+    /// Time until it ends.
     #[prost(uint64, tag = "3")]
     pub left_ms: u64,
-    /// What its last connection accepted is known.
+    /// Whether it is known which operations its last connection accepted.
     #[prost(bool, tag = "4")]
     pub has_accepts: bool,
-    /// What that was; none: everything.
+    /// Those operations; none: all.
     #[prost(message, optional, tag = "5")]
     pub accepts: Option<Accepts>,
-    /// What waits for it, in order.
+    /// The pushes that wait for it, in order.
     #[prost(message, repeated, tag = "6")]
     pub pushes: Vec<ParkedFrame>,
-    /// Pushes that it has lost because it had too many.
+    /// Number of pushes lost because too many waited.
     #[prost(uint32, tag = "7")]
     pub lost_full: u32,
-    /// Those that it has lost because there was no memory.
+    /// Number of pushes lost for want of memory.
     #[prost(uint32, tag = "8")]
     pub lost_memory: u32,
 }
@@ -36,13 +36,13 @@ pub struct ParkedSession {
 /// A push that is parked, or would be if its connection ended.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct ParkedFrame {
-    /// The operation that is looked at where only some are accepted.
+    /// The operation that is compared with the accepted ones.
     #[prost(sint32, tag = "1")]
     pub operation: i32,
-    /// The form for a WebSocket, whose end is the form for TCP.
+    /// The WebSocket form of the frame. Its tail is the TCP form.
     #[prost(bytes = "vec", tag = "2")]
     pub bytes: Vec<u8>,
-    /// Where the form for TCP begins.
+    /// Where the TCP form begins.
     #[prost(uint32, tag = "3")]
     pub tcp_at: u32,
     /// The last connection has accepted it.

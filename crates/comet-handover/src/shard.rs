@@ -20,36 +20,36 @@ pub struct Shard {
     /// Version of the format; see [`VERSION`].
     #[prost(uint32, tag = "1")]
     pub version: u32,
-    /// What the reader must know; see [`FEATURES`].
+    /// The features that the reader must know; see [`FEATURES`].
     #[prost(string, repeated, tag = "2")]
     pub required: Vec<String>,
-    /// Which shard it was.
+    /// The number of the shard.
     #[prost(uint32, tag = "3")]
     pub shard: u32,
-    /// Of how many.
+    /// The number of shards.
     #[prost(uint32, tag = "4")]
     pub shards: u32,
-    /// What the clock of the former process showed, milliseconds. The clock of the new process should begin there: then ages
-    /// are kept that go back behind its start.
+    /// The time of the former process's clock, milliseconds. The clock of the new process should begin there, so that
+    /// ages reaching back before its start are kept.
     #[prost(uint64, tag = "5")]
     pub clock_ms: u64,
     /// Connections, by slot. The driver hands over the socket of each in this order.
     #[prost(message, repeated, tag = "6")]
     pub connections: Vec<Connection>,
-    /// Frames that connections wait for. Those of several connections are here once.
+    /// Frames that connections wait for. A frame that several wait for is here once.
     #[prost(message, repeated, tag = "7")]
     pub items: Vec<Item>,
     /// Rooms with members among the connections.
     #[prost(message, repeated, tag = "8")]
     pub rooms: Vec<Room>,
-    /// What the shard kept as a home.
+    /// The state of the shard as a home.
     #[prost(message, optional, tag = "9")]
     pub home: Option<Home>,
-    /// What it has counted.
+    /// The counters of the shard.
     #[prost(message, optional, tag = "10")]
     pub counters: Option<Counters>,
-    /// Keys of the tickets that resume TLS sessions; none: the process has no TLS. They are those of the process: the driver gives
-    /// the same for each shard, and the shard leaves them empty.
+    /// Keys of the tickets that resume TLS sessions; none: the process has no TLS. The driver fills in the keys of the
+    /// process, the same for each shard; the shard leaves them empty.
     #[prost(message, optional, tag = "11")]
     pub ticket_keys: Option<TicketKeys>,
     /// Paced broadcasts that have not ended on the shard, the oldest first.
@@ -60,30 +60,30 @@ pub struct Shard {
 /// A frame on its way to clients.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Item {
-    /// The form for a WebSocket, whose end is the form for TCP.
+    /// The WebSocket form. Its tail is the TCP form.
     #[prost(bytes = "vec", tag = "1")]
     pub bytes: Vec<u8>,
-    /// Where the form for TCP begins.
+    /// Where the TCP form begins.
     #[prost(uint32, tag = "2")]
     pub tcp_at: u32,
-    /// It is a push, which the ledger counts; otherwise a reply.
+    /// Whether it is a push, which the ledger counts. Otherwise it is a reply.
     #[prost(bool, tag = "3")]
     pub is_push: bool,
-    /// What it is about, if clients need only the latest.
+    /// The state that it is about, if clients need only the latest push about it.
     #[prost(message, optional, tag = "4")]
     pub state: Option<State>,
-    /// Where it is in the history of its room.
+    /// Its place in the history of its room.
     #[prost(message, optional, tag = "5")]
     pub offsets: Option<Offsets>,
-    /// What is parked if its connection ends, for a push to keys or users.
+    /// For a push to keys or users: the frame that is parked if the connection ends.
     #[prost(message, optional, tag = "6")]
     pub direct: Option<ParkedFrame>,
 }
 
-/// What a push is about of which clients need only the latest.
+/// The state that a push is about. Clients need only the latest push about it.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct State {
-    /// The room; none: the push is to all connections.
+    /// The room; none: the push goes to all connections.
     #[prost(string, optional, tag = "1")]
     pub room: Option<String>,
     /// The id that its caller gave it.
@@ -91,7 +91,7 @@ pub struct State {
     pub id: String,
 }
 
-/// Where a push is in the history of its room.
+/// The place of a push in the history of its room.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Message)]
 pub struct Offsets {
     /// The handle of the room.
@@ -103,7 +103,7 @@ pub struct Offsets {
     /// How many frames it has.
     #[prost(uint32, tag = "3")]
     pub pushes: u32,
-    /// The handle in its frame, if the room has another one by now.
+    /// The handle in its frame, if the room's handle has changed since.
     #[prost(uint32, optional, tag = "4")]
     pub sent_as: Option<u32>,
 }
@@ -117,17 +117,17 @@ pub struct Room {
     /// Its name.
     #[prost(string, tag = "2")]
     pub name: String,
-    /// Offset of the latest push that its members were offered, if it keeps a history. Those that came after it are lost for
-    /// them.
+    /// Offset of the latest push that its members were offered, if the room keeps a history. Members have lost the
+    /// later pushes.
     #[prost(uint64, optional, tag = "3")]
     pub offered: Option<u64>,
 }
 
-/// What a shard has counted since the first process of the line started. Names of counters are a part of the format: a counter
-/// whose name the reader does not know is lost, one that is missing begins at 0.
+/// The counts of a shard since the first process of the series of upgrades started. Names of counters are a part of the
+/// format: a counter whose name the reader does not know is lost, and a missing one begins at 0.
 #[derive(Clone, PartialEq, Message)]
 pub struct Counters {
-    /// Totals by name; elements of an array have the label behind a slash.
+    /// Totals by name. Elements of an array have their label behind a slash.
     #[prost(btree_map = "string, uint64", tag = "1")]
     pub totals: BTreeMap<String, u64>,
     /// Times by name.
@@ -135,10 +135,10 @@ pub struct Counters {
     pub histograms: BTreeMap<String, Histogram>,
 }
 
-/// Counts of times.
+/// A histogram of times.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 pub struct Histogram {
-    /// Of each bucket, without the ones before it.
+    /// The count of each bucket, without those of the buckets before it.
     #[prost(uint64, repeated, tag = "1")]
     pub buckets: Vec<u64>,
     /// The sum of all times, microseconds.
@@ -156,23 +156,23 @@ struct Head {
 }
 
 impl Shard {
-    /// The message of [`Shard::decode`].
+    /// Encodes the message that [`Shard::decode`] reads.
     #[must_use]
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
-        // Its size is computed first, so no shorter copy of it is left behind.
+        // The size is computed first, so growing leaves no copy of a shorter buffer behind.
         self.encode_to_vec().into()
     }
 
-    /// Reads a shard. What its fields say is checked by `comet_core::distribute`.
+    /// Reads a shard. The values of its fields are checked by `comet_core::distribute`.
     ///
     /// # Errors
-    /// The bytes are too many or no such message, or this release cannot read them.
+    /// If there are too many bytes, they are not such a message, or this release cannot read them.
     pub fn decode(bytes: &[u8]) -> Result<Self, Fault> {
         if bytes.len() > SHARD_BYTES_MAX {
             return Err(Fault::TooLarge(bytes.len()));
         }
         let malformed = |fault: prost::DecodeError| Fault::Malformed(fault.to_string());
-        // A later release may have given a field another type. What it requires is read before that matters.
+        // A later release may have changed a field's type. So the required features are read before the rest.
         let Head { version, required } = Message::decode(bytes).map_err(malformed)?;
         if version == 0 || version > VERSION {
             return Err(Fault::Version(version));
@@ -181,7 +181,7 @@ impl Shard {
             return Err(Fault::Feature(name.clone()));
         }
         let mut shard = Self::default();
-        // One piece of memory for all: clients wait for each page that the kernel has to find.
+        // One allocation for all: clients wait for each page that the kernel has to find.
         shard.connections.reserve_exact(connections_in(bytes));
         shard.merge(bytes).map_err(malformed)?;
         Ok(shard)

@@ -1,25 +1,25 @@
-//! TLS: of connections, and the keys of tickets.
+//! TLS sessions of connections, and the keys of tickets.
 
 use std::fmt;
 
 use prost::Message;
 use zeroize::Zeroize;
 
-/// The TLS session of a connection, whose handshake is done. Its keys are wiped when it is dropped.
+/// The TLS session of a connection after its handshake. Its keys are wiped when it is dropped.
 #[derive(Clone, PartialEq, Eq, Hash, Message)]
 #[prost(skip_debug)]
 pub struct Tls {
     /// Keys and record numbers of both directions, as `comet_record::Session::export` writes them.
     #[prost(bytes = "vec", tag = "1")]
     pub session: Vec<u8>,
-    /// The begin of a record whose rest has not come.
+    /// The beginning of a record whose rest has not arrived.
     #[prost(bytes = "vec", tag = "2")]
     pub received: Vec<u8>,
-    /// Sealed bytes that the kernel has not taken. They go first.
+    /// Sealed bytes that the kernel has not taken. They are sent first.
     #[prost(bytes = "vec", tag = "3")]
     pub ciphertext: Vec<u8>,
-    /// Bytes of the frames that wait that are sealed: all of these are sent once the kernel has taken the ciphertext. They begin behind
-    /// the bytes of the first frame that are taken.
+    /// Number of bytes of the pending frames that are sealed. All of these are sent once the kernel has taken the
+    /// ciphertext. They begin behind the bytes of the first frame that are taken.
     #[prost(uint32, tag = "4")]
     pub sealed: u32,
 }
@@ -34,7 +34,7 @@ pub struct TicketKeys {
 }
 
 impl Tls {
-    /// Takes everything out but what is sealed.
+    /// Takes out everything except the counts of sealed bytes.
     #[must_use]
     pub fn take(&mut self) -> Self {
         let taken = std::mem::take(self);

@@ -5,8 +5,8 @@ use std::collections::hash_map::Entry;
 
 use crate::queues::CallerId;
 
-/// How many calls each caller has under way, up to a bound. [`CallerId::default`] is this process itself, which
-/// has none.
+/// How many calls each caller has under way, up to a bound. [`CallerId::default`] is this process itself, which has no
+/// bound.
 #[derive(Debug)]
 pub(crate) struct Callers {
     most: usize,
@@ -24,7 +24,7 @@ impl Callers {
         self.calls(caller) < self.most
     }
 
-    /// How many it has under way.
+    /// How many calls the caller has under way.
     pub(crate) fn calls(&self, caller: CallerId) -> usize {
         self.calls.get(&caller).copied().unwrap_or(0)
     }
@@ -36,7 +36,7 @@ impl Callers {
     }
 
     /// # Panics
-    /// If the caller has none under way.
+    /// If the caller has no call under way.
     pub(crate) fn end(&mut self, caller: CallerId) {
         if caller == CallerId::default() {
             return;

@@ -1,4 +1,4 @@
-//! The calls under way: what their reports have added up to, and how many are still to come.
+//! The calls under way: the sums of their reports, and how many reports are still to come.
 //!
 //! A call is complete when a report has come for every message that was sent, and as many partial tallies
 //! as those reports announced. A partial tally may overtake its announcement: it comes from another thread.
@@ -15,28 +15,28 @@ use crate::queues::CallerId;
 /// beyond it is refused at once.
 pub const CALLS_MAX: usize = 16_384;
 
-/// Calls that one caller may have under way at once: four of them are needed to leave no room for others. goim's
-/// job has 32 at most, a stream of pushes 1,024.
+/// Most calls of one caller under way at once. So it takes four callers to use up all calls. goim's job has at most 32,
+/// a stream of pushes 1,024.
 pub const CALLER_CALLS_MAX: usize = CALLS_MAX / 4;
 
-/// What the reports of a call added up to.
+/// The sum of the reports of a call.
 #[derive(Debug, Default)]
 pub struct CallResult {
-    /// What became of the push.
+    /// The tally of the push.
     pub tally: Tally,
     /// Connections that paced broadcasts are going to visit.
     pub scheduled: u64,
     /// Shards that refused a paced broadcast.
     pub busy: u32,
-    /// Of the shards that were asked for a snapshot, in the order of their reports.
+    /// Counters of the shards that were asked for a snapshot, in the order of their reports.
     pub counters: Vec<(ShardId, Box<Counters>)>,
-    /// Rooms with someone online, and how many: a list of each report, in their order.
+    /// Rooms with someone online, and how many: one list for each report, in the order of the reports.
     pub rooms: Vec<Vec<(Arc<str>, u32)>>,
     /// Lists of connections, in the order of their reports; `None` where a shard refused to make one.
     pub connections: Vec<Option<Box<ConnPage>>>,
     /// Top lists, in the same way.
     pub tops: Vec<Option<Box<Top>>>,
-    /// What a room keeps; `None` inside where it keeps nothing.
+    /// The history of a room; `None` inside: the room keeps none.
     pub history: Option<Option<Box<HistoryPage>>>,
 }
 
@@ -49,7 +49,7 @@ pub enum CallError {
     TooManyOfCaller,
     /// The shard has ended.
     ShardGone(ShardId),
-    /// The shard's inbox had no room in time; other shards may have got their messages.
+    /// The shard's inbox had no space in time; other shards may have got their messages.
     InboxFull {
         /// The last shard before whose inbox a message of the call waits.
         shard: ShardId,
@@ -70,7 +70,7 @@ pub enum CallError {
 }
 
 impl CallError {
-    /// Frees the lists that are known.
+    /// Frees the lists in the partial result.
     pub fn forget_lists(&mut self) {
         if let Self::InboxFull { known, .. } | Self::Late { known, .. } = self {
             known.rooms = Vec::new();
@@ -97,8 +97,7 @@ pub struct Ended<C> {
 struct Open<C> {
     /// Reports still to come for messages that were sent.
     missing: u64,
-    /// Partial tallies announced that have not come; below zero, those that came before they were
-    /// announced.
+    /// Announced partial tallies that have not come; negative: partial tallies that came before their announcement.
     partials: i64,
     result: CallResult,
     limit_ms: u64,
@@ -111,7 +110,7 @@ pub(crate) struct Calls<C> {
     open: HashMap<CallId, Open<C>>,
     callers: Callers,
     last: u64,
-    /// Ended, and not polled yet.
+    /// Calls that ended and were not polled yet.
     ended: VecDeque<Ended<C>>,
 }
 
@@ -144,12 +143,12 @@ impl<C> Calls<C> {
         self.open.contains_key(&call)
     }
 
-    /// The next call has the id behind `last`.
+    /// Numbers the next call after `last`.
     pub(crate) fn go_on_after(&mut self, CallId(last): CallId) {
         self.last = last.max(self.last);
     }
 
-    /// The latest one; 0: there was none.
+    /// The id of the latest call; 0: there was none.
     pub(crate) fn last(&self) -> CallId {
         CallId(self.last)
     }
@@ -175,8 +174,8 @@ impl<C> Calls<C> {
         self.open.insert(call, open);
     }
 
-    /// Adds a report to its call; a call that was given up is not there any more, and that is fine.
-    /// Gives back what no call asked for, and lists whose call is over.
+    /// Adds a report to its call. A report of a call that was given up is ignored. Returns unclaimed reports, and lists
+    /// whose call is over.
     pub(crate) fn settle(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Tally { call, tally, partials, .. } => self.add(call, |open| {
@@ -200,7 +199,7 @@ impl<C> Calls<C> {
                 open.missing -= 1;
                 open.result.counters.push((shard, counters));
             }),
-            // A list may be long: nothing here goes through it, and freeing it is for the driver.
+            // A list may be long: it is not walked here, and the driver frees it.
             Report::Rooms { call, .. } | Report::Connections { call, .. } if !self.runs(call) => {
                 return Some(report);
             }
@@ -236,16 +235,15 @@ impl<C> Calls<C> {
         }
     }
 
-    /// Ends `call`: a message of it cannot reach `shard` any more.
+    /// Ends `call`, because a message of it can no longer reach `shard`.
     pub(crate) fn fail(&mut self, call: CallId, shard: ShardId) {
         if let Some(Open { caller, .. }) = self.remove(call) {
             self.ended.push_back(Ended { call, caller, outcome: Err(CallError::ShardGone(shard)) });
         }
     }
 
-    /// Ends the calls whose time is over at `now`, in the order of their ids, with what they know;
-    /// `blocked` are those of which a message still waits before a shard's full inbox. Returns when the
-    /// next one is due.
+    /// Ends the calls whose time is over at `now`, in the order of their ids, with their partial results; `blocked` are
+    /// those with a message that still waits before a shard's full inbox. Returns when the next one is due.
     pub(crate) fn end_late(
         &mut self,
         now: Millis,
@@ -281,7 +279,7 @@ impl<C> Calls<C> {
         Some(open)
     }
 
-    /// The call that ended first of those that were not polled yet.
+    /// The next ended call that was not polled yet, in the order in which they ended.
     pub(crate) fn poll_ended(&mut self) -> Option<Ended<C>> {
         self.ended.pop_front()
     }
@@ -358,7 +356,7 @@ mod tests {
         assert!(calls.settle(partial(1)).is_none(), "it comes too late");
     }
 
-    /// To move a million rooms takes long.
+    /// Moving a million rooms would take long.
     #[test]
     fn lists_of_rooms_are_passed_on_as_they_came() {
         let mut calls = calls(2);

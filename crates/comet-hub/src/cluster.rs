@@ -2,12 +2,13 @@
 //!
 //! A host begins a push of its own callers on its shards, and publishes it. Each other host that is subscribed to the
 //! target begins the same push on its shards, and answers with its part of the ledger. [`Cluster`] decides which rooms
-//! this host subscribes to, which hosts have to answer a push, and when their time is over. An [`Engine`] carries out
-//! its commands.
+//! this host subscribes to, which hosts have to answer a push, and when their time is over. An [`Engine`] executes its
+//! commands.
 //!
-//! Each host says every second that it is there. A host that was silent for [`HOST_TIMEOUT_MS`] has to answer no push, and is named
-//! as one that has not answered for [`HOST_FORGOTTEN_MS`] more. Hosts with members of a room tell each other, by the room's own subject. So a host with members knows the others, and
-//! the first answer to a host without members names them.
+//! Each host announces itself every second. A host that was silent for [`HOST_TIMEOUT_MS`] is not waited for, and
+//! pushes name it as unanswered for another [`HOST_FORGOTTEN_MS`]. Hosts with members of a room tell each other by the
+//! room's own subject. So a host with members knows the others, and the first answer to a host without members names
+//! them.
 
 mod bytes;
 mod calls;
@@ -54,29 +55,30 @@ use losses::Losses;
 use rooms::Rooms;
 use sessions::Sessions;
 
-/// Stands for other hosts where none is known and there may be some.
+/// Stands for other hosts where none is known but some may exist.
 pub const UNKNOWN_HOSTS: &str = "*";
 /// Time between two announcements of a host.
 pub const HOST_ANNOUNCE_MS: u64 = 1_000;
-/// A host that announced nothing for so long has to answer no push.
+/// A host that announced nothing for this long is not expected to answer any push.
 pub const HOST_TIMEOUT_MS: u64 = 5_000;
-/// Such a host is named as one that has not answered for so long. It may be alive, and the connection of one side dead: a client of a broker
-/// notices that within some 20 s.
+/// How long such a host is named as unanswered. It may be alive while the connection of one side is dead: a client of a
+/// broker notices that within some 20 s.
 pub const HOST_FORGOTTEN_MS: u64 = 60_000;
-/// A host without a turn for so long has not heard what others said meanwhile.
+/// A host without a turn for this long has missed what others sent meanwhile.
 const STALL_MS: u64 = 2 * HOST_ANNOUNCE_MS;
-/// Who has members of a room is known for sure so long after all hosts were asked, if no notice was lost and no host was met
-/// since. Until then a push to the room asks all hosts.
+/// This long after all hosts were asked, it is certain which of them have members of a room, if no notice was lost and
+/// no new host appeared since. Until then a push to the room asks all hosts.
 pub const SETTLE_MS: u64 = HOST_TIMEOUT_MS;
-/// Rooms that other hosts are told of at once, and the time between two such slices: pushes find a place between them.
+/// Most rooms announced to other hosts at once, and the time between two such slices, in which pushes are sent.
 const TOLD_AT_ONCE: usize = 1_024;
 const TELL_EVERY_MS: u64 = 50;
-/// Hosts that come back after this one has connected hear of all its rooms so long after the first of them, at least and at most: once, if
-/// all have lost their connections.
+/// When hosts come back after this one has connected, all its rooms are announced after a delay within this range from
+/// the first of them. So they are announced once even if all hosts have lost their connections.
 const MEET_AGAIN_MS: RangeInclusive<u32> = 1_000..=2_000;
-/// Hosts that are known at once, at most.
+/// Most hosts known at once.
 const HOSTS_MAX: usize = 1_024;
-/// Pushes whose answers may be waited for at once. Others are published, and their callers told that no other host's part is known.
+/// Most pushes whose answers are waited for at once. Further pushes are published, and their callers are told that the
+/// part of other hosts is unknown.
 pub const CLUSTER_CALLS_MAX: usize = 16_384;
 
 /// The decisions of one host. `C` is whatever its owner keeps with a push.
@@ -87,28 +89,28 @@ pub struct Cluster<C> {
     hosts: Hosts,
     rooms: Rooms,
     calls: Calls<C>,
-    /// Pushes of other hosts that were begun here and not answered yet.
+    /// Pushes of other hosts that were begun here and are not answered yet.
     under_way: HashSet<ReplyTo>,
-    /// When the latest turn was.
+    /// The time of the latest turn.
     last_turn: Millis,
-    /// Until then there may be hosts that have not had the time to say so.
+    /// Until then there may be hosts that have not had time to announce themselves.
     introduced_at: Millis,
-    /// A connection that begins before this goes on where the former process of this host was, which knew all hosts.
+    /// A connection that begins before this time continues for the former process of this host, which knew all hosts.
     goes_on_until: Option<Millis>,
-    /// Until then hosts may have members of any room, and have not told.
+    /// Until then hosts may have members of any room without having announced it.
     settled_at: Millis,
     losses: Losses,
-    /// When all rooms are told again. What this host knows of them is not relied on before.
+    /// When all rooms are announced again. Until then the knowledge about other hosts' rooms is not relied on.
     retell_at: Option<Millis>,
     jitter: Jitter,
-    /// This host answers to pushes of the stream that hosts share, without delay.
+    /// Whether this host reads the shared stream without delay, and so answers to its pushes.
     reads_stream: bool,
-    /// `None`: each host has its own owners of keys.
+    /// The owners of keys on all hosts. `None`: each host has its own owners.
     sessions: Option<Sessions>,
     next_announcement: Millis,
-    /// When the next rooms are told that are to be.
+    /// When the next waiting rooms are announced.
     next_telling: Millis,
-    /// The engine has missed a command about subscriptions.
+    /// The engine did not take a command about subscriptions.
     must_subscribe: bool,
     commands: VecDeque<Command>,
     counts: ClusterCounts,
@@ -119,19 +121,19 @@ pub struct Cluster<C> {
 pub struct ClusterCounts {
     /// Other hosts, now.
     pub hosts: u64,
-    /// Hosts that read the stream that hosts share without delay, this one as well, now.
+    /// Hosts that read the shared stream without delay, now; this host is counted as well.
     pub stream_hosts: u64,
     /// Rooms with members on this host, now.
     pub rooms: u64,
     /// Pushes of this host's callers that were published.
     pub published: u64,
-    /// Those that were not, because there was no connection.
+    /// Pushes that were not published for lack of a connection.
     pub not_published: u64,
     /// Pushes of other hosts that were begun or refused here.
     pub received: u64,
     /// Pushes of other hosts that were refused here.
     pub refused: u64,
-    /// Pushes of other hosts that were begun here, and whose cores did not report in time what became of them.
+    /// Pushes of other hosts that were begun here and whose cores did not report in time.
     pub unreported: u64,
     /// Parts of other hosts that came in time.
     pub parts: u64,
@@ -146,8 +148,8 @@ pub struct ClusterCounts {
 }
 
 impl<C> Cluster<C> {
-    /// A host without a connection so far. With `subscribes_rooms` it gets the pushes to rooms that have members here, and
-    /// without it those to all rooms. Each process has a `seed` of its own, so that hosts do not act in step.
+    /// A host without a connection so far. With `subscribes_rooms` it gets only pushes to rooms that have members here,
+    /// otherwise those to all rooms. Each process has its own `seed`, so that hosts do not act at the same times.
     #[must_use]
     pub fn new(host: HostName, subscribes_rooms: bool, seed: u64) -> Self {
         let mut commands = VecDeque::new();
@@ -179,7 +181,8 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// A key has one owner on all hosts, and not one on each. The host has so many shards, and `unix_ms` is the time at [`Millis`] 0.
+    /// Gives each key one owner over all hosts, instead of one on each. The host has `shards` shards, and `unix_ms` is
+    /// the time at [`Millis`] 0.
     #[must_use]
     pub fn with_sessions(self, shards: u16, unix_ms: u64) -> Self {
         Self { sessions: Some(Sessions::new(shards, unix_ms)), ..self }
@@ -191,7 +194,7 @@ impl<C> Cluster<C> {
         &self.host
     }
 
-    /// What was counted.
+    /// The counts.
     #[must_use]
     pub fn counts(&self) -> ClusterCounts {
         let (hosts, rooms) = (self.hosts.len() as u64, self.rooms.len() as u64);
@@ -208,17 +211,17 @@ impl<C> Cluster<C> {
         self.is_connected
     }
 
-    /// What the engine is to do next.
+    /// The next command for the engine.
     pub fn poll_command(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
 
-    /// A push whose answers are complete, or whose time is over.
+    /// The next push whose answers are complete, or whose time is over.
     pub fn poll_outcome(&mut self) -> Option<(C, ClusterOutcome)> {
         self.calls.poll_outcome()
     }
 
-    /// A room got its first member on this host, or lost its last.
+    /// Notes that a room got its first member on this host, or lost its last.
     pub fn set_interest(&mut self, now: Millis, room: &Arc<str>, has_members: bool) {
         let changed = match has_members {
             true => self.rooms.insert(room),
@@ -227,7 +230,7 @@ impl<C> Cluster<C> {
         if !changed {
             return;
         }
-        // Without a connection nothing is told: the next one begins with all rooms.
+        // Without a connection nothing is announced: a new connection begins with all rooms.
         if !self.is_connected {
             return;
         }
@@ -245,9 +248,9 @@ impl<C> Cluster<C> {
         self.commands.push_back(Command::TellInterest { room, has_members, asks });
     }
 
-    /// A given key has an owner here.
+    /// Notes that a key named by logic has an owner here.
     pub fn claim(&mut self, now: Millis, key: HeldKey) {
-        // Without a connection it is listed when there is one.
+        // Without a connection the key is listed when there is one.
         if self.is_connected
             && let Some(sessions) = &mut self.sessions
         {
@@ -255,7 +258,7 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// A shard has listed keys, and goes on with a table if there is another.
+    /// Takes keys that a shard has listed. The shard continues with the next table if there is one.
     pub fn take_keys(&mut self, now: Millis, shard: ShardId, keys: (Vec<HeldKey>, Option<u32>)) {
         if self.is_connected
             && let Some(sessions) = &mut self.sessions
@@ -269,17 +272,17 @@ impl<C> Cluster<C> {
         self.sessions.as_mut()?.poll_held()
     }
 
-    /// A shard that is to list keys.
+    /// The next shard that must list keys.
     pub fn poll_key_listing(&mut self) -> Option<KeyListing> {
         self.sessions.as_mut()?.poll_listing()
     }
 
-    /// Other hosts, as far as they are known, with those that are silent.
+    /// All known other hosts, the silent ones included.
     pub fn other_hosts(&self) -> impl Iterator<Item = &HostName> {
         self.hosts.names().chain(self.hosts.silent_names())
     }
 
-    /// Takes an event that concerns no push to be begun here. Pushes are for the caller.
+    /// Handles an event. Pushes and orders, which must begin here, are the caller's task.
     pub fn handle_event(&mut self, now: Millis, event: Event) {
         match event {
             Event::Connected => self.connected(now),
@@ -313,7 +316,7 @@ impl<C> Cluster<C> {
             Event::NoResponders { call }
                 if self.calls.refuse_stored(call, "no stream takes it") => {}
             Event::NoResponders { call } => match self.calls.room(call).cloned() {
-                // A host with members may have lost its connection just now.
+                // A host with members may have lost its connection a moment ago.
                 Some(room) if !self.is_known(now, &room) => {
                     if self.calls.ask_others(call) {
                         self.commands.push_back(Command::AskMembers { room, call });
@@ -325,12 +328,13 @@ impl<C> Cluster<C> {
             Event::Announced { host, reads_stream } if host != self.host => {
                 match self.hosts.note(host, reads_stream, now) {
                     Noted::IsNew => {
-                        // If it was taken for dead, it was dropped from the rooms. It does not know this one.
+                        // If the host was considered dead, it was dropped from the rooms. It does not know this host.
                         self.next_announcement = now;
                         self.unsettle(now);
                         self.rooms.tell_all();
                     }
-                    // What was told before its connection it has not heard, and it may take long to tell its rooms.
+                    // The host has missed what was announced before its connection, and announcing its rooms may take
+                    // it long.
                     Noted::IsBack => {
                         self.unsettle(now);
                         let at = now.after(self.jitter.within(MEET_AGAIN_MS).into());
@@ -360,7 +364,7 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// The engine has not taken this command. What it says of rooms is told again.
+    /// Takes back a command that the engine refused. Its statements about rooms are sent again.
     pub fn not_told(&mut self, now: Millis, command: Command) {
         match command {
             Command::TellKeys { keys, .. } => {
@@ -369,7 +373,8 @@ impl<C> Cluster<C> {
                 }
             }
             Command::TellInterest { room, asks, .. } => self.rooms.tell_again(&room, asks),
-            // All that were to be answered hear it at once, and none of them answers: a host with too much to send is not to ask for more.
+            // The repetition goes to all hosts at once and asks for no answers, because a host with too much to send
+            // must not ask for more.
             Command::AnswerInterest { room, .. } => self.rooms.tell_again(&room, false),
             Command::Subscribe { .. }
             | Command::Unsubscribe { .. }
@@ -380,15 +385,15 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// Says that this host goes, for those that are not to wait for its answers.
+    /// Announces that this host leaves, so that others do not wait for its answers.
     pub fn leave(&mut self) {
         self.commands.push_back(Command::Leave);
     }
 
-    /// Does what is due. To be called again at [`Cluster::poll_timeout`].
+    /// Does the work that is due. Call it again at [`Cluster::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Millis) {
         self.notice_stall(now);
-        // Without a connection nobody is heard, and nothing is known.
+        // Without a connection no host is heard, and nothing follows from silence.
         let heard = self.hosts.heard();
         let silent = if self.is_connected { self.hosts.expire(now) } else { Vec::new() };
         for host in silent {
@@ -398,7 +403,7 @@ impl<C> Cluster<C> {
         let Self { calls, rooms, counts, .. } = self;
         calls.end_late(now, heard, |room, host| {
             counts.silent += 1;
-            // It may have no members any more. Hosts with members answer when they are asked again.
+            // The host may no longer have members. Hosts with members answer when they are asked again.
             if let Some(room) = room {
                 rooms.doubt_peer(room, host);
             }
@@ -448,7 +453,7 @@ impl<C> Cluster<C> {
             .min()
     }
 
-    /// A connection begins. What other hosts said while there was none is not known, so the rooms are told anew.
+    /// Handles a new connection. What other hosts sent without one was missed, so the rooms are announced again.
     fn connected(&mut self, now: Millis) {
         (self.is_connected, self.last_turn) = (true, now);
         self.introduced_at = match self.goes_on_until.take() {
@@ -475,8 +480,8 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// To be called where it matters whether other hosts were heard. A host that was stopped takes no other for silent, and does not rely on
-    /// what it knows of rooms.
+    /// Call this wherever it matters whether other hosts were heard. A host that was stopped does not consider others
+    /// silent, and does not rely on its knowledge of their rooms.
     fn notice_stall(&mut self, now: Millis) {
         let last_turn = std::mem::replace(&mut self.last_turn, now);
         if self.is_connected && last_turn.after(STALL_MS) <= now {
@@ -489,7 +494,7 @@ impl<C> Cluster<C> {
         self.settled_at = self.settled_at.max(now.after(SETTLE_MS));
     }
 
-    /// The host says that it goes.
+    /// Drops a host that announced its leave.
     fn drop_host(&mut self, host: &HostName, now: Millis) {
         self.hosts.remove(host);
         self.rooms.drop_host(host);

@@ -1,36 +1,36 @@
-//! The drain of a process that goes on: how far it is, and what is due when.
+//! The drain of a process that keeps running: its stage, and the times of its steps.
 
 use comet_core::Millis;
 
-/// How a drain goes.
+/// The parameters of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DrainOrder {
-    /// How long after its begin new clients are still accepted, milliseconds.
+    /// How long after the beginning new clients are still accepted, milliseconds.
     pub delay_ms: u64,
-    /// Clients that are closed a second; 0: as the configuration says.
+    /// Clients closed per second; 0: as configured.
     pub per_second: u32,
-    /// The longest time to wait that a client is told; 0: it is told no time.
+    /// The longest retry time that a client is told; 0: it is told none.
     pub retry_after_ms: u32,
     /// Clients are neither refused nor closed.
     pub keeps_clients: bool,
 }
 
-/// How far it is.
+/// The stage of a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DrainStage {
     /// There is no drain.
     Serving,
-    /// Out of discovery and not healthy; new clients are still accepted.
+    /// The server left discovery and is not healthy, but still accepts new clients.
     Leaving,
     /// Clients are refused and closed.
     Closing,
     /// The last client is gone.
     Drained,
-    /// A signal ends the process, which takes no orders any more.
+    /// A signal ends the process, which no longer takes orders.
     Ending,
 }
 
-/// A drain by an order, which may be taken back. The end of the process prevails over it.
+/// A drain by an order, which may be taken back. The end of the process overrides it.
 ///
 /// The driver calls [`handle_timeout`](Self::handle_timeout) after each order and when
 /// [`poll_timeout`](Self::poll_timeout) is due.
@@ -53,21 +53,21 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// How far it is.
+    /// The stage.
     #[must_use]
     pub fn stage(&self) -> DrainStage {
         self.stage
     }
 
-    /// The order that holds, if there is one.
+    /// The order in effect, if there is one.
     #[must_use]
     pub fn order(&self) -> Option<DrainOrder> {
         let is_ordered = !matches!(self.stage, DrainStage::Serving | DrainStage::Ending);
         is_ordered.then_some(self.order)
     }
 
-    /// Begins a drain, or changes the one that is under way. Clients that are refused already stay refused, unless it
-    /// is to keep clients. `false`: the process ends, and takes no orders.
+    /// Begins a drain, or changes the one under way. Clients that are refused already stay refused, unless the new
+    /// order keeps clients. `false`: the process is ending, and takes no orders.
     pub fn begin(&mut self, now: Millis, order: DrainOrder) -> bool {
         match self.stage {
             DrainStage::Ending => return false,
@@ -81,7 +81,7 @@ impl Drain {
         true
     }
 
-    /// Ends the drain. `false`: there is none, or the process ends.
+    /// Ends the drain. `false`: there is none, or the process is ending.
     pub fn undrain(&mut self) -> bool {
         let is_ended = self.order().is_some();
         if is_ended {
@@ -90,8 +90,8 @@ impl Drain {
         is_ended
     }
 
-    /// The process ends. Returns how long it waits before it refuses clients: what is left of `delay_ms`, if a drain is
-    /// under way that has lasted for a part of it.
+    /// Marks the end of the process. Returns how long it waits before it refuses clients: `delay_ms`, less the time for
+    /// which a drain has been under way.
     pub fn end(&mut self, now: Millis, delay_ms: u64) -> u64 {
         let stage = std::mem::replace(&mut self.stage, DrainStage::Ending);
         match stage {
@@ -101,14 +101,14 @@ impl Drain {
         }
     }
 
-    /// When clients are to be refused and closed, if they are not.
+    /// When clients will be refused and closed, if they are not yet.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
         let waits = self.stage == DrainStage::Leaving && !self.order.keeps_clients;
         waits.then(|| self.since.after(self.order.delay_ms))
     }
 
-    /// What the shards are to do now; `None`: nothing else than before.
+    /// The next order to the shards; `None`: no change.
     pub fn handle_timeout(&mut self, now: Millis) -> Option<ShardOrder> {
         if self.poll_timeout().is_some_and(|at| at <= now) {
             (self.stage, self.is_news) = (DrainStage::Closing, true);
@@ -121,7 +121,7 @@ impl Drain {
         }
     }
 
-    /// There are so many connections. `true`: those were the last of a drain.
+    /// Notes the number of connections. `true`: the last connection of a drain is gone.
     pub fn handle_connections(&mut self, connections: u64) -> bool {
         let is_last = self.stage == DrainStage::Closing && connections == 0;
         if is_last {
@@ -131,7 +131,7 @@ impl Drain {
     }
 }
 
-/// What the shards do in a drain.
+/// The task of the shards in a drain.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ShardOrder {
     /// They accept clients and close none.
@@ -153,7 +153,7 @@ mod tests {
         assert_eq!((drain.stage(), drain.poll_timeout()), (DrainStage::Serving, None));
         assert!(drain.begin(Millis(1_000), ORDER));
         assert_eq!(drain.handle_timeout(Millis(1_000)), Some(ShardOrder::Keep));
-        // A second order changes what holds, and does not begin anew.
+        // A second order changes the parameters, and does not restart the drain.
         assert!(drain.begin(Millis(1_050), DrainOrder { delay_ms: 80, ..ORDER }));
         assert_eq!(drain.poll_timeout(), Some(Millis(1_080)));
         assert_eq!(drain.handle_timeout(Millis(1_079)), Some(ShardOrder::Keep));

@@ -1,14 +1,14 @@
-//! What fails again and again, for the log: when it begins, and when it is over.
+//! Repeated failures, for the log: one line when they begin, and one when they are over.
 //!
-//! Something that fails is over when it succeeds after a quiet time. So single failures among successes do
-//! not make a line each.
+//! A series of failures is over with a success after a quiet time. So single failures among successes do not each write
+//! a line.
 
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 
 use comet_core::Millis;
 
-/// Time without another failure after which a success ends it, milliseconds.
+/// Time without another failure after which a success ends the series, milliseconds.
 const QUIET_MS: u64 = 10_000;
 
 #[derive(Debug)]
@@ -17,7 +17,7 @@ struct State {
     last: Millis,
 }
 
-/// What fails at the moment.
+/// The series of failures under way.
 #[derive(Debug)]
 pub(crate) struct Failing<K>(BTreeMap<K, State>);
 
@@ -28,7 +28,7 @@ impl<K> Default for Failing<K> {
 }
 
 impl<K: Ord> Failing<K> {
-    /// `key` failed. True: it did not fail before.
+    /// Notes that `key` failed. True: a new series begins.
     #[must_use]
     pub(crate) fn begins(&mut self, now: Millis, key: K) -> bool {
         let state = self.0.entry(key).or_insert(State { failures: 0, last: now });
@@ -37,12 +37,12 @@ impl<K: Ord> Failing<K> {
         state.failures == 1
     }
 
-    /// `key` is there no more.
+    /// Removes a `key` that no longer exists.
     pub(crate) fn forget(&mut self, key: &K) {
         self.0.remove(key);
     }
 
-    /// Something succeeded that `keys` belong to. Those that fail no more, and how often they failed.
+    /// Notes a success for `keys`. Returns the keys whose series is over, and how often each failed.
     pub(crate) fn ended(
         &mut self,
         now: Millis,

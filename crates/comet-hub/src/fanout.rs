@@ -1,14 +1,14 @@
-//! The fan-out of a logic service to its comets: which of them a push concerns, what their ledgers add up
-//! to, and what is said if some do not take it.
+//! The fan-out of a logic service to its comets: which comets a push concerns, the sum of their ledgers, and the result
+//! if some do not take it.
 //!
-//! A comet that does not take its part is named in the result. If none of those a push concerned took it,
-//! the push has failed. A [`Fanout`] is for all pushes, a [`PushFanout`] for one; [`HealthMonitor`] knows
-//! which comets are there and take clients.
+//! A comet that does not take its part is named in the result. If no comet that a push concerned took it, the push has
+//! failed. One [`Fanout`] serves all pushes, one [`PushFanout`] a single push; [`HealthMonitor`] knows which comets are
+//! reachable and take clients.
 //!
-//! No comet holds up the others: one that is gone is left out at once, and calls under way to one comet are
-//! bounded, so that pushes that wait for it leave places for the rest.
+//! No comet holds up the others. A comet that is gone is left out at once, and calls under way to one comet are
+//! bounded, so pushes that wait for it leave places for the rest.
 //!
-//! Comets come and go. Calls under way to one that was taken out go on to their end.
+//! Comets come and go. Calls under way to a removed comet continue to their end.
 
 mod health;
 mod number;
@@ -34,7 +34,7 @@ pub use self::turns::{TurnId, Turns};
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;
 
-/// How comets are called.
+/// The parameters of calls to comets.
 #[derive(Clone, Debug)]
 pub struct FanoutConfig {
     /// Keys of one call at most, at least one.
@@ -43,25 +43,25 @@ pub struct FanoutConfig {
     pub limit_ms: u64,
     /// Pushes that may be under way at once.
     pub places: usize,
-    /// Those of one caller.
+    /// Pushes of one caller that may be under way at once.
     pub caller_places: usize,
     /// Calls that may be under way to one comet.
     pub calls: usize,
 }
 
-/// So many pushes are under way that there is no place for another one.
+/// No place is free for another push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum NoPlace {
-    /// Of all callers.
+    /// The limit for all callers is reached.
     OfAll(usize),
-    /// Of the caller.
+    /// The limit for this caller is reached.
     OfCaller(usize),
 }
 
-/// Failures of comets that are not known, or not any more, count under this name.
+/// Failures of comets that are unknown, or no longer known, count under this name.
 const UNKNOWN: &str = "unknown";
 
-/// What a push meets at a comet.
+/// The state of a comet, for pushes.
 #[derive(Debug)]
 struct Comet {
     /// Its server id.
@@ -77,7 +77,7 @@ struct Comet {
 pub struct Fanout {
     config: FanoutConfig,
     comets: BTreeMap<CometNumber, Comet>,
-    /// Of the comet that is added next.
+    /// The number of the next comet to be added.
     next: CometNumber,
     places_taken: usize,
     callers: Callers,
@@ -86,10 +86,10 @@ pub struct Fanout {
 }
 
 impl Fanout {
-    /// There are no comets at first.
+    /// Has no comets at first.
     ///
     /// # Panics
-    /// If a call may have no key.
+    /// If `keys_max` is 0.
     #[must_use]
     pub fn new(config: FanoutConfig) -> Self {
         assert!(config.keys_max > 0, "a call has room for a key");
@@ -104,7 +104,7 @@ impl Fanout {
         }
     }
 
-    /// Pushes concern the comet with the id `server` from now on.
+    /// Adds the comet with the id `server`, which takes part in pushes from here on.
     pub fn add_comet(&mut self, server: &str) -> CometNumber {
         let number = self.next;
         self.next = CometNumber(number.0 + 1);
@@ -112,11 +112,11 @@ impl Fanout {
         number
     }
 
-    /// New pushes do not concern the comet any more. Calls under way are answered as before.
+    /// Removes a comet from new pushes. Calls under way are answered as before.
     pub fn remove_comet(&mut self, comet: CometNumber) {
         let Some(Comet { server, .. }) = self.comets.remove(&comet) else { return };
         self.failing.forget(&comet);
-        // Names come and go; their number is bounded by that of the comets.
+        // Comets come and go. Their failures are removed with them, so the map stays bounded by the number of comets.
         if self.number_of(&server).is_none()
             && let Some(failures) = self.failures.remove(&server)
         {
@@ -129,7 +129,7 @@ impl Fanout {
         comets.find(|(_, comet)| comet.server == server).map(|(number, _)| *number)
     }
 
-    /// What the monitor found: a comet that is gone is left out of pushes from now on.
+    /// Takes a result of the monitor: a comet that is gone is left out of pushes.
     pub fn set_health(&mut self, comet: CometNumber, health: &Health) {
         let Some(comet) = self.comets.get_mut(&comet) else { return };
         comet.gone = match health {
@@ -138,8 +138,8 @@ impl Fanout {
         };
     }
 
-    /// The next call of `push` to make. Its deadline counts from `now`, and it is under way until
-    /// [`Fanout::end_call`]. Parts of comets that cannot take them have failed.
+    /// The next call of `push` to make. Its deadline counts from `now`, and it is under way until [`Fanout::end_call`].
+    /// Parts for comets that cannot take them count as failed.
     pub fn poll_call(&mut self, push: &mut PushFanout, now: Millis) -> Option<Call> {
         loop {
             let call = push.poll_call(now)?;
@@ -158,7 +158,7 @@ impl Fanout {
         }
     }
 
-    /// A call is over, or given up. The comet may have been taken out meanwhile.
+    /// Notes that a call is over, or given up. The comet may have been removed meanwhile.
     ///
     /// # Panics
     /// If none was under way to the comet.
@@ -168,21 +168,21 @@ impl Fanout {
         *calls -= 1;
     }
 
-    /// Calls under way to the comet; of one that was taken out, none are counted.
+    /// Calls under way to the comet; none are counted for a removed comet.
     #[must_use]
     pub fn calls(&self, comet: CometNumber) -> usize {
         self.comets.get(&comet).map_or(0, |comet| comet.calls)
     }
 
-    /// Gives up waiting for comets that are gone by now.
+    /// Gives up waiting for comets that are gone.
     pub fn leave_out_gone(&self, push: &mut PushFanout) {
         push.give_up(|comet| self.comets.get(&comet)?.gone.as_deref().map(gone));
     }
 
-    /// Takes a place for a push of `caller`. It has to be given back with [`Fanout::give_place_back`].
+    /// Takes a place for a push of `caller`, to be returned with [`Fanout::give_place_back`].
     ///
     /// # Errors
-    /// None is free.
+    /// If no place is free.
     pub fn take_place(&mut self, caller: CallerId) -> Result<(), NoPlace> {
         if self.places_taken >= self.config.places {
             return Err(NoPlace::OfAll(self.config.places));
@@ -195,7 +195,7 @@ impl Fanout {
         Ok(())
     }
 
-    /// A push is over, or its caller left.
+    /// Returns the place of a push that is over, or whose caller left.
     ///
     /// # Panics
     /// If none of the caller was under way.
@@ -211,7 +211,8 @@ impl Fanout {
         self.places_taken
     }
 
-    /// A push to sessions, each a key and the server it is at, if it is anywhere. `absent` more are nowhere.
+    /// A push to sessions: pairs of a key and the server that holds it, if any. `absent` more keys are held by no
+    /// server.
     #[must_use]
     pub fn to_sessions(
         &self,
@@ -251,8 +252,8 @@ impl Fanout {
         push
     }
 
-    /// A push to everybody: at once, or `speed` connections a second in all, of which each comet gets a share by its
-    /// number of sessions. Where none are known of any, all comets are taken for equal.
+    /// A push to all: at once, or at `speed` connections a second in total. Each comet gets a share by its number of
+    /// sessions. If no session counts are known, all comets get the same share.
     #[must_use]
     pub fn to_all(&self, speed: Option<(NonZeroU32, &BTreeMap<String, u64>)>) -> PushFanout {
         let speeds: Vec<_> = match speed {
@@ -273,15 +274,15 @@ impl Fanout {
         push
     }
 
-    /// Counts what became of the parts of a push that is complete. Returns the changes for the log.
+    /// Counts the results of the parts of a complete push. Returns the changes for the log.
     pub fn count_parts(&mut self, now: Millis, push: &PushFanout) -> Vec<FanoutEvent> {
         let mut events = Vec::new();
         for FailedComet { server, message } in push.failed() {
             let comet = self.number_of(server);
-            // Names come from whoever calls itself a comet: those nobody knows are one.
+            // Server names come from any process that calls itself a comet, so unknown ones share one name.
             let name = if comet.is_some() { server } else { UNKNOWN };
             *self.failures.entry(name.to_owned()).or_default() += 1;
-            // That a comet is gone is in the log already.
+            // The log already has a line that the comet is gone.
             let comet = comet.filter(|comet| self.comets[comet].gone.is_none());
             if let Some(comet) = comet
                 && self.failing.begins(now, comet)
@@ -299,24 +300,24 @@ impl Fanout {
         events
     }
 
-    /// Calls that a comet did not take, by server id; "unknown" are those that are no comets, or none any more.
+    /// Calls that a comet did not take, by server id; "unknown" stands for servers that are not comets, or no longer.
     #[must_use]
     pub fn failures(&self) -> &BTreeMap<String, u64> {
         &self.failures
     }
 }
 
-/// A change that belongs into the log.
+/// A change to be logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FanoutEvent {
-    /// A comet that is there does not take pushes.
+    /// A reachable comet does not take pushes.
     Fails {
         /// Its server id.
         server: String,
-        /// The first message. It is a text of another machine.
+        /// The first message, a text from another machine.
         message: Box<str>,
     },
-    /// It takes them again.
+    /// The comet takes pushes again.
     Succeeds {
         /// Its server id.
         server: String,

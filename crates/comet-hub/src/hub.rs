@@ -1,4 +1,4 @@
-//! Where calls meet the mesh: messages out to the shards, reports back to their calls.
+//! The connection between calls and the mesh: messages out to the shards, reports back to their calls.
 
 use std::mem;
 use std::sync::Arc;
@@ -10,51 +10,51 @@ use crate::inboxes::Inboxes;
 use crate::lane::{Gone, Lane};
 use crate::queues::CallerId;
 
-/// How long a full inbox is left alone before it is tried again, milliseconds.
+/// How long a full inbox is not tried again, milliseconds.
 pub const RETRY_MS: u64 = 1;
 
-/// Time between two looks for late calls, at least, milliseconds: each look is at all of them.
+/// Shortest time between two searches for late calls, milliseconds: each search visits all of them.
 pub const LATE_LOOK_MS: u64 = 10;
 
 /// The end of a call without a limit.
 const NEVER: Millis = Millis(u64::MAX);
 
-/// The calls under way, and what waits in front of the inboxes of the shards.
+/// The calls under way, and the messages that wait in front of the inboxes of the shards.
 ///
-/// `C` is what the driver keeps with a call to find its caller again. It comes back with the outcome.
+/// `C` is what the driver stores with a call in order to find its caller. It is returned with the outcome.
 ///
-/// Commands: [`begin`](Self::begin), [`tell`](Self::tell), [`configure`](Self::configure) and
-/// [`drain`](Self::drain) post their messages at once where no other message waits before the same
-/// inbox, and wake no shard. [`forget`](Self::forget) ends a call whose caller has left.
+/// Commands: [`begin`](Self::begin), [`tell`](Self::tell), [`configure`](Self::configure) and [`drain`](Self::drain)
+/// post a message at once if no other one waits for the same inbox, and wake no shard. [`forget`](Self::forget) ends a
+/// call whose caller has left.
 ///
 /// The driver takes a turn when a report has come, after a command other than `forget`, and when
 /// [`poll_timeout`](Self::poll_timeout) is due. A turn is, in this order:
 ///
-/// 1. [`handle_report`](Self::handle_report) for reports that have come, a bounded number of them. Those
-///    that come back belong to no call.
+/// 1. [`handle_report`](Self::handle_report) for reports that have come, a bounded number of them. Unclaimed reports
+///    are returned.
 /// 2. [`flush`](Self::flush): messages go into the inboxes, and the shards are woken.
-/// 3. [`handle_timeout`](Self::handle_timeout): late calls end. A report that has come before its call's
-///    end was noticed therefore counts.
+/// 3. [`handle_timeout`](Self::handle_timeout): late calls end. A report that came before the hub noticed the end of
+///    its call therefore counts.
 /// 4. [`poll_outcome`](Self::poll_outcome) until there is none. It may also be polled after every report,
 ///    to keep the queue short.
 /// 5. [`poll_timeout`](Self::poll_timeout): when the next turn is due, if nothing comes before.
 ///
-/// Every call that [`begin`](Self::begin) returns gets exactly one outcome, unless it is forgotten before
-/// it ends. The times of turns must not go back; that of a `begin` may be rounded up. Limits of calls count
-/// active time: see [`ActiveClock`].
+/// Every call that [`begin`](Self::begin) returns gets exactly one outcome, unless it is forgotten before it ends. The
+/// times of turns must not go back; the time of a `begin` may be rounded up. Limits of calls count active time: see
+/// [`ActiveClock`].
 pub struct Hub<C> {
     calls: Calls<C>,
     clock: ActiveClock,
-    /// When late calls are looked for, in active time; one timer for all, where it is not later than any
-    /// call's end.
+    /// When late calls are searched for, in active time. One timer serves all calls; it is never later than the end of
+    /// any call.
     late_at: Option<Millis>,
     /// When full inboxes are tried again.
     retry_at: Option<Millis>,
     /// By shard.
     lanes: Vec<Lane>,
-    /// By shard: its last connection is gone.
+    /// By shard: whether its last connection is gone.
     drained: Vec<bool>,
-    /// What every shard was sent, or is about to be.
+    /// The limits that every shard was sent, or will be.
     limits: Arc<Limits>,
 }
 
@@ -77,19 +77,19 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Its calls go on behind `last`, the latest of a former process, so that no two of them have one id.
+    /// Numbers calls after `last`, the latest of a former process, so that no two calls have the same id.
     #[must_use]
     pub fn after(mut self, last: CallId) -> Self {
         self.go_on_after(last);
         self
     }
 
-    /// The same for one that is there already. Its own calls so far keep their ids.
+    /// As [`Hub::after`], for a hub in use. Its own calls so far keep their ids.
     pub fn go_on_after(&mut self, last: CallId) {
         self.calls.go_on_after(last);
     }
 
-    /// The latest call; 0: there was none.
+    /// The id of the latest call; 0: there was none.
     #[must_use]
     pub fn last_call(&self) -> CallId {
         self.calls.last()
@@ -101,7 +101,7 @@ impl<C> Hub<C> {
         self.calls.under_way()
     }
 
-    /// Those of one caller.
+    /// Calls of one caller that have not ended.
     #[must_use]
     pub fn calls_of(&self, caller: CallerId) -> usize {
         self.calls.of(caller)
@@ -125,19 +125,20 @@ impl<C> Hub<C> {
         self.drained.iter().filter(|drained| **drained).count()
     }
 
-    /// The bounds that hold.
+    /// The limits in effect.
     #[must_use]
     pub fn limits(&self) -> &Arc<Limits> {
         &self.limits
     }
 
-    /// Starts a call that may take as long as `limit_ms`: puts its messages, at least one and each to be
-    /// answered with one report, on their way to the shards, behind those of the caller's earlier calls. Pushes
-    /// of several callers take turns. Ids of calls count up from 1 without gaps.
+    /// Starts a call that may take up to `limit_ms`. Its messages, at least one and each to be answered with one
+    /// report, are sent to the shards behind those of the caller's earlier calls. Pushes of several callers take turns.
+    /// Ids of calls count up from 1 without gaps.
     ///
     /// # Errors
-    /// [`CallError::TooManyCalls`] and [`CallError::TooManyOfCaller`], before any message is made. [`CallError::ShardGone`]: shards before
-    /// that one may have got their messages. What was to be kept is dropped then.
+    /// [`CallError::TooManyCalls`] and [`CallError::TooManyOfCaller`], before any message is made.
+    /// [`CallError::ShardGone`]: shards before that one may have got their messages. The stored `C` is dropped in all
+    /// cases.
     pub fn begin<M>(
         &mut self,
         (now, limit_ms): (Millis, u64),
@@ -167,14 +168,14 @@ impl<C> Hub<C> {
         Ok(id)
     }
 
-    /// Ends `call` without an outcome: its caller has left. Its messages that still wait are not sent. A
-    /// call that has ended is left alone.
+    /// Ends `call` without an outcome, because its caller has left. Its messages that still wait are not sent. No
+    /// effect on a call that has ended.
     pub fn forget(&mut self, call: CallId) {
         self.calls.forget(call);
     }
 
-    /// Puts a message that belongs to no call on its way to `shard`. `false`: it is dropped, because too
-    /// many wait already or the shard has ended.
+    /// Sends a message that belongs to no call to `shard`. `false`: it is dropped, because too many wait already or the
+    /// shard has ended.
     pub fn tell(&mut self, inboxes: &mut impl Inboxes, shard: ShardId, message: Message) -> bool {
         let Self { calls, lanes, .. } = self;
         let lane = &mut lanes[usize::from(shard.0)];
@@ -184,7 +185,8 @@ impl<C> Hub<C> {
                 .is_ok()
     }
 
-    /// The same for a message that a shard waits for, however many wait: shards bound them. `false`: the shard has ended.
+    /// As [`Hub::tell`], for a message that a shard waits for. It is sent however many wait, because shards bound their
+    /// number. `false`: the shard has ended.
     pub fn answer(&mut self, inboxes: &mut impl Inboxes, shard: ShardId, message: Message) -> bool {
         let Self { calls, lanes, .. } = self;
         lanes[usize::from(shard.0)]
@@ -192,8 +194,8 @@ impl<C> Hub<C> {
             .is_ok()
     }
 
-    /// Puts [`Message::CancelBroadcast`] on its way to every shard, however many messages wait. To be called
-    /// once for a broadcast, of which there are few.
+    /// Sends [`Message::CancelBroadcast`] to every shard, however many messages wait. Call it once for a broadcast;
+    /// there are only few.
     pub fn cancel_broadcast(&mut self, inboxes: &mut impl Inboxes, call: CallId) {
         let Self { calls, lanes, .. } = self;
         for lane in lanes {
@@ -207,8 +209,7 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Puts bounds that hold from now on on their way to every shard. `change` makes them from those that
-    /// held so far, which are returned.
+    /// Sends changed limits to every shard. `change` makes them from the present ones, which are returned.
     pub fn configure(
         &mut self,
         inboxes: &mut impl Inboxes,
@@ -218,15 +219,15 @@ impl<C> Hub<C> {
         let changed = Arc::new(change(Limits::clone(limits)));
         for lane in lanes {
             let message = Message::Configure { limits: Arc::clone(&changed) };
-            // A shard that has ended has nothing left to bound.
+            // A shard that has ended has nothing left to limit.
             let _ =
                 lane.send(inboxes, (None, CallerId::default()), message, |call| calls.runs(call));
         }
         mem::replace(limits, changed)
     }
 
-    /// Puts [`Message::Drain`] on its way to every shard; [`Hub::drained`] says how many are done. A shard
-    /// that has ended is.
+    /// Sends [`Message::Drain`] to every shard; [`Hub::drained`] returns how many are done. A shard that has ended
+    /// counts as done.
     pub fn drain(&mut self, inboxes: &mut impl Inboxes, over_ms: u32, retry_after_ms: u32) {
         let Self { calls, lanes, drained, .. } = self;
         for (lane, drained) in lanes.iter_mut().zip(drained) {
@@ -237,7 +238,7 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Puts [`Message::MoveOff`] on its way to every shard: by shard, how many connections it closes.
+    /// Sends [`Message::MoveOff`] to every shard, with the number of connections that it must close.
     pub fn move_off(
         &mut self,
         inboxes: &mut impl Inboxes,
@@ -253,8 +254,8 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Takes a report from a shard. A report to a call that has ended is dropped, except that a list comes back to be
-    /// freed. One that belongs to no call comes back, too.
+    /// Takes a report from a shard. A report to a call that has ended is dropped, except for a list, which is returned
+    /// to be freed. An unclaimed report is returned as well.
     pub fn handle_report(&mut self, report: Report) -> Option<Report> {
         match report {
             Report::Drained { shard } => {
@@ -273,9 +274,8 @@ impl<C> Hub<C> {
         }
     }
 
-    /// Moves messages that wait into the inboxes, as far as there is room, and wakes the shards that got
-    /// any since the last time. Calls with a message to a shard that has ended end with
-    /// [`CallError::ShardGone`].
+    /// Moves waiting messages into the inboxes, as far as there is space, and wakes the shards that got messages since
+    /// the last call. Calls with a message to a shard that has ended end with [`CallError::ShardGone`].
     pub fn flush(&mut self, now: Millis, inboxes: &mut impl Inboxes) {
         let Self { calls, lanes, drained, .. } = self;
         let mut is_backed_up = false;
@@ -292,9 +292,9 @@ impl<C> Hub<C> {
         self.retry_at = is_backed_up.then(|| now.after(RETRY_MS));
     }
 
-    /// Ends calls whose limit is over at `now`, if it is time to look for them: with
-    /// [`CallError::InboxFull`] where a message still waits, else with [`CallError::Late`]. A call ends at
-    /// most [`LATE_LOOK_MS`] after its limit, if the driver is in time.
+    /// Ends calls whose limit is over at `now`, if a search is due: with [`CallError::InboxFull`] if one of their
+    /// messages still waits, otherwise with [`CallError::Late`]. A call ends at most [`LATE_LOOK_MS`] after its limit,
+    /// if the driver is in time.
     pub fn handle_timeout(&mut self, now: Millis) {
         let now = self.advance(now);
         if self.late_at.is_none_or(|at| now < at) {
@@ -306,12 +306,12 @@ impl<C> Hub<C> {
         self.late_at = next.filter(|at| *at < NEVER).map(|at| at.max(now.after(LATE_LOOK_MS)));
     }
 
-    /// The call that ended first of those not polled yet.
+    /// The next ended call that was not polled yet, in the order in which they ended.
     pub fn poll_outcome(&mut self) -> Option<Ended<C>> {
         self.calls.poll_ended()
     }
 
-    /// When the next turn is due, if nothing comes before. After a command this is right only once
+    /// When the next turn is due, if nothing comes before. After a command the result is correct only once
     /// [`Hub::flush`] was called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {

@@ -1,4 +1,4 @@
-//! What the hub needs of the mesh.
+//! The hub's interface to the mesh.
 
 use comet_core::{Message, ShardId};
 
@@ -8,7 +8,7 @@ pub trait Inboxes {
     /// [`Inboxes::notify`].
     ///
     /// # Errors
-    /// If there is no room, or no shard any more.
+    /// If there is no space, or the shard is gone.
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused>;
 
     /// Wakes `shard` if it sleeps, for all that was posted before.
@@ -18,8 +18,8 @@ pub trait Inboxes {
 /// Why an inbox did not take a message.
 #[derive(Debug)]
 pub enum Refused {
-    /// It is full. The message comes back, for another attempt.
+    /// It is full. The message is returned for another attempt.
     Full(Message),
-    /// The shard took it down: the shard has ended.
+    /// The shard has ended, and its inbox with it.
     Closed,
 }

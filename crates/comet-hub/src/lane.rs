@@ -1,9 +1,9 @@
-//! The way from the control thread to one shard: the shard's inbox, and in front of it the messages
-//! that found it full.
+//! The way from the control thread to one shard: the shard's inbox, and in front of it the messages that found it full.
 //!
-//! A message waits behind those of its class before it, so what is put in first arrives first, and
-//! putting it in never waits. Pushes are put in up to a window; beyond it the callers take turns. The shard is woken only by [`Lane::notify`], once for all that was put in. The caller is
-//! what waits, for the reports; when it gives up, its message is skipped.
+//! A message waits behind earlier ones of its class, so messages arrive in the order in which they were put in, and
+//! putting one in never waits. Pushes are put into the inbox up to a window; beyond it the callers take turns. Only
+//! [`Lane::notify`] wakes the shard, once for all messages. The caller waits for the reports; when it gives up, its
+//! message is skipped.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -14,30 +14,29 @@ use crate::calls::CALLS_MAX;
 use crate::inboxes::{Inboxes, Refused};
 use crate::queues::{CallerId, CallerQueues, Waiting, cost};
 
-/// Messages that may wait before those of ended calls are swept out. At most [`CALLS_MAX`] belong to
-/// calls that still run, so a sweep frees at least half and costs nothing in the mean.
+/// Most waiting messages before those of ended calls are removed. At most [`CALLS_MAX`] belong to running calls, so a
+/// sweep frees at least half, and its amortized cost is constant.
 pub(crate) const WAITING_MAX: usize = 2 * CALLS_MAX;
 
 /// The shard has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Gone;
 
-/// Work in the inbox at most before more of it waits here, in the units of [`cost`]. Callers take turns here
-/// and not in the inbox, so this is what a caller may have to wait for behind another. It keeps a shard busy
-/// for several turns.
+/// Most work in the inbox before further pushes wait here, in the units of [`cost`]. Callers take turns here and not in
+/// the inbox, so one caller may have to wait for this much work of another. It keeps a shard busy for several turns.
 const WINDOW: usize = 2_048;
 
 pub(crate) struct Lane {
     shard: ShardId,
-    /// Something is in the inbox that the shard may sleep over.
+    /// The inbox has messages of which the shard was not notified.
     must_notify: bool,
-    /// Messages other than pushes. Pushes that wait hold back none of them.
+    /// Messages other than pushes. Waiting pushes do not hold them back.
     directory: VecDeque<Waiting>,
-    /// Those of ended calls are swept out when so many wait: twice what was left last time. So a sweep costs nothing in the mean, also where
-    /// most belong to no call.
+    /// The number of waiting messages at which those of ended calls are removed: twice the number left last time. So
+    /// the amortized cost of a sweep is constant, even if most messages belong to no call.
     sweep_at: usize,
     pushes: CallerQueues,
-    /// Costs of the pushes that are not reported yet, and their sum.
+    /// Costs of the pushes that the shard has not reported yet. `load` is their sum.
     unreported: VecDeque<usize>,
     load: usize,
 }
@@ -55,8 +54,8 @@ impl Lane {
         }
     }
 
-    /// Puts `message` into the inbox, or behind those of its class, and of `caller`, that wait for it. `runs`
-    /// says whether a call still wants its message delivered.
+    /// Puts `message` into the inbox, or behind the waiting ones of its class and of `caller`. `runs` says whether a
+    /// call still wants its message delivered.
     pub(crate) fn send(
         &mut self,
         inboxes: &mut impl Inboxes,
@@ -98,8 +97,8 @@ impl Lane {
         Ok(())
     }
 
-    /// Moves what waits into the inbox, as far as there is room. If the shard is gone, the calls whose
-    /// messages waited come back.
+    /// Moves waiting messages into the inbox, as far as there is space. If the shard is gone, returns the calls whose
+    /// messages waited.
     pub(crate) fn flush(
         &mut self,
         inboxes: &mut impl Inboxes,
@@ -141,12 +140,12 @@ impl Lane {
         Ok(())
     }
 
-    /// The shard has reported a push, so there is room for others.
+    /// Notes that the shard has reported a push, which frees its part of the window.
     pub(crate) fn release(&mut self) {
         self.load -= self.unreported.pop_front().unwrap_or(0);
     }
 
-    /// A message that fills the window on its own has it for itself.
+    /// A message that exceeds the window by itself is admitted when the window is empty.
     fn has_window(&self, cost: usize) -> bool {
         self.load == 0 || self.load + cost <= WINDOW
     }
@@ -165,20 +164,20 @@ impl Lane {
         Ok(())
     }
 
-    /// The calls whose messages wait, `call` among them.
+    /// Drops all waiting messages. Returns their calls, and `call`.
     fn abandon(&mut self, call: Option<CallId>) -> Vec<CallId> {
         let waiting = self.directory.drain(..).chain(self.pushes.drain());
         call.into_iter().chain(waiting.filter_map(|waiting| waiting.call)).collect()
     }
 
-    /// Wakes the shard if it sleeps over what was put in.
+    /// Wakes the shard if it sleeps and has unnoticed messages.
     pub(crate) fn notify(&mut self, inboxes: &mut impl Inboxes) {
         if mem::take(&mut self.must_notify) {
             inboxes.notify(self.shard);
         }
     }
 
-    /// So many messages wait that only those of calls, which are bounded themselves, may join them.
+    /// Whether so many messages wait that only those of calls may join them; the number of calls is bounded.
     pub(crate) fn is_full(&self) -> bool {
         self.directory.len() >= WAITING_MAX
     }
@@ -266,7 +265,7 @@ mod tests {
         assert!(matches!(inboxes.take(SHARD), Some(Message::Rooms { .. })));
     }
 
-    /// A caller that has more to push than a shard takes.
+    /// The other caller has more to push than the shard takes.
     #[test]
     fn a_push_waits_behind_one_window_of_another_caller_at_most() {
         let (mut lane, mut inboxes) = lane(4_096);
@@ -348,7 +347,7 @@ mod tests {
     fn ended_calls_do_not_pile_up_before_a_stuck_shard() {
         let (mut lane, mut inboxes) = lane(1);
         for call in 0..3 * WAITING_MAX as u64 {
-            // Only the last call still runs.
+            // Only the last call is still running.
             let message = Message::Rooms { call: CallId(call) };
             lane.send(&mut inboxes, (Some(CallId(call)), CallerId(0)), message, |other| {
                 other.0 == call

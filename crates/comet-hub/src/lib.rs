@@ -1,8 +1,8 @@
 //! The sans-IO control thread: every decision it makes between the mesh and the services.
 //!
-//! Messages, reports and the time come in as arguments; what to post, whom to answer and when to look
-//! again come out. The tokio code around it holds the sockets, the locks and the clock, and the simulator
-//! runs the same state machines with a fake mesh and a fake clock.
+//! Messages, reports and the time are inputs; messages to post, answers and the time of the next turn are outputs. The
+//! tokio code around it holds the sockets, the locks and the clock, and the simulator runs the same state machines with
+//! a fake mesh and a fake clock.
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or names a runtime.
 

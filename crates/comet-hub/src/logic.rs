@@ -1,11 +1,11 @@
 //! The client of remote logic: reports of shards become calls of logic services, and their answers
 //! messages to shards.
 //!
-//! [`LogicClient`] decides which addresses are available, what is asked where, how often and for how long,
-//! and what the shards get as answers. Its driver opens connections, carries requests and holds the clock.
+//! [`LogicClient`] decides which addresses are available, which calls go where, how often and for how long, and what
+//! the shards get as answers. Its driver opens connections, carries requests and holds the clock.
 //!
-//! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds none free
-//! is answered at once; a notice or a renewal of room counts waits for one.
+//! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds no free permit is
+//! answered at once; a notice or a renewal of room counts waits for one.
 
 mod action;
 mod addresses;
@@ -42,13 +42,12 @@ pub use self::request::{Reply, Request};
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;
 
-/// How logic services are called.
+/// The parameters of calls to logic services.
 #[derive(Clone, Debug)]
 pub struct LogicConfig {
     /// Names of the addresses, for the log and the metrics; none twice.
     pub addresses: Vec<Box<str>>,
-    /// How long a call may take, all its attempts together, milliseconds; also how long connecting and a
-    /// ping may take.
+    /// How long a call may take with all its attempts, milliseconds. Connecting and a ping may take as long.
     pub timeout_ms: u64,
     /// Calls under way at most, at least one.
     pub calls: usize,
@@ -56,21 +55,21 @@ pub struct LogicConfig {
     pub ping_ms: u64,
     /// Time between two renewals of the room counts, milliseconds.
     pub renew_ms: u64,
-    /// The longest wait that a client is given when no logic answers, milliseconds; the shortest is half
-    /// of it. Zero: it is given none.
+    /// The longest retry time that a client is told when no logic answers, milliseconds; the shortest is half of it.
+    /// Zero: it is told none.
     pub retry_after_ms: u32,
     /// The meaning of the code UNKNOWN.
     pub unknown: UnknownCode,
     /// Number of shards.
     pub shards: u16,
-    /// Of the random numbers behind backoff and waits.
+    /// The seed of the random numbers for backoff and retry times.
     pub seed: u64,
 }
 
-/// Whom a call is for.
+/// The purpose of a call.
 #[derive(Debug)]
 enum Purpose {
-    /// `asked`: the last notice number when logic was asked.
+    /// `asked`: the number of the latest notice when logic was asked.
     Identify {
         conn: ConnId,
         asked: SequenceNumber,
@@ -83,7 +82,7 @@ enum Purpose {
 }
 
 impl Purpose {
-    /// The call is about a client's token or message.
+    /// Whether the call is about a client's token or message.
     fn is_of_client(&self) -> bool {
         matches!(self, Self::Identify { .. } | Self::Receive { .. })
     }
@@ -94,36 +93,36 @@ struct Call {
     request: Arc<Request>,
     /// Attempts so far. The last one is under way, unless the call waits for an address.
     attempts: u32,
-    /// Where it is; `None`: it waits for an address.
+    /// The connection in use; `None`: it waits for an address.
     connection: Option<ConnectionId>,
-    /// Addresses that could not answer.
+    /// Addresses that were tried and could not answer.
     tried: Vec<usize>,
-    /// Why the last of them could not.
+    /// Why the latest of them could not.
     failure: Failure,
 }
 
 /// The client of remote logic.
 ///
-/// After each `handle_*`, [`poll_message`](Self::poll_message), [`poll_action`](Self::poll_action) and
-/// [`poll_event`](Self::poll_event) give what came of it, each until `None`, in any order. Then
-/// [`poll_timeout`](Self::poll_timeout) says when [`handle_timeout`](Self::handle_timeout) is due. Times
-/// never go back. Deadlines count active time: see [`ActiveClock`].
+/// After each `handle_*`, call [`poll_message`](Self::poll_message), [`poll_action`](Self::poll_action) and
+/// [`poll_event`](Self::poll_event), each until `None`, in any order. Then [`poll_timeout`](Self::poll_timeout) says
+/// when [`handle_timeout`](Self::handle_timeout) is due. Times never go back. Deadlines count active time: see
+/// [`ActiveClock`].
 pub struct LogicClient {
     config: LogicConfig,
     clock: ActiveClock,
     addresses: Addresses,
     notices: Notices,
     calls: HashMap<u64, Call>,
-    /// Calls that wait for an address, in the order in which they began; some are over by then.
+    /// Calls that wait for an address, in the order in which they began; some may be over.
     without_address: Vec<u64>,
     /// Number of the last call.
     last_call: u64,
-    /// When calls are late, in the order in which they began; some are over by then.
+    /// The deadlines of calls, in the order in which they began; some may be over.
     deadlines: VecDeque<(Millis, u64)>,
     renewal: Renewal,
-    /// `None`: no renewal is over yet.
+    /// The rooms of the latest renewal. `None`: no renewal is complete yet.
     told: Option<Told>,
-    /// The log has that rooms do not fit a request.
+    /// The log already says that the rooms do not fit a request.
     are_rooms_beyond: bool,
     /// Calls that are over, by name and code.
     counts: BTreeMap<(&'static str, StatusCode), u64>,
@@ -185,8 +184,8 @@ impl LogicClient {
         self.addresses.name(connection)
     }
 
-    /// From now on the addresses are those of `names`, none twice. One that is left out gets no call any
-    /// more; its connection is closed, and the driver keeps it only for the calls under way on it.
+    /// Sets the addresses to those of `names`, without duplicates. A removed address gets no new call. Its connection
+    /// is closed; the driver keeps it only for the calls under way on it.
     pub fn set_addresses(&mut self, now: Millis, names: Vec<Box<str>>) {
         let now = self.advance(now);
         self.addresses.replace(names, now, &mut self.out);
@@ -223,19 +222,20 @@ impl LogicClient {
         self.notices.dropped()
     }
 
-    /// No notice waits, rests or is on its way.
+    /// Whether no notice waits, rests or is on its way.
     #[must_use]
     pub fn has_delivered_notices(&self) -> bool {
         self.notices.is_idle()
     }
 
-    /// A notice of `key` waits, rests or is on its way.
+    /// Whether a notice of `key` waits, rests or is on its way.
     #[must_use]
     pub fn has_notice_of(&self, key: &str) -> bool {
         self.notices.has_notice_of(key)
     }
 
-    /// Nothing is asked or waits to be said, renewals aside: those go on for as long as clients are here.
+    /// Whether no call is under way and no notice waits. Renewals are ignored: they continue as long as there are
+    /// clients.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         let goes_on = |call: &Call| {
@@ -244,13 +244,13 @@ impl LogicClient {
         !self.notices.has_ends() && self.calls.values().all(goes_on)
     }
 
-    /// This process goes on for another one, which ends now and may have ends of sessions to tell for some seconds yet.
+    /// This process continues for another one, which is ending and may still report ends of sessions for some seconds.
     pub fn take_over(&mut self, now: Millis) {
         let now = self.advance(now);
         self.notices.take_over(now);
     }
 
-    /// Takes what a shard reports for logic.
+    /// Takes a report of a shard that is for logic.
     ///
     /// # Panics
     /// If the report is not for logic.
@@ -284,14 +284,14 @@ impl LogicClient {
         self.proceed(now);
     }
 
-    /// The connection is open.
+    /// Notes that the connection is open.
     pub fn handle_connected(&mut self, now: Millis, connection: ConnectionId) {
         let now = self.advance(now);
         self.addresses.handle_connected(now, connection, &mut self.out);
         self.proceed(now);
     }
 
-    /// The connection cannot be opened.
+    /// Notes that the connection cannot be opened.
     pub fn handle_connect_failed(&mut self, now: Millis, connection: ConnectionId, cause: &str) {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
@@ -300,7 +300,7 @@ impl LogicClient {
         self.proceed(now);
     }
 
-    /// A ping over the connection has an outcome.
+    /// Takes the outcome of a ping over the connection.
     pub fn handle_ping(&mut self, now: Millis, connection: ConnectionId, outcome: PingOutcome) {
         let now = self.advance(now);
         let tools = (&mut self.jitter, &mut self.out);
@@ -309,7 +309,7 @@ impl LogicClient {
         self.proceed(now);
     }
 
-    /// An attempt has an outcome. One of an attempt that was abandoned is ignored.
+    /// Takes the outcome of an attempt. That of an abandoned attempt is ignored.
     ///
     /// # Panics
     /// If the reply does not belong to the request.
@@ -345,7 +345,7 @@ impl LogicClient {
         self.proceed(now);
     }
 
-    /// How many are online in each room whose home is here, each room once; `None` if that could not be
+    /// Takes the number of online members of each room whose home is here, each room once; `None` if they could not be
     /// counted.
     pub fn handle_rooms(&mut self, now: Millis, rooms: Option<RoomPieces>) {
         let now = self.advance(now);
@@ -366,7 +366,7 @@ impl LogicClient {
         self.proceed(now);
     }
 
-    /// Does what is due at `now`. Hand in outcomes that have come before: this ends calls as late.
+    /// Does what is due at `now`. Pass outcomes that came before first: this ends calls as late.
     pub fn handle_timeout(&mut self, now: Millis) {
         let now = self.advance(now);
         while let Some((_, call)) = self.deadlines.pop_front_if(|(at, _)| *at <= now) {
@@ -428,7 +428,7 @@ impl LogicClient {
         clock.active()
     }
 
-    /// Begins what waited for an address or a permit.
+    /// Begins the work that waited for an address or a permit.
     fn proceed(&mut self, now: Millis) {
         if let Renewal::Due = self.renewal
             && self.addresses.available() > 0
@@ -455,12 +455,12 @@ impl LogicClient {
             };
             self.begin(now, Purpose::Notice(notice), request);
         }
-        // Calls that are over need no deadline any more.
+        // Calls that are over need no deadline.
         while self.deadlines.pop_front_if(|(_, call)| !self.calls.contains_key(call)).is_some() {}
     }
 }
 
-/// `message` may be a text of another machine.
+/// `message` may be a text from another machine.
 fn log_failure(
     (failing, out): (&mut Failing<(&'static str, StatusCode)>, &mut Output),
     now: Millis,

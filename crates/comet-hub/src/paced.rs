@@ -1,6 +1,6 @@
-//! The paced broadcasts under way on the shards: their bound, and what became of each.
+//! The paced broadcasts under way on the shards: their bound, and the result of each.
 //!
-//! A shard refuses none, since no more than it takes are begun. So a broadcast goes to all shards or to none.
+//! No more are begun than a shard takes, so no shard refuses one. A broadcast therefore goes to all shards or to none.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use comet_core::{CallId, Millis, ShardId, Tally};
 #[derive(Default)]
 pub struct PacedBroadcasts {
     under_way: BTreeMap<CallId, PacedBroadcast>,
-    /// Names that were cancelled, the latest last. Another host may have said so before its broadcast came here.
+    /// Names that were cancelled, the latest last. The cancellation may arrive from another host before the broadcast.
     cancelled: VecDeque<Arc<str>>,
 }
 
@@ -24,13 +24,13 @@ pub type PacedWhat = (i32, u32, Option<Arc<str>>);
 pub struct PacedBroadcast {
     /// The operation that connections must accept.
     pub operation: i32,
-    /// Connections a second, of all shards.
+    /// Connections a second, over all shards.
     pub speed: u32,
-    /// What it is called on all hosts. `None`: it is on this one alone.
+    /// Its name on all hosts. `None`: it runs only on this one.
     pub name: Option<Arc<str>>,
     /// When it began.
     pub since: Millis,
-    /// What became of it on the shards where it has ended.
+    /// The tally of the shards on which it has ended.
     pub tally: Tally,
     /// Shards on which it is under way.
     shards: BTreeSet<ShardId>,
@@ -43,7 +43,7 @@ impl PacedBroadcasts {
         self.under_way.len() < PACED_MAX
     }
 
-    /// `call` is a broadcast that goes to shards 0 to `shards`.
+    /// Notes that the broadcast `call` goes to shards 0 to `shards`.
     pub fn begin(
         &mut self,
         call: CallId,
@@ -57,7 +57,8 @@ impl PacedBroadcasts {
         self.under_way.insert(call, begun);
     }
 
-    /// `call` is a broadcast of another process that has not ended on these `shards`; on others, `tally` became of it.
+    /// Takes over a broadcast of another process that has not ended on these `shards`; `tally` is the result of the
+    /// others.
     pub fn take_over(
         &mut self,
         call: CallId,
@@ -71,7 +72,7 @@ impl PacedBroadcasts {
         }
     }
 
-    /// It has ended on `shard`, where `tally` became of it. Returns the whole once it has ended everywhere.
+    /// Notes that it has ended on `shard` with `tally`. Returns the whole broadcast once it has ended everywhere.
     pub fn handle_ended(
         &mut self,
         call: CallId,
@@ -79,7 +80,7 @@ impl PacedBroadcasts {
         tally: Tally,
     ) -> Option<PacedBroadcast> {
         let broadcast = self.under_way.get_mut(&call)?;
-        // A shard may have ended it just before it was told to.
+        // A shard may have ended it just before the cancellation arrived.
         if broadcast.shards.remove(&shard) {
             broadcast.tally += tally;
         }
@@ -92,16 +93,16 @@ impl PacedBroadcasts {
         self.under_way.contains_key(&call)
     }
 
-    /// What all hosts call it. `None`: it has no name, or is not under way.
+    /// Its name on all hosts. `None`: it has none, or is not under way.
     #[must_use]
     pub fn name(&self, call: CallId) -> Option<&Arc<str>> {
         self.under_way.get(&call)?.name.as_ref()
     }
 
-    /// All hosts end the broadcast of this name. Returns those that are under way here.
+    /// Cancels the broadcasts of this name, as ordered to all hosts. Returns those under way here.
     pub fn cancel_named(&mut self, name: &Arc<str>) -> Vec<CallId> {
         if !self.was_cancelled(name) {
-            // As many as may have been under way on another host at once.
+            // At most this many broadcasts may have been under way on another host at once.
             if self.cancelled.len() >= PACED_MAX {
                 self.cancelled.pop_front();
             }
@@ -111,7 +112,7 @@ impl PacedBroadcasts {
         named.map(|(call, _)| call).collect()
     }
 
-    /// All hosts were told to end the broadcast of this name, so it does not begin.
+    /// Whether the broadcasts of this name were cancelled on all hosts. Such a broadcast does not begin.
     #[must_use]
     pub fn was_cancelled(&self, name: &str) -> bool {
         self.cancelled.iter().any(|cancelled| **cancelled == *name)
@@ -138,7 +139,7 @@ mod tests {
         let mut paced = PacedBroadcasts::default();
         paced.begin(CallId(1), (5, 10, None), Millis(0), 2);
         assert_eq!(paced.handle_ended(CallId(1), ShardId(1), queued()), None);
-        // It was told to, and had ended.
+        // The cancellation arrived after it had ended there.
         assert_eq!(paced.handle_ended(CallId(1), ShardId(1), Tally::default()), None);
         let ended = paced.handle_ended(CallId(1), ShardId(0), queued()).unwrap();
         assert_eq!(ended.tally.queued, 2);
@@ -151,7 +152,7 @@ mod tests {
         let mut paced = PacedBroadcasts::default();
         let shards = [1, 2].map(ShardId).into();
         paced.take_over(CallId(7), (5, 10, None), Millis(3), (queued(), shards));
-        // It had ended everywhere.
+        // This one had ended everywhere.
         paced.take_over(CallId(8), (5, 10, None), Millis(3), (queued(), BTreeSet::new()));
         assert_eq!(paced.all().map(|(call, _)| call).collect::<Vec<_>>(), [CallId(7)]);
         assert_eq!(paced.handle_ended(CallId(7), ShardId(2), queued()), None);
@@ -185,7 +186,7 @@ mod tests {
         assert!(paced.was_cancelled(&name) && !paced.was_cancelled(&other));
         paced.handle_ended(CallId(1), ShardId(0), queued());
         assert_eq!(paced.cancel_named(&name), []);
-        // It is remembered for a while.
+        // The name is remembered for a while.
         for number in 1..PACED_MAX {
             assert_eq!(paced.cancel_named(&number.to_string().into()), []);
             assert!(paced.was_cancelled(&name), "{number}");

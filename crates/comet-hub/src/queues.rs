@@ -1,11 +1,11 @@
-//! What waits in front of one inbox, or of one server: a queue for each caller. The queues take turns, by the work
-//! that what is in them causes.
+//! The items that wait in front of one inbox, or of one server: a queue for each caller. The queues take turns by the
+//! work of their items.
 
 use std::collections::{HashMap, VecDeque};
 
 use comet_core::{CallId, Message};
 
-/// Who makes calls: pushes of one caller keep their order, those of several take turns.
+/// Identifies a caller: pushes of one caller keep their order, those of several callers take turns.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct CallerId(pub u64);
 
@@ -16,9 +16,9 @@ pub(crate) struct Waiting {
     pub(crate) message: Message,
 }
 
-/// What waits in the queue of a caller.
+/// An item in the queue of a caller.
 pub(crate) trait Work {
-    /// The work that it causes, where a push to one key or room is 1.
+    /// The work that the item causes; a push to one key or room counts as 1.
     fn cost(&self) -> usize;
 }
 
@@ -28,7 +28,7 @@ impl Work for Waiting {
     }
 }
 
-/// Work that a caller may cause before it is the next one's turn.
+/// Most work of one caller before the next one's turn.
 const QUANTUM: usize = 256;
 
 /// The work that a message causes at a home.
@@ -41,17 +41,17 @@ pub(crate) fn cost(message: &Message) -> usize {
     }
 }
 
-/// The work of a push to so many keys or users.
+/// The work of a push to this many keys or users.
 pub(crate) fn cost_of_names(names: usize) -> usize {
     1 + names / 4
 }
 
-/// The work of a push to everybody.
+/// The work of a push to all.
 pub(crate) const COST_OF_BROADCAST: usize = QUANTUM;
 
 struct CallerQueue<T> {
     messages: VecDeque<T>,
-    /// Work that the caller may still cause in its turn. A message that costs more waits for the next turns.
+    /// Work that the caller may still cause in its turn. A message that costs more waits for later turns.
     credit: usize,
 }
 
@@ -64,7 +64,7 @@ impl<T> Default for CallerQueue<T> {
 /// Never holds an empty queue.
 pub(crate) struct CallerQueues<T = Waiting> {
     queues: HashMap<CallerId, CallerQueue<T>>,
-    /// Whose turn it is, and then whose.
+    /// The callers in the order of their turns.
     turns: VecDeque<CallerId>,
     len: usize,
 }
@@ -97,7 +97,7 @@ impl<T: Work> CallerQueues<T> {
         self.len += 1;
     }
 
-    /// The message whose turn it is, and what it costs.
+    /// The next message in turn, and its cost.
     pub(crate) fn pop(&mut self) -> Option<(CallerId, T, usize)> {
         loop {
             let caller = *self.turns.front()?;
@@ -119,7 +119,7 @@ impl<T: Work> CallerQueues<T> {
         }
     }
 
-    /// Takes back what [`CallerQueues::pop`] gave. It is the next one again.
+    /// Takes back a message from [`CallerQueues::pop`]. It is the next one again.
     pub(crate) fn put_back(&mut self, (caller, waiting, cost): (CallerId, T, usize)) {
         let queue = self.queues.entry(caller).or_default();
         if queue.messages.is_empty() {

@@ -1,10 +1,9 @@
-//! How a speed is divided.
+//! Division of a speed.
 
 use std::num::NonZeroU32;
 
-/// Divides `speed` among shards, or among whole servers, in proportion to their connections, so that all
-/// end at about the same time. Each gets at least 1: one whose first connections come in a moment still
-/// takes part.
+/// Divides `speed` among shards, or among whole servers, in proportion to their connections, so that all end at about
+/// the same time. Each gets at least 1, so that a shard whose first connections are about to come takes part as well.
 #[must_use]
 pub fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
     let speed = u128::from(speed.get());
@@ -23,7 +22,7 @@ pub fn shares(speed: NonZeroU32, live: &[u64]) -> Vec<NonZeroU32> {
         .collect()
 }
 
-/// Divides `count` connections among shards in proportion to those each has, none of which gives more than it has.
+/// Divides `count` connections among shards in proportion to the connections of each. No shard gives more than it has.
 #[must_use]
 pub fn portions(count: u64, live: &[u64]) -> Vec<u64> {
     let total = live.iter().map(|live| u128::from(*live)).sum::<u128>().max(1);

@@ -21,7 +21,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// The IP address and port; `None` of a Unix socket.
+    /// The IP address and port; `None` for a Unix socket.
     #[must_use]
     pub fn socket(&self) -> Option<SocketAddr> {
         match self {
@@ -36,7 +36,8 @@ impl Address {
         self.socket().is_some_and(|address| !address.ip().to_canonical().is_loopback())
     }
 
-    /// Whether both are one place, of which only one socket can take the callers. Port 0 is a free one for each.
+    /// Whether both addresses are the same place, so that only one socket can listen there. Port 0 is a different free
+    /// port each time.
     #[must_use]
     pub fn is_same_place(&self, other: &Self) -> bool {
         match (self, other) {
@@ -55,7 +56,7 @@ impl From<SocketAddr> for Address {
     }
 }
 
-/// Text that is no address of a listener. Its `Display` is the rest of a sentence that begins with the text.
+/// Text that is not an address of a listener. Its `Display` is the rest of a sentence that begins with the text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadAddress {
     /// Neither an IP address with a port nor one of the other forms.
@@ -121,7 +122,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// As it is written, like the addresses of std.
+/// Written like the `Display`, as the addresses of std do.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

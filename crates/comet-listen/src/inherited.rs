@@ -1,4 +1,4 @@
-//! Listening sockets that another process hands over, by the name that the configuration gives them.
+//! Listening sockets from another process, by the name that the configuration gives them.
 
 use std::fmt::Write;
 use std::io;
@@ -12,7 +12,7 @@ use crate::Address;
 pub struct NamedSocket {
     /// The key of the configuration that names the address.
     pub setting: String,
-    /// Which one of the addresses of that key.
+    /// The index among the addresses of that key.
     pub index: usize,
     /// The address as it is configured: port 0 stays 0.
     pub address: Address,
@@ -41,7 +41,7 @@ impl AsFd for NamedSocket {
     }
 }
 
-/// The names of `sockets` as [`Inherited::new`] reads them: a line each.
+/// The names of `sockets` in the form that [`Inherited::new`] reads: one line each.
 pub fn names<'a>(sockets: impl IntoIterator<Item = &'a NamedSocket>) -> String {
     let mut names = String::new();
     for NamedSocket { setting, index, address, .. } in sockets {
@@ -58,7 +58,7 @@ impl Inherited {
     /// The sockets of [`names`], in the same order.
     ///
     /// # Errors
-    /// The names are none, or not those of the sockets.
+    /// If the names are malformed, or do not match the sockets.
     pub fn new(names: &str, sockets: Vec<OwnedFd>) -> Result<Self, String> {
         let lines: Vec<&str> = names.lines().collect();
         if lines.len() != sockets.len() {
@@ -82,7 +82,7 @@ impl Inherited {
         self.with(|sockets| sockets.iter().any(|socket| is_named(socket, setting, address)))
     }
 
-    /// All sockets of one address of `setting`, in their order; none if there is none left.
+    /// Takes all sockets of one address of `setting`, in their order; empty if none is left.
     #[must_use]
     pub fn take(&self, setting: &str, address: &Address) -> Vec<OwnedFd> {
         self.with(|sockets| {

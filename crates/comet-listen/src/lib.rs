@@ -1,10 +1,10 @@
-//! Listening sockets of clients and of callers: opened in one way, with one rule for IPv6 and one sentence
-//! for what fails.
+//! Listening sockets for clients and callers: opened in one way, with one rule for IPv6 and one sentence for each
+//! failure.
 //!
-//! An IPv6 address listens for IPv6 alone (`IPV6_V6ONLY`), whatever `net.ipv6.bindv6only` says: `0.0.0.0`
-//! and `[::]` are two addresses, and whoever wants both names both.
+//! An IPv6 address listens for IPv6 alone (`IPV6_V6ONLY`), whatever `net.ipv6.bindv6only` says. So `0.0.0.0` and `[::]`
+//! are two addresses, and a configuration that wants both names both.
 //!
-//! A Unix socket replaces one without a listener, and is gone with its listener.
+//! A Unix socket replaces a stale one without a listener. Its file is removed when its listener ends.
 //!
 //! **Invariant:** it depends on no other crate of the workspace, and nothing here accepts.
 
@@ -101,8 +101,8 @@ pub fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Tries what listening at `address` needs. An IP address is bound for a moment, without listening: no client can
-/// connect. Port 0 always succeeds. Of a Unix socket the file is looked at, and nothing is made.
+/// Tests whether listening at `address` would succeed. An IP address is bound for a moment, without listening, so no
+/// client can connect. Port 0 always succeeds. For a Unix socket only its file is examined, and nothing is made.
 ///
 /// # Errors
 /// If the kernel refuses, or another socket listens there.
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn an_address_in_use_is_named() {
-        // Nobody else takes ports of this address.
+        // No other process uses ports of this address.
         let [_, high, middle, low] = std::process::id().to_be_bytes();
         let free = listen(SocketAddr::from(([127, 128 | high, middle, low], 0)), 8).unwrap();
         let address = free.local_addr().unwrap().as_socket().unwrap();

@@ -1,5 +1,5 @@
-//! Unix sockets: the file of one that a killed process left is replaced, and the file is gone with its
-//! listener.
+//! Unix sockets. The file that a killed process left behind is replaced, and the file is removed when its listener
+//! ends.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
@@ -18,26 +18,27 @@ use crate::{Address, ListenError};
 /// User and group of the process may connect, whatever its umask.
 const MODE: u32 = 0o660;
 
-/// How often the lock of a directory is tried, and the pause between. Another comet has it for far less.
+/// How often locking a directory is tried, and the pause between attempts. Another comet holds the lock far shorter.
 const LOCK_ATTEMPTS: usize = 100;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// The file of a Unix socket that is listened on. It is removed with the value, unless another socket is there
-/// by then.
+/// The file of a listening Unix socket. Dropping this removes the file, unless another socket is there by then.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
     /// Device and inode.
     id: (u64, u64),
-    /// Open until the file is removed: no other process takes the path before, and the inode's number is not used again.
+    /// Kept open until the file is removed. So no other process takes the path before, and the inode number is not
+    /// reused.
     _socket: Socket,
 }
 
-/// Whether files of sockets stay where they are, because another process listens there.
+/// Whether the files of sockets are kept, because another process listens there.
 static ARE_FILES_KEPT: AtomicBool = AtomicBool::new(false);
 
-/// Whether this process leaves the files of its Unix sockets when it ends, because the sockets are another process's, too. So
-/// it is in the former process of a live upgrade from the commit on, and in the new one until then.
+/// Sets whether this process keeps the files of its Unix sockets when it ends, because another process uses the sockets
+/// too. This holds for the former process of a live upgrade from the commit on, and for the new process until the
+/// commit.
 pub fn keep_socket_files(are_kept: bool) {
     ARE_FILES_KEPT.store(are_kept, Ordering::Release);
 }
@@ -45,13 +46,13 @@ pub fn keep_socket_files(are_kept: bool) {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if !ARE_FILES_KEPT.load(Ordering::Acquire) && id(&self.path).is_ok_and(|id| id == self.id) {
-            // What is left is replaced by the next process.
+            // The next process replaces a file that is left.
             let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Binds `path` and listens. A socket there without a listener is replaced.
+/// Binds `path` and listens. A socket file without a listener is replaced.
 ///
 /// # Errors
 /// If the kernel refuses, another socket listens there, or a file is there that is no socket.
@@ -60,7 +61,7 @@ pub fn listen_unix(path: &Path, backlog: i32) -> Result<(Socket, SocketFile), Li
     open(path, backlog).map_err(|source| ListenError { address: address(), source })
 }
 
-/// Goes on with a socket that another process listens at, and has handed over.
+/// Continues with a listening socket that another process has handed over.
 ///
 /// # Errors
 /// If its file is gone.
@@ -78,7 +79,7 @@ fn open(path: &Path, backlog: i32) -> io::Result<(Socket, SocketFile)> {
     let _lock = lock(path.parent().expect("the path of a socket has a directory"))?;
     make_room(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // Before the first connection; the kernel takes what umask names away from it (unix(7)).
+    // Set before the first connection. The kernel removes the bits of the umask (unix(7)).
     File::from(OwnedFd::from(socket.try_clone()?)).set_permissions(Permissions::from_mode(MODE))?;
     socket.bind(&SockAddr::unix(path)?)?;
     let _socket = socket.try_clone()?;
@@ -109,15 +110,15 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
     has_stale_socket(path).map(|_| ())
 }
 
-/// Removes a socket without a listener.
+/// Removes a socket file without a listener.
 fn make_room(path: &Path) -> io::Result<()> {
     if has_stale_socket(path)? { fs::remove_file(path) } else { Ok(()) }
 }
 
-/// Whether `path` is the file of a socket without a listener.
+/// Whether `path` is a socket file without a listener.
 ///
 /// # Errors
-/// [`ErrorKind::AddrInUse`] if it has one, [`ErrorKind::AlreadyExists`] if it is no socket.
+/// [`ErrorKind::AddrInUse`] if it has a listener, [`ErrorKind::AlreadyExists`] if it is not a socket.
 fn has_stale_socket(path: &Path) -> io::Result<bool> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
@@ -130,7 +131,7 @@ fn has_stale_socket(path: &Path) -> io::Result<bool> {
     match is_live(path) {
         Ok(true) => Err(ErrorKind::AddrInUse.into()),
         Ok(false) => Ok(true),
-        // Who may not connect does not learn whether something listens.
+        // Without permission to connect it is unknown whether something listens.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {
             let (owner, mode) = (found.uid(), found.mode() & 0o777);
             Err(io::Error::other(format!(
@@ -142,9 +143,9 @@ fn has_stale_socket(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Whether it has a listener.
+/// Whether the socket has a listener.
 fn is_live(path: &Path) -> io::Result<bool> {
-    // Without waiting: one whose backlog is full listens as well.
+    // Tried without waiting: a listener whose backlog is full counts as well.
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     match socket.connect(&SockAddr::unix(path)?) {
@@ -197,7 +198,7 @@ mod tests {
         let (socket, file) = listen_unix(&path, 1).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
         let _connected = UnixStream::connect(&path).unwrap();
-        // Also while its backlog is full.
+        // The same holds while its backlog is full.
         for _ in 0..4 {
             let error = listen_unix(&path, 1).unwrap_err().to_string();
             let expected = format!("unix:{} is in use: stop what listens there", path.display());
@@ -212,7 +213,7 @@ mod tests {
     fn a_stale_socket_is_replaced() {
         let directory = Directory::new("stale");
         let path = directory.socket();
-        // std's leaves its file.
+        // The std listener leaves its file.
         drop(UnixListener::bind(&path).unwrap());
         let (_socket, file) = listen_unix(&path, 8).unwrap();
         UnixStream::connect(&path).unwrap();
@@ -242,7 +243,7 @@ mod tests {
             let path = path.clone();
             move || {
                 if rustix::process::geteuid().is_root() {
-                    // Root may connect to every socket. This is the thread's own user from now on.
+                    // Root may connect to every socket. This changes the user of this thread only.
                     let user = rustix::process::Uid::from_raw(65_534);
                     rustix::thread::set_thread_uid(user).unwrap();
                 }

@@ -6,8 +6,8 @@ use comet_core::Identity;
 
 /// Identifies the client behind a token.
 pub trait Authenticator {
-    /// The identity behind `token` (the body of operation 7) and `cookie` (the upgrade request's
-    /// `Cookie` header; empty over TCP and where none was sent).
+    /// The identity behind `token` (the body of operation 7) and `cookie` (the upgrade request's `Cookie` header; empty
+    /// over TCP, and if none was sent).
     ///
     /// # Errors
     /// The [`Refusal`], for the log and for the client.
@@ -34,7 +34,7 @@ impl Refusal {
         Self { sentence, is_temporary: false }
     }
 
-    /// A refusal that may be none a few seconds later: the client is to come back with the same token.
+    /// A refusal that may not be repeated a few seconds later: the client should come back with the same token.
     #[must_use]
     pub fn for_now(sentence: impl Into<String>) -> Self {
         Self { is_temporary: true, ..Self::new(sentence) }

@@ -13,11 +13,9 @@ const SEED_ROOM: &str = "1";
 
 /// Accepts every well-formed token as it is; the first byte selects the form.
 ///
-/// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`, with a list of
-///   further `rooms` if it likes.
-///   Without a key it gets a random one (UUID v4), without a room it is in none, and without
-///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is
-///   refused.
+/// - `{`: goim v2's JSON, `{"mid":42,"key":"optional","room_id":"live://1000","accepts":[1000]}`, optionally with a
+///   list of further `rooms`. Without a key it gets a random one (UUID v4), without a room it is in none, and without
+///   `accepts` it accepts nothing, as in goim. Other fields are ignored. JSON of another form is refused.
 /// - anything else: the seed's decimal user id. The user is in room `1` and accepts all operations.
 ///   A token that is not a number is user 0, in no room; nothing is refused.
 #[derive(Clone, Copy, Default, Debug)]

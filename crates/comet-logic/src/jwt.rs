@@ -31,10 +31,10 @@ use serde_json::{Map, Value};
 use self::fetched::FetchedKeys;
 use crate::authenticator::{Authenticator, Refusal};
 
-/// By how much the clocks of signer and checker may differ, in seconds.
+/// Most seconds by which the clocks of signer and checker may differ.
 const LEEWAY_SECONDS: u64 = 60;
 
-/// Signatures that are computed for a token at most. One by RSA takes some 25 us, and a set may have 1,000 keys.
+/// Most signatures computed for one token. One by RSA takes some 25 us, and a set may have 1,000 keys.
 const TRIES_MAX: usize = 16;
 
 const BAD_ALGORITHM: &str = "the token's algorithm is not accepted";
@@ -59,10 +59,10 @@ pub struct JwtOptions {
     pub ends_connections: bool,
 }
 
-/// What came of the JWK set of a URL.
+/// The result of adopting the JWK set of a URL.
 #[derive(Debug)]
 pub struct Fetched {
-    /// What it changes, if anything.
+    /// What the set changes, if anything.
     pub change: Option<KeyChange>,
     /// A sentence about each of its keys that was skipped because it cannot be used.
     pub unusable: Vec<String>,
@@ -77,7 +77,7 @@ pub struct Fetched {
 pub struct Jwt {
     /// The accepted algorithms, each with the checks of a token besides its signature.
     rules: Vec<(Algorithm, Validation)>,
-    /// Read once for each token, so a reload touches none that is being checked.
+    /// Read once for each token, so a reload does not affect a check under way.
     keys: RwLock<Arc<KeySet>>,
     fetched: FetchedKeys,
     claims: ClaimNames,
@@ -111,7 +111,7 @@ impl Jwt {
         KeySet::read(files, &self.algorithms())
     }
 
-    /// Checks tokens with `keys` from now on. Returns what they change, by file.
+    /// Checks tokens with `keys` after this call. Returns what they change, by file.
     pub fn adopt(&self, keys: KeySet) -> Vec<KeyChange> {
         let mut present = self.keys.write().unwrap_or_else(PoisonError::into_inner);
         let changes = keys.changes_from(&present);
@@ -119,13 +119,13 @@ impl Jwt {
         changes
     }
 
-    /// Checks tokens with the JWK set in `bytes`, too, which is that of `url` from now on.
+    /// Checks tokens also with the JWK set in `bytes`, which replaces that of `url`.
     ///
     /// # Errors
     /// If no key of the set can be used; the keys of `url` stay as they were.
     ///
     /// # Panics
-    /// If there are fewer URLs.
+    /// If there is no URL with this index.
     pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Fetched, JwtError> {
         let (keys, unusable) = keys::read_set(bytes, &self.algorithms())?;
         let count = keys.len();
@@ -138,29 +138,30 @@ impl Jwt {
         Ok(Fetched { change, unusable })
     }
 
-    /// The JWK set of each URL that was adopted last; `None`: none was yet.
+    /// The JWK set of each URL that was last adopted; `None`: none was yet.
     #[must_use]
     pub fn fetched(&self) -> Vec<Option<Arc<[u8]>>> {
         self.fetched.documents()
     }
 
-    /// The thread that calls [`Jwt::adopt_fetched`]. It is unparked when a token names a key that is missing.
+    /// Sets the thread that calls [`Jwt::adopt_fetched`]. It is unparked when a token names a missing key.
     pub fn set_fetcher(&self, thread: Thread) {
         self.fetched.set_fetcher(thread);
     }
 
-    /// Whether the URLs may have keys that are not here. Tokens of unknown keys are refused for now then, not for good.
+    /// Sets whether the URLs may have keys that are missing here. Then tokens of unknown keys are refused only
+    /// temporarily.
     pub fn set_stale(&self, is_stale: bool) {
         self.fetched.set_stale(is_stale);
     }
 
-    /// Whether a token has named a key that is missing, since [`Jwt::begin_fetch`].
+    /// Whether a token has named a missing key since [`Jwt::begin_fetch`].
     #[must_use]
     pub fn wants_fetch(&self) -> bool {
         self.fetched.is_wanted()
     }
 
-    /// The URLs are about to be fetched.
+    /// Notes that the URLs are about to be fetched.
     pub fn begin_fetch(&self) {
         self.fetched.begin();
     }
@@ -182,7 +183,7 @@ impl Jwt {
     }
 }
 
-/// How long a checked token is valid from now on, with the leeway. `exp` may have a fraction (RFC 7519, section 2).
+/// How much longer a checked token is valid, including the leeway. `exp` may have a fraction (RFC 7519, section 2).
 #[allow(clippy::disallowed_methods, reason = "so does the check of the times before it")]
 fn expires_in_ms(claims: &Map<String, Value>) -> Option<u64> {
     let expires_at = claims.get("exp")?.as_f64()? + LEEWAY_SECONDS as f64;

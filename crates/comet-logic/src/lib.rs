@@ -1,5 +1,5 @@
-//! Who a client is: the [`Authenticator`] trait and its two implementations. [`Embedded`] accepts every
-//! token as it is, [`Jwt`] accepts tokens that a known key has signed.
+//! The identities of clients: the [`Authenticator`] trait and its two implementations. [`Embedded`] accepts every token
+//! as it is, [`Jwt`] accepts tokens that a known key has signed.
 //!
 //! An authenticator gets the token and the cookies of a client and returns its identity, or why it is
 //! refused. It decides nothing else: the shard handles rooms, sessions and keys that have to be

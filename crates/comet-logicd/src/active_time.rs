@@ -1,12 +1,12 @@
-//! The clock of the fan-out: active time, so that a process that was stopped takes no comet for late.
+//! The clock of the fan-out: active time, so that a process that was stopped does not consider a comet late.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use comet_hub::{ActiveClock, Millis};
 
-/// Turns the time of this thread into active time. The thread has to call [`ActiveTime::sleep_until`] again and
-/// again: a wake-up that is later than that says is how a stall is seen.
+/// Converts the time of this thread into active time. The thread must call [`ActiveTime::sleep_until`] repeatedly: a
+/// stall shows as a wake-up later than the time that this returned.
 pub(crate) struct ActiveTime {
     epoch: Instant,
     state: Mutex<State>,
@@ -14,12 +14,12 @@ pub(crate) struct ActiveTime {
 
 struct State {
     clock: ActiveClock,
-    /// When the thread means to wake.
+    /// The time at which the thread will wake.
     wakes_at: Millis,
 }
 
 impl ActiveTime {
-    /// Active time begins at zero.
+    /// A clock whose active time begins at zero.
     pub(crate) fn new() -> Self {
         let state = State { clock: ActiveClock::new(Millis(0)), wakes_at: Millis(0) };
         Self { epoch: Instant::now(), state: Mutex::new(state) }
@@ -30,12 +30,12 @@ impl ActiveTime {
         self.with(|state| state.clock.active())
     }
 
-    /// When active time will be `due`, if nothing holds the thread up.
+    /// When active time reaches `due`, if nothing holds the thread up.
     pub(crate) fn instant(&self, due: Millis) -> Instant {
         self.with(|state| self.epoch + Duration::from_millis(state.clock.time_of(due).0))
     }
 
-    /// When the thread has to look at the clock again, for something that is due at an active time.
+    /// When the thread must check the clock again, for something due at an active time.
     pub(crate) fn sleep_until(&self, due: Millis) -> Instant {
         self.with(|state| {
             state.wakes_at = state.clock.time_of(due).min(state.clock.awake_until());

@@ -16,7 +16,7 @@ use tonic::Status;
 use crate::comet::Request;
 use crate::comets::{Comets, unavailable};
 
-/// Users whose sessions are looked up at once.
+/// Users whose sessions are looked up together.
 const USERS: usize = 256;
 /// Most sessions of the users of one push, for each key that a call may name; and in total, some 100 MB.
 const SESSIONS: usize = 16;
@@ -57,7 +57,7 @@ impl PushBackend for Comets {
         let keys = self.bounds.keys_max;
         let most = (SESSIONS * keys).min(SESSIONS_MAX).max(keys);
         let (mut found, mut absent) = (Vec::new(), 0);
-        // In parts, so that a push to more sessions than are allowed is refused before all of them are in memory.
+        // Done in parts, so that a push to more sessions than allowed is refused before all of them are in memory.
         for users in users.chunks(USERS) {
             for (_, sessions) in self.sessions.sessions_of(users).await.map_err(unavailable)? {
                 absent += u64::from(sessions.is_empty());
@@ -107,7 +107,7 @@ impl PushBackend for Comets {
         self.carry(|fanout| fanout.to_all(speed.map(|speed| (speed, &live))), request).await
     }
 
-    /// As the comets have said last.
+    /// The counts that the comets have last reported.
     async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
@@ -127,14 +127,14 @@ impl PushBackend for Comets {
         Ok(OfAllHosts { value: members.collect(), unanswered: Vec::new() })
     }
 
-    /// Sessions have no address.
+    /// The number of sessions. Their addresses are unknown.
     async fn clients(&self) -> Result<OfAllHosts<Clients>, Status> {
         let live = self.sessions.counts().await.map_err(unavailable)?.sessions;
         Ok(OfAllHosts { value: Clients { live, addresses: 0 }, unanswered: Vec::new() })
     }
 }
 
-/// Each name once, in the order of their first mentions.
+/// Each name once, in the order of first mentions.
 fn once<T: Clone + Eq + Hash>(mut names: Vec<T>) -> Vec<T> {
     let mut seen = HashSet::with_capacity(names.len());
     names.retain(|name| seen.insert(name.clone()));

@@ -1,4 +1,4 @@
-//! One comet of `comet logic`: where it is, and the calls to it.
+//! One comet of `comet logic`: its addresses, and the calls to it.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -19,22 +19,21 @@ use crate::turnstile::{Turn, Turnstile};
 /// How long connecting to a comet may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often a silent connection to a comet is asked whether it is still there, and how long the answer
-/// may take.
+/// How often a silent connection to a comet is pinged, and how long the answer may take.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
-/// Where a comet is, for pushes and for clients.
+/// The addresses of a comet, for pushes and for clients.
 #[derive(Clone, Debug)]
 pub struct CometOptions {
-    /// Its server id, as it calls itself towards logic.
+    /// Its server id, by which it identifies itself to logic.
     pub(crate) id: String,
-    /// Where its push service is, in the form of [`Peer`].
+    /// The address of its push service, in the form of [`Peer`].
     pub(crate) address: String,
     peer: Peer,
-    /// Where clients connect; at least one.
+    /// Its hosts for clients; at least one.
     pub(crate) hosts: Vec<String>,
     pub(crate) weight: u32,
-    /// Clients are not sent there.
+    /// Whether clients are not sent to it.
     pub(crate) is_offline: bool,
 }
 
@@ -43,7 +42,7 @@ impl CometOptions {
     /// connect to the same host, and its weight is 1.
     ///
     /// # Errors
-    /// If the address is none.
+    /// If the address is invalid.
     pub fn new(id: &str, address: &str, tls: &ApiTls) -> Result<Self, BadAddress> {
         let peer = Peer::new(address, tls, CONNECT_TIMEOUT)?.keep_alive(KEEPALIVE);
         let (id, hosts) = (id.to_owned(), vec![host_of(address).to_owned()]);
@@ -51,19 +50,19 @@ impl CometOptions {
         Ok(Self { id, address, peer, hosts, weight: 1, is_offline: false })
     }
 
-    /// Where clients connect, at least one host, and the share of clients beside that of other comets, at least 1.
+    /// Sets its hosts for clients, at least one, and its share of clients relative to other comets, at least 1.
     #[must_use]
     pub fn for_clients(self, hosts: Vec<String>, weight: u32) -> Self {
         Self { hosts, weight, ..self }
     }
 
-    /// Where its push service is, in the form of [`Peer`].
+    /// The address of its push service, in the form of [`Peer`].
     #[must_use]
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Clients are not sent there. Pushes go there all the same.
+    /// Sends no clients to this comet. Pushes still go there.
     #[must_use]
     pub fn offline(self) -> Self {
         Self { is_offline: true, ..self }
@@ -85,7 +84,7 @@ pub(crate) enum Origin {
     Configured,
     /// Discovery has it.
     Discovered,
-    /// Discovery had it, and it still answers: it drains, or discovery lost it. It may have clients.
+    /// Discovery no longer has it, but it still answers: it drains, or discovery lost it. It may have clients.
     Left,
 }
 
@@ -95,11 +94,11 @@ struct Link {
     peer: Peer,
     /// Connects when it is used, and again after a failure.
     channel: Mutex<GrpcChannel>,
-    /// To the comet, all callers are this process.
+    /// The comet sees all callers as this process, so they take turns here.
     turnstile: Arc<Turnstile>,
 }
 
-/// What a comet is asked for.
+/// A request to a comet.
 #[derive(Clone)]
 pub(crate) enum Request {
     Keys(PushMsgReq),
@@ -108,7 +107,7 @@ pub(crate) enum Request {
 }
 
 impl Comet {
-    /// The comet whose calls `token` opens. Has to be called inside a runtime.
+    /// The comet, whose calls use `token`. Must be called inside a runtime.
     pub(crate) fn new(options: CometOptions, origin: Origin, token: &BearerToken) -> Self {
         let (token, peer) = (token.clone(), options.peer.clone());
         let channel = Mutex::new(GrpcChannel::new(&peer, peer.connect_lazy(), token.clone()));
@@ -116,17 +115,17 @@ impl Comet {
         Self { options, origin, link: Arc::new(link) }
     }
 
-    /// Whether `options` are those of this comet at the same address.
+    /// Whether `options` have the id and the address of this comet.
     pub(crate) fn is_at(&self, options: &CometOptions) -> bool {
         self.options.id == options.id && self.options.address == options.address
     }
 
-    /// The same comet with what else `options` say. It keeps its connection.
+    /// The same comet with the other settings of `options`. It keeps its connection.
     pub(crate) fn with(&self, options: CometOptions, origin: Origin) -> Self {
         Self { options, origin, link: Arc::clone(&self.link) }
     }
 
-    /// Whether clients may be sent there.
+    /// Whether clients may be sent to it.
     pub(crate) fn is_for_clients(&self) -> bool {
         self.origin != Origin::Left && !self.options.is_offline
     }
@@ -135,12 +134,12 @@ impl Comet {
         self.link.channel.lock().expect(NO_PANIC).clone()
     }
 
-    /// A call of `caller` to `target` lines up behind others.
+    /// Queues a call of `caller` to `target`.
     pub(crate) fn line_up(&self, caller: CallerId, target: &Target) -> Turn {
         self.link.turnstile.line_up(caller, target)
     }
 
-    /// Leaves a connection on which nothing may come any more; calls under way stay with it.
+    /// Replaces a connection that seems dead; calls under way stay on it.
     pub(crate) fn reconnect(&self) {
         let Link { token, peer, channel, .. } = &*self.link;
         *channel.lock().expect(NO_PANIC) =
@@ -169,20 +168,20 @@ pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<Ledger
     Ok(LedgerSum { matched, queued, dropped, absent, scheduled, parked })
 }
 
-/// Why a call failed, in the comet's own words if it answered.
+/// The failure of a call, with the comet's own message if it answered.
 pub(crate) fn failure(status: &Status) -> CallFailure {
     let cause = root_cause(status).to_string();
     let message = match status.message() {
         "" => cause,
-        // What is beneath a failure of this side says more than the status around it.
+        // The cause of a failure on this side says more than the status around it.
         _ if status.source().is_some() || status.code() == Code::Unavailable => cause,
         said => said.to_owned(),
     };
     CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }
 }
 
-/// `HOST` of `HOST:PORT` or `tls:HOST:PORT`; an IPv6 address without its brackets. A comet behind a Unix socket is on
-/// this host.
+/// The `HOST` of `HOST:PORT` or `tls:HOST:PORT`; an IPv6 address without its brackets. A comet behind a Unix socket is
+/// on this host.
 fn host_of(address: &str) -> &str {
     if address.starts_with("unix:") {
         return "localhost";

@@ -1,8 +1,8 @@
-//! The comets that `comet logic` serves, as the way of a push: the sessions select the comets, each of those
-//! is called, and their ledgers are added up.
+//! The comets that `comet logic` serves. For a push the sessions select the comets, each of these is called, and their
+//! ledgers are added up.
 //!
-//! A comet that cannot be reached is named in the answer. If no comet took a push, it has failed. Comets come and go
-//! while pushes are under way.
+//! A comet that cannot be reached is named in the answer. If no comet took a push, the push has failed. Comets come and
+//! go while pushes are under way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,51 +27,51 @@ use crate::active_time::ActiveTime;
 use crate::comet::{Comet, CometOptions, Origin, Request, ask};
 use crate::wanted::Wanted;
 
-/// Pushes that may be under way at once; with the longest body this bounds their memory.
+/// Most pushes under way at once. Together with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
 
-/// Those of one caller: four of them are needed to leave no place for others.
+/// Most pushes of one caller, so that it takes four callers to use up all places.
 const CALLER_PUSHES_MAX: usize = PUSHES_MAX / 4;
 
-/// Calls that may be under way to one comet. A comet that is slow holds no more than half of the pushes.
+/// Most calls under way to one comet, so that a slow comet holds up at most half of the pushes.
 const CALLS_MAX: usize = PUSHES_MAX / 2;
 
-/// How much longer a comet may take than a push itself: it says more about a push that takes too long.
+/// How much longer than the push itself a comet may take: its own error about a late push says more.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// Comets of discovery, and of those that left it. Those of the configuration come beside them.
+/// Most comets from discovery, including those that left it. Configured comets come in addition.
 const DISCOVERED_MAX: usize = 1_024;
 
-/// When comets are asked whether they take clients. Each may stall for the limit before it is left out.
+/// When comets are asked whether they take clients. A comet that hangs is used until the limit, and then left out.
 const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 };
 
-/// All of them, and where their sessions are.
+/// All comets, and the store of their sessions.
 pub(crate) struct Comets {
     token: BearerToken,
     pub(crate) sessions: Arc<Store>,
     pub(crate) bounds: Bounds,
     time: ActiveTime,
-    /// The lock is never held across an await, and only the thread of logic takes it.
+    /// This lock is never held across an await, and only the thread of logic takes it.
     state: Arc<Mutex<State>>,
-    /// Tells pushes under way that a comet is gone.
+    /// Notified when a comet is gone, for pushes under way.
     gone: watch::Sender<()>,
-    /// Sessions by server id, as the store has said last; at first none.
+    /// Sessions by server id, as last reported by the store; empty at first.
     live: Mutex<BTreeMap<String, u64>>,
 }
 
 /// The comets at one moment.
 pub(crate) type CometList = BTreeMap<CometNumber, Comet>;
 
-/// These three have the same comets.
+/// The three parts always have the same comets.
 struct State {
-    /// Replaced as a whole: whoever has it goes on with it.
+    /// Replaced as a whole: a holder of the former list keeps it.
     list: Arc<CometList>,
     fanout: Fanout,
     health: HealthMonitor,
 }
 
 impl State {
-    /// The comets of discovery that it has no more, and that answer. Who has the address of another one by now is
+    /// The comets that discovery no longer has, and that still answer. If a wanted comet has the same address, it is
     /// that one.
     fn left(&self, wanted: &Wanted) -> Vec<(CometOptions, Origin)> {
         let comets = self.list.iter();
@@ -85,7 +85,7 @@ impl State {
         left.map(|(_, comet)| (comet.options.clone(), Origin::Left)).collect()
     }
 
-    /// Takes those out that left discovery and do not answer any more.
+    /// Removes the comets that left discovery and no longer answer.
     fn drop_left(&mut self) {
         let Self { list, health, .. } = self;
         let is_over = |(number, comet): &(&CometNumber, &Comet)| {
@@ -128,7 +128,7 @@ impl Drop for Place<'_> {
 }
 
 impl Comets {
-    /// No comets yet; `token` opens their calls.
+    /// No comets yet. Their calls use `token`.
     pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: Bounds) -> Self {
         let fanout = Fanout::new(FanoutConfig {
             keys_max: bounds.keys_max,
@@ -150,9 +150,9 @@ impl Comets {
         }
     }
 
-    /// Pushes concern these comets from now on, and those that discovery had and that still answer. One that stays at
-    /// its address keeps its health and its connection. Calls under way to one that is taken out go on to their end;
-    /// then its connection closes. Has to be called inside a runtime.
+    /// Sets the comets for pushes: these, and those that left discovery and still answer. A comet that stays at its
+    /// address keeps its health and its connection. Calls under way to a removed comet continue to their end; then its
+    /// connection closes. Must be called inside a runtime.
     pub(crate) fn set_list(&self, wanted: Wanted) {
         let now = self.time.now();
         let mut state = self.state();
@@ -183,12 +183,12 @@ impl Comets {
         Arc::clone(&self.state().list)
     }
 
-    /// Calls that a comet did not take, by server id.
+    /// Number of calls that each comet did not take, by server id.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         self.state().fanout.failures().clone()
     }
 
-    /// Sessions by server id: as the store says, or if it gives no answer as it has said last.
+    /// Sessions by server id, as the store reports them now, or if it does not answer, as it did last.
     pub(crate) async fn live_by_comet(&self) -> BTreeMap<String, u64> {
         let counted = self.sessions.counts().await;
         let mut live = self.live.lock().expect(NO_PANIC);
@@ -198,12 +198,12 @@ impl Comets {
         live.clone()
     }
 
-    /// Ends every session at the comet that calls itself `server`, and returns their number.
+    /// Ends every session at the comet with the id `server`, and returns their number.
     pub(crate) async fn end_sessions(&self, server: &str) -> Result<u64, Status> {
         self.sessions.del_server(server).await.map_err(unavailable)
     }
 
-    /// A push to everybody needs a comet.
+    /// Checks that there is a comet, as a push to all requires.
     pub(crate) fn check_comets(&self) -> Result<(), Status> {
         match self.state().list.is_empty() {
             true => Err(Status::failed_precondition(
@@ -226,8 +226,8 @@ impl Comets {
         Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
     }
 
-    /// Makes the calls of the push that `plan` makes, all at once, or at each comet when the turn of its caller comes;
-    /// `request` is what a comet is asked for.
+    /// Makes the calls of the push that `plan` makes: each as soon as its caller has its turn at the comet. `request`
+    /// is the request to a comet.
     pub(crate) async fn carry(
         &self,
         plan: impl FnOnce(&Fanout) -> PushFanout,
@@ -236,7 +236,7 @@ impl Comets {
         let mut push = plan(&self.state().fanout);
         let caller = CallerId(Caller::current().0);
         let mut calls = JoinSet::new();
-        // The clock rounds down, so that no call has less than its limit.
+        // Rounded up, because the clock rounds down: no call has less than its limit.
         let begin = self.time.now().after(1);
         let mut gone = self.gone.subscribe();
         loop {
@@ -280,18 +280,18 @@ impl Comets {
         Ok(Pushed { ledger: wire_ledger(pushed.ledger), failed: failed.collect() })
     }
 
-    /// The comet said a moment ago that it takes clients.
+    /// Whether the comet last answered that it takes clients.
     pub(crate) fn is_serving(&self, comet: CometNumber) -> bool {
         *self.state().health.health(comet) == Health::Serving
     }
 
-    /// The comet answers, whether it takes clients or drains.
+    /// Whether the comet last answered, even if it drains.
     pub(crate) fn answers(&self, comet: CometNumber) -> bool {
         matches!(self.state().health.health(comet), Health::Serving | Health::NotServing)
     }
 
-    /// Hands something to the monitor of the comets' health, and logs what changed. Returns the comets to
-    /// be asked, and when it is due again.
+    /// Passes an input to the monitor of the comets' health, and logs the changes. Returns the comets to ask, and when
+    /// it is due again.
     pub(crate) fn monitor(
         &self,
         hand_in: impl FnOnce(&mut HealthMonitor, Millis),
@@ -351,7 +351,7 @@ fn wire_ledger(sum: LedgerSum) -> Ledger {
     Ledger { matched, queued, dropped, absent, scheduled, parked, unanswered: Vec::new() }
 }
 
-/// The store gives no answer: a failure of the service, not of the request.
+/// The store does not answer: a failure of the service, not of the request.
 #[allow(clippy::needless_pass_by_value, reason = "what map_err calls it with")]
 pub(crate) fn unavailable(error: StoreError) -> Status {
     Status::unavailable(error.to_string())

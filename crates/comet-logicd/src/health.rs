@@ -1,4 +1,4 @@
-//! The checks of the comets' health, and the word of it to the service manager.
+//! The checks of the comets' health, and the reports of it to the service manager.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -23,16 +23,16 @@ use crate::comet::failure;
 use crate::comets::Comets;
 use crate::wanted::Wanted;
 
-/// How often the service manager may be told of a change.
+/// Shortest time between two status changes sent to the service manager.
 const TELL_PERIOD: Duration = Duration::from_secs(1);
 
-/// Keeps the comets those that are `wanted`, and keeps asking each of them whether it takes clients.
+/// Keeps the list of comets equal to `wanted`, and repeatedly asks each whether it takes clients.
 pub(crate) async fn monitor(
     comets: Arc<Comets>,
     mut wanted: watch::Receiver<Wanted>,
 ) -> Infallible {
     let mut checks = JoinSet::new();
-    // By comet: its last check.
+    // The last check of each comet.
     let mut asked = BTreeMap::<CometNumber, AbortHandle>::new();
     let (_, mut due) = comets.monitor(|_, _| {});
     loop {
@@ -54,7 +54,7 @@ pub(crate) async fn monitor(
                 comets.monitor(HealthMonitor::handle_timeout)
             }
             Some(checked) = checks.join_next() => {
-                // A check that was given up has no result.
+                // An abandoned check has no result.
                 let Ok((check, health)) = checked else { continue };
                 comets.monitor(|monitor, now| monitor.handle_check(now, check, health))
             }
@@ -71,7 +71,7 @@ pub(crate) async fn monitor(
     }
 }
 
-/// Keeps the service manager informed of the comets that take clients.
+/// Reports to the service manager which comets take clients.
 pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
     let manager = ServiceManager::from_environment();
     if !manager.is_there() {
@@ -91,7 +91,7 @@ pub(crate) async fn tell(comets: Arc<Comets>) -> Infallible {
     }
 }
 
-/// What is said of a comet that wants a token, where there is none.
+/// The message about a comet that requires a token when none is set.
 const TOKEN_MISSING: &str =
     "it asks for a token: set logic_server.comet_token to one of its tokens (push.tokens)";
 
@@ -104,7 +104,7 @@ async fn health(channel: GrpcChannel) -> Health {
         Ok(answer) if misses_token(&answer) => Health::Gone(TOKEN_MISSING.into()),
         Ok(answer) if answer.get_ref().status == ServingStatus::Serving as i32 => Health::Serving,
         Ok(_) => Health::NotServing,
-        // goim's comet has no health service; that it says so is an answer, too.
+        // goim's comet has no health service. Its answer that it has none shows that it serves.
         Err(status) if status.code() == Code::Unimplemented && status.source().is_none() => {
             Health::Serving
         }

@@ -1,11 +1,11 @@
-//! `comet logic`: the logic service of comets, those of goim too.
+//! `comet logic`: the logic service of comets, including those of goim.
 //!
-//! It serves `goim.logic.Logic` over gRPC: who a client is, by an authenticator of comet-logic, and where its
-//! session is, in a store of comet-router. In front of the comets it knows it serves the HTTP push API, and
-//! beside that `/healthz` and `/metrics`.
+//! It serves `goim.logic.Logic` over gRPC: it finds the identity of a client by an authenticator of comet-logic, and
+//! stores its session in a store of comet-router. It serves the HTTP push API for its comets, and `/healthz` and
+//! `/metrics`.
 //!
-//! **Invariant:** nothing here knows a shard, the mesh or a client's socket: comets are reached by the same
-//! gRPC calls as by any caller.
+//! **Invariant:** nothing here knows a shard, the mesh or a client's socket: comets are called over gRPC, as any caller
+//! does.
 
 #![allow(
     clippy::disallowed_methods,

@@ -10,7 +10,7 @@ use tonic::Status;
 use crate::comet::{Comet, CometOptions};
 use crate::comets::Comets;
 
-/// The comets, and the domain that clients are told while none takes them.
+/// The comets, and the domain for clients while no comet takes them.
 #[derive(Clone)]
 pub(crate) struct Nodes {
     pub(crate) comets: Arc<Comets>,
@@ -18,7 +18,7 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    /// What each comet carries; no sessions while nothing is known of them.
+    /// The load of each comet; without sessions while these are unknown.
     async fn loads(&self) -> Vec<Load> {
         let live = self.comets.live_by_comet().await;
         let list = self.comets.all();
@@ -31,17 +31,17 @@ impl Nodes {
     }
 }
 
-/// What a comet carries.
+/// The load of a comet.
 struct Load {
     options: CometOptions,
     sessions: u64,
-    /// Clients are sent there.
+    /// Whether clients are sent to it.
     is_online: bool,
 }
 
 impl NodeList for Nodes {
-    /// Those that take clients, the one with the fewest sessions for its weight first, no host twice; the
-    /// domain where there is none.
+    /// The hosts of comets that take clients, the one with the fewest sessions for its weight first, each host once.
+    /// The domain if there are none.
     async fn hosts(&self) -> Vec<String> {
         let loads = self.loads().await;
         let online = loads.iter().filter(|load| load.is_online);
@@ -55,7 +55,7 @@ impl NodeList for Nodes {
         }
     }
 
-    /// One that is not there, or takes no clients, is offline.
+    /// A comet that is gone or takes no clients is offline.
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
         let instance = |Load { options, sessions, is_online }| Instance {
             addresses: vec![format!("grpc://{}", options.address)],
@@ -70,7 +70,7 @@ impl NodeList for Nodes {
     }
 }
 
-/// Hosts with their weights and sessions, by sessions per weight. Of equal ones the heavier one comes first.
+/// Hosts with their weights and sessions, sorted by sessions per weight. Of equal ones the heavier comes first.
 fn by_load<'a>(nodes: impl Iterator<Item = (&'a str, u32, u64)>) -> Vec<&'a str> {
     let mut nodes: Vec<_> = nodes.collect();
     nodes.sort_by(|(_, weight, live), (_, other_weight, other_live)| {

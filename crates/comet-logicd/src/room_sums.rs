@@ -1,4 +1,4 @@
-//! The sums that comets are told of: read from the store by one task at a time, for all that wait.
+//! The sums of members that comets are told: one task at a time reads them from the store, for all that wait.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -10,17 +10,17 @@ use comet_serve::{free_aside, poll_aside};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-/// A reading that takes so long is not repeated for each comet that asks.
+/// A reading that takes this long is not repeated for each comet that asks.
 const SLOW: Duration = Duration::from_millis(500);
-/// Sums of a slow reading are used for so many times as long as it took.
+/// Sums of a slow reading are used for this many times its duration.
 const USES: u32 = 4;
 
 /// Members by room, over all comets.
 pub(crate) type Sums = HashMap<String, u32>;
 
-/// Comets report at different times, and each gets what was read after its report. While one reads, others come to wait: they all get
-/// what is read next. If a reading is slow, comets get what was read some seconds ago: each waits for 2 s (`logic.timeout`), and
-/// one that has to wait for longer would never get any.
+/// Comets report at different times, and each gets sums that were read after its report. While one reading is under
+/// way, others wait, and all of them get the result of the next. If a reading is slow, comets get sums that are some
+/// seconds old: a comet waits only 2 s (`logic.timeout`), so one that had to wait longer would never get any.
 #[derive(Default)]
 pub(crate) struct RoomSums(Mutex<Option<Read>>);
 
@@ -31,7 +31,7 @@ struct Read {
 }
 
 impl Read {
-    /// Callers that ask up to this moment get these sums.
+    /// Callers that asked before this moment get these sums.
     fn fresh_until(&self) -> Instant {
         match self.took < SLOW {
             true => self.begun,
@@ -41,7 +41,7 @@ impl Read {
 }
 
 impl RoomSums {
-    /// The sums as they are now, or a little later.
+    /// The present sums, or slightly newer ones.
     ///
     /// # Errors
     /// As the store's.
@@ -52,13 +52,13 @@ impl RoomSums {
         let (this, store) = (Arc::clone(self), Arc::clone(store));
         let asked = Instant::now();
         let (tell, told) = oneshot::channel();
-        // A task of its own: a comet that gives up does not end what others wait for.
+        // A task of its own, so that a comet that gives up does not end a reading that others wait for.
         tokio::spawn(async move {
             let _ = tell.send(this.read_after(asked, store).await);
         });
         match told.await {
             Ok(sums) => sums,
-            // The runtime ends, and drops whoever waits.
+            // The runtime is ending, and drops the waiting callers.
             Err(_) => pending().await,
         }
     }
@@ -71,7 +71,7 @@ impl RoomSums {
             return Ok(Arc::clone(&read.sums));
         }
         let begun = Instant::now();
-        // Before others take their place: there may be a million rooms.
+        // Freed before the new sums are read: there may be a million rooms.
         free_aside(last.take());
         let sums = poll_aside(async move { store.room_counts().await }).await?;
         let (took, sums) = (begun.elapsed(), Arc::new(sums));
@@ -90,7 +90,7 @@ mod tests {
         Arc::new(Store::Memory(Memory::new(Duration::from_secs(60))))
     }
 
-    /// One that asks and leaves is served all the same, for the next ones.
+    /// A request whose caller has left is still completed, for the next callers.
     #[tokio::test]
     async fn a_comet_that_gives_up_ends_no_reading() {
         let (store, sums) = (store(), Arc::<RoomSums>::default());
@@ -118,7 +118,7 @@ mod tests {
         assert!(!Arc::ptr_eq(&sums.read(&store).await.unwrap(), &old));
     }
 
-    /// Whoever asks gets no sums from before it asked.
+    /// A caller never gets sums from before its request.
     #[tokio::test(start_paused = true)]
     async fn sums_are_read_once_for_all_that_wait() {
         let store = store();

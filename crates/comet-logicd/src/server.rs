@@ -1,4 +1,4 @@
-//! The handle of `comet logic`: start it, ask where it is, end it.
+//! The handle of `comet logic`: start it, read its addresses, end it.
 
 use std::fmt;
 use std::mem::take;
@@ -27,16 +27,16 @@ use crate::stat::Stat;
 use crate::wanted::{DiscoveredComets, Wanted};
 use crate::{health, sessions, stat};
 
-/// Longest request, bytes, as it is on the wire and without its compression: the rooms of a comet.
+/// Longest request, bytes, both compressed and uncompressed: the rooms of a comet.
 const REQUEST_MAX: usize = 64 << 20;
 
-/// How long a request may take to come in: such a list over a slow line.
+/// How long a request may take to arrive: such a list over a slow line.
 const REQUEST_TIME: Duration = Duration::from_secs(30);
 
-/// The name of the thread, and in errors.
+/// The name of the thread, also in errors.
 const THREAD: &str = "logic";
 
-/// How `comet logic` is to be set up.
+/// The settings of `comet logic`.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// Addresses of `goim.logic.Logic` (`logic_server.grpc`); port 0 takes a free one.
@@ -47,22 +47,22 @@ pub struct Options {
     pub stat: Vec<Address>,
     /// TLS of these addresses and of comets (`api_tls`).
     pub tls: ApiTls,
-    /// Who may call (`logic_server.tokens`).
+    /// The lock for callers (`logic_server.tokens`).
     pub lock: Arc<Lock>,
     /// Whether calls of the HTTP push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
-    /// What comets ask for (`logic_server.comet_token`).
+    /// The token for calls to comets (`logic_server.comet_token`).
     pub comet_token: BearerToken,
     /// The comets (`logic_server.comets`, `logic_server.nodes`).
     pub comets: Vec<CometOptions>,
-    /// What clients are told of the comets. Comets are told its heartbeat as the silence that ends a
-    /// connection, never zero: goim's comet would close every connection at once.
+    /// The settings about comets for clients. Comets are told its heartbeat as the silence that ends a connection; it
+    /// is never zero, because goim's comet would close every connection at once.
     pub node: Node,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
-    /// How long a comet may take over a push; its answer may take a second more.
+    /// How long a comet may take for a push; its answer may take a second more.
     pub call_timeout: Duration,
     /// Name of this service in metrics.
     pub server_id: String,
@@ -72,8 +72,7 @@ pub struct Options {
     pub open_files: u64,
 }
 
-/// `comet logic`, running. Dropping it without [`LogicServer::stop`] ends its thread, too, but does not
-/// wait.
+/// A running `comet logic`. Dropping this without [`LogicServer::stop`] also ends its thread, but does not wait for it.
 pub struct LogicServer {
     grpc: Vec<Address>,
     http: Vec<Address>,
@@ -92,7 +91,7 @@ impl LogicServer {
     /// Listens at every address and starts the thread that serves them all.
     ///
     /// # Errors
-    /// If an address is taken, or the thread cannot be made.
+    /// If an address is in use, or the thread cannot be made.
     pub fn start(
         mut options: Options,
         authenticator: AnyAuthenticator,
@@ -143,52 +142,52 @@ impl LogicServer {
         })
     }
 
-    /// Where `goim.logic.Logic` is, with real ports.
+    /// The addresses of `goim.logic.Logic`, with real ports.
     #[must_use]
     pub fn grpc_addrs(&self) -> &[Address] {
         &self.grpc
     }
 
-    /// Where the HTTP push API is, with real ports.
+    /// The addresses of the HTTP push API, with real ports.
     #[must_use]
     pub fn http_addrs(&self) -> &[Address] {
         &self.http
     }
 
-    /// Where health and metrics are, with real ports.
+    /// The addresses of health and metrics, with real ports.
     #[must_use]
     pub fn stat_addrs(&self) -> &[Address] {
         &self.stat
     }
 
-    /// Callers need one of these tokens from now on.
+    /// Replaces the tokens that callers need.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         self.lock.set_tokens(tokens);
     }
 
-    /// Calls of the push API are written to the log from now on, or not.
+    /// Sets whether calls of the push API are logged.
     pub fn set_access_log(&self, is_on: bool) {
         self.access_log.set(is_on);
     }
 
-    /// Pushes go to these comets from now on. What is under way to one that is not among them goes on to its end.
+    /// Replaces the configured comets. Calls under way to a removed one continue to their end.
     pub fn set_comets(&self, comets: Vec<CometOptions>) {
         self.comets.send_modify(|wanted| wanted.configured = comets);
     }
 
-    /// Where the comets go that discovery has. Pushes go to them beside those that are configured.
+    /// The handle that sets the comets found in discovery. Pushes go to them in addition to the configured ones.
     #[must_use]
     pub fn discovered(&self) -> DiscoveredComets {
         DiscoveredComets(self.comets.clone())
     }
 
-    /// Its TLS, to be read again.
+    /// Its TLS settings, which can be read again.
     #[must_use]
     pub fn tls(&self) -> &ApiTls {
         &self.tls
     }
 
-    /// The certificates that callers are shown, for metrics and warnings. There is none at the start.
+    /// The certificates that callers are shown, for metrics and warnings. Empty at the start.
     #[must_use]
     pub fn certificates(&self) -> &CertificatesInUse {
         &self.certificates
@@ -220,7 +219,7 @@ impl fmt::Debug for LogicServer {
     }
 }
 
-/// A warning for each of these addresses, which all other hosts may call: what any of them may do there.
+/// A warning for each of these addresses, which all other hosts may call: what a caller may do there.
 fn exposure<'a>(
     authenticator: &AnyAuthenticator,
     grpc: impl Iterator<Item = &'a Address>,
@@ -248,7 +247,7 @@ fn exposure<'a>(
     warnings
 }
 
-/// Everything the thread takes with it.
+/// Everything that the thread owns.
 struct Assembly {
     grpc: Vec<Listener>,
     http: Vec<Listener>,

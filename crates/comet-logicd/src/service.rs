@@ -49,7 +49,7 @@ impl LogicService {
             self.sessions.put(user, key, &server).await.map_err(unavailable)?;
         let (accepts, accepts_all) = match accepts {
             Accepts::Only(operations) => (operations.into(), false),
-            // No token takes some away; only operation 16 does.
+            // No token excludes operations; only operation 16 does.
             Accepts::All | Accepts::AllBut(_) => (Vec::new(), true),
         };
         Ok(ConnectReply {
@@ -74,7 +74,7 @@ impl LogicService {
     async fn renew(&self, request: HeartbeatReq) -> Result<HeartbeatReply, Status> {
         let HeartbeatReq { mid, key, server } = request;
         check_session(&key, &server)?;
-        // A key that is at another comet by now stays there; the late comet need not know.
+        // A key that is at another comet by now stays there; the late comet need not be told.
         self.sessions.renew(mid, &key, &server).await.map_err(unavailable)?;
         Ok(HeartbeatReply {})
     }
@@ -98,7 +98,7 @@ impl LogicService {
         Ok(OnlineReply { all_room_count: all.collect() })
     }
 
-    /// A client's message goes nowhere from here, as in goim's logic. The call is counted.
+    /// A client's message is only counted and goes nowhere, as in goim's logic.
     fn count_message(request: ReceiveReq) -> Result<ReceiveReply, Status> {
         let ReceiveReq { mid, proto } = request;
         let proto =
@@ -120,7 +120,7 @@ impl LogicService {
             backoff: Some(Backoff {
                 max_delay: Node::BACKOFF.max_delay,
                 base_delay: Node::BACKOFF.base_delay,
-                // Seconds and factors: a few digits are enough.
+                // Seconds and factors need only a few digits.
                 factor: Node::BACKOFF.factor as f32,
                 jitter: Node::BACKOFF.jitter as f32,
             }),
@@ -128,7 +128,7 @@ impl LogicService {
         })
     }
 
-    /// Waits for an answer, counts and packs it. Only lists of rooms are worth their compression.
+    /// Waits for an answer, counts it, and encodes it. Only lists of rooms are worth compressing.
     async fn answer<T>(
         &self,
         rpc: &'static str,
@@ -235,7 +235,7 @@ mod tests {
     /// The time of a call begins before the store is asked, and its caller may leave meanwhile.
     #[tokio::test]
     async fn a_caller_that_leaves_while_the_comets_are_looked_up_counts() {
-        // It answers nobody.
+        // This listener never answers.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let sessions = Redis::new(&RedisOptions {
             servers: vec![format!("redis://{}", listener.local_addr().unwrap())],

@@ -1,4 +1,4 @@
-//! `/comet/sessions/end`: comet's own call, the router's DelServer for operators.
+//! `/comet/sessions/end`: a call of comet's own, which gives operators the store's `del_server`.
 
 use std::sync::Arc;
 
@@ -11,13 +11,13 @@ use tonic::Status;
 
 use crate::comets::Comets;
 
-/// The route; it belongs into the HTTP API.
+/// The route, which belongs to the HTTP API.
 pub(crate) fn route(comets: &Arc<Comets>, counts: &Arc<CallCounts>) -> Router {
     comet_push::call(MethodFilter::POST, "/comet/sessions/end", counts, comets, end)
 }
 
-/// Ends all sessions at a comet that does not come back, before they expire. Clients that
-/// are connected after all come back with their next renewal.
+/// Ends all sessions at a comet that does not come back, before they expire. Clients that are still connected return
+/// with their next renewal.
 async fn end(comets: Arc<Comets>, request: Request) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
     let server = query.text("server")?;

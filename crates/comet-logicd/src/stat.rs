@@ -20,7 +20,7 @@ use tokio::sync::watch;
 
 use crate::comets::Comets;
 
-/// Where the numbers come from.
+/// The sources of the numbers.
 pub(crate) struct Stat {
     pub(crate) sessions: Arc<Store>,
     pub(crate) comets: Arc<Comets>,
@@ -41,14 +41,14 @@ async fn metrics(State(stat): State<Arc<Stat>>) -> Response {
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], stat.page().await).into_response()
 }
 
-/// Servers that are named although they are not in the list of comets: callers choose these names.
+/// Most servers named that are not in the list of comets: callers choose these names.
 const OTHERS_MAX: usize = 64;
 
-/// Stands for the rest of them.
+/// Stands for the other servers.
 const UNKNOWN: &str = "unknown";
 
 impl Stat {
-    /// The sessions of the comets, and of those others that have most; and how many the rest has.
+    /// The sessions of the comets and of the other servers with the most, and the sessions of all others together.
     fn named(&self, sessions: BTreeMap<String, u64>) -> (BTreeMap<String, u64>, u64) {
         let comets = self.comets.all();
         let ids: HashSet<&str> = comets.values().map(|comet| &*comet.options.id).collect();
@@ -65,7 +65,7 @@ impl Stat {
         (named, rest.into_iter().map(|(_, count)| count).sum())
     }
 
-    /// Where the store does not answer, its numbers are missing and `comet_logic_store_up` is 0.
+    /// If the store does not answer, its numbers are missing and `comet_logic_store_up` is 0.
     async fn page(&self) -> String {
         let mut page = Exposition::default();
         let counts = self.sessions.counts().await;

@@ -1,4 +1,4 @@
-//! Where calls to a comet wait for their turn.
+//! The queue in which calls to a comet wait for their turn.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -7,7 +7,7 @@ use comet_hub::CallerId;
 use comet_hub::fanout::{Target, TurnId, Turns};
 use tokio::sync::oneshot;
 
-/// The turns of the calls to one comet, and those who wait.
+/// The turns of the calls to one comet, and the waiting calls.
 #[derive(Default)]
 pub(crate) struct Turnstile(Mutex<State>);
 
@@ -17,7 +17,7 @@ struct State {
     waiting: BTreeMap<TurnId, oneshot::Sender<()>>,
 }
 
-/// A call that waits for its turn, or has it. Dropped, it is over.
+/// A call that waits for its turn, or has it. Dropping it ends the turn.
 pub(crate) struct Turn {
     turnstile: Arc<Turnstile>,
     id: TurnId,
@@ -25,7 +25,7 @@ pub(crate) struct Turn {
 }
 
 impl Turnstile {
-    /// A call of `caller` to `target` lines up.
+    /// Queues a call of `caller` to `target`.
     pub(crate) fn line_up(self: &Arc<Self>, caller: CallerId, target: &Target) -> Turn {
         let (sender, has_come) = oneshot::channel();
         let mut state = self.state();
@@ -45,7 +45,7 @@ impl State {
     fn let_in(&mut self) {
         while let Some(turn) = self.turns.poll_turn() {
             if let Some(waiting) = self.waiting.remove(&turn) {
-                // It is about to leave, and ends its turn then.
+                // Fails if the call is about to leave; it then ends its turn.
                 let _ = waiting.send(());
             }
         }
@@ -53,7 +53,7 @@ impl State {
 }
 
 impl Turn {
-    /// Waits for it to come.
+    /// Waits for the turn to come.
     pub(crate) async fn come(&mut self) {
         let come = (&mut self.has_come).await;
         come.expect("a turn comes as long as somebody waits");

@@ -1,4 +1,4 @@
-//! The comets that pushes are to go to, by where they come from.
+//! The comets that pushes should reach, by their source.
 
 use std::collections::BTreeSet;
 
@@ -14,13 +14,13 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// Each id and each address once; the configuration goes first.
+    /// Each id and each address once; the configuration takes precedence.
     pub(crate) fn comets(self) -> impl Iterator<Item = (CometOptions, Origin)> {
         let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
         let configured = self.configured.into_iter().map(|comet| (comet, Origin::Configured));
         let discovered = self.discovered.into_iter().map(|comet| (comet, Origin::Discovered));
         configured.chain(discovered).filter(move |(comet, origin)| {
-            // A push to a room would reach the same clients twice.
+            // Otherwise a push to a room would reach the same clients twice.
             let is_other = ids.insert(comet.id.clone()) & addresses.insert(comet.address.clone());
             is_other || *origin == Origin::Configured
         })
@@ -33,17 +33,17 @@ impl Wanted {
     }
 }
 
-/// Where the comets go that discovery has.
+/// The handle that sets the comets found in discovery.
 #[derive(Clone, Debug)]
 pub struct DiscoveredComets(pub(crate) watch::Sender<Wanted>);
 
 impl DiscoveredComets {
-    /// These are registered in discovery now. One that was, and is not any more, stays until it gives no answer.
+    /// Replaces the comets registered in discovery. One that was registered before stays until it does not answer.
     pub fn set(&self, comets: Vec<CometOptions>) {
         self.0.send_modify(|wanted| wanted.discovered = comets);
     }
 
-    /// Whether `comet logic` runs.
+    /// Whether `comet logic` is running.
     #[must_use]
     pub fn is_wanted(&self) -> bool {
         !self.0.is_closed()

@@ -18,8 +18,7 @@ pub fn inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbo
     with_queues(crossbeam_channel::bounded(capacity), None, waker)
 }
 
-/// As [`inbox`], with a second queue of the same capacity beside the first. What is posted there waits for
-/// nothing in the first.
+/// As [`inbox`], with a second queue of the same capacity. Messages in it do not wait for those in the first.
 ///
 /// # Panics
 /// If `capacity` is 0.
@@ -77,9 +76,9 @@ impl<T> Sender<T> {
         Ok(())
     }
 
-    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A
-    /// sender with several messages posts them all first: a receiver on the same CPU, woken by the
-    /// first, may run at once and sleep again before the second.
+    /// Puts `message` into the inbox. A sleeping receiver sleeps on until [`Sender::notify`]. A sender with several
+    /// messages posts them all first. Otherwise a receiver on the same CPU, woken by the first, may run at once and
+    /// sleep again before the second.
     ///
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
@@ -87,7 +86,7 @@ impl<T> Sender<T> {
         put(&self.queue, message)
     }
 
-    /// As [`Sender::post`], into the queue beside the first, if the inbox has one.
+    /// As [`Sender::post`], into the second queue if the inbox has one.
     ///
     /// # Errors
     /// As [`Sender::post`].
@@ -151,14 +150,14 @@ impl<T> Inbox<T> {
         self.messages.try_recv().ok()
     }
 
-    /// Takes the oldest message of the queue beside the first, if the inbox has one.
+    /// Takes the oldest message of the second queue, if the inbox has one.
     #[must_use]
     pub fn try_recv_express(&self) -> Option<T> {
         self.express.as_ref()?.try_recv().ok()
     }
 
-    /// Announces that the owner is about to sleep. Returns false if a message is there: the owner
-    /// must not sleep. After true, the next notification calls [`Wake::wake`] once.
+    /// Announces that the owner is about to sleep. Returns false if there is a message: then the owner must not sleep.
+    /// After true, the next notification calls [`Wake::wake`] once.
     #[must_use]
     pub fn arm_wakeup(&self) -> bool {
         self.wakeup.is_armed.store(true, Ordering::Relaxed);

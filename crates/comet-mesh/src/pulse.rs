@@ -7,30 +7,30 @@ use std::time::Duration;
 
 use crate::wake::Wake;
 
-/// When a thread last took a turn. Times are milliseconds of a clock that its owner and its watchers share.
-/// A thread that has nothing to do sleeps without a turn; [`Pulse::check`] wakes it for one.
+/// When a thread last took a turn. Times are milliseconds of a clock that its owner and its watchers share. An idle
+/// thread sleeps and takes no turns; [`Pulse::check`] wakes it for one.
 pub struct Pulse {
     latest_ms: AtomicU64,
     thread: Arc<dyn Wake>,
 }
 
-/// In the place of a time: the thread has ended as it should.
+/// Stored in place of a time: the thread has ended normally.
 const ENDED: u64 = u64::MAX;
 
 impl Pulse {
-    /// Of the thread that `thread` wakes. Until its first turn, `now_ms` counts as its latest one: the clock may have
-    /// begun long before the thread.
+    /// The pulse of the thread that `thread` wakes. Until its first turn, `now_ms` counts as the latest one, because
+    /// the clock may have begun long before the thread.
     #[must_use]
     pub fn new(thread: Arc<dyn Wake>, now_ms: u64) -> Self {
         Self { latest_ms: AtomicU64::new(now_ms), thread }
     }
 
-    /// To be called in each turn.
+    /// Call this in each turn.
     pub fn beat(&self, now_ms: u64) {
         self.latest_ms.store(now_ms, Ordering::Relaxed);
     }
 
-    /// To be called when the thread ends: its silence means nothing from here on.
+    /// Call this when the thread ends: after that its silence means nothing.
     pub fn end(&self) {
         self.latest_ms.store(ENDED, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The handle by which the cluster's decisions reach the client.
+//! The handle through which the cluster's decisions reach the client.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
@@ -12,14 +12,15 @@ use tokio::sync::mpsc::error::TrySendError;
 use crate::handover::Turn;
 use crate::{Counts, ORDERS_BYTES_MAX, ORDERS_RESERVED, Shared, StreamReading};
 
-/// What the writer is to do.
+/// A task for the writer.
 pub(crate) enum Order {
     Command(Command),
     Answer(ReplyTo, Part),
 }
 
 impl Order {
-    /// It says that this host is there, or goes. Without it others would take this host for dead, and tell it all their rooms later.
+    /// Whether it announces this host or its leave. If it is lost, other hosts consider this one dead, and announce all
+    /// their rooms to it later.
     fn is_of_presence(&self) -> bool {
         matches!(self, Self::Command(Command::Announce { .. } | Command::Leave))
     }
@@ -34,13 +35,13 @@ impl Order {
             Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
             Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
             Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
-            // Names of rooms and hosts that this host keeps anyway.
+            // These names are held by this host in any case.
             Self::Command(_) => 0,
         }
     }
 }
 
-/// An engine by NATS.
+/// An engine that uses NATS.
 #[derive(Clone, Debug)]
 pub struct Nats {
     orders: mpsc::Sender<Order>,
@@ -57,7 +58,7 @@ impl Nats {
         Self { orders, turns, shared }
     }
 
-    /// Returns the order if there is no room for it.
+    /// Returns the order if there is no space for it.
     fn order(&self, order: Order) -> Option<Order> {
         let Shared { counts, waiting_bytes, .. } = &*self.shared;
         let bytes = order.bytes();
@@ -104,7 +105,7 @@ impl Engine for Nats {
     }
 
     fn hold(&self) {
-        // Fails only when the engine has ended.
+        // Fails only if the engine has ended.
         let _ = self.turns.send(Turn::Hold);
     }
 
@@ -128,7 +129,7 @@ impl Engine for Nats {
 
     fn passed_on(&self) -> Option<u64> {
         let Shared { is_held, passed_on, .. } = &*self.shared;
-        // What is passed on is counted before the reader holds the rest. One that has ended passes on no more.
+        // Passed-on events are counted before the reader holds the rest. A reader that has ended passes on no more.
         let is_over = is_held.load(Acquire) || self.turns.is_closed();
         is_over.then(|| passed_on.load(Acquire))
     }
@@ -155,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// What it holds of other hosts would be lost otherwise.
+    /// Otherwise the events of other hosts that it holds would be lost.
     #[test]
     fn an_engine_withdraws_however_many_orders_wait() {
         let (orders, _waiting) = mpsc::channel(1 + ORDERS_RESERVED);

@@ -1,12 +1,14 @@
-//! A live upgrade: the pushes and orders of others that come while no process can begin them.
+//! A live upgrade: pushes and orders of other hosts that arrive while no process can begin them.
 //!
-//! The former process *holds* them from the time that its shards stop. If the upgrade fails, it begins them itself. The new process
-//! connects after the commit. Once it is subscribed it says so on the subject of the host, and the former one forwards there
-//! what it holds, and that this was all. The new process holds what comes meanwhile, and begins what was forwarded first.
+//! The former process *holds* them from the time at which its shards stop. If the upgrade fails, it begins them itself.
+//! The new process connects after the commit. Once it is subscribed it announces that on the subject of the host. The
+//! former process then forwards the held messages there, followed by a message that these were all. The new process
+//! holds the messages that arrive meanwhile, and begins the forwarded ones first.
 //!
-//! For a moment both are subscribed, so a message may come by both ways. The second one is known by its content and its reply
-//! subject, of which most messages have one of their own. Plain publishers name none: there the moment at which the former process
-//! heard of the new one decides, and only for messages that came at that very moment, the content.
+//! For a moment both processes are subscribed, so a message may arrive by both ways. The duplicate is recognized by its
+//! content and its reply subject, which is unique for most messages. Plain publishers name no reply subject. For their
+//! messages the moment decides at which the former process heard of the new one; only for messages that arrived at that
+//! very moment, the content decides.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -16,36 +18,36 @@ use tokio::sync::oneshot;
 
 use crate::{EVENTS_BYTES_MAX, PUSHES_MAX, headers};
 
-/// What the process is to do with pushes and orders of others.
+/// An order about pushes and orders of other hosts.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// They wait, until another order comes.
+    /// Hold them, until another order comes.
     Hold,
-    /// They are begun again, and those that wait first.
+    /// Begin them again, those that wait first.
     Release,
-    /// Another process goes on. Once it has said that it is there, what waits goes to the sender.
+    /// Another process takes over. Once it has announced itself, the waiting messages go to the sender.
     Withdraw(oneshot::Sender<Vec<Forwarded>>),
 }
 
-/// A message for the process that goes on.
+/// A message for the process that takes over.
 #[derive(Debug)]
 pub(crate) struct Forwarded {
     pub(crate) message: Message,
-    /// It came before that process was subscribed, so it has come there by no other way.
+    /// It came before that process was subscribed, so that process has not received it in another way.
     pub(crate) is_sure: bool,
 }
 
-/// Messages that wait, within the bounds of those that wait for control.
+/// Held messages, within the bounds of those that wait for control.
 #[derive(Debug, Default)]
 pub(crate) struct Held {
     messages: Vec<Message>,
     bytes: usize,
-    /// How many came before the other process was there.
+    /// How many came before the other process was subscribed.
     sure: Option<usize>,
 }
 
 impl Held {
-    /// `false`: there is no room, and the message is dropped.
+    /// `false`: there is no space, and the message is dropped.
     pub(crate) fn add(&mut self, message: Message) -> bool {
         let has_room = self.messages.len() < PUSHES_MAX && self.bytes < EVENTS_BYTES_MAX;
         if has_room {
@@ -55,7 +57,7 @@ impl Held {
         has_room
     }
 
-    /// The other process is subscribed by now.
+    /// Notes that the other process is subscribed.
     pub(crate) fn note_subscribed(&mut self) {
         self.sure.get_or_insert(self.messages.len());
     }
@@ -76,7 +78,7 @@ impl Held {
     }
 }
 
-/// What came both ways, each once: what was forwarded, and then what came `here`.
+/// The messages that arrived by both ways, each once: first the forwarded ones, then those that arrived `here`.
 pub(crate) fn merge(forwarded: Vec<Forwarded>, here: Vec<Message>) -> Vec<Message> {
     let mut known: HashMap<u64, usize> = HashMap::new();
     for message in &here {
@@ -102,7 +104,7 @@ pub(crate) fn merge(forwarded: Vec<Forwarded>, here: Vec<Message>) -> Vec<Messag
     all
 }
 
-/// The same for one message by both ways.
+/// A hash that is equal for one message by both ways.
 fn identity(message: &Message) -> u64 {
     let Message { subject, reply, payload, headers, .. } = message;
     let reply = reply.as_ref().map(Subject::as_str);
@@ -139,7 +141,7 @@ mod tests {
         assert!(held.add(message(Some("r.1"), "a")));
         assert!(held.add(message(None, "tick")));
         held.note_subscribed();
-        // Both are subscribed.
+        // Both processes are subscribed.
         assert!(held.add(message(Some("r.2"), "b")));
         assert!(held.add(message(None, "tick")));
         assert!(held.add(message(None, "only there")));
@@ -149,7 +151,7 @@ mod tests {
         assert_eq!(bodies(&all), ["a", "tick", "only there", "b", "tick", "c"]);
     }
 
-    /// It came to the new process although the former one did not know that yet.
+    /// The message reached the new process before the former one knew of that process.
     #[test]
     fn a_reply_subject_is_known_whenever_it_came() {
         let mut held = Held::default();
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(bodies(&all), ["a"]);
     }
 
-    /// As that of orders which nobody answers, and of programs that always name the same one.
+    /// Such as the reply subject of orders without answers, or of programs that always use the same one.
     #[test]
     fn a_reply_subject_of_several_messages_is_not_enough() {
         let mut held = Held::default();

@@ -1,4 +1,4 @@
-//! The headers of a push, each optional for a publisher that is no comet.
+//! The headers of a push, each optional for publishers other than comet.
 //!
 //! | header | what | without it |
 //! |---|---|---|
@@ -50,7 +50,7 @@ const SUBJECT: &str = "Comet-Subject";
 /// The operation of a push that names none: goim's for messages to clients.
 const USUAL_OPERATION: i32 = 5;
 
-/// What a host says of its members of a room.
+/// The statement of a host about its members of a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Interest {
     Asks,
@@ -67,7 +67,7 @@ impl Interest {
     }
 }
 
-/// The headers of a push, without those that say what is meant anyway.
+/// The headers of a push, without those that have their default value.
 pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
     let Publication { target, accepts, operation, version, sequence, collapse_id, paced, body: _ } =
         publication;
@@ -107,14 +107,14 @@ pub(crate) fn of_push(publication: &Publication, host: &str) -> HeaderMap {
     headers
 }
 
-/// The headers of a message that only its host needs.
+/// The headers of a message that needs only its host.
 pub(crate) fn of_host(host: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(HOST, host);
     headers
 }
 
-/// The headers of a word about members.
+/// The headers of a notice about members.
 pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(HOST, host);
@@ -127,24 +127,25 @@ pub(crate) fn set_reads_stream(headers: &mut HeaderMap) {
     headers.insert(STREAM, READ);
 }
 
-/// Whether an announcement says so.
+/// Whether an announcement says that its host answers to pushes of the stream.
 pub(crate) fn reads_stream(headers: Option<&HeaderMap>) -> bool {
     text(headers, STREAM) == Some(READ)
 }
 
-/// The headers of a question. Not by the reply subject of the message, or NATS would answer it where nobody is.
+/// The headers of a question. The reply address is a header, because NATS itself answers a message with a reply subject
+/// that has no subscribers.
 pub(crate) fn of_question(host: &str, reply: &str) -> HeaderMap {
     let mut headers = of_host(host);
     headers.insert(REPLY, reply);
     headers
 }
 
-/// Adds where the answers to a push of the stream go.
+/// Adds the address for the answers to a push of the stream.
 pub(crate) fn set_reply(headers: &mut HeaderMap, reply: &str) {
     headers.insert(REPLY, reply);
 }
 
-/// The headers of a word to the other process of this host.
+/// The headers of a notice to the other process of this host.
 pub(crate) fn of_word(word: Word, host: &str) -> HeaderMap {
     let mut headers = of_host(host);
     headers.insert(HANDOVER, word.text());
@@ -160,17 +161,17 @@ pub(crate) fn of_forwarded(message: &Message, is_sure: bool) -> HeaderMap {
     headers
 }
 
-/// A word of the other process of this host.
+/// The notice of the other process of this host.
 pub(crate) fn word(headers: Option<&HeaderMap>) -> Option<Word> {
     Word::of(text(headers, HANDOVER)?)
 }
 
-/// The subject of a message that was forwarded.
+/// The subject of a forwarded message.
 pub(crate) fn forwarded_subject(headers: Option<&HeaderMap>) -> Option<Subject> {
     text(headers, SUBJECT).map(Into::into)
 }
 
-/// A number of what the headers say, whether they were forwarded or not, and in whatever order.
+/// A hash of the headers, the same for a forwarded message and for any order of the headers.
 pub(crate) fn digest(headers: Option<&HeaderMap>) -> u64 {
     let entries = headers.into_iter().flat_map(HeaderMap::iter);
     let entries = entries.map(|(name, values)| (AsRef::<str>::as_ref(name), values));
@@ -184,7 +185,7 @@ pub(crate) fn digest(headers: Option<&HeaderMap>) -> u64 {
     digests.fold(0, u64::wrapping_add)
 }
 
-/// Where the answer to a question, or to a push of the stream, goes.
+/// The address for the answer to a question, or to a push of the stream.
 pub(crate) fn reply(headers: Option<&HeaderMap>) -> Option<ReplyTo> {
     text(headers, REPLY).map(|to| ReplyTo(to.into()))
 }
@@ -194,14 +195,15 @@ pub(crate) fn host(headers: Option<&HeaderMap>) -> Option<HostName> {
     text(headers, HOST).map(Arc::from)
 }
 
-/// What a host says of its members of the room, if the message is no push. `Err`: a word that is not known.
+/// The statement of a host about its members of the room, if the message is not a push. `Err`: the statement is
+/// unknown.
 pub(crate) fn interest(headers: Option<&HeaderMap>) -> Result<Option<Interest>, ()> {
     let Some(word) = text(headers, INTEREST) else { return Ok(None) };
     let known = Interest::ALL.into_iter().find(|(_, known)| *known == word);
     known.map(|(interest, _)| Some(interest)).ok_or(())
 }
 
-/// A push, as far as its headers and its topic make one.
+/// The push of a message, if its headers and topic are valid.
 pub(crate) fn push(
     topic: Topic<'_>,
     headers: Option<&HeaderMap>,
@@ -251,7 +253,7 @@ pub(crate) fn push(
     })
 }
 
-/// How a broadcast is paced, if it is. `None`: the headers do not say so as they should.
+/// The pace of a broadcast, if it is paced. `None`: the headers are invalid.
 fn pace(headers: Option<&HeaderMap>) -> Option<Option<Pace>> {
     let Some(speed) = text(headers, SPEED) else { return Some(None) };
     let connections = match text(headers, CONNECTIONS) {

@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use crate::subject::token;
 
-/// Keys that one message may have: more is none of comet's.
+/// Most keys in one message; a message with more is not from comet.
 const KEYS_MAX: usize = 4_096;
 
 /// A key, and when its owner's token arrived.
@@ -28,7 +28,7 @@ pub(crate) fn encode(clock: Clock, keys: &[Key]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// `None`: it is none.
+/// `None`: it is not such a message.
 pub(crate) fn decode(text: &[u8]) -> Option<(Clock, Vec<Key>)> {
     let mut lines = str::from_utf8(text).ok()?.lines();
     let (now, started) = lines.next()?.split_once(' ')?;

@@ -1,8 +1,8 @@
 //! The client of [NATS](https://nats.io) by which hosts push for each other: an [`Engine`](comet_hub::cluster::Engine).
 //!
-//! [`start`] makes the engine, the events of it and the future that carries both. Two tasks do the work. One takes
-//! orders and may wait for the client; the other reads the subscriptions and waits for nobody. What finds no room
-//! is dropped and counted.
+//! [`start`] makes the engine, its events and the future that runs both. Two tasks do the work. One takes orders and
+//! may wait for the client; the other reads the subscriptions and never waits. Messages for which there is no space are
+//! dropped and counted.
 //!
 //! Subjects and headers are in `docs/NATS.md`.
 
@@ -36,27 +36,28 @@ use reader::Reader;
 use stream::StreamReader;
 use writer::Writer;
 
-/// Orders that may wait for the client.
+/// Most orders that wait for the client.
 const ORDERS_MAX: usize = 16_384;
-/// Room among them that is left to the announcements of this host.
+/// Places among them reserved for the announcements of this host.
 const ORDERS_RESERVED: usize = 8;
-/// Bytes of their bodies.
+/// Most bytes of their bodies.
 const ORDERS_BYTES_MAX: usize = 64 << 20;
-/// Pushes and orders that may wait for their reader.
+/// Most pushes and orders that wait for their reader.
 const PUSHES_MAX: usize = 65_536;
-/// Other events that may wait for it, each of a queue of their own.
+/// Most other events that wait for it, in a queue of their own.
 const NOTICES_MAX: usize = 65_536;
-/// Bytes of all events that wait. One finds room as long as fewer wait, so there may be one message more.
+/// Most bytes of all waiting events. An event is accepted as long as fewer wait, so one message may exceed this.
 const EVENTS_BYTES_MAX: usize = 64 << 20;
-/// What others than pushes and orders may take beside that.
+/// Bytes that events other than pushes and orders may take beyond that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
-/// Bytes that wait at most, in both directions, and once more what is held in an upgrade.
+/// Most bytes that wait in both directions, and once more those held in an upgrade.
 pub const WAITING_BYTES_MAX: usize = ORDERS_BYTES_MAX + 2 * EVENTS_BYTES_MAX + NOTICES_BYTES_MAX;
-/// Messages that its client takes before it has sent them: the queue here is the one that is bounded by bytes.
+/// Most messages that the client takes before it has sent them. It is small because only the queue here is bounded by
+/// bytes.
 pub const CLIENT_MESSAGES_MAX: usize = 256;
-/// Bytes that a subscription to a room takes (ADR 15).
+/// Memory of a subscription to a room (ADR 15).
 pub const ROOM_SUBSCRIPTION: usize = 5 << 10;
-/// Pushes of the stream that may wait beside those that the client has asked for. They may be large.
+/// Pushes of the stream that may wait beside those that the client has requested. They may be large.
 const STREAM_MAX: usize = 1;
 
 /// See [`EngineCounts`](comet_hub::cluster::EngineCounts).
@@ -80,7 +81,7 @@ struct StreamReading {
     is_read: AtomicBool,
 }
 
-/// State that all tasks look at.
+/// The state that all tasks share.
 #[derive(Default, Debug)]
 struct Shared {
     counts: Counts,
@@ -89,21 +90,21 @@ struct Shared {
     is_connected: AtomicBool,
     /// Changes with each connection.
     connections: watch::Sender<u64>,
-    /// Of orders that wait.
+    /// Bytes of waiting orders.
     waiting_bytes: AtomicUsize,
-    /// Of events that wait.
+    /// Bytes of waiting events.
     events_bytes: AtomicUsize,
-    /// Another process of this host forwards what it holds, once it hears that this one is subscribed.
+    /// Whether another process of this host forwards held messages once it hears that this one is subscribed.
     takes_over: AtomicBool,
-    /// It has read the stream up to there.
+    /// The place up to which that process has read the stream.
     resumed: Mutex<Option<StreamPlace>>,
-    /// What that process held has not come.
+    /// Whether the messages held by that process have not arrived yet.
     awaits_former: AtomicBool,
-    /// Another process of this host goes on. No order, as it may find no room among those.
+    /// Another process of this host takes over. This is not an order, because there may be no space among those.
     is_withdrawn: Notify,
     /// Pushes and orders are held.
     is_held: AtomicBool,
-    /// Pushes and orders that were given to control.
+    /// Number of pushes and orders that were given to control.
     passed_on: AtomicU64,
 }
 
@@ -119,27 +120,26 @@ impl Counts {
     }
 }
 
-/// What an engine has to tell. Nothing waits for anything in the other queue.
+/// The events of an engine. Events in one queue do not wait for those in another.
 #[derive(Debug)]
 pub struct Events {
     /// Pushes and orders of other hosts: [`Event::is_push`].
     pub pushes: mpsc::Receiver<Event>,
     /// All others.
     pub notices: mpsc::Receiver<Event>,
-    /// What the stream has that hosts share. The reader waits for whoever takes it.
+    /// The events of the shared stream. The reader waits until they are taken.
     pub stream: mpsc::Receiver<StreamEvent>,
 }
 
-/// Ways to the reader of the events.
+/// The senders of the events.
 #[derive(Clone, Debug)]
 struct Queues {
     pushes: mpsc::Sender<Event>,
     notices: mpsc::Sender<Event>,
 }
 
-/// The engine, what it has to tell, and the future that does its work within a runtime of tokio, until it
-/// is told to leave. It connects,
-/// and connects again, without being told. Without a server it waits for one.
+/// Makes the engine, its events, and the future that does its work within a runtime of tokio, until the engine is told
+/// to leave. The future connects and reconnects by itself. Without a server it waits for one.
 ///
 /// # Errors
 /// If the options cannot be used.
@@ -164,7 +164,7 @@ pub fn start(
     let run = async move {
         let client = match connect.await {
             Ok(client) => client,
-            // It retries by itself; what is left is a server name that is none.
+            // The client retries by itself. The only error left is an invalid server name.
             Err(error) => return log::error!("nats.servers: {error}"),
         };
         let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
@@ -177,7 +177,7 @@ pub fn start(
         let pushing = async {
             tokio::join!(
                 writer.run(waiting_orders, sessions),
-                // It takes what has come before the client reads on, so nothing waits in the client for long.
+                // Unconstrained, so that it takes all events before the client reads on, and few wait in the client.
                 unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
             )
         };

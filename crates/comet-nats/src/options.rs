@@ -1,4 +1,4 @@
-//! How to connect.
+//! The options of a connection.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use tokio::sync::mpsc;
 
 use crate::CLIENT_MESSAGES_MAX;
 
-/// Time between two attempts to connect, at first and at most.
+/// Time between two attempts to connect: the first, and the longest.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(2);
-/// Messages of one subscription that may wait for the reader. The client tells of those beyond by a queue that has no room for many, so
-/// it is never to come to that: the client reads at most 8 MiB, 128 times its buffer, before the reader gets its turn,
-/// and a message has 20 bytes or more. The queue takes memory only for what waits.
+/// Most messages of one subscription that wait for the reader. The client reports an overflow through a queue with few
+/// places, so it should never overflow: the client reads at most 8 MiB, 128 times its buffer, before the reader gets
+/// its turn, and a message has at least 20 bytes. The queue takes memory only for waiting messages.
 const SUBSCRIPTION_MAX: usize = 1 << 19;
-/// A connection on which nothing came back for two of these is taken for dead.
+/// A connection without any input for two of these intervals is considered dead.
 const PING: Duration = Duration::from_secs(5);
 
 /// What the engine is started with.
@@ -25,24 +25,24 @@ const PING: Duration = Duration::from_secs(5);
 pub struct Options {
     /// URLs of servers of one cluster: `nats://HOST:PORT`, or `tls://HOST:PORT`.
     pub servers: Vec<String>,
-    /// How this host proves who it is.
+    /// The credentials of this host.
     pub auth: Auth,
     /// Files of authorities in PEM; empty: those of the system.
     pub authorities: Vec<PathBuf>,
-    /// Before all subjects, without the last dot.
+    /// The prefix of all subjects, without the last dot.
     pub prefix: String,
     /// The name of this host.
     pub host: HostName,
     /// Whether a key has one owner on all hosts.
     pub sessions: bool,
-    /// The stream of the histories that hosts share. `None`: they share none.
+    /// The stream of shared histories. `None`: hosts share none.
     pub stream: Option<StreamOptions>,
 }
 
-/// What the stream is made with if it is not there. One that is there stays as it is.
+/// The settings with which the stream is made if it does not exist. An existing one is not changed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StreamOptions {
-    /// Bytes of all its messages. One more takes the place of the oldest.
+    /// Bytes of all its messages. A further message replaces the oldest.
     pub bytes: u64,
     /// How long it keeps a message.
     pub age: Duration,
@@ -50,24 +50,24 @@ pub struct StreamOptions {
     pub replicas: usize,
 }
 
-/// How a host proves who it is.
+/// The credentials of a host.
 #[derive(Clone, Default)]
 pub enum Auth {
-    /// It does not.
+    /// None.
     #[default]
     None,
-    /// By a user and a password.
+    /// A user and a password.
     Password {
         /// The user.
         user: String,
         /// The password.
         password: String,
     },
-    /// By a token.
+    /// A token.
     Token(String),
-    /// By the seed of an nkey.
+    /// The seed of an nkey.
     Nkey(String),
-    /// By the text of a credentials file.
+    /// The text of a credentials file.
     Credentials(String),
 }
 
@@ -83,7 +83,7 @@ impl fmt::Debug for Auth {
     }
 }
 
-/// Options that cannot be used, as a sentence.
+/// Why the options cannot be used, as a sentence.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct BadOptions(String);
 
@@ -129,7 +129,7 @@ impl Options {
             .subscription_capacity(SUBSCRIPTION_MAX)
             .client_capacity(CLIENT_MESSAGES_MAX)
             .event_callback(move |event| {
-                // Fails only when the reader has ended.
+                // Fails only if the reader has ended.
                 let _ = states.send(event);
                 std::future::ready(())
             });
@@ -140,8 +140,8 @@ impl Options {
     }
 }
 
-/// The pause before the next attempt to connect. It is drawn from its upper half, so that hosts do not come back to a server in step, where each
-/// tells the others all its rooms.
+/// The pause before the next attempt to connect. It is drawn from its upper half, so that hosts do not all come back to
+/// a server at the same time and then announce all their rooms at once.
 fn retry_pause(attempts: usize) -> Duration {
     let shift = u32::try_from(attempts.min(16)).unwrap_or(16);
     let longest = RETRY_MAX.min(RETRY_MIN * 2_u32.pow(shift));

@@ -34,7 +34,7 @@ pub(crate) fn encode(order: &Order) -> Vec<u8> {
     value.to_string().into_bytes()
 }
 
-/// `None`: it is none.
+/// `None`: it is not an order.
 pub(crate) fn decode(text: &[u8]) -> Option<Order> {
     let value: Value = serde_json::from_slice(text).ok()?;
     let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());

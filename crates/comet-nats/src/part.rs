@@ -8,11 +8,11 @@ use serde_json::{Map, Value, json};
 
 use crate::question;
 
-/// Hosts that a part may name, and the largest number in it: more is no part.
+/// Most hosts that a part may name, and the largest number in it; anything beyond is not a valid part.
 const HOSTS_MAX: usize = 1_024;
 const COUNT_MAX: u64 = 1 << 40;
 
-/// What a host answers.
+/// The answer of a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Answer {
     Part(Part),
@@ -26,7 +26,8 @@ pub(crate) fn no_members(host: &str) -> Vec<u8> {
     json!({ "host": host, "members": false }).to_string().into_bytes()
 }
 
-/// A host that does not know this waits for an answer until the deadline: without a number this is none.
+/// The answer of a refusing host. A host that does not know this form waits until the deadline: without a number it is
+/// no answer to it.
 pub(crate) fn refused(host: &str) -> Vec<u8> {
     json!({ "host": host, "is_refused": true, "matched": null }).to_string().into_bytes()
 }
@@ -58,7 +59,7 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
     part.to_string().into_bytes()
 }
 
-/// `None`: it is no answer. Reasons that are not known here, of a newer host, are left out.
+/// `None`: it is not an answer. Unknown reasons, from a newer host, are left out.
 pub(crate) fn decode(part: &Value) -> Option<Answer> {
     let host = part.get("host")?.as_str()?.into();
     let flag = |name: &str| part.get(name).and_then(Value::as_bool);

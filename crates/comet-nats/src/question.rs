@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comet_hub::cluster::{HostMember, MembersCursor, Page, Question, Told};
 use serde_json::{Value, json};
 
-/// Entries of a list in a part: more is no part.
+/// Most entries of a list in a part; a part with more is not valid.
 const ENTRIES_MAX: usize = 65_536;
 
 pub(crate) fn encode(question: &Question) -> Value {
@@ -26,7 +26,7 @@ pub(crate) fn encode(question: &Question) -> Value {
     }
 }
 
-/// The question that is asked for by this word. `None`: it is none.
+/// The question for this word. `None`: there is none.
 pub(crate) fn decode(word: &str, value: &Value) -> Option<Question> {
     let text = |name: &str| Some(value.get(name)?.as_str()?.to_owned());
     let limit = || value.get("limit")?.as_u64()?.try_into().ok();
@@ -57,7 +57,7 @@ pub(crate) fn decode(word: &str, value: &Value) -> Option<Question> {
     })
 }
 
-/// Adds to a part what it tells.
+/// Adds the answer to a part.
 pub(crate) fn encode_told(told: &Told, part: &mut Value) {
     let Told { counts, page } = told;
     if !counts.is_empty() {
@@ -82,7 +82,7 @@ pub(crate) fn encode_told(told: &Told, part: &mut Value) {
     }
 }
 
-/// `None`: it is not well formed. `bounded` reads a count.
+/// `None`: it is malformed. `bounded` reads a count.
 pub(crate) fn decode_told(part: &Value, bounded: impl Fn(&Value) -> Option<u64>) -> Option<Told> {
     let list = |name: &str| match part.get(name) {
         Some(list) => list.as_array().filter(|list| list.len() <= ENTRIES_MAX).map(Some),

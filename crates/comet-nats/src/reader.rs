@@ -1,5 +1,5 @@
-//! Reads all subscriptions and passes on what they say. It waits for nobody: an event that finds no room is dropped and
-//! counted.
+//! Reads all subscriptions and passes their events on. It never waits: an event for which there is no space is dropped
+//! and counted.
 
 #[cfg(test)]
 mod tests;
@@ -32,28 +32,28 @@ pub(crate) struct Reader {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
     queues: Queues,
-    /// Connections that began or ended and that found no room among the notices, which go behind them. One that has ended before it was told
-    /// of is left out, so there are at most an end and a begin.
+    /// Changes of the connection for which there was no space among the notices; they go behind these. A connection
+    /// that ended before its begin was passed on is left out, so there are at most one end and one begin.
     states: VecDeque<Event>,
-    /// The latest complaint of the client, which repeats it with each attempt to connect.
+    /// The latest error of the client, which repeats it with each attempt to connect.
     said: Option<String>,
     part: InUpgrade,
 }
 
-/// How long a process waits for what the former one forwards, from its connection on.
+/// How long a process waits for the messages that the former one forwards, from its connection on.
 const TAKE_OVER: Duration = Duration::from_secs(5);
-/// How long it waits for a connection. Without one the former process has given up by then.
+/// How long it waits for a connection. The former process has given up by then.
 const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 
-/// What becomes of pushes and orders.
+/// The treatment of pushes and orders.
 enum InUpgrade {
-    /// There is no upgrade.
+    /// No upgrade is under way.
     Serves,
-    /// The shards of this process are about to stop.
+    /// The shards of this process are about to stop, so they are held.
     Holds(Held),
-    /// Another process goes on.
+    /// Another process takes over.
     Leaves { held: Held, to: oneshot::Sender<Vec<Forwarded>>, is_heard: bool },
-    /// This process goes on. It waits for a connection, and from its first one on for the former process.
+    /// This process takes over. It waits for a connection, and after the first one for the former process.
     TakesOver { forwarded: Vec<Forwarded>, held: Held, has_connected: bool, until: Instant },
 }
 
@@ -108,7 +108,7 @@ impl Reader {
                 Some(message) = subscriptions.next(), if !subscriptions.is_empty() => {
                     self.take(message);
                 }
-                // Nothing waits in a subscription, so all that was to be held is.
+                // No event waits in a subscription here, so all that had to be held is held.
                 Some(turn) = turns.recv() => self.turn(turn),
                 () = std::future::ready(()), if is_heard => self.forward(),
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
@@ -144,7 +144,7 @@ impl Reader {
                     log::warn!(
                         "no connection to NATS: pushes reach the clients of this host alone"
                     );
-                    // Nobody has heard that there was a connection.
+                    // The begin of the connection was not passed on yet, so both are left out.
                     if self.states.pop_back_if(|state| *state == Event::Connected).is_none() {
                         self.states.push_back(Event::Disconnected);
                     }
@@ -162,7 +162,7 @@ impl Reader {
         }
     }
 
-    /// A state is not lost: what finds no room waits for it.
+    /// Passes on changes of the connection. They are never lost: they wait until there is space.
     fn tell_states(&mut self) {
         while let Some(state) = self.states.pop_front() {
             if let Err(TrySendError::Full(state)) = self.queues.notices.try_send(state) {
@@ -182,28 +182,29 @@ impl Reader {
                 held.into_messages().into_iter().for_each(|message| self.take(message));
             }
             (Turn::Withdraw(to), InUpgrade::Holds(held)) => {
-                // The other process may have been faster.
+                // The other process may have announced itself before.
                 let is_heard = held.has_heard();
                 self.part = InUpgrade::Leaves { held, to, is_heard };
             }
-            // What the former process of this one held is on its way here.
+            // The messages that this process's own former process held are still on their way.
             (_, part) => self.part = part,
         }
     }
 
-    /// The other process is there, and all that came before it said so is held.
+    /// Forwards the held messages. The other process is subscribed, and all messages that came before its announcement
+    /// are held.
     fn forward(&mut self) {
         if let InUpgrade::Leaves { held, to, .. } =
             std::mem::replace(&mut self.part, InUpgrade::Serves)
         {
-            // What comes now comes to the other process, too.
+            // Messages that arrive from here on reach the other process as well.
             self.part = InUpgrade::Holds(Held::default());
-            // Refused only when it comes too late.
+            // Fails only if it is too late.
             let _ = to.send(held.into_forwarded());
         }
     }
 
-    /// Begins what the former process has held, and what has come here.
+    /// Begins the messages that the former process held, and those that arrived here.
     fn take_over(&mut self) {
         let part = std::mem::replace(&mut self.part, InUpgrade::Serves);
         if let InUpgrade::TakesOver { forwarded, held, .. } = part {
@@ -214,7 +215,7 @@ impl Reader {
         self.shared.awaits_former.store(false, Relaxed);
     }
 
-    /// The other process of this host has said something.
+    /// Handles a notice of the other process of this host.
     fn hear(&mut self, word: Word, mut message: Message) {
         match (word, &mut self.part) {
             (Word::Subscribed, InUpgrade::Holds(held)) => held.note_subscribed(),
@@ -226,7 +227,7 @@ impl Reader {
                 let Some(subject) = headers::forwarded_subject(message.headers.as_ref()) else {
                     return Counts::add(&self.shared.counts.invalid);
                 };
-                // A process holds no more.
+                // A process holds no more than this.
                 if forwarded.len() >= PUSHES_MAX {
                     return Counts::add(&self.shared.counts.dropped);
                 }
@@ -234,7 +235,7 @@ impl Reader {
                 forwarded.push(Forwarded { message, is_sure: word == Word::SureMessage });
             }
             (Word::Complete, InUpgrade::TakesOver { .. }) => self.take_over(),
-            // It is for the other one.
+            // The notice is for the other process.
             _ => {}
         }
     }
@@ -266,7 +267,7 @@ impl Reader {
             self.tell_states();
         }
         let Shared { counts, events_bytes: waiting, .. } = &*self.shared;
-        // Nothing overtakes a state among the notices.
+        // Notices do not overtake a waiting change of the connection.
         if !event.is_push() && !self.states.is_empty() {
             return Counts::add(&counts.dropped_notices);
         }
@@ -292,7 +293,7 @@ impl Reader {
         }
     }
 
-    /// `Ok(None)`: it is this host's own. `Err`: it is none of comet's.
+    /// `Ok(None)`: it is this host's own. `Err`: it is not from comet.
     fn event(&self, message: Message) -> Result<Option<Event>, ()> {
         let Message { subject, reply, payload, headers, status, .. } = message;
         let headers = headers.as_ref();

@@ -1,12 +1,12 @@
-//! What JetStream says of a message for its stream, as JSON: `{"stream":"comet-history","seq":7}`, or
+//! The receipt of JetStream for a message to its stream, as JSON: `{"stream":"comet-history","seq":7}`, or
 //! `{"error":{"code":400,"description":"..."}}`.
 
 use serde_json::Value;
 
-/// Longest reason that callers are told.
+/// Longest reason that is passed to callers.
 const REASON_MAX: usize = 256;
 
-/// `None`: it is something else. `Err`: why the stream does not take the message.
+/// `None`: it is not a receipt. `Err`: why the stream does not take the message.
 pub(crate) fn decode(receipt: &Value) -> Option<Result<(), String>> {
     if let Some(error) = receipt.get("error") {
         let reason =

@@ -1,7 +1,7 @@
-//! Reads the stream of the histories that hosts share, from its first message to its last and on, and each of them once.
+//! Reads the stream of shared histories, from its first message on, each message once.
 //!
-//! The stream drops its oldest messages alone, so its sequences have no holes. Where one is missing the consumer is made anew. If it is
-//! missing still, the stream has dropped what this host has not read. `place.rs` decides.
+//! The stream drops only its oldest messages, so its sequence numbers have no gaps. If one is missing, the consumer is
+//! made anew. If it is still missing, the stream has dropped messages that this host has not read. `place.rs` decides.
 
 mod place;
 
@@ -26,31 +26,33 @@ use crate::{Counts, STREAM_MAX, Shared, StreamReading, headers};
 
 use place::{Arrival, Found, Loss, Place};
 
-/// Messages that the client asks for at once, and asks again for when half of them have come: at most, and the bytes that they may
-/// have. NATS takes no message that has more.
+/// Most messages that the client requests at once, and most bytes of them. It requests the next batch when half of them
+/// have come. NATS accepts no larger message.
 const BATCH_MAX: usize = 256;
 const BATCH_BYTES: usize = 64 << 20;
-/// Bytes of messages that wait at most. The client asks for another batch when half of one has come, and for two more by itself if
-/// nobody takes messages for more than half a minute. A few are on their way to their reader, and one in its hands.
+/// Most bytes of waiting messages. The client requests another batch when half of one has come, and two more by itself
+/// if no messages are taken for more than half a minute. A few messages are on their way to the reader, and one is
+/// being handled.
 pub const STREAM_BYTES_MAX: usize = BATCH_BYTES / 2 * 7 + BATCH_BYTES * (STREAM_MAX + 1);
-/// The stream says so often that it is there. After two of these without a word the consumer is made anew: its server may have ended,
-/// which is another one than that of this connection.
+/// Interval of the stream's heartbeats. After two of these without a message the consumer is made anew: its server,
+/// which may not be that of this connection, may have ended.
 const HEARTBEAT: Duration = Duration::from_secs(1);
-/// How long a question for messages holds, where there are none.
+/// How long a request for messages waits if there are none.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// The server forgets a consumer that nobody asks for so long.
+/// The server removes a consumer from which nothing was requested for this long.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 /// Time between two attempts.
 const RETRY: Duration = Duration::from_millis(250);
 const RETRY_MAX: Duration = Duration::from_secs(4);
-/// How often homes are told how far the stream is read.
+/// How often homes are told up to where the stream is read.
 const TELL: Duration = Duration::from_millis(100);
-/// What was in the stream at the start may have gone of age, so it is looked at again after so many of these without a message.
+/// The messages that were in the stream at the start may have expired. So the stream is examined again after this many
+/// heartbeats without a message.
 const LOOK_AGAIN: u32 = 10;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// What became of a message.
+/// The result of taking a message.
 enum Taken {
     Read,
     /// It was read before.
@@ -65,11 +67,11 @@ pub(crate) struct StreamReader {
     shared: Arc<Shared>,
     options: StreamOptions,
     at: Place,
-    /// The latest complaint, which is not repeated.
+    /// The latest error, which is not logged again.
     said: Option<String>,
 }
 
-/// Messages to be asked for at once, each of so many bytes at most.
+/// Number of messages to request at once, if each has at most `payload_max` bytes.
 fn batch(payload_max: usize) -> usize {
     (BATCH_BYTES / payload_max.max(1)).clamp(1, BATCH_MAX)
 }
@@ -91,7 +93,8 @@ impl StreamReader {
             let before = self.at.last;
             let ended = tokio::select! {
                 ended = self.follow(&events) => ended,
-                // The consumer has gone with its connection, which the client would notice by its silence.
+                // The consumer is lost with its connection. The client would notice that only by the missing
+                // heartbeats.
                 _ = connections.changed() => {
                     pause = RETRY;
                     continue;
@@ -112,7 +115,7 @@ impl StreamReader {
         }
     }
 
-    /// Reads on, until the consumer has to be made anew. Whatever it waits for, it may be dropped there and called again.
+    /// Reads on, until the consumer has to be made anew. It may be dropped at any await and called again.
     async fn follow(&mut self, events: &mpsc::Sender<StreamEvent>) -> Result<(), Error> {
         let context = jetstream::new(self.client.clone());
         let found = context.get_or_create_stream(self.config()).await?;
@@ -122,7 +125,7 @@ impl StreamReader {
         }
         self.begin(info, events).await;
         let consumer = found.create_consumer(self.consumer()).await?;
-        // The consumer may be one of a stream that was made meanwhile.
+        // The stream may have been replaced meanwhile, so the consumer may belong to another one.
         if context.get_stream(self.subjects.stream()).await?.cached_info().created != info.created {
             return Ok(());
         }
@@ -138,7 +141,7 @@ impl StreamReader {
             max_age: age,
             discard: DiscardPolicy::Old,
             num_replicas: replicas,
-            // What is taken out of the middle is a hole that no host notices.
+            // A message deleted from the middle would be a gap that no host notices.
             deny_delete: true,
             description: Some("Pushes to rooms with a history, of comet".to_owned()),
             ..stream::Config::default()
@@ -158,7 +161,7 @@ impl StreamReader {
         }
     }
 
-    /// Takes up the stream where it was left, or from its beginning if it is another one.
+    /// Continues the stream at the known place, or begins at its start if it is another stream.
     async fn begin(&mut self, info: &Info, events: &mpsc::Sender<StreamEvent>) {
         let state = &info.state;
         let found = Found {
@@ -222,11 +225,11 @@ impl StreamReader {
         }
     }
 
-    /// Tells homes how far the stream is read, if that has changed.
+    /// Tells homes up to where the stream is read, if that has changed.
     async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
         let place = self.at.told();
         if place != self.at.told {
-            // Fails only when the host ends.
+            // Fails only if the host ends.
             let _ = events.send(StreamEvent::State(place)).await;
             self.at.told = place;
         }
@@ -269,12 +272,12 @@ impl StreamReader {
         Ok(Taken::Read)
     }
 
-    /// `None`: it is no push.
+    /// `None`: it is not a push.
     fn push(&self, message: &Message, sequence: u64, stored_unix_ms: u64) -> Option<StoredPush> {
         let topic = self.subjects.topic_of_stored(&message.subject)?;
         let headers = message.headers.as_ref();
         let publication = headers::push(topic, headers, message.payload.to_vec())?;
-        // Whoever waited for an answer at the start of this host does not any more.
+        // A caller that waited for an answer before this host started no longer waits.
         let answer = answer(&self.subjects, headers).filter(|_| self.at.is_read);
         let offset = sequence * FRAMES_MAX;
         Some(StoredPush { publication, offset, stored_unix_ms, answer })
@@ -285,7 +288,8 @@ impl StreamReader {
     }
 }
 
-/// Why a stream that somebody else has made cannot be read: it has other messages, or holes that no host can tell from what it has read.
+/// Why a stream that was made by another program cannot be read: it has other messages, or gaps that a host cannot
+/// distinguish from dropped messages.
 fn unfit(config: &stream::Config, subject: &str) -> Option<String> {
     if config.subjects != [subject] {
         return Some(format!("takes {:?}, and not {subject}", config.subjects));
@@ -301,7 +305,8 @@ fn unfit(config: &stream::Config, subject: &str) -> Option<String> {
     (config.discard != DiscardPolicy::Old).then(|| "refuses new messages when it is full".into())
 }
 
-/// Where the answer to a push goes. Callers of another process of this host, from before an upgrade, do not wait any more.
+/// The address for the answer to a push. Callers of another process of this host, from before an upgrade, no longer
+/// wait.
 fn answer(subjects: &Subjects, headers: Option<&HeaderMap>) -> Option<Answer> {
     let reply = headers::reply(headers)?;
     match headers::host(headers) {
@@ -338,7 +343,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_the_client_has_a_bound() {
-        // The default of nats-server, its most, and a server that says none.
+        // The default of nats-server, its maximum, and a server that reports none.
         let payloads = [1 << 20, 64 << 20, 4 << 10, 0];
         assert_eq!(payloads.map(batch), [64, 1, 256, 256]);
         for payload in payloads {

@@ -1,4 +1,4 @@
-//! Subjects: what is published where.
+//! Subjects, and the messages published on each.
 //!
 //! | subject | what |
 //! |---|---|
@@ -14,9 +14,10 @@
 //! | `PREFIX.host.HOST` | to one host: who has members of a room; what its two processes say to each other in a live upgrade |
 //! | `PREFIX.reply.HOST.TOKEN.NUMBER` | answers to a push of that host |
 //!
-//! Rooms, keys and hosts are one token each. What a token cannot hold (white space, control characters, `.`, `*`, `>`, `%`
-//! and what is not ASCII) is percent-encoded. `TOKEN` is random, and another one in each process. So only those who were asked know where
-//! an answer goes, and a program that may publish below the prefix cannot make up parts of a ledger.
+//! Rooms, keys and hosts are one token each. Characters that a token cannot contain (white space, control characters,
+//! `.`, `*`, `>`, `%` and non-ASCII characters) are percent-encoded. `TOKEN` is random, and different in each process.
+//! So only hosts that were asked know the subject of an answer, and a program that may publish below the prefix cannot
+//! forge parts of a ledger.
 
 use std::borrow::Cow;
 use std::str;
@@ -35,7 +36,7 @@ fn name(token: &str) -> Option<Cow<'_, str>> {
     percent_decode_str(token).decode_utf8().ok().filter(|name| !name.is_empty())
 }
 
-/// What a message is about, by its subject.
+/// The topic of a message, by its subject.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) enum Topic<'a> {
     Room(Cow<'a, str>),
@@ -48,7 +49,7 @@ pub(crate) enum Topic<'a> {
     Sessions,
     Members,
     Orders,
-    /// To this host.
+    /// A message to this host.
     Host,
     /// An answer to a push of this host.
     Reply(ClusterCallId),
@@ -60,7 +61,7 @@ pub(crate) struct Subjects {
     prefix: String,
     host: HostName,
     host_token: String,
-    /// `HOST.TOKEN` of subjects for answers.
+    /// The `HOST.TOKEN` of subjects for answers.
     asker: String,
 }
 
@@ -76,7 +77,7 @@ impl Subjects {
         &self.host
     }
 
-    /// What a host subscribes to as long as it has a connection. `sessions`: those of other hosts, too.
+    /// The subscriptions of a host while it has a connection. `sessions`: those about keys too.
     pub(crate) fn fixed(&self, sessions: bool) -> Vec<String> {
         let Self { prefix, host_token, asker, .. } = self;
         let shared = ["key.*", "keys", "user.*", "users", "all", "hosts", "members", "orders"];
@@ -94,7 +95,7 @@ impl Subjects {
         format!("{}.room.{}", self.prefix, token(room))
     }
 
-    /// What the stream takes.
+    /// The subjects that the stream stores.
     pub(crate) fn every_stored_room(&self) -> String {
         format!("{}.history.*", self.prefix)
     }
@@ -114,7 +115,7 @@ impl Subjects {
         format!("{}-history", self.prefix.replace('.', "-"))
     }
 
-    /// The call of this host that an answer to `subject` is for.
+    /// The call of this host to which the subject of an answer belongs.
     pub(crate) fn own_call(&self, subject: &str) -> Option<ClusterCallId> {
         match self.topic(subject)? {
             Topic::Reply(call) => Some(call),
@@ -155,7 +156,7 @@ impl Subjects {
         }
     }
 
-    /// `None`: it is none of these.
+    /// `None`: the subject is none of these.
     pub(crate) fn topic<'a>(&self, subject: &'a str) -> Option<Topic<'a>> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix('.')?;
         let Some((kind, rest)) = rest.split_once('.') else {
@@ -201,7 +202,8 @@ mod tests {
         assert_eq!(subjects.topic("comet.user.x"), None);
     }
 
-    /// Who was not asked does not know where the answer goes, and another process of the host does not take it.
+    /// A program that was not asked does not know the subject of the answer, and another process of the host does not
+    /// take it.
     #[test]
     fn an_answer_goes_to_a_subject_that_cannot_be_guessed() {
         let [subjects, other] = [(); 2].map(|()| Subjects::new("comet", "host-1".into()));

@@ -1,14 +1,14 @@
-//! Words between the two processes of a live upgrade.
+//! Notices between the two processes of a live upgrade.
 
-/// What the two processes of a host say to each other on the subject of the host.
+/// A notice between the two processes of a host, on the subject of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Word {
     /// The new process is subscribed.
     Subscribed,
-    /// A message that the former process has held; the second: it is sure that it came by no other way.
+    /// A message that the former process has held. The second form: it is certain that it arrived by no other way.
     Message,
     SureMessage,
-    /// There are no more.
+    /// All held messages were forwarded.
     Complete,
 }
 

@@ -1,4 +1,4 @@
-//! Carries orders out. Where the client has no room this task waits, and orders wait for it.
+//! Executes orders. If the client has no space this task waits, and the orders wait behind it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::subject::Subjects;
 use crate::word::Word;
 use crate::{Counts, Shared, keys, order, part};
 
-/// A subscription for the reader, and what ends it.
+/// A subscription for the reader, with the handle that ends it.
 pub(crate) type NewSubscription = (Subscriber, futures_util::stream::AbortRegistration);
 
 pub(crate) struct Writer {
@@ -32,8 +32,8 @@ pub(crate) struct Writer {
     turns: mpsc::UnboundedSender<Turn>,
 }
 
-/// How long the process that goes on may take to connect. Then what is held is dropped, and those who asked for it are told that this
-/// host has not answered.
+/// How long the process that takes over may need to connect. After that the held messages are dropped, and their hosts
+/// count this one as unanswered.
 pub(crate) const WITHDRAW: Duration = Duration::from_secs(5);
 
 impl Writer {
@@ -58,7 +58,7 @@ impl Writer {
         }
         let shared = Arc::clone(&self.shared);
         loop {
-            // What was ordered before the host withdraws is done first.
+            // Earlier orders are executed before the host withdraws.
             let order = select! {
                 biased;
                 order = orders.recv() => order,
@@ -69,7 +69,7 @@ impl Writer {
                 return;
             }
         }
-        // A task that has had its share of the thread is shown an empty queue.
+        // A task that has used its share of the thread sees an empty queue.
         while let Ok(order) = orders.try_recv() {
             if !self.obey(order).await {
                 return;
@@ -78,13 +78,13 @@ impl Writer {
         self.withdraw(orders).await;
     }
 
-    /// Carries an order out. `false`: the host leaves.
+    /// Executes an order. `false`: the host leaves.
     async fn obey(&mut self, order: Order) -> bool {
         self.shared.waiting_bytes.fetch_sub(order.bytes(), Relaxed);
         match order {
             Order::Command(Command::Leave) => {
                 self.carry_out(Command::Leave).await;
-                // Only with a connection: without one there is nothing to send, and it would wait for one.
+                // Only with a connection: otherwise there is nothing to send, and a flush would wait for one.
                 if self.shared.is_connected.load(Relaxed) {
                     let _ = self.client.flush().await;
                 }
@@ -96,12 +96,12 @@ impl Writer {
         true
     }
 
-    /// Ends in favour of another process of this host.
+    /// Withdraws in favour of another process of this host.
     async fn withdraw(&mut self, mut orders: mpsc::Receiver<Order>) {
         let (to, held) = oneshot::channel();
         let _ = self.turns.send(Turn::Withdraw(to));
         let held = timeout(WITHDRAW, held).await.ok().and_then(Result::ok);
-        // What became of pushes that were begun here.
+        // Sends the answers to pushes that were begun here.
         while let Ok(order) = orders.try_recv() {
             if let Order::Answer(to, part) = order {
                 self.answer(to, &part).await;
@@ -111,7 +111,7 @@ impl Writer {
             Some(held) => self.forward(held).await,
             None => {
                 log::warn!("upgrade: the new process is not connected to NATS in time");
-                // Until it is, nobody is to wait for it.
+                // Until the new process is connected, no host should wait for this one.
                 self.carry_out(Command::Leave).await;
             }
         }
@@ -222,7 +222,7 @@ impl Writer {
                     headers::set_reads_stream(&mut headers);
                 }
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
-                // The first announcement of a connection comes behind its subscriptions.
+                // The first announcement of a connection follows its subscriptions.
                 if is_there && self.shared.takes_over.swap(false, Relaxed) {
                     let headers = headers::of_word(Word::Subscribed, &own);
                     self.publish(self.subjects.host(&own), None, headers, Vec::new()).await;
@@ -233,7 +233,7 @@ impl Writer {
 
     fn tell_if_not(&self, is_published: bool, call: Option<ClusterCallId>) {
         if let Some(call) = call.filter(|_| !is_published) {
-            // Without room for it the call ends by its time.
+            // Without space for it the call ends by its deadline.
             let _ = self.events.try_send(Event::NotPublished { call });
         }
     }
@@ -250,7 +250,7 @@ impl Writer {
         }
     }
 
-    /// Subscribes, as soon as there is a connection and again with each other one.
+    /// Subscribes as soon as there is a connection, and again with each later one.
     async fn subscribe(&self, subject: String) -> Option<AbortHandle> {
         let subscriber = match self.client.subscribe(subject).await {
             Ok(subscriber) => subscriber,
@@ -260,12 +260,12 @@ impl Writer {
             }
         };
         let (handle, registration) = AbortHandle::new_pair();
-        // Fails only when the reader has ended.
+        // Fails only if the reader has ended.
         let _ = self.subscriptions.send((subscriber, registration)).await;
         Some(handle)
     }
 
-    /// Publishes at once or never: what waits for a connection would be late.
+    /// Publishes at once or not at all: a message that waited for a connection would be too late.
     async fn publish(
         &self,
         subject: String,

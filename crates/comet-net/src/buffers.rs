@@ -35,21 +35,22 @@ impl Buffers {
         if ring.is_null() {
             handle_alloc_error(ring_layout);
         }
-        // Written, not only reserved, so that the pages exist from the start. Page faults would
-        // come when traffic is highest.
+        // The buffers are written, not only reserved, so that their pages exist from the start. Page faults would
+        // otherwise come when traffic is highest.
         let memory = vec![1; usize::from(count) * size].into_boxed_slice();
         let mut buffers = Self { ring, ring_layout, memory, count, size, tail: 0 };
         buffers.offer_all();
         buffers
     }
 
-    /// As after [`Buffers::new`], but that none is offered. The kernel must not have the ring.
+    /// Puts the ring back into the state before [`Buffers::new`] offered the buffers. The kernel must not have the
+    /// ring.
     pub(crate) fn reset(&mut self) {
         self.tail = 0;
         self.publish();
     }
 
-    /// Offers all, and publishes that.
+    /// Offers all buffers and publishes that.
     pub(crate) fn offer_all(&mut self) {
         for buffer in (0..self.count).map(BufferId) {
             self.offer(buffer);

@@ -1,4 +1,4 @@
-//! The TLS configuration of listeners: certificates, versions, tickets; and its reload.
+//! The TLS configuration of listeners (certificates, versions, tickets) and its reload.
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -63,8 +63,7 @@ impl fmt::Display for TlsError {
 
 impl StdError for TlsError {}
 
-/// The TLS configuration that the listeners of all cores share; so do its clones. It is read once
-/// per handshake.
+/// The TLS configuration, shared by the listeners of all cores and by all clones. It is read once per handshake.
 #[derive(Clone)]
 pub struct Tls(Arc<SharedConfig>);
 
@@ -117,7 +116,7 @@ impl Tls {
         own.collect()
     }
 
-    /// Replaces the key of session tickets if it is due, which is every six hours. To be called now and then, and more often than
+    /// Replaces the key of session tickets when that is due, every six hours. Call it regularly, and more often than
     /// that.
     pub fn rotate_ticket_keys(&self, now: Instant) {
         self.0.ticket_keys.rotate(now);
@@ -126,12 +125,12 @@ impl Tls {
     /// The keys of session tickets, for another process.
     pub(crate) fn export_ticket_keys(&self) -> handed::TicketKeys {
         let mut exported = handed::TicketKeys::default();
-        // The message wipes them, too.
+        // The message also wipes the keys from memory.
         exported.keys = self.0.ticket_keys.export(Instant::now()).to_vec();
         exported
     }
 
-    /// Goes on with the keys of another process.
+    /// Continues with the ticket keys of another process.
     ///
     /// # Errors
     /// If they cannot be read.

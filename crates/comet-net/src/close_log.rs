@@ -6,7 +6,7 @@ use comet_core::{CloseReason, ClosedEvent, Millis};
 
 use crate::sockets::{Socket, Sockets};
 
-/// Most lines that a core writes in one second about closes that are not ordinary.
+/// Most log lines a core writes per second about closes that are not ordinary.
 const LINES_A_SECOND: u32 = 100;
 
 /// Writes the lines, and counts those beyond the bound.
@@ -58,7 +58,7 @@ impl CloseLog {
     }
 }
 
-/// The detail of a reason, if there is one. A part of it may be the peer's or logic's.
+/// The detail of a reason, if there is one. It may contain text from the peer or from logic.
 struct Detail<'a>(&'a str);
 
 impl fmt::Display for Detail<'_> {

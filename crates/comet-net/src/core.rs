@@ -90,45 +90,47 @@ impl Core {
         Ok(Self { shard, stop, wakeup, orders, thread })
     }
 
-    /// Has the core count what could be handed over. It goes on.
+    /// Asks the core to count what could be handed over. The core keeps running.
     pub fn survey(&self) -> Pending<Survey> {
         self.order(Order::Survey)
     }
 
-    /// Has the core accept no more clients: those who connect wait in the kernel.
+    /// Tells the core to accept no more clients. New connections wait in the kernel.
     pub fn stop_accepts(&self) -> Pending<Result<(), String>> {
         self.order(Order::StopAccepts)
     }
 
-    /// Has it read no more of what clients send, which may ask for answers. [`Core::thaw`] takes it back.
+    /// Tells the core to read no more input of clients, because it may ask for answers. [`Core::thaw`] undoes this.
     pub fn hold_input(&self) -> Pending<Result<(), String>> {
         self.order(Order::HoldInput)
     }
 
-    /// Has it take no more requests of push callers, who get the answers to those before; or has it take them again.
+    /// Tells the core to take no more requests of push callers, or to take them again. Earlier requests are still
+    /// answered.
     pub fn hold_callers(&self, is_held: bool) -> Pending<Result<(), String>> {
         self.order(|answer| Order::HoldCallers(is_held, answer))
     }
 
-    /// Has it close the connections that cannot be handed over, each with a random time to wait up to `retry_after_ms`.
+    /// Tells the core to close the connections that cannot be handed over, each with a random retry time of up to
+    /// `retry_after_ms`.
     pub fn close_unmovable(&self, retry_after_ms: u32) -> Pending<Result<(), String>> {
         self.order(|answer| Order::CloseUnmovable(retry_after_ms, answer))
     }
 
-    /// Freezes the core: all operations on its sockets end, and none is begun until [`Core::thaw`]. The error says why it goes
-    /// on instead.
+    /// Freezes the core: all operations on its sockets end, and none begins until [`Core::thaw`]. The error says why
+    /// the core keeps running instead.
     pub fn freeze(&self) -> Pending<Result<(), String>> {
         self.order(Order::Freeze)
     }
 
-    /// Has a frozen core handle messages, so that the mesh becomes empty. It is empty once all cores were still in the same round
-    /// of turns.
+    /// Tells a frozen core to handle messages, so that the mesh becomes empty. The mesh is empty once all cores were
+    /// still in the same round of turns.
     pub fn frozen_turn(&self) -> Pending<FrozenTurn> {
         self.order(Order::Turn)
     }
 
-    /// Has `taker` send the state and the sockets of a frozen core to another process, on the core's thread. After that it only
-    /// takes [`Core::thaw`] and [`Core::release`].
+    /// Tells a frozen core to run `taker` on its thread, which sends the core's state and sockets to another process.
+    /// After that the core takes only [`Core::thaw`] and [`Core::release`].
     pub fn offer(
         &self,
         taker: impl FnOnce(Offer<'_>) -> io::Result<()> + Send + 'static,
@@ -136,13 +138,13 @@ impl Core {
         self.order(|answer| Order::Offer(Box::new(taker), answer))
     }
 
-    /// Has a core that was started frozen go on with connections of another process, once it thaws.
+    /// Gives connections of another process to a core that was started frozen. The core serves them once it thaws.
     pub fn adopt(&self, arrived: Arrived) -> Pending<Result<(), String>> {
         self.order(|answer| Order::Adopt(Box::new(arrived), answer))
     }
 
-    /// Has a core go on as if it had not been frozen; it accepts clients again. For one that was never frozen, it takes back
-    /// [`Core::stop_accepts`].
+    /// Thaws the core: it continues as if it had not been frozen, and accepts clients again. On a core that was never
+    /// frozen this undoes [`Core::stop_accepts`].
     pub fn thaw(&self) -> Pending<Result<(), String>> {
         self.order(Order::Thaw)
     }
@@ -165,14 +167,14 @@ impl Core {
     /// If the core had failed.
     pub fn stop(self) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
-        // Ends the wait of a frozen core.
+        // Closing the channel ends the wait of a frozen core.
         drop(self.orders);
         self.wakeup.wake();
         self.thread.join().map_err(|error| explain(&error.into()))
     }
 }
 
-/// An order that a core has been given.
+/// The pending answer to an order.
 #[derive(Debug)]
 #[must_use]
 pub struct Pending<T> {
@@ -181,7 +183,7 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
-    /// Waits for the answer, at most for `time`.
+    /// Waits for the answer, for at most `time`.
     ///
     /// # Errors
     /// If the core does not answer in time, or has ended.

@@ -34,20 +34,20 @@ use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::Sockets;
 use crate::tls::TransmitBudget;
 
-/// How long a turn may go on with what can be continued in the next one. A turn ends with the piece of
-/// work that exceeds it: a token, a handshake, a slice of pushes, or what one system call sends.
+/// How long a turn may continue with work that the next turn can resume. A piece of work in progress is finished first:
+/// a token, a handshake, a slice of pushes, or the sends of one system call.
 const TURN_TIME: Duration = Duration::from_millis(5);
 
-/// How much of that time may go to completions, so that pushes have their share.
+/// The part of [`TURN_TIME`] that completions may take, so that pushes get their share.
 const COMPLETIONS_TIME: Duration = Duration::from_millis(2);
 
-/// Completions between two looks at the clock, which take some 30 ns. The costliest ones take more than 100 us each: a buffer full of
-/// compressed messages, or of key updates of TLS.
+/// Completions between two readings of the clock; a reading takes some 30 ns. The costliest completions take more than
+/// 100 us each: a buffer full of compressed messages, or of TLS key updates.
 const COMPLETIONS_A_LOOK: usize = 8;
 
 pub(crate) struct Driver<A> {
-    // Fields are dropped in this order. The ring must be closed first: while it is open the kernel
-    // writes into the buffers, those of callers among them, and reads the shard's frames.
+    // Fields are dropped in this order. The ring must be closed first: while it is open, the kernel writes into the
+    // receive buffers (those of callers included) and reads the shard's frames.
     ring: Ring,
     buffers: Buffers,
     shard: Shard,
@@ -56,31 +56,31 @@ pub(crate) struct Driver<A> {
     sockets: Sockets,
     tls_budget: TransmitBudget,
     listeners: Vec<Listener>,
-    /// What the kernel has of each listener.
+    /// The accepts of each listener that are in flight.
     armed_accepts: Vec<Armed>,
-    /// No accept is submitted again before this. Without a pause a process that is out of
-    /// descriptors would fail and log in every turn.
+    /// No accept is resubmitted before this time. Without the pause, a process that is out of descriptors would fail
+    /// and log in every turn.
     rearm_accepts_at: Instant,
     accept_pace: AcceptPace,
     /// Sockets whose multishot receive ended because no receive buffer was free, or in a freeze.
     to_receive: Vec<Slot>,
     /// Connections whose TLS handshake has input to process.
     pending_handshakes: VecDeque<ConnId>,
-    /// The completions of a turn; kept for its memory.
+    /// The completions of a turn; a field only to reuse its allocation.
     completions: Vec<Completion>,
     inbox: Inbox<Message>,
     wakeup: Arc<EventFd>,
     pulse: Ending,
-    /// The ring polls `wakeup`.
+    /// A poll of `wakeup` is in flight.
     is_wakeup_polled: bool,
     peers: Vec<Sender<Message>>,
     control: Sender<Report>,
-    /// The last turn could not submit all sends. No messages are taken until it has.
+    /// The last turn could not submit all sends. No pushes are taken until they are submitted.
     has_sends_left: bool,
-    /// The last turn took pushes. If pushes to a crowd are under way, this one goes on with these.
+    /// The last turn took pushes. This turn continues with the crowds instead, if there are any.
     is_crowd_next: bool,
     has_shut_listeners: bool,
-    /// A peer's inbox was full, or accepts wait for their time: the sleep is short.
+    /// A peer's inbox was full, or accepts wait for their retry time. The next sleep is short.
     must_retry: bool,
     spin: Duration,
     epoch: Instant,
@@ -89,7 +89,7 @@ pub(crate) struct Driver<A> {
     close_log: CloseLog,
     stop: Arc<AtomicBool>,
     orders: OrderQueue,
-    /// Nothing is submitted: see [`freeze`].
+    /// The core is frozen, so nothing is submitted: see [`freeze`].
     is_frozen: bool,
     /// An upgrade has begun: no more clients are accepted.
     is_leaving: bool,
@@ -109,7 +109,7 @@ impl<A: Authenticator> Driver<A> {
         let ring = Ring::new(settings.ring_entries, &buffers)?;
         if !settings.busy_poll.is_zero()
             && let Err(error) = ring.busy_poll(settings.busy_poll)
-            // The others would say the same.
+            // The other cores would log the same.
             && settings.shard.shard == ShardId(0)
         {
             log::warn!("server.busy_poll: the kernel does not poll network cards here: {error}");
@@ -205,8 +205,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Handles what has completed, until a part of the turn's time has passed or the bound of a turn is reached. The
-    /// rest stays in the ring.
+    /// Handles completions, until their part of the turn's time has passed or the bound of a turn is reached. The rest
+    /// stays in the ring.
     fn handle_completions(&mut self, begin: Instant) {
         let mut completions = std::mem::take(&mut self.completions);
         let mut most = self.ring.completions_a_turn();
@@ -232,7 +232,7 @@ impl<A: Authenticator> Driver<A> {
             Operation::Recv(slot) => self.handle_received(slot, completion),
             Operation::Send(slot) => self.handle_sent(slot, completion.result),
             Operation::Accept(listener) => self.handle_accepted(listener, completion),
-            // The eventfd need not be read: each later write completes the poll again.
+            // The eventfd need not be read: each write to it completes the poll again.
             Operation::Wakeup => self.is_wakeup_polled = completion.more,
             // The accept itself completes with ECANCELED.
             Operation::Cancel => {}
@@ -242,12 +242,12 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Completions of one turn may not be all that has arrived. No connection is closed by a deadline while the
-    /// kernel or the driver has something of its peer.
+    /// Completions of one turn may not be all that has arrived. No deadline closes a connection while the kernel or the
+    /// driver has unread input of its peer.
     fn spare_overdue(&mut self) {
         let Self { shard, ring, sockets, .. } = self;
         shard.spare_overdue(|conn| {
-            // Its completion may be among those that this turn did not take.
+            // The completion of this connection's input may be among those that the turn did not take.
             ring.has_completions() || sockets.at(conn.slot).has_backlog()
         });
     }
@@ -258,7 +258,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Whether the turn goes on with work of which some is done already.
+    /// Whether the turn has time left for more of the work that can be resumed in the next turn.
     fn has_time(&self) -> bool {
         Instant::now() < self.turn_end
     }

@@ -1,4 +1,4 @@
-//! Listening sockets that another process hands over: divided among the cores of this one, whose number may be another.
+//! Listening sockets from another process, divided among the cores of this one. The numbers of cores may differ.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,28 +10,28 @@ use socket2::Socket;
 use crate::listen::{ListenError, ListenOptions, bound_socket, set_options};
 use crate::steer;
 
-/// The sockets of an address that another process has listened at.
+/// The listening sockets of one address, taken over from another process.
 #[derive(Debug)]
 pub struct InheritedListeners {
-    /// Where they are.
+    /// The address.
     pub address: SocketAddr,
-    /// Those of each core. A core has several if there were more cores before.
+    /// The sockets of each core. A core has several if the other process had more cores.
     pub cores: Vec<Vec<OwnedFd>>,
-    /// What is to be done with them once they are this process's alone.
+    /// The changes to make once no other process uses the sockets.
     pub unsettled: Unsettled,
 }
 
-/// What would show at the other process, too: its clients may still come to it.
+/// Changes to the sockets that the other process would see too, while clients may still come to it.
 #[derive(Debug)]
 pub struct Unsettled {
     inherited: Vec<Socket>,
-    /// They are bound, and do not listen.
+    /// These are bound but do not listen yet.
     added: Vec<Socket>,
     options: ListenOptions,
 }
 
-/// Divides `sockets`, which listen at one address, among `cores`. None is closed: who has connected waits at one of them. Cores
-/// that are left without one get sockets of their own, which listen after [`Unsettled::settle`].
+/// Divides `sockets`, which listen at one address, among `cores`. None is closed, because connections wait in their
+/// backlogs. Cores without an inherited socket get a new one, which listens after [`Unsettled::settle`].
 ///
 /// # Errors
 /// If the kernel refuses.
@@ -68,11 +68,11 @@ pub fn inherit(
 }
 
 impl Unsettled {
-    /// Gives the sockets the options of this process. Those that were added listen from now on, and clients are steered to the
+    /// Gives the sockets the options of this process. Added sockets begin to listen, and clients are steered to the
     /// cores of this process.
     ///
     /// # Errors
-    /// The first failure. The rest is done all the same.
+    /// The first failure. The other steps are done all the same.
     pub fn settle(self) -> io::Result<()> {
         let Self { inherited, added, options } = self;
         let mut done = Ok(());
@@ -85,7 +85,7 @@ impl Unsettled {
         let steered = match &options.steering {
             // The group numbers its sockets in the order in which they began to listen.
             Some(cpus) => steer::by_cpu(&inherited[0], cpus),
-            // The program of the former process knows the sockets of its own cores alone.
+            // The former process's program knows only the sockets of its own cores.
             None => steer::by_hash(&inherited[0]),
         };
         done.and(steered)
@@ -109,11 +109,11 @@ mod tests {
         steering: None,
     };
 
-    /// Another number of cores goes on with them; all who connect are accepted at one of the sockets.
+    /// Hands the sockets to a different number of cores; every connection is accepted at one of the sockets.
     fn check(before: usize, after: usize, expected: &[usize]) {
         let (address, former) = bind("127.0.0.1:0".parse().unwrap(), before, &OPTIONS).unwrap();
         let handed = former.iter().map(|socket| socket.try_clone().unwrap()).collect();
-        // They are in the backlog of a former socket.
+        // These wait in the backlog of a former socket.
         let early: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
         let InheritedListeners { address: at, cores, unsettled } =
             inherit(handed, after, &OPTIONS).unwrap();
@@ -146,7 +146,7 @@ mod tests {
         let handed = vec![former[0].try_clone().unwrap()];
         let inherited = inherit(handed, 2, &OPTIONS).unwrap();
         let clients: Vec<_> = (0..16).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // The new process fails.
+        // The new process fails here.
         drop(inherited);
         let former = Socket::from(former.into_iter().next().unwrap());
         former.set_nonblocking(true).unwrap();
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(accepted, clients.len());
     }
 
-    /// The former process steered by CPU, which reaches its own cores alone.
+    /// The former process steers by CPU, to its own cores only.
     #[test]
     fn steering_ends_with_its_setting() {
         let steered = ListenOptions { steering: Some(vec![0]), ..OPTIONS };

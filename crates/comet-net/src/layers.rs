@@ -1,5 +1,5 @@
-//! Protocol layers between a socket and its connection: first a PROXY header, then TLS. Only a
-//! connection that has one of them has [`ProtocolLayers`].
+//! Protocol layers between a socket and its connection: first a PROXY header, then TLS. Only a connection with at least
+//! one layer has a [`ProtocolLayers`].
 
 use std::net::SocketAddr;
 
@@ -11,8 +11,7 @@ use crate::tls::{ReadSide, TlsSession};
 /// What became of received bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Received {
-    /// They were processed, or kept for a call of [`ProtocolLayers::continue_handshake`] that is
-    /// due already.
+    /// They were processed, or kept for a call of [`ProtocolLayers::continue_handshake`] that is already due.
     Processed,
     /// They were kept: [`ProtocolLayers::continue_handshake`] is to be called once.
     HandshakeDeferred,
@@ -43,7 +42,8 @@ impl ProtocolLayers {
         })
     }
 
-    /// For a connection of another process, which has read the PROXY header; `None` if it has neither header nor TLS.
+    /// For a connection taken over from another process, which has read the PROXY header. `None` if there was no header
+    /// and there is no TLS.
     pub(crate) fn arrived(peer: Option<SocketAddr>, tls: Option<TlsSession>) -> Option<Box<Self>> {
         (peer.is_some() || tls.is_some()).then(|| {
             let proxy = peer.map(|peer| Box::new(Proxy { header: None, peer: Some(peer) }));
@@ -74,11 +74,11 @@ impl ProtocolLayers {
         self.tls.as_deref_mut()
     }
 
-    /// Reads the PROXY header from received bytes, if it is not complete. Returns those behind it, which
-    /// [`ProtocolLayers::handle_recv`] is to be given: once the header is complete, [`ProtocolLayers::peer`] is known.
+    /// Reads the PROXY header from received bytes, if it is not complete. Returns the bytes behind it, for
+    /// [`ProtocolLayers::handle_recv`]. Once the header is complete, [`ProtocolLayers::peer`] returns its address.
     ///
     /// # Errors
-    /// Why nothing more is received.
+    /// Why the connection receives nothing more.
     pub(crate) fn read_header<'a>(&mut self, bytes: &'a mut [u8]) -> Result<&'a mut [u8], Hangup> {
         match self.proxy.as_deref_mut() {
             None | Some(Proxy { header: None, .. }) => Ok(bytes),
@@ -100,10 +100,10 @@ impl ProtocolLayers {
         }
     }
 
-    /// Processes received bytes that are behind the PROXY header and calls `on_plaintext` with what is for the connection.
+    /// Processes received bytes behind the PROXY header and calls `on_plaintext` with the connection's input.
     ///
     /// # Errors
-    /// Why nothing more is received.
+    /// Why the connection receives nothing more.
     pub(crate) fn handle_recv(
         &mut self,
         bytes: &mut [u8],
@@ -127,7 +127,7 @@ impl ProtocolLayers {
         }
     }
 
-    /// Whether the peer has our part of the handshake. The rest of it costs little.
+    /// Whether our part of the handshake was made. The rest of the handshake costs little.
     pub(crate) fn has_answered(&mut self) -> bool {
         self.tls().is_some_and(|tls| tls.has_answered())
     }

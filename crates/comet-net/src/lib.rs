@@ -5,8 +5,8 @@
 //! nothing is left to do. Connections are entries in an array, not tasks. Protocol layers may lie
 //! between a socket and its connection: a PROXY header, and TLS.
 //!
-//! **Invariant:** nothing here decides who gets a message or when a connection closes; and all
-//! `unsafe` of the server is in `ring.rs`, `buffers.rs`, `steer.rs` and `peer_name.rs`.
+//! **Invariant:** nothing here chooses the receivers of a message or the time when a connection closes; and no `unsafe`
+//! of the server is outside `ring.rs`, `buffers.rs`, `steer.rs` and `peer_name.rs`.
 #![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
 mod buffers;

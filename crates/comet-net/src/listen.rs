@@ -79,7 +79,7 @@ impl std::error::Error for ListenError {
     }
 }
 
-/// Does what [`bind`] does, but for a moment and without listening.
+/// Tests whether [`bind`] would succeed: binds for a moment, without listening.
 ///
 /// # Errors
 /// As [`bind`].
@@ -143,10 +143,10 @@ pub(crate) fn bound_socket(address: SocketAddr, options: &ListenOptions) -> io::
     Ok(socket)
 }
 
-/// Sets what accepted sockets inherit.
+/// Sets the options that accepted sockets inherit.
 pub(crate) fn set_options(socket: &Socket, options: &ListenOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
-    // An inherited socket may have it.
+    // An inherited socket may have keepalive set.
     socket.set_keepalive(options.keepalive.is_some())?;
     if let Some(Keepalive { idle, interval, count }) = &options.keepalive {
         let keepalive = TcpKeepalive::new().with_time(*idle).with_interval(*interval);

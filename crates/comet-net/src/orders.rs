@@ -1,4 +1,4 @@
-//! What the owner of a core tells its driver in a live upgrade, and the answers.
+//! The orders of a core's owner to its driver in a live upgrade, and the answers.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -8,39 +8,39 @@ use std::{fmt, io};
 
 use crate::settings::Arrived;
 
-/// An order, and where its answer goes.
+/// An order, with the sender for its answer.
 pub(crate) enum Order {
-    /// To accept no more clients.
+    /// Accept no more clients.
     StopAccepts(Sender<Answer>),
-    /// To read no more requests of clients, which would wait for answers.
+    /// Read no more requests of clients, which would wait for answers.
     HoldInput(Sender<Answer>),
-    /// To take no more requests of push callers, or to take them again.
+    /// Take no more requests of push callers, or take them again.
     HoldCallers(bool, Sender<Answer>),
-    /// To count what could be handed over.
+    /// Count what could be handed over.
     Survey(Sender<Survey>),
-    /// To close what cannot be handed over, with times to wait up to so many milliseconds.
+    /// Close what cannot be handed over, with retry times of up to this many milliseconds.
     CloseUnmovable(u32, Sender<Answer>),
     Freeze(Sender<Answer>),
-    /// One turn without operations.
+    /// Run one turn without operations on sockets.
     Turn(Sender<FrozenTurn>),
     Offer(Taker, Sender<Answer>),
-    /// To go on with connections of another process.
+    /// Continue with the connections of another process.
     Adopt(Box<Arrived>, Sender<Answer>),
     Thaw(Sender<Answer>),
     Release(Sender<Answer>),
 }
 
-/// Done, or why not.
+/// `Ok` if the order was carried out, otherwise the reason why not.
 pub(crate) type Answer = Result<(), String>;
 
-/// What takes the state and the sockets of a core, on the core's thread.
+/// Takes the state and the sockets of a core, on the core's thread.
 pub(crate) type Taker = Box<dyn FnOnce(Offer<'_>) -> io::Result<()> + Send>;
 
-/// What a frozen core offers to another process.
+/// The state and the sockets that a frozen core offers to another process.
 pub struct Offer<'a> {
     /// Its state.
     pub state: comet_handover::Shard,
-    /// The sockets of its connections, in their order. They may be sent to the other process, and nothing else.
+    /// The sockets of its connections, in their order. They may be sent to the other process, but not used otherwise.
     pub sockets: Vec<BorrowedFd<'a>>,
 }
 
@@ -50,42 +50,42 @@ impl fmt::Debug for Offer<'_> {
     }
 }
 
-/// How many connections of a core another process could go on with, and what keeps the others.
+/// How many connections of a core could be handed over, and why the others could not.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Survey {
     /// Connections that can be handed over.
     pub movable: usize,
-    /// What a reader of the hand-over has to know, as far as it shows before it is made.
+    /// Features that the reader of the hand-over must know, as far as they show before it is made.
     pub required: Vec<&'static str>,
     /// Connections that have not sent a token.
     pub handshakes: usize,
-    /// Connections that wait for an answer of logic or a home. They can once they have it.
+    /// Connections that wait for an answer of logic or a home. They can be handed over once they have it.
     pub await_answers: usize,
     /// Connections that are closing.
     pub closing: usize,
-    /// Orders to move clients off, which a hand-over waits for.
+    /// Orders to move clients off that are still running; a hand-over waits for them.
     pub orders: usize,
     /// Pushes of callers at `push.frames` that are not answered.
     pub calls: usize,
 }
 
-/// What a frozen core did in a turn.
+/// The result of one turn of a frozen core.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FrozenTurn {
     /// No message came and none was sent.
     pub is_still: bool,
-    /// What keeps its shard from being handed over, in words; `None`: nothing.
+    /// Why the shard cannot be handed over yet, in words; `None`: it can.
     pub obstacles: Option<String>,
 }
 
-/// The queue of orders, at the driver. It waits for them only while it is frozen.
+/// The driver's end of the queue of orders. The driver waits at it only while it is frozen.
 pub(crate) struct OrderQueue {
     orders: Receiver<Order>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl OrderQueue {
-    /// Whether an order waits. Costs a load.
+    /// Whether an order waits. Costs one atomic load.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
@@ -101,15 +101,15 @@ impl OrderQueue {
     }
 }
 
-/// The other end.
+/// The owner's end of the queue.
 pub(crate) struct OrderSender {
     orders: Sender<Order>,
     waiting: Arc<AtomicUsize>,
 }
 
 impl OrderSender {
-    /// Queues an order. The driver has to be woken after that. If it has ended the order is dropped, and with it the sender of its
-    /// answer.
+    /// Queues an order. The caller must wake the driver afterwards. If the driver has ended, the order is dropped
+    /// together with the sender of its answer.
     pub(crate) fn send(&self, order: Order) {
         self.waiting.fetch_add(1, Ordering::AcqRel);
         let _ = self.orders.send(order);

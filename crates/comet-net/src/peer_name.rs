@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use socket2::SockAddr;
 
-/// The peer's address. getpeername(2) has none once the peer has reset the connection; SO_PEERNAME has it until the
-/// socket is closed, as accept(2) would have told it.
+/// The peer's address. getpeername(2) returns none once the peer has reset the connection. SO_PEERNAME returns the
+/// address that accept(2) gave, until the socket is closed.
 pub(crate) fn peer_name(socket: impl AsFd) -> Option<SocketAddr> {
     let socket = socket.as_fd();
     // The kernel refuses a buffer that is longer than the address.
@@ -17,8 +17,8 @@ pub(crate) fn peer_name(socket: impl AsFd) -> Option<SocketAddr> {
 }
 
 fn name_of(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<SockAddr> {
-    // SAFETY: the kernel writes at most `bytes` of an address to `storage`, which has room for any, and their
-    // number to `length`.
+    // SAFETY: the kernel writes at most `bytes` of an address to `storage`, which has space for any address, and the
+    // length of the address to `length`.
     let name = unsafe {
         SockAddr::try_init(|storage, length| {
             *length = bytes as libc::socklen_t;

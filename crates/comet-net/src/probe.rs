@@ -1,4 +1,4 @@
-//! Checks of the machine before anything is bound, with one sentence for what is missing.
+//! Checks of the machine before anything is bound. Each failure is one sentence about what is missing.
 
 use std::fmt;
 use std::io;
@@ -7,17 +7,17 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::ring::{self, Call};
 
-/// glommio refuses to start an executor with less.
+/// glommio refuses to start an executor with less locked memory.
 const MEMLOCK_MIN: u64 = 512 << 10;
-/// Locked memory of a core in addition to its own ring, measured: glommio's three rings and their buffers.
+/// Locked memory of a core beside its own ring, as measured: glommio's three rings and their buffers.
 const MEMLOCK_OVERHEAD: u64 = 256 << 10;
-/// The oldest kernel that is known to count rings as locked memory; 6.1 does not.
+/// The oldest kernel known to count rings as locked memory; 6.1 does not.
 const COUNTS_RINGS: (u32, u32) = (6, 18);
-/// The smallest ring that is tried to fit the locked memory.
+/// The smallest ring that is tried in order to fit the locked memory.
 const ENTRIES_MIN: u32 = 256;
-/// Descriptors that are no connections: listeners, rings, control's sockets, files.
+/// Descriptors other than connections: listeners, rings, control's sockets, files.
 const DESCRIPTORS_OVERHEAD: u64 = 256;
-/// Most entries that the table of descriptors is made for at start: 8 MiB of the kernel's memory.
+/// Most entries for which the descriptor table is enlarged at start: 8 MiB of the kernel's memory.
 const RESERVED_MAX: u64 = 1 << 20;
 
 /// A sentence about what is missing and what to change.
@@ -89,7 +89,7 @@ pub fn locked_memory(entries: u32, cores: usize) -> u64 {
     cores as u64 * (MEMLOCK_OVERHEAD + ring::ring_bytes(entries))
 }
 
-/// Whether the limit of locked memory holds for others only.
+/// Whether the process is exempt from the limit of locked memory.
 fn may_lock_all() -> bool {
     rustix::thread::capabilities(None)
         .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::IPC_LOCK))
@@ -134,7 +134,7 @@ fn explain_ring(call: Call, error: &io::Error) -> String {
     }
 }
 
-/// `needed` is for the smallest rings, where they count.
+/// `needed` is the locked memory of the smallest rings, on kernels that count rings.
 fn check_memlock(limit: Option<u64>, needed: u64) -> Result<(), ProbeError> {
     match limit {
         Some(bytes) if bytes < MEMLOCK_MIN => Err(ProbeError(format!(

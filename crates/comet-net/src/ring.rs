@@ -1,4 +1,4 @@
-//! The ring: the operations of the driver, with the reasons why they are safe in one place.
+//! The ring: all operations of the driver, with the reasons for their safety in one place.
 #![allow(unsafe_code, reason = "an io_uring operation outlives the call that submits it")]
 
 mod freeze;
@@ -17,34 +17,34 @@ use crate::buffers::Buffers;
 use crate::ids::{BufferId, ListenerIndex};
 pub(crate) use operation::{Completion, Operation};
 
-/// Most completions taken in one turn, so that no turn is long. The number of sends that may be
-/// queued bounds them as well. Each completion may be a request, and its reply has to leave in the
-/// same turn; otherwise the shard falls behind for as long as clients send requests.
+/// Most completions taken in one turn, so that no turn is long. The number of sends that may be queued is a bound as
+/// well: each completion may be a request whose reply has to leave in the same turn. Otherwise the shard falls behind
+/// for as long as clients send requests.
 const COMPLETIONS_A_TURN: usize = 4096;
 
-/// Bytes to send that one system call is handed at most, but for the longest send. The kernel copies them
-/// within the call: at some GB a second that is about a millisecond, in which the thread does nothing else.
+/// Most bytes of sends submitted by one system call, except that one send may exceed it. The kernel copies them within
+/// the call. At some GB a second that takes about a millisecond, in which the thread does nothing else.
 const BYTES_A_SUBMISSION: usize = 2 << 20;
 
 pub(crate) struct Ring {
     ring: IoUring,
-    /// The index of the ring among the descriptors that the thread has registered, if the kernel took it.
+    /// The ring's index in the thread's table of registered rings, if the kernel registered it.
     registered: Option<u32>,
     sends_a_turn: usize,
     /// Bytes of the queued sends.
     queued_bytes: usize,
-    /// Operations that were queued and have not completed for the last time, receives of clients and the wake-up aside.
+    /// Operations queued or in flight, without receives of clients and the poll of the wake-up.
     effects: usize,
-    /// The kernel has the receive buffers.
+    /// The kernel has the ring of receive buffers.
     has_buffers: bool,
     /// How often the queue was submitted without a wait.
     submissions: u64,
-    /// Of the sends of slices that are queued.
+    /// The headers of the queued sends of slices.
     #[allow(clippy::vec_box, reason = "the queued sends have their addresses")]
     messages: Vec<Box<MessageOfSlices>>,
 }
 
-/// What a send of slices points to. The kernel reads it while it submits the send, not later
+/// The message header of a send of slices. The kernel reads it while it submits the send, not later
 /// (`IORING_FEAT_SUBMIT_STABLE`, which every kernel with provided buffers has).
 struct MessageOfSlices {
     header: libc::msghdr,
@@ -54,19 +54,18 @@ struct MessageOfSlices {
 /// The only group of provided buffers.
 pub(crate) const BUFFER_GROUP: u16 = 0;
 
-/// How often one turn may fill the submission queue. Each time is one system call. What one call
-/// submits should stay in the core's own cache until it has completed: the kernel keeps some 256
-/// bytes for each send until all sends of the call are done. A turn has several calls because its
-/// other steps cost the same once more in each turn.
+/// How often one turn may fill the submission queue. Each time costs one system call. The sends of one call should stay
+/// in the core's own cache until they have completed: the kernel keeps some 256 bytes for each send until all sends of
+/// the call are done. One turn makes several calls because its other steps would cost the same again in another turn.
 const SUBMISSIONS_A_TURN: usize = 4;
-/// Entries of the completion queue for each entry of the submission queue. They hold the
-/// completions of a turn's sends and of what arrives meanwhile. The kernel keeps what does not fit,
-/// at a cost; nothing is lost.
+/// Entries of the completion queue for each entry of the submission queue. They hold the completions of a turn's sends
+/// and of the input that arrives meanwhile. Completions that do not fit are kept by the kernel at some cost; none is
+/// lost.
 const COMPLETIONS_A_SEND: u32 = 16;
 /// The longest completion queue of the kernel (`IORING_MAX_CQ_ENTRIES`).
 const COMPLETIONS_MAX: u32 = 64 << 10;
 
-/// What the call that begins a sleep may be handed to submit: the kernel sends it in some 100 µs.
+/// Most sends that the call which begins a sleep may submit: the kernel needs some 100 µs for them.
 const SENDS_A_SLEEP: usize = 64;
 const BYTES_A_SLEEP: usize = 256 << 10;
 
@@ -88,8 +87,8 @@ pub(crate) enum Call {
     Enter,
 }
 
-/// Does once, with a small ring, what every core does: makes the ring, registers buffers, and enters the kernel
-/// with an operation.
+/// Does once, with a small ring, what every core does: makes the ring, registers buffers, and enters the kernel with an
+/// operation.
 ///
 /// # Errors
 /// The call that failed, and how.
@@ -109,7 +108,7 @@ pub(crate) fn rehearse() -> Result<(), (Call, io::Error)> {
     if !needed.into_iter().all(|operation| operations.is_supported(operation)) {
         return Err((Call::Enter, io::ErrorKind::Unsupported.into()));
     }
-    // The poll of an eventfd that is raised completes at once.
+    // The poll of an eventfd with a nonzero count completes at once.
     let eventfd = eventfd(1, EventfdFlags::CLOEXEC).map_err(|error| (Call::Enter, error.into()))?;
     ring.poll_wakeup(eventfd.as_raw_fd());
     ring.ring.submit_and_wait(1).map_err(|error| (Call::Enter, error))?;
@@ -122,22 +121,21 @@ fn build(entries: u32) -> io::Result<IoUring> {
     builder
         .setup_single_issuer()
         .setup_defer_taskrun()
-        // A flag shows whether deferred completions wait, so a busy turn need not enter the kernel
-        // to see.
+        // This flag shows whether deferred completions wait, so a busy turn need not enter the kernel to find out.
         .setup_taskrun_flag()
         .setup_submit_all()
         .setup_cqsize(completions(entries))
         .setup_clamp();
-    // Entries are submitted in their order, so no array of indices is needed. Kernel 6.6 is the first to
-    // leave it out; older ones do not know the flag.
+    // Entries are submitted in their order, so no array of indices is needed. Kernel 6.6 is the first that can leave it
+    // out; older kernels do not know the flag.
     match builder.clone().setup_no_sqarray().build(entries) {
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => builder.build(entries),
         result => result,
     }
 }
 
-/// Registers the ring with the calling thread, so that an enter needs no look into the table of descriptors that all
-/// threads share. `None`: the thread has as many as it may have, 16, or the kernel does not know it.
+/// Registers the ring with the calling thread. Then an enter needs no look-up in the descriptor table that all threads
+/// share. `None`: the thread has registered the most rings allowed (16), or the kernel cannot register rings.
 fn register(ring: &IoUring) -> Option<u32> {
     const ANY: u32 = u32::MAX;
     let mut update = RingUpdate { offset: ANY, reserved: 0, data: ring.as_raw_fd() as u64 };
@@ -147,11 +145,11 @@ fn register(ring: &IoUring) -> Option<u32> {
 
 fn update_ring(ring: &IoUring, operation: u32, update: &mut RingUpdate) -> bool {
     let call = libc::SYS_io_uring_register;
-    // SAFETY: the kernel reads and writes `update`, which has its form, within the call.
+    // SAFETY: the kernel reads and writes `update`, which has the expected layout, within the call.
     1 == unsafe { libc::syscall(call, ring.as_raw_fd(), operation, &raw mut *update, 1) }
 }
 
-// As in <linux/io_uring.h>. The crate keeps the index in a borrow of the ring.
+// As in <linux/io_uring.h>. The io-uring crate keeps the index in a borrow of the ring, so it is not used here.
 const IORING_REGISTER_RING_FDS: u32 = 20;
 const IORING_UNREGISTER_RING_FDS: u32 = 21;
 
@@ -185,11 +183,11 @@ impl Ring {
         })
     }
 
-    /// From now on a wait polls the network cards of the ring's sockets for as long as `time` before it sleeps. Sockets
-    /// whose packets come through no such card are not affected.
+    /// Makes each wait poll the network cards of the ring's sockets for up to `time` before it sleeps. Sockets on other
+    /// devices are not affected.
     ///
     /// # Errors
-    /// If the kernel is older than 6.9, or was built without.
+    /// If the kernel is older than 6.9, or was built without the feature.
     pub(crate) fn busy_poll(&self, time: Duration) -> io::Result<()> {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let mut napi = Napi::new().set_busy_poll_timeout(micros).set_prefer_busy_poll(true);
@@ -230,7 +228,7 @@ impl Ring {
         self.push(entry, Operation::Recv(slot));
     }
 
-    /// Receives once from the socket of a push caller into `buffer`. Its owner neither moves nor looks at it until it is
+    /// Receives once from the socket of a push caller into `buffer`. Its owner neither moves nor reads it until it is
     /// notified of the completion.
     pub(crate) fn recv_caller(&mut self, socket: RawFd, slot: CallerSlot, buffer: *mut [u8]) {
         let length = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
@@ -252,7 +250,7 @@ impl Ring {
         self.count_bytes(bytes.len());
     }
 
-    /// A send of so many bytes was queued.
+    /// Counts a queued send of this many bytes.
     fn count_bytes(&mut self, bytes: usize) {
         self.queued_bytes += bytes;
         if self.queued_bytes >= BYTES_A_SUBMISSION {
@@ -273,7 +271,7 @@ impl Ring {
         };
         let slices: Vec<libc::iovec> = slices.map(slice).collect();
         let bytes = slices.iter().map(|slice| slice.iov_len).sum();
-        // SAFETY: all of its fields may be zero.
+        // SAFETY: every field of `msghdr` may be zero.
         let header = unsafe { std::mem::zeroed() };
         let mut message = Box::new(MessageOfSlices { header, slices });
         message.header.msg_iov = message.slices.as_mut_ptr();
@@ -288,23 +286,23 @@ impl Ring {
 
     fn push(&mut self, entry: squeue::Entry, operation: Operation) {
         let entry = entry.user_data(operation.to_user_data());
-        // SAFETY: accept, recv and poll are given no memory of ours (recv writes to the provided
-        // buffers, which outlive the ring; that of a caller to the buffer of its socket, which does as well). send reads bytes that stay unchanged until its
-        // completion; that is the contract of `Transmit`, of `CallerOperation::Send` and of `TlsSession::poll_transmit`. What a
-        // send of slices points to is kept in `messages` until the kernel has taken the entry.
+        // SAFETY: accept and poll are given no memory of ours. recv writes to the provided buffers, or to the buffer of
+        // a caller's socket; both outlive the ring. send reads bytes that stay unchanged until its completion; that is
+        // the contract of `Transmit`, of `CallerOperation::Send` and of `TlsSession::poll_transmit`. The header of a
+        // send of slices is kept in `messages` until the kernel has taken the entry.
         while unsafe { self.ring.submission().push(&entry) }.is_err() {
             self.submit();
         }
         self.effects += usize::from(operation.has_effect());
     }
 
-    /// How often the queue was submitted, which takes as long as the kernel sends what was queued.
+    /// How often the queue was submitted. Each submission takes as long as the kernel sends what was queued.
     pub(crate) fn submissions(&self) -> u64 {
         self.submissions
     }
 
-    /// Whether what is queued takes the kernel longer than the call itself: it is submitted as a part of
-    /// the turn, not of the sleep.
+    /// Whether the kernel needs longer for the queued sends than for the call itself. Then they are submitted as a part
+    /// of the turn, not of the sleep.
     pub(crate) fn is_laden(&mut self) -> bool {
         self.queued() > SENDS_A_SLEEP || self.queued_bytes > BYTES_A_SLEEP
     }
@@ -314,7 +312,7 @@ impl Ring {
         self.ring.submission().len()
     }
 
-    /// Submits what is queued; no system call if nothing is.
+    /// Submits what is queued. Makes no system call if nothing is.
     pub(crate) fn flush(&mut self) {
         if !self.ring.submission().is_empty() {
             self.submit();
@@ -332,8 +330,8 @@ impl Ring {
         self.enter(0, None);
     }
 
-    /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of them,
-    /// at the longest for `timeout`.
+    /// One system call: submits what is queued, lets the kernel post deferred completions, and waits for `want` of
+    /// them, for at most `timeout`.
     fn enter(&mut self, want: u32, timeout: Option<Duration>) {
         let mut submission = self.ring.submission();
         submission.sync();
@@ -347,8 +345,8 @@ impl Ring {
         flags.set(EnterFlags::EXT_ARG, arguments.is_some());
         flags.set(EnterFlags::REGISTERED_RING, self.registered.is_some());
         let ring = self.registered.unwrap_or(self.ring.as_raw_fd() as u32);
-        // SAFETY: `arguments` and the timeout live until the call returns. What the entries point to is the matter of
-        // `push`.
+        // SAFETY: `arguments` and the timeout live until the call returns. The memory that the entries point to is
+        // covered in `push`.
         let result = unsafe {
             libc::syscall(
                 libc::SYS_io_uring_enter,
@@ -367,7 +365,7 @@ impl Ring {
         self.drop_messages();
     }
 
-    /// Drops what the sends of slices point to, once the kernel has taken all entries.
+    /// Drops the headers of the sends of slices once the kernel has taken all entries.
     fn drop_messages(&mut self) {
         if !self.messages.is_empty() && self.ring.submission().is_empty() {
             self.messages.clear();
@@ -389,7 +387,7 @@ impl Ring {
         !self.has_completions() && !self.ring.submission().taskrun()
     }
 
-    /// Completions that one turn takes at most.
+    /// Most completions that one turn takes.
     pub(crate) fn completions_a_turn(&self) -> usize {
         COMPLETIONS_A_TURN.min(self.sends_a_turn)
     }
@@ -412,7 +410,7 @@ impl Ring {
 }
 
 impl Drop for Ring {
-    /// The registration is a reference to the ring, which would stay open.
+    /// The registration holds a reference to the ring. Without the removal the ring would stay open.
     fn drop(&mut self) {
         if let Some(offset) = self.registered {
             let mut update = RingUpdate { offset, reserved: 0, data: 0 };
@@ -429,7 +427,7 @@ fn register_buffers(ring: &IoUring, buffers: &Buffers) -> io::Result<()> {
     unsafe { ring.submitter().register_buf_ring_with_flags(address, count, BUFFER_GROUP, 0) }
 }
 
-/// Of accepted sockets.
+/// The flags of accepted sockets.
 const ACCEPT_FLAGS: i32 = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
 
 fn accept_all(listener: RawFd) -> squeue::Entry {
@@ -441,13 +439,13 @@ fn send(socket: RawFd, bytes: *const [u8]) -> squeue::Entry {
     opcode::Send::new(Fd(socket), bytes.cast(), length).flags(libc::MSG_NOSIGNAL).build()
 }
 
-/// The socket of an accept's completion. To be called once with its result, which is then owned.
+/// The socket of an accept's completion. Call it once per result; the caller then owns the descriptor.
 pub(crate) fn accepted(fd: u32) -> OwnedFd {
     // SAFETY: the kernel has just made the descriptor, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).expect("a descriptor is an i32")) }
 }
 
-/// Some error numbers only say that a wait ended early. After any other the ring cannot be used.
+/// Some error numbers only say that a wait ended early. After any other error the ring cannot be used.
 fn check(error: &io::Error) {
     match error.raw_os_error() {
         Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}

@@ -1,4 +1,4 @@
-//! What a core is started with: its listeners, its sizes and its inboxes.
+//! The settings that a core is started with: its listeners, its sizes and its inboxes.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ pub struct Listener {
     pub transport: Transport,
     /// The TLS that accepted connections use; `None`: no TLS.
     pub tls: Option<Tls>,
-    /// Peers whose connections begin with a PROXY header; `None`: no peer's do.
+    /// Peers whose connections begin with a PROXY header; `None`: no connection does.
     pub proxy_from: Option<ProxyFrom>,
 }
 
@@ -45,7 +45,7 @@ impl fmt::Debug for ProxyFrom {
     }
 }
 
-/// What one core is made of.
+/// The settings of one core.
 #[derive(Debug)]
 pub struct CoreSettings {
     /// The CPU it runs on; `None` leaves the choice to the kernel.
@@ -68,12 +68,12 @@ pub struct CoreSettings {
     pub busy_poll: Duration,
     /// When the process started: the zero of the shard's clock, the same for all cores.
     pub epoch: Instant,
-    /// Whether it starts frozen, for what another process is to hand over ([`Core::adopt`](crate::Core::adopt)): it does nothing
-    /// until [`Core::thaw`](crate::Core::thaw).
+    /// Whether the core starts frozen and does nothing until [`Core::thaw`](crate::Core::thaw). It then waits for the
+    /// connections that another process hands over ([`Core::adopt`](crate::Core::adopt)).
     pub is_frozen: bool,
 }
 
-/// A core's share of what another process has handed over.
+/// A core's share of what another process handed over.
 pub struct Arrived {
     /// The state of its shard.
     pub part: TakeOver,

@@ -16,9 +16,9 @@ pub(crate) struct Socket {
     pub(crate) conn: ConnId,
     pub(crate) is_receiving: bool,
     pub(crate) is_sending: bool,
-    /// The shard asked to shut both sides: the socket is freed once no operation is in flight.
+    /// The shard has asked to shut both sides. The socket is freed once no operation is in flight.
     pub(crate) is_shut: bool,
-    /// The last ciphertext is queued: the write side is shut once it is sent.
+    /// The last ciphertext is queued. The write side is shut once it is sent.
     pub(crate) shuts_write_when_flushed: bool,
     /// PROXY header and TLS, if the connection has them.
     pub(crate) layers: Option<Box<ProtocolLayers>>,
@@ -40,13 +40,13 @@ impl Socket {
         self.layers.as_ref().is_some_and(|layers| layers.has_tls())
     }
 
-    /// The peer's address: the one of the PROXY header, else the socket's.
+    /// The peer's address: from the PROXY header if there is one, otherwise the socket's.
     pub(crate) fn peer(&self) -> Option<SocketAddr> {
         self.layers.as_ref().and_then(|layers| layers.peer()).or_else(|| peer_name(self))
     }
 
-    /// Sends the TLS alert that ends the connection, or the answer to the peer's, before both sides
-    /// are shut. Best effort: what the kernel does not take at once is dropped.
+    /// Sends the TLS alert that ends the connection, or that answers the peer's, before both sides are shut. Best
+    /// effort: bytes that the kernel does not take at once are dropped.
     pub(crate) fn send_last_alert(&mut self) {
         if self.is_sending {
             return;
@@ -55,7 +55,7 @@ impl Socket {
             return;
         };
         if tls.has_transmit() {
-            // A frozen core keeps it, and the alert would have to come behind it.
+            // A frozen core keeps the transmit, and the alert would have to follow it.
             return;
         }
         tls.close();
@@ -66,7 +66,7 @@ impl Socket {
         debug_assert!(!had_transmit, "an encrypted transmit is in flight at once");
     }
 
-    /// Whether the kernel has input of the peer or could go on with the send in flight, or a deferred TLS
+    /// Whether the kernel has unread input of the peer or could continue the send in flight, or a deferred TLS
     /// handshake waits for its turn.
     pub(crate) fn has_backlog(&mut self) -> bool {
         if self.tls().is_some_and(|tls| tls.is_deferred()) {
@@ -90,8 +90,8 @@ impl AsFd for Socket {
     }
 }
 
-/// How a socket ended that failed with this error number: the peer or the network has cut the connection, or
-/// something else went wrong.
+/// Turns the error number of a failed socket into its end: the peer or the network cut the connection, or something
+/// else went wrong.
 pub(crate) fn failed(error: i32) -> Hangup {
     match error {
         libc::ECONNRESET
@@ -108,8 +108,7 @@ pub(crate) fn failed(error: i32) -> Hangup {
     }
 }
 
-/// The sockets, indexed by slot. Removing a socket closes it; that is for after its last
-/// completion.
+/// The sockets, indexed by slot. Removing a socket closes it, so it is removed only after its last completion.
 #[derive(Default)]
 pub(crate) struct Sockets {
     chunks: Vec<Box<[Option<Socket>]>>,
@@ -156,7 +155,7 @@ impl Sockets {
         socket.expect("a socket until its last completion")
     }
 
-    /// All that are open.
+    /// All open sockets.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Socket> {
         self.chunks.iter().flatten().flatten()
     }

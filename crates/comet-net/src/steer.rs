@@ -38,16 +38,16 @@ pub(crate) fn by_hash(listener: impl AsFd) -> io::Result<()> {
     // SAFETY: the kernel reads an integer at most.
     let detached = unsafe { set(listener, libc::SO_DETACH_REUSEPORT_BPF, &unused) };
     match detached {
-        // There was no program.
+        // No program was attached.
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         detached => detached,
     }
 }
 
 /// # Safety
-/// `value` has to be what the kernel reads for the option.
+/// `value` must have the type that the kernel reads for the option.
 unsafe fn set<T>(listener: impl AsFd, option: libc::c_int, value: &T) -> io::Result<()> {
-    // SAFETY: `value` is there for the call; the rest is the caller's.
+    // SAFETY: `value` lives until the call returns. Its type is the caller's obligation.
     let result = unsafe {
         libc::setsockopt(
             listener.as_fd().as_raw_fd(),

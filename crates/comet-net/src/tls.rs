@@ -1,9 +1,9 @@
 //! The TLS session of one connection: ciphertext to and from the socket, plaintext to and from the
 //! shard.
 //!
-//! rustls speaks the handshake. Then comet's record layer takes over, so that a session is two keys
-//! and two counters. Between calls it holds bytes only while they are in flight: the start of a
-//! record whose rest has not arrived, and ciphertext that the kernel has not taken.
+//! rustls speaks the handshake. Then comet's record layer takes over, so a session is two keys and two counters.
+//! Between calls the session holds bytes only while they are in flight: the start of a record whose rest has not
+//! arrived, and ciphertext that the kernel has not taken.
 
 mod budget;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -26,36 +26,36 @@ use self::handshake::{Handshake, Progress};
 /// most 18,437 bytes. The remainder is for handshake messages that span records; those of ordinary
 /// clients are short.
 const UNPROCESSED_MAX: usize = 32 << 10;
-/// Most ciphertext kept for a handshake that waits for its turn: as much as the shard holds of a
-/// client whose identity it awaits.
+/// Most ciphertext kept for a handshake that waits for its turn. The shard holds as much for a client whose identity it
+/// awaits.
 const DEFERRED_MAX: usize = HELD_MAX;
 
 pub(crate) struct TlsSession {
     layer: Layer,
-    /// Received bytes that were not processed: the start of a record or of a handshake message, and
-    /// the bytes of a deferred handshake.
+    /// Received bytes that are not processed yet: the start of a record or of a handshake message, and the bytes of a
+    /// deferred handshake.
     unprocessed: Vec<u8>,
-    /// What the kernel reads. Its bytes stay unchanged until [`TlsSession::handle_sent`] or
+    /// The ciphertext that the kernel reads. It stays unchanged until [`TlsSession::handle_sent`] or
     /// [`TlsSession::handle_send_failed`].
     in_flight: Ciphertext,
     /// Bytes of `in_flight` that the kernel took.
     written: usize,
-    /// What is sent after `in_flight`. A peer that does not read gets one answer to all its requests
-    /// for a new key.
+    /// The ciphertext to send after `in_flight`. A peer that does not read gets a single answer to all its key update
+    /// requests.
     queued: Ciphertext,
     state: SessionState,
     /// `unprocessed` has bytes of a handshake, and a call of [`TlsSession::handle_recv`] is due.
     is_deferred: bool,
-    /// Our first flight of the handshake was made, which is the expensive part.
+    /// Our first flight of the handshake, the expensive part, was made.
     has_answered: bool,
 }
 
-/// What processes the records.
+/// The code that processes the records.
 #[allow(clippy::large_enum_variant, reason = "nearly all connections have the large one")]
 enum Layer {
     Handshake(Box<Handshake>),
     Records(Session),
-    /// The session has failed in its handshake, so nothing is processed any more.
+    /// The handshake failed. Nothing is processed any more.
     None,
 }
 
@@ -67,27 +67,26 @@ enum SessionState {
     Open,
     /// The peer has sent its close_notify.
     PeerClosed,
-    /// Our close_notify is queued or sent. Nothing is encrypted after it, and what the peer still sends is
-    /// discarded: an alert must not follow a close_notify.
+    /// Our close_notify is queued or sent. Nothing is encrypted after it. Further input of the peer is discarded,
+    /// because an alert must not follow a close_notify.
     Closed,
     /// The peer has broken the protocol, or has sent an alert. Nothing is processed after it.
     Failed,
 }
 
-/// Encrypted bytes, and how many bytes of a transmit they contain. A session has at most one
-/// transmit at a time.
+/// Encrypted bytes, and the number of bytes of a transmit in them. A session has at most one transmit at a time.
 #[derive(Default)]
 struct Ciphertext {
     bytes: Vec<u8>,
     plaintext_len: usize,
-    /// Of the transmit, if it is longer than a record.
+    /// The lease of the transmit, if it is longer than a record.
     lease: Option<Lease>,
 }
 
 /// Why a transmit is not encrypted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum EncryptError {
-    /// The handshake is not done or the session has failed: the peer could not read it.
+    /// The handshake is not done or the session has failed, so the peer could not read it.
     NotReadable,
     /// The session cannot seal it: its key is exhausted.
     NotSealed(SealError),
@@ -102,8 +101,8 @@ pub(crate) enum ReadSide {
 }
 
 impl Layer {
-    /// The session, unless its handshake is not done or it has ended or failed. A handshake goes on
-    /// in [`TlsSession::handle_recv`] alone, so the end of a connection computes none.
+    /// The session, unless its handshake is not done or it has ended or failed. A handshake continues only in
+    /// [`TlsSession::handle_recv`], so closing a connection never computes one.
     fn writable(&mut self, state: SessionState) -> Option<&mut Session> {
         match (self, state) {
             (Self::Records(session), SessionState::Open | SessionState::PeerClosed) => {
@@ -132,8 +131,7 @@ impl TlsSession {
     /// its computations are expensive. Returns false if it is done.
     ///
     /// # Errors
-    /// What is wrong, if there are too many bytes to keep. The session has failed then, and nothing
-    /// was computed for it.
+    /// What is wrong, if there are too many bytes to keep. The session has failed then, without any computation.
     pub(crate) fn defer(&mut self, bytes: &[u8]) -> Result<bool, String> {
         if self.state != SessionState::Open || !self.is_handshaking() {
             return Ok(false);
@@ -237,8 +235,8 @@ impl TlsSession {
         }
     }
 
-    /// The bytes to send next. Their address and content stay unchanged until
-    /// [`TlsSession::handle_sent`] or [`TlsSession::handle_send_failed`].
+    /// The bytes to send next. Their address and content stay unchanged until [`TlsSession::handle_sent`] or
+    /// [`TlsSession::handle_send_failed`].
     pub(crate) fn poll_transmit(&mut self) -> Option<&[u8]> {
         if self.in_flight.bytes.is_empty() {
             self.in_flight = std::mem::take(&mut self.queued);
@@ -247,8 +245,8 @@ impl TlsSession {
         (!rest.is_empty()).then_some(rest)
     }
 
-    /// The kernel took `bytes` of what is in flight. Returns how many bytes of the shard's transmit
-    /// are sent by that: all that was encrypted once its last byte is taken, else 0.
+    /// The kernel took `bytes` of the ciphertext in flight. Returns how many bytes of the shard's transmit are sent by
+    /// that: all that were encrypted once the last byte is taken, before that 0.
     pub(crate) fn handle_sent(&mut self, bytes: usize) -> usize {
         self.written += bytes;
         assert!(
@@ -262,8 +260,7 @@ impl TlsSession {
         std::mem::take(&mut self.in_flight).plaintext_len
     }
 
-    /// A send failed: drops what is in flight and queued. Returns whether that includes a transmit
-    /// of the shard.
+    /// A send failed: drops the ciphertext in flight and queued. Returns whether it included a transmit of the shard.
     pub(crate) fn handle_send_failed(&mut self) -> bool {
         let had_transmit = self.has_transmit();
         self.in_flight = Ciphertext::default();
@@ -277,7 +274,7 @@ impl TlsSession {
         self.in_flight.plaintext_len > 0
     }
 
-    /// Whether a transmit of the shard is sealed and not sent.
+    /// Whether a transmit of the shard is sealed and not yet sent.
     pub(crate) fn has_transmit(&self) -> bool {
         self.plaintext_len() > 0
     }
@@ -318,8 +315,8 @@ impl TlsSession {
         if let Err(fault) = opened {
             session.end(fault, &mut self.queued.bytes);
         } else if self.in_flight.bytes.is_empty() && self.queued.bytes.is_empty() {
-            // If something is under way, the answer goes before the next transmit. A peer that does
-            // not read cannot have answers pile up.
+            // If something is under way, the answer waits for the next transmit. So answers cannot pile up for a peer
+            // that does not read.
             session.answer_key_update(&mut self.queued.bytes);
         }
         (used, opened.map_err(|fault| fault.to_string()))
@@ -334,7 +331,7 @@ impl TlsSession {
     }
 }
 
-/// Opens the records of `input` from `used` on, which it moves behind them.
+/// Opens the records of `input` from `used` on, and moves `used` behind them.
 fn open(
     session: &mut Session,
     input: &mut [u8],

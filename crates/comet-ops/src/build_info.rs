@@ -1,4 +1,4 @@
-//! What this program was built from: `/buildinfo`, and the labels of `comet_build_info`.
+//! The build information of this program: `/buildinfo`, and the labels of `comet_build_info`.
 
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
-//! Counters of the process that this one has taken over from in a live upgrade. They go on here, so that no counter falls. Those of
-//! shards are handed over with the shards.
+//! Counters of the process that this one has taken over from in a live upgrade. They continue here, so that no counter
+//! decreases. Those of shards are handed over with the shards.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -10,12 +10,13 @@ use crate::number::Number;
 /// By family.
 static CARRIED: Mutex<BTreeMap<String, Carried>> = Mutex::new(BTreeMap::new());
 
-/// Samples of a family, by their names with labels, with their places on the page.
+/// Samples of a family by name with labels, with their positions on the page.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Carried(BTreeMap<String, (usize, Number)>);
 
-/// Counters and histograms of `page`, in the form of [`Exposition`](crate::Exposition), go on in this process. `process_*` are of
-/// the process alone, and [`count_upgrades`](crate::count_upgrades) has a way of its own. Lines that are no samples are left out.
+/// Continues the counters and histograms of `page`, which has the form of [`Exposition`](crate::Exposition), in this
+/// process. `process_*` belong to one process only, and [`count_upgrades`](crate::count_upgrades) is carried
+/// separately. Lines that are not samples are ignored.
 pub fn carry(page: &str) {
     let mut families: BTreeMap<String, Carried> = BTreeMap::new();
     let mut family = None;
@@ -45,7 +46,7 @@ pub(crate) fn of_family(name: &str) -> Carried {
     CARRIED.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned().unwrap_or_default()
 }
 
-/// As it is written: a whole number, or seconds with nine digits.
+/// Parses a number as it is written: a whole number, or seconds with nine digits.
 fn number(text: &str) -> Option<Number> {
     match text.split_once('.') {
         None => text.parse().ok().map(Number::Whole),
@@ -57,7 +58,7 @@ fn number(text: &str) -> Option<Number> {
 }
 
 impl Carried {
-    /// `value` of `sample`, and what the former process had of it.
+    /// `value` of `sample`, plus the former process's value.
     pub(crate) fn add_to(&mut self, sample: &str, value: Number) -> Number {
         match (value, self.0.remove(sample)) {
             (Number::Whole(one), Some((_, Number::Whole(other)))) => {
@@ -70,7 +71,7 @@ impl Carried {
         }
     }
 
-    /// Samples that nothing was added to, in the order in which they were written.
+    /// Samples to which nothing was added, in the order in which they were written.
     pub(crate) fn into_rest(self) -> impl Iterator<Item = (String, Number)> {
         let mut rest: Vec<_> = self.0.into_iter().collect();
         rest.sort_by_key(|(_, (place, _))| *place);
@@ -85,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{Exposition, Kind};
 
-    /// A page of a process that has counted so much.
+    /// A page of a process with these counts.
     fn page(goes_on: bool, calls: &[(&str, u64)], micros: &[u64]) -> String {
         let mut page = Exposition::default();
         page.family("comet_carried_of_shards_total", Kind::Counter, "").sample(7);
@@ -117,7 +118,7 @@ mod tests {
         assert!(page.finish().ends_with("\ncomet_bad_total 2\n"));
     }
 
-    /// Twice in a row, so the second process has what the first one was given.
+    /// Twice in a row, so the second process carries the counts of the first.
     #[test]
     fn counters_and_histograms_go_on_and_nothing_else_does() {
         carry(&page(false, &[("Push", 2), ("Gone", 5)], &[5, 60_000_000]));
@@ -144,7 +145,7 @@ mod tests {
         ] {
             assert_eq!(value(sample), expected, "{sample}");
         }
-        // What is carried is one for the process, so it is in one test.
+        // The carried counts are global to the process, so one test checks everything.
         check_what_is_no_page();
     }
 }

@@ -11,10 +11,10 @@ use x509_parser::prelude::FromDer;
 
 use crate::exposition::{Exposition, Kind};
 
-/// How long before its end a certificate is warned of.
+/// How long before its end a certificate causes a warning.
 const WARNED_BEFORE: SignedDuration = SignedDuration::from_hours(21 * 24);
 
-/// A certificate of a file.
+/// A certificate from a file.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Certificate {
     setting: String,
@@ -26,7 +26,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Reads a certificate of `setting`, like `tls.certificates[0]`. `None` if its dates cannot be read, or are beyond the year 9999.
+    /// Reads a certificate of `setting`, like `tls.certificates[0]`. `None` if its dates cannot be read, or are after
+    /// the year 9999.
     #[must_use]
     pub fn read(setting: String, file: PathBuf, der: Vec<u8>) -> Option<Self> {
         let (_, certificate) = X509Certificate::from_der(&der).ok()?;
@@ -43,7 +44,7 @@ impl Certificate {
         &self.setting
     }
 
-    /// A sentence if peers refuse it now, or will soon.
+    /// A sentence if peers refuse it now, or soon will.
     #[must_use]
     pub fn warning(&self) -> Option<String> {
         self.warning_at(Timestamp::now())
@@ -76,8 +77,8 @@ impl fmt::Display for Certificate {
     }
 }
 
-/// The names that clients may know the server by (RFC 6125, section 6.4: the subject counts only where there are
-/// no others).
+/// The names by which clients may know the server (RFC 6125, section 6.4: the subject counts only if there are no
+/// others).
 fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
     let alternatives = certificate.subject_alternative_name().ok().flatten();
     let alternatives = alternatives.iter().flat_map(|names| &names.value.general_names);
@@ -111,7 +112,7 @@ impl CertificatesInUse {
         fresh
     }
 
-    /// Logs which of them peers refuse now, or will soon.
+    /// Logs which certificates peers refuse now, or soon will.
     pub fn warn(&self) {
         let warnings: Vec<_> = self.current().iter().filter_map(Certificate::warning).collect();
         for warning in warnings {

@@ -1,6 +1,6 @@
-//! Debug pages of any process: profiles at `/debug/pprof/`, and the level of the log at `/log/level`.
-//! Callers are not authenticated. So these pages have an address of their own. Profiles are long: they are encoded and drawn beside the
-//! thread that serves.
+//! Debug pages of any process: profiles at `/debug/pprof/`, and the level of the log at `/log/level`. These pages do
+//! not authenticate callers; the gate in front of them does, and they have an address of their own. Profiles are long,
+//! so they are encoded and drawn outside of the thread that serves.
 
 use std::time::Duration;
 
@@ -16,10 +16,10 @@ use tonic::Status;
 use crate::heap::{self, HeapProfile};
 use crate::profile::{NoProfile, Profile};
 
-/// Of a profile that was not asked to be shorter or longer.
+/// The duration of a profile if the request names none.
 const SECONDS: Duration = Duration::from_secs(10);
 
-/// Seconds of a profile at most.
+/// Most seconds of a profile.
 const SECONDS_MAX: i64 = 60;
 
 /// `Content-Type` of an encoded profile; browsers save it.
@@ -42,7 +42,7 @@ pub fn log_level() -> Router {
     Router::new().route(PATH_LEVEL, get(async || Json(level())).put(set_level))
 }
 
-/// Why a request for a profile is not met.
+/// Why a request for a profile is refused.
 enum Refused {
     Query(Status),
     Profile(NoProfile),
@@ -90,14 +90,14 @@ async fn heap_flamegraph(uri: Uri) -> Result<Response, Refused> {
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 
-/// Takes the CPU profile that the query asks for.
+/// Takes the CPU profile that the query requests.
 async fn take(uri: &Uri) -> Result<Profile, Refused> {
     let time = seconds(uri)?.unwrap_or(SECONDS);
     log::info!("taking a CPU profile for {} s", time.as_secs());
     Profile::take(time).await.map_err(Refused::Profile)
 }
 
-/// Takes the heap profile that the query asks for.
+/// Takes the heap profile that the query requests.
 async fn take_heap(uri: &Uri) -> Result<HeapProfile, Refused> {
     let profile = match seconds(uri)? {
         Some(_) if heap::is_kept() => {

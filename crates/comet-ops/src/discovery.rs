@@ -1,4 +1,4 @@
-//! What this process has of discovery: its registration, or the comets that it looks for.
+//! The state of this process in discovery: its registration, or the comets that it looks for.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -8,9 +8,9 @@ static DISCOVERY: Mutex<Discovery> = Mutex::new(Discovery::NOT_ASKED);
 
 #[derive(Clone, Copy)]
 struct Discovery {
-    /// `None`: this process is not to be registered.
+    /// `None`: this process does not register.
     is_registered: Option<bool>,
-    /// Whether the last poll was answered. `None`: this process looks for nobody.
+    /// Whether the last poll was answered. `None`: this process does not look for comets.
     is_answered: Option<bool>,
     failures: u64,
 }
@@ -19,21 +19,21 @@ impl Discovery {
     const NOT_ASKED: Self = Self { is_registered: None, is_answered: None, failures: 0 };
 }
 
-/// Counts a request to discovery, which has failed or not, and whether the process is registered after it.
+/// Counts a request to discovery, with its failure if it failed, and notes whether the process is registered after it.
 pub fn count_registration(is_registered: bool, has_failed: bool) {
     let mut discovery = DISCOVERY.lock().unwrap_or_else(PoisonError::into_inner);
     discovery.is_registered = Some(is_registered);
     discovery.failures += u64::from(has_failed);
 }
 
-/// Counts a poll of discovery, which was answered or not.
+/// Counts a poll of discovery, and whether it was answered.
 pub fn count_poll(is_answered: bool) {
     let mut discovery = DISCOVERY.lock().unwrap_or_else(PoisonError::into_inner);
     discovery.is_answered = Some(is_answered);
     discovery.failures += u64::from(!is_answered);
 }
 
-/// Adds the families, if discovery was asked.
+/// Adds the families, if discovery was used.
 pub(crate) fn expose(page: &mut Exposition) {
     let discovery = *DISCOVERY.lock().unwrap_or_else(PoisonError::into_inner);
     let Discovery { is_registered, is_answered, failures } = discovery;

@@ -1,13 +1,12 @@
-//! Text that may be foreign, as part of a line of a log.
+//! Text that may come from outside, for a line of a log.
 
 use std::fmt::{self, Display, Write};
 
 use serde_json::Value;
 
-/// The text with every character escaped that would end the line, drive a terminal, or reorder what is read:
-/// control characters (C0 and C1), line separators, marks of direction and other invisible ones. Escapes are
-/// those of Rust's string literals. Quotes and backslashes stay, so text that was quoted with `{:?}` before is
-/// not escaped twice.
+/// The text with every character escaped that could end the line, control a terminal, or reorder the displayed text:
+/// control characters (C0 and C1), line separators, marks of direction and other invisible ones. Escapes are those of
+/// Rust's string literals. Quotes and backslashes stay, so text already quoted with `{:?}` is not escaped twice.
 #[derive(Clone, Copy, Debug)]
 pub struct Escaped<T>(pub T);
 
@@ -22,7 +21,7 @@ pub(crate) struct EscapedJson<'a>(pub(crate) &'a Value);
 
 impl Display for EscapedJson<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Outside of strings JSON has no such character.
+        // JSON contains such characters only inside strings.
         for character in self.0.to_string().chars() {
             if !is_escaped(character) {
                 f.write_char(character)?;

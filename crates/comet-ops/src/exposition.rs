@@ -13,9 +13,9 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The type of a family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
-    /// Only ever grows; its name ends with `_total`.
+    /// Only increases; its name ends with `_total`.
     Counter,
-    /// Goes up and down.
+    /// Increases and decreases.
     Gauge,
     /// Counts of times, by bucket.
     Histogram,
@@ -25,9 +25,9 @@ pub enum Kind {
 #[derive(Default, Debug)]
 pub struct Exposition {
     text: String,
-    /// Counters go on from those of the former process.
+    /// Whether the counters of the former process are added.
     goes_on: bool,
-    /// Its samples of the present family that have not been added yet.
+    /// The former process's samples of the present family that have not been added yet.
     carried: Carried,
 }
 
@@ -48,8 +48,8 @@ impl Exposition {
         Family { page: self, name }
     }
 
-    /// To the counters and histograms that follow, those of the former process are added, if this one has taken over from another one:
-    /// see [`carry`](crate::carry).
+    /// Adds the values of the former process to the counters and histograms that follow, if this process has taken over
+    /// from another one: see [`carry`](crate::carry).
     pub fn go_on(&mut self) {
         self.goes_on = true;
     }
@@ -61,7 +61,7 @@ impl Exposition {
         self.text
     }
 
-    /// Adds what only the former process has counted.
+    /// Adds the samples that only the former process has.
     fn end_family(&mut self) {
         for (sample, value) in std::mem::take(&mut self.carried).into_rest() {
             self.write(format_args!("{sample} {value}\n"));

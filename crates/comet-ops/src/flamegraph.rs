@@ -1,6 +1,6 @@
-//! A flame graph as one SVG without scripts: callers above their callees, each as wide as its share of
-//! what was sampled. The name and the numbers of a frame are its tooltip. Written here because inferno
-//! is under the CDDL, which is not among the licenses that comet may link.
+//! A flame graph as one SVG without scripts: callers above their callees, each as wide as its share of the samples. The
+//! tooltip of a frame has its name and its numbers. Written here because inferno is under the CDDL, which is not among
+//! the licenses that comet may link.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -11,11 +11,11 @@ const ROW: f64 = 17.0;
 const HEADER: f64 = 30.0;
 /// A frame narrower than this could not be pointed at and is left out.
 const NARROWEST: f64 = 0.3;
-/// Of a letter, and left of the first one.
+/// Width of a letter, and of the space before the first one.
 const LETTER: f64 = 7.0;
 const INDENT: f64 = 3.0;
 
-/// Samples added up by their stacks.
+/// Samples summed up by their stacks.
 #[derive(Default)]
 pub(crate) struct FlameGraph {
     root: Frame,
@@ -27,7 +27,7 @@ struct Frame {
     callees: BTreeMap<String, Frame>,
 }
 
-/// Where a frame is drawn.
+/// The position of a frame.
 #[derive(Clone, Copy)]
 struct Place<'a> {
     left: f64,
@@ -36,7 +36,7 @@ struct Place<'a> {
 }
 
 impl FlameGraph {
-    /// Counts `samples` that found `stack`, outermost caller first.
+    /// Adds `samples` with the stack `stack`, outermost caller first.
     pub(crate) fn add(&mut self, stack: impl IntoIterator<Item = String>, samples: u64) {
         self.root.samples += samples;
         let mut frame = &mut self.root;
@@ -46,7 +46,7 @@ impl FlameGraph {
         }
     }
 
-    /// The picture of samples that are counted in `unit`.
+    /// The graph of samples that are counted in `unit`.
     pub(crate) fn svg(&self, title: &str, unit: &str) -> String {
         let total = self.root.samples;
         let mut rows = 0;
@@ -93,7 +93,7 @@ impl FlameGraph {
     }
 }
 
-/// As much of `name` as `width` has room for.
+/// As much of `name` as fits into `width`.
 fn shortened(name: &str, width: f64) -> String {
     let letters = ((width - 2.0 * INDENT) / LETTER).max(0.0) as usize;
     if name.chars().count() <= letters {
@@ -105,7 +105,7 @@ fn shortened(name: &str, width: f64) -> String {
     }
 }
 
-/// A warm one, always the same for a name.
+/// A warm color, always the same for a name.
 fn color(name: &str) -> String {
     let sum = name.bytes().fold(0_u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte.into()));
     format!("hsl({},90%,{}%)", sum % 55, 62 + sum / 55 % 12)

@@ -1,10 +1,10 @@
-//! What the gates of the APIs counted, and how long their calls took, as metrics.
+//! Metrics of the gates of the APIs, and of the duration of their calls.
 
 use comet_serve::{CallCounts, GateReading, Gates};
 
 use crate::exposition::{Exposition, Kind};
 
-/// Adds connections, refused requests and bytes of requests to a page. `other` is a gate beside these.
+/// Adds connections, refused requests and bytes of requests to a page. `other` is a further gate.
 pub fn expose_gates(page: &mut Exposition, gates: &Gates, other: Option<GateReading>) {
     let readings: Vec<GateReading> = gates.read().into_iter().chain(other).collect();
     let mut single = |name, kind, help, read: fn(&GateReading) -> u64| {
@@ -40,7 +40,7 @@ pub fn expose_gates(page: &mut Exposition, gates: &Gates, other: Option<GateRead
     page.family("comet_api_request_bytes_max", Kind::Gauge, help).sample(bytes_max as u64);
 }
 
-/// Adds how long calls took to a page.
+/// Adds the durations of calls to a page.
 pub fn expose_call_times(page: &mut Exposition, counts: &CallCounts) {
     let help = "Calls, from the arrival of the request to the answer, by name or path.";
     let mut family = page.family("comet_call_seconds", Kind::Histogram, help);

@@ -1,12 +1,12 @@
-//! Heap profiles of the running process: which stacks took memory, and which memory is held.
+//! Heap profiles of the running process: which stacks allocated memory, and which memory is still held.
 //!
-//! The allocator, jemalloc, keeps the stack of a sample of the allocations: each byte has the same
-//! chance, so that what is sampled is scaled up to all. A profile switches that on, clears the samples,
-//! and switches it off; between profiles the allocator only counts bytes down. A process that runs with
-//! `_RJEM_MALLOC_CONF=prof_active:true` samples from its start, more coarsely, and is asked at any time.
+//! The allocator, jemalloc, records the stacks of a sample of the allocations. Each byte is sampled with the same
+//! probability, so samples can be scaled up to totals. A profile switches sampling on, clears the samples, and switches
+//! it off; between profiles the allocator only counts bytes down. A process that runs with
+//! `_RJEM_MALLOC_CONF=prof_active:true` samples from its start, more coarsely, and can be asked at any time.
 //!
-//! A core that takes a sample unwinds its stack, for some microseconds, and keeps it under a lock of that
-//! stack. Writing the samples out holds each of these locks for a moment.
+//! A core that takes a sample unwinds its stack for some microseconds, and stores it under a lock of that stack.
+//! Writing the samples out holds each of these locks for a moment.
 
 mod encode;
 mod sample;
@@ -29,31 +29,31 @@ use symbols::Symbols;
 
 pub(crate) use encode::{HeapProfile, KIND, KINDS};
 
-/// Bytes from sample to sample of a profile of its own, on the average, as a power of two: a fine picture,
-/// since it does not last.
+/// Average number of bytes between samples of a separate profile, as a power of two. It is fine-grained, because such a
+/// profile is short.
 const LG_INTERVAL: usize = 16;
 
-/// Held while a profile is taken; the sampling is the process's.
+/// Held while a profile is taken, because sampling is global to the process.
 static TAKING: Mutex<Option<DumpFile>> = Mutex::const_new(None);
 
-/// Whether the process samples from its start on.
+/// Whether the process samples from its start.
 pub(crate) fn is_kept() -> bool {
     is_set("opt.prof_active\0")
 }
 
-/// Samples for `time`. Given up, it ends at once.
+/// Samples for `time`. Dropping the future ends it at once.
 pub(crate) async fn take(time: Duration) -> Result<HeapProfile, NoProfile> {
     let sampling = Sampling::begin()?;
     sleep(time).await;
     sampling.end(time).await
 }
 
-/// What a process that [`is_kept`] has sampled since its start.
+/// The samples since the start of a process for which [`is_kept`] is true.
 pub(crate) async fn read() -> Result<HeapProfile, NoProfile> {
     Sampling::kept()?.end(Duration::ZERO).await
 }
 
-/// The one profile that is being taken.
+/// The one profile being taken.
 struct Sampling {
     file: MutexGuard<'static, Option<DumpFile>>,
     is_kept: bool,
@@ -67,7 +67,7 @@ impl Sampling {
                          .cargo/config.toml says";
             return Err(NoProfile::Failed(cause.to_owned()));
         }
-        // From here on dropping it switches the sampling off.
+        // From here on, dropping it switches sampling off.
         let sampling = Self { file, is_kept: false };
         write("prof.reset\0", LG_INTERVAL)?;
         write("prof.active\0", true)?;
@@ -79,7 +79,7 @@ impl Sampling {
         Ok(Self { file, is_kept: true })
     }
 
-    /// Reads the samples out, beside the control thread's event loop.
+    /// Reads the samples, outside of the control thread's event loop.
     async fn end(mut self, duration: Duration) -> Result<HeapProfile, NoProfile> {
         let end = move || {
             let time = SystemTime::now().checked_sub(duration).unwrap_or(SystemTime::UNIX_EPOCH);
@@ -117,10 +117,10 @@ impl Drop for Sampling {
     }
 }
 
-/// Where the allocator writes to: it takes the name of a file, and this one is in no directory.
+/// The file that the allocator writes to. The allocator takes a file name; this file is in no directory.
 struct DumpFile {
     file: File,
-    /// Ends with a NUL. Never freed, as the allocator's interface wants it; so there is one file.
+    /// Ends with a NUL. Never freed, as the allocator's interface requires, so there is only one file.
     path: &'static [u8],
 }
 
@@ -131,7 +131,7 @@ impl DumpFile {
         Ok(Self { file, path: Vec::leak(path.into_bytes()) })
     }
 
-    /// Returns the text that was written, and frees its memory.
+    /// Returns the written text, and frees its memory.
     fn take(&mut self) -> std::io::Result<String> {
         let mut text = String::new();
         self.file.rewind()?;
@@ -141,7 +141,7 @@ impl DumpFile {
     }
 }
 
-/// Of `name`, which ends with a NUL, as jemalloc(3) lists them.
+/// The flag `name`, which ends with a NUL, as listed in jemalloc(3).
 fn is_set(name: &str) -> bool {
     name.name().read().unwrap_or(false)
 }

@@ -1,11 +1,11 @@
-//! The allocator's counts. The kernel's view of the same memory is in `process.rs`.
+//! The allocator's counts. `process.rs` has the kernel's view of the same memory.
 
 use tikv_jemalloc_ctl::{Result, background_thread, epoch, stats};
 
 use crate::exposition::{Exposition, Kind};
 
-/// Has threads of the allocator give unused memory back to the kernel. Without them it is given back while a
-/// thread allocates: one that sleeps after a peak keeps what it had.
+/// Has threads of the allocator return unused memory to the kernel. Otherwise memory is returned only while a thread
+/// allocates, so a thread that sleeps after a peak keeps its memory.
 pub fn give_memory_back() {
     if let Err(error) = background_thread::write(true) {
         log::warn!("the allocator has no threads, memory of a peak stays longer: {error}");
@@ -23,9 +23,9 @@ pub fn allocated_bytes() -> std::io::Result<u64> {
 
 /// The heap at one moment.
 pub(crate) struct HeapUse {
-    /// Asked for and not given back.
+    /// Allocated and not freed.
     allocated_bytes: u64,
-    /// In RAM: this, what the allocator needs itself, and what it has not given back to the kernel yet.
+    /// In RAM: the allocated memory, the allocator's own, and memory not yet returned to the kernel.
     resident_bytes: u64,
 }
 
@@ -33,7 +33,7 @@ impl HeapUse {
     /// # Errors
     /// If the allocator does not count.
     pub(crate) fn read() -> Result<Self> {
-        // Sums the arenas up; what follows reads the sums.
+        // Updates the statistics that are read below.
         epoch::advance()?;
         Ok(Self {
             allocated_bytes: stats::allocated::read()? as u64,

@@ -1,4 +1,4 @@
-//! What became of the fetches of keys of tokens from URLs.
+//! Counts of fetches of token keys from URLs.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,16 +6,16 @@ use std::time::Instant;
 
 use crate::exposition::{Exposition, Kind};
 
-/// The process has one set of URLs, whichever server it is. By URL.
+/// By URL. The process has one set of URLs, whichever server it is.
 static FETCHES: Mutex<BTreeMap<String, Fetches>> = Mutex::new(BTreeMap::new());
 
 struct Fetches {
-    /// When the keys were fetched last; before the first time, when that was begun.
+    /// When the keys were last fetched; before the first success, when the first fetch began.
     fetched_at: Instant,
     failures: u64,
 }
 
-/// Counts a fetch of `url`, which has succeeded or not.
+/// Counts a fetch of `url`, and whether it succeeded.
 pub fn count_key_fetch(url: &str, is_good: bool) {
     let mut all = FETCHES.lock().unwrap_or_else(PoisonError::into_inner);
     let first = || Fetches { fetched_at: Instant::now(), failures: 0 };

@@ -1,12 +1,9 @@
-//! What operators see of a process and do to it: metrics in the Prometheus format with those of the
-//! process and its heap, CPU and heap profiles, the log and its level, a trace log, signals, and what the
-//! program was built from.
+//! The operators' view of a process: metrics in the Prometheus format with those of the process and its heap, CPU and
+//! heap profiles, the log and its level, a trace log, signals, and build information.
 //!
-//! The numbers of a server are its own matter: it writes them to an [`Exposition`] and adds
-//! [`expose_process`].
+//! A server writes its own numbers to an [`Exposition`] and adds [`expose_process`].
 //!
-//! **Invariant:** of the workspace's crates only comet-serve is beneath it: nothing here knows a shard or
-//! a connection.
+//! **Invariant:** of the workspace's crates it depends only on comet-serve: nothing here knows a shard or a connection.
 
 #![allow(clippy::disallowed_methods, reason = "profiles and the trace log tell the time of day")]
 
@@ -66,8 +63,8 @@ pub use stderr::print_error;
 pub use trace_log::{TraceLine, TraceLog};
 pub use upgrades::{count_upgrades, upgrades};
 
-/// Adds the families of this process, its log, its heap and the keys that it fetches. What the kernel or the allocator does not tell is left
-/// out.
+/// Adds the families of this process, its log, its heap and the keys that it fetches. Values that the kernel or the
+/// allocator does not provide are left out.
 pub fn expose_process(page: &mut Exposition) {
     process_log::expose(page);
     key_fetches::expose(page);

@@ -1,7 +1,6 @@
-//! Lines of a log, written by a thread of their own. Other threads hand entries over through a queue that is
-//! bounded in number and bytes, and never wait, whatever becomes of the sink. Entries that find the queue full,
-//! or that the sink does not take, are counted; one line says how many are missing as soon as the sink takes
-//! lines again.
+//! Lines of a log, written by a separate thread. Other threads pass entries to it through a queue that is bounded in
+//! number and bytes, and never wait, whatever the state of the sink. Entries that find the queue full, or that the sink
+//! does not take, are counted; one line reports the number of missing entries as soon as the sink takes lines again.
 
 mod sink;
 
@@ -16,24 +15,24 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 pub(crate) use self::sink::Sink;
 pub use self::sink::check_append;
 
-/// Entries that may wait for the thread.
+/// Most entries that wait for the thread.
 const WAITING_MAX: usize = 8_192;
 
-/// Bytes of entries that may wait for the thread of a log.
+/// Most bytes of entries that wait for the thread of a log.
 pub const LOG_BYTES_MAX: usize = 4 << 20;
 
-/// Entries written in one go at most.
+/// Most entries written at once.
 const BATCH_MAX: usize = 512;
 
-/// How long a flush waits for the sink. Lines that it does not take by then are lost.
+/// How long a flush waits for the sink. Lines that it does not take in that time are lost.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// While lines are missing and no others come, the sink is tried this often.
+/// How often the sink is tried while lines are missing and no new ones come.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// How the entries of a log become lines. All of it runs on the log's own thread.
+/// Converts the entries of a log into lines. All methods run on the log's own thread.
 pub(crate) trait Format: Send + 'static {
-    /// What other threads hand over.
+    /// The value that other threads pass.
     type Entry: Send + 'static;
 
     /// Bytes that an entry occupies while it waits.
@@ -45,34 +44,34 @@ pub(crate) trait Format: Send + 'static {
     /// Appends the line of an entry, with its line end.
     fn line(&mut self, entry: Self::Entry, lines: &mut Vec<u8>);
 
-    /// Appends a line with the number of entries that are missing.
+    /// Appends a line with the number of missing entries.
     fn missing(&mut self, entries: u64, lines: &mut Vec<u8>);
 
-    /// Told each change of the sink's state.
+    /// Called at each change of the sink's state.
     fn changed(&mut self, change: Change<'_>);
 }
 
 /// A change of a sink's state.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Change<'a> {
-    /// It takes no lines any more.
+    /// It no longer takes lines.
     Failed(&'a io::Error),
     /// It takes lines again.
     Recovered,
-    /// The file cannot be opened again; the old one is written on.
+    /// The file cannot be opened again, so the old one is still used.
     NotReopened(&'a io::Error),
 }
 
-/// What became of entries, in one sink after the other.
+/// Counts of entries, over all sinks one after the other.
 #[derive(Default, Debug)]
 pub struct LogCounts {
     written: AtomicU64,
-    /// All entries that no sink has.
+    /// Entries that no sink took.
     missed: AtomicU64,
 }
 
 impl LogCounts {
-    /// Lines written, and entries that no sink has.
+    /// Number of lines written, and of entries that no sink took.
     #[must_use]
     pub fn read(&self) -> (u64, u64) {
         (self.written.load(Ordering::Relaxed), self.missed.load(Ordering::Relaxed))
@@ -81,9 +80,9 @@ impl LogCounts {
 
 enum Handed<E> {
     Entry(E),
-    /// Look at the flags.
+    /// Tells the thread to check the flags.
     Wake,
-    /// Dropped when everything before it was offered to the sink.
+    /// Dropped when all earlier entries were offered to the sink.
     Flush {
         _done: Sender<()>,
     },
@@ -92,7 +91,7 @@ enum Handed<E> {
 #[derive(Debug)]
 struct Shared {
     counts: Arc<LogCounts>,
-    /// Missed entries without a line about them yet.
+    /// Missed entries that no line reports yet.
     unreported: AtomicU64,
     waiting_bytes: AtomicUsize,
     reopen: AtomicBool,
@@ -119,7 +118,7 @@ impl<F: Format> Clone for LineWriter<F> {
 }
 
 impl<F: Format> LineWriter<F> {
-    /// Starts the thread, `name`. `counts` go on from where they are.
+    /// Starts the thread `name`. `counts` continue from their present values.
     ///
     /// # Errors
     /// If the thread cannot be made.
@@ -141,7 +140,7 @@ impl<F: Format> LineWriter<F> {
         Ok(Self { queue, shared })
     }
 
-    /// Hands an entry over; counts it as missed where there is no room. Never waits.
+    /// Passes an entry to the thread; counts it as missed if there is no space. Never waits.
     pub(crate) fn write(&self, entry: F::Entry) {
         let size = F::size(&entry);
         let before = self.shared.waiting_bytes.fetch_add(size, Ordering::Relaxed);
@@ -152,16 +151,16 @@ impl<F: Format> LineWriter<F> {
         }
     }
 
-    /// Opens the file under its name again, since it may have been moved away. Entries handed over from now
-    /// on are in the new one. Never waits.
+    /// Opens the file again by its name, because the old one may have been moved away. Entries passed after this call
+    /// are written to the new one. Never waits.
     pub(crate) fn reopen(&self) {
         self.shared.reopen.store(true, Ordering::Release);
-        // Full: the thread looks at the flag before its next batch anyway.
+        // If the queue is full, the thread checks the flag before its next batch anyway.
         let _ = self.queue.try_send(Handed::Wake);
     }
 
-    /// Waits until the sink was offered everything handed over so far, for a second at most. False: it was not
-    /// in that time.
+    /// Waits until all entries passed so far were offered to the sink, for at most a second. False: the time was too
+    /// short.
     pub(crate) fn flush(&self) -> bool {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         let (sender, done) = bounded(0);
@@ -170,7 +169,7 @@ impl<F: Format> LineWriter<F> {
     }
 }
 
-/// What the thread owns.
+/// The state that the thread owns.
 struct Writer<F> {
     sink: Sink,
     format: F,
@@ -210,7 +209,7 @@ impl<F: Format> Writer<F> {
         }
     }
 
-    /// Writes lines that end at `ends`.
+    /// Writes the lines, which end at the offsets in `ends`.
     fn write(&mut self, mut lines: Vec<u8>, ends: &[usize]) {
         let unreported = self.shared.unreported.swap(0, Ordering::Relaxed);
         if unreported > 0 {
@@ -220,7 +219,7 @@ impl<F: Format> Writer<F> {
         let written = ends.partition_point(|end| *end <= taken);
         self.shared.counts.written.fetch_add(written as u64, Ordering::Relaxed);
         if outcome.is_err() {
-            // The line about them would have been the last.
+            // The line that reports them would have been the last, so it is missing.
             self.shared.unreported.fetch_add(unreported, Ordering::Relaxed);
             self.shared.miss((ends.len() - written) as u64);
         }
@@ -272,19 +271,19 @@ mod tests {
         fn changed(&mut self, _: Change<'_>) {}
     }
 
-    /// Hands `entries` to a pipe that nobody reads, then reads it. All are there, or counted as missing.
+    /// Passes `entries` to a pipe without a reader, then reads it. Every entry is there, or counted as missing.
     fn check(name: &str, entries: u64, size: usize) {
         let path = std::env::temp_dir().join(format!("comet-{}-{name}", std::process::id()));
-        // Of an earlier process with this id, if at all.
+        // Left by an earlier process with this id, if it exists.
         let _ = fs::remove_file(&path);
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        // Opened for both, a pipe makes nobody wait for its other end.
+        // A pipe opened for both directions does not wait for the other end.
         let pipe = File::options().read(true).write(true).open(&path).unwrap();
         assert_eq!(fcntl_setpipe_size(&pipe, PIPE_BYTES).unwrap(), PIPE_BYTES);
         let counts = Arc::new(LogCounts::default());
         let sink = Sink::append(&path, 0o600).unwrap();
         let writer = LineWriter::start("test", sink, Numbers, Arc::clone(&counts)).unwrap();
-        // The thread takes no more entries while it waits for the pipe.
+        // The thread takes no more entries while it is blocked on the pipe.
         writer.write(vec![b'x'; PIPE_BYTES]);
         while ioctl_fionread(&pipe).unwrap() < PIPE_BYTES as u64 {
             thread::yield_now();

@@ -13,14 +13,14 @@ use crate::escaped::EscapedJson;
 /// The form of a log's lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum LogFormat {
-    /// As a person reads them.
+    /// Readable text.
     #[default]
     Text,
     /// One JSON object a line.
     Json,
 }
 
-/// The line of a message, with its line end: an object with time, level, target and message. The time is now.
+/// The line of a message, with its line end: an object with the present time, level, target and message.
 #[must_use]
 pub fn json_line(level: Level, target: &str, message: impl Display) -> Vec<u8> {
     let mut line = Vec::new();
@@ -33,7 +33,7 @@ pub fn json_line(level: Level, target: &str, message: impl Display) -> Vec<u8> {
     line
 }
 
-/// The wall clock. Beyond the year 9999 times are wrong, and lines still come.
+/// The wall clock. After the year 9999 times are wrong, but lines are still written.
 pub(crate) fn now() -> Timestamp {
     Timestamp::try_from(SystemTime::now()).unwrap_or_default()
 }

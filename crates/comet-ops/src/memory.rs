@@ -1,4 +1,4 @@
-//! How much memory this process has, and how much there is for it.
+//! The memory that this process uses, and the memory available to it.
 
 use std::fs;
 use std::io;
@@ -16,8 +16,8 @@ pub fn resident_bytes() -> io::Result<u64> {
     Ok(statm.resident * procfs::page_size())
 }
 
-/// Memory that processes like this one may take, bytes: what the machine has, or the least that the control groups
-/// around this process leave it.
+/// Memory that this process may use, bytes: that of the machine, or the lowest limit of the control groups around this
+/// process.
 ///
 /// # Errors
 /// If `/proc` is not mounted.
@@ -28,21 +28,22 @@ pub fn available_bytes() -> io::Result<u64> {
     let limits = groups.into_iter().flat_map(|group| {
         let is_of_memory = group.controllers.iter().any(|name| name == "memory");
         let (root, file) = match group.hierarchy {
-            // Version 2 has one hierarchy for all.
+            // Version 2 has one hierarchy for all controllers.
             0 => ("/sys/fs/cgroup", "memory.max"),
             _ if is_of_memory => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
             _ => return Vec::new(),
         };
         let root = Path::new(root);
         let path = root.join(group.pathname.trim_start_matches('/'));
-        // Those above hold as well. In a container the group may be seen as the root, though its path is that of the host.
+        // The limits of parent groups apply as well. In a container the group may appear as the root, although its path
+        // is that of the host.
         let folders = path.ancestors().take_while(|folder| folder.starts_with(root));
         folders.filter_map(|folder| limit_in(&folder.join(file))).collect::<Vec<u64>>()
     });
     Ok(limits.fold(machine, u64::min))
 }
 
-/// The limit of a control group; none where there is none (`max`), or no such group is seen from here.
+/// The limit of a control group; `None` if it has none (`max`), or is not visible from here.
 fn limit_in(file: &Path) -> Option<u64> {
     fs::read_to_string(file).ok()?.trim().parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Values of samples, and how they are written.
+//! Values of samples, and their text form.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -28,7 +28,7 @@ impl Display for Number {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Whole(whole) => whole.fmt(f),
-            // All nine digits: a sum of nanoseconds would lose its last ones in an f64.
+            // Written with all nine digits: as an f64, a sum of nanoseconds would lose its last ones.
             Self::Seconds(time) => write!(f, "{}.{:09}", time.as_secs(), time.subsec_nanos()),
         }
     }

@@ -1,4 +1,5 @@
-//! Another process of this host: whether it runs as this one does, and at which addresses it listens.
+//! Another process of this host: whether it runs the same program with given arguments, and at which addresses it
+//! listens.
 
 use std::collections::BTreeSet;
 use std::env;
@@ -12,7 +13,7 @@ use procfs::ProcResult;
 use procfs::net::{TcpNetEntry, TcpState, UnixNetEntry, UnixState, tcp, tcp6, unix};
 use procfs::process::{FDTarget, Process, all_processes};
 
-/// Another process, as far as this one's user may look into it: one of the same user, for root any.
+/// Another process that this one's user may inspect: one of the same user, or any for root.
 #[derive(Debug)]
 pub struct OtherProcess(Process);
 
@@ -23,14 +24,14 @@ impl OtherProcess {
         Process::new(i32::try_from(id).ok()?).ok().map(Self)
     }
 
-    /// A process that runs the same program as this one, with exactly these arguments behind the program's name.
+    /// A process that runs the same program as this one, with exactly these arguments after the program's name.
     #[must_use]
     pub fn with_arguments(arguments: impl IntoIterator<Item = OsString>) -> Option<Self> {
         let program = env::current_exe().ok()?;
         let arguments: Vec<String> =
             arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned()).collect();
         let is_same = |process: &Process| {
-            // A program that was replaced while it runs is named so.
+            // The kernel marks the name of a program that was replaced while it runs.
             let exe = process.exe().unwrap_or_default();
             let exe = exe.as_os_str().as_bytes();
             let exe = exe.strip_suffix(b" (deleted)").unwrap_or(exe);
@@ -48,7 +49,7 @@ impl OtherProcess {
         self.0.pid.unsigned_abs()
     }
 
-    /// Whether `address` is in use by this process alone. No, where that cannot be seen.
+    /// Whether only this process uses `address`. False if that cannot be determined.
     #[must_use]
     pub fn listens_at(&self, address: &Address) -> bool {
         let sockets = match address {
@@ -73,7 +74,7 @@ impl OtherProcess {
     }
 }
 
-/// The sockets that listen where `address` could not be bound then.
+/// The sockets whose listening prevents binding `address`.
 pub(crate) fn listening(address: SocketAddr) -> ProcResult<Vec<TcpNetEntry>> {
     let entries = if address.is_ipv4() { tcp()? } else { tcp6()? };
     let overlaps = |entry: &TcpNetEntry| {
@@ -88,7 +89,7 @@ pub(crate) fn listening(address: SocketAddr) -> ProcResult<Vec<TcpNetEntry>> {
 
 /// The inode of the socket that listens at `path`.
 fn listening_unix(path: &Path) -> ProcResult<BTreeSet<u64>> {
-    // One that is connected has the path of its listener as well.
+    // A connected socket has the path of its listener as well.
     let is_there = |entry: &UnixNetEntry| {
         entry.path.as_deref() == Some(path) && entry.state == UnixState::UNCONNECTED
     };

@@ -14,11 +14,11 @@ use crate::number::Number;
 
 /// The process at one moment.
 pub(crate) struct Process {
-    /// CPU time of all threads, in the kernel and out of it.
+    /// CPU time of all threads, in user and kernel mode.
     cpu: Duration,
     resident_bytes: u64,
     virtual_bytes: u64,
-    /// `None`: they are being counted for the first time.
+    /// `None`: the first count is under way.
     open_files: Option<u64>,
     /// `None`: there is no limit.
     open_files_max: Option<u64>,
@@ -36,7 +36,7 @@ impl Process {
         let started = Duration::from_millis(
             stat.starttime.saturating_mul(1_000) / procfs::ticks_per_second().max(1),
         );
-        // procfs has it in ticks of 10 ms.
+        // procfs has this only in ticks of 10 ms.
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let seconds = u64::try_from(cpu.tv_sec).unwrap_or_default();
         Ok(Self {
@@ -98,8 +98,8 @@ impl Process {
     }
 }
 
-/// As many as there are connections, and more. So they are counted one by one only where the kernel does
-/// not tell their number, which it does since Linux 6.2.
+/// There are as many open files as connections, and more. They are counted one by one only if the kernel does not
+/// provide their number, as it does since Linux 6.2.
 fn open_files() -> io::Result<Option<u64>> {
     match fs::metadata("/proc/self/fd")?.len() {
         0 => Ok(COUNT.latest()),
@@ -109,8 +109,8 @@ fn open_files() -> io::Result<Option<u64>> {
 
 static COUNT: Count = Count { files: AtomicU64::new(0), is_counting: AtomicBool::new(false) };
 
-/// The count of open files, by a thread of its own: a million of them take a second, which the thread that
-/// exposes the figures has not.
+/// The count of open files, made by a separate thread: counting a million takes a second, for which the thread that
+/// exposes the figures cannot wait.
 struct Count {
     /// 0 before the first count.
     files: AtomicU64,
@@ -118,7 +118,7 @@ struct Count {
 }
 
 impl Count {
-    /// The latest count. Begins another one, if none is under way.
+    /// The latest count. Starts another one, if none is under way.
     fn latest(&'static self) -> Option<u64> {
         if !self.is_counting.swap(true, Ordering::AcqRel) {
             let count = move || {
@@ -135,9 +135,9 @@ impl Count {
     }
 }
 
-/// Not procfs's count, which has the entries `.` and `..` in it.
+/// procfs's own count includes the entries `.` and `..`, so it is not used.
 fn count_open_files() -> io::Result<u64> {
-    // The directory that is read is open itself.
+    // Subtracts the open directory itself.
     Ok((fs::read_dir("/proc/self/fd")?.count() as u64).saturating_sub(1))
 }
 
@@ -153,7 +153,7 @@ mod tests {
         assert!(process.started > Duration::from_secs(1_500_000_000));
     }
 
-    /// Other tests open and close files beside this one: a few.
+    /// Other tests open and close a few files at the same time.
     #[test]
     fn open_files_are_counted_either_way() {
         const MANY: usize = 500;

@@ -1,5 +1,5 @@
-//! The log of the process: formatted lines to standard error or a file. A thread of its own writes them, so
-//! no thread that serves waits for a pipe that nobody reads, a terminal that is stopped, or a disk.
+//! The log of the process: formatted lines to standard error or a file. A separate thread writes them, so no serving
+//! thread waits for a pipe without a reader, a stopped terminal, or a disk.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
@@ -19,7 +19,7 @@ use crate::stderr::print_error;
 /// The process has one log.
 static COUNTS: LazyLock<Arc<LogCounts>> = LazyLock::new(Arc::default);
 
-/// Of a file that is made; the umask takes its bits from it.
+/// The mode of a file that is created, before the umask.
 const MODE: u32 = 0o666;
 
 /// The handle of the log.
@@ -31,11 +31,11 @@ pub struct ProcessLog {
 }
 
 impl ProcessLog {
-    /// Starts the thread that writes to `file`, or to standard error without one. `format` is that of the lines which
-    /// the log itself has to say; a logger brings its own.
+    /// Starts the thread that writes to `file`, or to standard error without one. `format` is for the lines of the log
+    /// itself; a logger formats its own.
     ///
     /// # Errors
-    /// If the file cannot be opened to append, or the thread not be made.
+    /// If the file cannot be opened for appending, or the thread cannot be made.
     pub fn open(file: Option<&Path>, format: LogFormat) -> io::Result<Self> {
         let sink = match file {
             Some(path) => Sink::append(path, MODE)?,
@@ -46,26 +46,26 @@ impl ProcessLog {
         Ok(Self { writer, format, is_file: file.is_some() })
     }
 
-    /// What a logger writes its lines to, each in one call. Never waits, never fails.
+    /// The writer for a logger, which writes each line in one call. Never waits, never fails.
     #[must_use]
     pub fn appender(&self) -> impl Write + Send + 'static {
         Appender(self.writer.clone())
     }
 
-    /// Opens the file under its name again, since it may have been moved away; the log says if that fails.
-    /// Never waits.
+    /// Opens the file again by its name, because it may have been moved away; if that fails, the log reports it. Never
+    /// waits.
     pub fn reopen(&self) {
         self.writer.reopen();
     }
 
-    /// Waits until what was logged so far is written, for a second at most.
+    /// Waits until all lines so far are written, for at most a second.
     pub fn flush(&self) {
-        // A sink that takes nothing cannot be told, either.
+        // A sink that takes nothing cannot report this either.
         let _ = self.writer.flush();
     }
 
-    /// Writes about a panic, in a file and on standard error, within two seconds. Where the log does not take it,
-    /// because the thread that panics is its own, standard error has it all the same.
+    /// Reports a panic, in a file and on standard error, within two seconds. If the log cannot take the report, because
+    /// its own thread panics, it is still written to standard error.
     pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
         let report = describe(panic);
         let line = line(self.format, Level::Error, &report);
@@ -93,7 +93,7 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
     format!("thread {name:?} panicked at {place}: {message}{backtrace}")
 }
 
-/// A line of the log itself, as those of the logger.
+/// A line of the log itself, in the form of the logger's lines.
 fn line(format: LogFormat, level: Level, text: &str) -> Vec<u8> {
     match format {
         LogFormat::Text => format!("[{:.3} {level:<5} comet_ops] {text}\n", now()).into(),
@@ -110,7 +110,7 @@ impl Write for Appender {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(()) // A logger calls this for each line: it waits for nothing.
+        Ok(()) // A logger calls this for each line, so it must not wait.
     }
 }
 

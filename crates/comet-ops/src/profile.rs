@@ -1,10 +1,10 @@
 //! CPU profiles of the running process.
 //!
-//! The kernel raises SIGPROF for every 10 ms of CPU time the process uses, in the thread that uses it;
-//! the handler notes the thread's stack. A core that sleeps is not woken, and one that is interrupted
-//! goes on: its driver treats an interrupted wait as an ended one. The handler allocates nothing.
-//! It unwinds the stack with libgcc, which asks glibc for tables under no lock since
-//! glibc 2.35; the vDSO, whose tables are not always right, is left out. Between profiles nothing runs.
+//! The kernel raises SIGPROF for every 10 ms of CPU time that the process uses, in the thread that uses it; the handler
+//! records the thread's stack. A sleeping core is not woken, and an interrupted core continues: its driver treats an
+//! interrupted wait as an ended one. The handler allocates nothing. It unwinds the stack with libgcc, which gets its
+//! tables from glibc without a lock since glibc 2.35. The vDSO is left out, because its tables are not always right.
+//! Between profiles nothing runs.
 
 use std::io::Write;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use tokio::time::sleep;
 
 use crate::flamegraph::FlameGraph;
 
-/// Samples for each second of CPU time; not 100, so as not to keep step with something periodic.
+/// Samples per second of CPU time. Not 100, to avoid running in step with periodic work.
 const FREQUENCY: i32 = 99;
 
 /// Why there is no profile.
 #[derive(Debug)]
 pub(crate) enum NoProfile {
-    /// Another one is being taken.
+    /// Another profile is being taken.
     Busy,
     /// The profiler could not be set up or read, as a sentence.
     Failed(String),
@@ -36,25 +36,25 @@ impl From<std::io::Error> for NoProfile {
     }
 }
 
-/// Stacks and how often they were found.
+/// Stacks, and how often each was sampled.
 pub(crate) struct Profile(Report);
 
 impl Profile {
-    /// Takes a profile for `time`. Given up, it ends at once.
+    /// Takes a profile for `time`. Dropping the future ends it at once.
     pub(crate) async fn take(time: Duration) -> Result<Self, NoProfile> {
-        // Looking for segments and symbols takes longer than callers of the control thread are to wait.
+        // Finding segments and symbols takes longer than callers of the control thread should wait.
         let guard = blocking(begin).await?;
         sleep(time).await;
         blocking(move || finish(&guard)).await.map(Self)
     }
 
-    /// As `perftools.profiles.Profile`, gzipped, which `go tool pprof` and its kin read.
+    /// Encodes it as `perftools.profiles.Profile`, gzipped, for `go tool pprof` and similar tools.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, NoProfile> {
         let profile = self.0.pprof().map_err(|error| NoProfile::Failed(error.to_string()))?;
         Ok(gzip(&profile.encode_to_vec()))
     }
 
-    /// As a picture; the outermost frame of each stack is its thread.
+    /// As a flame graph; the outermost frame of each stack is its thread.
     pub(crate) fn flamegraph(&self) -> String {
         let mut graph = FlameGraph::default();
         for (stack, samples) in &self.0.data {
@@ -67,7 +67,7 @@ impl Profile {
     }
 }
 
-/// The form in which profiles are kept.
+/// The compression of profiles.
 pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).expect("a Vec takes everything");
@@ -78,14 +78,14 @@ fn begin() -> pprof::Result<ProfilerGuard<'static>> {
     ProfilerGuardBuilder::default().frequency(FREQUENCY).blocklist(&["vdso"]).build()
 }
 
-/// Looks the symbols up, and gives back the memory that took: an unpacked table for every function.
+/// Looks up the symbols, and frees the memory used for that: an unpacked table for every function.
 fn finish(guard: &ProfilerGuard<'_>) -> pprof::Result<Report> {
     let report = guard.report().frames_post_processor(leave_out_profiler).build();
     backtrace::clear_symbol_cache();
     report
 }
 
-/// The innermost frames are those that took the stack apart.
+/// The innermost frames are those of the profiler itself.
 fn leave_out_profiler(stack: &mut Frames) {
     let is_profiler = |inlined: &Vec<Symbol>| {
         inlined.iter().all(|symbol| {
@@ -97,7 +97,7 @@ fn leave_out_profiler(stack: &mut Frames) {
     stack.frames.drain(..outer);
 }
 
-/// Runs `work` beside the control thread's event loop.
+/// Runs `work` outside of the control thread's event loop.
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> pprof::Result<T> + Send + 'static,
 ) -> Result<T, NoProfile> {

@@ -1,5 +1,5 @@
-//! Messages to the service manager, by the protocol of sd_notify(3). The socket does not block: a manager that
-//! hangs stops nobody. Without `NOTIFY_SOCKET` in the environment every message goes nowhere.
+//! Messages to the service manager, by the protocol of sd_notify(3). The socket does not block, so a manager that hangs
+//! stops no thread. Without `NOTIFY_SOCKET` in the environment messages are dropped.
 
 use std::convert::Infallible;
 use std::env;
@@ -13,23 +13,23 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{MissedTickBehavior, interval};
 
-/// What the service manager is told.
+/// A message to the service manager.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notice<'a> {
-    /// Everything is served, also after a reload.
+    /// Everything is served. Also sent after a reload.
     Ready,
     /// The configuration is being read again; [`Notice::Ready`] follows.
     Reloading,
     /// The process drains and ends.
     Stopping {
-        /// Longest time until its end. The manager kills it no earlier, also if its own limit is shorter.
+        /// Longest time until its end. The manager kills it no earlier, even if its own limit is shorter.
         within: Duration,
     },
-    /// One line for a person who asks the manager how the process is.
+    /// One line for an operator who asks the manager for the status of the process.
     Status(&'a str),
-    /// Another process is the service's main one from now on.
+    /// Another process becomes the service's main one.
     MainProcess(u32),
-    /// The process lives. To be repeated; see [`ServiceManager::watchdog`].
+    /// The process lives. Sent repeatedly; see [`ServiceManager::watchdog`].
     Alive,
 }
 
@@ -41,7 +41,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// As the environment describes it. One that cannot be reached is none.
+    /// The manager described by the environment. One that cannot be reached counts as none.
     #[must_use]
     pub fn from_environment() -> Self {
         let socket = env::var_os("NOTIFY_SOCKET").and_then(|name| connect(&name));
@@ -51,19 +51,19 @@ impl ServiceManager {
         Self { socket, watchdog: watchdog.map(Duration::from_micros) }
     }
 
-    /// Whether somebody hears the notices.
+    /// Whether there is a manager to receive notices.
     #[must_use]
     pub fn is_there(&self) -> bool {
         self.socket.is_some()
     }
 
-    /// How long the manager waits for [`Notice::Alive`] before it ends the process; `None`: it does not wait.
+    /// How long the manager waits for [`Notice::Alive`] before it kills the process; `None`: it does not wait.
     #[must_use]
     pub fn watchdog(&self) -> Option<Duration> {
         self.watchdog.filter(|_| self.socket.is_some())
     }
 
-    /// Sends [`Notice::Alive`] as often as the manager waits for it, while the runtime of this task runs.
+    /// Sends [`Notice::Alive`] as often as the manager requires, while the runtime of this task runs.
     pub async fn stay_alive(self) -> Infallible {
         let Some(timeout) = self.watchdog() else { return pending().await };
         let mut ticks = interval((timeout / 2).max(Duration::from_millis(1)));
@@ -74,7 +74,7 @@ impl ServiceManager {
         }
     }
 
-    /// Sends a notice. Never waits; a notice that finds the manager's queue full is lost.
+    /// Sends a notice. Never waits; if the manager's queue is full, the notice is lost.
     pub fn notify(&self, notice: Notice<'_>) {
         let Some((socket, address)) = &self.socket else { return };
         let message = match notice {
@@ -91,12 +91,12 @@ impl ServiceManager {
             Notice::MainProcess(id) => format!("MAINPID={id}"),
             Notice::Alive => "WATCHDOG=1".to_owned(),
         };
-        // The manager ends a process that it does not hear; there is nobody else to tell.
+        // The manager kills a process that it does not hear from; there is nowhere else to report the failure.
         let _ = socket.send_to_addr(message.as_bytes(), address);
     }
 }
 
-/// `name` is a path, or begins with `@` as an abstract name.
+/// `name` is a path, or an abstract name that begins with `@`.
 fn connect(name: &OsStr) -> Option<(UnixDatagram, SocketAddr)> {
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),

@@ -7,7 +7,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::timeout;
 
-/// What the process is asked to do.
+/// A request to the process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Signal {
     /// SIGTERM: to end, from a service manager.
@@ -31,7 +31,7 @@ impl fmt::Display for Signal {
     }
 }
 
-/// The signals of [`Signal`], taken from their default of ending the process at once.
+/// The signals of [`Signal`], whose default of ending the process at once is replaced.
 #[derive(Debug)]
 pub struct Signals {
     runtime: Runtime,
@@ -39,16 +39,16 @@ pub struct Signals {
     interrupt: Stream,
     hangup: Stream,
     upgrade: Stream,
-    /// Found by [`Signals::find_end`], and not returned by [`Signals::wait`] yet.
+    /// Found by [`Signals::find_end`], but not returned by [`Signals::wait`] yet.
     found: Option<Signal>,
 }
 
 impl Signals {
-    /// Takes the signals over for the rest of the process's life. What arrives from here on is
-    /// returned by [`Signals::wait`], also if it arrives before that is called.
+    /// Takes over the signals for the rest of the process's life. [`Signals::wait`] returns all that arrive after this
+    /// call, even if they arrive before `wait` is called.
     ///
     /// # Errors
-    /// When the process is out of file descriptors.
+    /// If the process is out of file descriptors.
     pub fn listen() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let entered = runtime.enter();
@@ -63,22 +63,22 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hangup, upgrade, found: None })
     }
 
-    /// Blocks the calling thread until one of them arrives. Several of one kind that arrive before
-    /// they are waited for are one.
+    /// Blocks the calling thread until a signal arrives. Several of one kind that arrive before a wait count as one.
     pub fn wait(&mut self) -> Signal {
         let Self { runtime, terminate, interrupt, hangup, upgrade, found } = self;
         let next = next(terminate, interrupt, hangup, upgrade);
         found.take().unwrap_or_else(|| runtime.block_on(next))
     }
 
-    /// The same for `time` at most; `None`: there was none.
+    /// As [`Signals::wait`], but for at most `time`; `None`: no signal came.
     pub fn wait_for(&mut self, time: Duration) -> Option<Signal> {
         let Self { runtime, terminate, interrupt, hangup, upgrade, found } = self;
         let next = next(terminate, interrupt, hangup, upgrade);
         found.take().or_else(|| runtime.block_on(async { timeout(time, next).await.ok() }))
     }
 
-    /// A signal to end that has arrived, without a wait for one. [`Signals::wait`] returns it, too, before all others.
+    /// A signal to end that has arrived, without waiting for one. [`Signals::wait`] returns it as well, before all
+    /// others.
     pub fn find_end(&mut self) -> Option<Signal> {
         let Self { runtime, terminate, interrupt, found, .. } = self;
         if found.is_none() {

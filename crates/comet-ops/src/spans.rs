@@ -1,10 +1,10 @@
-//! What became of the spans of traced pushes.
+//! Counts of the spans of traced pushes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::exposition::{Exposition, Kind};
 
-/// Whether there is a collector to send them to.
+/// Whether there is a collector for them.
 static IS_WANTED: AtomicBool = AtomicBool::new(false);
 static IS_UP: AtomicBool = AtomicBool::new(false);
 static SENT: AtomicU64 = AtomicU64::new(0);
@@ -37,7 +37,7 @@ pub fn count_sent_spans(spans: u64) {
     SENT.fetch_add(spans, Relaxed);
 }
 
-/// Says whether the collector took what it was sent last. Before the first time it is taken for up.
+/// Sets whether the collector took the last batch. Before the first batch it counts as up.
 pub fn set_collector(is_up: bool) {
     IS_UP.store(is_up, Relaxed);
     IS_WANTED.store(true, Relaxed);

@@ -1,4 +1,4 @@
-//! Standard error for a process that ends: it may be a pipe that nobody reads.
+//! Standard error for a process that ends. It may be a pipe without a reader.
 
 use std::io::{self, Write};
 use std::sync::mpsc::channel;
@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How long the end of the process waits for standard error.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Prints `text` to standard error. Waits for it no longer than a second; a failure changes nothing.
+/// Prints `text` to standard error. Waits for at most a second; failures are ignored.
 pub fn print_error(text: impl Into<Vec<u8>>) {
     let text = text.into();
     let (done, is_done) = channel();

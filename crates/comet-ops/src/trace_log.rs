@@ -13,21 +13,21 @@ pub use self::lines::TraceLine;
 use crate::line_writer::{LineWriter, LogCounts, Sink};
 use crate::log_format::LogFormat;
 
-/// Only the owner and the group read who is traced.
+/// Only the owner and the group may read which users are traced.
 const MODE: u32 = 0o640;
 
-/// The handle of the file. Dropped, it waits until queued events are written, for a second at most.
+/// The handle of the file. Dropping it waits until queued events are written, for at most a second.
 pub struct TraceLog<L: TraceLine> {
     path: PathBuf,
     writer: LineWriter<Lines<L>>,
 }
 
 impl<L: TraceLine> TraceLog<L> {
-    /// Opens the file, or makes it, and starts the thread that writes it. `epoch` is the zero of the events'
-    /// times; `counts` go on from where they are.
+    /// Opens or creates the file, and starts the thread that writes it. `epoch` is the zero of the events' times;
+    /// `counts` continue from their present values.
     ///
     /// # Errors
-    /// If the file cannot be opened or the thread not be made.
+    /// If the file cannot be opened or the thread cannot be made.
     pub fn open(
         path: PathBuf,
         format: LogFormat,
@@ -40,18 +40,18 @@ impl<L: TraceLine> TraceLog<L> {
         Ok(Self { path, writer })
     }
 
-    /// The path that the file was opened by.
+    /// The path by which the file was opened.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Hands an event over; counts it as missed where there is no room. Never waits.
+    /// Passes an event to the thread; counts it as missed if there is no space. Never waits.
     pub fn write(&self, event: impl Into<L>) {
         self.writer.write(event.into());
     }
 
-    /// Opens the file under its name again, since it may have been moved away. Never waits.
+    /// Opens the file again by its name, because it may have been moved away. Never waits.
     pub fn reopen(&self) {
         self.writer.reopen();
     }

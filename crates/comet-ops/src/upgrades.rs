@@ -11,7 +11,7 @@ pub(crate) const FAMILY: &str = "comet_upgrades_total";
 /// By result.
 static UPGRADES: Mutex<BTreeMap<String, u64>> = Mutex::new(BTreeMap::new());
 
-/// Adds `count` upgrades that ended with `result`. With 0 the result is shown from now on.
+/// Adds `count` upgrades that ended with `result`. With 0 the result is shown as 0.
 pub fn count_upgrades(result: &str, count: u64) {
     let mut upgrades = UPGRADES.lock().unwrap_or_else(PoisonError::into_inner);
     *upgrades.entry(result.to_owned()).or_default() += count;

@@ -1,4 +1,4 @@
-//! The body of operation 8 in protocol 2: big-endian, and longer in later servers.
+//! The body of operation 8 in protocol 2: big-endian. Later servers may append fields.
 //!
 //! | field | bytes | |
 //! |---|---|---|
@@ -23,34 +23,34 @@ const RESUMED: u8 = 8;
 pub enum NotRenewed {
     /// The token is refused, or is that of another user or key. Flag 1.
     Refused,
-    /// Nobody could check the token now: the client may send it again. Flag 2.
+    /// The token could not be checked now: the client may send it again. Flag 2.
     Unavailable,
 }
 
-/// The session of the connection outlasts it for a time. What is pushed to its key and user meanwhile is parked, and comes
-/// when the key is back.
+/// The session outlasts its connection for a time. Pushes to its key and user are parked meanwhile, and sent when the
+/// key is back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KeptSession {
-    /// The session of a former connection was there. Flag 8.
+    /// Set if the session of a former connection was resumed. Flag 8.
     pub resumed: Option<Resumed>,
 }
 
 /// What became of the pushes to the session between the two connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Resumed {
-    /// So many follow, before all others.
+    /// Number of parked pushes. They follow before all others.
     pub parked: u32,
-    /// So many are lost, because the session was full.
+    /// Number of pushes lost because the session was full.
     pub lost_full: u32,
-    /// So many are lost, because the server had no memory left for parked pushes.
+    /// Number of pushes lost because the server had no memory left for parked pushes.
     pub lost_memory: u32,
 }
 
-/// What the server says in its [`AUTH_REPLY`](crate::op::AUTH_REPLY) to a client that asked for
-/// protocol 2, and to each further token of that client. In protocol 1 the body is empty.
+/// The content of the server's [`AUTH_REPLY`](crate::op::AUTH_REPLY) to a client that asked for protocol 2, and to each
+/// further token of that client. In protocol 1 the body is empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct AuthReply {
-    /// Why the token in question was not taken. `None`: it was.
+    /// Why the token was not taken. `None`: it was taken.
     pub not_renewed: Option<NotRenewed>,
     /// Milliseconds without a heartbeat after which the server closes the connection.
     pub heartbeat_ms: u32,
@@ -78,7 +78,7 @@ impl AuthReply {
         let kept_flags = if kept.is_some() { KEPT } else { 0 };
         let resumed_flags = if resumed.is_some() { RESUMED } else { 0 };
         let mut body = vec![VERSION_2 as u8, not_renewed | kept_flags | resumed_flags, 0, 0];
-        // A token that expires now does not last for ever.
+        // 0 would mean that the token never expires.
         let expiry = expires_in_ms.map_or(0, |millis| millis.max(1));
         let mut numbers = vec![heartbeat_ms, expiry];
         if kept.is_some() {

@@ -83,16 +83,16 @@ impl Encoded {
         Self::new(bytes, 0)
     }
 
-    /// The parts behind each other, which both transports send unchanged: whole frames in the form of one of them.
+    /// The concatenation of `parts`, which both transports send unchanged: whole frames in the form of one of them.
     #[must_use]
     pub fn joined<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
         Self { bytes: concat(parts), tcp_at: 0 }
     }
 
-    /// The same for a WebSocket whose client speaks the [text form](crate::text). Empty on TCP.
+    /// The same frame for a WebSocket whose client speaks the [text form](crate::text). Empty on TCP.
     ///
-    /// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8
-    /// are replaced (U+FFFD).
+    /// A JSON body is included without its spaces. An empty body becomes `{}`. Any other body becomes a string, in
+    /// which bytes that are not UTF-8 are replaced (U+FFFD).
     #[must_use]
     pub fn to_text(&self) -> Self {
         let mut message = text::write(self.for_tcp(), None, 0);
@@ -106,8 +106,8 @@ impl Encoded {
         Self::new(&bytes, bytes.len())
     }
 
-    /// The same as a [server-sent event](crate::sse), whose data is an array as in the text form. Empty on TCP. A line
-    /// cannot end within the data, because JSON escapes what ends lines. `offset` is the place of the last push in the room's
+    /// The same frame as a [server-sent event](crate::sse), whose data is an array as in the text form. Empty on TCP.
+    /// The data contains no line end, because JSON escapes them. `offset` is the place of the last push in the room's
     /// history; 0: it has none.
     #[must_use]
     pub fn to_event(&self, room: Option<&str>, offset: u64) -> Self {
@@ -152,7 +152,7 @@ impl Encoded {
         &self.bytes[header_len(&self.bytes)..]
     }
 
-    /// The message or the data, if this is of [`Encoded::to_text`] or [`Encoded::to_event`].
+    /// The text message or event data, if this was made by [`Encoded::to_text`] or [`Encoded::to_event`].
     #[must_use]
     pub fn text(&self) -> Option<&str> {
         if let Some(data) = self.bytes.strip_prefix(EVENT) {
@@ -196,7 +196,7 @@ impl Encoded {
     }
 }
 
-/// The parts behind each other. `Arc::from` of a `Vec` would copy a long body once more.
+/// The concatenation of the parts. `Arc::from` of a `Vec` would copy a long body once more.
 fn concat<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Arc<[u8]> {
     let length = parts.clone().map(<[u8]>::len).sum();
     let mut bytes: Arc<[u8]> = repeat_n(0, length).collect();

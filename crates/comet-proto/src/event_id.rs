@@ -1,13 +1,14 @@
 //! Ids of [server-sent events](crate::sse): the positions of all rooms of a stream that keep a history.
 //!
-//! A browser sends the last id that it has read when it connects again, and no more. So each id has the positions of all
-//! rooms. It is `1` and, in base64 for URLs without padding (RFC 4648 5), for each room: a hash of its name (FNV-1a, 4 bytes),
-//! the epoch (8 bytes, both big-endian), and the offset (7 bits a byte, the lowest first, the highest bit set but in the
-//! last). The rooms are named by the request, so that the hash only has to tell them apart; where it does not, the epoch shows it.
+//! When a browser reconnects, it sends only the last id that it has read. So each id contains the positions of all
+//! rooms. It is `1` and, in base64 for URLs without padding (RFC 4648 5), for each room: a hash of its name (FNV-1a, 4
+//! bytes), the epoch (8 bytes, both big-endian), and the offset (7 bits a byte, the lowest first, the highest bit set
+//! in all bytes but the last). The request names the rooms, so the hash only has to distinguish these. If two hashes
+//! are equal, the epochs differ.
 
 use crate::rooms::Position;
 
-/// Bytes of an id before they are in base64. What does not fit is left out: some 70 rooms do.
+/// Bytes of an id before base64. Some 70 rooms fit; the rest is left out.
 const ID_BYTES_MAX: usize = 1_024;
 /// Longest id, in characters.
 const ID_CHARS_MAX: usize = 1 + (ID_BYTES_MAX * 4).div_ceil(3);
@@ -72,7 +73,7 @@ pub fn id_block<'a>(positions: impl IntoIterator<Item = (&'a str, Position)>) ->
     Some(block)
 }
 
-/// FNV-1a: all servers have to have the same.
+/// FNV-1a. All servers must use the same hash.
 fn hash(room: &str) -> u32 {
     room.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
@@ -106,7 +107,7 @@ fn put_base64(text: &mut Vec<u8>, bytes: &[u8]) {
     }
 }
 
-/// `None`: another character, or bits too many.
+/// `None`: a character outside the alphabet, or surplus bits.
 fn from_base64(text: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3 + 2);
     for group in text.chunks(4) {

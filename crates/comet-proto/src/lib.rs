@@ -1,8 +1,9 @@
 //! The wire protocol of the goim family: frames and their operations, the WebSocket upgrade and
 //! framing around them, and the PROXY protocol before them.
 //!
-//! All functions work on slices of the caller. Bytes of a peer are checked in exactly six places:
-//! [`decode`], [`websocket`], [`sse`], [`text`], [`proxy`] and [`push_frame`]. A failed check is a named fault with the numbers in it.
+//! All functions work on slices of the caller. Bytes of a peer are checked in exactly six places: [`decode`],
+//! [`websocket`], [`sse`], [`text`], [`proxy`] and [`push_frame`]. A failed check is a named fault that contains the
+//! numbers.
 //! Output is built once as [`Encoded`] and shared by all connections, whatever their transport.
 //!
 //! **Invariant:** nothing here reads a socket or a clock, or knows what a room is. No bytes cause a

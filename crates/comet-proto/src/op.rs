@@ -35,20 +35,20 @@ pub const UNSUBSCRIBE: i32 = 16;
 pub const UNSUBSCRIBE_REPLY: i32 = 17;
 /// In protocol 2: enters a room beside those the connection is in; the body is a [`Join`](crate::Join).
 pub const JOIN: i32 = 18;
-/// Answers [`JOIN`], and tells of a room that the server put the connection into; the body is a
+/// Answers [`JOIN`], and announces a room that the server put the connection into; the body is a
 /// [`JoinReply`](crate::JoinReply).
 pub const JOIN_REPLY: i32 = 19;
 /// In protocol 2: a push to a room; the body is a [`RoomPush`](crate::RoomPush).
 pub const ROOM_PUSH: i32 = 20;
 /// In protocol 2: leaves a room; the body is a [`Leave`](crate::Leave).
 pub const LEAVE: i32 = 21;
-/// Answers [`LEAVE`], and tells of a room that the connection is not in any more; the body is a
+/// Answers [`LEAVE`], and announces that the connection is no longer in a room; the body is a
 /// [`LeaveReply`](crate::LeaveReply).
 pub const LEAVE_REPLY: i32 = 22;
 /// In protocol 2: pushes to a room were dropped for the connection; the body is a [`RoomGap`](crate::RoomGap).
 pub const GAP: i32 = 23;
-/// From a client of protocol 2. Before its token: it asks the server to [keep its session](crate::KeptSession), by the body 1. Later:
-/// the body 0 takes that back. There is no reply.
+/// From a client of protocol 2, without a reply. With body 1 before its token, it asks the server to [keep its
+/// session](crate::KeptSession). With body 0 later, it withdraws that.
 pub const KEEP: i32 = 24;
 /// A question of goim v1.2's clients whether the server answers.
 pub const TEST: i32 = 254;

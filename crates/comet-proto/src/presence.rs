@@ -1,8 +1,8 @@
-//! The body of pushes that tell members of a room who has entered and left it.
+//! The body of pushes that tell members of a room which clients entered and left it.
 
 use crate::text::put_string;
 
-/// Who entered and left a room within some time.
+/// The clients that entered and left a room within some time.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RoomChanges {
     /// Those who entered.
@@ -11,7 +11,7 @@ pub struct RoomChanges {
     pub left: Arrivals,
 }
 
-/// How many, and who the first of them are.
+/// Their number, and the identities of the first of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Arrivals {
     /// How many.
@@ -21,7 +21,8 @@ pub struct Arrivals {
 }
 
 impl RoomChanges {
-    /// A connection entered or left; `names` are told at most. One that is back, or has left again, counts as neither.
+    /// Counts a connection that entered or left; at most `names` are named. A connection that does both counts as
+    /// neither.
     pub fn add(&mut self, user: i64, key: Box<str>, is_join: bool, names: usize) {
         let (to, from) = match is_join {
             true => (&mut self.joined, &mut self.left),

@@ -1,4 +1,4 @@
-//! The frames of push callers: a push in one frame, and what became of it in another. Numbers are big-endian.
+//! The frames of push callers: one frame carries a push, another the result. Numbers are big-endian.
 //!
 //! A request is a frame for clients with 12 more bytes of header, and its target before the body:
 //!
@@ -35,20 +35,20 @@ use crate::frame::{Frame, HEADER_LEN, VERSION};
 /// Length of a request's header, in bytes.
 pub const PUSH_HEADER_LEN: usize = 28;
 
-/// What a caller asks for: to be let in, or a push.
+/// The request of a caller: to be let in, or a push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PushRequest<'a> {
     /// Repeated in the reply.
     pub id: u32,
-    /// To whom the frame is pushed.
+    /// The receivers of the frame.
     pub target: PushTarget<'a>,
     /// The operation that a client must accept; 0: that of the frame.
     pub accept: i32,
-    /// What clients get.
+    /// The frame that clients get.
     pub frame: Frame<'a>,
 }
 
-/// What a request is about.
+/// The receivers named by a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum PushTarget<'a> {
     /// Nobody: the body is the caller's token.
@@ -111,7 +111,7 @@ impl fmt::Display for PushFrameFault {
 
 impl Error for PushFrameFault {}
 
-/// A request whose lengths are right, and whose target is none. The next request begins behind it.
+/// A request with correct lengths but an invalid target. The next request begins behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadTarget {
     /// The kind has no meaning.
@@ -137,7 +137,7 @@ impl fmt::Display for BadTarget {
 
 impl Error for BadTarget {}
 
-/// A request as it was read: with its id, where the target is none.
+/// A request as it was read. If its target is invalid, its id and the error.
 pub type ReadRequest<'a> = Result<PushRequest<'a>, (u32, BadTarget)>;
 
 /// Reads the first request of `input`, and returns it with its length in bytes. `Ok(None)`: more bytes are needed.
@@ -227,19 +227,19 @@ impl PushRequest<'_> {
     }
 }
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PushReply<'a> {
     /// A code of gRPC; 0: it was done.
     pub status: u32,
-    /// Of the request.
+    /// The id of the request.
     pub id: u32,
     /// The ledger in bytes, or a sentence.
     pub body: &'a [u8],
 }
 
-/// What became of a push: `matched` connections were meant, of which `queued` have it in their outbox. The others
-/// did not get it, by reason.
+/// The result of a push: it matched `matched` connections, of which `queued` have it in their outbox. The others did
+/// not get it, by reason.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct PushLedger {
     /// Connections the push was meant for.
@@ -250,21 +250,22 @@ pub struct PushLedger {
     pub absent: u64,
     /// Sessions without a connection that the push is parked for.
     pub parked: u64,
-    /// Other hosts that have not told their part in time.
+    /// Other hosts that did not report their part in time.
     pub unanswered: u64,
-    /// Number of a reason, and the connections that did not get it for that. A reason without any is left out.
+    /// Pairs of a reason's number and the connections that did not get it for that reason. Reasons without connections
+    /// are left out.
     pub dropped: Vec<(u32, u64)>,
 }
 
 const COUNTS: usize = 3 * 8;
 const DROPPED: usize = 4 + 8;
-/// In the place of the number of a reason: those for which the push is parked, which is none.
+/// In place of a reason's number: the sessions for which the push is parked. No reason has this number.
 const PARKED: u32 = 0;
-/// In the same place: hosts whose part is missing.
+/// In the same place: the hosts whose part is missing.
 const UNANSWERED: u32 = u32::MAX;
 
 impl PushLedger {
-    /// Reads the body of a reply. A body that is cut short is none.
+    /// Reads the body of a reply. `None` if it is cut short.
     #[must_use]
     pub fn decode(body: &[u8]) -> Option<Self> {
         let (counts, dropped) = body.split_first_chunk::<COUNTS>()?;
@@ -314,7 +315,7 @@ impl<'a> PushReply<'a> {
         output.extend_from_slice(self.body);
     }
 
-    /// Appends the reply to a push that was made: its counts, and those that were dropped by the number of the reason.
+    /// Appends the reply to a push that was made: its counts, and the dropped ones by the number of their reason.
     pub fn encode_ledger(
         output: &mut Vec<u8>,
         id: u32,

@@ -19,14 +19,14 @@ use crate::op;
 const SINCE: u8 = 1;
 /// The room keeps a history: epoch and offset are its present position.
 const HAS_HISTORY: u8 = 1;
-/// All that came after the requested position follows.
+/// All pushes after the requested position follow.
 const RECOVERED: u8 = 2;
-/// The server did it unasked. The sequence answers no request.
+/// The server acted without a request. The sequence answers none.
 const UNASKED: u8 = 4;
 /// It is the room that operation 12 changes.
 const PRIMARY: u8 = 8;
 
-/// Newer pushes about the same states have taken the place of all pushes that are missing.
+/// Newer pushes about the same states have replaced all missing pushes.
 const OUTDATED: u8 = 1;
 
 /// Names a room within one connection, from the [`JoinReply`] to the [`LeaveReply`].
@@ -38,11 +38,11 @@ pub struct RoomHandle(pub u32);
 pub struct Position {
     /// Tells histories of one room apart: offsets of different epochs cannot be compared.
     pub epoch: u64,
-    /// Of the latest push that is known.
+    /// The offset of the latest known push.
     pub offset: u64,
 }
 
-/// A client's request to be in a room as well.
+/// A client's request to enter a further room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Join<'a> {
     /// The latest push of the room that the client has. `None`: it wants no earlier ones.
@@ -118,7 +118,7 @@ impl RoomRefusal {
     }
 }
 
-/// What follows a [`Join`], or a join by the server.
+/// The reply to a [`Join`], or the announcement of a join by the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct JoinReply<'a> {
     /// The room's handle, or why the connection is not in it.
@@ -129,15 +129,15 @@ pub struct JoinReply<'a> {
     pub is_primary: bool,
     /// The room's position, if it keeps a history.
     pub position: Option<Position>,
-    /// How many pushes follow that came after the requested position: all there are, or `None`, and the client
-    /// has missed some.
+    /// The number of following pushes that came after the requested position, if they are all of these. `None`: the
+    /// client has missed some.
     pub recovered: Option<u32>,
     /// The room id; in a refusal as the client sent it.
     pub room: &'a [u8],
 }
 
 impl<'a> JoinReply<'a> {
-    /// The connection is in `room`, which keeps no history, as it asked for.
+    /// A requested join of `room`, which keeps no history.
     #[must_use]
     pub fn joined(handle: RoomHandle, room: &'a [u8]) -> Self {
         let outcome = Ok(handle);
@@ -145,7 +145,7 @@ impl<'a> JoinReply<'a> {
         Self { outcome, is_unasked, is_primary, position: None, recovered: None, room }
     }
 
-    /// `room` is the one that [`CHANGE_ROOM`](crate::op::CHANGE_ROOM) changes now.
+    /// `room` has become the one that [`CHANGE_ROOM`](crate::op::CHANGE_ROOM) changes.
     #[must_use]
     pub fn primary(handle: RoomHandle, room: &'a [u8]) -> Self {
         Self { is_unasked: true, is_primary: true, ..Self::joined(handle, room) }
@@ -274,14 +274,14 @@ impl Leave {
     }
 }
 
-/// What follows a [`Leave`], or the end of a membership by the server.
+/// The reply to a [`Leave`], or the announcement that the server ended a membership.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct LeaveReply {
     /// Whether the connection was in the room.
     pub outcome: Result<(), RoomRefusal>,
     /// The server did it without a request.
     pub is_unasked: bool,
-    /// The room, which has no handle any more.
+    /// The former handle of the room.
     pub handle: RoomHandle,
 }
 
@@ -307,16 +307,17 @@ impl LeaveReply {
     }
 }
 
-/// Pushes to a room were dropped for the connection. It comes before any push to the room that has a higher offset than these.
+/// Pushes to a room were dropped for the connection. This comes before any push to the room with a higher offset than
+/// theirs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RoomGap {
     /// The room.
     pub handle: RoomHandle,
-    /// Newer pushes about the same states have taken the place of all that are missing, so the client needs none of them.
+    /// Newer pushes about the same states have replaced all missing ones, so the client needs none of them.
     pub is_outdated: bool,
     /// Offset of the first push that is missing.
     pub first: u64,
-    /// Offset of the last one. Of those between, some may come.
+    /// Offset of the last missing push. Some of those between may have been sent.
     pub last: u64,
 }
 

@@ -28,7 +28,7 @@ pub struct Request {
     pub token: Box<str>,
     /// From the query's `rooms`.
     pub rooms: Vec<Box<str>>,
-    /// Of the `Last-Event-ID` header, or else of the query's `last_event_id`.
+    /// From the `Last-Event-ID` header, otherwise from the query's `last_event_id`.
     pub last_event_id: LastEventId,
     /// As in [`Upgrade`](crate::websocket::Upgrade).
     pub cookie: Option<Box<str>>,
@@ -44,7 +44,7 @@ pub enum LastEventId {
     None,
     /// The positions of its rooms.
     Known(EventId),
-    /// It names something else than an event of this server.
+    /// It names an event that is not of this server.
     Unknown,
 }
 
@@ -66,12 +66,12 @@ pub enum RequestFault {
     Body,
     /// Not `GET`.
     Method,
-    /// This part of the query is no percent-encoded UTF-8.
+    /// This part of the query is not percent-encoded UTF-8.
     Encoding(&'static str),
     /// The query has this part twice.
     Repeated(&'static str),
-    /// A browser asks for something else than a script's request, such as an image or a page. Such requests carry the cookies of
-    /// this server and no `Origin`, whatever page makes them.
+    /// The request comes from something other than a script, such as an image or a page. Such requests carry the
+    /// cookies of this server and no `Origin`, whatever page makes them.
     NoScript,
     /// A token is in the query and in a header.
     TwoTokens,
@@ -121,7 +121,8 @@ pub fn is_request(input: &[u8]) -> bool {
     rest.is_some_and(|rest| matches!(rest, [] | [b'?', ..]))
 }
 
-/// Reads a request of which [`is_request`] holds. `Ok(None)`: more bytes are needed, until the head has `head_max` bytes.
+/// Reads a request for which [`is_request`] returns true. `Ok(None)`: more bytes are needed, until the head has
+/// `head_max` bytes.
 ///
 /// # Errors
 ///
@@ -159,7 +160,7 @@ pub fn request(input: &[u8], head_max: usize) -> Result<Option<Request>, Request
     Ok(Some(Request {
         token,
         rooms,
-        // A browser adds the header to the URL with which it connected first.
+        // A reconnecting browser sends the header in addition to the original URL, so the header takes precedence.
         last_event_id: match fields.last_event_id.map(LastEventId::read) {
             None | Some(LastEventId::None) => last_event_id,
             Some(id) => id,
@@ -347,11 +348,12 @@ pub fn refusal(
     [head.as_bytes(), &body, b"\n"].concat()
 }
 
-/// A comment. Proxies see by it that the stream is in use, and the kernel whether the client is there.
+/// A comment. It shows proxies that the stream is in use, and lets the kernel find out whether the client is there.
 pub const COMMENT: &[u8] = b": \n\n";
 
-/// The event that says that the client is in `room`, or why not. `recovered` is for a room that keeps a history: how many pushes
-/// follow, which are all that came after the position that the client named; or `None`.
+/// The event that tells the client that it is in `room`, or why not. `recovered` is set for a room that keeps a
+/// history: the number of following pushes, if these are all after the position that the client named, otherwise `None`
+/// inside.
 #[must_use]
 pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u32>>) -> Vec<u8> {
     let mut data = Members::new("room", room);
@@ -366,7 +368,8 @@ pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u3
     [b"event: room\ndata: ", &*data.end(), b"\n\n"].concat()
 }
 
-/// What is missing of a room that keeps a history, as JSON: the body of operation 23 in the text form, and the data of an event.
+/// The missing pushes of a room that keeps a history, as JSON: the body of operation 23 in the text form, and the data
+/// of an event.
 #[must_use]
 pub fn gap_data(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8> {
     let mut data = Members::new("room", room);
@@ -384,7 +387,7 @@ pub fn gap_event(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8
     [b"event: gap\ndata: ", &*gap_data(room, first, last, is_outdated), b"\n\n"].concat()
 }
 
-/// The event that says that [`LastEventId::Unknown`] was named.
+/// The event for a client that named a [`LastEventId::Unknown`].
 #[must_use]
 pub fn unknown_id_event() -> Vec<u8> {
     let mut data = Members::new("warning", "unknown_last_event_id");

@@ -1,8 +1,8 @@
-//! The text form of frames, in which goim v1.2 speaks over WebSocket: JSON in text messages.
+//! The text form of frames, which goim v1.2 uses over WebSocket: JSON in text messages.
 //!
 //! A client's message is one object, `{"ver":1,"op":7,"seq":1,"body":42}`. A message of the server is an array of
-//! such objects: one for a frame, and one for each frame of a batch. Its bytes are those of goim, which has them from Go's
-//! `encoding/json`: no spaces, some characters escaped, and a line feed behind a message that is no batch.
+//! such objects: one for a frame, and one for each frame of a batch. Its bytes equal those of goim, which come from
+//! Go's `encoding/json`: no spaces, some characters escaped, and a line feed behind a message that is not a batch.
 
 mod json;
 
@@ -66,11 +66,11 @@ impl fmt::Display for TextFault {
 
 impl Error for TextFault {}
 
-/// Reads a client's message. `ver` may be left out, and is 1; so may `seq` and `body`, which are 0 and empty. Other members
-/// are ignored. Of a member that is there twice the last one counts, as in Go.
+/// Reads a client's message. `ver` defaults to 1, `seq` to 0 and `body` to nothing. Other members are ignored. Of a
+/// repeated member the last one counts, as in Go.
 ///
-/// The frame's body is that of the message as it stands, as in goim v1.2. But the operations whose body the server reads, 7,
-/// 12, 14 and 16, may have it as a string, and mean its content.
+/// The frame's body is the JSON text of the message's body, as in goim v1.2. For operations whose body the server reads
+/// (7, 12, 14 and 16) it may also be a string, which stands for its content.
 ///
 /// # Errors
 ///
@@ -106,16 +106,17 @@ fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<T, Te
     value.parse().map_err(|_| TextFault::NotANumber(name))
 }
 
-/// The server itself reads the body of these operations.
+/// Whether the server itself reads the body of this operation.
 fn has_read_body(operation: i32) -> bool {
     matches!(operation, op::AUTH | op::CHANGE_ROOM | op::SUBSCRIBE | op::UNSUBSCRIBE)
 }
 
-/// The message for a run of whole frames: an array with an object for each, which names `room` if there is one. What follows
-/// the last whole frame is left out. Where the room keeps a history, `offset` is that of the last frame, and each object has its own.
+/// The message for a run of whole frames: an array with an object for each, which names `room` if there is one. Bytes
+/// behind the last whole frame are left out. If the room keeps a history, `offset` is that of the last frame, and each
+/// object has its own.
 ///
-/// A body that is JSON is there without its spaces, none as `{}`, and any other as a string, in which bytes that are not UTF-8 are
-/// replaced (U+FFFD).
+/// A JSON body is included without its spaces. An empty body becomes `{}`. Any other body becomes a string, in which
+/// bytes that are not UTF-8 are replaced (U+FFFD).
 pub(crate) fn write(mut run: &[u8], room: Option<&str>, offset: u64) -> Vec<u8> {
     let mut left = if offset > 0 { count_frames(run).unwrap_or(0) as u64 } else { 0 };
     let mut message = Vec::with_capacity(run.len() + 32);
@@ -153,8 +154,8 @@ fn put_body(message: &mut Vec<u8>, body: &[u8]) {
     }
 }
 
-/// The objects of a message of the server, each of which [`read`] takes as well. Of what is no such message, as many as
-/// come before the fault.
+/// The objects of a server's message, each of which [`read`] accepts as well. If the message is malformed, the objects
+/// before the fault.
 #[must_use]
 pub fn objects(message: &str) -> Vec<&str> {
     let mut objects = Vec::new();

@@ -1,4 +1,4 @@
-//! Pushes as the access log has them: to whom, how long, and what became of them. Both APIs push by these functions.
+//! Pushes with an entry in the access log: target, time and result. Both APIs push by these functions.
 
 use std::fmt::Arguments;
 

@@ -1,4 +1,4 @@
-//! Where pushes go: at a comet to its shards, at `comet logic` to the comets it serves.
+//! The backend of pushes: the shards of a comet, or the comets of `comet logic`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,11 @@ use tonic::Status;
 
 use crate::bounds::Bounds;
 
-/// Takes pushes, and knows who is online. It checks every request against its [`Bounds`] itself.
+/// Takes pushes, and knows who is online. It checks every request against its own [`Bounds`].
 ///
 /// A failed call is a status with a sentence for its caller.
 pub trait PushBackend: Send + Sync + 'static {
-    /// What one call may ask for.
+    /// The limits of one call.
     fn bounds(&self) -> Bounds;
 
     /// Pushes to the connections that hold `keys`; a key given twice counts once. `operation` is the
@@ -41,7 +41,7 @@ pub trait PushBackend: Send + Sync + 'static {
         proto: Option<Proto>,
     ) -> impl Future<Output = Result<Pushed, Status>> + Send;
 
-    /// Pushes to every connection: at once where `speed` is 0, else `speed` connections a second.
+    /// Pushes to every connection: at once if `speed` is 0, otherwise to `speed` connections a second.
     fn to_all(
         &self,
         proto: Option<Proto>,
@@ -49,24 +49,24 @@ pub trait PushBackend: Send + Sync + 'static {
         speed: i32,
     ) -> impl Future<Output = Result<Pushed, Status>> + Send;
 
-    /// Makes something of the rooms with someone online and how many, on a thread of its own: there may be a
-    /// million.
+    /// Applies a function to the rooms with someone online and their counts, on a thread of its own: there may be a
+    /// million rooms.
     fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,
     ) -> impl Future<Output = Result<OfAllHosts<T>, Status>> + Send;
 
-    /// How many members each of these rooms has, in their order.
+    /// The number of members of each of these rooms, in their order.
     fn members_of(
         &self,
         rooms: Vec<String>,
     ) -> impl Future<Output = Result<OfAllHosts<Vec<u64>>, Status>> + Send;
 
-    /// How many clients there are.
+    /// The number of clients.
     fn clients(&self) -> impl Future<Output = Result<OfAllHosts<Clients>, Status>> + Send;
 }
 
-/// An answer that is put together from the parts of all hosts that push for each other.
+/// An answer combined from the parts of all hosts that push for each other.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct OfAllHosts<T> {
     /// The answer.
@@ -75,19 +75,19 @@ pub struct OfAllHosts<T> {
     pub unanswered: Vec<String>,
 }
 
-/// Which rooms to list.
+/// The rooms to list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomsQuery {
-    /// Only those whose names begin so.
+    /// Only rooms whose names begin with this.
     pub prefix: String,
-    /// Only those behind this name: the last one of the page before.
+    /// Only rooms after this name: the last one of the previous page.
     pub after: String,
-    /// So many at most, of [`RoomsQuery::LIMIT_MAX`].
+    /// At most this many, up to [`RoomsQuery::LIMIT_MAX`].
     pub limit: usize,
 }
 
 impl RoomsQuery {
-    /// Rooms on a page at most.
+    /// Most rooms on a page.
     pub const LIMIT_MAX: usize = 10_000;
 }
 
@@ -96,42 +96,42 @@ impl RoomsQuery {
 pub struct RoomsPage {
     /// Names and members.
     pub rooms: Vec<(Arc<str>, u64)>,
-    /// There are more.
+    /// Whether there are more.
     pub has_more: bool,
     /// Hosts whose rooms are missing, as in a ledger.
     pub unanswered: Vec<String>,
 }
 
-/// How many clients there are.
+/// The number of clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Clients {
     /// Connections that are authenticated.
     pub live: u64,
-    /// Distinct addresses of connections; 0 where they are not counted.
+    /// Distinct addresses of connections; 0 if they are not counted.
     pub addresses: u64,
 }
 
-/// A backend whose pushes begin without waiting: when a method returns, the push has its place behind all
-/// that began before it. So the pushes of a stream keep their order while many are under way.
+/// A backend whose pushes begin without waiting: when a method returns, the push is queued behind all that began
+/// before. So the pushes of a stream keep their order while many are under way.
 pub trait StreamBackend: PushBackend {
-    /// A push that has begun; ready with its ledger. Dropped before, it is given up.
+    /// A push that has begun; ready with its ledger. If dropped before, the push is given up.
     type UnderWay: Future<Output = Result<Ledger, Status>> + Send + Unpin + 'static;
 
     /// The paced broadcasts under way, the oldest first.
     fn broadcasts(&self) -> Vec<Broadcast>;
 
-    /// Ends a paced broadcast, on all hosts. Returns what became of it until then.
+    /// Ends a paced broadcast, on all hosts. Returns its result so far.
     fn cancel_broadcast(&self, id: u64) -> impl Future<Output = Result<Ledger, Status>> + Send;
 
-    /// Closes the connections of `target`, behind all pushes that began before. The ledger counts those that are closed
-    /// as queued.
+    /// Closes the connections of `target`, behind all pushes that began before. The ledger counts closed connections as
+    /// queued.
     fn kick(
         &self,
         target: KickTarget,
         kick: KickNotice,
     ) -> impl Future<Output = Result<Ledger, Status>> + Send;
 
-    /// Has connections enter or leave rooms, behind all pushes to them that began before.
+    /// Puts connections into rooms or removes them, behind all pushes to them that began before.
     fn change_rooms(
         &self,
         change: RoomChange,
@@ -149,7 +149,7 @@ pub trait StreamBackend: PushBackend {
         query: RoomsQuery,
     ) -> impl Future<Output = Result<RoomsPage, Status>> + Send;
 
-    /// Begins what [`PushBackend::to_keys`] does.
+    /// Begins a push as by [`PushBackend::to_keys`].
     ///
     /// # Errors
     /// If the push is refused; then nothing has begun.
@@ -160,7 +160,7 @@ pub trait StreamBackend: PushBackend {
         operation: i32,
     ) -> Result<Self::UnderWay, Status>;
 
-    /// Begins what [`PushBackend::to_users`] does.
+    /// Begins a push as by [`PushBackend::to_users`].
     ///
     /// # Errors
     /// As for [`StreamBackend::begin_keys`].
@@ -171,14 +171,14 @@ pub trait StreamBackend: PushBackend {
         operation: i32,
     ) -> Result<Self::UnderWay, Status>;
 
-    /// Begins what [`PushBackend::to_room`] does.
+    /// Begins a push as by [`PushBackend::to_room`].
     ///
     /// # Errors
     /// As for [`StreamBackend::begin_keys`].
     fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<Self::UnderWay, Status>;
 }
 
-/// Whose connections are closed.
+/// The connections to close.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KickTarget {
     /// Those that hold these keys.
@@ -191,18 +191,18 @@ pub enum KickTarget {
     Address(String),
 }
 
-/// Rooms that connections are to enter or leave.
+/// A change of the rooms of connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomChange {
-    /// Whose connections.
+    /// The connections.
     pub target: ChangeTarget,
     /// Which rooms.
     pub rooms: Vec<String>,
-    /// They are entered.
+    /// Whether the rooms are entered; otherwise they are left.
     pub is_join: bool,
 }
 
-/// Whose connections enter or leave rooms.
+/// The connections whose rooms change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ChangeTarget {
     /// Those that hold these keys.
@@ -234,12 +234,12 @@ impl RoomChange {
     }
 }
 
-/// What the clients are told.
+/// The notice to the clients.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KickNotice {
     /// A sentence; empty: the name of the close reason, `kicked`.
     pub reason: String,
-    /// How long they should wait before they connect again, milliseconds; 0: they are told no time.
+    /// How long they should wait before they connect again, milliseconds; 0: no time is given.
     pub retry_after_ms: u32,
 }
 
@@ -248,7 +248,7 @@ impl KickNotice {
     const REASON_MAX: usize = 1024;
 
     /// # Errors
-    /// If the reason is too long, or would forge the notice's time to wait.
+    /// If the reason is too long, or would imitate the notice's retry time.
     pub fn check(&self) -> Result<(), Status> {
         let length = self.reason.len();
         if length > Self::REASON_MAX {
@@ -277,16 +277,16 @@ pub struct Broadcast {
     pub speed: u32,
     /// How long it has been under way.
     pub since: Duration,
-    /// What it is called on all hosts. `None`: it is on this one alone.
+    /// Its name on all hosts. `None`: it runs only on this one.
     pub name: Option<Arc<str>>,
 }
 
-/// What became of a push.
+/// The result of a push.
 #[derive(Debug, Default)]
 pub struct Pushed {
     /// The sum over all servers that took it.
     pub ledger: Ledger,
-    /// Servers that did not.
+    /// Servers that did not take it.
     pub failed: Vec<FailedServer>,
 }
 

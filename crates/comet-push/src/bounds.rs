@@ -1,4 +1,4 @@
-//! What one call may ask for.
+//! The limits of one call.
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -7,21 +7,21 @@ use comet_proto::{count_frames, op};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-/// What the longest request may hold besides its body and keys, bytes.
+/// Bytes that the longest request may have besides its body and keys.
 const REQUEST_SLACK: usize = 1_024;
 
-/// Bytes a key takes in a request that names as many as it may; longer ones leave room for fewer.
+/// Bytes of a key in a request with the most keys. With longer keys fewer fit.
 const KEY_BYTES: usize = 256;
 
-/// Longest `collapse_id`, bytes: as long as the id of a room.
+/// Longest `collapse_id`, bytes: the longest room id.
 const COLLAPSE_ID_MAX: usize = 256;
 
-/// What one call may ask for.
+/// The limits of one call.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Longest body of a frame, bytes.
     pub frame_max: usize,
-    /// Keys, users, or rooms asked about, in one call.
+    /// Most keys, users, or rooms asked about, in one call.
     pub keys_max: usize,
     /// How long a call may take.
     pub timeout: Duration,
@@ -87,7 +87,7 @@ impl Bounds {
     }
 }
 
-/// A body has `length` bytes, more than `max`.
+/// The error of a body with `length` bytes, more than `max`.
 pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
     Status::invalid_argument(format!("the body has {length} bytes, more than the {max} allowed"))
 }

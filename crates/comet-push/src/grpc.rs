@@ -1,4 +1,4 @@
-//! The gRPC services: requests unpacked, handed to the backend, answers packed and counted.
+//! The gRPC services: requests are decoded and passed to the backend; answers are encoded and counted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ impl<B: StreamBackend> Comet for PushService<B> {
     }
 }
 
-/// The answer to a request of goim's.
+/// The answer to goim's request for all rooms.
 async fn all_rooms<B: PushBackend>(backend: &B) -> Result<RoomsReply, Status> {
     let rooms = |rooms: Vec<(Arc<str>, u32)>| {
         rooms.into_iter().map(|(room, _)| (room.as_ref().to_owned(), true)).collect()

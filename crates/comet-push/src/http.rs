@@ -1,11 +1,12 @@
 //! The HTTP push API of goim's logic, on the `push.http` addresses, and in `comet logic` on those of
 //! `logic_server.http`: its routes, and the form of its answers.
 //!
-//! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
-//! and its code names the cause: -400 the request, -500 the server; `message` is the sentence and there
-//! is no `data`. A request that does not come in is HTTP 408 or 503, with code -408 or -503; one for which too
-//! many are under way is HTTP 429 with code -429, as HTTP clients and proxies expect. (goim also writes 400 into the status line where a parameter does not parse; a caller
-//! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
+//! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a failed call is HTTP 200, too, and its code names
+//! the cause: -400 the request, -500 the server; `message` is the sentence and there is no `data`. A request that does
+//! not arrive completely is HTTP 408 or 503, with code -408 or -503. A request beyond the limit on requests under way
+//! is HTTP 429 with code -429, as HTTP clients and proxies expect. (goim also uses 400 in the status line if a
+//! parameter does not parse; a caller that reads the code sees no difference.) Other paths and methods get HTTP 404 or
+//! 405.
 
 mod body;
 mod broadcasts;
@@ -52,7 +53,7 @@ pub fn push_routes<B: PushBackend>(backend: Arc<B>, counts: &Arc<CallCounts>) ->
         .merge(route(get, "/goim/online/total", counts, &api, online::total, of_all_hosts))
 }
 
-/// `/comet/broadcasts` and `/comet/broadcasts/cancel`, which goim has no calls for.
+/// `/comet/broadcasts` and `/comet/broadcasts/cancel`. goim has no such calls.
 pub fn broadcast_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
     use broadcasts::{cancel, list};
     Router::new()
@@ -60,7 +61,7 @@ pub fn broadcast_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCou
         .merge(call(MethodFilter::POST, "/comet/broadcasts/cancel", counts, backend, cancel))
 }
 
-/// `/comet/kick/*`, which goim has no calls for.
+/// `/comet/kick/*`. goim has no such calls.
 pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
     Router::new()
         .merge(call(MethodFilter::POST, "/comet/kick/keys", counts, backend, kick::keys))
@@ -69,7 +70,7 @@ pub fn kick_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
         .merge(call(MethodFilter::POST, "/comet/kick/address", counts, backend, kick::address))
 }
 
-/// `/comet/rooms/*`, which goim has no calls for.
+/// `/comet/rooms/*`. goim has no such calls.
 pub fn room_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>) -> Router {
     use rooms::{join_keys, join_mids, leave_keys, leave_mids};
     let post = MethodFilter::POST;
@@ -80,7 +81,7 @@ pub fn room_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
         .merge(call(post, "/comet/rooms/leave/mids", counts, backend, leave_mids))
 }
 
-/// `/comet/node/*`, which goim has no calls for.
+/// `/comet/node/*`. goim has no such calls.
 pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
     use operations::{block, blocks, cancel_move_off, drain, move_off, status, unblock, undrain};
     let cancel = "/comet/node/move_off/cancel";
@@ -97,7 +98,7 @@ pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCou
         .merge(route(get, "/comet/node/trace", counts, operations, trace::begin, trace::lines))
 }
 
-/// `/goim/nodes/*`. `node` is what clients are told of the servers in `list`.
+/// `/goim/nodes/*`. `node` has the settings for clients about the servers in `list`.
 pub fn node_routes<N: NodeList>(list: Arc<N>, node: Node, counts: &Arc<CallCounts>) -> Router {
     let nodes = Arc::new(nodes::Nodes { node, list });
     Router::new()
@@ -105,8 +106,8 @@ pub fn node_routes<N: NodeList>(list: Arc<N>, node: Node, counts: &Arc<CallCount
         .merge(call(MethodFilter::GET, "/goim/nodes/instances", counts, &nodes, nodes::instances))
 }
 
-/// The route of one call. `handle` makes its data from `state` and the request; answers are counted under
-/// the path.
+/// The route of one call. `handle` makes the answer's data from `state` and the request; answers are counted under the
+/// path.
 pub fn call<S, F>(
     method: MethodFilter,
     path: &'static str,
@@ -122,7 +123,7 @@ where
     route(method, path, counts, state, handle, answer)
 }
 
-/// Beside `data` there are the hosts whose part is missing, if there are any.
+/// The hosts whose part is missing, if any, are added next to `data`.
 fn of_all_hosts(OfAllHosts { value: data, unanswered }: OfAllHosts<Value>) -> Response {
     let mut answer = json!({ "code": 0, "message": "", "data": data });
     if !unanswered.is_empty() {
@@ -131,7 +132,7 @@ fn of_all_hosts(OfAllHosts { value: data, unanswered }: OfAllHosts<Value>) -> Re
     Json(answer).into_response()
 }
 
-/// The same where `answer` makes the response of what `handle` made.
+/// As [`call`], with a function that makes the response from the result of `handle`.
 fn route<S, F, T>(
     method: MethodFilter,
     path: &'static str,
@@ -166,7 +167,7 @@ where
     Router::new().route(path, on(method, handler))
 }
 
-/// goim's code for what went wrong.
+/// goim's code for an error.
 fn code(status: &Status) -> i32 {
     match status.code() {
         Code::InvalidArgument => -400,

@@ -1,11 +1,11 @@
-//! The push API: goim's gRPC service and comet's own with its stream of pushes, and goim's HTTP API with
-//! its lists of who is online and where clients connect.
+//! The push API: goim's gRPC service, comet's own with its stream of pushes, and goim's HTTP API with its lists of who
+//! is online and of servers for clients.
 //!
-//! A request is read, checked against [`Bounds`], handed to a [`PushBackend`], counted and answered. The
-//! backend of a comet is its shards; that of `comet logic` is the comets it serves. [`StreamBackend`] is
-//! for those that can begin a push without waiting, which `PushStream` asks for.
+//! A request is read, checked against [`Bounds`], passed to a [`PushBackend`], counted and answered. The backend of a
+//! comet is its shards; that of `comet logic` is its comets. [`StreamBackend`] is for backends that can begin a push
+//! without waiting, which `PushStream` requires.
 //!
-//! **Invariant:** nothing here knows where a push goes: neither a shard nor the mesh is beneath it.
+//! **Invariant:** nothing here knows where a push goes: it depends on neither comet-core nor comet-mesh.
 
 mod access;
 mod backend;

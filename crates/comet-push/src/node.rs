@@ -1,4 +1,4 @@
-//! Where clients find servers.
+//! The servers that clients can connect to.
 
 use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
@@ -8,50 +8,50 @@ use tonic::Status;
 
 /// Knows the servers that clients may connect to.
 pub trait NodeList: Send + Sync + 'static {
-    /// Names or addresses of those that take clients, the best first; at least one.
+    /// Names or addresses of the servers that take clients, the best first; at least one.
     fn hosts(&self) -> impl Future<Output = Vec<String>> + Send;
 
-    /// All of them.
+    /// All servers.
     fn instances(&self) -> impl Future<Output = Result<Vec<Instance>, Status>> + Send;
 }
 
-/// What clients are told of a server.
+/// The settings of a server for clients.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Name or address that clients reach it by.
+    /// The name or address by which clients reach it.
     pub domain: String,
-    /// Where it listens for TCP clients; they are told the port of the first.
+    /// Its TCP addresses; clients are told the port of the first.
     pub tcp: Vec<SocketAddr>,
-    /// Where it listens for WebSocket clients; they are told the port of the first.
+    /// Its WebSocket addresses; clients are told the port of the first.
     pub websocket: Vec<SocketAddr>,
-    /// Where it listens for WebSocket clients inside TLS; they are told the port of the first.
+    /// Its addresses for WebSocket inside TLS; clients are told the port of the first.
     pub websocket_tls: Vec<SocketAddr>,
     /// Silence after which it closes a connection.
     pub heartbeat: Duration,
 }
 
-/// How long clients are told to wait before they connect anew.
+/// How long clients should wait before they connect again.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
     /// The longest wait, seconds.
     pub max_delay: i32,
     /// The first wait, seconds.
     pub base_delay: i32,
-    /// By which each wait is longer than the one before.
+    /// The factor by which each wait is longer than the previous one.
     pub factor: f64,
     /// The random part of a wait.
     pub jitter: f64,
 }
 
 impl Node {
-    /// Heartbeats a client may send in the time after which its silence ends the connection, as in goim.
+    /// Heartbeats that a client may send within the silence that ends its connection, as in goim.
     pub const HEARTBEAT_MAX: u32 = 2;
 
     /// The values of goim's own example.
     pub const BACKOFF: Backoff =
         Backoff { max_delay: 300, base_delay: 3, factor: 1.8, jitter: 0.3 };
 
-    /// Seconds from one heartbeat to the next: one may be lost on its way.
+    /// Seconds from one heartbeat to the next, so that one may get lost.
     #[must_use]
     pub fn heartbeat_seconds(&self) -> u64 {
         (self.heartbeat / Self::HEARTBEAT_MAX).as_secs().max(1)
@@ -81,22 +81,22 @@ impl Node {
 pub struct Instance {
     /// Its id.
     pub hostname: String,
-    /// With their schemes.
+    /// Including their schemes.
     pub addresses: Vec<String>,
-    /// Empty where it is not known.
+    /// Empty if unknown.
     pub version: String,
-    /// Where clients reach it.
+    /// The name by which clients reach it.
     pub domain: String,
-    /// Its share of clients beside that of others.
+    /// Its share of clients relative to other servers.
     pub weight: u32,
     /// Connections that are authenticated.
     pub live: u64,
-    /// It takes no clients.
+    /// Whether it takes no clients.
     pub offline: bool,
 }
 
 impl Instance {
-    /// comet is in no region, zone or environment.
+    /// The server as JSON. A comet has no region, zone or environment.
     #[allow(clippy::disallowed_methods, reason = "the answer says when it holds")]
     pub(crate) fn json(self) -> Value {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -109,7 +109,7 @@ impl Instance {
             "addrs": self.addresses,
             "version": self.version,
             "latest_timestamp": u64::try_from(now.as_nanos()).unwrap_or(u64::MAX),
-            // Text throughout, as in goim.
+            // All values are text, as in goim.
             "metadata": {
                 "addrs": self.domain,
                 "conn_count": self.live.to_string(),

@@ -1,4 +1,4 @@
-//! The gRPC service of operators: requests unpacked, handed to [`Operations`], answers counted.
+//! The gRPC service for operators: requests are decoded and passed to [`Operations`]; answers are counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -79,7 +79,7 @@ impl<O: Operations> Node for NodeService<O> {
 
     type TraceStream = O::Trace;
 
-    /// Counted when it begins.
+    /// A trace is counted when it begins.
     async fn trace(&self, request: Request<TraceReq>) -> Result<Response<O::Trace>, Status> {
         let begun = async { self.operations.trace(request.into_inner()) };
         self.counts.of("Trace", begun).await.map(Response::new)

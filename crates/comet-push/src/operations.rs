@@ -1,4 +1,4 @@
-//! What an operator may do to a running server.
+//! The operations of an operator on a running server.
 
 use comet_wire::comet::v1::{
     Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReply, TraceReq,
@@ -6,13 +6,13 @@ use comet_wire::comet::v1::{
 use tokio_stream::Stream;
 use tonic::Status;
 
-/// Carries out the calls of `comet.v1.Node`, whose description says what each does. A failed call is a status with a
-/// sentence for its caller.
+/// Executes the calls of `comet.v1.Node`, which are described there. A failed call is a status with a sentence for its
+/// caller.
 pub trait Operations: Send + Sync + 'static {
     /// A live trace; it ends when this is dropped.
     type Trace: Stream<Item = Result<TraceReply, Status>> + Send + 'static;
 
-    /// What the server is doing.
+    /// The state of the server.
     fn status(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
 
     /// Begins a drain, or changes the one under way.
@@ -27,16 +27,16 @@ pub trait Operations: Send + Sync + 'static {
         order: MoveOffReq,
     ) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
 
-    /// Closes no more of them.
+    /// Stops closing clients by `move_off`.
     fn cancel_move_off(&self) -> impl Future<Output = Result<NodeStatus, Status>> + Send;
 
-    /// Turns clients of a network away for a time.
+    /// Refuses clients of a network for a time.
     fn block(&self, order: BlockReq) -> impl Future<Output = Result<BlockReply, Status>> + Send;
 
     /// Ends a block.
     ///
     /// # Errors
-    /// If there is none.
+    /// If there is no such block.
     fn unblock(&self, address: &str) -> Result<(), Status>;
 
     /// The blocks, the oldest first.

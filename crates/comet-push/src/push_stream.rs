@@ -1,9 +1,9 @@
-//! The stream of `comet.v1.Push`: many pushes, each begun as a call of its own is, and their answers in
-//! the order they came in.
+//! The stream of `comet.v1.Push`: many pushes, each begun like a single call, and their answers in the order of the
+//! requests.
 //!
-//! One poll takes the requests that have arrived, begins them all, and then takes the answers that are
-//! ready. A push is taken only while fewer than [`UNDER_WAY_MAX`] are unanswered, and only while the caller
-//! reads. Beyond that it waits in the connection's flow control window.
+//! One poll takes the requests that have arrived, begins them all, and then takes the answers that are ready. A push is
+//! taken only while fewer than [`UNDER_WAY_MAX`] are unanswered, and only while the caller reads. Further pushes wait
+//! in the connection's flow control window.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -24,29 +24,29 @@ use tonic::{Code, Status, Streaming};
 
 use crate::backend::StreamBackend;
 
-/// Pushes of one stream that may be unanswered.
+/// Most unanswered pushes of one stream.
 const UNDER_WAY_MAX: usize = 1_024;
 
-/// Answers in one message at most.
+/// Most answers in one message.
 const ANSWERS_MAX: usize = 256;
 
-/// The answers of a stream; polling them makes its pushes.
+/// The answers of a stream. Polling them begins its pushes.
 pub(crate) struct PushStream<B: StreamBackend> {
     requests: Streaming<PushStreamReq>,
     /// The bytes of the requests, which count until they are answered.
     arrivals: Arrivals,
     input: Input,
-    /// By the order they came in.
+    /// In the order of arrival.
     under_way: VecDeque<Push<B::UnderWay>>,
     backend: Arc<B>,
-    /// Whose stream it is.
+    /// The caller of the stream.
     caller: Caller,
     counts: Arc<CallCounts>,
     access: Access,
-    /// Pushes that were taken, and those of them that failed.
+    /// Number of pushes taken; `failed` are those that failed.
     pushes: u64,
     failed: u64,
-    /// Ready when the servers are to end.
+    /// Ready when the servers end.
     stopped: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
@@ -62,7 +62,7 @@ struct Push<U> {
 enum Input {
     Open,
     Ended,
-    /// Ends the stream with this once every push that was taken is answered.
+    /// Ends the stream with this status once every push taken is answered.
     Failed(Status),
 }
 
@@ -149,7 +149,7 @@ impl<B: StreamBackend> PushStream<B> {
 }
 
 impl<B: StreamBackend> Drop for PushStream<B> {
-    /// Pushes without an answer are counted, too, when the caller cuts the stream.
+    /// Unanswered pushes are counted when the caller cuts the stream off.
     fn drop(&mut self) {
         for Push { begin, .. } in &self.under_way {
             self.counts.add("PushStream", begin.elapsed(), Code::Cancelled);
@@ -189,7 +189,7 @@ impl<B: StreamBackend> Stream for PushStream<B> {
     }
 }
 
-/// `outcome` in the terms of the wire.
+/// `outcome` as a message of the wire.
 fn answered(outcome: Result<Ledger, Status>) -> Outcome {
     match outcome {
         Ok(ledger) => Outcome::Ledger(ledger),

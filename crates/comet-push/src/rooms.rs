@@ -1,13 +1,13 @@
-//! Rooms in the order of their members.
+//! Rooms sorted by their number of members.
 
-/// The first `limit` of `rooms`, the fullest first; of equal ones the one whose name comes first.
+/// The first `limit` of `rooms`, those with the most members first; equal ones are ordered by name.
 #[must_use]
 pub fn fullest(mut rooms: Vec<(&str, u32)>, limit: usize) -> Vec<(&str, u32)> {
     let order = |one: &(&str, u32), other: &(&str, u32)| {
         other.1.cmp(&one.1).then_with(|| one.0.cmp(other.0))
     };
     if rooms.len() > limit {
-        // Sorts only what is kept: there may be a million rooms.
+        // Sorts only the kept rooms: there may be a million.
         rooms.select_nth_unstable_by(limit - 1, order);
         rooms.truncate(limit);
     }

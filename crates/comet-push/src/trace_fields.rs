@@ -1,9 +1,9 @@
-//! Events of live traces as people and programs read them.
+//! Events of live traces as named fields.
 
 use comet_wire::comet::v1::TraceEvent;
 use serde_json::Value;
 
-/// What is known of an event, each by its name in JSON, in the order in which it is shown.
+/// The known fields of an event by their names in JSON, in the order in which they are shown.
 pub fn trace_fields(event: TraceEvent) -> Vec<(&'static str, Value)> {
     let TraceEvent { at_ms, connection, key, user, what, operation, sequence, bytes, .. } = event;
     let mut record = vec![

@@ -1,4 +1,4 @@
-//! What a peer did wrong, and the alert that says so.
+//! The faults of a peer, and the alert that reports each.
 
 use std::error::Error;
 use std::fmt;
@@ -20,7 +20,7 @@ pub enum Fault {
     /// A record was not sealed with the key and the number that it should have: it was changed, cut, lost, doubled or
     /// moved.
     BadMac,
-    /// A record or handshake message that has no place after the handshake.
+    /// A record or handshake message that is not allowed after the handshake.
     Unexpected,
     /// More than 32 records in a row without application data.
     NoData,
@@ -30,7 +30,7 @@ pub enum Fault {
     IllegalParameter,
     /// With TLS 1.2 the peer asked for another handshake.
     Renegotiation,
-    /// The key has opened as many records as there are numbers.
+    /// The key has opened as many records as there are sequence numbers.
     SequenceEnd,
     /// The peer sent this alert, which ends the connection.
     Alert(u8),
@@ -39,7 +39,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Level and description of the alert that tells the peer. `None`: the peer gets none.
+    /// Level and description of the alert that is sent to the peer. `None`: no alert.
     #[must_use]
     pub fn alert(self) -> Option<[u8; 2]> {
         Some(match self {

@@ -33,7 +33,7 @@ pub enum Aead {
     ChaCha20Poly1305,
 }
 
-/// What of a cipher suite matters after the handshake.
+/// The parts of a cipher suite that matter after the handshake.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Suite {
     /// The version of TLS.
@@ -55,7 +55,7 @@ impl Suite {
         }
     }
 
-    /// The part of the nonce that each record carries: AES-GCM with TLS 1.2 alone.
+    /// Length of the nonce part that each record carries. Only AES-GCM with TLS 1.2 has one.
     pub(crate) fn explicit_nonce_len(self) -> usize {
         match (self.version, self.aead) {
             (Version::Tls12, Aead::Aes128Gcm | Aead::Aes256Gcm) => 8,
@@ -63,8 +63,8 @@ impl Suite {
         }
     }
 
-    /// The number of the first record that is not application data any more: what a key still seals from there on is
-    /// a `KeyUpdate` or an alert.
+    /// The number of the first record that may not be application data: from there on a key seals only a `KeyUpdate` or
+    /// an alert.
     pub(crate) fn data_records_max(self) -> u64 {
         let most = match self.aead {
             Aead::Aes128Gcm | Aead::Aes256Gcm => AES_GCM_RECORDS_MAX,
@@ -94,19 +94,20 @@ impl Suite {
 pub(crate) struct Direction {
     /// The number of the next record.
     pub(crate) sequence: u64,
-    /// The traffic secret of TLS 1.3, from which the next one comes; unused with TLS 1.2. As long as the suite says.
+    /// The traffic secret of TLS 1.3, from which the next one is derived; unused with TLS 1.2. The suite determines its
+    /// length.
     secret: [u8; SECRET_LEN_MAX],
-    /// As long as the suite says. The schedule of the cipher is computed for each record: it is more than twice as
+    /// The suite determines its length. The cipher's key schedule is computed for each record: it is more than twice as
     /// long as the rest of a session, and most sessions are idle.
     key: [u8; KEY_LEN_MAX],
     iv: [u8; NONCE_LEN],
-    /// Key and IV are those of the secret. They are computed with the first record: a process that takes over many sessions at
-    /// once, most of them idle, keeps nobody waiting for that.
+    /// Key and IV belong to the secret. They are computed with the first record. So a process that takes over many
+    /// sessions at once, most of them idle, spends no time on it.
     has_key: bool,
 }
 
 impl Direction {
-    /// Of TLS 1.3.
+    /// A direction with TLS 1.3.
     pub(crate) fn of_secret(suite: Suite, secret: &[u8], sequence: u64) -> Self {
         debug_assert_eq!(suite.version, Version::Tls13);
         Self {
@@ -118,7 +119,7 @@ impl Direction {
         }
     }
 
-    /// Of TLS 1.2.
+    /// A direction with TLS 1.2.
     pub(crate) fn of_key(suite: Suite, key: &[u8], iv: [u8; NONCE_LEN], sequence: u64) -> Self {
         debug_assert_eq!(suite.version, Version::Tls12);
         let (secret, key) = ([0; SECRET_LEN_MAX], padded(&key[..suite.key_len()]));
@@ -129,7 +130,7 @@ impl Direction {
         &self.secret[..suite.secret_len()]
     }
 
-    /// Of TLS 1.2, or once there was a record.
+    /// The key. Only with TLS 1.2, or after the first record.
     pub(crate) fn key(&self, suite: Suite) -> &[u8] {
         debug_assert!(self.has_key);
         &self.key[..suite.key_len()]
@@ -139,7 +140,7 @@ impl Direction {
         &self.iv
     }
 
-    /// Goes on with the next traffic secret (RFC 8446, section 7.2).
+    /// Switches to the next traffic secret (RFC 8446, section 7.2).
     pub(crate) fn update(&mut self, suite: Suite) {
         let mut next = [0; SECRET_LEN_MAX];
         let len = suite.secret_len();
@@ -150,7 +151,7 @@ impl Direction {
         self.has_key = false;
     }
 
-    /// Computes key and IV of the secret (RFC 8446, section 7.3), unless they are there. Before each record.
+    /// Computes key and IV from the secret (RFC 8446, section 7.3), unless that was done. Call it before each record.
     pub(crate) fn prepare(&mut self, suite: Suite) {
         if std::mem::replace(&mut self.has_key, true) {
             return;

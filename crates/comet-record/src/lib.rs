@@ -9,11 +9,10 @@
 //! (RFC 7905). After the handshake it takes application data, alerts and, with TLS 1.3,
 //! `KeyUpdate`. It refuses anything else.
 //!
-//! The caller has the bytes: [`record_len`] says how long a record is, [`Session::open`] opens it
-//! where it lies, and the methods that seal append to a `Vec`. Nothing here does I/O, reads a clock
-//! or allocates for a record.
+//! The caller owns the bytes: [`record_len`] returns the length of a record, [`Session::open`] opens it in place, and
+//! the methods that seal append to a `Vec`. Nothing here does I/O, reads a clock or allocates for a record.
 //!
-//! Beside it are the keys of session tickets, which move in the same way ([`TicketKeys`]).
+//! The crate also has the keys of session tickets, which move to another process in the same way ([`TicketKeys`]).
 //!
 //! **Invariant**: after a [`Fault`] a session opens no record, and after an alert of its own it seals
 //! none.

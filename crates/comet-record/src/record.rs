@@ -25,7 +25,7 @@ const VERSION: [u8; 2] = [3, 3];
 /// The length of the record that `bytes` begin with, header included. `None`: the header is not complete.
 ///
 /// # Errors
-/// If no record may be that long. It is known as soon as the header is there, so that nobody keeps such a record.
+/// If no record may be that long. This is found as soon as the header is there, so such a record is never kept.
 pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, Fault> {
     let Some(&[_, _, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
     let len = HEADER_LEN + usize::from(u16::from_be_bytes([high, low]));
@@ -72,7 +72,7 @@ pub(crate) fn seal(
     direction.sequence = next;
 }
 
-/// Opens one whole record where it lies. Returns its type and where its content is.
+/// Opens one whole record in place. Returns its type and the range of its content.
 ///
 /// # Errors
 /// What is wrong with it; the number of the next record is then unchanged.
@@ -86,7 +86,7 @@ pub(crate) fn open(
     match (suite.version, outer_type) {
         (Version::Tls12, ALERT | HANDSHAKE | APPLICATION_DATA)
         | (Version::Tls13, APPLICATION_DATA) => {}
-        // With TLS 1.3 a change_cipher_spec is dropped before the peer's Finished alone (RFC 8446, section 5).
+        // With TLS 1.3 a change_cipher_spec is ignored only before the peer's Finished (RFC 8446, section 5).
         _ => return Err(Fault::Unexpected),
     }
     if header[1..3] != VERSION {

@@ -1,4 +1,4 @@
-//! A session: what it opens, what it seals, and what of the protocol is left after the handshake.
+//! A session: opening and sealing of records, and the parts of the protocol after the handshake.
 
 use crate::fault::{CLOSE_NOTIFY, FATAL, Fault, SealError, USER_CANCELED, WARNING};
 use crate::keys::{Direction, Suite, Version};
@@ -7,7 +7,7 @@ use crate::record::{self, ALERT, APPLICATION_DATA, HANDSHAKE, HEADER_LEN, PLAINT
 /// Most bytes of a record besides its plaintext.
 pub const SEAL_OVERHEAD_MAX: usize = HEADER_LEN + 8 + TAG_LEN;
 
-/// Most records in a row without application data. Each costs as much as one with it, and would come for nothing.
+/// Most records in a row without application data. Each costs as much as one with data, and achieves nothing.
 const RECORDS_WITHOUT_DATA_MAX: u8 = 32;
 
 const CLIENT_HELLO: u8 = 1;
@@ -35,7 +35,7 @@ pub struct Session {
     /// The peer has asked for an update of our key.
     pub(crate) owes_key_update: bool,
     pub(crate) records_without_data: u8,
-    /// How much of a `KeyUpdate` has come: a peer may divide it among records.
+    /// How many bytes of a `KeyUpdate` have arrived: a peer may divide it among records.
     pub(crate) key_update_len: u8,
 }
 
@@ -47,14 +47,14 @@ pub(crate) enum Reading {
     Failed,
 }
 
-/// What was in a record.
+/// The content of a record.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Opened<'a> {
     /// Application data, at least one byte.
     Data(&'a [u8]),
     /// Nothing for the application.
     Nothing,
-    /// The peer's `close_notify`. Anything behind it is to be ignored.
+    /// The peer's `close_notify`. Ignore anything behind it.
     Closed,
 }
 
@@ -72,20 +72,20 @@ impl Session {
         }
     }
 
-    /// What was negotiated.
+    /// The negotiated suite.
     #[must_use]
     pub fn suite(&self) -> Suite {
         self.suite
     }
 
-    /// Whether the peer has asked for an update of our key, which [`Session::seal`] or [`Session::answer_key_update`]
-    /// gives it. However often it asked, it gets one (RFC 8446, section 4.6.3).
+    /// Whether the peer has asked for an update of our key. [`Session::seal`] or [`Session::answer_key_update`] sends
+    /// it. However often the peer asked, it gets one (RFC 8446, section 4.6.3).
     #[must_use]
     pub fn owes_key_update(&self) -> bool {
         self.owes_key_update
     }
 
-    /// Opens one whole record, as long as [`record_len`] says, where it lies.
+    /// Opens one whole record, of the length that [`record_len`] returns, in place.
     ///
     /// # Errors
     /// What is wrong; [`Session::end`] seals the alert. From then on nothing is opened.
@@ -142,7 +142,7 @@ impl Session {
         let &[level, description] = alert else { return Err(Fault::Malformed) };
         match (self.suite.version, level, description) {
             (_, _, CLOSE_NOTIFY) => Ok(Opened::Closed),
-            // With TLS 1.3 the level says nothing: what an alert says decides (RFC 8446, section 6).
+            // With TLS 1.3 the level of an alert has no meaning; its description decides (RFC 8446, section 6).
             (Version::Tls13, _, USER_CANCELED) | (Version::Tls12, WARNING, _) => {
                 Ok(Opened::Nothing)
             }
@@ -162,7 +162,7 @@ impl Session {
                 Some(_) if self.key_update_len == 0 => return Err(Fault::Unexpected),
                 Some(_) => return Err(Fault::Malformed),
                 None => {
-                    // What follows has the next key, so it is in the next record (RFC 8446, section 5.1).
+                    // The bytes that follow use the next key, so they are in the next record (RFC 8446, section 5.1).
                     if at + 1 != bytes.len() {
                         return Err(Fault::Unexpected);
                     }
@@ -185,8 +185,8 @@ impl Session {
         Ok(())
     }
 
-    /// Appends `plaintext` as records, and before them the `KeyUpdate` that the peer has asked for or that the limit of
-    /// the key demands. That is at most [`sealed_len_max`] bytes, unless a key ends amid them.
+    /// Appends `plaintext` as records. Before them it appends the `KeyUpdate` that the peer asked for or that the limit
+    /// of the key requires. This is at most [`sealed_len_max`] bytes, unless a key reaches its limit within them.
     ///
     /// # Errors
     /// If nothing may be sealed any more. Nothing is appended then.

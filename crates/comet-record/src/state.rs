@@ -1,4 +1,4 @@
-//! A session as bytes, so that it can go on in another process.
+//! A session as bytes, so that it can continue in another process.
 
 use std::error::Error;
 use std::fmt;
@@ -31,7 +31,7 @@ const SUITES: [(Version, Aead); 6] = [
 
 const _: () = assert!(SECRET_LEN_MAX >= KEY_LEN_MAX + NONCE_LEN);
 
-/// Bytes that are no session, or no keys of tickets.
+/// The bytes are not a session, or not keys of tickets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImportError;
 
@@ -44,8 +44,8 @@ impl fmt::Display for ImportError {
 impl Error for ImportError {}
 
 impl Session {
-    /// The session as bytes, keys included. Records that have not come as a whole and those that have not been sent
-    /// are the caller's. Only one of the two sessions may go on: a number that is used twice gives the key away.
+    /// The session as bytes, keys included. The caller keeps incomplete received records and unsent ones. Only one of
+    /// the two sessions may continue: using a record number twice reveals the key.
     ///
     /// `None`: the session has failed.
     #[must_use]
@@ -59,7 +59,7 @@ impl Session {
         flags |= if self.owes_key_update { OWES_KEY_UPDATE } else { 0 };
         let suite = (self.suite.version, self.suite.aead);
         let suite_index = SUITES.iter().position(|&known| known == suite).expect("all are listed");
-        // Of the final size: what a `Vec` leaves behind as it grows would not be wiped.
+        // Allocated in its final size: buffers left behind by a growing `Vec` would not be wiped.
         let mut bytes = Zeroizing::new(Vec::with_capacity(EXPORT_LEN_MAX));
         bytes.extend_from_slice(&[
             FORMAT,
@@ -82,7 +82,7 @@ impl Session {
         Some(bytes)
     }
 
-    /// The session that [`Session::export`] gave.
+    /// The inverse of [`Session::export`].
     ///
     /// # Errors
     /// If `bytes` are not such a session.
@@ -99,7 +99,7 @@ impl Session {
         }
         let receive = direction(suite, &mut rest)?;
         let send = direction(suite, &mut rest)?;
-        // Beyond the limit for data only what is reserved may have been sealed.
+        // Beyond the limit for data only the reserved records may have been sealed.
         let is_spent = send.sequence.saturating_sub(suite.data_records_max()) > 1;
         if !rest.is_empty() || is_spent {
             return Err(ImportError);

@@ -1,4 +1,4 @@
-//! From rustls's connection, handshake done, to a session.
+//! Turns a rustls connection whose handshake is done into a session.
 
 use std::error::Error;
 use std::fmt;
@@ -11,8 +11,8 @@ use zeroize::Zeroizing;
 use crate::keys::{Aead, Direction, Suite, Version};
 use crate::session::Session;
 
-/// The traffic secrets of one handshake with TLS 1.3, which rustls gives to the `key_log` of its configuration alone.
-/// The updates of keys are derived from them. Each connection needs its own.
+/// The traffic secrets of one handshake with TLS 1.3. rustls gives them only to the `key_log` of its configuration. The
+/// updates of keys are derived from them. Each connection needs its own.
 #[derive(Default)]
 pub struct TrafficSecrets {
     client: OnceLock<Zeroizing<Vec<u8>>>,
@@ -36,7 +36,7 @@ impl KeyLog for TrafficSecrets {
 
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
         if let Some(place) = self.at(label) {
-            // A second secret would be another connection's. The first one stays, and does not match.
+            // A second secret would belong to another connection. The first one stays, and will not match the keys.
             let _ = place.set(Zeroizing::new(secret.to_vec()));
         }
     }
@@ -73,10 +73,10 @@ impl fmt::Display for TakeOverError {
 impl Error for TakeOverError {}
 
 /// Moves the keys of a connection into a session. `secrets` were the `key_log` of its configuration, which has
-/// `enable_secret_extraction`. rustls must not have opened a record behind the handshake that it has not given out.
+/// `enable_secret_extraction`. rustls must not hold a record behind the handshake that it has opened and not given out.
 ///
 /// # Errors
-/// Why it cannot be. The connection is lost then.
+/// Why it is not possible. The connection is lost then.
 pub fn take_over(
     connection: UnbufferedServerConnection,
     secrets: &TrafficSecrets,
@@ -124,7 +124,7 @@ fn direction(
         }
     };
     direction.prepare(suite);
-    // Both are ours, so nobody learns from the time that this takes.
+    // Both values are ours, so the time of the comparison reveals nothing.
     if direction.key(suite) != key || direction.iv() != iv {
         return Err(TakeOverError::WrongSecrets);
     }

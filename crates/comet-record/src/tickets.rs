@@ -1,8 +1,8 @@
-//! Session tickets whose keys can go on in another process.
+//! Session tickets whose keys another process can continue to use.
 //!
-//! A server seals what it needs to resume a session and gives it to the client (RFC 5077, RFC 8446 section 4.6.1). The newest key
-//! seals; the ones before it only open, so that a ticket is good for a while after its key was replaced. rustls's own ticketer does
-//! the same with keys that cannot be had.
+//! A server seals the state it needs to resume a session and gives it to the client (RFC 5077, RFC 8446 section 4.6.1).
+//! The newest key seals; former keys only open, so that a ticket is valid for a while after its key was replaced.
+//! rustls's own ticketer does the same, but does not give out its keys.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,12 +18,13 @@ use crate::state::ImportError;
 
 /// How long a key seals tickets.
 pub const TICKET_KEY_ROTATION: Duration = Duration::from_secs(6 * 3600);
-/// How long a key opens tickets, and what clients are told: those that its last hours sealed are good for less.
+/// How long a key opens tickets, and the lifetime that clients are told. Tickets sealed late in the life of a key are
+/// valid for less.
 const LIFETIME: Duration = TICKET_KEY_ROTATION.saturating_mul(2);
 /// Keys that only open.
 const FORMER_MAX: usize = 1;
-/// The longest ticket that is opened. Without certificates of clients they have some hundred bytes. Long ones help who guesses keys
-/// (<https://eprint.iacr.org/2020/1491>).
+/// The longest ticket that is opened. Without client certificates tickets have some hundred bytes. Long ones help an
+/// attacker who guesses keys (<https://eprint.iacr.org/2020/1491>).
 const TICKET_LEN_MAX: usize = 4096;
 
 const NAME_LEN: usize = 16;
@@ -42,7 +43,7 @@ struct Keys {
 }
 
 struct Key {
-    /// Each ticket begins with it.
+    /// The first bytes of each ticket.
     name: [u8; NAME_LEN],
     secret: [u8; SECRET_LEN],
     made_at: Instant,
@@ -59,13 +60,13 @@ impl TicketKeys {
         Self(RwLock::new(Keys { newest, former: VecDeque::new() }))
     }
 
-    /// Makes a new key if the newest one has sealed for [`TICKET_KEY_ROTATION`], and drops those that have opened for twice as long. To be
-    /// called now and then.
+    /// Makes a new key if the newest one has sealed for [`TICKET_KEY_ROTATION`], and drops keys that have opened for
+    /// twice as long. Call it regularly.
     pub fn rotate(&self, now: Instant) {
         let age = |key: &Key| now.saturating_duration_since(key.made_at);
         let mut keys = self.write();
         if age(&keys.newest) >= TICKET_KEY_ROTATION
-            // Without random bytes the former key goes on.
+            // Without random bytes the former key stays in use.
             && let Some(newest) = Key::new(now)
         {
             let former = std::mem::replace(&mut keys.newest, newest);
@@ -79,7 +80,7 @@ impl TicketKeys {
     #[must_use]
     pub fn export(&self, now: Instant) -> Zeroizing<Vec<u8>> {
         let keys = self.read();
-        // Of the final size: what a `Vec` leaves behind as it grows would not be wiped.
+        // Allocated in its final size: buffers left behind by a growing `Vec` would not be wiped.
         let len = 1 + (1 + keys.former.len()) * EXPORTED_LEN;
         let mut bytes = Zeroizing::new(Vec::with_capacity(len));
         bytes.push(FORMAT);
@@ -92,10 +93,10 @@ impl TicketKeys {
         bytes
     }
 
-    /// Goes on with the keys that [`TicketKeys::export`] gave, and forgets its own.
+    /// Takes the keys that [`TicketKeys::export`] returned, in place of its own.
     ///
     /// # Errors
-    /// If `bytes` are no such keys. Nothing has changed then.
+    /// If `bytes` are not such keys. Nothing has changed then.
     pub fn import(&self, bytes: &[u8], now: Instant) -> Result<(), ImportError> {
         let (&format, keys) = bytes.split_first().ok_or(ImportError)?;
         let (keys, rest) = keys.as_chunks::<EXPORTED_LEN>();
@@ -130,7 +131,7 @@ impl ProducesTickets for TicketKeys {
         let keys = self.read();
         let key = &keys.newest;
         let mut nonce = [0; NONCE_LEN];
-        // At random, because a number would tell how many tickets there are.
+        // Random, because a counter would reveal how many tickets there are.
         SystemRandom::new().fill(&mut nonce).ok()?;
         let begin = NAME_LEN + NONCE_LEN;
         let tag_len = CHACHA20_POLY1305.tag_len();
@@ -188,7 +189,7 @@ impl Key {
         let (name, rest) = bytes.split_first_chunk().expect("a key has a name");
         let (secret, age) = rest.split_first_chunk().expect("a key has a secret");
         let age = u64::from_be_bytes(*age.first_chunk().expect("a key has an age"));
-        // A clock that began later has no earlier time.
+        // A time before the start of this clock cannot be expressed.
         let made_at = now.checked_sub(Duration::from_millis(age)).unwrap_or(now);
         Self { name: *name, secret: *secret, made_at }
     }

@@ -38,12 +38,12 @@ pub enum StoreError {
         /// What is wrong with its value.
         sentence: String,
     },
-    /// The store in memory has no room for another session or user.
+    /// The store in memory has no space for another session or user.
     Full {
         /// The most sessions that it holds.
         sessions_max: usize,
     },
-    /// The store in memory has no room for the rooms that a server has reported.
+    /// The store in memory has no space for the rooms that a server has reported.
     TooManyRooms {
         /// The most rooms that it holds, of all servers.
         rooms_max: usize,

@@ -24,7 +24,8 @@ const BATCH: usize = 256;
 /// Returns the time since a fixed point in the past.
 type Clock = Box<dyn Fn() -> Duration + Send + Sync>;
 
-/// Sessions behind one lock, and reports about rooms behind another. Calls wait for nothing else, so they need no deadline.
+/// Sessions behind one lock, and reports of rooms behind another. Calls wait for nothing else, so they need no
+/// deadline.
 pub struct Memory {
     lifetime: Duration,
     sessions_max: usize,
@@ -38,7 +39,7 @@ impl Memory {
     /// Most sessions, and most remembered users, of a store made by [`Memory::new`].
     pub const SESSIONS_MAX: usize = 1 << 24;
 
-    /// Most rooms of all servers together. A server counts as 1,024 at least.
+    /// Most rooms of all servers together. Each server counts as at least 1,024.
     pub const ROOMS_MAX: usize = 1 << 22;
 
     /// A store of sessions that expire after `lifetime`.
@@ -61,7 +62,7 @@ impl Memory {
         Self { lifetime, sessions_max, rooms_max, clock, table, reports }
     }
 
-    /// With another bound than [`Memory::ROOMS_MAX`].
+    /// Uses another bound than [`Memory::ROOMS_MAX`].
     #[must_use]
     pub fn with_rooms_max(self, rooms_max: usize) -> Self {
         Self { rooms_max, ..self }

@@ -59,11 +59,11 @@ pub struct RedisOptions {
     pub ca: Option<Vec<u8>>,
     /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
-    /// The time limit of a call. A process that was stopped meanwhile reads what has arrived before it is over.
+    /// The time limit of a call. A process that was stopped meanwhile first reads the input that has arrived.
     pub deadline: Duration,
 }
 
-/// Without the servers, whose addresses may have passwords.
+/// Leaves out the servers, whose addresses may contain passwords.
 impl fmt::Debug for RedisOptions {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter

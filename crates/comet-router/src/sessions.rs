@@ -56,12 +56,12 @@ pub struct SessionCounts {
     pub by_server: BTreeMap<String, u64>,
 }
 
-/// What a store knows of one of its servers.
+/// The state of one of a store's servers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServerState {
     /// Address and database, without a password.
     pub name: String,
-    /// The last call was served.
+    /// Whether the last call was served.
     pub is_up: bool,
     /// Calls that were not served: the server was not reached, was late, or said that it cannot serve.
     pub failures: u64,

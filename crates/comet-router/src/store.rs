@@ -11,7 +11,7 @@ use crate::sessions::{Buckets, Placed, ServerState, SessionCounts, Sessions, Use
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "a service has only one")]
 pub enum Store {
-    /// In this process; lost when it ends.
+    /// In this process; lost when the process ends.
     Memory(Memory),
     /// In one or several Redis servers.
     Redis(Redis),
@@ -28,7 +28,7 @@ macro_rules! either {
 }
 
 impl Store {
-    /// The state of each server that sessions are kept at; none for those in memory.
+    /// The state of each server that stores sessions; empty for the store in memory.
     #[must_use]
     pub fn servers(&self) -> Vec<ServerState> {
         match self {

@@ -29,11 +29,11 @@ use crate::places::Place;
 use crate::socket::Socket;
 use crate::stream::{Meter, MeteredStream, WRITE_TIMEOUT};
 
-/// How long a new HTTP/1 connection may take until its first request begins, and a TLS handshake.
+/// How long a new HTTP/1 connection may take until its first request begins. A TLS handshake has the same time.
 const FIRST_REQUEST: Duration = Duration::from_secs(10);
 
-/// How long the preface of HTTP/2 may take. A blocking caller may send it with its first call; a silent one
-/// would fail its first ping by then.
+/// How long the preface of HTTP/2 may take. A blocking caller may send it only with its first call; by then a silent
+/// one would have failed its first ping.
 const FIRST_PREFACE: Duration = Duration::from_secs(60);
 
 /// How long an HTTP/1 connection may be idle, and how long a later head may take.
@@ -42,18 +42,19 @@ const IDLE: Duration = Duration::from_secs(75);
 /// Longest head of an HTTP/1 request, bytes.
 pub const HEAD_MAX: usize = 128 << 10;
 
-/// How long the calls under way may take on a connection whose caller was let in by former authorities or tokens.
+/// How long calls under way may take on a connection whose caller was let in by certificate authorities or tokens that
+/// no longer hold.
 const OUTDATED: Duration = Duration::from_secs(10);
 
-/// Calls one HTTP/2 connection may have under way; the caller holds the next one back.
+/// Most calls under way on one HTTP/2 connection; the caller holds the next one back.
 const STREAMS_MAX: u32 = 1_024;
 
-/// Calls of a connection that their caller gave up before they were looked at. More of them end the
-/// connection. What is read in one turn holds fewer: a call and its reset take 25 bytes at least.
+/// Most calls of a connection that their caller reset before they were looked at. More of them end the connection. One
+/// turn reads fewer than that: a call and its reset take at least 25 bytes.
 const RESETS_MAX: usize = 4_096;
 
-/// Bytes of one call that may have come and not been looked at. With 16 bytes in a message, as small as a
-/// push can be, so many messages of one stream can wait as the library bears on a connection.
+/// Most bytes of one call that have arrived and were not looked at. A message takes at least 16 bytes, the smallest
+/// push, so this bounds the messages of one stream that the library holds for a connection.
 const STREAM_WINDOW: u32 = 64 << 10;
 
 /// The same for all calls of a connection.
@@ -63,8 +64,8 @@ pub const CONNECTION_WINDOW: u32 = 2 << 20;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a caller that was told to leave may stay without a call under way: it hears that and ends the connection, or is gone.
-/// What it has sent before has come by then, and what it is answered has reached it.
+/// How long a caller that was told to leave may stay without a call under way. In that time it ends the connection,
+/// unless it is gone; requests it sent before have arrived, and answers have reached it.
 const LEAVE: Duration = Duration::from_millis(300);
 
 /// The preface of HTTP/2 and the header of the frame behind it (RFC 9113, section 3.4).
@@ -74,7 +75,7 @@ const PREFACE: usize = 24 + 9;
 const REST_MIN: Duration = Duration::from_millis(50);
 const REST_MAX: Duration = Duration::from_secs(1);
 
-/// What is served at a listener.
+/// The service of a listener, with its bounds.
 #[derive(Clone)]
 pub(crate) struct Served {
     pub(crate) router: Router,
@@ -83,7 +84,8 @@ pub(crate) struct Served {
     pub(crate) phase: watch::Receiver<Phase>,
 }
 
-/// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls. None is accepted in [`Phase::Moving`].
+/// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls. No caller is accepted in
+/// [`Phase::Moving`].
 pub(crate) async fn serve(listener: Accepting, served: Served) {
     let has_host = listener.has_host();
     let mut connections = JoinSet::new();
@@ -108,7 +110,7 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
                 };
                 let place = Arc::new(entered);
                 connections.spawn(serve_one(incoming, place, has_host, served.clone()));
-                // So that it is read before the next one is taken.
+                // The new connection is read before the next one is accepted.
                 yield_now().await;
             }
             Err(error) => {
@@ -126,7 +128,7 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
     while connections.join_next().await.is_some() {}
 }
 
-/// The next caller; `None`: callers have become another process's.
+/// The next caller; `None`: another process accepts the callers.
 async fn accept(
     listener: &Accepting,
     phase: &watch::Receiver<Phase>,
@@ -139,7 +141,7 @@ async fn accept(
     }
 }
 
-/// The pause between failed accepts, and what is said of it.
+/// The pause between failed accepts, and the log line about it.
 #[derive(Default)]
 struct Rest(Option<Duration>);
 
@@ -160,7 +162,7 @@ impl Rest {
     }
 }
 
-/// The caller left before it was accepted.
+/// Whether the caller left before it was accepted. Other accept errors concern the whole process.
 fn concerns_one_caller(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
@@ -203,7 +205,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
                 .timer(ActiveTimer)
                 .max_concurrent_streams(STREAMS_MAX)
                 .max_pending_accept_reset_streams(RESETS_MAX)
-                // Counted over the life of a connection, which here has no end.
+                // The library counts these over the life of a connection, and connections here have no fixed end.
                 .max_local_error_reset_streams(None)
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
@@ -219,7 +221,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
     }
 }
 
-/// The connection behind its handshake, if it has one. `None` if that failed.
+/// The connection after its TLS handshake, if it has one. `None` if the handshake failed.
 async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Socket> {
     let (stream, tls) = match incoming {
         Incoming::Open(socket) => return Some(socket),
@@ -243,13 +245,14 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
     None
 }
 
-/// What ends a connection after the calls under way: the end of the server, or what its caller has shown does not hold any more.
+/// The events that end a connection after the calls under way: the end of the server, or credentials that no longer
+/// hold.
 struct End<F> {
     phase: watch::Receiver<Phase>,
     outdated: F,
 }
 
-/// Resolves when the certificate that the caller shows was checked by former authorities.
+/// Resolves when the authorities that checked the caller's certificate are replaced.
 fn authorities_change(incoming: &Incoming) -> impl Future<Output = ()> + use<> {
     let change = match incoming {
         Incoming::Open(_) => None,
@@ -263,9 +266,9 @@ fn authorities_change(incoming: &Incoming) -> impl Future<Output = ()> + use<> {
     }
 }
 
-/// Resolves when a call of the connection would not be let in any more.
+/// Resolves when a call of the connection would no longer be let in.
 fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()> {
-    // What changes from now on.
+    // Only changes from here on count.
     let mut changes = gate.lock().changes();
     async move {
         while changes.changed().await.is_ok() {
@@ -277,8 +280,8 @@ fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()>
     }
 }
 
-/// Runs a connection to its end. Returns the reason if it is not the caller's. A new
-/// connection has the time in `first` until a request begins, or so many bytes are there.
+/// Runs a connection to its end. Returns the reason if the caller did not end it. A new connection has the time in
+/// `first` until a request begins, or until that many bytes have arrived.
 async fn drive<C, F>(
     connection: C,
     place: &Place,
@@ -294,7 +297,7 @@ where
     let mut connection = pin!(connection);
     let mut stopping = pin!(leaving(end.phase));
     let mut outdated = pin!(end.outdated);
-    // It begins when it is awaited.
+    // The grace begins when it is first awaited.
     let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
     let mut patience = pin!(sleep(LEAVE));
@@ -308,7 +311,7 @@ where
                 connection.as_mut().poll(cx)
             }) => return ended.err().and_then(|error| reason(&error)),
             () = place.evicted() => return Some("evicted"),
-            // The calls of a connection share what it takes: none of them would be served behind this.
+            // The calls of a connection share its bytes: no call behind the stuck one could be served.
             () = &mut overdue => return Some("write_timeout"),
             () = &mut first_request, if !has_begun => {
                 has_begun = place.has_begun() || meter.read() >= first_bytes;
@@ -322,7 +325,7 @@ where
                 patience.as_mut().reset(Instant::now() + LEAVE);
             }
             () = &mut patience, if is_stopping => {
-                // A call may be under way for as long as it takes.
+                // A call under way may take as long as it needs.
                 let left = place.idle().map_or(LEAVE, |idle| LEAVE.saturating_sub(idle));
                 if left.is_zero() {
                     return None;
@@ -338,7 +341,7 @@ where
     }
 }
 
-/// Why a bound ended a connection; `None` if its caller did, or the network.
+/// The bound that ended a connection; `None` if its caller or the network did.
 fn reason(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -9,13 +9,13 @@ use axum::http::Response;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-/// What RUST_LOG names these lines by.
+/// The target by which RUST_LOG selects these lines.
 const TARGET: &str = "access";
 
-/// Longest text of a caller's in a line, bytes. The rest is left out.
+/// Longest text of a caller in a line, bytes. The rest is left out.
 const TEXT_MAX: usize = 256;
 
-/// Health and reflection, which balancers and tools ask for.
+/// Health and reflection, which load balancers and tools call. They are not logged.
 const ABOUT_THE_SERVER: &str = "/grpc.";
 
 tokio::task_local! {
@@ -52,8 +52,8 @@ impl AccessLog {
     }
 }
 
-/// The line of a call. It is written when the last handle is dropped, so that of a stream comes at its end. Where there
-/// is no access log, a handle has nothing and does nothing.
+/// The log line of a call. It is written when the last handle is dropped, so the line of a stream comes at its end.
+/// Without an access log a handle is empty and does nothing.
 #[derive(Clone, Default, Debug)]
 pub struct Access(Option<Arc<Record>>);
 
@@ -74,7 +74,7 @@ struct Said {
 }
 
 impl Access {
-    /// That of the request that is being handled.
+    /// The access line of the request that is being handled.
     #[must_use]
     pub fn current() -> Self {
         ACCESS.try_with(Clone::clone).unwrap_or_default()

@@ -1,5 +1,5 @@
-//! Deadlines that do not count the time for which the process was stopped or its thread held up. What arrived
-//! meanwhile is read before they are over.
+//! Deadlines that do not count the time for which the process was stopped or its thread held up. Input that arrived
+//! meanwhile is read before a deadline expires.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,16 +9,16 @@ use hyper::rt::{Sleep, Timer};
 use tokio::select;
 use tokio::time::{self, sleep};
 
-/// A deadline sleeps in parts of this: a stall is seen as one that ends late.
+/// A deadline sleeps in parts of this length. A part that ends late shows a stall.
 const PART: Duration = Duration::from_millis(500);
 
 /// How late a part may end.
 const STALL: Duration = Duration::from_millis(250);
 
-/// The part after a stall, at least: time to read what has arrived.
+/// The part after a stall lasts at least this long: time to read the input that has arrived.
 const AFTER_STALL: Duration = Duration::from_millis(250);
 
-/// What a part counts that ended too late: a thread that is always late has deadlines, too.
+/// The time counted for a part that ended too late, so that deadlines expire even in a thread that is always late.
 const TICK: Duration = Duration::from_millis(50);
 
 /// Waits for `limit` of active time, at least.
@@ -35,7 +35,7 @@ pub(crate) async fn sleep_active(limit: Duration) {
     }
 }
 
-/// What `work` makes, if it is ready within `limit` of active time.
+/// The output of `work`, if it is ready within `limit` of active time.
 pub(crate) async fn timeout_active<F: Future>(limit: Duration, work: F) -> Option<F::Output> {
     select! {
         biased;
@@ -101,7 +101,7 @@ mod tests {
     async fn a_stall_is_no_part_of_a_deadline() {
         let second = Duration::from_secs(1);
         assert_eq!(active_time_of(second, &[]).await, second);
-        // What is left is what was left before, but for a tick.
+        // The remaining time is that from before the stalls, less a tick for each.
         assert_eq!(active_time_of(second, &[60]).await, 61 * second - TICK);
         assert_eq!(active_time_of(second, &[60, 60]).await, 121 * second - 2 * TICK);
         let short = Duration::from_millis(100);

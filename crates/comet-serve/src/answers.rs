@@ -1,8 +1,9 @@
-//! Answers over gRPC from their begin until their caller has taken the last byte: how many there may be, and how long
-//! one may wait for its caller.
+//! Answers over gRPC, from their beginning until their caller has taken the last byte: how many there may be, and how
+//! long one may wait for its caller.
 //!
-//! In HTTP/2 a caller may take nothing of an answer and yet everything else (RFC 9113, section 5.2), so no deadline of
-//! the socket sees it. Each part that the HTTP library gets is therefore known here until the library has written it.
+//! In HTTP/2 a caller may take nothing of one answer and yet everything else (RFC 9113, section 5.2), so no deadline of
+//! the socket notices it. Each part given to the HTTP library is therefore tracked here until the library has written
+//! it.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -20,30 +21,31 @@ use tokio::time::Instant;
 
 use crate::active_time::sleep_active;
 
-/// The HTTP library gets so many bytes at once, and the caller has to take them in time. A long answer may take longer.
+/// Bytes given to the HTTP library at once. The caller has to take each such part in time; a long answer may take
+/// longer.
 const PART: usize = 16 << 10;
 
-/// A shorter part is copied. It would keep the whole buffer of its encoder.
+/// Parts shorter than this are copied. Otherwise they would keep the whole buffer of their encoder.
 const COPIED: usize = 4 << 10;
 
-/// Time that a caller has after its server was held up, however long ago its part was handed over.
+/// Time that a caller has after a stall of the server, however long ago its part was handed over.
 const AFTER_STALL: Duration = Duration::from_secs(1);
 
-/// Answers that have begun and are not at their end, over all callers.
+/// Answers that have begun and not ended, over all callers.
 pub(crate) struct Answers {
     places_max: usize,
     bytes_max: usize,
     places: AtomicUsize,
-    /// Bytes that are encoded and not taken.
+    /// Bytes that are encoded and not yet taken by callers.
     bytes: AtomicUsize,
 }
 
-/// What an answer keeps until its end.
+/// What an answer counts as until its end.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
-    /// What is left of it when it is encoded.
+    /// A call: the encoded bytes that are left of it.
     Call,
-    /// What makes it, for as long as it lasts.
+    /// A stream: its producer, for as long as it lasts.
     Stream,
 }
 
@@ -62,15 +64,15 @@ impl Answers {
         Arc::new(Self { places_max, bytes_max, places, bytes })
     }
 
-    /// Whether no further request may be begun; `is_long` if its answer may be a long one. Those that are under way are answered
-    /// in any case: an answer takes less than its request did.
+    /// Whether no further request may begin; `is_long` if its answer may be long. Requests under way are answered in
+    /// any case, because an answer takes less memory than its request did.
     pub(crate) fn is_full(&self, is_long: bool) -> bool {
         let is_long_full = is_long && self.bytes.load(Relaxed) >= self.bytes_max;
         is_long_full || self.places.load(Relaxed) >= self.places_max
     }
 }
 
-/// A place that an answer takes, until this is dropped.
+/// The place of an answer, held until this is dropped.
 struct Begun {
     answers: Arc<Answers>,
     kind: Kind,
@@ -86,16 +88,16 @@ impl Drop for Begun {
 pub(crate) struct Answer {
     /// `None` at its end.
     source: Option<Body>,
-    /// What was read from it and is not handed over.
+    /// Frames that were read from `source` and not yet handed over.
     read: VecDeque<Result<Frame<Bytes>, Error>>,
-    /// Bytes in that.
+    /// Bytes in `read`.
     read_len: usize,
     begun: Arc<Begun>,
     untaken: Arc<Untaken>,
 }
 
 impl Answer {
-    /// `untaken` is that of its connection.
+    /// `untaken` belongs to the connection of the answer.
     pub(crate) fn new(
         source: Body,
         answers: &Arc<Answers>,
@@ -108,7 +110,7 @@ impl Answer {
         Self { source: Some(source), read: VecDeque::new(), read_len: 0, begun, untaken }
     }
 
-    /// Reads the next frame, if there is one, and whether there was.
+    /// Reads the next frame, if one is ready. Returns whether there was one.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let Some(source) = &mut self.source else { return Poll::Ready(false) };
         let Some(read) = ready!(Pin::new(source).poll_frame(cx)) else {
@@ -130,7 +132,7 @@ impl Answer {
         Poll::Ready(true)
     }
 
-    /// The next part of these bytes; what is left of them is next.
+    /// The next part of these bytes. The rest goes back to the front of the queue.
     fn part(&mut self, mut bytes: Bytes) -> Bytes {
         let part = bytes.split_to(bytes.len().min(PART));
         if !bytes.is_empty() {
@@ -158,7 +160,8 @@ impl HttpBody for Answer {
                 return Poll::Ready(None);
             }
             if matches!(this.begun.kind, Kind::Call) {
-                // Most are at their end with this. Then what has made it is gone, whenever the caller takes it.
+                // Most answers end with this frame. Reading on drops their producer at once, whenever the caller takes
+                // the bytes.
                 let _ = this.poll_read(cx);
             }
         }
@@ -189,11 +192,11 @@ impl Drop for Answer {
     }
 }
 
-/// Bytes that the HTTP library has, until it has written them.
+/// Bytes that the HTTP library holds until it has written them.
 struct Part {
     bytes: Bytes,
     id: u64,
-    /// The answer is not at its end before.
+    /// Keeps the answer counted until this part is written.
     begun: Arc<Begun>,
     untaken: Arc<Untaken>,
 }
@@ -211,18 +214,19 @@ impl Drop for Part {
     }
 }
 
-/// What the caller of one connection has not taken of its answers. Of a stream that waits for more there is nothing.
+/// The bytes of its answers that the caller of one connection has not taken. A stream that waits for more has none
+/// here.
 #[derive(Default)]
 pub(crate) struct Untaken {
     parts: Mutex<Parts>,
-    /// There is something.
+    /// Notified when there is something.
     begun: Notify,
 }
 
 #[derive(Default)]
 struct Parts {
     next: u64,
-    /// Since when, the oldest first.
+    /// The times since when parts wait, oldest first.
     since: BTreeMap<u64, Instant>,
 }
 
@@ -325,7 +329,7 @@ mod tests {
         assert_eq!(parts.concat(), [7; 40_000]);
         let other = Answer::new(body(1).await, &answers, Kind::Call, &untaken);
         drop(answer);
-        // Its bytes are in the library.
+        // The library still has its bytes.
         assert!(answers.is_full(false));
         parts.truncate(1);
         assert!(answers.is_full(false));
@@ -370,7 +374,7 @@ mod tests {
         assert!(!is_overdue());
     }
 
-    /// What a stopped process has not seen taken may have been taken.
+    /// Bytes may have been taken while the process was stopped and could not see it.
     #[tokio::test(start_paused = true)]
     async fn a_stall_is_no_part_of_the_time() {
         let untaken = Untaken::default();

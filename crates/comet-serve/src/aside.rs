@@ -1,5 +1,5 @@
-//! Work that takes long, beside the thread that serves: a list of a million rooms is made, encoded, decoded and
-//! freed here, while other calls go on.
+//! Long work beside the serving thread: a list of a million rooms is made, encoded, decoded and freed here, while other
+//! calls proceed.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -14,11 +14,11 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tonic::codegen::Bytes;
 
-/// Does `work` on a thread of its own, on the CPUs of the thread that serves. It must come to an end by itself: the
-/// runtime waits for it a moment, and 512 that do not end leave no thread for others.
+/// Does `work` on a thread of its own, on the CPUs of the serving thread. The work must end by itself: the runtime
+/// waits only a moment for it, and 512 calls that do not end leave no thread for others.
 ///
 /// # Panics
-/// If `work` panics, and outside of a runtime.
+/// If `work` panics, or when called outside of a runtime.
 pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(work).await.expect("the work does not panic, and nothing cancels it")
 }
@@ -31,7 +31,7 @@ pub fn free_aside(value: impl Send + 'static) {
     spawn_blocking(move || drop(value));
 }
 
-/// Polls `work` on a thread of its own. It is dropped there, too: when it is ready, or when nobody waits for it any
+/// Polls `work` on a thread of its own. It is dropped there too: when it is ready, or when nobody waits for it any
 /// more.
 ///
 /// # Panics
@@ -46,7 +46,7 @@ where
         runtime.block_on(async {
             let work = pin!(work);
             select! {
-                // First: a runtime that ends drops whoever waits, and takes no timers any more.
+                // This comes first: a runtime that ends drops whoever waits, and takes no timers any more.
                 biased;
                 _ = left => None,
                 done = work => Some(done),
@@ -56,7 +56,7 @@ where
     done.await.expect("somebody waits for it")
 }
 
-/// A body as the frames that it consists of. To collect them is to encode its messages.
+/// A body as its frames. Collecting them encodes the messages of the body.
 pub(crate) struct Frames<E>(VecDeque<Result<Frame<Bytes>, E>>);
 
 impl<E> Frames<E> {
@@ -126,7 +126,7 @@ mod tests {
         assert!(frames.is_end_stream());
     }
 
-    /// The end of the runtime would wait for it.
+    /// Otherwise the end of the runtime would wait for it.
     #[tokio::test]
     async fn work_that_nobody_waits_for_ends() {
         let (held, ended) = oneshot::channel::<Infallible>();

@@ -21,8 +21,8 @@ struct Calls {
 }
 
 impl CallCounts {
-    /// Awaits `answer`, counts it under `rpc` and tells the access log. A caller that leaves before drops this future, which
-    /// counts as [`Code::Cancelled`].
+    /// Awaits `answer`, counts it under `rpc` and writes it to the access log. If the caller leaves first, this future
+    /// is dropped, which counts as [`Code::Cancelled`].
     ///
     /// # Errors
     /// Those of `answer`.

@@ -1,4 +1,4 @@
-//! Who makes a call: the connection it came by.
+//! The origin of a call: the connection by which it came.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -18,18 +18,18 @@ impl Caller {
         Self(NEXT.fetch_add(1, Relaxed))
     }
 
-    /// The caller of the request that is being handled. Outside of requests all are one.
+    /// The caller of the request that is being handled. Outside of requests this is always the same value.
     #[must_use]
     pub fn current() -> Self {
         CALLER.try_with(|caller| *caller).unwrap_or_default()
     }
 
-    /// Makes this one the current one while `work` runs.
+    /// Makes this caller the current one while `work` runs.
     pub fn enter<T>(self, work: impl FnOnce() -> T) -> T {
         CALLER.sync_scope(self, work)
     }
 
-    /// Makes this one the current one while the future is polled.
+    /// Makes this caller the current one while the future is polled.
     pub fn run<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CALLER.scope(self, future)
     }

@@ -9,7 +9,7 @@ use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 
-/// The subject, in the order of the certificate, or the alternative names of one without a subject (RFC 5280,
+/// The subject, in the order of the certificate. Of a certificate without a subject, the alternative names (RFC 5280,
 /// section 4.1.2.6). "-": it has neither, or cannot be read.
 pub(crate) fn certificate_name(der: &[u8]) -> String {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return "-".to_owned() };
@@ -39,7 +39,7 @@ fn kind(attribute: &AttributeTypeAndValue<'_>) -> String {
 fn value(attribute: &AttributeTypeAndValue<'_>) -> String {
     match attribute.as_str() {
         Ok(text) => text.to_owned(),
-        // Of another type, some of which are text in an encoding of their own.
+        // Values of another type, some of which are text in an encoding of their own.
         Err(_) => String::from_utf8_lossy(attribute.as_slice()).into_owned(),
     }
 }
@@ -70,8 +70,8 @@ fn address(bytes: &[u8]) -> String {
     }
 }
 
-/// Adds a part. What separates parts is escaped inside a value (as in RFC 4514, section 2.4), so that no value looks like
-/// two parts.
+/// Adds a part. Separators inside a value are escaped (as in RFC 4514, section 2.4), so that no value looks like two
+/// parts.
 fn push(text: &mut String, separator: &str, kind: &str, assigned: char, value: &str) {
     if !text.is_empty() {
         text.push_str(separator);

@@ -1,5 +1,5 @@
-//! A channel for calls of a server behind anything: what is no gRPC is told apart from its answers, and
-//! calls that no server has processed are made again.
+//! A channel for calls to a server that may be behind a proxy. It recognizes answers that are not gRPC, and repeats
+//! calls that no server has processed.
 
 use std::error::Error;
 use std::fmt;
@@ -23,14 +23,15 @@ use crate::peer::{BearerToken, Peer};
 /// The header or trailer with the status of a call.
 const GRPC_STATUS: &str = "grpc-status";
 
-/// Attempts of a call that no server has processed.
+/// Most attempts for a call that no server has processed.
 const ATTEMPTS: u32 = 8;
 
 /// The pause before the third attempt; each further one is twice as long. The second follows at once.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A [`Channel`] whose answers come from a gRPC server. Anything else is an error with a [`NotGrpc`]: the
-/// page of a gateway, or a reply that ends before its status. What is not even HTTP/2 is an error that shows how it begins.
+/// A [`Channel`] whose answers come from a gRPC server. Any other answer is an error with a [`NotGrpc`]: the page of a
+/// gateway, or a reply that ends before its status. An answer that is not even HTTP/2 is an error that shows its first
+/// bytes.
 #[derive(Clone, Debug)]
 pub struct GrpcChannel {
     service: InterceptedService<Channel, BearerToken>,
@@ -72,7 +73,7 @@ impl Service<Request<Body>> for GrpcChannel {
             if let Some(page) = page(answer.status(), answer.headers()) {
                 return Err(page.into());
             }
-            // The status is in the trailers, or in the headers where there is no body.
+            // The status is in the trailers, or in the headers of an answer without a body.
             let has_status = answer.headers().contains_key(GRPC_STATUS);
             Ok(answer.map(|body| Body::new(Reply { body: Body::new(body), has_status })))
         })
@@ -86,7 +87,7 @@ fn page(status: StatusCode, headers: &HeaderMap) -> Option<NotGrpc> {
     (!is_answer).then(|| NotGrpc::Page { status, kind: kind.map(str::to_owned) })
 }
 
-/// The body of an answer, which has to end with a status.
+/// The body of an answer. It must end with a status.
 struct Reply {
     body: Body,
     has_status: bool,
@@ -111,7 +112,7 @@ impl http_body::Body for Reply {
             Some(Err(status)) => Some(Err(status.into())),
             None if self.has_status => None,
             None => {
-                // Said once.
+                // The error is reported once.
                 self.has_status = true;
                 Some(Err(NotGrpc::Cut.into()))
             }
@@ -130,7 +131,7 @@ impl http_body::Body for Reply {
 /// An answer that no gRPC server gives.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NotGrpc {
-    /// HTTP of another kind.
+    /// HTTP, but not gRPC.
     Page {
         /// Its status.
         status: StatusCode,
@@ -157,9 +158,9 @@ impl fmt::Display for NotGrpc {
 
 impl Error for NotGrpc {}
 
-/// Makes a call, and makes it again if no server has processed it, as gRPC's transparent retry does: the
-/// server has closed the connection before it took the call (GOAWAY), it refused the stream, or the
-/// connection ended while the call waited to be sent. The channel opens a new connection for it.
+/// Makes a call, and repeats it if no server has processed it, as gRPC's transparent retry does. That is so if the
+/// server closed the connection before it took the call (GOAWAY), if it refused the stream, or if the connection ended
+/// while the call waited to be sent. The channel opens a new connection for it.
 ///
 /// # Errors
 /// The status of the last attempt.
@@ -179,11 +180,11 @@ where
     call().await
 }
 
-/// No server has processed the call, and a new connection may take it.
+/// Whether no server has processed the call, so that a new connection may take it.
 #[must_use]
 pub fn is_unprocessed(status: &Status) -> bool {
-    // RFC 9113, 6.8: streams above the last one that GOAWAY names were not processed; h2 fails only those
-    // with it. 8.7: nor was a stream that was refused.
+    // RFC 9113, 6.8: streams above the last one that GOAWAY names were not processed, and h2 fails only those with it.
+    // 8.7: a refused stream was not processed either.
     let by_server = cause::<h2::Error>(status).is_some_and(|error| {
         error.is_remote()
             && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM))
@@ -191,22 +192,22 @@ pub fn is_unprocessed(status: &Status) -> bool {
     by_server || cause::<hyper::Error>(status).is_some_and(hyper::Error::is_canceled)
 }
 
-/// The server refuses the caller, whose token is not one of its own, and not what a call has in it: as HTTP does, it
-/// names the scheme that it expects (RFC 9110, 11.6.1).
+/// Whether the server refused the caller for its token, and not for the content of the call. As in HTTP, it then names
+/// the scheme that it expects (RFC 9110, 11.6.1).
 #[must_use]
 pub fn is_caller_refused(status: &Status) -> bool {
     status.code() == Code::Unauthenticated
         && status.metadata().contains_key(WWW_AUTHENTICATE.as_str())
 }
 
-/// The server answered a call without a token, and says that others need one. So its health is known, and that nothing
-/// else is to be had from it.
+/// Whether the server answered a call without a token and says that other calls need one. Then its health is known, and
+/// no other call will succeed.
 #[must_use]
 pub fn misses_token<T>(answer: &Answer<T>) -> bool {
     answer.metadata().contains_key(WWW_AUTHENTICATE.as_str())
 }
 
-/// The first error of a kind among those that `error` has beneath it.
+/// The first error of type `E` among the sources of `error`.
 #[must_use]
 pub fn cause<'error, E: Error + 'static>(
     error: &'error (dyn Error + 'static),

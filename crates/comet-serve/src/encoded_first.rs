@@ -1,4 +1,4 @@
-//! A channel for requests that are long.
+//! A channel for long requests.
 
 use std::mem;
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use tonic::codegen::{Service, StdError};
 use crate::aside::Frames;
 use crate::channel::GrpcChannel;
 
-/// A channel whose requests are encoded where their calls are polled, and not where the connection is: for calls
-/// inside of [`poll_aside`](crate::poll_aside). Their answers are decoded there in any case.
+/// A channel whose requests are encoded where their calls are polled, not where the connection is polled. It is for
+/// calls inside of [`poll_aside`](crate::poll_aside); answers are decoded there in any case.
 #[derive(Clone, Debug)]
 pub struct EncodedFirst(pub GrpcChannel);
 

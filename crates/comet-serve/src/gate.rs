@@ -1,4 +1,4 @@
-//! What stands between the listeners of one setting and their service: bounds, and counts of what they
+//! The gate between the listeners of one setting and their service: bounds, and counts of connections and requests
 //! turned away.
 
 use std::collections::BTreeMap;
@@ -17,14 +17,14 @@ use crate::lock::Lock;
 use crate::places::Places;
 use crate::refusal::Refusal;
 
-/// The gates of a process. They share one bound of bytes, but for those of pages, each of which has its own: whatever callers of the
-/// APIs do, health is answered.
+/// The gates of a process. They share one bound of bytes. Only the gates of pages have one each, so that health is
+/// answered whatever callers of the APIs do.
 #[derive(Debug)]
 pub struct Gates {
     intake: Arc<Intake>,
-    /// Of callers who have shown no token where one is asked for.
+    /// For callers who have shown no token where one is required.
     strangers: Arc<Intake>,
-    /// Of each gate of pages.
+    /// One for each gate of pages.
     pages: Mutex<Vec<Arc<Intake>>>,
     answers: Arc<Answers>,
     strangers_answers: Arc<Answers>,
@@ -36,7 +36,7 @@ pub struct Gates {
 /// Bounds of one gate.
 #[derive(Clone, Copy, Debug)]
 pub struct GateLimits {
-    /// Connections at once, where the limit on open files leaves room; see [`connections_max`].
+    /// Most connections at once, if the limit on open files allows them; see [`connections_max`].
     pub connections: usize,
     /// Longest request, bytes.
     pub request_max: usize,
@@ -57,11 +57,11 @@ pub struct Gate {
     lock: Arc<Lock>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
-    /// Watches of health that may begin.
+    /// Places for watches of health.
     watches: Arc<Semaphore>,
-    /// Reports that may be handled.
+    /// Places for reports that are being handled.
     reports: Arc<Semaphore>,
-    /// When somebody who may not call was last written to the log.
+    /// When the log last had a line about a caller who may not call.
     logged: Mutex<Option<Instant>>,
     accepted: AtomicU64,
     accept_errors: AtomicU64,
@@ -90,7 +90,7 @@ pub struct GateReading {
     pub refused: Vec<(&'static str, u64)>,
 }
 
-/// Why connections are ended here. Each is counted from 0, so that an alert sees the first one.
+/// The reasons for which connections are ended here. Each is counted from 0, so that an alert sees the first one.
 const ENDS: [&str; 9] = [
     "authorities_changed",
     "evicted",
@@ -103,11 +103,11 @@ const ENDS: [&str; 9] = [
     "write_timeout",
 ];
 
-/// The TLS handshake failed: a certificate is missing or foreign, or the caller refused ours.
+/// The TLS handshake failed: a certificate is missing or unknown, or the caller refused ours.
 const TLS_ERROR: &str = "tls_error";
 
-/// Connections at once where the open files leave room: of gRPC, of HTTP, of pages for operators, and of what
-/// changes the server.
+/// Most connections at once, if the open files allow them: for gRPC, for HTTP, for pages of operators, and for pages
+/// that change the server.
 pub const GRPC_CONNECTIONS: usize = 256;
 #[allow(missing_docs, reason = "above")]
 pub const HTTP_CONNECTIONS: usize = 512;
@@ -116,34 +116,34 @@ pub const STAT_CONNECTIONS: usize = 64;
 #[allow(missing_docs, reason = "above")]
 pub const DEBUG_CONNECTIONS: usize = 16;
 
-/// Watches of health at once: answers that no other bound ends. Who finds no room may ask by a check.
+/// Most watches of health at once: no other bound ends their answers. A caller beyond that may use a check instead.
 pub const WATCHES_MAX: usize = 64;
 
-/// Reports that are handled at once. A request counts as long as it came, and compressed it may become its longest then, which
-/// is so bounded.
+/// Most reports handled at once. A request counts with its length as received; a compressed one may grow to the longest
+/// request when it is handled, and this bounds their sum.
 const REPORTS_MAX: usize = 4;
 
-/// Bytes of all requests at once, of which the longest has `request_max`.
+/// Bytes of all requests at once, if the longest has `request_max`.
 #[must_use]
 pub fn request_bytes(request_max: usize) -> usize {
     REQUEST_BYTES.max(4 * request_max)
 }
 
-/// Bytes of all requests at once, if the longest are not longer.
+/// Bytes of all requests at once, for the usual longest request.
 const REQUEST_BYTES: usize = 256 << 20;
 
-/// The same of callers who have shown no token where one is asked for: checks of health, some hundreds at once. So they take none
-/// of the room of others.
+/// The same bound for callers who have shown no token where one is required: checks of health, some hundreds at once.
+/// So they take no space from other callers.
 pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
 
-/// Answers over gRPC that have begun and are not at their end, over all gates; a stream counts as four. What is found full takes no
-/// further request.
+/// Most answers over gRPC that have begun and not ended, over all gates; a stream counts as four. When the bound is
+/// reached, no further request is taken.
 pub const ANSWERS_MAX: usize = 16_384;
 
-/// Bytes of answers that are encoded and not taken, with which no further list is made.
+/// Bytes of answers encoded and not yet taken. Beyond this no further list is made.
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 
-/// The number of callers who have shown no token where one is asked for.
+/// As [`ANSWERS_MAX`], for callers who have shown no token where one is required.
 pub const STRANGERS_ANSWERS_MAX: usize = 256;
 
 /// Longest request of a page, bytes, and how long it may take.
@@ -153,8 +153,8 @@ const PAGE_TIME: Duration = Duration::from_secs(10);
 /// Bytes of all requests for the pages of one setting. Requests without a body, one on each connection, take a fraction of it.
 pub const PAGES_BYTES_MAX: usize = 4 * PAGE_REQUEST;
 
-/// Connections that a gate takes at once if at most `most` are wanted: a 16th of the open files, so that
-/// neither callers nor clients can take the descriptors of the other.
+/// Most connections of a gate at once, if at most `most` are wanted: a 16th of the open files, so that neither callers
+/// nor clients can exhaust the descriptors of the other.
 #[must_use]
 pub fn connections_max(open_files: u64, most: usize) -> usize {
     usize::try_from(open_files / 16).unwrap_or(usize::MAX).clamp(8, most.max(8))
@@ -178,7 +178,7 @@ impl Gates {
         }
     }
 
-    /// Whether the requests of gates made from now on say which trace they belong to
+    /// Whether gates made after this call read the trace of each request
     /// ([`TracedRequest::current`](crate::TracedRequest::current)).
     #[must_use]
     pub fn traced(self, is_traced: bool) -> Self {
@@ -202,7 +202,8 @@ impl Gates {
         self.new_gate((setting, limits), lock, access_log, bytes)
     }
 
-    /// A gate for the pages of `setting`, for so many connections, whose requests have [`PAGES_BYTES_MAX`] of their own.
+    /// A gate for the pages of `setting`, for this many connections. Its requests have [`PAGES_BYTES_MAX`] of their
+    /// own.
     pub fn pages(&self, setting: &'static str, connections: usize, lock: &Arc<Lock>) -> Arc<Gate> {
         let limits = GateLimits { connections, request_max: PAGE_REQUEST, request_time: PAGE_TIME };
         let intake = Arc::new(Intake::new(PAGES_BYTES_MAX));
@@ -241,7 +242,7 @@ impl Gates {
         gate
     }
 
-    /// What all gates counted.
+    /// The counts of all gates.
     #[must_use]
     pub fn read(&self) -> Vec<GateReading> {
         self.gates.lock().expect(NO_PANIC).iter().map(|gate| gate.read()).collect()
@@ -281,12 +282,12 @@ impl Gate {
         &self.places
     }
 
-    /// Where the bytes of requests count.
+    /// The intake in which the bytes of requests count.
     pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
         if is_stranger { &self.strangers } else { &self.intake }
     }
 
-    /// Where answers over gRPC count.
+    /// The bound in which answers over gRPC count.
     pub(crate) fn answers(&self, is_stranger: bool) -> &Arc<Answers> {
         if is_stranger { &self.strangers_answers } else { &self.answers }
     }
@@ -307,7 +308,7 @@ impl Gate {
         self.accept_errors.fetch_add(1, Relaxed);
     }
 
-    /// A bound ended a connection.
+    /// Counts a connection that a bound ended.
     pub(crate) fn count_closed(&self, reason: &'static str) {
         *self.closed.lock().expect(NO_PANIC).entry(reason).or_default() += 1;
     }
@@ -321,7 +322,7 @@ impl Gate {
         Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
     }
 
-    /// Waits until a report may be handled, which holds this until it is.
+    /// Waits until a report may be handled. Hold the permit until it is.
     pub(crate) async fn report(&self) -> OwnedSemaphorePermit {
         let place = Arc::clone(&self.reports).acquire_owned().await;
         place.expect("nobody closes the semaphore")
@@ -335,7 +336,7 @@ impl Gate {
         &self.lock
     }
 
-    /// Counts a request that is not taken. Who may not call is written to the log, once in a while.
+    /// Counts a request that is not taken. Callers who may not call are logged from time to time.
     pub(crate) fn count_refusal(&self, refusal: Refusal) {
         *self.refused.lock().expect(NO_PANIC).entry(refusal.label()).or_default() += 1;
         if !refusal.is_locked_out() {
@@ -351,7 +352,7 @@ impl Gate {
         self.warn(format_args!("{}: a TLS handshake failed: {error}", self.setting));
     }
 
-    /// Writes to the log, once in a while.
+    /// Writes a line to the log, at most one per [`LOG_PAUSE`].
     fn warn(&self, line: fmt::Arguments<'_>) {
         let mut logged = self.logged.lock().expect(NO_PANIC);
         if logged.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
@@ -361,7 +362,7 @@ impl Gate {
     }
 }
 
-/// Time between two lines about requests of those who may not call; all are counted.
+/// Time between two log lines about requests of callers who may not call; all are counted.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";

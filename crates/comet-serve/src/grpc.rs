@@ -28,30 +28,31 @@ pub struct GrpcApi {
     reports: Vec<&'static str>,
 }
 
-/// Both versions of reflection. Some callers keep the stream for later questions.
+/// Both versions of reflection. Some callers keep the stream open for later questions.
 pub(crate) const REFLECTION: [&str; 2] = [
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
 ];
 
 impl GrpcApi {
-    /// The caller of `path` sends messages whenever it has one; else the first has to come in time. The service takes a
-    /// [`Received`](crate::Received) for each from the [`Arrivals`](crate::Arrivals) of the request.
+    /// Declares that the caller of `path` sends a stream of messages, each at any time. For other calls the first
+    /// message has to come in time. The service takes a [`Received`](crate::Received) for each from the
+    /// [`Arrivals`](crate::Arrivals) of the request.
     #[must_use]
     pub fn stream(mut self, path: &'static str) -> Self {
         self.streams.push(path);
         self
     }
 
-    /// The answer to `path` may be a long list: it is encoded aside.
+    /// Declares that the answer to `path` may be a long list. It is encoded aside.
     #[must_use]
     pub fn list(mut self, path: &'static str) -> Self {
         self.lists.push(path);
         self
     }
 
-    /// The request to `path`, and its answer, may be long lists: they are decoded, handled and encoded aside, once the
-    /// request has come whole.
+    /// Declares that the request to `path`, and its answer, may be long lists. They are decoded, handled and encoded
+    /// aside, once the whole request has arrived.
     #[must_use]
     pub fn report(mut self, path: &'static str) -> Self {
         self.reports.push(path);
@@ -73,7 +74,7 @@ impl GrpcApi {
         &self.streams
     }
 
-    /// Adds a service; its name has a health of its own.
+    /// Adds a service, whose name has a health status of its own.
     #[must_use]
     pub fn service<S>(mut self, service: S) -> Self
     where
@@ -124,7 +125,7 @@ impl GrpcApi {
     }
 }
 
-/// The health of a server and its services, towards callers.
+/// The health of a server and its services, as reported to callers.
 pub(crate) struct Reported {
     reporter: HealthReporter,
     names: Vec<&'static str>,
@@ -142,7 +143,7 @@ impl Reported {
             for name in [""].iter().chain(&self.names) {
                 self.reporter.set_service_status(*name, status).await;
             }
-            // In this order: the last change is reported, too.
+            // The order matters: the last change is reported too.
             select! {
                 biased;
                 () = health.changed() => {}

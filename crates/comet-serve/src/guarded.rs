@@ -1,4 +1,4 @@
-//! A service behind its gate: what is done with a request before and after the service has it.
+//! A service behind its gate: the steps before and after the service handles a request.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -27,7 +27,7 @@ use crate::request_body::{Arrivals, Form, RequestBody};
 use crate::trace_parent::TracedRequest;
 use crate::watch::{WATCH, Watch};
 
-/// What the requests of a gate are.
+/// The protocol of a gate's requests.
 #[derive(Clone, Debug)]
 pub(crate) enum Protocol {
     /// HTTP/1.1.
@@ -50,7 +50,7 @@ pub(crate) struct Guarded {
     pub(crate) gate: Arc<Gate>,
     pub(crate) place: Arc<Place>,
     pub(crate) caller: Caller,
-    /// Where the caller is, and the name in its certificate, as the access log has them.
+    /// The caller's address and the name in its certificate, as the access log shows them.
     pub(crate) peer: Arc<str>,
     /// See [`Accepting::has_host`](crate::listen::Accepting::has_host).
     pub(crate) has_host: bool,
@@ -81,7 +81,7 @@ impl HyperService<Request<Wire>> for Guarded {
             && let Some(shown) = gate.lock().shown(&head)
             && place.note_shown(shown)
         {
-            // A token that was taken away before it was noted ends no connection.
+            // A token removed before it was noted would end no connection, so the check is repeated.
             is_let_in = gate.lock().check(&head, has_host);
         }
         let misses_token = gate.lock().misses_token(&head);
@@ -123,7 +123,7 @@ impl HyperService<Request<Wire>> for Guarded {
                     None => answer.await,
                 };
             }
-            // First all of it: a caller that is slow takes no thread.
+            // The whole body is read first, so that a slow caller occupies no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
             let place = gate.report().await;
@@ -166,7 +166,7 @@ impl HyperService<Request<Wire>> for Guarded {
             if misses_token {
                 name_scheme(response.headers_mut());
             }
-            // Messages that the service has not taken over count until here.
+            // Messages that the service has not taken count until here.
             drop(arrivals);
             Ok(response)
         })
@@ -184,13 +184,13 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
         Form::Call | Form::Stream | Form::Questions => status.into_http(),
     };
     if refusal == Refusal::NoToken {
-        // Over gRPC this tells it apart from what the service says of a token inside the request.
+        // Over gRPC this distinguishes it from the service's refusal of a token inside the request.
         name_scheme(response.headers_mut());
     }
     response
 }
 
-/// Says that other calls, or the same with another token, need one (RFC 9110, 11.6.1).
+/// Announces that other calls, or the same call with another token, need a token (RFC 9110, 11.6.1).
 fn name_scheme(headers: &mut HeaderMap) {
     headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
 }

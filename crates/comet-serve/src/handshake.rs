@@ -1,7 +1,7 @@
 //! The TLS handshake of a caller: bounded in time, and computed in turns.
 //!
-//! A signature takes up to milliseconds. Of all handshakes that could go on, one does, and then everything else
-//! that is ready comes first. So callers that connect in masses wait for each other, and calls do not.
+//! A signature takes up to milliseconds. At any time one handshake proceeds, and after each of its steps all other
+//! ready work runs. So callers that connect in masses wait for each other, and calls do not.
 
 use std::error::Error;
 use std::future::{Future, poll_fn};
@@ -19,7 +19,7 @@ use crate::socket::Socket;
 use crate::tls::ApiTls;
 
 /// # Errors
-/// The caller's mistake ([`as_tls`]), or that of its socket.
+/// The caller's error ([`as_tls`]), or that of its socket.
 pub(crate) async fn handshake(
     stream: TcpStream,
     tls: &ApiTls,
@@ -31,7 +31,7 @@ pub(crate) async fn handshake(
     Ok(Socket::Tls(Box::new(TlsStream::Server(stream))))
 }
 
-/// What is wrong with the handshake; `None` if the connection ended.
+/// The TLS error in the handshake; `None` if the connection ended.
 pub(crate) fn as_tls(error: &io::Error) -> Option<&rustls::Error> {
     let inner: &(dyn Error + 'static) = error.get_ref()?;
     inner.downcast_ref()
@@ -43,14 +43,14 @@ async fn in_turns<F: Future>(turn: &Mutex<()>, work: F) -> F::Output {
     loop {
         // First come, first served.
         let turn = turn.lock().await;
-        // Comes back after all that is ready, what has arrived meanwhile as well.
+        // Returns after all ready work, including work that arrived meanwhile.
         yield_now().await;
         let step = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
         drop(turn);
         if let Poll::Ready(output) = step {
             return output;
         }
-        // In the same poll, so no wake-up of the work is lost.
+        // Registered in the same poll, so no wake-up of the work is lost.
         woken().await;
     }
 }
@@ -96,8 +96,8 @@ mod tests {
         tasks.join_all().await;
         let log = log.lock().unwrap();
         assert_eq!(log.len(), 2 + 2 + 2 + 24, "{log}");
-        // One in each round of the runtime, whose order changes: two of them may meet, at its end and at the
-        // beginning of the next one.
+        // There is one step in each round of the runtime. The order of a round changes, so two steps may meet, at its
+        // end and at the beginning of the next.
         assert!(log.split('.').all(|steps| steps.len() <= 2), "{log}");
     }
 

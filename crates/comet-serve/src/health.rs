@@ -1,4 +1,4 @@
-//! What health answers: the phase of the process, and what is wrong with it while it is ready.
+//! The answer of health checks: the phase of the process, and what is wrong with it while it is ready.
 
 use std::borrow::Cow;
 use std::future::pending;
@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::phase::Phase;
 
-/// The health of a process, as of now and as it changes.
+/// The health of a process, and its changes.
 #[derive(Clone, Debug)]
 pub struct Health {
     phase: watch::Receiver<Phase>,
@@ -15,13 +15,13 @@ pub struct Health {
 }
 
 impl Health {
-    /// Healthy in [`Phase::Ready`] while `trouble` is `None`; else it is a sentence about what is wrong.
+    /// Healthy in [`Phase::Ready`] while `trouble` is `None`; otherwise `trouble` is a sentence about what is wrong.
     #[must_use]
     pub fn new(phase: watch::Receiver<Phase>, trouble: watch::Receiver<Option<String>>) -> Self {
         Self { phase, trouble: Some(trouble) }
     }
 
-    /// Waits for [`Health::check`] to answer differently, or for a phase that does not matter to it.
+    /// Waits until [`Health::check`] may answer differently. May also return for a phase that changes nothing.
     pub(crate) async fn changed(&mut self) {
         tokio::select! {
             () = changed(&mut self.phase) => {}
@@ -55,14 +55,14 @@ impl Health {
     }
 }
 
-/// Of a process that only a phase can make unhealthy.
+/// For a process that only its phase can make unhealthy.
 impl From<watch::Receiver<Phase>> for Health {
     fn from(phase: watch::Receiver<Phase>) -> Self {
         Self { phase, trouble: None }
     }
 }
 
-/// Never resolves once nobody can change it any more.
+/// Never resolves once the sender is gone.
 async fn changed<T>(watched: &mut watch::Receiver<T>) {
     if watched.changed().await.is_err() {
         pending::<()>().await;

@@ -1,4 +1,4 @@
-//! A connection over which HTTP/2 is spoken to a server, or to whatever is in its place.
+//! A connection that should speak HTTP/2 to a server.
 
 use std::error::Error;
 use std::fmt;
@@ -15,15 +15,16 @@ const SHOWN_MAX: usize = 64;
 /// The type of a SETTINGS frame.
 const SETTINGS: u8 = 4;
 
-/// See the module. It fails with [`NotHttp2`] if the other end begins with anything else: the HTTP library would name the
-/// frame that it took that for.
+/// See the module. It fails with [`NotHttp2`] if the other end begins with anything else. The HTTP library would report
+/// a wrong frame type instead.
 pub(crate) struct Http2Stream<S> {
     inner: S,
     has_begun: bool,
     heard: Heard,
 }
 
-/// What a server began its latest connection with, if that is no HTTP/2. A connection may be over before a call learns why.
+/// The first bytes of a server's latest connection, if they are not HTTP/2. A connection may be over before a call
+/// learns why.
 #[derive(Clone, Default, Debug)]
 pub(crate) struct Heard(Arc<Mutex<Option<NotHttp2>>>);
 
@@ -46,7 +47,7 @@ impl<S> Http2Stream<S> {
 }
 
 impl<S: AsyncRead + Unpin> Http2Stream<S> {
-    /// The outcome of a write. Where it failed because the other end has closed, what that has said before tells more.
+    /// The outcome of a write. If it failed because the other end has closed, the bytes received before explain more.
     fn explain<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -121,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Http2Stream<S> {
     }
 }
 
-/// Whether `first`, the first bytes of a server, may be those of its SETTINGS (RFC 9113, section 3.4): a frame of less than
+/// Whether `first`, the first bytes of a server, may be a SETTINGS frame (RFC 9113, section 3.4): a frame of less than
 /// 64 KiB (the first byte), of that type (the fourth).
 fn may_be_settings(first: &[u8]) -> bool {
     first.first().is_none_or(|byte| *byte == 0) && first.get(3).is_none_or(|kind| *kind == SETTINGS)
@@ -130,7 +131,7 @@ fn may_be_settings(first: &[u8]) -> bool {
 /// The other end speaks something else.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct NotHttp2 {
-    /// The first line of it, without what is too long.
+    /// The first line of its bytes, cut to [`SHOWN_MAX`].
     begin: Box<[u8]>,
 }
 

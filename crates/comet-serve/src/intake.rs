@@ -1,7 +1,7 @@
-//! Memory of the requests that are coming in or being answered, over all callers: one bound in bytes.
+//! Memory of the requests that are being received or answered, over all callers: one bound in bytes.
 //!
-//! Bytes count as they come. Where the bound is reached, the oldest request that is not complete ends, since
-//! an honest one is complete soon. Requests that are complete keep their bytes until they are answered.
+//! Bytes count as they arrive. When the bound is reached, the oldest incomplete request ends, because an honest request
+//! is complete soon. Complete requests keep their bytes until they are answered.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use tokio::sync::Notify;
 
-/// What a request takes beside its bytes: its task, its stream and the buffers of the decoder.
+/// Memory of a request beside its bytes: its task, its stream and the buffers of the decoder.
 pub(crate) const OVERHEAD: usize = 16 << 10;
 
-/// What a message of a stream takes beside its bytes: the pieces it is in, and what its service keeps until it has handled it.
-/// What the stream itself takes is counted with its answer.
+/// Memory of a stream's message beside its bytes: the pieces it consists of, and what its service keeps until it has
+/// handled it. The memory of the stream itself is counted with its answer.
 pub(crate) const MESSAGE_OVERHEAD: usize = 256;
 
 /// Bytes of all requests at once.
@@ -42,13 +42,13 @@ pub(crate) struct Incoming {
     given_up: Arc<Notify>,
 }
 
-/// The bytes of a request that is complete, until it is dropped.
+/// The bytes of a complete request, counted until this is dropped.
 pub(crate) struct Complete {
     intake: Arc<Intake>,
     bytes: usize,
 }
 
-/// The bound is reached, and nobody else is slower.
+/// The bound is reached, and no other request is older and incomplete.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Full;
 
@@ -67,7 +67,7 @@ impl Intake {
         self.lock().bytes
     }
 
-    /// A request begins, or a message of a stream, which takes `overhead` beside its bytes.
+    /// Begins a request, or a message of a stream, which takes `overhead` beside its bytes.
     pub(crate) fn begin(self: &Arc<Self>, overhead: usize) -> Result<Incoming, Full> {
         let mut state = self.lock();
         let id = state.next;
@@ -85,7 +85,7 @@ impl Intake {
 }
 
 impl State {
-    /// Counts `more` bytes for the incomplete request `id`, or gives it up.
+    /// Counts `more` bytes for the incomplete request `id`, or gives the request up.
     fn grow(&mut self, id: u64, more: usize, bytes_max: usize) -> Result<(), Full> {
         while self.bytes + more > bytes_max {
             let (&oldest, _) = self.incomplete.first_key_value().ok_or(Full)?;
@@ -113,22 +113,22 @@ impl Incoming {
     /// Counts `more` bytes that have come.
     ///
     /// # Errors
-    /// If there is no room for them, or the request was given up before. Then it counts no more.
+    /// If there is no space for them, or the request was given up before. Then it counts no more.
     pub(crate) fn grow(&self, more: usize) -> Result<(), Full> {
         self.intake.lock().grow(self.id, more, self.intake.bytes_max)
     }
 
-    /// All bytes are there.
+    /// Marks the request as complete: all bytes have arrived.
     ///
     /// # Errors
     /// If it was given up before.
     pub(crate) fn complete(self) -> Result<Complete, Full> {
-        // What is taken out here is not given up when `self` is dropped.
+        // A request removed here is not given up when `self` is dropped.
         let incomplete = self.intake.lock().incomplete.remove(&self.id).ok_or(Full)?;
         Ok(Complete { intake: Arc::clone(&self.intake), bytes: incomplete.bytes })
     }
 
-    /// Notified once when it is given up.
+    /// Notified once when the request is given up.
     pub(crate) fn given_up(&self) -> Arc<Notify> {
         Arc::clone(&self.given_up)
     }
@@ -183,7 +183,7 @@ mod tests {
         assert_eq!(honest.grow(OVERHEAD), Ok(()));
         slower.given_up().notified().await;
         assert!(slower.complete().is_err());
-        // It is the oldest itself now.
+        // This one is the oldest now.
         assert_eq!(honest.grow(1), Err(Full));
         drop((slow, honest, complete));
         assert_eq!(intake.bytes(), 0);

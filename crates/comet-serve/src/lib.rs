@@ -1,11 +1,11 @@
-//! What every server of comet stands on: listeners, a thread with a runtime of its own, gRPC and HTTP
-//! served until the process stops, health, counts of calls, query strings, and channels to other servers.
+//! The base of every server of comet: listeners, a thread with a runtime of its own, gRPC and HTTP served until the
+//! process stops, health, counts of calls, query strings, and channels to other servers.
 //!
 //! [`listen`] binds addresses, [`spawn`] starts the thread, and a [`Servers`] on it serves a [`GrpcApi`]
 //! and HTTP routers. All of them follow one [`Phase`].
 //!
-//! **Invariant:** of the workspace's crates only comet-listen is beneath it: nothing here knows a shard, a
-//! push or a session.
+//! **Invariant:** of the workspace's crates it depends only on comet-listen: nothing here knows a shard, a push or a
+//! session.
 
 mod accept;
 mod access_log;

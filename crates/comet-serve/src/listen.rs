@@ -22,17 +22,17 @@ const BACKLOG: i32 = 1_024;
 pub struct Bound {
     /// In the order of their addresses in the configuration.
     pub listeners: Vec<Listener>,
-    /// Where they are, with real ports.
+    /// Their addresses, with real ports.
     pub addresses: Vec<Address>,
     /// Duplicates of their sockets, for another process.
     pub sockets: Vec<NamedSocket>,
 }
 
-/// A socket that listens, and is not accepted from yet.
+/// A listening socket from which no connection is accepted yet.
 #[derive(Debug)]
 pub struct Listener(Kind<net::TcpListener, unix::UnixListener>);
 
-/// A socket that is accepted from.
+/// A listening socket from which connections are accepted.
 pub(crate) struct Accepting(Kind<TcpListener, UnixListener>);
 
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub(crate) enum Incoming {
 /// Listens at every address of `setting`, a key of the configuration; port 0 takes a free one. `tls` is for those with TLS.
 ///
 /// # Errors
-/// [`StartError::Listen`] names the first address that is taken or none.
+/// [`StartError::Listen`] names the first address that is in use or not available.
 pub fn listen(
     setting: &'static str,
     addresses: &[Address],
@@ -143,7 +143,7 @@ impl AsFd for Listener {
 }
 
 impl Listener {
-    /// Hands it to the runtime that this is called in.
+    /// Registers the socket with the current runtime.
     pub(crate) fn accepting(self) -> io::Result<Accepting> {
         Ok(Accepting(match self.0 {
             Kind::Plain(listener) => Kind::Plain(TcpListener::from_std(listener)?),
@@ -154,13 +154,13 @@ impl Listener {
 }
 
 impl Incoming {
-    /// Where it comes from, for the access log.
+    /// Its peer, for the access log.
     pub(crate) fn peer(&self) -> String {
         let peer = match self {
             Self::Open(socket) => socket.peer(),
             Self::Tls(stream, _) => stream.peer_addr().map(|address| address.to_string()),
         };
-        // It has left already.
+        // The caller has left already.
         peer.unwrap_or_else(|_| "-".to_owned())
     }
 }
@@ -182,16 +182,16 @@ impl Accepting {
         })
     }
 
-    /// Whether a caller names the host that it connects to, in a way that a web page's own name could point here.
+    /// Whether callers send a host name that a web page could choose (DNS rebinding).
     pub(crate) fn has_host(&self) -> bool {
-        // A browser reaches no Unix socket, and asks for a certificate of the page's name.
+        // A browser reaches no Unix socket, and over TLS it expects a certificate for the page's name.
         matches!(self.0, Kind::Plain(_))
     }
 }
 
-/// Sends what is written at once: a reply is one small segment, and must not wait for the next.
+/// Sends written bytes at once: a reply is one small segment that must not wait for the next.
 fn no_delay(stream: &mut TcpStream) {
-    // A socket that refuses has failed already, and the first read reports it.
+    // A socket that refuses has already failed, and the first read reports it.
     let _ = stream.set_nodelay(true);
 }
 

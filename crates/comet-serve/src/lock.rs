@@ -1,8 +1,8 @@
-//! Who may call: callers with a token, and where none is asked for, anybody but web pages.
+//! The right to call: callers with a token may call. Where no token is required, anybody may, except web pages.
 //!
-//! A web page can send requests to any address that its browser reaches. It cannot read a token, and its
-//! browser says which page it is (`Origin`, `Sec-Fetch-Site`) and which name it asked (`Host`). A name of
-//! the page's own that points here (DNS rebinding) is none of those known.
+//! A web page can send requests to any address that its browser reaches. It cannot read a token, and its browser says
+//! which page it is (`Origin`, `Sec-Fetch-Site`) and which name it requested (`Host`). A name of the page's own that
+//! points here (DNS rebinding) is not a known name.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -17,42 +17,43 @@ use tokio::sync::watch;
 
 use crate::refusal::Refusal;
 
-/// Calls that need no token: they tell whether the server is ready, and no more. A wrong one is refused here,
-/// too, so that its caller learns of it before other calls fail.
-/// A watch of health is none of them: its answer has no end.
+/// Calls that need no token: they tell whether the server is ready, and no more. A wrong token is refused even here, so
+/// that its caller learns of it before other calls fail. A watch of health is not among them, because its answer has no
+/// end.
 const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/Check"];
 
 /// The lock of one gate.
 #[derive(Default)]
 pub struct Lock {
-    /// Any of them opens; none: it is open.
+    /// Each of them gives access; if there are none, no token is needed.
     tokens: RwLock<Vec<String>>,
-    /// Told that there are other tokens.
+    /// Notified when the tokens change.
     changes: watch::Sender<()>,
     /// Names of this server beside `localhost` and IP addresses.
     hosts: Vec<String>,
 }
 
 impl Lock {
-    /// Any of `tokens` opens it; if there are none, HTTP callers may name this server by `hosts`, localhost
-    /// or an IP address.
+    /// Each of `tokens` gives access. If there are none, HTTP callers may name this server by `hosts`, localhost or an
+    /// IP address.
     #[must_use]
     pub fn new(tokens: Vec<String>, hosts: Vec<String>) -> Self {
         Self { tokens: RwLock::new(tokens), changes: watch::Sender::new(()), hosts }
     }
 
-    /// These tokens hold from now on. Connections whose callers have shown another one end after the calls under way.
+    /// Replaces the tokens. Connections whose callers have shown a token that no longer holds end after the calls under
+    /// way.
     pub fn set_tokens(&self, tokens: Vec<String>) {
         *self.tokens.write().expect(NO_PANIC) = tokens;
         self.changes.send_replace(());
     }
 
-    /// Told when there are other tokens.
+    /// Notified when the tokens change.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
 
-    /// Whether calls with what [`Lock::shown`] was for them are let in.
+    /// Whether calls are let in that show these credentials ([`Lock::shown`]).
     pub(crate) fn lets_in(&self, shown: &[Option<Box<[u8]>>]) -> bool {
         let is_token = |shown: &Option<Box<[u8]>>| {
             shown.as_ref().is_some_and(|given| bool::from(self.is_token(given)))
@@ -66,7 +67,7 @@ impl Lock {
         self.tokens.read().expect(NO_PANIC).is_empty()
     }
 
-    /// `has_host` of a request whose `Host` a web page could choose.
+    /// `has_host`: a web page could choose the request's `Host`.
     pub(crate) fn check(&self, head: &Parts, has_host: bool) -> Result<(), Refusal> {
         if is_cross_site(head) {
             return Err(Refusal::CrossSite);
@@ -84,8 +85,8 @@ impl Lock {
         Err(Refusal::NoToken)
     }
 
-    /// What of a call that was let in shows that its caller may make it: the token, however the header is written around it, or
-    /// nothing where none is asked for. `None`: it needs none in any case.
+    /// The credential by which a call was let in: the token, however the header is written around it, or nothing where
+    /// no token is required. `None`: the call never needs one.
     pub(crate) fn shown<'head>(&self, head: &'head Parts) -> Option<Option<&'head [u8]>> {
         let given = head.headers.get(AUTHORIZATION);
         let is_asked = given.is_some() || !is_health(head);
@@ -93,7 +94,7 @@ impl Lock {
         is_asked.then(|| given.filter(|_| !self.is_open()).and_then(token))
     }
 
-    /// Whether a call that was let in has no token, where others need one.
+    /// Whether a call that was let in has no token, although other calls need one.
     pub(crate) fn misses_token(&self, head: &Parts) -> bool {
         !self.is_open() && !head.headers.contains_key(AUTHORIZATION)
     }
@@ -106,14 +107,14 @@ impl Lock {
         scheme.eq_ignore_ascii_case(b"Bearer") && bool::from(is_token)
     }
 
-    /// Compares with every token, in a time that does not depend on how much of one is right.
+    /// Compares with every token, in a time that does not depend on how much of a token is right.
     fn is_token(&self, given: &[u8]) -> Choice {
         let tokens = self.tokens.read().expect(NO_PANIC);
         let is_equal = |token: &String| given.ct_eq(token.as_bytes());
         tokens.iter().map(is_equal).fold(Choice::from(0), |any, is_equal| any | is_equal)
     }
 
-    /// Whether every name in the request is one of this server. One without a name is no browser's.
+    /// Whether every name in the request is one of this server. A request without a name is not from a browser.
     fn is_known(&self, head: &Parts) -> bool {
         let names = head.headers.get_all(HOST).iter().map(|host| host.to_str().unwrap_or_default());
         names.chain(head.uri.authority().map(Authority::as_str)).all(|name| {
@@ -129,7 +130,7 @@ fn is_health(head: &Parts) -> bool {
     HEALTH.contains(&head.uri.path())
 }
 
-/// A page of another origin made the request.
+/// Whether a page of another origin made the request.
 fn is_cross_site(head: &Parts) -> bool {
     let headers = &head.headers;
     let site = headers.get("sec-fetch-site");
@@ -155,7 +156,7 @@ fn split(value: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&value[..space], value[space..].trim_ascii()))
 }
 
-/// `HOST` of `HOST:PORT`, of IPv6 without its brackets, of a name without its last dot.
+/// The `HOST` of `HOST:PORT`; an IPv6 address without its brackets, a name without its last dot.
 fn without_port(name: &str) -> &str {
     if let Some(rest) = name.strip_prefix('[') {
         return rest.split(']').next().unwrap_or_default();
@@ -275,7 +276,7 @@ mod tests {
         check(&lock, &[token], Err(Refusal::NoToken));
     }
 
-    /// A caller that writes its token in ever other ways has shown one.
+    /// A caller that keeps changing how it writes its token has shown only one token.
     #[tokio::test]
     async fn a_token_is_noted_once() {
         let lock = Lock::new(vec!["a-token".to_owned(), "b-token".to_owned()], Vec::new());

@@ -1,7 +1,7 @@
-//! Looking up the names of other servers: few at once of each name.
+//! Looking up the names of other servers, with few lookups of one name at once.
 //!
-//! The system looks a name up on a thread that is taken until it is done, which may be a minute where the servers of names
-//! are silent. A connection that is given up gives up its wait, but not that thread.
+//! The system looks a name up on a thread that stays occupied until it is done, which may take a minute if the name
+//! servers are silent. A connection that is given up ends its wait, but does not free that thread.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tonic::codegen::Service;
 
-/// Lookups of a name that may be under way. One may hang where the next one does not.
+/// Most lookups of one name under way. One may hang while the next does not.
 const LOOKUPS_MAX: usize = 2;
 
 type Found = io::Result<vec::IntoIter<SocketAddr>>;
@@ -29,17 +29,17 @@ pub(crate) struct Resolver {
     lookup: Arc<dyn Fn(&str) -> Found + Send + Sync>,
 }
 
-/// The names that somebody waits for.
+/// The names that are being waited for.
 type Names = Mutex<BTreeMap<String, Waited>>;
 
 struct Waited {
-    /// How many do.
+    /// How many wait for it.
     by: usize,
     places: Arc<Semaphore>,
 }
 
 impl Resolver {
-    /// That of the system. All of them share their places.
+    /// The resolver of the system. All instances share their places.
     pub(crate) fn of_system() -> Self {
         static NAMES: LazyLock<Arc<Names>> = LazyLock::new(Arc::default);
         let names = Arc::clone(&NAMES);
@@ -62,7 +62,7 @@ impl Service<Name> for Resolver {
         Box::pin(async move {
             let place = Arc::clone(&waiting.places).acquire_owned().await;
             let place = place.expect("nobody closes the semaphore");
-            // Whoever leaves meanwhile takes neither from the thread.
+            // If the waiting connection leaves meanwhile, the thread still keeps both.
             let looked_up = spawn_blocking(move || {
                 let _place = place;
                 lookup(&waiting.name)
@@ -72,7 +72,7 @@ impl Service<Name> for Resolver {
     }
 }
 
-/// Somebody who waits for a name, or a thread that looks it up.
+/// A connection that waits for a name, or a thread that looks it up.
 struct Waiting {
     names: Arc<Names>,
     name: String,
@@ -135,12 +135,12 @@ mod tests {
         let mut resolver = Resolver { names: Arc::default(), lookup: Arc::new(lookup) };
         let mut call = |name: &str| resolver.call(name.parse().unwrap());
         for _ in 0..100 {
-            // Given up as soon as it waits.
+            // Each is given up as soon as it waits.
             let waits = call("hangs").as_mut().poll(&mut Context::from_waker(Waker::noop()));
             assert!(waits.is_pending());
         }
         let last = call("hangs");
-        // Other names are found.
+        // Other names are still found.
         assert_eq!(call("other").await.unwrap().len(), 1);
         drop(held);
         assert_eq!(last.await.unwrap().len(), 1);

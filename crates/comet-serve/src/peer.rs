@@ -1,4 +1,4 @@
-//! Other servers that this one calls: their addresses, connections to them, and what a failed call is caused by.
+//! Other servers that this one calls: their addresses, connections to them, and the cause of a failed call.
 
 use std::error::Error;
 use std::fmt;
@@ -37,7 +37,7 @@ pub struct BadAddress {
     pub error: StdError,
 }
 
-/// Whether `address` is one of TLS.
+/// Whether `address` uses TLS.
 #[must_use]
 pub fn is_tls(address: &str) -> bool {
     address.starts_with(TLS)
@@ -45,7 +45,7 @@ pub fn is_tls(address: &str) -> bool {
 
 const TLS: &str = "tls:";
 
-/// How much longer than its limit an attempt may take, before that is a stall.
+/// An attempt that takes longer than its limit by more than this had a stall.
 const STALL: Duration = Duration::from_millis(250);
 
 /// A server that is called.
@@ -56,8 +56,8 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// The server at `address`: `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`. A connection has `connect_timeout` of active
-    /// time to be there, its TLS handshake included.
+    /// The server at `address`: `HOST:PORT`, `tls:HOST:PORT` or `unix:/PATH`. Connecting may take `connect_timeout` of
+    /// active time, the TLS handshake included.
     ///
     /// # Errors
     /// [`BadAddress`].
@@ -79,7 +79,7 @@ impl Peer {
         let uri = |scheme| format!("{scheme}://{authority}").parse::<Uri>();
         let mut endpoint = Endpoint::from_shared(format!("http://{authority}"))
             .map_err(|error| bad(error.into()))?
-            // Late answers to calls that were given up count here over the life of the connection.
+            // The library would count late answers to calls that were given up, over the life of the connection.
             .http2_max_local_error_reset_streams(None);
         if is_tls(address) {
             endpoint = endpoint.origin(uri("https").map_err(|error| bad(error.into()))?);
@@ -90,7 +90,7 @@ impl Peer {
         })
     }
 
-    /// A silent connection is pinged so often, and the answer may take as long.
+    /// Pings a silent connection at this interval. The answer may take as long.
     #[must_use]
     pub fn keep_alive(mut self, interval: Duration) -> Self {
         self.endpoint = self
@@ -111,12 +111,12 @@ impl Peer {
     /// Connects.
     ///
     /// # Errors
-    /// What failed, beneath the error.
+    /// The sources of the error name the cause.
     pub async fn connect(&self) -> Result<Channel, transport::Error> {
         self.endpoint.connect_with_connector(self.connector.clone()).await
     }
 
-    /// What the server says in place of HTTP/2.
+    /// The server's first bytes, if they are not HTTP/2.
     pub(crate) fn heard(&self) -> Heard {
         self.connector.heard.clone()
     }
@@ -189,8 +189,8 @@ impl Place {
     }
 }
 
-/// What `connect` makes within `limit` of active time. An attempt that failed after a stall is made once more: the
-/// limit of an address, which is part of it, counts all time.
+/// The output of `connect` within `limit` of active time. An attempt that failed after a stall is repeated once,
+/// because its own limit for an address counts all time.
 async fn within_active<T, F>(limit: Duration, connect: impl Fn() -> F) -> Result<T, StdError>
 where
     F: Future<Output = Result<T, StdError>>,
@@ -244,7 +244,7 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// The innermost error: it names what happened, and those around it only where.
+/// The innermost error. It names what happened; the errors around it name only where.
 pub fn root_cause<'error>(
     mut error: &'error (dyn Error + 'static),
 ) -> &'error (dyn Error + 'static) {
@@ -273,7 +273,7 @@ mod tests {
             let is_first = attempts.get() == 1;
             async move {
                 if is_first {
-                    // The process was stopped, and the library's own limit is over.
+                    // The process was stopped, and the library's own limit has expired.
                     advance(5 * SECOND).await;
                     return Err(io::Error::from(io::ErrorKind::TimedOut).into());
                 }

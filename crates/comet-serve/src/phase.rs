@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-/// Where the process is in its life; the order is that of time.
+/// The phase of a process's life; the order is that of time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Phase {
     /// Not everything is bound yet: health answers no.
@@ -11,14 +11,14 @@ pub enum Phase {
     Ready,
     /// Clients are being closed: health answers no, calls are still taken.
     Draining,
-    /// Callers are another process's: none is accepted, and those who are there leave after their calls. In the former process
-    /// of a live upgrade it is taken back if the upgrade fails; the new one begins with it.
+    /// Another process serves the callers: no caller is accepted, and connected ones leave after their calls. The
+    /// former process of a live upgrade leaves this phase if the upgrade fails; the new process begins in it.
     Moving,
     /// The servers end.
     Stopped,
 }
 
-/// Moves `phase` forward to `to`; without effect where it is there or beyond.
+/// Moves `phase` forward to `to`. No effect if it is there or beyond.
 pub fn advance(phase: &watch::Sender<Phase>, to: Phase) {
     phase.send_if_modified(|phase| {
         let is_later = to > *phase;
@@ -29,7 +29,7 @@ pub fn advance(phase: &watch::Sender<Phase>, to: Phase) {
     });
 }
 
-/// Ends [`Phase::Draining`], for a process that goes on; without effect in any other phase.
+/// Ends [`Phase::Draining`], for a process that continues. No effect in any other phase.
 pub fn undrain(phase: &watch::Sender<Phase>) {
     phase.send_if_modified(|phase| {
         let is_draining = *phase == Phase::Draining;
@@ -51,7 +51,7 @@ pub fn begin_move(phase: &watch::Sender<Phase>) -> bool {
     })
 }
 
-/// Ends [`Phase::Moving`]: callers are this process's.
+/// Ends [`Phase::Moving`]: this process serves the callers.
 pub fn end_move(phase: &watch::Sender<Phase>) {
     phase.send_if_modified(|phase| {
         let is_moving = *phase == Phase::Moving;

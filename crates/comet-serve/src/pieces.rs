@@ -1,12 +1,13 @@
-//! Bytes of messages that are not whole, in the pieces that they came in, but for short ones: a frame of one byte takes as
-//! much memory beside that byte as a long one. Short pieces are joined, so that what is kept is about what counts.
+//! Bytes of incomplete messages, kept in the pieces in which they arrived. Short pieces are joined: a frame of one byte
+//! has as much overhead as a long one. So the memory in use is close to the bytes counted.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use axum::body::Bytes;
 
-/// A piece below this is joined with those around it. A longer one may keep a buffer of the HTTP library that is a few times as long.
+/// Pieces shorter than this are joined with their neighbours. A longer piece may keep a buffer of the HTTP library that
+/// is a few times as long.
 const SHORT: usize = 1 << 10;
 
 /// Joined pieces have at most so many bytes.
@@ -16,7 +17,7 @@ const JOINED_MAX: usize = 4 << 10;
 #[derive(Default)]
 pub(crate) struct Pieces {
     pieces: VecDeque<Bytes>,
-    /// Short pieces behind those, joined.
+    /// Short pieces that follow `pieces`, joined.
     joined: Vec<u8>,
     len: usize,
 }
@@ -45,7 +46,7 @@ impl Pieces {
         }
     }
 
-    /// The first `N` bytes, if so many are there.
+    /// The first `N` bytes, if there are as many.
     pub(crate) fn first<const N: usize>(&self) -> Option<[u8; N]> {
         let mut bytes = self.pieces.iter().flatten().chain(&self.joined);
         let mut first = [0; N];
@@ -55,7 +56,7 @@ impl Pieces {
         Some(first)
     }
 
-    /// Moves the first `length` bytes behind `to`. So many have to be there.
+    /// Moves the first `length` bytes to the end of `to`. At least as many must be there.
     pub(crate) fn move_to(&mut self, mut length: usize, to: &mut VecDeque<Bytes>) {
         self.end_joined();
         self.len -= length;

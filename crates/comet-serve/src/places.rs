@@ -1,4 +1,5 @@
-//! The connections of one listener setting: a cap on their number, and which of them leaves for a new one.
+//! The connections of one listener setting: a cap on their number, and the choice of a connection that leaves for a new
+//! one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +19,7 @@ const STAY_MIN: Duration = Duration::from_millis(100);
 pub(crate) struct Places {
     most: usize,
     state: Mutex<State>,
-    /// A connection left, or a call of one ended.
+    /// Notified when a connection left, or a call of one ended.
     changed: Notify,
 }
 
@@ -28,23 +29,24 @@ struct State {
     connections: BTreeMap<u64, Arc<Connection>>,
 }
 
-/// What decides whether a connection leaves.
+/// The facts that decide whether a connection leaves.
 struct Connection {
-    /// Calls whose request is complete and that are not answered.
+    /// Calls whose request is complete and which are not answered yet.
     calls: AtomicU32,
-    /// A head of a request has come.
+    /// The head of a request has arrived.
     has_begun: AtomicBool,
     /// A request of it was complete.
     has_called: AtomicBool,
-    /// When its last call ended, or when it came.
+    /// When its last call ended, or when it connected.
     idle_since: Mutex<Instant>,
     evicted: Notify,
     untaken: Arc<Untaken>,
-    /// The tokens that its callers have shown to be let in, each once; `None`: it needed none. So there are no more than were in force.
+    /// The tokens that let its calls in, each once; `None`: a call that needed none. So there are at most as many as
+    /// were in force.
     shown: Mutex<Vec<Option<Box<[u8]>>>>,
 }
 
-/// A place that is taken, until it is dropped.
+/// A place of a connection, held until this is dropped.
 pub(crate) struct Place {
     places: Arc<Places>,
     id: u64,
@@ -71,8 +73,8 @@ impl Places {
         self.lock().connections.len()
     }
 
-    /// Waits for a place. If all are taken, a connection without a call under way makes room: one that
-    /// never made a call rather than one that did, the one that is idle for the longest time first.
+    /// Waits for a place. If all are taken, a connection without a call under way has to leave: one that never made a
+    /// call before one that did, then the one idle for the longest time.
     pub(crate) async fn enter(self: &Arc<Self>) -> Place {
         loop {
             let changed = self.changed.notified();
@@ -80,7 +82,7 @@ impl Places {
             let room = self.lock().make_room(self.most, now);
             match room {
                 Ok(()) => return self.take(now),
-                // Whichever comes first.
+                // Waits for whichever comes first.
                 Err(Some(at)) => drop(timeout(at - now, changed).await),
                 Err(None) => changed.await,
             }
@@ -110,8 +112,8 @@ impl Places {
 }
 
 impl State {
-    /// Makes sure that fewer than `most` connections are left. Else the error is when one may leave, if one
-    /// may at all.
+    /// Makes sure that fewer than `most` connections are left. The error is the time when one may leave, if one may at
+    /// all.
     fn make_room(&mut self, most: usize, now: Instant) -> Result<(), Option<Instant>> {
         if self.connections.len() < most {
             return Ok(());
@@ -135,7 +137,7 @@ impl Connection {
 }
 
 impl Place {
-    /// A call was let in by this. Returns whether that is new.
+    /// Notes the credential by which a call was let in. Returns whether it is new.
     pub(crate) fn note_shown(&self, shown: Option<&[u8]>) -> bool {
         let mut known = self.connection.shown.lock().expect(NO_PANIC);
         let is_new = !known.iter().any(|known| known.as_deref() == shown);
@@ -145,17 +147,17 @@ impl Place {
         is_new
     }
 
-    /// All of these.
+    /// All credentials noted so far.
     pub(crate) fn shown(&self) -> Vec<Option<Box<[u8]>>> {
         self.connection.shown.lock().expect(NO_PANIC).clone()
     }
 
-    /// The head of a request has come.
+    /// The head of a request has arrived.
     pub(crate) fn begin_request(&self) {
         self.connection.has_begun.store(true, Relaxed);
     }
 
-    /// The head of a request has ever come.
+    /// Whether the head of any request has arrived.
     pub(crate) fn has_begun(&self) -> bool {
         self.connection.has_begun.load(Relaxed)
     }
@@ -168,12 +170,12 @@ impl Place {
         Calling { places, connection }
     }
 
-    /// What its caller has not taken of its answers.
+    /// The answers that its caller has not taken.
     pub(crate) fn untaken(&self) -> &Arc<Untaken> {
         &self.connection.untaken
     }
 
-    /// How long it has had no call under way; `None`: it has.
+    /// How long it has had no call under way; `None`: a call is under way.
     pub(crate) fn idle(&self) -> Option<Duration> {
         let is_idle = self.connection.calls.load(Relaxed) == 0;
         is_idle.then(|| self.connection.idle_since().elapsed())

@@ -13,7 +13,7 @@ use tonic::Status;
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Decodes a query string; none is an empty one.
+    /// Decodes a query string; `None` counts as an empty one.
     ///
     /// # Errors
     /// If a parameter is not UTF-8.
@@ -66,7 +66,7 @@ impl Query {
         number(name, self.text(name)?, &range)
     }
 
-    /// The same where the number may be left out, which is 0.
+    /// As [`Query::number`], but the number may be left out, which means 0.
     ///
     /// # Errors
     /// If it is not in `range`, or given more than once.

@@ -1,4 +1,4 @@
-//! Why a request is not taken, and what its caller is told.
+//! The reasons why a request is not taken, and the answers to its caller.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use tonic::Status;
 pub(crate) enum Refusal {
     /// It did not come in within its time.
     Late,
-    /// It had to make room for others, or found none.
+    /// It had to give its space to others, or found none.
     NoRoom,
     /// A web page of another site made it.
     CrossSite,
     /// It asks for a name that is not this server's.
     WrongHost,
-    /// It has no token that opens.
+    /// It has no valid token.
     NoToken,
-    /// As many watch health as may.
+    /// The number of health watches is at its bound.
     Watches,
-    /// As many answers are not at their end as may be.
+    /// The number of unfinished answers is at its bound.
     Answers,
 }
 
@@ -48,7 +48,7 @@ impl Refusal {
         }
     }
 
-    /// Somebody who may not call did; else the request itself is at fault.
+    /// Whether the caller may not call. Otherwise the request itself is at fault.
     pub(crate) fn is_locked_out(self) -> bool {
         matches!(self, Self::CrossSite | Self::WrongHost | Self::NoToken)
     }

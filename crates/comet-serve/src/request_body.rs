@@ -1,8 +1,8 @@
-//! The body of a request on its way in: counted as it comes, with a deadline, and given up where others
-//! need its room.
+//! The body of a request that is being received: counted as it arrives, with a deadline, and given up when others need
+//! its space.
 //!
-//! A gRPC service gets messages only when they are whole. Its decoder reserves the length that a message
-//! announces, which therefore has come by then.
+//! A gRPC service gets only whole messages. Its decoder reserves the length that a message announces, and by then all
+//! of that has arrived.
 
 use std::collections::VecDeque;
 use std::error::Error;
@@ -26,20 +26,20 @@ use crate::refusal::Refusal;
 /// The length of a gRPC message is announced by its first five bytes.
 const PREFIX: usize = 5;
 
-/// Longest request of a caller without a token, where others need one, bytes: no check of health is longer.
+/// Longest request of a caller without a token where one is required, bytes. No health check is longer.
 const STRANGERS_MAX: usize = 4 << 10;
 
 /// How the bytes of a body become messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Form {
-    /// HTTP: the whole body is one.
+    /// HTTP: the whole body is one message.
     Whole,
-    /// gRPC: the one message has to come in time, with the end of the call behind it.
+    /// gRPC: the one message, and the end of the call behind it, have to come in time.
     Call,
-    /// gRPC: messages come whenever the caller has one, and each has to be whole in time. The service takes what they count as,
-    /// and gives it back when it has handled them.
+    /// gRPC: messages may come at any time, and each has to be whole in time. The service takes over the space that
+    /// they count for, and frees it when it has handled them.
     Stream,
-    /// The same, of a service that does not: a message counts until the next one is asked for.
+    /// As `Stream`, for a service that does not do so: a message counts until the next one is requested.
     Questions,
 }
 
@@ -49,13 +49,13 @@ impl Form {
     }
 }
 
-/// A message that has come whole. Until this is dropped its bytes count, and its connection stays, unless its caller is a stranger.
+/// A whole message. Until this is dropped its bytes count and its connection stays, unless its caller is a stranger.
 pub struct Received {
     _complete: Complete,
     _calling: Option<Calling>,
 }
 
-/// The messages of one request that have come whole and are not taken yet, in their order.
+/// The whole messages of one request that are not taken yet, in their order.
 #[derive(Clone, Default)]
 pub struct Arrivals(Arc<Mutex<ArrivalState>>);
 
@@ -72,13 +72,13 @@ impl Arrivals {
         self.lock().received.pop_front()
     }
 
-    /// If the rest of the request does not come: the status of an HTTP answer that says why.
+    /// If the rest of the request will not come: the status of an HTTP answer that says why.
     #[must_use]
     pub fn refused(&self) -> Option<StatusCode> {
         self.refusal().map(Refusal::http_status)
     }
 
-    /// Why the rest does not come.
+    /// Why the rest will not come.
     pub(crate) fn refusal(&self) -> Option<Refusal> {
         self.lock().refusal
     }
@@ -96,8 +96,8 @@ impl Arrivals {
 pub(crate) struct RequestBody {
     wire: Wire,
     form: Form,
-    /// The caller has shown no token where others need one. What it sends counts by itself, and keeps no connection from
-    /// making room for that of a caller.
+    /// The caller has shown no token where one is required. Its bytes count apart from those of others, and its
+    /// connection has to make room for theirs.
     is_stranger: bool,
     gate: Arc<Gate>,
     place: Arc<Place>,
@@ -105,13 +105,13 @@ pub(crate) struct RequestBody {
     /// The message that is coming in.
     incoming: Option<Incoming>,
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Set while a message is awaited, or the end of a call.
+    /// Set while a message or the end of a call is awaited.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
-    /// Bytes of a message that is not whole.
+    /// Bytes of an incomplete message.
     held: Pieces,
     /// Pieces of whole messages.
     whole: VecDeque<Bytes>,
-    /// Bytes of a body that count.
+    /// Counted bytes of the current message.
     counted: usize,
     is_passed_on: bool,
 }
@@ -150,7 +150,7 @@ impl RequestBody {
         Ok(body)
     }
 
-    /// A message begins to come in.
+    /// A message begins to arrive.
     fn begin(&mut self) -> Result<(), Refusal> {
         if self.incoming.is_none() {
             let intake = self.gate.intake(self.is_stranger);
@@ -165,14 +165,14 @@ impl RequestBody {
         if self.is_stranger && self.counted + bytes > STRANGERS_MAX {
             return Err(Refusal::NoToken);
         }
-        // What is beyond the longest request is discarded by the service.
+        // The service discards the bytes beyond the longest request.
         let bytes = bytes.min(self.gate.request_max().saturating_sub(self.counted));
         self.counted += bytes;
         let incoming = self.incoming.as_ref().expect("it has begun");
         incoming.grow(bytes).map_err(|_| Refusal::NoRoom)
     }
 
-    /// The message that was coming in is whole.
+    /// The message that was arriving is whole.
     fn complete(&mut self) -> Result<(), Refusal> {
         (self.given_up, self.counted) = (None, 0);
         if self.form.is_stream() {
@@ -187,7 +187,7 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Takes bytes of the wire; moves messages that are whole now to `whole`.
+    /// Takes bytes of the wire, and moves messages that have become whole to `whole`.
     fn take(&mut self, bytes: Bytes) -> Result<(), Refusal> {
         self.grow(bytes.len())?;
         if self.form == Form::Whole || self.is_passed_on {
@@ -200,7 +200,7 @@ impl RequestBody {
                 return Err(Refusal::NoToken);
             }
             if length > self.gate.request_max() + PREFIX {
-                // The decoder refuses it by the prefix alone.
+                // The decoder refuses the message by the prefix alone.
                 self.is_passed_on = true;
                 self.pass_on(self.held.len());
                 return Ok(());
@@ -218,18 +218,18 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Length of the first message that is held, with its prefix, if that has come.
+    /// Length of the first held message with its prefix, if the prefix has arrived.
     fn announced(&self) -> Option<usize> {
         let [_, length @ ..] = self.held.first::<PREFIX>()?;
         Some(PREFIX + u32::from_be_bytes(length) as usize)
     }
 
-    /// Moves the first `length` bytes that are held to `whole`.
+    /// Moves the first `length` held bytes to `whole`.
     fn pass_on(&mut self, length: usize) {
         self.held.move_to(length, &mut self.whole);
     }
 
-    /// Resolves if the message that is awaited does not come in time, or has to make room.
+    /// Resolves if the awaited message does not come in time, or has to make room.
     fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
         if let Some(incoming) = &self.incoming {
             let given_up = self.given_up.get_or_insert_with(|| {
@@ -286,7 +286,7 @@ impl Body for RequestBody {
                     Err(refusal) => Err(refusal),
                 },
                 Poll::Ready(None) => {
-                    // A message without its end: the decoder says so.
+                    // The decoder reports a message without its end.
                     this.pass_on(this.held.len());
                     Ok(())
                 }

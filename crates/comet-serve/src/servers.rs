@@ -18,8 +18,8 @@ use crate::listen::Listener;
 /// How long calls under way may take to end when the servers stop.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
-/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`](crate::Phase); dropped, they are
-/// cut off.
+/// The servers of a thread. They run as tasks of its runtime until [`Phase::Stopped`](crate::Phase). Dropping this cuts
+/// them off.
 #[derive(Debug)]
 pub struct Servers {
     tasks: JoinSet<()>,
@@ -91,7 +91,7 @@ impl Servers {
         Ok(())
     }
 
-    /// Waits until every call has ended, at most a second. To be called at [`Phase::Stopped`](crate::Phase). Streams
+    /// Waits until every call has ended, for at most a second. Call it at [`Phase::Stopped`](crate::Phase). Streams
     /// that are still open after that grace are cut off.
     pub async fn finish(self) {
         let _ = timeout(STOP_GRACE, self.tasks.join_all()).await;

@@ -21,7 +21,7 @@ trait Stream: AsyncRead + AsyncWrite + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Unpin> Stream for S {}
 
 impl Socket {
-    /// The address of the other end; of a Unix socket the user and the process that connected.
+    /// The address of the other end. For a Unix socket, the user and the process that connected.
     pub(crate) fn peer(&self) -> io::Result<String> {
         Ok(match self {
             Self::Tcp(stream) => stream.peer_addr()?.to_string(),
@@ -34,7 +34,7 @@ impl Socket {
         })
     }
 
-    /// What the other end has shown of itself, in DER form.
+    /// The certificate of the other end, in DER form.
     pub(crate) fn peer_certificate(&self) -> Option<&[u8]> {
         let Self::Tls(stream) = self else { return None };
         let chain = stream.get_ref().1.peer_certificates()?;

@@ -10,8 +10,8 @@ use tokio::runtime::Builder;
 
 use crate::start_error::StartError;
 
-/// How long work beside the thread, such as looking up a name, may take to end when the thread does. What takes longer is left
-/// to the end of the process.
+/// How long work beside the thread, such as looking up a name, may take to end after the thread does. Longer work is
+/// left until the process ends.
 const END: Duration = Duration::from_secs(1);
 
 /// Starts the thread `comet-<name>` on `cpus` (none: wherever the process may run), with a runtime of its
@@ -20,7 +20,7 @@ const END: Duration = Duration::from_secs(1);
 /// Returns once `serve` has returned.
 ///
 /// # Errors
-/// If the thread, its runtime or its CPUs cannot be had, and those of `serve`. Then no thread is left.
+/// If the thread, its runtime or its CPUs are not available, and those of `serve`. Then no thread is left.
 ///
 /// # Panics
 /// If `serve` panics.
@@ -69,7 +69,7 @@ fn run<F: Future<Output = ()>, E: From<StartError>>(
     runtime.shutdown_timeout(END);
 }
 
-/// Binds this thread to `cpus`, or leaves it alone if there are none.
+/// Pins this thread to `cpus`. Does nothing if there are none.
 fn pin(cpus: &[usize]) -> io::Result<()> {
     if cpus.is_empty() {
         return Ok(());
@@ -103,7 +103,7 @@ mod tests {
         }
     }
 
-    /// As the lookup of a name does whose servers are silent.
+    /// A lookup with silent name servers hangs like this.
     #[test]
     fn work_that_hangs_does_not_hold_up_the_end() {
         let (held, hangs) = mpsc::channel::<()>();

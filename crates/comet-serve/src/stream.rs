@@ -1,5 +1,5 @@
-//! A caller's socket with what HTTP libraries leave to it: a bound on the bytes read in one turn, and a
-//! deadline for a peer that takes nothing.
+//! A caller's socket with two bounds that HTTP libraries lack: on the bytes read in one turn, and on the time for which
+//! a peer takes nothing.
 
 use std::future::Future;
 use std::io;
@@ -13,14 +13,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::active_time::sleep_active;
 
-/// Bytes read in one turn of a connection's task. After them the HTTP library handles what it has read: a
-/// burst of requests that are reset at once does not pile up in it.
+/// Bytes read in one turn of a connection's task. After them the HTTP library handles what it has read, so a burst of
+/// requests that are reset at once does not pile up in it.
 const TURN_BYTES: usize = 64 << 10;
 
-/// How long a peer may take nothing of what is written.
+/// How long a peer may take none of the written bytes.
 pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the task of a connection and its stream share.
+/// The state that the task of a connection and its stream share.
 #[derive(Default)]
 pub(crate) struct Meter {
     /// Bytes that may be read in this turn.

@@ -1,4 +1,5 @@
-//! TLS of the APIs: what callers are shown and asked for, and the same towards the servers that are called.
+//! TLS of the APIs: certificates shown to callers and required of them, and the same towards the servers that are
+//! called.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -20,13 +21,13 @@ use crate::guarded::Protocol;
 /// The files of TLS (`api_tls`), each in PEM form.
 #[derive(Clone, Default, Debug)]
 pub struct TlsFiles {
-    /// What this process shows: its certificate and the chain below its root.
+    /// The certificate of this process and the chain below its root.
     pub certificate: Option<PathBuf>,
-    /// The private key of the certificate. One is not without the other.
+    /// The private key of the certificate. Key and certificate are given together or not at all.
     pub key: Option<PathBuf>,
-    /// Authorities of callers. `None`: they are asked for no certificate.
+    /// Authorities for the certificates of callers. `None`: callers need no certificate.
     pub client_ca: Option<PathBuf>,
-    /// Authorities of the servers that are called. `None`: those of the system.
+    /// Authorities for the servers that are called. `None`: those of the system.
     pub server_ca: Option<PathBuf>,
 }
 
@@ -67,8 +68,8 @@ impl Renewal {
         self.configs.certificate.as_deref().map(<[u8]>::to_vec)
     }
 
-    /// Connections that are open stay so, unless the authorities of callers are others now: those end after the
-    /// calls under way.
+    /// Open connections stay open, unless the authorities for callers have changed: then they end after the calls under
+    /// way.
     pub fn take_effect(self) {
         let shared = &self.tls.0;
         let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
@@ -90,7 +91,7 @@ impl fmt::Debug for Renewal {
 #[derive(Default)]
 struct Shared {
     current: RwLock<Configs>,
-    /// Told that the authorities of callers have changed.
+    /// Notified when the authorities for callers have changed.
     authorities: watch::Sender<()>,
     /// Held by the caller whose handshake is being computed.
     turn: Mutex<()>,
@@ -98,9 +99,9 @@ struct Shared {
 
 #[derive(Clone, Default)]
 struct Configs {
-    /// Of callers, who are asked for a certificate if there is one.
+    /// Authorities for callers. If there are any, callers need a certificate.
     authorities: Vec<CertificateDer<'static>>,
-    /// The first of the chain that callers are shown.
+    /// The first certificate of the chain that callers are shown.
     certificate: Option<CertificateDer<'static>>,
     http: Option<Arc<ServerConfig>>,
     grpc: Option<Arc<ServerConfig>>,
@@ -132,14 +133,14 @@ impl ApiTls {
         self.current().certificate.as_deref().map(<[u8]>::to_vec)
     }
 
-    /// Those of `addresses` that other hosts may call without a certificate.
+    /// The addresses that other hosts may call without a certificate.
     pub fn open_to_all<'a>(&self, addresses: &'a [Address]) -> impl Iterator<Item = &'a Address> {
         let asks = !self.current().authorities.is_empty();
         let is_locked = move |address: &Address| asks && matches!(address, Address::Tls(_));
         addresses.iter().filter(move |address| address.is_exposed() && !is_locked(address))
     }
 
-    /// What a new caller of `protocol` is shown. `None`: there is no certificate.
+    /// The configuration for new callers of `protocol`. `None`: there is no certificate.
     pub(crate) fn server(&self, protocol: &Protocol) -> Option<Arc<ServerConfig>> {
         let Configs { http, grpc, .. } = self.current();
         match protocol {
@@ -148,7 +149,7 @@ impl ApiTls {
         }
     }
 
-    /// For a call over HTTP/2. `None`: this process makes none over TLS.
+    /// The configuration for calls over HTTP/2. `None`: this process makes none over TLS.
     pub(crate) fn client(&self) -> Option<Arc<ClientConfig>> {
         self.current().client
     }

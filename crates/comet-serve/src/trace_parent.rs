@@ -12,12 +12,12 @@ tokio::task_local! {
 /// The header that names the caller's span.
 const HEADER: &str = "traceparent";
 
-/// The span of the caller, which the spans of its request are children of.
+/// The span of the caller, the parent of the spans of its request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TraceParent {
-    /// Of the trace; never zero.
+    /// Id of the trace; never zero.
     pub trace: u128,
-    /// Of the caller's span; never zero.
+    /// Id of the caller's span; never zero.
     pub span: u64,
 }
 
@@ -28,12 +28,12 @@ pub struct TracedRequest {
     pub parent: TraceParent,
     /// The path of the request.
     pub path: Box<str>,
-    /// When its head had come.
+    /// When its head had arrived.
     pub begin: Instant,
 }
 
 impl TraceParent {
-    /// The caller's span, if the caller records its trace. `None` as well if the header is there twice or is none.
+    /// The caller's span, if the caller records its trace. `None` as well if the header occurs twice or is not valid.
     fn sampled(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(HEADER).iter();
         let value = values.next()?;
@@ -43,8 +43,8 @@ impl TraceParent {
         Self::read(value.as_bytes())
     }
 
-    /// `VERSION-TRACE-PARENT-FLAGS` in lower-case hex. A version after 00 may have more behind another dash, and ff is
-    /// none (section 3.2).
+    /// `VERSION-TRACE-PARENT-FLAGS` in lower-case hex. A version after 00 may have more behind another dash; ff is no
+    /// version (section 3.2).
     fn read(value: &[u8]) -> Option<Self> {
         let (head, rest) = value.split_at_checked(55)?;
         let dashes = [head[2], head[35], head[52]];
@@ -74,7 +74,7 @@ fn hex(digits: &[u8]) -> Option<u128> {
 }
 
 impl TracedRequest {
-    /// What the head of a request says.
+    /// Reads the head of a request.
     pub(crate) fn of(path: &str, headers: &HeaderMap) -> Option<Self> {
         let parent = TraceParent::sampled(headers)?;
         #[allow(clippy::disallowed_methods, reason = "a span says when it began")]

@@ -1,4 +1,4 @@
-//! Watches of health: answers that have no end, of which a gate has a number of places.
+//! Watches of health: answers without an end. A gate has a limited number of places for them.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

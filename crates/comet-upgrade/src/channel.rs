@@ -28,27 +28,27 @@ pub const STATE_BYTES_MAX: usize = 2 << 30;
 /// Most bytes of one message: the state of a shard, and how many descriptors follow.
 const BYTES_MAX: u32 = (STATE_BYTES_MAX + size_of::<u32>()) as u32;
 
-/// The bytes of a message, which are wiped: those of a shard are keys, too.
+/// The bytes of a message. They are wiped, because those of a shard include keys.
 pub type Body = Zeroizing<Vec<u8>>;
 
-/// What a message is.
+/// The kinds of messages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
-    /// New to former: which formats it reads.
+    /// New to former: the formats that it reads.
     Greeting = 1,
-    /// New to former: it cannot, and why.
+    /// New to former: it cannot continue, and why.
     Refusal,
-    /// Former to new: what the listeners are; their descriptors follow.
+    /// Former to new: a description of the listeners; their descriptors follow.
     Listeners,
     /// Former to new: the state of a shard; the descriptors of its connections follow.
     Shard,
     /// Descriptors. The length is their number.
     Descriptors,
-    /// Former to new: that was all.
+    /// Former to new: everything was sent.
     Complete,
-    /// New to former: it could go on.
+    /// New to former: it is ready to continue.
     Ready,
-    /// Former to new: go on.
+    /// Former to new: continue.
     Commit,
 }
 
@@ -69,9 +69,9 @@ impl Kind {
 #[derive(Debug)]
 pub struct Channel {
     stream: UnixStream,
-    /// When all has to be done.
+    /// The time by which everything must be done.
     deadline: Instant,
-    /// Of the other process, while it is not to hang.
+    /// The pulse of the other process, while that is watched for hanging.
     pulse: Option<Pulse>,
     descriptors: VecDeque<OwnedFd>,
 }
@@ -81,20 +81,20 @@ impl Channel {
         Self { stream, deadline, pulse: None, descriptors: VecDeque::new() }
     }
 
-    /// From now on the other process is given up where it hangs, too, and not only at the deadline.
+    /// From this call on the other process is given up when it hangs, not only at the deadline.
     pub(crate) fn watch(&mut self, process: u32) {
         self.pulse = Some(Pulse::of(process));
     }
 
-    /// Sets the time when what is called next has to be done.
+    /// Sets the time by which the following calls must be done.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
 
-    /// Nothing more comes. What is there can be read until `deadline`, and no read waits.
+    /// Ends the input. Bytes already received can be read until `deadline`, without waiting.
     pub(crate) fn end_input(&mut self, deadline: Instant) {
         self.set_deadline(deadline);
-        // It does not fail with a stream of AF_UNIX; otherwise the deadline bounds the reads.
+        // This cannot fail for a stream of AF_UNIX; if it did, the deadline would bound the reads.
         let _ = self.stream.shutdown(Shutdown::Read);
     }
 
@@ -108,10 +108,10 @@ impl Channel {
         self.stream.set_write_timeout(Some(time))
     }
 
-    /// Waits [`LOOK`] at most. Returns whether [`Channel::receive`] need not wait for the begin of a message.
+    /// Waits for at most [`LOOK`]. Returns whether [`Channel::receive`] would find the beginning of a message.
     ///
     /// # Errors
-    /// If the other process hangs, too.
+    /// Also if the other process hangs.
     pub(crate) fn wait(&mut self) -> io::Result<bool> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let time = Timespec::try_from(left.min(LOOK)).expect("a tenth of a second fits");
@@ -126,13 +126,13 @@ impl Channel {
         }
     }
 
-    /// Tries until it succeeds, the deadline is over, or the other process hangs.
+    /// Repeats `attempt` until it succeeds, the deadline passes, or the other process hangs.
     fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<T>) -> io::Result<T> {
         loop {
             self.arm()?;
             match attempt(self) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // A socket that is late fails with EAGAIN.
+                // A socket whose timeout passed fails with EAGAIN.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.pulse.as_mut().is_some_and(Pulse::hangs) {
                         return Err(io::ErrorKind::TimedOut.into());
@@ -174,18 +174,19 @@ impl Channel {
         self.send_parts(kind, [body, &[]])
     }
 
-    /// Both parts are one message. They are not joined first, as states hold keys, of which there is to be no other copy.
+    /// Sends both parts as one message. They are not joined first: states contain keys, and no copy of them should be
+    /// made.
     fn send_parts(&mut self, kind: Kind, parts: [&[u8]; 2]) -> io::Result<()> {
         let length = parts.iter().map(|part| part.len()).sum::<usize>();
         let length = u32::try_from(length).ok().filter(|&length| length <= BYTES_MAX);
         let length = length.ok_or(io::ErrorKind::InvalidInput)?;
         self.write_all(&header(kind, length))?;
-        // A piece at a time, so that the deadline holds for all of them.
+        // Written in pieces, so that one deadline holds for all of them.
         let mut pieces = parts.iter().flat_map(|part| part.chunks(1 << 20));
         pieces.try_for_each(|piece| self.write_all(piece))
     }
 
-    /// A message, the number of descriptors that belong to it, and these.
+    /// Sends a message and the descriptors that belong to it, preceded by their number.
     fn send_with(
         &mut self,
         kind: Kind,
@@ -225,7 +226,7 @@ impl Channel {
                 let since = Instant::now();
                 loop {
                     match sendmsg(&channel.stream, slice, &mut control, SendFlags::NOSIGNAL) {
-                        // As many descriptors are under way as may be: the other process takes them.
+                        // The limit of descriptors in flight is reached; the other process will take some.
                         Err(Errno::TOOMANYREFS) if since.elapsed() < LOOK => {
                             std::thread::yield_now();
                         }
@@ -241,13 +242,14 @@ impl Channel {
         Ok(())
     }
 
-    /// The next message, descriptors aside, which are kept.
+    /// The next message that is not a descriptor message. Descriptors are kept aside.
     pub(crate) fn receive(&mut self) -> io::Result<(Kind, Body)> {
         let (kind, length) = self.receive_header()?;
         if length > BYTES_MAX || kind == Kind::Descriptors {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        // Reserved, so that no copy is left behind, and filled as it comes: a length alone makes no memory resident.
+        // The space is reserved first, so that growing leaves no copy behind. It becomes resident only as the bytes
+        // arrive.
         let mut body = Body::default();
         body.try_reserve_exact(length as usize).map_err(|_| io::ErrorKind::OutOfMemory)?;
         while body.len() < length as usize {
@@ -285,7 +287,7 @@ impl Channel {
         let word = |at: usize| u32::from_be_bytes([0, 1, 2, 3].map(|byte| header[at + byte]));
         let kind = Kind::ALL.into_iter().find(|&kind| kind as u32 == word(0));
         let kind = kind.ok_or(io::ErrorKind::InvalidData)?;
-        // Fewer than were sent: this process may have no more of them.
+        // Fewer descriptors arrived than were sent: this process may not open more.
         if got != if kind == Kind::Descriptors { word(4) as usize } else { 0 } {
             return Err(io::Error::other("the limit on open files is reached"));
         }

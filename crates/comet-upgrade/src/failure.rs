@@ -3,20 +3,20 @@
 use std::process::ExitStatus;
 use std::{fmt, io};
 
-/// Why the former process goes on.
+/// Why the former process continues.
 #[derive(Debug)]
 pub enum Failure {
     /// The new binary cannot be started.
     Start(io::Error),
     /// The new process ended.
     Ended(ExitStatus),
-    /// It says that it cannot go on, and why.
+    /// The new process reports that it cannot continue, and why.
     Refused(String),
-    /// It reads other formats.
+    /// The new process reads other formats.
     Format(String),
     /// It did not answer in time.
     Late,
-    /// It does not keep to the protocol, or the channel failed.
+    /// The new process violated the protocol, or the channel failed.
     Channel(io::Error),
     /// The former process cannot hand over now, and why.
     Unready(String),

@@ -1,11 +1,11 @@
-//! What the new process says first.
+//! The first message of the new process.
 
-/// Which states a process reads.
+/// The formats of states that a process reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Greeting {
     /// The highest version of the format.
     pub version: u32,
-    /// What it knows of what a state may require.
+    /// The features it knows, of those that a state may require.
     pub features: Vec<String>,
 }
 
@@ -21,7 +21,7 @@ impl Greeting {
         Some(Self { version, features: lines.map(Into::into).collect() })
     }
 
-    /// Whether a process that says this reads a state of `written`. The error says why not.
+    /// Whether a process with this greeting can read a state of `written`. The error says why not.
     pub(crate) fn reads(&self, written: &Self) -> Result<(), String> {
         if self.version < written.version {
             return Err(format!("it reads version {}, not {}", self.version, written.version));

@@ -1,10 +1,10 @@
-//! The two processes of a live upgrade: the channel between them, and the two phases with their way back.
+//! The two processes of a live upgrade: the channel between them, and the two phases, both of which can be undone.
 //!
 //! The former process starts the new binary with one end of a socket pair as its standard input ([`upgrade`]). The new one finds it
 //! there ([`Successor::from_environment`]). docs/adr/0016-live-upgrade.md has the phases.
 //!
-//! **Invariant:** nothing here knows what is handed over: states are bytes, sockets are descriptors. Until the commit every failure
-//! leads back: the new process is ended, its end is waited for, and the former goes on.
+//! **Invariant:** nothing here knows the content of the hand-over: states are bytes, sockets are descriptors. Any
+//! failure before the commit is undone: the new process is ended, its end is waited for, and the former one continues.
 #![allow(clippy::disallowed_methods, reason = "both processes have deadlines")]
 
 mod channel;

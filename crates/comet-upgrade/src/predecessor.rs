@@ -1,4 +1,4 @@
-//! The former process: two phases, and the way back.
+//! The former process: its two phases, and how they are undone.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,36 +9,37 @@ use std::time::{Duration, Instant};
 use crate::channel::{Body, Channel, Kind};
 use crate::{Failure, Greeting, VARIABLE};
 
-/// What hands itself over.
+/// The process that hands itself over.
 pub trait Predecessor {
-    /// What its state is written in and may require.
+    /// The format of its state, and the features this may require.
     fn greeting(&self) -> Greeting;
 
-    /// Its listeners: what they are, in words of the caller, and their descriptors.
+    /// Its listeners: a description in the caller's format, and their descriptors.
     fn listeners(&self) -> (Vec<u8>, Vec<BorrowedFd<'_>>);
 
-    /// Accepts no more clients, sees to it that nothing is under way, and stops.
+    /// Accepts no more clients, waits until nothing is under way, and stops.
     ///
     /// # Errors
-    /// Why it cannot. [`Predecessor::thaw`] is called then, too.
+    /// Why it cannot. [`Predecessor::thaw`] is called in this case too.
     fn freeze(&mut self) -> Result<(), String>;
 
-    /// Sends the shards, one after the other. They are to be kept for [`Predecessor::thaw`].
+    /// Sends the shards one after the other, and keeps them for [`Predecessor::thaw`].
     ///
     /// # Errors
     /// If the channel fails, or why it cannot.
     fn send(&mut self, channel: Channel) -> Result<Channel, io::Error>;
 
-    /// Whether this is still wanted. Asked while the new process is waited for, and last before the commit.
+    /// Whether the upgrade is still wanted. Called while waiting for the new process, and a last time before the
+    /// commit.
     ///
     /// # Errors
     /// Why it is not. The new process is ended then.
     fn check_wanted(&mut self) -> Result<(), String>;
 
-    /// Goes on as if nothing had been. The new process has ended.
+    /// Continues as before the freeze. The new process has ended.
     fn thaw(&mut self);
 
-    /// The new process goes on: closes all that it was handed, and shuts nothing.
+    /// Called when the new process continues: closes everything handed over, without shutting any socket.
     fn release(&mut self);
 }
 
@@ -47,26 +48,28 @@ pub trait Predecessor {
 pub struct Times {
     /// From the start of the new process to its greeting.
     pub start: Duration,
-    /// From the end of the freeze to the commit, while nobody is served. A process that hangs is given up after a second.
+    /// From the end of the freeze to the commit, while no client is served. A new process that hangs is given up after
+    /// a second.
     pub frozen: Duration,
 }
 
-/// How long the last message of a process that has ended may take to be read. It is there, so only a stop of this process takes time.
+/// How long reading the last message of an ended process may take. The message has arrived, so only a stop of this
+/// process takes time.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 
-/// The new process, which is ended if this is dropped.
+/// The new process. Dropping this kills it, unless it is committed.
 struct NewProcess {
     child: Child,
-    /// Reads what it has said where it ended amid a message to it.
+    /// A second handle for reading the last message of a new process that ended while this process was sending.
     last_words: Channel,
     is_committed: bool,
 }
 
 impl Drop for NewProcess {
-    /// Waits for its end, so that it does nothing with the sockets any more.
+    /// Waits for the end of the new process, so that it no longer uses the sockets.
     fn drop(&mut self) {
         if !self.is_committed {
-            // It may have ended already.
+            // The process may have ended already.
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
@@ -74,14 +77,14 @@ impl Drop for NewProcess {
 }
 
 impl NewProcess {
-    /// What to say about a channel that failed.
+    /// The failure behind a channel error.
     fn explain(&mut self, error: io::Error) -> Failure {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock};
         match error.kind() {
-            // A read of a socket that is late fails with EAGAIN.
+            // A read whose timeout passed fails with EAGAIN.
             TimedOut | WouldBlock => Failure::Late,
             UnexpectedEof | BrokenPipe | ConnectionReset => {
-                // It closed its end, mostly as it ends.
+                // The new process closed its end, usually because it ends.
                 let _ = self.child.kill();
                 let ended = self.child.wait().map_or_else(Failure::Channel, Failure::Ended);
                 self.last_words.end_input(Instant::now() + LAST_WORDS);
@@ -94,7 +97,7 @@ impl NewProcess {
         }
     }
 
-    /// The next message, as long as `former` wants to hand over.
+    /// The next message, while `former` still wants the upgrade.
     fn expect(
         &mut self,
         former: &mut impl Predecessor,
@@ -112,8 +115,8 @@ impl NewProcess {
     }
 }
 
-/// Starts `command`, and hands `former` over to it. When this returns `Ok` the new process goes on, and this one is to end; it is
-/// the id of the new process. Otherwise `former` goes on as before, and the new process has ended.
+/// Starts `command` and hands `former` over to it. `Ok` contains the id of the new process, which continues; this
+/// process has to end. Otherwise `former` continues as before, and the new process has ended.
 ///
 /// # Errors
 /// Why nothing was handed over.
@@ -127,7 +130,7 @@ pub fn upgrade(
     let last_words = ours.try_clone().map_err(Failure::Start)?;
     let last_words = Channel::new(last_words, Instant::now());
     let child = command.spawn().map_err(Failure::Start)?;
-    // Its end of the pair is open there only, so that its end shows here.
+    // Closes this process's copy of the new process's end, so that the end of that process is noticed.
     drop(command);
     let mut process = NewProcess { child, last_words, is_committed: false };
     let mut channel = Channel::new(ours, Instant::now() + times.start);
@@ -138,7 +141,7 @@ pub fn upgrade(
     let (names, listeners) = former.listeners();
     channel.send_listeners(&names, &listeners).map_err(|error| process.explain(error))?;
     drop(listeners);
-    // It has set up all that needs no state.
+    // The new process has set up everything that needs no state.
     process.expect(former, &mut channel, Kind::Ready)?;
     match hand_over(former, &mut process, channel, times.frozen) {
         Ok(()) => {
@@ -147,7 +150,7 @@ pub fn upgrade(
             Ok(process.child.id())
         }
         Err(failure) => {
-            // First: until it has ended it may have the sockets.
+            // This comes first: until the new process has ended it may use the sockets.
             drop(process);
             former.thaw();
             Err(failure)
@@ -167,7 +170,7 @@ fn hand_over(
     time: Duration,
 ) -> Result<(), Failure> {
     former.freeze().map_err(Failure::Unready)?;
-    // The waits of the freeze have bounds of their own, and clients are served for most of them.
+    // The waits within the freeze have bounds of their own, and clients are served during most of them.
     channel.set_deadline(Instant::now() + time);
     channel.watch(process.child.id());
     let mut channel = former.send(channel).map_err(|error| process.explain(error))?;

@@ -1,17 +1,17 @@
-//! Whether the new process works or hangs, as the kernel sees it. A process that is slow because its host is busy runs, wants to
-//! run or waits for a disk; one that is stopped or has locked itself up does none of that.
+//! Whether the new process works or hangs, as the kernel sees it. A process that is slow because its host is busy is
+//! running, ready to run, or waiting for a disk. A stopped or deadlocked process is in none of these states.
 
 use std::fs;
 use std::time::Duration;
 
-/// Time between two looks.
+/// Time between two checks.
 pub(crate) const LOOK: Duration = Duration::from_millis(100);
 
-/// Looks in a row that find nothing before the process counts as hung. They are counted, not timed: where this process does not run
-/// either, nobody is to blame.
+/// Checks in a row without any sign of work before the process counts as hung. They are counted, not timed, so time in
+/// which this process does not run either is left out.
 const QUIET_MAX: u32 = 10;
 
-/// What was seen of a process.
+/// The latest observation of a process.
 #[derive(Debug)]
 pub(crate) struct Pulse {
     process: u32,
@@ -25,18 +25,18 @@ impl Pulse {
         Self { process, ticks: 0, quiet: 0 }
     }
 
-    /// It has answered, or taken something.
+    /// Notes that the process answered or took something.
     pub(crate) fn note_progress(&mut self) {
         self.quiet = 0;
     }
 
-    /// Looks at it, after it has done nothing with the channel for [`LOOK`]. Returns whether it hangs.
+    /// Checks the process after it has done nothing with the channel for [`LOOK`]. Returns whether it hangs.
     pub(crate) fn hangs(&mut self) -> bool {
         let seen = threads(self.process).fold(None, |sum: Option<(bool, u64)>, (state, ticks)| {
             let (busy, all) = sum.unwrap_or_default();
             Some((busy || matches!(state, b'R' | b'D'), all + ticks))
         });
-        // Where the kernel does not say, the time for all of it decides.
+        // If the kernel gives no information, only the deadline applies.
         let Some((is_busy, ticks)) = seen else { return false };
         if is_busy || ticks != self.ticks {
             self.quiet = 0;
@@ -55,7 +55,7 @@ fn threads(process: u32) -> impl Iterator<Item = (u8, u64)> {
     threads.filter_map(|thread| read(&fs::read_to_string(thread.path().join("stat")).ok()?))
 }
 
-/// Of proc_pid_stat(5): field 3, and the sum of fields 14 and 15. The name before them may have anything in it.
+/// Reads proc_pid_stat(5): field 3, and the sum of fields 14 and 15. The name before them may contain any characters.
 fn read(stat: &str) -> Option<(u8, u64)> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     let state = *fields.next()?.as_bytes().first()?;

@@ -8,14 +8,15 @@ use std::{env, fs, io};
 use crate::channel::{Body, Channel, Kind};
 use crate::{Greeting, VARIABLE};
 
-/// How long the former process may take for a refusal, whatever else has taken its time.
+/// How long sending a refusal to the former process may take, whatever time was used before.
 const REFUSAL: Duration = Duration::from_secs(1);
 
-/// How long the commit is waited for. The former process decides and has a bound of its own: it ends a process that it gives up,
-/// and its own end shows at once. A process that gave up by its clock would leave the connections to nobody.
+/// How long the new process waits for the commit. The former process decides, with a bound of its own: it kills a new
+/// process that it gives up, and its own end is noticed at once. If the new process gave up by its own clock, neither
+/// might serve the connections.
 const COMMIT: Duration = Duration::from_secs(24 * 3600);
 
-/// The end of the channel that the new process has. If it is dropped, the former process goes on.
+/// The new process's end of the channel. If it is dropped, the former process continues.
 #[derive(Debug)]
 pub struct Successor {
     channel: Channel,
@@ -25,8 +26,8 @@ pub struct Successor {
 pub type Handed = (Body, Vec<OwnedFd>);
 
 impl Successor {
-    /// The channel to the former process; `None`: this process is not started for an upgrade. Standard input is /dev/null from then
-    /// on. The former process may take `time` for each of its steps.
+    /// The channel to the former process; `None`: this process was not started for an upgrade. Standard input becomes
+    /// /dev/null. The former process may take `time` for each of its steps.
     ///
     /// # Errors
     /// If standard input is no socket.
@@ -41,7 +42,7 @@ impl Successor {
         Ok(Some(Self { channel }))
     }
 
-    /// Says what this process reads, and waits for the listeners of the former one.
+    /// Sends the formats that this process reads, and waits for the listeners of the former one.
     ///
     /// # Errors
     /// If the former process does not want it, or is gone.
@@ -51,7 +52,8 @@ impl Successor {
         self.channel.receive_descriptors(names)
     }
 
-    /// Says that all is set up that needs no state, and waits for the shards of the former process, `time` for each at most.
+    /// Reports that everything is set up that needs no state, and waits for the shards of the former process, for at
+    /// most `time` each.
     ///
     /// # Errors
     /// As [`Successor::greet`].
@@ -68,20 +70,21 @@ impl Successor {
         }
     }
 
-    /// Says that this process could go on, and waits for the commit. Only after that may it do something with the connections.
+    /// Reports that this process is ready to continue, and waits for the commit. Only after the commit may it use the
+    /// connections.
     ///
     /// # Errors
-    /// As [`Successor::greet`]: the former process goes on.
+    /// As [`Successor::greet`]: the former process continues.
     pub fn wait_for_commit(mut self) -> io::Result<()> {
         self.channel.set_deadline(Instant::now() + COMMIT);
         self.channel.send(Kind::Ready, &[])?;
         self.expect(Kind::Commit).map(drop)
     }
 
-    /// Says why this process cannot go on. It is to end then.
+    /// Reports why this process cannot continue. It must end afterwards.
     pub fn refuse(mut self, why: &str) {
         self.channel.set_deadline(Instant::now() + REFUSAL);
-        // If the former process is gone, nobody wants to know.
+        // If the former process is gone, the refusal is not needed.
         let _ = self.channel.send(Kind::Refusal, why.as_bytes());
     }
 

@@ -1,10 +1,11 @@
 //! The contract of comet's gRPC services: the files in `proto/`, and the messages, services and clients
 //! that the build script makes of them.
 //!
-//! `goim.comet.Comet` and `comet.v1.Push` take pushes; `comet.v1.Inspect` tells what a server holds; `goim.logic.Logic` answers who a client is. Servers
-//! and callers, the benchmark among them, compile against the same code.
+//! `goim.comet.Comet` and `comet.v1.Push` take pushes; `comet.v1.Inspect` shows the state of a server;
+//! `goim.logic.Logic` finds the identity of a client. Servers and callers, the benchmark among them, compile against
+//! the same code.
 //!
-//! **Invariant:** no crate of the workspace is beneath it, and it opens no connection.
+//! **Invariant:** it depends on no other crate of the workspace, and it opens no connection.
 
 mod ledger;
 

@@ -14,13 +14,13 @@ pub(crate) enum Caller {
 }
 
 impl Caller {
-    /// Whether it calls some of them over TLS.
+    /// Whether it calls any server over TLS.
     fn calls(self, config: &Config) -> bool {
         match self {
             Self::Comet => config.logic.addrs.iter().any(|address| is_tls(address)),
             Self::Logic => {
                 let mut comets = config.logic_server.comets.iter();
-                // One of discovery may come over TLS. For those the system's authorities are not looked for.
+                // A comet from discovery may use TLS. For such comets alone the system's authorities are not loaded.
                 let may_come =
                     !config.discovery.nodes.is_empty() && config.api_tls.server_ca.is_some();
                 may_come || comets.any(|(_, address)| is_tls(address))
@@ -47,7 +47,7 @@ pub(crate) fn renew(tls: &ApiTls, config: &Config, caller: Caller) -> Result<Ren
     renewed.map_err(|error| sentence(&error))
 }
 
-/// The certificate that callers are shown, `der`, which is that of the file in `config`.
+/// The certificate that callers are shown: `der`, from the file in `config`.
 pub(crate) fn certificate(der: Option<Vec<u8>>, config: &Config) -> Option<Certificate> {
     let file = config.api_tls.certificate.clone()?;
     Certificate::read("api_tls.certificate".to_owned(), file, der?)

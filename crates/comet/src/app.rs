@@ -23,7 +23,7 @@ use crate::reload::{self, Reloaded};
 use crate::start::{Handles, Prepared, Threads, all_certificates};
 use crate::token_keys;
 
-/// How long a core that has taken over may take to go on.
+/// How long a core that has taken over may need to thaw.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running server.
@@ -38,7 +38,7 @@ pub struct App {
     passing: Passing,
     tls: Option<Tls>,
     api_tls: ApiTls,
-    /// Of embedded logic.
+    /// The authenticator of embedded logic.
     authenticator: AnyAuthenticator,
     /// The configuration in effect.
     config: Config,
@@ -66,8 +66,7 @@ pub fn machine() -> std::io::Result<Machine> {
 }
 
 impl App {
-    /// Starts everything `config` names. When this returns, every listener accepts and `/healthz` reports
-    /// it.
+    /// Starts everything that `config` names. When this returns, every listener accepts and `/healthz` reports it.
     ///
     /// # Errors
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as
@@ -104,7 +103,7 @@ impl App {
         }
     }
 
-    /// Registers in discovery, and says what was started.
+    /// Registers in discovery, and logs what was started.
     fn register(&mut self) -> std::io::Result<()> {
         let census = self.threads.control.census_taker();
         if let Some(discovery) =
@@ -173,7 +172,7 @@ impl App {
         self.threads.control.stat_addrs()
     }
 
-    /// What counts the clients, for a thread that may wait.
+    /// A handle that counts the clients, for a thread that may wait.
     pub(crate) fn census_taker(&self) -> CensusTaker {
         self.threads.control.census_taker()
     }
@@ -184,7 +183,7 @@ impl App {
         &self.config
     }
 
-    /// Opens the file of the trace log again under its name: the old file may have been moved away.
+    /// Opens the file of the trace log again by its name, because the old file may have been moved away.
     ///
     /// # Errors
     /// If that fails, as a sentence.
@@ -192,22 +191,22 @@ impl App {
         self.set_trace_log(&self.config)
     }
 
-    /// What [`App::reopen`] does, for the time when the server drains.
+    /// A function that does the same as [`App::reopen`], for use while the server drains.
     pub(crate) fn reopener(&self) -> impl Fn() -> Result<(), String> + use<> {
         let (trace_log, file) =
             (self.threads.control.trace_log(), self.config.white_list.file.clone());
         move || set_trace_log(&trace_log, file.clone())
     }
 
-    /// Takes over the keys of `newer` that change alive. Returns what changed and what waits.
+    /// Adopts the keys of `newer` that can change at run time. Returns what changed and what needs a restart.
     ///
     /// # Errors
-    /// If some of it cannot be used, a sentence for each mistake; then nothing changes.
+    /// If any of them cannot be used, one sentence per mistake; then nothing changes.
     pub fn reload(&mut self, newer: &Config) -> Result<Reloaded, String> {
         let adopted = self.config.adopt(newer).map_err(|mistakes| reload::misfit(&mistakes))?;
         let mut reloaded = Reloaded::compare(&self.config, newer);
         if adopted.logic.addrs != self.config.logic.addrs {
-            // Tried first: nothing changes if one is none.
+            // Checked first: nothing changes if an address is invalid.
             for address in &adopted.logic.addrs {
                 comet_serve::Peer::new(address, &self.api_tls, adopted.logic.timeout)
                     .map_err(|bad| comet_control::StartError::LogicAddress(bad).to_string())?;
@@ -217,7 +216,7 @@ impl App {
         if adopted.white_list.file != self.config.white_list.file {
             self.set_trace_log(&adopted)?;
         }
-        // Also where the names are the same: the files may have changed.
+        // The files are read again even if their names are the same, because their content may have changed.
         let renewal = match self.reload_tls(&adopted) {
             Ok((certificates, renewal)) => {
                 reloaded.certificates = certificates;
@@ -240,7 +239,7 @@ impl App {
         self.threads.control.set_memory_ceiling(memory_ceiling(&adopted));
         self.threads.control.set_drain_plan(drain_plan(&adopted));
         self.handles.access_log.set(adopted.push.access_log);
-        // Of two locks, the new one closes before the former opens.
+        // Of two locks, the one that closes takes effect before the other opens.
         let locks = [
             (&self.handles.push_lock, &adopted.push.tokens),
             (&self.handles.monitor_lock, &adopted.monitor.tokens),
@@ -256,7 +255,8 @@ impl App {
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new to clients and callers, and the files of the APIs, not used yet.
+    /// Returns the certificates that are new to clients and callers, and the renewed files of the APIs, which are not
+    /// in use yet.
     fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
         let renewal = api_tls::renew(&self.api_tls, config, api_tls::Caller::Comet)?;
         if let Some(tls) = &self.tls {
@@ -305,9 +305,9 @@ impl App {
         Ended { drained: drained.done, cores: drained.shards }
     }
 
-    /// Ends everything. The error is a core that had failed, and why.
+    /// Ends everything. The error is a core that had failed, and its cause.
     fn stop(self) -> Result<(), (ShardId, String)> {
-        // Nobody is to connect to what nobody accepts.
+        // Closed first, so that no client connects to a socket that is no longer accepted from.
         drop(self.passing);
         if let Some(discovery) = self.discovery {
             discovery.finish();

@@ -1,4 +1,4 @@
-//! The calling end of the push API, blocking: for command lines and other programs without a runtime.
+//! The client of the push API, blocking: for command lines and other programs without a runtime.
 
 use std::error::Error;
 use std::fmt;
@@ -22,13 +22,13 @@ use comet_wire::goim::protocol::Proto;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an answer may take. The server has a shorter limit, and its error says more.
+/// How long an answer may take. The server has a shorter limit, and its error is more precise.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why there is no ledger.
 #[derive(Debug)]
 pub enum PushError {
-    /// No server answers at the address, or it is none.
+    /// No server answers at the address, or the address is invalid.
     Unreachable {
         /// The address as given.
         address: String,
@@ -101,7 +101,7 @@ impl PushClient {
         Self::connect_with(address, &TlsFiles::default())
     }
 
-    /// The same with authorities and a certificate of one's own.
+    /// As [`PushClient::connect`], with authorities and a certificate given as files.
     ///
     /// # Errors
     /// [`PushError::Tls`] if a file cannot be used, [`PushError::Unreachable`] if there is no listener.
@@ -203,7 +203,7 @@ impl PushClient {
         request
     }
 
-    /// Makes the call that `call` makes of a request with `message`.
+    /// Makes the call `call` with a request of `message`, and waits for the answer.
     pub(crate) fn ask<T, R>(
         &self,
         message: T,
@@ -217,7 +217,7 @@ impl PushClient {
         self.runtime.block_on(stream.message()).map_err(|status| PushError::refused(&status))
     }
 
-    /// Lets a second pass.
+    /// Sleeps for a second.
     pub(crate) fn pause(&self) {
         self.runtime.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
     }
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_server_is_named_with_the_cause() {
-        // The kernel gives this port to nobody.
+        // The kernel assigns this port to no program.
         let nobody = "127.0.0.1:1";
         let error = PushClient::connect(nobody).unwrap_err().to_string();
         assert!(error.starts_with(&format!("no push server at {nobody}: ")), "{error}");

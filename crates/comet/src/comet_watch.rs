@@ -1,4 +1,4 @@
-//! The comets of `comet logic` that are registered in discovery (`[discovery]`), polled for on a thread of its own.
+//! The comets of `comet logic` that are registered in discovery (`[discovery]`), polled on a thread of its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -30,7 +30,7 @@ const ID_MAX: usize = 255;
 /// The heaviest weight of a comet, as `logic_server.nodes` has it.
 const WEIGHT_MAX: u32 = 10_000;
 
-/// Begins to look for comets, for as long as `comet logic` runs. Returns at once; without nodes nothing happens.
+/// Begins to look for comets, until `comet logic` ends. Returns at once; without nodes nothing happens.
 pub(crate) fn start(
     config: &Config,
     tls: ApiTls,
@@ -51,7 +51,7 @@ struct Driver {
     watch: Watch,
     tls: ApiTls,
     discovered: DiscoveredComets,
-    /// Names of comets that cannot be called, as was said.
+    /// Names of comets that cannot be called and were logged.
     unused: BTreeSet<String>,
     /// The zero of the watch's times.
     begin: Instant,
@@ -88,7 +88,7 @@ impl Driver {
         }
     }
 
-    /// Those that can be called. One that cannot is said once.
+    /// The comets that can be called. One that cannot is logged once.
     fn comets(&mut self, found: &[Found]) -> Vec<CometOptions> {
         let said = std::mem::take(&mut self.unused);
         let mut comets = Vec::new();
@@ -120,10 +120,10 @@ fn poll(agent: &Agent, Request { node, path, form }: Request) -> Polled {
     }
 }
 
-/// The comet as pushes reach it.
+/// The comet with its address for pushes.
 ///
 /// # Errors
-/// A sentence: why it cannot be called.
+/// Why it cannot be called, as a sentence.
 fn comet(found: &Found, tls: &ApiTls) -> Result<CometOptions, String> {
     let Found { hostname, addrs, weight, hosts, is_offline } = found;
     if !(1..=ID_MAX).contains(&hostname.len()) {

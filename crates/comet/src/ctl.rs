@@ -1,4 +1,4 @@
-//! `comet ctl`: what an operator does to a running server, from a command line.
+//! `comet ctl`: the orders of an operator to a running server, from a command line.
 
 mod lists;
 
@@ -81,7 +81,7 @@ pub fn ctl(ctl: &Ctl) -> Result<u8, Box<dyn Error>> {
     Ok(0)
 }
 
-/// Drains, and prints the progress until no client is left or the drain is taken back.
+/// Drains, and prints the progress until no client is left or the drain is withdrawn.
 fn wait(client: &PushClient, order: &Drain, is_json: bool) -> Result<u8, Box<dyn Error>> {
     let mut now = drain(client, order)?;
     while print_all(&[described(&now)], is_json)? == Reader::Present
@@ -220,7 +220,7 @@ fn broadcasts(client: &PushClient) -> Result<Vec<Record>, PushError> {
     Ok(broadcasts.collect())
 }
 
-/// The position of a room, then the pushes on the page.
+/// Prints the position of a room, then the pushes on the page.
 fn history(
     client: &PushClient,
     room: &str,
@@ -266,7 +266,7 @@ fn cancel(client: &PushClient, id: u64) -> Result<Record, PushError> {
 }
 
 fn kicked(reply: &KickReply) -> Record {
-    // By name: the reasons come in any order.
+    // Sorted by name, because the reasons come in any order.
     let not_closed: BTreeMap<_, _> = reply.not_closed.iter().collect();
     let mut record = vec![
         ("closed", reply.closed.into()),

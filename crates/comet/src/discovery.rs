@@ -22,24 +22,25 @@ pub(crate) const THREAD: &str = "discovery";
 /// Longest time of a request. A node that does not answer in it has failed.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest time from the begin of a drain that the end of the process waits for the end of the registration.
+/// Longest time, from the beginning of a drain, for which the end of the process waits for the registration to be
+/// cancelled.
 const END: Duration = Duration::from_secs(5);
 
 /// Longest answer, bytes.
 const BODY_MAX: u64 = 64 << 10;
 
-/// The registration of this server. Dropped, it ends as with [`Discovery::cancel`].
+/// The registration of this server. Dropping it cancels the registration, as [`Discovery::cancel`] does.
 #[derive(Debug)]
 pub(crate) struct Discovery {
     orders: Sender<Order>,
-    /// When it began to end.
+    /// When cancelling began.
     cancelled_at: Option<Instant>,
-    /// Gone: the thread has ended.
+    /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
 impl Discovery {
-    /// Registers this server, for as long as the value is there. Returns at once. `None`: there are no nodes.
+    /// Registers this server until the value is dropped. Returns at once. `None`: there are no nodes.
     pub(crate) fn start(
         config: &Config,
         grpc: &[Address],
@@ -68,12 +69,12 @@ impl Discovery {
         Ok(Some(Self { orders, cancelled_at: None, ended }))
     }
 
-    /// Takes whether this server is to be found: `false` cancels the registration, `true` registers again.
+    /// A function that sets whether this server is found: `false` cancels the registration, `true` registers again.
     pub(crate) fn listing(&self) -> impl Fn(bool) + Send + Sync + 'static {
         let orders = self.orders.clone();
         move |is_listed| {
             let order = if is_listed { Order::Join } else { Order::Leave };
-            // Refused only where the thread has ended, with the process.
+            // Fails only if the thread has ended, together with the process.
             let _ = orders.send(order);
         }
     }
@@ -84,7 +85,7 @@ impl Discovery {
         self.cancelled_at.get_or_insert_with(Instant::now);
     }
 
-    /// Waits until it is out, or no node has answered for a few seconds.
+    /// Waits until the registration is cancelled, or no node has answered for a few seconds.
     pub(crate) fn finish(mut self) {
         self.cancel();
         let waited = self.cancelled_at.map_or(END, |at| at.elapsed());
@@ -100,22 +101,22 @@ impl Drop for Discovery {
     }
 }
 
-/// What the thread is to do.
+/// An order to the thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Order {
     /// Keep this server registered.
     Join,
-    /// Take it out, and wait.
+    /// Cancel the registration, and wait.
     Leave,
-    /// Take it out, and end.
+    /// Cancel the registration, and end.
     End,
 }
 
-/// This server, as logic and job find it. `grpc` is where its push service listens.
+/// This server, as logic and job find it. `grpc` has the addresses of its push service.
 fn instance(config: &Config, grpc: &[Address]) -> Instance {
     let Config { discovery, server, .. } = config;
     let configured = discovery.grpc.iter().map(|address| format!("grpc://{address}"));
-    // Nobody elsewhere reaches a Unix socket.
+    // A Unix socket cannot be reached from elsewhere.
     let bound = grpc.iter().filter_map(|address| match address {
         Address::Plain(address) => Some(format!("grpc://{address}")),
         Address::Tls(address) => Some(format!("grpcs://{address}")),
@@ -137,7 +138,7 @@ fn instance(config: &Config, grpc: &[Address]) -> Instance {
     }
 }
 
-/// For requests that take `limit` at most. Nodes are in the network of this server, so no proxy is asked.
+/// An agent for requests that take at most `limit`. Nodes are in the network of this server, so no proxy is used.
 pub(crate) fn agent(limit: Duration) -> Agent {
     http_client::agent(limit, |config| {
         config.timeout_resolve(Some(TIMEOUT)).timeout_connect(Some(TIMEOUT))
@@ -148,7 +149,7 @@ struct Driver {
     instance: Instance,
     nodes: Vec<String>,
     clients: CensusTaker,
-    /// The census that the shards answered last.
+    /// The last census of the shards.
     counted: Census,
     agent: Agent,
     /// The zero of the registration's times.
@@ -162,14 +163,15 @@ impl Driver {
         loop {
             order = match order {
                 Order::Join => self.register(),
-                // Nobody has it while nobody asks for it.
+                // Nothing needs to be done until the next order.
                 Order::Leave => self.orders.recv().unwrap_or(Order::End),
                 Order::End => return,
             };
         }
     }
 
-    /// Keeps this server registered until there is another order, and takes it out then. Returns that order.
+    /// Keeps this server registered until there is another order, and then cancels the registration. Returns that
+    /// order.
     fn register(&mut self) -> Order {
         let mut registration = Registration::new(self.instance.clone(), self.nodes.clone());
         let mut order = Order::Join;
@@ -200,7 +202,7 @@ impl Driver {
         let answer = post(&self.agent, &request);
         let has_failed = !matches!(answer, Answer::Done | Answer::NotFound);
         let events = registration.handle_answer(self.begin.elapsed(), answer);
-        // Before the log, so that whoever reads it finds the metric.
+        // Counted before it is logged, so that a reader of the log line finds the metric.
         comet_ops::count_registration(registration.is_registered(), has_failed);
         for event in events {
             say(&event);

@@ -1,4 +1,4 @@
-//! The end of a process after its first signal: signals are still heard while it drains.
+//! The end of a process after its first signal. Further signals are handled while it drains.
 
 use std::sync::mpsc::channel;
 use std::thread::{self, JoinHandle};
@@ -13,7 +13,7 @@ enum Event<T> {
 /// Runs `end` on a thread of its own, and calls `hangup` for every SIGHUP meanwhile.
 ///
 /// # Errors
-/// Another signal to end came first. `end` still runs then, and ends with the process.
+/// If another signal to end came first. `end` then keeps running, and ends with the process.
 ///
 /// # Panics
 /// If the kernel makes no thread.
@@ -24,7 +24,7 @@ pub(crate) fn run<T: Send + 'static>(
 ) -> Result<T, Signal> {
     let (events, next) = channel();
     let ended = events.clone();
-    // Nobody listens any more once the process ends.
+    // Fails if the process is ending and no longer listens.
     spawn("comet-end", move || drop(ended.send(Event::Ended(end()))));
     spawn("comet-signals", move || while events.send(Event::Signal(signals.wait())).is_ok() {});
     loop {

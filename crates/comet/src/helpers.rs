@@ -9,8 +9,7 @@ use crate::args::Listen;
 use crate::inputs::token;
 use crate::output::{Reader, note, print};
 
-/// Connects as a client and prints the messages that arrive, until standard output is closed. Reconnects by
-/// itself.
+/// Connects as a client and prints the messages that arrive, until standard output is closed. Reconnects automatically.
 ///
 /// # Errors
 /// If standard output fails for another reason, if no address is known, if the token cannot be read, or if TLS
@@ -63,7 +62,7 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 return Err(format!("{address}: {reason}").into());
             }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
-                // The end is all that a TCP listener without TLS says to a TLS handshake.
+                // A TCP listener without TLS answers a TLS handshake only by closing the connection.
                 let is_in_doubt =
                     listen.tls && !has_connected && matches!(reason, ClientError::Ended);
                 let doubt = if is_in_doubt { " (perhaps it speaks no TLS here)" } else { "" };

@@ -1,4 +1,4 @@
-//! Requests of this program to HTTP servers: what all of them have in common.
+//! The common part of this program's requests to HTTP servers.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use ureq::tls::{Certificate, RootCerts};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Body, Error, Timeout};
 
-/// An agent whose requests take `limit` at most. It follows no redirect and asks no proxy, unless `change` says so.
+/// An agent whose requests take at most `limit`. It follows no redirects and uses no proxy, unless `change` sets this.
 pub(crate) fn agent(
     limit: Duration,
     change: impl FnOnce(ConfigBuilder<AgentScope>) -> ConfigBuilder<AgentScope>,
@@ -21,10 +21,10 @@ pub(crate) fn agent(
     change(config).build().into()
 }
 
-/// The body of a good answer, `most` bytes at most.
+/// The body of a successful answer, of at most `most` bytes.
 ///
 /// # Errors
-/// Its status, if that is not 2xx: also of a redirect that is not followed. Or what failed.
+/// Its status, if that is not 2xx, which includes a redirect that is not followed. Or the failure.
 pub(crate) fn body(answer: &mut Response<Body>, most: u64) -> Result<Vec<u8>, Error> {
     let status = answer.status();
     if !status.is_success() {

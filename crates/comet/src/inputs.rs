@@ -1,4 +1,4 @@
-//! What the helpers read: tokens, lists of keys, and messages, each bounded.
+//! The inputs of the helpers: tokens, lists of keys, and messages, each bounded.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -20,7 +20,7 @@ pub(crate) fn token(argument: &str) -> Result<Vec<u8>, String> {
     Ok(token)
 }
 
-/// All of it.
+/// Reads all of `source`, within the bound.
 fn read(source: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     source.take(READ_MAX + 1).read_to_end(&mut bytes)?;
@@ -36,7 +36,7 @@ pub(crate) fn list(path: &Path) -> Result<Vec<String>, String> {
     Ok(text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect())
 }
 
-/// The messages of an [`Input`], one after the other as they come.
+/// The messages of an [`Input`], one after the other as they arrive.
 pub(crate) struct Messages {
     source: Box<dyn BufRead>,
     name: String,
@@ -60,7 +60,7 @@ impl Messages {
         Ok(Self { source, name, has_lines: input.lines, is_done: false })
     }
 
-    /// The next one; `None`: there is no further one.
+    /// The next message; `None`: there are no more.
     pub(crate) fn next(&mut self) -> Result<Option<Vec<u8>>, String> {
         if self.is_done {
             return Ok(None);
@@ -75,10 +75,10 @@ impl Messages {
     }
 }
 
-/// A line without its end, which the last one may lack.
+/// Reads a line, without its line end. The last line may have none.
 fn line(source: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
     let mut line = Vec::new();
-    // Room for the end of the longest.
+    // This includes space for the end of the longest line.
     source.take(READ_MAX + 2).read_until(b'\n', &mut line)?;
     if line.is_empty() {
         return Ok(None);

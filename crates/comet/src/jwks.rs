@@ -1,4 +1,4 @@
-//! Keys of tokens from URLs (`token.jwks_urls`), fetched by a thread of its own.
+//! Keys for tokens from URLs (`token.jwks_urls`), fetched by a thread of its own.
 
 #![allow(
     clippy::disallowed_methods,
@@ -33,10 +33,10 @@ const REDIRECTS: u32 = 3;
 /// Longest key set, bytes.
 const BODY_MAX: u64 = 1 << 20;
 
-/// A URL, and the key set that was fetched there last.
+/// A URL, and the latest key set fetched from it.
 pub(crate) type FetchedSet = (String, String);
 
-/// The key sets of `token`'s URLs, for a process that goes on.
+/// The key sets of `token`'s URLs, for a continuing process.
 pub(crate) fn fetched(authenticator: &AnyAuthenticator, token: &Token) -> Vec<FetchedSet> {
     let AnyAuthenticator::Jwt(jwt) = authenticator else { return Vec::new() };
     let sets = jwt.fetched().into_iter().zip(&token.jwks_urls);
@@ -46,18 +46,19 @@ pub(crate) fn fetched(authenticator: &AnyAuthenticator, token: &Token) -> Vec<Fe
     sets.filter_map(pair).collect()
 }
 
-/// Begins with what a former process has fetched: the servers may be slow to answer this one, or away.
+/// Starts with the key sets that a former process has fetched, because the servers may be slow to answer, or
+/// unreachable.
 pub(crate) fn take_over(authenticator: &AnyAuthenticator, token: &Token, sets: &[FetchedSet]) {
     let AnyAuthenticator::Jwt(jwt) = authenticator else { return };
     for (index, url) in token.jwks_urls.iter().enumerate() {
         let Some((_, set)) = sets.iter().find(|(of, _)| of == url) else { continue };
         match jwt.adopt_fetched(index, set.as_bytes()) {
-            // What cannot be used the former process has said.
+            // Unusable keys were logged by the former process.
             Ok(Fetched { change, .. }) => {
                 let change = change.map_or_else(String::new, |change| change.to_string());
                 log::info!("token.jwks_urls[{index}]: {change}, from the former process");
             }
-            // Another algorithm, say.
+            // For example, the algorithm has changed.
             Err(error) => log::warn!(
                 "token.jwks_urls[{index}]: {error}, in what the former process has; it is fetched"
             ),
@@ -65,8 +66,7 @@ pub(crate) fn take_over(authenticator: &AnyAuthenticator, token: &Token, sets: &
     }
 }
 
-/// Fetches the keys of `token`'s URLs, if there are any, for as long as `authenticator` or a clone is there. Returns at
-/// once.
+/// Fetches the keys of `token`'s URLs, if there are any, as long as `authenticator` or a clone exists. Returns at once.
 pub(crate) fn fetch(authenticator: &AnyAuthenticator, token: &Token) {
     let AnyAuthenticator::Jwt(jwt) = authenticator else { return };
     if token.jwks_urls.is_empty() {
@@ -93,12 +93,12 @@ fn agent() -> Agent {
 }
 
 struct Fetcher {
-    /// The thread ends when this is gone.
+    /// The thread ends when this is dropped.
     jwt: Weak<Jwt>,
     agent: Agent,
     urls: Vec<Source>,
     refresh: Duration,
-    /// When something was fetched last.
+    /// When a key set was last fetched.
     last: Option<Instant>,
 }
 
@@ -107,7 +107,7 @@ struct Source {
     /// The URL without its query, for the log and the metrics: the query may hold a secret.
     name: String,
     due: Instant,
-    /// What came of the last fetch; `None` before the first.
+    /// The result of the last fetch; `None` before the first.
     is_good: Option<bool>,
     /// Its keys that the last good fetch has skipped.
     unusable: Vec<String>,
@@ -122,7 +122,7 @@ impl Fetcher {
         }
     }
 
-    /// Fetches what is due, and says how long there is nothing to do.
+    /// Fetches the URLs that are due. Returns how long nothing is due.
     fn turn(&mut self, jwt: &Jwt) -> Duration {
         let may_fetch_at = self.last.map_or_else(Instant::now, |last| last + PAUSE);
         let is_wanted = jwt.wants_fetch() && may_fetch_at <= Instant::now();
@@ -145,7 +145,7 @@ impl Fetcher {
         next.saturating_duration_since(now)
     }
 
-    /// Fetches them at the same time, so that a server that does not answer holds up no other.
+    /// Fetches the URLs at the same time, so that a server that does not answer holds up no other.
     fn get_all(&self, indices: Vec<usize>) -> Receiver<(usize, Result<Body, String>)> {
         let (done, fetched) = channel();
         for index in indices {
@@ -207,12 +207,12 @@ impl Source {
     }
 }
 
-/// A body, and how long it is good according to the server.
+/// A body, and how long it is valid according to the server.
 type Body = (Vec<u8>, Option<Duration>);
 
 fn get(agent: &Agent, url: &str) -> Result<Body, String> {
     let request = agent.get(url).config().https_only(url.starts_with("https:"));
-    // Plain HTTP is for this host alone, so no proxy is asked.
+    // Plain HTTP is only for this host, so no proxy is used.
     let request = match url.starts_with("https:") {
         true => request.build(),
         false => request.proxy(None).max_redirects(0).build(),

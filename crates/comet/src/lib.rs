@@ -1,7 +1,7 @@
 //! comet, put together: cores, mesh and control as one [`App`].
 //!
-//! **Invariant:** no crate depends on this one but its own tests. It decides only where things run, and in
-//! which order they start and end.
+//! **Invariant:** no crate depends on this one but its own tests. It decides only where the parts run, and in which
+//! order they start and end.
 #![allow(clippy::disallowed_methods, reason = "the process's clock starts here")]
 
 pub mod api_tls;

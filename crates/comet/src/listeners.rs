@@ -1,4 +1,4 @@
-//! From the configuration to listening sockets, with TLS and the PROXY protocol in front of them.
+//! Opens the configured listening sockets, with TLS and the PROXY protocol.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,11 +16,11 @@ use comet_ops::Certificate;
 
 use crate::StartError;
 
-/// Everything clients connect to.
+/// All listening sockets for clients and push callers.
 pub(crate) struct Listeners {
     /// The sockets of each core.
     pub(crate) cores: Vec<Vec<Listener>>,
-    /// Those for push callers.
+    /// The sockets for push callers.
     pub(crate) callers: CallerListeners,
     pub(crate) addresses: Addresses,
     /// Certificates and keys that the TLS listeners share; `None` without such listeners.
@@ -28,18 +28,18 @@ pub(crate) struct Listeners {
     pub(crate) passing: Passing,
 }
 
-/// What the sockets are to a live upgrade.
+/// The state of the sockets for a live upgrade.
 #[derive(Debug, Default)]
 pub(crate) struct Passing {
     /// Duplicates of all of them, for the next process.
     pub(crate) sockets: Vec<NamedSocket>,
-    /// What is left to do with those of the former process, once it has ended its work.
+    /// Remaining changes to the sockets of the former process, to be made once it has ended its work.
     pub(crate) unsettled: Vec<(&'static str, Unsettled)>,
 }
 
 impl Passing {
-    /// Listens at `address` for each of `cores`, or goes on where the former process listened. `place` is the setting and the
-    /// place of the address in it.
+    /// Listens at `address` for each of `cores`, or takes over the sockets of the former process. `place` is the
+    /// setting and the index of the address in it.
     fn listen(
         &mut self,
         (address, place): (SocketAddr, (&'static str, usize)),
@@ -62,8 +62,8 @@ impl Passing {
         Ok((bound, sockets))
     }
 
-    /// Keeps duplicates of the sockets of an address. A process that takes them over numbers a group of sockets as this one does:
-    /// the first of each core, then the second ones.
+    /// Keeps duplicates of the sockets of an address. A process that takes them over numbers a group of sockets as this
+    /// one does: the first of each core, then the second of each, and so on.
     fn pass_on(
         &mut self,
         place: (&'static str, usize),
@@ -90,18 +90,19 @@ pub(crate) struct Addresses {
     pub(crate) websocket_tls: Vec<SocketAddr>,
 }
 
-/// What callers of `push.frames` connect to.
+/// The listening sockets for callers of `push.frames`.
 #[derive(Debug, Default)]
 pub(crate) struct CallerListeners {
     /// The sockets of each core. Those of a Unix socket are the same for all.
     pub(crate) cores: Vec<Vec<OwnedFd>>,
     /// Addresses in use.
     pub(crate) addresses: Vec<Address>,
-    /// The files of Unix sockets, which go with this.
+    /// The files of Unix sockets, which are removed with this.
     pub(crate) files: Vec<SocketFile>,
 }
 
-/// Reads the certificates and binds every address once for each core. What the former process listened at is `inherited`.
+/// Reads the certificates and binds every address once for each core. `inherited` has the sockets of the former
+/// process.
 ///
 /// # Errors
 /// The first file or address that cannot be used.
@@ -204,7 +205,7 @@ pub(crate) fn tls(config: &Config) -> Result<Option<Tls>, StartError> {
     tls.map_err(StartError::Tls)
 }
 
-/// Reads the files that `config` names, for handshakes that begin from now on.
+/// Reads the files that `config` names, for handshakes that begin after this call.
 ///
 /// # Errors
 /// Every file that cannot be used; then nothing changes.
@@ -212,7 +213,7 @@ pub(crate) fn reload(tls: &Tls, config: &Config) -> Result<(), StartError> {
     tls.reload(&tls_options(config)).map_err(StartError::Tls)
 }
 
-/// The certificates that clients are shown, which are those of the files in `config`.
+/// The certificates that clients are shown, from the files in `config`.
 pub(crate) fn certificates(tls: &Tls, config: &Config) -> Vec<Certificate> {
     let files = (0..).zip(config.tls.certificates.iter().cloned()).zip(tls.certificates());
     let read = |((index, file), der): ((u32, _), _)| {
@@ -223,7 +224,7 @@ pub(crate) fn certificates(tls: &Tls, config: &Config) -> Vec<Certificate> {
 
 struct Opening<'a> {
     options: ListenOptions,
-    /// How long clients that speak over WebSocket listeners may acknowledge nothing.
+    /// How long clients of WebSocket listeners may acknowledge nothing.
     silence_max: Option<Duration>,
     proxy_from: Option<ProxyFrom>,
     cores: Vec<Vec<Listener>>,
@@ -239,7 +240,8 @@ impl Opening<'_> {
         transport: Transport,
         tls: Option<&Tls>,
     ) -> Result<Vec<SocketAddr>, StartError> {
-        // The client of an event stream sends no heartbeats: what it does not acknowledge ends its connection.
+        // The client of an event stream sends no heartbeats. Its connection ends when it does not acknowledge sent
+        // bytes.
         let user_timeout = self.silence_max.filter(|_| transport == Transport::WebSocket);
         let options = ListenOptions { user_timeout, ..self.options.clone() };
         let mut bound = Vec::with_capacity(addresses.len());

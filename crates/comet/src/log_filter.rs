@@ -1,7 +1,7 @@
 //! RUST_LOG: the level of each module, where it is not `log.level`.
 //!
-//! The grammar is env_logger's, without its filter for the text of a line. Here other text is a mistake:
-//! env_logger takes `RUST_LOG=inof` for the name of a module, and a log for that alone stays empty.
+//! The grammar is env_logger's, without its filter for the text of a line. Unknown text is an error here. env_logger
+//! would take `RUST_LOG=inof` for a module name, and log nothing else.
 
 use std::env;
 
@@ -28,7 +28,7 @@ fn parse(text: &str, level: LogLevel) -> Result<Option<String>, String> {
     let (mut directives, mut mistakes) = (vec![level.label().to_owned()], Vec::new());
     for item in text.split(',').map(str::trim).filter(|item| !item.is_empty()) {
         match directive(item) {
-            // Of several levels for all modules env_logger takes the last.
+            // If several levels are for all modules, env_logger takes the last.
             Some(directive) => directives.push(directive),
             None => mistakes.push(format!(
                 "{DEFAULT_FILTER_ENV}: {item:?} is neither LEVEL nor MODULE=LEVEL, as in \
@@ -43,14 +43,14 @@ fn parse(text: &str, level: LogLevel) -> Result<Option<String>, String> {
     }
 }
 
-/// `item` without spaces; `None` if it is no directive.
+/// `item` without spaces; `None` if it is not a directive.
 fn directive(item: &str) -> Option<String> {
     let is_level = |text: &str| text.parse::<LevelFilter>().is_ok();
     match item.split_once('=').map(|(module, level)| (module.trim(), level.trim())) {
         Some((module, level)) => {
             (is_module(module) && is_level(level)).then(|| format!("{module}={level}"))
         }
-        // A module without a level logs everything. Only names of this project are taken for one.
+        // A module without a level logs everything. Only names of this project are accepted as such a module.
         None => {
             let is_ours = is_module(item) && (item == "comet" || item.starts_with("comet_"));
             (is_level(item) || is_ours).then(|| item.to_owned())

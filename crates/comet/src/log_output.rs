@@ -27,7 +27,7 @@ pub(crate) struct LogOutput {
 }
 
 impl LogOutput {
-    /// Writes the log as `settings` say from here on.
+    /// Starts writing the log by `settings`.
     ///
     /// # Errors
     /// If RUST_LOG has mistakes, or the file cannot be opened to append, as a sentence.
@@ -70,14 +70,14 @@ impl LogOutput {
         Ok(Self { lines, is_overruled: filters.is_some() })
     }
 
-    /// Opens the file again, since the old one may have been moved away. The log says if that fails, and goes on
-    /// in the old file. Never waits.
+    /// Opens the file again, because the old one may have been moved away. If that fails, a line in the log says so,
+    /// and the old file stays in use. Never waits.
     pub(crate) fn reopen(&self) {
         self.lines.reopen();
     }
 
-    /// Ends the process after a panic of any thread. A core that fails has lost the state of its connections.
-    /// Without it its clients would hang.
+    /// Makes a panic of any thread end the process. A core that panicked has lost the state of its connections. If the
+    /// process continued, its clients would hang.
     pub(crate) fn abort_on_panic(&self) {
         let lines = self.lines.clone();
         std::panic::set_hook(Box::new(move |panic| {
@@ -89,7 +89,7 @@ impl LogOutput {
     /// Changes the level, unless RUST_LOG overrules it.
     ///
     /// # Errors
-    /// If it does, as a sentence.
+    /// If RUST_LOG overrules it, as a sentence.
     pub(crate) fn set_level(&self, level: LogLevel) -> Result<(), String> {
         if self.is_overruled {
             return Err(format!("log.level: {DEFAULT_FILTER_ENV} is set and overrules it"));
@@ -99,14 +99,14 @@ impl LogOutput {
     }
 }
 
-/// Why lines cannot go to `file`, which is standard error if there is none.
+/// Why lines cannot be written to `file`; `None` is standard error.
 pub(crate) fn cannot_open(file: Option<&Path>, error: &io::Error) -> String {
     let name = file.unwrap_or("standard error".as_ref());
     format!("log.file: cannot open {}: {error}", name.display())
 }
 
-/// Escapes in text what a message may have from a peer, a file or a library: a line stays a line. JSON has its own
-/// escapes.
+/// Escapes control characters in messages, which may come from a peer, a file or a library, so that each line stays one
+/// line. JSON has its own escapes.
 struct Escaping {
     logger: Logger,
     format: LogFormat,
@@ -148,7 +148,7 @@ impl Drop for LogOutput {
     }
 }
 
-/// As env_logger decides for a target of its own (<https://no-color.org>).
+/// Whether to use colors, by the rules that env_logger applies to a target of its own (<https://no-color.org>).
 fn is_colorful_stderr() -> bool {
     let is_set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");

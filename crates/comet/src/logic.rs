@@ -95,7 +95,7 @@ fn named(algorithm: Algorithm) -> comet_logic::Algorithm {
 /// Starts `comet logic`. When this returns, every listener accepts.
 ///
 /// # Errors
-/// The first thing that did not work; nothing is left running.
+/// The first failure; nothing is left running.
 pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     let settings = &config.logic_server;
     let authenticator = authenticator(&config.token)?;
@@ -153,11 +153,11 @@ pub(crate) fn open_files() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
-/// A warning if sessions of connected clients may expire. This is no mistake: comets may have another
+/// A warning if sessions of connected clients may expire. It is not an error, because the comets may have another
 /// configuration.
 pub(crate) fn early_expiry(config: &Config) -> Option<String> {
     let expire = config.logic_server.expire;
-    // A comet renews at the first heartbeat of a client after a random time.
+    // A comet renews a session at the client's first heartbeat after a random time.
     let renewed = config.logic.heartbeat_max + heartbeat(config);
     (expire <= renewed).then(|| {
         format!(
@@ -176,10 +176,10 @@ fn heartbeat(config: &Config) -> Duration {
     }
 }
 
-/// The comets, and where clients connect to them.
+/// The comets, with the addresses for their clients.
 ///
 /// # Errors
-/// [`LogicError::Comet`] in the place of each that cannot be called.
+/// [`LogicError::Comet`] in place of each comet that cannot be called.
 pub(crate) fn comets(
     settings: &comet_config::LogicServer,
     tls: &ApiTls,

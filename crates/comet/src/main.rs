@@ -1,4 +1,4 @@
-//! The comet push gateway: arguments, configuration, what was asked for, and the exit code.
+//! The comet push gateway: reads arguments and configuration, runs the command, and returns the exit code.
 
 use std::process::ExitCode;
 
@@ -53,7 +53,7 @@ fn serve(serve: &Serve) -> ExitCode {
     })
 }
 
-/// Does what needs a configuration.
+/// Runs a command that needs a configuration.
 fn configured(
     config: Result<Config, String>,
     task: impl FnOnce(&Config) -> Result<u8, String>,

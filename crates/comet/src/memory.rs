@@ -1,7 +1,7 @@
-//! The worst case of memory that all bounds add up to, before anything is bound.
+//! The worst case of memory: the sum of all bounds, computed before anything is bound.
 //!
-//! A new limit of the shard does not compile before it is taken apart in [`Bounds::of`], and so gets a row here or
-//! is said to take no memory.
+//! [`Bounds::of`] destructures the limits of the shard. So a new limit does not compile until it gets a row here, or is
+//! listed as taking no memory.
 
 use std::fmt::Write;
 use std::fs;
@@ -27,40 +27,39 @@ use comet_serve::{
 use crate::options::{limits, memory_ceiling};
 use crate::start::REPORTS;
 
-/// User memory of an idle connection, all tables included. The bench measures less.
+/// User memory of an idle connection, all tables included. The bench measures less than this.
 const CONNECTION: u64 = 512;
 /// A room with one member and the longest name, on the member's core and at its home.
 const ROOM: u64 = 512 + NAME_MAX as u64;
-/// The kernel's memory of a connection whose buffers are empty.
+/// Kernel memory of a connection with empty buffers.
 const SOCKET: u64 = 4 << 10;
-/// Memory of an idle TLS session beside it, measured by a test of comet-net.
+/// Additional memory of an idle TLS session, as measured by a test of comet-net.
 const TLS_SESSION: u64 = 4 << 10;
-/// What a TLS session keeps of a record that is not complete, and of one the kernel has not taken.
+/// Memory of a TLS session for an incomplete record, and for one that the kernel has not taken.
 const TLS_RECORDS: u64 = (32 << 10) + (16 << 10);
 /// A message in an outbox, without its bytes: an entry of 20 bytes in a log that has doubled, 56 bytes where it is
 /// stored, which all logs share, and 8 in the table of a send.
 const OUTBOX_ENTRY: u64 = 104;
-/// What short messages in outboxes take, beside what they count as in [`Limits::outbox_memory`].
+/// The factor between the memory of short messages in outboxes and their size in [`Limits::outbox_memory`].
 const OUTBOX_ALLOCATED: u64 = 2;
-/// A reply beside its entry and its body, which may be that of the request: its header and what is allocated around it.
+/// Memory of a reply beside its entry and its body, which may be the request's body: its header and the allocation.
 const REPLY: u64 = 64;
-/// With drop-oldest a log may keep as many messages that were dropped as it has.
+/// With drop-oldest a log may keep as many dropped messages as waiting ones.
 const KEPT_BY_DROP_OLDEST: u64 = 2;
-/// A retained session number: in a queue and in a table that have doubled.
+/// A retained session number, stored in a queue and in a table that have both doubled.
 const RETAINED: u64 = 96;
-/// Bytes that a byte of a push may become in the text form, as `\u0001`.
+/// Most bytes of the text form for one byte of a push, as in `\u0001`.
 const TEXT_GROWTH: usize = 6;
-/// A retained key: as a number, and its text twice.
+/// A retained key: its number, and its text twice.
 const RETAINED_KEY: u64 = RETAINED + 2 * NAME_MAX as u64;
-/// An address or subnet that is counted, in a table that has doubled.
+/// A counted address or subnet, in a table that has doubled.
 const SOURCE: u64 = 96;
-/// A session that may outlast its connection, at the home of its user: its key with the longest name, and two entries.
+/// A session that may outlast its connection, at the home of its user: its key of the longest length, and two entries.
 const KEPT_SESSION: u64 = 160 + NAME_MAX as u64;
 /// A trace event with its key and the numbers of its live traces.
 const TRACE_EVENT: u64 = 160 + NAME_MAX as u64 + 8 * LIVE_TRACES_MAX as u64;
 
-/// A table of the worst case, in lines for a terminal. `open_files` is what [`comet_net::probe`]
-/// returns.
+/// A table of the worst case, as lines for a terminal. `open_files` is the result of [`comet_net::probe`].
 #[must_use]
 pub fn worst_case(config: &Config, open_files: u64) -> String {
     let bounds = Bounds::of(config, &limits(config, open_files), open_files);
@@ -92,7 +91,7 @@ impl Bounds {
             cli_proto,
             mesh_backlog,
             sources,
-            // Its events are bounded with those of live traces.
+            // Its events are bounded together with those of live traces.
             trace_users: _,
             user_memory_ms,
             text,
@@ -100,20 +99,20 @@ impl Bounds {
             deflate,
             callers: of_frames,
             rooms,
-            // Choices, and texts that the configuration holds.
+            // Flags, and texts stored in the configuration.
             is_out_of_memory: _,
             refuses_pushes: _,
             takes_clients: _,
-            // A thousand, which all shards share.
+            // At most a thousand, shared by all shards.
             blocks: _,
-            // A few; an entry for each connection that one is about.
+            // At most a few, with an entry for each traced connection.
             traces: _,
             slow_consumer: _,
             filter_rooms: _,
             goodbye: _,
             path: _,
             origins: _,
-            // Times.
+            // Times need no memory.
             key_memory_ms: _,
             handshake_ms: _,
             write_ms: _,
@@ -128,34 +127,34 @@ impl Bounds {
             recovery_memory,
             resume,
             presence_rules,
-            // Of the connections, these may be of a kind; that takes no memory beside them.
+            // These limit how many connections may be of a kind, which needs no further memory.
             accepts: _,
             handshakes: _,
             rates: _,
             user_sessions: _,
-            // What waits for a crowd left the inbox of the shard.
+            // A crowd's waiting pushes have left the inbox of the shard, so they are counted there.
             crowd_above: _,
             crowd_slice: _,
             crowd_bytes: _,
-            // Tables without entries are small.
+            // Empty tables are small.
             buckets: _,
         } = limits;
-        // These are the start's, not the shard's.
+        // These are used at the start, not by the shard.
         let comet_config::Limits {
             mesh_inbox, recv_buffers, recv_buffer_size, ring_entries, ..
         } = &config.limits;
         let cores = config.server.cores.len() as u64;
         let connections = cores * u64::from(*connections);
-        // A frame that is not complete, and a message in fragments beside it; or the head of an upgrade.
+        // An incomplete frame, and a fragmented message beside it; or the head of an upgrade.
         let unread = allocated(2 * *body_max as u64).max(allocated(*head_max as u64));
-        // Any connection may be in TLS if there is a listener for it.
+        // Any connection may use TLS if there is a listener for it.
         let has_tls = !(config.tcp.tls_bind.is_empty() && config.websocket.tls_bind.is_empty());
         let in_tls = if has_tls { connections } else { 0 };
         let kept = match config.protocol.slow_consumer {
             SlowConsumer::DropOldest => KEPT_BY_DROP_OLDEST,
             SlowConsumer::DropNewest | SlowConsumer::Close => 1,
         };
-        // The latest states wait beside what is in flight, however much that is.
+        // The latest states wait in addition to the frames in flight, whatever their number.
         let kept = kept + u64::from(coalesce_rules.iter().any(|rule| rule.keep_latest));
         let entries = u64::from(*svr_proto) * OUTBOX_ENTRY;
         let waiting = connections * (entries + allocated(u64::from(*outbox_bytes))) * kept;
@@ -166,13 +165,13 @@ impl Bounds {
         let requests = request_bytes(request_max(config)) as u64;
         let is_counted = sources.is_on();
         let has_logic = !config.logic.addrs.is_empty();
-        // Event streams come to the listeners of WebSocket.
+        // Event streams use the listeners of WebSocket.
         let WebSocket { bind, tls_bind, .. } = &config.websocket;
         let has_events = !(bind.is_empty() && tls_bind.is_empty());
         let json_forms = u64::from(*text) + u64::from(has_events);
         let Config { nats, push, .. } = config;
         let has_hosts = !nats.servers.is_empty();
-        // Pushes and other messages of an inbox, and what each core keeps for each other one.
+        // Pushes and other messages of an inbox, and the messages that each core keeps for each other core.
         let messages = 2 * *mesh_inbox as u64 + (cores - 1) * *mesh_backlog as u64;
         let names = (3 * NAME_MAX + ACCEPTS_MAX * size_of::<i32>()) as u64;
         let when = |is_so: bool, bytes: u64| if is_so { bytes } else { 0 };
@@ -231,7 +230,7 @@ impl Bounds {
                 "what clients missed, on its way to them",
                 when(
                     !history_rules.is_empty(),
-                    // Event streams get it in a form of their own.
+                    // Event streams get the pushes in a form of their own.
                     cores
                         * allocated(*recovery_memory as u64)
                         * (1 + u64::from(has_events) * TEXT_GROWTH as u64),
@@ -258,7 +257,7 @@ impl Bounds {
                     allocated((comet_nats::STREAM_BYTES_MAX + STREAM_BYTES_MAX) as u64),
                 ),
             ),
-            // The connections that have just ended, and the keys that have none.
+            // The sessions whose connections have just ended, and those without a connection.
             ("parked sessions", when(resume.is_on(), 2 * cores * allocated(resume.memory as u64))),
             ("keys of sessions that may be", when(resume.is_on(), connections * KEPT_SESSION)),
             (
@@ -272,7 +271,7 @@ impl Bounds {
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
             ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
-            // Those at `monitor.stat` and at `monitor.pprof`.
+            // At `monitor.stat` and at `monitor.pprof`.
             ("requests for pages", allocated(2 * PAGES_BYTES_MAX as u64)),
             (
                 "answers that callers have not taken",
@@ -321,55 +320,55 @@ impl Bounds {
     }
 }
 
-/// What a compressor and a decompressor take.
+/// Memory of a compressor and a decompressor.
 const CODECS: usize = 400 << 10;
 
-/// What a push that waits takes beside its frame: its entry in a list that has doubled, with its id.
+/// Memory of a waiting push beside its frame: its entry, with its id, in a list that has doubled.
 const GATHERED: usize = 512 + NAME_MAX;
 
-/// What a room whose position is known takes: its entries in two tables that have doubled, with its name.
+/// Memory of a room with a known position: its entries, with its name, in two tables that have doubled.
 const HISTORY: usize = 512 + NAME_MAX;
 
-/// What a room takes about which members are to be told: its entries in two tables, with its name.
+/// Memory of a room whose members are announced: its entries, with its name, in two tables.
 const PRESENCE: usize = 256 + NAME_MAX;
-/// What one that entered or left takes there, with its key.
+/// Memory there of a member that entered or left, with its key.
 const MEMBER: usize = 64 + NAME_MAX;
 
-/// What the callers at `push.frames` of a core take: bytes that come in, requests in two forms, and replies in two buffers.
+/// Memory of a core's callers at `push.frames`: received bytes, requests in two forms, and replies in two buffers.
 fn frames(limits: &CallerLimits) -> u64 {
     let each = 2 * CALLER_INPUT_MAX + 2 * CALLER_OUTPUT_MAX;
     let requests = if limits.connections > 0 { CALLERS_BYTES_MAX + limits.frame_max } else { 0 };
     2 * usize::from(limits.connections) as u64 * each as u64 + 2 * allocated(requests as u64)
 }
 
-/// What pushes of these callers take that other hosts are told of, with their calls there.
+/// Memory of these callers' pushes that are announced to other hosts, with their calls there.
 fn for_hosts(limits: &CallerLimits) -> u64 {
     let frames = allocated((CALLED_BYTES_MAX + limits.frame_max) as u64);
     if limits.connections > 0 { frames + (CALLED_MAX * CALL) as u64 } else { 0 }
 }
 
-/// What a place of an answer keeps beside the bytes of that: of four the task of a stream, and the buffers of its decoder and its
-/// encoder; of one what is left of a call.
+/// Memory of one place for an answer, beside the bytes of the answer. A stream takes four places: for its task, and the
+/// buffers of its decoder and its encoder. A call takes one, for what is left of it.
 const ANSWER: usize = 5 << 10;
 
-/// What a watch of health keeps: its stream, its task and the buffer of its encoder.
+/// Memory of a health watch: its stream, its task and the buffer of its encoder.
 const WATCH: u64 = 16 << 10;
 
-/// What a call keeps beside its request: its entry, its tally and its channel.
+/// Memory of a call beside its request: its entry, its tally and its channel.
 const CALL: usize = 1 << 10;
 
-/// Bytes that the allocator may take for `bytes`: its size classes are up to a quarter apart.
+/// Bytes that the allocator may use for `bytes`: its size classes are up to a quarter apart.
 fn allocated(bytes: u64) -> u64 {
     bytes + bytes / 4
 }
 
-/// Bytes of the kernel in full buffers of all connections, of which it takes no more than `tcp_mem` says.
+/// Kernel memory of full buffers of all connections, limited by `tcp_mem`.
 fn socket_buffers(config: &Config, connections: u64) -> u64 {
     let most = |name: &str| -> u64 {
         let text = fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
         text.split_whitespace().last().and_then(|most| most.parse().ok()).unwrap_or(0)
     };
-    // The kernel doubles what is asked for.
+    // The kernel doubles the requested size.
     let buffer = |asked: usize, name| if asked > 0 { 2 * asked as u64 } else { most(name) };
     let each = buffer(config.tcp.sndbuf, "tcp_wmem") + buffer(config.tcp.rcvbuf, "tcp_rmem");
     let all = most("tcp_mem").saturating_mul(rustix::param::page_size() as u64);
@@ -437,7 +436,7 @@ mod tests {
         ] {
             assert!(sum(&[&least[..], &[raised]].concat()) > before, "{raised}");
         }
-        // Beside what hosts take themselves.
+        // Does not include the memory that the hosts take themselves.
         let nats = "nats.servers=[\"nats://127.0.0.1:4222\"]";
         let beside = |sets: &[&str]| sum(&[sets, &[nats]].concat()) - sum(sets);
         let frames = [&least[..], &["push.frames=[\"127.0.0.1:0\"]"]].concat();

@@ -1,4 +1,4 @@
-//! The calling end of a server's `monitor.stat`, for `comet stat` and `comet top`.
+//! The client of a server's `monitor.stat`, for `comet stat` and `comet top`.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -21,16 +21,16 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest answer, bytes.
 const BODY_MAX: u64 = 64 << 20;
 
-/// A server that is looked at.
+/// The monitored server.
 pub(crate) struct MonitorClient {
     agent: Agent,
-    /// What paths are appended to.
+    /// The URL to which paths are appended.
     base: String,
     authorization: Option<HeaderValue>,
 }
 
 impl MonitorClient {
-    /// The server that the command line names. Nothing is asked yet.
+    /// The server that the command line names. No request is made yet.
     ///
     /// # Errors
     /// If there is no address, or a file cannot be read.
@@ -80,7 +80,7 @@ impl MonitorClient {
     }
 }
 
-/// The first address of `monitor.stat`, seen from this host.
+/// The first address of `monitor.stat`, as reachable from this host.
 fn configured(monitored: &Monitored) -> Result<String, String> {
     let serve = Serve { config: monitored.config.clone(), ..Serve::default() };
     let config = run::configure(&serve)?;
@@ -99,7 +99,7 @@ fn configured(monitored: &Monitored) -> Result<String, String> {
     .to_string())
 }
 
-/// The authorities that a certificate of the server may be of.
+/// The authorities accepted for the server's certificate.
 fn authorities(access: &Access) -> Result<RootCerts, String> {
     let Some(path) = &access.ca else {
         return Ok(http_client::system_authorities());
@@ -118,7 +118,7 @@ fn authorities(access: &Access) -> Result<RootCerts, String> {
     }
 }
 
-/// `text` without what a terminal would obey: names of rooms and keys are the clients'.
+/// `text` without control characters for the terminal: clients choose the names of rooms and keys.
 pub(crate) fn printable(text: &str) -> String {
     let escape = |c: char| match c.is_control() || is_invisible(c) {
         true => c.escape_unicode().to_string(),
@@ -127,7 +127,7 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Marks that change the direction of text, and spaces without a width.
+/// Marks that change the direction of text, and spaces of zero width.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

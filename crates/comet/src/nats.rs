@@ -1,4 +1,4 @@
-//! From the configuration to what connects this host with others (`nats.servers`).
+//! The options that connect this host with others (`nats.servers`), from the configuration.
 
 use std::fs;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use comet_config::{Config, HISTORY_AGE_MAX, HistoryStore, Nats, NatsRooms};
 use comet_control::ClusterOptions;
 use comet_nats::{Auth, Events, Options, StreamOptions};
 
-/// `None`: this host is alone.
+/// `None`: there are no other hosts.
 ///
 /// # Errors
 /// If the credentials cannot be read, or the options cannot be used, as a sentence with the key.
@@ -40,8 +40,8 @@ pub(crate) fn cluster(config: &Config) -> Result<Option<ClusterOptions>, String>
     }))
 }
 
-/// A stream that keeps a push as long as any rule does. It is read also where there is no rule: one may come while this process runs,
-/// and the stream may be another host's.
+/// A stream that keeps each push as long as any rule requires. It is read even without a rule, because a rule may be
+/// added while this process runs, and the stream may belong to another host.
 fn stream(config: &Config) -> Option<StreamOptions> {
     let Nats { history, history_bytes, history_replicas, .. } = &config.nats;
     let age = config.history.rules.iter().map(|rule| rule.age).max().unwrap_or(HISTORY_AGE_MAX);
@@ -69,7 +69,7 @@ mod tests {
 
     use super::*;
 
-    /// A rule may come while the process runs, and other hosts may have some.
+    /// A rule may be added while the process runs, and other hosts may have rules.
     #[test]
     fn the_stream_is_read_also_where_there_is_no_rule() {
         let check = |sets: &[&str], hours: Option<u64>| {

@@ -1,4 +1,4 @@
-//! From the configuration to the options of each part.
+//! The options of each part, from the configuration.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,9 +19,9 @@ use comet_serve::{AccessLog, connections_max};
 use crate::listeners::Addresses;
 use crate::log_output;
 
-/// What the server has opened before its threads start.
+/// Resources that the server has opened before its threads start.
 pub(crate) struct Opened<'a> {
-    /// Where clients connect.
+    /// The addresses for clients.
     pub(crate) addresses: &'a Addresses,
     /// The certificates shown to clients.
     pub(crate) certificates: &'a Arc<CertificatesInUse>,
@@ -90,14 +90,14 @@ pub(crate) fn control_options(
     }
 }
 
-/// A lock that `tokens` open. HTTP callers may use any name of this server.
+/// A lock for `tokens`. HTTP callers may use any name of this server.
 pub(crate) fn lock(config: &Config, tokens: &[String]) -> Arc<Lock> {
     let server = &config.server;
     let names = [&server.id, &server.domain].into_iter().chain(&server.hosts);
     Arc::new(Lock::new(tokens.to_vec(), names.cloned().collect()))
 }
 
-/// Where a shard has clients authenticated.
+/// The logic by which a shard authenticates clients.
 pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
     if logic.addrs.is_empty() {
         return Logic::Embedded;
@@ -105,7 +105,7 @@ pub(crate) fn logic(logic: &comet_config::Logic) -> Logic {
     Logic::Remote { renew_ms: (millis(logic.heartbeat_min), millis(logic.heartbeat_max)) }
 }
 
-/// A core's share of the connections that the limit on open files leaves room for, beside those of callers.
+/// A core's share of the connections that the limit on open files allows, after those of callers.
 fn share(config: &Config, open_files: u64) -> u32 {
     let for_clients = open_files.saturating_sub(callers_descriptors(config, open_files));
     let share = for_clients / config.server.cores.len() as u64;
@@ -114,7 +114,7 @@ fn share(config: &Config, open_files: u64) -> u32 {
 
 /// Descriptors that callers may take.
 fn callers_descriptors(config: &Config, open_files: u64) -> u64 {
-    // A socket that is being closed, and one that took its place.
+    // Counted twice: for a socket that is being closed, and the one that replaces it.
     let frames = 2 * u64::from(frames_connections(config, open_files));
     descriptors(open_files) + frames * config.server.cores.len() as u64
 }
@@ -129,7 +129,8 @@ fn frames_connections(config: &Config, open_files: u64) -> u16 {
     u16::try_from(share).expect("no more than there are at most")
 }
 
-/// What of the machine's bounds a start or a reload warns of. `open_files` is what [`comet_net::probe`] returns.
+/// The warnings of a start or a reload about the limits of the machine. `open_files` is the result of
+/// [`comet_net::probe`].
 pub(crate) fn warnings(config: &Config, open_files: u64) -> Vec<String> {
     let warnings = [
         too_few_open_files(config, open_files),
@@ -161,7 +162,7 @@ fn few_connections(config: &Config, open_files: u64) -> Option<String> {
     })
 }
 
-/// A warning if receive buffers take long to be made.
+/// A warning if making the receive buffers takes long.
 fn slow_start(config: &Config) -> Option<String> {
     let limits = &config.limits;
     let each = u64::from(limits.recv_buffers) * u64::from(limits.recv_buffer_size);
@@ -175,7 +176,7 @@ fn slow_start(config: &Config) -> Option<String> {
     })
 }
 
-/// A warning if more connections are configured than the limit on open files leaves room for.
+/// A warning if more connections are configured than the limit on open files allows.
 fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     let (connections, share) = (config.limits.connections, share(config, open_files));
     (connections > share).then(|| {
@@ -190,8 +191,8 @@ fn too_few_open_files(config: &Config, open_files: u64) -> Option<String> {
     })
 }
 
-/// Bytes that the process may have in RAM (`limits.memory`). It is not the sum of all bounds: few servers have clients that
-/// use up each of them at once.
+/// Bytes that the process may have in RAM (`limits.memory`). This is not the sum of all bounds: few servers have
+/// clients that use up all of them at once.
 pub(crate) fn memory_ceiling(config: &Config) -> u64 {
     match config.limits.memory {
         0 => comet_ops::available_bytes().map_or(u64::MAX, |bytes| bytes / 10 * 9),
@@ -199,7 +200,7 @@ pub(crate) fn memory_ceiling(config: &Config) -> u64 {
     }
 }
 
-/// How the server drains.
+/// The drain of the server.
 pub(crate) fn drain_plan(config: &Config) -> DrainPlan {
     let server = &config.server;
     DrainPlan {
@@ -210,10 +211,10 @@ pub(crate) fn drain_plan(config: &Config) -> DrainPlan {
     }
 }
 
-/// The shard's bounds. The configuration keeps durations small enough.
+/// The limits of the shard. The configuration keeps durations small enough.
 pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
     let protocol = &config.protocol;
-    // One more would take a descriptor that control, logs and accepting need.
+    // A connection more would take a descriptor that control, logs and accepting need.
     let connections = match (config.limits.connections, share(config, open_files)) {
         (0, share) => share,
         (connections, share) => connections.min(share),
@@ -268,7 +269,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         accepts: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
         sources: SourceLimits {
-            // goim's logic is told how many addresses there are.
+            // goim's logic is told the number of addresses.
             is_census: !config.discovery.nodes.is_empty(),
             per_address: config.clients.per_address,
             per_subnet: config.clients.per_subnet,
@@ -327,23 +328,23 @@ fn presence_rule(rule: &comet_config::PresenceRule) -> PresenceRule {
     }
 }
 
-/// What one core has of a limit for all of them, rounded up.
+/// A core's part of a limit for all cores, rounded up.
 fn core_share(config: &Config, limit: u32) -> u32 {
     limit.div_ceil(config.server.cores.len() as u32)
 }
 
-/// Durations of the configuration fit.
+/// The configuration keeps durations within this range.
 fn millis(duration: Duration) -> u32 {
     u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
-/// Connections of callers at `push.frames` at once, where the open files leave room.
+/// Most connections of callers at `push.frames` at once, if the open files allow them.
 const FRAMES_CONNECTIONS: usize = 256;
-/// Fewer connections of a core than this are more likely a forgotten limit than a plan.
+/// Fewer connections per core than this are more likely a forgotten limit than intended.
 const FEW_CONNECTIONS: u32 = 1_000;
-/// Receive buffers that take a good part of a second to be filled.
+/// Receive buffers of this size take a considerable part of a second to fill.
 const SLOW_BUFFERS: u64 = 512 << 20;
-/// Connections of a core if nothing but the open files bounds them.
+/// Connections of a core if only the open files limit them.
 const CONNECTIONS_MAX: u32 = 1 << 24;
 
 fn network(configured: &comet_config::Network) -> Network {
@@ -363,7 +364,7 @@ mod tests {
             let sets = [format!("limits.connections={configured}")];
             let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
             let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
-            // 848 of them are for callers.
+            // 848 of the open files are for callers.
             assert_eq!(limits(&config, 66_128).connections, held);
             assert_eq!(too_few_open_files(&config, 66_128).as_deref(), sentence);
         };

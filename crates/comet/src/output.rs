@@ -1,4 +1,4 @@
-//! What commands print. The print macros panic if a sink fails, as a full disk does; these functions do not.
+//! Output of commands. The print macros panic if a sink fails, as a full disk does; these functions do not.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -6,9 +6,9 @@ use std::io::{self, ErrorKind, Write};
 /// Whether standard output still has a reader.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Reader {
-    /// As far as can be seen.
+    /// As far as can be determined.
     Present,
-    /// Its end of the pipe is closed, as after `comet --check | head -1`. That is no failure.
+    /// Its end of the pipe is closed, as after `comet --check | head -1`. That is not a failure.
     Left,
 }
 
@@ -21,7 +21,7 @@ pub fn print(text: impl Display) -> Result<Reader, String> {
     outcome(writeln!(out, "{text}").and_then(|()| out.flush()))
 }
 
-/// The same for output that was written by other means.
+/// The same result for output that was written by other code.
 pub(crate) fn outcome(written: io::Result<()>) -> Result<Reader, String> {
     match written {
         Ok(()) => Ok(Reader::Present),

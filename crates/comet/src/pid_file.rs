@@ -1,7 +1,7 @@
 //! The file that holds the process id while the server runs.
 //!
-//! Ids are used again, so the one in a file that was left behind means nothing. A lock (flock(2)) shows that
-//! the process lives: it ends with the process, however that ends.
+//! Process ids are reused, so the number in a leftover file means nothing. A lock (flock(2)) shows that the process is
+//! alive: the lock ends with the process, however that ends.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// A living process that has a pid file.
+/// A living process that holds a pid file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Holder {
     Process(u32),
@@ -21,7 +21,7 @@ impl Holder {
     /// Reads the number of the process that has locked `file`.
     fn read(mut file: &File) -> Self {
         let mut number = String::new();
-        // Without a number it is as good as empty.
+        // An unreadable number counts as missing.
         let _ = file.read_to_string(&mut number);
         number.trim().parse().map_or(Self::Unknown, Self::Process)
     }
@@ -36,7 +36,7 @@ impl Holder {
     }
 }
 
-/// The living process that has the file at `path`, which stays as it is.
+/// The living process that holds the file at `path`. The file is not changed.
 ///
 /// # Errors
 /// If a start could not take the file for another reason, as a sentence.
@@ -59,7 +59,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> String {
     format!("server.pid_file: cannot write {}: {error}", path.display())
 }
 
-/// A pid file of this process; removed when dropped, unless it is another process's by then.
+/// A pid file of this process. Dropping it removes the file, unless another process holds it by then.
 #[derive(Debug)]
 pub(crate) struct PidFile {
     path: PathBuf,
@@ -68,7 +68,7 @@ pub(crate) struct PidFile {
 }
 
 impl PidFile {
-    /// Takes the file before anything else is opened. What an ended process left in it is removed.
+    /// Claims the file before anything else is opened. The number of a process that has ended is removed.
     ///
     /// # Errors
     /// If a living process has it, or it cannot be opened, as a sentence.
@@ -83,7 +83,7 @@ impl PidFile {
                 Err(TryLockError::Error(error)) => return Err(failed(error)),
                 Err(TryLockError::WouldBlock) => return Err(Holder::read(&file).refusal(path)),
             }
-            // Its owner may have removed it between opening and locking.
+            // Its owner may have removed it between the open and the lock.
             let is_there = fs::metadata(path).is_ok_and(|there| {
                 file.metadata()
                     .is_ok_and(|mine| (mine.dev(), mine.ino()) == (there.dev(), there.ino()))
@@ -95,13 +95,13 @@ impl PidFile {
         }
     }
 
-    /// The file that another process has claimed and handed over, with its lock. It stays that process's until
+    /// The file that another process has claimed and handed over, with its lock. It belongs to that process until
     /// [`PidFile::write`].
     pub(crate) fn inherit(path: &Path, file: OwnedFd) -> Self {
         Self { path: path.to_owned(), file: file.into(), is_ours: false }
     }
 
-    /// Writes the process id: the server is up.
+    /// Writes the process id, when the server is up.
     ///
     /// # Errors
     /// If it cannot be written, as a sentence.
@@ -110,7 +110,8 @@ impl PidFile {
         self.write_number(std::process::id())
     }
 
-    /// Writes the id of the process that it was handed to. That one may be asked for as soon as this one has ended.
+    /// Writes the id of the process to which the file was handed. A reader may look it up as soon as this process has
+    /// ended.
     ///
     /// # Errors
     /// If it cannot be written, as a sentence.
@@ -119,7 +120,7 @@ impl PidFile {
         self.write_number(id)
     }
 
-    /// Removes the file, which is nobody's any more.
+    /// Removes the file, which no process needs any more.
     pub(crate) fn remove(mut self) {
         self.is_ours = true;
     }
@@ -127,7 +128,7 @@ impl PidFile {
     fn write_number(&self, id: u32) -> Result<(), String> {
         let line = format!("{id}\n");
         let written = self.file.write_all_at(line.as_bytes(), 0);
-        // What another process has written may be longer.
+        // The number written by another process may be longer.
         let written = written.and_then(|()| self.file.set_len(line.len() as u64));
         written.map_err(|error| cannot_write(&self.path, &error))
     }

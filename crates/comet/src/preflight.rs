@@ -1,5 +1,5 @@
-//! What a start needs, tried before anything starts and given back at once, so that all mistakes are found
-//! together. `--check` ends here.
+//! Tries the resources that a start needs, before anything starts, and releases them at once, so that all mistakes are
+//! found together. `--check` ends here.
 
 use std::env;
 use std::fmt::Display;
@@ -20,26 +20,26 @@ use crate::{StartError, api_tls, listeners};
 /// How long the kernel may take to release the addresses of a process that has ended.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What follows the preflight.
+/// The step after the preflight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {
     /// A start.
     Start,
-    /// Nothing: `--check`. What the server that is to be started anew or reloaded holds is no mistake then: the
-    /// process that holds the pid file, or without one a process with the same arguments.
+    /// Nothing: `--check`. Resources held by the running server that will be restarted or reloaded are not errors then.
+    /// That server is the process that holds the pid file, or without one a process with the same arguments.
     Check,
 }
 
-/// What is good to know where there is no mistake.
+/// Findings of a preflight without mistakes.
 #[derive(Debug)]
 pub struct Preflight {
-    /// Files that the process may open, as [`comet_net::probe`] says.
+    /// Files that the process may open, as returned by [`comet_net::probe`].
     pub open_files: u64,
-    /// What works, but not as it should; sentences.
+    /// Settings that work, but not as they should; sentences.
     pub warnings: Vec<String>,
 }
 
-/// Tries what a start of the server needs.
+/// Tries the resources that a start of the server needs.
 ///
 /// # Errors
 /// Every mistake, a line each.
@@ -48,7 +48,8 @@ pub fn server(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     check_server(config, findings, &Inherited::default())
 }
 
-/// Tries what a process needs that takes over from another one, which holds the pid file and what is `inherited`.
+/// Tries the resources that a process needs which takes over from another one. That one holds the pid file and the
+/// `inherited` sockets.
 ///
 /// # Errors
 /// As [`server`].
@@ -129,7 +130,7 @@ fn check_server(
     findings.conclude(open_files)
 }
 
-/// Tries what a start of `comet logic` needs.
+/// Tries the resources that a start of `comet logic` needs.
 ///
 /// # Errors
 /// As [`server`].
@@ -155,7 +156,7 @@ struct Findings {
     purpose: Purpose,
     /// For all addresses together.
     release_deadline: Instant,
-    /// The server that runs already; `None`: not looked for yet, or not found.
+    /// The running server; `None`: not looked for yet, or not found.
     running: Option<OtherProcess>,
     is_looked_for: bool,
     /// This process takes over from another one.
@@ -249,7 +250,7 @@ impl Findings {
         }
     }
 
-    /// Each file by itself: a mistake in one hides none in another.
+    /// Checks each file separately, so that a mistake in one hides none in another.
     fn token_keys(&mut self, token: &Token) {
         for file in &token.jwt_keys {
             let alone = Token { jwt_keys: vec![file.clone()], ..token.clone() };

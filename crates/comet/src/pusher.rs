@@ -13,14 +13,15 @@ use crate::output::print;
 /// Keys of one push: no more than a server takes by default (`push.keys_max`).
 const KEYS_MAX: usize = 1000;
 
-/// A connection without a call for this long is made anew. Nobody answers the server's pings while a message is read.
+/// A connection without a call for this long is replaced. While a message is read, this client does not answer the
+/// server's pings.
 const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Pushes the messages and prints the sum of their ledgers. Returns the exit code: 0, or [`EXIT_NO_MATCH`].
 ///
 /// # Errors
-/// If a message, a file of keys or the token cannot be read, no server answers, or the server refuses a push. That is the
-/// last one then; the sum of those before is printed.
+/// If a message, a file of keys or the token cannot be read, no server answers, or the server refuses a push. The
+/// refused push is the last one; the sum of the earlier ones is printed.
 pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
     let mut pusher = Pusher::new(push)?;
     let mut messages = Messages::open(push.target.input())?;
@@ -34,13 +35,13 @@ pub fn push(push: &Push) -> Result<u8, Box<dyn Error>> {
 
 struct Pusher<'a> {
     push: &'a Push,
-    /// What is pushed to with one call each.
+    /// The targets, with one call each.
     targets: Vec<To>,
     client: PushClient,
     last: Instant,
 }
 
-/// Whom a call is for.
+/// The target of a call.
 enum To {
     Keys(Vec<String>),
     User(i64),
@@ -128,7 +129,7 @@ pub(crate) fn connect(api: &Api) -> Result<PushClient, Box<dyn Error>> {
     })
 }
 
-/// What names a file of [`TlsFiles`].
+/// The flag that names a file of [`TlsFiles`].
 fn flag(field: &str) -> &'static str {
     match field {
         "certificate" => "--certificate",
@@ -141,10 +142,10 @@ fn flag(field: &str) -> &'static str {
 #[derive(Default)]
 struct Sum {
     pushes: u64,
-    /// A server has sent none.
+    /// Whether a server sent no ledger.
     is_unknown: bool,
     ledger: Ledger,
-    /// Pushes that a host has not answered, by its name.
+    /// Number of pushes that a host has not answered, by its name.
     unanswered: BTreeMap<String, u64>,
 }
 
@@ -174,7 +175,7 @@ impl Sum {
         if is_nobody && !self.is_unknown { EXIT_NO_MATCH } else { 0 }
     }
 
-    /// With the number of pushes where there may be several.
+    /// Includes the number of pushes if there may be several.
     fn describe(&self, are_many: bool) -> String {
         let Self { pushes, ledger, unanswered, .. } = self;
         let has_count = are_many || *pushes > 1;

@@ -1,4 +1,4 @@
-//! A newer configuration for a running server: what changes alive, and what waits for the next start.
+//! A newer configuration for a running server: the changes at run time, and those that need a restart.
 
 use comet_config::{Change, Config, Mistakes, TakesEffect};
 use comet_ops::Certificate;
@@ -23,16 +23,16 @@ const OF_LOGIC: [&str; 16] = [
     "push.timeout",
 ];
 
-/// What a newer configuration changes.
+/// The changes of a newer configuration.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Reloaded {
-    /// Keys that hold from now on.
+    /// Keys that have changed at run time.
     pub alive: Vec<Change>,
-    /// Keys whose newer value holds after a restart.
+    /// Keys whose newer value takes effect after a restart.
     pub later: Vec<Change>,
-    /// Certificates that clients are shown from now on, which were not in use before.
+    /// New certificates that clients are shown.
     pub certificates: Vec<Certificate>,
-    /// Keys whose files have other contents, a sentence for each. They hold from now on.
+    /// Keys whose files have new contents, which are in use; one sentence each.
     pub files: Vec<String>,
 }
 
@@ -46,7 +46,7 @@ impl Reloaded {
 }
 
 impl Reloaded {
-    /// What `newer` changes of `running`. Keys of `comet logic` are not named: they are another process's.
+    /// The changes from `running` to `newer`. Keys of `comet logic` are left out, because another process uses them.
     pub(crate) fn compare(running: &Config, newer: &Config) -> Self {
         let mut changes = running.changes(newer);
         let of_logic = [TakesEffect::InLogic, TakesEffect::AliveInLogic];
@@ -56,7 +56,7 @@ impl Reloaded {
         Self { alive, later, certificates: Vec::new(), files: Vec::new() }
     }
 
-    /// The same for `comet logic`, which takes `adopted` over: only of keys that it reads.
+    /// The same for `comet logic`, which adopts `adopted`, restricted to the keys that it reads.
     pub(crate) fn compare_logic(running: &Config, adopted: &Config, newer: &Config) -> Self {
         let mut later = adopted.changes(newer);
         later.retain(|change| {
@@ -67,7 +67,7 @@ impl Reloaded {
     }
 }
 
-/// Why a newer configuration does not fit the running one, a line for each mistake.
+/// Why a newer configuration does not fit the running one, one line per mistake.
 pub(crate) fn misfit(mistakes: &Mistakes) -> String {
     let with = |mistake| format!("with what needs a restart as it is: {mistake}");
     mistakes.iter().map(with).collect::<Vec<_>>().join("\n")

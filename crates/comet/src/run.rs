@@ -1,4 +1,4 @@
-//! The two servers as processes: from the configuration to the signal that ends them.
+//! The two servers as processes, from the configuration to the signal that ends them.
 
 use std::time::{Duration, Instant};
 use std::{env, fs};
@@ -22,8 +22,8 @@ use crate::token_keys;
 use crate::upgrade::{Answer, Asked, Former, NotTaken, TakingOver};
 use crate::{App, Ended, ending};
 
-/// Reads and checks the configuration: the file, and the environment and the flags that overrule it. RUST_LOG
-/// is checked with it.
+/// Reads and checks the configuration: the file, and the environment and flags that override it. RUST_LOG is checked as
+/// well.
 ///
 /// # Errors
 /// All mistakes, a line each.
@@ -31,7 +31,7 @@ pub fn configure(serve: &Serve) -> Result<Config, String> {
     read(serve, load)
 }
 
-/// The same for `comet logic`, which may read the file of comets on other hosts.
+/// As [`configure`], for `comet logic`. The file may be that of comets on other hosts.
 ///
 /// # Errors
 /// As for [`configure`].
@@ -60,7 +60,7 @@ fn read(
         read_secret: Some(|path| fs::read_to_string(path)),
     };
     let config = load(&source, &machine).map_err(|mistakes| mistakes.to_string());
-    // Here only its mistakes count, so that they are reported with all others.
+    // Only its mistakes matter here, so that they are reported together with all others.
     let filter = log_filter::from_environment(LogLevel::Info);
     match (config, filter) {
         (Ok(config), Ok(_)) => Ok(config),
@@ -69,8 +69,8 @@ fn read(
     }
 }
 
-/// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`. A second
-/// signal to end does not wait for the drain. Returns the exit code.
+/// Runs comet until a signal ends it. SIGHUP reads the configuration again, in the layers of `serve`. A second signal
+/// to end skips the rest of the drain. Returns the exit code.
 ///
 /// # Errors
 /// Why it did not start, as a sentence.
@@ -79,7 +79,7 @@ fn read(
 /// If the process has a log already.
 pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
     preflight::server(config, Purpose::Start)?;
-    // First: if another comet runs already, nothing is touched.
+    // Done first: if another comet is running, nothing is touched.
     let mut pid_file = config.server.pid_file.as_deref().map(PidFile::claim).transpose()?;
     let (log, signals) = begin(config)?;
     let app = App::start(config).map_err(|error| error.to_string())?;
@@ -91,10 +91,10 @@ pub fn serve(serve: &Serve, config: &Config) -> Result<u8, String> {
 
 pub use crate::upgrade::is_successor;
 
-/// Takes over from the process that has started this one, and goes on as [`serve`] does. Returns the exit code.
+/// Takes over from the process that has started this one, and then runs as [`serve`] does. Returns the exit code.
 ///
 /// # Errors
-/// Why the former process goes on instead, as a sentence, and the exit code of this one.
+/// Why the former process continues instead, as a sentence, and the exit code of this process.
 ///
 /// # Panics
 /// As [`serve`].
@@ -114,12 +114,12 @@ pub fn take_over(serve: &Serve) -> Result<u8, (String, u8)> {
     Server { serve, log, signals, app, pid_file }.run().map_err(failed)
 }
 
-/// What comes before all threads.
+/// The steps before any thread starts.
 fn begin(config: &Config) -> Result<(LogOutput, Signals), String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
     comet_ops::give_memory_back();
-    // Before anything starts, so that no signal is lost while the cores start.
+    // Done before anything starts, so that no signal is lost while the cores start.
     let signals = Signals::listen().map_err(|error| error.to_string())?;
     for result in Failure::LABELS.iter().chain(&["done"]) {
         comet_ops::count_upgrades(result, 0);
@@ -127,7 +127,7 @@ fn begin(config: &Config) -> Result<(LogOutput, Signals), String> {
     Ok((log, signals))
 }
 
-/// A server that runs.
+/// A running server.
 struct Server<'a> {
     serve: &'a Serve,
     log: LogOutput,
@@ -137,7 +137,7 @@ struct Server<'a> {
 }
 
 impl Server<'_> {
-    /// Serves until a signal ends it, or another process goes on. Returns the exit code.
+    /// Serves until a signal ends it, or another process takes over. Returns the exit code.
     fn run(self) -> Result<u8, String> {
         let Self { serve, log, mut signals, mut app, mut pid_file } = self;
         let manager = ServiceManager::from_environment();
@@ -177,13 +177,14 @@ impl Server<'_> {
             }
             Err(signal) => cut_short(signal),
         };
-        // Before the log: it may have something to say.
+        // Dropped before the log, because it may log a line.
         drop(pid_file);
         Ok(code)
     }
 }
 
-/// Has another process go on with the connections, or says what one could, as it is asked. Returns the process that goes on.
+/// Has another process take over the connections, or reports what one could take over, as requested. Returns the
+/// process that takes over.
 fn hand_over(
     app: &App,
     pid_file: Option<&mut PidFile>,
@@ -201,7 +202,8 @@ fn hand_over(
     match former.hand_over(&asked.request) {
         Ok(id) => {
             let done = format!("process {id} serves: {}", former.describe());
-            // The new process has said so. A notice may be lost, and an older one does not say it.
+            // The new process has notified the manager already. That notification may be lost, and processes of older
+            // releases do not send it.
             manager.notify(Notice::MainProcess(id));
             if let Some(Err(error)) = pid_file.map(|file| file.leave(id)) {
                 log::error!("upgrade: {error}");
@@ -222,16 +224,17 @@ fn hand_over(
     }
 }
 
-/// Gives process `id`, which serves now, the signals that have come to this one: they mean the server. It may have read its
-/// configuration before.
+/// Passes the signals that came to this process on to process `id`, which serves: they are meant for the server. That
+/// process may have read its configuration before them.
 fn pass_on(signals: &mut Signals, id: u32, manager: &ServiceManager) {
     let process = i32::try_from(id).ok().and_then(Pid::from_raw).expect("it is a child");
     while let Some(signal) = signals.wait_for(Duration::ZERO) {
         let passed = match signal {
             Signal::Hangup => rustix::process::Signal::HUP,
-            // A service manager ends all processes of the server by itself, and a second signal would cut the drain short.
+            // A service manager signals all processes of the server itself, and a second signal would cut the drain
+            // short.
             Signal::Terminate if !manager.is_there() => rustix::process::Signal::TERM,
-            // A terminal tells both, and who wants another upgrade asks the new process.
+            // A terminal signals both processes, and a request for another upgrade goes to the new process.
             Signal::Terminate | Signal::Interrupt | Signal::Upgrade => continue,
         };
         log::info!("upgrade: {signal} is passed on to process {id}");
@@ -287,14 +290,14 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     })
 }
 
-/// Longest time that an end takes beside the drain: 5 s for notices to logic and for discovery, one for calls under way,
-/// one for the log, and some for a busy host.
+/// Longest time of an end beside the drain: 5 s for notices to logic and for discovery, one for calls under way, one
+/// for the log, and some for a busy host.
 const END_TIME: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 const MINUTES: Duration = Duration::from_secs(600);
 
-/// What happens while a server runs.
+/// An event in the life of a running server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Event {
     /// SIGHUP.
@@ -309,7 +312,7 @@ enum Event {
     End(Signal),
 }
 
-/// When the present day and the present minutes began.
+/// The beginning of the present day and of the present minutes.
 struct Began {
     day: Instant,
     minutes: Instant,
@@ -321,7 +324,7 @@ impl Began {
     }
 }
 
-/// Waits for the next one.
+/// Waits for the next event.
 fn next_event(signals: &mut Signals, began: &mut Began) -> Event {
     match signals.wait_for(MINUTES.saturating_sub(began.minutes.elapsed())) {
         None => {
@@ -341,7 +344,7 @@ fn next_event(signals: &mut Signals, began: &mut Began) -> Event {
     }
 }
 
-/// What SIGHUP does where no setting can change. `trace_log` is what became of its file.
+/// The effect of SIGHUP when no setting can change. `trace_log` is the result for its file.
 fn reopen_logs(log: &LogOutput, trace_log: Result<(), String>) {
     log.reopen();
     if let Err(error) = trace_log {
@@ -350,7 +353,7 @@ fn reopen_logs(log: &LogOutput, trace_log: Result<(), String>) {
     log::info!("SIGHUP: the log files are opened again; settings change at the next start");
 }
 
-/// The exit code after a signal that did not wait for the end, as shells count it: 128 and the signal.
+/// The exit code after a signal that did not wait for the end: 128 plus the signal, as in shells.
 fn cut_short(signal: Signal) -> u8 {
     log::warn!("{signal} again: ending at once");
     match signal {
@@ -375,7 +378,7 @@ fn reload(serve: &Serve, log: &LogOutput, app: &mut App) {
     app.certificates().warn();
 }
 
-/// Takes over into `running` what changes alive in `comet logic`.
+/// Adopts into `running` the keys of `comet logic` that can change at run time.
 fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &mut Config) {
     let newer = match config_files::read(configure_logic, serve) {
         Ok(newer) => newer,
@@ -402,7 +405,7 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     reloaded.files = token_keys.adopt();
     set_level(log, running.log.level, adopted.log.level);
     server.set_access_log(adopted.push.access_log);
-    // Of two locks, the new one closes before the former opens.
+    // Of two locks, the one that closes takes effect before the other opens.
     let tokens = &adopted.logic_server.tokens;
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
@@ -422,7 +425,7 @@ fn say_mistakes(mistakes: &str) {
     }
 }
 
-/// Also if the key is the same: the level may have been changed at the debug address.
+/// Also sets the level if the key is the same, because it may have been changed at the debug address.
 fn set_level(log: &LogOutput, before: LogLevel, newer: LogLevel) {
     if let Err(error) = log.set_level(newer)
         && newer != before

@@ -1,4 +1,4 @@
-//! What the service manager shows of the running server: its clients, and how far a drain is.
+//! The status that the service manager shows of the running server: its clients, and the progress of a drain.
 
 use std::io;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -13,19 +13,19 @@ const THREAD: &str = "comet-status";
 
 /// How often the clients are counted.
 const PERIOD: Duration = Duration::from_secs(10);
-/// The same in a drain.
+/// How often they are counted in a drain.
 const DRAIN_PERIOD: Duration = Duration::from_secs(1);
 
-/// Keeps the status up to date for as long as it is there.
+/// Keeps the status up to date until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ServiceStatus(Sender<Instant>);
 
 impl ServiceStatus {
-    /// Begins, on a thread of its own: a core that hangs holds up a count for a second. Without a service manager
-    /// there is no thread.
+    /// Starts, on a thread of its own, because a core that hangs holds up a count for a second. Without a service
+    /// manager there is no thread.
     ///
     /// # Errors
-    /// If there is no room for a thread.
+    /// If the thread cannot be made.
     pub(crate) fn start(clients: CensusTaker) -> io::Result<Self> {
         let manager = ServiceManager::from_environment();
         let (drain, drains) = channel();
@@ -36,9 +36,9 @@ impl ServiceStatus {
         Ok(Self(drain))
     }
 
-    /// The server drains, until `end` at most.
+    /// Notes that the server drains, until `end` at the latest.
     pub(crate) fn drains(&self, end: Instant) {
-        // Without a service manager nobody hears it.
+        // Fails if there is no service manager.
         let _ = self.0.send(end);
     }
 }
@@ -66,7 +66,7 @@ fn keep(manager: &ServiceManager, clients: &CensusTaker, drains: &Receiver<Insta
     }
 }
 
-/// `left` is what is left of a drain.
+/// `left` is the time left of a drain.
 fn describe(census: Census, left: Option<Duration>) -> String {
     let Census { connections, live, .. } = census;
     match left {

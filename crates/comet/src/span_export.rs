@@ -1,6 +1,6 @@
 //! Sends the spans of traced pushes to a collector (`trace.otlp`), on a thread of its own: OTLP over HTTP, in protobuf.
 //!
-//! The control thread gives it a push if there is room for it, and never waits.
+//! The control thread passes a push to it if there is space, and never waits.
 
 #![allow(
     clippy::disallowed_methods,
@@ -26,10 +26,10 @@ use crate::http_client;
 /// The name of the thread.
 const THREAD: &str = "spans";
 
-/// Pushes that may wait for the thread.
+/// Most pushes that wait for the thread.
 const QUEUE: usize = 1_024;
 
-/// A batch is sent when it has so many spans, or its first push has waited so long.
+/// A batch is sent when it has this many spans, or its first push has waited this long.
 const BATCH_SPANS: u64 = 512;
 const BATCH_WAIT: Duration = Duration::from_millis(500);
 
@@ -39,13 +39,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer, bytes.
 const ANSWER_MAX: u64 = 64 << 10;
 
-/// Longest time that the end of the process waits for the last batch.
+/// Longest time for which the end of the process waits for the last batch.
 const END: Duration = Duration::from_secs(2);
 
-/// The thread. It ends when the last sender of pushes is gone.
+/// The thread. It ends when the last sender of pushes is dropped.
 #[derive(Debug)]
 pub(crate) struct SpanExport {
-    /// Gone: the thread has ended.
+    /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
@@ -72,7 +72,7 @@ impl SpanExport {
         Ok(Some((Self { ended }, sender)))
     }
 
-    /// Waits until the last batch is sent, for a short time. To be called when nothing makes spans any more.
+    /// Waits a short time until the last batch is sent. Call it when no more spans are made.
     pub(crate) fn finish(&self) {
         if self.ended.recv_timeout(END) == Err(RecvTimeoutError::Timeout) {
             log::warn!("trace.otlp: the collector does not take the last spans");
@@ -100,7 +100,7 @@ impl Exporter {
         }
     }
 
-    /// `first` and what comes soon after it.
+    /// `first`, and the pushes that follow it soon.
     fn batch(&self, first: TracedPush) -> Vec<TracedPush> {
         let end = Instant::now() + BATCH_WAIT;
         let mut spans = first.spans();
@@ -114,7 +114,7 @@ impl Exporter {
         batch
     }
 
-    /// A batch that is not taken is not sent again: the next one shows whether the collector is back.
+    /// Notes the result of a batch. A failed batch is not sent again: the next one shows whether the collector is back.
     fn note(&mut self, spans: u64, sent: Result<u64, Box<dyn Error>>) {
         let was_up = std::mem::replace(&mut self.is_up, sent.is_ok());
         comet_ops::set_collector(self.is_up);
@@ -131,10 +131,10 @@ impl Exporter {
     }
 }
 
-/// Returns how many spans the collector did not want.
+/// Returns how many spans the collector rejected.
 fn send(agent: &Agent, url: &str, request: &[u8]) -> Result<u64, Box<dyn Error>> {
     let mut answer = agent.post(url).content_type("application/x-protobuf").send(request)?;
-    // A redirect is not followed, and is no error of the agent's.
+    // A redirect is not followed, and the agent does not report it as an error.
     if !answer.status().is_success() {
         return Err(answer.status().to_string().into());
     }
@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// What comes of a request whose answer is `answer`, within `timeout`. The collector closes no connection.
+    /// The result of a request whose answer is `answer`, within `timeout`. The collector closes no connection.
     fn sent(answer: &'static str, timeout: Duration) -> Option<u64> {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -168,17 +168,17 @@ mod tests {
                 let mut bytes = [0; 1_024];
                 let read = stream.read(&mut bytes).unwrap();
                 if read == 0 {
-                    // Its time was over before it was sent.
+                    // The request timed out before it was sent.
                     return stream;
                 }
                 request.extend_from_slice(&bytes[..read]);
             }
-            // Whoever waits for an answer that does not come may have left.
+            // A client that timed out may have left.
             let _ = stream.write_all(answer.as_bytes());
             stream
         });
         let sent = send(&agent(timeout), &url, b"spans");
-        // Its time may have been over before it connected, too.
+        // The request may also have timed out before it connected.
         drop(TcpStream::connect(address));
         collector.join().unwrap();
         sent.ok()

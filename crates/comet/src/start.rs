@@ -1,5 +1,5 @@
-//! The start of a server in two steps: first what needs no connection, so that it fails before anybody is served, and then its
-//! threads. In a live upgrade the former process still serves between the two.
+//! The start of a server in two steps. The first needs no connections, so it fails before any client is served; the
+//! second starts the threads. In a live upgrade the former process still serves between the two.
 
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
@@ -31,12 +31,12 @@ pub(crate) const REPORTS: usize = 65_536;
 /// How long a core may take to set up its ring.
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a server has before it knows a connection.
+/// The parts of a server before it has connections.
 pub(crate) struct Prepared {
     pub(crate) config: Config,
     pub(crate) listeners: Listeners,
     pub(crate) api_tls: ApiTls,
-    /// Of embedded logic.
+    /// The authenticator of embedded logic.
     pub(crate) authenticator: AnyAuthenticator,
     /// Descriptors that the limit on open files leaves for connections.
     pub(crate) open_files: u64,
@@ -51,13 +51,13 @@ pub(crate) struct Prepared {
 pub(crate) struct Threads {
     pub(crate) control: Control,
     pub(crate) cores: Vec<Core>,
-    /// The zero of their clock.
+    /// The zero of the threads' clock.
     pub(crate) epoch: Instant,
     /// The thread that sends spans to a collector; `None`: no push is traced.
     spans: Option<SpanExport>,
 }
 
-/// What of the threads may be changed while they run.
+/// The parts of the threads that can be changed while they run.
 #[derive(Debug)]
 pub(crate) struct Handles {
     pub(crate) certificates: Arc<CertificatesInUse>,
@@ -67,8 +67,8 @@ pub(crate) struct Handles {
 }
 
 impl Prepared {
-    /// Tries the machine, reads the files and opens the listeners. Those in `inherited` are a former process's; the server then
-    /// starts as one that goes on, also with the key sets that the former process has fetched.
+    /// Tries the machine, reads the files and opens the listeners. `inherited` has those of a former process, if any.
+    /// The server then starts as its successor, with the key sets that the former process has fetched.
     ///
     /// # Errors
     /// The first failure.
@@ -82,7 +82,7 @@ impl Prepared {
         let authenticator = if config.logic.addrs.is_empty() {
             authenticator(&config.token).map_err(StartError::Logic)?
         } else {
-            // Never used: another process checks the tokens, and has the keys.
+            // This one is never used: another process checks the tokens, and has the keys.
             AnyAuthenticator::Open(Embedded)
         };
         for warning in warnings(config, open_files) {
@@ -114,8 +114,8 @@ impl Prepared {
         })
     }
 
-    /// Starts the threads. Where a former process goes on meanwhile, its clock shows `former_clock`, and the threads do nothing
-    /// before they are told.
+    /// Starts the threads. If a former process is still serving, its clock shows `former_clock`, and the threads do
+    /// nothing until they are told.
     ///
     /// # Errors
     /// The first failure. Nothing is left running, except after [`StartError::Silent`]: cores then end as soon as they can.
@@ -126,7 +126,7 @@ impl Prepared {
         let count = self.config.server.cores.len();
         let shards = u16::try_from(count).expect("there are no more CPUs than that");
         let now = Instant::now();
-        // The clocks of both processes are the machine's.
+        // Both processes use the clock of the machine.
         let epoch = former_clock.and_then(|clock| now.checked_sub(clock)).unwrap_or(now);
         let config = &self.config;
         let wake = Arc::new(ControlWake::default());
@@ -139,7 +139,7 @@ impl Prepared {
             let waker: Arc<dyn Wake> = bell.clone();
             let (sender, inbox) = express_inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
-            // A new process goes on with the former one's clock, which is older than its cores.
+            // A new process continues the clock of the former one, which began before its cores.
             let begin_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(0);
             pulses.push(Arc::new(Pulse::new(bell.clone(), begin_ms)));
             inboxes.push((inbox, bell));
@@ -228,7 +228,7 @@ impl Prepared {
 }
 
 impl Threads {
-    /// Ends everything. The error is a core that had failed, and why.
+    /// Ends everything. The error is a core that had failed, and its cause.
     pub(crate) fn stop(self) -> Result<(), (ShardId, String)> {
         let mut ended = Ok(());
         for (index, core) in (0..).zip(self.cores) {
@@ -242,13 +242,13 @@ impl Threads {
     }
 
     pub(crate) fn give_up(self, error: StartError) -> StartError {
-        // A core that failed beside it would report the same.
+        // Another failed core would report the same.
         let _ = self.stop();
         error
     }
 
-    /// A core did not report in time, and it may not end, either. All cores are stopped, and nothing waits
-    /// for them.
+    /// Handles a core that did not report in time, and may not end either. All cores are stopped without waiting for
+    /// them.
     fn abandon(self) -> StartError {
         for core in self.cores {
             std::thread::spawn(move || core.stop());
@@ -257,7 +257,7 @@ impl Threads {
         StartError::Silent(START_TIMEOUT)
     }
 
-    /// A core ended before it reported.
+    /// Handles a core that ended before it reported.
     fn explain_end(self, cpus: &[usize]) -> StartError {
         let (shard, cause) = self.stop().expect_err("only a core that failed says nothing");
         let cpu = Some(cpus[usize::from(shard.0)]);
@@ -265,7 +265,7 @@ impl Threads {
     }
 }
 
-/// The certificates that clients are shown, and the one of the APIs.
+/// The certificates that clients are shown, and that of the APIs.
 pub(crate) fn all_certificates(
     tls: Option<&Tls>,
     api: Option<Vec<u8>>,

@@ -1,4 +1,4 @@
-//! Why a server did not start, in a sentence, or a line for each file of TLS.
+//! Why a server did not start, as a sentence, or as a line for each file of TLS.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,11 +19,11 @@ pub enum StartError {
         /// What is wrong with it.
         source: comet_net::ListenError,
     },
-    /// TLS cannot be served: every file that cannot be used.
+    /// TLS cannot be served, because of these files.
     Tls(Vec<TlsError>),
     /// A file of the APIs' TLS cannot be used: a sentence.
     ApiTls(String),
-    /// What connects this host with others cannot be used: a sentence.
+    /// The connection with other hosts cannot be configured: a sentence.
     Nats(String),
     /// Tokens cannot be checked.
     Logic(LogicError),

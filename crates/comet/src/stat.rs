@@ -1,4 +1,4 @@
-//! `comet stat`: what `/stat` says, for people or as it is.
+//! `comet stat`: the content of `/stat`, formatted or as JSON.
 
 use serde_json::Value;
 
@@ -58,7 +58,7 @@ fn lines(stat: &Value) -> Vec<String> {
     lines
 }
 
-/// Who it is, and how it is.
+/// The identity and state of the server.
 pub(crate) fn title(stat: &Value) -> String {
     let seconds = count(stat, "uptime_seconds");
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
@@ -71,12 +71,12 @@ pub(crate) fn title(stat: &Value) -> String {
     )
 }
 
-/// The number called `name`; 0 where there is none.
+/// The number named `name`; 0 if missing.
 pub(crate) fn count(object: &Value, name: &str) -> u64 {
     object[name].as_u64().unwrap_or_default()
 }
 
-/// The text called `name`, for a terminal.
+/// The text named `name`, for a terminal.
 pub(crate) fn text(object: &Value, name: &str) -> String {
     printable(object[name].as_str().unwrap_or_default())
 }

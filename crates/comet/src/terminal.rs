@@ -10,7 +10,7 @@ use rustix::termios::{OptionalActions, Termios, isatty, tcgetattr, tcgetwinsize,
 /// Ctrl-C, as a terminal in raw mode sends it.
 const CTRL_C: u8 = 3;
 
-/// The second screen of a terminal in raw mode; dropping it brings back the first one and the mode before.
+/// The alternate screen of a terminal in raw mode. Dropping it restores the main screen and the former mode.
 pub(crate) struct Terminal {
     input: Stdin,
     output: Stdout,
@@ -18,7 +18,7 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Takes the terminal of standard input and output; `None` if one of them is none.
+    /// Takes the terminal of standard input and output; `None` if one of them is not a terminal.
     ///
     /// # Errors
     /// If the terminal refuses.
@@ -48,15 +48,15 @@ impl Terminal {
             let line: String = line.chars().take(columns).collect();
             screen += if row > 0 { "\r\n" } else { "" };
             screen += &line;
-            // The rest of the line.
+            // Erases the rest of the line.
             screen += "\x1b[K";
         }
-        // The rest of the screen.
+        // Erases the rest of the screen.
         screen += "\x1b[J";
         self.write(&screen)
     }
 
-    /// Waits for `time`. `true`: q or Ctrl-C was pressed, or there is nobody to press them any more.
+    /// Waits for `time`. `true`: q or Ctrl-C was pressed, or the input has ended.
     ///
     /// # Errors
     /// If the terminal is gone.
@@ -64,7 +64,7 @@ impl Terminal {
         let mut input = [PollFd::new(&self.input, PollFlags::IN)];
         let time = Timespec::try_from(time).expect("a short time");
         match poll(&mut input, Some(&time)) {
-            // The size may have changed, which is a signal.
+            // A signal arrived, such as for a changed size.
             Ok(0) | Err(rustix::io::Errno::INTR) => return Ok(false),
             Ok(_) => {}
             Err(error) => return Err(error.into()),
@@ -82,7 +82,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A terminal that is gone needs neither.
+        // Failures do not matter if the terminal is gone.
         let _ = self.write("\x1b[?25h\x1b[?1049l");
         let _ = tcsetattr(&self.input, OptionalActions::Now, &self.before);
     }

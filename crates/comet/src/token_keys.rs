@@ -20,7 +20,7 @@ pub(crate) fn read(files: &[PathBuf]) -> Result<Vec<KeyFile>, String> {
     files.iter().map(read).collect()
 }
 
-/// The keys in newer files, not in use yet.
+/// The keys from newer files, not in use yet.
 #[must_use]
 pub(crate) struct NewKeys<'a>(Option<(&'a Jwt, KeySet)>);
 
@@ -41,7 +41,7 @@ pub(crate) fn reload<'a>(
 }
 
 impl NewKeys<'_> {
-    /// Puts them into use. Returns what changed, a sentence for each file.
+    /// Puts the keys into use. Returns what changed, one sentence per file.
     pub(crate) fn adopt(self) -> Vec<String> {
         let changes = self.0.map(|(jwt, keys)| jwt.adopt(keys)).unwrap_or_default();
         let named =

@@ -1,4 +1,4 @@
-//! `comet top`: what a running server is busy with, each second.
+//! `comet top`: the activity of a running server, each second.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,15 +17,14 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Rooms and clients on a screen.
 const ROWS: usize = 10;
 
-/// What the server said at one moment.
+/// The state of the server at one moment.
 struct Reading {
     at: Instant,
     stat: Value,
     top: Value,
 }
 
-/// Shows what the server is busy with until q or Ctrl-C is pressed; once where it is asked for, or where there is no
-/// terminal.
+/// Shows the server's activity until q or Ctrl-C is pressed. Shows it once if requested, or without a terminal.
 ///
 /// # Errors
 /// If no server answers at the start, it refuses, or the output fails.
@@ -49,7 +48,7 @@ pub fn top(top: &Top) -> Result<u8, String> {
         if terminal.wait(PAUSE).map_err(gone)? {
             return Ok(0);
         }
-        // A server that restarts is there again soon.
+        // A server that restarts is reachable again soon.
         match read(&client) {
             Ok(now) => {
                 lines = screen(&before, &now);
@@ -69,7 +68,7 @@ fn read(client: &MonitorClient) -> Result<Reading, String> {
 /// The lines of a screen.
 fn screen(before: &Reading, now: &Reading) -> Vec<String> {
     let seconds = now.at.duration_since(before.at).as_secs_f64().max(0.001);
-    // Counters of a server that was started anew are lower.
+    // A restarted server has lower counters.
     let since = |before: &Value, now: &Value, name: &str| {
         count(now, name).saturating_sub(count(before, name)) as f64 / seconds
     };
@@ -161,7 +160,7 @@ fn screen(before: &Reading, now: &Reading) -> Vec<String> {
     lines
 }
 
-/// A line for each of `clients`, with the number of this name in front.
+/// A line for each of `clients`, beginning with its number named `number`.
 fn clients(lines: &mut Vec<String>, clients: &Value, number: &str) {
     for client in clients.as_array().into_iter().flatten() {
         lines.push(format!(
@@ -211,7 +210,7 @@ mod tests {
         has("         2.5  live://1\\u{1b}");
         has("           9              3  0/1.2        key=k mid=7");
         has("          70              0  0/3.1        key=b mid=8");
-        // A server that was started anew has smaller counters.
+        // A restarted server has lower counters.
         let lines = screen(&reading(0, 3), &reading(2, 1));
         assert!(lines[2].starts_with("pushes/s 0  deliveries/s 0"), "{lines:#?}");
     }

@@ -1,5 +1,5 @@
-//! A live upgrade: another process goes on with the connections of this one. docs/adr/0016-live-upgrade.md has the phases, and
-//! `comet-upgrade` the protocol of the two processes; here is what they hand over.
+//! A live upgrade: another process continues with the connections of this one. docs/adr/0016-live-upgrade.md has the
+//! phases, and `comet-upgrade` the protocol of the two processes. The content of the hand-over is here.
 
 mod former;
 mod heritage;
@@ -15,5 +15,5 @@ pub(crate) use former::Former;
 pub(crate) use request::Asked;
 pub(crate) use successor::{NotTaken, TakingOver};
 
-// The channel takes each state that a reader takes.
+// The channel accepts every state that a reader accepts.
 const _: () = assert!(comet_upgrade::STATE_BYTES_MAX == comet_handover::SHARD_BYTES_MAX);

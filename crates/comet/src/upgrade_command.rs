@@ -14,7 +14,7 @@ use crate::pid_file::{self, Holder};
 use crate::run;
 use crate::upgrade::{Request, ask};
 
-/// Asks a running server to hand over, and prints what became of it. Returns the exit code.
+/// Asks a running server to hand over, and prints the result. Returns the exit code.
 ///
 /// # Errors
 /// If there is no server, or it does not hand over, as a sentence.
@@ -40,10 +40,10 @@ pub fn upgrade(args: &Upgrade) -> Result<u8, String> {
     Ok(0)
 }
 
-/// As shells name the end by SIGINT.
+/// The exit code that shells use for an end by SIGINT.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Signals that would end this process, which wait until the server has come.
+/// Signals that would end this process are held until the server has connected.
 struct Interruption {
     has_come: Arc<AtomicBool>,
     takes_effect: Arc<AtomicBool>,
@@ -68,7 +68,7 @@ impl Interruption {
         Ok(interruption)
     }
 
-    /// Fails if one has come. Later ones end this process.
+    /// Fails if a signal has come. Later signals end this process.
     fn take_effect(&self) -> Result<(), String> {
         self.takes_effect.store(true, SeqCst);
         match self.has_come.load(SeqCst) {
@@ -78,7 +78,7 @@ impl Interruption {
     }
 }
 
-/// The process of the server that the configuration is for.
+/// The server process that the configuration belongs to.
 fn find(args: &Upgrade) -> Result<u32, String> {
     let config = run::configure(&args.serve())?;
     if let Some(path) = &config.server.pid_file {
@@ -90,7 +90,7 @@ fn find(args: &Upgrade) -> Result<u32, String> {
             None => Err(format!("{}: no server is running", path.display())),
         };
     }
-    // Behind the program's name and `upgrade`.
+    // The arguments after the program's name and `upgrade`.
     let of_server = arguments_of_server(env::args_os().skip(2));
     let server = OtherProcess::with_arguments(of_server).ok_or(
         "no running server has this binary and exactly these arguments: pass --pid, or set server.pid_file",

@@ -11,16 +11,16 @@ use super::scale::Scale;
 /// Pixels; a long legend takes more height.
 const HEIGHT: u32 = 400;
 const CHART_WIDTH: u32 = 640;
-/// The legend stands beside the chart, where it hides nothing.
+/// The legend is beside the chart, where it covers nothing.
 const LEGEND_LINE: i32 = 32;
 const LEGEND_ROW: i32 = 20;
-/// An estimate: the font that it is shown in is not known.
+/// An estimate: the font of the viewer is not known.
 const LETTER_WIDTH: u32 = 8;
 
 const TITLE_FONT: (&str, u32) = ("sans-serif", 19);
 const FONT: (&str, u32) = ("sans-serif", 16);
 const MARK_FONT: (&str, u32) = ("sans-serif", 13);
-/// Names of marks close to each other stand in rows below each other.
+/// Names of marks close to each other are placed in rows below each other.
 const MARK_ROWS: usize = 4;
 const GREY: RGBColor = RGBColor(136, 136, 136);
 /// Colours that the colour-blind can tell apart (Okabe and Ito), without the yellow.
@@ -33,29 +33,29 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(86, 180, 233),
     RGBColor(0, 0, 0),
 ];
-/// Dash and gap, result by result, so that what is drawn later hides nothing; the first is whole.
+/// Dash and gap for each result, so that lines drawn later do not cover the earlier ones; the first line is solid.
 const DASHES: [(u32, u32); 4] = [(1_000_000, 1), (8, 5), (2, 4), (16, 4)];
 
 pub(super) type Points = Vec<(f64, f64)>;
 
-/// Points under a name.
+/// Points with a name.
 #[derive(PartialEq, Debug)]
 pub(super) struct Line {
     pub label: String,
-    /// What it is about and of which result, by number: lines that share either look alike.
+    /// The numbers of its subject and of its result: lines that share one of them look alike.
     pub subject: usize,
     pub result: usize,
     pub points: Points,
 }
 
-/// A time that has a name: a phase begins.
+/// A time with a name: the beginning of a phase.
 #[derive(Deserialize)]
 pub(super) struct Mark {
     pub start_s: f64,
     pub name: String,
 }
 
-/// What stands at the axes, and above them.
+/// The labels of the axes, and the title above.
 pub(super) struct Axes<'a> {
     pub title: String,
     pub x: &'static str,
@@ -95,7 +95,7 @@ fn draw_chart(area: &Area<'_>, axes: &Axes<'_>, lines: &[Line]) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .caption(&axes.title, TITLE_FONT)
         .margin(12)
-        // Half of the last mark's label stands there.
+        // Room for half of the last mark's label.
         .margin_right(36)
         .x_label_area_size(40)
         .y_label_area_size(64)
@@ -135,12 +135,12 @@ fn draw_legend(area: &Area<'_>, lines: &[Line]) -> Drawn {
     Ok(())
 }
 
-/// The same for a subject in all results.
+/// The colour, the same for a subject in all results.
 fn colour(line: &Line) -> RGBColor {
     COLOURS[line.subject % COLOURS.len()]
 }
 
-/// The same for all subjects of a result, as far as there are colours for them.
+/// The dashes, the same for all subjects of a result, as long as there are enough colours.
 fn dashes(line: &Line) -> (u32, u32) {
     DASHES[(line.result + line.subject / COLOURS.len()) % DASHES.len()]
 }

@@ -1,31 +1,31 @@
-//! Scales: where a value stands on an axis, how far the axis goes, and where its marks are.
+//! Scales: the position of a value on an axis, the length of the axis, and the positions of its marks.
 
 use std::ops::Range;
 
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint, Ranged};
 use plotters::coord::types::RangedCoordf64;
 
-/// Marks of a linear axis, at most: labels stand close below each other, but not beside each other.
+/// The most marks of a linear axis: labels can be close below each other, but not beside each other.
 const MARKS_MAX: usize = 8;
-/// Room above the highest value of a linear axis, as a share of it.
+/// Space above the highest value of a linear axis, as a share of it.
 const HEADROOM: f64 = 0.06;
-/// Up to so many powers of ten a logarithmic axis has marks in between.
+/// Up to this many powers of ten, a logarithmic axis has marks in between.
 const FINE_POWERS_MAX: f64 = 2.5;
-/// Below what rounding does to a logarithm.
+/// More than the rounding error of a logarithm.
 const EPSILON: f64 = 1e-9;
 
-/// How an axis goes from its one end to the other.
+/// How values are placed along an axis.
 #[derive(Clone, Copy)]
 pub(super) enum Scale {
     /// From 0 to above the highest value.
     Linear,
     /// In powers of ten.
     Logarithmic,
-    /// Percent, each nine as long as the one before it.
+    /// Percent, where each further nine takes the same length.
     Percentile,
 }
 
-/// An axis in its scale's own measure, from its start to its end, and where its marks are.
+/// An axis in the units of its scale: its start and end, and the positions of its marks.
 pub(super) struct Axis {
     range: Range<f64>,
     marks: Vec<f64>,
@@ -49,7 +49,7 @@ impl Ranged for Axis {
 }
 
 impl Scale {
-    /// Where a value stands on the axis, in the axis's own measure.
+    /// The position of a value on the axis, in the units of its scale.
     pub(super) fn place(self, value: f64) -> f64 {
         match self {
             Self::Linear => value,
@@ -81,7 +81,7 @@ impl Scale {
         }
     }
 
-    /// What a mark says.
+    /// The label of a mark.
     pub(super) fn label(self, place: f64) -> String {
         match self {
             Self::Linear => short(place),
@@ -102,7 +102,7 @@ fn logarithmic(least: f64, most: f64) -> Axis {
     Axis { range: all[start]..all[end], marks: all[start..=end].to_vec() }
 }
 
-/// A number with its thousands as letters.
+/// A number with a letter for thousands, millions and so on.
 fn short(value: f64) -> String {
     let (value, letter) = match value.abs() {
         1e6.. => (value / 1e6, "M"),

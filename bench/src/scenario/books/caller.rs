@@ -1,4 +1,4 @@
-//! Callers that push, one call after the other each, and keep what they are told.
+//! Callers that push, each with one call after the other, and record what they are told.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
@@ -19,26 +19,26 @@ use crate::Result;
 use crate::clock::now_ns;
 use crate::grpc::{Address, Ledger, Push, Pusher};
 
-/// Keys of a push at most.
+/// The most keys in a push.
 const KEYS_MAX: usize = 4;
-/// The server answers each call in `push.timeout`. A call without an answer for so long is a fault.
+/// The server answers each call within `push.timeout`. A call that is unanswered for longer than this is a fault.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What is pushed, and by whom.
+/// The pushes, and their callers.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub pushes: usize,
     pub seed: u64,
-    /// Over which the pushes are spread.
+    /// The time over which the pushes are spread.
     pub length_ns: u64,
     pub callers: usize,
     pub size: usize,
     pub members: Vec<Member>,
-    /// The push APIs that are called, and the number of their host.
+    /// The push APIs that are called, with the numbers of their hosts.
     pub hosts: Vec<(usize, String)>,
 }
 
-/// Pushes that were begun.
+/// The number of pushes that were begun.
 pub(super) type Progress = Arc<AtomicUsize>;
 
 impl Plan {
@@ -110,7 +110,8 @@ impl Plan {
         Push::new(to, OPERATION, body(number, self.size))
     }
 
-    /// Waits until the hosts that are called know all others: shortly after a connection there may be some that have not told yet.
+    /// Waits until the called hosts know all others: shortly after a connection, some others may not have announced
+    /// themselves yet.
     pub(super) fn until_known(&self, patience_ns: u64) -> Result<()> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -133,7 +134,7 @@ impl Plan {
         })
     }
 
-    /// Pushes of each kind that end the run, until `is_over` or for so long.
+    /// Makes pushes of each kind that mark the end of the run, until `is_over` is true or the time is up.
     pub(super) fn end(&self, is_over: impl Fn() -> bool, patience_ns: u64) -> Result<bool> {
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
@@ -145,7 +146,7 @@ impl Plan {
                     return Ok(false);
                 }
                 for kind in Kind::ALL {
-                    // What does not come is tried again.
+                    // If it does not arrive, it is tried again.
                     let _ = pusher.push(self.push(kind, &all, END)).await;
                 }
                 sleep(Duration::from_millis(100)).await;
@@ -155,7 +156,7 @@ impl Plan {
     }
 }
 
-/// Spreads pushes over the time. What is late is not caught up with: a burst in the next fault would hide all others.
+/// Spreads pushes over the time. Delays are not made up for: a burst during the next fault would hide everything else.
 struct Pace {
     interval_ns: u64,
     /// When the next push is due.
@@ -167,7 +168,7 @@ impl Pace {
         Self { interval_ns, next_ns: AtomicU64::new(0) }
     }
 
-    /// How long the next push has to wait.
+    /// How long the next push must wait.
     fn wait_ns(&self, now_ns: u64) -> u64 {
         let following = |due_ns: u64| Some(due_ns.max(now_ns) + self.interval_ns);
         let due_ns = self.next_ns.fetch_update(SeqCst, SeqCst, following);
@@ -183,7 +184,7 @@ async fn outcome(pusher: &mut Pusher, push: Push) -> Outcome {
     }
 }
 
-/// A status that says that nobody gets the push, or another one.
+/// Distinguishes a status that says that nobody gets the push from other errors.
 fn refusal(status: &Status) -> Outcome {
     let text = format!("{:?}: {}", status.code(), status.message());
     let is_refused = status.code() == Code::Unavailable && text.contains("nobody gets it");

@@ -1,4 +1,4 @@
-//! Clients that write down what they get, go to another host when theirs is killed, and come back to it.
+//! Clients that record what they receive, connect to another host when theirs is killed, and return to it.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
@@ -14,17 +14,17 @@ use crate::clock::{MILLISECOND_NS, now_ns, sleep_until};
 
 pub(super) const PLAIN: &str = "live://books";
 pub(super) const HISTORY: &str = "history://books";
-/// Of all pushes.
+/// The operation of all pushes.
 pub(super) const OPERATION: i32 = 1000;
-/// What a client accepts that is not to get pushes by key.
+/// Accepted instead by a client that must not get pushes by key.
 const OTHER_OPERATION: i32 = 2000;
-/// The number of pushes that end a run: who has one has all before it.
+/// The number of the pushes that mark the end of a run: a client that has received one has everything before it.
 pub(super) const END: u64 = u64::MAX;
-/// How long a client waits for a push before it looks whether it is to do something else.
+/// How long a client waits for a push before it checks whether it must do something else.
 const QUIET: Duration = Duration::from_millis(50);
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
 
-/// What is peculiar to a client.
+/// The special behaviour of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Habit {
     Usual,
@@ -32,7 +32,7 @@ pub(super) enum Habit {
     Slow,
     /// Does not accept pushes by key.
     Deaf,
-    /// Comes back to its own host alone, or when it is late.
+    /// Only returns to its own host, or reconnects late.
     Late,
 }
 
@@ -49,34 +49,34 @@ impl Member {
         format!("k{}", self.number)
     }
 
-    /// The kinds of pushes that reach it.
+    /// The kinds of pushes for which it is a target.
     pub(super) fn kinds(self) -> impl Iterator<Item = Kind> {
         let takes = move |kind: &Kind| *kind != Kind::Keys || self.habit != Habit::Deaf;
         Kind::ALL.into_iter().filter(takes)
     }
 }
 
-/// What all clients look at.
+/// State that all clients read.
 pub(super) struct Shared {
-    /// Of the hosts that run.
+    /// The addresses of the hosts that run.
     pub hosts: Mutex<Vec<Option<SocketAddr>>>,
-    /// A host that runs again has read the stream.
+    /// The host that was started again has read the stream.
     pub is_settled: AtomicBool,
     pub is_stalled: AtomicBool,
-    /// Clients that are late may go anywhere.
+    /// Late clients may connect to any host.
     pub is_late_time: AtomicBool,
     pub is_over: AtomicBool,
-    /// By client: bits of the kinds whose end it has got.
+    /// By client: one bit for each kind whose end it has received.
     pub ends: Vec<AtomicU8>,
     /// By client: whether it is connected and in its rooms.
     pub ready: Vec<AtomicBool>,
 }
 
 impl Shared {
-    /// Where a client is to be now. `None`: nowhere.
+    /// The host where a client should be now; `None` if nowhere.
     fn place(&self, member: Member) -> Option<(usize, SocketAddr)> {
         let hosts = self.hosts.lock().expect("nobody panics with it");
-        // Some come at once to a host that has not read the stream.
+        // Some connect at once to a host that has not read the stream yet.
         let is_patient = member.number % 2 == 1 || member.habit == Habit::Late;
         let is_home = member.home != VICTIM || !is_patient || self.is_settled.load(SeqCst);
         let host = match hosts[member.home] {
@@ -93,7 +93,7 @@ impl Shared {
     }
 }
 
-/// Starts a client; its thread ends when the run is over.
+/// Starts a client; its thread ends when the run does.
 pub(super) fn start(member: Member, shared: Arc<Shared>) -> JoinHandle<Diary> {
     thread::spawn(move || Reader::new(member, shared).run())
 }
@@ -102,9 +102,9 @@ struct Reader {
     member: Member,
     shared: Arc<Shared>,
     diary: Diary,
-    /// Of the last push of the history room that it has.
+    /// The position of the last push of the history room that it has.
     position: Option<Position>,
-    /// So many further pushes of the history room come from the history.
+    /// The number of further pushes of the history room that come from the history.
     recovered: u32,
 }
 
@@ -126,7 +126,7 @@ impl Reader {
             };
             let ready_ns = now_ns();
             self.diary.sessions.push(Session { host, begin_ns, ready_ns, end_ns: None });
-            // An error ends the connection; its end is what counts.
+            // An error ends the connection; only its end matters.
             let _ = self.read(host, client);
             if !self.shared.is_over.load(SeqCst) {
                 let session = self.diary.sessions.last_mut().expect("it was just made");
@@ -137,7 +137,7 @@ impl Reader {
         self.diary
     }
 
-    /// Connects, which enters the plain room.
+    /// Connects, which includes entering the plain room.
     fn connect(&self, address: SocketAddr) -> Result<Client, Error> {
         let accepts = if self.member.habit == Habit::Deaf { OTHER_OPERATION } else { OPERATION };
         let token = format!(
@@ -148,7 +148,7 @@ impl Reader {
         Options::tcp(address.to_string(), token).connect()
     }
 
-    /// Enters the history room and takes what comes, until the connection ends or the client is to be elsewhere.
+    /// Enters the history room and reads, until the connection ends or the client should be at another host.
     fn read(&mut self, host: usize, mut client: Client) -> Result<(), Error> {
         self.recovered = 0;
         let joined = match self.position {
@@ -157,7 +157,7 @@ impl Reader {
         };
         match joined.recovered {
             Some(missed) => self.recovered = missed,
-            // Nothing was missed before the first connection.
+            // Nothing can be missing before the first connection.
             None if self.diary.sessions.len() == 1 => self.position = joined.position,
             None => {
                 self.position = joined.position;
@@ -181,7 +181,7 @@ impl Reader {
             if self.shared.is_over.load(SeqCst) {
                 return Ok(());
             }
-            // The host may be gone from the list while its connection is still there.
+            // The host may already be gone from the list while its connection is still open.
             let place = self.shared.place(self.member);
             if place.is_some_and(|(place, _)| place != host) {
                 return client.close();
@@ -224,7 +224,7 @@ impl Reader {
     }
 }
 
-/// The body of a push: its number, and so many bytes in all.
+/// The body of a push: its number, filled up to `size` bytes.
 pub(super) fn body(number: u64, size: usize) -> Vec<u8> {
     let mut body = number.to_be_bytes().to_vec();
     body.resize(size.max(body.len()), b'x');

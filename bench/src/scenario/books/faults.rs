@@ -1,11 +1,11 @@
-//! What is wrong with a run.
+//! The faults of a run.
 
 use std::collections::BTreeMap;
 
-/// Faults of one sort that are told in full.
+/// The number of faults of one sort that are shown in full.
 const SHOWN: usize = 3;
 
-/// Faults by their sort: how many, and the first of them.
+/// Faults by sort: how many there are, and the first of them.
 #[derive(Default)]
 pub(super) struct Faults(BTreeMap<&'static str, (u64, Vec<String>)>);
 

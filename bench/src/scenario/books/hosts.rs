@@ -18,7 +18,7 @@ use crate::scrape::http_get;
 use crate::target::Target;
 
 pub(super) const NAMES: [&str; 3] = ["a", "b", "c"];
-/// Counters of pushes that a host did not make, or not to all clients.
+/// Counters of pushes that a host did not make, or did not make to all clients.
 const LOSSES: [&str; 8] = [
     "comet_cluster_dropped_total",
     "comet_cluster_invalid_total",
@@ -30,7 +30,7 @@ const LOSSES: [&str; 8] = [
     "comet_lost_total",
 ];
 
-/// Ends with the value.
+/// The hosts end when it is dropped.
 pub(super) struct Hosts {
     targets: Vec<Option<Target>>,
     pub nats: NatsServer,
@@ -41,7 +41,7 @@ pub(super) struct Hosts {
 }
 
 impl Hosts {
-    /// Fails if one does not start, or they do not find each other and all clients.
+    /// Starts them. Fails if one does not start, or they do not find each other and all clients.
     pub(super) fn start(args: &BooksArgs, members: &[Member]) -> Result<Self> {
         let store = tempdir()?;
         let folder = store.path().to_str().ok_or("the folder of temporary files has no UTF-8")?;
@@ -93,11 +93,11 @@ impl Hosts {
             format!("server.id={:?}", NAMES[host]),
             "nats.history=\"jetstream\"".to_owned(),
             "history.rules=[{rooms=\"history://\", pushes=5000, bytes=\"1MiB\"}]".to_owned(),
-            // A call waits so long for a host that was killed.
+            // How long a call waits for a host that was killed.
             "push.timeout=\"1s\"".to_owned(),
-            // A client that does not read is to miss something.
+            // A client that does not read must miss something.
             "tcp.sndbuf=16384".to_owned(),
-            // It is to stay, even if the bench has no CPU for a while.
+            // It must stay connected, even if the bench gets no CPU for a while.
             "protocol.write_timeout=\"1h\"".to_owned(),
         ];
         let flags: Vec<_> =
@@ -105,7 +105,7 @@ impl Hosts {
         Target::start(&args.server, &args.host, &flags, tempfile()?)
     }
 
-    /// Tells clients where a host is.
+    /// Tells clients the address of a host.
     fn publish(&self, host: usize, target: Option<&Target>) {
         let mut hosts = self.shared.hosts.lock().expect("nobody panics with it");
         hosts[host] = target.map(|target| target.endpoints.tcp);
@@ -124,7 +124,8 @@ impl Hosts {
         self.publish(VICTIM, None);
     }
 
-    /// Starts the killed host again. Some clients come at once, the others when it has read the stream. Fails if it does not start.
+    /// Starts the killed host again. Some clients connect at once, the others once it has read the stream. Fails if it
+    /// does not start.
     pub(super) fn start_victim(&mut self, args: &BooksArgs) -> Result<()> {
         self.shared.is_settled.store(false, SeqCst);
         let target = self.launch(VICTIM, args)?;
@@ -137,7 +138,7 @@ impl Hosts {
         Ok(())
     }
 
-    /// Whether all clients have the pushes that end the run.
+    /// Whether all clients have received the pushes that mark the end of the run.
     pub(super) fn has_ended(&self) -> bool {
         self.members.iter().all(|member| {
             let all = member.kinds().fold(0, |bits, kind| bits | 1 << kind as u8);
@@ -145,7 +146,7 @@ impl Hosts {
         })
     }
 
-    /// What the hosts that run have counted of pushes that were lost, as text and for machines.
+    /// The counts of lost pushes at the running hosts, as text and for machines.
     pub(super) fn counters(&self) -> Result<(String, Value)> {
         let (mut text, mut all) = (String::new(), BTreeMap::new());
         for (name, target) in NAMES.iter().zip(&self.targets) {
@@ -166,7 +167,7 @@ impl Hosts {
         Ok((text, json!(all)))
     }
 
-    /// Ends the clients; returns what each wrote down.
+    /// Ends the clients; returns the records of each.
     pub(super) fn end(self) -> Vec<Diary> {
         self.shared.is_over.store(true, SeqCst);
         let joined = self.readers.into_iter().map(JoinHandle::join);

@@ -1,13 +1,13 @@
-//! What callers and clients write down of a run: all that the books are made from.
+//! The records that callers and clients make of a run, from which the books are settled.
 
 use std::collections::BTreeMap;
 
 use crate::clock::SECOND_NS;
 
-/// The host that is killed. Nobody calls it.
+/// The host that is killed. No caller uses it.
 pub(super) const VICTIM: usize = 2;
 
-/// The kinds of pushes; each has rows of its own.
+/// The kinds of pushes; each has its own rows.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Kind {
     Plain,
@@ -27,28 +27,28 @@ impl Kind {
     }
 }
 
-/// A push call. Its number is its place in the list of all of them.
+/// A push call. Its number is its index in the list of all calls.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    /// Makes one call after the other, so these have an order.
+    /// The caller. It makes one call after the other, so its calls have an order.
     pub publisher: usize,
     /// The host that it called.
     pub host: usize,
     pub kind: Kind,
-    /// The clients that are to get it.
+    /// The clients that the push is for.
     pub clients: Vec<usize>,
     pub begin_ns: u64,
     pub end_ns: u64,
     pub outcome: Outcome,
 }
 
-/// What a caller was told.
+/// The result of a call for its caller.
 #[derive(Clone, Debug)]
 pub(super) enum Outcome {
     Answered(Answer),
-    /// Nobody gets it.
+    /// No client gets the push.
     Refused(String),
-    /// Some may get it.
+    /// Some clients may get the push.
     Failed(String),
     /// There was no answer at all.
     Silent,
@@ -63,7 +63,8 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Whether the part of `host` is missing, or may be. `caller`: the host that was called. `*` stands for hosts that it does not know.
+    /// Whether the part of `host` is missing, or may be, by `names`. `caller` is the host that was called. A `*` stands
+    /// for hosts that it does not know.
     pub(super) fn names(&self, host: usize, caller: usize, names: &[&str]) -> bool {
         let is_named = |name: &String| name == names[host] || name == "*" && host != caller;
         self.unanswered.iter().any(is_named)
@@ -74,43 +75,43 @@ impl Answer {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
     pub host: usize,
-    /// When the client began to connect, and when pushes to its rooms and its key were sure to reach it.
+    /// When the client began to connect, and when pushes to its rooms and its key were certain to reach it.
     pub begin_ns: u64,
     pub ready_ns: u64,
-    /// When the client saw its end, or ended it.
+    /// When the client noticed its end, or ended it.
     pub end_ns: Option<u64>,
 }
 
-/// What a client got, in its order.
+/// What a client received, in order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Entry {
     Push {
         number: usize,
-        /// The room that it came from, or the key.
+        /// The kind of the room or key through which it arrived.
         kind: Kind,
         session: usize,
-        /// It came from the history, after a return or a gap.
+        /// Whether it came from the history, after a return or a gap.
         is_recovered: bool,
     },
-    /// The server has said that pushes of the history room are missing here, and that it does not have them.
+    /// The server reported that pushes of the history room are missing here and that it does not have them.
     Told,
 }
 
-/// All that a client wrote down.
+/// Everything that a client recorded.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Diary {
     pub sessions: Vec<Session>,
     pub entries: Vec<Entry>,
 }
 
-/// A part of the run, from this time on.
+/// A part of the run, beginning at this time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Phase {
     pub name: &'static str,
     pub begin_ns: u64,
 }
 
-/// A host that was killed: from when to when no process had its name.
+/// The death of a host: from when to when no process had its name.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Death {
     pub host: usize,
@@ -118,19 +119,19 @@ pub(super) struct Death {
     pub to_ns: u64,
 }
 
-/// All that the books are made from.
+/// All records that the books are settled from.
 pub(super) struct Records<'a> {
     pub calls: &'a [Call],
     pub diaries: &'a [Diary],
-    /// Of the hosts.
+    /// The names of the hosts.
     pub names: &'a [&'a str],
-    /// In their order; the first begins before all calls.
+    /// In order; the first begins before all calls.
     pub phases: &'a [Phase],
     pub death: Option<Death>,
 }
 
 impl Records<'_> {
-    /// A push at a client, in words.
+    /// A push at a client, as text.
     pub(super) fn describe(&self, number: usize, client: usize) -> String {
         let call = &self.calls[number];
         let sessions = &self.diaries[client].sessions;

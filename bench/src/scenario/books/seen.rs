@@ -1,22 +1,24 @@
-//! What clients have: once, in order, and in one order at all of them; and where they were told that they miss something.
+//! Checks what clients received: each push once, in order, and in the same order at all of them; and where they were
+//! told that something is missing.
 
 use std::collections::BTreeMap;
 
 use super::faults::Faults;
 use super::record::{Answer, Diary, Entry, Kind, Records};
 
-/// Where a client has a push: the place in its entries.
+/// For each push, its index in a client's entries if it is there.
 pub(super) type Places = Vec<Option<usize>>;
 
-/// What a client has.
+/// What a client received.
 pub(super) struct Seen {
     pub places: Places,
-    /// Pushes that came once more where that may be.
+    /// Pushes that arrived twice in cases where that is allowed.
     pub again: Vec<usize>,
 }
 
 impl Records<'_> {
-    /// Where a client has each push. Checks that it has it once, from where it was pushed to, and in the order of its publisher.
+    /// Finds each push in a client's entries. Checks that it is there once, through the target that it was pushed to,
+    /// and in the order of its publisher.
     pub(super) fn seen(&self, client: usize, faults: &mut Faults) -> Seen {
         let mut again = Vec::new();
         let mut places = vec![None; self.calls.len()];
@@ -52,8 +54,9 @@ impl Records<'_> {
         Seen { places, again }
     }
 
-    /// Whether a push may come to a client at both places. One with a history is told that its position is not known, and then gets
-    /// what its new host has not had yet. In other cases the client went to another host before all hosts had the push.
+    /// Whether a push may arrive at a client twice, at these places. A client with a history is told that its position
+    /// is not known, and then gets what its new host had not sent yet. In other cases the client went to another host
+    /// before all hosts had the push.
     fn may_come_again(
         &self,
         client: usize,
@@ -76,7 +79,7 @@ impl Records<'_> {
             && (sessions[after].begin_ns <= call.end_ns || call.answer().is_none_or(may_be_late))
     }
 
-    /// The pushes of the history room that a client has, in its order.
+    /// The pushes of the history room that a client received, in order.
     fn in_order<'a>(
         &'a self,
         client: usize,
@@ -84,7 +87,7 @@ impl Records<'_> {
     ) -> impl DoubleEndedIterator<Item = usize> + 'a {
         let entries = self.diaries[client].entries.iter().enumerate();
         entries.filter_map(|(place, entry)| match entry {
-            // The first time counts.
+            // The first occurrence counts.
             Entry::Push { number, kind: Kind::History, .. } => {
                 (places.get(*number) == Some(&Some(place))).then_some(*number)
             }
@@ -92,7 +95,7 @@ impl Records<'_> {
         })
     }
 
-    /// All clients have to see the history room in one order.
+    /// All clients must see the history room in the same order.
     pub(super) fn check_agreement(&self, places: &[Places], faults: &mut Faults) {
         for one in 0..self.diaries.len() {
             for other in one + 1..self.diaries.len() {
@@ -110,8 +113,8 @@ impl Records<'_> {
         }
     }
 
-    /// Whether a client was told at the place where a push of the history room is missing: between those pushes around it that it
-    /// has. Which ones are around it is seen at other clients, which have both.
+    /// For each push, whether a client was told of a gap at the place where it is missing in the history room: between
+    /// the pushes around it that the client has. The neighbours of a push are known from other clients that have both.
     pub(super) fn told(&self, client: usize, places: &[Places]) -> Vec<bool> {
         let own = &places[client];
         let entries = &self.diaries[client].entries;

@@ -1,4 +1,4 @@
-//! The books: what became of each push at each client that was to get it.
+//! Settles the books: the outcome of each push at each client that it was for.
 
 use super::faults::Faults;
 use super::record::{Call, Diary, Entry, Kind, Outcome, Records, Session};
@@ -6,15 +6,15 @@ use super::seen::Places;
 use super::table::{Books, Class, Row};
 use crate::clock::SECOND_NS;
 
-/// A push that was answered may wait in the outbox of a connection for so long before it is lost with it.
+/// An answered push may wait this long in the outbox of a connection, and be lost with it.
 const IN_OUTBOX_NS: u64 = 2 * SECOND_NS;
-/// How long a killed host is named at least after its end.
+/// How long replies name a killed host after its end, at least.
 const NAMED_NS: u64 = 60 * SECOND_NS;
-/// The end of a connection may not be noticed by its host for so long.
+/// The host may not notice the end of a connection for this long.
 const UNNOTICED_NS: u64 = 2 * SECOND_NS;
 
 impl Records<'_> {
-    /// Makes the books. They have a fault for everything that nobody was told of.
+    /// Settles the books. Everything that nobody was told of becomes a fault.
     pub(super) fn settle(&self) -> Books {
         let mut books = Books::default();
         for phase in self.phases {
@@ -65,7 +65,7 @@ impl Records<'_> {
         books
     }
 
-    /// By session and kind: when the last call began of those whose push came in this session.
+    /// By session and kind: the beginning of the latest call whose push arrived in this session.
     fn last(&self, diary: &Diary) -> Vec<[u64; 3]> {
         let mut last = vec![[0; 3]; diary.sessions.len()];
         for entry in &diary.entries {
@@ -78,7 +78,7 @@ impl Records<'_> {
         last
     }
 
-    /// What became of a push at each of its clients.
+    /// The outcome of a push at each of its clients.
     fn classes(
         &self,
         number: usize,
@@ -96,7 +96,7 @@ impl Records<'_> {
             }
             let Some(answer) = call.answer() else { return Class::Caller };
             let sessions = &self.diaries[client].sessions;
-            // What is stored reaches each client, whatever became of its host.
+            // A stored push must reach each client, whatever happened to its host.
             if call.kind == Kind::History {
                 return if told[client][number] { Class::Gap } else { Class::Unexplained };
             }
@@ -115,7 +115,7 @@ impl Records<'_> {
         call.clients.iter().map(|client| class(*client)).collect()
     }
 
-    /// The hosts where a client was, or had been last, during a call.
+    /// The hosts where a client was, or had last been, during a call.
     fn hosts_at<'a>(
         &self,
         call: &'a Call,
@@ -129,7 +129,7 @@ impl Records<'_> {
         sessions.iter().enumerate().filter_map(may_be)
     }
 
-    /// A killed host is named by each reply until another process has its name.
+    /// Each reply must name a killed host until another process has its name.
     fn check_names(&self, number: usize, call: &Call, faults: &mut Faults) {
         let (Some(death), Some(answer)) = (self.death, call.answer()) else { return };
         let until_ns = death.to_ns.min(death.from_ns + NAMED_NS);
@@ -141,7 +141,7 @@ impl Records<'_> {
         }
     }
 
-    /// What a reply has as queued and dropped is what clients got and missed.
+    /// The queued and dropped counts of a reply must match what clients received and missed.
     fn check_sums(&self, number: usize, classes: &[Class], books: &mut Books, faults: &mut Faults) {
         let call = &self.calls[number];
         let sums = &mut books.sums[call.kind as usize];
@@ -158,7 +158,8 @@ impl Records<'_> {
         // A client that has just gone to another host may be counted at both.
         let changes = call.clients.iter().filter(|client| self.has_changed(call, **client)).count();
         let changes = changes as u64;
-        // A client whose host is named may be counted, where the host is `*`; and that of a host that it has left.
+        // A client is only certain to be counted if the answer names neither its host nor one that it has just left;
+        // `*` may be either.
         let is_sure = |client: &usize| {
             let mut hosts = self.hosts_at(call, &self.diaries[*client].sessions);
             !hosts.any(|host| answer.names(host, call.host, self.names))
@@ -171,7 +172,7 @@ impl Records<'_> {
         let lost = of(Class::NotConnected).count() as u64;
         sums.live_beyond_replies += live - sure;
         let most = match call.kind {
-            // A member that waits for a repair gets no push before it.
+            // A member that waits for a repair gets no push in the meantime.
             Kind::History => call.clients.len() as u64 + changes,
             _ => live + lost + of(Class::Caller).count() as u64 + changes,
         };
@@ -190,21 +191,21 @@ impl Records<'_> {
         }
     }
 
-    /// Whether a connection of a client ended during a call or shortly before: its host may not have noticed it.
+    /// Whether a connection of a client ended during a call or shortly before, so that its host may not have noticed.
     fn has_changed(&self, call: &Call, client: usize) -> bool {
         let ends = self.diaries[client].sessions.iter().filter_map(|session| session.end_ns);
         ends.into_iter().any(|end| end <= call.end_ns && call.begin_ns <= end + UNNOTICED_NS)
     }
 }
 
-/// Whether the client had no connection at some time of a call.
+/// Whether the client was without a connection at some time during a call.
 fn is_away(call: &Call, sessions: &[Session]) -> bool {
     let ends = sessions.iter().filter_map(|session| session.end_ns);
     let nexts = sessions.iter().skip(1).map(|next| next.ready_ns).chain([u64::MAX]);
     ends.zip(nexts).any(|(end, next)| end <= call.end_ns && call.begin_ns <= next)
 }
 
-/// Whether a push was queued in a connection that ended soon after: nothing came on it that was pushed later.
+/// Whether a push was queued on a connection that ended soon after: nothing that was pushed later arrived on it.
 fn is_lost_with_connection(call: &Call, sessions: &[Session], last: &[[u64; 3]]) -> bool {
     sessions.iter().zip(last).any(|(session, last)| {
         session.end_ns.is_some_and(|end| {

@@ -1,4 +1,4 @@
-//! The form of the books, and how they are shown.
+//! The form of the books, and their output.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use serde_json::{Value, json};
 use super::record::{Kind, Records};
 use crate::report::Table;
 
-/// What became of a push at a client.
+/// The outcome of a push at a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Class {
     Live,
-    /// From the history, after a return or a gap.
+    /// It came from the history, after a return or a gap.
     Recovered,
-    /// The ledger has it by its reason.
+    /// The ledger counts it as dropped, with a reason.
     Dropped,
-    /// The client was told that it misses something at this place.
+    /// The client was told that something is missing at this place.
     Gap,
     /// The caller was told that the part of the client's host is missing, or got an error.
     Caller,
@@ -49,12 +49,12 @@ impl Class {
     }
 }
 
-/// A row of the table: pushes, and what became of them at each client.
+/// A row of the table: the number of pushes, and the outcomes at all clients.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Row {
     pub pushes: u64,
     pub classes: [u64; Class::ALL.len()],
-    /// Pushes that came once more where that may be.
+    /// Pushes that arrived twice in cases where that is allowed.
     pub again: u64,
 }
 
@@ -68,15 +68,15 @@ impl Row {
     }
 }
 
-/// Deliveries that clients saw beside those that replies have as queued.
+/// Deliveries that clients saw, next to those that replies count as queued.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(super) struct Sums {
-    /// All that replies have as queued.
+    /// The sum of queued in all replies.
     pub queued: u64,
-    /// Live deliveries, and those of them whose host's part was not in the reply, or had no reply.
+    /// Live deliveries; and those of them whose host's part is not in the reply, or that got no reply.
     pub live: u64,
     pub live_beyond_replies: u64,
-    /// What connections lost that had it queued, or may have.
+    /// Deliveries lost with connections that had them queued, or may have.
     pub lost: u64,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Books {
     pub rows: [Row; 3],
     pub phases: Vec<(&'static str, Row)>,
     pub sums: [Sums; 3],
-    /// What all replies together have as dropped.
+    /// The sum of dropped in all replies, by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Errors that callers got.
     pub errors: BTreeMap<String, u64>,
@@ -95,7 +95,7 @@ pub(super) struct Books {
 }
 
 impl Books {
-    /// The rows that a push is in.
+    /// The rows that a push belongs to.
     pub(super) fn rows_of(&mut self, records: &Records<'_>, number: usize) -> [&mut Row; 2] {
         let call = &records.calls[number];
         let begun = records.phases.iter().take_while(|phase| phase.begin_ns <= call.end_ns);
@@ -129,7 +129,7 @@ pub(super) fn table(books: &Books) -> String {
     Table::new(&headings, kinds.chain(phases).map(cells).collect(), &legend).text()
 }
 
-/// What replies have as queued, beside what came.
+/// The deliveries that replies count as queued, next to those that arrived.
 pub(super) fn sums(books: &Books) -> String {
     let cells = |(kind, sums): (&Kind, &Sums)| {
         let numbers = [sums.queued, sums.live, sums.live_beyond_replies, sums.lost];
@@ -143,7 +143,7 @@ pub(super) fn sums(books: &Books) -> String {
     Table::new(&headings, Kind::ALL.iter().zip(&books.sums).map(cells).collect(), &legend).text()
 }
 
-/// What was dropped, by reason, and which errors callers got.
+/// The drops by reason, and the errors that callers got.
 pub(super) fn reasons(books: &Books) -> String {
     let dropped = books
         .dropped

@@ -1,4 +1,4 @@
-//! Comets that push for each other through a NATS server, and clients of them.
+//! Comets that push for each other through a NATS server, and their clients.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -20,20 +20,20 @@ use crate::target::Target;
 
 /// The room that hosts `a` and `b` have members of.
 pub(super) const ROOM: &str = "live://1";
-/// How long something may take that has to happen, and the time between two looks.
+/// How long something expected may take, and the time between two checks.
 const PATIENCE_NS: u64 = 15 * SECOND_NS;
 const LOOK_NS: u64 = 20 * MILLISECOND_NS;
-/// A reader that gets nothing for so long looks whether it is to end.
+/// A reader that receives nothing for this long checks whether it should end.
 const QUIET: Duration = Duration::from_millis(100);
 
-/// NATS and comets: `a` and `b` have a client each, in the same room, and `c`, which comes later, has nobody.
+/// NATS and comets: `a` and `b` have one client each, in the same room; `c`, which joins later, has none.
 pub(super) struct Hosts {
     pub targets: Vec<Target>,
     pub nats: NatsServer,
 }
 
 impl Hosts {
-    /// Fails if one does not start, or they do not find each other.
+    /// Starts them. Fails if one does not start, or they do not find each other.
     pub(super) fn start(args: &ClusterArgs) -> Result<Self> {
         let nats = NatsServer::start(&args.nats, &args.host.server_core)?;
         let mut hosts = Self { targets: Vec::new(), nats };
@@ -42,7 +42,7 @@ impl Hosts {
         Ok(hosts)
     }
 
-    /// One more host. Returns when all know each other.
+    /// Adds a host. Returns when all know each other.
     pub(super) fn add(&mut self, id: &str, args: &ClusterArgs) -> Result<()> {
         let settings = [
             format!("nats.servers=[\"nats://{}\"]", self.nats.address),
@@ -62,15 +62,15 @@ impl Hosts {
         Ok(())
     }
 
-    /// What the hosts have counted of pushes of others that reached no client, by reason. Waits for the end of all calls, since the last of
-    /// them may still be refused.
+    /// The counts of pushes from other hosts that reached no client, by reason. Waits for the end of all calls, since
+    /// the last of them may still be refused.
     pub(super) fn losses(&self) -> Result<Losses> {
         let mut losses = Losses::new();
         for target in &self.targets {
             let mut page = String::new();
             until("all cores answer, and no call is under way", || {
                 page = http_get(stat(target), "/metrics")?;
-                // The samples of a core without an answer are left out.
+                // The samples of a core that did not answer are missing.
                 let is_silent =
                     |line: &str| line.starts_with("comet_core_answers{") && line.ends_with(" 0");
                 let is_idle = page.lines().any(|line| line == "comet_calls_under_way 0");
@@ -85,7 +85,8 @@ impl Hosts {
 /// Numbers by their name and labels.
 pub(super) type Losses = BTreeMap<String, u64>;
 
-/// Metrics that count pushes of other hosts that reached no client: on the way from NATS, at the cores, and at the client.
+/// Metrics that count pushes from other hosts that reached no client: on the way from NATS, at the cores, and at the
+/// client.
 const LOSSES: [&str; 3] =
     ["comet_cluster_dropped_total", "comet_cluster_refused_total", "comet_dropped_total"];
 
@@ -99,7 +100,7 @@ fn add_losses(page: &str, losses: &mut Losses) -> Result<()> {
     Ok(())
 }
 
-/// Looks until it is so.
+/// Checks repeatedly until it is true.
 pub(in crate::scenario) fn until(
     what: &str,
     mut is_so: impl FnMut() -> Result<bool>,
@@ -126,20 +127,20 @@ fn stat(target: &Target) -> SocketAddr {
     target.stat.expect("a server that was started has metrics")
 }
 
-/// What a reader got of one run.
+/// What a reader received in one run.
 #[derive(Clone, Default)]
 pub(super) struct Received {
     run: u32,
     pub messages: u64,
-    /// Messages that were not the next.
+    /// Messages that were not the next expected one.
     pub out_of_order: u64,
     pub latencies: Latencies,
-    /// Messages of no run: what tells that the way is open.
+    /// Messages that belong to no run: they show that the path is open.
     pub probes: u64,
     is_over: bool,
 }
 
-/// A thread that takes what comes.
+/// A thread that reads messages.
 pub(super) struct Reader {
     received: Arc<Mutex<Received>>,
     thread: Option<JoinHandle<()>>,
@@ -157,12 +158,12 @@ impl Reader {
         }))
     }
 
-    /// A bare subscription.
+    /// A bare subscription at NATS.
     pub(super) fn of_nats(mut client: NatsClient) -> Self {
         Self::start(move || client.receive().ok())
     }
 
-    /// `None` of `next`: nothing comes any more.
+    /// If `next` returns `None`, there are no more messages.
     fn start(mut next: impl FnMut() -> Option<Option<Vec<u8>>> + Send + 'static) -> Self {
         let received = Arc::new(Mutex::new(Received::default()));
         let shared = Arc::clone(&received);
@@ -181,7 +182,7 @@ impl Reader {
         Self { received, thread: Some(thread) }
     }
 
-    /// What comes from now on is of `run`.
+    /// From now on messages are expected to be of `run`.
     pub(super) fn restart(&self, run: u32) {
         *self.lock() = Received { run, ..Received::default() };
     }
@@ -190,7 +191,7 @@ impl Reader {
         self.lock().clone()
     }
 
-    /// Waits until so many messages have come, or none comes any more.
+    /// Waits until `count` messages have arrived, or no more arrive.
     pub(super) fn await_messages(&self, count: u64) -> Received {
         let (mut last, mut quiet_since_ns) = (0, now_ns());
         loop {
@@ -213,7 +214,7 @@ impl Reader {
 impl Drop for Reader {
     fn drop(&mut self) {
         self.lock().is_over = true;
-        // What a thread says by a panic is on the terminal already.
+        // The message of a panic is on the terminal already.
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

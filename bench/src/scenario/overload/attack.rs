@@ -1,4 +1,4 @@
-//! The attacks, each on a thread of its own that gives way to the clients that are measured.
+//! The attacks, each on its own thread with a lower priority than the clients that are measured.
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,23 +22,23 @@ use crate::scenario::keeps_stalled;
 use crate::target::list;
 use crate::visitor::Visitor;
 
-/// Accepts a second that the server allows where it is asked for ten times as many.
+/// Accepts a second that the server allows; the attack makes ten times as many.
 const ACCEPTS: u64 = 1000;
-/// Connections of that attack that are open at most.
+/// The most connections of that attack that are open at once.
 const ACCEPTS_OPEN: usize = 4000;
-/// The room of those that do not read, the bytes that are pushed to it, and how often.
+/// The room of the clients that do not read, the size of a push to it, and the time between pushes.
 const STALLED_ROOM: &str = "overload://stalled";
 const STALLED_BODY: usize = 8 << 10;
 const STALLED_NS: u64 = 50 * MILLISECOND_NS;
-/// Pushes that nearly fill their outboxes; those that exceed them are pushed while the others are measured.
+/// The number of pushes that nearly fill their outboxes; more are pushed while latencies are measured.
 const STALLED_PUSHES: u32 = 250;
-/// The same for a room whose members have space for what is pushed.
+/// The same for a room whose members have space for all pushes.
 const CROWD_ROOM: &str = "overload://crowd";
 const CROWD_BODY: usize = 100;
 const CROWD_NS: u64 = 500 * MILLISECOND_NS;
 /// Their receive buffer.
 const STALLED_BUFFER: usize = 4096;
-/// Where connections with PROXY headers come from.
+/// The source address of connections with PROXY headers.
 const PROXY: Ipv4Addr = Ipv4Addr::new(127, 99, 0, 1);
 /// Body of the largest frame (`protocol.body_max`), and its operation: a message for logic.
 const LARGEST: usize = 4096;
@@ -46,8 +46,8 @@ const OP_SEND: i32 = 4;
 /// Operation of a subscription, whose body is a list of operations.
 const OP_SUBSCRIBE: i32 = 14;
 
-/// What is trickled: a header that announces a token of 4 KiB, and the heads of an upgrade, a PROXY connection and a
-/// push over HTTP.
+/// Data sent byte by byte: a header that announces a token of 4 KiB, and the heads of an upgrade, a PROXY connection
+/// and a push over HTTP.
 const FRAME: &[u8] = b"\0\0\x10\0\0\x10\0\x01\0\0\0\x07\0\0\0\x01";
 const UPGRADE: &[u8] = b"GET /sub HTTP/1.1\r\nHost: localhost\r\n";
 const PROXY_HEADER: &[u8] = b"PROXY TCP4 192.0.2.1 192.0.2.2 50000 8080\r\n";
@@ -56,7 +56,7 @@ const PUSH: &[u8] = b"POST /goim/push/keys?operation=1000&keys=nobody HTTP/1.1\r
 /// A masked ping without a payload (RFC 6455, section 5.5.2).
 const PING: [u8; 6] = [0x89, 0x80, 0, 0, 0, 0];
 
-/// The settings of the server of an attack, whose HTTP push API is at `http` where it is attacked.
+/// The settings of the server of an attack; `http` is the address of its HTTP push API if that is attacked.
 pub(super) fn settings(attack: Attack, args: &OverloadArgs, http: SocketAddr) -> Vec<String> {
     match attack {
         Attack::Accepts => vec![format!("clients.accepts={ACCEPTS}")],
@@ -88,7 +88,7 @@ impl Assault {
         Self { thread, attacker }
     }
 
-    /// Something once it is what it is going to be. Fails if the attack has ended, which it does only for a fault.
+    /// `Some` once the attack has its full strength. Fails if it has ended, which it only does because of a fault.
     pub(crate) fn is_under_way(&self) -> Result<Option<()>> {
         if self.thread.is_finished() {
             return Err("the attack has ended by itself".into());
@@ -101,7 +101,7 @@ impl Assault {
         self.attacker.crowd_pushes.load(Ordering::Relaxed)
     }
 
-    /// Ends it; gives how much it has done.
+    /// Ends it; returns how many actions it made.
     pub(crate) fn end(self) -> Result<u64> {
         self.attacker.is_over.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| "the attack has panicked")?
@@ -120,7 +120,7 @@ fn give_way() -> io::Result<()> {
     }
 }
 
-/// Attacks to the end; gives how much was done.
+/// Attacks to the end; returns how many actions were made.
 fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
     let tcp = by.endpoints.tcp;
     let body = [b'x'; 4096];
@@ -159,12 +159,12 @@ fn frame(operation: i32, body: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Connections at a rate, of which the oldest make room.
+/// Makes connections at a rate, and closes the oldest to make room.
 fn accepts(attacker: &Attacker) -> Result<u64> {
     let (mut open, mut made) = (VecDeque::new(), 0);
     let started_ns = now_ns();
     while !attacker.is_over() {
-        // Where the host cannot make so many, it makes as many as it can.
+        // If the host cannot make so many, it makes as many as it can.
         if made > (now_ns() - started_ns) * 10 * ACCEPTS / SECOND_NS {
             sleep_until(now_ns() + MILLISECOND_NS);
             continue;
@@ -181,7 +181,7 @@ fn accepts(attacker: &Attacker) -> Result<u64> {
     Ok(made)
 }
 
-/// So many connections that say nothing; those that the server has closed are made again.
+/// Opens many connections that say nothing; those that the server closed are opened again.
 fn half_open(attacker: &Attacker) -> Result<u64> {
     let (mut open, mut made, mut at) = (Vec::<TcpStream>::new(), 0_u64, 0);
     while !attacker.is_over() {
@@ -209,7 +209,7 @@ fn half_open(attacker: &Attacker) -> Result<u64> {
     Ok(made)
 }
 
-/// Clients in a room, none of which reads.
+/// Connects clients to a room; none of them reads.
 fn enter(attacker: &Attacker, room: &str) -> Result<Vec<Visitor>> {
     let mut members = Vec::with_capacity(attacker.stalled);
     for number in 0..attacker.stalled {
@@ -226,7 +226,7 @@ fn enter(attacker: &Attacker, room: &str) -> Result<Vec<Visitor>> {
     Ok(members)
 }
 
-/// A room that is pushed to at a steady rate.
+/// Pushes to a room at a steady rate.
 fn crowd(attacker: &Attacker) -> Result<u64> {
     let members = enter(attacker, CROWD_ROOM)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -243,7 +243,7 @@ fn crowd(attacker: &Attacker) -> Result<u64> {
     })
 }
 
-/// Clients in a room that is pushed to beyond what they have space for.
+/// Pushes more to a room than its clients have space for.
 fn stalled(attacker: &Attacker) -> Result<u64> {
     let stalled = enter(attacker, STALLED_ROOM)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;

@@ -1,4 +1,4 @@
-//! What an attack has to know, and what it and its observers tell each other.
+//! The parameters of an attack, and the state shared with its observers.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,11 +8,11 @@ use crate::subject::Subject;
 use crate::target::Endpoints;
 use crate::tls::Tls;
 
-/// One that attacks a server.
+/// An attacker of a server.
 pub(crate) struct Attacker {
     pub endpoints: Endpoints,
     pub grpc: String,
-    /// The HTTP push API, of the attack on it.
+    /// The HTTP push API, for the attack on it.
     pub http: SocketAddr,
     pub half_open: usize,
     pub stalled: usize,
@@ -25,7 +25,7 @@ pub(crate) struct Attacker {
 }
 
 impl Attacker {
-    /// One of the server of `subject`. Fails if that has no push API.
+    /// An attacker of the server of `subject`. Fails if that has no push API.
     pub(crate) fn of(
         subject: &Subject,
         http: SocketAddr,
@@ -44,12 +44,12 @@ impl Attacker {
         })
     }
 
-    /// The attack is what it is going to be.
+    /// The attack has its full strength.
     pub(super) fn set_under_way(&self) {
         self.is_under_way.store(true, Ordering::Relaxed);
     }
 
-    /// It is to end.
+    /// Whether the attack should end.
     pub(super) fn is_over(&self) -> bool {
         self.is_over.load(Ordering::Relaxed)
     }

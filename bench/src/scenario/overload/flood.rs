@@ -1,4 +1,4 @@
-//! Floods by one client: it does one thing as often as the server lets it.
+//! Floods by one client, which does one thing as often as the server lets it.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -11,8 +11,8 @@ use crate::visitor::{Visitor, connect};
 /// Frames written before the answers are read: fewer than answers may wait (`protocol.cli_proto`).
 const BATCH: usize = 64;
 
-/// Floods until the attack is over, with the frame of each number in turn, which begin again after two batches; gives
-/// the frames that were sent. A client that the server has closed connects again.
+/// Floods until the attack is over, with the frame of each number in turn, beginning again after two batches; returns
+/// the number of frames sent. If the server closes the client, it connects again.
 pub(super) fn run(
     attacker: &Attacker,
     transport: Transport,
@@ -35,7 +35,7 @@ pub(super) fn run(
                 break;
             }
             sent += BATCH as u64;
-            // The first answers to this batch, and whatever else has come.
+            // The first answers to this batch, and whatever else has arrived.
             match visitor.stream.read(&mut answers) {
                 Ok(0) => break,
                 Ok(_) => {}
@@ -47,14 +47,14 @@ pub(super) fn run(
     Ok(sent)
 }
 
-/// Begins TLS handshakes, one after the other, and leaves when the server has computed its part; gives how many.
+/// Begins TLS handshakes, one after the other, and leaves once the server has computed its part; returns their number.
 pub(super) fn handshakes(attacker: &Attacker) -> Result<u64> {
     let mut made = 0;
     while !attacker.is_over() {
         let hello = attacker.hello()?;
         let mut stream = connect(attacker.endpoints.tcp)?;
         stream.write_all(&hello)?;
-        // Its certificate is in it.
+        // The answer contains the server's certificate.
         if stream.read(&mut [0; 4096])? == 0 {
             return Err("the server refuses a handshake".into());
         }

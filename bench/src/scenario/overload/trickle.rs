@@ -1,4 +1,4 @@
-//! Slowloris: connections that send what they have to say one byte after the other.
+//! Slowloris: connections that send their request one byte after the other.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -15,8 +15,8 @@ const BYTE_NS: u64 = 100 * MILLISECOND_NS;
 /// The connections take turns in this many groups.
 const GROUPS: usize = 10;
 
-/// Trickles `words` into connections from `source` to `address` until the attack is over; gives the connections that
-/// were made. Those that the server has closed are made again.
+/// Trickles `words` into connections from `source` to `address` until the attack is over; returns the number of
+/// connections made. Those that the server closed are made again.
 pub(super) fn run(
     attacker: &Attacker,
     address: SocketAddr,
@@ -36,7 +36,7 @@ pub(super) fn run(
             let (stream, at) = connection;
             let is_open = match stream.write(&words[*at..=*at]) {
                 Ok(written) => {
-                    // The last byte is never said.
+                    // The last byte is never sent.
                     *at = (*at + written).min(words.len() - 2);
                     !matches!(stream.read(&mut [0; 512]), Ok(0))
                 }

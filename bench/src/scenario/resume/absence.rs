@@ -1,4 +1,4 @@
-//! All are cut off at once, are pushed to while they are away, and come back.
+//! All connections are cut off at once, are pushed to while they are away, and return.
 
 use serde_json::{Value, json};
 
@@ -13,21 +13,21 @@ use crate::sink::PushMethod;
 use crate::stats::Percentiles;
 use crate::subject::Subject;
 
-/// The server may take so long to notice that all connections are gone.
+/// How long the server may take to notice that all connections are gone.
 const GONE_NS_MAX: u64 = 60 * SECOND_NS;
 
 /// What happens while all are away.
 pub(in crate::scenario) struct Absence {
-    /// To each stream.
+    /// The number of pushes to each stream.
     pub pushes: u32,
     pub size: u32,
-    /// The server keeps them.
+    /// Whether the server keeps them.
     pub is_kept: bool,
-    /// It asks a logic service.
+    /// Whether it uses a logic service.
     pub has_logic: bool,
 }
 
-/// Connects all, cuts them off, pushes to each stream, and has them come back.
+/// Connects all, cuts them off, pushes to each stream, and reconnects them.
 pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> Result<Value> {
     let Absence { pushes, size, is_kept, has_logic } = *absence;
     let (place, connections) = (subject.place, subject.crowd.connections);
@@ -43,7 +43,7 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
     subject.settle()?;
     let away = counted(subject)?;
 
-    // Exactly so many, in a second.
+    // Exactly that many pushes, in a second.
     let interval_ns = (SECOND_NS / u64::from(pushes.max(1))).max(1);
     let duration_ns = interval_ns * u64::from(pushes);
     let plan = Plan { interval_ns: Some(interval_ns), duration_ns, ..subject.plan(size) };
@@ -61,7 +61,7 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
     bar.finish_and_clear();
     let dropped = sent.dropped();
     let missing = if is_kept { dropped } else { sent.deliveries };
-    // The connections that were cut off miss everything, too.
+    // The connections that were cut off also miss everything.
     let findings = subject
         .await_deliveries(std::slice::from_ref(&sent.messages), sent.deliveries + missing)?;
     subject.settle()?;
@@ -102,7 +102,7 @@ pub(in crate::scenario) fn absence(subject: &mut Subject, absence: &Absence) -> 
         "elapsed_ns": elapsed_ns,
         "per_second": connections as f64 * 1e9 / elapsed_ns.max(1) as f64,
         "handshake": Percentiles::of(&findings.handshakes),
-        // Until all has come and the server has settled.
+        // Until everything has arrived and the server has settled.
         "cpu_per_connection_ns": cpu.as_ref().map(|cpu| each(cpu.total_ns as f64)),
         "cpu": cpu,
         "logic_calls": calls,

@@ -1,4 +1,4 @@
-//! Full outboxes drop a share of what is pushed to rooms with a history, and the clients get it from there.
+//! Full outboxes drop a share of the pushes to rooms with a history, and the clients recover them from it.
 
 use serde_json::{Value, json};
 
@@ -12,13 +12,13 @@ use crate::scrape::Counted;
 use crate::sink::PushMethod;
 use crate::subject::Subject;
 
-/// Pushes to each room in a second, and at most in all: so many the history of a room has to keep.
+/// Pushes to each room per second, and the most in total, which is the number that the history of a room must keep.
 const RATE: f64 = 100.0;
 pub(super) const PUSHES_MAX: u32 = 5_000;
-/// Receive buffer of a client, so that the kernel takes little for it.
+/// Receive buffer of a client, small so that the kernel holds little for it.
 const RECEIVE_BUFFER: usize = 4096;
 
-/// The settings of a server whose outboxes are soon full.
+/// The settings of a server whose outboxes fill soon.
 pub(super) fn settings() -> Vec<String> {
     vec![
         "protocol.svr_proto=64".to_owned(),
@@ -27,12 +27,12 @@ pub(super) fn settings() -> Vec<String> {
     ]
 }
 
-/// Clients that may be kept from reading.
+/// Clients that can be made to stop reading.
 pub(super) fn crowd(crowd: Crowd) -> Crowd {
     Crowd { stalled_share: 1.0, slow_buffer: Some(RECEIVE_BUFFER), ..crowd }
 }
 
-/// Nobody reads until this `share` of the deliveries was dropped. Then all do, until everything has come.
+/// No client reads until this `share` of the deliveries was dropped. Then all do, until everything has arrived.
 pub(super) fn repair(subject: &mut Subject, size: u32, share: f64) -> Result<Value> {
     let (place, connections) = (subject.place, subject.crowd.connections);
     let stat = subject.target.stat.ok_or("resume needs the server's metrics: name --stat")?;
@@ -82,7 +82,7 @@ pub(super) fn repair(subject: &mut Subject, size: u32, share: f64) -> Result<Val
         "share_dropped": share_dropped(&pushed),
         "repaired": end.repaired,
         "deliveries": deliveries,
-        // From when they read again until all has come.
+        // From when they read again until everything has arrived.
         "elapsed_ns": elapsed_ns,
         "cpu": cpu,
         "repaired_cpu_ns": cpu.as_ref().map(|cpu| cpu.total_ns as f64 / end.repaired.max(1) as f64),

@@ -1,4 +1,4 @@
-//! Memory and descriptors over the time of a soak.
+//! Memory and descriptors in the course of a soak.
 
 use serde_json::{Value, json};
 
@@ -7,27 +7,27 @@ use super::quiet::Rest;
 use crate::args::SoakArgs;
 use crate::clock::{SECOND_NS, now_ns};
 
-/// Rests at either end whose lowest values are compared. Each rest has some peak of the phase before in it: what was
-/// freed since is not always given back, and what is under way ends a little later.
+/// The number of rests at each end whose lowest values are compared. Each rest still shows a part of the peak in the
+/// phase before: memory that was freed is not always returned, and some work ends a little later.
 const WINDOW: usize = 20;
 
 pub(super) struct Curve {
     started_ns: u64,
     /// A point for each phase.
     pub points: Vec<Value>,
-    /// Heap and resident memory, bytes, since every fault was there once.
+    /// Heap and resident memory, in bytes, from when every fault had occurred once.
     settled: Vec<[u64; 2]>,
     last: Option<Rest>,
 }
 
 impl Curve {
-    /// It begins now.
+    /// A curve that begins now.
     pub(super) fn begin() -> Self {
         Self { started_ns: now_ns(), points: Vec::new(), settled: Vec::new(), last: None }
     }
 
-    /// Prints and keeps the rest after a phase. Growth is counted among those that are `settled`: every fault was there
-    /// once.
+    /// Prints and keeps the rest after a phase. Growth is only measured between those that are `settled`: every fault
+    /// has occurred once.
     pub(super) fn add(&mut self, fault: Fault, pushes: u64, rest: &Rest, settled: bool) {
         let at_s = (now_ns() - self.started_ns) as f64 / SECOND_NS as f64;
         let name = format!("{fault:?}");
@@ -44,7 +44,7 @@ impl Curve {
         }
     }
 
-    /// The lowest heap and resident memory of the first rests, and of the last ones. `None`: there are too few.
+    /// The lowest heap and resident memory of the first rests, and of the last ones; `None` if there are too few.
     fn ends(&self) -> Option<[[u64; 2]; 2]> {
         let window = WINDOW.min(self.settled.len() / 2);
         let lowest = |rests: &[[u64; 2]]| {
@@ -54,7 +54,7 @@ impl Curve {
         Some([lowest(first)?, lowest(last)?])
     }
 
-    /// What has grown by more than is allowed.
+    /// The values that have grown by more than is allowed.
     pub(super) fn faults(&self, args: &SoakArgs) -> Vec<String> {
         let Some([[heap_was, resident_was], [heap, resident]]) = self.ends() else {
             return Vec::new();
@@ -70,7 +70,7 @@ impl Curve {
         heap.into_iter().chain(resident).collect()
     }
 
-    /// Deliveries and growth over the whole run, in a sentence.
+    /// Deliveries and growth over the whole run, as a sentence.
     pub(super) fn summary(&self) -> String {
         let Some(last) = &self.last else { return "no phase has ended\n".to_owned() };
         let growth = self.ends().map_or_else(

@@ -1,5 +1,5 @@
-//! What a soak does to the server while clients are served. Each fault runs on a thread of its own, for as long as
-//! the phase lasts, and puts everything back at its end.
+//! The faults that a soak causes while the server has clients. Each fault runs for as long as the phase lasts, and
+//! undoes its effects at the end.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -27,61 +27,61 @@ use crate::scenario::logic::Logic;
 use crate::succession::Succession;
 use crate::visitor::{Visitor, connect};
 
-/// Between two steps of a fault.
+/// Time between two steps of a fault.
 const STEP_NS: u64 = 20 * MILLISECOND_NS;
-/// Clients that do not read what is pushed to them, and what that is.
+/// Clients that do not read the pushes to them, and the size of those.
 const STALLED: usize = 20;
 const STALLED_BODY: usize = 64 << 10;
 /// Half-open handshakes.
 const HALF_OPEN: usize = 300;
 /// How long a caller waits.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long a process serves at most before it hands over to the next one.
+/// The longest that a process serves before it hands over to the next one.
 const SERVES_NS_MAX: u64 = 500 * MILLISECOND_NS;
 /// Callers at once.
 const CALLERS: usize = 200;
 
 const GONE: &str = "the thread of the faults has panicked";
 
-/// A fault; its variants are a list as those of an argument are.
+/// A fault; its variants can be listed like those of an argument.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(super) enum Fault {
-    /// None, and no guests: every delivery is received.
+    /// No fault, and no guests: every delivery is received.
     Nothing,
-    /// `comet logic` is stopped, and goes on.
+    /// `comet logic` is stopped, and continued.
     LogicStopped,
     /// `comet logic` is killed, and started again.
     LogicKilled,
-    /// `comet logic` is ended, and started again.
+    /// `comet logic` is shut down, and started again.
     LogicRestarted,
     /// The configuration changes and is read again.
     Reloads,
-    /// The server hands over to a new process, with a changed configuration, again and again.
+    /// The server repeatedly hands over to a new process, with a changed configuration.
     Upgrades,
-    /// Some of the members connect anew.
+    /// Some of the members reconnect.
     Reconnects,
     /// Clients that do not read.
     SlowReaders,
-    /// Handshakes that do not end.
+    /// Handshakes that do not complete.
     HalfOpen,
-    /// Clients that leave by a reset, in the midst of a frame or with pushes unread.
+    /// Clients that leave with a reset, in the middle of a frame or with unread pushes.
     Resets,
-    /// Callers that come in numbers, push to absent keys, break off, or speak something else.
+    /// Callers that come in large numbers, push to absent keys, abort, or use another protocol.
     Callers,
     /// Clients that change rooms and send heartbeats as fast as they can.
     Floods,
-    /// Nobody reads the log, and there is much to log.
+    /// The log is not read, and there is much to log.
     LogFull,
 }
 
 impl Fault {
-    /// Logic does not answer for a while, so guests may be refused, and the log says so.
+    /// Whether logic does not answer for a while, so that guests may be refused, and the log says so.
     pub(super) fn is_of_logic(self) -> bool {
         matches!(self, Self::LogicStopped | Self::LogicKilled | Self::LogicRestarted)
     }
 }
 
-/// What faults reach. Clones are of the same.
+/// What faults act on. Clones share it.
 #[derive(Clone)]
 pub(super) struct Site {
     pub tcp: SocketAddr,
@@ -92,12 +92,12 @@ pub(super) struct Site {
     pub config: PathBuf,
     pub log: Log,
     pub logic: Arc<Mutex<Logic>>,
-    /// Operation of what is pushed.
+    /// Operation of the pushes.
     pub operation: i32,
 }
 
-/// The thread that commits the faults, one after the other. It lives as long as the soak: a process is killed with
-/// the thread that has started it (prctl(2), `PR_SET_PDEATHSIG`), and logic has to outlive its fault.
+/// The thread that runs the faults, one after the other. It lives as long as the soak: a process is killed with the
+/// thread that has started it (prctl(2), `PR_SET_PDEATHSIG`), and logic must outlive its fault.
 pub(super) struct Faults {
     culprits: Sender<Culprit>,
     outcomes: Receiver<Result<LedgerSums>>,
@@ -122,7 +122,7 @@ impl Faults {
         Ok(self.culprits.send(culprit).map_err(|_| GONE)?)
     }
 
-    /// The ledgers of what the fault has pushed itself, once it is over. Fails as [`Culprit::commit`] does.
+    /// The ledgers of the fault's own pushes, once it is over. Fails like [`Culprit::commit`].
     pub(super) fn poll_outcome(&self) -> Result<Option<LedgerSums>> {
         match self.outcomes.try_recv() {
             Ok(outcome) => outcome.map(Some),
@@ -141,8 +141,8 @@ pub(super) struct Culprit {
 }
 
 impl Culprit {
-    /// Commits the fault to its end; gives the ledgers of what it has pushed itself. Fails if the host fails, or
-    /// what has to come back does not.
+    /// Runs the fault to its end; returns the ledgers of its own pushes. Fails if the host fails, or something that the
+    /// fault has stopped does not return.
     fn commit(mut self) -> Result<LedgerSums> {
         match self.fault {
             Fault::Nothing | Fault::Reconnects => {}
@@ -172,7 +172,7 @@ impl Culprit {
             Fault::LogicKilled => logic.kill(),
             _ => logic.end()?,
         }
-        // Away for a part of the phase, and at times for as long as it lasts.
+        // Away for part of the phase, and sometimes for all of it.
         let left_ns = self.ends_ns.saturating_sub(now_ns());
         sleep_until(
             now_ns() + (left_ns as f64 * self.random.random_range(0.0..1.2_f64).min(1.0)) as u64,
@@ -205,7 +205,7 @@ impl Culprit {
         Ok(())
     }
 
-    /// Clients in a room of their own, to which large messages are pushed.
+    /// Clients in a separate room, to which large messages are pushed.
     fn slow_readers(&mut self) -> Result<LedgerSums> {
         let mut stalled = Vec::new();
         for number in 0..STALLED {
@@ -222,7 +222,7 @@ impl Culprit {
             visitor.stream.set_nonblocking(true)?;
         }
         while self.goes_on() {
-            // Half of them read a little now and then.
+            // Half of them read a little from time to time.
             for visitor in stalled.iter_mut().step_by(2) {
                 let _ = visitor.stream.read(&mut [0; 1024]);
             }
@@ -285,7 +285,7 @@ impl Culprit {
                         *[&b""[..], b"PRI * HTTP/2.0\r\n", b"GET / HTTP/1.1\r\n", &[0xff; 64]]
                             .choose(&mut self.random)
                             .expect("there are some");
-                    // What is beyond the bounds may be closed at once.
+                    // Connections beyond the limits may be closed at once.
                     if let Ok(mut stream) = connect(grpc) {
                         let _ = stream.write_all(head);
                         broken.push(stream);
@@ -293,13 +293,13 @@ impl Culprit {
                 }
                 let leave = broken.len().saturating_sub(CALLERS);
                 broken.drain(..leave);
-                // It may wait for a place; the storm does not.
+                // It may have to wait for a place; the other callers do not.
                 let connected = tokio::time::timeout(PATIENCE, Pusher::connect(&self.site.grpc));
                 let Ok(Ok(mut pusher)) = connected.await else { continue };
                 for _ in 0..10 {
                     let keys = Address::Keys(vec!["nobody".to_owned(); 100]);
                     let push = Push::new(keys, self.site.operation, vec![0; 1024]);
-                    // Some are broken off at once.
+                    // Some are aborted at once.
                     let patience = PATIENCE * u32::from(self.random.random::<bool>());
                     let _ = tokio::time::timeout(patience, pusher.push(push)).await;
                 }
@@ -321,7 +321,7 @@ impl Culprit {
                     visitor.send(OP_CHANGE_ROOM, room.as_bytes())?;
                     visitor.send(OP_HEARTBEAT, &[])?;
                 }
-                // The answers, or as many as have come.
+                // The answers, or as many as have arrived.
                 let _ = visitor.stream.read(&mut buffer);
             }
         }
@@ -335,7 +335,7 @@ impl Culprit {
         made
     }
 
-    /// Each is a line of the log.
+    /// Each of them writes a line to the log.
     fn bad_frames(&mut self) -> Result<()> {
         while self.goes_on() {
             for _ in 0..10 {
@@ -358,7 +358,7 @@ impl Culprit {
     }
 }
 
-/// A configuration with other values of what changes alive, all of them harmless to members.
+/// A configuration with other values of settings that can change at runtime, all of them harmless to members.
 pub(super) fn configuration(random: &mut StdRng) -> String {
     let policies = ["drop-newest", "drop-oldest", "close"];
     format!(

@@ -1,4 +1,4 @@
-//! The server's log: a pipe that is read, line by line, or for a while is not.
+//! The server's log: a pipe that is read line by line, except when reading is paused.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -10,12 +10,12 @@ use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
 use crate::Result;
 
-/// Bytes that the pipe holds: few, so that it is full soon.
+/// The capacity of the pipe in bytes: small, so that it is soon full.
 const PIPE: usize = 4096;
 /// Lines that are kept for the report of a fault.
 const KEPT: usize = 30;
 
-/// Clones are of the same log.
+/// Clones share the same log.
 #[derive(Clone)]
 pub(super) struct Log(Arc<(Mutex<State>, Condvar)>);
 
@@ -24,23 +24,23 @@ struct State {
     is_held: bool,
     /// The last lines.
     last: VecDeque<String>,
-    /// Lines of level ERROR since the last look.
+    /// Lines of level ERROR since the last call of [`Log::take_errors`].
     errors: Vec<String>,
 }
 
 impl Log {
-    /// A log, and what a server writes it to. Fails if the host refuses a pipe.
+    /// A log, and the file that a server writes it to. Fails if the host refuses a pipe.
     pub(super) fn open() -> Result<(Self, File)> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
         fcntl_setpipe_size(&write, PIPE)?;
         let log = Self(Arc::default());
         let reader = log.clone();
-        // It ends with the last writer.
+        // The thread ends with the last writer.
         thread::spawn(move || reader.read(File::from(read)));
         Ok((log, write.into()))
     }
 
-    /// Nothing is read until [`Log::resume`], so that the pipe fills.
+    /// Pauses reading until [`Log::resume`], so that the pipe fills.
     pub(super) fn hold(&self) {
         self.lock().is_held = true;
     }
@@ -82,7 +82,7 @@ impl Log {
     }
 }
 
-/// Whether a line is `[TIME ERROR ...`, or the last words of a thread.
+/// Whether a line is `[TIME ERROR ...`, or the message of a panic.
 fn is_error(line: &str) -> bool {
     line.split(' ').nth(1) == Some("ERROR") || line.contains("panicked at")
 }

@@ -1,4 +1,4 @@
-//! What has to hold once a phase is over and the server has come to rest.
+//! The conditions that must hold once a phase is over and the server has come to rest.
 
 use std::net::SocketAddr;
 
@@ -8,20 +8,20 @@ use crate::Result;
 use crate::process::Gauge;
 use crate::scrape::{Counted, http_get};
 
-/// The server at rest.
+/// The state of the server at rest.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Rest {
     /// Open files.
     pub descriptors: usize,
     pub resident_bytes: u64,
-    /// Bytes that the allocator has given out.
+    /// Bytes that are allocated from the allocator.
     pub heap_bytes: u64,
     #[serde(skip)]
     pub counted: Counted,
 }
 
 impl Rest {
-    /// The server as it is now. Fails if it does not answer.
+    /// The present state of the server. Fails if it does not answer.
     pub(super) fn of(gauge: Gauge, stat: SocketAddr) -> Result<Self> {
         let counted = Counted::of(stat)?;
         Ok(Self {
@@ -32,8 +32,8 @@ impl Rest {
         })
     }
 
-    /// What keeps it from being at rest, in words; `members` are the connections that stay, and `base` is the rest
-    /// before any fault.
+    /// Why it is not at rest, as text; `members` are the connections that stay, and `base` is the state at rest before
+    /// any fault.
     pub(super) fn unrest(&self, members: u64, base: Option<&Self>) -> Option<String> {
         let is = &self.counted;
         let descriptors = base.map_or(self.descriptors, |base| base.descriptors);
@@ -51,8 +51,8 @@ impl Rest {
         })
     }
 
-    /// What is wrong with its books, since the rest `before`, where callers were told of so many `matched` and
-    /// `queued` deliveries, and clients have `received` so many.
+    /// The faults in its books since the rest `before`, when callers were told of `matched` and `queued` deliveries,
+    /// and clients have `received` so many.
     pub(super) fn ledger_faults(
         &self,
         before: &Self,
@@ -71,7 +71,7 @@ impl Rest {
                 faults.push(format!("the ledger: {one} deliveries {words} {other}"));
             }
         }
-        // What a client had not read when it left is sent and not received.
+        // Deliveries that a client had not read when it left are sent and not received.
         if is.sent < received || (all_stayed && is.sent > received) {
             faults.push(format!("{} deliveries sent, {received} received", is.sent));
         }
@@ -79,7 +79,7 @@ impl Rest {
     }
 }
 
-/// What is wrong with the health of the server.
+/// The fault in the health of the server, if any.
 pub(super) fn health_fault(stat: SocketAddr) -> Option<String> {
     http_get(stat, "/healthz").err().map(|error| format!("/healthz: {error}"))
 }

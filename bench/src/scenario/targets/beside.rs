@@ -1,4 +1,4 @@
-//! Pushes by key beside a crowd: how much later they come than in quiet times.
+//! Pushes by key next to a crowd: how much later they arrive than in quiet times.
 
 use super::Record;
 use super::goals;
@@ -12,7 +12,7 @@ use crate::plan::{Pattern, Plan};
 use crate::scenario::fairness::begin_crowd;
 use crate::subject::Subject;
 
-/// Members of the room beside the clients.
+/// Members of the crowd's room.
 const CROWD: usize = 12_000;
 const CLIENTS: usize = 1_000;
 /// Pushes by key in a second.

@@ -1,5 +1,5 @@
-//! Two data cores against one: the same pushes to the same rooms, half of which have their home on the core
-//! where a connection is not.
+//! Two data cores compared with one: the same pushes to the same rooms; half of the deliveries are to connections on
+//! another core than the room's home.
 
 use super::Record;
 use super::goals;
@@ -13,15 +13,15 @@ use comet_cpus::CpuList;
 
 const CONNECTIONS: usize = 1_000;
 const ROOMS: usize = 8;
-/// Pushes a second to each room: a load that leaves every CPU idle by half, for one of them may be the
-/// bench's.
+/// Pushes per second to each room: a load that leaves every CPU half idle, since one of them may be shared with the
+/// bench.
 const HZ: f64 = 20.0;
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let host = &args.host;
     let first = host.server_core.first();
     let second = second_core(host);
-    // All three have their control thread at the same place, for the cores to be compared only.
+    // All three have their control thread on the same CPUs, so that only the data cores differ.
     let control = host.control_cores.clone().unwrap_or_else(|| first.clone());
     let start = |cores: CpuList| -> Result<Subject> {
         let control_cores = Some(control.clone());
@@ -47,8 +47,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// A CPU for the second data core: one that has nothing to do, or else the bench's, as has to be where there
-/// are only two.
+/// A CPU for the second data core: one that is idle, or else the bench's, which is the only choice if there are just
+/// two.
 fn second_core(host: &HostArgs) -> CpuList {
     let mut taken = host.server_core.with(&host.bench_core);
     if let Some(control) = &host.control_cores {

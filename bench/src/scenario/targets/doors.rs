@@ -1,5 +1,5 @@
-//! What a push costs through each door: to rooms of ten, beside a bare ring that receives one message and sends ten, and to a
-//! key, beside the ping-pong, and beside a bare ring that sends a message on and answers it.
+//! The cost of a push through each push API: to rooms of ten, compared with a bare ring that receives one message and
+//! sends ten; and to a key, compared with the ping-pong, and with a bare ring that passes a message on and answers it.
 
 use super::Record;
 use super::goal::Goal;
@@ -32,7 +32,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let room = of_rooms.room.clone();
     let of_groups = Crowd { rooms: ROOMS, room, ..Crowd::of_yardstick(ROOMS * FAN) };
     for round in 1..=args.rounds {
-        // One after the other: together they need more descriptors than a process usually has.
+        // One after the other: together they need more descriptors than a process usually may have.
         let mut bare = rig::yardstick(args, Mode::Fan, of_groups.clone())?;
         bare.connect()?;
         let floor = cost(&mut bare, round, ROOMS_HZ, record)?;
@@ -72,8 +72,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// Notes the CPU of a push through each door as a multiple of `floor`, us: calls, one stream, push frames. Returns that of the
-/// last, us.
+/// Records the CPU time of a push through each push API, as a multiple of `floor`, in us: calls, one stream, push
+/// frames. Returns that of the last, in us.
 fn each_door(
     comet: &mut Subject,
     doors: [&Goal; 3],
@@ -95,7 +95,7 @@ fn each_door(
     Ok(last)
 }
 
-/// CPU of a push, all threads, us.
+/// CPU time of a push, all threads, in us.
 fn cost(subject: &mut Subject, round: u32, hertz: f64, record: &mut Record) -> Result<f64> {
     let pattern = Pattern::Rotating { first: 0 };
     let plan = Plan { pattern, duration_ns: SHORT_NS, ..rig::plan(subject, hertz) };

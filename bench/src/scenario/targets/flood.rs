@@ -1,4 +1,4 @@
-//! Flat out into one room: what one data core can do with everything else on other CPUs.
+//! Flat out into one room: the maximum for one data core when everything else is on other CPUs.
 
 use super::Record;
 use super::goals;
@@ -14,7 +14,7 @@ const MEMBERS: usize = 1_000;
 /// Bytes of a body, as in `{"test":1}`.
 const SIZE: usize = 10;
 const BATCH: u64 = 20;
-/// Pushes under way: as many as leave in one write, and below what an outbox holds (`protocol.svr_proto`, 512).
+/// Pushes under way: as many as fit in one write, and fewer than an outbox holds (`protocol.svr_proto`, 512).
 const BATCHES_WINDOW: u64 = 64;
 const SINGLE_WINDOW: u64 = 256;
 const DURATION_NS: u64 = 1_500 * MILLISECOND_NS;
@@ -24,7 +24,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let control = host.control_cores.as_ref().unwrap_or(&host.bench_core);
     let host = HostArgs { control_cores: Some(control.clone()), ..host.clone() };
     let mut comet = rig::comet(args, &host, in_one_room(args, MEMBERS))?;
-    // Many pushes to one room are under way, which only a stream keeps in order.
+    // Many pushes to one room are under way, and only a stream keeps them in order.
     comet.method = PushMethod::OneStream;
     comet.connect()?;
     for round in 1..=args.rounds {

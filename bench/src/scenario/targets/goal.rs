@@ -1,34 +1,34 @@
-//! What is to be reached, and whether it is: one line of the table for each goal.
+//! The goals, and whether they are reached: one line of the table for each.
 
 use serde::Serialize;
 
 use crate::report::{NOT_MEASURED, Table};
 use crate::stats::Spread;
 
-/// A figure that is measured, with what it should be.
+/// A figure to be measured, and the bound for it.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Goal {
-    /// Which of the project's targets it belongs to, from 1; several goals may make up one.
+    /// The number of the project's target that it belongs to, from 1; a target may have several goals.
     pub target: u8,
-    /// Its name in the file, the same for ever.
+    /// Its name in the file, which never changes.
     pub name: &'static str,
     pub what: &'static str,
-    /// None for a figure that stands beside others for comparison: a floor.
+    /// `None` for a figure that is only shown for comparison: a floor.
     pub reach: Option<Reach>,
     pub unit: &'static str,
-    /// Digits behind the point.
+    /// Decimals.
     #[serde(skip)]
     pub decimals: usize,
-    /// What the figure is made of.
+    /// How the figure is computed.
     pub compared: &'static str,
 }
 
-/// Unit and digits behind the point.
+/// Unit and number of decimals.
 type Unit = (&'static str, usize);
 pub(super) const RATIO: Unit = ("", 2);
 pub(super) const US: Unit = ("us", 1);
 
-/// A figure in the words of its line in the table.
+/// A figure with the words for its line in the table.
 pub(super) const fn goal(
     target: u8,
     name: &'static str,
@@ -40,7 +40,7 @@ pub(super) const fn goal(
     Goal { target, name, what, reach, unit, decimals, compared }
 }
 
-/// The bounds, as a table of goals writes them.
+/// The bounds, in the form used in the table of goals.
 pub(super) const fn at_most(bound: f64) -> Option<Reach> {
     Some(Reach::AtMost(bound))
 }
@@ -58,7 +58,7 @@ pub(super) enum Reach {
     AtLeast(f64),
 }
 
-/// A goal and what was found.
+/// A goal and its result.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Line {
     #[serde(flatten)]
@@ -68,12 +68,12 @@ pub(super) struct Line {
     measured: Option<Spread>,
     /// Why it could not be measured.
     failure: Option<String>,
-    /// None where nothing was to be reached. What could not be measured is not reached.
+    /// `None` if the goal has no bound. A goal that could not be measured is not reached.
     pub reached: Option<bool>,
 }
 
 impl Goal {
-    /// A figure with its unit.
+    /// A figure with its unit, as text.
     fn figure(&self, value: f64) -> String {
         format!("{value:.*} {}", self.decimals, self.unit).trim_end().to_owned()
     }
@@ -99,7 +99,7 @@ impl Reach {
 }
 
 impl Line {
-    /// Judges a goal by the median of its rounds; `failure` is why there are none, or too few.
+    /// Judges a goal by the median of its rounds; `failure` is the reason if there are none, or too few.
     pub(super) fn judge(goal: &Goal, rounds: Vec<f64>, failure: Option<String>) -> Self {
         let measured = Spread::of(rounds.iter().copied());
         let failure = failure.or_else(|| measured.is_none().then(|| "no figures".to_owned()));
@@ -109,7 +109,7 @@ impl Line {
         Self { reached: goal.reach.map(holds), goal: *goal, rounds, measured, failure }
     }
 
-    /// Why the line could not be measured, in words.
+    /// Why the line could not be measured, as text.
     pub(super) fn failure(&self) -> Option<String> {
         let words = self.failure.as_ref()?;
         Some(format!("{} could not be measured: {words}", self.goal.name))
@@ -126,14 +126,14 @@ impl Line {
             self.measured.map(|is| goal.figure(is.median)),
             self.measured.map(range),
             self.reached.map(yes),
-            // Of one width, so that the last column stands at the left.
+            // Padded to the same width, so that the last column is aligned to the left.
             Some(format!("{:compared_width$}", goal.compared)),
         ];
         cells.map(|cell| cell.unwrap_or_else(|| NOT_MEASURED.to_owned())).to_vec()
     }
 }
 
-/// All lines as text, with a legend.
+/// All lines as text, followed by a legend.
 pub(super) fn render(lines: &[Line]) -> String {
     let width = lines.iter().map(|line| line.goal.compared.len()).max().unwrap_or(0);
     let heading = format!("{:width$}", "compared");

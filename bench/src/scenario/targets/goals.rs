@@ -1,5 +1,5 @@
-//! All that the project means to reach, and what stands beside it: number of the target, name in the file (the
-//! same for ever), bound, unit and digits behind the point, what is measured, and what the figure is made of.
+//! All goals of the project, and the figures for comparison: number of the target, name in the file (which never
+//! changes), bound, unit and decimals, the quantity measured, and how the figure is computed.
 
 use super::goal::{Goal, RATIO, Reach, US, at_least, at_most, goal};
 

@@ -1,4 +1,4 @@
-//! Pushes by key: what a call costs the whole server, and how long its message takes.
+//! Pushes by key: the cost of a call for the whole server, and how long its message takes.
 
 use super::Record;
 use super::goals;
@@ -22,9 +22,9 @@ const FLAT_OUT_NS: u64 = 1_000 * MILLISECOND_NS;
 /// Calls under way when flat out.
 const WINDOW: u64 = 256;
 const KEYS: usize = 500;
-/// Callers that overlap their calls to the same keys, as the routines of a job do.
+/// Callers whose calls to the same keys overlap, like those of the goroutines of goim's job.
 const CALLERS: u64 = 8;
-/// Calls with many keys under way: all that the callers may make.
+/// Calls with many keys under way: the most that the callers may make.
 const KEYS_WINDOW: u64 = CALLERS * (CONNECTIONS / KEYS) as u64;
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {

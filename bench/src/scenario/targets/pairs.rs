@@ -1,4 +1,4 @@
-//! Connections in a hundred rooms each: what a pair of a connection and a room costs, and what they cost a push.
+//! Connections in a hundred rooms each: the memory for each pair of a connection and a room, and the effect on a push.
 
 use super::Record;
 use super::goals;
@@ -10,9 +10,9 @@ use crate::figures::figure;
 use crate::scenario::rooms::{in_further_rooms, round};
 
 const CONNECTIONS: usize = 10_000;
-/// Rooms of 1,000, which are pushed to.
+/// Rooms with 1,000 members each, which get pushes.
 const ROOMS: usize = 10;
-/// Further rooms of each connection, and of how many.
+/// Further rooms of each connection, and the number of all further rooms.
 const FURTHER: usize = 99;
 const FURTHER_OF: usize = 10_000;
 /// Pushes a second to each room.

@@ -1,4 +1,5 @@
-//! Clients that come back to the histories of their rooms, or to their parked sessions, beside clients that come back to nothing.
+//! Clients that return to the histories of their rooms, or to their parked sessions, compared with clients for which
+//! nothing was kept.
 
 use serde_json::Value;
 
@@ -13,7 +14,7 @@ use crate::scenario::resume::{Absence, absence, crowd, parking, with_history};
 
 const CONNECTIONS: usize = 15_000;
 const ROOMS: usize = 15;
-/// Pushes to each room, or to each key, while nobody is there.
+/// Pushes to each room, or to each key, while no client is connected.
 const PUSHES: u32 = 100;
 const SIZE: u32 = 128;
 

@@ -1,5 +1,5 @@
-//! What a stage measures: a server or a yardstick with its connections, kept for many turns, since connecting takes
-//! longer than a turn. It has no connections before it is connected, or a storm is measured.
+//! The subjects of a stage: a server or a yardstick with its connections, kept for many turns, since connecting takes
+//! longer than a turn. A subject has no connections until it is connected, or a storm is measured.
 
 use serde_json::Value;
 
@@ -17,30 +17,30 @@ use crate::yardstick::Mode;
 const IN_FLIGHT: u32 = 256;
 /// Bytes of a body, unless a stage says otherwise.
 pub(super) const SIZE: u32 = 128;
-/// Instead of how often a turn pushes in a second: as often as can be.
+/// Instead of a number of pushes per second: as many as possible.
 pub(super) const FLAT_OUT: f64 = 0.0;
-/// After a turn's last delivery, so long for what should not come.
+/// How long to wait after a turn's last delivery for messages that should not arrive.
 const AFTERMATH_NS: u64 = 50 * MILLISECOND_NS;
-/// Turns of each where two alternate, and how long one takes. One turn's figure varies by a seventh, with batches
-/// by a quarter. Half as long, the first pushes after the other's turn, which find nothing of theirs in the
-/// caches, were a tenth of what is measured.
+/// The number of turns for each of two alternating subjects, and the length of a turn. The figures of single turns vary
+/// by a seventh, with batches by a quarter. If turns were half as long, a tenth of the measurement would be the first
+/// pushes after the other's turn, which find the caches cold.
 const ALTERNATIONS: usize = 5;
 pub(super) const SHORT_NS: u64 = 1_000 * MILLISECOND_NS;
 
-/// Connections of a server over TCP that are all in one room.
+/// TCP connections of a server that are all in one room.
 pub(super) fn in_one_room(args: &TargetsArgs, connections: usize) -> Crowd {
     Crowd::of_server(&args.server(), connections, 1)
 }
 
-/// A figure of all threads of a server, and the same of its data cores alone.
+/// A figure for all threads of a server, and the same for its data cores alone.
 pub(super) struct Figures {
     pub all_threads: f64,
     pub data: f64,
 }
 
-/// Lets two take turns, several and short ones as `plan` says for each, and gives the CPU of a delivery of both
-/// over all of them, ns. What the host does besides, and whether a CPU sleeps when it is to be woken, comes and
-/// goes within seconds; so both have their share of it.
+/// Alternates between two subjects, in several short turns with the `plan` for each, and returns the mean CPU time of a
+/// delivery for both, in ns. Other load on the host, and whether a CPU sleeps when it must be woken, change within
+/// seconds; this way both subjects are equally affected.
 pub(super) fn alternate(
     round: u32,
     mut subjects: [&mut Subject; 2],
@@ -52,7 +52,7 @@ pub(super) fn alternate(
         for (subject, mean) in subjects.iter_mut().zip(&mut means) {
             let plan = Plan { duration_ns: SHORT_NS, ..plan(subject, at) };
             let turn = record.turn(subject, round, plan)?;
-            // Each turn has as many deliveries.
+            // All turns have the same number of deliveries.
             mean.all_threads += figure(&turn, "CPU of a delivery")? / ALTERNATIONS as f64;
             mean.data += figure(&turn, "data CPU of a delivery")? / ALTERNATIONS as f64;
         }
@@ -65,7 +65,7 @@ pub(super) fn comet(args: &TargetsArgs, host: &HostArgs, crowd: Crowd) -> Result
     start(args.server(), args, host, crowd)
 }
 
-/// The same, with pushes by push frames.
+/// The same, but pushed to with push frames.
 pub(super) fn comet_with_frames(
     args: &TargetsArgs,
     host: &HostArgs,
@@ -79,8 +79,9 @@ fn start(server: ServerArgs, args: &TargetsArgs, host: &HostArgs, crowd: Crowd) 
     Subject::server(Place::of(COMET, args.rounds), &setup, crowd)
 }
 
-/// Starts a yardstick: a bare ring loop, which sends each message to all its connections, or to one where each has
-/// a stream; or a bare gRPC server, which answers the calls of a server with these connections and has none.
+/// Starts a yardstick: a bare ring loop, which sends each message to all its connections, or to one if each has a
+/// stream; or a bare gRPC server, which answers the calls meant for a server with these connections and has none
+/// itself.
 pub(super) fn yardstick(args: &TargetsArgs, mode: Mode, crowd: Crowd) -> Result<Subject> {
     let subject = match mode {
         Mode::Grpc => "bare gRPC",
@@ -98,14 +99,14 @@ fn dial(crowd: &Crowd) -> Result<DialArgs> {
     Ok(DialArgs { connections, in_flight: IN_FLIGHT, processes: 1, source: None })
 }
 
-/// What a turn does, unless it is changed: single messages to every stream, so many times a second.
+/// The default plan of a turn: single messages to every stream, `hertz` times a second.
 pub(super) fn plan(subject: &Subject, hertz: f64) -> Plan {
     let interval_ns = Plan::interval_of(hertz);
     Plan { interval_ns, ..subject.plan(SIZE) }
 }
 
 impl Record {
-    /// Makes all connections, and measures that. Those that are closed go to the findings.
+    /// Makes all connections, and measures that. Connections that were closed become faults.
     pub(super) fn storm(&mut self, subject: &mut Subject, round: u32) -> Result<Value> {
         subject.place.round = round;
         let storm = subject.storm(None)?;
@@ -113,7 +114,7 @@ impl Record {
         Ok(storm)
     }
 
-    /// Takes a turn. What goes wrong with deliveries goes to the findings.
+    /// Runs a turn. Problems with deliveries become faults.
     pub(super) fn turn(&mut self, subject: &mut Subject, round: u32, plan: Plan) -> Result<Value> {
         subject.place.round = round;
         let turn = subject.turn(plan, AFTERMATH_NS)?;
@@ -121,9 +122,9 @@ impl Record {
         Ok(turn)
     }
 
-    /// The shares of one CPU that it uses in `parts` spans of `part_s` seconds, in which nothing is pushed and each
-    /// connection sends a heartbeat every so many seconds, spread evenly. Heartbeats that were not answered and
-    /// connections that are closed go to the findings.
+    /// The share of one CPU that it uses in each of `parts` spans of `part_s` seconds, in which nothing is pushed and
+    /// each connection sends heartbeats at the given interval, spread evenly. Unanswered heartbeats and closed
+    /// connections become faults.
     pub(super) fn idle(
         &mut self,
         subject: &mut Subject,

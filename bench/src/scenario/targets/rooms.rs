@@ -1,4 +1,4 @@
-//! One room and ten thousand: the same pushes, each to one member, to the same room or to another each time.
+//! One room and ten thousand: the same pushes, each to one member, always to the same room or each time to another.
 
 use super::Record;
 use super::goals;
@@ -14,12 +14,12 @@ use crate::yardstick::Mode;
 const ROOMS: usize = 10_000;
 /// Pushes a second.
 const HZ: f64 = 2_000.0;
-/// Pushes of a turn. With all rooms no room gets two in a round.
+/// Pushes of a turn. With all rooms, no room gets two pushes in a round.
 const PUSHES: usize = (HZ * SHORT_NS as f64 / SECOND_NS as f64) as usize;
 
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     for round in 1..=args.rounds {
-        // One after the other: together they need more descriptors than a process usually has.
+        // One after the other: together they need more descriptors than a process usually may have.
         let mut growth = |one, all| growth(round, [one, all], record);
         let crowd = |rooms| Crowd { rooms, ..in_one_room(args, rooms) };
         let comet = |rooms| rig::comet(args, &args.host, crowd(rooms));
@@ -34,7 +34,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// How many times as much CPU a delivery takes with all rooms as with one.
+/// The CPU time of a delivery with all rooms, as a multiple of that with one.
 fn growth(round: u32, mut subjects: [Subject; 2], record: &mut Record) -> Result<Figures> {
     for subject in &mut subjects {
         subject.connect()?;

@@ -1,4 +1,4 @@
-//! Few connections and many: fan-out to both, what a connection costs to make, to hold and to leave idle.
+//! Few connections and many: fan-out to both, and the cost of making, holding and idling a connection.
 
 use super::rig::{self, alternate, in_one_room};
 use super::{Record, goals};
@@ -12,20 +12,20 @@ use crate::yardstick::Mode;
 
 const FEW: usize = 1_000;
 const MANY: usize = 15_000;
-/// Ticks a second, for about the same load with either number of connections.
+/// Ticks per second, for about the same load with both numbers of connections.
 const FEW_HZ: f64 = 40.0;
 const MANY_HZ: f64 = 4.0;
-/// Ticks a second of batches.
+/// Ticks per second with batches.
 const BATCH_HZ: f64 = 20.0;
 /// Frames in a batch, as goim's job makes them.
 const BATCH: u64 = 20;
 /// Time between heartbeats of an idle connection.
 const HEARTBEAT_S: f64 = 60.0;
-/// How long all idle, in parts that make the spread.
+/// How long all are idle, in parts from which the spread is computed.
 const IDLE_PARTS: u32 = 4;
 const IDLE_PART_S: f64 = 5.0;
 
-/// What a server costs beside the yardstick, in the round that is under way.
+/// The cost of a server and that of the yardstick, in the current round.
 struct Pair {
     comet_ns: f64,
     ring_ns: f64,
@@ -36,7 +36,7 @@ impl Pair {
         self.comet_ns / self.ring_ns
     }
 
-    /// The ratio of a ring that had a share of a bare gRPC server's calls to pay for, too.
+    /// The ratio for a ring that also had to pay a share of a bare gRPC server's calls.
     fn floor(&self, grpc_ns: f64) -> f64 {
         (self.ring_ns + grpc_ns) / self.ring_ns
     }
@@ -45,7 +45,7 @@ impl Pair {
 pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     let mut comet = rig::comet(args, &args.host, in_one_room(args, FEW))?;
     let mut ring = rig::yardstick(args, Mode::Ring, Crowd::of_yardstick(FEW))?;
-    // Of which nobody expects deliveries.
+    // No deliveries are expected from it.
     let mut grpc = rig::yardstick(args, Mode::Grpc, in_one_room(args, 1))?;
     comet.connect()?;
     ring.connect()?;
@@ -76,8 +76,8 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// The part of a round with many connections, one server after the other: a process has not descriptors
-/// enough for both.
+/// The part of a round with many connections, one server after the other: a process does not have enough descriptors
+/// for both.
 fn many(args: &TargetsArgs, round: u32, record: &mut Record) -> Result<Pair> {
     let host = &args.host;
     let each_tick_ns = |subject: &mut Subject, record: &mut Record| {

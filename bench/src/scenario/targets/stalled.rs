@@ -1,4 +1,5 @@
-//! A room half of whose members do not read: what the others notice, whatever the server does with a full outbox.
+//! A room in which half of the members do not read: the effect on the others, for each way in which the server can
+//! treat a full outbox.
 
 use super::Record;
 use super::goal::Goal;
@@ -20,17 +21,17 @@ const STALLED: usize = MEMBERS / 2;
 /// Their receive buffer.
 const STALLED_BUFFER: usize = 4_096;
 const SIZE: u32 = 1_024;
-/// The values of `protocol.slow_consumer`. The first one costs the least: nothing is done.
+/// The values of `protocol.slow_consumer`. The first is the cheapest: nothing is done.
 const POLICIES: [(&str, Goal); 3] = [
     ("drop-newest", goals::STALLED_DROP_NEWEST),
     ("drop-oldest", goals::STALLED_DROP_OLDEST),
     ("close", goals::STALLED_CLOSE),
 ];
-/// Pushes a second, and how long a turn is.
+/// Pushes per second, and the length of a turn.
 const HZ: f64 = 25.0;
 const TURN_NS: u64 = 2_500 * MILLISECOND_NS;
-/// The pushes before the first turn: 600. The kernel takes some 50 for each of those that do not read, and their
-/// outboxes 512 (`protocol.svr_proto`).
+/// The pushes before the first turn: 600. For each member that does not read, the kernel holds about 50, and its outbox
+/// 512 (`protocol.svr_proto`).
 const FILL_HZ: f64 = 300.0;
 const FILL_NS: u64 = 2_000 * MILLISECOND_NS;
 
@@ -44,7 +45,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
             ..in_one_room(&args, MEMBERS)
         };
         let mut comet = rig::comet(&args, &args.host, crowd)?;
-        // While outboxes are filled, pushes come faster than they are answered.
+        // While outboxes are being filled, pushes are sent faster than they are answered.
         comet.method = PushMethod::OneStream;
         comet.connect()?;
         comet.clients.execute(ClientCommand::SlowDown(0))?;
@@ -67,7 +68,7 @@ pub(super) fn measure(args: &TargetsArgs, record: &mut Record) -> Result<()> {
     Ok(())
 }
 
-/// Pushes to the room, and gives the p99 of those that read, us. What they miss goes to the findings.
+/// Pushes to the room, and returns the p99 of the members that read, in us. Messages that they miss become faults.
 fn turn(
     comet: &mut Subject,
     round: u32,
@@ -82,7 +83,7 @@ fn turn(
     let bar = comet.place.bar(plan.expected(), "delivering");
     let sent = comet.push(plan, &bar, |_| Ok(()))?;
     bar.finish_and_clear();
-    // Those that do not read miss all of it.
+    // The members that do not read miss all of it.
     let unread = sent.pushes * STALLED as u64;
     let findings = comet.await_deliveries(std::slice::from_ref(&sent.messages), unread)?;
     let mut faults = findings.deliveries.faults(findings.deliveries.lost);

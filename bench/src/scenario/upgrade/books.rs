@@ -1,4 +1,4 @@
-//! The server's own counts over the processes of a run: none falls, and its ledger balances.
+//! The server's own counts across the processes of a run: no counter may fall, and its ledger must balance.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -8,17 +8,17 @@ use serde::Serialize;
 use crate::Result;
 use crate::scrape::{Counted, http_get};
 
-/// The figures of the process itself are not handed over (docs/OPERATIONS.md, Upgrade).
+/// Figures of the process itself are not handed over (docs/OPERATIONS.md, Upgrade).
 const OF_A_PROCESS: &str = "process_";
 
-/// Counts of one moment.
+/// The counts at one moment.
 pub(super) struct Books {
     pub counted: Counted,
-    /// Each counter, by its series.
+    /// All counters by series.
     counters: BTreeMap<String, f64>,
 }
 
-/// What the server counted in a run, and what is wrong with it.
+/// The server's counts for a run, and the faults in them.
 #[derive(Default, Serialize)]
 pub(super) struct Audit {
     pub matched: u64,
@@ -34,7 +34,7 @@ pub(super) struct Audit {
 }
 
 impl Books {
-    /// Asks the server. Fails if it does not answer with metrics.
+    /// Asks the server for its counts. Fails if it does not answer with metrics.
     pub(super) fn of(stat: SocketAddr) -> Result<Self> {
         let text = http_get(stat, "/metrics")?;
         Ok(Self { counted: Counted::of(stat)?, counters: counters(&text) })
@@ -44,15 +44,15 @@ impl Books {
     pub(super) fn fallen(&self, earlier: &Self) -> Vec<String> {
         let fallen = earlier.counters.iter().filter_map(|(series, before)| {
             let now = self.counters.get(series).copied();
-            // A series without a count may come with its first one.
+            // A series may be missing until it has a count.
             let has_fallen = now.unwrap_or(0.0) < *before;
             has_fallen.then(|| format!("{series} fell from {before} to {now:?}"))
         });
         fallen.collect()
     }
 
-    /// What was counted since `earlier`. The books have to balance: all that pushes asked for is queued or dropped, and all that
-    /// is queued is sent, lost with its connection, superseded, or waits.
+    /// The counts since `earlier`. The books must balance: everything that pushes asked for is queued or dropped, and
+    /// everything queued is sent, lost with its connection, superseded, or waiting.
     pub(super) fn audit(&self, earlier: &Self) -> Audit {
         let Counted { matched, queued, dropped, sent, lost, superseded, waiting, .. } =
             self.counted.since(&earlier.counted);
@@ -81,7 +81,7 @@ impl Books {
         }
     }
 
-    /// Calls to logic that it has not answered with OK, for a sentence.
+    /// Calls to logic that were not answered with OK, worded for a sentence.
     pub(super) fn failed_calls(&self) -> String {
         let of = |(series, count): (&String, &f64)| {
             let is_failure =
@@ -91,14 +91,14 @@ impl Books {
         self.counters.iter().filter_map(of).collect::<Vec<_>>().join(", ")
     }
 
-    /// Over all cores.
+    /// The sum over all cores.
     fn sum(&self, name: &str) -> f64 {
         let of = |series: &&String| series.split('{').next() == Some(name);
         self.counters.iter().filter(|(series, _)| of(series)).map(|(_, count)| count).sum()
     }
 }
 
-/// The counters of a page of metrics, those of histograms among them.
+/// All counters in a page of metrics, including those of histograms.
 fn counters(text: &str) -> BTreeMap<String, f64> {
     let mut found = BTreeMap::new();
     let mut kinds = BTreeMap::new();

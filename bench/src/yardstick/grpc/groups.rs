@@ -1,4 +1,4 @@
-//! A push to a room by way of gRPC and of nothing else: what tonic costs, and the ring's ten sends.
+//! A push to a room with gRPC and nothing else: the cost of tonic, and the ring's ten sends.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -45,7 +45,7 @@ impl Groups {
         PushServer::new(self.clone())
     }
 
-    /// Sends the push to each socket of the group that the room's name ends with.
+    /// Sends the push to each socket of the group whose number ends the room's name.
     fn send(&self, room: &str, proto: Option<Proto>) -> Result<Ledger, Status> {
         let digits = room.trim_start_matches(|letter: char| !letter.is_ascii_digit());
         let group: usize = digits.parse().unwrap_or_default();

@@ -10,8 +10,8 @@ export interface Backoff {
 }
 
 /**
- * The delay after `failed` failed attempts in a row: evenly distributed from 0 to a ceiling that doubles with each
- * ("full jitter"), so that a million clients that lost the same server do not come back at the same moment.
+ * The delay after `failed` failed attempts in a row: uniformly distributed from 0 to a ceiling that doubles with each
+ * ("full jitter"), so that a million clients that lost the same server do not reconnect at the same moment.
  */
 export function delayMs({ baseMs, maxMs }: Backoff, failed: number): number {
     return Math.round(Math.random() * Math.min(maxMs, baseMs * 2 ** (failed + 1)));

@@ -1,4 +1,4 @@
-// The client: connections one after another, and what outlasts them: the token, the rooms, the accepted operations.
+// The client: successive connections, and the state that outlasts them: the token, the rooms, the accepted operations.
 
 import { type Backoff, TIMER_MAX_MS, delayMs } from "./backoff.js";
 import { type End, Connection, type Settings, type WebSocketConstructor } from "./connection.js";
@@ -17,28 +17,28 @@ export type Token = string | number | object;
 export interface Options {
     token?: Token;
     /**
-     * Asked for a token when there is none yet, before the last one expires, once when it was refused, and when two connections in
-     * a row have ended without a word on it.
+     * Called for a token when there is none yet, before the last one expires, once when it was refused, and when two
+     * connections in a row have ended without an answer to it.
      */
     getToken?: () => Token | Promise<Token>;
-    /** Time between heartbeats; 30 s unless set, and at most half of what the server demands. */
+    /** Time between heartbeats; 30 s unless set, and at most half of the server's heartbeat timeout. */
     heartbeatMs?: number;
-    /** Bound of each of these: a connection up to its acceptance, a reply; 10 s unless set. */
+    /** Limit of each of these: connecting up to the acceptance, a reply; 10 s unless set. */
     timeoutMs?: number;
     /** Unless set, the first delay is up to 2 s, and none is longer than a minute. */
     backoff?: Partial<Backoff>;
     /**
-     * Asks the server to keep the session when the connection is lost: messages to this client's key or user then wait for the
-     * next connection. {@link StateEvent.resumed} tells what became of them. {@link Comet.close} ends the session if
-     * the state is `open`. Without a connection the server keeps it until its `resume.window` has passed.
+     * Asks the server to keep the session when the connection is lost: messages to this client's key or user then wait for
+     * the next connection. {@link StateEvent.resumed} tells how many. {@link Comet.close} ends the session if the state is
+     * `open`. Without a connection the server keeps it until its `resume.window` has passed.
      */
     keepSession?: boolean;
-    /** For Node before 22: that of the package `ws`. */
+    /** For Node before 22: the WebSocket of the package `ws`. */
     WebSocket?: WebSocketConstructor;
 }
 
 /**
- * `waiting`: for the next attempt to connect. `paused`: the page is in the browser's page cache. `closed`: for good, by
+ * `waiting`: for the next attempt to connect. `paused`: the page is in the browser's page cache. `closed`: finally, by
  * {@link Comet.close} or because no attempt can succeed.
  */
 export type State = "connecting" | "open" | "waiting" | "paused" | "closed";
@@ -47,13 +47,13 @@ export interface StateEvent {
     state: State;
     /** Why there is no connection. */
     reason?: string;
-    /** When `waiting`: until the next attempt. */
+    /** When `waiting`: the time until the next attempt. */
     retryInMs?: number;
-    /** When `open`, if this is the session of an earlier connection. If not, load the state that messages are about. */
+    /** When `open`: set if this is the session of an earlier connection. If not, load the state that messages are about. */
     resumed?: Resumed;
 }
 
-/** The server has closed the connection and said why. */
+/** The server has closed the connection with a reason. */
 export interface GoodbyeEvent extends Notice {
     /** No attempt with this token can succeed. */
     isFinal: boolean;
@@ -70,9 +70,9 @@ export interface Events {
 /** Most operations that a connection accepts by number. */
 const OPERATIONS_MAX = 64;
 const ROOM_BYTES_MAX = 256;
-/** A token is sent so often without an answer before another one is asked for: one is lost with any network. */
+/** How often a token is sent without an answer before a new one is requested. One answer may be lost on any network. */
 const UNANSWERED_MAX = 2;
-/** How long a network that is stuck may keep what was sent. */
+/** How long a stalled network may hold sent data. */
 const LATE_MAX_MS = 120_000;
 
 export class Comet {
@@ -81,16 +81,16 @@ export class Comet {
     readonly #backoff: Backoff;
     readonly #events = new Emitter<Events>();
     readonly #rooms: Rooms;
-    /** Whether an operation is to be accepted, if it was said. */
+    /** Whether an operation is accepted, for each operation set by a call. */
     readonly #operations = new Map<number, boolean>();
     readonly #unwatchPage: () => void;
     #state: State = "connecting";
     #token: Token | undefined;
-    /** The token that is used was asked for because the server has just refused the one before. */
+    /** Whether the present token was requested because the server has just refused the previous one. */
     #isSecondToken = false;
-    /** Connections in a row that ended without a word on the token. Servers as goim's refuse so. */
+    /** Connections in a row that ended without an answer to the token. Servers like goim's refuse a token in this way. */
     #unanswered = 0;
-    /** Until then a token that was sent and not answered may still arrive, by the clock. */
+    /** Until this time of the clock, a token that was sent and not answered may still reach the server. */
     #lateUntil = 0;
     #connection: Connection | undefined;
     /** When the connection was accepted. */
@@ -100,15 +100,15 @@ export class Comet {
     #isWoken = false;
     /** The time that the server has asked to wait, since when by the clock. */
     #demand = { waitMs: 0, since: 0 };
-    /** Of the next attempt, or of the token that is awaited for this one. */
+    /** The timer of the next attempt, or of the token that is awaited for this one. */
     #timer: ReturnType<typeof setTimeout> | undefined;
     readonly #renewal = new Renewal((timeLeftMs) => this.#renew(timeLeftMs));
 
     /**
      * Begins to connect to a URL like `wss://example.com/sub`.
      *
-     * @throws TypeError if it is no URL of a WebSocket, or there is no `WebSocket`.
-     * @throws RangeError if a time is not above zero, or longer than timers can wait, which is 24 days.
+     * @throws TypeError if the URL is not that of a WebSocket, or there is no `WebSocket`.
+     * @throws RangeError if a time is not above zero, or longer than timers accept, which is 24 days.
      */
     constructor(url: string | URL, options: Options = {}) {
         const { WebSocket = globalThis.WebSocket, heartbeatMs = 30_000, timeoutMs = 10_000, keepSession = false } = options;
@@ -124,7 +124,7 @@ export class Comet {
         this.#token = options.token;
         this.#backoff = { baseMs: 1000, maxMs: 60_000, ...options.backoff };
         for (const [name, ms] of Object.entries({ heartbeatMs, timeoutMs, ...this.#backoff })) {
-            // Also where it is no number.
+            // This also holds if it is not a number.
             if (!(ms > 0 && ms <= TIMER_MAX_MS)) {
                 throw new RangeError(`${name} is above 0 and at most ${TIMER_MAX_MS}`);
             }
@@ -148,18 +148,18 @@ export class Comet {
         return this.#state;
     }
 
-    /** Returns what takes the listener away again. */
+    /** Returns a function that removes the listener. */
     on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
         return this.#events.on(name, listener);
     }
 
     /**
-     * Wants to be in a room, now and after each reconnect. The event `room` tells what became of it. `since` is where to go
-     * on in the room's history: a {@link Message.position} or {@link Comet.position} that was kept from an earlier page. If the
-     * server has put the client into the room already, what has come since then comes once more, in order. In a room that was
-     * joined before, the client's own position counts.
+     * Enters a room, now and after each reconnect. The event `room` tells the result. `since` is the position from which to
+     * continue in the room's history: a {@link Message.position} or {@link Comet.position} kept from an earlier page. If
+     * the server has put the client into the room already, the messages since then come once more, in order. In a room that
+     * was joined before, the client's own position is used.
      *
-     * @throws RangeError if it is no name of a room, which is 1 to 256 bytes of UTF-8, or no position.
+     * @throws RangeError if the name is not one of a room, which has 1 to 256 bytes of UTF-8, or `since` is not a position.
      */
     join(room: string, { since }: { since?: Position | undefined } = {}): void {
         const name = utf8(room);
@@ -190,26 +190,26 @@ export class Comet {
      * Accepts pushes of these operations, beside those that the token names, now and after each reconnect. A server that
      * would accept more than 64 with those of the token closes the connection, each time.
      *
-     * @throws RangeError if one is no 32-bit integer, or they are more than 64 in all.
+     * @throws RangeError if one is not a 32-bit integer, or there are more than 64 in all.
      */
     subscribe(...operations: number[]): void {
         this.#setOperations(operations, true);
     }
 
     /**
-     * Accepts pushes of these operations no more, also if the token names them. The 64 latest are remembered after a
-     * reconnect.
+     * Stops accepting pushes of these operations, even if the token names them. After a reconnect the latest 64 are applied
+     * again.
      *
-     * @throws RangeError if one is no 32-bit integer, or they are more than 64.
+     * @throws RangeError if one is not a 32-bit integer, or there are more than 64.
      */
     unsubscribe(...operations: number[]): void {
         this.#setOperations(operations, false);
     }
 
     /**
-     * Sends a message to the application behind the server, and returns its reply, which is empty if all went well. 4 is the usual
-     * operation; others are 25 and up. Nothing is kept for a later connection, and without a reply nobody knows whether it
-     * has arrived.
+     * Sends a message to the application behind the server, and returns its reply, which is empty on success. 4 is the
+     * usual operation; others are 25 and up. Messages are not kept for a later connection, and without a reply it is
+     * unknown whether the message has arrived.
      *
      * @throws Error if there is no connection, it is lost, or no reply comes in time.
      */
@@ -227,7 +227,7 @@ export class Comet {
         return this.#connection.request(operation, bytes);
     }
 
-    /** Ends everything for good. */
+    /** Closes the client permanently. */
     close(): void {
         this.#finish("closed by this side");
     }
@@ -241,7 +241,7 @@ export class Comet {
         }
         const changed = operations.filter((operation) => this.#operations.get(operation) !== accepted);
         for (const operation of changed) {
-            // Set anew, an operation is the latest.
+            // Deleted first, so that an operation that is set again becomes the latest.
             this.#operations.delete(operation);
             this.#operations.set(operation, accepted);
         }
@@ -268,7 +268,7 @@ export class Comet {
             this.#open(this.#token ?? "");
             return;
         }
-        // Another timer marks another attempt, which this token comes too late for.
+        // If the timer has changed, there is another attempt, and this token came too late.
         const timer = setTimeout(() => this.#lost("no token in time"), this.#settings.timeoutMs);
         this.#timer = timer;
         this.#askForToken().then(
@@ -304,7 +304,8 @@ export class Comet {
                 ended: (end) => this.#ended(end),
             });
         } catch (error) {
-            // The page's policy forbids it, or the token cannot be written as JSON: the next attempt asks for another one.
+            // The page's policy forbids it, or the token cannot be written as JSON: the next attempt requests another
+            // token.
             if (this.#options.getToken) {
                 this.#token = undefined;
             }
@@ -321,7 +322,7 @@ export class Comet {
             this.#unanswered = 0;
             this.#setState({ state: "open", ...(reply?.resumed && { resumed: reply.resumed }) });
             if (!this.#connection) {
-                // A listener has closed it.
+                // A listener has closed the client.
                 return;
             }
             // In this order, servers count at no time more operations than in the end: those of the token are there already.
@@ -356,7 +357,7 @@ export class Comet {
     }
 
     #ended({ notice, wasAccepted, isTokenOpen, why }: End): void {
-        // A network that was stuck may deliver the token of a former attempt behind that of this connection.
+        // A stalled network may deliver the token of a former attempt after that of this connection.
         const isOwn = notice !== undefined && isReplaced(notice) && Date.now() < this.#lateUntil;
         if (isOwn || isTokenOpen) {
             this.#lateUntil = isOwn ? 0 : Date.now() + LATE_MAX_MS;
@@ -382,7 +383,7 @@ export class Comet {
             this.#unanswered = 0;
         }
         if (this.#state === "closed") {
-            // By a listener.
+            // A listener has closed the client.
         } else if (!final) {
             this.#lost(why, wasAccepted);
         } else if (needsToken && !this.#isSecondToken) {
@@ -403,7 +404,7 @@ export class Comet {
         this.#retryIn(retryInMs, reason);
     }
 
-    /** What is left of the time that the server has asked to wait. A clock that is set back makes it no longer. */
+    /** The rest of the time that the server has asked to wait. Setting the clock back does not extend it. */
     #demandedMs(): number {
         const { waitMs, since } = this.#demand;
         return Math.max(0, Math.min(waitMs, since + waitMs - Date.now()));
@@ -411,7 +412,8 @@ export class Comet {
 
     #retryIn(retryInMs: number, reason: string): void {
         clearTimeout(this.#timer);
-        // What ended otherwise than by a refusal says nothing about the token, which may expire before the next attempt.
+        // Only a refusal refers to the token. After any other end the token is still valid, though it may expire before the
+        // next attempt.
         this.#isSecondToken = false;
         this.#timer = setTimeout(() => this.#reconnect(), retryInMs);
         this.#setState({ state: "waiting", reason, retryInMs });
@@ -424,7 +426,7 @@ export class Comet {
         }
     }
 
-    /** The network or the page is back: a delay of this side ends, one of the server's does not. */
+    /** The network or the page is back. This ends a delay of the client's own, but not one that the server asked for. */
     #wake(): void {
         if (this.#state === "waiting" && this.#demandedMs() === 0) {
             this.#reconnect();
@@ -476,6 +478,6 @@ export class Comet {
 
 const bytesOf = (token: Token): Uint8Array => utf8(typeof token === "object" ? JSON.stringify(token) : String(token));
 
-/** Whether a frame answers what this client has sent and does not wait for. */
+/** Whether a frame is the reply to a request whose reply is not awaited. */
 const isReply = (operation: number): boolean =>
     operation === op.CHANGE_ROOM_REPLY || operation === op.SUBSCRIBE_REPLY || operation === op.UNSUBSCRIBE_REPLY;

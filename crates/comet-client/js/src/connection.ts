@@ -1,9 +1,9 @@
-// One connection: a WebSocket from its begin to its end, with the token, heartbeats and the replies to what was sent.
+// One connection: a WebSocket from its beginning to its end, with the token, heartbeats and replies.
 
 import { type Notice, readNotice } from "./notice.js";
 import { type AuthReply, type Frame, WireError, decodeAuthReply, decodeMessage, encode, op, text } from "./wire.js";
 
-/** What this client needs of a WebSocket: browsers, Node 22 and the package `ws` have one. */
+/** The part of WebSocket that this client uses: browsers, Node 22 and the package `ws` have one. */
 export interface WebSocketLike {
     binaryType: string;
     send(data: ArrayBuffer): void;
@@ -19,22 +19,22 @@ export interface Settings {
     WebSocket: WebSocketConstructor;
     heartbeatMs: number;
     timeoutMs: number;
-    /** The server is asked to keep the session when the connection is lost. */
+    /** Whether to ask the server to keep the session when the connection is lost. */
     keepSession: boolean;
 }
 
-/** Why a connection is over. */
+/** Why a connection has ended. */
 export interface End {
     wasAccepted: boolean;
-    /** The token was sent, and the server has said nothing of it. */
+    /** Whether the token was sent, and the server has not answered it. */
     isTokenOpen: boolean;
-    /** `undefined`: the server said nothing. */
+    /** `undefined`: the server gave no reason. */
     notice: Notice | undefined;
     why: string;
 }
 
 export interface Handlers {
-    /** The server has accepted the token, or answers to its renewal. `undefined`: it speaks protocol 1. */
+    /** The server has accepted the token, or answered its renewal. `undefined`: it speaks protocol 1. */
     authenticated(reply: AuthReply | undefined): void;
     frame(frame: Frame): void;
     /** A message of the server has been handled. */
@@ -59,7 +59,7 @@ export class Connection {
     #sequence = 0;
     #timer: ReturnType<typeof setTimeout>;
     #heartbeatMs: number;
-    /** When the last heartbeat was sent, by the clock. */
+    /** The time of the clock at which the last heartbeat was sent. */
     #heartbeatAt = 0;
     /** Whether anything has arrived since the last heartbeat was sent. */
     #isAnswered = true;
@@ -82,7 +82,7 @@ export class Connection {
         });
         this.#socket.addEventListener("message", ({ data }) => this.#receive(data));
         this.#socket.addEventListener("close", ({ code, reason }) => this.#closed(code, reason));
-        // Node 20 tells no close after a connection that was never made.
+        // Node 20 reports no close event for a connection that was never made.
         this.#socket.addEventListener("error", () => this.#closed(1006, ""));
     }
 
@@ -96,7 +96,7 @@ export class Connection {
         return this.#sequence;
     }
 
-    /** Sends a message for the application behind the server, which is answered with the same operation and sequence. */
+    /** Sends a message to the application behind the server. The reply has the same operation and sequence. */
     request(operation: number, body: Uint8Array): Promise<Uint8Array> {
         return new Promise((resolve, reject) => {
             const sequence = this.post(operation, body);
@@ -108,7 +108,7 @@ export class Connection {
         });
     }
 
-    /** Sends a heartbeat now, unless one is unanswered: something has happened that a connection may not outlast. */
+    /** Sends a heartbeat now, unless one is unanswered. Called after an event that may have broken the connection. */
     probe(): void {
         if (this.#phase === "accepted" && this.#isAnswered && this.#goodbye === undefined) {
             this.#heartbeat();
@@ -139,7 +139,7 @@ export class Connection {
                 }
                 this.#handle(frame);
             }
-            // Browsers let the timers of hidden pages wait for a minute, and none of what arrives.
+            // Browsers delay the timers of hidden pages by up to a minute, but not received data.
             if (this.#heartbeatInMs() === 0) {
                 this.probe();
             }
@@ -157,7 +157,7 @@ export class Connection {
         if (frame.operation === op.AUTH_REPLY) {
             this.#authenticated(decodeAuthReply(frame.body));
         } else if (frame.operation === op.GOODBYE) {
-            // The close frame behind it has the label of the reason, and the same time to wait.
+            // The close frame that follows has the label of the reason, and the same retry time.
             this.#goodbye = text(frame.body);
             clearTimeout(this.#timer);
             this.#timer = setTimeout(() => this.#closed(1006, ""), this.#settings.timeoutMs);
@@ -182,7 +182,7 @@ export class Connection {
         this.#handlers.authenticated(reply);
     }
 
-    /** A clock that is set back makes no heartbeat later. */
+    /** Setting the clock back delays no heartbeat. */
     #heartbeatInMs(): number {
         const passedMs = Math.max(0, Date.now() - this.#heartbeatAt);
         return Math.max(0, this.#heartbeatMs - passedMs);
@@ -193,7 +193,7 @@ export class Connection {
         this.#timer = setTimeout(() => this.#heartbeat(), this.#heartbeatInMs());
     }
 
-    /** Sends a heartbeat. The server has to send something, if only the reply, before the deadline. */
+    /** Sends a heartbeat. The server has to send something before the deadline, at least the reply. */
     #heartbeat(isSecond = false): void {
         this.post(op.HEARTBEAT, new Uint8Array());
         this.#heartbeatAt = Date.now();
@@ -203,13 +203,13 @@ export class Connection {
         clearTimeout(this.#timer);
         this.#timer = setTimeout(() => {
             if (this.#isAnswered && this.#heartbeatInMs() === 0) {
-                // Timers of hidden pages are late: another one would be late as well.
+                // Timers of hidden pages are late, and another timer would be late as well.
                 this.#heartbeat();
             } else if (this.#isAnswered) {
                 this.#scheduleHeartbeat();
             } else if (!isSecond && Date.now() >= deadline + waitMs) {
-                // The device slept. The reply may have come, and waits behind this timer. Timers of hidden pages are always
-                // late, so there is no third time.
+                // The device slept. The reply may have arrived and wait behind this timer. Timers of hidden pages are
+                // always late, so there is no third attempt.
                 this.#heartbeat(true);
             } else {
                 this.#end("no heartbeat was answered");
@@ -218,7 +218,7 @@ export class Connection {
     }
 
     #closed(code: number, reason: string): void {
-        // RFC 6455 section 7.4.1: no code, and no close frame.
+        // RFC 6455 section 7.4.1: 1005 means no code, and 1006 no close frame.
         const said = code === 1005 || code === 1006 ? undefined : code;
         const words = reason || this.#goodbye;
         const notice = said || words ? readNotice(said, words ?? "") : undefined;

@@ -1,15 +1,18 @@
-// Listeners by the name of their event.
+// Listeners by event name.
 
-/** Events that listeners may cause while one is told, before others get their turn: two listeners may answer each other for ever. */
+/**
+ * Most events that listeners may cause while one event is delivered, before other code runs: two listeners might trigger each
+ * other for ever.
+ */
 const CAUSED_MAX = 1000;
 
 export class Emitter<Events> {
     #listeners = new Map<keyof Events, Set<(event: never) => void>>();
-    /** What is to be told, in its order: an event that a listener causes comes when all have been told of the one before. */
+    /** Events to deliver, in their order: an event caused by a listener is delivered after all listeners got the previous one. */
     readonly #queue: [keyof Events, Events[keyof Events]][] = [];
     #isTelling = false;
 
-    /** Returns what takes the listener away again. */
+    /** Returns a function that removes the listener. */
     on<Name extends keyof Events>(name: Name, listener: (event: Events[Name]) => void): () => void {
         const listeners = this.#listeners.get(name) ?? new Set();
         this.#listeners.set(name, listeners.add(listener));
@@ -38,7 +41,7 @@ export class Emitter<Events> {
 
     #tell<Name extends keyof Events>(name: Name, event: Events[Name]): void {
         const listeners = this.#listeners.get(name);
-        // Copied: a listener that is added by another one is not told of this event.
+        // Copied, so that a listener added by another one does not get this event.
         for (const listener of [...(listeners ?? [])]) {
             if (!listeners?.has(listener)) {
                 continue;
@@ -46,7 +49,7 @@ export class Emitter<Events> {
             try {
                 (listener as (event: Events[Name]) => void)(event);
             } catch (error) {
-                // A mistake of a listener is reported as uncaught, and disturbs neither others nor the connection.
+                // An error of a listener is reported as uncaught, and affects neither other listeners nor the connection.
                 queueMicrotask(() => {
                     throw error;
                 });

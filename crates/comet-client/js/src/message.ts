@@ -1,8 +1,8 @@
-// A push, and the position behind it.
+// A push, and the position after it.
 
 import { type Point, text } from "./wire.js";
 
-/** A point in the history of a room, to be kept as it is: what `join` takes as `since`. */
+/** A point in the history of a room, opaque to the application: the `since` of `join`. */
 export type Position = string;
 
 export const formatPosition = ({ epoch, offset }: Point): Position => `${epoch}-${offset}`;
@@ -20,7 +20,10 @@ export class Message {
     readonly sequence: number;
     /** A view of all that came with it, perhaps of many messages: what is kept for long is better a `slice()` of it. */
     readonly body: Uint8Array;
-    /** `undefined`: a push to this client's key or user, or to everybody; or the server speaks protocol 1, which does not say. */
+    /**
+     * `undefined`: a push to this client's key or user, or to all; or the server speaks protocol 1, which does not name the
+     * room.
+     */
     readonly room: string | undefined;
     readonly #point: Point | undefined;
 
@@ -33,7 +36,7 @@ export class Message {
         this.#point = point;
     }
 
-    /** Where to go on after this message; `undefined`: its room keeps no history. */
+    /** The position from which to continue after this message; `undefined`: its room keeps no history. */
     get position(): Position | undefined {
         return this.#point && formatPosition(this.#point);
     }

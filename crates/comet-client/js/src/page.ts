@@ -1,13 +1,13 @@
-// What happens to a page, and to the network under it. Where there is no page, as in Node, nothing does.
+// Events of a page, and of its network. Without a page, as in Node, there are none.
 
 export interface PageHandlers {
-    /** A connection may have died unseen. */
+    /** The connection may be broken without a sign of it. */
     doubted(): void;
-    /** It is a good moment to connect. */
+    /** A good moment to connect. */
     woke(): void;
-    /** The page leaves, perhaps for the page cache, where an open WebSocket would keep it from. */
+    /** The page is left, perhaps into the page cache; an open WebSocket would prevent that. */
     hidden(): void;
-    /** The page has come back from there. */
+    /** The page has come back from the page cache. */
     shown(): void;
 }
 
@@ -21,7 +21,8 @@ export function watchPage(handlers: PageHandlers): () => void {
         target.addEventListener(event, listener, { signal: watch.signal });
     if (typeof addEventListener === "function") {
         listen(globalThis, "online", handlers.woke);
-        // Browsers say so of hosts that only have a loopback or a tunnel. So it is a doubt, and stops no attempt.
+        // Browsers also report this for hosts that have only a loopback or a tunnel. So it only casts doubt on the
+        // connection, and stops no attempt.
         listen(globalThis, "offline", handlers.doubted);
         listen(globalThis, "pagehide", handlers.hidden);
         listen(globalThis, "pageshow", handlers.shown);

@@ -1,5 +1,5 @@
-// The rooms that the application wants to be in, those it is in, and where it is in their histories. The wish stays
-// when a connection ends; the next one brings the server in line with it.
+// The rooms that the application wants to be in, those it is in, and its positions in their histories. The wishes outlast a
+// connection; the next one makes the server match them.
 
 import { delayMs } from "./backoff.js";
 import { type Position, Message, formatPosition } from "./message.js";
@@ -28,7 +28,7 @@ export interface RoomHandlers {
     gap(event: GapEvent): void;
 }
 
-/** Most joins and leaves that wait for their replies: servers bound the replies and the input that wait for one client. */
+/** Most unanswered joins and leaves: servers bound the replies and the input that wait for one client. */
 const UNANSWERED_MAX = 16;
 
 /** The delays before rooms are asked for again for which the server had no memory. */
@@ -42,12 +42,12 @@ export class Rooms {
     readonly #handlers: RoomHandlers;
     /** In the order in which they were joined. */
     readonly #rooms = new Map<string, Room>();
-    /** Where the client was in rooms of the server when the last connection ended. */
+    /** The client's positions, at the end of the last connection, in rooms that the server had put it into. */
     readonly #known = new Map<string, Point>();
     /** Rooms that the application has left, and on which connection the client did so; 0: on none. */
     readonly #left = new Map<string, number>();
     readonly #byHandle = new Map<number, Room>();
-    /** Of the server; `undefined`: there is no connection. */
+    /** The protocol of the server; `undefined`: there is no connection. */
     #protocol: 1 | 2 | undefined;
     /** So many connections there have been, the last one since when by the clock. */
     #connections = 0;
@@ -83,12 +83,12 @@ export class Rooms {
             room.point = since;
             room.isPointOpen = true;
         } else if (since && room.state === "in" && room.isWanted === undefined && isBehind(since, room)) {
-            // The server was faster, and has told of the room from where it is now.
+            // The server put the client in first, and announced the room with its present position.
             room.point = since;
             room.recovery = { byServer: false };
         }
         room.isWanted = true;
-        // The last in their order.
+        // Moved to the end of the order.
         this.#rooms.delete(name);
         this.#rooms.set(name, room);
         this.#reconcile();
@@ -167,7 +167,7 @@ export class Rooms {
         }
     }
 
-    /** Asks for what differs from the wish. */
+    /** Requests the changes from the present rooms to the wanted ones. */
     #reconcile(): void {
         if (this.#protocol === 1) {
             this.#reconcileOnly();
@@ -246,8 +246,8 @@ export class Rooms {
             this.#byHandle.set(reply.handle, room);
         }
         if (isUnasked && former !== undefined && !reply.point) {
-            // The room has another handle, and nothing else is new. A request to leave that names the former one is refused: if the
-            // client still wants to leave, it asks again.
+            // Only the handle of the room has changed. A request to leave that names the former handle is refused: if the
+            // client still wants to leave, it requests that again.
             if (room.state === "leaving" && former !== reply.handle) {
                 room.state = "in";
             }
@@ -334,7 +334,7 @@ export class Rooms {
     #moveTo(room: Room, reply: JoinReply, wasIn: boolean, recovery: Room["recovery"], event: RoomEvent): void {
         const { point, isUnasked } = reply;
         if (isUnasked && recovery) {
-            // The answer to the request tells.
+            // The answer to the request informs the application.
             return;
         }
         delete room.isPointOpen;
@@ -345,7 +345,7 @@ export class Rooms {
             event.recovered = reply.isRecovered;
             event.missed = reply.recovered;
         }
-        // What was missed moves the position when it arrives: the connection may end before.
+        // Recovered messages advance the position when they arrive, because the connection may end before that.
         if (!event.recovered) {
             if (point) {
                 room.point = point;
@@ -378,7 +378,8 @@ export class Rooms {
                 delete room.recovery;
                 delete room.isHidden;
             }
-            // The application's own join goes on, and its answer tells. So does one that waits for the answer to a request to leave.
+            // The application's own join continues, and its answer informs the application. So does a join that waits for
+            // the answer to a request to leave.
             const isRepair = recovery?.gap !== undefined || recovery?.byServer === true;
             if (reply.isUnasked && (isJoining ? isRepair : !((isLeaving || isHidden) && room.isWanted))) {
                 room.isWanted = false;
@@ -403,7 +404,7 @@ export class Rooms {
             throw new WireError("a push to no room");
         }
         for (const message of messages) {
-            // A listener may have closed the connection. The rest comes again with the next one.
+            // A listener may have closed the connection. The rest comes again over the next one.
             if (this.#protocol === undefined) {
                 break;
             }
@@ -437,12 +438,12 @@ export class Rooms {
         return true;
     }
 
-    /** Asks for the room that was joined last, which is the only one in protocol 1. */
+    /** Requests the room that was joined last, the only one in protocol 1. */
     #reconcileOnly(): void {
         const wanted = [...this.#rooms.values()].filter((room) => room.isWanted);
         const name = wanted.pop()?.name ?? "";
         const refused = wanted.filter((room) => room.state !== "refused");
-        // A listener may join another room, which is asked for behind this one.
+        // A listener may join another room, which is requested after this one.
         if (name !== this.#only.asked) {
             this.#only.asked = name;
             this.#handlers.send(op.CHANGE_ROOM, utf8(name));

@@ -1,10 +1,10 @@
-// The wire: frames and the bodies of protocol 2, as docs/PROTOCOL.md has them. Numbers are big-endian.
+// The wire format: frames and the bodies of protocol 2, as described in docs/PROTOCOL.md. Numbers are big-endian.
 
 export const HEADER_LEN = 16;
-/** The longest body that servers take from a client unless configured otherwise, in bytes. */
+/** The longest body that servers accept from a client unless configured otherwise, in bytes. */
 export const SEND_BODY_MAX = 4096;
 
-/** An enum, because its numbers stand in the bundle in place of its names. */
+/** An enum, so that the bundle contains its numbers and not its names. */
 export enum op {
     HEARTBEAT = 2,
     HEARTBEAT_REPLY = 3,
@@ -35,7 +35,7 @@ export interface Frame {
     body: Uint8Array;
 }
 
-/** What a server broke. It ends the connection. */
+/** A protocol violation by the server. It ends the connection. */
 export class WireError extends Error {}
 
 const encoder = new TextEncoder();
@@ -58,7 +58,7 @@ export function encode(frame: Frame): ArrayBuffer {
     return bytes.buffer;
 }
 
-/** The frames of a run, which is frames back to back, in order. A batch among them is one frame. */
+/** The frames of a run (frames back to back), in order. A batch among them counts as one frame. */
 export function decode(run: Uint8Array): Frame[] {
     const frames: Frame[] = [];
     while (run.length > 0) {
@@ -83,7 +83,7 @@ export function decodeMessage(message: Uint8Array): Frame[] {
     return decode(message).flatMap((frame) => (frame.operation === op.RAW ? decode(frame.body) : frame));
 }
 
-/** The view of a body that has at least so many bytes; a later server may append more. */
+/** The view of a body that has at least `length` bytes; a later server may append more. */
 function fieldsOf(body: Uint8Array, length: number): DataView {
     if (body.length < length) {
         throw new WireError("short body");
@@ -94,7 +94,7 @@ function fieldsOf(body: Uint8Array, length: number): DataView {
 export interface AuthReply {
     isRefused: boolean;
     isUnavailable: boolean;
-    /** Without an operation 2 for so long, the server closes the connection. */
+    /** The server closes the connection after this long without an operation 2. */
     heartbeatMs: number;
     /** The time until the server closes the connection as `token_expired`; 0: never. */
     expiresInMs: number;
@@ -102,11 +102,11 @@ export interface AuthReply {
     resumed: Resumed | undefined;
 }
 
-/** What was pushed to the session between two connections. */
+/** The pushes to the session between two connections. */
 export interface Resumed {
-    /** So many messages follow, before all others. */
+    /** Number of messages that follow, before all others. */
     parked: number;
-    /** So many are lost, because they were too many, or the server had no memory left. */
+    /** Number of messages lost, because there were too many, or the server had no memory left. */
     lost: number;
 }
 
@@ -150,7 +150,7 @@ export function encodeJoin(room: string, since?: Point): Uint8Array {
     return body;
 }
 
-/** Why a server does not let a connection into a room, or out of it. */
+/** Why a server does not let a connection enter or leave a room. */
 export type Refusal = "too_many_rooms" | "bad_name" | "no_such_handle" | "out_of_memory" | "refused";
 
 const REFUSALS: readonly Refusal[] = ["too_many_rooms", "bad_name", "no_such_handle", "out_of_memory"];
@@ -158,9 +158,9 @@ const REFUSALS: readonly Refusal[] = ["too_many_rooms", "bad_name", "no_such_han
 export interface JoinReply {
     /** `undefined`: the connection is in the room. */
     refusal: Refusal | undefined;
-    /** The point that the room has come to; `undefined`: it keeps no history. */
+    /** The present point of the room; `undefined`: it keeps no history. */
     point: Point | undefined;
-    /** All that came after the position in the request follows. */
+    /** All messages after the position in the request follow. */
     isRecovered: boolean;
     isUnasked: boolean;
     /** It is the room that operation 12 changes. */
@@ -232,14 +232,14 @@ export function decodeLeaveReply(body: Uint8Array): LeaveReply {
     };
 }
 
-/** Messages of a room that the server has dropped for this connection. It comes before those behind them. */
+/** Messages of a room that the server has dropped for this connection. This comes before the messages after them. */
 export interface Gap {
     handle: number;
-    /** The offset of the first one. */
+    /** The offset of the first dropped message. */
     from: bigint;
-    /** The offset of the last one. Some between may come. */
+    /** The offset of the last dropped message. Some between may have been sent. */
     to: bigint;
-    /** Newer messages about the same states have taken the place of all that are missing. */
+    /** Newer messages about the same states have replaced all missing ones. */
     isOutdated: boolean;
 }
 

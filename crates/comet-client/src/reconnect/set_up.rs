@@ -1,4 +1,5 @@
-//! What a listener asks for on a new connection: the operations, the room and the further rooms that the program wants.
+//! The requests of a listener on a new connection: the operations, the room and the further rooms that the program
+//! wants.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -66,7 +67,7 @@ impl SetUp {
         }
     }
 
-    /// Makes the requests. If the future is dropped, the next call goes on.
+    /// Makes the requests. If the future is dropped, the next call continues.
     pub(super) async fn run<S: Stream>(
         &mut self,
         connection: &mut Connection<S>,

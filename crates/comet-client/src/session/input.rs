@@ -1,4 +1,4 @@
-//! How a session takes input: bytes to WebSocket frames, to messages, to frames.
+//! How a session processes input: bytes become WebSocket frames, then messages, then frames.
 
 use std::mem;
 
@@ -23,14 +23,14 @@ const PONG_BACKLOG_MAX: usize = 16 * 1024;
 
 /// The result of one step at the start of an input.
 enum Step {
-    /// So many bytes are processed.
+    /// This many bytes are processed.
     Used(usize),
-    /// The input has to be at least this long, which is longer than it is.
+    /// The input is too short. It must have at least this length.
     Wants(usize),
 }
 
 impl Session {
-    /// Processes `input`, behind what is left of earlier inputs.
+    /// Processes `input`, after the rest of earlier inputs.
     pub(super) fn take_input(
         &mut self,
         mut input: &[u8],
@@ -175,7 +175,7 @@ impl Session {
                 return Err(SessionError::closed(None, &text, self.was_accepted()));
             }
             (op::AUTH_REPLY, State::Live) if self.auth_reply.is_some() => {
-                // A renewal of the token.
+                // This answers a renewal of the token.
                 if let Some(reply) = &mut self.auth_reply
                     && let Some(renewed) = AuthReply::decode(frame.body)
                 {
@@ -219,7 +219,7 @@ impl Session {
                     }
                     return Ok(());
                 }
-                // The offset is that of the last one; those before it have the offsets before.
+                // The offset is that of the last frame; earlier ones have the preceding offsets.
                 let mut left = count_frames(push.body).unwrap_or_default() as u64;
                 let mut run = push.body;
                 while !run.is_empty() {
@@ -234,7 +234,7 @@ impl Session {
                 }
             }
             op::CHANGE_ROOM_REPLY => {
-                // Which room it is now follows, if any.
+                // The new room follows, if there is one.
                 if let Some(rooms) = &mut self.rooms {
                     rooms.leave_primary();
                 }
@@ -243,7 +243,7 @@ impl Session {
             op::JOIN_REPLY => {
                 let reply = JoinReply::decode(frame.body).ok_or_else(wrong)?;
                 let room = str::from_utf8(reply.room);
-                // A refusal may name what the caller sent.
+                // A refusal may contain any name that the caller sent.
                 let room = if reply.outcome.is_ok() {
                     room.map_err(|_| wrong())?
                 } else {

@@ -1,7 +1,8 @@
-//! The rooms of a session that speaks protocol 2, and what it has of their histories.
+//! The rooms of a session that speaks protocol 2, and its positions in their histories.
 //!
-//! The session asks for what is missing by itself: where the server tells of a gap, and where the connection enters a room of which
-//! an earlier one had a part. Until the answer it ignores pushes to that room, because they are in the answer as well.
+//! The session requests missing pushes by itself: when the server reports a gap, and when the connection enters a room
+//! of which an earlier one had a part. Until the answer it ignores pushes to that room, because the answer contains
+//! them as well.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use comet_proto::{JoinReply, LeaveReply, Position, RoomGap, RoomHandle};
 
 use crate::room_news::{Gap, GapState, Joined};
 
-/// Where a push to a room came from.
+/// The origin of a push to a room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin<'a> {
     /// The room.
@@ -22,23 +23,23 @@ pub struct Origin<'a> {
 #[derive(Default)]
 pub(super) struct Rooms {
     named: BTreeMap<RoomHandle, Room>,
-    /// The one that operation 12 changes.
+    /// The room that operation 12 changes.
     primary: Option<RoomHandle>,
-    /// Its state while the server tells which room that is now.
+    /// Its state while the server announces its successor.
     former: Option<Room>,
-    /// Joins that are not answered.
+    /// Joins that are not answered yet.
     asked: Vec<Asked>,
-    /// What earlier connections have of rooms that this one has not entered.
+    /// Positions of earlier connections in rooms that this one has not entered.
     known: BTreeMap<Box<str>, Position>,
-    /// Of the latest request of the session's own. They count down from 0; those of the caller count up.
+    /// The sequence number of the session's latest request. These count down from 0; the caller's numbers count up.
     sequence: i32,
 }
 
 struct Room {
     name: Box<str>,
-    /// Of the latest push that was passed on, if the room keeps a history.
+    /// The position of the latest push passed on, if the room keeps a history.
     latest: Option<Position>,
-    /// The sequence number of the request to leave it that is not answered.
+    /// The sequence number of the unanswered request to leave the room.
     leaving: Option<i32>,
 }
 
@@ -52,52 +53,52 @@ struct Asked {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Why {
     Caller,
-    /// These pushes are missing.
+    /// To recover these missing pushes.
     Gap {
         first: u64,
         last: u64,
     },
-    /// An earlier connection had a part of them.
+    /// An earlier connection had the pushes up to a position.
     Return,
-    /// Of the session's own, and the server has taken the connection out of the room before it was answered. If it puts the connection
-    /// back, the session leaves again.
+    /// A request of the session's own, made before the server removed the connection from the room. If its answer puts
+    /// the connection back, the session leaves again.
     Over,
 }
 
-/// What a frame about rooms led to.
+/// The result of a frame about rooms.
 pub(super) enum News {
-    /// The frame answers the caller.
+    /// The frame answers a request of the caller.
     Answer,
     Room(Box<str>, Joined),
-    /// The server has taken the connection out of this room.
+    /// The server has removed the connection from this room.
     Left(Box<str>),
     Gap(Gap),
-    /// Nothing to tell.
+    /// No news.
     Nothing,
 }
 
-/// What the session has to send, with this sequence number.
+/// A request that the session has to send, with this sequence number.
 pub(super) enum Ask {
     Join { sequence: i32, room: Box<str>, since: Position },
     Leave { sequence: i32, handle: RoomHandle },
 }
 
 impl Room {
-    /// Of its push with this offset; 0: it has none.
+    /// The origin of the room's push with this offset; 0: it has none.
     fn origin(&self, offset: u64) -> Origin<'_> {
         let position = self.latest.filter(|_| offset > 0);
         let position = position.map(|latest| Position { offset, ..latest });
         Origin { room: &self.name, position }
     }
 
-    /// The caller takes the connection for out of it, because the session itself leaves it.
+    /// Whether the caller considers the connection out of the room, because the session itself leaves it.
     fn is_over(&self) -> bool {
         self.leaving.is_some_and(|sequence| sequence < 0)
     }
 }
 
 impl Rooms {
-    /// An earlier connection had the pushes of `room` up to this position.
+    /// Sets the position up to which an earlier connection had the pushes of `room`.
     pub(super) fn know(&mut self, room: &str, position: Position) {
         self.known.insert(room.into(), position);
     }
@@ -110,7 +111,7 @@ impl Rooms {
         self.named.values().filter(|room| !room.is_over()).map(|room| &*room.name)
     }
 
-    /// The caller asks to leave a room. Returns its handle. `None`: the server has not said that the connection is in it.
+    /// The caller requests to leave a room. Returns its handle. `None`: the server has not named the room.
     pub(super) fn leave(&mut self, sequence: i32, name: &str) -> Option<RoomHandle> {
         let is_named = |room: &Room| *room.name == *name && !room.is_over();
         let (&handle, room) = self.named.iter_mut().find(|(_, room)| is_named(room))?;
@@ -122,7 +123,7 @@ impl Rooms {
         self.named.values().find(|room| *room.name == *name)?.latest
     }
 
-    /// The caller asks to be in `room`.
+    /// The caller requests to enter `room`.
     pub(super) fn ask(&mut self, sequence: i32, room: &str, since: Option<Position>) {
         self.known.remove(room);
         self.asked.push(Asked { sequence, room: room.into(), since, why: Why::Caller });
@@ -147,11 +148,11 @@ impl Rooms {
         self.asked.iter().any(|asked| *asked.room == *name && asked.since.is_some())
     }
 
-    /// A push to the room with this handle. `None`: the server has not named it. `Some(None)`: it is not passed on, because it comes
-    /// again in the answer to a join, or the session leaves the room.
+    /// Handles a push to the room with this handle. `None`: the server has not named the room. `Some(None)`: the push
+    /// is not passed on, because the answer to a join contains it as well, or because the session leaves the room.
     pub(super) fn push(&mut self, handle: RoomHandle, offset: u64) -> Option<Option<Origin<'_>>> {
         let room = self.named.get(&handle)?;
-        // Most often nothing is asked.
+        // Usually no join is unanswered.
         let is_awaited = offset > 0 && !self.asked.is_empty() && self.awaits_history(&room.name);
         if is_awaited || room.is_over() {
             return Some(None);
@@ -168,14 +169,14 @@ impl Rooms {
         self.former = self.primary.take().and_then(|primary| self.named.remove(&primary));
     }
 
-    /// The server says that the connection is out of a room.
+    /// Handles the announcement that the connection is out of a room.
     pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> News {
         let LeaveReply { outcome, is_unasked, handle } = *reply;
         let is_repeated = |(&known, room): (&RoomHandle, &Room)| {
             room.leaving == Some(sequence) && known != handle
         };
         if !is_unasked && outcome.is_err() && self.named.iter().any(is_repeated) {
-            // The request crossed the news of another handle.
+            // The request crossed the announcement of another handle.
             return News::Nothing;
         }
         let room = self.named.remove(&handle);
@@ -191,11 +192,11 @@ impl Rooms {
                 _ => asked.why = Why::Over,
             }
         }
-        // The answer to a request of the caller tells.
+        // If the caller requested it, the answer tells the caller.
         if is_wanted || leaving.is_some() { News::Nothing } else { News::Left(name) }
     }
 
-    /// The server says that the connection is in a room, or why not. `name` is the reply's room.
+    /// Handles the announcement that the connection is in a room, or why not. `name` is the room of the reply.
     pub(super) fn joined(
         &mut self,
         sequence: i32,
@@ -215,19 +216,19 @@ impl Rooms {
             let known = known.map(|(&known, _)| known);
             let before = known.and_then(|known| self.named.remove(&known)).or(former);
             if reply.is_unasked && before.is_none() {
-                // The server puts the connection back after it has taken it out.
+                // The server puts the connection back after it had removed it.
                 let over = self.asked_about(name).filter(|asked| asked.why == Why::Over);
                 over.for_each(|asked| asked.why = Why::Return);
             }
             let leaving = before.as_ref().and_then(|room| room.leaving);
             if known != Some(handle) {
-                // A request to leave that names the former handle is refused.
+                // A request to leave by the former handle is refused, so it is repeated.
                 repeated = leaving.map(|sequence| Ask::Leave { sequence, handle });
             }
             // Without a position the connection was in the room before, or the room keeps no history.
             let mut latest = position.or(before.and_then(|room| room.latest));
             if let (Some(_), Some(Asked { since: Some(since), .. })) = (recovered, &asked) {
-                // What was missed moves it when it arrives.
+                // Recovered pushes advance the position when they arrive.
                 latest = Some(*since);
             }
             self.named.insert(handle, Room { name: name.into(), latest, leaving });
@@ -254,7 +255,8 @@ impl Rooms {
         }
     }
 
-    /// A join of the session's own has put the connection back into a room, unless the caller wants to be there by now.
+    /// A join of the session's own has put the connection back into a room. Leaves it again, unless the caller wants to
+    /// be there by now.
     fn leave_again(&mut self, handle: RoomHandle) -> Option<Ask> {
         let name = self.named.get(&handle)?.name.clone();
         if self.asked_about(&name).any(|asked| asked.why == Why::Caller) {
@@ -265,7 +267,7 @@ impl Rooms {
         Some(Ask::Leave { sequence, handle })
     }
 
-    /// The server had the connection enter a room, which may keep a history.
+    /// Handles that the server put the connection into a room, which may keep a history.
     fn entered(
         &mut self,
         name: &str,
@@ -287,7 +289,7 @@ impl Rooms {
         (News::Room(name.into(), Joined { position, recovered }), None)
     }
 
-    /// The server has dropped pushes for this connection.
+    /// Handles that the server has dropped pushes for this connection.
     pub(super) fn gap(&mut self, gap: RoomGap) -> (News, Option<Ask>) {
         let RoomGap { handle, is_outdated, first, last } = gap;
         let Some(Room { name, latest, .. }) =
@@ -296,7 +298,7 @@ impl Rooms {
             return (News::Nothing, None);
         };
         let is_known = latest.is_some_and(|latest| last <= latest.offset);
-        // An answer that is under way has them.
+        // The answer to a pending join contains them.
         if is_known || self.awaits_history(name) {
             return (News::Nothing, None);
         }

@@ -13,7 +13,7 @@ use crate::stop::Stopper;
 #[cfg(feature = "tls")]
 use crate::tls::TlsStream;
 
-/// A connected stream that blocks up to its timeouts.
+/// A connected stream whose calls block up to their timeouts.
 #[derive(Debug)]
 pub(crate) enum BlockingStream {
     Plain(TcpStream),

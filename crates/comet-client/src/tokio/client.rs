@@ -15,8 +15,8 @@ use crate::room_news::{Gap, Joined};
 
 /// An authenticated connection.
 ///
-/// Heartbeats are sent while a call waits for the server and at the start of each receive. So its task must await such a call
-/// more often than the server's heartbeat timeout.
+/// Heartbeats are sent while a call waits for the server and at the start of each receive. So its task must await such
+/// a call more often than the server's heartbeat timeout.
 ///
 /// After an error the connection has ended. Messages that arrived before can still be received.
 ///
@@ -50,8 +50,8 @@ impl Client {
         Ok(Self { connection: Connection::connect(options).await? })
     }
 
-    /// As [`Client::connect`] over a stream that the caller has connected: through a proxy, over a Unix socket, with TLS of
-    /// another kind. The address of `options` is only a name then.
+    /// As [`Client::connect`] over a stream that the caller has connected: through a proxy, over a Unix socket, or with
+    /// another kind of TLS. The address of `options` then serves only as a name.
     ///
     /// # Errors
     /// As [`Options::connect`].

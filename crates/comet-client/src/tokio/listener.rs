@@ -8,22 +8,22 @@ use crate::options::Options;
 use crate::reconnect::{Event, Reconnecting};
 use crate::stop::Stopper;
 
-/// The events of a connection that is made again whenever it is lost, with the delays of the blocking
+/// The events of a connection that is remade whenever it is lost, with the delays of the blocking
 /// [`Listener`](crate::Listener). Nothing happens before its first event is awaited.
 #[derive(Debug)]
 pub struct Listener(Reconnecting<Client>);
 
 impl Listener {
-    /// A listener that connects as `options` say.
+    /// A listener with these `options`.
     #[must_use]
     pub fn new(options: Options) -> Self {
         Self(Reconnecting::new(options))
     }
 
-    /// Waits for the next event. `None`: the listener was stopped, or the last event had no further attempt.
+    /// Waits for the next event. `None`: the listener was stopped, or the last event allowed no further attempt.
     ///
-    /// If its future is dropped before it ends, no event is lost, and the next call goes on with what it did: a stream that is being
-    /// connected, for one. It only gets on while a call is awaited.
+    /// If its future is dropped before it ends, no event is lost, and the next call continues its work, such as
+    /// connecting a stream. The work makes progress only while a call is awaited.
     ///
     /// # Panics
     /// As [`Client::connect`].

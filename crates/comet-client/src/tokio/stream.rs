@@ -1,4 +1,4 @@
-//! The stream of the asynchronous client: any that tokio can read and write.
+//! The stream of the asynchronous client: any stream that tokio can read and write.
 
 use std::fmt;
 use std::io::{self, ErrorKind};
@@ -16,7 +16,7 @@ use crate::socket::{time_until, to_any};
 use crate::stop::Stopper;
 use crate::stream::Stream;
 
-/// Bytes both ways.
+/// A stream in both directions.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
@@ -69,7 +69,7 @@ impl Stream for TokioStream {
         buffer: &mut [u8],
         deadline: Option<Instant>,
     ) -> Result<Option<usize>, Error> {
-        // What has arrived is read even if the deadline has passed, as from a socket that blocks.
+        // Data that has arrived is read even if the deadline has passed, as from a blocking socket.
         #[allow(clippy::disallowed_methods, reason = "a deadline is a time of the clock")]
         let deadline =
             deadline.and_then(|deadline| Instant::now().checked_add(time_until(deadline)));
@@ -130,7 +130,7 @@ impl Stream for TokioStream {
     }
 }
 
-/// What `future` gives before the deadline.
+/// The output of `future`, if it is ready before the deadline.
 async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     match deadline {
         Some(deadline) => timeout_at(deadline.into(), future).await.ok(),
@@ -138,7 +138,7 @@ async fn until<T>(deadline: Option<Instant>, future: impl Future<Output = T>) ->
     }
 }
 
-/// An error of TLS comes inside one of the stream.
+/// Converts an error of the stream, which may contain a TLS error.
 fn error_of(error: io::Error) -> Error {
     #[cfg(feature = "tls")]
     let error = match error.downcast::<rustls::Error>() {

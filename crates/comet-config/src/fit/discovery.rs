@@ -1,4 +1,4 @@
-//! What is registered in discovery has to be of use to its readers.
+//! Checks that the registration in discovery is usable for its readers.
 
 use std::net::SocketAddr;
 

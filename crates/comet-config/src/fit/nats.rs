@@ -1,4 +1,4 @@
-//! A host proves in one way who it is, and has servers where it keeps something there.
+//! Checks that a host has only one kind of credentials, and has servers if it stores histories there.
 
 use crate::choices::HistoryStore;
 use crate::keys::Config;

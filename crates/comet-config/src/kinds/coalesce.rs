@@ -10,16 +10,16 @@ use super::rules::check_rules;
 use super::{Check, Facts, Kind};
 use crate::units::{Number, Span, duration_text, duration_value};
 
-/// Pushes that wait for others, so that a client gets several in one send.
+/// A rule for pushes that wait for others, so that a client gets several in one send.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CoalesceRule {
-    /// Pushes to rooms whose id begins with this. `None`: to any room, and broadcasts.
+    /// Pushes to rooms whose id begins with this. `None`: pushes to any room, and broadcasts.
     pub rooms: Option<String>,
-    /// Pushes of these operations. Empty: of any.
+    /// Pushes of these operations. Empty: of any operation.
     pub operations: Vec<i32>,
-    /// How long a push waits for others at most; whole milliseconds.
+    /// The longest time for which a push waits for others; whole milliseconds.
     pub window: Duration,
-    /// Whether of pushes with one id only the newest that waits is kept.
+    /// Whether only the newest of the waiting pushes with one id is kept.
     pub keep_latest: bool,
 }
 
@@ -27,14 +27,15 @@ pub struct CoalesceRule {
 const RULES_MAX: usize = 64;
 /// Most operations of a rule.
 const OPERATIONS_MAX: usize = 64;
-/// The kernel's clock and a core's turns make a shorter window vain. A caller waits for the end of a longer one.
+/// A shorter window has no effect, given the kernel's clock and a core's turns. With a longer one callers wait too
+/// long.
 const WINDOW: RangeInclusive<Duration> = Duration::from_millis(1)..=Duration::from_secs(1);
 const WINDOW_DEFAULT: Duration = Duration::from_millis(50);
 
 /// Any number of rules.
 pub(crate) struct CoalesceRules;
 
-/// A rule as it stands in the file.
+/// A rule as written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawRule {

@@ -10,7 +10,7 @@ use super::rules::check_rules;
 use super::{Check, Facts, Kind};
 use crate::units::{Number, Size, Span, duration_text, duration_value, size_text, size_value};
 
-/// Rooms that keep their last pushes, for clients that come back.
+/// A rule for rooms that keep their last pushes, for clients that come back.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HistoryRule {
     /// Rooms whose id begins with this.
@@ -27,10 +27,10 @@ pub struct HistoryRule {
 const RULES_MAX: usize = 64;
 const PUSHES: RangeInclusive<i64> = 1..=100_000;
 const PUSHES_DEFAULT: u32 = 100;
-/// A client gets what it missed in one push.
+/// Bounded because a client gets all missed pushes in one push.
 const BYTES: RangeInclusive<u64> = 1 << 10..=1 << 20;
 const BYTES_DEFAULT: u32 = 256 << 10;
-/// How long a rule may have a room keep a push.
+/// The longest time for which a rule may have a room keep a push.
 pub const HISTORY_AGE_MAX: Duration = Duration::from_hours(24);
 const AGE: RangeInclusive<Duration> = Duration::from_secs(1)..=HISTORY_AGE_MAX;
 const AGE_DEFAULT: Duration = Duration::from_mins(5);
@@ -38,7 +38,7 @@ const AGE_DEFAULT: Duration = Duration::from_mins(5);
 /// Any number of rules.
 pub(crate) struct HistoryRules;
 
-/// A rule as it stands in the file.
+/// A rule as written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawRule {

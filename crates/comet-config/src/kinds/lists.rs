@@ -1,4 +1,4 @@
-//! Lists of text, such as addresses and files. Each element may be a mistake of its own.
+//! Lists of text, such as addresses and files. Each element may have a mistake of its own.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
@@ -13,15 +13,15 @@ use super::{Check, Facts, Kind};
 use crate::network::Network;
 use crate::secrets::HIDDEN;
 
-/// What the elements of a list are. `T` is what a checked element is.
+/// The kind of the elements of a list. `T` is the type of a checked element.
 pub(crate) trait Elements<T> {
-    /// What the list is, in a word or two.
+    /// The form of the list, in a word or two.
     const FORM: &'static str;
 
-    /// Checks one element; `earlier` are the good ones before it.
+    /// Checks one element; `earlier` has the valid ones before it.
     ///
     /// # Errors
-    /// A sentence after the name of the key.
+    /// A sentence that follows the name of the key.
     fn read(&self, text: &str, earlier: &[T]) -> Result<T, String>;
 
     /// `element` as text that reads back the same.
@@ -60,7 +60,7 @@ impl<T, E: Elements<T>> Kind<Vec<T>> for List<E> {
     }
 }
 
-/// The elements that `read` takes; the others are reported.
+/// The elements that `read` accepts; the others are reported.
 fn good<T>(
     raw: Vec<Spanned<String>>,
     check: &mut Check<'_>,
@@ -100,7 +100,7 @@ impl Kind<Vec<SocketAddr>> for Addresses {
     }
 }
 
-/// Addresses that callers reach: as [`Addresses`], with TLS, and Unix sockets.
+/// Addresses for callers: as [`Addresses`], but also with TLS, and Unix sockets.
 pub(crate) struct ApiAddresses;
 
 impl Kind<Vec<Address>> for ApiAddresses {
@@ -140,9 +140,9 @@ fn api_address(text: &str, is_elsewhere: bool) -> Result<Address, String> {
     Ok(if is_tls { Address::Tls(address) } else { Address::Plain(address) })
 }
 
-/// One address of `HOST:PORT`. Of several addresses of a name the first one of IPv4 is taken, so that the
-/// family does not depend on the order in which the resolver answers. A name that `is_elsewhere` may have
-/// no address here: then any address stands for it.
+/// The address of `HOST:PORT`. If a name has several addresses, the first IPv4 address is used, so that the family does
+/// not depend on the order in which the resolver answers. A name that `is_elsewhere` may have no address here; then any
+/// address stands for it.
 fn resolve(text: &str, is_elsewhere: bool) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
         return Ok(address);
@@ -163,7 +163,7 @@ fn resolve(text: &str, is_elsewhere: bool) -> Result<SocketAddr, String> {
     }
 }
 
-/// The port of `NAME:PORT`, if `text` is that, with the name of a host.
+/// The port of `NAME:PORT`, if `text` has that form with a host name.
 fn port_after_name(text: &str) -> Option<u16> {
     let (host, port) = text.rsplit_once(':')?;
     let is_name = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
@@ -171,7 +171,7 @@ fn port_after_name(text: &str) -> Option<u16> {
     port.parse().ok().filter(|_| is_host)
 }
 
-/// Addresses to connect to, in the form of [`peer`] and as they were written: names are resolved for each connection.
+/// Addresses to connect to, in the form of [`peer`] and as written: names are resolved for each connection.
 pub(crate) struct Peers;
 
 impl Elements<String> for Peers {
@@ -186,7 +186,7 @@ impl Elements<String> for Peers {
     }
 }
 
-/// The same without TLS and Unix sockets: `HOST:PORT` alone.
+/// As [`Peers`], but only `HOST:PORT`, without TLS and Unix sockets.
 pub(crate) struct Places;
 
 impl Elements<String> for Places {
@@ -290,7 +290,7 @@ impl Elements<String> for Hosts {
     }
 }
 
-/// Hosts that clients connect to, as names or addresses; IPv6 addresses without brackets.
+/// Hosts for clients, as names or addresses; IPv6 addresses without brackets.
 pub(crate) struct ClientHosts;
 
 impl Elements<String> for ClientHosts {
@@ -305,7 +305,7 @@ impl Elements<String> for ClientHosts {
     }
 }
 
-/// Takes an IPv6 address in brackets, too.
+/// Also accepts an IPv6 address in brackets.
 fn client_host(text: &str) -> Result<String, String> {
     let bare = text.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(text);
     match bare.parse::<IpAddr>().is_ok() || port_after_name(&format!("{text}:1")).is_some() {

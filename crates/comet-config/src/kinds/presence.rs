@@ -10,7 +10,7 @@ use super::rules::check_rules;
 use super::{Check, Facts, Kind};
 use crate::units::{Number, Span, duration_text, duration_value};
 
-/// Rooms whose members are told who enters and leaves.
+/// A rule for rooms whose members are told who enters and leaves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PresenceRule {
     /// Rooms whose id begins with this.
@@ -19,15 +19,15 @@ pub struct PresenceRule {
     pub operation: i32,
     /// How long changes are gathered; whole milliseconds.
     pub window: Duration,
-    /// How many of those that entered, and of those that left, a push names.
+    /// Most of the entered and most of the left members that a push names.
     pub names: u32,
 }
 
 /// Most rules: each room that is entered or left is compared with them.
 const RULES_MAX: usize = 64;
-/// Operations that have no meaning of their own.
+/// Operations without a meaning of their own.
 const OPERATIONS: RangeInclusive<i64> = 25..=i32::MAX as i64;
-/// A shorter one makes a push of almost each change.
+/// A shorter window would make a push for almost each change.
 const WINDOW: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
 const WINDOW_DEFAULT: Duration = Duration::from_secs(1);
 const NAMES: RangeInclusive<i64> = 0..=100;
@@ -36,7 +36,7 @@ const NAMES_DEFAULT: u32 = 10;
 /// Any number of rules.
 pub(crate) struct PresenceRules;
 
-/// A rule as it stands in the file.
+/// A rule as written in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RawRule {

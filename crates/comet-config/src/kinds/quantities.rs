@@ -54,7 +54,7 @@ impl<T: TryFrom<i64> + TryInto<i64> + Copy> Kind<T> for Numbers {
     }
 }
 
-/// `value` in the type of the field.
+/// `value` as the type of the field.
 fn fit<S, T: TryFrom<S>>(value: S) -> T {
     T::try_from(value).ok().expect("every range fits the type it is for")
 }
@@ -89,9 +89,9 @@ impl<T: TryFrom<u64> + TryInto<u64> + Copy> Kind<T> for Sizes {
 /// A duration.
 pub(crate) struct Durations {
     range: RangeInclusive<Duration>,
-    /// The kernel takes whole seconds.
+    /// Whether the kernel accepts only whole seconds.
     in_seconds: bool,
-    /// Zero means something else, and is below the range.
+    /// Whether zero is allowed below the range, with a meaning of its own.
     or_zero: bool,
 }
 

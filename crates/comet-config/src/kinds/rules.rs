@@ -1,10 +1,10 @@
-//! Lists of tables that are a rule each.
+//! Lists of tables, each of which is a rule.
 
 use toml::Spanned;
 
 use super::Check;
 
-/// The rules of a list of at most `most`. What `rule` says of one is refused with its place.
+/// Checks a list of at most `most` rules. A rule that `rule` refuses is reported with its position.
 pub(super) fn check_rules<Raw, Rule>(
     raw: Vec<Spanned<Raw>>,
     most: usize,

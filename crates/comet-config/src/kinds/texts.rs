@@ -1,4 +1,4 @@
-//! Text of a form, and names of files.
+//! Text of a given form, and file names.
 
 use std::path::PathBuf;
 
@@ -6,10 +6,10 @@ use toml::Value;
 
 use super::{Bare, Check, Facts, Kind};
 
-/// Text of a form.
+/// Text of a given form.
 pub(crate) struct Text {
     is_good: fn(&str) -> bool,
-    /// The form, for a mistake.
+    /// The form, for error messages.
     form: &'static str,
     /// The form, for documents.
     limits: &'static str,
@@ -52,7 +52,7 @@ impl Text {
     };
 }
 
-/// A name that fits into a line of a log and a label of a metric; may be empty.
+/// A name that can be used in a log line and in a label of a metric; may be empty.
 pub(super) fn is_name(text: &str) -> bool {
     text.len() <= 255 && text.bytes().all(|b| b.is_ascii_graphic())
 }
@@ -76,7 +76,7 @@ impl Kind<String> for Text {
     }
 }
 
-/// Any text; `""` is none.
+/// Any text; `""` means none.
 pub(crate) struct TextOrNone;
 
 impl Kind<Option<String>> for TextOrNone {
@@ -95,7 +95,7 @@ impl Kind<Option<String>> for TextOrNone {
     }
 }
 
-/// A token of a caller; `""` is none.
+/// A token of a caller; `""` means none.
 pub(crate) struct TokenOrNone;
 
 impl Kind<Option<String>> for TokenOrNone {
@@ -117,7 +117,7 @@ impl Kind<Option<String>> for TokenOrNone {
     }
 }
 
-/// A token (RFC 6750, section 2.1) that nobody guesses. The sentence does not repeat it.
+/// A token (RFC 6750, section 2.1) long enough not to be guessed. The error does not repeat it.
 pub(super) fn token(text: &str) -> Result<String, String> {
     let is_good = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
     match (16..=512).contains(&text.len()) && text.bytes().all(is_good) {
@@ -126,7 +126,7 @@ pub(super) fn token(text: &str) -> Result<String, String> {
     }
 }
 
-/// A file; `""` is none.
+/// A file; `""` means none.
 pub(crate) struct FileOrNone;
 
 impl Kind<Option<PathBuf>> for FileOrNone {
@@ -152,7 +152,7 @@ impl Kind<Option<PathBuf>> for FileOrNone {
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, String> {
-    // The kernel knows paths up to 4095 bytes (PATH_MAX), and none with a zero in it.
+    // The kernel accepts paths of up to 4095 bytes (PATH_MAX), without a zero byte.
     if text.is_empty() || text.len() > 4095 || text.contains('\0') {
         return Err(format!("{text:?} is not the name of a file"));
     }

@@ -1,4 +1,4 @@
-//! URLs of servers, alone and in lists.
+//! URLs of servers, single and in lists.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use super::lists::{Elements, host_and_port, peer};
 use super::{Bare, Check, Facts, Kind};
 use crate::secrets::without_secrets;
 
-/// A URL of a server, to which a path is added; `""` is none.
+/// A URL of a server, to which a path is appended; `""` means none.
 pub(crate) struct UrlOrNone;
 
 impl Kind<Option<String>> for UrlOrNone {
@@ -35,7 +35,7 @@ impl Kind<Option<String>> for UrlOrNone {
 fn is_base_url(text: &str) -> bool {
     let Some((scheme, rest)) = text.split_once("://") else { return false };
     let place = &rest[..rest.find('/').unwrap_or(rest.len())];
-    // A host alone is given the port of HTTP here, to be one form.
+    // A host without a port gets the port of HTTP here, to have one form.
     let is_place = peer(place).is_ok() || peer(&format!("{place}:80")).is_ok();
     text.bytes().all(|b| b.is_ascii_graphic() && !b"?#@".contains(&b))
         && matches!(scheme, "http" | "https")

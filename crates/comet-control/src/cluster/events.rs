@@ -1,22 +1,22 @@
-//! What other hosts tell, by turns.
+//! The events of other hosts, taken in turns.
 
 use comet_hub::cluster::Event;
 use tokio::sync::mpsc;
 
-/// Events that are taken in one turn, which costs as much as a push by itself. After a full turn of pushes the cores are told of them before
-/// the next one, so that a burst waits in the queue, which is longer than the table of calls.
+/// Pushes taken in one turn. After a full turn the cores are notified of them before the next one, so that a burst
+/// waits in the queue, which is longer than the table of calls.
 pub(super) const PUSHES_A_TURN: usize = 128;
 const NOTICES_A_TURN: usize = 256;
 
-/// What others tell.
+/// The events of other hosts.
 pub(crate) struct ClusterEvents {
     pushes: mpsc::Receiver<Event>,
     notices: mpsc::Receiver<Event>,
-    /// The latest turn was one of notices.
+    /// Whether the latest turn was one of notices.
     has_taken_notices: bool,
 }
 
-/// How many events were taken. 0: the engine has ended.
+/// The number of events taken. 0: the engine has ended.
 pub(super) enum Turn {
     Pushes(usize),
     Notices(usize),
@@ -27,8 +27,9 @@ impl ClusterEvents {
         Self { pushes, notices, has_taken_notices: false }
     }
 
-    /// Waits for the next turn. What hosts say of themselves goes first, or they would be taken for dead. But there may be more of it than is
-    /// taken in time, so a turn of it is followed by one of the pushes that are there.
+    /// Waits for the next turn. Announcements of hosts go first: if they were late, their hosts would be considered
+    /// dead. There may be more of them than can be handled in time, so a turn of them is followed by one of the waiting
+    /// pushes.
     pub(super) async fn take(&mut self, pushes: &mut Vec<Event>, notices: &mut Vec<Event>) -> Turn {
         let of_pushes = self.pushes.recv_many(pushes, PUSHES_A_TURN);
         let of_notices = self.notices.recv_many(notices, NOTICES_A_TURN);

@@ -1,16 +1,16 @@
-//! The way of the stream's pushes to the shards, which a live upgrade closes before the shards stop.
+//! The gate that pushes of the stream pass on their way to the shards. A live upgrade closes it before the shards stop.
 
 use tokio::sync::watch;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Open,
-    /// One more may pass.
+    /// One more push may pass.
     Closing,
     Closed,
 }
 
-/// One task passes it. Another thread closes it, and learns when nothing passes any more.
+/// One task passes the gate. Another thread closes it, and finds out when nothing passes any more.
 pub(super) struct Gate(watch::Sender<State>);
 
 impl Gate {
@@ -18,7 +18,7 @@ impl Gate {
         Self(watch::channel(State::Open).0)
     }
 
-    /// Returns at once: see [`Gate::is_closed`].
+    /// Begins to close the gate, and returns at once: see [`Gate::is_closed`].
     pub(super) fn close(&self) {
         self.change(State::Open, State::Closing);
     }
@@ -27,7 +27,7 @@ impl Gate {
         self.0.send_replace(State::Open);
     }
 
-    /// Whether the task waits in [`Gate::pass`], and goes on only when the gate opens.
+    /// Whether the task waits in [`Gate::pass`], and will continue only when the gate opens.
     pub(super) fn is_closed(&self) -> bool {
         *self.0.borrow() == State::Closed
     }
@@ -37,7 +37,7 @@ impl Gate {
         let mut states = self.0.subscribe();
         while *states.borrow_and_update() != State::Open {
             self.change(State::Closing, State::Closed);
-            // Fails only without a sender, which is this one.
+            // This fails only without a sender, and the sender is `self`.
             let _ = states.changed().await;
         }
     }
@@ -90,7 +90,7 @@ mod tests {
         assert!(!is_over(pin!(gate.closing())));
     }
 
-    /// An upgrade that failed, and the next one before the task has seen that.
+    /// An upgrade fails, and the next one begins before the task has noticed.
     #[test]
     fn a_gate_that_opens_and_closes_again_lets_nothing_pass_unseen() {
         let gate = Gate::new();

@@ -5,7 +5,7 @@ use comet_wire::goim::protocol::Proto;
 
 /// The target, the operation that a connection must accept, and the frame.
 pub(crate) fn taken_apart(publication: Publication) -> (Target, i32, Proto) {
-    // A paced one begins in another way.
+    // A paced push begins in another way.
     let Publication { target, accepts, operation, version, sequence, collapse_id, body, paced: _ } =
         publication;
     let proto = Proto {

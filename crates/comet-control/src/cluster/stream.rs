@@ -1,5 +1,5 @@
-//! The stream of pushes to rooms with a history that hosts share: its pushes begin here as they come, and none is left out. Where a core
-//! is behind, the rest waits in the stream.
+//! The stream of pushes to rooms with a shared history. Its pushes begin here in their order, and none is left out. If
+//! a core is behind, the rest waits in the stream.
 
 use std::convert::Infallible;
 use std::sync::{Arc, MutexGuard};
@@ -23,28 +23,29 @@ use crate::under_way::{Elsewhere, UnderWay, UnderWayHere};
 use super::publication::taken_apart;
 use super::{ClusterDriver, STREAM_BYTES_MAX, UNLIMITED, unix_ms};
 
-/// Pushes of the stream that may be under way on the cores.
+/// Most pushes of the stream under way on the cores.
 const UNDER_WAY_MAX: usize = 512;
-/// Time until the cores are tried again where so many calls are under way that no more may begin.
+/// Time until a push is retried when no more calls may begin.
 const RETRY: Duration = Duration::from_millis(2);
-/// A push that cannot begin for so long is told of in the log, and other hosts wait for this one no longer.
+/// After this long a push that cannot begin is logged, and other hosts no longer wait for this one.
 const LATE: Duration = Duration::from_secs(1);
 
-/// What the cores get of a push.
+/// The call of a push on the cores.
 enum Begun {
     Push(UnderWayHere),
-    /// It is refused, which its home is told.
+    /// The push is refused, and its home is told.
     Refusal(UnderWayHere),
 }
 
 impl ClusterDriver {
-    /// Has the stream take a push of this host's callers. Does not wait, so pushes of one caller come into the stream in the order
-    /// in which they begin.
+    /// Puts a push of this host's callers into the stream. Does not wait, so pushes of one caller enter the stream in
+    /// the order in which they begin.
     pub(crate) fn store(&self, limit: Duration, publication: Publication) -> Elsewhere {
         self.begin_by(limit, |cluster, limit, caller| cluster.store(limit, publication, caller))
     }
 
-    /// Takes what the stream has, for as long as it is polled. `prepare` makes a push; what it refuses as invalid goes to nobody.
+    /// Handles the events of the stream as long as it is polled. `prepare` makes a push; pushes that it refuses as
+    /// invalid are not delivered.
     pub(crate) async fn run_stream(
         self: Arc<Self>,
         mut events: mpsc::Receiver<StreamEvent>,
@@ -86,7 +87,8 @@ impl ClusterDriver {
         }
     }
 
-    /// Homes are all told, or none that the process that goes on knows of.
+    /// Tells all homes, and only then stores the place, so that a continuing process never gets a place that some homes
+    /// do not know.
     async fn take_state(&self, place: StreamPlace, is_new: bool) {
         self.tell_state(place.state, false).await;
         if is_new && place.state.is_read {
@@ -96,7 +98,7 @@ impl ClusterDriver {
         self.set_reads_stream(place.state.is_read);
     }
 
-    /// Tries until it has begun, or until its home knows that it is refused.
+    /// Retries until the push has begun, or until its home knows that it is refused.
     async fn begun(
         &self,
         prepare: &impl Fn(Proto, i32) -> Result<Push, Status>,
@@ -167,7 +169,8 @@ impl ClusterDriver {
         Ok(UnderWay::from(call.map_err(status)?).here())
     }
 
-    /// Other hosts are told, so that they wait for this one or do not.
+    /// Sets whether this host reads the stream without delay. Other hosts are told, so that they wait for this one or
+    /// do not.
     fn set_reads_stream(&self, reads_stream: bool) {
         self.lock().set_reads_stream(self.now(), reads_stream);
         self.wake.notify_one();
@@ -178,7 +181,7 @@ impl ClusterDriver {
         self.stream.lock().expect("nothing panics between lock and unlock")
     }
 
-    /// Returns when all shards have taken it.
+    /// Returns when all shards have taken the state.
     async fn tell_state(&self, state: StreamState, is_settled: bool) {
         let message = |call| Message::Stream { call, state, is_settled };
         let call = loop {
@@ -187,7 +190,7 @@ impl ClusterDriver {
                 Err(_) => sleep(RETRY).await,
             }
         };
-        // Fails only where a core has ended, and this process with it.
+        // Fails only if a core has ended, and this process with it.
         let _ = call.await;
     }
 
@@ -196,7 +199,7 @@ impl ClusterDriver {
             Begun::Push(begun) => (begun.await, false),
             Begun::Refusal(begun) => (begun.await, true),
         };
-        // Fails only where a core has ended, and this process with it.
+        // Fails only if a core has ended, and this process with it.
         let Ok(tally) = tally else { return };
         let host = Arc::clone(&self.host);
         let mut cluster = self.lock();
@@ -214,7 +217,7 @@ impl ClusterDriver {
         let (hosts, told) = (Vec::new(), Told::default());
         let part = Part { host, tally, hosts, may_miss_hosts: false, told };
         match answer {
-            // If it has no room, the caller is told that this host has not answered.
+            // If there is no space for the answer, the caller's host counts this one as unanswered.
             Some(Answer::To(reply)) => _ = self.engine.answer(reply, part),
             Some(Answer::Here(call)) => {
                 cluster.handle_event(self.now(), Event::Answered { call, part });

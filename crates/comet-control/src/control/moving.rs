@@ -1,4 +1,4 @@
-//! What control does in a live upgrade: callers are held back while another process takes over.
+//! The part of control in a live upgrade: callers are held back while another process takes over.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,11 +20,11 @@ impl Control {
         &self.sockets
     }
 
-    /// Has the callers leave, each after its calls, because another process is to take them over. Returns at once, and
-    /// [`Control::callers`] says how many are left.
+    /// Has the callers leave, each after its calls, because another process will serve them. Returns at once;
+    /// [`Control::callers`] returns how many are left.
     ///
     /// # Errors
-    /// Why another process cannot go on, in words. Nothing has changed then.
+    /// Why another process cannot take over, in words. Nothing has changed then.
     pub fn begin_move(&self) -> Result<(), String> {
         self.check_move()?;
         match self.node.begin_move() {
@@ -33,7 +33,7 @@ impl Control {
         }
     }
 
-    /// Whether another process could go on now.
+    /// Whether another process could take over now.
     ///
     /// # Errors
     /// Why it could not, in words.
@@ -44,14 +44,14 @@ impl Control {
         Ok(())
     }
 
-    /// The cores are frozen, for `time` at most: until then their silence is no reason for health or the service manager to end
-    /// this process, and with it the connections.
+    /// The cores are frozen, for at most `time`. Until then their silence must not make health or the service manager
+    /// end this process, and with it the connections.
     pub fn excuse_cores(&self, time: Duration) {
         self.vitals.excuse(time);
     }
 
-    /// Callers are accepted: after [`Control::begin_move`] again, and in a process that has taken over from another one from now
-    /// on. The cores take turns again.
+    /// Accepts callers: again after [`Control::begin_move`], or for the first time in a process that has taken over.
+    /// The cores take turns again.
     pub fn end_move(&self) {
         self.vitals.end_excuse();
         end_move(&self.phase);
@@ -66,7 +66,7 @@ impl Control {
         self.gates.read().iter().map(|gate| gate.connections).sum()
     }
 
-    /// Calls of callers to shards that have not ended. Those of the stream that hosts share go on until it is held.
+    /// Calls of callers to shards that have not ended. Calls of the shared stream continue until it is held.
     #[must_use]
     pub fn calls_under_way(&self) -> usize {
         self.hub.calls_beside(STREAM_CALLER)
@@ -84,45 +84,47 @@ impl Control {
         self.cluster.is_some()
     }
 
-    /// What other hosts push waits from now on, until [`Control::end_move`] or [`Control::withdraw`].
+    /// Holds pushes of other hosts until [`Control::end_move`] or [`Control::withdraw`].
     pub fn hold_hosts(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.hold();
         }
     }
 
-    /// Whether all has come that the former process of this host held of other hosts. Nothing can be held before.
+    /// Whether all pushes of other hosts that the former process held have arrived. Nothing can be held before that.
     #[must_use]
     pub fn has_taken_over_hosts(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.has_taken_over())
     }
 
-    /// Pushes of other hosts that may still come to the shards. `None`: any number, as they are not held yet.
+    /// Number of pushes of other hosts that may still come to the shards. `None`: any number, because they are not held
+    /// yet.
     #[must_use]
     pub fn pushes_of_hosts(&self) -> Option<usize> {
         self.cluster.as_ref().map_or(Some(0), |cluster| cluster.pushes())
     }
 
-    /// Another process goes on for this host, also with what it holds.
+    /// Lets another process continue for this host, with the pushes that it holds.
     pub fn withdraw(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.withdraw();
         }
     }
 
-    /// The counters that are of the process and not of its shards, as [`comet_ops::carry`] takes them.
+    /// The counters of the process itself, in the form that [`comet_ops::carry`] takes.
     #[must_use]
     pub fn counters(&self) -> String {
         self.monitor.counters_of_process()
     }
 
-    /// What the process that goes on has to know of other hosts.
+    /// The state about other hosts that the continuing process needs.
     #[must_use]
     pub fn hosts(&self) -> Option<ClusterHandOver> {
         self.cluster.as_ref().map(|cluster| cluster.hand_over())
     }
 
-    /// Goes on for another process of this host, which has members of these rooms. It connects at [`Control::connect_hosts`].
+    /// Continues for another process of this host, with members of these rooms. It connects at
+    /// [`Control::connect_hosts`].
     pub fn take_over_hosts(
         &self,
         handed: ClusterHandOver,
@@ -133,21 +135,21 @@ impl Control {
         }
     }
 
-    /// The former process ends from now on: logic may hear from both of them for some seconds.
+    /// The former process is ending: logic may hear from both processes for some seconds.
     pub fn take_over_logic(&self) {
         if let Some(logic) = &self.logic {
             logic.take_over();
         }
     }
 
-    /// This process is this host from now on: it connects to the others. Returns at once.
+    /// Makes this process this host, and has it connect to the others. Returns at once.
     pub fn connect_hosts(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.connect();
         }
     }
 
-    /// Whether pushes of callers reach other hosts, if there may be some.
+    /// Whether pushes of callers reach other hosts. True as well if there are no other hosts.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.cluster.as_ref().is_none_or(|cluster| cluster.is_connected())
@@ -159,7 +161,7 @@ impl Control {
         self.hub.unread_reports()
     }
 
-    /// The paced broadcasts, for the process that goes on. Every report of the shards has been read.
+    /// The paced broadcasts, for the continuing process. Every report of the shards must have been read.
     #[must_use]
     pub fn paced(&self) -> Vec<PacedMove> {
         let paced = self.hub.paced().into_iter();
@@ -170,7 +172,7 @@ impl Control {
         paced.map(moved).collect()
     }
 
-    /// Goes on with the paced broadcasts of another process. `parts` says on which shards each has not ended.
+    /// Continues the paced broadcasts of another process. `parts` contains the shards on which each has not ended.
     pub fn take_over_paced(
         &self,
         paced: Vec<PacedMove>,
@@ -186,7 +188,7 @@ impl Control {
         }
     }
 
-    /// Goes on with what another process had: the ids of its calls up to `last_call`, and the networks that it has blocked.
+    /// Takes over from another process: the ids of its calls up to `last_call`, and the networks that it has blocked.
     pub fn take_over(&self, last_call: u64, blocks: Blocks) {
         self.hub.go_on_after(CallId(last_call));
         if !blocks.is_empty() {
@@ -195,13 +197,13 @@ impl Control {
         }
     }
 
-    /// The networks that are blocked, for the process that goes on.
+    /// The blocked networks, for the continuing process.
     #[must_use]
     pub fn blocks(&self) -> Blocks {
         self.hub.limits().blocks.clone()
     }
 
-    /// The latest call, for the process that goes on.
+    /// The id of the latest call, for the continuing process.
     #[must_use]
     pub fn last_call(&self) -> u64 {
         self.hub.last_call().0

@@ -21,28 +21,28 @@ pub struct PacedMove {
     pub operation: i32,
     /// Connections a second, of all shards.
     pub speed: u32,
-    /// What it is called on all hosts.
+    /// Its name on all hosts.
     pub name: Option<Arc<str>>,
     /// How long it has been under way.
     pub age: Duration,
-    /// What became of it on the shards where it has ended.
+    /// The tally of the shards on which it has ended.
     pub tally: Tally,
 }
 
 impl State {
-    /// A paced broadcast has ended on a shard.
+    /// Notes that a paced broadcast has ended on a shard.
     pub(super) fn end_paced(&mut self, call: CallId, shard: ShardId, tally: Tally) {
         let Some(ended) = self.paced.handle_ended(call, shard, tally) else { return };
         for waiting in self.cancelled.remove(&call).into_iter().flatten() {
-            // Refused only when the caller left in this very moment.
+            // Fails only if the caller left at this very moment.
             let _ = waiting.send(ended.clone());
         }
     }
 }
 
 impl HubDriver {
-    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard. There is room for it. Unless it is kept,
-    /// it ends when the call does. `name` makes the name of it, if it has one.
+    /// Starts a paced broadcast of `speed` connections a second, split into `shares` by shard. There must be space for
+    /// it. Unless it is kept, it ends with the call. `name` makes its name, if it has one.
     pub(crate) fn begin_paced(
         self: &Arc<Self>,
         limit: Duration,
@@ -73,7 +73,7 @@ impl HubDriver {
         all.collect()
     }
 
-    /// Goes on with a broadcast of another process that has not ended on these shards. It began before this process.
+    /// Continues a broadcast of another process that has not ended on these shards. It began before this process.
     pub(crate) fn take_over_paced(&self, moved: &PacedMove, shards: BTreeSet<ShardId>) {
         let PacedMove { call, operation, speed, ref name, age, tally } = *moved;
         let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
@@ -82,13 +82,12 @@ impl HubDriver {
         self.lock().paced.take_over(call, what, since, (tally, shards));
     }
 
-    /// Tells every shard to end a paced broadcast. The receiver gets what became of it; `None` if it is not
-    /// under way.
+    /// Tells every shard to end a paced broadcast. The receiver gets its result; `None` if it is not under way.
     pub(crate) fn cancel_paced(&self, call: CallId) -> Option<oneshot::Receiver<PacedBroadcast>> {
         self.cancel_of(&mut self.lock(), call)
     }
 
-    /// The same for all of this name. None of it begins here for some time.
+    /// As [`HubDriver::cancel_paced`], for all broadcasts of this name. None of this name begins here for some time.
     pub(crate) fn cancel_named(&self, name: &Arc<str>) -> Vec<oneshot::Receiver<PacedBroadcast>> {
         let mut state = self.lock();
         let calls = state.paced.cancel_named(name).into_iter();
@@ -100,12 +99,12 @@ impl HubDriver {
         self.lock().paced.was_cancelled(name)
     }
 
-    /// Whether one more paced broadcast finds room.
+    /// Whether there is space for another paced broadcast.
     pub(crate) fn has_room_for_paced(&self) -> bool {
         self.lock().paced.has_room()
     }
 
-    /// What all hosts call a paced broadcast that is under way.
+    /// The name on all hosts of a paced broadcast under way.
     pub(crate) fn name_of_paced(&self, call: CallId) -> Option<Arc<str>> {
         self.lock().paced.name(call).cloned()
     }
@@ -130,8 +129,8 @@ impl HubDriver {
     }
 }
 
-/// The call that schedules a paced broadcast. Dropped without being kept, it is cancelled: what one shard did
-/// not take goes on nowhere.
+/// The call that schedules a paced broadcast. If dropped without being kept, the broadcast is cancelled: if one shard
+/// did not take it, it continues on none.
 pub(crate) struct PacedCall {
     call: Call,
     name: Option<Arc<str>>,
@@ -144,12 +143,12 @@ impl PacedCall {
         (&mut self.call).await
     }
 
-    /// What all hosts call it.
+    /// Its name on all hosts.
     pub(crate) fn name(&self) -> Option<&Arc<str>> {
         self.name.as_ref()
     }
 
-    /// It goes on when this is dropped.
+    /// Lets the broadcast continue when this is dropped.
     pub(crate) fn keep(&mut self) {
         self.is_kept = true;
     }

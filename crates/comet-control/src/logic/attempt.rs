@@ -1,4 +1,4 @@
-//! One attempt of a call: a request on the wire of `goim.logic.Logic`, and what came of it.
+//! One attempt of a call: a request on the wire of `goim.logic.Logic`, and its outcome.
 
 use comet_core::{Accepts, Identity};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
@@ -18,16 +18,16 @@ use comet_wire::goim::protocol::Proto;
 /// Version of the frame header that goim's logic expects.
 const FRAME_VERSION: i32 = 1;
 
-/// Longest list of room counts taken, bytes unpacked: it names the rooms of all servers.
+/// Longest list of room counts accepted, bytes when unpacked: it names the rooms of all servers.
 const ROOM_COUNTS_MAX: usize = 64 << 20;
 
-/// What logic is given beyond the limit of a call. At its limit a call is abandoned, which cancels it at logic
-/// too; that the time logic was given is over matters only where the cancellation is lost. tonic ends a call
-/// by the same time, before it reads an answer that has arrived while the process was held up.
+/// Time that logic is given beyond the limit of a call. At its limit a call is abandoned, which also cancels it at
+/// logic; the longer time matters only if the cancellation is lost. tonic applies the same deadline, and would
+/// otherwise end a call before it reads an answer that arrived while the process was held up.
 const CANCEL_GRACE: Duration = Duration::from_secs(60);
 
-/// Sends `request` of the comet `server` with its number of shards, which is abandoned after `limit`. Logic is told how much of it is left.
-/// The rooms of [`Request::RenewOnline`] are encoded and decoded where this is polled.
+/// Sends `request` of the comet `server` with its number of shards. It is abandoned after `limit`; logic is told how
+/// much of that is left. The rooms of [`Request::RenewOnline`] are encoded and decoded where this is polled.
 pub(super) async fn send(
     channel: GrpcChannel,
     (server, shards): (String, u16),
@@ -85,7 +85,7 @@ async fn try_send(
                 room_count: rooms
                     .map(|(room, online)| (room.as_ref().to_owned(), *online))
                     .collect(),
-                // All of them are what goim's comet says by leaving the field out.
+                // goim's comet means all buckets when it leaves the field out.
                 buckets: if pieces.len() > 1 { pieces.buckets(*piece) } else { 0 },
                 more: piece + 1 < pieces.len(),
             };
@@ -122,13 +122,13 @@ fn identity(reply: ConnectReply) -> Identity {
     }
 }
 
-/// Logic says nanoseconds, as Go's `time.Duration` has them.
+/// Logic gives nanoseconds, like Go's `time.Duration`.
 fn heartbeat_ms(nanos: i64) -> Option<u32> {
     let nanos = u64::try_from(nanos).ok().filter(|nanos| *nanos > 0)?;
     Some(u32::try_from(nanos.div_ceil(1_000_000)).unwrap_or(u32::MAX))
 }
 
-/// Logic says seconds of Unix time. A time that has passed is now.
+/// Logic gives seconds of Unix time. A time in the past counts as now.
 fn expires_in_ms(expires_at: i64, now: SystemTime) -> Option<u64> {
     let seconds = u64::try_from(expires_at).ok().filter(|seconds| *seconds > 0)?;
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -19,8 +19,8 @@ pub(super) async fn open(peer: Peer, token: BearerToken) -> Result<GrpcChannel, 
     Ok(GrpcChannel::new(&peer, channel, token))
 }
 
-/// goim's Logic has no call for this, and gRPC's health service may not be there; that it is not is an
-/// answer, too.
+/// goim's Logic has no procedure for this, and gRPC's health service may be missing; an answer that it is missing
+/// counts as an answer too.
 pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
     let check = || {
         let mut client = HealthClient::new(channel.clone());
@@ -32,7 +32,7 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
         Ok(reply) if reply.get_ref().status == ServingStatus::NotServing as i32 => {
             PingOutcome::NotServing
         }
-        // A ping has no token of a client in it.
+        // A ping contains no token of a client, so this comet is meant.
         Err(status) if is_an_answer(&status) && status.code() == Code::Unauthenticated => {
             PingOutcome::CallerRefused(token_refused(has_token, &status))
         }
@@ -43,8 +43,8 @@ pub(super) async fn ping(channel: GrpcChannel) -> PingOutcome {
     }
 }
 
-/// Did the other side say so? What this side notices has a source, except where it cannot read a reply, which is one of
-/// the other codes.
+/// Whether the other side made this status. A status made on this side has a source, except if a reply could not be
+/// read; such a status has one of the other codes.
 fn is_an_answer(status: &Status) -> bool {
     let is_other = matches!(status.code(), Code::Unavailable | Code::Internal | Code::OutOfRange);
     status.source().is_none() && !is_other
@@ -60,7 +60,7 @@ mod tests {
         for code in [Code::Unimplemented, Code::NotFound, Code::PermissionDenied, Code::Unknown] {
             assert!(is_answer(code), "{code:?}");
         }
-        // The last two are also those of a reply that is too long, or of no message.
+        // The last two codes also stand for a reply that is too long, or that has no message.
         for code in [Code::Unavailable, Code::OutOfRange, Code::Internal] {
             assert!(!is_answer(code), "{code:?}");
         }

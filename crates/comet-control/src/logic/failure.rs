@@ -1,4 +1,4 @@
-//! What a gRPC status says about an attempt.
+//! The meaning of a gRPC status for an attempt.
 
 use std::error::Error;
 
@@ -9,19 +9,19 @@ use tonic::{Code, ConnectError, Status, TimeoutExpired};
 const TOKEN_REFUSED: &str =
     "logic.token is refused: it has to be one of logic's tokens (logic_server.tokens)";
 
-/// What is said of an address that wants a token, where there is none.
+/// The message about an address that requires a token when none is set.
 pub(super) const TOKEN_MISSING: &str =
     "it asks for a token: set logic.token to one of logic's tokens (logic_server.tokens)";
 
-/// What is said of an address that refuses this comet, not its client. It may be a service with tokens of its own, so its
-/// message is in it.
+/// The message about an address that refuses this comet, not its client. The address may be a service with tokens of
+/// its own, so its own message is included.
 pub(super) fn token_refused(has_token: bool, status: &Status) -> Box<str> {
     let sentence = if has_token { TOKEN_REFUSED } else { TOKEN_MISSING };
     format!("{sentence}; it says {}", Quoted(status.message())).into()
 }
 
-/// A status with a source was made on this side, one without came from the other. `has_token`: the call had one of this
-/// comet's. `is_of_client`: it was about a client, which UNAUTHENTICATED may be about then.
+/// A status with a source was made on this side, one without came from the other side. `has_token`: the call had a
+/// token of this comet. `is_of_client`: the call was about a client, so UNAUTHENTICATED may be about the client.
 pub(super) fn outcome_of_status(
     status: &Status,
     has_token: bool,
@@ -33,7 +33,7 @@ pub(super) fn outcome_of_status(
     }
     let is_refused = status.source().is_none() && status.code() == Code::Unauthenticated;
     if is_caller_refused(status) || (is_refused && !is_of_client) {
-        // Nothing that a client could mend, and another address may have another list.
+        // The client cannot fix this, and another address may have other tokens.
         let sentence = token_refused(has_token, status);
         return AttemptOutcome::Refused { code: StatusCode::UNAVAILABLE, sentence };
     }
@@ -80,7 +80,7 @@ mod tests {
         own.metadata_mut().insert("www-authenticate", "Bearer".parse().unwrap());
         let of_comet = format!("{TOKEN_REFUSED}; it says \"a token is needed\"");
         check(own, refused(14, &of_comet));
-        // What has nothing of a client in it.
+        // This call has nothing to do with a client.
         let foreign = Status::unauthenticated("log in first");
         let of_comet = format!("{TOKEN_MISSING}; it says \"log in first\"");
         assert_eq!(outcome_of_status(&foreign, false, false), refused(14, &of_comet));

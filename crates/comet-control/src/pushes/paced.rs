@@ -1,7 +1,7 @@
-//! Paced broadcasts: scheduled on all shards of a host or on none, listed and cancelled.
+//! Paced broadcasts: scheduled on all shards of a host or on none, and listed and cancelled.
 //!
-//! The host that is called asks the others how many connections they have, schedules its part, and publishes the broadcast. Each other
-//! host schedules its own part, at a share of the speed, under the same name.
+//! The called host asks the others for their number of connections, schedules its own part, and publishes the
+//! broadcast. Each other host schedules its part at a share of the speed, under the same name.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -35,13 +35,13 @@ impl Pushes {
     ) -> Result<Pushed, Status> {
         let (begin, limit) = (Instant::now(), self.bounds.timeout);
         check_room(&self.hub)?;
-        // Who does not answer is waited for once more, with the broadcast itself.
+        // A host that does not answer is waited for once more, with the broadcast itself.
         let asked = self.cluster.as_ref().map(|cluster| {
             cluster.order(limit / 2, Order::Tell(Question::Counts { rooms: Vec::new() }))
         });
         let others = async {
             let Some(asked) = asked else { return Ok(0) };
-            // Clients come first.
+            // The number of clients is the first count.
             Ok(asked.await?.counts.first().copied().unwrap_or(0))
         };
         let (live, others) = tokio::try_join!(live_by_shard(&self.hub, limit), others)?;
@@ -49,7 +49,8 @@ impl Pushes {
         let connections = self.cluster.as_ref().map(|_| own.saturating_add(others));
         let pace = Pace { speed, connections, name: None };
         let name = |CallId(call)| {
-            // A process that begins anew has the same ids, and other hosts may not have ended what the last one began.
+            // The time makes the name unique: a restarted process uses the same ids again, and other hosts may not have
+            // ended the former broadcast.
             let now = unix_ms(Instant::now());
             Some(format!("{}.{now}.{call}", self.cluster.as_ref()?.host()).into())
         };
@@ -66,16 +67,16 @@ impl Pushes {
         let there = cluster.begin(left, Publication { paced, ..publication }).await?;
         let ClusterOutcome { tally: others, counts, unanswered, .. } = there;
         let mut tally = gathered.tally;
-        // A host of an older release sends it at once.
+        // A host of an older release sends the push to all connections at once.
         tally += others;
         let scheduled = gathered.scheduled.saturating_add(counts.first().copied().unwrap_or(0));
         let unanswered = unanswered.iter().map(ToString::to_string).collect();
         Ok(Ledger { scheduled, unanswered, ..ledger(&tally) }.into())
     }
 
-    /// Begins the part of this host in a broadcast of another one, or of a program.
+    /// Begins this host's part of a broadcast from another host, or from a program.
     pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<Begun, Status> {
-        // Before the shards are asked for their connections, in vain.
+        // Checked first, to avoid asking the shards for their connections in vain.
         check_room(&self.hub)?;
         let (hub, limit) = (Arc::clone(&self.hub), self.bounds.timeout);
         Ok(Begun::Paced(Box::pin(async move {
@@ -85,7 +86,7 @@ impl Pushes {
         })))
     }
 
-    /// Those under way here, the oldest first.
+    /// The broadcasts under way here, the oldest first.
     pub(super) fn paced_under_way(&self) -> Vec<Broadcast> {
         let paced = self.hub.paced().into_iter();
         let broadcast = |(CallId(id), since, paced): (CallId, Duration, PacedBroadcast)| {
@@ -95,7 +96,7 @@ impl Pushes {
         paced.map(broadcast).collect()
     }
 
-    /// Ends one that is under way here, on all hosts. Returns what became of it until then.
+    /// Ends a broadcast under way here, on all hosts. Returns its result so far.
     pub(super) async fn cancel_paced(&self, call: CallId) -> Result<Ledger, Status> {
         let limit = self.bounds.timeout;
         let name = self.hub.name_of_paced(call);
@@ -119,7 +120,7 @@ impl Pushes {
         Ok(Ledger { unanswered, ..ledger(&tally) })
     }
 
-    /// Ends what another host tells all to end.
+    /// Ends the broadcasts of this name here, as another host ordered.
     pub(super) fn cancel_here(&self, name: &Arc<str>) -> Begun {
         let (ended, limit) = (self.hub.cancel_named(name), self.bounds.timeout);
         Begun::Told(Box::pin(async move { Ok((tally_of(ended, limit).await?, Told::default())) }))
@@ -152,7 +153,7 @@ async fn schedule(
     (speed, live): (NonZeroU32, &[u64]),
     name: impl FnOnce(CallId) -> Option<Arc<str>>,
 ) -> Result<(PacedCall, CallResult), Status> {
-    // Others may have begun since it was asked for.
+    // Other broadcasts may have begun since the first check.
     check_room(hub)?;
     let begun = hub.begin_paced(limit, push, (speed, shares(speed, live)), name);
     let mut call = begun.map_err(status)?;
@@ -186,7 +187,7 @@ async fn schedule_part(
     Ok(gathered.scheduled)
 }
 
-/// What became of broadcasts that were cancelled, once all shards have ended them.
+/// The tally of cancelled broadcasts, once all shards have ended them.
 async fn tally_of(
     ended: Vec<oneshot::Receiver<PacedBroadcast>>,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! Pushes that come from other hosts, and those of the stream of histories that hosts share.
+//! Pushes from other hosts, and from the shared stream of histories.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::under_way::Begun;
 use super::Pushes;
 
 impl Pushes {
-    /// The way to the stream, if pushes to `room` go there.
+    /// The driver of the stream, if pushes to `room` go there.
     pub(super) fn stream_of(&self, room: &str) -> Option<&Arc<ClusterDriver>> {
         let cluster = self.cluster.as_ref()?;
         let limits = self.hub.limits();
@@ -24,7 +24,7 @@ impl Pushes {
         (*history_is_shared && has_history()).then_some(cluster)
     }
 
-    /// Each frame of a push has a place behind the message before it.
+    /// Each frame of a push has a place of its own in the stream, behind the previous message.
     pub(super) fn check_frames(push: &Push) -> Result<(), Status> {
         match count_frames(push.frame.for_tcp()) {
             Ok(frames) if frames as u64 > FRAMES_MAX => Err(Status::invalid_argument(format!(
@@ -34,7 +34,7 @@ impl Pushes {
         }
     }
 
-    /// Makes a push of one of the stream.
+    /// Makes a push from one of the stream.
     pub(crate) fn push_of_stream(&self, proto: Proto, accepts: i32) -> Result<Push, Status> {
         let push = self.push(Some(proto), accepts)?;
         Self::check_frames(&push)?;

@@ -35,14 +35,14 @@ impl Rig {
         Self { registration, now: 0, census: NOBODY }
     }
 
-    /// One that is registered at its first node at second 0.
+    /// A registration made at its first node at second 0.
     fn registered(nodes: &[&str]) -> Self {
         let mut rig = Self::new(nodes);
         rig.step("register", nodes[0], Answer::Done);
         rig
     }
 
-    /// The next request, `action` at `node`, is answered. Before it nothing is due.
+    /// Answers the next request, `action` at `node`. Nothing is due before it.
     #[track_caller]
     fn step(&mut self, action: &str, node: &str, answer: Answer) -> Vec<Event> {
         let request = loop {
@@ -115,7 +115,7 @@ fn counts_that_moved_are_reported_every_10_s_at_most() {
     rig.census.connections += 1;
     rig.step("set", "a:1", Answer::Done);
     assert_eq!(rig.now, 20);
-    // They stand still.
+    // The counts do not change.
     rig.step("renew", "a:1", Answer::Done);
     rig.step("renew", "a:1", Answer::Done);
     assert_eq!(rig.now, 60);
@@ -145,7 +145,7 @@ fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
     let answers = Event::Node(NodeEvent::Answers { node: "b:2".to_owned() });
     assert_eq!(rig.step("renew", "b:2", Answer::Done), [answers]);
     assert_eq!(rig.now, 30);
-    // The second one stays the first to be asked. What fails is said once.
+    // The second node stays the first to be asked. A failure is reported once.
     assert_eq!(rig.step("renew", "b:2", failed()).len(), 1);
     assert_eq!(rig.step("renew", "a:1", failed()), []);
     assert_eq!(rig.now, 60);
@@ -192,7 +192,7 @@ fn what_no_node_was_told_needs_no_cancel() {
     let mut rig = Rig::new(&["a:1"]);
     rig.registration.cancel();
     assert_eq!(rig.registration.poll_timeout(), None);
-    // An answer that is lost may have been a yes.
+    // A lost answer may have been a success.
     let mut rig = Rig::new(&["a:1"]);
     rig.step("register", "a:1", failed());
     rig.registration.cancel();

@@ -1,6 +1,7 @@
-//! Bytes of what waits between a [`Cluster`](super::Cluster) and its message broker, for the bounds on these queues.
+//! Byte counts of the messages that wait between a [`Cluster`](super::Cluster) and its message broker, for the bounds
+//! on these queues.
 //!
-//! Counted is what lies on the heap. What an event takes in the queue itself is bounded by the number of events.
+//! Only heap memory is counted. The size of an event in the queue itself is bounded by the number of events.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::engine::{Action, Event, Order, OrderTarget, Part, Publication, ReplyT
 use super::question::{MembersCursor, Question};
 
 impl Event {
-    /// Bytes of what it holds, for a bound on events that wait.
+    /// Bytes of its content, for a bound on waiting events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let of_reply = |ReplyTo(to): &ReplyTo| to.len();
@@ -26,7 +27,7 @@ impl Event {
             | Self::Announced { host, .. }
             | Self::Left { host } => shared_bytes(host),
             Self::NotStored { reason, .. } => reason.len(),
-            // These are of fixed size, which the number of events that wait bounds.
+            // These have a fixed size, which is bounded by the number of waiting events.
             _ => 0,
         }
     }

@@ -1,4 +1,4 @@
-//! Pushes that other hosts are to answer.
+//! Pushes that other hosts have to answer.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::UNKNOWN_HOSTS;
 use super::engine::{ClusterCallId, HostName, Part};
 use super::question::{Pages, Told};
 
-/// What the other hosts have made of a push.
+/// The result of a push on the other hosts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterOutcome {
     /// The sum of their parts.
@@ -22,32 +22,32 @@ pub struct ClusterOutcome {
     pub pages: Pages,
     /// How many have answered.
     pub hosts: u32,
-    /// Hosts that should have, and did not in time. If nobody said who has members of the room: all hosts. [`UNKNOWN_HOSTS`] stands
-    /// for hosts that are not known.
+    /// Hosts that should have answered and did not in time: all hosts, if it is unknown which have members of the room.
+    /// [`UNKNOWN_HOSTS`] stands for hosts that are not known.
     pub unanswered: Vec<HostName>,
-    /// It was for the stream that hosts share, and is not known to be there.
+    /// Why a push for the shared stream is not known to be in it.
     pub not_stored: Option<NotStored>,
 }
 
 /// Why a push is not known to be in the stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NotStored {
-    /// It is not, and will not be.
+    /// It is not in the stream, and will not be.
     Refused(String),
-    /// It may be, or may come to be.
+    /// It may be in the stream, or may still get there.
     Unknown,
 }
 
-/// Who is to answer.
+/// The hosts that have to answer.
 pub(super) enum Expected {
     Hosts(Vec<HostName>),
-    /// Those with members, among all that are known.
+    /// The known hosts with members; and all known hosts.
     Members(Vec<HostName>, Arc<[HostName]>),
-    /// The first answer says which of these. Without one it may have been any.
+    /// The first answer shows which of these hosts have to answer. Without an answer, any may have had to.
     AnyOf(Arc<[HostName]>),
 }
 
-/// What a part is to its call.
+/// The effect of a part on its call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Added {
     /// It is added.
@@ -59,25 +59,25 @@ pub(super) enum Added {
 }
 
 struct Open<C> {
-    /// Of a push to a room.
+    /// The room, for a push to a room.
     room: Option<Arc<str>>,
-    /// Hosts that have not answered. `None`: it is not known who they are.
+    /// Hosts that have not answered. `None`: it is not known which have to.
     waiting: Option<Vec<HostName>>,
-    /// Of a push to a room: all hosts that were known when it began.
+    /// For a push to a room: all hosts that were known when it began.
     candidates: Arc<[HostName]>,
-    /// All hosts are asked whether they have members of the room.
+    /// Whether all hosts were asked whether they have members of the room.
     is_asked: bool,
     answered: Vec<HostName>,
-    /// Hosts that said that they have no members of the room.
+    /// Hosts that answered that they have no members of the room.
     without_members: Vec<HostName>,
-    /// Hosts that went before they answered, or were silent before.
+    /// Hosts that left or became silent before they answered.
     lost: Vec<HostName>,
     tally: Tally,
     counts: Vec<u64>,
     pages: Pages,
     began: Millis,
     deadline: Millis,
-    /// Whether it is in the stream, if it is for that.
+    /// Whether the stream has it. `None`: it is not for the stream.
     is_stored: Option<bool>,
     caller: C,
 }
@@ -102,23 +102,24 @@ impl<C> Open<C> {
         }
     }
 
-    /// If it is for the stream, the stream has said that it has it, or a host that it came from there.
+    /// Notes that the stream has the push, as the stream itself said, or a host that read it there.
     fn note_stored(&mut self) {
         self.is_stored = self.is_stored.map(|_| true);
     }
 
-    /// Nobody is waited for.
+    /// Whether no answer is awaited.
     fn is_complete(&self) -> bool {
         self.waiting.as_ref().is_some_and(Vec::is_empty) && self.is_stored != Some(false)
     }
 
-    /// No host was heard since the call began: the connection may have been dead already, and what this host knows of rooms may be old.
+    /// Whether no host was heard since the call began. Then the connection may have been dead already, and the
+    /// knowledge about rooms may be outdated.
     fn may_be_unheard(&self, heard: Option<Millis>) -> bool {
         let is_silent = self.answered.is_empty() && self.without_members.is_empty();
         is_silent && heard.is_none_or(|heard| heard < self.began)
     }
 
-    /// All known hosts are to be named where the call may have reached none.
+    /// Has all known hosts named, if the call may have reached none.
     fn doubt(&mut self, heard: Option<Millis>) {
         if self.may_be_unheard(heard) {
             let waiting = self.waiting.get_or_insert_with(|| self.candidates.to_vec());
@@ -129,7 +130,7 @@ impl<C> Open<C> {
         }
     }
 
-    /// Hosts that were to answer, or may have been, and have not.
+    /// Hosts that had to answer, or may have had to, and did not.
     fn not_answered(&self) -> impl Iterator<Item = &HostName> {
         let hosts = self.waiting.as_deref().unwrap_or(&self.candidates);
         hosts.iter().filter(|host| !self.answered.contains(host))
@@ -149,17 +150,18 @@ impl<C> Calls<C> {
         Self { open, deadlines, last: 0, ended }
     }
 
-    /// The latest one that hosts were to answer; 0: there was none.
+    /// The number of the latest call that hosts had to answer; 0: there was none.
     pub(super) fn last(&self) -> u64 {
         self.last
     }
 
-    /// The next one has the number behind `last`.
+    /// Numbers the next call after `last`.
     pub(super) fn go_on_after(&mut self, last: u64) {
         self.last = last.max(self.last);
     }
 
-    /// Hosts that are `silent` are named if they do not answer, and not waited for. `None`: nobody is to answer, or too many calls are open.
+    /// Opens a call. `silent` hosts are named if they do not answer, but not waited for. `None`: no host has to answer,
+    /// or too many calls are open.
     pub(super) fn open(
         &mut self,
         (began, limit_ms): (Millis, u64),
@@ -192,7 +194,8 @@ impl<C> Calls<C> {
         Some(self.begin(open))
     }
 
-    /// The same for a push to the stream, which is waited for as well. Too many calls: the caller comes back.
+    /// As [`Calls::open`], for a push to the stream, whose receipt is awaited too. If too many calls are open, the
+    /// caller is returned.
     pub(super) fn open_stored(
         &mut self,
         times: (Millis, u64),
@@ -215,7 +218,7 @@ impl<C> Calls<C> {
         call
     }
 
-    /// The push is in the stream.
+    /// Notes that the push is in the stream.
     pub(super) fn note_stored(&mut self, call: ClusterCallId) {
         let Some(open) = self.open.get_mut(&call) else { return };
         open.note_stored();
@@ -224,7 +227,7 @@ impl<C> Calls<C> {
         }
     }
 
-    /// The stream does not take the push. `false`: it is none for the stream.
+    /// Notes that the stream refused the push. `false`: the push is not for the stream.
     pub(super) fn refuse_stored(&mut self, call: ClusterCallId, reason: &str) -> bool {
         if self.open.get(&call).is_none_or(|open| open.is_stored.is_none()) {
             return false;
@@ -233,7 +236,7 @@ impl<C> Calls<C> {
         true
     }
 
-    /// A push that the stream was not given.
+    /// Ends a push that was not given to the stream.
     pub(super) fn end_not_stored(&mut self, caller: C, reason: String) {
         let not_stored = Some(NotStored::Refused(reason));
         self.ended.push_back((caller, ClusterOutcome { not_stored, ..ClusterOutcome::default() }));
@@ -252,12 +255,12 @@ impl<C> Calls<C> {
         open.note_stored();
         open.pages.extend(page.map(|page| (host.clone(), page)));
         open.answered.push(host);
-        // Without members, its last one has just left. So it knows nothing of other hosts.
+        // A host without members lost its last one just now, so it no longer knows other hosts.
         let tells_all = !may_miss_hosts && (tally.matched > 0 || !hosts.is_empty());
         self.go_on(own, call, &hosts, tells_all)
     }
 
-    /// The host has not begun the call and will not, so it is waited for no longer.
+    /// Notes that the host has not begun the call and will not. It is not waited for any longer.
     pub(super) fn refuse(&mut self, own: &HostName, call: ClusterCallId, host: HostName) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
         if open.answered.contains(&host) {
@@ -270,8 +273,8 @@ impl<C> Calls<C> {
         self.go_on(own, call, &[], false)
     }
 
-    /// Waits for the rest, after a host has answered or refused. `hosts` have to answer as well, the own one aside. If it is not known
-    /// yet who has to, and this host does not tell for sure, all candidates have to.
+    /// Waits for the rest after a host has answered or refused. `hosts` have to answer as well, except for this one. If
+    /// it is still unknown which hosts have to, and this answer does not tell for certain, all candidates have to.
     fn go_on(
         &mut self,
         own: &HostName,
@@ -299,7 +302,7 @@ impl<C> Calls<C> {
         room.map_or(Added::InTime, Added::ButOthersMayMiss)
     }
 
-    /// The host has no members of the call's room.
+    /// Notes that the host has no members of the call's room.
     pub(super) fn excuse(&mut self, call: ClusterCallId, host: HostName) {
         let Some(open) = self.open.get_mut(&call) else { return };
         open.lost.retain(|lost| *lost != host);
@@ -316,7 +319,7 @@ impl<C> Calls<C> {
         self.open.get(&call)?.room.as_ref()
     }
 
-    /// Nobody got the push. Whoever is waited for cannot answer.
+    /// Ends a call whose push no host got. The awaited hosts cannot answer.
     pub(super) fn end_without_others(&mut self, call: ClusterCallId) {
         if let Some(open) = self.open.get_mut(&call) {
             open.waiting.get_or_insert_default();
@@ -324,7 +327,8 @@ impl<C> Calls<C> {
         self.end(call);
     }
 
-    /// Nobody got the push, and who should have is not known. `true`: all hosts have to be asked whether they have members.
+    /// Handles a push that no host got, while it is unknown which should have. `true`: all hosts must be asked whether
+    /// they have members.
     pub(super) fn ask_others(&mut self, call: ClusterCallId) -> bool {
         let Some(open) = self.open.get_mut(&call) else { return false };
         let asks = !std::mem::replace(&mut open.is_asked, true);
@@ -335,33 +339,33 @@ impl<C> Calls<C> {
         asks
     }
 
-    /// Ends all calls: their answers are lost with the connection.
+    /// Ends all calls, because their answers are lost with the connection.
     pub(super) fn end_all(&mut self, heard: Option<Millis>) {
         let mut calls: Vec<ClusterCallId> = self.open.keys().copied().collect();
         calls.sort();
         calls.into_iter().for_each(|call| self.give_up(call, heard, |_, _| {}));
     }
 
-    /// A push that was not published, so that no part of these hosts will come.
+    /// Ends a push that was not published. These hosts will send no part of it.
     pub(super) fn end_unanswered(&mut self, caller: C, unanswered: Vec<HostName>) {
         self.ended.push_back((caller, ClusterOutcome { unanswered, ..ClusterOutcome::default() }));
     }
 
-    /// The call's push could not be published.
+    /// Ends a call whose push could not be published.
     pub(super) fn fail(&mut self, call: ClusterCallId) {
         if !self.refuse_stored(call, "it could not be published") {
             self.end(call);
         }
     }
 
-    /// The host has gone, or is silent, and answers no call any more. `heard`: when any host was, at last.
+    /// Notes that the host has left or is silent, and answers no call any more. `heard`: when any host was last heard.
     pub(super) fn drop_host(&mut self, host: &HostName, heard: Option<Millis>) {
         let mut complete = Vec::new();
         for (call, open) in &mut self.open {
             let Some(waiting) = &mut open.waiting else { continue };
             let Some(at) = waiting.iter().position(|peer| peer == host) else { continue };
             open.lost.push(waiting.swap_remove(at));
-            // One that may have reached nobody waits for its time: any host may still answer.
+            // A call that may have reached no host waits until its deadline: any host may still answer.
             if open.is_complete() && !open.may_be_unheard(heard) {
                 complete.push(*call);
             }
@@ -370,8 +374,8 @@ impl<C> Calls<C> {
         complete.into_iter().for_each(|call| self.end(call));
     }
 
-    /// Ends the calls whose time is over. Calls `silent` for each host that has not answered, with the room that it was
-    /// known to have members of.
+    /// Ends the calls whose time is over. Calls `silent` for each host that has not answered, with the room of which it
+    /// was known to have members.
     pub(super) fn end_late(
         &mut self,
         now: Millis,
@@ -385,7 +389,7 @@ impl<C> Calls<C> {
         }
     }
 
-    /// Ends a call that is not complete. Calls `silent` as [`Calls::end_late`] does.
+    /// Ends an incomplete call. Calls `silent` as [`Calls::end_late`] does.
     fn give_up(
         &mut self,
         call: ClusterCallId,
@@ -424,7 +428,7 @@ impl<C> Calls<C> {
     }
 }
 
-/// Adds each count to that at the same place.
+/// Adds each count to the sum at the same index.
 pub fn add_counts(sums: &mut Vec<u64>, counts: &[u64]) {
     sums.resize(sums.len().max(counts.len()), 0);
     sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(*count));

@@ -1,4 +1,4 @@
-//! What a [`Cluster`](super::Cluster) and its message broker tell each other.
+//! The interface between a [`Cluster`](super::Cluster) and its message broker.
 
 use std::sync::Arc;
 
@@ -12,50 +12,51 @@ use super::question::{Question, Told};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ClusterCallId(pub u64);
 
-/// The client of a message broker. Events of it go to whoever made it.
+/// The client of a message broker. Its events go to the code that created it.
 pub trait Engine: Send + Sync {
-    /// Begins to carry a command out. It returns at once.
+    /// Begins to execute a command, and returns at once.
     /// # Errors
-    /// Returns the command if there is no room for it.
+    /// Returns the command if there is no space for it.
     fn submit(&self, command: Command) -> Result<(), Command>;
 
-    /// Answers a push of another host.
+    /// Answers a push of another host. Returns whether the answer was taken.
     fn answer(&self, to: ReplyTo, part: Part) -> bool;
 
-    /// An event with so many [bytes](Event::bytes) waits no longer.
+    /// Notes that an event of this many [bytes](Event::bytes) has left the queue.
     fn note_taken(&self, bytes: usize) {
         let _ = bytes;
     }
 
-    /// Pushes and orders of other hosts wait from now on, because the shards are about to stop.
+    /// Holds back pushes and orders of other hosts, because the shards are about to stop.
     fn hold(&self) {}
 
-    /// They do not wait any more. Those that have come first.
+    /// Ends the hold. The pushes and orders that waited come first.
     fn release(&self) {}
 
-    /// Another process of this host holds pushes until this one is connected, and has read the stream that hosts share up to there.
-    /// To be called before the engine's work begins.
+    /// Prepares for taking over from another process of this host. That process holds pushes until this one is
+    /// connected and has read the shared stream up to `stream`. Call it before the engine's work begins.
     fn take_over(&self, stream: Option<StreamPlace>) {
         let _ = stream;
     }
 
-    /// Whether all has come that the other process held: nothing is held again before.
+    /// Whether all pushes held by the other process have arrived. Nothing is held again before that.
     fn has_taken_over(&self) -> bool {
         true
     }
 
-    /// Another process of this host goes on, also with those that wait. The work of the engine ends once it has them.
+    /// Passes the pushes that wait to another process of this host, which continues. The work of the engine ends once
+    /// that process has them.
     fn withdraw(&self) {}
 
-    /// Pushes and orders that it has given to its owner. `None`: there may be more.
+    /// The number of pushes and orders given to its owner. `None`: there may be more.
     fn passed_on(&self) -> Option<u64> {
         Some(0)
     }
 
-    /// What it has counted.
+    /// The engine's counts.
     fn counts(&self) -> EngineCounts;
 
-    /// What it has counted of the stream that hosts share. `None`: they share none.
+    /// The counts for the shared stream. `None`: hosts share none.
     fn stream_counts(&self) -> Option<StreamCounts> {
         None
     }
@@ -64,36 +65,36 @@ pub trait Engine: Send + Sync {
 /// What an engine has counted since it began.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct EngineCounts {
-    /// Pushes and orders of other hosts that were dropped because too many waited for their reader.
+    /// Pushes and orders of other hosts that were dropped because too many waited to be read.
     pub dropped: u64,
-    /// What hosts tell each other beside these: messages that were dropped because too many or too large ones waited.
+    /// Other messages between hosts that were dropped because too many or too large ones waited.
     pub dropped_notices: u64,
     /// Pushes and orders that were dropped because too many bytes waited.
     pub dropped_bytes: u64,
-    /// Messages that its client dropped before they came to a queue, as far as it says so.
+    /// Messages that the broker's client dropped before they came to a queue, as far as it reports them.
     pub dropped_early: u64,
-    /// Messages that are none of comet's, by their subject or their headers.
+    /// Messages whose subject or headers are not comet's.
     pub invalid: u64,
-    /// What this host had to tell and did not, because too much waited or there was no connection.
+    /// Messages that this host did not send, because too many waited or there was no connection.
     pub untold: u64,
     /// Times that a connection ended.
     pub disconnects: u64,
 }
 
 impl EngineCounts {
-    /// Messages that were dropped and may have told of rooms. Pushes and orders tell nothing of them: their hosts notice that an answer is
-    /// missing.
+    /// Dropped messages that may have been about rooms. Pushes and orders are not among them: their hosts notice the
+    /// missing answer.
     #[must_use]
     pub fn lost_notices(&self) -> u64 {
         self.dropped_notices + self.dropped_early
     }
 }
 
-/// Where the answer to a push goes, as the broker named it.
+/// Where the answer to a push goes: an address named by the broker.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplyTo(pub Box<str>);
 
-/// Who gets a push.
+/// The receivers of a push.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// The members of a room.
@@ -102,14 +103,14 @@ pub enum Target {
     Keys(Arc<[Box<str>]>),
     /// The sessions of these users.
     Users(Arc<[i64]>),
-    /// Everybody.
+    /// All connections.
     All,
 }
 
 /// A push as hosts publish it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Publication {
-    /// Who gets it.
+    /// Its receivers.
     pub target: Target,
     /// The operation that a connection must accept.
     pub accepts: i32,
@@ -123,11 +124,12 @@ pub struct Publication {
     pub collapse_id: Box<str>,
     /// The body of its frame.
     pub body: Vec<u8>,
-    /// Of [`Target::All`]: it visits connections one after the other. `None`: it goes to all at once.
+    /// For [`Target::All`]: the speed at which it visits connections one after the other. `None`: it goes to all at
+    /// once.
     pub paced: Option<Box<Pace>>,
 }
 
-/// Whom an order concerns.
+/// The connections that an order concerns.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum OrderTarget {
     /// The members of a room.
@@ -136,60 +138,60 @@ pub enum OrderTarget {
     Keys(Vec<String>),
     /// The sessions of these users.
     Users(Vec<i64>),
-    /// Those from an address or a network.
+    /// The connections from an address or a network.
     Network(Box<str>),
 }
 
-/// What becomes of connections.
+/// An action on connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// They are closed.
+    /// Closes them.
     Kick {
         /// A sentence for the clients; empty: none.
         reason: String,
-        /// How long they should wait before they connect again; 0: they are told no time.
+        /// How long they should wait before they connect again; 0: no time is given.
         retry_after_ms: u32,
     },
-    /// They enter or leave rooms.
+    /// Puts them into rooms, or removes them from rooms.
     ChangeRooms {
         /// Which rooms.
         rooms: Vec<String>,
-        /// They are entered.
+        /// Whether the rooms are entered; otherwise they are left.
         is_join: bool,
     },
 }
 
-/// What all hosts are to do with connections. They answer as to a push.
+/// An order to all hosts about connections. They answer as to a push.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Order {
-    /// They close them, or change their rooms.
+    /// Close connections, or change their rooms.
     Change {
         /// Which connections.
         target: OrderTarget,
-        /// What becomes of them.
+        /// The action.
         action: Action,
     },
-    /// They tell something about them.
+    /// Answer a question about connections.
     Tell(Question),
-    /// They end the paced broadcast of this name, wherever it is under way.
+    /// End the paced broadcast of this name, wherever it is under way.
     CancelBroadcast {
         /// Its name.
         name: Arc<str>,
     },
 }
 
-/// What became of a push on one host.
+/// The result of a push on one host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Part {
     /// The host.
     pub host: HostName,
-    /// Its part.
+    /// Its tally.
     pub tally: Tally,
     /// Other hosts that it knows to have members of the room.
     pub hosts: Vec<HostName>,
-    /// There may be more such hosts, which it has not heard of yet.
+    /// Whether there may be more such hosts, unknown to this one.
     pub may_miss_hosts: bool,
-    /// Of [`Order::Tell`]: its answer.
+    /// For [`Order::Tell`]: its answer.
     pub told: Told,
 }
 
@@ -198,58 +200,58 @@ pub struct Part {
 pub struct Clock {
     /// When the message was made.
     pub now: u64,
-    /// Since when the host hears what others say, by its own clock: mostly since it started.
+    /// Since when the host has received what others send, by its own clock: usually since it started.
     pub started: u64,
 }
 
-/// What the engine is to do.
+/// A command to the engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
-    /// Pushes to the room are wanted.
+    /// Subscribes to pushes to the room.
     Subscribe {
         /// The room.
         room: Arc<str>,
     },
-    /// They are not wanted any more.
+    /// Ends the subscription.
     Unsubscribe {
         /// The room.
         room: Arc<str>,
     },
-    /// Pushes to these rooms are wanted, and to no others.
+    /// Subscribes to pushes to these rooms, and to no others.
     SubscribeOnly {
         /// The rooms.
         rooms: Vec<Arc<str>>,
     },
-    /// Pushes to all rooms are wanted.
+    /// Subscribes to pushes to all rooms.
     SubscribeAllRooms,
-    /// Publishes a push. With `call` the hosts are to answer.
+    /// Publishes a push. With `call` the hosts have to answer.
     Publish {
         /// The push.
         publication: Publication,
-        /// What the answers are to name.
+        /// The call that the answers name.
         call: Option<ClusterCallId>,
     },
-    /// Puts a push to a room into the stream that hosts share. All hosts are to answer, this one as well.
+    /// Puts a push to a room into the shared stream. All hosts have to answer, this one included.
     Store {
         /// The push.
         publication: Publication,
-        /// What the answers are to name.
+        /// The call that the answers name.
         call: ClusterCallId,
     },
-    /// Has all hosts carry out an order. With `call` they are to answer.
+    /// Has all hosts carry out an order. With `call` they have to answer.
     PublishOrder {
         /// The order.
         order: Order,
-        /// What the answers are to name.
+        /// The call that the answers name.
         call: Option<ClusterCallId>,
     },
-    /// Tells the hosts with members of the room that this one has some, or that it has none.
+    /// Tells the hosts with members of the room whether this one has some.
     TellInterest {
         /// The room.
         room: Arc<str>,
         /// Whether there are members here.
         has_members: bool,
-        /// They are to say who they are.
+        /// Whether those hosts should answer.
         asks: bool,
     },
     /// Tells one host that this one has members of the room.
@@ -259,45 +261,46 @@ pub enum Command {
         /// The host that asked.
         to: HostName,
     },
-    /// Asks all hosts whether they have members of the room: one with members answers the call by its part, and others say that they have none.
+    /// Asks all hosts whether they have members of the room. A host with members answers the call by its part; others
+    /// answer that they have none.
     AskMembers {
         /// The room.
         room: Arc<str>,
         /// The push to the room.
         call: ClusterCallId,
     },
-    /// Tells the host of a push to a room that this one has no members.
+    /// Answers the host that pushed to a room that this one has no members of it.
     AnswerNoMembers {
         /// Where the answer to the push goes.
         to: ReplyTo,
     },
-    /// Tells the host of a push or an order that this one has not begun it, and will not.
+    /// Answers the host that sent a push or an order that this one has not begun it, and will not.
     Refuse {
         /// Where the answer goes.
         to: ReplyTo,
     },
-    /// Tells all hosts that this one is there.
+    /// Announces this host to all others.
     Announce {
-        /// It answers to pushes of the stream that hosts share.
+        /// Whether it answers to pushes of the shared stream.
         reads_stream: bool,
     },
-    /// Tells all hosts that this one goes.
+    /// Announces to all hosts that this one leaves.
     Leave,
-    /// Tells all hosts the time here, and keys that have an owner here.
+    /// Sends all hosts the time here, and keys that have an owner here.
     TellKeys {
         /// The time here.
         clock: Clock,
-        /// Each with the time at which the owner's token arrived, in milliseconds since 1970.
+        /// The keys, each with the time at which the owner's token arrived, in milliseconds since 1970.
         keys: Vec<(Box<str>, u64)>,
     },
 }
 
-/// What the engine has to tell.
+/// An event of the engine.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
-    /// There is a connection, with all subscriptions.
+    /// It has connected, with all subscriptions.
     Connected,
-    /// There is none any more.
+    /// It has lost its connection.
     Disconnected,
     /// A push of another host, or of another program.
     Push {
@@ -315,12 +318,12 @@ pub enum Event {
     },
     /// Another host has answered a push or an order.
     Answered {
-        /// Which push.
+        /// Which push or order.
         call: ClusterCallId,
         /// Its part.
         part: Part,
     },
-    /// A host wants to know whether this one has members of a room that it pushes to.
+    /// Another host asks whether this one has members of a room that it pushes to.
     MembersAsked {
         /// The room.
         room: Arc<str>,
@@ -341,17 +344,17 @@ pub enum Event {
         /// The host.
         host: HostName,
     },
-    /// Nobody is subscribed to the target of a push.
+    /// No host is subscribed to the target of a push.
     NoResponders {
         /// Which push.
         call: ClusterCallId,
     },
-    /// A push is in the stream that hosts share.
+    /// A push is in the shared stream.
     Stored {
         /// Which push.
         call: ClusterCallId,
     },
-    /// The stream does not take a push.
+    /// The stream refused a push.
     NotStored {
         /// Which push.
         call: ClusterCallId,
@@ -363,28 +366,28 @@ pub enum Event {
         /// Which push.
         call: ClusterCallId,
     },
-    /// A host is there.
+    /// A host announced itself.
     Announced {
         /// Its name.
         host: HostName,
-        /// It answers to pushes of the stream that hosts share.
+        /// Whether it answers to pushes of the shared stream.
         reads_stream: bool,
     },
-    /// A host goes.
+    /// A host leaves.
     Left {
         /// Its name.
         host: HostName,
     },
-    /// A host tells its time, and keys that have an owner there.
+    /// A host sent its time, and keys that have an owner there.
     Keys {
         /// The host.
         host: HostName,
         /// The time there.
         clock: Clock,
-        /// Each with the time at which the owner's token arrived, in milliseconds since 1970.
+        /// The keys, each with the time at which the owner's token arrived, in milliseconds since 1970.
         keys: Vec<(Box<str>, u64)>,
     },
-    /// A host has members of a room, or none any more.
+    /// A host has members of a room, or no longer has any.
     Interest {
         /// The host.
         host: HostName,
@@ -392,29 +395,29 @@ pub enum Event {
         room: Arc<str>,
         /// Whether it has members.
         has_members: bool,
-        /// It wants to know who else has.
+        /// Whether it asks which other hosts have members.
         asks: bool,
     },
 }
 
-/// What an engine has to tell of the stream, in its order.
+/// An event of the stream, in the order of the stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
-    /// It is read so far.
+    /// The place up to which it was read.
     State(StreamPlace),
     /// The next push in it.
     Push(StoredPush),
 }
 
-/// Where a host has read the stream up to.
+/// The place up to which a host has read the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StreamPlace {
-    /// What homes know of it.
+    /// The homes' knowledge of the stream.
     pub state: StreamState,
-    /// The stream had lost its last messages, and this host began anew behind this one; 0: it had not.
+    /// If the stream had lost its last messages, the offset behind which this host began anew; otherwise 0.
     pub cut: u64,
-    /// When the stream got the last push that this host has read, in milliseconds since 1970; 0: that is not known. If another one has
-    /// its sequence, the stream has lost its last messages meanwhile.
+    /// When the stream got the last push that this host has read, in milliseconds since 1970; 0: unknown. If another
+    /// push has its sequence number, the stream has lost its last messages meanwhile.
     pub seen_unix_ms: u64,
 }
 
@@ -447,14 +450,15 @@ pub struct StreamCounts {
     pub read: u64,
     /// Messages that the stream dropped before they were read.
     pub lost: u64,
-    /// Messages in the stream that are not read, now, as far as that is known.
+    /// Messages in the stream that are not read yet, as far as known, now.
     pub waiting: u64,
-    /// What was in the stream when the host began is read, now.
+    /// Whether everything is read that was in the stream when the host began, now.
     pub is_read: bool,
 }
 
 impl Event {
-    /// It makes work for the shards. There may be many at once, and what else hosts tell each other must not wait behind them.
+    /// Whether it makes work for the shards. There may be many such events at once, and other messages between hosts
+    /// must not wait behind them.
     #[must_use]
     pub fn is_push(&self) -> bool {
         matches!(self, Self::Push { .. } | Self::Ordered { .. })

@@ -1,8 +1,9 @@
-//! A live upgrade: another process of this host goes on under its name.
+//! A live upgrade: another process of this host continues under its name.
 //!
-//! The other hosts do not notice it. The new process knows the hosts that the former one knew, and goes on behind its pushes, so that no
-//! late answer meets another push. What hosts told between the two connections nobody has heard. So the
-//! new process says since when it may have missed something, and hosts tell the keys that got an owner since.
+//! The other hosts do not notice it. The new process knows the hosts that the former one knew. It numbers its pushes
+//! after the former one's, so that no late answer is taken for that of another push. Nobody has heard what hosts sent
+//! between the two connections. So the new process announces since when it may have missed something, and hosts repeat
+//! the keys that got an owner since.
 
 use std::sync::Arc;
 
@@ -11,28 +12,28 @@ use comet_core::Millis;
 use super::engine::{HostName, StreamPlace};
 use super::{Cluster, HOST_TIMEOUT_MS};
 
-/// What the process that goes on has to know of the other hosts.
+/// The knowledge about other hosts that the continuing process needs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct ClusterHandOver {
-    /// The latest push that hosts were to answer.
+    /// The number of the latest push that hosts had to answer.
     pub last_call: u64,
-    /// Hosts that are there.
+    /// Hosts that are alive.
     pub hosts: Vec<HostName>,
     /// Hosts that are silent.
     pub silent: Vec<HostName>,
-    /// Whether there are no others.
+    /// Whether these are all hosts.
     pub are_all: bool,
-    /// How far the clock of another host is ahead of the own one, at most.
+    /// The most by which the clock of another host is ahead of this one's.
     pub lead_ms: u64,
-    /// Until when the former process has heard and told all keys, in milliseconds since 1970.
+    /// The time until which the former process has heard and sent all keys, in milliseconds since 1970.
     pub stopped_unix_ms: u64,
-    /// How far the stream that hosts share was begun on the shards. `None`: there is none, or it was not read yet.
+    /// The place up to which the shards have begun the shared stream. `None`: there is none, or it was not read yet.
     pub stream: Option<StreamPlace>,
 }
 
 impl<C> Cluster<C> {
-    /// What another process is to know, which is to read the stream from `stream` on. This one stops to listen at `now`, which is
-    /// `now_unix_ms`.
+    /// The state for another process, which will read the stream from `stream` on. This process stops listening at
+    /// `now`, which is `now_unix_ms`.
     #[must_use]
     pub fn hand_over(
         &self,
@@ -54,7 +55,7 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// Goes on with the name of another process, before there is a connection. These are the rooms with members here.
+    /// Continues under the name of another process, before there is a connection. `rooms` are those with members here.
     pub fn take_over(
         &mut self,
         now: Millis,
@@ -64,10 +65,10 @@ impl<C> Cluster<C> {
         let ClusterHandOver { last_call, hosts, silent, are_all, lead_ms, stopped_unix_ms, stream } =
             handed;
         self.calls.go_on_after(last_call);
-        // The engine reads the stream on.
+        // The engine continues to read the stream.
         self.reads_stream = stream.is_some();
         self.hosts.take_over(now, (hosts, silent), self.reads_stream);
-        // The former process stays connected for about as long.
+        // The former process stays connected for about this long.
         self.goes_on_until = are_all.then(|| now.after(HOST_TIMEOUT_MS));
         if let Some(sessions) = &mut self.sessions {
             sessions.take_over(now, lead_ms, stopped_unix_ms);

@@ -1,4 +1,4 @@
-//! The other hosts that are there, and those that are silent.
+//! The other hosts: those that are alive, and those that are silent.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,30 +11,30 @@ use super::{HOST_FORGOTTEN_MS, HOST_TIMEOUT_MS, HOSTS_MAX};
 /// A host that announces itself.
 struct Seen {
     at: Millis,
-    /// It has announced itself in the present connection of this host.
+    /// Whether it has announced itself during the present connection of this host.
     in_connection: bool,
-    /// It answers to pushes of the stream that hosts share.
+    /// Whether it answers to pushes of the shared stream.
     reads_stream: bool,
 }
 
-/// What an announcement of a host is to this one.
+/// The meaning of a host's announcement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Noted {
-    /// The host was not known, or was taken for dead.
+    /// The host was not known, or was considered dead.
     IsNew,
     /// It was known before this host connected, and may have been without a connection since.
     IsBack,
     Again,
 }
 
-/// Other hosts, and when each announced itself last.
+/// The other hosts, and the time of each one's last announcement.
 #[derive(Default)]
 pub(super) struct Hosts {
     seen: BTreeMap<HostName, Seen>,
-    /// Hosts that did not say that they go, and are silent, with the time at which each is forgotten. They may have died, or the
-    /// connection of one side is dead: so pushes name them, and wait for none.
+    /// Hosts that are silent without having announced their leave, with the time at which each is forgotten. They may
+    /// have died, or the connection of one side is dead. So pushes name them, but do not wait for them.
     silent: BTreeMap<HostName, Millis>,
-    /// The names of those that are there, for calls that any of them may answer. `None`: to be made anew.
+    /// The names of the live hosts, for calls that any of them may answer. `None`: must be rebuilt.
     shared: Option<Arc<[HostName]>>,
 }
 
@@ -47,29 +47,29 @@ impl Hosts {
         self.seen.keys()
     }
 
-    /// Those that answer to pushes of the stream, or those that do not.
+    /// The hosts that answer to pushes of the stream, or those that do not.
     pub(super) fn names_by_stream(&self, reads_stream: bool) -> impl Iterator<Item = &HostName> {
         let seen = self.seen.iter().filter(move |(_, seen)| seen.reads_stream == reads_stream);
         seen.map(|(host, _)| host)
     }
 
-    /// Hosts that did not say that they go, and that nobody waits for.
+    /// Silent hosts, which are not waited for.
     pub(super) fn silent_names(&self) -> impl Iterator<Item = &HostName> {
         self.silent.keys()
     }
 
-    /// All names, of which calls under way hold one copy.
+    /// All names. Calls under way share one copy.
     pub(super) fn shared_names(&mut self) -> Arc<[HostName]> {
         let Self { seen, shared, .. } = self;
         Arc::clone(shared.get_or_insert_with(|| seen.keys().cloned().collect()))
     }
 
-    /// When one announced itself last.
+    /// The time of the latest announcement of any host.
     pub(super) fn heard(&self) -> Option<Millis> {
         self.seen.values().map(|seen| seen.at).max()
     }
 
-    /// A host has announced itself. Beyond [`HOSTS_MAX`] none is new.
+    /// Notes the announcement of a host. Beyond [`HOSTS_MAX`] new hosts are ignored.
     pub(super) fn note(&mut self, host: HostName, reads_stream: bool, now: Millis) -> Noted {
         if self.seen.len() >= HOSTS_MAX && !self.knows(&host) {
             return Noted::Again;
@@ -85,8 +85,8 @@ impl Hosts {
         }
     }
 
-    /// Knows what another process of this host knew. Nothing was heard of them in the present connection. With `reads_stream` they are
-    /// taken for hosts that answer to pushes of the stream, until they say what they do.
+    /// Takes over the hosts that another process of this host knew. They were not heard yet in the present connection.
+    /// With `reads_stream` they count as hosts that answer to pushes of the stream, until they announce otherwise.
     pub(super) fn take_over(
         &mut self,
         now: Millis,
@@ -104,7 +104,7 @@ impl Hosts {
         self.seen.contains_key(host)
     }
 
-    /// This host has a connection again, and could not hear the others until `now`.
+    /// Notes that this host has a connection again, and could not hear the others until `now`.
     pub(super) fn renew(&mut self, now: Millis) {
         for seen in self.seen.values_mut() {
             (seen.at, seen.in_connection) = (now, false);
@@ -112,7 +112,8 @@ impl Hosts {
         self.silent.values_mut().for_each(|until| *until = now.after(HOST_FORGOTTEN_MS));
     }
 
-    /// This host was stopped for so long until `now`. That counts as no silence of the others.
+    /// Notes that this host was stopped for `stopped_ms` until `now`. That time does not count as silence of the
+    /// others.
     pub(super) fn leave_out(&mut self, stopped_ms: u64, now: Millis) {
         for seen in self.seen.values_mut() {
             seen.at = seen.at.after(stopped_ms).min(now);
@@ -120,14 +121,15 @@ impl Hosts {
         self.silent.values_mut().for_each(|until| *until = until.after(stopped_ms));
     }
 
-    /// The host says that it goes.
+    /// Removes a host that announced its leave.
     pub(super) fn remove(&mut self, host: &HostName) {
         self.seen.remove(host);
         self.silent.remove(host);
         self.shared = None;
     }
 
-    /// Waits no longer for those that were silent for too long, and returns them. Forgets those that were so for even longer.
+    /// Moves hosts that were silent for too long out of the live ones, and returns them. Forgets those that were silent
+    /// for even longer.
     pub(super) fn expire(&mut self, now: Millis) -> Vec<HostName> {
         self.silent.retain(|_, until| *until > now);
         let is_silent = |seen: &Seen| seen.at.after(HOST_TIMEOUT_MS) <= now;

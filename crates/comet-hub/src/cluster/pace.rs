@@ -3,12 +3,12 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-/// The speed of a paced broadcast, and what all hosts call it.
+/// The speed of a paced broadcast, and its name on all hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Pace {
-    /// Connections a second, of all hosts.
+    /// Connections a second, over all hosts.
     pub speed: NonZeroU32,
-    /// Connections of all hosts. `None`: that is not known, and each host goes at the whole speed.
+    /// Connections on all hosts. `None`: unknown; then each host uses the whole speed.
     pub connections: Option<u64>,
     /// Its name, by which it is cancelled on all hosts. `None`: each host has a broadcast of its own.
     pub name: Option<Arc<str>>,
@@ -18,12 +18,12 @@ impl Pace {
     /// The longest name, bytes.
     pub const NAME_MAX: usize = 512;
 
-    /// Connections a second of a host with so many of the connections: its share, so that all hosts end at about the same time. At
-    /// least 1, and never more than the whole.
+    /// Connections a second of a host that has `live` of the connections: its share, so that all hosts end at about the
+    /// same time. At least 1, and never more than the whole.
     #[must_use]
     pub fn share(&self, live: u64) -> NonZeroU32 {
         let Some(connections) = self.connections else { return self.speed };
-        // This host may have more by now than were counted on all.
+        // This host may have more connections than were counted on all hosts.
         let connections = u128::from(connections.max(live).max(1));
         let share = u128::from(self.speed.get()) * u128::from(live) / connections;
         let share = u32::try_from(share).expect("a share is no more than the whole");
@@ -48,11 +48,11 @@ mod tests {
         };
         check(100, Some(40), 10, 25);
         check(100, Some(40), 30, 75);
-        // A host without connections, and one with few, takes part.
+        // A host with no or few connections takes part too.
         check(100, Some(40), 0, 1);
         check(100, Some(1_000), 1, 1);
         check(100, Some(0), 0, 1);
-        // It was not counted, or has more by now.
+        // It was not counted, or has gained connections since.
         check(100, Some(40), 50, 100);
         check(100, Some(0), 3, 100);
         check(100, None, 7, 100);

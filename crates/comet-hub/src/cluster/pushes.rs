@@ -1,8 +1,8 @@
 //! Pushes of this host's callers and of other hosts.
 //!
-//! A push to a room waits for the hosts with members. A host that has asked long enough ago knows them. Else the first answer of one that
-//! does tells them. Where nobody does, all hosts are asked whether they have members: then each known host answers in one way or the
-//! other, or is named in the outcome.
+//! A push to a room waits for the hosts with members. A host that asked long enough ago knows them. Otherwise the first
+//! answer of a host that knows them names them. If there is none, all hosts are asked whether they have members: then
+//! each known host answers in one way or the other, or is named in the outcome.
 
 use std::sync::Arc;
 
@@ -14,7 +14,8 @@ use super::question::Told;
 use super::{Cluster, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
-    /// Publishes a push of this host's callers. The outcome is ready at once if no host is to answer, or there is no connection.
+    /// Publishes a push of this host's callers. The outcome is ready at once if no host has to answer, or there is no
+    /// connection.
     pub fn begin(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
@@ -29,7 +30,8 @@ impl<C> Cluster<C> {
                 peers if !peers.is_empty() && self.is_known(now, room) => {
                     Expected::Members(peers.to_vec(), self.hosts.shared_names())
                 }
-                // Nobody else has members, or has said so: the first answer tells, or the engine.
+                // No known host has members, or none has announced it. The first answer shows which have, or the engine
+                // reports that nobody is subscribed.
                 _ => Expected::AnyOf(self.hosts.shared_names()),
             },
             _ => Expected::Hosts(self.hosts.names().cloned().collect()),
@@ -43,18 +45,18 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// No host may have members of a room without having told.
+    /// Whether every host with members of a room has had time to announce it.
     fn is_settled(&self, now: Millis) -> bool {
         self.settled_at <= now && self.retell_at.is_none()
     }
 
-    /// Which hosts have members of the room is known.
+    /// Whether it is known which hosts have members of the room.
     pub(super) fn is_known(&self, now: Millis, room: &str) -> bool {
         let asked = self.rooms.asked(room);
         self.is_settled(now) && asked.is_some_and(|asked| asked.after(SETTLE_MS) <= now)
     }
 
-    /// Has the other hosts carry out an order of this host's callers, as [`Cluster::begin`] does with a push to everybody.
+    /// Has the other hosts carry out an order of this host's callers, as [`Cluster::begin`] does with a push to all.
     pub fn order(&mut self, (now, limit_ms): (Millis, u64), order: Order, caller: C) {
         let Some(caller) = self.ensure_connected(now, caller) else { return };
         self.counts.published += 1;
@@ -64,7 +66,7 @@ impl<C> Cluster<C> {
         self.commands.push_back(Command::PublishOrder { order, call });
     }
 
-    /// Ends the call at once, for want of a connection. Or returns its caller.
+    /// Ends the call at once if there is no connection. Otherwise returns its caller.
     fn ensure_connected(&mut self, now: Millis, caller: C) -> Option<C> {
         self.notice_stall(now);
         if self.is_connected {
@@ -73,21 +75,21 @@ impl<C> Cluster<C> {
         self.counts.not_published += 1;
         let mut hosts: Vec<HostName> = self.other_hosts().cloned().collect();
         if hosts.is_empty() {
-            // There may be others. Nobody has said so, for want of a connection.
+            // Other hosts may exist without being known, for lack of a connection.
             hosts.push(UNKNOWN_HOSTS.into());
         }
         self.calls.end_unanswered(caller, hosts);
         None
     }
 
-    /// Hosts that are named if they do not answer, and that no call waits for.
+    /// Hosts that are named if they do not answer, but are not waited for.
     pub(super) fn not_waited_for(&self, now: Millis) -> Vec<HostName> {
-        // Those that are there may not have had the time to say so.
+        // Live hosts may not have had time to announce themselves.
         let unknown = (now < self.introduced_at).then(|| HostName::from(UNKNOWN_HOSTS));
         unknown.into_iter().chain(self.hosts.silent_names().cloned()).collect()
     }
 
-    /// The engine has not taken the command to publish this push.
+    /// Notes that the engine refused the command to publish this push.
     pub fn not_published(&mut self, call: Option<ClusterCallId>) {
         self.counts.not_published += 1;
         if let Some(call) = call {
@@ -95,13 +97,13 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// A push of another host was taken from the queue. It is begun, or refused.
+    /// Notes that a push of another host was taken from the queue, to be begun or refused.
     pub fn note_received(&mut self, reply: Option<&ReplyTo>) {
         self.counts.received += 1;
         self.under_way.extend(reply.cloned());
     }
 
-    /// A push of another host that was received is refused here. Its caller learns that this host has not answered.
+    /// Notes that a received push of another host is refused here. Its caller learns that this host has not answered.
     pub fn note_refused(&mut self, reply: Option<&ReplyTo>) {
         self.counts.refused += 1;
         if let Some(reply) = reply {
@@ -116,14 +118,16 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// The cores did not report in time what became of a push of another host. Its caller learns that this host has not answered.
+    /// Notes that the cores did not report a push of another host in time. Its caller learns that this host has not
+    /// answered.
     pub fn note_unreported(&mut self, reply: Option<&ReplyTo>) {
         self.counts.unreported += 1;
         reply.map(|reply| self.under_way.remove(reply));
     }
 
-    /// Notices that were lost here so far: [`EngineCounts::lost_notices`](super::EngineCounts::lost_notices). Others are asked again who
-    /// has members of rooms, after a pause that is longer each time, until a minute is quiet.
+    /// Notes the number of notices lost here so far: [`EngineCounts::lost_notices`](super::EngineCounts::lost_notices).
+    /// Other hosts are asked again which of them have members of rooms, after a pause that grows each time, until there
+    /// was no loss for a minute.
     pub fn note_lost(&mut self, now: Millis, lost: u64) {
         let Self { losses, rooms, retell_at, jitter, .. } = self;
         if losses.note(now, lost, rooms.tells_all()) {
@@ -131,12 +135,12 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// The part of this host in a push of another one, for its answer.
+    /// The answer of this host to a push of another one.
     #[must_use]
     pub fn part(&mut self, now: Millis, target: &Target, tally: Tally, reply: &ReplyTo) -> Part {
         self.under_way.remove(reply);
         let (hosts, may_miss_hosts) = match target {
-            // Also without subscriptions of its own: hosts with them may have members.
+            // This holds even for a host that subscribes to all rooms: other hosts may still have members.
             Target::Room(room) => (self.rooms.peers(room).to_vec(), !self.is_known(now, room)),
             _ => (Vec::new(), false),
         };

@@ -1,11 +1,11 @@
-//! What a host asks all hosts, and what each tells of itself.
+//! The questions of a host to all hosts, and the answer of each.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::host_name::HostName;
 
-/// What all hosts are asked about their connections.
+/// A question to all hosts about their connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Question {
     /// How many clients there are, how many members in each of these rooms, and how many addresses the clients come from.
@@ -15,20 +15,20 @@ pub enum Question {
     },
     /// Rooms with members, in the order of their names.
     Rooms {
-        /// Only those whose names begin so.
+        /// Only rooms whose names begin with this.
         prefix: String,
-        /// Only those whose names come after this one; empty: all.
+        /// Only rooms whose names come after this one; empty: all.
         after: String,
-        /// So many at most.
+        /// At most this many.
         limit: u32,
     },
     /// The members of a room, in the order of their hosts, and by age within a host.
     Members {
         /// The room.
         room: String,
-        /// Where the page before has ended.
+        /// Where the previous page ended.
         after: Option<MembersCursor>,
-        /// So many at most.
+        /// At most this many.
         limit: u32,
     },
 }
@@ -42,13 +42,14 @@ pub struct MembersCursor {
     pub place: Box<str>,
 }
 
-/// What a host tells of itself.
+/// The answer of one host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Told {
-    /// Of [`Question::Counts`]: clients, members of each room in their order, addresses. Of [`Question::Members`]: all members. Of a
-    /// paced broadcast: connections that it is going to visit. Counts of several hosts are summed, each at its place.
+    /// For [`Question::Counts`]: clients, members of each room in their order, addresses. For [`Question::Members`]:
+    /// all members. For a paced broadcast: connections that it is going to visit. Counts of several hosts are added
+    /// index by index.
     pub counts: Vec<u64>,
-    /// A page of what was asked for.
+    /// The requested page.
     pub page: Option<Page>,
 }
 
@@ -76,19 +77,19 @@ pub enum Page {
     Rooms {
         /// Names, and how many members each has on the host.
         rooms: Vec<(Arc<str>, u64)>,
-        /// The host has more.
+        /// Whether the host has more.
         is_cut: bool,
     },
     /// In the order of the host's list.
     Members {
         /// The members.
         members: Vec<HostMember>,
-        /// The host has more.
+        /// Whether the host has more.
         is_cut: bool,
     },
 }
 
-/// A member of a room, as its host tells of it.
+/// A member of a room, as described by its host.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct HostMember {
     /// Its place in the list of its host.
@@ -104,11 +105,12 @@ pub struct HostMember {
 /// The pages that hosts gave for one question, with the names of the hosts.
 pub type Pages = Vec<(HostName, Page)>;
 
-/// One page of rooms from the pages of all hosts: at most `limit` rooms, with the sums of their members. `true`: there are more.
+/// Merges the pages of all hosts into one page of rooms: at most `limit` rooms, with the sums of their members. `true`:
+/// there are more.
 #[must_use]
 pub fn merge_rooms(pages: Pages, limit: usize) -> (Vec<(Arc<str>, u64)>, bool) {
     let mut sums: BTreeMap<Arc<str>, u64> = BTreeMap::new();
-    // A host whose page was cut may have members of any room behind its last one.
+    // A host whose page was cut may have members of any room after its last one.
     let mut known_up_to: Option<Arc<str>> = None;
     let mut has_more = false;
     for (_, page) in pages {
@@ -131,7 +133,8 @@ pub fn merge_rooms(pages: Pages, limit: usize) -> (Vec<(Arc<str>, u64)>, bool) {
     (rooms, has_more)
 }
 
-/// One page of members from the pages of all hosts: at most `limit`, each with its host. A cursor is returned where there are more.
+/// Merges the pages of all hosts into one page of members: at most `limit`, each with its host. Returns a cursor if
+/// there are more.
 #[must_use]
 pub fn merge_members(
     mut pages: Pages,
@@ -145,7 +148,7 @@ pub fn merge_members(
         has_more |= members.len() > limit - merged.len();
         let room = limit - merged.len();
         merged.extend(members.into_iter().take(room).map(|member| (Arc::clone(&host), member)));
-        // What comes behind is not known, so the page ends here.
+        // The members that follow are unknown, so the page ends here.
         if is_cut || has_more {
             has_more = true;
             break;
@@ -193,7 +196,7 @@ mod tests {
             false,
         );
         check(vec![a(), rooms("b", &[("q", 4)], false)], 2, &[("p", 1), ("q", 4)], true);
-        // b may have members of r.
+        // b may have members of r too.
         check(vec![a(), rooms("b", &[("q", 4)], true)], 9, &[("p", 1), ("q", 4)], true);
         check(Vec::new(), 9, &[], false);
     }
@@ -212,7 +215,7 @@ mod tests {
         check(both(), 3, &["a/k1", "a/k2", "b/k3"], None);
         check(both(), 2, &["a/k1", "a/k2"], Some(("a", "k2")));
         check(both(), 1, &["a/k1"], Some(("a", "k1")));
-        // a has more, which come before those of b.
+        // a has more members, which come before those of b.
         let cut = vec![members("b", &["k3"], false), members("a", &["k1"], true)];
         check(cut, 9, &["a/k1"], Some(("a", "k1")));
     }

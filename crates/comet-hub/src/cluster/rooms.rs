@@ -1,7 +1,9 @@
-//! Rooms with members on this host, the other hosts that have some, and which of the rooms others are still to be told of.
+//! Rooms with members on this host, the other hosts that have members of them, and the rooms not yet announced to
+//! others.
 //!
-//! All rooms are told by a walk in the order of their names, which keeps its place and no list. A walk that is wanted again while one is
-//! under way comes round to its present place. So the last rooms are told, however often hosts come or messages are lost.
+//! All rooms are announced by a walk in the order of their names, which stores its place and no list. If a walk is
+//! wanted again while one is under way, the walk continues from the start up to its present place. So the last rooms
+//! are reached, however often hosts appear or messages are lost.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -14,24 +16,24 @@ use super::engine::HostName;
 struct Room {
     /// Other hosts with members.
     peers: Vec<HostName>,
-    /// When others were asked who has members. `None`: they are to be asked, because one did not answer.
+    /// When other hosts were asked which have members. `None`: they must be asked, because one did not answer.
     asked: Option<Asked>,
 }
 
 struct Asked {
     at: Millis,
-    /// One before the present round counts for nothing: a host may have missed it.
+    /// The round of the question. A question before the present round does not count: a host may have missed it.
     round: u64,
 }
 
-/// All rooms are told, a slice at a time.
+/// A walk that announces all rooms, a slice at a time.
 #[derive(Default)]
 struct Walk {
-    /// The latest room. `None`: it begins.
+    /// The latest room. `None`: the walk is at its beginning.
     at: Option<Arc<str>>,
-    /// The first room follows the last one.
+    /// Whether the walk continues with the first room after the last one.
     comes_round: bool,
-    /// The last room, once it has come round. `None`: that with the last name.
+    /// The room at which it ends, once it has continued from the first one. `None`: it ends with the last name.
     end: Option<Arc<str>>,
 }
 
@@ -39,10 +41,10 @@ struct Walk {
 pub(super) struct Rooms {
     /// Rooms with members here, in an order that each run of a simulation repeats.
     rooms: BTreeMap<Arc<str>, Room>,
-    /// Counts the times that all rooms were to be told.
+    /// Number of times that announcing all rooms was requested.
     round: u64,
     walk: Option<Walk>,
-    /// Rooms of these that are to be told beside the walk. `true`: others are asked as well.
+    /// Rooms to be announced apart from the walk. `true`: others are asked as well.
     untold: BTreeMap<Arc<str>, bool>,
 }
 
@@ -55,7 +57,7 @@ impl Rooms {
         self.rooms.keys()
     }
 
-    /// `true`: there were no members. Others are not told yet.
+    /// Adds a room. `true`: it had no members before. Others are not told here.
     pub(super) fn insert(&mut self, room: &Arc<str>) -> bool {
         if self.has(room) {
             return false;
@@ -64,36 +66,36 @@ impl Rooms {
         true
     }
 
-    /// `true`: there were members.
+    /// Removes a room. `true`: it had members.
     pub(super) fn remove(&mut self, room: &str) -> bool {
         self.untold.remove(room);
         self.rooms.remove(room).is_some()
     }
 
-    /// Whether there are members here.
+    /// Whether the room has members here.
     pub(super) fn has(&self, room: &str) -> bool {
         self.rooms.contains_key(room)
     }
 
-    /// Other hosts that have told that they have members; none if there are no members here.
+    /// Other hosts that announced that they have members; empty if there are no members here.
     pub(super) fn peers(&self, room: &str) -> &[HostName] {
         self.rooms.get(room).map(|room| room.peers.as_slice()).unwrap_or_default()
     }
 
-    /// When others were asked who has members. `None`: they were not, or one of them may not have heard it.
+    /// When others were asked which have members. `None`: they were not, or one may have missed the question.
     pub(super) fn asked(&self, room: &str) -> Option<Millis> {
         let asked = self.rooms.get(room)?.asked.as_ref();
         asked.filter(|asked| asked.round == self.round).map(|asked| asked.at)
     }
 
-    /// Others are asked who has members.
+    /// Notes that others are asked which have members.
     pub(super) fn note_asked(&mut self, now: Millis, room: &str) {
         if let Some(room) = self.rooms.get_mut(room) {
             room.asked = Some(Asked { at: now, round: self.round });
         }
     }
 
-    /// `host` has members. `false`: there are none here.
+    /// Notes that `host` has members. `false`: there are none here.
     pub(super) fn add_peer(&mut self, room: &str, host: &HostName) -> bool {
         let Some(Room { peers, .. }) = self.rooms.get_mut(room) else { return false };
         if !peers.contains(host) {
@@ -102,14 +104,14 @@ impl Rooms {
         true
     }
 
-    /// `host` says that it has none any more.
+    /// Notes that `host` no longer has members.
     pub(super) fn remove_peer(&mut self, room: &str, host: &HostName) {
         if let Some(Room { peers, .. }) = self.rooms.get_mut(room) {
             peers.retain(|peer| peer != host);
         }
     }
 
-    /// `host` did not answer, so it may have none any more. Others are asked again.
+    /// Notes that `host` did not answer, so it may no longer have members. Others are asked again.
     pub(super) fn doubt_peer(&mut self, room: &Arc<str>, host: &HostName) {
         let Some(Room { peers, .. }) = self.rooms.get_mut(room) else { return };
         if let Some(at) = peers.iter().position(|peer| peer == host) {
@@ -118,7 +120,7 @@ impl Rooms {
         }
     }
 
-    /// Who else has members is not known any more.
+    /// Forgets which other hosts have members.
     pub(super) fn forget_peers(&mut self) {
         self.rooms.values_mut().for_each(|room| room.peers.clear());
     }
@@ -129,7 +131,7 @@ impl Rooms {
         }
     }
 
-    /// Others are to be told of a room, and asked for theirs if it `asks`, once more.
+    /// Has a room announced once more; with `asks` others are also asked for theirs.
     pub(super) fn tell_again(&mut self, room: &Arc<str>, asks: bool) {
         let Some(known) = self.rooms.get_mut(room) else { return };
         if asks {
@@ -138,7 +140,7 @@ impl Rooms {
         *self.untold.entry(Arc::clone(room)).or_default() |= asks;
     }
 
-    /// Others are to be told of all rooms, and asked for theirs. Until a room is told, nobody has been asked.
+    /// Has all rooms announced, and asks others for theirs. A room counts as not asked until it is announced.
     pub(super) fn tell_all(&mut self) {
         self.round += 1;
         self.untold.clear();
@@ -152,19 +154,19 @@ impl Rooms {
         self.walk.is_some()
     }
 
-    /// Whether there are rooms to be told.
+    /// Whether there are rooms to announce.
     pub(super) fn tells(&self) -> bool {
         self.tells_all() || !self.untold.is_empty()
     }
 
-    /// Rooms that others are told of now, and whether they are asked. It looks at so many.
+    /// The next rooms to announce, and whether others are asked about each. Looks at `looks` rooms at most.
     pub(super) fn take_slice(&mut self, now: Millis, looks: usize) -> Vec<(Arc<str>, bool)> {
         let mut slice = Vec::new();
         for _ in 0..looks {
             let (room, asks) = match self.untold.pop_first() {
                 Some(untold) => untold,
                 None => match self.walk_on() {
-                    // It was told for another reason since the walk was wanted.
+                    // The room was announced for another reason since the walk was requested.
                     Some(room) if self.asked(&room).is_some() => continue,
                     Some(room) => (room, true),
                     None => break,
@@ -223,7 +225,7 @@ mod tests {
         rooms.tell_all();
         assert_eq!(rooms.asked("r0"), None, "who came since was not asked");
         assert_eq!(slice(&mut rooms, 4), ["r2", "r3", "r4", "r0"]);
-        // That room has gone, and so has the first one.
+        // Both that room and the first one are gone.
         assert!(["r0", "r1"].into_iter().all(|room| rooms.remove(room)));
         rooms.tell_all();
         assert_eq!(slice(&mut rooms, 9), ["r2", "r3", "r4"]);

@@ -1,4 +1,4 @@
-//! One session a key: two hosts with clocks of their own, and a broker that may be cut.
+//! One owner for each key on all hosts: two hosts with clocks of their own, and a broker that may be cut off.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::*;
 /// A host with one shard. Its home is a map.
 struct Host {
     name: &'static str,
-    /// Its clock at the begin.
+    /// Its clock at the beginning.
     unix_ms: u64,
     cluster: Cluster<()>,
     is_connected: bool,
@@ -18,15 +18,15 @@ struct Host {
 struct World {
     now: u64,
     hosts: Vec<Host>,
-    /// Keys that the first host listed, a slice each.
+    /// The number of keys in each slice that the first host listed.
     slices: Vec<usize>,
 }
 
-/// Keys of a slice.
+/// Keys in a slice.
 const SLICE: usize = 100;
 
 impl World {
-    /// Hosts whose clocks are ahead by so much.
+    /// Hosts whose clocks are ahead by these times.
     fn new(ahead: &[(&'static str, u64)]) -> Self {
         let hosts = ahead.iter().map(|&(name, ahead_ms)| Host {
             name,
@@ -48,7 +48,7 @@ impl World {
         self.hosts[host].cluster.handle_event(Millis(self.now), event);
     }
 
-    /// Until so much later, in steps of 10 ms.
+    /// Lets `millis` pass, in steps of 10 ms.
     fn pass(&mut self, millis: u64) {
         let end = self.now + millis;
         while self.now < end {
@@ -111,7 +111,7 @@ impl World {
         moved
     }
 
-    /// Another process goes on for the host. It has no connection yet.
+    /// Another process takes over the host. It has no connection yet.
     fn upgrade(&mut self, host: usize) {
         let host = &mut self.hosts[host];
         let handed = host.cluster.hand_over(Millis(self.now), host.unix_ms + self.now, None);
@@ -176,7 +176,7 @@ fn hosts_that_were_apart_end_up_with_the_younger_connection() {
         world.pass(3_000);
         assert_eq!(world.owners("older on b"), ["a"], "{away:?}");
         assert_eq!(world.owners("older on a"), ["b"], "{away:?}");
-        // Only what is young is told again: the key of before is not.
+        // Only young keys are sent again; the key from before is not.
         assert_eq!(world.owners("before"), ["a"]);
         assert!(world.hosts[0].cluster.counts().keys_told <= told + 4, "{away:?}");
     }
@@ -200,7 +200,7 @@ fn keys_are_listed_slice_by_slice() {
     }
     world.pass(100);
     assert_eq!(longest, 1, "no two slices at once");
-    // The first host lists again once it hears that the other one is back, so some are told twice.
+    // The first host lists again once it hears that the other one is back, so some keys are sent twice.
     let heard = world.hosts[1].cluster.counts().keys_heard;
     assert!((950..=2 * 950).contains(&heard), "{heard}");
 }
@@ -223,7 +223,7 @@ fn keys_that_find_no_room_are_listed_later() {
     assert_eq!(cluster.poll_key_listing(), Some(listing));
 }
 
-/// Nobody of the host listens between the two processes, and it is too short for a silence.
+/// Neither process of the host listens in between, for too short a time to count as silence.
 #[test]
 fn keys_that_were_told_in_an_upgrade_are_told_again() {
     let mut world = World::new(&[("a", 0), ("b", 500)]);
@@ -232,7 +232,7 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
     world.pass(100);
     world.upgrade(0);
     world.pass(100);
-    // One is younger there, the other here.
+    // One key is younger there, the other here.
     world.connect(1, "k");
     world.pass(100);
     world.connect(0, "l");
@@ -251,7 +251,7 @@ fn keys_of_an_outage_are_told_although_an_upgrade_follows() {
         world.connect(0, "k");
         world.connect(1, "l");
         world.pass(5_000);
-        // A host that is new to another one is told what is younger than its process. These keys are older.
+        // A new process of a host is sent the keys that are younger than it. These keys are older.
         world.upgrade(1);
         world.pass(100);
         world.set_connected(1, true);

@@ -1,14 +1,15 @@
-//! One session a key on all hosts.
+//! One owner for each key over all hosts.
 //!
-//! Each host tells the others which given keys get an owner, and when the owner's token arrived. Who holds an older connection
-//! with the key ends it; who holds a younger one says so. Times are compared to the millisecond, and names of hosts
-//! within one, so both hosts come to the same end.
+//! Each host sends the others the keys named by logic that get an owner, and the time at which the owner's token
+//! arrived. A host with an older connection of the key ends it; a host with a younger one replies with its own. Times
+//! are compared to the millisecond, and within one millisecond the names of the hosts, so both hosts reach the same
+//! decision.
 //!
-//! Clocks of hosts differ. Each message has the time of its host, and who is behind adds the difference to its own times.
-//! So a client that moves to a host with a late clock still counts as younger there.
+//! Clocks of hosts differ. Each message has the time of its host, and a host whose clock is behind adds the difference
+//! to its own times. So a client that moves to a host with a late clock still counts as younger there.
 //!
-//! What was told while a host did not hear it is told again: the keys that got their owner since. Of two connections with
-//! one key, at least one is that young.
+//! What a host missed is sent again: the keys that got their owner in that time. Of two connections with one key, at
+//! least one is that young.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -22,17 +23,17 @@ pub type HeldKey = (Box<str>, Millis);
 
 /// Keys in one message.
 const KEYS_AT_ONCE: usize = 512;
-/// Longest time for which a key waits for others, milliseconds.
+/// Longest time for which a key waits to be sent together with others, milliseconds.
 const GATHER_MS: u64 = 10;
-/// Keys that wait to be told. Those beyond are listed again later.
+/// Most keys that wait to be sent. Further keys are listed again later.
 const KEYS_WAITING_MAX: usize = 16_384;
-/// A host of which nothing was heard for so long may have missed something.
+/// A host that was not heard for this long may have missed something.
 const SILENCE_MS: u64 = 2 * HOST_ANNOUNCE_MS;
-/// What a host was told so long before it was not heard any more may not have reached it.
+/// Messages sent this long before a host was last heard may not have reached it.
 const MARGIN_MS: u64 = 2_000;
-/// A shard that has not answered is asked again.
+/// A shard that has not answered for this long is asked again.
 const SLICE_TIMEOUT_MS: u64 = 5_000;
-/// Most that clocks of hosts may differ.
+/// Most by which clocks of hosts may differ.
 const LEAD_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// Keys that connections of another host hold: see [`comet_core::Message::HeldElsewhere`].
@@ -40,18 +41,18 @@ const LEAD_MAX_MS: u64 = 24 * 60 * 60 * 1_000;
 pub struct HeldElsewhere {
     /// The keys.
     pub keys: Vec<HeldKey>,
-    /// The other host is preferred where both are of one millisecond.
+    /// Whether the other host wins if both times are the same millisecond.
     pub wins_ties: bool,
 }
 
-/// A shard is to list keys: see [`comet_core::Message::ListKeys`].
+/// A request to a shard to list keys: see [`comet_core::Message::ListKeys`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyListing {
     /// Which shard.
     pub shard: ShardId,
-    /// From when on they are listed.
+    /// The time from which on keys are listed.
     pub since: Millis,
-    /// From which table on.
+    /// The table to begin with.
     pub table: u32,
 }
 
@@ -60,7 +61,7 @@ struct Peer {
     started: u64,
 }
 
-/// All shards list their keys one after another, a slice at a time.
+/// A walk in which all shards list their keys one after another, a slice at a time.
 struct Walk {
     at: KeyListing,
     /// When the shard is to be asked, or asked again.
@@ -70,17 +71,17 @@ struct Walk {
 
 pub(super) struct Sessions {
     shards: u16,
-    /// The own clock at [`Millis`] 0.
+    /// This host's clock at [`Millis`] 0.
     started: u64,
-    /// Since when this host hears what others say, by the own clock. It is in the place of `started` for others.
+    /// Since when this host receives what others send, by its own clock. Others see it as the start of this host.
     listens_since: u64,
-    /// How far the clock of another host is ahead of the own one, at most.
+    /// The most by which the clock of another host is ahead of this one's.
     lead_ms: u64,
     peers: BTreeMap<HostName, Peer>,
     waiting: Vec<HeldKey>,
     waiting_until: Option<Millis>,
     walk: Option<Walk>,
-    /// Keys since then are to be listed after the present walk.
+    /// Keys since this time must be listed after the present walk.
     walk_again: Option<Millis>,
     disconnected_at: Option<Millis>,
     listings: VecDeque<KeyListing>,
@@ -113,8 +114,8 @@ impl Sessions {
         self.lead_ms
     }
 
-    /// From when on another process of this host has to hear and to tell keys, in milliseconds since 1970: what this one has not heard
-    /// or not told, and what comes after `now_unix_ms`.
+    /// The time from which on another process of this host must receive and send keys, in milliseconds since 1970. It
+    /// covers the keys that this process missed or did not send, and those after `now_unix_ms`.
     pub(super) fn complete_until(&self, now_unix_ms: u64) -> u64 {
         let walk = self.walk.as_ref().map(|walk| walk.at.since);
         let waiting = self.waiting.iter().map(|(_, at)| *at);
@@ -123,8 +124,8 @@ impl Sessions {
         first.map_or(now_unix_ms, |first| now_unix_ms.min(self.started.saturating_add(first.0)))
     }
 
-    /// Goes on for another process of this host, which has heard and told all keys until `stopped_unix_ms`. Others take this one for a
-    /// new host for that time, and tell it the keys that got an owner since.
+    /// Continues for another process of this host, which has received and sent all keys until `stopped_unix_ms`. Others
+    /// treat this process as a host that started at that time, and send it the keys that got an owner since.
     pub(super) fn take_over(&mut self, now: Millis, lead_ms: u64, stopped_unix_ms: u64) {
         self.lead_ms = lead_ms.min(LEAD_MAX_MS);
         self.listens_since = stopped_unix_ms;
@@ -139,7 +140,7 @@ impl Sessions {
         self.listings.pop_front()
     }
 
-    /// A key has an owner here.
+    /// Notes that a key has an owner here.
     pub(super) fn claim(&mut self, now: Millis, (key, at): HeldKey) {
         if self.waiting.len() >= KEYS_WAITING_MAX {
             return self.list_since(now, at);
@@ -148,7 +149,7 @@ impl Sessions {
         self.waiting_until.get_or_insert(now.after(GATHER_MS));
     }
 
-    /// What others were told lately may be lost, and nothing is heard.
+    /// Notes a lost connection: recent messages to others may be lost, and nothing is received.
     pub(super) fn disconnect(&mut self, now: Millis) {
         self.disconnected_at.get_or_insert(now);
         if let Some(walk) = self.walk.take() {
@@ -167,14 +168,14 @@ impl Sessions {
         }
     }
 
-    /// What the engine has not taken is listed again.
+    /// Has keys listed again that the engine refused.
     pub(super) fn not_told(&mut self, now: Millis, keys: &[(Box<str>, u64)]) {
         if let Some(first) = keys.iter().map(|(_, at)| self.millis(*at)).min() {
             self.list_since(now, first);
         }
     }
 
-    /// Another host tells its clock and keys.
+    /// Handles the clock and the keys of another host.
     pub(super) fn hear(
         &mut self,
         now: Millis,
@@ -194,7 +195,7 @@ impl Sessions {
         let started = clock.started;
         let peer = self.peers.get(&host);
         let quiet_since = peer.map(|peer| peer.heard_at).filter(|at| at.after(SILENCE_MS) < now);
-        // It is new, and has no older connections, or another process goes on with those that it has.
+        // The host is new and has no older connections, or another process continues with its connections.
         let is_new = peer.is_none_or(|peer| peer.started != started);
         let new_since = is_new.then(|| self.millis(started));
         let since = quiet_since.into_iter().chain(new_since).min();
@@ -209,14 +210,14 @@ impl Sessions {
         }
     }
 
-    /// A shard has listed keys.
+    /// Takes the keys that a shard has listed.
     pub(super) fn take_slice(
         &mut self,
         now: Millis,
         shard: ShardId,
         (keys, next): (Vec<HeldKey>, Option<u32>),
     ) {
-        // One that is no longer waited for is told as well: that costs a message.
+        // A listing that is no longer awaited is sent as well, at the cost of one message.
         keys.into_iter().for_each(|key| self.claim(now, key));
         let Some(walk) = self.walk.as_mut().filter(|walk| walk.is_asked && walk.at.shard == shard)
         else {
@@ -235,7 +236,7 @@ impl Sessions {
         }
     }
 
-    /// Does what is due. With `announces` the clock is told in any case.
+    /// Does the work that is due. With `announces` the clock is sent in any case.
     pub(super) fn handle_timeout(
         &mut self,
         now: Millis,
@@ -277,7 +278,7 @@ impl Sessions {
                 walk.at.since = walk.at.since.min(since);
                 return;
             }
-            // Who asks for it may not have heard what was told so far.
+            // The host that asks for the walk may have missed what was sent so far.
             self.walk_again = Some(self.walk_again.map_or(since, |other| other.min(since)));
             return;
         }

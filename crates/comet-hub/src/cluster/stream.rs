@@ -1,7 +1,7 @@
-//! Pushes to rooms with a history that all hosts share: they go through one stream, which each host reads.
+//! Pushes to rooms with a shared history: they go through one stream, which each host reads.
 //!
-//! A push is begun nowhere before it is in the stream, so all hosts have the same pushes in the same order. All hosts answer, the one
-//! that was called as well.
+//! A push begins on no host before it is in the stream, so all hosts have the same pushes in the same order. All hosts
+//! answer, the calling one included.
 
 use comet_core::Millis;
 
@@ -9,8 +9,8 @@ use super::Cluster;
 use super::engine::{Command, HostName, Publication};
 
 impl<C> Cluster<C> {
-    /// Whether this host answers to pushes of the stream, without delay. Others are told, so that they wait for no host that begins or
-    /// is behind, and name it in their outcomes.
+    /// Sets whether this host reads the stream without delay, and so answers to its pushes. Others are told. They do
+    /// not wait for a host that is starting or behind, and name it in their outcomes.
     pub fn set_reads_stream(&mut self, now: Millis, reads_stream: bool) {
         if self.reads_stream != reads_stream {
             self.reads_stream = reads_stream;
@@ -18,7 +18,7 @@ impl<C> Cluster<C> {
         }
     }
 
-    /// Has the stream take a push to a room of this host's callers.
+    /// Puts a push of this host's callers to a room into the stream.
     pub fn store(&mut self, (now, limit_ms): (Millis, u64), publication: Publication, caller: C) {
         self.notice_stall(now);
         if !self.is_connected {
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(outcome.tally.dropped[DropReason::Filtered as usize], 0);
     }
 
-    /// They read what was there before, and answer to nothing.
+    /// They read older pushes first, and do not answer these.
     #[test]
     fn hosts_that_do_not_read_the_stream_yet_are_named_and_not_waited_for() {
         let mut cluster = connected();
@@ -131,7 +131,7 @@ mod tests {
         cluster.handle_event(Millis(2_002), answered(call, "a"));
         let unanswered = |cluster: &mut Driver| outcome(cluster).map(|outcome| outcome.unanswered);
         assert_eq!(unanswered(&mut cluster), Some(vec!["c".into()]));
-        // It has read the rest, and this one is behind now. The stream has to say that it has the push.
+        // That host has read the rest, and this one is behind. The stream must confirm that it has the push.
         cluster.handle_event(Millis(2_000), announced("c", true));
         cluster.handle_event(Millis(2_000), announced("b", false));
         cluster.set_reads_stream(Millis(2_000), false);
@@ -145,7 +145,7 @@ mod tests {
         assert_eq!(unanswered(&mut cluster), Some(["b", "a", "c"].map(Into::into).to_vec()));
     }
 
-    /// The receipt is lost, and this host is slow.
+    /// The stream's receipt is lost, and this host is slow.
     #[test]
     fn any_host_that_has_got_a_push_tells_that_it_is_stored() {
         for is_refused in [false, true] {
@@ -184,7 +184,7 @@ mod tests {
         let call = store(&mut cluster);
         cluster.handle_event(Millis(2_001), Event::NotPublished { call });
         assert_eq!(outcome(&mut cluster).unwrap().not_stored, refused("it could not be published"));
-        // Whether it is there is not known.
+        // It is unknown whether the push is in the stream.
         store(&mut cluster);
         cluster.handle_timeout(Millis(3_000));
         assert_eq!(outcome(&mut cluster).unwrap().not_stored, Some(NotStored::Unknown));

@@ -11,7 +11,7 @@ use super::*;
 
 const LIMIT: u64 = 1_000;
 
-/// Hosts, and a broker that carries out what they command at once.
+/// Hosts, and a broker that executes their commands at once.
 struct World {
     now: Millis,
     hosts: BTreeMap<&'static str, Host>,
@@ -23,11 +23,11 @@ struct Host {
     gets_all_rooms: bool,
     /// Members of each room.
     members: BTreeMap<Arc<str>, u64>,
-    /// Refuses pushes.
+    /// Whether it refuses pushes.
     refuses: bool,
-    /// Does not answer.
+    /// Whether it does not answer.
     is_stopped: bool,
-    /// The broker has no connection of it.
+    /// Whether its connection to the broker is cut.
     is_cut: bool,
 }
 
@@ -230,7 +230,7 @@ impl World {
         host.members.insert(Arc::clone(&room), members);
         host.cluster.set_interest(self.now, &room, members > 0);
         self.carry_out(name);
-        // What is told again.
+        // The announcements that are repeated.
         self.pass(TELL_EVERY_MS);
     }
 
@@ -251,7 +251,7 @@ impl World {
         self.outcome(name)
     }
 
-    /// Until who has members of a room is known for sure.
+    /// Lets time pass until it is certain which hosts have members of a room.
     fn settle(&mut self) {
         (0..=SETTLE_MS / HOST_ANNOUNCE_MS).for_each(|_| self.pass(HOST_ANNOUNCE_MS));
     }
@@ -262,7 +262,7 @@ impl World {
     }
 }
 
-/// The host and the call that an answer goes to.
+/// The host and the call to which an answer goes.
 fn address(ReplyTo(to): &ReplyTo) -> (&str, ClusterCallId) {
     let (host, call) = to.split_once(' ').unwrap();
     (host, ClusterCallId(call.parse().unwrap()))
@@ -277,10 +277,10 @@ fn the_parts_of_hosts_with_members_are_summed() {
     let mut world = World::new(&["a", "b", "c", "d"]);
     world.set_members("b", "r", 3);
     world.set_members("c", "r", 4);
-    // `a` has no members, and learns from the first answer who else is to answer.
+    // `a` has no members, and learns from the first answer which other hosts have to answer.
     let outcome = world.push("a", room("r")).expect("it is complete at once");
     assert_eq!((outcome.tally.matched, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
-    // `b` has, and knows.
+    // `b` has members, and knows the others.
     let outcome = world.push("b", room("r")).expect("it is complete at once");
     assert_eq!((outcome.tally.matched, outcome.hosts), (4, 1));
     assert_eq!(world.hosts["d"].cluster.counts().received, 0, "no push where nobody is");
@@ -307,7 +307,7 @@ fn a_host_that_does_not_answer_is_named() {
     world.pass(LIMIT);
     let outcome = world.outcome("a").expect("its time is over");
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec!["c".into()]));
-    // Once it was silent for long enough nobody waits for it any more, and later it is forgotten.
+    // After long enough silence the host is no longer waited for, and later it is forgotten.
     for (silent_ms, named) in [(HOST_TIMEOUT_MS, vec!["c".into()]), (HOST_FORGOTTEN_MS, vec![])] {
         for _ in 0..=silent_ms / HOST_ANNOUNCE_MS {
             world.pass(HOST_ANNOUNCE_MS);
@@ -351,7 +351,7 @@ fn without_any_answer_all_hosts_that_may_have_members_are_named() {
     let outcome = world.outcome("a").expect("its time is over");
     assert_eq!((outcome.hosts, outcome.unanswered), (0, vec!["b".into(), "c".into()]));
     assert_eq!(world.hosts["a"].cluster.counts().silent, 2);
-    // The same if it is taken for dead before the call ends.
+    // The same holds if it is considered dead before the call ends.
     assert_eq!(world.push("a", room("r")), None);
     world.event("a", Event::Left { host: "b".into() });
     world.pass(LIMIT);
@@ -403,7 +403,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
     world.pass(TELL_EVERY_MS);
     let outcome = world.push("a", room("r")).expect("b has answered");
     assert_eq!((outcome.tally.matched, outcome.hosts), (3, 1));
-    // The same after it was taken for dead.
+    // The same holds after it was considered dead.
     world.hosts.get_mut("b").unwrap().is_stopped = true;
     for _ in 0..=HOST_TIMEOUT_MS / HOST_ANNOUNCE_MS {
         world.pass(HOST_ANNOUNCE_MS);
@@ -437,7 +437,7 @@ fn hosts_that_lost_their_connection_learn_of_each_other_again() {
     let mut world = World::new(&["a", "b"]);
     world.set_members("a", "r", 1);
     world.event("a", Event::Disconnected);
-    // This is told while `a` cannot hear it.
+    // This is announced while `a` cannot hear it.
     world.hosts.get_mut("a").unwrap().is_stopped = true;
     world.set_members("b", "r", 2);
     world.hosts.get_mut("a").unwrap().is_stopped = false;

@@ -1,4 +1,4 @@
-//! Which comets are there and take clients: each is asked by itself, and some time after its answer again.
+//! Which comets are reachable and take clients. Each is asked separately, and again some time after its answer.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use comet_core::Millis;
 
 use super::number::CometNumber;
 
-/// A comet to be asked whether it takes clients.
+/// A comet that must be asked whether it takes clients.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Check {
     /// The comet.
@@ -16,16 +16,16 @@ pub struct Check {
     number: u64,
 }
 
-/// What is known of a comet.
+/// The known state of a comet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Health {
-    /// It was not asked yet, or has not answered the first time. Pushes go there.
+    /// It was not asked yet, or has not answered the first time. It gets pushes.
     Unknown,
     /// It takes clients.
     Serving,
-    /// It takes no clients, but has some: it drains. Pushes go there.
+    /// It takes no new clients, but still has some: it drains. It gets pushes.
     NotServing,
-    /// It gives no answer, and why. No push waits for it.
+    /// It does not answer, for this reason. No push waits for it.
     Gone(Box<str>),
 }
 
@@ -33,7 +33,7 @@ pub enum Health {
 enum State {
     /// It has to answer by `until`.
     Asked { until: Millis },
-    /// It is asked then.
+    /// It is asked at `until`.
     Resting { until: Millis },
 }
 
@@ -41,11 +41,11 @@ enum State {
 struct Comet {
     health: Health,
     state: State,
-    /// Of the last check.
+    /// The number of the last check.
     number: u64,
 }
 
-/// When comets are asked.
+/// The times of checks.
 #[derive(Clone, Copy, Debug)]
 pub struct HealthTimes {
     /// From an answer to the next question, milliseconds.
@@ -54,7 +54,7 @@ pub struct HealthTimes {
     pub limit_ms: u64,
 }
 
-/// Asks all comets, each at its own pace.
+/// Checks all comets, each at its own pace.
 ///
 /// After each `handle_*`: [`poll_check`](Self::poll_check) and [`poll_change`](Self::poll_change) until
 /// `None`, then [`poll_timeout`](Self::poll_timeout).
@@ -67,27 +67,27 @@ pub struct HealthMonitor {
 }
 
 impl HealthMonitor {
-    /// There are no comets at first.
+    /// Has no comets at first.
     #[must_use]
     pub fn new(times: HealthTimes) -> Self {
         let (checks, changes) = (VecDeque::new(), VecDeque::new());
         Self { comets: BTreeMap::new(), times, checks, changes }
     }
 
-    /// The comet is to be asked, the first time at `now`.
+    /// Adds a comet, which is asked for the first time at `now`.
     pub fn add_comet(&mut self, now: Millis, comet: CometNumber) {
         let state = State::Resting { until: now };
         self.comets.insert(comet, Comet { health: Health::Unknown, state, number: 0 });
     }
 
-    /// The comet is not asked any more.
+    /// Removes a comet, which is no longer asked.
     pub fn remove_comet(&mut self, comet: CometNumber) {
         self.comets.remove(&comet);
         self.checks.retain(|check| check.comet != comet);
         self.changes.retain(|(changed, _)| *changed != comet);
     }
 
-    /// What is known of the comet; [`Health::Unknown`] if it is not one of the monitor's.
+    /// The health of the comet; [`Health::Unknown`] if the monitor does not have it.
     #[must_use]
     pub fn health(&self, comet: CometNumber) -> &Health {
         self.comets.get(&comet).map_or(&Health::Unknown, |comet| &comet.health)
@@ -98,12 +98,12 @@ impl HealthMonitor {
         self.checks.pop_front()
     }
 
-    /// The next comet of which something else is known than before.
+    /// The next comet whose health has changed, with its new health.
     pub fn poll_change(&mut self) -> Option<(CometNumber, Health)> {
         self.changes.pop_front()
     }
 
-    /// A check has a result. One that is late, or of a comet that was taken out, is ignored.
+    /// Takes the result of a check. A late one, or one of a removed comet, is ignored.
     pub fn handle_check(&mut self, now: Millis, check: Check, health: Health) {
         let Some(comet) = self.comets.get_mut(&check.comet) else { return };
         if check.number == comet.number && matches!(comet.state, State::Asked { .. }) {
@@ -142,11 +142,11 @@ impl HealthMonitor {
 }
 
 impl Comet {
-    /// Returns the health if it is another one than before.
+    /// Returns the health if it has changed.
     fn set(&mut self, now: Millis, times: &HealthTimes, health: Health) -> Option<Health> {
         self.state = State::Resting { until: now.after(times.rest_ms) };
         let is_change = match (&self.health, &health) {
-            // Why it gives no answer may change each time.
+            // The reason for the missing answer may differ each time.
             (Health::Gone(_), Health::Gone(_)) => false,
             (before, now) => before != now,
         };
@@ -182,19 +182,19 @@ mod tests {
         monitor.handle_timeout(Millis(405));
         let gone = Health::Gone("no answer within 400ms".into());
         assert_eq!(monitor.poll_change(), Some((comets[1], gone)));
-        // Too late.
+        // This answer is too late.
         monitor.handle_check(Millis(410), first[1], Health::Serving);
         assert_eq!((monitor.poll_change(), monitor.poll_timeout()), (None, Some(Millis(1_100))));
         monitor.handle_timeout(Millis(1_100));
         let again = checks(&mut monitor)[0];
         assert_eq!(again.comet, comets[0]);
         monitor.handle_check(Millis(1_110), again, Health::Serving);
-        // It is asked again, and an answer to an earlier question comes.
+        // It is asked again, and an answer to an earlier question arrives.
         monitor.handle_timeout(Millis(1_405));
         let second = checks(&mut monitor)[0];
         monitor.handle_check(Millis(1_410), first[1], Health::Serving);
         assert_eq!(monitor.poll_change(), None);
-        // It is gone for another reason: no news.
+        // The comet is gone for another reason: no change is reported.
         monitor.handle_check(Millis(1_410), second, Health::Gone("refused".into()));
         assert_eq!(monitor.poll_change(), None);
         monitor.handle_timeout(Millis(2_410));

@@ -9,7 +9,7 @@ use comet_core::Millis;
 
 use super::number::CometNumber;
 
-/// What became of a push on one comet, or on several added up; the fields are those of the wire's ledger.
+/// The result of a push on one comet, or a sum over several; the fields are those of the wire's ledger.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs, reason = "the wire's own names")]
 pub struct LedgerSum {
@@ -23,7 +23,7 @@ pub struct LedgerSum {
 
 impl AddAssign for LedgerSum {
     fn add_assign(&mut self, other: Self) {
-        // A comet may say anything.
+        // A comet may report any numbers.
         let add = |sum: &mut u64, more: u64| *sum = sum.saturating_add(more);
         add(&mut self.matched, other.matched);
         add(&mut self.queued, other.queued);
@@ -36,14 +36,14 @@ impl AddAssign for LedgerSum {
     }
 }
 
-/// Whom one comet pushes to.
+/// The receivers of a push at one comet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Target {
     /// The connections that hold these keys.
     Keys(Vec<String>),
     /// The members of the push's room.
     Room,
-    /// Everybody: at once, or `speed` connections a second.
+    /// All connections: at once, or at `speed` connections a second.
     All {
         /// The comet's share.
         speed: Option<NonZeroU32>,
@@ -54,23 +54,23 @@ pub enum Target {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PartId(usize);
 
-/// A call to be made; to be answered with [`PushFanout::handle_answer`].
+/// A call to make. Report its answer with [`PushFanout::handle_answer`].
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Call {
-    /// What to answer with.
+    /// The id for reporting the answer.
     pub part: PartId,
     /// The comet.
     pub comet: CometNumber,
-    /// Whom it pushes to.
+    /// The receivers.
     pub target: Target,
 }
 
 /// Why a comet did not take its part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallFailure {
-    /// The comet says that the request is bad, as another one would.
+    /// The comet says that the request is invalid; another comet would say so too.
     pub is_bad_request: bool,
-    /// For whoever pushes.
+    /// A message for the caller.
     pub message: String,
 }
 
@@ -83,38 +83,38 @@ pub struct FailedComet {
     pub message: String,
 }
 
-/// What became of a push that some comet took, or that concerned none.
+/// The result of a push that some comet took, or that concerned none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pushed {
-    /// The sum of what the comets say.
+    /// The sum of the comets' ledgers.
     pub ledger: LedgerSum,
-    /// Those that did not take their part, by server id.
+    /// The comets that did not take their part, by server id.
     pub failed: Vec<FailedComet>,
 }
 
-/// Why a push that concerned somebody was taken by nobody.
+/// Why no comet took a push that concerned at least one.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refused {
-    /// The request is bad, and what a comet says of it.
+    /// The request is invalid; with the message of a comet.
     BadRequest(String),
-    /// No comet took it, and what each says.
+    /// No comet took it; with the message of each.
     Unavailable(String),
 }
 
 struct Part {
     comet: CometNumber,
     server: String,
-    /// Until it is called.
+    /// The target, until the comet is called.
     target: Option<Target>,
-    /// Since it is called, until it has an outcome.
+    /// The deadline, from the call until there is an outcome.
     due: Option<Millis>,
 }
 
 /// One push.
 ///
-/// First [`Fanout::poll_call`](super::Fanout::poll_call) until `None`, then answers and
-/// [`handle_timeout`](Self::handle_timeout) until [`is_complete`](Self::is_complete). Answers that have come
-/// go before the time.
+/// First call [`Fanout::poll_call`](super::Fanout::poll_call) until `None`, then pass answers and
+/// [`handle_timeout`](Self::handle_timeout) until [`is_complete`](Self::is_complete). Pass answers that have arrived
+/// before the time.
 pub struct PushFanout {
     limit_ms: u64,
     parts: Vec<Part>,
@@ -150,7 +150,7 @@ impl PushFanout {
         self.parts.push(Part { comet, server, target: Some(target), due: None });
     }
 
-    /// Some keys are at a server that is no comet of this service.
+    /// Counts keys held by a server that is not a comet of this service.
     pub(super) fn miss(&mut self, server: String, keys: usize) {
         let message =
             format!("{keys} keys are there: neither logic_server.comets nor discovery has it");
@@ -170,7 +170,7 @@ impl PushFanout {
         Some(Call { part, comet: entry.comet, target })
     }
 
-    /// A comet has answered. An answer after the deadline is ignored.
+    /// Takes the answer of a comet. An answer after the deadline is ignored.
     pub fn handle_answer(&mut self, part: PartId, answer: Result<LedgerSum, CallFailure>) {
         let entry = &mut self.parts[part.0];
         if entry.due.take().is_none() {
@@ -202,7 +202,7 @@ impl PushFanout {
         }
     }
 
-    /// Gives up waiting for the comets for which there is a message.
+    /// Gives up waiting for each comet for which `message` returns a text.
     pub(super) fn give_up(&mut self, message: impl Fn(CometNumber) -> Option<String>) {
         for part in 0..self.parts.len() {
             let Part { comet, due: Some(_), .. } = self.parts[part] else { continue };
@@ -222,7 +222,7 @@ impl PushFanout {
         self.parts.iter().filter_map(|part| part.due).min()
     }
 
-    /// Every part has an outcome.
+    /// Whether every part has an outcome.
     #[must_use]
     pub fn is_complete(&self) -> bool {
         self.missing == 0
@@ -233,16 +233,16 @@ impl PushFanout {
         self.taken.iter().copied()
     }
 
-    /// Those that did not take their part so far.
+    /// The comets that did not take their part so far.
     #[must_use]
     pub fn failed(&self) -> &[FailedComet] {
         &self.failed
     }
 
-    /// What became of the push.
+    /// The result of the push.
     ///
     /// # Errors
-    /// Nobody took it.
+    /// If no comet took it.
     ///
     /// # Panics
     /// If it is not complete.

@@ -66,7 +66,7 @@ fn keys_go_to_the_comets_that_have_them() {
         failed,
         named(&[("c", "1 keys are there: neither logic_server.comets nor discovery has it")])
     );
-    // Nobody is concerned: that is no failure.
+    // The push concerns no comet, which is not a failure.
     let nobody = fanout.to_sessions([at("4", "")], 0);
     assert!(nobody.is_complete());
     assert_eq!(nobody.finish().unwrap().ledger.absent, 1);
@@ -83,7 +83,7 @@ fn a_silent_comet_is_named_at_its_deadline() {
     push.handle_timeout(Millis(9 + LIMIT_MS));
     assert!(!push.is_complete());
     push.handle_timeout(Millis(10 + LIMIT_MS));
-    // It answers all the same.
+    // An answer after the deadline is ignored.
     push.handle_answer(calls[0].part, queued(100));
     let Pushed { ledger, failed } = push.finish().unwrap();
     assert_eq!((ledger.queued, failed), (5, named(&[("b", "no answer within 2s")])));
@@ -120,7 +120,7 @@ fn each_comet_gets_its_share_of_a_speed() {
     };
     check(&[("a", 30), ("b", 10), ("c", 60)], [25, 75]);
     check(&[("a", 30)], [1, 100]);
-    // Nothing is known.
+    // No session counts are known.
     check(&[], [50, 50]);
 }
 
@@ -137,7 +137,7 @@ fn a_comet_that_is_gone_is_left_out_at_once() {
     let failed = named(&[("b", "it is gone: refused")]);
     let pushed = under_way.finish().unwrap();
     assert_eq!((pushed.ledger.queued, &pushed.failed), (5, &failed));
-    // The next one does not ask it.
+    // The next push does not ask this comet.
     let mut push = fanout.to_room();
     let asked = calls(&mut fanout, &mut push);
     assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
@@ -202,7 +202,7 @@ fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
     let mut planned = fanout.to_room();
     fanout.remove_comet(FIRST);
     let third = fanout.add_comet("c");
-    // Nothing new goes there, and nothing is given up.
+    // It gets no new pushes, and its calls under way are not given up.
     fanout.set_health(FIRST, &Health::Gone("refused".into()));
     fanout.leave_out_gone(&mut under_way);
     let called: Vec<_> = calls_of_room(&mut fanout).iter().map(|call| call.comet).collect();
@@ -214,7 +214,7 @@ fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
     assert_eq!(fanout.count_parts(Millis(10), &under_way), []);
     let pushed = under_way.finish().unwrap();
     assert_eq!((pushed.ledger.queued, pushed.failed), (10, Vec::new()));
-    // A push that had not called it by then names it.
+    // A push that had not called it by then names it as failed.
     let asked = calls(&mut fanout, &mut planned);
     assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
     assert_eq!(planned.failed(), named(&[("b", "it was taken out")]));
@@ -227,7 +227,7 @@ fn failures_outlive_their_comet_under_another_name() {
     let call = fanout.poll_call(&mut push, Millis(0)).unwrap();
     push.handle_answer(call.part, failure(false, "away"));
     assert_eq!(fanout.count_parts(Millis(0), &push).len(), 1);
-    // It has another address.
+    // The comet has another address.
     let moved = fanout.add_comet("a");
     fanout.remove_comet(FIRST);
     assert_eq!(*fanout.failures(), BTreeMap::from([("a".to_owned(), 1)]));

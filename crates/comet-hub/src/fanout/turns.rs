@@ -1,4 +1,4 @@
-//! Calls to one comet take turns by caller: to the comet, all callers of a logic service are one.
+//! Calls to one comet take turns by caller, because to the comet all callers of a logic service look like one.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use super::push::Target;
 use crate::CallerId;
 use crate::queues::{COST_OF_BROADCAST, CallerQueues, Work, cost_of_names};
 
-/// Work under way at one comet, as its own inboxes take it.
+/// Most work under way at one comet; its own inboxes have the same window.
 const WINDOW: usize = 2_048;
 
 /// One call's turn, from [`Turns::ask`] to [`Turns::end`].
@@ -37,7 +37,7 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// A call of `caller` to `target` waits for its turn.
+    /// Queues a call of `caller` to `target`.
     pub fn ask(&mut self, caller: CallerId, target: &Target) -> TurnId {
         let cost = match target {
             Target::Keys(keys) => cost_of_names(keys.len()),
@@ -54,7 +54,7 @@ impl Turns {
     pub fn poll_turn(&mut self) -> Option<TurnId> {
         let next = self.waiting.pop()?;
         let (_, Waiting { turn, .. }, cost) = &next;
-        // One that is more than all waits until it is alone.
+        // A call that exceeds the window by itself waits until it is alone.
         if self.work > 0 && self.work + cost > WINDOW {
             self.waiting.put_back(next);
             return None;
@@ -64,7 +64,7 @@ impl Turns {
         Some(*turn)
     }
 
-    /// The call is over, or given up; its turn may not have come.
+    /// Ends a call that is over or given up. Its turn may not have come yet.
     pub fn end(&mut self, turn: TurnId) {
         match self.under_way.remove(&turn) {
             Some(cost) => self.work -= cost,
@@ -94,7 +94,8 @@ mod tests {
         let large: Vec<_> = (0..100).map(|_| turns.ask(GREEDY, &keys(4_000))).collect();
         assert_eq!(begun(&mut turns), large[..2]);
         let small: Vec<_> = (0..5).map(|_| turns.ask(MODEST, &Target::Room)).collect();
-        // The greedy one's next call waits for room. After it the others go, in their order, before the 97 behind it.
+        // The next call of the greedy caller waits for space. After it the small ones follow, in their order, before
+        // the 97 others of that caller.
         assert_eq!(begun(&mut turns), []);
         turns.end(large[0]);
         assert_eq!(begun(&mut turns), [&large[2..3], &small].concat());

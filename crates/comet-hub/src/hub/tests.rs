@@ -120,7 +120,7 @@ fn a_late_call_ends_with_what_its_reports_said() {
     assert!(fixture.turn(0).is_empty(), "what comes after the end is dropped");
 }
 
-/// The thread was held up, and so were the shards: their reports come in the turns after it.
+/// The thread and the shards were held up: their reports come in the turns after the stall.
 #[test]
 fn a_stall_is_no_delay_of_the_shards() {
     let mut fixture = Fixture::new(8);
@@ -199,7 +199,7 @@ fn a_shard_that_ended_ends_its_calls() {
     let refused = fixture.begin(100, &[SECOND, FIRST]);
     assert!(matches!(refused, Err(CallError::ShardGone(FIRST))), "{refused:?}");
     assert!(!fixture.hub.tell(&mut fixture.inboxes, FIRST, Message::Rooms { call: posted }));
-    // Its message was in the inbox: whether the shard reported before it ended is not known.
+    // Its message was in the inbox. It is unknown whether the shard reported before it ended.
     let (ended, outcome) = only(fixture.turn(99));
     assert_eq!(ended, posted);
     assert!(matches!(outcome, Err(CallError::Late { missing: 1, .. })), "{outcome:?}");
@@ -217,7 +217,7 @@ fn too_many_calls_are_refused() {
     fixture.begin(100, &[FIRST]).unwrap();
 }
 
-/// A caller that begins more than it lets end takes no room from others.
+/// A caller that begins more calls than it lets end takes no places from others.
 #[test]
 fn too_many_calls_of_a_caller_are_refused() {
     let mut fixture = Fixture::new(CALLS_MAX);

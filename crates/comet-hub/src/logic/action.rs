@@ -1,4 +1,4 @@
-//! What the client of logic wants done and logged.
+//! The actions and log events of the client of logic.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -28,59 +28,59 @@ pub struct AttemptId {
     pub attempt: u32,
 }
 
-/// What came of a ping.
+/// The outcome of a ping.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PingOutcome {
-    /// There was an answer, be it that there is no such call.
+    /// There was an answer, even one that there is no such procedure.
     Answered,
-    /// The answer is that it does not serve.
+    /// The answer is that logic does not serve.
     NotServing,
-    /// The answer is that it takes no call of this comet, for want of a token, and what to do about it.
+    /// The answer is that logic refuses calls of this comet for lack of a token; with a sentence on what to do.
     CallerRefused(Box<str>),
-    /// There was none, and why.
+    /// There was no answer; with the reason.
     Failed(Box<str>),
 }
 
-/// What the driver has to do.
+/// A task for the driver.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Action {
-    /// Open the connection; to be answered with `LogicClient::handle_connected` or
+    /// Open the connection. Report the outcome with `LogicClient::handle_connected` or
     /// `LogicClient::handle_connect_failed`.
     Connect(ConnectionId),
-    /// Ask over the connection whether logic serves; to be answered with `LogicClient::handle_ping`.
+    /// Ask over the connection whether logic serves. Report the outcome with `LogicClient::handle_ping`.
     Ping(ConnectionId),
-    /// Nothing new goes over the connection. Give up opening and pinging it; attempts under way go on.
+    /// Send no new requests over the connection. Give up opening and pinging it; attempts under way continue.
     Close(ConnectionId),
-    /// Send the request over the connection; to be answered with `LogicClient::handle_reply`.
+    /// Send the request over the connection. Report the outcome with `LogicClient::handle_reply`.
     Send {
-        /// What to answer with.
+        /// The id for reporting the outcome.
         attempt: AttemptId,
-        /// Where it goes.
+        /// The connection to use.
         connection: ConnectionId,
-        /// What is asked.
+        /// The request.
         request: Arc<Request>,
     },
-    /// Give up the attempt: nobody waits for its outcome.
+    /// Give up the attempt: its outcome is not awaited.
     Abandon(AttemptId),
-    /// Count who is online in each room; to be answered with `LogicClient::handle_rooms`.
+    /// Count the members online in each room. Report them with `LogicClient::handle_rooms`.
     CountRooms {
-        /// For [`RoomPieces::cut`].
+        /// The argument for [`RoomPieces::cut`].
         told: Option<Told>,
     },
-    /// Free what a renewal of room counts does not need any more. It may be long.
+    /// Free data that a renewal of room counts no longer needs. It may be large.
     Free(Unneeded),
 }
 
-/// What is left of a renewal of room counts.
+/// Data left over from a renewal of room counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unneeded {
     /// The rooms that logic was sent.
     Pieces(Arc<RoomPieces>),
-    /// An answer of logic that another one replaces.
+    /// An answer of logic that was replaced by a later one.
     Answer(RoomsByHome),
 }
 
-/// A change that belongs into the log; [`fmt::Display`] is its line.
+/// A change to be logged; [`fmt::Display`] is its line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Event {
     /// Calls may go to the address.
@@ -90,14 +90,14 @@ pub enum Event {
         /// It was available before.
         is_back: bool,
     },
-    /// An address that was never available is not.
+    /// An address that was never available could not be reached.
     NotReached {
         /// Its name.
         address: Box<str>,
         /// What failed.
         cause: Box<str>,
     },
-    /// The rooms of one bucket do not fit a request that goim's logic takes. They are sent all the same.
+    /// The rooms of one bucket do not fit a request that goim's logic takes. They are sent nevertheless.
     RoomsBeyond {
         /// Bytes of the request.
         bytes: usize,
@@ -109,9 +109,9 @@ pub enum Event {
         /// What failed.
         cause: Box<str>,
     },
-    /// It was the last one.
+    /// The last available address has become unavailable.
     NoneAvailable,
-    /// Calls of a procedure fail in a way in which none failed before.
+    /// Calls of a procedure begin to fail in this way.
     CallsFail {
         /// The procedure.
         rpc: &'static str,
@@ -120,7 +120,7 @@ pub enum Event {
         /// The message of logic.
         message: Box<str>,
     },
-    /// Calls of a procedure do not fail in this way any more.
+    /// Calls of a procedure no longer fail in this way.
     CallsSucceed {
         /// The procedure.
         rpc: &'static str,
@@ -164,7 +164,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// What comes out, in the order in which it was decided.
+/// The outputs, in the order in which they were decided.
 #[derive(Default)]
 pub(super) struct Output {
     pub(super) messages: VecDeque<(ShardId, Message)>,

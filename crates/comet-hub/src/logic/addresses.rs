@@ -1,9 +1,9 @@
-//! The addresses of logic: which of them are available, and whose turn it is.
+//! The addresses of logic: which of them are available, and which is used next.
 //!
-//! Each address is connected, pinged, and after a failure connected anew. Only that decides whether it is
-//! available. A call that failed on its way asks for a ping at once.
+//! Each address is connected, pinged, and reconnected after a failure. Only this decides whether it is available. A
+//! call that failed on its way triggers a ping at once.
 //!
-//! Addresses may change. One that is removed gets no calls any more; those under way go on over its connection.
+//! Addresses may change. A removed address gets no new calls; those under way continue over its connection.
 
 use std::time::Duration;
 
@@ -20,27 +20,27 @@ const BACKOFF_MAX_MS: u32 = 5_000;
 /// How far an address has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
-    /// There has to be a connection by `until`.
+    /// The connection must be open by `until`.
     Connecting { until: Millis },
     /// Connected; the first ping has to be answered by `until`.
     Probing { until: Millis },
     /// Calls may go there. `pings` were answered on this connection, after the first one.
     Available { pings: u64, ping: Ping },
-    /// It is left alone until then.
+    /// It is not tried until `until`.
     BackingOff { until: Millis },
-    /// It is none any more. Its place may become another's.
+    /// It was removed. Its place may be reused for another address.
     Removed,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Ping {
-    /// The next one is due then.
+    /// The next ping is due at this time.
     Due(Millis),
-    /// It has to be answered by `until`. `again`: a call failed meanwhile, so another one follows at once.
+    /// The ping must be answered by `until`. `again`: a call failed meanwhile, so another ping follows at once.
     UnderWay { until: Millis, again: bool },
 }
 
-/// What was logged of an address so far.
+/// The state of an address in the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Known {
     Nothing,
@@ -52,10 +52,10 @@ enum Known {
 
 struct Address {
     name: Box<str>,
-    /// Of its connection; outcomes that belong to an earlier one are stale.
+    /// The generation of its connection; outcomes of earlier ones are stale.
     generation: u64,
     state: State,
-    /// Times in a row that it did not answer a ping after the first.
+    /// Number of failures in a row. Answering a ping after the first one of a connection resets it.
     failures: u32,
     /// Pings that were answered with [`PingOutcome::CallerRefused`].
     refused_pings: u64,
@@ -64,7 +64,7 @@ struct Address {
 
 pub(super) struct Addresses {
     all: Vec<Address>,
-    /// Whose turn it is.
+    /// The index of the address to use next.
     turn: usize,
     ping_ms: u64,
     timeout_ms: u64,
@@ -85,7 +85,7 @@ impl Addresses {
         addresses
     }
 
-    /// From now on there are those of `names`. What stays is left alone.
+    /// Replaces the addresses by `names`. Addresses in both lists are not affected.
     pub(super) fn replace(&mut self, names: Vec<Box<str>>, now: Millis, out: &mut Output) {
         let had_available = self.available() > 0;
         for (index, address) in self.all.iter_mut().enumerate() {
@@ -105,13 +105,13 @@ impl Addresses {
         }
     }
 
-    /// Begins to connect to another one, in the place of one that was removed, if there is any.
+    /// Adds an address and begins to connect to it. It reuses the place of a removed one, if there is any.
     fn add(&mut self, name: Box<str>, now: Millis, out: &mut Output) {
         let free = self.all.iter().position(|address| !address.is_there());
         let index = free.unwrap_or(self.all.len());
         let address = Address {
             name,
-            // What comes late is of the address before.
+            // The higher generation makes late outcomes of the former address stale.
             generation: free.map_or(0, |free| self.all[free].generation + 1),
             state: State::Connecting { until: now.after(self.timeout_ms) },
             failures: 0,
@@ -150,7 +150,7 @@ impl Addresses {
         self.all.iter().filter(|address| address.is_available()).count()
     }
 
-    /// An address other than those `tried` has not shown yet whether it is there.
+    /// Whether an address not in `tried` may still become available: its first attempt is under way.
     pub(super) fn has_unknown(&self, tried: &[usize]) -> bool {
         let mut all = self.all.iter().enumerate();
         all.any(|(index, address)| {
@@ -158,7 +158,7 @@ impl Addresses {
         })
     }
 
-    /// The next address in turn that is available and not among those `tried`.
+    /// The next available address in turn that is not in `tried`.
     pub(super) fn pick(&mut self, tried: &[usize]) -> Option<ConnectionId> {
         let count = self.all.len();
         let mut turns = (0..count).map(|step| (self.turn + step) % count);
@@ -168,7 +168,7 @@ impl Addresses {
         Some(ConnectionId { address, generation: self.all[address].generation })
     }
 
-    /// A call over `connection` failed on its way.
+    /// Notes that a call over `connection` failed on its way.
     pub(super) fn suspect(&mut self, connection: ConnectionId, now: Millis, out: &mut Output) {
         let until = now.after(self.timeout_ms);
         if let Some(address) = self.current(connection)
@@ -302,14 +302,14 @@ impl Addresses {
         self.all.iter().filter_map(Address::due).min()
     }
 
-    /// The address of `connection`, unless it has a newer one.
+    /// The address of `connection`, if that is its newest connection.
     fn current(&mut self, connection: ConnectionId) -> Option<&mut Address> {
         self.all
             .get_mut(connection.address)
             .filter(|address| address.generation == connection.generation)
     }
 
-    /// The connection does not serve, or there is none: it is given up, and tried again later.
+    /// Gives up a connection that does not serve or could not be opened. The address is tried again later.
     fn mark_unavailable(
         &mut self,
         index: usize,
@@ -320,7 +320,8 @@ impl Addresses {
         let address = &mut self.all[index];
         let connection = ConnectionId { address: index, generation: address.generation };
         let was = address.state;
-        // An address that comes and goes is tried no sooner than one that stays away.
+        // The backoff is reset only after an answered ping, so an address that comes and goes is tried no sooner than
+        // one that stays away.
         let has_pinged = matches!(was, State::Available { pings: 1.., .. });
         address.failures = if has_pinged { 0 } else { address.failures.saturating_add(1) };
         let until = now.after(backoff_ms(jitter, address.failures));
@@ -361,7 +362,7 @@ impl Address {
     }
 }
 
-/// Drawn from the upper half, so that many comets do not come back at the same time.
+/// Drawn from the upper half, so that comets do not all come back at the same time.
 fn backoff_ms(jitter: &mut Jitter, failures: u32) -> u64 {
     let longest = BACKOFF_MIN_MS.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX_MS);
     jitter.within(longest / 2..=longest).into()

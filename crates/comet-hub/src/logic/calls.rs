@@ -1,5 +1,5 @@
-//! The life of a call: it begins, is tried at one address after the other, and ends with what its purpose makes of
-//! the answer.
+//! The life of a call: it begins, is tried at one address after the other, and ends. The effect of the answer depends
+//! on its purpose.
 
 use std::mem;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::request::{Reply, Request};
 use super::{Call, LogicClient, Purpose, log_failure};
 
 impl LogicClient {
-    /// Begins a client's call, or answers that there is no permit.
+    /// Begins a client's call, or answers at once if there is no free permit.
     pub(super) fn ask(&mut self, now: Millis, purpose: Purpose, request: Request) {
         if self.calls.len() < self.config.calls {
             return self.begin(now, purpose, request);
@@ -46,8 +46,8 @@ impl LogicClient {
         self.try_next(now, call);
     }
 
-    /// Sends the call to the next address that has not failed it yet. At the start of the process, which may have taken over
-    /// clients in the middle of their talk, it waits until an address is known to be available or not.
+    /// Sends the call to the next address that it has not tried. At the start of the process, which may have taken over
+    /// clients in mid-conversation, it waits until some address is known to be available or not.
     pub(super) fn try_next(&mut self, now: Millis, id: u64) {
         let call = self.calls.get_mut(&id).expect("the call is under way");
         let Some(connection) = self.addresses.pick(&call.tried) else {
@@ -65,7 +65,7 @@ impl LogicClient {
         self.out.actions.push_back(Action::Send { attempt, connection, request });
     }
 
-    /// Sends calls that wait for an address, the oldest first; those that still have to wait stay.
+    /// Sends calls that wait for an address, the oldest first. Calls that still have to wait stay queued.
     pub(super) fn retry_waiting(&mut self, now: Millis) {
         for id in mem::take(&mut self.without_address) {
             if self.calls.contains_key(&id) {
@@ -96,12 +96,12 @@ impl LogicClient {
                     &message,
                 );
             }
-            // Attempts have said the rest.
+            // The failed attempts were logged already.
             Err(_) => {}
         }
         match (purpose, result) {
-            // If the answer comes too late, logic may have made a session whose key nobody here ever
-            // hears of. It goes with its expiry: only a live connection's heartbeats renew it.
+            // If the answer comes too late, logic may have made a session whose key is never used here. It expires:
+            // only a live connection's heartbeats renew it.
             (Purpose::Identify { conn, .. }, Err(failure)) => self.deny(conn, failure),
             (Purpose::Identify { conn, asked }, Ok(Reply::Connected(identity))) => {
                 if let Some(key) = &identity.key {
@@ -122,7 +122,7 @@ impl LogicClient {
             }
             (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
             (Purpose::Renewal, result) => {
-                // A failure is counted and logged, and the next renewal mends it.
+                // A failure is counted and logged, and the next renewal makes up for it.
                 let answer = result.ok().map(|reply| match reply {
                     Reply::Elsewhere(homes) => homes,
                     reply => unreachable!("{reply:?} is no reply to RenewOnline"),
@@ -133,7 +133,7 @@ impl LogicClient {
         }
     }
 
-    /// A piece of the room counts is sent, and what logic has answered.
+    /// Takes the answer to a piece of the room counts, and continues the renewal.
     fn renew_on(&mut self, now: Millis, answer: Option<RoomsByHome>) {
         let resting = Renewal::Resting { until: now.after(self.config.renew_ms) };
         let Renewal::UnderWay(progress) = mem::replace(&mut self.renewal, resting) else {
@@ -162,8 +162,8 @@ impl LogicClient {
         self.send(conn, Message::Identified { conn, answer: Err(denied) });
     }
 
-    /// Logic learns of an undelivered end by the expiry of the session. A renewal must not be lost: the shard
-    /// has planned the next one already, and by then the session may have expired under a live client.
+    /// Logic learns of an undelivered end when the session expires. A renewal must not be lost: the shard has planned
+    /// the next one already, and before that the session of a live client may expire.
     pub(super) fn give_up(&mut self, notice: Option<Notice>) {
         if let Some(Notice { key, kind: NoticeKind::Renewed, .. }) = notice {
             let home = home_of_key(&key, self.config.shards);

@@ -1,41 +1,42 @@
-//! Notices for logic of what becomes of sessions: that they go on, that they ended. While logic is
-//! unavailable, they wait here.
+//! Notices for logic about sessions: that they continue, or that they ended. While logic is unavailable, they wait
+//! here.
 //!
-//! At most one notice of a key is on its way, and a newer one takes the place of an older one that waits.
-//! So the last notice of a key is the last that logic hears. A key that logic has just given to a
-//! connection is in use: an end of its former session is taken back, or mended if logic may have received it.
+//! At most one notice of a key is on its way, and a newer one replaces a waiting older one. So the last notice of a key
+//! is the last one that logic receives. A key that logic has just given to a connection is in use. A pending end of its
+//! former session is then withdrawn, or corrected by a renewal if logic may have received it.
 //!
-//! After an upgrade the former process goes on to tell ends that are not known here, for some seconds. Keys that are claimed
-//! again meanwhile are renewed once it has ended.
+//! After an upgrade the former process continues to report ends that are unknown here, for some seconds. Keys claimed
+//! again in that time are renewed once it has ended.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use comet_core::{Canary, Millis};
 
-/// Notices that wait at most, those that wait for a former process to end among them. Of an end beyond it logic learns by the session's expiry.
+/// Most waiting notices, including those that wait for a former process to end. Logic learns of a dropped end when the
+/// session expires.
 pub const WAITING_MAX: usize = 65_536;
 
-/// Notices on their way at most: what clients ask for must find room beside them.
+/// Most notices on their way, so that calls of clients find permits beside them.
 const ON_THEIR_WAY_MAX: usize = 256;
 
 /// How often a notice is sent before it is given up.
 const ATTEMPTS: u32 = 3;
 
-/// Ends that are remembered after they were sent. They matter for as long as a call may take, and the claim of the key behind it.
+/// Most ends remembered after they were sent. They matter as long as a call may take, plus the claim of the key after
+/// it.
 const ENDED_MAX: usize = 16_384;
 
-/// How long an undelivered notice rests, milliseconds: by then it is known which addresses are
-/// available.
+/// How long an undelivered notice rests, milliseconds. By then it is known which addresses are available.
 const REST_MS: u64 = 500;
 
-/// How long after a commit the former process may have ends to tell, milliseconds: it takes 5 s for them at most, and some for its
-/// own end.
+/// How long after a commit the former process may report ends, milliseconds: at most 5 s, plus the time for its own
+/// end.
 const FORMER_MS: u64 = 8_000;
 
-/// What became of a session.
+/// The state of a session that a notice reports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum NoticeKind {
-    /// It goes on.
+    /// It continues.
     Renewed,
     /// It ended.
     Ended,
@@ -46,7 +47,7 @@ pub(super) struct Notice {
     pub(super) user: i64,
     pub(super) key: Box<str>,
     pub(super) kind: NoticeKind,
-    /// How often it was sent in vain.
+    /// How often it was sent without success.
     failures: u32,
 }
 
@@ -62,36 +63,36 @@ pub(super) struct SequenceNumber(u64);
 
 #[derive(Default)]
 pub(super) struct Notices {
-    /// In the order in which they are to be sent.
+    /// Waiting notices, in the order in which they are to be sent.
     waiting: BTreeMap<SequenceNumber, Notice>,
-    /// Where the notice of a key waits.
+    /// The position in `waiting` of the notice of each key.
     places: HashMap<Box<str>, SequenceNumber>,
-    /// Keys with a notice on its way, and what is to be sent after it.
+    /// Keys with a notice on its way, and the notice to send after it.
     on_their_way: HashMap<Box<str>, Option<Notice>>,
-    /// Undelivered notices, and when their rest is over. Their keys are still on their way.
+    /// Undelivered notices, and the end of their rest. Their keys still count as on their way.
     resting: VecDeque<(Millis, Notice)>,
-    /// Keys whose end was sent last, and when. Logic has given none of them to a connection since.
+    /// Keys whose latest sent notice is an end, and its number. Logic has given none of them to a connection since.
     ended: HashMap<Box<str>, SequenceNumber>,
-    /// The same, the oldest first; an end that was sent again has more than one entry.
+    /// The same ends, oldest first; an end that was sent again has more than one entry.
     ended_order: VecDeque<(SequenceNumber, Box<str>)>,
     last: SequenceNumber,
     dropped: u64,
-    /// Until then a former process may tell ends.
+    /// Until then a former process may report ends.
     former_until: Millis,
-    /// Renewals of keys that it may end, and when they are due, the first one first. Those of sessions that have ended are not in
-    /// `postponed_keys` any more.
+    /// Renewals of keys that the former process may end, and when they are due, the earliest first. Those of sessions
+    /// that have ended are no longer in `postponed_keys`.
     postponed: VecDeque<(Millis, Notice)>,
     postponed_keys: HashMap<Box<str>, Millis>,
 }
 
 impl Notices {
-    /// This process goes on for another one, which has ends to tell for some time from `now` on.
+    /// This process continues for another one, which may report ends for some time from `now` on.
     pub(super) fn take_over(&mut self, now: Millis) {
         self.former_until = now.after(FORMER_MS);
     }
 
-    /// Takes a notice to be sent when logic is available. If too many wait it comes back, and is counted
-    /// as dropped.
+    /// Takes a notice to be sent when logic is available. If too many wait, the notice is returned and counted as
+    /// dropped.
     pub(super) fn add(&mut self, notice: Notice) -> Option<Notice> {
         if notice.kind == NoticeKind::Ended {
             self.postponed_keys.remove(&notice.key);
@@ -111,13 +112,13 @@ impl Notices {
         None
     }
 
-    /// The last number given. An end that is sent later has a higher one.
+    /// The last number given. An end sent later has a higher one.
     pub(super) fn last_number(&self) -> SequenceNumber {
         self.last
     }
 
-    /// Logic has given `key` to a connection, asked at `since`: an end sent after that may have ended the
-    /// new session. The renewal that would mend that comes back if too many wait.
+    /// Logic has given `key` to a connection, in answer to a question asked at `since`. An end sent after that may have
+    /// ended the new session. Returns the renewal that would correct this if too many notices wait.
     pub(super) fn key_in_use(
         &mut self,
         user: i64,
@@ -127,13 +128,14 @@ impl Notices {
         if Canary::EndInUse.is_released() {
             return None;
         }
-        // What is remembered of the key from here on was sent after this answer: see `key_reclaimed`.
+        // An end of the key that is remembered from here on was sent after this answer: see `key_reclaimed`.
         let ended = self.ended.remove(key);
         self.mend(user, key, ended.is_some_and(|ended| ended > since))
     }
 
-    /// A connection holds `key`, which logic has given to it, and whose end was reported lately: if that was sent behind logic's
-    /// answer, it has ended the new session. The renewal that would mend that comes back if too many wait.
+    /// A connection holds `key`, which logic has given to it, and whose end was reported lately. If the end was sent
+    /// after logic's answer, it has ended the new session. Returns the renewal that would correct this if too many
+    /// notices wait.
     pub(super) fn key_reclaimed(&mut self, now: Millis, user: i64, key: &str) -> Option<Notice> {
         if Canary::EndInUse.is_released() {
             return None;
@@ -145,7 +147,8 @@ impl Notices {
         self.mend(user, key, ended.is_some())
     }
 
-    /// `key` is in use. An end of it that waits is not sent; one that `was_sent`, or is on its way, is followed by a renewal.
+    /// Handles a `key` that is in use. A waiting end of it is not sent; an end that `was_sent`, or is on its way, is
+    /// followed by a renewal.
     fn mend(&mut self, user: i64, key: &str, was_sent: bool) -> Option<Notice> {
         self.take_back(key);
         let is_due = was_sent || self.on_their_way.contains_key(key);
@@ -153,12 +156,13 @@ impl Notices {
         renewal.and_then(|renewal| self.add(renewal))
     }
 
-    /// Whether one more may wait.
+    /// Whether another notice may wait.
     fn has_room(&self) -> bool {
         self.waiting.len() + self.postponed.len() < WAITING_MAX
     }
 
-    /// Beyond as many as may wait, logic learns by the next renewal that the session goes on.
+    /// Postpones a renewal. If too many notices wait, it is dropped: the next renewal tells logic that the session
+    /// continues.
     fn postpone(&mut self, until: Millis, renewal: Notice) {
         if self.has_room() {
             self.postponed_keys.insert(renewal.key.clone(), until);
@@ -168,8 +172,8 @@ impl Notices {
         }
     }
 
-    /// The next one to be sent, which is on its way from here on until [`Notices::handle_delivered`] or the
-    /// rest after [`Notices::handle_undelivered`].
+    /// The next notice to send. It is on its way until [`Notices::handle_delivered`], or until the rest after
+    /// [`Notices::handle_undelivered`] is over.
     pub(super) fn begin(&mut self) -> Option<Notice> {
         if self.on_their_way.len() >= ON_THEIR_WAY_MAX {
             return None;
@@ -180,22 +184,23 @@ impl Notices {
         Some(notice)
     }
 
-    /// Logic has received it. If a newer one cannot wait, that comes back.
+    /// Notes that logic has received the notice. Returns a newer notice of the key if that cannot wait.
     pub(super) fn handle_delivered(&mut self, notice: &Notice) -> Option<Notice> {
         let next = self.arrive(notice);
         next.and_then(|next| self.add(next))
     }
 
-    /// Logic may have received it or not. After a rest it waits for another time, unless there is a newer one.
+    /// Logic may or may not have received the notice. After a rest it waits to be sent again, unless there is a newer
+    /// one.
     pub(super) fn handle_undelivered(&mut self, now: Millis, notice: Notice) {
         self.resting.push_back((now.after(REST_MS), notice));
     }
 
-    /// Ends the rest of one notice, if any is over at `now`. `Some(Some(_))`: one is given up, and counted
-    /// as dropped.
+    /// Ends the rest of one notice, if any is over at `now`. `Some(Some(_))`: a notice is given up, and counted as
+    /// dropped.
     pub(super) fn handle_timeout(&mut self, now: Millis) -> Option<Option<Notice>> {
         if let Some((until, renewal)) = self.postponed.pop_front_if(|(until, _)| *until <= now) {
-            // Of a session that has ended, or was claimed again since.
+            // The session has ended, or was claimed again since.
             if self.postponed_keys.get(&renewal.key) != Some(&until) {
                 return Some(None);
             }
@@ -215,24 +220,24 @@ impl Notices {
         Some(given_up)
     }
 
-    /// When a rest is over next.
+    /// When the next rest is over.
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
         let firsts = [self.resting.front(), self.postponed.front()];
         firsts.into_iter().flatten().map(|(until, _)| *until).min()
     }
 
-    /// None waits and none is on its way.
+    /// Whether no notice waits or is on its way.
     pub(super) fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.on_their_way.is_empty()
     }
 
-    /// A notice of `key` waits, rests or is on its way.
+    /// Whether a notice of `key` waits, rests or is on its way.
     pub(super) fn has_notice_of(&self, key: &str) -> bool {
         let is_postponed = self.postponed_keys.contains_key(key);
         is_postponed || self.places.contains_key(key) || self.on_their_way.contains_key(key)
     }
 
-    /// An end waits, rests, or is to be sent after the notice that is on its way.
+    /// Whether an end waits, rests, or is to be sent after the notice on its way.
     pub(super) fn has_ends(&self) -> bool {
         let waiting = self.waiting.values().chain(self.on_their_way.values().flatten());
         let mut pending = waiting.chain(self.resting.iter().map(|(_, notice)| notice));
@@ -247,11 +252,12 @@ impl Notices {
         self.dropped
     }
 
-    /// It is no longer on its way; what is to be sent next of its key.
+    /// Notes that the notice is no longer on its way. Returns the next notice of its key.
     fn arrive(&mut self, notice: &Notice) -> Option<Notice> {
         let next = self.on_their_way.remove(&notice.key).flatten();
         if notice.kind == NoticeKind::Ended {
-            // Heard or not: an answer that got lost may have had a deed before it.
+            // This holds even if it is not known to be received: logic may have acted on it, and only the answer was
+            // lost.
             self.remember_end(notice.key.clone());
         }
         next
@@ -349,23 +355,23 @@ mod tests {
     fn an_end_that_may_have_hit_the_new_session_is_mended() {
         let mended = [("a".to_owned(), NoticeKind::Renewed)];
         let mut notices = Notices::default();
-        // It waits: it is not sent.
+        // The end waits, so it is not sent.
         notices.add(ended("a"));
         notices.key_in_use(1, "a", notices.last_number());
         assert_eq!(send_all(&mut notices), []);
-        // It is on its way.
+        // The end is on its way.
         notices.add(ended("a"));
         let on_its_way = notices.begin().unwrap();
         notices.key_in_use(1, "a", notices.last_number());
         notices.handle_delivered(&on_its_way);
         assert_eq!(send_all(&mut notices), mended);
-        // It was sent while logic was asked.
+        // The end was sent while logic was asked.
         let asked = notices.last_number();
         notices.add(ended("a"));
         assert_eq!(send_all(&mut notices).len(), 1);
         notices.key_in_use(1, "a", asked);
         assert_eq!(send_all(&mut notices), mended);
-        // It was sent before.
+        // The end was sent before logic was asked.
         notices.key_in_use(1, "a", notices.last_number());
         assert_eq!(send_all(&mut notices), []);
     }
@@ -389,14 +395,14 @@ mod tests {
             notices.key_reclaimed(NOW, 1, "a");
             send_all(&mut notices)
         };
-        // Logic had the end before it was asked: its answer began a session that nothing has ended.
+        // Logic had the end before it was asked: its answer began a session that was not ended.
         assert_eq!(sent_for_claim(true, true), []);
         assert_eq!(sent_for_claim(false, true), [("a".to_owned(), NoticeKind::Renewed)]);
         // An end that still waits is not sent.
         assert_eq!(sent_for_claim(false, false), []);
     }
 
-    /// The former process of an upgrade may have the end of a key to tell, which its home has reported.
+    /// The former process of an upgrade may still report the end of a key, which its home has reported.
     #[test]
     fn a_key_that_is_claimed_again_after_an_upgrade_is_renewed_once_the_former_process_has_ended() {
         let over = Millis(NOW.0 + FORMER_MS);
@@ -415,12 +421,12 @@ mod tests {
         assert_eq!(notices.handle_timeout(over), Some(None));
         assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Renewed)]);
         assert_eq!(notices.handle_timeout(over), None);
-        // It has ended again by then: a renewal would bring it back.
+        // The session has ended again by then: a renewal would bring it back.
         let mut notices = claimed(NOW);
         notices.add(ended("a"));
         assert_eq!(notices.handle_timeout(over), Some(None));
         assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Ended)]);
-        // And was claimed once more.
+        // The key is claimed once more.
         let mut notices = claimed(NOW);
         notices.add(ended("a"));
         let later = Millis(NOW.0 + 1);
@@ -429,7 +435,7 @@ mod tests {
         assert_eq!(send_all(&mut notices), []);
         assert_eq!(notices.handle_timeout(later.after(FORMER_MS)), Some(None));
         assert_eq!(send_all(&mut notices), [("a".to_owned(), NoticeKind::Renewed)]);
-        // Later there is nobody else who ends sessions.
+        // Later no other process ends sessions.
         assert_eq!(claimed(over).poll_timeout(), None);
     }
 

@@ -1,4 +1,4 @@
-//! What comes of an attempt and of a call, and the sentence for the client.
+//! The outcomes of attempts and calls, and the sentence for the client.
 
 use std::fmt;
 
@@ -44,7 +44,7 @@ impl StatusCode {
         "UNAUTHENTICATED",
     ];
 
-    /// The code is a statement about the client or its message. All others are about the service.
+    /// Whether the code is a statement about the client or its message. All other codes are about the service.
     pub(super) fn is_about_client(self) -> bool {
         matches!(
             self,
@@ -74,16 +74,16 @@ pub enum UnknownCode {
     Retry,
 }
 
-/// What came of one attempt.
+/// The outcome of one attempt.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum AttemptOutcome {
-    /// Logic did what it was asked.
+    /// Logic did what was asked.
     Replied(Reply),
     /// The other side answered with a status that is not OK.
     Refused {
         /// Which one.
         code: StatusCode,
-        /// Its message, or what stands for the code where there is none.
+        /// Its message, or a text for the code if there is none.
         sentence: Box<str>,
     },
     /// This side gave up waiting.
@@ -95,22 +95,22 @@ pub enum AttemptOutcome {
     },
 }
 
-/// Why a call has no good answer.
+/// Why a call failed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Failure {
     /// Logic refused the client. The sentence is for the client.
     Refused { code: StatusCode, sentence: Box<str> },
-    /// The service failed, by its own word. The message is for the log only: it may name inner parts.
+    /// The service reported a failure. Its message is only logged, because it may reveal internals.
     Failed { code: StatusCode },
     /// No answer came in time.
     Late,
-    /// No address is available, or those that were tried are not any more.
+    /// No address is available, or those that were tried no longer are.
     Unavailable,
-    /// As many calls as there may be are under way.
+    /// The number of calls under way is at its bound.
     TooManyCalls,
 }
 
-/// What to do about an attempt.
+/// The decision after an attempt.
 pub(super) enum Verdict {
     /// The call is over.
     Final(Result<Reply, Failure>),
@@ -129,7 +129,7 @@ impl AttemptOutcome {
             Self::Refused { code, sentence } if code.is_about_client() => {
                 Verdict::Final(Err(Failure::Refused { code, sentence }))
             }
-            // The message of an error without a code is whatever was beneath it.
+            // An error without a code may contain internal details in its message.
             Self::Refused { code: code @ StatusCode::UNKNOWN, .. }
                 if unknown == UnknownCode::Refuse =>
             {
@@ -144,7 +144,7 @@ impl AttemptOutcome {
 }
 
 impl Failure {
-    /// What to count it under.
+    /// The code under which the failure is counted.
     pub(super) fn code(&self) -> StatusCode {
         match self {
             Self::Refused { code, .. } | Self::Failed { code } => *code,
@@ -154,7 +154,7 @@ impl Failure {
         }
     }
 
-    /// For the client; the shard cuts what is too long.
+    /// The sentence for the client; the shard cuts it if it is too long.
     pub(super) fn sentence(self) -> Box<str> {
         match self {
             Self::Refused { sentence, .. } => sentence,
@@ -165,8 +165,8 @@ impl Failure {
         }
     }
 
-    /// The same for a client that is not let in. Only logic's own refusal is final; after anything else
-    /// the client is told to come back, after a random time from half of `retry_after_ms` up to it.
+    /// The denial of a client that is not let in. Only logic's own refusal is final. After any other failure the client
+    /// is told to come back after a random time between half of `retry_after_ms` and all of it.
     pub(super) fn denied(self, retry_after_ms: u32, jitter: &mut Jitter) -> Denied {
         if let Self::Refused { sentence, .. } = self {
             return Denied::refused(sentence);

@@ -1,4 +1,4 @@
-//! The room counts: this server's numbers to logic, everybody else's to the rooms' homes.
+//! The room counts: this server's counts go to logic, those of other servers to the rooms' homes.
 
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
@@ -7,31 +7,31 @@ use std::sync::Arc;
 
 use comet_core::{Millis, home_of_room};
 
-/// Longest request, bytes: what goim's logic takes, as every server of grpc-go by default, without the id of
-/// this server and what else is in it.
+/// Longest request, bytes: the limit of goim's logic, which is the default of grpc-go, less space for the server id and
+/// the other fields.
 const PIECE_MAX: usize = (4 << 20) - 1024;
 
-/// Fields that goim's logic keeps the rooms of a server in. Each request replaces the fields of the rooms in
-/// it, so all rooms of a field are in one request.
+/// The fields in which goim's logic stores the rooms of a server. Each request replaces the fields of its rooms, so all
+/// rooms of a field must be in one request.
 const BUCKETS: usize = 64;
 
-/// How far the periodic renewal has come.
+/// The stage of the periodic renewal.
 #[derive(Debug)]
 pub(super) enum Renewal {
     /// It begins when logic is available.
     Due,
     /// The rooms are being counted.
     Counting,
-    /// A piece of them waits for a permit.
+    /// A piece of the counts waits for a permit.
     Counted(Progress),
-    /// Logic is asked.
+    /// A call to logic is under way.
     UnderWay(Progress),
-    /// The next one begins then.
+    /// The next renewal begins at `until`.
     Resting { until: Millis },
 }
 
 impl Renewal {
-    /// The piece that waited is under way.
+    /// The piece that waited is on its way.
     pub(super) fn sent(self) -> Self {
         match self {
             Self::Counted(progress) => Self::UnderWay(progress),
@@ -40,23 +40,23 @@ impl Renewal {
     }
 }
 
-/// How many pieces logic has, and what it has answered.
+/// How many pieces logic has, and its answers.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) pieces: Arc<RoomPieces>,
-    /// The piece that waits or is under way.
+    /// The piece that waits or is on its way.
     pub(super) piece: usize,
     /// The latest answer with rooms.
     pub(super) answer: Option<RoomsByHome>,
-    /// Logic has answered every piece so far.
+    /// Whether logic has answered every piece so far.
     pub(super) is_told: bool,
 }
 
-/// The rooms of the latest renewal: no others of this server are known to logic.
+/// The rooms of the latest renewal. Logic knows no other rooms of this server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Told {
     pieces: Arc<RoomPieces>,
-    /// Logic has answered every piece.
+    /// Whether logic has answered every piece.
     is_whole: bool,
 }
 
@@ -67,14 +67,14 @@ impl Told {
         self.pieces.rooms.iter().filter(may_count).map(|(room, _)| room)
     }
 
-    /// What is to be freed.
+    /// The data to free.
     pub(super) fn into_pieces(self) -> Arc<RoomPieces> {
         self.pieces
     }
 }
 
 impl Progress {
-    /// Logic has answered, or has not. Returns what goes on, and an answer that is not needed.
+    /// Takes logic's answer, or its failure to answer. Returns the next step, and an answer that is not needed.
     pub(super) fn handle_answer(
         mut self,
         answer: Option<RoomsByHome>,
@@ -97,7 +97,7 @@ impl Progress {
     }
 }
 
-/// What follows the answer to a piece.
+/// The next step after the answer to a piece.
 pub(super) enum Next {
     /// Another piece.
     Piece(Progress),
@@ -105,16 +105,16 @@ pub(super) enum Next {
     Over(Told, Option<RoomsByHome>),
 }
 
-/// By home, rooms and how many are in each.
+/// For each home, its rooms and the number of members in each.
 pub type RoomsByHome = Vec<Vec<(Arc<str>, u32)>>;
 
-/// The rooms of this server and how many are in each, in pieces that fit a request. The work of each function
+/// The rooms of this server and the number of members in each, in pieces that fit a request. The work of each function
 /// grows with the number of rooms.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct RoomPieces {
-    /// Those of a piece are together.
+    /// The rooms, grouped by piece.
     rooms: Vec<(Arc<str>, i32)>,
-    /// At least one, the longest first: if logic does not take it, the answer to the last one still comes.
+    /// At least one, the longest first: if logic refuses that one, the answer to the last one still comes.
     pieces: Vec<Piece>,
     bytes_max: usize,
 }
@@ -127,8 +127,8 @@ struct Piece {
 }
 
 impl RoomPieces {
-    /// Each of `rooms` is there once. Those of the renewal before that have no members any more are told once as 0: goim's
-    /// logic goes on counting what it is not told.
+    /// Each of `rooms` occurs once. Rooms of the previous renewal without members are sent once more with 0, because
+    /// goim's logic keeps counts until they are replaced.
     #[must_use]
     pub fn cut(mut rooms: Vec<(Arc<str>, u32)>, told: Option<&Told>) -> Self {
         if let Some(told) = told {
@@ -140,7 +140,7 @@ impl RoomPieces {
         Self::cut_by(PIECE_MAX, rooms)
     }
 
-    /// The same with pieces of `bytes_max`.
+    /// As [`RoomPieces::cut`], with pieces of `bytes_max`.
     pub(super) fn cut_by(bytes_max: usize, rooms: Vec<(Arc<str>, u32)>) -> Self {
         let clamp = |online| i32::try_from(online).unwrap_or(i32::MAX);
         let rooms: Vec<_> = rooms.into_iter().map(|(room, online)| (room, clamp(online))).collect();
@@ -185,19 +185,19 @@ impl RoomPieces {
         &self.rooms[self.pieces[piece].rooms.clone()]
     }
 
-    /// The buckets whose rooms are in a piece, all of them, as a set of bits.
+    /// The buckets of a piece, as a bit set. All rooms of these buckets are in the piece.
     #[must_use]
     pub fn buckets(&self, piece: usize) -> u64 {
         self.pieces[piece].buckets
     }
 
-    /// Bytes of the longest piece, if it is longer than a request should be: the rooms of one bucket.
+    /// Bytes of the longest piece, if it exceeds the limit of a request: the rooms of one bucket.
     pub(super) fn beyond(&self) -> Option<usize> {
         Some(self.pieces[0].bytes).filter(|bytes| *bytes > self.bytes_max)
     }
 
-    /// The rooms with members on other servers, if `all` is how many are in each room on all of them. That may
-    /// be older than our own number: then the difference is not below zero.
+    /// The rooms with members on other servers. `all` has the members of each room on all servers. It may be older than
+    /// our own count, so the difference is clamped at zero.
     #[must_use]
     pub fn elsewhere(
         &self,
@@ -222,12 +222,12 @@ impl RoomPieces {
     }
 }
 
-/// The field of goim's logic that a room is in.
+/// The field of goim's logic in which a room is stored.
 fn bucket_of(room: &str) -> usize {
     cityhasher::hash::<u32>(room) as usize % BUCKETS
 }
 
-/// Bytes of an entry of a protobuf map from texts to positive numbers, at most.
+/// Upper bound of the bytes of an entry of a protobuf map from texts to positive numbers.
 fn entry_bytes(room: &str, online: i32) -> usize {
     let varint = |number: usize| (number.max(1).ilog2() as usize) / 7 + 1;
     let number = usize::try_from(online).map_or(10, varint);
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// Pieces fit, have whole buckets, and are all rooms together.
+    /// Pieces fit, contain whole buckets, and together have all rooms.
     #[test]
     fn rooms_are_cut_by_bytes_between_buckets() {
         for (count, bytes, most) in [(0, 20, 1), (1_000, 20, 1), (60_000, 200, 4), (300_000, 30, 3)]

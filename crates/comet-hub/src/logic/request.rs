@@ -1,4 +1,4 @@
-//! What logic is asked and replies: the calls of `goim.logic.Logic`, without its wire.
+//! Requests to logic and its replies: the calls of `goim.logic.Logic`, independent of their encoding.
 
 use std::sync::Arc;
 
@@ -6,14 +6,14 @@ use comet_core::Identity;
 
 use super::renewal::{RoomPieces, RoomsByHome};
 
-/// What logic is asked. The driver adds the id of this server.
+/// A request to logic. The driver adds the id of this server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// Who is this? Answered with [`Reply::Connected`].
+    /// Asks for the identity behind a token. Answered with [`Reply::Connected`].
     Connect {
         /// Body of the client's op 7.
         token: Box<[u8]>,
-        /// Cookie header of the upgrade; empty where there was none.
+        /// Cookie header of the upgrade; empty if there was none.
         cookie: Box<str>,
     },
     /// A client's message. Answered with [`Reply::Done`].
@@ -27,7 +27,7 @@ pub enum Request {
         /// The frame's body.
         body: Box<[u8]>,
     },
-    /// The session goes on. Answered with [`Reply::Done`].
+    /// The session continues. Answered with [`Reply::Done`].
     Heartbeat {
         /// Whose session it is.
         user: i64,
@@ -41,7 +41,7 @@ pub enum Request {
         /// The session's key.
         key: Box<str>,
     },
-    /// How many are online here in each room of a piece. Answered with [`Reply::Elsewhere`].
+    /// The number of members online here in each room of a piece. Answered with [`Reply::Elsewhere`].
     RenewOnline {
         /// All rooms.
         pieces: Arc<RoomPieces>,
@@ -63,7 +63,8 @@ impl Request {
         }
     }
 
-    /// Logic hands on what clients say: it must not get that twice. Everything else it may do twice.
+    /// Whether a request may be repeated. Logic forwards clients' messages, so it must not get one twice. All other
+    /// requests may be repeated.
     pub(super) fn retry(&self) -> Retry {
         match self {
             Self::Receive { .. } => Retry::IfNotSent,
@@ -72,22 +73,22 @@ impl Request {
     }
 }
 
-/// What logic replies.
+/// A reply of logic.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
     /// To [`Request::Connect`].
     Connected(Identity),
-    /// To the requests without an answer of their own.
+    /// To requests that need no answer.
     Done,
-    /// To [`Request::RenewOnline`]: what [`RoomPieces::elsewhere`] makes of the answer. It may be empty for
-    /// pieces before the last one.
+    /// To [`Request::RenewOnline`]: the result of [`RoomPieces::elsewhere`] for the answer. It may be empty for pieces
+    /// before the last one.
     Elsewhere(RoomsByHome),
 }
 
-/// Is a call that failed on its way made again at another address?
+/// Whether a call that failed on its way is repeated at another address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Retry {
     Always,
-    /// Only if logic cannot have seen it.
+    /// Only if logic cannot have received it.
     IfNotSent,
 }

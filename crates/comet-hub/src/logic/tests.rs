@@ -1,4 +1,4 @@
-//! The client as a driver sees it, which here is the test.
+//! The client as seen by its driver, which is the test here.
 
 mod calls;
 mod notices;
@@ -75,7 +75,7 @@ impl Rig {
         std::iter::from_fn(|| self.client.poll_message()).collect()
     }
 
-    /// What rooms are to be cut with, if they are to be counted.
+    /// The argument for cutting the rooms, if they are to be counted.
     fn told(&mut self) -> Option<Option<Told>> {
         self.actions().into_iter().find_map(|action| match action {
             Action::CountRooms { told } => Some(told),
@@ -87,7 +87,7 @@ impl Rig {
         std::iter::from_fn(|| self.client.poll_event()).last().unwrap().to_string()
     }
 
-    /// What is sent; other actions are dropped.
+    /// The requests that are sent; other actions are dropped.
     fn sent(&mut self) -> Vec<Sent> {
         let send = |action| match action {
             Action::Send { attempt, connection, request } => {

@@ -1,4 +1,4 @@
-//! From the claims of a checked token to an identity.
+//! The identity from the claims of a checked token.
 
 use comet_core::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX};
 use comet_core::{Accepts, Identity};

@@ -1,4 +1,4 @@
-//! Keys from URLs. Another thread fetches them; here is what it and the checks of tokens tell each other.
+//! Keys from URLs, shared by the thread that fetches them and the checks of tokens.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -9,17 +9,17 @@ use super::keys::Key;
 /// The keys of a URL; `None`: they were not fetched yet.
 pub(super) type Fetched = Option<Vec<Key>>;
 
-/// The JWK set that they were read from.
+/// The JWK set from which they were read.
 pub(super) type Document = Option<Arc<[u8]>>;
 
 /// The keys of all URLs, in the order of the configuration.
 pub(super) struct FetchedKeys {
     sets: RwLock<Arc<[Arc<Fetched>]>>,
-    /// What they were read from, for a process that goes on with them.
+    /// The documents of the keys, for a process that takes over.
     documents: RwLock<Vec<Document>>,
-    /// The servers may have keys that are not here.
+    /// The servers may have keys that are missing here.
     is_stale: AtomicBool,
-    /// A token has named a key that is not here.
+    /// A token has named a missing key.
     is_wanted: AtomicBool,
     fetcher: OnceLock<Thread>,
 }
@@ -56,7 +56,7 @@ impl FetchedKeys {
     }
 
     pub(super) fn set_fetcher(&self, thread: Thread) {
-        // There is one for the life of the keys.
+        // The fetcher is set once for the lifetime of the keys.
         let _ = self.fetcher.set(thread);
     }
 
@@ -64,8 +64,8 @@ impl FetchedKeys {
         self.is_stale.store(is_stale, Ordering::Relaxed);
     }
 
-    /// A key is missing. Returns whether it may be there once the keys were fetched again, which the fetcher is asked
-    /// for once. Costs a system call at most, and waits for nothing.
+    /// Notes a missing key. Returns whether a fetch may bring it; the fetcher is asked for that once. Costs at most one
+    /// system call, and never waits.
     pub(super) fn want(&self) -> bool {
         if !self.is_stale.load(Ordering::Relaxed) {
             return false;
@@ -82,7 +82,7 @@ impl FetchedKeys {
         self.is_wanted.load(Ordering::Relaxed)
     }
 
-    /// A fetch begins that will bring what is wanted by now.
+    /// Notes that a fetch begins that will bring all keys wanted so far.
     pub(super) fn begin(&self) {
         self.is_wanted.store(false, Ordering::Relaxed);
     }

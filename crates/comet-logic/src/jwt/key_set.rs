@@ -1,4 +1,4 @@
-//! The keys of all files together, and what a newer set changes.
+//! The keys of all files together, and the changes of a newer set.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ pub struct KeySet {
     files: Vec<(String, Vec<Key>)>,
 }
 
-/// What a newer set has for one file or URL.
+/// The change of one file or URL in a newer set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct KeyChange {
-    /// Which one, in the order of the configuration.
+    /// The index of the file or URL, in the order of the configuration.
     pub file: usize,
     /// Keys in it.
     pub keys: usize,
@@ -34,7 +34,7 @@ impl KeySet {
         self.files.iter().flat_map(|(_, keys)| keys)
     }
 
-    /// The files whose keys are other ones than in `older`.
+    /// The files whose keys differ from those in `older`.
     pub(super) fn changes_from(&self, older: &Self) -> Vec<KeyChange> {
         let all: Vec<&Key> = older.iter().collect();
         let mut changes = Vec::new();
@@ -50,7 +50,7 @@ impl KeySet {
     }
 }
 
-/// What `newer` changes of `older`, the former keys of the same file or URL.
+/// The change from `older` to `newer`, the keys of one file or URL.
 pub(super) fn change(file: usize, older: &[Key], newer: &[Key]) -> Option<KeyChange> {
     let is_new = |key: &&Key| !older.iter().any(|before| same(before, key));
     let new = newer.iter().filter(is_new).count();
@@ -73,7 +73,7 @@ impl fmt::Display for KeyChange {
     }
 }
 
-/// Without the keys: they may be secrets.
+/// Leaves out the keys, which may be secrets.
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let keys = self.iter().map(|key| (key.algorithm, &key.id));

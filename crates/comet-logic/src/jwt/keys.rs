@@ -32,7 +32,7 @@ pub struct KeyFile {
     pub bytes: Vec<u8>,
 }
 
-/// Without the bytes, which may be a secret.
+/// Leaves out the bytes, which may be a secret.
 impl fmt::Debug for KeyFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KeyFile").field("name", &self.name).finish_non_exhaustive()
@@ -73,9 +73,9 @@ impl KeyFile {
     }
 }
 
-/// The public keys in the JWK set of a URL for the `allowed` algorithms; at least one. Whoever reads the URL knows its secrets, so
-/// these are skipped. Keys that cannot be used are skipped, too, each with a sentence: the others are those that the issuer signs with
-/// (RFC 7517, section 5).
+/// The public keys for the `allowed` algorithms in the JWK set of a URL; at least one. Secrets are skipped, because any
+/// reader of the URL knows them. Unusable keys are skipped as well, each with a sentence: the issuer signs with the
+/// others (RFC 7517, section 5).
 pub(super) fn read_set(
     bytes: &[u8],
     allowed: &[Algorithm],
@@ -98,7 +98,7 @@ pub(super) fn read_set(
     }
 }
 
-/// A JWK set whose keys are not looked at yet.
+/// A JWK set whose keys are not parsed yet.
 #[derive(Deserialize)]
 struct Values {
     keys: Vec<Value>,
@@ -137,7 +137,7 @@ fn from_secret(bytes: &[u8]) -> Result<Key, String> {
         _ => bytes,
     };
     if is_der(secret) {
-        // If a public key were used as a secret, anybody could make tokens.
+        // If a public key were used as a secret, anyone could make tokens.
         return Err("this is DER, not a secret: give a public key as PEM".to_owned());
     }
     let key = DecodingKey::from_secret(secret);
@@ -145,8 +145,8 @@ fn from_secret(bytes: &[u8]) -> Result<Key, String> {
     Ok(Key { algorithm: Algorithm::Hs256, id: None, key })
 }
 
-/// Whether `bytes` are exactly one ASN.1 SEQUENCE in DER (X.690, section 8.1.3). So are random
-/// secrets of 32 bytes with a probability of 1 in 65,536.
+/// Whether `bytes` are exactly one ASN.1 SEQUENCE in DER (X.690, section 8.1.3). A random secret of 32 bytes looks like
+/// one with a probability of 1 in 65,536.
 fn is_der(bytes: &[u8]) -> bool {
     match bytes {
         [0x30, length @ 0..=0x7f, rest @ ..] => usize::from(*length) == rest.len(),
@@ -158,15 +158,15 @@ fn is_der(bytes: &[u8]) -> bool {
     }
 }
 
-/// The keys of a JWK set that is a file. Keys for what comet does not do are skipped, as RFC 7517, section 5 says; another one that
-/// cannot be used is a mistake.
+/// The keys of a JWK set in a file. Keys for unsupported purposes are skipped, as in RFC 7517, section 5; any other
+/// unusable key is an error.
 fn from_set(bytes: &[u8], allowed: &[Algorithm]) -> Result<Vec<Key>, String> {
     let set: JwkSet =
         serde_json::from_slice(bytes).map_err(|fault| format!("not a JWK set: {fault}"))?;
     set.keys.iter().filter_map(|jwk| from_jwk(jwk, allowed).transpose()).collect()
 }
 
-/// A key of a JWK set; `None`: it is for something else.
+/// A key of a JWK set; `None`: it has an unsupported purpose.
 fn from_jwk(jwk: &Jwk, allowed: &[Algorithm]) -> Result<Option<Key>, String> {
     let Some(algorithm) = purpose(jwk).filter(|algorithm| allowed.contains(algorithm)) else {
         return Ok(None);

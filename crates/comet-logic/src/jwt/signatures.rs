@@ -1,7 +1,7 @@
 //! The signature backend of `jsonwebtoken`, with ring.
 //!
-//! `jsonwebtoken` has two backends of its own, which are not compiled in. One needs a C build of
-//! its own; the other checks RSA with a crate that has an open advisory (RUSTSEC-2023-0071).
+//! The two backends of `jsonwebtoken` itself are not compiled in. One needs a C build; the other checks RSA with a
+//! crate that has an open advisory (RUSTSEC-2023-0071).
 
 use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
 use jsonwebtoken::errors::{Error, ErrorKind, new_error};

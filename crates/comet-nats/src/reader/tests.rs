@@ -1,4 +1,4 @@
-//! What comes for a reader, without NATS.
+//! Messages for a reader, without NATS.
 
 use async_nats::HeaderMap;
 
@@ -38,14 +38,14 @@ fn events_that_wait_are_bounded_by_bytes_and_by_number() {
         reader.take(message(1));
     }
     assert_eq!((engine.counts().dropped_bytes, engine.counts().dropped), (1, 2));
-    // There is no room for pushes, and there is for what hosts say.
+    // There is no space for pushes, but for notices of hosts.
     for _ in 0..3 {
         reader.take(announcement());
     }
     assert_eq!((engine.counts().dropped_notices, engine.counts().dropped), (1, 2));
 }
 
-/// A reader of a connection that has begun, whose notices have no room: that, and two events more.
+/// A reader whose connection has begun, and whose notices have space only for that and one more event.
 fn full_reader() -> (Reader, mpsc::Receiver<Event>) {
     let (notices, waiting) = mpsc::channel(2);
     let queues = Queues { pushes: mpsc::channel(1).0, notices };
@@ -64,7 +64,7 @@ async fn next(waiting: &mut mpsc::Receiver<Event>) -> Event {
 #[tokio::test]
 async fn a_connection_begins_after_the_end_of_the_one_before() {
     let (mut reader, mut waiting) = full_reader();
-    // Whoever waits for room among the notices does.
+    // Lets a sender that waits for space among the notices proceed.
     tokio::task::yield_now().await;
     for expected in [Event::Connected, announced()] {
         assert_eq!(next(&mut waiting).await, expected);
@@ -149,7 +149,7 @@ fn what_is_held_is_begun_if_the_upgrade_fails() {
     assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
 }
 
-/// Nothing can be held while what the former process held is on its way, which its owner can see.
+/// Nothing can be held while the messages held by the former process are on their way, and its owner can see that.
 #[test]
 fn a_process_can_hold_pushes_once_it_has_taken_over() {
     let (mut reader, mut waiting) = reader();
@@ -167,7 +167,7 @@ fn a_process_can_hold_pushes_once_it_has_taken_over() {
     assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
 }
 
-/// Its owner waits for it neither to take over nor to hold.
+/// Its owner does not wait for it, neither for taking over nor for holding.
 #[test]
 fn an_engine_that_has_ended_passes_on_no_more() {
     let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
@@ -175,7 +175,7 @@ fn an_engine_that_has_ended_passes_on_no_more() {
     assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
 }
 
-/// Whether the new process is subscribed before or after the former one waits for that.
+/// Whether the new process subscribes before or after the former one waits for that.
 #[test]
 fn what_is_held_goes_to_the_other_process() {
     for is_faster in [false, true] {
@@ -193,7 +193,7 @@ fn what_is_held_goes_to_the_other_process() {
             former.take(word(Word::Subscribed));
         }
         assert!(matches!(former.part, InUpgrade::Leaves { is_heard: true, .. }));
-        // Both get it.
+        // Both processes get this.
         former.take(push("r.2", "b"));
         next.take(push("r.2", "b"));
         former.forward();

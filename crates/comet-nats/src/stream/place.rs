@@ -1,4 +1,4 @@
-//! How far a host has read the stream, and what it makes of what it finds there. No I/O.
+//! The place up to which a host has read the stream, and its decisions about the messages found there. No I/O.
 
 use comet_core::StreamState;
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
@@ -6,54 +6,55 @@ use comet_hub::cluster::StreamPlace;
 
 #[derive(Default)]
 pub(super) struct Place {
-    /// Tells the stream from one that had its name before.
+    /// Distinguishes the stream from an earlier one of the same name.
     created: i128,
-    /// The stream had lost its last messages, and goes on behind this one: its sequences mean others now.
+    /// If the stream had lost its last messages: the sequence number after which it continued. From there on numbers
+    /// stand for other messages.
     cut: u64,
     /// Sequence of the last message that was read.
     pub(super) last: u64,
-    /// When the stream got it, in milliseconds since 1970; 0: that is not known.
+    /// When the stream got it, in milliseconds since 1970; 0: unknown.
     last_unix_ms: u64,
-    /// Messages up to this one may be lost.
+    /// Messages up to this number may be lost.
     lost: u64,
-    /// Sequence of the last message that was there at the start.
+    /// Sequence number of the last message that existed at the start.
     end: u64,
     pub(super) is_read: bool,
-    /// What homes were told.
+    /// The place that homes were told.
     pub(super) told: StreamPlace,
 }
 
-/// What the stream has.
+/// The state of the stream.
 #[derive(Clone, Copy)]
 pub(super) struct Found {
     pub(super) created: i128,
-    /// The sequence behind the last message, where it has none.
+    /// The first sequence number; without messages, the one after the last.
     pub(super) first: u64,
     pub(super) last: u64,
     pub(super) messages: u64,
 }
 
-/// Messages that are gone.
+/// Lost messages.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Loss {
-    /// The stream has lost what this host has read, up to its last message. `first` is where that shows.
+    /// The stream has lost messages that this host has read, up to the last. `first` is the number where this shows.
     Tail { first: u64, last: u64 },
-    /// The stream has dropped what this host has not read.
+    /// The stream has dropped messages that this host has not read.
     Unread { first: u64, last: u64 },
 }
 
-/// What a message of the consumer is.
+/// The meaning of a message from the consumer.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) enum Arrival {
     /// The next one.
     Next,
-    /// The next one, since those before are not there any more. `None`: nobody had to read them.
+    /// The next one, because those before it no longer exist. `None`: this host did not have to read them.
     Behind(Option<Loss>),
     /// It was read before.
     Known,
     /// Messages before it are missing.
     Early,
-    /// It is not the message that was read there. The stream begins anew.
+    /// It differs from the message that was read at this number. The stream begins anew.
     Other(Loss),
 }
 
@@ -68,7 +69,8 @@ impl Place {
         StreamPlace { state, cut: self.cut, seen_unix_ms: self.last_unix_ms }
     }
 
-    /// Where another process of this host has read the stream up to. `None`: it was another stream.
+    /// Continues at the place up to which another process of this host has read the stream. `None`: it was another
+    /// stream.
     pub(super) fn resume(created: i128, place: StreamPlace) -> Option<Self> {
         let StreamPlace { state, cut, seen_unix_ms } = place;
         let StreamState { epoch: known, floor, seen, is_read } = state;
@@ -83,12 +85,12 @@ impl Place {
         })
     }
 
-    /// Takes up the stream where it was left, or from its beginning if it is another one.
+    /// Continues the stream at the known place, or begins at its start if it is another stream.
     pub(super) fn begin(&mut self, found: Found) -> Option<Loss> {
         let Found { created, first, last, messages } = found;
         let mut loss = None;
         if created != self.created {
-            // No member has had what is in a stream that was made meanwhile.
+            // Members have had no message of a stream that was made meanwhile.
             let is_younger = self.created != 0 && created > self.created;
             *self = Self { created, is_read: is_younger, ..Self::default() };
         } else if last < self.last {
@@ -98,7 +100,7 @@ impl Place {
             self.end = last;
         }
         if !self.is_read && (messages == 0 || first > self.end) {
-            // Nothing is left of what was there.
+            // None of the messages that existed at the start is left.
             self.skip_to(self.last.max(first.saturating_sub(1)));
             self.is_read = true;
         } else if self.is_read && first > self.last + 1 {
@@ -107,13 +109,14 @@ impl Place {
         loss
     }
 
-    /// Where a consumer is to begin: at the last message that was read, to see whether it is still the same. 0: at the first one.
+    /// The sequence number at which a consumer has to begin: that of the last message that was read, to see whether it
+    /// is still the same. 0: the first one.
     pub(super) fn start(&self) -> u64 {
         if self.last_unix_ms == 0 && self.last > 0 { self.last + 1 } else { self.last }
     }
 
-    /// A message has come, the first one of its consumer that was not known if `is_first`. Nothing changes that another call with the
-    /// same message does not find again.
+    /// Decides about an arrived message; `is_first`: it is the first unknown one of its consumer. A repeated call with
+    /// the same message has the same result.
     pub(super) fn arrive(&mut self, sequence: u64, unix_ms: u64, is_first: bool) -> Arrival {
         if sequence == self.last && ![0, unix_ms].contains(&self.last_unix_ms) {
             return Arrival::Other(self.cut_at(sequence));
@@ -132,7 +135,7 @@ impl Place {
         Arrival::Behind((!is_begin).then_some(loss))
     }
 
-    /// The message is read. `true`: what was there at the start is read with it.
+    /// Notes that the message is read. `true`: with it, all messages that existed at the start are read.
     pub(super) fn advance(&mut self, sequence: u64, unix_ms: u64) -> bool {
         (self.last, self.last_unix_ms) = (sequence, unix_ms);
         let has_ended = !self.is_read && sequence >= self.end;
@@ -172,7 +175,7 @@ mod tests {
         Found { created: 7, first, last, messages: last + 1 - first }
     }
 
-    /// A host that has read the messages 1 to 100, each of which came at ten times its number.
+    /// A host that has read the messages 1 to 100; each arrived at ten times its number.
     fn read() -> Place {
         let mut place = Place::default();
         assert_eq!(place.begin(found(1, 100)), None);
@@ -192,12 +195,12 @@ mod tests {
         assert_eq!(place.arrive(100, 1_000, true), Arrival::Known);
         assert_eq!(place.arrive(101, 1_010, true), Arrival::Next);
         assert!(!place.advance(101, 1_010));
-        // A hole amid the messages of a consumer.
+        // A gap between the messages of a consumer.
         assert_eq!(place.arrive(103, 1_030, false), Arrival::Early);
         assert_eq!((place.last, place.lost), (101, 0));
     }
 
-    /// It comes back with the messages up to 95, and others publish 96 to 105 before this host looks.
+    /// The stream comes back with the messages up to 95, and others publish 96 to 105 before this host looks.
     #[test]
     fn a_stream_that_has_lost_its_tail_and_got_another_begins_anew() {
         let mut place = read();
@@ -216,14 +219,14 @@ mod tests {
         let mut place = read();
         assert_eq!(place.begin(found(1, 95)), Some(Loss::Tail { first: 96, last: 100 }));
         assert_eq!((place.last, place.end, place.cut, place.is_read), (0, 95, 100, false));
-        // Another process of this host looks in the same way.
+        // Another process of this host decides in the same way.
         let mut next = Place::resume(7, read().told()).expect("it is the same stream");
         next.begin(found(1, 105));
         let lost = Loss::Tail { first: 100, last: 100 };
         assert_eq!(next.arrive(100, 9_000, true), Arrival::Other(lost));
     }
 
-    /// Without a message that would tell: the stream is empty, or nobody publishes.
+    /// No message shows the loss: the stream is empty, or nothing is published.
     #[test]
     fn what_the_stream_has_dropped_is_known_at_once() {
         for (first, last) in [(201, 200), (201, 300)] {

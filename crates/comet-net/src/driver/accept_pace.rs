@@ -2,27 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-/// The rate is kept over windows, at most so many a second. Within one, connections are accepted as fast as they come, so
-/// a short one keeps that burst short.
+/// The rate is kept over windows of time. Within a window, connections are accepted as fast as they come, so short
+/// windows keep that burst short.
 const WINDOWS_A_SECOND: u32 = 100;
 
-/// Most single accepts of a listener that the kernel has. A turn lasts some 5 ms at most, so this
-/// limits no rate below 12,000 a second.
+/// Most single accepts of a listener that are in flight. A turn lasts at most some 5 ms, so this limits no rate below
+/// 12,000 a second.
 const SINGLE_MAX: u32 = 64;
 
-/// Counts accepts in windows. A storm of connects waits in the kernel's backlog, where it costs nothing, and
-/// the clients that are connected get their share of the core.
+/// Counts accepts per window. A storm of connects waits in the kernel's backlog, where it costs nothing, and connected
+/// clients get their share of the core.
 pub(super) struct AcceptPace {
     window_end: Instant,
     accepted: u32,
 }
 
-/// What one listener may have in flight while a rate is set.
+/// The accepts that one listener may have in flight while a rate is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Quota {
-    /// Its share of what is left of the window.
+    /// Its share of the rest of the current window.
     now: u32,
-    /// Its share of a window.
+    /// Its share of a whole window.
     most: u32,
 }
 
@@ -31,16 +31,16 @@ impl AcceptPace {
         Self { window_end: now, accepted: 0 }
     }
 
-    /// Counts an accept. Returns whether it is the last one that `rate`, accepts a second, allows in this window.
+    /// Counts an accept. Returns whether it is the last that `rate` (accepts a second) allows in this window.
     pub(super) fn count(&mut self, now: Instant, rate: u32) -> bool {
         let most = self.begin_window(now, rate);
         self.accepted += 1;
         self.accepted == most
     }
 
-    /// What each of `listeners` may have in flight; `None`: nothing more before the window has ended. What an idle listener
-    /// has in flight is not taken from the shares of the others, so together they may exceed a window. The next window
-    /// has so much less.
+    /// The accepts that each of `listeners` may have in flight; `None`: no more until the window ends. An idle
+    /// listener's accepts in flight do not reduce the shares of the others, so the listeners together may exceed a
+    /// window. The next window allows that many fewer.
     pub(super) fn quota(&mut self, now: Instant, rate: u32, listeners: usize) -> Option<Quota> {
         let most = self.begin_window(now, rate);
         let left = most.saturating_sub(self.accepted);
@@ -62,22 +62,22 @@ impl AcceptPace {
     }
 }
 
-/// The accepts of a listener that the kernel has.
+/// The accepts of a listener that are in flight.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Armed {
-    /// One that takes all that is in the backlog, and whatever comes. It keeps no rate.
+    /// One accept that takes the whole backlog and all later connections. It keeps to no rate.
     Multishot,
-    /// So many that take one connection each.
+    /// This many accepts that take one connection each.
     Single(u32),
 }
 
-/// What brings the accepts of a listener to what it may have.
+/// The step that brings a listener's accepts to its quota.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum ArmStep {
     None,
     Multishot,
     Single(u32),
-    /// The setting has changed. The kernel may have taken connections already; those are accepted.
+    /// The setting has changed. Connections that the kernel has taken already are accepted.
     Cancel,
 }
 
@@ -88,7 +88,7 @@ impl Armed {
     pub(super) fn next_step(self, quota: Option<Quota>) -> ArmStep {
         match (self, quota) {
             (Self::NONE, None) => ArmStep::Multishot,
-            // Single ones end by themselves.
+            // Single accepts end by themselves.
             (_, None) => ArmStep::None,
             (Self::Multishot, Some(_)) => ArmStep::Cancel,
             (Self::Single(armed), Some(quota)) if armed > quota.most => ArmStep::Cancel,
@@ -106,7 +106,7 @@ impl Armed {
         }
     }
 
-    /// One has ended.
+    /// One accept has ended.
     pub(super) fn end(&mut self) {
         *self = match *self {
             Self::Multishot => Self::NONE,
@@ -123,7 +123,7 @@ mod tests {
     struct Flooded(Armed);
 
     impl Flooded {
-        /// Submits what it may, and takes what that has accepted.
+        /// Submits what the quota allows, and accepts that many connections.
         fn turn(
             &mut self,
             pace: &mut AcceptPace,

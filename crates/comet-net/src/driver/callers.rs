@@ -1,4 +1,4 @@
-//! The steps that serve push callers who are connected to this core: their sockets, beside those of clients.
+//! The steps that serve push callers connected to this core. Their sockets are kept apart from those of clients.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,31 +15,32 @@ use crate::ring::{self, Completion, Operation};
 /// How soon a failed accept is submitted again.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The listeners for push callers, and the sockets of those by slot.
+/// The listeners for push callers, and the sockets of connected callers by slot.
 pub(super) struct Callers {
     listeners: Vec<OwnedFd>,
-    /// Listeners whose multishot accept has to be submitted again, and not before when.
+    /// Listeners whose multishot accept must be submitted again, not before `rearm_at`.
     to_rearm: Vec<ListenerIndex>,
     rearm_at: Instant,
     sockets: Vec<Option<Socket>>,
-    /// Whose receive or send a freeze has cancelled, while that lasts. They count as under way: the shard waits for them.
+    /// Callers whose receive or send a freeze has cancelled. Until the thaw these count as under way, and the shard
+    /// waits for them.
     cancelled_receives: Vec<CallerSlot>,
     cancelled_sends: Vec<CallerSlot>,
-    /// Callers without a token that opens: how many there had been when the log last had a line about them, and when that was.
+    /// Callers turned away for a missing or wrong token: their count at the latest log line, and the time of that line.
     locked_out: (u64, Option<Instant>),
 }
 
-/// Time between two lines of the log about callers without a token that opens; all are counted.
+/// Time between two log lines about callers without a valid token; all such callers are counted.
 const LOG_PAUSE: Duration = Duration::from_secs(60);
 
-/// Bytes that are received of a caller at once: a few hundred small pushes.
+/// Most bytes received from a caller at once: a few hundred small pushes.
 const RECV_BYTES: usize = 32 << 10;
 
 struct Socket {
     fd: OwnedFd,
     /// The kernel writes to it while a receive is under way.
     buffer: Box<[u8]>,
-    /// What the send in flight sends; the shard keeps it where it is.
+    /// The bytes of the send in flight; the shard keeps them at this address.
     sent: Option<*const [u8]>,
     is_receiving: bool,
     is_sending: bool,
@@ -78,7 +79,7 @@ impl Callers {
         }))
     }
 
-    /// What becomes readable when a caller comes or sends something.
+    /// The descriptors that become readable when a caller connects or sends something.
     pub(super) fn awaited(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let sockets = self.sockets.iter().flatten().filter(|socket| socket.is_receiving);
         let listeners = self.listeners.iter().map(OwnedFd::as_fd);
@@ -87,7 +88,7 @@ impl Callers {
 }
 
 impl<A: Authenticator> Driver<A> {
-    /// Submits accepts that have ended, or have not begun.
+    /// Submits the accepts that have ended or were not submitted yet.
     pub(super) fn rearm_caller_accepts(&mut self) {
         if self.callers.to_rearm.is_empty() {
             return;
@@ -108,7 +109,8 @@ impl<A: Authenticator> Driver<A> {
         match completion.result {
             Ok(fd) => {
                 let fd = ring::accepted(fd);
-                // A reply is one small segment, and must not wait for the next. A Unix socket has no such option.
+                // A reply is one small segment that must not wait for the next. A Unix socket has no such option; the
+                // error is ignored.
                 let _ = sockopt::set_tcp_nodelay(&fd, true);
                 let Some(slot) = self.shard.handle_caller_accept() else { return };
                 let index = usize::from(slot.0);
@@ -136,7 +138,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Submits what a freeze has cancelled.
+    /// Submits again the operations that a freeze cancelled.
     pub(super) fn rearm_callers(&mut self) {
         for slot in mem::take(&mut self.callers.cancelled_receives) {
             self.receive_from_caller(slot);
@@ -168,7 +170,7 @@ impl<A: Authenticator> Driver<A> {
             socket.is_receiving = false;
             match self.is_frozen {
                 true => self.callers.cancelled_receives.push(slot),
-                // The core has thawed before the operation ended.
+                // The core thawed before the cancelled operation ended.
                 false => self.receive_from_caller(slot),
             }
             return;
@@ -201,7 +203,7 @@ impl<A: Authenticator> Driver<A> {
         self.free_caller_if_gone(slot);
     }
 
-    /// Does with the sockets of callers what the shard says.
+    /// Performs the socket operations that the shard asks for.
     pub(super) fn serve_callers(&mut self) {
         self.log_locked_out();
         while let Some((slot, operation)) = self.shard.poll_caller() {
@@ -225,7 +227,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Says in the log that callers are locked out, once in a while.
+    /// Logs from time to time that callers without a valid token were turned away.
     fn log_locked_out(&mut self) {
         let (logged, at) = self.callers.locked_out;
         let ended = self.shard.callers_locked_out();
@@ -246,7 +248,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Answers the requests that have come, because the core ends. What a socket does not take at once is dropped.
+    /// Answers the requests received so far, because the core ends. Bytes that a socket does not take at once are
+    /// dropped.
     pub(super) fn finish_callers(&mut self) {
         for (slot, rest) in self.shard.finish_callers() {
             let socket = self.callers.at(slot);

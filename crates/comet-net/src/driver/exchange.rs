@@ -9,7 +9,7 @@ use comet_mesh::Returned;
 
 use super::Driver;
 
-/// How long a client waits at least whose token cannot be checked yet, milliseconds; at most twice as long.
+/// The shortest retry time for a client whose token cannot be checked yet, in milliseconds; the longest is twice that.
 const RETRY_MS: u32 = 2_000;
 
 impl<A: Authenticator> Driver<A> {
@@ -26,14 +26,15 @@ impl<A: Authenticator> Driver<A> {
         self.is_crowd_next = !is_for_crowd && self.take_pushes();
     }
 
-    /// Goes on with a crowd, if the turn took no push. Clients whose tokens were looked at are answered before its sends.
+    /// Continues with a crowd if the turn took no push. Clients whose tokens were just checked get their answers before
+    /// the crowd's sends.
     pub(super) fn handle_crowds(&mut self) {
         if !self.has_sends_left && !self.is_crowd_next {
             self.shard.handle_crowds();
         }
     }
 
-    /// Hands over pushes. `false`: there were none.
+    /// Hands pushes to the shard. Returns `false` if there were none.
     fn take_pushes(&mut self) -> bool {
         let mut has_taken = false;
         let mut is_callers_turn = false;
@@ -44,7 +45,8 @@ impl<A: Authenticator> Driver<A> {
                 let Self { shard, sockets, .. } = self;
                 shard.handle_pushes(&mut slice, |conn| Some(sockets.get(conn.slot)?.peer()?.ip()));
             } else if self.shard.end_due_window(&mut messages) {
-                // Before the inbox, which may always have something, as these pushes have waited for their time already.
+                // These come before the inbox, which may never be empty: these pushes have already waited for their
+                // time.
                 has_taken = true;
             } else if messages.is_left()
                 && self.shard.takes_pushes()
@@ -63,7 +65,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Hands over the next push: one of the inbox and one of this core's callers in turn.
+    /// Hands over the next push, alternating between the inbox and this core's callers.
     fn take_push(&mut self, messages: &mut MessageBudget, is_callers_turn: &mut bool) -> bool {
         *is_callers_turn = !*is_callers_turn;
         if *is_callers_turn && self.shard.handle_request(messages) {
@@ -77,7 +79,7 @@ impl<A: Authenticator> Driver<A> {
         !*is_callers_turn && self.shard.handle_request(messages)
     }
 
-    /// Has embedded logic check tokens, which answers at once.
+    /// Has embedded logic check tokens. It answers at once.
     pub(super) fn authenticate(&mut self) {
         while let Some(AuthRequest { conn, token, cookie }) = self.shard.poll_auth() {
             let answer = self.authenticator.auth(&token, &cookie);
@@ -141,7 +143,8 @@ impl<A: Authenticator> Driver<A> {
     }
 }
 
-/// What a refused client is told. One that is to come back is given a time of its own.
+/// The answer to a refused client. One that may come back gets a retry time that depends on its slot, so that not all
+/// come at once.
 fn denied(conn: ConnId, refusal: &Refusal) -> Denied {
     let sentence = refusal.to_string();
     if !refusal.is_temporary() {

@@ -1,6 +1,6 @@
-//! The steps of a live upgrade: while a core is frozen no operation takes or gives a byte, so that for every socket it is known what
-//! the kernel took. Then the sockets are offered to another process, and either all goes on as if nothing had been, or this
-//! process closes them. docs/adr/0016-live-upgrade.md has the reasons.
+//! The steps of a live upgrade. While a core is frozen, no operation sends or receives a byte, so the driver knows for
+//! every socket what the kernel took. Then the sockets are offered to another process. Afterwards either this process
+//! continues as before, or it closes the sockets. docs/adr/0016-live-upgrade.md has the reasons.
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -20,10 +20,10 @@ use crate::ring::Operation;
 use crate::settings::{Arrived, Listener};
 use crate::tls::TlsSession;
 
-/// How long the operations of a core may take to end. 15,000 sends take some 100 ms.
+/// The time within which the operations of a core must end. 15,000 sends take some 100 ms.
 const FREEZE_TIME: Duration = Duration::from_secs(2);
 
-/// How the driver goes on.
+/// Whether the driver continues.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Running,
@@ -32,7 +32,7 @@ pub(super) enum Outcome {
 }
 
 impl<A: Authenticator> Driver<A> {
-    /// Does what the core's owner wants. While the core is frozen this waits for the next order.
+    /// Serves the orders of the core's owner. While the core is frozen this waits for the next order.
     pub(super) fn serve_orders(&mut self) -> Outcome {
         while self.is_frozen || self.orders.is_waiting() {
             let Ok(order) = self.orders.next() else { return Outcome::Released };
@@ -80,7 +80,7 @@ impl<A: Authenticator> Driver<A> {
         Outcome::Running
     }
 
-    /// Clients that connect from now on wait in the kernel, for whoever accepts next.
+    /// Stops the accepts. Clients that connect from here on wait in the kernel for the process that accepts next.
     fn stop_accepts(&mut self) {
         self.is_leaving = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
@@ -88,8 +88,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Sees to it that the kernel does nothing more with the sockets, and handles what it has done. The receives stay where they
-    /// are; without buffers they take nothing.
+    /// Stops the kernel from doing anything more with the sockets, and handles what it has done. The receives stay in
+    /// flight; without buffers they take nothing.
     fn freeze(&mut self) -> Answer {
         if std::mem::replace(&mut self.is_frozen, true) {
             return Ok(());
@@ -103,7 +103,7 @@ impl<A: Authenticator> Driver<A> {
         while self.ring.effects_in_flight() > 0 || self.ring.has_overflown() {
             if is_late {
                 let left = self.ring.effects_in_flight();
-                // Completions that the kernel still keeps may name buffers, which it is about to be given anew.
+                // Completions that the kernel still keeps may name buffers, and the kernel is about to get these anew.
                 while self.ring.has_overflown() {
                     self.ring.wait_for_effects(Duration::ZERO);
                     self.handle_all_completions();
@@ -111,7 +111,8 @@ impl<A: Authenticator> Driver<A> {
                 self.thaw();
                 return Err(format!("{left} operations do not end"));
             }
-            // Read before what has ended is handled: a thread that was held up until now fails only for what is still under way.
+            // The clock is read before the completions are handled. A thread that was held up fails only for operations
+            // still in flight.
             is_late = Instant::now() >= end;
             self.ring.wait_for_effects(FREEZE_TIME / 8);
             self.handle_all_completions();
@@ -145,12 +146,12 @@ impl<A: Authenticator> Driver<A> {
         self.completions = completions;
     }
 
-    /// What goes on without sockets: messages of other shards and of control, and pushes, whose frames wait.
+    /// Does the work that needs no sockets: messages of other shards and of control, and pushes, whose frames wait.
     fn frozen_turn(&mut self) -> FrozenTurn {
         let begin = Instant::now();
         self.turn_end = begin + TURN_TIME;
         self.update_time(begin);
-        // Frames that cannot be sent now hold back no push.
+        // Unsent frames do not hold back pushes here: a frozen core cannot send them.
         self.has_sends_left = false;
         let has_received = self.inbox.depth() > 0;
         self.shard.begin_hand_over();
@@ -169,7 +170,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Hands the state and the sockets to `taker`.
+    /// Passes the state and the sockets to `taker`.
     fn offer(&mut self, taker: Taker) -> Answer {
         if !self.is_frozen {
             return Err("it is not frozen".into());
@@ -178,7 +179,7 @@ impl<A: Authenticator> Driver<A> {
         if !obstacles.may_hand_over() {
             return Err(format!("under way: {obstacles}"));
         }
-        // What is told in relative times counts from now.
+        // Relative times in the state count from this instant.
         self.update_time(Instant::now());
         let (mut state, conns) = self.shard.hand_over();
         let mut sockets = Vec::with_capacity(conns.len());
@@ -204,14 +205,14 @@ impl<A: Authenticator> Driver<A> {
         taker(Offer { state, sockets }).map_err(|error| error.to_string())
     }
 
-    /// Goes on as if nothing had been: what was cancelled is submitted again.
+    /// Continues as before the freeze: cancelled operations are submitted again.
     fn thaw(&mut self) {
         self.is_frozen = false;
         self.is_leaving = false;
         self.ring.give_buffers(&mut self.buffers);
         self.rearm_receives();
         self.rearm_callers();
-        // What is read now sets deadlines.
+        // Input that is read next sets deadlines.
         self.update_time(Instant::now());
         self.shard.release_input();
         for slot in std::mem::take(&mut self.ciphertext_waits) {
@@ -221,8 +222,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// The address of an arrived client, whose PROXY header said `client`. A proxy's own address is none: the header was one of
-    /// those that name no client.
+    /// The address of an arrived client whose PROXY header named `client`. If the header named no client, the socket's
+    /// own address is that of the proxy, and the client has none.
     fn client_address(&mut self, slot: Slot, client: Option<SocketAddr>) -> Option<IpAddr> {
         if let Some(client) = client {
             return Some(client.ip());
@@ -234,17 +235,17 @@ impl<A: Authenticator> Driver<A> {
         (!self.listeners.iter().any(is_proxy)).then_some(peer)
     }
 
-    /// What its listeners with TLS share.
+    /// The TLS configuration that the listeners share.
     fn tls(&self) -> Option<&Tls> {
         self.listeners.iter().find_map(|listener| listener.tls.as_ref())
     }
 
-    /// Makes the connections of another process those of this core.
+    /// Adopts the connections of another process.
     fn adopt(&mut self, arrived: Arrived) -> Answer {
         if !self.is_frozen || self.sockets.all().next().is_some() {
             return Err("it has begun its work".to_owned());
         }
-        // Deadlines are relative to it, and a frozen core has no turns.
+        // Deadlines are relative to the shard's time, and a frozen core has no turns to update it.
         self.update_time(Instant::now());
         let Arrived { mut part, sockets } = arrived;
         let needs_addresses = self.shard.limits().needs_addresses();
@@ -271,8 +272,8 @@ impl<A: Authenticator> Driver<A> {
     }
 }
 
-/// A driver whose sockets another process may have. It has no operation but these two: above all no `shutdown(2)`, which would
-/// end the connections of the other process.
+/// A driver whose sockets another process may have. It only waits for the outcome, and above all never calls
+/// `shutdown(2)`, which would end the connections of the other process.
 struct Offered<'a, A> {
     driver: &'a mut Driver<A>,
 }

@@ -17,17 +17,16 @@ use crate::ring::{self, Completion};
 use crate::sockets::failed;
 use crate::tls::TlsSession;
 
-/// How soon a failed accept is submitted again. It mostly fails because descriptors or memory are
-/// exhausted.
+/// How soon a failed accept is submitted again. Most failures come from exhausted descriptors or memory.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// Most handshakes that one turn continues, if it has time for them. When many clients reconnect at
-/// once, those already connected get their pushes in between.
+/// Most handshakes that one turn continues, if it has time. When many clients reconnect at once, connected clients get
+/// their pushes in between.
 const HANDSHAKES_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
         let armed = &mut self.armed_accepts[index.index()];
-        // What a multishot accept has taken before it was cancelled is not counted.
+        // Connections that a multishot accept took before it was cancelled are not counted.
         let is_paced = *armed != Armed::Multishot;
         if !completion.more {
             armed.end();
@@ -41,7 +40,7 @@ impl<A: Authenticator> Driver<A> {
                     let tls = listener.tls.as_ref();
                     let tls = tls.map(|tls| TlsSession::new(&tls.config(listener.transport)));
                     let needs_address = self.shard.limits().needs_addresses();
-                    // The address is a system call away, so it is read only where it decides something.
+                    // The address costs a system call, so it is read only where it is needed.
                     let peer = (needs_address || listener.proxy_from.is_some())
                         .then(|| peer_name(&fd))
                         .flatten();
@@ -76,7 +75,7 @@ impl<A: Authenticator> Driver<A> {
             }
             Err(error) => {
                 let now = Instant::now();
-                // The others in flight fail as well.
+                // The other accepts in flight fail as well; one line is logged for all.
                 if now >= self.rearm_accepts_at {
                     let error = io::Error::from_raw_os_error(error);
                     log::warn!("core {}: accept failed: {error}", self.shard.id().0);
@@ -94,7 +93,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Submits accepts: those that ended by themselves, and what [`Limits::accepts`](comet_core::Limits::accepts) allows now.
+    /// Submits accepts: those that ended by themselves, and as many as [`Limits::accepts`](comet_core::Limits::accepts)
+    /// allows.
     pub(super) fn rearm_accepts(&mut self) {
         let rate = self.shard.limits().accepts;
         let is_complete = rate == 0 && self.armed_accepts.iter().all(|&armed| armed != Armed::NONE);
@@ -154,7 +154,7 @@ impl<A: Authenticator> Driver<A> {
                             && !layers.awaits_header()
                             && let Some(client) = layers.peer()
                         {
-                            // It may be blocked, and then nothing of it is read.
+                            // The source may be blocked. Then nothing of the connection is read.
                             shard.handle_source(conn, client.ip());
                         }
                         Some(rest.and_then(|rest| {
@@ -168,7 +168,7 @@ impl<A: Authenticator> Driver<A> {
                 }
                 match received {
                     None => {}
-                    // TLS may have queued bytes of its own.
+                    // The TLS layer may have queued bytes of its own.
                     Some(Ok(Received::Processed)) => self.send_ciphertext(slot),
                     Some(Ok(Received::HandshakeDeferred)) => {
                         self.pending_handshakes.push_back(conn);
@@ -184,8 +184,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// The stream has ended. Bytes that came after our part of a handshake are processed first: a client that
-    /// refuses the certificate says so in an alert and leaves.
+    /// Handles the end of the stream. Bytes that came after our part of a handshake are processed first: a client that
+    /// refuses the certificate sends an alert and leaves.
     fn handle_end(&mut self, conn: ConnId, end: Hangup) {
         let shard = &mut self.shard;
         if let Some(layers) = &mut self.sockets.at(conn.slot).layers
@@ -241,15 +241,14 @@ impl<A: Authenticator> Driver<A> {
             self.sockets.at(conn.slot).send_last_alert();
         }
         self.shard.handle_hangup(conn, hangup);
-        // A client that has ended its side may have sent more than is read.
+        // A client that ended its side may have sent more than was read.
         if is_end && !self.shard.is_open(conn) {
             self.sockets.at(conn.slot).send_last_alert();
         }
         self.free_if_gone(conn);
     }
 
-    /// The socket receives nothing more. A handshake that waits is not computed: nothing that its
-    /// bytes hold could be answered.
+    /// Handles a socket that receives nothing more. A deferred handshake is not computed: its answer could not be sent.
     fn hang_up(&mut self, conn: ConnId, hangup: Hangup) {
         self.shard.handle_hangup(conn, hangup);
         self.free_if_gone(conn);

@@ -8,11 +8,11 @@ use super::Driver;
 use crate::sockets::failed;
 use crate::tls::{EncryptError, TlsSession};
 
-/// Sockets with operations in flight that one turn shuts. Each then completes a receive and often a send. The kernel
-/// (6.13 and later) runs at most 20 deferred completions a system call, the oldest first, so more of them would
-/// delay what other clients send.
+/// Sockets with operations in flight that one turn shuts. Each then completes a receive and often a send. Kernels from
+/// 6.13 on run at most 20 deferred completions per system call, oldest first. More shut sockets would delay the input
+/// of other clients.
 const INTERRUPTED_A_TURN: usize = 8;
-/// Sockets that a turn shuts even if it is late.
+/// Sockets that a turn shuts even if its time is over.
 const SHUT_A_TURN: usize = 64;
 
 impl<A: Authenticator> Driver<A> {
@@ -55,7 +55,7 @@ impl<A: Authenticator> Driver<A> {
             };
             match encrypted {
                 Ok(()) => self.send_ciphertext(slot),
-                // A close notice that the peer could not read.
+                // The transmit is a close notice, which the peer could not read.
                 Err(EncryptError::NotReadable) => {
                     self.shard.handle_send_failed(conn, failed(libc::ENOTCONN));
                 }
@@ -71,7 +71,7 @@ impl<A: Authenticator> Driver<A> {
         socket.is_sending = false;
         let conn = socket.conn;
         match (socket.tls(), result) {
-            // Only a freeze cancels, and the kernel took nothing.
+            // Only a freeze cancels sends. The kernel took no byte.
             (None, Err(libc::ECANCELED)) => self.shard.handle_send_cancelled(conn),
             (Some(_), Err(libc::ECANCELED)) => self.send_ciphertext(slot),
             (None, Ok(bytes)) => self.shard.handle_sent(conn, bytes as usize),
@@ -122,8 +122,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Shuts one or both sides of the sockets that the shard closes, while the turn has time for it, but some in each turn: pushes may
-    /// take all the time of every turn.
+    /// Shuts one or both sides of the sockets that the shard closes, while the turn has time. A minimum is shut in each
+    /// turn, because pushes may take all the time of every turn.
     pub(super) fn shut_sockets(&mut self) {
         let (mut interrupted, mut shut) = (0, 0);
         while let Some((conn, how)) = self.shard.poll_close() {
@@ -137,7 +137,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Returns whether operations in flight complete by that.
+    /// Returns whether this makes operations in flight complete.
     fn shut_socket(&mut self, conn: ConnId, how: CloseHow) -> bool {
         let socket = self.sockets.at(conn.slot);
         match (how, socket.tls()) {
@@ -166,7 +166,7 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// A send that a frozen core keeps has no completion to come.
+    /// Drops a sealed send that a frozen core kept; no completion of it will come.
     fn drop_kept_send(&mut self, conn: ConnId) {
         let socket = self.sockets.at(conn.slot);
         if !socket.is_sending && socket.tls().is_some_and(TlsSession::handle_send_failed) {
@@ -179,7 +179,7 @@ impl<A: Authenticator> Driver<A> {
         if self.shard.is_draining() && !self.has_shut_listeners {
             self.has_shut_listeners = true;
             for listener in &self.listeners {
-                // Completes the accept in flight, which closing the descriptor would not.
+                // `shutdown` completes the accept in flight; closing the descriptor would not.
                 let _ = shutdown(&listener.socket, Shutdown::Both);
             }
         }

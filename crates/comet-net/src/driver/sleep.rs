@@ -1,4 +1,4 @@
-//! The end of a turn: the next turn at once if there is work, else a sleep.
+//! The end of a turn: the next turn follows at once if there is work, otherwise the core sleeps.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Driver;
 
-/// Longest sleep while a message waits for room in a full inbox, or an accept for its retry.
+/// Longest sleep while a message waits for space in a full inbox, or an accept for its retry.
 const RETRY: Duration = Duration::from_millis(1);
 
 impl<A: Authenticator> Driver<A> {
@@ -50,8 +50,8 @@ impl<A: Authenticator> Driver<A> {
         }
         let coalesce_until = self.shard.poll_coalesced_wait().filter(|_| !self.must_retry);
         if coalesce_until.is_some() {
-            // An earlier notification would end the coalesced wait at once. Its message is in the
-            // inbox by now, and `arm_wakeup` looks at the inbox below.
+            // Clears an earlier notification, which would end the coalesced wait at once. Its message is in the inbox
+            // already, and `arm_wakeup` below looks there.
             self.wakeup.clear();
         }
         if self.has_work_while_spinning() || !self.inbox.arm_wakeup() {
@@ -72,12 +72,12 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Submits what is queued and sleeps until a message, a connection or a request of a caller comes, or until the
-    /// earlier of `until` and `deadline`. The sleep is not in the ring, so the kernel queues what
-    /// completes meanwhile without waking this thread.
+    /// earlier of `until` and `deadline`. The sleep is outside the ring, so completions are queued in the kernel
+    /// without waking this thread.
     fn coalesced_wait(&mut self, until: Millis, deadline: Option<Millis>) {
         self.ring.flush();
         if self.ring.has_completions() {
-            return; // They arrived during the turn.
+            return; // These completed during the turn.
         }
         let awaited = self.listeners.iter().map(|listener| listener.socket.as_fd());
         let awaited = awaited.chain(self.callers.awaited()).chain([self.wakeup.as_fd()]);
@@ -86,7 +86,7 @@ impl<A: Authenticator> Driver<A> {
         let timeout = self.time_until(deadline.map_or(until, |deadline| deadline.min(until)));
         let timeout = Timespec::try_from(timeout).expect("a deadline fits into a timespec");
         let is_notified = poll(&mut awaited, Some(&timeout)) != Ok(0);
-        // A deadline before `until` does not take the input that has arrived.
+        // If a deadline before `until` ended the wait, the input that has arrived is not taken yet.
         if is_notified || self.time_until(until).is_zero() {
             self.ring.submit();
         }

@@ -1,4 +1,4 @@
-//! What of a core another process could go on with.
+//! Counts which connections of a core another process could continue.
 
 use comet_core::LeftBehind;
 use comet_handover::feature;
@@ -32,7 +32,7 @@ impl<A: Authenticator> Driver<A> {
             }
         }
         let stay = survey.handshakes + survey.await_answers + survey.closing;
-        // The slot of one that has just closed may still be taken.
+        // The slot of a connection that has just closed may still be taken.
         survey.movable = self.sockets.all().count().saturating_sub(stay);
         survey
     }

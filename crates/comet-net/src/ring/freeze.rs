@@ -1,4 +1,4 @@
-//! What a frozen core does with its ring.
+//! The operations of a frozen core on its ring.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::buffers::Buffers;
 use crate::ids::ListenerIndex;
 
 impl Ring {
-    /// Takes the receive buffers back. From now on a receive takes nothing from its socket, whenever the kernel comes to run it: it
-    /// completes with ENOBUFS. Receives need not be cancelled then, and their sockets may be used by another process. Completions
-    /// that are posted already name their buffers as before.
+    /// Takes the receive buffers back from the kernel. A receive that the kernel runs after that takes nothing from its
+    /// socket: it completes with ENOBUFS. So receives need not be cancelled, and another process may use their sockets.
+    /// Completions that are already posted still name their buffers.
     ///
     /// # Panics
-    /// If the ring has none.
+    /// If the kernel does not have them.
     pub(crate) fn take_buffers_back(&mut self) {
         let taken = self.ring.submitter().unregister_buf_ring(BUFFER_GROUP);
         taken.expect("the buffers are registered until they are taken back");
         self.has_buffers = false;
     }
 
-    /// Gives them again. All are to be offered anew.
+    /// Gives the receive buffers to the kernel again. All of them have to be offered anew.
     ///
     /// # Panics
-    /// If the kernel does not take what it took before.
+    /// If the kernel refuses to register the buffers again.
     pub(crate) fn give_buffers(&mut self, buffers: &mut Buffers) {
         if !self.has_buffers {
             buffers.reset();
@@ -35,7 +35,7 @@ impl Ring {
         }
     }
 
-    /// Cancels an operation. It completes once more: with what it has done, or with ECANCELED if that is nothing.
+    /// Cancels an operation. It completes once more: with its result so far, or with ECANCELED if there is none.
     pub(crate) fn cancel(&mut self, operation: Operation) {
         let entry = opcode::AsyncCancel::new(operation.to_user_data()).build();
         self.push(entry, Operation::Cancel);
@@ -47,19 +47,21 @@ impl Ring {
         self.push(opcode::AsyncCancel2::new(accepts).build(), Operation::Cancel);
     }
 
-    /// Operations in flight, queued ones among them, that change something by themselves: not receives, which need buffers.
+    /// Operations queued or in flight that have an effect of their own. Receives are not among them, because they need
+    /// buffers.
     pub(crate) fn effects_in_flight(&self) -> usize {
         self.effects
     }
 
-    /// Submits what is queued, and waits until these have completed, or as many as the completion queue has space for, for
-    /// `timeout` at the longest. One call that waits for many runs all deferred completions; one that waits for a few runs 20.
+    /// Submits what is queued, and waits up to `timeout` until these operations have completed, or as many as the
+    /// completion queue has space for. One call that waits for many runs all deferred completions; one that waits for a
+    /// few runs only 20.
     pub(crate) fn wait_for_effects(&mut self, timeout: Duration) {
         let space = self.ring.completion().capacity() / 2;
         self.enter(self.effects.min(space) as u32, Some(timeout));
     }
 
-    /// Whether the kernel keeps completions that the queue had no space for.
+    /// Whether the kernel keeps completions for which the queue had no space.
     pub(crate) fn has_overflown(&mut self) -> bool {
         self.ring.submission().cq_overflow()
     }

@@ -1,15 +1,15 @@
-//! The operations of the ring, and how each is known again when it completes.
+//! The operations of the ring, and how a completion is matched to its operation.
 
 use comet_core::{CallerSlot, Slot};
 
 use crate::ids::{BufferId, ListenerIndex};
 
-/// An operation in flight, and what it works on.
+/// An operation in flight, and its object.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
     /// The multishot poll of the wake-up eventfd.
     Wakeup,
-    /// An accept of a listener: a multishot one, or one of several.
+    /// An accept of a listener: the multishot one, or one of several single ones.
     Accept(ListenerIndex),
     /// The multishot receive of a socket.
     Recv(Slot),
@@ -21,12 +21,12 @@ pub(crate) enum Operation {
     AcceptCaller(ListenerIndex),
     /// A receive of a push caller's socket.
     RecvCaller(CallerSlot),
-    /// A send on it.
+    /// A send on a push caller's socket.
     SendCaller(CallerSlot),
 }
 
 impl Operation {
-    /// Whether it changes something when it runs, whatever buffers there are.
+    /// Whether the operation changes something even without receive buffers.
     pub(super) fn has_effect(self) -> bool {
         !matches!(self, Self::Recv(_) | Self::Wakeup)
     }

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixStream;
 
 use super::*;
 
-/// However short the queue is.
+/// This holds however short the queue is.
 #[test]
 fn long_sends_are_submitted_a_few_at_a_time() {
     let buffers = Buffers::new(8, 1024);
@@ -24,7 +24,7 @@ fn long_sends_are_submitted_a_few_at_a_time() {
     assert!(!ring.is_laden());
 }
 
-/// A thread may register 16 rings. A dropped one is closed and makes room.
+/// A thread may register 16 rings. A dropped ring is closed and frees its place.
 #[test]
 fn rings_work_registered_or_not() {
     let buffers = Buffers::new(8, 1024);
@@ -74,7 +74,7 @@ fn a_ring_that_polls_cards_works_on_every_kernel() {
     assert!(ring.has_completions());
 }
 
-/// What the socket has stays there for another process, although the receive is still in flight.
+/// The socket's data stays there for another process, although the receive is still in flight.
 #[test]
 fn a_receive_without_buffers_takes_nothing() {
     let mut buffers = Buffers::new(8, 1024);
@@ -109,7 +109,7 @@ fn a_send_that_is_cancelled_has_sent_what_it_says() {
     let (ours, mut theirs) = UnixStream::pair().expect("sockets");
     let bytes = vec![7; 4 << 20];
     let (mut sent, mut completed) = (0, Vec::new());
-    // The socket takes a part of the first, and nothing of the last.
+    // The socket takes a part of the first send, and nothing of the last.
     loop {
         ring.send(ours.as_raw_fd(), Slot(0), &raw const bytes[sent..]);
         ring.submit_and_wait(Some(Duration::from_millis(50)));

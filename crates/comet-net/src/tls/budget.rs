@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-/// Plaintext of transmits under way on a core, beyond one record of each. A client that takes what
-/// it is sent gets whole transmits; when so much is under way, a send is one record.
+/// Most plaintext of transmits under way on a core, beyond one record of each. Within this bound a client is sent whole
+/// transmits; beyond it a send is one record.
 pub const TLS_TRANSMITS_MAX: usize = 64 << 20;
 
 /// The budget of a core; clones share it.
@@ -14,8 +14,7 @@ pub(crate) struct TransmitBudget {
 }
 
 impl TransmitBudget {
-    /// Takes `bytes` off the budget until the lease is dropped. `None`: there are none to take, or
-    /// fewer are left.
+    /// Takes `bytes` off the budget until the lease is dropped. `None`: `bytes` is 0, or less is left.
     pub(super) fn lease(&self, bytes: usize) -> Option<Lease> {
         let leased = self.leased.get() + bytes;
         (bytes > 0 && leased <= TLS_TRANSMITS_MAX).then(|| {
@@ -24,7 +23,7 @@ impl TransmitBudget {
         })
     }
 
-    /// Takes `bytes` off the budget even if fewer are left: those of another process, which had a budget, too.
+    /// Takes `bytes` off the budget even if less is left: they come from another process, which had its own budget.
     pub(super) fn lease_anyway(&self, bytes: usize) -> Option<Lease> {
         (bytes > 0).then(|| {
             self.leased.set(self.leased.get() + bytes);

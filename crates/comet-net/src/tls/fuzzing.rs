@@ -1,5 +1,5 @@
-//! A session and a client of rustls whose bytes are cut, changed, doubled and lost on the way. The decisions come
-//! from a fuzzer (`crates/fuzz`, by the feature `fuzzing`) or from its corpus (`cargo test`).
+//! A server session and a rustls client, whose bytes are cut, changed, doubled and lost on the way. The decisions come
+//! from a fuzzer (`crates/fuzz`, with the feature `fuzzing`) or from its corpus (`cargo test`).
 
 use std::io::{Read, Write};
 use std::sync::{Arc, OnceLock};
@@ -11,14 +11,14 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig};
 
 use super::{DEFERRED_MAX, ReadSide, TlsSession, TransmitBudget, UNPROCESSED_MAX};
 
-/// Most bytes the client or the server says in one step.
+/// Most bytes that the client or the server sends in one step.
 const SAID_MAX: usize = 40_000;
 
-/// Reads `decisions`, takes the steps they name, and checks after each what holds for any bytes of a peer: the
-/// plaintext is what the client has said, as far as it came; nothing is decrypted after a fault; few bytes are kept.
+/// Reads `decisions` and takes the steps they name. After each step it checks what holds for any bytes of a peer: the
+/// plaintext is a prefix of what the client sent; nothing is decrypted after a fault; few bytes are kept.
 ///
 /// # Panics
-/// If one of these does not hold.
+/// If one of these conditions does not hold.
 pub fn check(decisions: &[u8]) {
     let Some((&first, mut rest)) = decisions.split_first() else { return };
     let mut pair = Pair::new(usize::from(first & 1));
@@ -37,16 +37,16 @@ struct Pair {
     client: ClientConnection,
     server: TlsSession,
     budget: TransmitBudget,
-    /// Bytes of the client that the server has not got.
+    /// Bytes of the client that have not reached the server.
     wire: Vec<u8>,
-    /// Bytes on `wire` are those of the client, in their order.
+    /// The bytes on `wire` are unchanged and in their order.
     is_intact: bool,
     /// A fault ended the session.
     has_failed: bool,
-    /// The client has sent its close_notify. It reads nothing more: on a fault rustls would have it send an alert, and asserts
-    /// that none follows a close_notify.
+    /// The client has sent its close_notify. It reads nothing more: on a fault rustls would have it send an alert, and
+    /// it asserts that none follows a close_notify.
     client_has_closed: bool,
-    /// Bytes that each side has said and the other one has heard. The n-th byte is `n % 251`.
+    /// Bytes that each side has sent and the other has received. The n-th byte is `n % 251`.
     client_said: usize,
     server_heard: usize,
     server_said: usize,
@@ -169,7 +169,7 @@ impl Pair {
         }
     }
 
-    /// The server says something, if its last transmit has left.
+    /// The server sends `len` bytes, if its last transmit has left.
     fn transmit(&mut self, len: usize) {
         if len == 0 || self.server.plaintext_len() > 0 {
             return;
@@ -179,7 +179,7 @@ impl Pair {
         }
     }
 
-    /// The kernel takes `len` of the server's bytes (0: all there are), and they arrive.
+    /// The kernel takes `len` of the server's bytes (0: all), and they arrive at the client.
     fn answer(&mut self, len: usize) {
         let Some(bytes) = self.server.poll_transmit() else { return };
         let taken = if len == 0 { bytes.len() } else { len.min(bytes.len()) };
@@ -187,7 +187,7 @@ impl Pair {
         self.server.handle_sent(taken);
         let mut rest = &bytes[..];
         while !rest.is_empty() && !self.client_has_closed {
-            // A client that has failed or is full takes no more.
+            // A client that has failed or whose buffer is full takes no more.
             if !matches!(self.client.read_tls(&mut rest), Ok(1..)) {
                 break;
             }
@@ -203,7 +203,7 @@ impl Pair {
         }
     }
 
-    /// The session goes on as another process would have it, if its handshake is done.
+    /// Moves the session as if to another process, if its handshake is done.
     fn move_server(&mut self) {
         if let Some(tls) = self.server.export() {
             self.server = TlsSession::import(tls, &self.budget).expect("it was exported");
@@ -223,7 +223,7 @@ impl Pair {
     }
 }
 
-/// The `len` bytes that one side says after it has said `said`.
+/// The `len` bytes that a side sends after its first `said` bytes.
 fn saying(said: usize, len: usize) -> Vec<u8> {
     (said..said + len).map(|number| (number % 251) as u8).collect()
 }
@@ -248,7 +248,7 @@ fn corpus_of_tls_with_sessions_that_move() {
     });
 }
 
-/// Data of both sides, cut anywhere, by way of a process more for each step.
+/// Data in both directions, cut anywhere, with one more move of the session at each step.
 #[cfg(test)]
 #[test]
 fn nothing_is_lost_by_sessions_that_move_at_any_moment() {
@@ -258,12 +258,12 @@ fn nothing_is_lost_by_sessions_that_move_at_any_moment() {
         (random >> 56) as u8
     };
     for version in 0..2 {
-        // The handshake.
+        // These steps complete the handshake.
         let mut decisions = [0, 0, 8, 0].repeat(4);
         for _ in 0..400 {
             decisions.extend([[0, 1, 6, 7, 8][usize::from(next() % 5)], next()]);
         }
-        // The rest arrives.
+        // These let the rest arrive.
         decisions.extend([8, 0, 0, 0].repeat(200));
         let mut pair = Pair::new(version);
         let mut rest = &decisions[..];

@@ -1,4 +1,4 @@
-//! The handshake of one connection, which rustls speaks, until the record layer takes over.
+//! The handshake of one connection. rustls speaks it until the record layer takes over.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ pub(super) struct Handshake {
     rustls: UnbufferedServerConnection,
     /// The configuration's `key_log`.
     secrets: Arc<TrafficSecrets>,
-    /// Bytes that rustls has seen as whole records and has not discarded: the begin of a handshake
-    /// message. It may have moved them, so there are no headers to look for among them.
+    /// Bytes that rustls has processed as whole records but not discarded: the beginning of a handshake message. rustls
+    /// may have moved them, so record headers are not looked for among them.
     seen: usize,
 }
 
 /// How far a handshake has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Progress {
-    /// The next part is the peer's.
+    /// The peer has to send the next part.
     Waiting,
-    /// The handshake is done. What follows is for the record layer.
+    /// The handshake is done. The bytes that follow are for the record layer.
     Done,
 }
 
@@ -36,14 +36,14 @@ impl Handshake {
         Self { rustls, secrets, seen: 0 }
     }
 
-    /// Lets rustls process `input`, which begins with what it has not used before, and appends what
-    /// it answers to `out`. Returns how many bytes were used.
+    /// Lets rustls process `input`, which begins with the bytes it did not use before, and appends its answer to `out`.
+    /// Returns how many bytes were used.
     ///
-    /// rustls is shown one record at a time. So it opens none behind the handshake: that record
-    /// would be opened twice.
+    /// rustls is shown one record at a time, so it opens none behind the handshake. Such a record would be opened
+    /// twice.
     ///
     /// # Errors
-    /// What is wrong; `out` has the alert then.
+    /// What is wrong; `out` then ends with the alert.
     pub(super) fn process(
         &mut self,
         input: &mut [u8],
@@ -52,7 +52,7 @@ impl Handshake {
         let mut used = 0;
         let mut whole = self.seen;
         loop {
-            // rustls says what is wrong with a header.
+            // A faulty header is left to rustls, which reports the error.
             let next = match record_len(&input[whole..]) {
                 Ok(Some(len)) if whole + len <= input.len() => Some(whole + len),
                 _ => None,
@@ -104,8 +104,7 @@ impl Handshake {
         }
     }
 
-    /// Appends the alert of an error. rustls returns what it has to send before it reads `input`
-    /// again.
+    /// Appends the alert of an error. rustls returns the pending output before it reads `input` again.
     fn encode_alert(&mut self, input: &mut [u8], out: &mut Vec<u8>) {
         while self.rustls.wants_write() {
             let status = self.rustls.process_tls_records(input);
@@ -125,7 +124,7 @@ impl Handshake {
     }
 }
 
-/// Appends a record of the handshake, with as much room as it needs.
+/// Appends a handshake record, and grows `out` as needed.
 fn encode<Data>(data: &mut EncodeTlsData<'_, Data>, out: &mut Vec<u8>) {
     let begin = out.len();
     let Err(EncodeError::InsufficientSize(size)) = data.encode(&mut []) else {

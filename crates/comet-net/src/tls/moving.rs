@@ -1,4 +1,4 @@
-//! Sessions that go on in another process.
+//! Sessions that continue in another process.
 
 use comet_handover as handed;
 use comet_record::{ImportError, PLAINTEXT_MAX, Session};
@@ -6,8 +6,8 @@ use comet_record::{ImportError, PLAINTEXT_MAX, Session};
 use super::{Ciphertext, Layer, SessionState, TlsSession, TransmitBudget};
 
 impl TlsSession {
-    /// What another process needs to go on, keys included. Only one of the two may: see [`Session::export`]. `None`: the handshake
-    /// is not done, or the session has ended.
+    /// The state that another process needs to continue, keys included. Only one of the two processes may continue: see
+    /// [`Session::export`]. `None`: the handshake is not done, or the session has ended.
     pub(crate) fn export(&self) -> Option<handed::Tls> {
         let Self {
             layer,
@@ -16,13 +16,13 @@ impl TlsSession {
             written,
             queued,
             state,
-            // These are of handshakes.
+            // These fields matter only during the handshake.
             is_deferred: _,
             has_answered: _,
         } = self;
         let (Layer::Records(session), SessionState::Open) = (layer, state) else { return None };
         Some(handed::Tls {
-            // The message wipes it, too.
+            // The message also wipes this copy.
             session: session.export()?.to_vec(),
             received: unprocessed.clone(),
             ciphertext: [&in_flight.bytes[*written..], &queued.bytes].concat(),
@@ -35,10 +35,11 @@ impl TlsSession {
         !self.in_flight.bytes.is_empty() || !self.queued.bytes.is_empty()
     }
 
-    /// The session that another process has exported. What it had sealed is in flight.
+    /// Imports a session that another process exported. The ciphertext that it had sealed becomes the ciphertext in
+    /// flight.
     ///
     /// # Errors
-    /// If the message has no such session.
+    /// If the message contains no valid session.
     pub(crate) fn import(
         mut tls: handed::Tls,
         budget: &TransmitBudget,

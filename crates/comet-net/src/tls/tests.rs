@@ -103,8 +103,7 @@ impl Pair {
             while !rest.is_empty() {
                 self.client.read_tls(&mut rest).unwrap();
                 let _ = self.client.process_new_packets();
-                // rustls keeps a limited number of bytes. Without a close_notify the end is
-                // WouldBlock.
+                // rustls keeps a limited number of bytes. Without a close_notify the end shows as WouldBlock.
                 let _ = self.client.reader().read_to_end(&mut self.answered);
             }
         }
@@ -178,7 +177,7 @@ fn nothing_is_encrypted_before_the_handshake_is_done() {
         assert!(pair.server.encrypt(b"closing", &TransmitBudget::default()).is_err());
         pair.server.close();
         assert_eq!(pair.server_sends(), 0);
-        // The records of the handshake itself are sent all the same.
+        // The records of the handshake itself are still sent.
         pair.client_sends(usize::MAX).unwrap();
         pair.server_sends();
         assert!(
@@ -210,8 +209,8 @@ fn key_updates_are_answered() {
     assert!(queued <= 2 * SEAL_OVERHEAD_MAX, "{queued} bytes");
 }
 
-/// rustls must open no record behind the handshake, or the record layer would open it again with
-/// another number.
+/// rustls must open no record behind the handshake. The record layer would open it again, under another sequence
+/// number.
 #[test]
 fn data_and_a_close_right_behind_the_handshake_arrive() {
     for version in VERSIONS {
@@ -227,7 +226,7 @@ fn data_and_a_close_right_behind_the_handshake_arrive() {
             assert_eq!(pair.client_sends(piece), Ok(ReadSide::Closed), "{version:?} by {piece}");
             assert_eq!(pair.received, b"at once");
         }
-        // All of it in one piece.
+        // All of it comes in one piece.
         let mut pair = Pair::new(version);
         pair.client.writer().write_all(b"at once").unwrap();
         let mut last = Vec::new();
@@ -277,8 +276,7 @@ fn only_handshakes_are_deferred() {
     assert_eq!(pair.server.defer(&finished), Ok(false));
 }
 
-/// Whichever way a connection ends while its handshake waits: nothing is computed, so there are no
-/// records to send.
+/// However a connection ends while its handshake waits, nothing is computed, so there are no records to send.
 #[test]
 fn the_end_of_a_session_computes_no_deferred_handshake() {
     type End = fn(&mut TlsSession);
@@ -348,7 +346,7 @@ fn bytes_that_are_not_tls_get_an_alert() {
 #[test]
 fn the_memory_of_a_fragmented_handshake_message_is_bounded() {
     let mut pair = Pair::new(&TLS13);
-    // A ClientHello of 60,000 bytes, one in each record.
+    // The ClientHello has 60,000 bytes, one in each record.
     let mut fault = None;
     let mut hello = [&[1, 0, 0xea, 0x60][..], &[0; 60_000]].concat().into_iter();
     while fault.is_none() {

@@ -1,4 +1,4 @@
-//! A heap profile for readers of pprof, and as a flame graph.
+//! A heap profile in the format of pprof, and as a flame graph.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,12 +10,12 @@ use crate::heap::sample::{Dump, Stack};
 use crate::heap::symbols::{Symbol, Symbols};
 use crate::profile::gzip;
 
-/// What a profile counts for each stack, under the names that Go's heap profiles have.
+/// The values of each stack in a profile, under the names in Go's heap profiles.
 pub(crate) const KINDS: [&str; 4] =
     ["alloc_objects", "alloc_space", "inuse_objects", "inuse_space"];
 const UNITS: [&str; KINDS.len()] = ["count", "bytes", "count", "bytes"];
 
-/// The one of [`KINDS`] that is shown unless another is asked for.
+/// The one of [`KINDS`] that is shown by default.
 pub(crate) const KIND: &str = "inuse_space";
 
 /// Stacks and the memory they allocated.
@@ -28,17 +28,17 @@ pub(crate) struct HeapProfile {
 }
 
 impl Stack {
-    /// In the order of [`KINDS`].
+    /// The values in the order of [`KINDS`].
     fn values(&self) -> [u64; KINDS.len()] {
         [self.taken.objects, self.taken.bytes, self.held.objects, self.held.bytes]
     }
 }
 
 impl HeapProfile {
-    /// As `perftools.profiles.Profile`, gzipped.
+    /// Encodes it as `perftools.profiles.Profile`, gzipped.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut tables = Tables::default();
-        // The first string is the empty one by definition.
+        // The first string is empty by definition.
         tables.string("");
         let kinds = KINDS.into_iter().zip(UNITS);
         let sample_type = kinds.map(|(kind, unit)| tables.value_type(kind, unit)).collect();
@@ -70,7 +70,7 @@ impl HeapProfile {
         gzip(&profile.encode_to_vec())
     }
 
-    /// A picture of one of [`KINDS`].
+    /// A flame graph of one of [`KINDS`].
     pub(crate) fn flamegraph(&self, kind: &str) -> String {
         let index = KINDS.iter().position(|name| *name == kind).expect("it is one of them");
         let mut graph = FlameGraph::default();

@@ -1,22 +1,22 @@
-//! The samples as jemalloc writes them, in the format `heap_v2` of its manual: for each stack a line of
-//! addresses, one of sums, and one for each thread.
+//! The samples as jemalloc writes them, in the format `heap_v2` of its manual: for each stack a line of addresses, one
+//! of sums, and one for each thread.
 
 /// Samples that were read out.
 #[derive(PartialEq, Debug)]
 pub(super) struct Dump {
-    /// Bytes from sample to sample, on the average.
+    /// Average number of bytes between samples.
     pub(super) interval: u64,
     pub(super) stacks: Vec<Stack>,
 }
 
-/// A stack that took memory.
+/// A stack that allocated memory.
 #[derive(PartialEq, Debug)]
 pub(super) struct Stack {
     /// Return addresses, innermost first.
     pub(super) addresses: Vec<usize>,
-    /// Since the sampling began.
+    /// Allocated since sampling began.
     pub(super) taken: Amount,
-    /// The part of it that is not given back.
+    /// The part of it that is not freed.
     pub(super) held: Amount,
 }
 
@@ -27,7 +27,7 @@ pub(super) struct Amount {
 }
 
 impl Dump {
-    /// `None`: it is something else.
+    /// `None`: it has another format.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut lines = text.lines();
         let interval = lines.next()?.strip_prefix("heap_v2/")?.parse().ok()?;
@@ -43,14 +43,14 @@ impl Dump {
         Some(Self { interval, stacks })
     }
 
-    /// Of all stacks, some more than once.
+    /// The addresses of all stacks, with repetitions.
     pub(super) fn addresses(&self) -> impl Iterator<Item = usize> {
         self.stacks.iter().flat_map(|stack| &stack.addresses).copied()
     }
 }
 
 impl Stack {
-    /// `sums` is `  t*: OBJECTS: BYTES [OBJECTS: BYTES]`: held, and in brackets taken.
+    /// `sums` is `  t*: OBJECTS: BYTES [OBJECTS: BYTES]`: held, and in brackets allocated.
     fn parse(addresses: &str, sums: &str, interval: u64) -> Option<Self> {
         let address = |text: &str| usize::from_str_radix(text.strip_prefix("0x")?, 16).ok();
         let addresses = addresses.split_ascii_whitespace().map(address).collect::<Option<_>>()?;
@@ -66,8 +66,8 @@ impl Stack {
 }
 
 impl Amount {
-    /// What was sampled as what it stands for: an object of x bytes is found with the chance
-    /// 1 − e^(−x / interval), x being the mean here, as jemalloc's own reader (jeprof) has it.
+    /// The estimated total for a sample: an object of x bytes is sampled with the probability 1 − e^(−x / interval). As
+    /// in jemalloc's own reader (jeprof), x is the mean size here.
     fn scaled(self, interval: u64) -> Self {
         if self.objects == 0 || self.bytes == 0 {
             return Self::default();
@@ -93,7 +93,7 @@ mod tests {
         let dump = Dump::parse(TEXT).unwrap();
         assert_eq!((dump.interval, dump.stacks.len()), (65_536, 2));
         assert_eq!(dump.addresses().collect::<Vec<_>>(), [0x10, 0xff, 0x20]);
-        // Objects as large as the interval are found 1 - 1/e of the time: 2 stand for 3.16.
+        // Objects as large as the interval are sampled with the probability 1 - 1/e: 2 stand for 3.16.
         let large = Amount { objects: 3, bytes: 207_353 };
         assert_eq!((dump.stacks[0].taken, dump.stacks[0].held), (large, large));
         // A small one stands for an interval's worth of its kind.

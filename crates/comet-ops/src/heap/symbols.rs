@@ -11,11 +11,11 @@ pub(super) struct Symbol {
     pub(super) line: u32,
 }
 
-/// Places by return address, functions that were inlined there first.
+/// Places by return address; inlined functions come first.
 pub(super) struct Symbols(HashMap<usize, Vec<Symbol>>);
 
 impl Symbols {
-    /// Looks each of `addresses` up, and gives back the memory that took beyond the result.
+    /// Looks up each of `addresses`, and frees the memory used for that except the result.
     pub(super) fn look_up(addresses: impl Iterator<Item = usize>) -> Self {
         let mut symbols = HashMap::new();
         for address in addresses {
@@ -38,7 +38,7 @@ impl Symbols {
 }
 
 impl Symbol {
-    /// By its file, or by its name where the build left files out.
+    /// Recognizes it by its file, or by its name if the build left files out.
     fn is_allocator(&self) -> bool {
         const NAMES: [&str; 6] =
             ["_rjem_", "prof_", "imalloc", "do_rallocx", "__rustc::__rust_", "__rust_"];
@@ -50,7 +50,7 @@ fn symbols_at(address: usize) -> Vec<Symbol> {
     let mut symbols = Vec::new();
     backtrace::resolve(without_provenance_mut(address), |symbol| {
         symbols.push(Symbol {
-            // Without the hash at the end.
+            // The name without the hash at its end.
             name: symbol.name().map_or_else(|| "unknown".to_owned(), |name| format!("{name:#}")),
             file: symbol.filename().map_or_else(String::new, |file| file.display().to_string()),
             line: symbol.lineno().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Where lines go: standard error, or a file that is appended to.
+//! The sink of lines: standard error, or a file that is appended to.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Access, OFlags, access, fcntl_getfl, fcntl_setfl};
 
-/// Checks that the file can be opened to append, or made, and leaves it as it is.
+/// Checks that the file can be opened for appending, or created, and does not change it.
 ///
 /// # Errors
-/// As opening it would fail.
+/// The error that opening it would give.
 pub fn check_append(path: &Path) -> io::Result<()> {
     let opened = open(path, OpenOptions::new().append(true));
     match opened {
@@ -31,7 +31,7 @@ pub(crate) struct Sink {
     file: File,
     /// How to open the file again. `None`: standard error.
     named: Option<Named>,
-    /// What was taken last ends inside a line.
+    /// Whether the last written bytes end inside a line.
     is_torn: bool,
 }
 
@@ -42,7 +42,7 @@ struct Named {
 }
 
 impl Sink {
-    /// Standard error, beside the lock of [`io::stderr`]: a write that blocks here does not hold up others.
+    /// Standard error, without the lock of [`io::stderr`]: a write that blocks here does not hold up other threads.
     ///
     /// # Errors
     /// If the process is out of file descriptors.
@@ -51,7 +51,7 @@ impl Sink {
         Ok(Self { file, named: None, is_torn: false })
     }
 
-    /// Opens the file to append, or makes it with `mode`.
+    /// Opens the file for appending, or creates it with `mode`.
     ///
     /// # Errors
     /// If the file cannot be opened.
@@ -60,7 +60,7 @@ impl Sink {
         Ok(Self { file: named.open()?, named: Some(named), is_torn: false })
     }
 
-    /// Opens the file again under its name.
+    /// Opens the file again by its name.
     ///
     /// # Errors
     /// If that fails; then the old file stays.
@@ -72,7 +72,7 @@ impl Sink {
         Ok(())
     }
 
-    /// Writes `lines`. Returns how many bytes of them the file took, and why not all.
+    /// Writes `lines`. Returns how many bytes the file took, and why not all of them.
     pub(crate) fn write(&mut self, lines: &[u8]) -> (usize, io::Result<()>) {
         if lines.is_empty() {
             return (0, Ok(()));
@@ -95,7 +95,7 @@ impl Sink {
                 Ok(0) => return (taken, Err(io::ErrorKind::WriteZero.into())),
                 Ok(more) => taken += more,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Another process that has this pipe or terminal has made it so.
+                // Another process that shares this pipe or terminal has made it non-blocking.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if let Err(error) = wait_until_writable(self.file.as_fd()) {
                         return (taken, Err(error));
@@ -115,7 +115,7 @@ impl Named {
 }
 
 fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // Opening a named pipe would wait for a reader.
+    // Without this flag, opening a named pipe would wait for a reader.
     let file = options.custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
     fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     Ok(file)
@@ -142,7 +142,7 @@ mod tests {
 
     fn named_pipe(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("comet-{}-{name}", std::process::id()));
-        // Of an earlier process with this id, if at all.
+        // Left by an earlier process with this id, if it exists.
         let _ = fs::remove_file(&path);
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
         path
@@ -155,7 +155,7 @@ mod tests {
         fs::remove_file(&path).unwrap();
     }
 
-    /// As on a disk that is full and has room again later.
+    /// As on a full disk that has space again later.
     #[test]
     fn a_line_that_was_cut_off_ends_before_the_next_one() {
         let path = named_pipe("torn");

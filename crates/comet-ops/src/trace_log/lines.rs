@@ -12,17 +12,17 @@ use serde_json::Value;
 use crate::line_writer::{Change, Format};
 use crate::log_format::{LogFormat, now, write_object};
 
-/// An event that becomes a line: [`Display`] is its text, without a time and a line end. What
-/// a client chose is quoted and escaped, so that a line stays a line.
+/// An event that becomes a line: [`Display`] is its text, without a time and a line end. Text chosen by a client is
+/// quoted and escaped, so that the event stays on one line.
 pub trait TraceLine: Display + Send + 'static {
-    /// When it happened, after the zero of the events' clock.
+    /// When it happened, relative to the zero of the events' clock.
     fn at(&self) -> Duration;
 
-    /// The same as fields of JSON, in the order in which they are written.
+    /// The event as fields of JSON, in the order in which they are written.
     fn fields(&self) -> Vec<(&'static str, Value)>;
 }
 
-/// Makes lines of events.
+/// Converts events to lines.
 pub(super) struct Lines<L> {
     path: PathBuf,
     format: LogFormat,
@@ -83,7 +83,7 @@ impl<L: TraceLine> Format for Lines<L> {
     }
 }
 
-/// What turns times of events into times of the day.
+/// Converts times of events to times of day.
 struct Clock {
     now: Timestamp,
     /// The zero of the events' times.
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// The lines of events, each so long after the zero of their times, which was a minute ago.
+    /// The lines of events with these times, relative to a zero a minute ago.
     fn lines(format: LogFormat, events: &[Duration]) -> String {
         let mut all = Lines::new(PathBuf::new(), format, Instant::now());
         let epoch = Timestamp::from_second(1_700_000_000).unwrap();

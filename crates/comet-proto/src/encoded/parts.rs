@@ -3,14 +3,14 @@
 use super::{Encoded, TEXT_MESSAGE, header_len};
 
 impl Encoded {
-    /// The bytes for a WebSocket, and where in them the bytes for TCP begin.
+    /// The bytes for a WebSocket, and the index at which the bytes for TCP begin.
     #[must_use]
     pub fn parts(&self) -> (&[u8], usize) {
         let Self { bytes, tcp_at } = self;
         (bytes, *tcp_at)
     }
 
-    /// What [`Encoded::parts`] gave. `None`: it never gave these.
+    /// The inverse of [`Encoded::parts`]. `None`: these are not parts of an [`Encoded`].
     #[must_use]
     pub fn from_parts(bytes: &[u8], tcp_at: usize) -> Option<Self> {
         let is_whole = match *bytes {

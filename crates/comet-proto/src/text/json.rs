@@ -1,7 +1,7 @@
-//! JSON (RFC 8259), as far as the text form needs it: where values end, and strings. Numbers are not evaluated, and
-//! nothing is allocated for what is only passed on.
+//! JSON (RFC 8259), as far as the text form needs it: ends of values, and strings. Numbers are not evaluated, and
+//! nothing is allocated for values that are only passed on.
 
-/// Objects and arrays within each other in a value, at most.
+/// Most levels of nested objects and arrays in a value.
 pub const DEPTH_MAX: usize = 64;
 
 /// Called with each member of an object, the name without its quotes and the value as they stand.
@@ -103,7 +103,7 @@ pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
 struct Copy<'a> {
     out: &'a mut Vec<u8>,
     text: &'a [u8],
-    /// So many bytes of `text` are done.
+    /// Number of bytes of `text` that are copied.
     done: usize,
 }
 
@@ -112,14 +112,14 @@ impl<'a> Copy<'a> {
         Self { out, text: text.as_bytes(), done: 0 }
     }
 
-    /// Appends all before `at`, and `with` in place of the `len` bytes there.
+    /// Copies all bytes before `at`, and `with` in place of the `len` bytes there.
     fn replace(&mut self, at: usize, len: usize, with: &[u8]) {
         self.out.extend_from_slice(&self.text[self.done..at]);
         self.out.extend_from_slice(with);
         self.done = at + len;
     }
 
-    /// Go escapes what could end a script in HTML, or a line of it (U+2028, U+2029).
+    /// Go escapes characters that could end a script in HTML, or a line of it (U+2028, U+2029).
     fn escape_html(&mut self, at: usize) {
         let (len, escape) = match self.text[at..] {
             [b'<', ..] => (1, br"\u003c"),
@@ -137,14 +137,14 @@ impl<'a> Copy<'a> {
     }
 }
 
-/// Finds the end of values. Each method reads what it is named after, and returns `None` where that is not there.
+/// Finds the end of values. Each method reads what it is named after, or returns `None` if the text does not match.
 struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    /// `read` has to read all of `text`, but for spaces around it.
+    /// Succeeds if `read` reads all of `text`, except for spaces around it.
     fn whole(text: &'a str, read: impl FnOnce(&mut Self) -> Option<()>) -> Option<()> {
         let mut scanner = Self { text, at: 0 };
         scanner.spaces();
@@ -163,7 +163,7 @@ impl<'a> Scanner<'a> {
         is_there
     }
 
-    /// Takes bytes for as long as they are `wanted`, and returns their number.
+    /// Takes bytes while `wanted` holds, and returns their number.
     fn take_while(&mut self, wanted: impl Fn(u8) -> bool) -> usize {
         let begin = self.at;
         while self.peek().is_some_and(&wanted) {
@@ -176,7 +176,7 @@ impl<'a> Scanner<'a> {
         self.take_while(|byte| matches!(byte, b' ' | b'\t' | b'\n' | b'\r'));
     }
 
-    /// `depth`: how many objects and arrays may still be within each other.
+    /// `depth`: how many further levels of objects and arrays are allowed.
     fn value(&mut self, depth: usize) -> Option<()> {
         match self.peek()? {
             b'{' => self.object(depth, &mut |_, _| {}),
@@ -215,7 +215,7 @@ impl<'a> Scanner<'a> {
         })
     }
 
-    /// What `element` reads, any number of times with commas between, in brackets.
+    /// Reads a bracketed list: what `element` reads, any number of times, separated by commas.
     fn list(
         &mut self,
         depth: usize,

@@ -15,7 +15,7 @@ const WINDOW_BITS: u8 = 15;
 /// An acceptable offer of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DeflateOffer {
-    /// It names the largest window, which the answer has to repeat (RFC 7692 7.1.2.1).
+    /// It names the largest window. The answer must then repeat it (RFC 7692 7.1.2.1).
     names_window: bool,
 }
 
@@ -59,7 +59,8 @@ fn offer(extension: &str) -> Option<DeflateOffer> {
                 names_window = true;
                 2
             }
-            // A hint that the response may name it. Messages of any window can be read, so it does not (RFC 7692 7.1.2.2).
+            // A hint that the response may name a window. Messages of any window can be read, so it names none (RFC
+            // 7692 7.1.2.2).
             (CLIENT_MAX_WINDOW_BITS, None) => 3,
             (CLIENT_MAX_WINDOW_BITS, Some(bits)) => {
                 window_bits(bits)?;

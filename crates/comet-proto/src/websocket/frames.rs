@@ -30,9 +30,9 @@ pub struct Fragments {
 pub struct Accepted {
     /// Longest message, bytes.
     pub message_max: usize,
-    /// Of which kinds.
+    /// The kinds of messages.
     pub kinds: MessageKinds,
-    /// Also compressed ones: permessage-deflate was negotiated (RFC 7692).
+    /// Whether compressed ones too: permessage-deflate was negotiated (RFC 7692).
     pub deflate: bool,
 }
 
@@ -56,9 +56,9 @@ pub enum Event<'s> {
     Text(&'s str),
     /// A whole message that is compressed (RFC 7692 6), of text or binary.
     Compressed {
-        /// To be inflated, with the four bytes behind it that the sender left out.
+        /// The payload to inflate, followed by the four bytes that the sender left out.
         payload: &'s [u8],
-        /// It is a text message; nothing is known of its content yet.
+        /// Whether it is a text message; its content is not checked yet.
         is_text: bool,
     },
     /// A ping, to be answered with a pong of the same payload.
@@ -90,8 +90,8 @@ impl<'s> Event<'s> {
 pub enum Fault {
     /// A client's frame must be masked (5.1).
     NotMasked,
-    /// A reserved bit is set that no negotiated extension gives a meaning (5.2). That of permessage-deflate has none in control
-    /// frames and continuations (RFC 7692 6.1).
+    /// A reserved bit is set that has no meaning by a negotiated extension (5.2). The bit of permessage-deflate has
+    /// none in control frames and continuations (RFC 7692 6.1).
     ReservedBits,
     /// The opcode is reserved (5.2).
     ReservedOpcode,
@@ -235,7 +235,7 @@ pub fn read<'s>(
     Ok(Some((event, consumed)))
 }
 
-/// Checks that a data frame is in its place, and of a message that the client may send.
+/// Checks that a data frame is in a valid place, and that its message is one the client may send.
 fn check_kind(
     header: &FrameHeader,
     open: Option<&Fragments>,
@@ -274,8 +274,8 @@ fn check_length(
     Ok(())
 }
 
-/// Most bytes that a message of `message_max` bytes is compressed to: some are longer than before. That is the bound of zlib
-/// for the compressor with the least memory.
+/// Most bytes to which a message of `message_max` bytes is compressed: some become longer. This is zlib's bound for the
+/// compressor with the least memory.
 fn compressed_max(message_max: usize) -> usize {
     message_max + message_max / 8 + message_max / 64 + 16
 }

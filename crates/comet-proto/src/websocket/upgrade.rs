@@ -36,8 +36,8 @@ pub struct Upgrade {
 }
 
 impl Upgrade {
-    /// Accepts the offer of permessage-deflate, if there is one, in the response. Returns whether there is: then either side
-    /// may compress its messages, each for itself.
+    /// Accepts the offer of permessage-deflate, if there is one, in the response. Returns whether there is: then each
+    /// side may compress its messages, independently of the other.
     pub fn accept_deflate(&mut self) -> bool {
         let Some(offer) = self.deflate else { return false };
         let blank_line = self.response.len() - b"\r\n".len();
@@ -58,11 +58,11 @@ pub enum UpgradeFault {
     Version,
     /// This header is missing or has the wrong value.
     MissingHeader(&'static str),
-    /// This header may stand once, and stands more often.
+    /// This header is repeated but may occur only once.
     RepeatedHeader(&'static str),
-    /// The request has a body, which an upgrade has not: its bytes would be read as frames.
+    /// The request has a body, which an upgrade must not have: its bytes would be read as frames.
     Body,
-    /// The request's target does not fit into a head of the length that is allowed.
+    /// The request's target does not fit into the allowed length of the head.
     TargetTooLong,
     /// The head of the request is longer than allowed, or has more than 124 headers.
     HeadTooLarge,
@@ -134,9 +134,9 @@ impl Error for UpgradeFault {}
 
 /// Reads the request that opens a WebSocket at `path`, with or without a query string.
 ///
-/// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. The head is parsed only
-/// once it is complete; before that only its first line is, and the rest is searched for the blank line at its end. Bytes
-/// that no request has are refused at once: a peer that speaks something else may never send that line.
+/// `Ok(None)`: more bytes are needed, until the head has `head_max` bytes. Before the head is complete only its first
+/// line is parsed, and the rest is searched for the blank line at its end. Bytes that no request contains are refused
+/// at once, because a peer that speaks another protocol may never send that line.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
-//! The bodies of push calls: read to their end, kept only as far as they may be pushed. Their deadline and
-//! the room for them are the gate's.
+//! The bodies of push calls: read to their end, but kept only up to the longest body that may be pushed. The gate
+//! limits their time and their memory.
 
 use std::error::Error;
 
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use crate::bounds::{Bounds, body_too_long};
 
-/// How much of a body that is too long is read and discarded, bytes. A caller that still writes when the
+/// Most bytes that are read and discarded of a body that is too long. A caller that is still writing when the
 /// connection is closed would not read the reason.
 const REST_MAX: u64 = 64 << 20;
 
@@ -28,10 +28,10 @@ impl Bodies {
     /// The whole body of `request`.
     ///
     /// # Errors
-    /// If it is too long, breaks off, or does not come in.
+    /// If it is too long, breaks off, or does not arrive in time.
     pub(super) async fn read(&self, request: Request) -> Result<Bytes, Status> {
         let max = self.length_max as u64;
-        // 0 where it is not announced.
+        // 0 if it is not announced.
         let announced = request.body().size_hint().exact().unwrap_or(0);
         if announced > max && request.headers().contains_key(EXPECT) {
             // The caller asks before it sends (RFC 9110, section 10.1.1).
@@ -50,7 +50,7 @@ impl Bodies {
                     return Err(body_too_long(least, self.length_max));
                 }
             } else {
-                // Exact: doubling would take more than the bound.
+                // Exact, because doubling would exceed the bound.
                 kept.reserve_exact(chunk.len());
                 kept.extend_from_slice(&chunk);
             }
@@ -62,7 +62,7 @@ impl Bodies {
     }
 }
 
-/// What the gate says, or that the body has no end.
+/// The gate's refusal, or an error about an incomplete body.
 fn broken_off(error: &(dyn Error + 'static)) -> Status {
     let mut cause = Some(error);
     while let Some(error) = cause {

@@ -1,4 +1,4 @@
-//! `/comet/broadcasts`: the paced broadcasts under way, and their end.
+//! `/comet/broadcasts`: lists and cancels paced broadcasts.
 
 use std::sync::Arc;
 
@@ -27,7 +27,7 @@ pub(super) async fn list<B: StreamBackend>(backend: Arc<B>, _: Request) -> Resul
     Ok(broadcasts.collect())
 }
 
-/// Ends the one that `id` names.
+/// Ends the broadcast with the number `id`.
 pub(super) async fn cancel<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,

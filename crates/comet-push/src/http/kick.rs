@@ -1,4 +1,4 @@
-//! `/comet/kick/*`: connections are closed.
+//! `/comet/kick/*`: closes connections.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::access;
 use crate::backend::{KickNotice, KickTarget, StreamBackend};
 use crate::http::push::room_id;
 
-/// Those that hold `keys`.
+/// Closes the connections that hold `keys`.
 pub(super) async fn keys<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,
@@ -22,7 +22,7 @@ pub(super) async fn keys<B: StreamBackend>(
     kick(&*backend, KickTarget::Keys(keys), &query).await
 }
 
-/// Every session of the users `mids`.
+/// Closes every session of the users `mids`.
 pub(super) async fn mids<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,
@@ -32,7 +32,7 @@ pub(super) async fn mids<B: StreamBackend>(
     kick(&*backend, KickTarget::Users(users), &query).await
 }
 
-/// The members of `room` of a `type`, or without one.
+/// Closes the members of `room`, with or without a `type`.
 pub(super) async fn room<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,
@@ -42,7 +42,7 @@ pub(super) async fn room<B: StreamBackend>(
     kick(&*backend, KickTarget::Room(room), &query).await
 }
 
-/// Those from `address`, which may be a network.
+/// Closes the connections from `address`, which may be a network.
 pub(super) async fn address<B: StreamBackend>(
     backend: Arc<B>,
     request: Request,

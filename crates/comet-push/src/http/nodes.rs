@@ -1,4 +1,4 @@
-//! `/goim/nodes/*`: where clients find the server. `comet logic` knows many comets; a comet, itself.
+//! `/goim/nodes/*`: the servers for clients. `comet logic` lists its comets; a comet lists itself.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use tonic::Status;
 
 use crate::node::{Backoff, Instance, Node, NodeList};
 
-/// What both calls work with.
+/// The state that both calls use.
 pub(super) struct Nodes<N> {
     pub(super) node: Node,
     pub(super) list: Arc<N>,
 }
 
-/// goim's NodesReply; a port that is not served is left out. The platform changes nothing.
+/// goim's NodesReply. Ports that are not served are left out. The platform has no effect.
 pub(super) async fn weighted<N: NodeList>(
     nodes: Arc<Nodes<N>>,
     _: Request,

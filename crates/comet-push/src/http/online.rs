@@ -1,5 +1,5 @@
-//! `/goim/online/*`: who is online. Room counts are those of the homes, which learn the members of
-//! other cores up to about 0.4 s late.
+//! `/goim/online/*`: who is online. Room counts come from the homes, which learn of members on other cores with a delay
+//! of up to about 0.4 s.
 
 use std::sync::Arc;
 
@@ -12,10 +12,10 @@ use crate::backend::{Clients, OfAllHosts, PushBackend};
 use crate::http::push::{Api, room_prefix};
 use crate::rooms::fullest;
 
-/// Rooms in one answer of [`top`].
+/// Most rooms in one answer of [`top`].
 const TOP_MAX: usize = 10_000;
 
-/// The fullest rooms of a type, by their name within it. Without a type: of all rooms, by their ids.
+/// The rooms of a type with the most members, by their name within it. Without a type: of all rooms, by their ids.
 pub(super) async fn top<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -32,7 +32,7 @@ pub(super) async fn top<B: PushBackend>(
     top.await
 }
 
-/// How many are online in each of some rooms of a type; an empty one has 0.
+/// The number of members online in each of some rooms of a type; 0 for an empty one.
 pub(super) async fn room<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -46,8 +46,8 @@ pub(super) async fn room<B: PushBackend>(
     Ok(OfAllHosts { value: counts.collect::<Map<_, _>>().into(), unanswered })
 }
 
-/// Connections that are authenticated, and the addresses they come from. These are 0 where they are not counted: a
-/// client of goim reads numbers. An address with clients on several hosts counts once for each.
+/// Authenticated connections, and the number of addresses they come from. The latter is 0 if addresses are not counted,
+/// because a client of goim expects a number. An address with clients on several hosts counts once for each.
 pub(super) async fn total<B: PushBackend>(
     api: Arc<Api<B>>,
     _: Request,

@@ -1,4 +1,4 @@
-//! `/comet/node/*`: what an operator does to the server.
+//! `/comet/node/*`: the orders of an operator to the server.
 
 use std::sync::Arc;
 
@@ -86,7 +86,7 @@ pub(super) async fn blocks<O: Operations>(operations: Arc<O>, _: Request) -> Res
     Ok(blocks.collect())
 }
 
-/// The number `name`; `None` where it is left out.
+/// The number `name`; `None` if it is missing.
 fn given(query: &Query, name: &str) -> Result<Option<u32>, Status> {
     let is_given = !query.optional_text(name)?.is_empty();
     let number = || query.number(name, 0..=i64::from(u32::MAX));

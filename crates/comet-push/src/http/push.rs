@@ -1,5 +1,5 @@
-//! `/goim/push/*`: the body becomes the body of one frame with the operation of the query, sequence 0.
-//! goim's job wraps such a frame in an op 9 on the way to comet; what a client sees is the same frame.
+//! `/goim/push/*`: the request body becomes the body of one frame with the operation from the query and sequence 0.
+//! goim's job wraps such a frame in an op 9 on the way to comet; a client sees the same frame.
 
 use std::sync::Arc;
 
@@ -16,13 +16,13 @@ use crate::access;
 use crate::backend::{PushBackend, Pushed};
 use crate::http::body::Bodies;
 
-/// What every call works with.
+/// The state that every call uses.
 pub(super) struct Api<B> {
     pub(super) backend: Arc<B>,
     pub(super) bodies: Bodies,
 }
 
-/// To the connections that hold `keys`.
+/// Pushes to the connections that hold `keys`.
 pub(super) async fn keys<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -32,7 +32,7 @@ pub(super) async fn keys<B: PushBackend>(
     access::to_keys(&*api.backend, keys, Some(proto), operation).await.map(data)
 }
 
-/// To every session of the users `mids`.
+/// Pushes to every session of the users `mids`.
 pub(super) async fn mids<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -42,7 +42,7 @@ pub(super) async fn mids<B: PushBackend>(
     access::to_users(&*api.backend, users, Some(proto), operation).await.map(data)
 }
 
-/// To the members of the room `type://room`, or of `room` without a type.
+/// Pushes to the members of the room `type://room`, or of `room` without a type.
 pub(super) async fn room<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -52,7 +52,7 @@ pub(super) async fn room<B: PushBackend>(
     access::to_room(&*api.backend, room, Some(proto)).await.map(data)
 }
 
-/// To everybody: at once, or `speed` connections a second.
+/// Pushes to all: at once, or to `speed` connections a second.
 pub(super) async fn all<B: PushBackend>(
     api: Arc<Api<B>>,
     request: Request,
@@ -62,26 +62,26 @@ pub(super) async fn all<B: PushBackend>(
     access::to_all(&*api.backend, Some(proto), operation, speed).await.map(data)
 }
 
-/// The id that connections know the `room` of a query by.
+/// The id of the room that the query names.
 pub(super) fn room_id(query: &Query) -> Result<String, Status> {
     Ok(room_prefix(query)? + query.text("room")?)
 }
 
-/// What the ids of rooms of a query's `type` begin with. Rooms of goim v1, and those of numeric tokens, have no type:
-/// where it is left out, a room is named by its whole id.
+/// The beginning of the ids of rooms of the query's `type`. Rooms of goim v1, and those of numeric tokens, have no
+/// type: without one, the room is named by its whole id.
 pub(super) fn room_prefix(query: &Query) -> Result<String, Status> {
     let kind = query.text_if_given("type")?;
     Ok(kind.map_or(String::new(), |kind| format!("{kind}://")))
 }
 
-/// What all four have in common.
+/// The common part of the four push calls.
 struct Message {
     query: Query,
     operation: i32,
     proto: Proto,
 }
 
-/// Reads a request to the end of its body before looking at it, so that its answer always arrives.
+/// Reads a request to the end of its body before checking it, so that the answer always reaches the caller.
 async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
     let query = Query::read(request.uri().query());
     let body: Bytes = api.bodies.read(request).await?;
@@ -92,7 +92,7 @@ async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
     Ok(Message { query, operation, proto })
 }
 
-/// The ledger, and where there are any the servers that the push did not reach.
+/// The ledger, with the servers that the push did not reach, if any.
 fn data(pushed: Pushed) -> Value {
     let mut data = ledger(pushed.ledger);
     if !pushed.failed.is_empty() {

@@ -17,7 +17,7 @@ use crate::http::push::room_id;
 use crate::operations::Operations;
 use crate::trace_fields::trace_fields;
 
-/// Names of subjects, of which a request has one.
+/// The kinds of subjects; a request names exactly one.
 const SUBJECTS: [&str; 4] = ["key", "mid", "room", "address"];
 
 pub(super) async fn begin<O: Operations>(
@@ -43,7 +43,7 @@ pub(super) async fn begin<O: Operations>(
     operations.trace(TraceReq { subject: Some(subject), seconds })
 }
 
-/// The answer, which goes on until the trace ends or its caller leaves.
+/// The answer, which continues until the trace ends or its caller leaves.
 pub(super) fn lines<T>(trace: T) -> Response
 where
     T: Stream<Item = Result<TraceReply, Status>> + Send + 'static,

@@ -1,5 +1,5 @@
-//! The members of rooms, as servers report them. A report may have a million rooms, so nothing is copied, added up or freed while
-//! the lock is held: calls about sessions are served meanwhile by the thread that would wait for it.
+//! The members of rooms, as reported by servers. A report may have a million rooms, so nothing is copied, summed or
+//! freed while the lock is held: the thread that would wait for it serves calls about sessions meanwhile.
 
 use std::collections::HashMap;
 use std::mem;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::sessions::Buckets;
 
-/// As how many rooms a server counts at least, so that names of servers are bounded, too.
+/// Least number of rooms that each server counts as, so that the number of servers is bounded too.
 const SERVER_ROOMS: usize = 1_024;
 
 /// The rooms of one bucket of a server.
@@ -25,13 +25,13 @@ struct Report {
     until: Duration,
 }
 
-/// There would be more rooms than may be.
+/// There would be more rooms than allowed.
 #[derive(PartialEq, Eq, Debug)]
 pub(super) struct TooMany;
 
 impl Reports {
-    /// Replaces the rooms of `server` in `buckets`. All that it has expires at `until`. If all servers had more than `most`
-    /// rooms then, nothing changes.
+    /// Replaces the rooms of `server` in `buckets`. All its rooms expire at `until`. If all servers would have more
+    /// than `most` rooms, nothing changes.
     pub(super) fn replace(
         &self,
         server: &str,
@@ -115,7 +115,7 @@ impl Reports {
     }
 }
 
-/// They are freed once the lock is given back.
+/// The caller frees the result after it releases the lock.
 fn take_expired(reports: &mut HashMap<Arc<str>, Report>, now: Duration) -> Vec<Report> {
     reports.extract_if(|_, report| report.until <= now).map(|(_, report)| report).collect()
 }

@@ -1,20 +1,20 @@
-//! The deadline of a call, which is not over before what arrived in time was read.
+//! The deadline of a call. It does not expire before input that arrived in time was read.
 
 use std::time::Duration;
 
 use tokio::select;
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// Time to read what has arrived.
+/// Time for reading the input that has arrived.
 const AFTER_STALL: Duration = Duration::from_millis(250);
 
 /// How late a wake-up may be. A later one is a stall: the process was stopped, or its thread held up.
 const LATE: Duration = Duration::from_millis(50);
 
-/// Stalls one after the other that are forgiven: a thread that is always late has deadlines, too.
+/// Stalls in a row that are forgiven. So deadlines expire even in a thread that is always late.
 const STALLS_MAX: u32 = 8;
 
-/// What `work` makes, if it is ready by `until`. After a stall it has some more time.
+/// The output of `work`, if it is ready by `until`. After a stall it gets some more time.
 pub(super) async fn by<F: Future>(until: Instant, work: F) -> Option<F::Output> {
     select! {
         biased;
@@ -28,7 +28,7 @@ async fn over(mut until: Instant) {
         sleep_until(until).await;
         if until.elapsed() <= LATE {
             let begin = Instant::now();
-            // A stall may have ended at that very moment.
+            // A stall may have ended at this very moment.
             sleep(LATE).await;
             if begin.elapsed() <= 2 * LATE {
                 return;
@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(begin.elapsed(), SECOND + LATE);
     }
 
-    /// Timers fire before sockets are read, so the answer that arrived meanwhile is seen a moment later.
+    /// Timers fire before sockets are read, so an answer that arrived meanwhile is seen a moment later.
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_arrived_in_a_stall_counts() {
         let begin = Instant::now();

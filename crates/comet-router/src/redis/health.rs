@@ -22,7 +22,7 @@ pub(super) struct Health(Mutex<State>);
 #[derive(Default)]
 struct State {
     pause: Option<Pause>,
-    /// Since the log said that it fails.
+    /// Set since the log said that the server fails.
     failing: Option<Failing>,
     failures: u64,
 }
@@ -48,7 +48,7 @@ impl Health {
         Some(pause.sentence.clone())
     }
 
-    /// The server did not serve a call. Begins or extends the pause.
+    /// Notes that the server did not serve a call. Begins or extends the pause.
     pub(super) fn failed(&self, name: &str, sentence: &str) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -68,7 +68,7 @@ impl Health {
         state.pause = Some(Pause { sentence: sentence.to_owned(), length, until: now + length });
     }
 
-    /// The server served a call.
+    /// Notes that the server served a call.
     pub(super) fn succeeded(&self, name: &str) {
         let mut state = self.lock();
         state.pause = None;

@@ -1,5 +1,4 @@
-//! One Redis server: its connection, which is opened anew when the server cannot serve, and the deadline
-//! of a call.
+//! One Redis server: its connection, which is reopened when the server cannot serve, and the deadline of a call.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,11 +15,11 @@ use super::place::Place;
 use crate::error::StoreError;
 use crate::sessions::ServerState;
 
-/// Attempts of a call: no call fails because a server was restarted, or closed an idle connection.
+/// Attempts of a call, so that no call fails because a server was restarted, or closed an idle connection.
 const ATTEMPTS: u32 = 2;
 
-/// Codes of errors that are about a command. All others are statements of a server about itself, as
-/// READONLY, MASTERDOWN, CLUSTERDOWN, LOADING, OOM and NOAUTH.
+/// Error codes that are about a command. All others are statements of a server about itself, such as READONLY,
+/// MASTERDOWN, CLUSTERDOWN, LOADING, OOM and NOAUTH.
 const ABOUT_COMMAND: [&str; 2] = ["ERR", "WRONGTYPE"];
 
 /// Before version 7, an error inside a script has its code in the text of another one.
@@ -44,7 +43,7 @@ pub(super) struct RedisNode {
     health: Health,
 }
 
-/// The connection, and how many there were before it.
+/// The connection, and the number of earlier ones.
 #[derive(Default)]
 struct Slot {
     number: u64,
@@ -56,7 +55,7 @@ struct Slot {
 /// Why an attempt gave no answer.
 struct Failure {
     error: RedisError,
-    /// The connection that it is about is given up.
+    /// Whether its connection is given up.
     is_server_lost: bool,
 }
 
@@ -116,7 +115,7 @@ impl RedisNode {
         if let Some(sentence) = self.health.failure_of_pause() {
             return Err(StoreError::Failed { node: node(), sentence });
         }
-        // What the call has used last.
+        // The connection that the call has used last.
         let used = AtomicU64::new(0);
         let attempts = async {
             let mut attempt = 1;
@@ -153,9 +152,9 @@ impl RedisNode {
         }
     }
 
-    /// Whether the server has served nobody in the time of a call that ends at `until`. Then it may be stopped, or cut off, and
-    /// nothing is going to come on the connection that the call has `used`, which is given up. Otherwise the call alone was too
-    /// much for its time, or came late in it.
+    /// Whether the server has served no call during the time of a call that ends at `until`. Then it may be stopped or
+    /// unreachable, so the connection that the call has `used` is given up. Otherwise this call alone took too long, or
+    /// came late in its time.
     fn is_silent(&self, used: u64, until: Instant) -> bool {
         let mut slot = self.slot();
         let begun = until.checked_sub(self.deadline);
@@ -187,7 +186,7 @@ impl RedisNode {
         }
         answer.map_err(|error| {
             let is_server_lost = is_about_server(&error);
-            // Another call may have a newer one already.
+            // Another call may have opened a newer one already.
             if is_server_lost && slot.number == number {
                 slot.open = None;
             }
@@ -201,7 +200,7 @@ impl RedisNode {
             return Ok(open);
         }
         let _opening = self.opening.lock().await;
-        // Whoever was here before may have opened it.
+        // An earlier holder of the lock may have opened it.
         if let Some(open) = self.slot().get() {
             return Ok(open);
         }
@@ -284,7 +283,7 @@ mod tests {
         check("WRONGTYPE Operation against a key holding the wrong kind of value", false);
     }
 
-    /// Answers every command with OK, and HOLD once it may.
+    /// Answers every command with OK, and HOLD once it is released.
     async fn serve(mut stream: TcpStream, release: Arc<Notify>) -> io::Result<()> {
         let (reading, mut writing) = stream.split();
         let mut reading = BufReader::new(reading).lines();
@@ -304,7 +303,7 @@ mod tests {
         Ok(())
     }
 
-    /// The last command of a long call gets what is left of its time.
+    /// The last command of a long call gets the rest of its time.
     #[tokio::test]
     async fn a_call_that_is_late_by_itself_is_no_failure_of_the_server() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -331,7 +330,7 @@ mod tests {
         release.notify_one();
         call("OTHER", Instant::now() + deadline).await.unwrap();
         assert_eq!(accepted.load(Ordering::Relaxed), 1);
-        // One that was given no answer at all is.
+        // A call that got no answer at all is a failure of the server.
         let late = call("HOLD", Instant::now() + deadline).await;
         assert!(matches!(late, Err(StoreError::Deadline { .. })));
         assert_eq!((node.state().is_up, node.state().failures), (false, 1));

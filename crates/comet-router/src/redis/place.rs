@@ -1,4 +1,4 @@
-//! Where a Redis server is: at an address, or where the sentinels say.
+//! The location of a Redis server: an address, or a master known to sentinels.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ impl Place {
         }
     }
 
-    /// Where the master is, by the first sentinel that knows it.
+    /// The address of the master, from the first sentinel that knows it.
     async fn ask(&self, sentinels: &[Client], master: &str) -> RedisResult<(String, u16)> {
         let mut asked = JoinSet::new();
         for sentinel in sentinels {

@@ -20,7 +20,7 @@ const ONLINE_BATCH: usize = 16;
 impl Redis {
     /// The members of all rooms in `buckets`.
     async fn sums_of(&self, buckets: Buckets) -> Result<HashMap<String, u32>, StoreError> {
-        // It is long where there are many rooms: each part of it has the deadline.
+        // The call is long if there are many rooms, so each part of it has the deadline.
         let mut sums: HashMap<String, u32> = HashMap::new();
         if buckets == Buckets(0) {
             return Ok(sums);
@@ -60,7 +60,7 @@ impl Redis {
     }
 }
 
-/// Their names in Redis.
+/// The names of the fields in Redis.
 fn fields(buckets: Buckets) -> Vec<u32> {
     (0..Buckets::COUNT).filter(|bucket| buckets.contains(*bucket)).collect()
 }

@@ -1,4 +1,4 @@
-//! The server in a live upgrade: what of it is handed over, how it ends in the former process, and how it goes on in the new one.
+//! The server in a live upgrade: what is handed over, how the former process ends, and how the new one continues.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,12 +16,13 @@ use super::App;
 /// How long callers wait for the connection to other hosts.
 const HOSTS: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether there is one.
+/// How often the connection is checked.
 const LOOK: Duration = Duration::from_millis(2);
 
 impl App {
-    /// A server that has taken over the connections of another process, which has ended its work: it goes on with them, and accepts
-    /// clients and callers. What fails now is said in the log, as there is no way back.
+    /// Makes a server that has taken over the connections of another process, which has ended its work. It continues
+    /// with them, and accepts clients and callers. Failures from here on are only logged, because the hand-over cannot
+    /// be undone.
     pub(crate) fn go_on(prepared: Prepared, threads: Threads, handles: Handles) -> Self {
         let mut app = Self::new(prepared, threads, handles);
         let say = |what: &str, error: &dyn std::fmt::Display| {
@@ -41,11 +42,11 @@ impl App {
             }
         };
         let control = &app.threads.control;
-        // Before a client claims a key again.
+        // Done before a client can claim a key again.
         control.take_over_logic();
         do_all(cores.iter().flat_map(|core| [core.hold_callers(true), core.thaw()]).collect());
         control.connect_hosts();
-        // A push of a caller who comes before would reach the clients of this host alone.
+        // An earlier push of a caller would reach only the clients of this host.
         let end = Instant::now() + HOSTS;
         while !control.is_connected() && Instant::now() < end {
             sleep(LOOK);
@@ -58,12 +59,12 @@ impl App {
         app
     }
 
-    /// What the clock of the shards shows.
+    /// The time of the shards' clock.
     pub(crate) fn clock(&self) -> Duration {
         self.threads.epoch.elapsed()
     }
 
-    /// The key sets of `token.jwks_urls` that were fetched.
+    /// The fetched key sets of `token.jwks_urls`.
     pub(crate) fn key_sets(&self) -> Vec<FetchedSet> {
         jwks::fetched(&self.authenticator, &self.config.token)
     }
@@ -82,9 +83,10 @@ impl App {
         sockets.iter().chain(self.threads.control.sockets())
     }
 
-    /// Ends this process's part: another one goes on with the connections, and is registered in discovery by the same name.
+    /// Ends this process's part. Another process continues with the connections, and is registered in discovery under
+    /// the same name.
     pub(crate) fn leave(self) {
-        // Its end would cancel the registration.
+        // Dropping the registration would cancel it.
         std::mem::forget(self.discovery);
         drop(self.passing);
         if let Err((shard, cause)) = self.threads.stop() {

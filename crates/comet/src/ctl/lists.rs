@@ -1,4 +1,4 @@
-//! Lists of members and rooms, over all hosts: what is left to list, then a line for each.
+//! Lists of members and rooms, over all hosts: where the list continues, then a line for each entry.
 
 use comet_wire::comet::v1::inspect_client::InspectClient;
 use comet_wire::comet::v1::{Member, MembersReply, MembersReq};
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::caller::{PushClient, PushError};
 
-/// What a call answers with: fields by name, in the order in which they are printed.
+/// The fields of an answer by name, in the order in which they are printed.
 pub(super) type Record = Vec<(&'static str, Value)>;
 
 pub(super) fn members(
@@ -54,7 +54,7 @@ pub(super) fn rooms(
     Ok([head].into_iter().chain(members.into_iter().map(room)).collect())
 }
 
-/// Hosts without an answer, where there are some.
+/// The hosts that did not answer; `None`: all did.
 pub(super) fn unanswered(hosts: &[String]) -> Option<(&'static str, Value)> {
     (!hosts.is_empty()).then(|| ("unanswered", json!(hosts)))
 }

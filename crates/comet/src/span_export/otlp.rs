@@ -15,7 +15,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Status};
 use prost::Message;
 
-/// The parent of the span of a call is on another host: bits 8 and 9 of the flags say so (`SpanFlags`). Bit 0: sampled.
+/// The parent of a call's span is on another host, as bits 8 and 9 of the flags state (`SpanFlags`). Bit 0: sampled.
 const REMOTE_PARENT: u32 = 0x301;
 const LOCAL_PARENT: u32 = 0x101;
 
@@ -36,7 +36,7 @@ pub(super) fn request(server_id: &str, pushes: Vec<TracedPush>) -> ExportTraceSe
     ExportTraceServiceRequest { resource_spans: vec![resource_spans] }
 }
 
-/// How many spans the collector says it did not take; `None`: the answer is not that of a collector.
+/// How many spans the collector rejected; `None`: the answer is not from a collector.
 pub(super) fn rejected(answer: &[u8]) -> Option<u64> {
     let answer = ExportTraceServiceResponse::decode(answer).ok()?;
     let rejected = answer.partial_success.map_or(0, |partial| partial.rejected_spans);

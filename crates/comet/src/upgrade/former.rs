@@ -1,4 +1,4 @@
-//! The former process: it holds back what is new, waits for what is under way, and hands the rest over.
+//! The former process: it holds back new work, waits for work under way, and hands the rest over.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Command;
@@ -21,49 +21,52 @@ use super::request::{Answer, Request, own_binary};
 /// How long clients in a handshake may take to send their tokens.
 const HANDSHAKES: Duration = Duration::from_millis(300);
 
-/// How long logic and homes may take to answer what clients have asked for. Nothing more of clients is read meanwhile; pushes go on.
+/// How long logic and homes may take to answer requests of clients. No further requests of clients are read meanwhile;
+/// pushes continue.
 const ANSWERS: Duration = Duration::from_secs(3);
 
-/// How long the close notices of those that stay may take to be sent.
+/// How long sending the close notices of connections that stay may take.
 const NOTICES: Duration = Duration::from_millis(100);
 
 /// How long callers may take to get the answers to their calls.
 const CALLERS: Duration = Duration::from_secs(1);
 
-/// How long what clients send may wait in all, heartbeats too, before the cores are frozen: clients wait 5 s for an answer to one.
+/// How long input of clients, heartbeats included, may wait in all before the cores are frozen. Clients wait 5 s for
+/// the answer to a heartbeat.
 const HELD: Duration = Duration::from_millis(4_500);
 
-/// How long control may take to begin what other hosts have pushed so far. Pushes go on meanwhile.
+/// How long control may take to begin the pushes received from other hosts. Pushes to clients continue meanwhile.
 const PUSHES_OF_HOSTS: Duration = Duration::from_secs(5);
 
-/// How long what the former process of this one held of other hosts may take to come. Nothing is stopped meanwhile.
+/// How long the pushes that this process's own former process held may take to arrive. Nothing is stopped meanwhile.
 const FORMER_HOSTS: Duration = Duration::from_secs(15);
 
-/// How long the mesh may take to become empty, and after how many rounds at least it is given up. Three or four rounds are
-/// enough. On a host that is very busy each of them waits for a CPU several times.
+/// How long the mesh may take to become empty, and after how many rounds, at least, it is given up. Three or four
+/// rounds are enough. On a very busy host each round waits for a CPU several times.
 const MESH: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 16;
 
-/// How long a core may take for an order that is not bound otherwise.
+/// How long a core may take for an order without a bound of its own.
 const ORDER: Duration = Duration::from_secs(5);
 
-/// How long the state of a core may take to be written and taken.
+/// How long writing and taking the state of a core may take.
 const OFFER: Duration = Duration::from_secs(60);
 
-/// How long nobody may be served: at least, for each connection, and for each MiB that this process has, which may wait for
-/// clients. It mostly takes a tenth of that.
+/// How long no client may be served: the minimum, the addition for each connection, and that for each MiB of this
+/// process, which may be data waiting for clients. Usually a tenth of that is enough.
 const FROZEN: Duration = Duration::from_secs(5);
 const FROZEN_EACH: Duration = Duration::from_micros(500);
 const FROZEN_MIB: Duration = Duration::from_millis(20);
 
-/// How often it is looked whether something is over.
+/// How often a condition is checked.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// The new process, as it is to be started: with the arguments of this one. It reads its configuration anew.
+/// The command that starts the new process, with the arguments of this one. The new process reads its configuration
+/// anew.
 fn command(request: &Request) -> Command {
     let mut command = Command::new(request.binary.clone().unwrap_or_else(own_binary));
     command.args(env::args_os().skip(1));
-    // It names this process, and the service manager is to hear the new one.
+    // The variable names this process, but the service manager has to accept notifications of the new one.
     command.env_remove("WATCHDOG_PID");
     command
 }
@@ -72,22 +75,22 @@ fn command(request: &Request) -> Command {
 pub(crate) struct Former<'a> {
     app: &'a App,
     pid_file: Option<&'a PidFile>,
-    /// Of this process: until the commit, those that end it prevail.
+    /// The signals of this process. Until the commit, a signal to end overrides the upgrade.
     signals: &'a mut Signals,
-    /// How long clients wait at most that have to come back, milliseconds.
+    /// The longest retry time of clients that have to come back, milliseconds.
     retry_after_ms: u32,
-    /// Connections that could be handed over before the new process was started.
+    /// Connections that could be handed over when checked before the new process was started.
     movable: usize,
-    /// What they require of a process that takes them over.
+    /// The features that they require of a process that takes them over.
     required: Vec<&'static str>,
     /// Connections that were offered.
     moved: usize,
-    /// Connections that were closed because they could not be.
+    /// Connections that were closed because they could not be handed over.
     closed: usize,
-    /// Since when what clients send waits.
+    /// Since when input of clients is held.
     held: Option<Instant>,
     frozen: Option<Instant>,
-    /// How long nobody may be served.
+    /// How long no client may be served.
     frozen_max: Duration,
     pause: Duration,
 }
@@ -118,13 +121,13 @@ impl<'a> Former<'a> {
     /// Starts the new process and hands over to it. Returns its id.
     ///
     /// # Errors
-    /// Why this process goes on.
+    /// Why this process continues.
     pub(crate) fn hand_over(&mut self, request: &Request) -> Result<u32, Failure> {
         if std::process::id() == 1 {
             let why = "it is the first process of a container, which ends with it";
             return Err(Failure::Unready(why.to_owned()));
         }
-        // Before a process is started in vain.
+        // Checked first, to avoid starting a process in vain.
         self.check_state().map_err(Failure::Unready)?;
         self.take_over_hosts().map_err(Failure::Unready)?;
         Survey { movable: self.movable, required: self.required, .. } =
@@ -136,7 +139,7 @@ impl<'a> Former<'a> {
         comet_upgrade::upgrade(self, command(request), times)
     }
 
-    /// What would be handed over, for an operator.
+    /// A description of what would be handed over, for an operator.
     pub(crate) fn check(&self) -> Answer {
         match self.check_state() {
             Err(why) => Answer { is_done: false, text: format!("it cannot hand over now: {why}") },
@@ -156,7 +159,8 @@ impl<'a> Former<'a> {
     /// What could be handed over now.
     ///
     /// # Errors
-    /// Why nothing can be. An order to close clients is of this process alone, and a frozen core would not carry it out.
+    /// Why nothing can be. An order to close clients exists only in this process, and a frozen core would not carry it
+    /// out.
     fn check_state(&self) -> Result<Survey, String> {
         self.app.control().check_move()?;
         let survey = self.survey()?;
@@ -166,7 +170,7 @@ impl<'a> Former<'a> {
         }
     }
 
-    /// What there is.
+    /// The present state of all cores.
     ///
     /// # Errors
     /// If a core does not answer.
@@ -186,21 +190,21 @@ impl<'a> Former<'a> {
         Ok(sum)
     }
 
-    /// What was done, in a sentence without its end.
+    /// What was done, as a sentence without its end.
     pub(crate) fn describe(&self) -> String {
         let Self { moved, closed, pause, .. } = self;
         let pause = pause.as_secs_f64() * 1_000.0;
         format!("{moved} connections go on after a pause of {pause:.1} ms, {closed} were closed")
     }
 
-    /// Waits until it is time to look again.
+    /// Waits until the next check.
     fn pause(&mut self) -> Result<(), String> {
         self.check_wanted()?;
         sleep(LOOK);
         Ok(())
     }
 
-    /// Waits until there is none of what `count` counts, or `time` is over.
+    /// Waits until `count` returns 0, or `time` is over.
     fn wait_for(&mut self, time: Duration, count: impl Fn(&Survey) -> usize) -> Result<(), String> {
         let end = Instant::now() + time;
         while count(&self.survey()?) > 0 && Instant::now() < end {
@@ -209,7 +213,7 @@ impl<'a> Former<'a> {
         Ok(())
     }
 
-    /// Waits until this process has what its own former process held of other hosts: it can hold nothing before.
+    /// Waits until this process has received the pushes that its own former process held. It can hold none before that.
     fn take_over_hosts(&mut self) -> Result<(), String> {
         let end = Instant::now() + FORMER_HOSTS;
         while !self.app.control().has_taken_over_hosts() {
@@ -221,7 +225,7 @@ impl<'a> Former<'a> {
         Ok(())
     }
 
-    /// Has pushes of other hosts wait, and those that came before begin while clients are served.
+    /// Holds pushes of other hosts, and waits until earlier ones have begun, while clients are served.
     fn hold_hosts(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.hold_hosts();
@@ -240,7 +244,7 @@ impl<'a> Former<'a> {
         }
     }
 
-    /// Reads no more requests of clients, and waits for the answers to those under way.
+    /// Stops reading requests of clients, and waits for the answers to those under way.
     fn answer_requests(&mut self) -> Result<(), String> {
         let cores = self.app.cores();
         self.held = Some(Instant::now());
@@ -253,7 +257,7 @@ impl<'a> Former<'a> {
         self.wait_for(ANSWERS, |survey| survey.await_answers)
     }
 
-    /// Closes what cannot be handed over.
+    /// Closes the connections that cannot be handed over.
     fn close_unmovable(&mut self) -> Result<(), String> {
         let Survey { handshakes, await_answers, .. } = self.survey()?;
         self.closed = handshakes + await_answers;
@@ -267,8 +271,8 @@ impl<'a> Former<'a> {
         self.wait_for(NOTICES, |survey| survey.closing)
     }
 
-    /// Has the callers leave with their answers, and takes no more pushes by frames. A caller that takes longer is cut off when this
-    /// process ends, and has no answer then.
+    /// Has the callers leave after their answers, and takes no more pushes by frames. A caller that takes longer is cut
+    /// off without an answer when this process ends.
     fn wait_for_callers(&mut self) -> Result<(), String> {
         let control = self.app.control();
         control.begin_move()?;
@@ -280,7 +284,7 @@ impl<'a> Former<'a> {
             let (callers, calls) = (control.callers(), control.calls_under_way());
             let is_over = Instant::now() >= end;
             let is_control_done = callers + calls == 0;
-            // A survey looks at all connections, so it is not made in vain.
+            // A survey visits all connections, so it is made only when needed.
             let pushes = if is_control_done || is_over { self.survey()?.calls } else { 0 };
             if is_control_done && pushes == 0 {
                 return Ok(());
@@ -295,7 +299,7 @@ impl<'a> Former<'a> {
         }
     }
 
-    /// Runs rounds of turns until all cores were still in one of them.
+    /// Runs rounds of turns until all cores were still in the same round.
     fn empty_mesh(&self) -> Result<(), String> {
         let end = Instant::now() + MESH;
         for round in 1.. {
@@ -311,14 +315,14 @@ impl<'a> Former<'a> {
         Ok(())
     }
 
-    /// What keeps frozen cores from being handed over after a round of `turns`. `None`: nothing.
+    /// What prevents the hand-over of frozen cores after a round of `turns`. `None`: nothing.
     fn under_way(&self, turns: &[FrozenTurn]) -> Option<String> {
         if let Some(obstacles) = turns.iter().find_map(|turn| turn.obstacles.clone()) {
             return Some(obstacles);
         }
         let busy = turns.iter().filter(|turn| !turn.is_still).count();
         let control = self.app.control();
-        // In this order, as a report may lead to a message.
+        // The order matters: a report may lead to a message.
         let reports = control.reports_under_way();
         let messages = control.messages_under_way();
         let counts = [
@@ -334,8 +338,9 @@ impl<'a> Former<'a> {
 
 impl Predecessor for Former<'_> {
     fn greeting(&self) -> Greeting {
-        // What is known before the freeze. An older process may go on where nothing needs what it does not know; what shows later
-        // is in the state, and refused there.
+        // These are the features known before the freeze. A process of an older release may take over if nothing
+        // requires a feature that it does not know. Requirements that show later are in the state, and are refused
+        // there.
         let hosts = self.app.control().has_hosts().then_some(feature::HOSTS);
         let features = self.required.iter().copied().chain(hosts);
         let features = features.map(str::to_owned).collect();
@@ -367,9 +372,9 @@ impl Predecessor for Former<'_> {
         all(cores, Core::stop_accepts, ORDER)?.into_iter().collect::<Result<(), _>>()?;
         self.wait_for(HANDSHAKES, |survey| survey.handshakes)?;
         self.answer_requests()?;
-        // From here on nobody can push.
+        // From here on no caller can push.
         self.wait_for_callers()?;
-        // Nor give an order.
+        // Nor can one give an order.
         self.check_state()?;
         self.close_unmovable()?;
         self.hold_hosts()?;
@@ -380,7 +385,7 @@ impl Predecessor for Former<'_> {
 
     fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
         let control = self.app.control();
-        // From here on they take no turns.
+        // From here on the cores take no turns.
         control.excuse_cores(self.frozen_max);
         let blocks = control.blocks();
         let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
@@ -398,7 +403,7 @@ impl Predecessor for Former<'_> {
             let offered = core.offer(move |offer| {
                 let connections = offer.sockets.len();
                 let sent = channel.send_shard(&offer.state.encode(), &offer.sockets);
-                // It is waited for.
+                // The receiver waits for this.
                 let _ = give.send(sent.map(|()| (channel, connections)));
                 Ok(())
             });
@@ -436,12 +441,12 @@ impl Predecessor for Former<'_> {
     }
 }
 
-/// When a step that begins at `now` is over, which may take `time`, and [`HELD`] with all steps before it since `held`.
+/// The end of a step that begins at `now` and may take `time`. All steps since `held` together may take [`HELD`].
 fn bound(now: Instant, time: Duration, held: Option<Instant>) -> Instant {
     held.map_or(now + time, |held| (now + time).min(held + HELD))
 }
 
-/// A channel that carries the connection to the new process back.
+/// A channel that returns the connection to the new process.
 #[allow(clippy::type_complexity, reason = "the two ends")]
 fn channel_of() -> (
     std::sync::mpsc::Sender<io::Result<(Channel, usize)>>,
@@ -450,7 +455,7 @@ fn channel_of() -> (
     channel()
 }
 
-/// Gives an order to all cores, and waits for all of them.
+/// Gives an order to all cores, and waits for all answers.
 fn all<T>(
     cores: &[Core],
     order: impl Fn(&Core) -> Pending<T>,
@@ -464,7 +469,7 @@ fn all<T>(
 mod tests {
     use super::*;
 
-    /// Clients that wait for logic and for callers do not wait for other hosts as long again.
+    /// Clients that waited for logic and for callers do not wait for other hosts as long again.
     #[test]
     fn what_clients_send_waits_no_longer_than_a_heartbeat_may() {
         let held = Instant::now();

@@ -1,5 +1,5 @@
-//! What the former process says beside the states of its shards, as JSON. A field that is missing has its default, and one that is
-//! not known is left out, so releases that add fields understand each other.
+//! The former process's data beside the states of its shards, as JSON. A missing field has its default, and an unknown
+//! one is ignored, so releases that add fields understand each other.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -10,35 +10,35 @@ use serde_json::{Map, Value, json};
 use super::{hosts, paced};
 use crate::jwks::FetchedSet;
 
-/// With the listeners, while the former process serves. Their descriptors follow, and that of the pid file.
+/// Sent with the listeners, while the former process serves. Their descriptors follow, and that of the pid file.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Sockets {
-    /// As [`comet_listen::names`].
+    /// In the form of [`comet_listen::names`].
     pub(super) names: String,
     /// Its pid file, whose descriptor comes last; `None`: it has none.
     pub(super) pid_file: Option<PathBuf>,
-    /// What the clock of its shards shows, microseconds.
+    /// The time of its shards' clock, microseconds.
     pub(super) clock_us: u64,
     /// Connections that it would hand over now.
     pub(super) connections: u64,
-    /// What it has fetched last from each of `token.jwks_urls`.
+    /// The latest key set that it has fetched from each of `token.jwks_urls`.
     pub(super) key_sets: Vec<FetchedSet>,
 }
 
-/// Before the shards, once all of them are frozen.
+/// Sent before the shards, once all of them are frozen.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct Process {
-    /// The latest call to its shards.
+    /// The id of the latest call to its shards.
     pub(super) last_call: u64,
-    /// Upgrades that it has counted, by result.
+    /// Counts of upgrades, by result.
     pub(super) upgrades: BTreeMap<String, u64>,
-    /// Its counters that are of no shard, as a page of metrics.
+    /// Its counters that belong to no shard, as a page of metrics.
     pub(super) counters: String,
-    /// Networks that are blocked, each with the time of the shards when it is over, milliseconds.
+    /// Blocked networks, each with the time at which the block ends, by the shards' clock, milliseconds.
     pub(super) blocks: Vec<(String, u64)>,
     /// Paced broadcasts that are under way.
     pub(super) paced: Vec<PacedMove>,
-    /// What it knows of other hosts, if it has some.
+    /// Its state about other hosts, if it has some.
     pub(super) hosts: Option<ClusterHandOver>,
 }
 
@@ -57,7 +57,7 @@ impl Sockets {
     }
 
     /// # Errors
-    /// If `bytes` are no such object, in words.
+    /// If `bytes` are not such an object, in words.
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let object = object(bytes)?;
         let text = |name: &str| Some(object.get(name)?.as_str()?.to_owned());

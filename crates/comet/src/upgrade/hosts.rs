@@ -1,4 +1,4 @@
-//! What the former process knows of other hosts, as it says it beside the states of its shards.
+//! The former process's state about other hosts, as JSON beside the states of its shards.
 
 use comet_control::{ClusterHandOver, StreamPlace};
 use comet_core::StreamState;
@@ -26,7 +26,7 @@ fn stream_to_json(stream: &StreamPlace) -> Value {
     json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut, "seen_unix_ms": seen_unix_ms })
 }
 
-/// `None`: it is no such object, so the stream is read anew.
+/// `None`: it is not such an object, so the stream is read from its beginning.
 fn stream_from_json(stream: &Value) -> Option<StreamPlace> {
     let number = |name: &str| stream.get(name).and_then(Value::as_u64);
     let (epoch, floor, seen) = (number("epoch")?, number("floor")?, number("seen")?);

@@ -1,4 +1,4 @@
-//! Paced broadcasts as the former process says them beside the states of its shards.
+//! Paced broadcasts as JSON beside the states of the former process's shards.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub(super) fn to_json(paced: &PacedMove) -> Value {
     })
 }
 
-/// `None`: it is none.
+/// `None`: it is not a paced broadcast.
 pub(super) fn from_json(paced: &Value) -> Option<PacedMove> {
     let number = |name: &str| paced.get(name).and_then(Value::as_u64);
     let mut tally = Tally::default();
@@ -40,7 +40,7 @@ pub(super) fn from_json(paced: &Value) -> Option<PacedMove> {
         call: CallId(number("call")?),
         operation: paced.get("operation")?.as_i64()?.try_into().ok()?,
         speed: number("speed")?.try_into().ok()?,
-        // None of an older release, whose broadcasts are on its host alone.
+        // Missing in older releases, whose broadcasts run only on their own host.
         name: paced.get("name").and_then(Value::as_str).map(Into::into),
         age: Duration::from_millis(number("age_ms").unwrap_or(0)),
         tally,
@@ -61,7 +61,7 @@ pub(super) fn example() -> PacedMove {
 mod tests {
     use super::*;
 
-    /// As an older release says it.
+    /// In the form of an older release.
     #[test]
     fn a_broadcast_without_a_name_is_understood() {
         let moved = PacedMove { name: None, ..example() };

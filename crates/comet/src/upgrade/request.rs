@@ -1,11 +1,11 @@
-//! How `comet upgrade` tells a running server what it wants, and how the server answers.
+//! How `comet upgrade` sends its request to a running server, and how the server answers.
 //!
-//! The command listens at an abstract Unix socket that is named after the server's process, and sends SIGUSR2. The server looks
-//! whether somebody listens there. If not, the signal alone is the order. So the server needs no address for this, and only
-//! those who may send it a signal can ask.
+//! The command listens at an abstract Unix socket that is named after the server's process, and sends SIGUSR2. The
+//! server checks whether a command listens there. If not, the signal alone is the order. So the server needs no address
+//! for this, and only users who may send it a signal can make a request.
 //!
-//! Any user may take an abstract name. Whoever listens there as neither root nor the user of the server is nobody to the server,
-//! since the signal came from one of these; and it never waits for a listener.
+//! Any user may take an abstract name. The server ignores a listener of a user that is neither root nor its own,
+//! because the signal came from one of these two. It never waits for a listener.
 
 use std::env;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -25,10 +25,10 @@ const START_TIME: Duration = Duration::from_secs(30);
 /// How long either side waits for the few bytes of the other.
 const TALK_TIME: Duration = Duration::from_secs(10);
 
-/// What the server may take beside the start of the new process.
+/// How long the server may take beside the start of the new process.
 const EXTRA_TIME: Duration = Duration::from_secs(120);
 
-/// How often the command looks whether the server has come.
+/// How often the command checks whether the server has connected.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// Longest request, bytes.
@@ -36,14 +36,14 @@ const REQUEST_MAX: u64 = 16 << 10;
 /// Longest answer, bytes.
 const ANSWER_MAX: u64 = 1 << 20;
 
-/// What is asked of a server.
+/// A request to a server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Request {
-    /// The binary of the new process; `None`: the server's own, as it is named in its command line.
+    /// The binary of the new process; `None`: the server's own, as named in its command line.
     pub binary: Option<PathBuf>,
     /// How long the new process may take until it is ready to take over.
     pub start: Duration,
-    /// Only to say what would be handed over.
+    /// Whether the server only has to report what would be handed over.
     pub is_check: bool,
 }
 
@@ -53,10 +53,10 @@ impl Default for Request {
     }
 }
 
-/// What the server says in the end.
+/// The final answer of the server.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
-    /// Whether it has done what it was asked for.
+    /// Whether it has done what was requested.
     pub is_done: bool,
     /// Some lines for the operator.
     pub text: String,
@@ -66,8 +66,8 @@ fn name(server: u32) -> String {
     format!("comet-upgrade-{server}")
 }
 
-/// A connection to who listens at the name of `server`, with its user. It does not wait: where the listener takes none,
-/// [`io::ErrorKind::WouldBlock`] is the error.
+/// A connection to the listener at the name of `server`, with the listener's user. Does not wait: if the listener
+/// accepts none, the error is [`io::ErrorKind::WouldBlock`].
 fn reach(server: u32) -> io::Result<(UnixStream, Uid)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -78,16 +78,17 @@ fn reach(server: u32) -> io::Result<(UnixStream, Uid)> {
     Ok((stream, user))
 }
 
-/// Whether `user` may order an upgrade of a process of `owner`.
+/// Whether `user` may order an upgrade of a process that `owner` runs.
 fn may_ask(user: Uid, owner: Uid) -> bool {
     user.is_root() || user == owner
 }
 
-/// Asks the process `server`, and waits for its answer. Until `has_come` is called this process is not to end: the server would find
-/// nobody, and take the signal for an order to upgrade. If `has_come` fails nothing is done.
+/// Sends a request to the process `server`, and waits for its answer. This process must not end until `has_come` is
+/// called: the server would find no listener, and take the signal as an order to upgrade. If `has_come` fails nothing
+/// is done.
 ///
 /// # Errors
-/// If it cannot be asked, or does not answer, as a sentence.
+/// If the request cannot be sent, or is not answered, as a sentence.
 pub fn ask(
     server: u32,
     request: &Request,
@@ -131,7 +132,7 @@ pub fn ask(
     }
 }
 
-/// Why the name cannot be had.
+/// Why the name is not available.
 fn is_taken(server: u32) -> String {
     match reach(server) {
         Ok((_, user)) if !may_ask(user, geteuid()) => format!(
@@ -143,15 +144,15 @@ fn is_taken(server: u32) -> String {
     }
 }
 
-/// The effective user of the process; `None`: it cannot be looked at.
+/// The effective user of the process; `None`: it cannot be determined.
 fn owner(server: u32) -> Option<Uid> {
     let status = std::fs::read_to_string(format!("/proc/{server}/status")).ok()?;
     let users = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
     Some(Uid::from_raw(users.split_whitespace().nth(1)?.parse().ok()?))
 }
 
-/// Whether the process has a handler of SIGUSR2. Without one the signal ends it: an older version, or another program.
-/// `None`: the process cannot be looked at.
+/// Whether the process has a handler of SIGUSR2. Without one, in an older version or another program, the signal ends
+/// it. `None`: it cannot be determined.
 fn handles_upgrades(server: u32) -> Option<bool> {
     let status = std::fs::read_to_string(format!("/proc/{server}/status")).ok()?;
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
@@ -159,7 +160,7 @@ fn handles_upgrades(server: u32) -> Option<bool> {
     Some(caught & (1 << (Signal::USR2.as_raw() - 1)) != 0)
 }
 
-/// The server, and nobody else.
+/// Accepts the server, and no other process.
 fn accept(listener: &UnixListener, server: Pid, time: Duration) -> Result<UnixStream, String> {
     let failed = |error: io::Error| error.to_string();
     listener.set_nonblocking(true).map_err(failed)?;
@@ -198,17 +199,18 @@ fn decode(line: &str) -> Option<Request> {
     })
 }
 
-/// A request at the server, and where its answer goes.
+/// A request at the server, with the connection for its answer.
 #[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) request: Request,
-    /// `None`: only the log hears it.
+    /// `None`: the answer is only logged.
     command: Option<UnixStream>,
 }
 
 impl Asked {
-    /// What SIGUSR2 means: what the command that listens for this process wants, or a plain upgrade if none listens. `None`: a
-    /// command listens, and what it wants cannot be read. It may have been a check only, so nothing is done.
+    /// The meaning of SIGUSR2: the request of the command that listens for this process, or a plain upgrade if none
+    /// listens. `None`: a command listens, and its request cannot be read. It may have been only a check, so nothing is
+    /// done.
     pub(crate) fn fetch() -> Option<Self> {
         match fetch() {
             Ok(asked) => Some(asked),
@@ -230,7 +232,7 @@ impl Asked {
         }
     }
 
-    /// Answers. Whoever asked may be gone.
+    /// Sends the answer. The command may be gone.
     pub(crate) fn answer(self, Answer { is_done, text }: &Answer) {
         let Some(mut command) = self.command else { return };
         let mark = if *is_done { '+' } else { '-' };
@@ -252,7 +254,7 @@ fn fetch() -> io::Result<Asked> {
     Ok(Asked { request, command: Some(stream) })
 }
 
-/// The binary that this process was started as: a newer one may be there by now.
+/// The path by which this process was started. It may contain a newer binary by now.
 pub(super) fn own_binary() -> PathBuf {
     env::args_os().next().map_or_else(|| "comet".into(), Into::into)
 }
@@ -276,7 +278,7 @@ mod tests {
 
     #[test]
     fn a_process_that_is_none_is_not_asked() {
-        // The largest id that the kernel gives is 2^22.
+        // The largest process id of the kernel is 2^22.
         let error = ask(1 << 30, &Request::default(), || Ok(())).unwrap_err();
         assert!(error.contains("cannot be signalled"), "{error}");
     }

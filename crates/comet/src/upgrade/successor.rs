@@ -1,4 +1,4 @@
-//! The new process: it takes the listeners and the connections of the former one over, or says why it cannot.
+//! The new process: it takes over the listeners and connections of the former one, or reports why it cannot.
 
 use std::env;
 use std::os::fd::OwnedFd;
@@ -19,7 +19,7 @@ use crate::{App, preflight};
 
 use super::heritage::{Process, Sockets};
 
-/// How long each step of the former process may take. Its end shows at once.
+/// How long each step of the former process may take. If that process ends, this is noticed at once.
 const TIME: Duration = Duration::from_secs(120);
 
 /// Whether this process was started to take over from another one.
@@ -28,11 +28,11 @@ pub fn is_successor() -> bool {
     env::var_os(VARIABLE).is_some()
 }
 
-/// Why the former process goes on, as this one says it.
+/// Why the former process continues, as this one reports it.
 #[derive(Debug)]
 pub(crate) struct NotTaken {
     pub(crate) sentence: String,
-    /// Of this process.
+    /// The exit code of this process.
     pub(crate) code: u8,
 }
 
@@ -42,7 +42,7 @@ struct Taken {
     threads: Threads,
     handles: Handles,
     pid_file: Option<PidFile>,
-    /// That of the former process, where it is not this one's, too.
+    /// The pid file of the former process, if this process uses another one.
     former_pid_file: Option<PidFile>,
 }
 
@@ -57,7 +57,7 @@ impl TakingOver {
     /// # Errors
     /// If there is none.
     pub(crate) fn begin() -> Result<Self, String> {
-        // The files of Unix sockets are the former process's.
+        // The files of Unix sockets still belong to the former process.
         comet_listen::keep_socket_files(true);
         match Successor::from_environment(TIME) {
             Ok(Some(successor)) => Ok(Self { successor }),
@@ -68,7 +68,7 @@ impl TakingOver {
         }
     }
 
-    /// Says that this process cannot go on. It is to end.
+    /// Reports that this process cannot take over. It has to end then.
     pub(crate) fn refuse(self, why: String, code: u8) -> NotTaken {
         self.successor.refuse(&why);
         NotTaken { sentence: why, code }
@@ -77,34 +77,35 @@ impl TakingOver {
     /// Takes over with `config`. Returns once the former process has ended its work.
     ///
     /// # Errors
-    /// Why the former process goes on, as far as this one knows.
+    /// Why the former process continues, as far as this one knows.
     pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), NotTaken> {
         let taken = match self.prepare(config) {
             Ok(taken) => taken,
             Err(why) => return Err(self.refuse(why, 1)),
         };
         let Taken { prepared, threads, handles, mut pid_file, former_pid_file } = taken;
-        // What it has without the connections shows before clients have to wait.
+        // Memory used without the connections is checked before clients have to wait.
         let received = check_memory(config)
             .and_then(|()| self.receive(&threads))
             .and_then(|()| check_memory(config));
         if let Err(why) = received {
-            // The former process does not wait for the end of the threads, which would look as if this one hangs. A core that failed
-            // as well has nothing to add.
+            // The former process does not wait for the end of these threads, during which this one would seem to hang.
+            // An error of a failed core would add nothing.
             let refused = self.refuse(why, 1);
             let _ = threads.stop();
             return Err(refused);
         }
         if let Err(error) = self.successor.wait_for_commit() {
-            // The former process may end this one before.
+            // The former process may end this one before that.
             let sentence = format!("the former process goes on: {error}");
             let _ = threads.stop();
             return Err(NotTaken { sentence, code: 1 });
         }
-        // First: while the former process is the main one, its end is that of the service, and it may fail from here on.
+        // Done first: while the former process is the main process, its end is the end of the service, and it may fail
+        // from here on.
         let manager = ServiceManager::from_environment();
         manager.notify(Notice::MainProcess(std::process::id()));
-        // Before the pages that show it are served.
+        // Counted before the pages that show it are served.
         comet_ops::count_upgrades("done", 1);
         let app = App::go_on(prepared, threads, handles);
         comet_listen::keep_socket_files(false);
@@ -119,7 +120,7 @@ impl TakingOver {
         Ok((app, pid_file))
     }
 
-    /// All that needs no state: the listeners of the former process, and threads that wait.
+    /// Sets up all that needs no state: the listeners of the former process, and waiting threads.
     fn prepare(&mut self, config: &Config) -> Result<Taken, String> {
         let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
         let greeting = Greeting { version: VERSION, features };
@@ -136,7 +137,7 @@ impl TakingOver {
         let inherited_file = pid_file.map(|(path, file)| PidFile::inherit(&path, file));
         let (pid_file, former_pid_file) = match (&config.server.pid_file, inherited_file) {
             (Some(own), Some(file)) if *own == file.path() => (Some(file), None),
-            // The file has another place from now on, or none.
+            // The file gets another path, or is no longer used.
             (Some(own), former) => (Some(PidFile::claim(own)?), former),
             (None, former) => (None, former),
         };
@@ -147,7 +148,7 @@ impl TakingOver {
         Ok(Taken { prepared, threads, handles, pid_file, former_pid_file })
     }
 
-    /// Gives the cores what the former process hands over, once it is frozen.
+    /// Gives the cores the state that the former process hands over, once it is frozen.
     fn receive(&mut self, threads: &Threads) -> Result<(), String> {
         let mut shards = self.successor.receive_shards(TIME).map_err(gone)?.into_iter();
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
@@ -173,7 +174,8 @@ impl TakingOver {
     }
 }
 
-/// Whether this process may have as many files as `connections` need; `open_files` is what [`comet_net::probe`] returns.
+/// Whether this process may open as many files as `connections` need; `open_files` is the result of
+/// [`comet_net::probe`].
 fn check_open_files(connections: u64, open_files: u64) -> Result<(), String> {
     if connections <= open_files {
         return Ok(());
@@ -184,7 +186,7 @@ fn check_open_files(connections: u64, open_files: u64) -> Result<(), String> {
     ))
 }
 
-/// Whether this process has no more than it may (`limits.memory`). Buffers that are freed again by now do not count.
+/// Whether this process is within its memory ceiling (`limits.memory`). Buffers that were freed do not count.
 fn check_memory(config: &Config) -> Result<(), String> {
     let ceiling = memory_ceiling(config);
     match comet_ops::allocated_bytes() {
@@ -193,7 +195,7 @@ fn check_memory(config: &Config) -> Result<(), String> {
             bytes >> 20,
             ceiling >> 20
         )),
-        // Where nobody counts, the ceiling does not hold later either.
+        // If the memory cannot be read, the ceiling is not enforced later either.
         _ => Ok(()),
     }
 }
@@ -215,7 +217,7 @@ fn read_blocks(all: Vec<(String, u64)>) -> Result<Blocks, String> {
     Ok(blocks)
 }
 
-/// What each of `cores` cores takes over.
+/// The part that each of `cores` cores takes over.
 fn read(shards: impl Iterator<Item = Handed>, cores: usize) -> Result<Vec<Arrived>, String> {
     let read = |(state, sockets): Handed| -> Result<(Shard, Vec<OwnedFd>), String> {
         let shard = Shard::decode(&state).map_err(|fault| fault.to_string())?;

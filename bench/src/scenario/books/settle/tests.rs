@@ -1,4 +1,4 @@
-//! Made-up runs with something wrong in each, which the books have to find.
+//! Made-up runs with one fault each, which the books must find.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use super::*;
 
 const NAMES: [&str; 3] = ["a", "b", "c"];
 
-/// A push at host a to all three clients, one for each host, which all have.
+/// A push through host a to all three clients, one at each host, which all receive.
 fn call(kind: Kind, number: u64) -> Call {
     let answer = Answer { queued: 3, ..Answer::default() };
     let (begin_ns, end_ns) = (number * SECOND_NS, number * SECOND_NS + 1);
@@ -26,7 +26,7 @@ struct Run {
 }
 
 impl Run {
-    /// So many pushes that all go well.
+    /// `pushes` pushes without any fault.
     fn new(kind: Kind, pushes: usize) -> Self {
         let diary = |host| Diary {
             sessions: vec![Session { host, begin_ns: 0, ready_ns: 0, end_ns: None }],
@@ -36,7 +36,7 @@ impl Run {
         Self { calls, diaries: (0..3).map(diary).collect(), death: None }
     }
 
-    /// A client does not get a push.
+    /// Removes a push from a client.
     fn lose(mut self, number: usize, client: usize) -> Self {
         let is_other =
             |entry: &Entry| !matches!(entry, Entry::Push { number: is, .. } if *is == number);
@@ -50,7 +50,7 @@ impl Run {
         self
     }
 
-    /// The connection of a client ends, and another one begins at `host`.
+    /// Ends the connection of a client, and begins another one at `host`.
     fn reconnect(mut self, client: usize, (end_ns, ready_ns): (u64, u64), host: usize) -> Self {
         let sessions = &mut self.diaries[client].sessions;
         sessions[0].end_ns = Some(end_ns);
@@ -69,7 +69,7 @@ impl Run {
         Records { calls, diaries, names: &NAMES, phases: &phases, death: *death }.settle()
     }
 
-    /// One pair of a push and a client has this class, all others are live, and nothing is wrong.
+    /// Checks that one pair of a push and a client has this class, all others are live, and there is no fault.
     #[track_caller]
     fn check_explained(&self, class: Class) {
         let books = self.settle();
@@ -77,7 +77,7 @@ impl Run {
         self.check_row(&books, class);
     }
 
-    /// The same, where something of this sort is wrong as well.
+    /// The same, but with a fault of this sort.
     #[track_caller]
     fn check_fault(&self, class: Class, sort: &str) {
         let books = self.settle();
@@ -109,7 +109,7 @@ fn a_push_that_is_lost_is_found() {
     for kind in Kind::ALL {
         Run::new(kind, 3).lose(1, 2).check_fault(Class::Unexplained, UNTOLD);
     }
-    // Neither does a reply that names another host excuse it, nor the host that was called.
+    // A reply that names another host, or the host that was called, does not excuse it either.
     let other = Run::new(Kind::Plain, 3).lose(1, 2);
     other
         .answer(1, |it| it.unanswered = vec!["b".to_owned()])
@@ -153,7 +153,7 @@ fn a_hole_in_the_history_room_is_told_where_it_is() {
     for elsewhere in [0, 2] {
         lost().told(2, elsewhere).check_fault(Class::Unexplained, UNTOLD);
     }
-    // A drop has to be told as well.
+    // A drop must also be reported.
     let dropped = BTreeMap::from([("outbox_full".to_owned(), 1)]);
     let dropped = lost().answer(1, |it| (it.queued, it.dropped) = (2, dropped));
     dropped.check_fault(Class::Unexplained, UNTOLD);
@@ -169,7 +169,7 @@ fn a_client_without_a_connection_gets_nothing() {
     // It was queued, and the connection ended.
     let last = Run::new(Kind::Plain, 3).lose(2, 2).reconnect(2, (3 * SECOND_NS, 4 * SECOND_NS), 1);
     last.check_explained(Class::NotConnected);
-    // A push behind it came by the same connection, or much time went by.
+    // A later push arrived on the same connection, or much time had passed.
     let between = lost().reconnect(2, (2 * SECOND_NS + 2, 4 * SECOND_NS), 1);
     between.check_fault(Class::Unexplained, UNTOLD);
     let long_ago = Run::new(Kind::Plain, 3).lose(2, 2);

@@ -1,8 +1,8 @@
-//! Who has members of a room while hosts do not all know it.
+//! Members of rooms while not all hosts know of them.
 
 use super::*;
 
-/// `b` has members, and the broker has lost its connection. No host has noticed.
+/// `b` has members, and the broker has lost its connection. No host has noticed this.
 fn cut_off() -> World {
     let mut world = World::new(&["a", "b", "c"]);
     world.set_members("b", "r", 3);
@@ -13,7 +13,7 @@ fn cut_off() -> World {
 #[test]
 fn where_nobody_is_subscribed_the_host_that_was_cut_off_is_named() {
     let mut world = cut_off();
-    // `c` says that it has no members. So only `b` may have some.
+    // `c` answers that it has no members. So only `b` may have some.
     assert_eq!(world.push("a", room("r")), None);
     world.pass(LIMIT);
     assert_eq!(world.outcome("a").unwrap().unanswered, [HostName::from("b")]);
@@ -41,7 +41,7 @@ fn a_host_with_members_that_is_silent_is_named_each_time() {
     }
 }
 
-/// `a` hears nobody: its own connection may be dead. So what it knows of the rooms of `c` may be old.
+/// `a` hears no host: its own connection may be dead. So its knowledge of the rooms of `c` may be outdated.
 #[test]
 fn where_nobody_was_heard_silent_hosts_end_no_call_for_others() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -76,7 +76,7 @@ fn a_host_that_gets_pushes_to_all_rooms_names_others_with_members() {
 fn hosts_that_have_just_got_members_do_not_end_a_call_for_each_other() {
     let mut world = World::new(&["a", "b", "c", "d"]);
     world.set_members("b", "r", 3);
-    // `b` does not hear of the members of `c`.
+    // `b` does not learn of the members of `c`.
     world.hosts.get_mut("b").unwrap().is_cut = true;
     world.set_members("c", "r", 4);
     world.hosts.get_mut("b").unwrap().is_cut = false;
@@ -96,7 +96,7 @@ fn a_host_that_has_just_connected_asks_all() {
     world.hosts.get_mut("c").unwrap().is_cut = true;
     assert_eq!(world.push("a", room("r")), None, "c does not answer");
     world.pass(LIMIT);
-    // There may be others that it has not heard of yet.
+    // There may be others that it does not know yet.
     let named = vec!["c".into(), UNKNOWN_HOSTS.into()];
     let outcome = world.outcome("a").unwrap();
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
@@ -116,7 +116,7 @@ fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
         host.cluster.part(now, &room("r"), Tally::default(), &reply).may_miss_hosts
     };
     assert!(!part(&mut world));
-    // What `b` tells of its members is lost.
+    // The announcement of `b` about its members is lost.
     world.hosts.get_mut("a").unwrap().is_cut = true;
     world.set_members("b", "r", 2);
     world.hosts.get_mut("a").unwrap().is_cut = false;
@@ -171,7 +171,7 @@ fn where_all_others_are_silent_all_are_named_until_they_come_back() {
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
 }
 
-/// It hears nobody meanwhile, and what others told of rooms waits for it.
+/// It hears no host meanwhile, and the announcements of others about rooms wait for it.
 #[test]
 fn a_host_that_was_stopped_takes_nobody_for_silent_and_asks_all() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -186,7 +186,7 @@ fn a_host_that_was_stopped_takes_nobody_for_silent_and_asks_all() {
     assert_eq!((outcome.tally.matched, outcome.hosts, outcome.unanswered), (7, 2, vec![]));
 }
 
-/// `b` connects so late after `a` that `a` knows for sure who has members, but for those of `b`.
+/// `b` connects so late after `a` that `a` knows for certain which hosts have members, except for `b`.
 #[test]
 fn a_host_that_is_back_late_is_asked_for_its_members() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -262,7 +262,7 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
 }
 
-/// It would be waited for until the deadline otherwise.
+/// Otherwise it would be waited for until the deadline.
 #[test]
 fn a_host_that_refuses_a_push_is_named_at_once() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -270,14 +270,14 @@ fn a_host_that_refuses_a_push_is_named_at_once() {
     world.set_members("c", "r", 4);
     world.settle();
     world.hosts.get_mut("b").unwrap().refuses = true;
-    // Nobody knows who has members: the first answer would say it.
+    // No host knows which have members: the first answer would show it.
     for target in [room("r"), Target::All] {
         let outcome = world.push("a", target.clone()).expect("all have answered or refused");
         assert_eq!(outcome.unanswered, [HostName::from("b")]);
         let members = if target == Target::All { 0 } else { 4 };
         assert_eq!((outcome.hosts, outcome.tally.matched), (1, members));
     }
-    // It knows it.
+    // `a` has members itself, so it knows.
     world.set_members("a", "r", 1);
     world.settle();
     let outcome = world.push("a", room("r")).expect("all have answered or refused");

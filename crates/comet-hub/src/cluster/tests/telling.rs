@@ -1,10 +1,10 @@
-//! What hosts have not told each other yet, and what they tell again.
+//! Announcements that hosts have not made yet, and those that they repeat.
 
 use std::ops::Range;
 
 use super::*;
 
-/// So many rooms take longer to be told than hosts take to settle.
+/// Announcing this many rooms takes longer than hosts take to settle.
 const MANY_ROOMS: usize = 110_000;
 const MINUTE_MS: u64 = 60_000;
 
@@ -18,7 +18,7 @@ fn host(seed: u64) -> Cluster<u32> {
     cluster
 }
 
-/// The rooms that others are told of when it is due, and whether they are asked.
+/// The rooms announced when that is due, and whether others are asked about each.
 fn told(cluster: &mut Cluster<u32>, now: Millis) -> Vec<(String, bool)> {
     cluster.handle_timeout(now);
     let commands = std::iter::from_fn(|| cluster.poll_command());
@@ -29,7 +29,7 @@ fn told(cluster: &mut Cluster<u32>, now: Millis) -> Vec<(String, bool)> {
     told.collect()
 }
 
-/// When all rooms are told in these seconds, with `lost` notices so far in each.
+/// The times at which all rooms are announced in these seconds, with `lost` notices so far in each.
 fn tellings(cluster: &mut Cluster<u32>, seconds: Range<u64>, lost: fn(u64) -> u64) -> Vec<u64> {
     let mut times = Vec::new();
     for second in seconds {
@@ -47,7 +47,7 @@ fn may_miss_hosts(cluster: &mut Cluster<u32>, now: Millis) -> bool {
     cluster.part(now, &room("r"), Tally::default(), &reply).may_miss_hosts
 }
 
-/// NATS was restarted. The hosts tell their rooms in the same order.
+/// NATS was restarted. The hosts announce their rooms in the same order.
 #[test]
 fn a_room_that_is_not_told_yet_is_not_relied_on() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -71,7 +71,7 @@ fn a_room_that_is_not_told_yet_is_not_relied_on() {
     while !is_told(&world, "a") {
         world.pass(TELL_EVERY_MS);
     }
-    // The answers have time to come.
+    // The answers have time to arrive.
     let told_at = world.now;
     while !world.hosts["a"].cluster.is_known(world.now, "z") {
         world.pass(TELL_EVERY_MS);
@@ -79,7 +79,7 @@ fn a_room_that_is_not_told_yet_is_not_relied_on() {
     assert_eq!(world.now, told_at.after(SETTLE_MS));
 }
 
-/// It has asked for members long ago, and tells its rooms to a host that has not heard it.
+/// The host asked for members long ago, and announces its rooms to a host that has not heard that.
 #[test]
 fn a_room_is_told_again_to_a_host_that_connects_later() {
     let mut cluster = host(1);
@@ -90,7 +90,7 @@ fn a_room_is_told_again_to_a_host_that_connects_later() {
         told(&mut cluster, Millis(second * 1_000));
     }
     assert!(!may_miss_hosts(&mut cluster, known_at));
-    // Both had lost their connections. `b` is back 4 s later.
+    // Both had lost their connections. `b` comes back 4 s later.
     cluster.handle_event(known_at, Event::Disconnected);
     cluster.handle_event(known_at, Event::Connected);
     assert_eq!(told(&mut cluster, known_at).len(), 1);
@@ -103,7 +103,7 @@ fn a_room_is_told_again_to_a_host_that_connects_later() {
         if !told(&mut cluster, now).is_empty() {
             assert_eq!(told_at.replace(now), None);
         }
-        // Until then it may have told nothing.
+        // Until then `b` may have announced nothing.
         let is_known = told_at.is_some_and(|told_at| told_at.after(SETTLE_MS) <= now);
         assert_eq!(may_miss_hosts(&mut cluster, now), !is_known, "{now:?}, told at {told_at:?}");
     }
@@ -113,12 +113,12 @@ fn a_room_is_told_again_to_a_host_that_connects_later() {
 #[test]
 fn lost_notices_are_asked_for_less_and_less_often() {
     let mut cluster = host(1);
-    // One each second.
+    // One notice is lost in each second.
     let times = tellings(&mut cluster, 1..1_200, |second| second);
     assert!((6..15).contains(&times.len()), "{times:?}");
     let last = times.windows(2).next_back().map(|pair| pair[1] - pair[0]).unwrap();
     assert!((150_000..=300_000).contains(&last), "{times:?}");
-    // A minute after the next one all is quiet, and the first pause is short again.
+    // A minute after the next announcement nothing was lost, so the first pause is short again.
     let end = times.last().unwrap() / 1_000 + 301;
     tellings(&mut cluster, 1_200..end + 61, |_| 1_199);
     let times = tellings(&mut cluster, end + 61..end + 121, |_| 1_200);
@@ -127,7 +127,7 @@ fn lost_notices_are_asked_for_less_and_less_often() {
     assert!((2_500..=SETTLE_MS).contains(&pause_ms), "{pause_ms}");
 }
 
-/// They have lost notices at the same moment, for the same reason.
+/// They lost notices at the same moment, for the same reason.
 #[test]
 fn hosts_do_not_ask_in_step_for_what_they_lost() {
     let mut first: Vec<u64> =
@@ -158,7 +158,7 @@ fn until_lost_notices_were_asked_for_nothing_is_relied_on() {
     assert!(relied_on > 0);
 }
 
-/// Pushes and orders are missed by those that wait for the answers.
+/// The hosts that wait for the answers notice missing pushes and orders.
 #[test]
 fn pushes_that_were_dropped_are_no_notices() {
     let counts = EngineCounts { dropped: 4_465, dropped_bytes: 7, ..EngineCounts::default() };
@@ -167,7 +167,7 @@ fn pushes_that_were_dropped_are_no_notices() {
     assert_eq!(counts.lost_notices(), 3);
 }
 
-/// It would be asked by each host whose answer it gets then, and has no room for theirs.
+/// Otherwise each host that gets the answer would ask, and there is no space for its question.
 #[test]
 fn an_answer_that_finds_no_room_does_not_ask() {
     let mut cluster = host(1);
@@ -177,7 +177,7 @@ fn an_answer_that_finds_no_room_does_not_ask() {
     let next = cluster.poll_timeout().unwrap().max(Millis(20));
     assert_eq!(told(&mut cluster, next), [("r".to_owned(), false)]);
     assert!(told(&mut cluster, next.after(TELL_EVERY_MS)).is_empty());
-    // What was to ask does so.
+    // An announcement that was to ask still asks.
     let (room, has_members) = ("r".into(), true);
     cluster.not_told(next, Command::TellInterest { room, has_members, asks: true });
     assert_eq!(told(&mut cluster, next.after(TELL_EVERY_MS)), [("r".to_owned(), true)]);

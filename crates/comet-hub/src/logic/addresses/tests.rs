@@ -26,7 +26,7 @@ impl Rig {
         self.out.events.drain(..).map(|event| event.to_string()).collect()
     }
 
-    /// Lets time pass to what is due next, and does it.
+    /// Lets time pass until the next deadline, and handles it.
     fn next(&mut self) -> Millis {
         self.now = self.addresses.poll_timeout().unwrap();
         self.addresses.handle_timeout(self.now, &mut self.jitter, &mut self.out);
@@ -88,7 +88,7 @@ fn an_address_is_available_from_its_first_ping_until_one_fails() {
         (rig.addresses.available(), rig.events()),
         (0, vec![gone.to_owned(), none.to_owned()])
     );
-    // What comes of the old connection now changes nothing.
+    // Outcomes of the old connection change nothing any more.
     rig.pinged(0, 0, PingOutcome::Answered);
     assert_eq!(rig.addresses.available(), 0);
     rig.next();
@@ -109,13 +109,13 @@ fn an_address_that_was_never_there_is_logged_once() {
                 rig.addresses.handle_connect_failed(rig.now, connection, cause, tools);
                 "logic a cannot be reached: refused"
             }
-            // It connects, and says that it does not serve.
+            // It connects, and reports that it does not serve.
             1 => {
                 rig.connected(0, 1);
                 rig.pinged(0, 1, PingOutcome::NotServing);
                 ""
             }
-            // Nothing comes of it in time.
+            // It has no outcome in time.
             _ => {
                 rig.next();
                 ""
@@ -162,7 +162,7 @@ fn a_failed_call_asks_for_a_ping_at_once_and_for_one_after_that_under_way() {
     assert_eq!(rig.actions(), [Action::Ping(connection(0))]);
     rig.pinged(0, 0, PingOutcome::Answered);
     assert_eq!(rig.actions(), []);
-    // A call over a former connection says nothing about this one.
+    // A call over a former connection says nothing about the present one.
     rig.addresses.suspect(connection(7), rig.now, &mut rig.out);
     assert_eq!((rig.actions(), rig.addresses.available()), (vec![], 1));
 }
@@ -196,7 +196,7 @@ fn addresses_come_and_go() {
         replace(&mut rig, &["a", "b"]),
         ("a true, b true".to_owned(), vec![], String::new())
     );
-    // The place of the one that goes is taken by the one that comes.
+    // The new address takes the place of the removed one.
     assert_eq!(
         replace(&mut rig, &["b", "c"]),
         (
@@ -207,7 +207,7 @@ fn addresses_come_and_go() {
     );
     assert_eq!(rig.addresses.name(id(0, 1)), "c");
     assert_eq!(rig.addresses.pick(&[]), Some(id(1, 0)));
-    // What comes late of the former one changes nothing.
+    // Late outcomes of the former address change nothing.
     rig.addresses.suspect(id(0, 0), rig.now, &mut rig.out);
     rig.pinged(0, 0, PingOutcome::Failed("cut".into()));
     assert_eq!((rig.actions(), rig.events()), (vec![], vec![]));
@@ -217,7 +217,7 @@ fn addresses_come_and_go() {
     assert_eq!(rig.addresses.pick(&[]), None);
     rig.make_available(0, 1);
     assert_eq!(rig.addresses.pick(&[]), Some(id(0, 1)));
-    // Nothing is due for one that is gone.
+    // A removed address has no deadlines.
     rig.actions();
     rig.next();
     assert_eq!(rig.actions(), [Action::Ping(id(0, 1))]);

@@ -61,7 +61,7 @@ fn a_call_goes_to_another_address_if_it_may() {
             if if is_connect { connect_goes_on } else { receive_goes_on } {
                 let second = rig.only_sent();
                 assert_ne!(second.1.address, first.1.address);
-                // The former attempt is over.
+                // The former attempt is over, so its reply is ignored.
                 rig.reply(&first, AttemptOutcome::Replied(Reply::Done));
                 assert!(rig.messages().is_empty());
                 // No address is asked twice.
@@ -104,7 +104,7 @@ fn all_attempts_of_a_call_share_one_deadline() {
     assert_eq!(rig.counted("Connect", StatusCode::DEADLINE_EXCEEDED), 1);
     let line = rig.last_line();
     assert_eq!(line, "Connect of logic fails with DEADLINE_EXCEEDED: \"no answer within 1s\"");
-    // The answer comes all the same.
+    // The answer arrives late.
     rig.connected(&second, "k");
     assert!(rig.messages().is_empty());
 }
@@ -129,7 +129,7 @@ fn while_no_address_is_available_questions_are_answered_and_notices_wait() {
     assert!(rig.client.has_delivered_notices() && rig.client.is_idle());
 }
 
-/// A process that has taken over clients may get their messages before its first connection to logic is there.
+/// A process that has taken over clients may get their messages before its first connection to logic is open.
 #[test]
 fn questions_wait_until_an_address_has_shown_itself() {
     let mut rig = Rig::unavailable(2, 4);
@@ -167,7 +167,7 @@ fn a_question_that_one_address_cannot_answer_waits_for_the_other() {
     rig.actions();
     rig.identify();
     let first = rig.only_sent();
-    // Told twice, it is one outcome.
+    // Reporting it twice counts as one outcome.
     for _ in 0..2 {
         rig.reply(&first, AttemptOutcome::Broken { was_sent: false });
         assert!(rig.sent().is_empty() && rig.messages().is_empty());
@@ -185,7 +185,7 @@ fn questions_that_wait_have_the_time_of_a_call() {
     rig.actions();
     rig.wait(900);
     rig.receive();
-    // It connects in time, and says nothing.
+    // It connects in time, but sends nothing.
     rig.client.handle_connected(rig.now, connection(0));
     rig.wait(900);
     assert!(rig.messages().is_empty());
@@ -212,7 +212,7 @@ fn permits_bound_the_calls_under_way() {
         line,
         "Connect of logic fails with RESOURCE_EXHAUSTED: \"logic.calls are under way\""
     );
-    // A notice waits, and goes before later questions.
+    // A waiting notice goes before later questions.
     rig.ended("k");
     assert!(rig.sent().is_empty());
     rig.done(&under_way[1]);
@@ -224,7 +224,7 @@ fn permits_bound_the_calls_under_way() {
     assert_eq!(rig.client.calls_under_way(), 0);
 }
 
-/// The thread was held up: what arrived meanwhile is read after the timer has fired.
+/// The thread was held up, and input that arrived meanwhile is read after the timer has fired.
 #[test]
 fn an_answer_that_arrived_during_a_stall_counts() {
     let mut rig = Rig::new(1, 8);
@@ -257,7 +257,7 @@ fn nothing_is_due_for_calls_that_are_over() {
     assert_eq!(rig.client.poll_timeout(), idle);
 }
 
-/// The first one to an address.
+/// The first connection to an address.
 fn connection(address: usize) -> ConnectionId {
     ConnectionId { address, generation: 0 }
 }

@@ -43,14 +43,14 @@ fn a_renewal_that_logic_does_not_hear_goes_back_to_the_keys_home() {
             [(home, Message::RenewalFailed { key })] if is_renewal => {
                 assert_eq!((*home, &**key), (home_of_key("k", 2), "k"));
             }
-            // Of an end it learns by expiry.
+            // Logic learns of an end by expiry.
             [] if !is_renewal => {}
             other => panic!("{other:?}"),
         }
     }
 }
 
-/// A client comes back with the key whose end is on its way, or was delivered while logic was asked.
+/// A client comes back with a key whose end is on its way, or was delivered while logic was asked.
 #[test]
 fn the_end_of_a_session_never_hits_the_next_one_of_its_key() {
     for end_is_delivered_first in [true, false] {

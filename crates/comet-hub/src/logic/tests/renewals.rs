@@ -1,4 +1,4 @@
-//! The counts of rooms, which logic hears and answers with those of other comets.
+//! The counts of rooms, which logic receives and answers with those of other comets.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
     let mut rig = Rig::unavailable(1, 1);
     rig.make_available(ConnectionId { address: 0, generation: 0 });
     assert!(rig.told().is_some());
-    // They wait for a permit.
+    // The rooms wait for a permit.
     rig.identify();
     let asked = rig.only_sent();
     let rooms = RoomPieces::cut(vec![("here".into(), 3), ("many".into(), u32::MAX)], None);
@@ -29,7 +29,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
     }
     counts.sort_unstable();
     assert_eq!((messages.len(), counts), (2, vec![("here", 2), ("there", 1)]));
-    // The next one, and what becomes of one that fails.
+    // The next renewal, and one that fails.
     for outcome in [None, Some(refused(13))] {
         for _ in 0..RENEW_MS / 1_000 {
             assert!(rig.told().is_none());
@@ -47,7 +47,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
     }
 }
 
-/// What fails again and again is said once, whatever it is that is asked.
+/// A repeated failure is logged once, whatever was asked.
 #[test]
 fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
     let mut rig = Rig::new(1, 8);
@@ -79,7 +79,7 @@ fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
     assert_eq!(rig.last_line(), line);
 }
 
-/// goim's logic keeps the count of a room that it is not told.
+/// goim's logic keeps the count of a room until it is replaced.
 #[test]
 fn a_room_that_emptied_is_told_as_zero_until_logic_has_answered() {
     let mut rig = Rig::unavailable(1, 1);

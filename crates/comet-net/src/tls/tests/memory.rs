@@ -9,7 +9,7 @@ use super::*;
 #[test]
 fn an_idle_session_fits_its_budget() {
     const SESSIONS: usize = 400;
-    // With the rest of a connection that is less than 1 KiB.
+    // Together with the rest of a connection this is less than 1 KiB.
     const BUDGET: usize = 560;
     const ALONE: &str = "COMET_TEST_ALONE";
     if std::env::var_os(ALONE).is_none() {
@@ -35,7 +35,7 @@ fn an_idle_session_fits_its_budget() {
         let mut before = 0;
         for number in 0..2 * SESSIONS {
             if number == SESSIONS {
-                // By now the process has allocated what it allocates only once.
+                // The process has made its one-time allocations at this point.
                 before = resident();
             }
             let mut handshake = Pair {

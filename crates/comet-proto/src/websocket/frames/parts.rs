@@ -21,7 +21,7 @@ impl Fragments {
         FragmentParts { payload, is_text: *is_text, is_compressed: *is_compressed }
     }
 
-    /// What [`Fragments::parts`] gave.
+    /// The inverse of [`Fragments::parts`].
     #[must_use]
     pub fn from_parts(parts: FragmentParts<Vec<u8>>) -> Self {
         let FragmentParts { payload, is_text, is_compressed } = parts;
