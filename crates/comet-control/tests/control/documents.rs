@@ -100,6 +100,27 @@ async fn the_dashboard_asks_for_what_there_is() {
     assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
 }
 
+/// A share of the deliveries that clients want, as the alert has it: those they do not accept, and those that a newer one takes the
+/// place of, would hide the others.
+#[test]
+fn the_dashboard_counts_the_drops_that_the_alert_counts() {
+    let plain = |text: &str| {
+        let text = text.replace("job=\"$job\",instance=~\"$instance\"", "");
+        let text = text.replace("$__rate_interval", "5m").replace("by (job, instance)", "");
+        text.replace(",}", "}").replace("{}", "").replace(char::is_whitespace, "")
+    };
+    let dashboard: Value = serde_json::from_str(&document("grafana.json")).unwrap();
+    let mut panels = dashboard["panels"].as_array().unwrap().iter();
+    let panel = panels.find(|panel| panel["title"] == "Not delivered").unwrap();
+    let (dropped, wanted) = panel["targets"][0]["expr"].as_str().unwrap().split_once('/').unwrap();
+    let rules = document("prometheus/rules.yml");
+    let (_, alert) = rules.split_once("- alert: CometPushesDropped").unwrap();
+    let (_, alert) = alert.split_once("expr: |").unwrap();
+    let (alert, _) = alert.split_once("for:").unwrap();
+    let expected = format!("{}>0.01*{}", plain(dropped), plain(wanted));
+    assert_eq!(plain(alert), expected);
+}
+
 /// Each query of the dashboard as a rule, which `promtool` reads where it is installed.
 #[test]
 fn the_queries_of_the_dashboard_are_promql() {

@@ -13,8 +13,8 @@ use crate::support::{To, get};
 use crate::tls::Certificates;
 
 /// Words of PromQL in the expressions.
-const WORDS: [&str; 8] =
-    ["changes", "ignoring", "max_over_time", "offset", "rate", "sum", "time", "unless"];
+const WORDS: [&str; 9] =
+    ["changes", "ignoring", "increase", "max_over_time", "offset", "rate", "sum", "time", "unless"];
 /// Labels that Prometheus adds.
 const ADDED: [&str; 2] = ["job", "instance"];
 
@@ -90,6 +90,8 @@ fn exported() -> Exported {
     // Their families are there once discovery and an issuer of keys were asked.
     comet_ops::count_registration(true, false);
     comet_ops::count_key_fetch("https://issuer.example/keys", true);
+    // `comet` shows it from its start on; this server is no process of its own.
+    comet_ops::count_upgrades("done", 0);
     let logic = Logic::start(&[r#"logic_server.comets=["comet-1=127.0.0.1:1"]"#]);
     // These counts are there once there was a call, and a failure.
     server.push(To::All, 5, b"");
@@ -114,7 +116,7 @@ fn exported() -> Exported {
     exported
 }
 
-/// Checks the label of a metric. Of `reason`, `code` and `job` all values are known.
+/// Checks the label of a metric. Of `reason`, `result`, `code` and `job` all values are known.
 #[track_caller]
 fn check_label(exported: &Exported, metric: &str, label: &str, values: &str) {
     let jobs = BTreeSet::from(["comet".to_owned(), "comet-logic".to_owned()]);
@@ -125,7 +127,7 @@ fn check_label(exported: &Exported, metric: &str, label: &str, values: &str) {
             exported[metric].get(label).unwrap_or_else(|| panic!("{metric} has no label {label}"))
         }
     };
-    if ["job", "reason", "code"].contains(&label) {
+    if ["job", "reason", "result", "code"].contains(&label) {
         for value in values.split('|') {
             assert!(known.contains(value), "{metric} never has {label}=\"{value}\"");
         }

@@ -349,6 +349,18 @@ fn read_by_skopeo(image: &str, folder: &Directory) {
     }
 }
 
+/// Outside of it a unit may write to its logs alone, and systemd removes it when the unit stops.
+#[test]
+fn each_unit_has_a_directory_of_its_own_for_unix_sockets() {
+    for (unit, expected) in [("comet", "comet"), ("comet-logic", "comet-logic")] {
+        let path = format!("{}/packaging/{unit}.service", env!("CARGO_MANIFEST_DIR"));
+        let text = fs::read_to_string(path).unwrap();
+        assert!(text.contains("\nProtectSystem=strict\n"), "{unit}");
+        let folders = text.lines().filter_map(|line| line.strip_prefix("RuntimeDirectory="));
+        assert_eq!(folders.collect::<Vec<_>>(), [expected], "{unit}");
+    }
+}
+
 /// What a container runtime refuses by default, and the profile has to allow.
 #[test]
 fn the_seccomp_profile_allows_rings() {
