@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use comet_core::{DropReason, Tally};
 use comet_hub::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult};
+use comet_wire::KNOWN_SO_FAR;
 use comet_wire::goim::comet::Ledger;
 use tonic::Status;
 
 /// The part of a failed call's result that is known from reports.
 pub(crate) fn known(result: &CallResult) -> String {
-    format!("known so far: {}", Ledger { scheduled: result.scheduled, ..ledger(&result.tally) })
+    let known = Ledger { scheduled: result.scheduled, ..ledger(&result.tally) };
+    format!("{KNOWN_SO_FAR}{known}")
 }
 
 /// The status for the caller of a call to shards that has no complete answer.

@@ -1,9 +1,9 @@
 //! The fan-out of a logic service to its comets: which comets a push concerns, the sum of their ledgers, and the result
 //! if some do not take it.
 //!
-//! A comet that does not take its part is named in the result. If no comet that a push concerned took it, the push has
-//! failed. One [`Fanout`] serves all pushes, one [`PushFanout`] a single push; [`HealthMonitor`] knows which comets are
-//! reachable and take clients.
+//! A comet that does not take its part is named in the result; so is one that may have taken it, as whoever pushes
+//! again may double the push there. If none of those a push concerned is known to have taken it, the push has failed. A [`Fanout`] is for all pushes, a [`PushFanout`] for one; [`HealthMonitor`] knows
+//! which comets are there and take clients.
 //!
 //! No comet holds up the others. A comet that is gone is left out at once, and calls under way to one comet are
 //! bounded, so pushes that wait for it leave places for the rest.
@@ -27,7 +27,8 @@ use crate::{CallerId, shares};
 pub use self::health::{Check, Health, HealthMonitor, HealthTimes};
 pub use self::number::CometNumber;
 pub use self::push::{
-    Call, CallFailure, FailedComet, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
+    Call, CallFailure, FailedComet, FailureKind, LedgerSum, PartId, PushFanout, Pushed, Refused,
+    Target, may_have_taken,
 };
 pub use self::turns::{TurnId, Turns};
 
@@ -154,7 +155,8 @@ impl Fanout {
                     return Some(call);
                 }
             };
-            push.handle_answer(call.part, Err(CallFailure { is_bad_request: false, message }));
+            let kind = FailureKind::NotTaken;
+            push.handle_answer(call.part, Err(CallFailure { kind, message }));
         }
     }
 
@@ -174,9 +176,10 @@ impl Fanout {
         self.comets.get(&comet).map_or(0, |comet| comet.calls)
     }
 
-    /// Gives up waiting for comets that are gone.
-    pub fn leave_out_gone(&self, push: &mut PushFanout) {
-        push.give_up(|comet| self.comets.get(&comet)?.gone.as_deref().map(gone));
+    /// Gives up waiting for comets that are gone by now; `take_back` as that of [`PushFanout::handle_timeout`].
+    pub fn leave_out_gone(&self, push: &mut PushFanout, take_back: impl Fn(PartId) -> bool) {
+        let message = |comet| self.comets.get(&comet)?.gone.as_deref().map(gone);
+        push.give_up(message, take_back);
     }
 
     /// Takes a place for a push of `caller`, to be returned with [`Fanout::give_place_back`].
@@ -277,7 +280,7 @@ impl Fanout {
     /// Counts the results of the parts of a complete push. Returns the changes for the log.
     pub fn count_parts(&mut self, now: Millis, push: &PushFanout) -> Vec<FanoutEvent> {
         let mut events = Vec::new();
-        for FailedComet { server, message } in push.failed() {
+        for FailedComet { server, is_unknown, message } in push.failed() {
             let comet = self.number_of(server);
             // Server names come from any process that calls itself a comet, so unknown ones share one name.
             let name = if comet.is_some() { server } else { UNKNOWN };
@@ -287,8 +290,9 @@ impl Fanout {
             if let Some(comet) = comet
                 && self.failing.begins(now, comet)
             {
+                let (server, is_unknown) = (server.clone(), *is_unknown);
                 let message = message[..message.floor_char_boundary(MESSAGE_MAX)].into();
-                events.push(FanoutEvent::Fails { server: server.clone(), message });
+                events.push(FanoutEvent::Fails { server, is_unknown, message });
             }
         }
         for number in push.taken() {
@@ -300,7 +304,7 @@ impl Fanout {
         events
     }
 
-    /// Calls that a comet did not take, by server id; "unknown" stands for servers that are not comets, or no longer.
+    /// Calls that a comet is not known to have taken, by server id; "unknown" are those that are no comets, or none any more.
     #[must_use]
     pub fn failures(&self) -> &BTreeMap<String, u64> {
         &self.failures
@@ -310,18 +314,20 @@ impl Fanout {
 /// A change to be logged.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FanoutEvent {
-    /// A reachable comet does not take pushes.
+    /// Calls to a comet that is there fail.
     Fails {
         /// Its server id.
         server: String,
-        /// The first message, a text from another machine.
+        /// It may have taken the first push that failed.
+        is_unknown: bool,
+        /// The first message. It is a text of another machine.
         message: Box<str>,
     },
     /// The comet takes pushes again.
     Succeeds {
         /// Its server id.
         server: String,
-        /// Calls that it did not take meanwhile.
+        /// Calls that failed meanwhile.
         failed: u64,
     },
 }

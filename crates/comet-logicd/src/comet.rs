@@ -6,10 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use comet_hub::CallerId;
-use comet_hub::fanout::{CallFailure, LedgerSum, Target};
+use comet_hub::fanout::{CallFailure, FailureKind, LedgerSum, Target};
 use comet_serve::{
-    ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, call_until_processed, root_cause,
+    ApiTls, BadAddress, BearerToken, GrpcChannel, Outgoing, Peer, call_until_processed,
+    is_unprocessed, root_cause,
 };
+use comet_wire::KNOWN_SO_FAR;
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, Ledger, PushMsgReq};
 use tonic::{Code, Status};
@@ -149,9 +151,15 @@ impl Comet {
 
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
-/// Makes one call. goim's own comet answers without a ledger.
-pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<LedgerSum, CallFailure> {
+/// Makes one call, whose message is `outgoing`. goim's own comet answers without a ledger.
+pub(crate) async fn ask(
+    channel: GrpcChannel,
+    request: Request,
+    outgoing: Outgoing,
+) -> Result<LedgerSum, CallFailure> {
+    let channel = channel.for_call(&outgoing);
     let ledger = call_until_processed(|| {
+        outgoing.begin_again();
         let (mut client, request) = (CometClient::new(channel.clone()), request.clone());
         async move {
             Ok(match request {
@@ -161,23 +169,53 @@ pub(crate) async fn ask(channel: GrpcChannel, request: Request) -> Result<Ledger
             })
         }
     });
-    let ledger = ledger.await.map_err(|status| failure(&status))?;
+    let ledger = ledger.await.map_err(|status| CallFailure {
+        kind: kind(&status, !outgoing.take_back()),
+        message: message(&status),
+    })?;
     let Ledger { matched, queued, dropped, absent, scheduled, parked, .. } =
         ledger.unwrap_or_default();
     let dropped = dropped.into_iter().collect::<BTreeMap<_, _>>();
     Ok(LedgerSum { matched, queued, dropped, absent, scheduled, parked })
 }
 
-/// The failure of a call, with the comet's own message if it answered.
-pub(crate) fn failure(status: &Status) -> CallFailure {
+/// Why a call failed, in the comet's own words if it answered.
+pub(crate) fn message(status: &Status) -> String {
     let cause = root_cause(status).to_string();
-    let message = match status.message() {
+    match status.message() {
         "" => cause,
         // The cause of a failure on this side says more than the status around it.
         _ if status.source().is_some() || status.code() == Code::Unavailable => cause,
         said => said.to_owned(),
-    };
-    CallFailure { is_bad_request: status.code() == Code::InvalidArgument, message }
+    }
+}
+
+/// What a status says of the push. `was_sent`: the comet may have the message.
+fn kind(status: &Status, was_sent: bool) -> FailureKind {
+    // One with a source was made on this side, and says nothing of what the comet does.
+    let has_answered = status.source().is_none();
+    if status.code() == Code::InvalidArgument {
+        FailureKind::BadRequest
+    } else if was_sent && !is_unprocessed(status) && !(has_answered && is_refusal(status)) {
+        FailureKind::Unknown
+    } else {
+        FailureKind::NotTaken
+    }
+}
+
+/// Whether a comet that answers so has not begun the push. The other codes are also those of one that broke off, or of
+/// a proxy that lost the comet's answer.
+fn is_refusal(status: &Status) -> bool {
+    match status.code() {
+        Code::ResourceExhausted => !status.message().contains(KNOWN_SO_FAR),
+        Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => false,
+        _ => true,
+    }
 }
 
 /// The `HOST` of `HOST:PORT` or `tls:HOST:PORT`; an IPv6 address without its brackets. A comet behind a Unix socket is
@@ -203,5 +241,36 @@ mod tests {
         check("[2001:db8::1]:8083", "2001:db8::1");
         check("tls:[2001:db8::1]:8083", "2001:db8::1");
         check("unix:/run/comet/push.sock", "localhost");
+    }
+
+    #[test]
+    fn only_what_a_comet_surely_has_not_taken_is_not_taken() {
+        let check = |status: &Status, was_sent, expected| {
+            assert_eq!(kind(status, was_sent), expected, "{status:?}, sent: {was_sent}");
+        };
+        let lost = Status::from_error("connection reset".into());
+        check(&lost, true, FailureKind::Unknown);
+        check(&lost, false, FailureKind::NotTaken);
+        check(&Status::invalid_argument("no frame"), true, FailureKind::BadRequest);
+        let too_many = "16384 calls are under way; try again when some are answered";
+        for refused in [
+            Status::unauthenticated("a token that opens is needed"),
+            Status::unimplemented(""),
+            Status::out_of_range("too long"),
+            Status::resource_exhausted(too_many),
+        ] {
+            check(&refused, true, FailureKind::NotTaken);
+        }
+        let known = "the inbox of shard 1 stayed full for 5s; known so far: matched 3, queued 3";
+        for begun in [
+            Status::resource_exhausted(known),
+            Status::deadline_exceeded("reports still missing after 5s: 1; known so far: matched 3"),
+            Status::unavailable("shard 1 has ended: the server is going down"),
+            Status::internal("the reply has no message"),
+            Status::unknown("a comet of goim stopped in the middle"),
+        ] {
+            check(&begun, true, FailureKind::Unknown);
+            check(&begun, false, FailureKind::NotTaken);
+        }
     }
 }

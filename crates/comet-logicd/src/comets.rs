@@ -1,8 +1,8 @@
 //! The comets that `comet logic` serves. For a push the sessions select the comets, each of these is called, and their
 //! ledgers are added up.
 //!
-//! A comet that cannot be reached is named in the answer. If no comet took a push, the push has failed. Comets come and
-//! go while pushes are under way.
+//! A comet that cannot be reached is named in the answer, and so is one whose answer is lost. If no comet is known to
+//! have taken a push, it has failed. Comets come and go while pushes are under way.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use comet_hub::fanout::{
     Call, Check, CometNumber, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
-    HealthTimes, LedgerSum, NoPlace, PushFanout, Refused, Target,
+    HealthTimes, LedgerSum, NoPlace, PartId, PushFanout, Refused, Target, may_have_taken,
 };
 use comet_hub::{CallerId, Millis};
-use comet_push::{Bounds, FailedServer, Pushed};
+use comet_push::{Bounds, FailedServer, MayHaveTaken, Pushed};
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{BearerToken, Caller};
+use comet_serve::{BearerToken, Caller, Outgoing};
 use comet_wire::goim::comet::Ledger;
 use tokio::select;
 use tokio::sync::watch;
@@ -183,7 +183,7 @@ impl Comets {
         Arc::clone(&self.state().list)
     }
 
-    /// Number of calls that each comet did not take, by server id.
+    /// Calls that a comet is not known to have taken, by server id.
     pub(crate) fn failures(&self) -> BTreeMap<String, u64> {
         self.state().fanout.failures().clone()
     }
@@ -235,8 +235,8 @@ impl Comets {
     ) -> Result<Pushed, Status> {
         let mut push = plan(&self.state().fanout);
         let caller = CallerId(Caller::current().0);
-        let mut calls = JoinSet::new();
-        // Rounded up, because the clock rounds down: no call has less than its limit.
+        let (mut calls, mut messages) = (JoinSet::new(), BTreeMap::new());
+        // The clock rounds down, so that no call has less than its limit.
         let begin = self.time.now().after(1);
         let mut gone = self.gone.subscribe();
         loop {
@@ -247,13 +247,15 @@ impl Comets {
             let (channel, mut turn) = (called.channel(), called.line_up(caller, &target));
             drop(state);
             let under_way = CallUnderWay { state: Arc::clone(&self.state), comet };
-            let request = request(target);
+            let (request, outgoing) = (request(target), Outgoing::default());
+            messages.insert(part, outgoing.clone());
             calls.spawn(async move {
                 let _under_way = under_way;
                 turn.come().await;
-                (part, ask(channel, request).await)
+                (part, ask(channel, request, outgoing).await)
             });
         }
+        let take_back = |part: PartId| messages[&part].take_back();
         while !push.is_complete() {
             let due = push.poll_timeout().expect("a part without an outcome has a deadline");
             let due = self.time.instant(due);
@@ -263,8 +265,8 @@ impl Comets {
                     let (part, answer) = answered.expect("asking does not panic");
                     push.handle_answer(part, answer);
                 }
-                Ok(()) = gone.changed() => self.state().fanout.leave_out_gone(&mut push),
-                () = sleep_until(due.into()) => push.handle_timeout(self.time.now()),
+                Ok(()) = gone.changed() => self.state().fanout.leave_out_gone(&mut push, take_back),
+                () = sleep_until(due.into()) => push.handle_timeout(self.time.now(), take_back),
             }
         }
         for event in self.state().fanout.count_parts(self.time.now(), &push) {
@@ -273,11 +275,13 @@ impl Comets {
         let pushed = push.finish().map_err(|refused| match refused {
             Refused::BadRequest(message) => Status::invalid_argument(message),
             Refused::Unavailable(sentence) => Status::unavailable(sentence),
+            Refused::Unknown { sentence, servers } => MayHaveTaken(servers).status(sentence),
         })?;
+        let ledger = wire_ledger(pushed.ledger, may_have_taken(&pushed.failed));
         let failed = pushed.failed.into_iter();
         let failed =
-            failed.map(|failed| FailedServer { server: failed.server, message: failed.message });
-        Ok(Pushed { ledger: wire_ledger(pushed.ledger), failed: failed.collect() })
+            failed.map(|failed| FailedServer { message: failed.sentence(), server: failed.server });
+        Ok(Pushed { ledger, failed: failed.collect() })
     }
 
     /// Whether the comet last answered that it takes clients.
@@ -321,8 +325,11 @@ impl Comets {
 
 fn log_event(event: &FanoutEvent) {
     match event {
-        FanoutEvent::Fails { server, message } => {
+        FanoutEvent::Fails { server, is_unknown: false, message } => {
             log::warn!("comet {server:?} does not take a push: {message:?}");
+        }
+        FanoutEvent::Fails { server, is_unknown: true, message } => {
+            log::warn!("comet {server:?} may have taken a push: {message:?}");
         }
         FanoutEvent::Succeeds { server, failed } => {
             log::info!("comet {server:?} takes pushes again: {failed} calls failed");
@@ -345,10 +352,10 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn wire_ledger(sum: LedgerSum) -> Ledger {
+fn wire_ledger(sum: LedgerSum, unanswered: Vec<String>) -> Ledger {
     let LedgerSum { matched, queued, dropped, absent, scheduled, parked } = sum;
     let dropped = dropped.into_iter().collect();
-    Ledger { matched, queued, dropped, absent, scheduled, parked, unanswered: Vec::new() }
+    Ledger { matched, queued, dropped, absent, scheduled, parked, unanswered }
 }
 
 /// The store does not answer: a failure of the service, not of the request.

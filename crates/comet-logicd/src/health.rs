@@ -19,7 +19,7 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::comet::failure;
+use crate::comet::message;
 use crate::comets::Comets;
 use crate::wanted::Wanted;
 
@@ -108,6 +108,6 @@ async fn health(channel: GrpcChannel) -> Health {
         Err(status) if status.code() == Code::Unimplemented && status.source().is_none() => {
             Health::Serving
         }
-        Err(status) => Health::Gone(failure(&status).message.into()),
+        Err(status) => Health::Gone(message(&status).into()),
     }
 }

@@ -1,5 +1,7 @@
 //! The backend of pushes: the shards of a comet, or the comets of `comet logic`.
 
+use std::error::Error;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -284,13 +286,13 @@ pub struct Broadcast {
 /// The result of a push.
 #[derive(Debug, Default)]
 pub struct Pushed {
-    /// The sum over all servers that took it.
+    /// The sum over all servers that took it. `unanswered` has those among `failed` that may have taken it.
     pub ledger: Ledger,
-    /// Servers that did not take it.
+    /// Servers that are not known to have taken it.
     pub failed: Vec<FailedServer>,
 }
 
-/// A server that did not take a push.
+/// A server that is not known to have taken a push.
 #[derive(Debug)]
 pub struct FailedServer {
     /// Its id.
@@ -298,6 +300,28 @@ pub struct FailedServer {
     /// The reason, as a sentence.
     pub message: String,
 }
+
+/// Servers that may have taken a push that has failed: whoever pushes again may double it.
+#[derive(Debug)]
+pub struct MayHaveTaken(pub Vec<String>);
+
+impl MayHaveTaken {
+    /// The status of such a push: as of one that is late, it may have been carried out.
+    #[must_use]
+    pub fn status(self, sentence: String) -> Status {
+        let mut status = Status::deadline_exceeded(sentence);
+        status.set_source(Arc::new(self));
+        status
+    }
+}
+
+impl fmt::Display for MayHaveTaken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} may have taken it", self.0.join(", "))
+    }
+}
+
+impl Error for MayHaveTaken {}
 
 impl From<Ledger> for Pushed {
     fn from(ledger: Ledger) -> Self {

@@ -1,12 +1,11 @@
 //! The HTTP push API of goim's logic, on the `push.http` addresses, and in `comet logic` on those of
 //! `logic_server.http`: its routes, and the form of its answers.
 //!
-//! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a failed call is HTTP 200, too, and its code names
-//! the cause: -400 the request, -500 the server; `message` is the sentence and there is no `data`. A request that does
-//! not arrive completely is HTTP 408 or 503, with code -408 or -503. A request beyond the limit on requests under way
-//! is HTTP 429 with code -429, as HTTP clients and proxies expect. (goim also uses 400 in the status line if a
-//! parameter does not parse; a caller that reads the code sees no difference.) Other paths and methods get HTTP 404 or
-//! 405.
+//! An answer is JSON, `{"code":0,"message":"","data":…}`. As in goim a call that failed is HTTP 200, too,
+//! and its code names the cause: -400 the request, -500 the server; `message` is the sentence and there
+//! is no `data`. `unanswered` has the servers that may have taken a push all the same. A request that does not come in is HTTP 408 or 503, with code -408 or -503; one for which too
+//! many are under way is HTTP 429 with code -429, as HTTP clients and proxies expect. (goim also writes 400 into the status line where a parameter does not parse; a caller
+//! that reads the code sees no difference.) A request for anything else is answered with HTTP 404 or 405.
 
 mod body;
 mod broadcasts;
@@ -25,11 +24,11 @@ use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use axum::{Json, Router};
-use comet_serve::{Arrivals, CallCounts};
+use comet_serve::{Arrivals, CallCounts, cause};
 use serde_json::{Value, json};
 use tonic::{Code, Status};
 
-use crate::backend::{OfAllHosts, PushBackend, StreamBackend};
+use crate::backend::{MayHaveTaken, OfAllHosts, PushBackend, StreamBackend};
 use crate::node::{Node, NodeList};
 use crate::operations::Operations;
 
@@ -160,7 +159,7 @@ where
                     let busy = StatusCode::TOO_MANY_REQUESTS;
                     (busy, failed(-429, status.message())).into_response()
                 }
-                Err(status) => failed(code(&status), status.message()),
+                Err(status) => failed_as(&status),
             }
         }
     };
@@ -174,6 +173,15 @@ fn code(status: &Status) -> i32 {
         Code::NotFound => -404,
         _ => -500,
     }
+}
+
+/// What went wrong, and where the push may have been taken all the same.
+fn failed_as(status: &Status) -> Response {
+    let mut answer = json!({ "code": code(status), "message": status.message() });
+    if let Some(MayHaveTaken(servers)) = cause(status) {
+        answer["unanswered"] = json!(servers);
+    }
+    Json(answer).into_response()
 }
 
 fn failed(code: i32, message: &str) -> Response {

@@ -21,8 +21,8 @@ mod rooms;
 mod trace_fields;
 
 pub use backend::{
-    Broadcast, ChangeTarget, Clients, FailedServer, KickNotice, KickTarget, OfAllHosts,
-    PushBackend, Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend,
+    Broadcast, ChangeTarget, Clients, FailedServer, KickNotice, KickTarget, MayHaveTaken,
+    OfAllHosts, PushBackend, Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend,
 };
 pub use bounds::Bounds;
 pub use grpc::grpc_api;

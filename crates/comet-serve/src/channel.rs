@@ -18,6 +18,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response as Answer, Status};
 
 use crate::http2_stream::Heard;
+use crate::outgoing::Outgoing;
 use crate::peer::{BearerToken, Peer};
 
 /// The header or trailer with the status of a call.
@@ -37,6 +38,8 @@ pub struct GrpcChannel {
     service: InterceptedService<Channel, BearerToken>,
     heard: Heard,
     has_token: bool,
+    /// The message of its calls, if somebody wants to know of it.
+    outgoing: Option<Outgoing>,
 }
 
 impl GrpcChannel {
@@ -44,7 +47,14 @@ impl GrpcChannel {
     #[must_use]
     pub fn new(peer: &Peer, channel: Channel, token: BearerToken) -> Self {
         let (heard, has_token) = (peer.heard(), token.is_some());
-        Self { service: InterceptedService::new(channel, token), heard, has_token }
+        let service = InterceptedService::new(channel, token);
+        Self { service, heard, has_token, outgoing: None }
+    }
+
+    /// The same channel for one call, whose message is `outgoing`.
+    #[must_use]
+    pub fn for_call(&self, outgoing: &Outgoing) -> Self {
+        Self { outgoing: Some(outgoing.clone()), ..self.clone() }
     }
 
     /// Whether its calls have a token.
@@ -64,6 +74,10 @@ impl Service<Request<Body>> for GrpcChannel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let request = match &self.outgoing {
+            Some(outgoing) => request.map(|body| outgoing.body(body)),
+            None => request,
+        };
         let (answer, heard) = (self.service.call(request), self.heard.clone());
         Box::pin(async move {
             let answer = answer.await.map_err(|error| match heard.not_http2() {

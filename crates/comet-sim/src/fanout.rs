@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use comet_core::Millis;
 use comet_hub::CallerId;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, CometNumber, FailedComet, Fanout, FanoutConfig, Health,
+    Call, CallFailure, Check, CometNumber, FailedComet, FailureKind, Fanout, FanoutConfig, Health,
     HealthMonitor, HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
 };
 
@@ -53,14 +53,16 @@ struct Part {
     /// `None`: no answer comes.
     answer_at: Option<Millis>,
     answer: Result<LedgerSum, CallFailure>,
+    /// No connection has its message yet.
+    waits: bool,
 }
 
 struct Push {
     fanout: PushFanout,
     parts: BTreeMap<PartId, Part>,
-    /// The outcome that the push must have.
+    /// The outcome that the push must have. Of comets that failed, whether they may have taken their part.
     expected: LedgerSum,
-    failed: Vec<String>,
+    failed: Vec<(String, bool)>,
     taken: usize,
     is_bad: bool,
     over_by: Millis,
@@ -297,7 +299,7 @@ impl World {
                 let nowhere = keys.values().filter(|server| server.is_none()).count();
                 push.expected.absent = absent + nowhere as u64;
                 if keys.values().flatten().any(|server| server == "stranger") {
-                    push.failed.push("stranger".to_owned());
+                    push.failed.push(("stranger".to_owned(), false));
                 }
                 keys.retain(|_, server| server.as_ref().is_some_and(|id| id != "stranger"));
             }
@@ -342,7 +344,7 @@ impl World {
         let speed = speed.filter(|_| left_out.is_empty()).map_or(0, NonZeroU32::get);
         keys.retain(|_, server| !server.as_ref().is_some_and(|id| left_out.contains(id)));
         let speeds = if left_out.is_empty() { speeds } else { 0 };
-        push.failed.extend(left_out);
+        push.failed.extend(left_out.into_iter().map(|id| (id, false)));
         // A comet gets at least one connection a second.
         if !keys.is_empty() || speeds < speed || speeds > speed + self.comets.len() as u32 {
             return Err(format!("nobody is asked for {keys:?}; speed {speed} became {speeds}"));
@@ -363,9 +365,7 @@ impl World {
             scheduled: rng.between(0, 2),
             parked: 0,
         };
-        let failure = |is_bad_request, message: &str| {
-            Err(CallFailure { is_bad_request, message: message.to_owned() })
-        };
+        let failure = |kind, message: &str| Err(CallFailure { kind, message: message.to_owned() });
         let soon = self.now.after(rng.between(0, 50));
         let slow = self.now.after(rng.between(0, LIMIT_MS - 2 * STEP_MS_MAX));
         let late = self.now.after(LIMIT_MS + rng.between(1, 500));
@@ -376,33 +376,49 @@ impl World {
             Behaviour::Dead => (None, Ok(ledger)),
             Behaviour::LosesAnswers => {
                 self.summary.lost += 1;
-                (Some(slow), failure(false, "cut"))
+                (Some(slow), failure(FailureKind::Unknown, "cut"))
             }
-            Behaviour::Refuses => (Some(soon), failure(rng.percent(20), "no")),
+            Behaviour::Refuses => {
+                let is_bad = rng.percent(20);
+                let kind = if is_bad { FailureKind::BadRequest } else { FailureKind::NotTaken };
+                (Some(soon), failure(kind, "no"))
+            }
         };
-        Part { id, comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer }
+        let waits = behaviour == Behaviour::Dead && rng.percent(50);
+        Part { id, comet: call.comet, due: self.now.after(LIMIT_MS), answer_at, answer, waits }
     }
 
     /// Checks the outcome of a push.
     fn end(&mut self, push: Push) -> Result<(), String> {
-        let Push { fanout, expected, mut failed, taken, is_bad, .. } = push;
+        let Push { fanout, expected, failed, taken, is_bad, .. } = push;
         self.fanout.give_place_back(CallerId::default());
         self.fanout.count_parts(self.now, &fanout);
-        failed.sort();
-        let name = |comet: &FailedComet| comet.server.clone();
+        let sorted = |mut failed: Vec<(String, bool)>| {
+            failed.sort();
+            failed
+        };
+        let failed = sorted(failed);
+        let name = |comet: &FailedComet| (comet.server.clone(), comet.is_unknown);
+        let is_unknown = failed.iter().any(|(_, is_unknown)| *is_unknown);
         let outcome = fanout.finish();
         let is_right = match &outcome {
             Ok(Pushed { ledger, failed: named }) => {
                 self.summary.partial += u64::from(!named.is_empty());
                 (taken > 0 || failed.is_empty())
                     && *ledger == expected
-                    && named.iter().map(name).collect::<Vec<_>>() == failed
+                    && named.is_sorted_by_key(|comet| &comet.server)
+                    && sorted(named.iter().map(name).collect()) == failed
             }
             Err(refused) => {
                 self.summary.refused += 1;
-                let is_named = |id: &String| match refused {
-                    Refused::BadRequest(_) => is_bad,
-                    Refused::Unavailable(sentence) => !is_bad && sentence.contains(&**id),
+                let is_named = |(id, may_have_taken): &(String, bool)| match refused {
+                    Refused::BadRequest(_) => is_bad && !is_unknown,
+                    Refused::Unavailable(sentence) => {
+                        !is_bad && !is_unknown && sentence.contains(&**id)
+                    }
+                    Refused::Unknown { sentence, servers } => {
+                        sentence.contains(&**id) && (servers.contains(id) || !may_have_taken)
+                    }
                 };
                 taken == 0 && !failed.is_empty() && failed.iter().all(is_named)
             }
@@ -422,11 +438,11 @@ impl Push {
 
     /// The comet is gone, so its parts are given up.
     fn leave_out(&mut self, comet: CometNumber, hub: &mut Fanout, summary: &mut FanoutSummary) {
-        hub.leave_out_gone(&mut self.fanout);
+        hub.leave_out_gone(&mut self.fanout, |part| self.parts[&part].waits);
         for (id, part) in self.parts.extract_if(.., |_, part| part.comet == comet) {
             summary.left_out += 1;
             hub.end_call(comet);
-            self.failed.push(part.id);
+            self.failed.push((part.id, !part.waits));
             // A later answer has no effect.
             self.fanout.handle_answer(id, part.answer);
         }
@@ -445,19 +461,19 @@ impl Push {
                     self.expected += ledger.clone();
                 }
                 Err(failure) => {
-                    self.is_bad |= failure.is_bad_request;
-                    self.failed.push(part.id);
+                    self.is_bad |= failure.kind == FailureKind::BadRequest;
+                    self.failed.push((part.id, failure.kind == FailureKind::Unknown));
                 }
             }
             self.fanout.handle_answer(id, part.answer);
         }
         if self.fanout.poll_timeout().is_some_and(|due| due <= now) {
-            self.fanout.handle_timeout(now);
+            self.fanout.handle_timeout(now, |part| self.parts[&part].waits);
         }
         for (id, part) in self.parts.extract_if(.., |_, part| part.due <= now) {
             summary.late += 1;
             hub.end_call(part.comet);
-            self.failed.push(part.id);
+            self.failed.push((part.id, !part.waits));
             // A later answer has no effect.
             self.fanout.handle_answer(id, part.answer);
         }

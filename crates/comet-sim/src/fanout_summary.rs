@@ -12,9 +12,9 @@ pub struct FanoutSummary {
     pub crowded: u64,
     /// Pushes whose caller left.
     pub left: u64,
-    /// Pushes that no comet took.
+    /// Pushes that no comet is known to have taken.
     pub refused: u64,
-    /// Pushes of which some comets did not take their part.
+    /// Pushes of which some comets are not known to have taken their part.
     pub partial: u64,
     /// Parts whose comet did not answer in time.
     pub late: u64,

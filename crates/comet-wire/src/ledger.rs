@@ -5,6 +5,9 @@ use std::ops::AddAssign;
 
 use crate::goim::comet::Ledger;
 
+/// What stands before the ledger of a push that has failed on its way, in the sentence of its status.
+pub const KNOWN_SO_FAR: &str = "known so far: ";
+
 impl AddAssign for Ledger {
     fn add_assign(&mut self, other: Self) {
         self.matched += other.matched;

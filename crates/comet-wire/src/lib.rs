@@ -15,6 +15,7 @@ mod generated {
 }
 
 pub use generated::{comet, goim};
+pub use ledger::KNOWN_SO_FAR;
 
 /// Every file of `proto/` as an encoded `google.protobuf.FileDescriptorSet`.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -1,6 +1,6 @@
 //! One push on its way to several comets.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::num::NonZeroU32;
 use std::ops::AddAssign;
 use std::time::Duration;
@@ -65,40 +65,77 @@ pub struct Call {
     pub target: Target,
 }
 
-/// Why a comet did not take its part.
+/// Why a comet is not known to have taken its part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CallFailure {
-    /// The comet says that the request is invalid; another comet would say so too.
-    pub is_bad_request: bool,
-    /// A message for the caller.
+    /// What is known of the part.
+    pub kind: FailureKind,
+    /// For whoever pushes.
     pub message: String,
 }
 
-/// A comet that did not take its part.
+/// What is known of a part that failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// The comet says that the request is bad, as another one would.
+    BadRequest,
+    /// The comet surely did not take it.
+    NotTaken,
+    /// The comet may have taken it. Whoever pushes again may double it.
+    Unknown,
+}
+
+/// A comet that is not known to have taken its part.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FailedComet {
     /// Its server id.
     pub server: String,
+    /// It may have taken the part.
+    pub is_unknown: bool,
     /// Why.
     pub message: String,
 }
 
-/// The result of a push that some comet took, or that concerned none.
+impl FailedComet {
+    /// What is known, and why, for whoever pushes.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        let known = if self.is_unknown { "it may have taken its part: " } else { "" };
+        format!("{known}{}", self.message)
+    }
+}
+
+/// What became of a push that some comet took, or that concerned none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Pushed {
     /// The sum of the comets' ledgers.
     pub ledger: LedgerSum,
-    /// The comets that did not take their part, by server id.
+    /// Those that are not known to have taken their part, by server id.
     pub failed: Vec<FailedComet>,
 }
 
-/// Why no comet took a push that concerned at least one.
+/// Why a push that concerned somebody is not known to have been taken by anybody.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refused {
     /// The request is invalid; with the message of a comet.
     BadRequest(String),
     /// No comet took it; with the message of each.
     Unavailable(String),
+    /// Some comets may have taken it.
+    Unknown {
+        /// What each comet says.
+        sentence: String,
+        /// The server ids of those that may have taken it.
+        servers: Vec<String>,
+    },
+}
+
+/// The server ids of those among `failed` that may have taken their part, each once.
+#[must_use]
+pub fn may_have_taken(failed: &[FailedComet]) -> Vec<String> {
+    let unknown = failed.iter().filter(|failed| failed.is_unknown);
+    let servers: BTreeSet<_> = unknown.map(|failed| failed.server.clone()).collect();
+    servers.into_iter().collect()
 }
 
 struct Part {
@@ -154,7 +191,7 @@ impl PushFanout {
     pub(super) fn miss(&mut self, server: String, keys: usize) {
         let message =
             format!("{keys} keys are there: neither logic_server.comets nor discovery has it");
-        self.failed.push(FailedComet { server, message });
+        self.failed.push(FailedComet { server, is_unknown: false, message });
     }
 
     pub(super) fn add_absent(&mut self, absent: u64) {
@@ -182,38 +219,44 @@ impl PushFanout {
                 self.taken.push(entry.comet);
                 self.ledger += ledger;
             }
-            Err(CallFailure { is_bad_request, message }) => {
-                if is_bad_request {
+            Err(CallFailure { kind, message }) => {
+                if kind == FailureKind::BadRequest {
                     self.bad.get_or_insert_with(|| message.clone());
                 }
-                let server = entry.server.clone();
-                self.failed.push(FailedComet { server, message });
+                let (server, is_unknown) = (entry.server.clone(), kind == FailureKind::Unknown);
+                self.failed.push(FailedComet { server, is_unknown, message });
             }
         }
     }
 
-    /// Gives up waiting for the comets whose time is over at `now`.
-    pub fn handle_timeout(&mut self, now: Millis) {
+    /// Gives up waiting for the comets whose time is over at `now`. `take_back` keeps the call of a part from its comet,
+    /// and says whether that is still possible. If not, the comet may have taken the part.
+    pub fn handle_timeout(&mut self, now: Millis, take_back: impl Fn(PartId) -> bool) {
         let limit = Duration::from_millis(self.limit_ms);
         for part in 0..self.parts.len() {
             if self.parts[part].due.is_some_and(|due| due <= now) {
-                self.fail(PartId(part), format!("no answer within {limit:?}"));
+                self.fail(PartId(part), format!("no answer within {limit:?}"), &take_back);
             }
         }
     }
 
-    /// Gives up waiting for each comet for which `message` returns a text.
-    pub(super) fn give_up(&mut self, message: impl Fn(CometNumber) -> Option<String>) {
+    /// Gives up waiting for the comets for which there is a message.
+    pub(super) fn give_up(
+        &mut self,
+        message: impl Fn(CometNumber) -> Option<String>,
+        take_back: impl Fn(PartId) -> bool,
+    ) {
         for part in 0..self.parts.len() {
             let Part { comet, due: Some(_), .. } = self.parts[part] else { continue };
             if let Some(message) = message(comet) {
-                self.fail(PartId(part), message);
+                self.fail(PartId(part), message, &take_back);
             }
         }
     }
 
-    fn fail(&mut self, part: PartId, message: String) {
-        self.handle_answer(part, Err(CallFailure { is_bad_request: false, message }));
+    fn fail(&mut self, part: PartId, message: String, take_back: impl Fn(PartId) -> bool) {
+        let kind = if take_back(part) { FailureKind::NotTaken } else { FailureKind::Unknown };
+        self.handle_answer(part, Err(CallFailure { kind, message }));
     }
 
     /// When [`PushFanout::handle_timeout`] is due.
@@ -233,7 +276,7 @@ impl PushFanout {
         self.taken.iter().copied()
     }
 
-    /// The comets that did not take their part so far.
+    /// Those whose part has failed so far.
     #[must_use]
     pub fn failed(&self) -> &[FailedComet] {
         &self.failed
@@ -242,24 +285,32 @@ impl PushFanout {
     /// The result of the push.
     ///
     /// # Errors
-    /// If no comet took it.
+    /// Nobody is known to have taken it.
     ///
     /// # Panics
     /// If it is not complete.
     pub fn finish(mut self) -> Result<Pushed, Refused> {
         assert!(self.is_complete(), "each part has an outcome");
         if self.taken.is_empty() && !self.failed.is_empty() {
-            return Err(match self.bad {
-                Some(message) => Refused::BadRequest(message),
-                None => {
-                    let each = self.failed.iter();
-                    let each = each.map(|failed| format!("{}: {}", failed.server, failed.message));
-                    let each: Vec<_> = each.collect();
-                    Refused::Unavailable(format!("no comet took it: {}", each.join("; ")))
-                }
-            });
+            return Err(self.refused());
         }
         self.failed.sort_by(|one, other| one.server.cmp(&other.server));
         Ok(Pushed { ledger: self.ledger, failed: self.failed })
+    }
+
+    fn refused(self) -> Refused {
+        let each = self.failed.iter();
+        let each = each.map(|failed| format!("{}: {}", failed.server, failed.sentence()));
+        let each = each.collect::<Vec<_>>().join("; ");
+        let servers = may_have_taken(&self.failed);
+        match self.bad {
+            // Whatever others say, one may have taken it.
+            _ if !servers.is_empty() => {
+                let sentence = format!("no comet is known to have taken it: {each}");
+                Refused::Unknown { sentence, servers }
+            }
+            Some(message) => Refused::BadRequest(message),
+            None => Refused::Unavailable(format!("no comet took it: {each}")),
+        }
     }
 }

@@ -35,13 +35,28 @@ fn queued(queued: u64) -> Result<LedgerSum, CallFailure> {
     Ok(LedgerSum { matched: queued, queued, ..LedgerSum::default() })
 }
 
-fn failure(is_bad_request: bool, message: &str) -> Result<LedgerSum, CallFailure> {
-    Err(CallFailure { is_bad_request, message: message.to_owned() })
+fn failure(kind: FailureKind, message: &str) -> Result<LedgerSum, CallFailure> {
+    Err(CallFailure { kind, message: message.to_owned() })
 }
 
+fn away() -> Result<LedgerSum, CallFailure> {
+    failure(FailureKind::NotTaken, "away")
+}
+
+/// Those that surely did not take their part.
 fn named(failed: &[(&str, &str)]) -> Vec<FailedComet> {
     let failed = failed.iter().map(|(server, message)| (server.to_string(), message.to_string()));
-    failed.map(|(server, message)| FailedComet { server, message }).collect()
+    failed.map(|(server, message)| FailedComet { server, is_unknown: false, message }).collect()
+}
+
+/// Those that may have taken it.
+fn unknown(failed: &[(&str, &str)]) -> Vec<FailedComet> {
+    named(failed).into_iter().map(|failed| FailedComet { is_unknown: true, ..failed }).collect()
+}
+
+/// No message of a call is taken back.
+fn is_sent(_: PartId) -> bool {
+    false
 }
 
 #[test]
@@ -80,13 +95,13 @@ fn a_silent_comet_is_named_at_its_deadline() {
     assert!(calls.iter().all(|call| call.target == Target::Room));
     push.handle_answer(calls[1].part, queued(5));
     assert_eq!((push.is_complete(), push.poll_timeout()), (false, Some(Millis(10 + LIMIT_MS))));
-    push.handle_timeout(Millis(9 + LIMIT_MS));
+    push.handle_timeout(Millis(9 + LIMIT_MS), |_| panic!("nothing is late"));
     assert!(!push.is_complete());
-    push.handle_timeout(Millis(10 + LIMIT_MS));
-    // An answer after the deadline is ignored.
+    push.handle_timeout(Millis(10 + LIMIT_MS), is_sent);
+    // It answers all the same.
     push.handle_answer(calls[0].part, queued(100));
     let Pushed { ledger, failed } = push.finish().unwrap();
-    assert_eq!((ledger.queued, failed), (5, named(&[("b", "no answer within 2s")])));
+    assert_eq!((ledger.queued, failed), (5, unknown(&[("b", "no answer within 2s")])));
 }
 
 #[test]
@@ -99,11 +114,62 @@ fn a_push_that_nobody_took_has_failed() {
         }
         assert_eq!(push.finish().map(|pushed| pushed.failed), expected);
     };
-    let away = || failure(false, "away");
+    let bad = || failure(FailureKind::BadRequest, "no frame");
     check([away(), queued(0)], Ok(named(&[("b", "away")])));
     check([away(), away()], Err(Refused::Unavailable("no comet took it: b: away; a: away".into())));
-    check([away(), failure(true, "no frame")], Err(Refused::BadRequest("no frame".into())));
-    check([queued(1), failure(true, "no frame")], Ok(named(&[("a", "no frame")])));
+    check([away(), bad()], Err(Refused::BadRequest("no frame".into())));
+    check([queued(1), bad()], Ok(named(&[("a", "no frame")])));
+    // A lost answer says nothing of the push, whatever the other comet says.
+    let lost = || failure(FailureKind::Unknown, "reset");
+    let unknown_at = |servers: &[&str], each: &str| {
+        let sentence = format!("no comet is known to have taken it: {each}");
+        let servers = servers.iter().map(ToString::to_string).collect();
+        Err(Refused::Unknown { sentence, servers })
+    };
+    check([lost(), queued(0)], Ok(unknown(&[("b", "reset")])));
+    check([lost(), away()], unknown_at(&["b"], "b: it may have taken its part: reset; a: away"));
+    check([bad(), lost()], unknown_at(&["a"], "b: no frame; a: it may have taken its part: reset"));
+    let [b, a] = ["b", "a"].map(|server| format!("{server}: it may have taken its part: reset"));
+    check([lost(), lost()], unknown_at(&["a", "b"], &format!("{b}; {a}")));
+}
+
+/// Parts that are given up: whether a comet may have taken one depends on whether its call could be taken back.
+#[test]
+fn only_a_call_that_was_taken_back_is_surely_not_taken() {
+    let mut fanout = fanout(&["b", "a"]);
+    for is_gone in [true, false] {
+        let mut push = fanout.to_room();
+        let calls = calls(&mut fanout, &mut push);
+        let take_back = |part| part == calls[0].part;
+        let messages = if is_gone {
+            fanout.set_health(FIRST, &Health::Gone("refused".into()));
+            fanout.set_health(SECOND, &Health::Gone("refused".into()));
+            fanout.leave_out_gone(&mut push, take_back);
+            ["it is gone: refused"; 2]
+        } else {
+            push.handle_timeout(Millis(10 + LIMIT_MS), take_back);
+            ["no answer within 2s"; 2]
+        };
+        let expected = [named(&[("b", messages[0])]), unknown(&[("a", messages[1])])].concat();
+        assert_eq!(push.failed(), expected);
+        for call in calls {
+            fanout.end_call(call.comet);
+        }
+        for comet in [FIRST, SECOND] {
+            fanout.set_health(comet, &Health::Serving);
+        }
+    }
+}
+
+/// A comet may have several parts, and is named once.
+#[test]
+fn a_comet_that_may_have_taken_several_parts_is_named_once() {
+    let mut fanout = fanout(&["a"]);
+    let sessions = ["1", "2", "3"].map(|key| (key.to_owned(), Some("a".to_owned())));
+    let mut push = fanout.to_sessions(sessions, 0);
+    assert_eq!(calls(&mut fanout, &mut push).len(), 2);
+    push.handle_timeout(Millis(10 + LIMIT_MS), is_sent);
+    assert_eq!((push.failed().len(), may_have_taken(push.failed())), (2, vec!["a".to_owned()]));
 }
 
 #[test]
@@ -130,19 +196,19 @@ fn a_comet_that_is_gone_is_left_out_at_once() {
     let mut under_way = fanout.to_room();
     let [b, a] = &calls(&mut fanout, &mut under_way)[..] else { panic!() };
     fanout.set_health(FIRST, &Health::Gone("refused".into()));
-    fanout.leave_out_gone(&mut under_way);
+    fanout.leave_out_gone(&mut under_way, is_sent);
     assert!(!under_way.is_complete());
     under_way.handle_answer(a.part, queued(5));
     under_way.handle_answer(b.part, queued(100));
-    let failed = named(&[("b", "it is gone: refused")]);
     let pushed = under_way.finish().unwrap();
-    assert_eq!((pushed.ledger.queued, &pushed.failed), (5, &failed));
-    // The next push does not ask this comet.
+    let failed = [("b", "it is gone: refused")];
+    assert_eq!((pushed.ledger.queued, pushed.failed), (5, unknown(&failed)));
+    // The next one does not ask it.
     let mut push = fanout.to_room();
     let asked = calls(&mut fanout, &mut push);
     assert_eq!(asked.iter().map(|call| call.comet).collect::<Vec<_>>(), [SECOND]);
     push.handle_answer(asked[0].part, queued(5));
-    assert_eq!(push.finish().unwrap().failed, failed);
+    assert_eq!(push.finish().unwrap().failed, named(&failed));
     // A comet that drains still has clients.
     fanout.set_health(FIRST, &Health::NotServing);
     assert_eq!(calls_of_room(&mut fanout).len(), 1, "a has two calls by now");
@@ -184,9 +250,10 @@ fn places_and_failures_are_counted() {
         fanout.count_parts(Millis(now), &push)
     };
     // The first failure is logged, and the first success after a while.
-    let fails = FanoutEvent::Fails { server: "a".into(), message: "away".into() };
-    assert_eq!(push(&mut fanout, 1, failure(false, "away")), [fails]);
-    assert_eq!(push(&mut fanout, 2, failure(false, "away")), []);
+    let fails =
+        FanoutEvent::Fails { server: "a".into(), is_unknown: false, message: "away".into() };
+    assert_eq!(push(&mut fanout, 1, away()), [fails]);
+    assert_eq!(push(&mut fanout, 2, away()), []);
     assert_eq!(push(&mut fanout, 3, queued(1)), []);
     let succeeds = FanoutEvent::Succeeds { server: "a".into(), failed: 2 };
     assert_eq!(push(&mut fanout, 20_000, queued(1)), [succeeds]);
@@ -204,7 +271,7 @@ fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
     let third = fanout.add_comet("c");
     // It gets no new pushes, and its calls under way are not given up.
     fanout.set_health(FIRST, &Health::Gone("refused".into()));
-    fanout.leave_out_gone(&mut under_way);
+    fanout.leave_out_gone(&mut under_way, is_sent);
     let called: Vec<_> = calls_of_room(&mut fanout).iter().map(|call| call.comet).collect();
     assert_eq!(called, [SECOND, third]);
     for call in asked {
@@ -225,7 +292,7 @@ fn failures_outlive_their_comet_under_another_name() {
     let mut fanout = fanout(&["a"]);
     let mut push = fanout.to_room();
     let call = fanout.poll_call(&mut push, Millis(0)).unwrap();
-    push.handle_answer(call.part, failure(false, "away"));
+    push.handle_answer(call.part, away());
     assert_eq!(fanout.count_parts(Millis(0), &push).len(), 1);
     // The comet has another address.
     let moved = fanout.add_comet("a");

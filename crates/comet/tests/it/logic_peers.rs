@@ -3,13 +3,14 @@
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_client::Transport;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::logic_process::own_address;
 use crate::logic_reload::HeldComet;
@@ -302,4 +303,102 @@ fn a_comet_is_not_asked_for_everything_at_once() {
         assert_eq!(pushing.join().unwrap(), 7);
     }
     assert_eq!(calls.try_iter().count(), 2);
+}
+
+/// Connections that pass on what goes to a comet and back, until they are cut.
+#[derive(Clone, Default)]
+struct Wire(Arc<Mutex<Vec<TcpStream>>>);
+
+impl Wire {
+    /// Where it begins.
+    fn to(&self, comet: SocketAddr) -> SocketAddr {
+        let (listener, wire) = (TcpListener::bind("127.0.0.1:0").unwrap(), self.clone());
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for near in listener.incoming() {
+                let (near, far) = (near.unwrap(), TcpStream::connect(comet).unwrap());
+                for (from, to) in [(&near, &far), (&far, &near)] {
+                    let [mut from, mut to] = [from, to].map(|stream| stream.try_clone().unwrap());
+                    thread::spawn(move || std::io::copy(&mut from, &mut to));
+                }
+                wire.0.lock().unwrap().push(near);
+            }
+        });
+        address
+    }
+
+    /// Ends the connections that are there.
+    fn cut(&self) {
+        for near in self.0.lock().unwrap().drain(..) {
+            // It may have ended already.
+            let _ = near.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// A comet that takes a push and closes the connection. Whoever believed that it did not take the push would push again.
+#[test]
+fn a_comet_whose_answer_is_lost_may_have_taken_the_push() {
+    let (held_at, calls, _answers) = HeldComet::start();
+    let wire = Wire::default();
+    let at = wire.to(held_at);
+    let (_logic, log, http, stat) = logic(&[format!("logic_server.comets=[\"held={at}\"]")]);
+    // What the comet itself refuses it has not taken.
+    let refused = request(http, "POST", "/goim/push/room?operation=5&room=1", b"refused");
+    let message = refused["message"].as_str().unwrap();
+    assert!(message.starts_with("no comet took it: held: "), "{refused}");
+    assert_eq!((&refused["code"], &refused["unanswered"]), (&json!(-500), &Value::Null));
+    line_with(&log, "comet \"held\" does not take a push: ");
+
+    let pushing = thread::spawn(move || request(http, "POST", "/goim/push/all?operation=5", b"hi"));
+    calls.recv().unwrap();
+    wire.cut();
+    let answer = pushing.join().unwrap();
+    let message = answer["message"].as_str().unwrap();
+    let unknown = "no comet is known to have taken it: held: it may have taken its part: ";
+    assert!(message.starts_with(unknown), "{answer}");
+    assert_eq!((&answer["code"], &answer["unanswered"]), (&json!(-500), &json!(["held"])));
+    let metrics = Metrics::read(stat);
+    let calls_of = |target: &str, code: &str| {
+        let rpc = format!("/goim/push/{target}");
+        metrics.value(&format!("comet_calls_total{{rpc={rpc:?},code={code:?}}}"))
+    };
+    assert_eq!((calls_of("room", "Unavailable"), calls_of("all", "DeadlineExceeded")), (1, 1));
+    assert_eq!(metrics.value("comet_logic_push_failures_total{server=\"held\"}"), 2);
+}
+
+/// The same beside a comet that answers, and with one that gives none in time.
+#[test]
+fn comets_that_may_have_taken_a_push_are_told_apart() {
+    let good = Server::start(&["server.id=\"good\""]);
+    let (held_at, calls, _answers) = HeldComet::start();
+    let (wire, away) = (Wire::default(), own_address());
+    let comets = [
+        format!("good={}", good.grpc),
+        format!("held={}", wire.to(held_at)),
+        format!("away={away}"),
+    ];
+    let sets = [format!("logic_server.comets={comets:?}"), "push.timeout=\"100ms\"".to_owned()];
+    let (_logic, _log, http, stat) = logic(&sets);
+    for comet in ["good", "held"] {
+        let is_up = format!("comet_logic_comet_up{{server={comet:?}}}");
+        until("the comets to be there", || Metrics::read(stat).value(&is_up) == 1);
+    }
+    let mut client = good.live(Transport::Tcp, "42");
+    let mut check = |cuts: bool, cause: &str| {
+        let pushing = thread::spawn(move || post(http, "all?operation=5", b"hi"));
+        calls.recv().unwrap();
+        assert_eq!(client.recv().body, b"hi");
+        if cuts {
+            wire.cut();
+        }
+        let data = pushing.join().unwrap();
+        let [("away", refused), ("held", unknown)] = failed(&data)[..] else { panic!("{data}") };
+        assert!(!refused.contains("may have taken"), "{data}");
+        assert!(unknown.starts_with("it may have taken its part: "), "{data}");
+        assert!(unknown.contains(cause), "{data}");
+        assert_eq!((&data["queued"], &data["unanswered"]), (&json!(1), &json!(["held"])));
+    };
+    check(false, "no answer within 1.1s");
+    check(true, "");
 }
