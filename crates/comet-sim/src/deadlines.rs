@@ -50,7 +50,12 @@ pub(crate) fn check_overdue(
             is_overdue((entry, stalls), (since, limit), ticks, env.now)
         };
         let mut overdue = is_overdue(since, limit).then_some(what);
-        if entry.socket.is_sending() && is_overdue(entry.socket.moved_at, limits.write_ms) {
+        // A client that has left takes nothing more. Its connection lasts until its input is read.
+        let has_left = !entry.socket.owes_hangup();
+        if entry.socket.is_sending()
+            && !has_left
+            && is_overdue(entry.socket.moved_at, limits.write_ms)
+        {
             overdue = Some("write");
         }
         // This time counts while a core is held up, too.

@@ -96,7 +96,7 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
 /// Each found a fault of a shard or of a check once. What they run changes with the simulator.
 #[test]
 fn seeds_that_found_something_hold() {
-    for seed in [4_005_593, 5_002_338, 5_051_973, 7_001_672, 9_000_082] {
+    for seed in [4_005_593, 5_002_338, 5_051_973, 7_001_672, 9_000_082, 70_123_271] {
         comet_sim::run(seed).unwrap_or_else(|failure| panic!("{failure}"));
     }
 }
