@@ -45,14 +45,18 @@ const TAKE_OVER: Duration = Duration::from_secs(5);
 /// How long it waits for a connection. The former process has given up by then.
 const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 
+/// How long the former process still takes messages after it has heard that the new one is subscribed. The server may have found
+/// the subscribers of a message before the new process was one, and deliver it behind that notice.
+const LATE: Duration = Duration::from_millis(50);
+
 /// The treatment of pushes and orders.
 enum InUpgrade {
     /// No upgrade is under way.
     Serves,
     /// The shards of this process are about to stop, so they are held.
     Holds(Held),
-    /// Another process takes over.
-    Leaves { held: Held, to: oneshot::Sender<Vec<Forwarded>>, is_heard: bool },
+    /// Another process takes over. It is subscribed once there is a time to forward the held messages.
+    Leaves { held: Held, to: oneshot::Sender<Vec<Forwarded>>, forward_at: Option<Instant> },
     /// This process takes over. It waits for a connection, and after the first one for the former process.
     TakesOver { forwarded: Vec<Forwarded>, held: Held, has_connected: bool, until: Instant },
 }
@@ -86,7 +90,10 @@ impl Reader {
                 InUpgrade::TakesOver { until, .. } => Some(*until),
                 _ => None,
             };
-            let is_heard = matches!(&self.part, InUpgrade::Leaves { is_heard: true, .. });
+            let forward_at = match &self.part {
+                InUpgrade::Leaves { forward_at, .. } => *forward_at,
+                _ => None,
+            };
             tokio::select! {
                 biased;
                 state = states.recv() => match state {
@@ -110,7 +117,9 @@ impl Reader {
                 }
                 // No event waits in a subscription here, so all that had to be held is held.
                 Some(turn) = turns.recv() => self.turn(turn),
-                () = std::future::ready(()), if is_heard => self.forward(),
+                () = sleep_until(forward_at.unwrap_or_else(Instant::now)), if forward_at.is_some() => {
+                    self.forward();
+                }
                 () = sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {
                     log::warn!("upgrade: the former process does not say which pushes it held");
                     self.take_over();
@@ -183,8 +192,8 @@ impl Reader {
             }
             (Turn::Withdraw(to), InUpgrade::Holds(held)) => {
                 // The other process may have announced itself before.
-                let is_heard = held.has_heard();
-                self.part = InUpgrade::Leaves { held, to, is_heard };
+                let forward_at = held.has_heard().then(|| Instant::now() + LATE);
+                self.part = InUpgrade::Leaves { held, to, forward_at };
             }
             // The messages that this process's own former process held are still on their way.
             (_, part) => self.part = part,
@@ -219,9 +228,9 @@ impl Reader {
     fn hear(&mut self, word: Word, mut message: Message) {
         match (word, &mut self.part) {
             (Word::Subscribed, InUpgrade::Holds(held)) => held.note_subscribed(),
-            (Word::Subscribed, InUpgrade::Leaves { held, is_heard, .. }) => {
+            (Word::Subscribed, InUpgrade::Leaves { held, forward_at, .. }) => {
                 held.note_subscribed();
-                *is_heard = true;
+                *forward_at = Some(Instant::now() + LATE);
             }
             (Word::Message | Word::SureMessage, InUpgrade::TakesOver { forwarded, .. }) => {
                 let Some(subject) = headers::forwarded_subject(message.headers.as_ref()) else {

@@ -192,7 +192,7 @@ fn what_is_held_goes_to_the_other_process() {
             former.turn(Turn::Withdraw(to));
             former.take(word(Word::Subscribed));
         }
-        assert!(matches!(former.part, InUpgrade::Leaves { is_heard: true, .. }));
+        assert!(matches!(former.part, InUpgrade::Leaves { forward_at: Some(_), .. }));
         // Both processes get this.
         former.take(push("r.2", "b"));
         next.take(push("r.2", "b"));
