@@ -1,9 +1,10 @@
 //! The fan-out of a logic service to its comets: which comets a push concerns, the sum of their ledgers, and the result
 //! if some do not take it.
 //!
-//! A comet that does not take its part is named in the result; so is one that may have taken it, as whoever pushes
-//! again may double the push there. If none of those a push concerned is known to have taken it, the push has failed. A [`Fanout`] is for all pushes, a [`PushFanout`] for one; [`HealthMonitor`] knows
-//! which comets are there and take clients.
+//! The result names each comet that did not take its part. It also names each comet that may have taken its part,
+//! because a repeated push may reach the clients of that comet twice. If no comet is known to have taken the push, the
+//! push has failed. One [`Fanout`] serves all pushes, one [`PushFanout`] a single push; [`HealthMonitor`] knows which
+//! comets are reachable and take clients.
 //!
 //! No comet holds up the others. A comet that is gone is left out at once, and calls under way to one comet are
 //! bounded, so pushes that wait for it leave places for the rest.

@@ -45,8 +45,8 @@ const TAKE_OVER: Duration = Duration::from_secs(5);
 /// How long it waits for a connection. The former process has given up by then.
 const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 
-/// How long the former process still takes messages after it has heard that the new one is subscribed. The server may have found
-/// the subscribers of a message before the new process was one, and deliver it behind that notice.
+/// The time for which the former process still takes messages after the notice that the new one is subscribed. The NATS server may
+/// have determined the subscribers of a message before that subscription, and deliver the message behind the notice.
 const LATE: Duration = Duration::from_millis(50);
 
 /// The treatment of pushes and orders.

@@ -1,7 +1,7 @@
 //! Reading the configuration again, with all files that it names, in a running server.
 //!
-//! A file may be on a mount that hangs, or be a pipe that nobody writes. The thread that reads it waits for that, and it
-//! must not be the one that takes signals: nothing but SIGKILL would end the server then.
+//! Reading blocks if a file is on a mount that hangs, or is a pipe without a writer. So a thread of its own reads the files.
+//! If the thread that takes signals read them, only SIGKILL could end a server with such a file.
 
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -17,10 +17,10 @@ use crate::args::Serve;
 /// The longest time that a reload waits for its files.
 const READ_TIME: Duration = Duration::from_secs(5);
 
-/// Calls `configure` and reads each file that the configuration names. So what the caller reads next is there.
+/// Calls `configure`, and reads each file that the configuration names once, so that reading it again does not block.
 ///
 /// # Errors
-/// The mistakes of `configure`. Or a sentence: the files are not there in time, and the thread that reads them is left behind.
+/// The mistakes of `configure`; or a sentence, if the files cannot be read in time. The blocked thread is then left behind.
 pub(crate) fn read(
     configure: fn(&Serve) -> Result<Config, String>,
     serve: &Serve,

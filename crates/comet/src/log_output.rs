@@ -39,7 +39,7 @@ impl LogOutput {
         let mut builder = Builder::new();
         match &filters {
             Some(filters) => builder.parse_filters(filters),
-            // What others log has no bound: rustls writes a line for each bad hello, with the peer's text in it.
+            // Lines of libraries have no bound: rustls logs each bad hello, with text of the peer.
             None => builder
                 .filter_level(LevelFilter::Off)
                 .filter_module("comet", LevelFilter::Trace)

@@ -36,7 +36,7 @@ struct Departure {
 pub(super) struct Departures {
     sessions: HashMap<LocalConnId, Departure, RandomState>,
     totals: ParkedTotals,
-    /// Sessions could be parked before. If that is turned off and on again, what was pushed in between is parked as well.
+    /// Parking was enabled before. If it is disabled and enabled again, pushes of the time between are parked as well.
     pub(super) was_on: bool,
 }
 

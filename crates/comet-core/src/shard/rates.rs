@@ -1,8 +1,8 @@
 //! What one client may send. What it sent is counted for a window at a time, and only while a limit is set, so
 //! an idle connection pays nothing.
 //!
-//! Frames are counted when they are read, bytes when they arrive. So the frames of several windows are read in one where the
-//! server was late: input was held for an answer of logic, or the whole process stood still. That time is added to the window.
+//! Frames are counted when they are read, bytes when they arrive. If the server is late, because logic has not answered or
+//! the process was stopped, it reads the frames of several windows in one. The time of the delay is added to that window.
 
 use ahash::{AHashMap, RandomState};
 use comet_handover as handed;
@@ -20,7 +20,7 @@ pub(super) struct Rates {
     clients: AHashMap<LocalConnId, Sent>,
     /// Number of the window since the epoch.
     window: u64,
-    /// The last window in which the process went on after it had stood still, and for how long it had in all, milliseconds.
+    /// The last window in which a stall of the process ended, and the total length of the stalls that ended in it, milliseconds.
     stalled: (u64, u64),
 }
 
@@ -29,7 +29,7 @@ struct Sent {
     frames: u32,
     bytes: u64,
     room_changes: u32,
-    /// For how long before the window its input was held, milliseconds.
+    /// The part of the time before this window in which its input was held, milliseconds.
     held_ms: u64,
 }
 
@@ -49,15 +49,15 @@ impl Rates {
         Self { clients: AHashMap::with_hasher(hasher), window: 0, stalled: (0, 0) }
     }
 
-    /// The process stood still for `millis`, until `now`. What clients sent meanwhile is read from now on.
+    /// A stall of the process, `millis` long, has ended at `now`. Input that arrived during the stall is read from now on.
     pub(super) fn note_stall(&mut self, millis: u64, now: Millis) {
         let window = now.0 / RATE_WINDOW_MS;
         let (last, former) = self.stalled;
         self.stalled = (window, if last == window { former + millis } else { millis });
     }
 
-    /// How long the process stood still before what is read in the present window. Some of it may be read in the window after
-    /// that in which it went on.
+    /// The length of the stalls whose input is read in the present window. Reading it may last into the window after the one in
+    /// which a stall ended.
     fn stalled_ms(&self) -> u64 {
         let (last, millis) = self.stalled;
         if self.window <= last + 1 { millis } else { 0 }
@@ -90,7 +90,7 @@ impl Rates {
         }
     }
 
-    /// What `conn` has sent since `since` is read now.
+    /// Input of `conn` that was held since `since` is read now.
     fn note_held(&mut self, conn: LocalConnId, since: Millis, now: Millis) {
         self.turn_to(now);
         let begin = self.window * RATE_WINDOW_MS;
