@@ -15,8 +15,10 @@ const MEMLOCK_OVERHEAD: u64 = 256 << 10;
 const COUNTS_RINGS: (u32, u32) = (6, 18);
 /// The smallest ring that is tried in order to fit the locked memory.
 const ENTRIES_MIN: u32 = 256;
-/// Descriptors other than connections: listeners, rings, control's sockets, files.
-const DESCRIPTORS_OVERHEAD: u64 = 256;
+/// Descriptors other than connections, those of a core apart: control's listeners and sockets, files.
+const DESCRIPTORS_OVERHEAD: u64 = 224;
+/// Descriptors of a core other than connections: its rings and event descriptors, 6 as measured, and its listeners.
+const DESCRIPTORS_OF_A_CORE: u64 = 16;
 /// Most entries for which the descriptor table is enlarged at start: 8 MiB of the kernel's memory.
 const RESERVED_MAX: u64 = 1 << 20;
 
@@ -41,6 +43,8 @@ impl std::error::Error for ProbeError {}
 pub fn probe(entries: u32, cores: usize) -> Result<u64, ProbeError> {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     check_kernel(&release)?;
+    // First, as all that follows opens files.
+    let open_files = check_open_files(raise(Resource::Nofile), cores)?;
     ring::rehearse().map_err(|(call, error)| ProbeError(explain_ring(call, &error)))?;
     let memlock = raise(Resource::Memlock);
     let counts = version(&release) >= COUNTS_RINGS && !may_lock_all();
@@ -48,16 +52,34 @@ pub fn probe(entries: u32, cores: usize) -> Result<u64, ProbeError> {
         memlock,
         if counts { locked_memory(entries.min(ENTRIES_MIN), cores) } else { 0 },
     )?;
-    Ok(raise(Resource::Nofile).unwrap_or(u64::MAX).saturating_sub(DESCRIPTORS_OVERHEAD))
+    Ok(open_files)
 }
 
-/// Makes the kernel enlarge the table of descriptors for `connections`, and returns whether it did.
+/// Descriptors other than connections, of a process with `cores` data cores.
+fn overhead(cores: usize) -> u64 {
+    DESCRIPTORS_OVERHEAD + DESCRIPTORS_OF_A_CORE * cores as u64
+}
+
+/// The number of connections that a limit of open files allows.
+fn check_open_files(limit: Option<u64>, cores: usize) -> Result<u64, ProbeError> {
+    let limit = limit.unwrap_or(u64::MAX);
+    match limit.saturating_sub(overhead(cores)) {
+        0 => Err(ProbeError(format!(
+            "open files are limited to {limit}, and comet needs {} on this many cores ({cores}), and one more for each \
+             connection: raise the limit (ulimit -n, or LimitNOFILE= in a systemd unit)",
+            overhead(cores)
+        ))),
+        open_files => Ok(open_files),
+    }
+}
+
+/// Makes the kernel enlarge the table of descriptors for `connections` on `cores` data cores, and returns whether it did.
 /// Call it after [`probe`] and before threads are started. In a process with threads the kernel
 /// waits for an RCU grace period each time the table doubles (`expand_fdtable` in fs/file.c); the
 /// core that accepts is blocked for those 6 to 26 ms.
-pub fn reserve_descriptors(connections: u64) -> bool {
+pub fn reserve_descriptors(connections: u64, cores: usize) -> bool {
     let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    let wanted = connections.saturating_add(DESCRIPTORS_OVERHEAD).min(RESERVED_MAX).min(allowed);
+    let wanted = connections.saturating_add(overhead(cores)).min(RESERVED_MAX).min(allowed);
     // The table never shrinks, so the descriptor at its end may be closed again.
     let last = i32::try_from(wanted.saturating_sub(1)).expect("bounded above");
     let any = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
@@ -190,6 +212,13 @@ mod tests {
         let rings = check_memlock(Some(600 << 10), locked_memory(256, 2)).unwrap_err();
         let sentence = "limited to 600 KiB, and the rings of all cores need 674 KiB: raise it";
         assert!(rings.to_string().contains(sentence), "{rings}");
+        assert_eq!(check_open_files(Some(256), 1), Ok(16));
+        assert_eq!(check_open_files(None, 64), Ok(u64::MAX - 1_248));
+        let files = check_open_files(Some(256), 2).unwrap_err().to_string();
+        assert!(
+            files.contains("limited to 256, and comet needs 256 on this many cores (2)"),
+            "{files}"
+        );
         let forbidden = explain_ring(Call::Setup, &io::Error::from_raw_os_error(libc::EPERM));
         assert!(forbidden.contains("kernel.io_uring_disabled=0"), "{forbidden}");
     }
@@ -210,13 +239,13 @@ mod tests {
     fn reserving_enlarges_the_table_of_descriptors() {
         probe(256, 1).unwrap();
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let wanted = 2000.min(allowed - DESCRIPTORS_OVERHEAD);
-        assert!(reserve_descriptors(wanted));
+        let wanted = 2000.min(allowed - overhead(1));
+        assert!(reserve_descriptors(wanted, 1));
         let status = std::fs::read_to_string("/proc/self/status").unwrap();
         let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
         assert!(size.trim().parse::<u64>().unwrap() >= wanted, "{size}");
         // A number beyond the limit is cut to the limit.
-        assert!(reserve_descriptors(u64::MAX - DESCRIPTORS_OVERHEAD));
+        assert!(reserve_descriptors(u64::MAX - overhead(1), 1));
     }
 
     #[test]

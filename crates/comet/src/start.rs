@@ -89,7 +89,8 @@ impl Prepared {
             log::warn!("{warning}");
         }
         let limits = Arc::new(limits(config, open_files));
-        if !comet_net::reserve_descriptors(count as u64 * u64::from(limits.connections)) {
+        let connections = count as u64 * u64::from(limits.connections);
+        if !comet_net::reserve_descriptors(connections, count) {
             log::debug!("the table of descriptors grows while connections come");
         }
         let ring_entries = comet_net::fit_ring(config.limits.ring_entries, count);

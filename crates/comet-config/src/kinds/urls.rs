@@ -22,8 +22,9 @@ impl Kind<Option<String>> for UrlOrNone {
         if raw.is_empty() || is_base_url(&raw) {
             return Some(Some(raw).filter(|url| !url.is_empty()));
         }
+        let shown = without_secrets(&raw);
         check.refuse(format!(
-            "{raw:?} is not the URL of a server: write http://HOST:PORT or https://HOST:PORT"
+            "{shown:?} is not the URL of a server: write http://HOST:PORT or https://HOST:PORT"
         ))
     }
 
@@ -120,12 +121,13 @@ impl Elements<String> for KeyUrls {
     const FORM: &'static str = "list of URLs";
 
     fn read(&self, text: &str, _: &[String]) -> Result<String, String> {
-        match is_key_url(text) {
-            true => Ok(text.to_owned()),
-            false => Err(format!(
-                "{text:?} is not an address of keys: write https://HOST/PATH, or http:// and a loopback address"
-            )),
+        if is_key_url(text) {
+            return Ok(text.to_owned());
         }
+        let shown = without_secrets(text);
+        Err(format!(
+            "{shown:?} is not an address of keys: write https://HOST/PATH, or http:// and a loopback address"
+        ))
     }
 
     fn write(&self, element: &String) -> String {

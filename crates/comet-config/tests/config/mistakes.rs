@@ -423,6 +423,20 @@ fn a_host_proves_in_one_way_to_nats_who_it_is() {
     );
 }
 
+/// Queries have API keys, and users have passwords. The sentences go to logs.
+#[test]
+fn urls_in_mistakes_are_shown_without_secrets() {
+    check_mistakes(
+        "[trace]\notlp = \"https://u:hunter2@o.example/otlp?api-key=hunter2\"\n\n\
+         [token]\njwks_urls = [\"http://issuer.example/keys?key=hunter2\"]\n",
+        &[],
+        &[
+            "comet.toml:2:8: trace.otlp: \"https://u:***@o.example/otlp?***\" is not the URL of a server: write http://HOST:PORT or https://HOST:PORT",
+            "comet.toml:5:14: token.jwks_urls[0]: \"http://issuer.example/keys?***\" is not an address of keys: write https://HOST/PATH, or http:// and a loopback address",
+        ],
+    );
+}
+
 /// The CPUs and names of comets are those of other hosts. Its own names have to resolve here.
 #[test]
 fn comet_logic_reads_the_file_of_another_host() {

@@ -1,7 +1,7 @@
 //! What the command line, the configuration and the environment say, and exit codes of what cannot be used.
 
 use std::net::TcpListener;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use rustix::process::Signal;
 
@@ -71,6 +71,24 @@ fn keys_are_read_from_the_environment() {
     let lines = "comet: COMET_PROTOCOL_SVR_PROTO: protocol.svr_proto: 0 is out of range: 1 to 65535\n\
                  COMET_TPC_BIND: sets no key: did you mean COMET_TCP_BIND?\n";
     assert_eq!(stderr, lines);
+}
+
+/// Before anything is opened that would fail for another reason.
+#[test]
+fn open_files_that_are_too_few_for_a_start_are_a_mistake() {
+    let cores = two_cores();
+    for (files, arguments) in [(8, "--check"), (256, "--check"), (8, ""), (60, "")] {
+        let limited = format!("ulimit -n {files}; exec \"$0\" {arguments} \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_comet"), "--cores", &cores]);
+        let output = command.args(with_sets(&[])).env_remove("RUST_LOG").output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let sentence = format!(
+            "comet: open files are limited to {files}, and comet needs 256 on this many cores (2), and one more for \
+             each connection: raise the limit (ulimit -n, or LimitNOFILE= in a systemd unit)\n"
+        );
+        assert_eq!((output.status.code(), stderr), (Some(1), sentence), "{arguments}");
+    }
 }
 
 /// More than any limit on open files allows.

@@ -19,7 +19,7 @@ fn too_few_files_are_refused_before_the_freeze() {
     let mut line = Line::start(&[], &[]);
     let mut clients: Vec<_> =
         (0..8).map(|user| line.server.live(Transport::Tcp, &token(user))).collect();
-    // 256 are for all else.
+    // With two cores 256 are for all else.
     let limited = |files: u32| {
         let comet = env!("CARGO_BIN_EXE_comet");
         script(
