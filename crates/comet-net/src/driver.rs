@@ -31,7 +31,7 @@ use crate::close_log::CloseLog;
 use crate::orders::OrderQueue;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
-use crate::sockets::Sockets;
+use crate::sockets::{AckProgress, Sockets};
 use crate::tls::TransmitBudget;
 
 /// How long a turn may continue with work that the next turn can resume. A piece of work in progress is finished first:
@@ -243,13 +243,26 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Completions of one turn may not be all that has arrived. No deadline closes a connection while the kernel or the
-    /// driver has unread input of its peer.
+    /// driver has unread input of its peer, or while the peer acknowledges what was sent to it.
     fn spare_overdue(&mut self) {
         let Self { shard, ring, sockets, .. } = self;
+        let write_timeout = Duration::from_millis(shard.limits().write_ms.into());
+        let mut advanced = Vec::new();
         shard.spare_overdue(|conn| {
+            let socket = sockets.at(conn.slot);
             // The completion of this connection's input may be among those that the turn did not take.
-            ring.has_completions() || sockets.at(conn.slot).has_backlog()
+            if ring.has_completions() || socket.has_backlog() {
+                return true;
+            }
+            let progress = socket.ack_progress(write_timeout);
+            if progress == AckProgress::Advanced {
+                advanced.push(conn);
+            }
+            progress != AckProgress::None
         });
+        for conn in advanced {
+            shard.handle_send_progress(conn);
+        }
     }
 
     fn log_closed(&mut self) {

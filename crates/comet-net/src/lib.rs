@@ -6,9 +6,10 @@
 //! between a socket and its connection: a PROXY header, and TLS.
 //!
 //! **Invariant:** nothing here chooses the receivers of a message or the time when a connection closes; and no `unsafe`
-//! of the server is outside `ring.rs`, `buffers.rs`, `steer.rs` and `peer_name.rs`.
+//! of the server is outside `ring.rs`, `buffers.rs`, `steer.rs`, `peer_name.rs` and `acks.rs`.
 #![allow(clippy::disallowed_methods, reason = "this edge reads the clock for the shard")]
 
+mod acks;
 mod buffers;
 mod certificates;
 mod close_log;

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use comet_core::{ConnId, Hangup, Slot, SocketInfo};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{SendFlags, send};
 
+use crate::acks::acks;
 use crate::layers::ProtocolLayers;
 use crate::peer_name::peer_name;
 use crate::tls::TlsSession;
@@ -20,12 +22,25 @@ pub(crate) struct Socket {
     pub(crate) is_shut: bool,
     /// The last ciphertext is queued. The write side is shut once it is sent.
     pub(crate) shuts_write_when_flushed: bool,
+    /// Bytes acknowledged by the peer (see [`crate::acks::Acks`]) when the deadline of the send in flight was last checked. 0: it
+    /// was not checked yet.
+    acked: u32,
     /// PROXY header and TLS, if the connection has them.
     pub(crate) layers: Option<Box<ProtocolLayers>>,
 }
 
 /// Part of the memory budget of every connection, idle or not.
 const _: () = assert!(size_of::<Option<Socket>>() <= 32);
+
+/// Whether a peer takes bytes, while the kernel has no space for more of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum AckProgress {
+    /// It has acknowledged more than at the last check.
+    Advanced,
+    /// It may have done so within the time.
+    Recent,
+    None,
+}
 
 impl Socket {
     pub(crate) fn raw_fd(&self) -> RawFd {
@@ -76,6 +91,28 @@ impl Socket {
         events.set(PollFlags::OUT, self.is_sending);
         let mut socket = [PollFd::from_borrowed_fd(self.fd.as_fd(), events)];
         poll(&mut socket, Some(&Timespec::default())) != Ok(0)
+    }
+
+    /// Whether the peer has acknowledged bytes within `write_timeout`, while a send waits. The kernel has space for
+    /// that send only once a third of its buffer is free (`sk_stream_is_writable` in include/net/sock.h), so a peer behind a slow
+    /// link takes bytes for many seconds before the send continues.
+    pub(crate) fn ack_progress(&mut self, write_timeout: Duration) -> AckProgress {
+        if !self.is_sending {
+            return AckProgress::None;
+        }
+        let Ok(acks) = acks(&self.fd) else { return AckProgress::None };
+        let former = std::mem::replace(&mut self.acked, acks.bytes);
+        match former != 0 && former != acks.bytes {
+            true => AckProgress::Advanced,
+            false if acks.silence < write_timeout => AckProgress::Recent,
+            false => AckProgress::None,
+        }
+    }
+
+    /// The send in flight has completed.
+    pub(crate) fn end_send(&mut self) {
+        self.is_sending = false;
+        self.acked = 0;
     }
 
     /// Both sides are to be shut, and the last operation has completed.
@@ -135,6 +172,7 @@ impl Sockets {
             is_sending: false,
             is_shut: false,
             shuts_write_when_flushed: false,
+            acked: 0,
             layers,
         };
         let former = self.chunks[index / CHUNK][index % CHUNK].replace(socket);

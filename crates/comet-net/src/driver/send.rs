@@ -68,7 +68,7 @@ impl<A: Authenticator> Driver<A> {
 
     pub(super) fn handle_sent(&mut self, slot: Slot, result: Result<u32, i32>) {
         let socket = self.sockets.at(slot);
-        socket.is_sending = false;
+        socket.end_send();
         let conn = socket.conn;
         match (socket.tls(), result) {
             // Only a freeze cancels sends. The kernel took no byte.

@@ -1,12 +1,17 @@
 //! Peers that do not read: bounded, counted, closed in the end, and nobody else waits for them.
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use comet::caller::Ledger;
 use comet_client::{Client, Transport, op};
+use rustix::net::sockopt::set_socket_recv_buffer_size;
+use rustix::net::{AddressFamily, SocketType};
 
 use crate::peer::{BINARY, Peer, frame, message, unmasked};
-use crate::support::{BOTH, Server, To, dropped, queued, received, until};
+use crate::support::{BOTH, Server, To, dropped, queued, received, until, until_in_time};
 
 /// A small buffer, so that little has to be pushed before it is full. The client's does not grow while
 /// nobody reads; a smaller one would only make reading slow, with zero-window probes.
@@ -44,7 +49,7 @@ impl Scene {
     }
 
     fn with(
-        live: fn(&Server, Transport, &str) -> Peer,
+        live: impl Fn(&Server, Transport, &str) -> Peer,
         transport: Transport,
         sets: &[&str],
     ) -> Self {
@@ -99,6 +104,53 @@ fn one_that_takes_nothing_is_cut_off_after_the_write_timeout() {
         let lost = scene.server.metric("comet_lost_total");
         assert!((1..=8).contains(&lost), "an outbox of 8 lost {lost}");
     }
+}
+
+/// The kernel has space for a waiting send only once a third of its buffer is free. At 10 KB/s that takes longer than the write
+/// timeout.
+#[test]
+fn one_behind_a_slow_link_stays_as_it_takes_bytes() {
+    for transport in BOTH {
+        until_in_time(|| reads_slowly(transport));
+    }
+}
+
+/// Returns whether the client has read in time.
+fn reads_slowly(transport: Transport) -> bool {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let sets = ["protocol.write_timeout=\"2s\"", "protocol.svr_proto=8"];
+    let live = |server: &Server, transport, token: &str| {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        // A window of a few kilobytes. Before the connect, since TCP agrees on its scale there.
+        set_socket_recv_buffer_size(&socket, 4 << 10).unwrap();
+        rustix::net::connect(&socket, &server.address(transport)).unwrap();
+        let mut peer = Peer::over(TcpStream::from(socket), transport);
+        peer.upgrade();
+        peer.authenticate_1(token);
+        peer
+    };
+    let mut scene = Scene::with(live, transport, &sets);
+    scene.push_until(OUTBOX_FULL, 1);
+    let (begin, mut last, mut longest) = (Instant::now(), Instant::now(), Duration::ZERO);
+    while begin.elapsed() < 3 * TIMEOUT {
+        match scene.stuck.stream.read(&mut [0; 512]) {
+            Ok(bytes) if bytes > 0 => {}
+            // It was closed. Whether that was right depends on the time between two reads.
+            _ => break,
+        }
+        longest = longest.max(last.elapsed());
+        last = Instant::now();
+        // The speed of the link.
+        thread::sleep(Duration::from_millis(50));
+    }
+    if longest.max(last.elapsed()) > TIMEOUT / 4 {
+        return false;
+    }
+    assert_eq!(scene.server.metrics().closed("write_timeout"), 0);
+    assert!(begin.elapsed() >= 3 * TIMEOUT, "the server has closed it");
+    // It reads no more.
+    scene.server.until("comet_closed_total{reason=\"write_timeout\"}", 1);
+    true
 }
 
 #[test]
