@@ -2,7 +2,7 @@
 
 mod events;
 mod gate;
-mod moving;
+mod live_upgrade;
 mod publication;
 mod stream;
 

@@ -1,6 +1,6 @@
 //! The handle of the control thread: start it, move it through the phases of the process, end it.
 
-mod moving;
+mod live_upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use comet_push::{
     push_routes, room_routes, with_node_service,
 };
 use comet_serve::{
-    AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
-    HTTP_CONNECTIONS, Inherited, Lock, NamedSocket, Phase, STAT_CONNECTIONS,
+    AccessControl, AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
+    Gates, HTTP_CONNECTIONS, Inherited, NamedSocket, Phase, STAT_CONNECTIONS,
     StartError as ServeError, advance, connections_max, listen_or_inherit, request_bytes, spawn,
 };
 use tokio::sync::watch;
@@ -57,18 +57,18 @@ pub struct Options {
     /// Addresses of profiles and of pages that change the running server (`monitor.pprof`); port 0 takes a free one.
     pub debug: Vec<Address>,
     /// Sockets of these addresses from another process. `Some`: that process serves the callers until
-    /// [`Control::end_move`].
+    /// [`Control::end_upgrade`].
     pub inherited: Option<Inherited>,
     /// TLS of these addresses and of logic (`api_tls`).
     pub tls: ApiTls,
     /// The addresses of logic. `None`: shards ask embedded logic, and no report may be for remote logic.
     pub logic: Option<LogicOptions>,
-    /// The lock of the push API (`push.tokens`).
-    pub push_lock: Arc<Lock>,
+    /// Access control of the push API (`push.tokens`).
+    pub push_access: Arc<AccessControl>,
     /// Whether calls of the push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
-    /// The lock of pages and services of operators (`monitor.tokens`).
-    pub monitor_lock: Arc<Lock>,
+    /// Access control of pages and services of operators (`monitor.tokens`).
+    pub monitor_access: Arc<AccessControl>,
     /// The addresses and settings of this server as clients find them.
     pub node: Node,
     /// Its share of clients beside that of other servers (`server.weight`).
@@ -165,12 +165,12 @@ impl Control {
         let mut debug = listen("monitor.pprof", &options.debug)?;
         let bound = [&mut grpc, &mut http, &mut stat, &mut debug];
         let sockets = bound.into_iter().flat_map(|bound| bound.sockets.drain(..)).collect();
-        let Options { push_lock, monitor_lock, .. } = &options;
+        let Options { push_access, monitor_access, .. } = &options;
         for (setting, bound, lock, what) in [
-            ("push.grpc", &grpc, push_lock, "push"),
-            ("push.http", &http, push_lock, "push"),
-            ("monitor.stat", &stat, monitor_lock, "read what it holds"),
-            ("monitor.pprof", &debug, monitor_lock, "profile this process and change its log"),
+            ("push.grpc", &grpc, push_access, "push"),
+            ("push.http", &http, push_access, "push"),
+            ("monitor.stat", &stat, monitor_access, "read what it holds"),
+            ("monitor.pprof", &debug, monitor_access, "profile this process and change its log"),
         ] {
             for address in options.tls.open_to_all(&bound.addresses).filter(|_| lock.is_open()) {
                 log::warn!("{setting}: {address} is open to other hosts: all of them may {what}");
@@ -191,7 +191,7 @@ impl Control {
         };
         let logic = logic.map(Arc::new);
         let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
-        let first = if options.inherited.is_some() { Phase::Moving } else { Phase::Starting };
+        let first = if options.inherited.is_some() { Phase::Upgrading } else { Phase::Starting };
         let (phase, phases) = watch::channel(first);
         let bounds = Bounds {
             frame_max: options.frame_max,
@@ -262,9 +262,9 @@ impl Control {
             debug: debug.listeners,
             bounds,
             gates: Arc::clone(&gates),
-            push_lock: options.push_lock,
+            push_access: options.push_access,
             access_log: options.access_log,
-            monitor_lock: options.monitor_lock,
+            monitor_access: options.monitor_access,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
             cluster: driver.clone(),

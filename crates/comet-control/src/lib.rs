@@ -60,7 +60,7 @@ pub use comet_hub::CALLS_MAX;
 pub use comet_hub::cluster::{ClusterHandOver, StreamPlace};
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};
-pub use comet_serve::{Address, ApiTls, BearerToken, Lock};
+pub use comet_serve::{AccessControl, Address, ApiTls, BearerToken};
 pub use control::{Control, Options, TraceLogSwitch, descriptors};
 pub use drain::{DrainPlan, Drained};
 pub use hub::PacedMove;

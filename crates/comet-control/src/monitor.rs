@@ -278,7 +278,7 @@ impl Monitor {
         }
     }
 
-    /// Asks every home for its rooms, and applies a function to them aside.
+    /// Asks every home for its rooms, and applies a function to them on the blocking pool.
     pub(crate) async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,

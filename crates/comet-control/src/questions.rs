@@ -146,7 +146,7 @@ impl Questions {
         let question = Question::Rooms { prefix, after, limit: most as u32 };
         let Answers { pages, unanswered, .. } = self.ask(limit, question).await?;
         // The pages of many hosts would take this thread too long to merge.
-        let (rooms, has_more) = comet_serve::aside(move || merge_rooms(pages, most)).await;
+        let (rooms, has_more) = comet_serve::offload(move || merge_rooms(pages, most)).await;
         Ok(RoomsPage { rooms, has_more, unanswered })
     }
 
@@ -180,7 +180,7 @@ impl Questions {
             }
             after = String::from(&**last);
         }
-        let value = comet_serve::aside(move || make(all)).await;
+        let value = comet_serve::offload(move || make(all)).await;
         Ok(OfAllHosts { value, unanswered: unanswered.into_iter().collect() })
     }
 
@@ -196,7 +196,7 @@ impl Questions {
         let question = Question::Members { room, after, limit };
         let Answers { counts, pages, unanswered } = self.ask(self.bounds.timeout, question).await?;
         let merge = move || merge_members(pages, limit as usize);
-        let (members, next) = comet_serve::aside(merge).await;
+        let (members, next) = comet_serve::offload(merge).await;
         let member = |(host, member): (HostName, HostMember)| Member {
             key: member.key.into(),
             mid: member.user,

@@ -9,8 +9,8 @@ use comet_core::Report;
 use comet_mesh::Inbox;
 use comet_push::Bounds;
 use comet_serve::{
-    AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS,
-    Health, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
+    AccessControl, AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
+    HTTP_CONNECTIONS, Health, Listener, Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -42,9 +42,9 @@ pub(crate) struct Assembly {
     pub(crate) debug: Vec<Listener>,
     pub(crate) bounds: Bounds,
     pub(crate) gates: Arc<Gates>,
-    pub(crate) push_lock: Arc<Lock>,
+    pub(crate) push_access: Arc<AccessControl>,
     pub(crate) access_log: Arc<AccessLog>,
-    pub(crate) monitor_lock: Arc<Lock>,
+    pub(crate) monitor_access: Arc<AccessControl>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) cluster: Option<Arc<ClusterDriver>>,
@@ -79,14 +79,14 @@ impl Assembly {
         let mut servers = Servers::new(health.clone());
         let http_limits = push_limits(HTTP_CONNECTIONS, bounds.frame_max);
         let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
-        let gate = gates.logged_gate("push.grpc", limits, &self.push_lock, &self.access_log);
+        let gate = gates.logged_gate("push.grpc", limits, &self.push_access, &self.access_log);
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
-        let gate = gates.logged_gate("push.http", http_limits, &self.push_lock, &self.access_log);
+        let gate = gates.logged_gate("push.http", http_limits, &self.push_access, &self.access_log);
         servers.http(&gate, self.http, &calls)?;
-        let gate = gates.pages("monitor.stat", STAT_CONNECTIONS, &self.monitor_lock);
+        let gate = gates.pages("monitor.stat", STAT_CONNECTIONS, &self.monitor_access);
         let pages = pages::router(monitor, health);
         servers.http(&gate, self.stat, &pages)?;
-        let gate = gates.pages("monitor.pprof", DEBUG_CONNECTIONS, &self.monitor_lock);
+        let gate = gates.pages("monitor.pprof", DEBUG_CONNECTIONS, &self.monitor_access);
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let memory = memory.watch(Arc::clone(&hub));
@@ -137,7 +137,7 @@ impl Assembly {
             {
                 // Until the commit of an upgrade the former process is this host.
                 let (is_successor, driver) =
-                    (*phase.borrow() == Phase::Moving, Arc::clone(cluster));
+                    (*phase.borrow() == Phase::Upgrading, Arc::clone(cluster));
                 engine.spawn(async move {
                     if is_successor {
                         driver.committed().await;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use comet_hub::fanout::{Fanout, Target};
 use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, pace};
 use comet_router::Sessions;
-use comet_serve::poll_aside;
+use comet_serve::poll_offloaded;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -117,13 +117,13 @@ impl PushBackend for Comets {
             let rooms = sessions.room_counts().await.map_err(unavailable)?.into_iter();
             Ok::<_, Status>(make(rooms.map(|(room, online)| (room.into(), online)).collect()))
         };
-        Ok(OfAllHosts { value: poll_aside(made).await?, unanswered: Vec::new() })
+        Ok(OfAllHosts { value: poll_offloaded(made).await?, unanswered: Vec::new() })
     }
 
     async fn members_of(&self, rooms: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
         let sessions = Arc::clone(&self.sessions);
         let members = async move { sessions.members_of(&rooms).await.map_err(unavailable) };
-        let members = poll_aside(members).await?.into_iter().map(u64::from);
+        let members = poll_offloaded(members).await?.into_iter().map(u64::from);
         Ok(OfAllHosts { value: members.collect(), unanswered: Vec::new() })
     }
 

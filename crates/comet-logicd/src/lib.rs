@@ -28,6 +28,6 @@ mod wanted;
 
 pub use comet::CometOptions;
 pub use comet_push::Node;
-pub use comet_serve::{ApiTls, BadAddress, Lock, StartError};
+pub use comet_serve::{AccessControl, ApiTls, BadAddress, StartError};
 pub use server::{LogicServer, Options};
 pub use wanted::DiscoveredComets;

@@ -11,9 +11,9 @@ use comet_ops::{CertificatesInUse, ServiceManager};
 use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates,
-    GrpcApi, HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError,
-    listen, request_bytes, spawn, stopped,
+    AccessControl, AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS,
+    GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Listener, Phase, STAT_CONNECTIONS, Servers,
+    StartError, listen, request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -47,8 +47,8 @@ pub struct Options {
     pub stat: Vec<Address>,
     /// TLS of these addresses and of comets (`api_tls`).
     pub tls: ApiTls,
-    /// The lock for callers (`logic_server.tokens`).
-    pub lock: Arc<Lock>,
+    /// Access control of callers (`logic_server.tokens`).
+    pub access: Arc<AccessControl>,
     /// Whether calls of the HTTP push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
     /// The token for calls to comets (`logic_server.comet_token`).
@@ -77,7 +77,7 @@ pub struct LogicServer {
     grpc: Vec<Address>,
     http: Vec<Address>,
     stat: Vec<Address>,
-    lock: Arc<Lock>,
+    access: Arc<AccessControl>,
     access_log: Arc<AccessLog>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
@@ -100,7 +100,7 @@ impl LogicServer {
         let grpc = listen("logic_server.grpc", &options.grpc, &options.tls)?;
         let http = listen("logic_server.http", &options.http, &options.tls)?;
         let stat = listen("logic_server.stat", &options.stat, &options.tls)?;
-        if options.lock.is_open() {
+        if options.access.is_open() {
             for warning in exposure(
                 &authenticator,
                 options.tls.open_to_all(&grpc.addresses),
@@ -109,7 +109,7 @@ impl LogicServer {
                 log::warn!("{warning}");
             }
         }
-        let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let (access, tls) = (Arc::clone(&options.access), options.tls.clone());
         let access_log = Arc::clone(&options.access_log);
         let certificates = Arc::<CertificatesInUse>::default();
         let configured = take(&mut options.comets);
@@ -131,7 +131,7 @@ impl LogicServer {
             grpc: grpc.addresses,
             http: http.addresses,
             stat: stat.addresses,
-            lock,
+            access,
             access_log,
             tls,
             certificates,
@@ -162,7 +162,7 @@ impl LogicServer {
 
     /// Replaces the tokens that callers need.
     pub fn set_tokens(&self, tokens: Vec<String>) {
-        self.lock.set_tokens(tokens);
+        self.access.set_tokens(tokens);
     }
 
     /// Sets whether calls of the push API are logged.
@@ -300,7 +300,7 @@ impl Assembly {
             .merge(sessions::route(&comets, &counts));
         let calls = http_api(calls);
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
-        let Options { server_id, version, lock, access_log, .. } = options;
+        let Options { server_id, version, access, access_log, .. } = options;
         let stat_gates = Arc::clone(&gates);
         let stat_page =
             Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
@@ -321,9 +321,9 @@ impl Assembly {
             request_max: bounds.frame_max,
             request_time: bounds.timeout,
         };
-        let logic_gate = gates.gate("logic_server.grpc", rooms, &lock);
-        let push_gate = gates.logged_gate("logic_server.http", pushes, &lock, &access_log);
-        let stat_gate = gates.pages("logic_server.stat", STAT_CONNECTIONS, &lock);
+        let logic_gate = gates.gate("logic_server.grpc", rooms, &access);
+        let push_gate = gates.logged_gate("logic_server.http", pushes, &access, &access_log);
+        let stat_gate = gates.pages("logic_server.stat", STAT_CONNECTIONS, &access);
         servers
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))

@@ -12,7 +12,7 @@ use comet_router::{Memory, Redis, Store, StoreError};
 use comet_serve::{AccessLog, root_cause};
 use rustix::process::{Resource, getrlimit};
 
-use crate::options::lock;
+use crate::options::access_control;
 use crate::{api_tls, comet_watch, jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
@@ -201,7 +201,7 @@ fn options(config: &Config, tls: ApiTls, comets: Vec<CometOptions>) -> Options {
         http: settings.http.clone(),
         stat: settings.stat.clone(),
         tls,
-        lock: lock(config, &settings.tokens),
+        access: access_control(config, &settings.tokens),
         access_log: Arc::new(AccessLog::new(config.push.access_log)),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
         comets,

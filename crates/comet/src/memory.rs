@@ -20,8 +20,8 @@ use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
     ANSWER_BYTES_MAX, ANSWERS_MAX, CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
-    HEAD_MAX, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_ANSWERS_MAX,
-    STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    HEAD_MAX, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, UNAUTHENTICATED_ANSWERS_MAX,
+    UNAUTHENTICATED_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 
 use crate::options::{limits, memory_ceiling};
@@ -270,15 +270,15 @@ impl Bounds {
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
-            ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
+            ("requests of callers without a token", allocated(UNAUTHENTICATED_BYTES_MAX as u64)),
             // At `monitor.stat` and at `monitor.pprof`.
             ("requests for pages", allocated(2 * PAGES_BYTES_MAX as u64)),
             (
                 "answers that callers have not taken",
                 when(
                     !push.grpc.is_empty(),
-                    ((ANSWERS_MAX + STRANGERS_ANSWERS_MAX) * ANSWER) as u64
-                        + allocated((ANSWER_BYTES_MAX + STRANGERS_BYTES_MAX) as u64),
+                    ((ANSWERS_MAX + UNAUTHENTICATED_ANSWERS_MAX) * ANSWER) as u64
+                        + allocated((ANSWER_BYTES_MAX + UNAUTHENTICATED_BYTES_MAX) as u64),
                 ),
             ),
             ("watches of health", when(!push.grpc.is_empty(), WATCHES_MAX as u64 * WATCH)),

@@ -392,8 +392,8 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(token_keys) => token_keys,
         Err(error) => return say_mistakes(&error),
     };
-    let renewal = match api_tls::renew(server.tls(), &adopted, api_tls::Caller::Logic) {
-        Ok(renewal) => renewal,
+    let tls_reload = match api_tls::prepare_reload(server.tls(), &adopted, api_tls::Caller::Logic) {
+        Ok(tls_reload) => tls_reload,
         Err(error) => return say_mistakes(&error),
     };
     let comets = crate::logic::comets(&adopted.logic_server, server.tls());
@@ -410,9 +410,9 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
     }
-    let certificate = api_tls::certificate(renewal.certificate(), &adopted);
+    let certificate = api_tls::certificate(tls_reload.certificate(), &adopted);
     reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
-    renewal.take_effect();
+    tls_reload.apply();
     server.set_tokens(tokens.clone());
     server.set_comets(comets);
     *running = adopted;

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::Config;
-use comet_control::{ApiTls, ClusterOptions, Control, ControlWake, Lock, Options};
+use comet_control::{AccessControl, ApiTls, ClusterOptions, Control, ControlWake, Options};
 use comet_core::{Limits, Settings, ShardId};
 use comet_listen::Inherited;
 use comet_logic::{AnyAuthenticator, Embedded};
@@ -61,8 +61,8 @@ pub(crate) struct Threads {
 #[derive(Debug)]
 pub(crate) struct Handles {
     pub(crate) certificates: Arc<CertificatesInUse>,
-    pub(crate) push_lock: Arc<Lock>,
-    pub(crate) monitor_lock: Arc<Lock>,
+    pub(crate) push_access: Arc<AccessControl>,
+    pub(crate) monitor_access: Arc<AccessControl>,
     pub(crate) access_log: Arc<AccessLog>,
 }
 
@@ -160,8 +160,8 @@ impl Prepared {
         let options = Options { traced, inherited, ..options };
         let handles = Handles {
             certificates,
-            push_lock: Arc::clone(&options.push_lock),
-            monitor_lock: Arc::clone(&options.monitor_lock),
+            push_access: Arc::clone(&options.push_access),
+            monitor_access: Arc::clone(&options.monitor_access),
             access_log: Arc::clone(&options.access_log),
         };
         let cluster = self.cluster.take();

@@ -255,7 +255,7 @@ async fn the_stream_is_held_between_two_pushes() {
     assert!(rig.fake.shards[0].is_empty());
     assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(place(11)));
     // The upgrade fails.
-    rig.fake.control.end_move();
+    rig.fake.control.end_upgrade();
     assert_eq!(rig.next_push().await.1, 12);
 }
 

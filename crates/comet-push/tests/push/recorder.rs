@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, http_api, push_routes};
-use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -38,10 +38,10 @@ pub(crate) fn start(timeout: Duration) -> Running {
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
     let gates = Gates::new(65_536, 1 << 20);
     let limits = GateLimits { connections: 512, request_max: 256, request_time: timeout };
-    servers.http(&gates.gate("test", limits, &lock), bound.listeners, &router).unwrap();
+    servers.http(&gates.gate("test", limits, &access), bound.listeners, &router).unwrap();
     Running {
         address: bound.addresses[0].socket().unwrap(),
         bodies,

@@ -8,7 +8,7 @@ use comet_push::{
     Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, Pushed,
     RoomChange, RoomsPage, RoomsQuery, StreamBackend, grpc_api,
 };
-use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
@@ -145,10 +145,10 @@ async fn start(request_bytes: usize) -> Running {
     let api = grpc_api(Arc::new(Manual(sender)), Arc::clone(&counts), phases.clone());
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let mut servers = Servers::new(phases);
-    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
     let gates = Gates::new(65_536, request_bytes);
     let limits = GateLimits { connections: 8, request_max: 4_096, request_time: PATIENT };
-    servers.grpc(&gates.gate("test", limits, &lock), bound.listeners, api, DESCRIPTORS).unwrap();
+    servers.grpc(&gates.gate("test", limits, &access), bound.listeners, api, DESCRIPTORS).unwrap();
     let endpoint =
         Endpoint::from_shared(format!("http://{}", bound.addresses[0].socket().unwrap())).unwrap();
     let client = PushClient::new(endpoint.connect().await.unwrap());
