@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPlace,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPosition,
     Target,
 };
 use comet_ops::{Exposition, Kind};
@@ -102,8 +102,8 @@ pub(crate) struct ClusterDriver {
     commit: Notify,
     /// Pushes of the shared stream pass this gate.
     gate: Gate,
-    /// The place up to which the shards have begun the stream, once it was read.
-    stream: Mutex<Option<StreamPlace>>,
+    /// The position up to which the shards have begun the stream, once it was read.
+    stream: Mutex<Option<StreamPosition>>,
 }
 
 impl ClusterDriver {
@@ -382,9 +382,9 @@ impl ClusterDriver {
         let outcome = begun.await;
         self.begun.fetch_add(is_paced.into(), SeqCst);
         match (outcome, reply) {
-            (Ok((tally, told)), Some(reply)) => {
+            (Ok((tally, question_reply)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
-                let part = Part { told, ..part };
+                let part = Part { question_reply, ..part };
                 // If there is no space for the answer, the caller's host counts this one as unanswered.
                 self.engine.answer(reply, part);
             }
@@ -440,7 +440,7 @@ impl ClusterDriver {
                     cluster.not_published(call);
                 }
                 Err(Command::Store { call, .. }) => cluster.not_published(Some(call)),
-                Err(command) => cluster.not_told(self.now(), command),
+                Err(command) => cluster.handle_refused(self.now(), command),
             }
         }
         while let Some(held) = cluster.poll_held_elsewhere() {

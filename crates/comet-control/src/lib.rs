@@ -57,7 +57,7 @@ pub use census::{Census, CensusTaker};
 pub use cluster::ClusterOptions;
 pub use cluster::STREAM_BYTES_MAX;
 pub use comet_hub::CALLS_MAX;
-pub use comet_hub::cluster::{ClusterHandOver, StreamPlace};
+pub use comet_hub::cluster::{ClusterHandOver, StreamPosition};
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
 pub use comet_push::{Bounds, Node};
 pub use comet_serve::{AccessControl, Address, ApiTls, BearerToken};

@@ -19,7 +19,7 @@ use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
     Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
-    Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
+    PushResult, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
 };
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
@@ -88,7 +88,7 @@ impl PushBackend for Pushes {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         Ok(self.begin_keys(keys, proto, operation)?.await?.into())
     }
 
@@ -97,11 +97,11 @@ impl PushBackend for Pushes {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         Ok(self.begin_users(users, proto, operation)?.await?.into())
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         Ok(self.begin_room(room, proto)?.await?.into())
     }
 
@@ -110,7 +110,7 @@ impl PushBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
         speed: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let publication = self.publication(proto.as_ref(), operation, || Target::All);
         let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
@@ -282,8 +282,8 @@ impl Pushes {
             Order::Tell(question) => {
                 let questions = Arc::clone(&self.questions);
                 Begun::Told(Box::pin(async move {
-                    let told = questions.answer(question).await?;
-                    Ok((Tally::default(), told))
+                    let question_reply = questions.answer(question).await?;
+                    Ok((Tally::default(), question_reply))
                 }))
             }
             Order::CancelBroadcast { name } => self.cancel_here(&name),

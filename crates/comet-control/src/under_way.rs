@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use comet_core::Tally;
-use comet_hub::cluster::{ClusterOutcome, NotStored, Told};
+use comet_hub::cluster::{ClusterOutcome, NotStored, QuestionReply};
 use comet_wire::goim::comet::Ledger;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -50,15 +50,16 @@ pub(crate) enum Begun {
     Paced(Telling),
 }
 
-pub(crate) type Telling = Pin<Box<dyn Future<Output = Result<(Tally, Told), Status>> + Send>>;
+pub(crate) type Telling =
+    Pin<Box<dyn Future<Output = Result<(Tally, QuestionReply), Status>> + Send>>;
 
 impl Future for Begun {
-    type Output = Result<(Tally, Told), Status>;
+    type Output = Result<(Tally, QuestionReply), Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match &mut *self {
             Self::Push(push) => {
-                ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Told::default()))
+                ready!(Pin::new(push).poll(cx)).map(|tally| (tally, QuestionReply::default()))
             }
             Self::Told(telling) | Self::Paced(telling) => ready!(telling.as_mut().poll(cx)),
         })

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, pace};
+use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, PushResult, pace};
 use comet_router::Sessions;
 use comet_serve::poll_offloaded;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
@@ -32,10 +32,10 @@ impl PushBackend for Comets {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.bounds.check_count("key", keys.len())?;
         let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let keys = once(keys);
         let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
         let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
@@ -49,10 +49,10 @@ impl PushBackend for Comets {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.bounds.check_count("user", users.len())?;
         let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let users = once(users);
         let keys = self.bounds.keys_max;
         let most = (SESSIONS * keys).min(SESSIONS_MAX).max(keys);
@@ -74,10 +74,10 @@ impl PushBackend for Comets {
         self.carry(|fanout| fanout.to_sessions(sessions, absent), request).await
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         let proto = self.bounds.check_proto(proto)?;
         self.check_comets()?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
         self.carry(Fanout::to_room, |_| Request::Room(request.clone())).await
     }
@@ -87,11 +87,11 @@ impl PushBackend for Comets {
         proto: Option<Proto>,
         operation: i32,
         speed: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let speed = pace(speed)?;
         let proto = self.bounds.check_proto(proto)?;
         self.check_comets()?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let live = match speed {
             None => BTreeMap::new(),
             Some(_) => self.live_by_comet().await,

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use comet_hub::fanout::{
     Call, Check, CometNumber, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
-    HealthTimes, LedgerSum, NoPlace, PartId, PushFanout, Refused, Target, may_have_taken,
+    HealthTimes, LedgerSum, NoPermit, PartId, PushError, PushFanout, Target, may_have_taken,
 };
 use comet_hub::{CallerId, Millis};
-use comet_push::{Bounds, FailedServer, MayHaveTaken, Pushed};
+use comet_push::{Bounds, FailedServer, MayHaveTaken, PushResult};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{BearerToken, Caller, Outgoing};
 use comet_wire::goim::comet::Ledger;
@@ -30,7 +30,7 @@ use crate::wanted::Wanted;
 /// Most pushes under way at once. Together with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
 
-/// Most pushes of one caller, so that it takes four callers to use up all places.
+/// Most pushes of one caller, so that it takes four callers to use up all permits.
 const CALLER_PUSHES_MAX: usize = PUSHES_MAX / 4;
 
 /// Most calls under way to one comet, so that a slow comet holds up at most half of the pushes.
@@ -118,12 +118,12 @@ impl Drop for CallUnderWay {
     }
 }
 
-/// A place among the pushes under way.
-pub(crate) struct Place<'a>(&'a Comets, CallerId);
+/// A permit among the pushes under way.
+pub(crate) struct PushPermit<'a>(&'a Comets, CallerId);
 
-impl Drop for Place<'_> {
+impl Drop for PushPermit<'_> {
     fn drop(&mut self) {
-        self.0.state().fanout.give_place_back(self.1);
+        self.0.state().fanout.release_permit(self.1);
     }
 }
 
@@ -133,8 +133,8 @@ impl Comets {
         let fanout = Fanout::new(FanoutConfig {
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
-            places: PUSHES_MAX,
-            caller_places: CALLER_PUSHES_MAX,
+            permits: PUSHES_MAX,
+            caller_permits: CALLER_PUSHES_MAX,
             calls: CALLS_MAX,
         });
         let state =
@@ -213,14 +213,14 @@ impl Comets {
         }
     }
 
-    /// A place for a push of the current caller.
-    pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
+    /// A permit for a push of the current caller.
+    pub(crate) fn permit(&self) -> Result<PushPermit<'_>, Status> {
         let caller = CallerId(Caller::current().0);
-        let taken = self.state().fanout.take_place(caller);
+        let taken = self.state().fanout.acquire_permit(caller);
         let (most, whose) = match taken {
-            Ok(()) => return Ok(Place(self, caller)),
-            Err(NoPlace::OfAll(most)) => (most, ""),
-            Err(NoPlace::OfCaller(most)) => (most, " of this connection"),
+            Ok(()) => return Ok(PushPermit(self, caller)),
+            Err(NoPermit::OfAll(most)) => (most, ""),
+            Err(NoPermit::OfCaller(most)) => (most, " of this connection"),
         };
         let sentence = "are under way; try again when some are answered";
         Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
@@ -232,7 +232,7 @@ impl Comets {
         &self,
         plan: impl FnOnce(&Fanout) -> PushFanout,
         request: impl Fn(Target) -> Request,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let mut push = plan(&self.state().fanout);
         let caller = CallerId(Caller::current().0);
         let (mut calls, mut messages) = (JoinSet::new(), BTreeMap::new());
@@ -273,15 +273,15 @@ impl Comets {
             log_event(&event);
         }
         let pushed = push.finish().map_err(|refused| match refused {
-            Refused::BadRequest(message) => Status::invalid_argument(message),
-            Refused::Unavailable(sentence) => Status::unavailable(sentence),
-            Refused::Unknown { sentence, servers } => MayHaveTaken(servers).status(sentence),
+            PushError::BadRequest(message) => Status::invalid_argument(message),
+            PushError::Unavailable(sentence) => Status::unavailable(sentence),
+            PushError::Unknown { sentence, servers } => MayHaveTaken(servers).status(sentence),
         })?;
         let ledger = wire_ledger(pushed.ledger, may_have_taken(&pushed.failed));
         let failed = pushed.failed.into_iter();
         let failed =
             failed.map(|failed| FailedServer { message: failed.sentence(), server: failed.server });
-        Ok(Pushed { ledger, failed: failed.collect() })
+        Ok(PushResult { ledger, failed: failed.collect() })
     }
 
     /// Whether the comet last answered that it takes clients.

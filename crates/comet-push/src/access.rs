@@ -9,7 +9,7 @@ use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::backend::{
-    ChangeTarget, KickNotice, KickTarget, PushBackend, Pushed, RoomChange, StreamBackend,
+    ChangeTarget, KickNotice, KickTarget, PushBackend, PushResult, RoomChange, StreamBackend,
 };
 
 /// [`PushBackend::to_keys`].
@@ -18,7 +18,7 @@ pub(crate) async fn to_keys<B: PushBackend>(
     keys: Vec<String>,
     proto: Option<Proto>,
     operation: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("keys={}", keys.len()), proto.as_ref());
     pushed(backend.to_keys(keys, proto, operation).await)
 }
@@ -29,7 +29,7 @@ pub(crate) async fn to_users<B: PushBackend>(
     users: Vec<i64>,
     proto: Option<Proto>,
     operation: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("users={}", users.len()), proto.as_ref());
     pushed(backend.to_users(users, proto, operation).await)
 }
@@ -39,7 +39,7 @@ pub(crate) async fn to_room<B: PushBackend>(
     backend: &B,
     room: String,
     proto: Option<Proto>,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("room={}", Quoted(&room)), proto.as_ref());
     pushed(backend.to_room(room, proto).await)
 }
@@ -50,7 +50,7 @@ pub(crate) async fn to_all<B: PushBackend>(
     proto: Option<Proto>,
     operation: i32,
     speed: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("speed={speed}"), proto.as_ref());
     pushed(backend.to_all(proto, operation, speed).await)
 }
@@ -103,7 +103,7 @@ fn describe(target: Arguments<'_>, proto: Option<&Proto>) {
     AccessLogEntry::current().add(format_args!("{target} bytes={bytes}"));
 }
 
-fn pushed(answer: Result<Pushed, Status>) -> Result<Pushed, Status> {
+fn pushed(answer: Result<PushResult, Status>) -> Result<PushResult, Status> {
     let pushed = answer?;
     let Ledger { matched, queued, dropped, absent, scheduled, unanswered, parked } = &pushed.ledger;
     let (dropped, access) = (dropped.values().sum::<u64>(), AccessLogEntry::current());

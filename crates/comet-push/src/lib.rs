@@ -22,7 +22,7 @@ mod trace_fields;
 
 pub use backend::{
     Broadcast, ChangeTarget, Clients, FailedServer, KickNotice, KickTarget, MayHaveTaken,
-    OfAllHosts, PushBackend, Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend,
+    OfAllHosts, PushBackend, PushResult, RoomChange, RoomsPage, RoomsQuery, StreamBackend,
 };
 pub use bounds::Bounds;
 pub use grpc::grpc_api;

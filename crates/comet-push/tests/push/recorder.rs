@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, http_api, push_routes};
+use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, PushResult, http_api, push_routes};
 use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
@@ -94,10 +94,10 @@ struct Recorder {
 }
 
 impl Recorder {
-    fn note(&self, proto: Option<Proto>) -> Result<Pushed, Status> {
+    fn note(&self, proto: Option<Proto>) -> Result<PushResult, Status> {
         let proto = self.bounds.check_proto(proto)?;
         self.bodies.send(proto.body.to_vec()).unwrap();
-        Ok(Pushed::default())
+        Ok(PushResult::default())
     }
 }
 
@@ -111,22 +111,27 @@ impl PushBackend for Recorder {
         _: Vec<String>,
         proto: Option<Proto>,
         _: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.note(proto)
     }
 
-    async fn to_users(&self, _: Vec<i64>, proto: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_users(
+        &self,
+        _: Vec<i64>,
+        proto: Option<Proto>,
+        _: i32,
+    ) -> Result<PushResult, Status> {
         self.note(proto)
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         match room.ends_with(BUSY) {
             true => Err(Status::resource_exhausted("2 pushes are under way")),
             false => self.note(proto),
         }
     }
 
-    async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+    async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<PushResult, Status> {
         self.note(proto)
     }
 

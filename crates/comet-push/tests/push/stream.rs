@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, Pushed,
+    Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, PushResult,
     RoomChange, RoomsPage, RoomsQuery, StreamBackend, grpc_api,
 };
 use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
@@ -50,19 +50,24 @@ impl PushBackend for Manual {
         Bounds { frame_max: 256, keys_max: 8, timeout: PATIENT }
     }
 
-    async fn to_keys(&self, _: Vec<String>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_keys(
+        &self,
+        _: Vec<String>,
+        _: Option<Proto>,
+        _: i32,
+    ) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_room(&self, _: String, _: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, _: String, _: Option<Proto>) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_all(&self, _: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+    async fn to_all(&self, _: Option<Proto>, _: i32, _: i32) -> Result<PushResult, Status> {
         unasked()
     }
 
