@@ -29,6 +29,7 @@ use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::inspect;
 use crate::inspector::Inspector;
+use crate::liveness::CoreLiveness;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
@@ -39,7 +40,6 @@ use crate::servers::Assembly;
 use crate::spans::TracedPush;
 use crate::start_error::StartError;
 use crate::this_node::ThisNode;
-use crate::vitals::Vitals;
 use crate::wake::ControlWake;
 
 /// The name of the thread, also in errors.
@@ -126,7 +126,7 @@ pub struct Control {
     memory: Arc<MemoryCeiling>,
     monitor: Arc<Monitor>,
     node: Arc<NodeDriver>,
-    vitals: Arc<Vitals>,
+    liveness: Arc<CoreLiveness>,
     gates: Arc<Gates>,
     phase: watch::Sender<Phase>,
     /// Duplicates of the listening sockets.
@@ -190,7 +190,7 @@ impl Control {
             None => None,
         };
         let logic = logic.map(Arc::new);
-        let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
+        let liveness = Arc::new(CoreLiveness::new(options.pulses, options.epoch));
         let first = if options.inherited.is_some() { Phase::Upgrading } else { Phase::Starting };
         let (phase, phases) = watch::channel(first);
         let bounds = Bounds {
@@ -241,7 +241,7 @@ impl Control {
         let monitor = Arc::new(Monitor {
             inspector: Arc::clone(&inspector),
             questions: Arc::clone(&questions),
-            vitals: Arc::clone(&vitals),
+            liveness: Arc::clone(&liveness),
             memory: Arc::clone(&memory),
             certificates: options.certificates,
             hub: Arc::clone(&hub),
@@ -273,7 +273,7 @@ impl Control {
             push: inspect::serve(push, inspector, questions, counts),
             node: Arc::clone(&node),
             calls: http_api(calls),
-            vitals: Arc::clone(&vitals),
+            liveness: Arc::clone(&liveness),
             memory: Arc::clone(&memory),
             monitor: Arc::clone(&monitor),
             phase: phases,
@@ -291,7 +291,7 @@ impl Control {
             memory,
             monitor,
             node,
-            vitals,
+            liveness,
             gates,
             phase,
             sockets,

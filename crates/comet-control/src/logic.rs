@@ -311,10 +311,10 @@ impl Logic {
                     sending.abort();
                 }
             }
-            Action::CountRooms { told } => {
+            Action::CountRooms { sent_rooms } => {
                 tokio::spawn(async move {
                     let limit = logic.timeout;
-                    let cut = move |rooms| RoomPieces::cut(rooms, told.as_ref());
+                    let cut = move |rooms| RoomPieces::cut(rooms, sent_rooms.as_ref());
                     let rooms = logic.hub.rooms(limit, cut).await;
                     logic.update(|state, now| state.client.handle_rooms(now, rooms.ok()));
                 });

@@ -25,7 +25,7 @@ use tonic::Status;
 
 use crate::active_time::ActiveTime;
 use crate::comet::{Comet, CometOptions, Origin, Request, ask};
-use crate::wanted::Wanted;
+use crate::desired_comets::DesiredComets;
 
 /// Most pushes under way at once. Together with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
@@ -71,17 +71,17 @@ struct State {
 }
 
 impl State {
-    /// The comets that discovery no longer has, and that still answer. If a wanted comet has the same address, it is
+    /// The comets that discovery no longer has, and that still answer. If a desired comet has the same address, it is
     /// that one.
-    fn left(&self, wanted: &Wanted) -> Vec<(CometOptions, Origin)> {
+    fn left(&self, desired: &DesiredComets) -> Vec<(CometOptions, Origin)> {
         let comets = self.list.iter();
         let left = comets.filter(|(number, Comet { options, origin, .. })| {
             let health = self.health.health(**number);
             *origin != Origin::Configured
                 && matches!(health, Health::Serving | Health::NotServing)
-                && !wanted.has(options)
+                && !desired.has(options)
         });
-        let left = left.take(DISCOVERED_MAX.saturating_sub(wanted.discovered.len()));
+        let left = left.take(DISCOVERED_MAX.saturating_sub(desired.discovered.len()));
         left.map(|(_, comet)| (comet.options.clone(), Origin::Left)).collect()
     }
 
@@ -153,13 +153,13 @@ impl Comets {
     /// Sets the comets for pushes: these, and those that left discovery and still answer. A comet that stays at its
     /// address keeps its health and its connection. Calls under way to a removed comet continue to their end; then its
     /// connection closes. Must be called inside a runtime.
-    pub(crate) fn set_list(&self, wanted: Wanted) {
+    pub(crate) fn set_list(&self, desired: DesiredComets) {
         let now = self.time.now();
         let mut state = self.state();
-        let left = state.left(&wanted);
+        let left = state.left(&desired);
         let State { list, fanout, health } = &mut *state;
         let mut next = CometList::new();
-        for (options, origin) in wanted.comets().chain(left) {
+        for (options, origin) in desired.comets().chain(left) {
             let stays = list.iter().find(|(_, comet)| comet.is_at(&options));
             let (number, comet) = match stays {
                 Some((number, comet)) => (*number, comet.with(options, origin)),

@@ -21,10 +21,10 @@ use tonic::codec::CompressionEncoding;
 
 use crate::comet::CometOptions;
 use crate::comets::Comets;
+use crate::desired_comets::{DesiredComets, DiscoveredComets};
 use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::stat::Stat;
-use crate::wanted::{DiscoveredComets, Wanted};
 use crate::{health, sessions, stat};
 
 /// Longest request, bytes, both compressed and uncompressed: the rooms of a comet.
@@ -81,7 +81,7 @@ pub struct LogicServer {
     access_log: Arc<AccessLog>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
-    comets: watch::Sender<Wanted>,
+    comets: watch::Sender<DesiredComets>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -113,7 +113,8 @@ impl LogicServer {
         let access_log = Arc::clone(&options.access_log);
         let certificates = Arc::<CertificatesInUse>::default();
         let configured = take(&mut options.comets);
-        let (comets, wanted) = watch::channel(Wanted { configured, ..Wanted::default() });
+        let (comets, desired) =
+            watch::channel(DesiredComets { configured, ..DesiredComets::default() });
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -123,7 +124,7 @@ impl LogicServer {
             authenticator: authenticator.clone(),
             certificates: Arc::clone(&certificates),
             sessions,
-            comets: wanted,
+            comets: desired,
             phase: phases,
         };
         let thread = spawn(THREAD, Vec::new(), || servers.start())?;
@@ -172,7 +173,7 @@ impl LogicServer {
 
     /// Replaces the configured comets. Calls under way to a removed one continue to their end.
     pub fn set_comets(&self, comets: Vec<CometOptions>) {
-        self.comets.send_modify(|wanted| wanted.configured = comets);
+        self.comets.send_modify(|desired| desired.configured = comets);
     }
 
     /// The handle that sets the comets found in discovery. Pushes go to them in addition to the configured ones.
@@ -256,7 +257,7 @@ struct Assembly {
     authenticator: AnyAuthenticator,
     certificates: Arc<CertificatesInUse>,
     sessions: Store,
-    comets: watch::Receiver<Wanted>,
+    comets: watch::Receiver<DesiredComets>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -271,7 +272,7 @@ impl Assembly {
             authenticator,
             certificates,
             sessions,
-            comets: wanted,
+            comets: desired,
             phase,
         } = self;
         let bounds = Bounds {
@@ -283,8 +284,8 @@ impl Assembly {
         let counts = Arc::new(CallCounts::default());
         let comets = Comets::new(options.comet_token.clone(), Arc::clone(&sessions), bounds);
         let comets = Arc::new(comets);
-        comets.set_list(wanted.borrow().clone());
-        let monitored = health::monitor(Arc::clone(&comets), wanted);
+        comets.set_list(desired.borrow().clone());
+        let monitored = health::monitor(Arc::clone(&comets), desired);
         let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {

@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
+use crate::pending_push::{LocalPush, PendingPush, RemoteOutcome};
 use crate::status::status;
-use crate::under_way::{Elsewhere, UnderWay, UnderWayHere};
 
 use super::publication::taken_apart;
 use super::{ClusterDriver, STREAM_BYTES_MAX, UNLIMITED, unix_ms};
@@ -32,15 +32,15 @@ const LATE: Duration = Duration::from_secs(1);
 
 /// The call of a push on the cores.
 enum StreamCall {
-    Push(UnderWayHere),
+    Push(LocalPush),
     /// The push is refused, and its home is told.
-    Refusal(UnderWayHere),
+    Refusal(LocalPush),
 }
 
 impl ClusterDriver {
     /// Puts a push of this host's callers into the stream. Does not wait, so pushes of one caller enter the stream in
     /// the order in which they begin.
-    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> Elsewhere {
+    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> RemoteOutcome {
         self.begin_by(limit, |cluster, limit, caller| cluster.store(limit, publication, caller))
     }
 
@@ -165,9 +165,9 @@ impl ClusterDriver {
         &self,
         home: ShardId,
         message: impl FnOnce(CallId) -> Message,
-    ) -> Result<UnderWayHere, Status> {
+    ) -> Result<LocalPush, Status> {
         let call = self.hub.begin(UNLIMITED, |call| [(home, message(call))]);
-        Ok(UnderWay::from(call.map_err(status)?).here())
+        Ok(PendingPush::from(call.map_err(status)?).here())
     }
 
     /// Sets whether this host reads the stream without delay. Other hosts are told, so that they wait for this one or

@@ -46,14 +46,14 @@ impl Control {
 
     /// The cores are frozen, for at most `time`. Until then their silence must not make health or the service manager
     /// end this process, and with it the connections.
-    pub fn excuse_cores(&self, time: Duration) {
-        self.vitals.excuse(time);
+    pub fn suspend_liveness(&self, time: Duration) {
+        self.liveness.suspend(time);
     }
 
     /// Accepts callers: again after [`Control::begin_upgrade`], or for the first time in a process that has taken over.
     /// The cores take turns again.
     pub fn end_upgrade(&self) {
-        self.vitals.end_excuse();
+        self.liveness.resume();
         end_upgrade(&self.phase);
         if let Some(cluster) = &self.cluster {
             cluster.release();

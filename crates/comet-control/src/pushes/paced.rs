@@ -20,8 +20,8 @@ use tonic::Status;
 use crate::cluster::unix_ms;
 use crate::counts::snapshots;
 use crate::hub::{HubDriver, PacedCall};
+use crate::pending_push::HostRequestCall;
 use crate::status::{known, ledger, status};
-use crate::under_way::Begun;
 
 use super::Pushes;
 
@@ -75,11 +75,11 @@ impl Pushes {
     }
 
     /// Begins this host's part of a broadcast from another host, or from a program.
-    pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<Begun, Status> {
+    pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<HostRequestCall, Status> {
         // Checked first, to avoid asking the shards for their connections in vain.
         check_room(&self.hub)?;
         let (hub, limit) = (Arc::clone(&self.hub), self.bounds.timeout);
-        Ok(Begun::Paced(Box::pin(async move {
+        Ok(HostRequestCall::Paced(Box::pin(async move {
             let refused = |status: Status| Status::aborted(status.message());
             let scheduled = schedule_part(&hub, limit, &push, pace).await.map_err(refused)?;
             Ok((Tally::default(), QuestionReply { counts: vec![scheduled], page: None }))
@@ -121,9 +121,9 @@ impl Pushes {
     }
 
     /// Ends the broadcasts of this name here, as another host ordered.
-    pub(super) fn cancel_here(&self, name: &Arc<str>) -> Begun {
+    pub(super) fn cancel_here(&self, name: &Arc<str>) -> HostRequestCall {
         let (ended, limit) = (self.hub.cancel_named(name), self.bounds.timeout);
-        Begun::Told(Box::pin(async move {
+        HostRequestCall::Told(Box::pin(async move {
             Ok((tally_of(ended, limit).await?, QuestionReply::default()))
         }))
     }

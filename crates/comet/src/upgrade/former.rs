@@ -386,7 +386,7 @@ impl Predecessor for Former<'_> {
     fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
         let control = self.app.control();
         // From here on the cores take no turns.
-        control.excuse_cores(self.frozen_max);
+        control.suspend_liveness(self.frozen_max);
         let blocks = control.blocks();
         let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
         let process = Process {
