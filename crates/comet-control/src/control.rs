@@ -13,8 +13,8 @@ use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
 use comet_ops::{CertificatesInUse, LogFormat};
 use comet_push::{
-    Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
-    push_routes, room_routes, with_node_service,
+    CallLimits, ClientEndpoint, admin_routes, broadcast_routes, grpc_api, http_api, kick_routes,
+    node_routes, push_routes, room_routes, with_node_service,
 };
 use comet_serve::{
     AccessControl, AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
@@ -70,7 +70,7 @@ pub struct Options {
     /// Access control of pages and services of operators (`monitor.tokens`).
     pub monitor_access: Arc<AccessControl>,
     /// The addresses and settings of this server as clients find them.
-    pub node: Node,
+    pub node: ClientEndpoint,
     /// Its share of clients beside that of other servers (`server.weight`).
     pub weight: u32,
     /// Longest body of a pushed frame, bytes.
@@ -193,7 +193,7 @@ impl Control {
         let liveness = Arc::new(CoreLiveness::new(options.pulses, options.epoch));
         let first = if options.inherited.is_some() { Phase::Upgrading } else { Phase::Starting };
         let (phase, phases) = watch::channel(first);
-        let bounds = Bounds {
+        let bounds = CallLimits {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
             timeout: options.call_timeout,
@@ -235,7 +235,7 @@ impl Control {
             .merge(broadcast_routes(&pushes, &counts))
             .merge(kick_routes(&pushes, &counts))
             .merge(room_routes(&pushes, &counts))
-            .merge(operation_routes(&node, &counts));
+            .merge(admin_routes(&node, &counts));
         let push = grpc_api(Arc::clone(&pushes), Arc::clone(&counts), phases.clone());
         let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let monitor = Arc::new(Monitor {

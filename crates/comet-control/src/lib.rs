@@ -59,7 +59,7 @@ pub use cluster::STREAM_BYTES_MAX;
 pub use comet_hub::CALLS_MAX;
 pub use comet_hub::cluster::{ClusterHandOver, StreamPosition};
 pub use comet_hub::logic::{NOTICES_MAX, UnknownCode};
-pub use comet_push::{Bounds, Node};
+pub use comet_push::{CallLimits, ClientEndpoint};
 pub use comet_serve::{AccessControl, Address, ApiTls, BearerToken};
 pub use control::{Control, Options, TraceLogSwitch, descriptors};
 pub use drain::{DrainPlan, Drained};

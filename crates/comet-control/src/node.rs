@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_core::limits::BLOCKS_MAX;
 use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
-use comet_push::Operations;
+use comet_push::NodeAdmin;
 use comet_serve::{Phase, advance, begin_upgrade, leaving, undrain};
 use comet_wire::comet::v1::{
     self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReq,
@@ -38,7 +38,7 @@ struct State {
     drain: Drain,
     /// The defaults for a drain by a call.
     plan: DrainPlan,
-    /// Clients per second that the last [`Operations::move_off`] closes.
+    /// Clients per second that the last [`NodeAdmin::move_off`] closes.
     move_off_per_second: u32,
     /// Called with `false` when this server has to leave discovery, and with `true` when it has to come back. Returns
     /// at once.
@@ -256,7 +256,7 @@ impl State {
     }
 }
 
-impl Operations for NodeDriver {
+impl NodeAdmin for NodeDriver {
     type Trace = LiveTraceStream;
 
     async fn status(&self) -> Result<NodeStatus, Status> {
@@ -422,7 +422,7 @@ fn millis(time: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use comet_mesh::inbox;
-    use comet_push::Bounds;
+    use comet_push::CallLimits;
     use comet_serve::end_upgrade;
 
     use super::*;
@@ -439,7 +439,7 @@ mod tests {
         let hub = HubDriver::new(vec![shard], wake, limits, std::time::Instant::now(), None);
         let hub = Arc::new(hub);
         let timeout = Duration::from_millis(1);
-        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout };
+        let bounds = CallLimits { frame_max: 1, keys_max: 1, timeout };
         let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
         let questions = Arc::new(Questions::new(Arc::clone(&hub), inspector, bounds, None));
         let memory = Arc::new(MemoryCeiling::new(u64::MAX));

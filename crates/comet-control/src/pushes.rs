@@ -18,7 +18,7 @@ use comet_core::{
 use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
-    Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
+    Broadcast, CallLimits, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
     PushResult, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
 };
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
@@ -39,7 +39,7 @@ pub(crate) struct Pushes {
     hub: Arc<HubDriver>,
     memory: Arc<MemoryCeiling>,
     questions: Arc<Questions>,
-    bounds: Bounds,
+    bounds: CallLimits,
     /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
@@ -49,7 +49,7 @@ impl Pushes {
         hub: Arc<HubDriver>,
         memory: Arc<MemoryCeiling>,
         questions: Arc<Questions>,
-        bounds: Bounds,
+        bounds: CallLimits,
         cluster: Option<Arc<ClusterDriver>>,
     ) -> Self {
         Self { hub, memory, questions, bounds, cluster }
@@ -79,7 +79,7 @@ impl Pushes {
 }
 
 impl PushBackend for Pushes {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 

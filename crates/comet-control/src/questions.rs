@@ -9,7 +9,7 @@ use comet_hub::cluster::{
     HostMember, HostName, MembersCursor, Order, Page, Pages, Question, QuestionReply, add_counts,
     merge_members, merge_rooms,
 };
-use comet_push::{Bounds, Clients, OfAllHosts, RoomsPage, RoomsQuery};
+use comet_push::{CallLimits, Clients, OfAllHosts, RoomsPage, RoomsQuery};
 use comet_wire::comet::v1::{CountsReply, Member, MembersReply, MembersReq};
 use tonic::Status;
 
@@ -29,7 +29,7 @@ pub(crate) struct Questions {
     hub: Arc<HubDriver>,
     inspector: Arc<Inspector>,
     room_lists: RoomLists,
-    bounds: Bounds,
+    bounds: CallLimits,
     /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
@@ -45,7 +45,7 @@ impl Questions {
     pub(crate) fn new(
         hub: Arc<HubDriver>,
         inspector: Arc<Inspector>,
-        bounds: Bounds,
+        bounds: CallLimits,
         cluster: Option<Arc<ClusterDriver>>,
     ) -> Self {
         let room_lists = RoomLists::new(Arc::clone(&hub));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::Router;
 use comet_core::Report;
 use comet_mesh::Inbox;
-use comet_push::Bounds;
+use comet_push::CallLimits;
 use comet_serve::{
     AccessControl, AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
     HTTP_CONNECTIONS, Health, Listener, Phase, STAT_CONNECTIONS, Servers, stopped,
@@ -40,7 +40,7 @@ pub(crate) struct Assembly {
     pub(crate) http: Vec<Listener>,
     pub(crate) stat: Vec<Listener>,
     pub(crate) debug: Vec<Listener>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: CallLimits,
     pub(crate) gates: Arc<Gates>,
     pub(crate) push_access: Arc<AccessControl>,
     pub(crate) access_log: Arc<AccessLog>,

@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, PushResult, pace};
+use comet_push::{CallLimits, Clients, OfAllHosts, PushBackend, PushResult, pace};
 use comet_router::Sessions;
 use comet_serve::poll_offloaded;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
@@ -23,7 +23,7 @@ const SESSIONS: usize = 16;
 const SESSIONS_MAX: usize = 1 << 20;
 
 impl PushBackend for Comets {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 

@@ -13,7 +13,7 @@ use comet_hub::fanout::{
     HealthTimes, LedgerSum, NoPermit, PartId, PushError, PushFanout, Target, may_have_taken,
 };
 use comet_hub::{CallerId, Millis};
-use comet_push::{Bounds, FailedServer, MayHaveTaken, PushResult};
+use comet_push::{CallLimits, FailedServer, MayHaveTaken, PushResult};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{BearerToken, Caller, Outgoing};
 use comet_wire::goim::comet::Ledger;
@@ -49,7 +49,7 @@ const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 
 pub(crate) struct Comets {
     token: BearerToken,
     pub(crate) sessions: Arc<Store>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: CallLimits,
     time: ActiveTime,
     /// This lock is never held across an await, and only the thread of logic takes it.
     state: Arc<Mutex<State>>,
@@ -129,7 +129,7 @@ impl Drop for PushPermit<'_> {
 
 impl Comets {
     /// No comets yet. Their calls use `token`.
-    pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: Bounds) -> Self {
+    pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: CallLimits) -> Self {
         let fanout = Fanout::new(FanoutConfig {
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),

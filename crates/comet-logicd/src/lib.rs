@@ -27,7 +27,7 @@ mod stat;
 mod turnstile;
 
 pub use comet::CometOptions;
-pub use comet_push::Node;
+pub use comet_push::ClientEndpoint;
 pub use comet_serve::{AccessControl, ApiTls, BadAddress, StartError};
 pub use desired_comets::DiscoveredComets;
 pub use server::{LogicServer, Options};

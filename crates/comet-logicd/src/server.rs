@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
 use comet_ops::{CertificatesInUse, ServiceManager};
-use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
+use comet_push::{CallLimits, ClientEndpoint, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
     AccessControl, AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS,
@@ -57,7 +57,7 @@ pub struct Options {
     pub comets: Vec<CometOptions>,
     /// The settings about comets for clients. Comets are told its heartbeat as the silence that ends a connection; it
     /// is never zero, because goim's comet would close every connection at once.
-    pub node: Node,
+    pub node: ClientEndpoint,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -275,7 +275,7 @@ impl Assembly {
             comets: desired,
             phase,
         } = self;
-        let bounds = Bounds {
+        let bounds = CallLimits {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
             timeout: options.call_timeout,
@@ -344,13 +344,13 @@ impl Assembly {
 
 #[cfg(test)]
 mod tests {
-    use comet_logic::{Algorithm, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+    use comet_logic::{Algorithm, ClaimNames, Jwt, JwtOptions, KeyFile, UnverifiedTokens};
 
     use super::*;
 
     #[test]
     fn what_others_can_reach_is_warned_of() {
-        let open = AnyAuthenticator::Open(Embedded);
+        let open = AnyAuthenticator::Open(UnverifiedTokens);
         let keys = vec![KeyFile { name: "secret".to_owned(), bytes: vec![b'x'; 32] }];
         let jwt = Jwt::new(JwtOptions {
             algorithms: vec![Algorithm::Hs256],

@@ -10,14 +10,14 @@ use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::bounds::Bounds;
+use crate::call_limits::CallLimits;
 
-/// Takes pushes, and knows who is online. It checks every request against its own [`Bounds`].
+/// Takes pushes, and knows who is online. It checks every request against its own [`CallLimits`].
 ///
 /// A failed call is a status with a sentence for its caller.
 pub trait PushBackend: Send + Sync + 'static {
     /// The limits of one call.
-    fn bounds(&self) -> Bounds;
+    fn bounds(&self) -> CallLimits;
 
     /// Pushes to the connections that hold `keys`; a key given twice counts once. `operation` is the
     /// one a connection must accept; 0 stands for the operation of `proto`.

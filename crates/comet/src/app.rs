@@ -258,7 +258,8 @@ impl App {
     /// Returns the certificates that are new to clients and callers, and the reread files of the APIs, which are not
     /// in use yet.
     fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, TlsReload), String> {
-        let tls_reload = api_tls::prepare_reload(&self.api_tls, config, api_tls::Caller::Comet)?;
+        let tls_reload =
+            api_tls::prepare_reload(&self.api_tls, config, api_tls::CallingProcess::Comet)?;
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
         }

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, HistoryStore, SlowConsumer, UnknownCode};
 use comet_control::{
-    AccessControl, ApiTls, BearerToken, DrainPlan, LogicOptions, Node, Options, descriptors,
+    AccessControl, ApiTls, BearerToken, ClientEndpoint, DrainPlan, LogicOptions, Options,
+    descriptors,
 };
 use comet_core::limits::{COALESCE_AFTER_MS, RECOVERY_MEMORY, TEXT_PUSH_MAX};
 use comet_core::{
@@ -62,7 +63,7 @@ pub(crate) fn control_options(
         push_access: access_control(config, &config.push.tokens),
         access_log: Arc::new(AccessLog::new(config.push.access_log)),
         monitor_access: access_control(config, &config.monitor.tokens),
-        node: Node {
+        node: ClientEndpoint {
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
             websocket: addresses.websocket.clone(),

@@ -11,7 +11,7 @@ use comet_config::Config;
 use comet_control::{AccessControl, ApiTls, ClusterOptions, Control, ControlWake, Options};
 use comet_core::{Limits, Settings, ShardId};
 use comet_listen::Inherited;
-use comet_logic::{AnyAuthenticator, Embedded};
+use comet_logic::{AnyAuthenticator, UnverifiedTokens};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
@@ -83,7 +83,7 @@ impl Prepared {
             authenticator(&config.token).map_err(StartError::Logic)?
         } else {
             // This one is never used: another process checks the tokens, and has the keys.
-            AnyAuthenticator::Open(Embedded)
+            AnyAuthenticator::Open(UnverifiedTokens)
         };
         for warning in warnings(config, open_files) {
             log::warn!("{warning}");
@@ -97,7 +97,8 @@ impl Prepared {
         if ring_entries < config.limits.ring_entries {
             log::warn!("{}", smaller_rings(ring_entries, config));
         }
-        let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
+        let api_tls =
+            api_tls::load(config, api_tls::CallingProcess::Comet).map_err(StartError::ApiTls)?;
         let listeners = listeners::open(config, &inherited.clone().unwrap_or_default())?;
         jwks::take_over(&authenticator, &config.token, key_sets);
         jwks::fetch(&authenticator, &config.token);

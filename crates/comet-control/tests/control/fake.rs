@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_control::{
-    AccessControl, ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Node, Options,
-    StartError,
+    AccessControl, ApiTls, ClientEndpoint, ClusterOptions, Control, ControlWake, DrainPlan,
+    Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_hub::cluster::{
@@ -36,7 +36,7 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
         http: vec!["127.0.0.1:0".parse().unwrap()],
         stat: vec!["127.0.0.1:0".parse().unwrap()],
         debug: vec!["127.0.0.1:0".parse().unwrap()],
-        node: Node {
+        node: ClientEndpoint {
             domain: "push.example".to_owned(),
             tcp: vec!["192.0.2.1:8080".parse().unwrap(), "192.0.2.2:8081".parse().unwrap()],
             websocket: vec!["192.0.2.1:8090".parse().unwrap()],

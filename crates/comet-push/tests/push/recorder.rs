@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, PushResult, http_api, push_routes};
+use comet_push::{CallLimits, Clients, OfAllHosts, PushBackend, PushResult, http_api, push_routes};
 use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub(crate) struct Running {
 /// Serves the API; a body may have 256 bytes, and `timeout` to be received.
 pub(crate) fn start(timeout: Duration) -> Running {
     let (sender, bodies) = unbounded_channel();
-    let bounds = Bounds { frame_max: 256, keys_max: 8, timeout };
+    let bounds = CallLimits { frame_max: 256, keys_max: 8, timeout };
     let backend = Arc::new(Recorder { bounds, bodies: sender });
     let router = http_api(push_routes(backend, &Arc::new(CallCounts::default())));
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
@@ -89,7 +89,7 @@ pub(crate) async fn answered(stream: &mut TcpStream) -> (u16, Value) {
 pub(crate) const BUSY: &str = "busy";
 
 struct Recorder {
-    bounds: Bounds,
+    bounds: CallLimits,
     bodies: UnboundedSender<Vec<u8>>,
 }
 
@@ -102,7 +102,7 @@ impl Recorder {
 }
 
 impl PushBackend for Recorder {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, PushResult,
+    Broadcast, CallLimits, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, PushResult,
     RoomChange, RoomsPage, RoomsQuery, StreamBackend, grpc_api,
 };
 use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
@@ -46,8 +46,8 @@ fn unasked<T>() -> Result<T, Status> {
 }
 
 impl PushBackend for Manual {
-    fn bounds(&self) -> Bounds {
-        Bounds { frame_max: 256, keys_max: 8, timeout: PATIENT }
+    fn bounds(&self) -> CallLimits {
+        CallLimits { frame_max: 256, keys_max: 8, timeout: PATIENT }
     }
 
     async fn to_keys(

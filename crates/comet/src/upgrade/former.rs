@@ -15,7 +15,7 @@ use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
 use crate::App;
 use crate::pid_file::PidFile;
 
-use super::heritage::{Process, Sockets};
+use super::handover_data::{Process, Sockets};
 use super::request::{Answer, Request, own_binary};
 
 /// How long clients in a handshake may take to send their tokens.
