@@ -57,9 +57,9 @@ pub struct Gate {
     access_control: Arc<AccessControl>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
-    /// Places for watches of health.
+    /// Permits for watches of health.
     watches: Arc<Semaphore>,
-    /// Places for reports that are being handled.
+    /// Permits for reports that are being handled.
     reports: Arc<Semaphore>,
     /// When the log last had a line about a caller who may not call.
     logged: Mutex<Option<Instant>>,
@@ -333,15 +333,15 @@ impl Gate {
         &self.access_log
     }
 
-    /// A place for a watch of health, until it is dropped.
+    /// A permit for a watch of health, until it is dropped.
     pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
     }
 
     /// Waits until a report may be handled. Hold the permit until it is.
     pub(crate) async fn report(&self) -> OwnedSemaphorePermit {
-        let place = Arc::clone(&self.reports).acquire_owned().await;
-        place.expect("nobody closes the semaphore")
+        let permit = Arc::clone(&self.reports).acquire_owned().await;
+        permit.expect("nobody closes the semaphore")
     }
 
     pub(crate) fn is_traced(&self) -> bool {

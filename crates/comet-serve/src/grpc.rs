@@ -52,7 +52,7 @@ impl GrpcApi {
     }
 
     /// Declares that the request to `path`, and its answer, may be long lists. They are decoded, handled and encoded
-    /// on the blocking pool, once the whole request has arrived.
+    /// on the blocking pool once the whole request has arrived.
     #[must_use]
     pub fn report(mut self, path: &'static str) -> Self {
         self.reports.push(path);

@@ -126,9 +126,9 @@ impl HyperService<Request<Wire>> for Guarded {
             // The whole body is read first, so that a slow caller occupies no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
-            let place = gate.report().await;
+            let permit = gate.report().await;
             poll_offloaded(async move {
-                let _place = place;
+                let _permit = permit;
                 let answer = of_handler.run(caller.run(router.call(request)));
                 let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
@@ -155,8 +155,8 @@ impl HyperService<Request<Wire>> for Guarded {
                 let body = Body::new(poll_offloaded(Frames::of(body)).await);
                 response = Response::from_parts(head, body);
             }
-            if let Some(place) = watch {
-                response = response.map(|answer| Body::new(Watch::new(answer, place)));
+            if let Some(permit) = watch {
+                response = response.map(|answer| Body::new(Watch::new(answer, permit)));
             }
             if form != Form::Whole && !response.body().is_end_stream() {
                 let kind = if form.is_stream() || is_watch { Kind::Stream } else { Kind::Call };

@@ -49,7 +49,8 @@ impl Form {
     }
 }
 
-/// A whole message. Until this is dropped its bytes count and its connection stays, unless its caller has no token.
+/// A whole message. Until this is dropped its bytes count and its connection stays, unless its caller is
+/// unauthenticated.
 pub struct Received {
     _complete: Complete,
     _calling: Option<CallGuard>,
