@@ -7,7 +7,7 @@ use crate::client::Client;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::options::Options;
-use crate::reconnect::{Event, Face, Reconnecting};
+use crate::reconnect::{ClientHandle, Event, Reconnecting};
 use crate::stop::Stopper;
 use crate::stream::blocking::BlockingStream;
 
@@ -23,7 +23,7 @@ use crate::stream::blocking::BlockingStream;
 #[derive(Debug)]
 pub struct Listener(Reconnecting<Client>);
 
-impl Face for Client {
+impl ClientHandle for Client {
     type Stream = BlockingStream;
 
     fn of(connection: Connection<BlockingStream>) -> Self {

@@ -70,7 +70,7 @@ pub enum Event {
 }
 
 /// The blocking or the asynchronous form of the connection.
-pub(crate) trait Face {
+pub(crate) trait ClientHandle {
     type Stream: Stream + fmt::Debug;
     fn of(connection: Connection<Self::Stream>) -> Self;
     fn connection(&mut self) -> &mut Connection<Self::Stream>;
@@ -82,9 +82,9 @@ pub(crate) trait Face {
 /// being connected. So a program whose futures are all dropped early connects in the end, and the server may have sent
 /// messages that it counts as delivered.
 #[derive(Debug)]
-pub(crate) struct Reconnecting<F: Face> {
+pub(crate) struct Reconnecting<H: ClientHandle> {
     options: Options,
-    state: State<F>,
+    state: State<H>,
     attempt: u32,
     /// The room that was joined last. `None`: none was, and the token's room remains.
     room: Option<String>,
@@ -102,20 +102,20 @@ pub(crate) struct Reconnecting<F: Face> {
 }
 
 #[derive(Debug)]
-enum State<F: Face> {
+enum State<H: ClientHandle> {
     /// The time of the next attempt; `None`: beyond what an `Instant` can hold.
     Waiting(Option<Instant>),
     Connecting {
-        stream: Connecting<F::Stream>,
+        stream: Connecting<H::Stream>,
         deadline: Option<Instant>,
     },
     /// The server has not accepted the token yet.
     Authenticating {
-        client: Box<F>,
+        client: Box<H>,
         deadline: Option<Instant>,
     },
     Connected {
-        client: Box<F>,
+        client: Box<H>,
         since: Instant,
         /// The remaining set-up of the connection; `None` once it is done or has failed.
         set_up: Option<SetUp>,
@@ -133,7 +133,7 @@ impl<S: Stream> fmt::Debug for Connecting<S> {
     }
 }
 
-impl<F: Face> Reconnecting<F> {
+impl<H: ClientHandle> Reconnecting<H> {
     pub(crate) fn new(mut options: Options) -> Self {
         let others = Known::new(mem::take(&mut options.positions));
         Self {
@@ -155,7 +155,7 @@ impl<F: Face> Reconnecting<F> {
         self.stopper.clone()
     }
 
-    pub(crate) fn client(&mut self) -> Option<&mut F> {
+    pub(crate) fn client(&mut self) -> Option<&mut H> {
         match &mut self.state {
             State::Connected { client, set_up: None, .. } => Some(client),
             _ => None,
@@ -163,8 +163,8 @@ impl<F: Face> Reconnecting<F> {
     }
 
     /// The connection for a request. `None` if it has ended: [`Event::Disconnected`] follows.
-    fn connection(&mut self) -> Option<&mut Connection<F::Stream>> {
-        self.client().map(F::connection).filter(|connection| !connection.has_ended())
+    fn connection(&mut self) -> Option<&mut Connection<H::Stream>> {
+        self.client().map(H::connection).filter(|connection| !connection.has_ended())
     }
 
     fn is_in(&mut self, room: &str) -> bool {
@@ -277,7 +277,7 @@ impl<F: Face> Reconnecting<F> {
             match &mut self.state {
                 State::Ended => return None,
                 State::Waiting(until) => {
-                    F::Stream::sleep(*until, &self.stopper).await;
+                    H::Stream::sleep(*until, &self.stopper).await;
                     if self.stopper.has_stopped() {
                         return self.end();
                     }
@@ -328,19 +328,19 @@ impl<F: Face> Reconnecting<F> {
         let wanted = self.rooms.iter().filter_map(|(room, since)| Some((room.clone(), (*since)?)));
         self.options.positions = self.others.positions().chain(wanted).collect();
         let deadline = Instant::now().checked_add(self.options.timeout);
-        let stream = Connecting(F::Stream::connect(&self.options, deadline));
+        let stream = Connecting(H::Stream::connect(&self.options, deadline));
         self.state = State::Connecting { stream, deadline };
         Ok(())
     }
 
     fn handle_connected(
         &mut self,
-        connected: Result<F::Stream, Error>,
+        connected: Result<H::Stream, Error>,
         deadline: Option<Instant>,
     ) -> Result<(), Error> {
         let mut connection = Connection::new(connected?, &self.options)?;
         connection.stream().obey(&self.stopper)?;
-        self.state = State::Authenticating { client: Box::new(F::of(connection)), deadline };
+        self.state = State::Authenticating { client: Box::new(H::of(connection)), deadline };
         Ok(())
     }
 

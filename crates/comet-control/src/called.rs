@@ -10,7 +10,7 @@ use comet_proto::decode;
 
 use crate::cluster::ClusterDriver;
 use crate::hub::HubDriver;
-use crate::under_way::Elsewhere;
+use crate::pending_push::RemoteOutcome;
 
 /// Other hosts get seven eighths of the time of a call, so that the core, which answers at the end of that time, learns
 /// their results before. A late control thread needs more time, so their time is shorter by at least [`TELLING`], or by
@@ -29,7 +29,7 @@ impl ClusterDriver {
         limit: Duration,
         target: CallerTarget,
         push: &Push,
-    ) -> Elsewhere {
+    ) -> RemoteOutcome {
         let bytes = push.frame.message();
         let frame = decode(bytes, bytes.len()).ok().flatten();
         let (frame, _) = frame.expect("a shard made the frame of a request");
@@ -56,7 +56,7 @@ impl ClusterDriver {
 pub(crate) async fn tell_caller(
     hub: Arc<HubDriver>,
     (shard, call, bytes): (ShardId, CallId, usize),
-    outcome: Elsewhere,
+    outcome: RemoteOutcome,
 ) {
     let unknown =
         || ClusterOutcome { unanswered: vec![UNKNOWN_HOSTS.into()], ..ClusterOutcome::default() };

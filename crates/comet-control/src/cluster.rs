@@ -1,8 +1,8 @@
 //! Other hosts: executes the decisions of [`comet_hub::cluster`], through an engine between the hosts.
 
 mod events;
-mod gate;
-mod moving;
+mod live_upgrade;
+mod pause_gate;
 mod publication;
 mod stream;
 
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use comet_core::{Message, Millis, ShardId, home_of_key};
 use comet_hub::cluster::{
     Cluster, ClusterCounts, ClusterOutcome, Command, Engine, EngineCounts, Event, HeldElsewhere,
-    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPlace,
+    HeldKey, HostName, KeyListing, Order, Part, Publication, ReplyTo, StreamEvent, StreamPosition,
     Target,
 };
 use comet_ops::{Exposition, Kind};
@@ -29,10 +29,10 @@ use tokio::time::sleep_until;
 use tonic::{Code, Status};
 
 use crate::hub::HubDriver;
-use crate::under_way::{Begun, Elsewhere};
+use crate::pending_push::{HostRequestCall, RemoteOutcome};
 
 use events::{ClusterEvents, PUSHES_A_TURN, Turn};
-use gate::Gate;
+use pause_gate::PauseGate;
 
 pub(crate) use publication::taken_apart;
 
@@ -80,7 +80,7 @@ pub(crate) struct ClusterWork {
 type Decisions = Cluster<oneshot::Sender<ClusterOutcome>>;
 
 /// A request of another host to the shards here.
-pub(crate) enum Wanted {
+pub(crate) enum HostRequest {
     Push(Publication),
     Order(Order),
 }
@@ -101,9 +101,9 @@ pub(crate) struct ClusterDriver {
     /// Notified when this process becomes this host, after an upgrade.
     commit: Notify,
     /// Pushes of the shared stream pass this gate.
-    gate: Gate,
-    /// The place up to which the shards have begun the stream, once it was read.
-    stream: Mutex<Option<StreamPlace>>,
+    gate: PauseGate,
+    /// The position up to which the shards have begun the stream, once it was read.
+    stream: Mutex<Option<StreamPosition>>,
 }
 
 impl ClusterDriver {
@@ -136,7 +136,7 @@ impl ClusterDriver {
             begun,
             is_withdrawn,
             commit,
-            gate: Gate::new(),
+            gate: PauseGate::new(),
             stream: Mutex::new(None),
         };
         (Arc::new(driver), ClusterWork { events, stream, work })
@@ -144,12 +144,12 @@ impl ClusterDriver {
 
     /// Publishes a push of this host's callers. Does not wait, so pushes of one caller are published in the order in
     /// which they begin.
-    pub(crate) fn begin(&self, limit: Duration, publication: Publication) -> Elsewhere {
+    pub(crate) fn begin(&self, limit: Duration, publication: Publication) -> RemoteOutcome {
         self.begin_by(limit, |cluster, limit, caller| cluster.begin(limit, publication, caller))
     }
 
     /// Has the other hosts carry out an order of this host's callers. Does not wait either.
-    pub(crate) fn order(&self, limit: Duration, order: Order) -> Elsewhere {
+    pub(crate) fn order(&self, limit: Duration, order: Order) -> RemoteOutcome {
         self.begin_by(limit, |cluster, limit, caller| cluster.order(limit, order, caller))
     }
 
@@ -157,14 +157,14 @@ impl ClusterDriver {
         &self,
         limit: Duration,
         begin: impl FnOnce(&mut Decisions, (Millis, u64), oneshot::Sender<ClusterOutcome>),
-    ) -> Elsewhere {
+    ) -> RemoteOutcome {
         let (caller, outcome) = oneshot::channel();
         let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
         let mut cluster = self.lock();
         begin(&mut cluster, (self.now(), limit_ms), caller);
         self.carry_out(&mut cluster);
         self.wake.notify_one();
-        Elsewhere::new(outcome)
+        RemoteOutcome::new(outcome)
     }
 
     /// Notes that a room got its first member on this host, or lost its last.
@@ -293,7 +293,7 @@ impl ClusterDriver {
     pub(crate) async fn run(
         self: Arc<Self>,
         mut events: ClusterEvents,
-        begin: impl Fn(Wanted) -> Result<Begun, Status>,
+        begin: impl Fn(HostRequest) -> Result<HostRequestCall, Status>,
     ) -> Infallible {
         let mut under_way = FuturesUnordered::new();
         let (mut pushes, mut notices) = (Vec::new(), Vec::new());
@@ -324,9 +324,9 @@ impl ClusterDriver {
                     }
                     Turn::Pushes(taken) => {
                         has_engine = taken > 0;
-                        let wanted = pushes.drain(..).map(|event| self.wanted(event));
-                        for (wanted, target, reply) in wanted {
-                            let answer = self.receive(begin(wanted), target, reply);
+                        let requests = pushes.drain(..).map(|event| self.host_request(event));
+                        for (request, target, reply) in requests {
+                            let answer = self.receive(begin(request), target, reply);
                             // The set polls each of its ready futures. With a task budget all but the first would be
                             // polled again and again without progress.
                             under_way.extend(answer.map(unconstrained));
@@ -343,15 +343,17 @@ impl ClusterDriver {
     }
 
     /// The request of another host, its target, and the address for the answer.
-    fn wanted(&self, event: Event) -> (Wanted, Target, Option<ReplyTo>) {
+    fn host_request(&self, event: Event) -> (HostRequest, Target, Option<ReplyTo>) {
         self.engine.note_taken(event.bytes());
         match event {
             Event::Push { publication, reply } => {
                 let target = publication.target.clone();
-                (Wanted::Push(publication), target, reply)
+                (HostRequest::Push(publication), target, reply)
             }
             // All hosts answer, as they do to a push to all.
-            Event::Ordered { order, reply } => (Wanted::Order(order), Target::All, Some(reply)),
+            Event::Ordered { order, reply } => {
+                (HostRequest::Order(order), Target::All, Some(reply))
+            }
             event => unreachable!("it is no push: {event:?}"),
         }
     }
@@ -359,12 +361,12 @@ impl ClusterDriver {
     /// `None`: the request is refused.
     fn receive(
         self: &Arc<Self>,
-        begun: Result<Begun, Status>,
+        begun: Result<HostRequestCall, Status>,
         target: Target,
         reply: Option<ReplyTo>,
     ) -> Option<impl Future<Output = ()> + use<>> {
         self.lock().note_received(reply.as_ref());
-        if !matches!(begun, Ok(Begun::Paced(_))) {
+        if !matches!(begun, Ok(HostRequestCall::Paced(_))) {
             self.begun.fetch_add(1, SeqCst);
         }
         match begun {
@@ -377,14 +379,19 @@ impl ClusterDriver {
     }
 
     /// Sends the caller's host the result of its push here.
-    async fn answer(self: Arc<Self>, begun: Begun, target: Target, reply: Option<ReplyTo>) {
-        let is_paced = matches!(begun, Begun::Paced(_));
+    async fn answer(
+        self: Arc<Self>,
+        begun: HostRequestCall,
+        target: Target,
+        reply: Option<ReplyTo>,
+    ) {
+        let is_paced = matches!(begun, HostRequestCall::Paced(_));
         let outcome = begun.await;
         self.begun.fetch_add(is_paced.into(), SeqCst);
         match (outcome, reply) {
-            (Ok((tally, told)), Some(reply)) => {
+            (Ok((tally, question_reply)), Some(reply)) => {
                 let part = self.lock().part(self.now(), &target, tally, &reply);
-                let part = Part { told, ..part };
+                let part = Part { question_reply, ..part };
                 // If there is no space for the answer, the caller's host counts this one as unanswered.
                 self.engine.answer(reply, part);
             }
@@ -440,7 +447,7 @@ impl ClusterDriver {
                     cluster.not_published(call);
                 }
                 Err(Command::Store { call, .. }) => cluster.not_published(Some(call)),
-                Err(command) => cluster.not_told(self.now(), command),
+                Err(command) => cluster.handle_refused(self.now(), command),
             }
         }
         while let Some(held) = cluster.poll_held_elsewhere() {

@@ -1,6 +1,6 @@
 //! The handle of the control thread: start it, move it through the phases of the process, end it.
 
-mod moving;
+mod live_upgrade;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use comet_core::{Limits, Message, Report};
 use comet_mesh::{Inbox, Pulse, Sender};
 use comet_ops::{CertificatesInUse, LogFormat};
 use comet_push::{
-    Bounds, Node, broadcast_routes, grpc_api, http_api, kick_routes, node_routes, operation_routes,
-    push_routes, room_routes, with_node_service,
+    CallLimits, ClientEndpoint, admin_routes, broadcast_routes, grpc_api, http_api, kick_routes,
+    node_routes, push_routes, room_routes, with_node_service,
 };
 use comet_serve::{
-    AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gates,
-    HTTP_CONNECTIONS, Inherited, Lock, NamedSocket, Phase, STAT_CONNECTIONS,
+    AccessControl, AccessLog, Address, ApiTls, CallCounts, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
+    Gates, HTTP_CONNECTIONS, Inherited, NamedSocket, Phase, STAT_CONNECTIONS,
     StartError as ServeError, advance, connections_max, listen_or_inherit, request_bytes, spawn,
 };
 use tokio::sync::watch;
@@ -29,6 +29,7 @@ use crate::drain::{DrainPlan, Drained};
 use crate::hub::HubDriver;
 use crate::inspect;
 use crate::inspector::Inspector;
+use crate::liveness::CoreLiveness;
 use crate::logic::{Logic, LogicOptions};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
@@ -39,7 +40,6 @@ use crate::servers::Assembly;
 use crate::spans::TracedPush;
 use crate::start_error::StartError;
 use crate::this_node::ThisNode;
-use crate::vitals::Vitals;
 use crate::wake::ControlWake;
 
 /// The name of the thread, also in errors.
@@ -57,20 +57,20 @@ pub struct Options {
     /// Addresses of profiles and of pages that change the running server (`monitor.pprof`); port 0 takes a free one.
     pub debug: Vec<Address>,
     /// Sockets of these addresses from another process. `Some`: that process serves the callers until
-    /// [`Control::end_move`].
+    /// [`Control::end_upgrade`].
     pub inherited: Option<Inherited>,
     /// TLS of these addresses and of logic (`api_tls`).
     pub tls: ApiTls,
     /// The addresses of logic. `None`: shards ask embedded logic, and no report may be for remote logic.
     pub logic: Option<LogicOptions>,
-    /// The lock of the push API (`push.tokens`).
-    pub push_lock: Arc<Lock>,
+    /// Access control of the push API (`push.tokens`).
+    pub push_access: Arc<AccessControl>,
     /// Whether calls of the push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
-    /// The lock of pages and services of operators (`monitor.tokens`).
-    pub monitor_lock: Arc<Lock>,
+    /// Access control of pages and services of operators (`monitor.tokens`).
+    pub monitor_access: Arc<AccessControl>,
     /// The addresses and settings of this server as clients find them.
-    pub node: Node,
+    pub node: ClientEndpoint,
     /// Its share of clients beside that of other servers (`server.weight`).
     pub weight: u32,
     /// Longest body of a pushed frame, bytes.
@@ -126,7 +126,7 @@ pub struct Control {
     memory: Arc<MemoryCeiling>,
     monitor: Arc<Monitor>,
     node: Arc<NodeDriver>,
-    vitals: Arc<Vitals>,
+    liveness: Arc<CoreLiveness>,
     gates: Arc<Gates>,
     phase: watch::Sender<Phase>,
     /// Duplicates of the listening sockets.
@@ -165,12 +165,12 @@ impl Control {
         let mut debug = listen("monitor.pprof", &options.debug)?;
         let bound = [&mut grpc, &mut http, &mut stat, &mut debug];
         let sockets = bound.into_iter().flat_map(|bound| bound.sockets.drain(..)).collect();
-        let Options { push_lock, monitor_lock, .. } = &options;
+        let Options { push_access, monitor_access, .. } = &options;
         for (setting, bound, lock, what) in [
-            ("push.grpc", &grpc, push_lock, "push"),
-            ("push.http", &http, push_lock, "push"),
-            ("monitor.stat", &stat, monitor_lock, "read what it holds"),
-            ("monitor.pprof", &debug, monitor_lock, "profile this process and change its log"),
+            ("push.grpc", &grpc, push_access, "push"),
+            ("push.http", &http, push_access, "push"),
+            ("monitor.stat", &stat, monitor_access, "read what it holds"),
+            ("monitor.pprof", &debug, monitor_access, "profile this process and change its log"),
         ] {
             for address in options.tls.open_to_all(&bound.addresses).filter(|_| lock.is_open()) {
                 log::warn!("{setting}: {address} is open to other hosts: all of them may {what}");
@@ -190,10 +190,10 @@ impl Control {
             None => None,
         };
         let logic = logic.map(Arc::new);
-        let vitals = Arc::new(Vitals::new(options.pulses, options.epoch));
-        let first = if options.inherited.is_some() { Phase::Moving } else { Phase::Starting };
+        let liveness = Arc::new(CoreLiveness::new(options.pulses, options.epoch));
+        let first = if options.inherited.is_some() { Phase::Upgrading } else { Phase::Starting };
         let (phase, phases) = watch::channel(first);
-        let bounds = Bounds {
+        let bounds = CallLimits {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
             timeout: options.call_timeout,
@@ -235,13 +235,13 @@ impl Control {
             .merge(broadcast_routes(&pushes, &counts))
             .merge(kick_routes(&pushes, &counts))
             .merge(room_routes(&pushes, &counts))
-            .merge(operation_routes(&node, &counts));
+            .merge(admin_routes(&node, &counts));
         let push = grpc_api(Arc::clone(&pushes), Arc::clone(&counts), phases.clone());
         let push = with_node_service(push, Arc::clone(&node), Arc::clone(&counts));
         let monitor = Arc::new(Monitor {
             inspector: Arc::clone(&inspector),
             questions: Arc::clone(&questions),
-            vitals: Arc::clone(&vitals),
+            liveness: Arc::clone(&liveness),
             memory: Arc::clone(&memory),
             certificates: options.certificates,
             hub: Arc::clone(&hub),
@@ -262,9 +262,9 @@ impl Control {
             debug: debug.listeners,
             bounds,
             gates: Arc::clone(&gates),
-            push_lock: options.push_lock,
+            push_access: options.push_access,
             access_log: options.access_log,
-            monitor_lock: options.monitor_lock,
+            monitor_access: options.monitor_access,
             hub: Arc::clone(&hub),
             logic: logic.clone(),
             cluster: driver.clone(),
@@ -273,7 +273,7 @@ impl Control {
             push: inspect::serve(push, inspector, questions, counts),
             node: Arc::clone(&node),
             calls: http_api(calls),
-            vitals: Arc::clone(&vitals),
+            liveness: Arc::clone(&liveness),
             memory: Arc::clone(&memory),
             monitor: Arc::clone(&monitor),
             phase: phases,
@@ -291,7 +291,7 @@ impl Control {
             memory,
             monitor,
             node,
-            vitals,
+            liveness,
             gates,
             phase,
             sockets,

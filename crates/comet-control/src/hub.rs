@@ -21,7 +21,7 @@ use comet_core::{CallId, Limits, Message, Millis, Report, ShardId};
 use comet_hub::{CallError, CallResult, CallerId, Outcome, PacedBroadcast, PacedBroadcasts};
 use comet_mesh::{Inbox, Sender, Wake};
 use comet_ops::LogFormat;
-use comet_serve::{Caller, aside, free_aside};
+use comet_serve::{Caller, drop_offloaded, offload};
 use tokio::select;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
@@ -167,7 +167,7 @@ impl HubDriver {
         self.begin(limit, |call| (0..self.shards).map(move |shard| (ShardId(shard), message(call))))
     }
 
-    /// Asks every home for its rooms, and applies `make` to them aside.
+    /// Asks every home for its rooms, and applies `make` to them on the blocking pool.
     pub(crate) async fn rooms<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -188,8 +188,8 @@ impl HubDriver {
         Ok(counted.rooms.into_iter().flatten().collect())
     }
 
-    /// Asks every shard for a list, and applies a function to all lists aside. The call continues when its caller
-    /// leaves, so that unwanted lists are freed aside as well.
+    /// Asks every shard for a list, and applies a function to all lists on the blocking pool. The call continues when
+    /// its caller leaves, so that unwanted lists are freed there as well.
     pub(crate) async fn lists<T: Send + 'static>(
         self: &Arc<Self>,
         limit: Duration,
@@ -226,7 +226,7 @@ impl HubDriver {
                 // Fails only if the caller has left.
                 let _ = sender.send(made);
             };
-            aside(make).await;
+            offload(make).await;
         });
         made.await.expect("the call ends with an outcome")
     }
@@ -314,7 +314,7 @@ impl HubDriver {
                     match state.hub.handle_report(report) {
                         // The caller who asked for them no longer waits.
                         Some(report @ (Report::Rooms { .. } | Report::Connections { .. })) => {
-                            free_aside(report);
+                            drop_offloaded(report);
                         }
                         report => unasked.extend(report),
                     }

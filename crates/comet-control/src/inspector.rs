@@ -1,4 +1,5 @@
-//! Queries of callers about clients and rooms: the shards make lists, which are merged into one answer aside.
+//! Queries of callers about clients and rooms: the shards make lists, which are merged into one answer on the blocking
+//! pool.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +35,7 @@ impl Inspector {
         Self { hub, lists: Arc::new(Semaphore::new(LISTS_MAX)) }
     }
 
-    /// Lists connections, and applies a function to the list aside.
+    /// Lists connections, and applies a function to the list on the blocking pool.
     ///
     /// # Errors
     /// If the request cannot be read, too many lists are being made, or a shard does not answer in time.
@@ -66,7 +67,8 @@ impl Inspector {
         self.lists(message, |listed| listed.connections, make).await
     }
 
-    /// Lists the busiest rooms and the slowest and busiest clients, and applies a function to the lists aside.
+    /// Lists the busiest rooms and the slowest and busiest clients, and applies a function to the lists on the blocking
+    /// pool.
     ///
     /// # Errors
     /// As [`Inspector::connections`].
@@ -80,7 +82,7 @@ impl Inspector {
         self.lists(|call| Message::Top { call }, |listed| listed.tops, make).await
     }
 
-    /// Reads a page of the history of a room, and applies a function to it aside.
+    /// Reads a page of the history of a room, and applies a function to it on the blocking pool.
     ///
     /// # Errors
     /// As [`Inspector::connections`], and if no rule covers the room.

@@ -19,7 +19,9 @@ use comet_hub::logic::{
     Action, AttemptId, ConnectionId, Event, LogicClient, LogicConfig, Request, RoomPieces,
     UnknownCode,
 };
-use comet_serve::{ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, free_aside, poll_aside};
+use comet_serve::{
+    ApiTls, BadAddress, BearerToken, GrpcChannel, Peer, drop_offloaded, poll_offloaded,
+};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet, yield_now};
@@ -294,7 +296,8 @@ impl Logic {
                     let server = (logic.server.clone(), logic.hub.shards());
                     let has_rooms = matches!(*request, Request::RenewOnline { .. });
                     let sending = attempt::send(channel, server, request, logic.timeout);
-                    let outcome = if has_rooms { poll_aside(sending).await } else { sending.await };
+                    let outcome =
+                        if has_rooms { poll_offloaded(sending).await } else { sending.await };
                     logic.update(|state, now| {
                         state.end_attempt(attempt);
                         state.client.handle_reply(now, attempt, outcome);
@@ -308,15 +311,15 @@ impl Logic {
                     sending.abort();
                 }
             }
-            Action::CountRooms { told } => {
+            Action::CountRooms { sent_rooms } => {
                 tokio::spawn(async move {
                     let limit = logic.timeout;
-                    let cut = move |rooms| RoomPieces::cut(rooms, told.as_ref());
+                    let cut = move |rooms| RoomPieces::cut(rooms, sent_rooms.as_ref());
                     let rooms = logic.hub.rooms(limit, cut).await;
                     logic.update(|state, now| state.client.handle_rooms(now, rooms.ok()));
                 });
             }
-            Action::Free(unneeded) => free_aside(unneeded),
+            Action::Free(unneeded) => drop_offloaded(unneeded),
         }
     }
 

@@ -16,11 +16,11 @@ use crate::cluster::ClusterDriver;
 use crate::counts::snapshots;
 use crate::hub::HubDriver;
 use crate::inspector::Inspector;
+use crate::liveness::CoreLiveness;
 use crate::logic::{Logic, LogicStats};
 use crate::memory_ceiling::MemoryCeiling;
 use crate::node::NodeDriver;
 use crate::questions::Questions;
-use crate::vitals::Vitals;
 
 /// How long a reader waits for the shards.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
@@ -191,7 +191,7 @@ pub(crate) struct Monitor {
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) cluster: Option<Arc<ClusterDriver>>,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) liveness: Arc<CoreLiveness>,
     pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) certificates: Arc<CertificatesInUse>,
     pub(crate) counts: Arc<CallCounts>,
@@ -247,7 +247,7 @@ impl Monitor {
         known: impl FnOnce(CallError) -> Result<Vec<(ShardId, Box<Counters>)>, CallError>,
     ) -> Result<Reading<'_>, CallError> {
         let inbox_depths = self.hub.depths();
-        let turn_ages = self.vitals.ages();
+        let turn_ages = self.liveness.ages();
         let calls_under_way = self.hub.calls_under_way();
         // Read before the shards are asked: each shard that answers knows these traces.
         let live_traces = self.hub.watchers.counts();
@@ -269,7 +269,7 @@ impl Monitor {
             monitor: self,
             counters: snapshots.into_iter().map(of_core).collect(),
             inbox_depths: self.hub.depths(),
-            turn_ages: self.vitals.ages(),
+            turn_ages: self.liveness.ages(),
             calls_under_way: self.hub.calls_under_way(),
             calls: self.counts.all(),
             trace_log: self.hub.trace_log_counts(),
@@ -278,7 +278,7 @@ impl Monitor {
         }
     }
 
-    /// Asks every home for its rooms, and applies a function to them aside.
+    /// Asks every home for its rooms, and applies a function to them on the blocking pool.
     pub(crate) async fn rooms<T: Send + 'static>(
         &self,
         make: impl FnOnce(Vec<(Arc<str>, u32)>) -> T + Send + 'static,

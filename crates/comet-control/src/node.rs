@@ -7,8 +7,8 @@ use std::time::Duration;
 use comet_core::limits::BLOCKS_MAX;
 use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
-use comet_push::Operations;
-use comet_serve::{Phase, advance, begin_move, leaving, undrain};
+use comet_push::NodeAdmin;
+use comet_serve::{Phase, advance, begin_upgrade, leaving, undrain};
 use comet_wire::comet::v1::{
     self, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReq,
 };
@@ -38,7 +38,7 @@ struct State {
     drain: Drain,
     /// The defaults for a drain by a call.
     plan: DrainPlan,
-    /// Clients per second that the last [`Operations::move_off`] closes.
+    /// Clients per second that the last [`NodeAdmin::move_off`] closes.
     move_off_per_second: u32,
     /// Called with `false` when this server has to leave discovery, and with `true` when it has to come back. Returns
     /// at once.
@@ -99,12 +99,12 @@ impl NodeDriver {
         self.lock().drain.stage() != DrainStage::Serving
     }
 
-    /// Moves to [`Phase::Moving`], if the process serves. No order to drain or to move clients off is taken until that
-    /// phase ends.
-    pub(crate) fn begin_move(&self) -> bool {
+    /// Moves to [`Phase::Upgrading`], if the process serves. No order to drain or to move clients off is taken until
+    /// that phase ends.
+    pub(crate) fn begin_upgrade(&self) -> bool {
         // The lock decides: an order was taken before, or is refused.
         let state = self.lock();
-        state.drain.stage() == DrainStage::Serving && begin_move(&self.phase)
+        state.drain.stage() == DrainStage::Serving && begin_upgrade(&self.phase)
     }
 
     /// The drain for `/stat`, null where there is none.
@@ -237,7 +237,7 @@ impl NodeDriver {
         let why = match *self.phase.borrow() {
             Phase::Starting => "the process is starting",
             // The order would be lost together with this process.
-            Phase::Moving => "another process takes over: give the order again",
+            Phase::Upgrading => "another process takes over: give the order again",
             Phase::Ready | Phase::Draining | Phase::Stopped => return Ok(()),
         };
         Err(Status::failed_precondition(why))
@@ -256,7 +256,7 @@ impl State {
     }
 }
 
-impl Operations for NodeDriver {
+impl NodeAdmin for NodeDriver {
     type Trace = LiveTraceStream;
 
     async fn status(&self) -> Result<NodeStatus, Status> {
@@ -422,8 +422,8 @@ fn millis(time: Duration) -> u32 {
 #[cfg(test)]
 mod tests {
     use comet_mesh::inbox;
-    use comet_push::Bounds;
-    use comet_serve::end_move;
+    use comet_push::CallLimits;
+    use comet_serve::end_upgrade;
 
     use super::*;
     use crate::inspector::Inspector;
@@ -439,7 +439,7 @@ mod tests {
         let hub = HubDriver::new(vec![shard], wake, limits, std::time::Instant::now(), None);
         let hub = Arc::new(hub);
         let timeout = Duration::from_millis(1);
-        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout };
+        let bounds = CallLimits { frame_max: 1, keys_max: 1, timeout };
         let inspector = Arc::new(Inspector::new(Arc::clone(&hub)));
         let questions = Arc::new(Questions::new(Arc::clone(&hub), inspector, bounds, None));
         let memory = Arc::new(MemoryCeiling::new(u64::MAX));
@@ -453,14 +453,14 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_hands_over_takes_no_order_to_drain() {
         let node = driver();
-        assert!(node.begin_move());
+        assert!(node.begin_upgrade());
         let refused = node.drain(DrainReq::default()).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-        assert_eq!((node.is_draining(), *node.phase.borrow()), (false, Phase::Moving));
+        assert_eq!((node.is_draining(), *node.phase.borrow()), (false, Phase::Upgrading));
         // The process continues. Orders then take effect, though the shard does not answer.
-        end_move(&node.phase);
+        end_upgrade(&node.phase);
         node.drain(DrainReq::default()).await.unwrap_err();
         assert_eq!((node.is_draining(), *node.phase.borrow()), (true, Phase::Draining));
-        assert!(!node.begin_move());
+        assert!(!node.begin_upgrade());
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use comet_ops::CONTENT_TYPE;
-use comet_serve::{Health, Query, aside, healthz, refusal};
+use comet_serve::{Health, Query, healthz, offload, refusal};
 use serde_json::Value;
 use tonic::{Code, Status};
 
@@ -83,7 +83,7 @@ async fn members(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     let answer = async {
         let request = members::request(&Query::read(uri.query())?)?;
         let reply = monitor.questions.members(request).await?;
-        Ok(aside(move || members::json(&reply).to_string()).await)
+        Ok(offload(move || members::json(&reply).to_string()).await)
     };
     encoded(answer.await)
 }
@@ -105,7 +105,7 @@ async fn top_lists(State(monitor): State<Arc<Monitor>>, uri: Uri) -> Response {
     encoded(answer.await)
 }
 
-/// An answer that was encoded aside.
+/// An answer that was encoded on the blocking pool.
 fn encoded(json: Result<String, Status>) -> Response {
     match json {
         Ok(json) => ([(header::CONTENT_TYPE, "application/json")], json).into_response(),

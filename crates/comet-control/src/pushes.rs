@@ -18,8 +18,8 @@ use comet_core::{
 use comet_hub::cluster::{Action, Order, OrderTarget, Publication, Target};
 use comet_proto::{Encoded, Frame, VERSION};
 use comet_push::{
-    Bounds, Broadcast, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
-    Pushed, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
+    Broadcast, CallLimits, ChangeTarget, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend,
+    PushResult, RoomChange, RoomsPage, RoomsQuery, StreamBackend, pace,
 };
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
@@ -30,16 +30,16 @@ use crate::cluster::ClusterDriver;
 use crate::counts::snapshots;
 use crate::hub::HubDriver;
 use crate::memory_ceiling::MemoryCeiling;
+use crate::pending_push::{HostRequestCall, PendingPush, RemoteOutcome};
 use crate::questions::Questions;
 use crate::status::{ledger, status};
-use crate::under_way::{Begun, Elsewhere, UnderWay};
 
 /// Pushes to the shards of this process.
 pub(crate) struct Pushes {
     hub: Arc<HubDriver>,
     memory: Arc<MemoryCeiling>,
     questions: Arc<Questions>,
-    bounds: Bounds,
+    bounds: CallLimits,
     /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
@@ -49,7 +49,7 @@ impl Pushes {
         hub: Arc<HubDriver>,
         memory: Arc<MemoryCeiling>,
         questions: Arc<Questions>,
-        bounds: Bounds,
+        bounds: CallLimits,
         cluster: Option<Arc<ClusterDriver>>,
     ) -> Self {
         Self { hub, memory, questions, bounds, cluster }
@@ -79,7 +79,7 @@ impl Pushes {
 }
 
 impl PushBackend for Pushes {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 
@@ -88,7 +88,7 @@ impl PushBackend for Pushes {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         Ok(self.begin_keys(keys, proto, operation)?.await?.into())
     }
 
@@ -97,11 +97,11 @@ impl PushBackend for Pushes {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         Ok(self.begin_users(users, proto, operation)?.await?.into())
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         Ok(self.begin_room(room, proto)?.await?.into())
     }
 
@@ -110,7 +110,7 @@ impl PushBackend for Pushes {
         proto: Option<Proto>,
         operation: i32,
         speed: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let publication = self.publication(proto.as_ref(), operation, || Target::All);
         let speed = pace(speed)?;
         let push = self.push(proto, operation)?;
@@ -138,7 +138,7 @@ impl PushBackend for Pushes {
 }
 
 impl StreamBackend for Pushes {
-    type UnderWay = UnderWay;
+    type UnderWay = PendingPush;
 
     fn broadcasts(&self) -> Vec<Broadcast> {
         self.paced_under_way()
@@ -192,7 +192,7 @@ impl StreamBackend for Pushes {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         let target = || Target::Keys(keys.iter().map(|key| key.as_str().into()).collect());
         let publication = self.publication(proto.as_ref(), operation, target);
         let begun = self.begin_to_keys(keys, || self.push(proto, operation))?;
@@ -204,7 +204,7 @@ impl StreamBackend for Pushes {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         let target = || Target::Users(users.iter().copied().filter(|user| *user != 0).collect());
         let publication = self
             .publication(proto.as_ref(), operation, target)
@@ -213,14 +213,14 @@ impl StreamBackend for Pushes {
         Ok(self.everywhere(begun, publication))
     }
 
-    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<UnderWay, Status> {
+    fn begin_room(&self, room: String, proto: Option<Proto>) -> Result<PendingPush, Status> {
         let target = || Target::Room(room.as_str().into());
         let publication = self.publication(proto.as_ref(), 0, target);
         if let Some(cluster) = self.stream_of(&room) {
             check_room(&room)?;
             Self::check_frames(&self.push(proto, 0)?)?;
             let publication = publication.expect("there are other hosts");
-            return Ok(UnderWay::stored(cluster.store(self.bounds.timeout, publication)));
+            return Ok(PendingPush::stored(cluster.store(self.bounds.timeout, publication)));
         }
         let begun = self.begin_to_room(&room, || self.push(proto, 0))?;
         Ok(self.everywhere(begun, publication))
@@ -249,13 +249,13 @@ impl Pushes {
         })
     }
 
-    fn elsewhere(&self, publication: Option<Publication>) -> Option<Elsewhere> {
+    fn elsewhere(&self, publication: Option<Publication>) -> Option<RemoteOutcome> {
         let cluster = self.cluster.as_ref()?;
         publication.map(|publication| cluster.begin(self.bounds.timeout, publication))
     }
 
     /// Begins a push that has begun here on the other hosts as well.
-    fn everywhere(&self, begun: UnderWay, publication: Option<Publication>) -> UnderWay {
+    fn everywhere(&self, begun: PendingPush, publication: Option<Publication>) -> PendingPush {
         begun.with(self.elsewhere(publication))
     }
 
@@ -266,7 +266,11 @@ impl Pushes {
     }
 
     /// Begins a change that has begun here on the other hosts as well.
-    fn change_everywhere(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
+    fn change_everywhere(
+        &self,
+        target: OrderTarget,
+        action: Action,
+    ) -> Result<PendingPush, Status> {
         let order = || Order::Change { target: target.clone(), action: action.clone() };
         let there = self.cluster.as_ref().map(|cluster| (cluster, order()));
         let begun = self.begin_change(target, action)?;
@@ -274,16 +278,16 @@ impl Pushes {
     }
 
     /// Begins an order of another host.
-    pub(crate) fn begin_order(&self, order: Order) -> Result<Begun, Status> {
+    pub(crate) fn begin_order(&self, order: Order) -> Result<HostRequestCall, Status> {
         Ok(match order {
             Order::Change { target, action } => {
-                Begun::Push(self.begin_change(target, action)?.here())
+                HostRequestCall::Push(self.begin_change(target, action)?.here())
             }
             Order::Tell(question) => {
                 let questions = Arc::clone(&self.questions);
-                Begun::Told(Box::pin(async move {
-                    let told = questions.answer(question).await?;
-                    Ok((Tally::default(), told))
+                HostRequestCall::Told(Box::pin(async move {
+                    let question_reply = questions.answer(question).await?;
+                    Ok((Tally::default(), question_reply))
                 }))
             }
             Order::CancelBroadcast { name } => self.cancel_here(&name),
@@ -291,7 +295,7 @@ impl Pushes {
     }
 
     /// Begins a change, of a caller or of another host, on the shards here.
-    fn begin_change(&self, target: OrderTarget, action: Action) -> Result<UnderWay, Status> {
+    fn begin_change(&self, target: OrderTarget, action: Action) -> Result<PendingPush, Status> {
         let push = match action {
             Action::Kick { reason, retry_after_ms } => {
                 let notice = KickNotice { reason, retry_after_ms };
@@ -318,7 +322,7 @@ impl Pushes {
         }
     }
 
-    fn begin_to_all(&self, push: &Push) -> Result<UnderWay, Status> {
+    fn begin_to_all(&self, push: &Push) -> Result<PendingPush, Status> {
         let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::Broadcast {
             call,
             push: push.clone(),
@@ -334,7 +338,7 @@ impl Pushes {
         &self,
         keys: Vec<String>,
         push: impl FnOnce() -> Result<Push, Status>,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         self.bounds.check_count("key", keys.len())?;
         let push = push()?;
         let keys = keys.into_iter().map(String::into_boxed_str);
@@ -345,14 +349,14 @@ impl Pushes {
                 (home, Message::PushKeys { call, keys, push: push.clone() })
             })
         });
-        Ok(UnderWay::to_names(call.map_err(status)?, given, 0))
+        Ok(PendingPush::to_names(call.map_err(status)?, given, 0))
     }
 
     fn begin_to_users(
         &self,
         users: Vec<i64>,
         push: impl FnOnce() -> Result<Push, Status>,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         self.bounds.check_count("user", users.len())?;
         let push = push()?;
         let given = users.len();
@@ -360,7 +364,7 @@ impl Pushes {
         let users: Vec<i64> = users.into_iter().filter(|user| *user != 0).collect();
         let absent = (given - users.len()) as u64;
         if users.is_empty() {
-            return Ok(UnderWay::absent(absent));
+            return Ok(PendingPush::absent(absent));
         }
         let homes = by_home(users.into_iter(), self.hub.shards(), |user| {
             home_of_user(*user, self.hub.shards())
@@ -371,7 +375,7 @@ impl Pushes {
                 (home, Message::PushUsers { call, users, push: push.clone() })
             })
         });
-        Ok(UnderWay::to_names(call.map_err(status)?, given, absent))
+        Ok(PendingPush::to_names(call.map_err(status)?, given, absent))
     }
 
     /// Only for kicks: pushes are never addressed to networks.
@@ -379,7 +383,7 @@ impl Pushes {
         &self,
         network: Network,
         kick: &Push,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         let call = self.hub.begin_everywhere(self.bounds.timeout, |call| Message::KickNetwork {
             call,
             network,
@@ -392,7 +396,7 @@ impl Pushes {
         &self,
         room: &str,
         push: impl FnOnce() -> Result<Push, Status>,
-    ) -> Result<UnderWay, Status> {
+    ) -> Result<PendingPush, Status> {
         if room.is_empty() {
             return Err(Status::invalid_argument("roomID is empty: name the room"));
         }

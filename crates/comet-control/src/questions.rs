@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use comet_core::limits::LISTED_MAX;
 use comet_hub::cluster::{
-    HostMember, HostName, MembersCursor, Order, Page, Pages, Question, Told, add_counts,
+    HostMember, HostName, MembersCursor, Order, Page, Pages, Question, QuestionReply, add_counts,
     merge_members, merge_rooms,
 };
-use comet_push::{Bounds, Clients, OfAllHosts, RoomsPage, RoomsQuery};
+use comet_push::{CallLimits, Clients, OfAllHosts, RoomsPage, RoomsQuery};
 use comet_wire::comet::v1::{CountsReply, Member, MembersReply, MembersReq};
 use tonic::Status;
 
@@ -29,7 +29,7 @@ pub(crate) struct Questions {
     hub: Arc<HubDriver>,
     inspector: Arc<Inspector>,
     room_lists: RoomLists,
-    bounds: Bounds,
+    bounds: CallLimits,
     /// Other hosts; `None`: there are none.
     cluster: Option<Arc<ClusterDriver>>,
 }
@@ -45,7 +45,7 @@ impl Questions {
     pub(crate) fn new(
         hub: Arc<HubDriver>,
         inspector: Arc<Inspector>,
-        bounds: Bounds,
+        bounds: CallLimits,
         cluster: Option<Arc<ClusterDriver>>,
     ) -> Self {
         let room_lists = RoomLists::new(Arc::clone(&hub));
@@ -53,7 +53,7 @@ impl Questions {
     }
 
     /// The answer of this host alone.
-    pub(crate) async fn answer(&self, question: Question) -> Result<Told, Status> {
+    pub(crate) async fn answer(&self, question: Question) -> Result<QuestionReply, Status> {
         let own = self.cluster.as_ref().map(|cluster| Arc::clone(cluster.host()));
         let limit = self.bounds.timeout;
         Ok(match question {
@@ -62,11 +62,11 @@ impl Questions {
                     self.bounds.check_count("room", rooms.len())?;
                 }
                 let counts = count(Arc::clone(&self.hub), limit, rooms).await?;
-                Told { counts, page: None }
+                QuestionReply { counts, page: None }
             }
             Question::Rooms { prefix, after, limit: most } => {
                 let page = self.room_lists.page(limit, (prefix, after), most as usize).await;
-                Told { counts: Vec::new(), page: Some(page.map_err(status)?) }
+                QuestionReply { counts: Vec::new(), page: Some(page.map_err(status)?) }
             }
             Question::Members { room, after, limit } => {
                 let own = own.unwrap_or_default();
@@ -81,7 +81,7 @@ impl Questions {
                 let (page, count) = self.inspector.members(&request).await?;
                 let nothing = Page::Members { members: Vec::new(), is_cut: false };
                 let page = if is_over { nothing } else { page };
-                Told { counts: vec![count], page: Some(page) }
+                QuestionReply { counts: vec![count], page: Some(page) }
             }
         })
     }
@@ -90,7 +90,7 @@ impl Questions {
     async fn ask(&self, limit: Duration, question: Question) -> Result<Answers, Status> {
         let there =
             self.cluster.as_ref().map(|it| (it, it.order(limit, Order::Tell(question.clone()))));
-        let Told { mut counts, page } = self.answer(question).await?;
+        let QuestionReply { mut counts, page } = self.answer(question).await?;
         let own = self.cluster.as_ref().map(|cluster| Arc::clone(cluster.host()));
         let mut pages: Pages =
             page.map(|page| (own.unwrap_or_default(), page)).into_iter().collect();
@@ -146,7 +146,7 @@ impl Questions {
         let question = Question::Rooms { prefix, after, limit: most as u32 };
         let Answers { pages, unanswered, .. } = self.ask(limit, question).await?;
         // The pages of many hosts would take this thread too long to merge.
-        let (rooms, has_more) = comet_serve::aside(move || merge_rooms(pages, most)).await;
+        let (rooms, has_more) = comet_serve::offload(move || merge_rooms(pages, most)).await;
         Ok(RoomsPage { rooms, has_more, unanswered })
     }
 
@@ -180,7 +180,7 @@ impl Questions {
             }
             after = String::from(&**last);
         }
-        let value = comet_serve::aside(move || make(all)).await;
+        let value = comet_serve::offload(move || make(all)).await;
         Ok(OfAllHosts { value, unanswered: unanswered.into_iter().collect() })
     }
 
@@ -196,7 +196,7 @@ impl Questions {
         let question = Question::Members { room, after, limit };
         let Answers { counts, pages, unanswered } = self.ask(self.bounds.timeout, question).await?;
         let merge = move || merge_members(pages, limit as usize);
-        let (members, next) = comet_serve::aside(merge).await;
+        let (members, next) = comet_serve::offload(merge).await;
         let member = |(host, member): (HostName, HostMember)| Member {
             key: member.key.into(),
             mid: member.user,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_hub::CallError;
 use comet_hub::cluster::Page;
 use comet_push::RoomsQuery;
-use comet_serve::free_aside;
+use comet_serve::drop_offloaded;
 use tokio::time::sleep;
 
 use crate::hub::HubDriver;
@@ -51,7 +51,7 @@ impl RoomLists {
         let (list, page) = self.hub.rooms(timeout, make).await?;
         match &page {
             Page::Rooms { is_cut: true, .. } => self.keep(list),
-            _ => free_aside(list),
+            _ => drop_offloaded(list),
         }
         Ok(page)
     }
@@ -59,7 +59,7 @@ impl RoomLists {
     /// Keeps a list for some time.
     fn keep(&self, list: List) {
         let kept = Arc::clone(&self.kept);
-        free_aside(self.lock().replace(Arc::clone(&list)));
+        drop_offloaded(self.lock().replace(Arc::clone(&list)));
         tokio::spawn(async move {
             sleep(KEEP).await;
             let mut kept = kept.lock().expect("nothing panics between lock and unlock");
@@ -67,7 +67,7 @@ impl RoomLists {
                 *kept = None;
             }
             drop(kept);
-            free_aside(list);
+            drop_offloaded(list);
         });
     }
 

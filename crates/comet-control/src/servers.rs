@@ -7,10 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use comet_core::Report;
 use comet_mesh::Inbox;
-use comet_push::Bounds;
+use comet_push::CallLimits;
 use comet_serve::{
-    AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS,
-    Health, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, stopped,
+    AccessControl, AccessLog, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, GateLimits, Gates, GrpcApi,
+    HTTP_CONNECTIONS, Health, Listener, Phase, STAT_CONNECTIONS, Servers, stopped,
 };
 use tokio::join;
 use tokio::sync::watch;
@@ -18,16 +18,16 @@ use tokio::task::{JoinSet, yield_now};
 use tokio::time::timeout;
 
 use crate::called::tell_caller;
-use crate::cluster::{ClusterDriver, ClusterWork, STREAM_CALLER, Wanted};
+use crate::cluster::{ClusterDriver, ClusterWork, HostRequest, STREAM_CALLER};
 use crate::debug;
 use crate::hub::HubDriver;
+use crate::liveness::CoreLiveness;
 use crate::logic::Logic;
 use crate::memory_ceiling::MemoryCeiling;
 use crate::monitor::Monitor;
 use crate::node::NodeDriver;
 use crate::pages;
 use crate::pushes::Pushes;
-use crate::vitals::Vitals;
 
 /// How long announcing this host's leave to others may take.
 const LEAVE: Duration = Duration::from_millis(500);
@@ -40,11 +40,11 @@ pub(crate) struct Assembly {
     pub(crate) http: Vec<Listener>,
     pub(crate) stat: Vec<Listener>,
     pub(crate) debug: Vec<Listener>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: CallLimits,
     pub(crate) gates: Arc<Gates>,
-    pub(crate) push_lock: Arc<Lock>,
+    pub(crate) push_access: Arc<AccessControl>,
     pub(crate) access_log: Arc<AccessLog>,
-    pub(crate) monitor_lock: Arc<Lock>,
+    pub(crate) monitor_access: Arc<AccessControl>,
     pub(crate) hub: Arc<HubDriver>,
     pub(crate) logic: Option<Arc<Logic>>,
     pub(crate) cluster: Option<Arc<ClusterDriver>>,
@@ -53,7 +53,7 @@ pub(crate) struct Assembly {
     pub(crate) push: GrpcApi,
     pub(crate) node: Arc<NodeDriver>,
     pub(crate) calls: Router,
-    pub(crate) vitals: Arc<Vitals>,
+    pub(crate) liveness: Arc<CoreLiveness>,
     pub(crate) memory: Arc<MemoryCeiling>,
     pub(crate) monitor: Arc<Monitor>,
     pub(crate) phase: watch::Receiver<Phase>,
@@ -65,8 +65,9 @@ impl Assembly {
     /// # Errors
     /// If the runtime refuses a listener.
     pub(crate) fn start(self, reports: Inbox<Report>) -> io::Result<impl Future<Output = ()>> {
-        let Self { bounds, gates, hub, logic, push, calls, vitals, memory, monitor, phase, .. } =
-            self;
+        let Self {
+            bounds, gates, hub, logic, push, calls, liveness, memory, monitor, phase, ..
+        } = self;
         let (cluster, cluster_work, pushes) = (self.cluster, self.cluster_work, self.pushes);
         let push_limits = |connections, request_max| GateLimits {
             connections,
@@ -74,19 +75,19 @@ impl Assembly {
             request_time: bounds.timeout,
         };
         let (trouble, troubles) = watch::channel(None);
-        vitals.look(&trouble);
+        liveness.look(&trouble);
         let health = Health::new(phase.clone(), troubles);
         let mut servers = Servers::new(health.clone());
         let http_limits = push_limits(HTTP_CONNECTIONS, bounds.frame_max);
         let limits = push_limits(GRPC_CONNECTIONS, bounds.request_max());
-        let gate = gates.logged_gate("push.grpc", limits, &self.push_lock, &self.access_log);
+        let gate = gates.logged_gate("push.grpc", limits, &self.push_access, &self.access_log);
         servers.grpc(&gate, self.grpc, push, comet_wire::DESCRIPTORS)?;
-        let gate = gates.logged_gate("push.http", http_limits, &self.push_lock, &self.access_log);
+        let gate = gates.logged_gate("push.http", http_limits, &self.push_access, &self.access_log);
         servers.http(&gate, self.http, &calls)?;
-        let gate = gates.pages("monitor.stat", STAT_CONNECTIONS, &self.monitor_lock);
+        let gate = gates.pages("monitor.stat", STAT_CONNECTIONS, &self.monitor_access);
         let pages = pages::router(monitor, health);
         servers.http(&gate, self.stat, &pages)?;
-        let gate = gates.pages("monitor.pprof", DEBUG_CONNECTIONS, &self.monitor_lock);
+        let gate = gates.pages("monitor.pprof", DEBUG_CONNECTIONS, &self.monitor_access);
         servers.http(&gate, self.debug, &debug::router(Arc::clone(&hub)))?;
         let reports = Arc::new(reports);
         let memory = memory.watch(Arc::clone(&hub));
@@ -128,7 +129,7 @@ impl Assembly {
         Ok(async move {
             let mut carrier = JoinSet::new();
             carrier.spawn(carrying);
-            carrier.spawn(vitals.watch(trouble));
+            carrier.spawn(liveness.watch(trouble));
             carrier.spawn(memory);
             carrier.spawn(self.node.run());
             let mut engine = JoinSet::new();
@@ -137,7 +138,7 @@ impl Assembly {
             {
                 // Until the commit of an upgrade the former process is this host.
                 let (is_successor, driver) =
-                    (*phase.borrow() == Phase::Moving, Arc::clone(cluster));
+                    (*phase.borrow() == Phase::Upgrading, Arc::clone(cluster));
                 engine.spawn(async move {
                     if is_successor {
                         driver.committed().await;
@@ -148,9 +149,9 @@ impl Assembly {
                 let prepare = move |proto, accepts| stored.push_of_stream(proto, accepts);
                 let run_stream = Arc::clone(cluster).run_stream(stream, prepare);
                 carrier.spawn(STREAM_CALLER.run(run_stream));
-                let begin = move |wanted| match wanted {
-                    Wanted::Push(publication) => pushes.begin_here(publication),
-                    Wanted::Order(order) => pushes.begin_order(order),
+                let begin = move |request| match request {
+                    HostRequest::Push(publication) => pushes.begin_here(publication),
+                    HostRequest::Order(order) => pushes.begin_order(order),
                 };
                 carrier.spawn(Arc::clone(cluster).run(events, begin));
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use comet_core::{CloseReason, Counters, DropReason};
 use comet_push::fullest;
+use comet_serve::Phase;
 use serde_json::{Map, Value, json};
 
 use crate::logic::LogicStats;
@@ -31,7 +32,7 @@ impl Reading<'_> {
         json!({
             "server_id": monitor.server_id,
             "version": monitor.version,
-            "phase": format!("{:?}", *monitor.phase.borrow()).to_lowercase(),
+            "phase": phase_name(*monitor.phase.borrow()),
             "drain": monitor.node.drain_stat(self.sum(|counters| counters.connections)),
             "uptime_seconds": Instant::now().duration_since(monitor.started).as_secs(),
             "calls_under_way": self.calls_under_way,
@@ -40,6 +41,17 @@ impl Reading<'_> {
             "rooms": rooms,
             "logic": self.logic.as_ref().map(logic),
         })
+    }
+}
+
+/// The phase in JSON.
+fn phase_name(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Starting => "starting",
+        Phase::Ready => "ready",
+        Phase::Draining => "draining",
+        Phase::Upgrading => "moving",
+        Phase::Stopped => "stopped",
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_push::{Instance, Node, NodeList};
+use comet_push::{ClientEndpoint, Instance, NodeList};
 use comet_serve::{Address, Phase};
 use tokio::sync::watch;
 use tonic::Status;
@@ -11,7 +11,7 @@ use crate::pushes::Pushes;
 
 /// This server, the only one that a comet knows.
 pub(crate) struct ThisNode {
-    pub(crate) node: Node,
+    pub(crate) node: ClientEndpoint,
     pub(crate) weight: u32,
     pub(crate) server_id: String,
     pub(crate) version: &'static str,
@@ -27,7 +27,7 @@ impl NodeList for ThisNode {
     }
 
     async fn instances(&self) -> Result<Vec<Instance>, Status> {
-        let Node { domain, tcp, websocket, websocket_tls, .. } = &self.node;
+        let ClientEndpoint { domain, tcp, websocket, websocket_tls, .. } = &self.node;
         // A Unix socket cannot be reached from elsewhere.
         let grpc = self.grpc.iter().filter_map(|address| match address {
             Address::Plain(address) => Some(format!("grpc://{address}")),

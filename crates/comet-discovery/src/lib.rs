@@ -6,18 +6,18 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock, awaits or logs.
 
-mod answer;
-mod found;
 mod instance;
 mod nodes;
+mod poll_reply;
 mod registration;
 mod request;
+mod request_reply;
 mod watch;
 
-pub use answer::Answer;
-pub use found::{Found, Polled};
 pub use instance::{Census, Instance};
 pub use nodes::NodeEvent;
+pub use poll_reply::{PollReply, RegisteredComet};
 pub use registration::{Event, Registration};
 pub use request::Request;
+pub use request_reply::RequestReply;
 pub use watch::{Watch, WatchEvent};

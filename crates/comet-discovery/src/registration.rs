@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::answer::Answer;
 use crate::instance::{Census, Instance};
 use crate::nodes::{NodeEvent, Nodes, PAUSE};
 use crate::request::Request;
+use crate::request_reply::RequestReply;
 
 /// Time between two renewals. Discovery forgets an instance after 90 s without one.
 const RENEW: Duration = Duration::from_secs(30);
@@ -183,35 +183,38 @@ impl Registration {
     ///
     /// # Panics
     /// If none is under way.
-    pub fn handle_answer(&mut self, now: Duration, answer: Answer) -> Vec<Event> {
+    pub fn handle_answer(&mut self, now: Duration, answer: RequestReply) -> Vec<Event> {
         let action = self.under_way.take().expect("an answer has a request");
         let node = self.nodes.current().to_owned();
         let is_leaving = self.state == State::Leaving;
         let changed = match (action, answer) {
             // It may have been cancelled while another request was under way.
-            (Action::Register | Action::Renew | Action::Set, Answer::Done) if is_leaving => None,
-            (Action::Register, Answer::Done) => {
+            (Action::Register | Action::Renew | Action::Set, RequestReply::Done) if is_leaving => {
+                None
+            }
+            (Action::Register, RequestReply::Done) => {
                 self.state = State::Registered;
                 (self.renew_at, self.report_at) = (now + RENEW, now + REPORT);
                 Some(Event::Registered { node })
             }
-            (Action::Renew, Answer::Done) => {
+            (Action::Renew, RequestReply::Done) => {
                 self.renew_at = now + RENEW;
                 None
             }
-            (Action::Set, Answer::Done) => {
+            (Action::Set, RequestReply::Done) => {
                 self.report_at = now + REPORT;
                 None
             }
-            (Action::Cancel, Answer::Done | Answer::NotFound) => {
+            (Action::Cancel, RequestReply::Done | RequestReply::NotFound) => {
                 self.state = State::Over;
                 Some(Event::Cancelled { node })
             }
-            (Action::Renew, Answer::NotFound)
-            | (Action::Set, Answer::NotFound | Answer::BadRequest) => (!is_leaving).then(|| {
-                self.state = State::Absent;
-                Event::Forgotten { node }
-            }),
+            (Action::Renew, RequestReply::NotFound)
+            | (Action::Set, RequestReply::NotFound | RequestReply::BadRequest) => (!is_leaving)
+                .then(|| {
+                    self.state = State::Absent;
+                    Event::Forgotten { node }
+                }),
             (action, answer) => {
                 return self.fail(now, action, answer).map(Event::Node).into_iter().collect();
             }
@@ -220,12 +223,12 @@ impl Registration {
         recovered.into_iter().chain(changed).collect()
     }
 
-    fn fail(&mut self, now: Duration, action: Action, answer: Answer) -> Option<NodeEvent> {
+    fn fail(&mut self, now: Duration, action: Action, answer: RequestReply) -> Option<NodeEvent> {
         let cause = match answer {
-            Answer::Failed(cause) => cause,
-            Answer::BadRequest => "code -400: it does not take these parameters".to_owned(),
-            Answer::NotFound => "code -404".to_owned(),
-            Answer::Done => unreachable!("that is no failure"),
+            RequestReply::Failed(cause) => cause,
+            RequestReply::BadRequest => "code -400: it does not take these parameters".to_owned(),
+            RequestReply::NotFound => "code -404".to_owned(),
+            RequestReply::Done => unreachable!("that is no failure"),
         };
         let failure = self.nodes.handle_failure(cause);
         match self.state {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::found::{Found, Polled};
 use crate::instance::APP;
 use crate::nodes::{NodeEvent, Nodes, PAUSE};
+use crate::poll_reply::{PollReply, RegisteredComet};
 use crate::request::Request;
 
 /// Least time between two polls, so that a node that answers at once is not flooded.
@@ -14,9 +14,9 @@ const LEAST: Duration = Duration::from_secs(1);
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum WatchEvent {
     /// The comets that are registered.
-    Comets(Vec<Found>),
+    Comets(Vec<RegisteredComet>),
     /// No comet is registered, and before there were some, or nothing was known. The known comets are kept.
-    Nobody,
+    NoInstances,
     /// A node fails, or answers again.
     Node(NodeEvent),
 }
@@ -34,7 +34,7 @@ pub struct Watch {
     timestamp: i64,
     is_under_way: bool,
     /// `None`: nothing is known yet.
-    known: Option<Vec<Found>>,
+    known: Option<Vec<RegisteredComet>>,
     /// No request is due before this time.
     due: Duration,
 }
@@ -87,17 +87,17 @@ impl Watch {
     ///
     /// # Panics
     /// If none is under way.
-    pub fn handle_answer(&mut self, now: Duration, polled: Polled) -> Vec<WatchEvent> {
+    pub fn handle_answer(&mut self, now: Duration, reply: PollReply) -> Vec<WatchEvent> {
         assert!(std::mem::take(&mut self.is_under_way), "an answer has a request");
-        let change = match polled {
-            Polled::Failed(cause) => {
+        let change = match reply {
+            PollReply::Failed(cause) => {
                 // The next node has its own timestamps.
                 self.timestamp = 0;
                 let failure = self.nodes.handle_failure(cause);
                 self.due = if failure.of_all { now + PAUSE } else { now };
                 return failure.event.map(WatchEvent::Node).into_iter().collect();
             }
-            Polled::Comets { comets, timestamp } => {
+            PollReply::Comets { comets, timestamp } => {
                 self.timestamp = timestamp;
                 let is_new = self.known.as_ref() != Some(&comets);
                 is_new.then(|| {
@@ -105,17 +105,17 @@ impl Watch {
                     WatchEvent::Comets(comets)
                 })
             }
-            Polled::Nobody => {
+            PollReply::NoInstances => {
                 self.timestamp = 0;
                 // Some versions answer this at once, and polling faster would not help.
                 self.due = self.due.max(now + PAUSE);
                 let is_new = self.known.as_ref().is_none_or(|known| !known.is_empty());
                 is_new.then(|| {
                     self.known = Some(Vec::new());
-                    WatchEvent::Nobody
+                    WatchEvent::NoInstances
                 })
             }
-            Polled::Unchanged => {
+            PollReply::Unchanged => {
                 // Changes of metadata and status have no timestamp of their own. A change between two polls would be
                 // missed.
                 self.timestamp = 0;
@@ -135,8 +135,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn found(hostname: &str) -> Found {
-        Found {
+    fn found(hostname: &str) -> RegisteredComet {
+        RegisteredComet {
             hostname: hostname.to_owned(),
             addrs: Vec::new(),
             weight: 1,
@@ -145,8 +145,8 @@ mod tests {
         }
     }
 
-    fn comets(hostnames: &[&str], timestamp: i64) -> Polled {
-        Polled::Comets { comets: hostnames.iter().map(|name| found(name)).collect(), timestamp }
+    fn comets(hostnames: &[&str], timestamp: i64) -> PollReply {
+        PollReply::Comets { comets: hostnames.iter().map(|name| found(name)).collect(), timestamp }
     }
 
     fn news(hostnames: &[&str]) -> WatchEvent {
@@ -172,7 +172,7 @@ mod tests {
             node: &str,
             timestamp: i64,
             after: u64,
-            polled: Polled,
+            reply: PollReply,
         ) -> Vec<WatchEvent> {
             self.now = self.now.max(self.watch.poll_timeout().as_secs());
             let request = self.watch.poll_request(seconds(self.now)).expect("it is due");
@@ -186,7 +186,7 @@ mod tests {
             ];
             assert_eq!(request.form, form);
             self.now += after;
-            self.watch.handle_answer(seconds(self.now), polled)
+            self.watch.handle_answer(seconds(self.now), reply)
         }
     }
 
@@ -195,11 +195,11 @@ mod tests {
         let mut rig = Rig::new(&["a:1"]);
         assert_eq!(rig.step("a:1", 0, 0, comets(&["x"], 7)), [news(&["x"])]);
         assert_eq!(rig.step("a:1", 7, 5, comets(&["x", "y"], 9)), [news(&["x", "y"])]);
-        assert_eq!(rig.step("a:1", 9, 30, Polled::Unchanged), []);
+        assert_eq!(rig.step("a:1", 9, 30, PollReply::Unchanged), []);
         // For example, a change of counts.
         assert_eq!(rig.step("a:1", 0, 0, comets(&["x", "y"], 9)), []);
-        assert_eq!(rig.step("a:1", 9, 3, Polled::Nobody), [WatchEvent::Nobody]);
-        assert_eq!(rig.step("a:1", 0, 3, Polled::Nobody), []);
+        assert_eq!(rig.step("a:1", 9, 3, PollReply::NoInstances), [WatchEvent::NoInstances]);
+        assert_eq!(rig.step("a:1", 0, 3, PollReply::NoInstances), []);
         assert_eq!(rig.step("a:1", 0, 3, comets(&["y"], 2)), [news(&["y"])]);
     }
 
@@ -211,7 +211,7 @@ mod tests {
             assert_eq!(rig.now, second);
         }
         for polls in 0..3 {
-            rig.step("a:1", if polls == 0 { 7 } else { 0 }, 0, Polled::Nobody);
+            rig.step("a:1", if polls == 0 { 7 } else { 0 }, 0, PollReply::NoInstances);
             assert_eq!(rig.now, 5 + 5 * polls);
         }
     }
@@ -220,7 +220,7 @@ mod tests {
     fn another_node_takes_over_and_the_comets_stay() {
         let mut rig = Rig::new(&["a:1", "b:2"]);
         rig.step("a:1", 0, 0, comets(&["x"], 7));
-        let failed = || Polled::Failed("gone".to_owned());
+        let failed = || PollReply::Failed("gone".to_owned());
         let fails = NodeEvent::Fails { node: "a:1".to_owned(), cause: "gone".to_owned() };
         assert_eq!(rig.step("a:1", 7, 0, failed()), [WatchEvent::Node(fails)]);
         let begin = rig.now;

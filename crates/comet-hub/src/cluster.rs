@@ -37,15 +37,15 @@ use comet_core::{Jitter, Millis, ShardId};
 pub use bytes::keys_bytes;
 pub use calls::{ClusterOutcome, NotStored, add_counts};
 pub use engine::{
-    Action, Answer, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
-    OrderTarget, Part, Publication, ReplyTo, StoredPush, StreamCounts, StreamEvent, StreamPlace,
-    Target,
+    Action, Clock, ClusterCallId, Command, Engine, EngineCounts, Event, HostName, Order,
+    OrderTarget, Part, Publication, ReplyTarget, ReplyTo, StoredPush, StreamCounts, StreamEvent,
+    StreamPosition, Target,
 };
 
 pub use hand_over::ClusterHandOver;
 pub use pace::Pace;
 pub use question::{
-    HostMember, MembersCursor, Page, Pages, Question, Told, merge_members, merge_rooms,
+    HostMember, MembersCursor, Page, Pages, Question, QuestionReply, merge_members, merge_rooms,
 };
 pub use sessions::{HeldElsewhere, HeldKey, KeyListing};
 
@@ -70,8 +70,8 @@ const STALL_MS: u64 = 2 * HOST_ANNOUNCE_MS;
 /// no new host appeared since. Until then a push to the room asks all hosts.
 pub const SETTLE_MS: u64 = HOST_TIMEOUT_MS;
 /// Most rooms announced to other hosts at once, and the time between two such slices, in which pushes are sent.
-const TOLD_AT_ONCE: usize = 1_024;
-const TELL_EVERY_MS: u64 = 50;
+const ANNOUNCED_AT_ONCE: usize = 1_024;
+const ANNOUNCE_EVERY_MS: u64 = 50;
 /// When hosts come back after this one has connected, all its rooms are announced after a delay within this range from
 /// the first of them. So they are announced once even if all hosts have lost their connections.
 const MEET_AGAIN_MS: RangeInclusive<u32> = 1_000..=2_000;
@@ -109,7 +109,7 @@ pub struct Cluster<C> {
     sessions: Option<Sessions>,
     next_announcement: Millis,
     /// When the next waiting rooms are announced.
-    next_telling: Millis,
+    next_announcing: Millis,
     /// The engine did not take a command about subscriptions.
     must_subscribe: bool,
     commands: VecDeque<Command>,
@@ -174,7 +174,7 @@ impl<C> Cluster<C> {
             reads_stream: false,
             sessions: None,
             next_announcement: Millis(0),
-            next_telling: Millis(0),
+            next_announcing: Millis(0),
             must_subscribe: false,
             commands,
             counts: ClusterCounts::default(),
@@ -245,7 +245,7 @@ impl<C> Cluster<C> {
             self.rooms.note_asked(now, room);
         }
         let (room, asks) = (Arc::clone(room), has_members);
-        self.commands.push_back(Command::TellInterest { room, has_members, asks });
+        self.commands.push_back(Command::AnnounceInterest { room, has_members, asks });
     }
 
     /// Notes that a key named by logic has an owner here.
@@ -331,7 +331,7 @@ impl<C> Cluster<C> {
                         // If the host was considered dead, it was dropped from the rooms. It does not know this host.
                         self.next_announcement = now;
                         self.unsettle(now);
-                        self.rooms.tell_all();
+                        self.rooms.announce_all();
                     }
                     // The host has missed what was announced before its connection, and announcing its rooms may take
                     // it long.
@@ -353,7 +353,7 @@ impl<C> Cluster<C> {
             }
             Event::Keys { host, clock, keys } if host != self.host => {
                 if let Some(sessions) = &mut self.sessions {
-                    sessions.hear(now, (&self.host, host), clock, keys);
+                    sessions.handle_keys(now, (&self.host, host), clock, keys);
                 }
             }
             Event::Keys { .. }
@@ -365,17 +365,17 @@ impl<C> Cluster<C> {
     }
 
     /// Takes back a command that the engine refused. Its statements about rooms are sent again.
-    pub fn not_told(&mut self, now: Millis, command: Command) {
+    pub fn handle_refused(&mut self, now: Millis, command: Command) {
         match command {
-            Command::TellKeys { keys, .. } => {
+            Command::AnnounceKeys { keys, .. } => {
                 if let Some(sessions) = &mut self.sessions {
-                    sessions.not_told(now, &keys);
+                    sessions.handle_refused(now, &keys);
                 }
             }
-            Command::TellInterest { room, asks, .. } => self.rooms.tell_again(&room, asks),
+            Command::AnnounceInterest { room, asks, .. } => self.rooms.announce_again(&room, asks),
             // The repetition goes to all hosts at once and asks for no answers, because a host with too much to send
             // must not ask for more.
-            Command::AnswerInterest { room, .. } => self.rooms.tell_again(&room, false),
+            Command::AnswerInterest { room, .. } => self.rooms.announce_again(&room, false),
             Command::Subscribe { .. }
             | Command::Unsubscribe { .. }
             | Command::SubscribeOnly { .. } => {
@@ -425,15 +425,19 @@ impl<C> Cluster<C> {
         if self.retell_at.is_some_and(|at| at <= now) {
             self.retell_at = None;
             self.unsettle(now);
-            self.rooms.tell_all();
+            self.rooms.announce_all();
         }
-        if now >= self.next_telling && self.rooms.tells() {
-            self.next_telling = now.after(TELL_EVERY_MS);
-            if self.rooms.tells_all() {
+        if now >= self.next_announcing && self.rooms.announces() {
+            self.next_announcing = now.after(ANNOUNCE_EVERY_MS);
+            if self.rooms.announces_all() {
                 self.losses.note_telling(now);
             }
-            for (room, asks) in self.rooms.take_slice(now, TOLD_AT_ONCE) {
-                self.commands.push_back(Command::TellInterest { room, has_members: true, asks });
+            for (room, asks) in self.rooms.take_slice(now, ANNOUNCED_AT_ONCE) {
+                self.commands.push_back(Command::AnnounceInterest {
+                    room,
+                    has_members: true,
+                    asks,
+                });
             }
         }
     }
@@ -443,11 +447,12 @@ impl<C> Cluster<C> {
     pub fn poll_timeout(&self) -> Option<Millis> {
         let announcement = self.is_connected.then_some(self.next_announcement);
         let expiry = self.hosts.next_expiry().filter(|_| self.is_connected);
-        let telling = (self.is_connected && self.rooms.tells()).then_some(self.next_telling);
+        let announcing =
+            (self.is_connected && self.rooms.announces()).then_some(self.next_announcing);
         let sessions = self.sessions.as_ref().filter(|_| self.is_connected);
         let sessions = sessions.and_then(Sessions::poll_timeout);
         let retelling = self.retell_at.filter(|_| self.is_connected);
-        [announcement, expiry, telling, retelling, sessions, self.calls.next_deadline()]
+        [announcement, expiry, announcing, retelling, sessions, self.calls.next_deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -470,7 +475,7 @@ impl<C> Cluster<C> {
         self.unsettle(now);
         self.rooms.forget_peers();
         self.subscribe_only();
-        self.rooms.tell_all();
+        self.rooms.announce_all();
     }
 
     fn subscribe_only(&mut self) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use comet_core::{Message, ShardId};
 
-use crate::inboxes::{Inboxes, Refused};
+use crate::inboxes::{Inboxes, PostError};
 
 pub(crate) struct FakeInboxes {
     /// By shard; `None` once it has ended.
@@ -47,13 +47,13 @@ impl FakeInboxes {
 }
 
 impl Inboxes for FakeInboxes {
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
+    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), PostError> {
         match &mut self.inboxes[usize::from(shard.0)] {
-            None => Err(Refused::Closed),
+            None => Err(PostError::Closed),
             Some(inbox) => {
                 let of_class = inbox.iter().filter(|other| other.class() == message.class());
                 if of_class.count() >= self.capacity {
-                    return Err(Refused::Full(message));
+                    return Err(PostError::Full(message));
                 }
                 inbox.push_back(message);
                 Ok(())

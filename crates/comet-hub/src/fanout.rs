@@ -7,7 +7,7 @@
 //! comets are reachable and take clients.
 //!
 //! No comet holds up the others. A comet that is gone is left out at once, and calls under way to one comet are
-//! bounded, so pushes that wait for it leave places for the rest.
+//! bounded, so pushes that wait for it leave permits for the rest.
 //!
 //! Comets come and go. Calls under way to a removed comet continue to their end.
 
@@ -28,8 +28,8 @@ use crate::{CallerId, shares};
 pub use self::health::{Check, Health, HealthMonitor, HealthTimes};
 pub use self::number::CometNumber;
 pub use self::push::{
-    Call, CallFailure, FailedComet, FailureKind, LedgerSum, PartId, PushFanout, Pushed, Refused,
-    Target, may_have_taken,
+    Call, CallFailure, FailedComet, FailureKind, FanoutResult, LedgerSum, PartId, PushError,
+    PushFanout, Target, may_have_taken,
 };
 pub use self::turns::{TurnId, Turns};
 
@@ -44,16 +44,16 @@ pub struct FanoutConfig {
     /// How long a comet may take, milliseconds.
     pub limit_ms: u64,
     /// Pushes that may be under way at once.
-    pub places: usize,
+    pub permits: usize,
     /// Pushes of one caller that may be under way at once.
-    pub caller_places: usize,
+    pub caller_permits: usize,
     /// Calls that may be under way to one comet.
     pub calls: usize,
 }
 
-/// No place is free for another push.
+/// No permit is free for another push.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum NoPlace {
+pub enum NoPermit {
     /// The limit for all callers is reached.
     OfAll(usize),
     /// The limit for this caller is reached.
@@ -81,7 +81,7 @@ pub struct Fanout {
     comets: BTreeMap<CometNumber, Comet>,
     /// The number of the next comet to be added.
     next: CometNumber,
-    places_taken: usize,
+    permits_taken: usize,
     callers: Callers,
     failures: BTreeMap<String, u64>,
     failing: Failing<CometNumber>,
@@ -98,8 +98,8 @@ impl Fanout {
         Self {
             comets: BTreeMap::new(),
             next: CometNumber(0),
-            places_taken: 0,
-            callers: Callers::new(config.caller_places),
+            permits_taken: 0,
+            callers: Callers::new(config.caller_permits),
             failures: BTreeMap::new(),
             failing: Failing::default(),
             config,
@@ -183,36 +183,36 @@ impl Fanout {
         push.give_up(message, take_back);
     }
 
-    /// Takes a place for a push of `caller`, to be returned with [`Fanout::give_place_back`].
+    /// Takes a permit for a push of `caller`, to be returned with [`Fanout::release_permit`].
     ///
     /// # Errors
-    /// If no place is free.
-    pub fn take_place(&mut self, caller: CallerId) -> Result<(), NoPlace> {
-        if self.places_taken >= self.config.places {
-            return Err(NoPlace::OfAll(self.config.places));
+    /// If no permit is free.
+    pub fn acquire_permit(&mut self, caller: CallerId) -> Result<(), NoPermit> {
+        if self.permits_taken >= self.config.permits {
+            return Err(NoPermit::OfAll(self.config.permits));
         }
         if !self.callers.has_room(caller) {
-            return Err(NoPlace::OfCaller(self.config.caller_places));
+            return Err(NoPermit::OfCaller(self.config.caller_permits));
         }
-        self.places_taken += 1;
+        self.permits_taken += 1;
         self.callers.begin(caller);
         Ok(())
     }
 
-    /// Returns the place of a push that is over, or whose caller left.
+    /// Returns the permit of a push that is over, or whose caller left.
     ///
     /// # Panics
     /// If none of the caller was under way.
-    pub fn give_place_back(&mut self, caller: CallerId) {
-        assert!(self.places_taken > 0, "a place that was taken comes back");
-        self.places_taken -= 1;
+    pub fn release_permit(&mut self, caller: CallerId) {
+        assert!(self.permits_taken > 0, "a place that was taken comes back");
+        self.permits_taken -= 1;
         self.callers.end(caller);
     }
 
     /// Pushes under way.
     #[must_use]
-    pub fn places_taken(&self) -> usize {
-        self.places_taken
+    pub fn permits_taken(&self) -> usize {
+        self.permits_taken
     }
 
     /// A push to sessions: pairs of a key and the server that holds it, if any. `absent` more keys are held by no

@@ -9,7 +9,7 @@ pub trait Inboxes {
     ///
     /// # Errors
     /// If there is no space, or the shard is gone.
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused>;
+    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), PostError>;
 
     /// Wakes `shard` if it sleeps, for all that was posted before.
     fn notify(&mut self, shard: ShardId);
@@ -17,7 +17,7 @@ pub trait Inboxes {
 
 /// Why an inbox did not take a message.
 #[derive(Debug)]
-pub enum Refused {
+pub enum PostError {
     /// It is full. The message is returned for another attempt.
     Full(Message),
     /// The shard has ended, and its inbox with it.

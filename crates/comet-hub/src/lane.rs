@@ -11,7 +11,7 @@ use std::mem;
 use comet_core::{CallId, Canary, Message, MessageClass, ShardId};
 
 use crate::calls::CALLS_MAX;
-use crate::inboxes::{Inboxes, Refused};
+use crate::inboxes::{Inboxes, PostError};
 use crate::queues::{CallerId, CallerQueues, Waiting, cost};
 
 /// Most waiting messages before those of ended calls are removed. At most [`CALLS_MAX`] belong to running calls, so a
@@ -73,8 +73,8 @@ impl Lane {
         } else {
             match self.post(inboxes, message) {
                 Ok(()) => return Ok(()),
-                Err(Refused::Full(message)) => message,
-                Err(Refused::Closed) => return Err(Gone),
+                Err(PostError::Full(message)) => message,
+                Err(PostError::Closed) => return Err(Gone),
             }
         };
         let waiting = Waiting { call, message };
@@ -110,11 +110,11 @@ impl Lane {
             }
             match self.post(inboxes, message) {
                 Ok(()) => {}
-                Err(Refused::Full(message)) => {
+                Err(PostError::Full(message)) => {
                     self.directory.push_front(Waiting { call, message });
                     break;
                 }
-                Err(Refused::Closed) => return Err(self.abandon(call)),
+                Err(PostError::Closed) => return Err(self.abandon(call)),
             }
         }
         if self.directory.is_empty() {
@@ -126,15 +126,15 @@ impl Lane {
             }
             let posted = match self.has_window(cost) {
                 true => self.post(inboxes, message),
-                false => Err(Refused::Full(message)),
+                false => Err(PostError::Full(message)),
             };
             match posted {
                 Ok(()) => {}
-                Err(Refused::Full(message)) => {
+                Err(PostError::Full(message)) => {
                     self.pushes.put_back((caller, Waiting { call, message }, cost));
                     break;
                 }
-                Err(Refused::Closed) => return Err(self.abandon(call)),
+                Err(PostError::Closed) => return Err(self.abandon(call)),
             }
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Lane {
         self.load == 0 || self.load + cost <= WINDOW
     }
 
-    fn post(&mut self, inboxes: &mut impl Inboxes, message: Message) -> Result<(), Refused> {
+    fn post(&mut self, inboxes: &mut impl Inboxes, message: Message) -> Result<(), PostError> {
         let cost = match message.class() {
             MessageClass::Directory => None,
             MessageClass::Push => Some(cost(&message)),

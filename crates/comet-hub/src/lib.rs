@@ -26,7 +26,7 @@ pub use calls::{CALLER_CALLS_MAX, CALLS_MAX, CallError, CallResult, Ended, Outco
 pub use comet_core::{ActiveClock, Millis};
 pub use drain::{Drain, DrainOrder, DrainStage, ShardOrder};
 pub use hub::{Hub, LATE_LOOK_MS, RETRY_MS};
-pub use inboxes::{Inboxes, Refused};
+pub use inboxes::{Inboxes, PostError};
 pub use paced::{PacedBroadcast, PacedBroadcasts, PacedWhat};
 pub use queues::CallerId;
 pub use shares::{portions, shares};

@@ -5,15 +5,15 @@
 //! the shards get as answers. Its driver opens connections, carries requests and holds the clock.
 //!
 //! A call under way holds one of [`LogicConfig::calls`] permits. A client's question that finds no free permit is
-//! answered at once; a notice or a renewal of room counts waits for one.
+//! answered at once; a notice or an update of room counts waits for one.
 
 mod action;
 mod addresses;
 mod calls;
 mod notices;
 mod outcome;
-mod renewal;
 mod request;
+mod room_counts;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -28,16 +28,16 @@ use self::action::Output;
 use self::addresses::Addresses;
 use self::notices::{Notice, NoticeKind, Notices, SequenceNumber};
 use self::outcome::{Failure, Verdict};
-use self::renewal::{Progress, Renewal};
 use self::request::Retry;
+use self::room_counts::{Progress, RoomCountUpdate};
 
 use crate::failing::Failing;
 
 pub use self::action::{Action, AttemptId, ConnectionId, Event, PingOutcome, Unneeded};
 pub use self::notices::WAITING_MAX as NOTICES_MAX;
 pub use self::outcome::{AttemptOutcome, StatusCode, UnknownCode};
-pub use self::renewal::{RoomPieces, RoomsByHome, Told};
 pub use self::request::{Reply, Request};
+pub use self::room_counts::{RoomPieces, RoomsByHome, SentRooms};
 
 /// Longest part of a message that is logged, bytes.
 const MESSAGE_MAX: usize = 256;
@@ -53,7 +53,7 @@ pub struct LogicConfig {
     pub calls: usize,
     /// How often each address is pinged, milliseconds.
     pub ping_ms: u64,
-    /// Time between two renewals of the room counts, milliseconds.
+    /// Time between two updates of the room counts, milliseconds.
     pub renew_ms: u64,
     /// The longest retry time that a client is told when no logic answers, milliseconds; the shortest is half of it.
     /// Zero: it is told none.
@@ -78,7 +78,7 @@ enum Purpose {
         conn: ConnId,
     },
     Notice(Notice),
-    Renewal,
+    RoomCounts,
 }
 
 impl Purpose {
@@ -119,9 +119,9 @@ pub struct LogicClient {
     last_call: u64,
     /// The deadlines of calls, in the order in which they began; some may be over.
     deadlines: VecDeque<(Millis, u64)>,
-    renewal: Renewal,
-    /// The rooms of the latest renewal. `None`: no renewal is complete yet.
-    told: Option<Told>,
+    room_count_update: RoomCountUpdate,
+    /// The rooms of the latest update. `None`: no update is complete yet.
+    sent_rooms: Option<SentRooms>,
     /// The log already says that the rooms do not fit a request.
     are_rooms_beyond: bool,
     /// Calls that are over, by name and code.
@@ -150,8 +150,8 @@ impl LogicClient {
             without_address: Vec::new(),
             last_call: 0,
             deadlines: VecDeque::new(),
-            renewal: Renewal::Due,
-            told: None,
+            room_count_update: RoomCountUpdate::Due,
+            sent_rooms: None,
             are_rooms_beyond: false,
             counts: BTreeMap::new(),
             failing: Failing::default(),
@@ -349,9 +349,9 @@ impl LogicClient {
     /// counted.
     pub fn handle_rooms(&mut self, now: Millis, rooms: Option<RoomPieces>) {
         let now = self.advance(now);
-        if let Renewal::Counting = self.renewal {
-            self.renewal = match rooms {
-                None => Renewal::Resting { until: now.after(self.config.renew_ms) },
+        if let RoomCountUpdate::Counting = self.room_count_update {
+            self.room_count_update = match rooms {
+                None => RoomCountUpdate::Resting { until: now.after(self.config.renew_ms) },
                 Some(pieces) => {
                     let beyond = pieces.beyond();
                     let was_beyond = mem::replace(&mut self.are_rooms_beyond, beyond.is_some());
@@ -359,7 +359,12 @@ impl LogicClient {
                         self.out.events.push_back(Event::RoomsBeyond { bytes });
                     }
                     let pieces = Arc::new(pieces);
-                    Renewal::Counted(Progress { pieces, piece: 0, answer: None, is_told: true })
+                    RoomCountUpdate::Counted(Progress {
+                        pieces,
+                        piece: 0,
+                        answer: None,
+                        is_told: true,
+                    })
                 }
             };
         }
@@ -382,10 +387,10 @@ impl LogicClient {
         while let Some(given_up) = self.notices.handle_timeout(now) {
             self.give_up(given_up);
         }
-        if let Renewal::Resting { until } = self.renewal
+        if let RoomCountUpdate::Resting { until } = self.room_count_update
             && until <= now
         {
-            self.renewal = Renewal::Due;
+            self.room_count_update = RoomCountUpdate::Due;
         }
         self.proceed(now);
     }
@@ -408,12 +413,12 @@ impl LogicClient {
     /// When [`LogicClient::handle_timeout`] is due.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Millis> {
-        let renewal = match self.renewal {
-            Renewal::Resting { until } => Some(until),
+        let update = match self.room_count_update {
+            RoomCountUpdate::Resting { until } => Some(until),
             _ => None,
         };
         let call = self.deadlines.front().map(|(at, _)| *at);
-        [call, self.addresses.poll_timeout(), self.notices.poll_timeout(), renewal]
+        [call, self.addresses.poll_timeout(), self.notices.poll_timeout(), update]
             .into_iter()
             .flatten()
             .min()
@@ -430,19 +435,20 @@ impl LogicClient {
 
     /// Begins the work that waited for an address or a permit.
     fn proceed(&mut self, now: Millis) {
-        if let Renewal::Due = self.renewal
+        if let RoomCountUpdate::Due = self.room_count_update
             && self.addresses.available() > 0
         {
-            self.renewal = Renewal::Counting;
-            let told = self.told.clone();
-            self.out.actions.push_back(Action::CountRooms { told });
+            self.room_count_update = RoomCountUpdate::Counting;
+            let sent_rooms = self.sent_rooms.clone();
+            self.out.actions.push_back(Action::CountRooms { sent_rooms });
         }
         while self.calls.len() < self.config.calls
-            && let Renewal::Counted(progress) = &self.renewal
+            && let RoomCountUpdate::Counted(progress) = &self.room_count_update
         {
             let (pieces, piece) = (Arc::clone(&progress.pieces), progress.piece);
-            self.renewal = mem::replace(&mut self.renewal, Renewal::Due).sent();
-            self.begin(now, Purpose::Renewal, Request::RenewOnline { pieces, piece });
+            self.room_count_update =
+                mem::replace(&mut self.room_count_update, RoomCountUpdate::Due).sent();
+            self.begin(now, Purpose::RoomCounts, Request::RenewOnline { pieces, piece });
         }
         while self.calls.len() < self.config.calls
             && self.addresses.available() > 0

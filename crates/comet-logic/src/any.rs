@@ -5,14 +5,14 @@ use std::sync::Arc;
 use comet_core::Identity;
 
 use crate::authenticator::{Authenticator, Refusal};
-use crate::embedded::Embedded;
 use crate::jwt::Jwt;
+use crate::unverified::UnverifiedTokens;
 
 /// The authenticator of a configured kind (`token.kind`); a clone shares its keys.
 #[derive(Clone, Debug)]
 pub enum AnyAuthenticator {
     /// Tokens are not verified.
-    Open(Embedded),
+    Open(UnverifiedTokens),
     /// Tokens are signed.
     Jwt(Arc<Jwt>),
 }

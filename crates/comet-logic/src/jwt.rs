@@ -61,7 +61,7 @@ pub struct JwtOptions {
 
 /// The result of adopting the JWK set of a URL.
 #[derive(Debug)]
-pub struct Fetched {
+pub struct AdoptedKeys {
     /// What the set changes, if anything.
     pub change: Option<KeyChange>,
     /// A sentence about each of its keys that was skipped because it cannot be used.
@@ -126,7 +126,7 @@ impl Jwt {
     ///
     /// # Panics
     /// If there is no URL with this index.
-    pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<Fetched, JwtError> {
+    pub fn adopt_fetched(&self, url: usize, bytes: &[u8]) -> Result<AdoptedKeys, JwtError> {
         let (keys, unusable) = keys::read_set(bytes, &self.algorithms())?;
         let count = keys.len();
         let former = self.fetched.replace(url, keys, bytes);
@@ -135,7 +135,7 @@ impl Jwt {
         let is_new = former.is_none();
         let change = key_set::change(url, former.as_deref().unwrap_or_default(), present);
         let change = change.or(is_new.then_some(KeyChange { file: url, keys: count, new: count }));
-        Ok(Fetched { change, unusable })
+        Ok(AdoptedKeys { change, unusable })
     }
 
     /// The JWK set of each URL that was last adopted; `None`: none was yet.

@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_hub::fanout::{Fanout, Target};
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, pace};
+use comet_push::{CallLimits, Clients, OfAllHosts, PushBackend, PushResult, pace};
 use comet_router::Sessions;
-use comet_serve::poll_aside;
+use comet_serve::poll_offloaded;
 use comet_wire::goim::comet::{BroadcastReq, BroadcastRoomReq, PushMsgReq};
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
@@ -23,7 +23,7 @@ const SESSIONS: usize = 16;
 const SESSIONS_MAX: usize = 1 << 20;
 
 impl PushBackend for Comets {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 
@@ -32,10 +32,10 @@ impl PushBackend for Comets {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.bounds.check_count("key", keys.len())?;
         let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let keys = once(keys);
         let asked: Vec<&str> = keys.iter().map(String::as_str).collect();
         let servers = self.sessions.servers_of_keys(&asked).await.map_err(unavailable)?;
@@ -49,10 +49,10 @@ impl PushBackend for Comets {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.bounds.check_count("user", users.len())?;
         let proto = self.bounds.check_proto(proto)?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let users = once(users);
         let keys = self.bounds.keys_max;
         let most = (SESSIONS * keys).min(SESSIONS_MAX).max(keys);
@@ -74,10 +74,10 @@ impl PushBackend for Comets {
         self.carry(|fanout| fanout.to_sessions(sessions, absent), request).await
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         let proto = self.bounds.check_proto(proto)?;
         self.check_comets()?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let request = BroadcastRoomReq { room_id: room, proto: Some(proto) };
         self.carry(Fanout::to_room, |_| Request::Room(request.clone())).await
     }
@@ -87,11 +87,11 @@ impl PushBackend for Comets {
         proto: Option<Proto>,
         operation: i32,
         speed: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let speed = pace(speed)?;
         let proto = self.bounds.check_proto(proto)?;
         self.check_comets()?;
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let live = match speed {
             None => BTreeMap::new(),
             Some(_) => self.live_by_comet().await,
@@ -117,13 +117,13 @@ impl PushBackend for Comets {
             let rooms = sessions.room_counts().await.map_err(unavailable)?.into_iter();
             Ok::<_, Status>(make(rooms.map(|(room, online)| (room.into(), online)).collect()))
         };
-        Ok(OfAllHosts { value: poll_aside(made).await?, unanswered: Vec::new() })
+        Ok(OfAllHosts { value: poll_offloaded(made).await?, unanswered: Vec::new() })
     }
 
     async fn members_of(&self, rooms: Vec<String>) -> Result<OfAllHosts<Vec<u64>>, Status> {
         let sessions = Arc::clone(&self.sessions);
         let members = async move { sessions.members_of(&rooms).await.map_err(unavailable) };
-        let members = poll_aside(members).await?.into_iter().map(u64::from);
+        let members = poll_offloaded(members).await?.into_iter().map(u64::from);
         Ok(OfAllHosts { value: members.collect(), unanswered: Vec::new() })
     }
 

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use comet_hub::fanout::{
     Call, Check, CometNumber, Fanout, FanoutConfig, FanoutEvent, Health, HealthMonitor,
-    HealthTimes, LedgerSum, NoPlace, PartId, PushFanout, Refused, Target, may_have_taken,
+    HealthTimes, LedgerSum, NoPermit, PartId, PushError, PushFanout, Target, may_have_taken,
 };
 use comet_hub::{CallerId, Millis};
-use comet_push::{Bounds, FailedServer, MayHaveTaken, Pushed};
+use comet_push::{CallLimits, FailedServer, MayHaveTaken, PushResult};
 use comet_router::{Sessions, Store, StoreError};
 use comet_serve::{BearerToken, Caller, Outgoing};
 use comet_wire::goim::comet::Ledger;
@@ -25,12 +25,12 @@ use tonic::Status;
 
 use crate::active_time::ActiveTime;
 use crate::comet::{Comet, CometOptions, Origin, Request, ask};
-use crate::wanted::Wanted;
+use crate::desired_comets::DesiredComets;
 
 /// Most pushes under way at once. Together with the longest body this bounds their memory.
 const PUSHES_MAX: usize = 1_024;
 
-/// Most pushes of one caller, so that it takes four callers to use up all places.
+/// Most pushes of one caller, so that it takes four callers to use up all permits.
 const CALLER_PUSHES_MAX: usize = PUSHES_MAX / 4;
 
 /// Most calls under way to one comet, so that a slow comet holds up at most half of the pushes.
@@ -49,7 +49,7 @@ const HEALTH_TIMES: HealthTimes = HealthTimes { rest_ms: 1_000, limit_ms: 2_000 
 pub(crate) struct Comets {
     token: BearerToken,
     pub(crate) sessions: Arc<Store>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: CallLimits,
     time: ActiveTime,
     /// This lock is never held across an await, and only the thread of logic takes it.
     state: Arc<Mutex<State>>,
@@ -71,17 +71,17 @@ struct State {
 }
 
 impl State {
-    /// The comets that discovery no longer has, and that still answer. If a wanted comet has the same address, it is
+    /// The comets that discovery no longer has, and that still answer. If a desired comet has the same address, it is
     /// that one.
-    fn left(&self, wanted: &Wanted) -> Vec<(CometOptions, Origin)> {
+    fn left(&self, desired: &DesiredComets) -> Vec<(CometOptions, Origin)> {
         let comets = self.list.iter();
         let left = comets.filter(|(number, Comet { options, origin, .. })| {
             let health = self.health.health(**number);
             *origin != Origin::Configured
                 && matches!(health, Health::Serving | Health::NotServing)
-                && !wanted.has(options)
+                && !desired.has(options)
         });
-        let left = left.take(DISCOVERED_MAX.saturating_sub(wanted.discovered.len()));
+        let left = left.take(DISCOVERED_MAX.saturating_sub(desired.discovered.len()));
         left.map(|(_, comet)| (comet.options.clone(), Origin::Left)).collect()
     }
 
@@ -118,23 +118,23 @@ impl Drop for CallUnderWay {
     }
 }
 
-/// A place among the pushes under way.
-pub(crate) struct Place<'a>(&'a Comets, CallerId);
+/// A permit among the pushes under way.
+pub(crate) struct PushPermit<'a>(&'a Comets, CallerId);
 
-impl Drop for Place<'_> {
+impl Drop for PushPermit<'_> {
     fn drop(&mut self) {
-        self.0.state().fanout.give_place_back(self.1);
+        self.0.state().fanout.release_permit(self.1);
     }
 }
 
 impl Comets {
     /// No comets yet. Their calls use `token`.
-    pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: Bounds) -> Self {
+    pub(crate) fn new(token: BearerToken, sessions: Arc<Store>, bounds: CallLimits) -> Self {
         let fanout = Fanout::new(FanoutConfig {
             keys_max: bounds.keys_max,
             limit_ms: millis(bounds.timeout + GRACE),
-            places: PUSHES_MAX,
-            caller_places: CALLER_PUSHES_MAX,
+            permits: PUSHES_MAX,
+            caller_permits: CALLER_PUSHES_MAX,
             calls: CALLS_MAX,
         });
         let state =
@@ -153,13 +153,13 @@ impl Comets {
     /// Sets the comets for pushes: these, and those that left discovery and still answer. A comet that stays at its
     /// address keeps its health and its connection. Calls under way to a removed comet continue to their end; then its
     /// connection closes. Must be called inside a runtime.
-    pub(crate) fn set_list(&self, wanted: Wanted) {
+    pub(crate) fn set_list(&self, desired: DesiredComets) {
         let now = self.time.now();
         let mut state = self.state();
-        let left = state.left(&wanted);
+        let left = state.left(&desired);
         let State { list, fanout, health } = &mut *state;
         let mut next = CometList::new();
-        for (options, origin) in wanted.comets().chain(left) {
+        for (options, origin) in desired.comets().chain(left) {
             let stays = list.iter().find(|(_, comet)| comet.is_at(&options));
             let (number, comet) = match stays {
                 Some((number, comet)) => (*number, comet.with(options, origin)),
@@ -213,14 +213,14 @@ impl Comets {
         }
     }
 
-    /// A place for a push of the current caller.
-    pub(crate) fn place(&self) -> Result<Place<'_>, Status> {
+    /// A permit for a push of the current caller.
+    pub(crate) fn permit(&self) -> Result<PushPermit<'_>, Status> {
         let caller = CallerId(Caller::current().0);
-        let taken = self.state().fanout.take_place(caller);
+        let taken = self.state().fanout.acquire_permit(caller);
         let (most, whose) = match taken {
-            Ok(()) => return Ok(Place(self, caller)),
-            Err(NoPlace::OfAll(most)) => (most, ""),
-            Err(NoPlace::OfCaller(most)) => (most, " of this connection"),
+            Ok(()) => return Ok(PushPermit(self, caller)),
+            Err(NoPermit::OfAll(most)) => (most, ""),
+            Err(NoPermit::OfCaller(most)) => (most, " of this connection"),
         };
         let sentence = "are under way; try again when some are answered";
         Err(Status::resource_exhausted(format!("{most} pushes{whose} {sentence}")))
@@ -232,7 +232,7 @@ impl Comets {
         &self,
         plan: impl FnOnce(&Fanout) -> PushFanout,
         request: impl Fn(Target) -> Request,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let mut push = plan(&self.state().fanout);
         let caller = CallerId(Caller::current().0);
         let (mut calls, mut messages) = (JoinSet::new(), BTreeMap::new());
@@ -273,15 +273,15 @@ impl Comets {
             log_event(&event);
         }
         let pushed = push.finish().map_err(|refused| match refused {
-            Refused::BadRequest(message) => Status::invalid_argument(message),
-            Refused::Unavailable(sentence) => Status::unavailable(sentence),
-            Refused::Unknown { sentence, servers } => MayHaveTaken(servers).status(sentence),
+            PushError::BadRequest(message) => Status::invalid_argument(message),
+            PushError::Unavailable(sentence) => Status::unavailable(sentence),
+            PushError::Unknown { sentence, servers } => MayHaveTaken(servers).status(sentence),
         })?;
         let ledger = wire_ledger(pushed.ledger, may_have_taken(&pushed.failed));
         let failed = pushed.failed.into_iter();
         let failed =
             failed.map(|failed| FailedServer { message: failed.sentence(), server: failed.server });
-        Ok(Pushed { ledger, failed: failed.collect() })
+        Ok(PushResult { ledger, failed: failed.collect() })
     }
 
     /// Whether the comet last answered that it takes clients.

@@ -21,15 +21,15 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::comet::message;
 use crate::comets::Comets;
-use crate::wanted::Wanted;
+use crate::desired_comets::DesiredComets;
 
 /// Shortest time between two status changes sent to the service manager.
 const TELL_PERIOD: Duration = Duration::from_secs(1);
 
-/// Keeps the list of comets equal to `wanted`, and repeatedly asks each whether it takes clients.
+/// Keeps the list of comets equal to `desired`, and repeatedly asks each whether it takes clients.
 pub(crate) async fn monitor(
     comets: Arc<Comets>,
-    mut wanted: watch::Receiver<Wanted>,
+    mut desired: watch::Receiver<DesiredComets>,
 ) -> Infallible {
     let mut checks = JoinSet::new();
     // The last check of each comet.
@@ -44,9 +44,9 @@ pub(crate) async fn monitor(
         };
         let (due_checks, next) = select! {
             biased;
-            Ok(()) = wanted.changed() => {
-                let wanted = wanted.borrow_and_update().clone();
-                comets.set_list(wanted);
+            Ok(()) = desired.changed() => {
+                let desired = desired.borrow_and_update().clone();
+                comets.set_list(desired);
                 let list = comets.all();
                 for (_, check) in asked.extract_if(.., |comet, _| !list.contains_key(comet)) {
                     check.abort();

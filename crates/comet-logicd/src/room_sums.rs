@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comet_router::{Sessions, Store, StoreError};
-use comet_serve::{free_aside, poll_aside};
+use comet_serve::{drop_offloaded, poll_offloaded};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
@@ -72,8 +72,8 @@ impl RoomSums {
         }
         let begun = Instant::now();
         // Freed before the new sums are read: there may be a million rooms.
-        free_aside(last.take());
-        let sums = poll_aside(async move { store.room_counts().await }).await?;
+        drop_offloaded(last.take());
+        let sums = poll_offloaded(async move { store.room_counts().await }).await?;
         let (took, sums) = (begun.elapsed(), Arc::new(sums));
         *last = Some(Read { begun, took, sums: Arc::clone(&sums) });
         Ok(sums)

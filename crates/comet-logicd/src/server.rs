@@ -8,12 +8,12 @@ use std::time::Duration;
 
 use comet_logic::AnyAuthenticator;
 use comet_ops::{CertificatesInUse, ServiceManager};
-use comet_push::{Bounds, Node, http_api, node_routes, push_routes};
+use comet_push::{CallLimits, ClientEndpoint, http_api, node_routes, push_routes};
 use comet_router::Store;
 use comet_serve::{
-    AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS, GateLimits, Gates,
-    GrpcApi, HTTP_CONNECTIONS, Listener, Lock, Phase, STAT_CONNECTIONS, Servers, StartError,
-    listen, request_bytes, spawn, stopped,
+    AccessControl, AccessLog, Address, ApiTls, BearerToken, CallCounts, GRPC_CONNECTIONS,
+    GateLimits, Gates, GrpcApi, HTTP_CONNECTIONS, Listener, Phase, STAT_CONNECTIONS, Servers,
+    StartError, listen, request_bytes, spawn, stopped,
 };
 use comet_wire::goim::logic::logic_server::LogicServer as Service;
 use tokio::sync::watch;
@@ -21,10 +21,10 @@ use tonic::codec::CompressionEncoding;
 
 use crate::comet::CometOptions;
 use crate::comets::Comets;
+use crate::desired_comets::{DesiredComets, DiscoveredComets};
 use crate::nodes::Nodes;
 use crate::service::LogicService;
 use crate::stat::Stat;
-use crate::wanted::{DiscoveredComets, Wanted};
 use crate::{health, sessions, stat};
 
 /// Longest request, bytes, both compressed and uncompressed: the rooms of a comet.
@@ -47,8 +47,8 @@ pub struct Options {
     pub stat: Vec<Address>,
     /// TLS of these addresses and of comets (`api_tls`).
     pub tls: ApiTls,
-    /// The lock for callers (`logic_server.tokens`).
-    pub lock: Arc<Lock>,
+    /// Access control of callers (`logic_server.tokens`).
+    pub access: Arc<AccessControl>,
     /// Whether calls of the HTTP push API are written to the log (`push.access_log`).
     pub access_log: Arc<AccessLog>,
     /// The token for calls to comets (`logic_server.comet_token`).
@@ -57,7 +57,7 @@ pub struct Options {
     pub comets: Vec<CometOptions>,
     /// The settings about comets for clients. Comets are told its heartbeat as the silence that ends a connection; it
     /// is never zero, because goim's comet would close every connection at once.
-    pub node: Node,
+    pub node: ClientEndpoint,
     /// Longest body of a pushed frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -77,11 +77,11 @@ pub struct LogicServer {
     grpc: Vec<Address>,
     http: Vec<Address>,
     stat: Vec<Address>,
-    lock: Arc<Lock>,
+    access: Arc<AccessControl>,
     access_log: Arc<AccessLog>,
     tls: ApiTls,
     certificates: Arc<CertificatesInUse>,
-    comets: watch::Sender<Wanted>,
+    comets: watch::Sender<DesiredComets>,
     authenticator: AnyAuthenticator,
     phase: watch::Sender<Phase>,
     thread: JoinHandle<()>,
@@ -100,7 +100,7 @@ impl LogicServer {
         let grpc = listen("logic_server.grpc", &options.grpc, &options.tls)?;
         let http = listen("logic_server.http", &options.http, &options.tls)?;
         let stat = listen("logic_server.stat", &options.stat, &options.tls)?;
-        if options.lock.is_open() {
+        if options.access.is_open() {
             for warning in exposure(
                 &authenticator,
                 options.tls.open_to_all(&grpc.addresses),
@@ -109,11 +109,12 @@ impl LogicServer {
                 log::warn!("{warning}");
             }
         }
-        let (lock, tls) = (Arc::clone(&options.lock), options.tls.clone());
+        let (access, tls) = (Arc::clone(&options.access), options.tls.clone());
         let access_log = Arc::clone(&options.access_log);
         let certificates = Arc::<CertificatesInUse>::default();
         let configured = take(&mut options.comets);
-        let (comets, wanted) = watch::channel(Wanted { configured, ..Wanted::default() });
+        let (comets, desired) =
+            watch::channel(DesiredComets { configured, ..DesiredComets::default() });
         let (phase, phases) = watch::channel(Phase::Ready);
         let servers = Assembly {
             grpc: grpc.listeners,
@@ -123,7 +124,7 @@ impl LogicServer {
             authenticator: authenticator.clone(),
             certificates: Arc::clone(&certificates),
             sessions,
-            comets: wanted,
+            comets: desired,
             phase: phases,
         };
         let thread = spawn(THREAD, Vec::new(), || servers.start())?;
@@ -131,7 +132,7 @@ impl LogicServer {
             grpc: grpc.addresses,
             http: http.addresses,
             stat: stat.addresses,
-            lock,
+            access,
             access_log,
             tls,
             certificates,
@@ -162,7 +163,7 @@ impl LogicServer {
 
     /// Replaces the tokens that callers need.
     pub fn set_tokens(&self, tokens: Vec<String>) {
-        self.lock.set_tokens(tokens);
+        self.access.set_tokens(tokens);
     }
 
     /// Sets whether calls of the push API are logged.
@@ -172,7 +173,7 @@ impl LogicServer {
 
     /// Replaces the configured comets. Calls under way to a removed one continue to their end.
     pub fn set_comets(&self, comets: Vec<CometOptions>) {
-        self.comets.send_modify(|wanted| wanted.configured = comets);
+        self.comets.send_modify(|desired| desired.configured = comets);
     }
 
     /// The handle that sets the comets found in discovery. Pushes go to them in addition to the configured ones.
@@ -256,7 +257,7 @@ struct Assembly {
     authenticator: AnyAuthenticator,
     certificates: Arc<CertificatesInUse>,
     sessions: Store,
-    comets: watch::Receiver<Wanted>,
+    comets: watch::Receiver<DesiredComets>,
     phase: watch::Receiver<Phase>,
 }
 
@@ -271,10 +272,10 @@ impl Assembly {
             authenticator,
             certificates,
             sessions,
-            comets: wanted,
+            comets: desired,
             phase,
         } = self;
-        let bounds = Bounds {
+        let bounds = CallLimits {
             frame_max: options.frame_max,
             keys_max: options.keys_max,
             timeout: options.call_timeout,
@@ -283,8 +284,8 @@ impl Assembly {
         let counts = Arc::new(CallCounts::default());
         let comets = Comets::new(options.comet_token.clone(), Arc::clone(&sessions), bounds);
         let comets = Arc::new(comets);
-        comets.set_list(wanted.borrow().clone());
-        let monitored = health::monitor(Arc::clone(&comets), wanted);
+        comets.set_list(desired.borrow().clone());
+        let monitored = health::monitor(Arc::clone(&comets), desired);
         let told = health::tell(Arc::clone(&comets));
         let list = Nodes { comets: Arc::clone(&comets), domain: options.node.domain.clone() };
         let service = LogicService {
@@ -300,7 +301,7 @@ impl Assembly {
             .merge(sessions::route(&comets, &counts));
         let calls = http_api(calls);
         let gates = Arc::new(Gates::new(options.open_files, request_bytes(REQUEST_MAX)));
-        let Options { server_id, version, lock, access_log, .. } = options;
+        let Options { server_id, version, access, access_log, .. } = options;
         let stat_gates = Arc::clone(&gates);
         let stat_page =
             Stat { sessions, comets, counts, certificates, gates: stat_gates, server_id, version };
@@ -321,9 +322,9 @@ impl Assembly {
             request_max: bounds.frame_max,
             request_time: bounds.timeout,
         };
-        let logic_gate = gates.gate("logic_server.grpc", rooms, &lock);
-        let push_gate = gates.logged_gate("logic_server.http", pushes, &lock, &access_log);
-        let stat_gate = gates.pages("logic_server.stat", STAT_CONNECTIONS, &lock);
+        let logic_gate = gates.gate("logic_server.grpc", rooms, &access);
+        let push_gate = gates.logged_gate("logic_server.http", pushes, &access, &access_log);
+        let stat_gate = gates.pages("logic_server.stat", STAT_CONNECTIONS, &access);
         servers
             .grpc(&logic_gate, grpc, api, comet_wire::DESCRIPTORS)
             .and_then(|()| servers.http(&push_gate, http, &calls))
@@ -343,13 +344,13 @@ impl Assembly {
 
 #[cfg(test)]
 mod tests {
-    use comet_logic::{Algorithm, ClaimNames, Embedded, Jwt, JwtOptions, KeyFile};
+    use comet_logic::{Algorithm, ClaimNames, Jwt, JwtOptions, KeyFile, UnverifiedTokens};
 
     use super::*;
 
     #[test]
     fn what_others_can_reach_is_warned_of() {
-        let open = AnyAuthenticator::Open(Embedded);
+        let open = AnyAuthenticator::Open(UnverifiedTokens);
         let keys = vec![KeyFile { name: "secret".to_owned(), bytes: vec![b'x'; 32] }];
         let jwt = Jwt::new(JwtOptions {
             algorithms: vec![Algorithm::Hs256],

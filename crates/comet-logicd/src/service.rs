@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
-use comet_push::{Node, NodeList};
+use comet_push::{ClientEndpoint, NodeList};
 use comet_router::{Buckets, Placed, Sessions, Store};
 use comet_serve::CallCounts;
 use comet_wire::goim::logic::logic_server::Logic;
@@ -29,7 +29,7 @@ pub(crate) struct LogicService {
     pub(crate) sessions: Arc<Store>,
     pub(crate) room_sums: Arc<RoomSums>,
     pub(crate) nodes: Nodes,
-    pub(crate) node: Node,
+    pub(crate) node: ClientEndpoint,
     pub(crate) counts: Arc<CallCounts>,
 }
 
@@ -108,7 +108,7 @@ impl LogicService {
     }
 
     async fn nodes(&self) -> Result<NodesReply, Status> {
-        let Node { domain, .. } = &self.node;
+        let ClientEndpoint { domain, .. } = &self.node;
         let port = |port: Option<u16>| i32::from(port.unwrap_or(0));
         Ok(NodesReply {
             domain: domain.clone(),
@@ -118,13 +118,13 @@ impl LogicService {
             heartbeat: i32::try_from(self.node.heartbeat_seconds()).unwrap_or(i32::MAX),
             nodes: self.nodes.hosts().await,
             backoff: Some(Backoff {
-                max_delay: Node::BACKOFF.max_delay,
-                base_delay: Node::BACKOFF.base_delay,
+                max_delay: ClientEndpoint::BACKOFF.max_delay,
+                base_delay: ClientEndpoint::BACKOFF.base_delay,
                 // Seconds and factors need only a few digits.
-                factor: Node::BACKOFF.factor as f32,
-                jitter: Node::BACKOFF.jitter as f32,
+                factor: ClientEndpoint::BACKOFF.factor as f32,
+                jitter: ClientEndpoint::BACKOFF.jitter as f32,
             }),
-            heartbeat_max: Node::HEARTBEAT_MAX as i32,
+            heartbeat_max: ClientEndpoint::HEARTBEAT_MAX as i32,
         })
     }
 
@@ -222,8 +222,8 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Waker};
 
-    use comet_logic::Embedded;
-    use comet_push::Bounds;
+    use comet_logic::UnverifiedTokens;
+    use comet_push::CallLimits;
     use comet_router::{Redis, RedisOptions};
     use comet_serve::BearerToken;
     use tonic::Code;
@@ -244,14 +244,14 @@ mod tests {
             deadline: Duration::from_secs(60),
         });
         let sessions = Arc::new(Store::Redis(sessions.unwrap()));
-        let bounds = Bounds { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };
+        let bounds = CallLimits { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };
         let comets = Comets::new(BearerToken::new(None), Arc::clone(&sessions), bounds);
         let service = LogicService {
-            authenticator: AnyAuthenticator::Open(Embedded),
+            authenticator: AnyAuthenticator::Open(UnverifiedTokens),
             sessions,
             room_sums: Arc::default(),
             nodes: Nodes { comets: Arc::new(comets), domain: String::new() },
-            node: Node {
+            node: ClientEndpoint {
                 domain: String::new(),
                 tcp: Vec::new(),
                 websocket: Vec::new(),

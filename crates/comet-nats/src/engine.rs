@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 
 use comet_hub::cluster::{
-    Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPlace, keys_bytes,
+    Command, Engine, EngineCounts, Part, ReplyTo, StreamCounts, StreamPosition, keys_bytes,
 };
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
-use crate::handover::Turn;
-use crate::{Counts, ORDERS_BYTES_MAX, ORDERS_RESERVED, Shared, StreamReading};
+use crate::handover::UpgradeStep;
+use crate::{Counts, Shared, StreamReading, WRITER_TASKS_BYTES_MAX, WRITER_TASKS_RESERVED};
 
 /// A task for the writer.
-pub(crate) enum Order {
+pub(crate) enum WriterTask {
     Command(Command),
     Answer(ReplyTo, Part),
 }
 
-impl Order {
+impl WriterTask {
     /// Whether it announces this host or its leave. If it is lost, other hosts consider this one dead, and announce all
     /// their rooms to it later.
     fn is_of_presence(&self) -> bool {
@@ -32,7 +32,7 @@ impl Order {
                 Command::Publish { publication, .. } | Command::Store { publication, .. },
             ) => publication.bytes(),
             Self::Command(Command::PublishOrder { order, .. }) => order.bytes(),
-            Self::Command(Command::TellKeys { keys, .. }) => keys_bytes(keys),
+            Self::Command(Command::AnnounceKeys { keys, .. }) => keys_bytes(keys),
             Self::Command(Command::AnswerNoMembers { to } | Command::Refuse { to }) => to.0.len(),
             Self::Answer(ReplyTo(to), part) => to.len() + part.bytes(),
             // These names are held by this host in any case.
@@ -44,29 +44,29 @@ impl Order {
 /// An engine that uses NATS.
 #[derive(Clone, Debug)]
 pub struct Nats {
-    orders: mpsc::Sender<Order>,
-    turns: mpsc::UnboundedSender<Turn>,
+    tasks: mpsc::Sender<WriterTask>,
+    steps: mpsc::UnboundedSender<UpgradeStep>,
     shared: Arc<Shared>,
 }
 
 impl Nats {
     pub(crate) fn new(
-        orders: mpsc::Sender<Order>,
-        turns: mpsc::UnboundedSender<Turn>,
+        tasks: mpsc::Sender<WriterTask>,
+        steps: mpsc::UnboundedSender<UpgradeStep>,
         shared: Arc<Shared>,
     ) -> Self {
-        Self { orders, turns, shared }
+        Self { tasks, steps, shared }
     }
 
-    /// Returns the order if there is no space for it.
-    fn order(&self, order: Order) -> Option<Order> {
+    /// Returns the task if there is no space for it.
+    fn enqueue(&self, task: WriterTask) -> Option<WriterTask> {
         let Shared { counts, waiting_bytes, .. } = &*self.shared;
-        let bytes = order.bytes();
-        let has_room = order.is_of_presence() || self.orders.capacity() > ORDERS_RESERVED;
+        let bytes = task.bytes();
+        let has_room = task.is_of_presence() || self.tasks.capacity() > WRITER_TASKS_RESERVED;
         let bytes_after = waiting_bytes.fetch_add(bytes, Relaxed) + bytes;
-        let refused = match has_room && bytes_after <= ORDERS_BYTES_MAX {
-            true => self.orders.try_send(order).err().map(TrySendError::into_inner),
-            false => Some(order),
+        let refused = match has_room && bytes_after <= WRITER_TASKS_BYTES_MAX {
+            true => self.tasks.try_send(task).err().map(TrySendError::into_inner),
+            false => Some(task),
         };
         if refused.is_some() {
             waiting_bytes.fetch_sub(bytes, Relaxed);
@@ -78,14 +78,14 @@ impl Nats {
 
 impl Engine for Nats {
     fn submit(&self, command: Command) -> Result<(), Command> {
-        match self.order(Order::Command(command)) {
-            Some(Order::Command(command)) => Err(command),
+        match self.enqueue(WriterTask::Command(command)) {
+            Some(WriterTask::Command(command)) => Err(command),
             _ => Ok(()),
         }
     }
 
     fn answer(&self, to: ReplyTo, part: Part) -> bool {
-        self.order(Order::Answer(to, part)).is_none()
+        self.enqueue(WriterTask::Answer(to, part)).is_none()
     }
 
     fn note_taken(&self, bytes: usize) {
@@ -106,21 +106,21 @@ impl Engine for Nats {
 
     fn hold(&self) {
         // Fails only if the engine has ended.
-        let _ = self.turns.send(Turn::Hold);
+        let _ = self.steps.send(UpgradeStep::Hold);
     }
 
     fn release(&self) {
-        let _ = self.turns.send(Turn::Release);
+        let _ = self.steps.send(UpgradeStep::Release);
     }
 
-    fn take_over(&self, stream: Option<StreamPlace>) {
+    fn take_over(&self, stream: Option<StreamPosition>) {
         self.shared.takes_over.store(true, Relaxed);
         *self.shared.resumed() = stream;
         self.shared.awaits_former.store(true, Relaxed);
     }
 
     fn has_taken_over(&self) -> bool {
-        self.turns.is_closed() || !self.shared.awaits_former.load(Relaxed)
+        self.steps.is_closed() || !self.shared.awaits_former.load(Relaxed)
     }
 
     fn withdraw(&self) {
@@ -130,7 +130,7 @@ impl Engine for Nats {
     fn passed_on(&self) -> Option<u64> {
         let Shared { is_held, passed_on, .. } = &*self.shared;
         // Passed-on events are counted before the reader holds the rest. A reader that has ended passes on no more.
-        let is_over = is_held.load(Acquire) || self.turns.is_closed();
+        let is_over = is_held.load(Acquire) || self.steps.is_closed();
         is_over.then(|| passed_on.load(Acquire))
     }
 
@@ -158,21 +158,21 @@ mod tests {
 
     /// Otherwise the events of other hosts that it holds would be lost.
     #[test]
-    fn an_engine_withdraws_however_many_orders_wait() {
-        let (orders, _waiting) = mpsc::channel(1 + ORDERS_RESERVED);
-        let (turns, _new) = mpsc::unbounded_channel();
+    fn an_engine_withdraws_however_many_tasks_wait() {
+        let (tasks, _waiting) = mpsc::channel(1 + WRITER_TASKS_RESERVED);
+        let (steps, _new) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared::default());
-        let engine = Nats::new(orders, turns, Arc::clone(&shared));
-        let order = || Command::Unsubscribe { room: "r".into() };
-        assert!(engine.submit(order()).is_ok() && engine.submit(order()).is_err());
+        let engine = Nats::new(tasks, steps, Arc::clone(&shared));
+        let command = || Command::Unsubscribe { room: "r".into() };
+        assert!(engine.submit(command()).is_ok() && engine.submit(command()).is_err());
         engine.withdraw();
         assert!(shared.is_withdrawn.notified().now_or_never().is_some());
     }
 
     #[test]
-    fn a_host_says_that_it_is_there_however_many_orders_wait() {
-        let (orders, _waiting) = mpsc::channel(4 + ORDERS_RESERVED);
-        let engine = Nats::new(orders, mpsc::unbounded_channel().0, Arc::default());
+    fn a_host_says_that_it_is_there_however_many_tasks_wait() {
+        let (tasks, _waiting) = mpsc::channel(4 + WRITER_TASKS_RESERVED);
+        let engine = Nats::new(tasks, mpsc::unbounded_channel().0, Arc::default());
         while engine.submit(Command::Unsubscribe { room: "r".into() }).is_ok() {}
         assert!(engine.submit(Command::Announce { reads_stream: false }).is_ok());
         assert!(engine.submit(Command::Leave).is_ok());

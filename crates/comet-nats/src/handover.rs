@@ -18,10 +18,10 @@ use tokio::sync::oneshot;
 
 use crate::{EVENTS_BYTES_MAX, PUSHES_MAX, headers};
 
-/// An order about pushes and orders of other hosts.
+/// A step of a live upgrade, about pushes and orders of other hosts.
 #[derive(Debug)]
-pub(crate) enum Turn {
-    /// Hold them, until another order comes.
+pub(crate) enum UpgradeStep {
+    /// Hold them, until another step comes.
     Hold,
     /// Begin them again, those that wait first.
     Release,

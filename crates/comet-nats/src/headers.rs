@@ -27,8 +27,8 @@ use async_nats::{HeaderMap, Message, Subject};
 use comet_hub::cluster::{HostName, Pace, Publication, ReplyTo, Target};
 use percent_encoding::percent_decode_str;
 
+use crate::handover_notice::HandoverNotice;
 use crate::subject::{Topic, token};
-use crate::word::Word;
 
 const OPERATION: &str = "Comet-Operation";
 const SEQUENCE: &str = "Comet-Sequence";
@@ -146,24 +146,24 @@ pub(crate) fn set_reply(headers: &mut HeaderMap, reply: &str) {
 }
 
 /// The headers of a notice to the other process of this host.
-pub(crate) fn of_word(word: Word, host: &str) -> HeaderMap {
+pub(crate) fn of_handover(notice: HandoverNotice, host: &str) -> HeaderMap {
     let mut headers = of_host(host);
-    headers.insert(HANDOVER, word.text());
+    headers.insert(HANDOVER, notice.text());
     headers
 }
 
 /// The headers of a message that is forwarded to the other process of this host.
 pub(crate) fn of_forwarded(message: &Message, is_sure: bool) -> HeaderMap {
-    let word = if is_sure { Word::SureMessage } else { Word::Message };
+    let notice = if is_sure { HandoverNotice::SureMessage } else { HandoverNotice::Message };
     let mut headers = message.headers.clone().unwrap_or_default();
-    headers.insert(HANDOVER, word.text());
+    headers.insert(HANDOVER, notice.text());
     headers.insert(SUBJECT, message.subject.as_str());
     headers
 }
 
 /// The notice of the other process of this host.
-pub(crate) fn word(headers: Option<&HeaderMap>) -> Option<Word> {
-    Word::of(text(headers, HANDOVER)?)
+pub(crate) fn handover_notice(headers: Option<&HeaderMap>) -> Option<HandoverNotice> {
+    HandoverNotice::of(text(headers, HANDOVER)?)
 }
 
 /// The subject of a forwarded message.

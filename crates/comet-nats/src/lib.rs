@@ -1,13 +1,14 @@
 //! The client of [NATS](https://nats.io) by which hosts push for each other: an [`Engine`](comet_hub::cluster::Engine).
 //!
-//! [`start`] makes the engine, its events and the future that runs both. Two tasks do the work. One takes orders and
-//! may wait for the client; the other reads the subscriptions and never waits. Messages for which there is no space are
-//! dropped and counted.
+//! [`start`] makes the engine, its events and the future that runs both. Two tasks do the work. One, the writer, takes
+//! tasks and may wait for the client; the other reads the subscriptions and never waits. Messages for which there is no
+//! space are dropped and counted.
 //!
 //! Subjects and headers are in `docs/NATS.md`.
 
 mod engine;
 mod handover;
+mod handover_notice;
 mod headers;
 mod keys;
 mod options;
@@ -18,13 +19,12 @@ mod reader;
 mod receipt;
 mod stream;
 mod subject;
-mod word;
 mod writer;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use comet_hub::cluster::{Event, StreamEvent, StreamPlace};
+use comet_hub::cluster::{Event, StreamEvent, StreamPosition};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::unconstrained;
 
@@ -36,12 +36,12 @@ use reader::Reader;
 use stream::StreamReader;
 use writer::Writer;
 
-/// Most orders that wait for the client.
-const ORDERS_MAX: usize = 16_384;
+/// Most tasks of the writer that wait for the client.
+const WRITER_TASKS_MAX: usize = 16_384;
 /// Places among them reserved for the announcements of this host.
-const ORDERS_RESERVED: usize = 8;
+const WRITER_TASKS_RESERVED: usize = 8;
 /// Most bytes of their bodies.
-const ORDERS_BYTES_MAX: usize = 64 << 20;
+const WRITER_TASKS_BYTES_MAX: usize = 64 << 20;
 /// Most pushes and orders that wait for their reader.
 const PUSHES_MAX: usize = 65_536;
 /// Most other events that wait for it, in a queue of their own.
@@ -51,7 +51,8 @@ const EVENTS_BYTES_MAX: usize = 64 << 20;
 /// Bytes that events other than pushes and orders may take beyond that.
 const NOTICES_BYTES_MAX: usize = 16 << 20;
 /// Most bytes that wait in both directions, and once more those held in an upgrade.
-pub const WAITING_BYTES_MAX: usize = ORDERS_BYTES_MAX + 2 * EVENTS_BYTES_MAX + NOTICES_BYTES_MAX;
+pub const WAITING_BYTES_MAX: usize =
+    WRITER_TASKS_BYTES_MAX + 2 * EVENTS_BYTES_MAX + NOTICES_BYTES_MAX;
 /// Most messages that the client takes before it has sent them. It is small because only the queue here is bounded by
 /// bytes.
 pub const CLIENT_MESSAGES_MAX: usize = 256;
@@ -90,17 +91,17 @@ struct Shared {
     is_connected: AtomicBool,
     /// Changes with each connection.
     connections: watch::Sender<u64>,
-    /// Bytes of waiting orders.
+    /// Bytes of waiting tasks of the writer.
     waiting_bytes: AtomicUsize,
     /// Bytes of waiting events.
     events_bytes: AtomicUsize,
     /// Whether another process of this host forwards held messages once it hears that this one is subscribed.
     takes_over: AtomicBool,
-    /// The place up to which that process has read the stream.
-    resumed: Mutex<Option<StreamPlace>>,
+    /// The position up to which that process has read the stream.
+    resumed: Mutex<Option<StreamPosition>>,
     /// Whether the messages held by that process have not arrived yet.
     awaits_former: AtomicBool,
-    /// Another process of this host takes over. This is not an order, because there may be no space among those.
+    /// Another process of this host takes over. This is no task, because there may be no space among those.
     is_withdrawn: Notify,
     /// Pushes and orders are held.
     is_held: AtomicBool,
@@ -109,7 +110,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn resumed(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+    fn resumed(&self) -> MutexGuard<'_, Option<StreamPosition>> {
         self.resumed.lock().expect("nothing panics between lock and unlock")
     }
 }
@@ -146,7 +147,7 @@ struct Queues {
 pub fn start(
     options: Options,
 ) -> Result<(Nats, Events, impl Future<Output = ()> + Send + 'static), BadOptions> {
-    let (orders, waiting_orders) = mpsc::channel(ORDERS_MAX + ORDERS_RESERVED);
+    let (tasks, waiting_tasks) = mpsc::channel(WRITER_TASKS_MAX + WRITER_TASKS_RESERVED);
     let (pushes, waiting_pushes) = mpsc::channel(PUSHES_MAX);
     let (notices, waiting_notices) = mpsc::channel(NOTICES_MAX);
     let queues = Queues { pushes, notices };
@@ -154,8 +155,8 @@ pub fn start(
     let events = Events { pushes: waiting_pushes, notices: waiting_notices, stream };
     let reading = options.stream.as_ref().map(|_| StreamReading::default());
     let shared = Arc::new(Shared { stream: reading, ..Shared::default() });
-    let (turns, new_turns) = mpsc::unbounded_channel();
-    let engine = Nats::new(orders, turns.clone(), Arc::clone(&shared));
+    let (steps, new_steps) = mpsc::unbounded_channel();
+    let engine = Nats::new(tasks, steps.clone(), Arc::clone(&shared));
     let Options { prefix, host, .. } = &options;
     let (sessions, stream) = (options.sessions, options.stream.clone());
     let subjects = Arc::new(subject::Subjects::new(prefix, Arc::clone(host)));
@@ -167,18 +168,18 @@ pub fn start(
             // The client retries by itself. The only error left is an invalid server name.
             Err(error) => return log::error!("nats.servers: {error}"),
         };
-        let (subscriptions, new_subscriptions) = mpsc::channel(ORDERS_MAX);
+        let (subscriptions, new_subscriptions) = mpsc::channel(WRITER_TASKS_MAX);
         let reader = Reader::new(Arc::clone(&subjects), Arc::clone(&shared), queues.clone());
         let stream = stream.map(|options| {
             StreamReader::new(client.clone(), Arc::clone(&subjects), Arc::clone(&shared), options)
         });
-        let ways = (subscriptions, queues.notices, turns);
+        let ways = (subscriptions, queues.notices, steps);
         let writer = Writer::new(client, subjects, shared, ways);
         let pushing = async {
             tokio::join!(
-                writer.run(waiting_orders, sessions),
+                writer.run(waiting_tasks, sessions),
                 // Unconstrained, so that it takes all events before the client reads on, and few wait in the client.
-                unconstrained(reader.run(new_subscriptions, state_changes, new_turns))
+                unconstrained(reader.run(new_subscriptions, state_changes, new_steps))
             )
         };
         let reading = async {

@@ -14,7 +14,7 @@ const COUNT_MAX: u64 = 1 << 40;
 
 /// The answer of a host.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Answer {
+pub(crate) enum HostReply {
     Part(Part),
     /// It has no members of the room.
     NoMembers(HostName),
@@ -33,7 +33,7 @@ pub(crate) fn refused(host: &str) -> Vec<u8> {
 }
 
 pub(crate) fn encode(part: &Part) -> Vec<u8> {
-    let Part { host, tally, hosts, may_miss_hosts, told } = part;
+    let Part { host, tally, hosts, may_miss_hosts, question_reply } = part;
     let dropped: Map<String, Value> = DropReason::ALL
         .iter()
         .map(|reason| (reason.label(), tally.dropped[*reason as usize]))
@@ -55,19 +55,19 @@ pub(crate) fn encode(part: &Part) -> Vec<u8> {
     if *may_miss_hosts {
         part["may_miss_hosts"] = true.into();
     }
-    question::encode_told(told, &mut part);
+    question::encode_reply(question_reply, &mut part);
     part.to_string().into_bytes()
 }
 
 /// `None`: it is not an answer. Unknown reasons, from a newer host, are left out.
-pub(crate) fn decode(part: &Value) -> Option<Answer> {
+pub(crate) fn decode(part: &Value) -> Option<HostReply> {
     let host = part.get("host")?.as_str()?.into();
     let flag = |name: &str| part.get(name).and_then(Value::as_bool);
     if flag("members") == Some(false) {
-        return Some(Answer::NoMembers(host));
+        return Some(HostReply::NoMembers(host));
     }
     if flag("is_refused") == Some(true) {
-        return Some(Answer::Refused(host));
+        return Some(HostReply::Refused(host));
     }
     let bounded = |value: &Value| value.as_u64().filter(|count| *count <= COUNT_MAX);
     let count = |name: &str| part.get(name).map_or(Some(0), bounded);
@@ -95,17 +95,17 @@ pub(crate) fn decode(part: &Value) -> Option<Answer> {
         None => Some(Vec::new()),
     };
     let may_miss_hosts = flag("may_miss_hosts").unwrap_or_default();
-    let told = question::decode_told(part, bounded)?;
-    Some(Answer::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, told }))
+    let question_reply = question::decode_reply(part, bounded)?;
+    Some(HostReply::Part(Part { host, tally, hosts: hosts?, may_miss_hosts, question_reply }))
 }
 
 #[cfg(test)]
 mod tests {
-    use comet_hub::cluster::Told;
+    use comet_hub::cluster::QuestionReply;
 
     use super::*;
 
-    fn decode(json: &[u8]) -> Option<Answer> {
+    fn decode(json: &[u8]) -> Option<HostReply> {
         super::decode(&serde_json::from_slice(json).ok()?)
     }
 
@@ -117,11 +117,17 @@ mod tests {
         tally.drop_as(DropReason::Filtered, 3);
         for may_miss_hosts in [false, true] {
             let (host, hosts) = ("a".into(), vec!["b".into()]);
-            let part = Part { host, tally, hosts, may_miss_hosts, told: Told::default() };
-            assert_eq!(decode(&encode(&part)), Some(Answer::Part(part)));
+            let part = Part {
+                host,
+                tally,
+                hosts,
+                may_miss_hosts,
+                question_reply: QuestionReply::default(),
+            };
+            assert_eq!(decode(&encode(&part)), Some(HostReply::Part(part)));
         }
-        assert_eq!(decode(&no_members("ä")), Some(Answer::NoMembers("ä".into())));
-        assert_eq!(decode(&refused("ä")), Some(Answer::Refused("ä".into())));
+        assert_eq!(decode(&no_members("ä")), Some(HostReply::NoMembers("ä".into())));
+        assert_eq!(decode(&refused("ä")), Some(HostReply::Refused("ä".into())));
         for bad in [
             "",
             "{}",

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use comet_hub::cluster::{HostMember, MembersCursor, Page, Question, Told};
+use comet_hub::cluster::{HostMember, MembersCursor, Page, Question, QuestionReply};
 use serde_json::{Value, json};
 
 /// Most entries of a list in a part; a part with more is not valid.
@@ -58,8 +58,8 @@ pub(crate) fn decode(word: &str, value: &Value) -> Option<Question> {
 }
 
 /// Adds the answer to a part.
-pub(crate) fn encode_told(told: &Told, part: &mut Value) {
-    let Told { counts, page } = told;
+pub(crate) fn encode_reply(reply: &QuestionReply, part: &mut Value) {
+    let QuestionReply { counts, page } = reply;
     if !counts.is_empty() {
         part["counts"] = json!(counts);
     }
@@ -83,7 +83,10 @@ pub(crate) fn encode_told(told: &Told, part: &mut Value) {
 }
 
 /// `None`: it is malformed. `bounded` reads a count.
-pub(crate) fn decode_told(part: &Value, bounded: impl Fn(&Value) -> Option<u64>) -> Option<Told> {
+pub(crate) fn decode_reply(
+    part: &Value,
+    bounded: impl Fn(&Value) -> Option<u64>,
+) -> Option<QuestionReply> {
     let list = |name: &str| match part.get(name) {
         Some(list) => list.as_array().filter(|list| list.len() <= ENTRIES_MAX).map(Some),
         None => Some(None),
@@ -110,7 +113,7 @@ pub(crate) fn decode_told(part: &Value, bounded: impl Fn(&Value) -> Option<u64>)
     } else {
         None
     };
-    Some(Told { counts, page })
+    Some(QuestionReply { counts, page })
 }
 
 #[cfg(test)]
@@ -155,10 +158,10 @@ mod tests {
                 Page::Members { members: vec![member.clone()], is_cut },
                 Page::Members { members: Vec::new(), is_cut },
             ] {
-                let told = Told { counts: vec![5, 0], page: Some(page) };
+                let reply = QuestionReply { counts: vec![5, 0], page: Some(page) };
                 let mut part = json!({});
-                encode_told(&told, &mut part);
-                assert_eq!(decode_told(&part, Value::as_u64), Some(told));
+                encode_reply(&reply, &mut part);
+                assert_eq!(decode_reply(&part, Value::as_u64), Some(reply));
             }
         }
         for bad in [
@@ -167,7 +170,7 @@ mod tests {
             json!({ "members": [["1.2.3.4", "k", 1]] }),
             json!({ "members": 1 }),
         ] {
-            assert_eq!(decode_told(&bad, Value::as_u64), None, "{bad}");
+            assert_eq!(decode_reply(&bad, Value::as_u64), None, "{bad}");
         }
     }
 }

@@ -17,11 +17,11 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
-use crate::handover::{Forwarded, Held, Turn, merge};
+use crate::handover::{Forwarded, Held, UpgradeStep, merge};
+use crate::handover_notice::HandoverNotice;
 use crate::headers::{self, Interest};
-use crate::part::Answer;
+use crate::part::HostReply;
 use crate::subject::{Subjects, Topic};
-use crate::word::Word;
 use crate::writer::{NewSubscription, WITHDRAW};
 use crate::{
     Counts, EVENTS_BYTES_MAX, NOTICES_BYTES_MAX, PUSHES_MAX, Queues, Shared, keys, order, part,
@@ -37,7 +37,7 @@ pub(crate) struct Reader {
     states: VecDeque<Event>,
     /// The latest error of the client, which repeats it with each attempt to connect.
     said: Option<String>,
-    part: InUpgrade,
+    upgrade: UpgradeState,
 }
 
 /// How long a process waits for the messages that the former one forwards, from its connection on.
@@ -50,7 +50,7 @@ const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 const LATE: Duration = Duration::from_millis(50);
 
 /// The treatment of pushes and orders.
-enum InUpgrade {
+enum UpgradeState {
     /// No upgrade is under way.
     Serves,
     /// The shards of this process are about to stop, so they are held.
@@ -61,7 +61,7 @@ enum InUpgrade {
     TakesOver { forwarded: Vec<Forwarded>, held: Held, has_connected: bool, until: Instant },
 }
 
-impl InUpgrade {
+impl UpgradeState {
     fn takes_over() -> Self {
         let (forwarded, held) = (Vec::new(), Held::default());
         Self::TakesOver { forwarded, held, has_connected: false, until: Instant::now() + CONNECT }
@@ -71,27 +71,27 @@ impl InUpgrade {
 impl Reader {
     pub(crate) fn new(subjects: Arc<Subjects>, shared: Arc<Shared>, queues: Queues) -> Self {
         let (states, said) = (VecDeque::new(), None);
-        Self { subjects, shared, queues, states, said, part: InUpgrade::Serves }
+        Self { subjects, shared, queues, states, said, upgrade: UpgradeState::Serves }
     }
 
     pub(crate) async fn run(
         mut self,
         mut new: mpsc::Receiver<NewSubscription>,
         mut states: mpsc::UnboundedReceiver<async_nats::Event>,
-        mut turns: mpsc::UnboundedReceiver<Turn>,
+        mut steps: mpsc::UnboundedReceiver<UpgradeStep>,
     ) {
         if self.shared.takes_over.load(Relaxed) {
-            self.part = InUpgrade::takes_over();
+            self.upgrade = UpgradeState::takes_over();
         }
         let notices = self.queues.notices.clone();
         let mut subscriptions: SelectAll<Abortable<Subscriber>> = SelectAll::new();
         loop {
-            let until = match &self.part {
-                InUpgrade::TakesOver { until, .. } => Some(*until),
+            let until = match &self.upgrade {
+                UpgradeState::TakesOver { until, .. } => Some(*until),
                 _ => None,
             };
-            let forward_at = match &self.part {
-                InUpgrade::Leaves { forward_at, .. } => *forward_at,
+            let forward_at = match &self.upgrade {
+                UpgradeState::Leaves { forward_at, .. } => *forward_at,
                 _ => None,
             };
             tokio::select! {
@@ -116,7 +116,7 @@ impl Reader {
                     self.take(message);
                 }
                 // No event waits in a subscription here, so all that had to be held is held.
-                Some(turn) = turns.recv() => self.turn(turn),
+                Some(step) = steps.recv() => self.handle_step(step),
                 () = sleep_until(forward_at.unwrap_or_else(Instant::now)), if forward_at.is_some() => {
                     self.forward();
                 }
@@ -141,7 +141,7 @@ impl Reader {
                     self.states.push_back(Event::Connected);
                 }
                 self.tell_states();
-                if let InUpgrade::TakesOver { has_connected, until, .. } = &mut self.part
+                if let UpgradeState::TakesOver { has_connected, until, .. } = &mut self.upgrade
                     && !std::mem::replace(has_connected, true)
                 {
                     *until = Instant::now() + TAKE_OVER;
@@ -180,34 +180,34 @@ impl Reader {
         }
     }
 
-    fn turn(&mut self, turn: Turn) {
-        match (turn, std::mem::replace(&mut self.part, InUpgrade::Serves)) {
-            (Turn::Hold, InUpgrade::Serves) => {
-                self.part = InUpgrade::Holds(Held::default());
+    fn handle_step(&mut self, step: UpgradeStep) {
+        match (step, std::mem::replace(&mut self.upgrade, UpgradeState::Serves)) {
+            (UpgradeStep::Hold, UpgradeState::Serves) => {
+                self.upgrade = UpgradeState::Holds(Held::default());
                 self.shared.is_held.store(true, Release);
             }
-            (Turn::Release, InUpgrade::Holds(held)) => {
+            (UpgradeStep::Release, UpgradeState::Holds(held)) => {
                 self.shared.is_held.store(false, Release);
                 held.into_messages().into_iter().for_each(|message| self.take(message));
             }
-            (Turn::Withdraw(to), InUpgrade::Holds(held)) => {
+            (UpgradeStep::Withdraw(to), UpgradeState::Holds(held)) => {
                 // The other process may have announced itself before.
                 let forward_at = held.has_heard().then(|| Instant::now() + LATE);
-                self.part = InUpgrade::Leaves { held, to, forward_at };
+                self.upgrade = UpgradeState::Leaves { held, to, forward_at };
             }
             // The messages that this process's own former process held are still on their way.
-            (_, part) => self.part = part,
+            (_, upgrade) => self.upgrade = upgrade,
         }
     }
 
     /// Forwards the held messages. The other process is subscribed, and all messages that came before its announcement
     /// are held.
     fn forward(&mut self) {
-        if let InUpgrade::Leaves { held, to, .. } =
-            std::mem::replace(&mut self.part, InUpgrade::Serves)
+        if let UpgradeState::Leaves { held, to, .. } =
+            std::mem::replace(&mut self.upgrade, UpgradeState::Serves)
         {
             // Messages that arrive from here on reach the other process as well.
-            self.part = InUpgrade::Holds(Held::default());
+            self.upgrade = UpgradeState::Holds(Held::default());
             // Fails only if it is too late.
             let _ = to.send(held.into_forwarded());
         }
@@ -215,8 +215,8 @@ impl Reader {
 
     /// Begins the messages that the former process held, and those that arrived here.
     fn take_over(&mut self) {
-        let part = std::mem::replace(&mut self.part, InUpgrade::Serves);
-        if let InUpgrade::TakesOver { forwarded, held, .. } = part {
+        let upgrade = std::mem::replace(&mut self.upgrade, UpgradeState::Serves);
+        if let UpgradeState::TakesOver { forwarded, held, .. } = upgrade {
             merge(forwarded, held.into_messages())
                 .into_iter()
                 .for_each(|message| self.take(message));
@@ -225,14 +225,17 @@ impl Reader {
     }
 
     /// Handles a notice of the other process of this host.
-    fn hear(&mut self, word: Word, mut message: Message) {
-        match (word, &mut self.part) {
-            (Word::Subscribed, InUpgrade::Holds(held)) => held.note_subscribed(),
-            (Word::Subscribed, InUpgrade::Leaves { held, forward_at, .. }) => {
+    fn handle_notice(&mut self, notice: HandoverNotice, mut message: Message) {
+        match (notice, &mut self.upgrade) {
+            (HandoverNotice::Subscribed, UpgradeState::Holds(held)) => held.note_subscribed(),
+            (HandoverNotice::Subscribed, UpgradeState::Leaves { held, forward_at, .. }) => {
                 held.note_subscribed();
                 *forward_at = Some(Instant::now() + LATE);
             }
-            (Word::Message | Word::SureMessage, InUpgrade::TakesOver { forwarded, .. }) => {
+            (
+                HandoverNotice::Message | HandoverNotice::SureMessage,
+                UpgradeState::TakesOver { forwarded, .. },
+            ) => {
                 let Some(subject) = headers::forwarded_subject(message.headers.as_ref()) else {
                     return Counts::add(&self.shared.counts.invalid);
                 };
@@ -241,9 +244,10 @@ impl Reader {
                     return Counts::add(&self.shared.counts.dropped);
                 }
                 message.subject = subject;
-                forwarded.push(Forwarded { message, is_sure: word == Word::SureMessage });
+                forwarded
+                    .push(Forwarded { message, is_sure: notice == HandoverNotice::SureMessage });
             }
-            (Word::Complete, InUpgrade::TakesOver { .. }) => self.take_over(),
+            (HandoverNotice::Complete, UpgradeState::TakesOver { .. }) => self.take_over(),
             // The notice is for the other process.
             _ => {}
         }
@@ -251,21 +255,21 @@ impl Reader {
 
     fn take(&mut self, message: Message) {
         if self.subjects.topic(&message.subject) == Some(Topic::Host)
-            && let Some(word) = headers::word(message.headers.as_ref())
+            && let Some(notice) = headers::handover_notice(message.headers.as_ref())
         {
-            return self.hear(word, message);
+            return self.handle_notice(notice, message);
         }
         let counts = &self.shared.counts;
-        let raw = (!matches!(self.part, InUpgrade::Serves)).then(|| message.clone());
+        let raw = (!matches!(self.upgrade, UpgradeState::Serves)).then(|| message.clone());
         let Ok(event) = self.event(message) else {
             return Counts::add(&counts.invalid);
         };
         let Some(event) = event else { return };
         if event.is_push()
             && let Some(raw) = raw
-            && let InUpgrade::Holds(held)
-            | InUpgrade::Leaves { held, .. }
-            | InUpgrade::TakesOver { held, .. } = &mut self.part
+            && let UpgradeState::Holds(held)
+            | UpgradeState::Leaves { held, .. }
+            | UpgradeState::TakesOver { held, .. } = &mut self.upgrade
         {
             if !held.add(raw) {
                 Counts::add(&self.shared.counts.dropped);
@@ -319,9 +323,9 @@ impl Reader {
                 }));
             }
             return Ok(Some(match part::decode(&json).ok_or(())? {
-                Answer::Part(part) => Event::Answered { call, part },
-                Answer::NoMembers(host) => Event::NoMembers { call, host },
-                Answer::Refused(host) => Event::Refused { call, host },
+                HostReply::Part(part) => Event::Answered { call, part },
+                HostReply::NoMembers(host) => Event::NoMembers { call, host },
+                HostReply::Refused(host) => Event::Refused { call, host },
             }));
         }
         let host = headers::host(headers);

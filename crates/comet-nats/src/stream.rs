@@ -1,9 +1,10 @@
 //! Reads the stream of shared histories, from its first message on, each message once.
 //!
 //! The stream drops only its oldest messages, so its sequence numbers have no gaps. If one is missing, the consumer is
-//! made anew. If it is still missing, the stream has dropped messages that this host has not read. `place.rs` decides.
+//! made anew. If it is still missing, the stream has dropped messages that this host has not read. `position.rs`
+//! decides.
 
-mod place;
+mod position;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use async_nats::jetstream::stream::{self, DiscardPolicy, Info, RetentionPolicy};
 use async_nats::jetstream::{self, Message};
 use async_nats::{Client, HeaderMap};
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
-use comet_hub::cluster::{Answer, StoredPush, StreamEvent};
+use comet_hub::cluster::{ReplyTarget, StoredPush, StreamEvent};
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -24,7 +25,7 @@ use crate::options::StreamOptions;
 use crate::subject::Subjects;
 use crate::{Counts, STREAM_MAX, Shared, StreamReading, headers};
 
-use place::{Arrival, Found, Loss, Place};
+use position::{Arrival, Found, Loss, ReadPosition};
 
 /// Most messages that the client requests at once, and most bytes of them. It requests the next batch when half of them
 /// have come. NATS accepts no larger message.
@@ -53,7 +54,7 @@ const LOOK_AGAIN: u32 = 10;
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
 /// The result of taking a message.
-enum Taken {
+enum ReadOutcome {
     Read,
     /// It was read before.
     Known,
@@ -66,7 +67,7 @@ pub(crate) struct StreamReader {
     subjects: Arc<Subjects>,
     shared: Arc<Shared>,
     options: StreamOptions,
-    at: Place,
+    at: ReadPosition,
     /// The latest error, which is not logged again.
     said: Option<String>,
 }
@@ -83,7 +84,7 @@ impl StreamReader {
         shared: Arc<Shared>,
         options: StreamOptions,
     ) -> Self {
-        Self { client, subjects, shared, options, at: Place::default(), said: None }
+        Self { client, subjects, shared, options, at: ReadPosition::default(), said: None }
     }
 
     pub(crate) async fn run(mut self, events: mpsc::Sender<StreamEvent>) -> Infallible {
@@ -161,7 +162,7 @@ impl StreamReader {
         }
     }
 
-    /// Continues the stream at the known place, or begins at its start if it is another stream.
+    /// Continues the stream at the known position, or begins at its start if it is another stream.
     async fn begin(&mut self, info: &Info, events: &mpsc::Sender<StreamEvent>) {
         let state = &info.state;
         let found = Found {
@@ -171,8 +172,10 @@ impl StreamReader {
             messages: state.messages,
         };
         let resumed = self.shared.resumed().take();
-        if let Some(place) = resumed.and_then(|place| Place::resume(found.created, place)) {
-            self.at = place;
+        if let Some(position) =
+            resumed.and_then(|position| ReadPosition::resume(found.created, position))
+        {
+            self.at = position;
         }
         let loss = self.at.begin(found);
         self.note(loss.as_ref());
@@ -209,9 +212,9 @@ impl StreamReader {
                     let message = message.ok_or("the consumer has ended")??;
                     quiet = 0;
                     match self.take(&message, is_first, events).await? {
-                        Taken::Read => (is_first, self.said) = (false, None),
-                        Taken::Known => {}
-                        Taken::Missing => return Ok(()),
+                        ReadOutcome::Read => (is_first, self.said) = (false, None),
+                        ReadOutcome::Known => {}
+                        ReadOutcome::Missing => return Ok(()),
                     }
                 }
                 _ = ticks.tick() => {
@@ -227,11 +230,11 @@ impl StreamReader {
 
     /// Tells homes up to where the stream is read, if that has changed.
     async fn tell(&mut self, events: &mpsc::Sender<StreamEvent>) {
-        let place = self.at.told();
-        if place != self.at.told {
+        let position = self.at.announced();
+        if position != self.at.announced {
             // Fails only if the host ends.
-            let _ = events.send(StreamEvent::State(place)).await;
-            self.at.told = place;
+            let _ = events.send(StreamEvent::State(position)).await;
+            self.at.announced = position;
         }
         self.counts().is_read.store(self.at.is_read, Relaxed);
     }
@@ -241,17 +244,17 @@ impl StreamReader {
         message: &Message,
         is_first: bool,
         events: &mpsc::Sender<StreamEvent>,
-    ) -> Result<Taken, Error> {
+    ) -> Result<ReadOutcome, Error> {
         let info = message.info()?;
         let (sequence, waiting) = (info.stream_sequence, info.pending);
         let stored_unix_ms =
             u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
         match self.at.arrive(sequence, stored_unix_ms, is_first) {
-            Arrival::Known => return Ok(Taken::Known),
-            Arrival::Early => return Ok(Taken::Missing),
+            Arrival::Known => return Ok(ReadOutcome::Known),
+            Arrival::Early => return Ok(ReadOutcome::Missing),
             Arrival::Other(loss) => {
                 self.note(Some(&loss));
-                return Ok(Taken::Missing);
+                return Ok(ReadOutcome::Missing);
             }
             Arrival::Next => {}
             Arrival::Behind(loss) => {
@@ -269,7 +272,7 @@ impl StreamReader {
         if self.at.advance(sequence, stored_unix_ms) {
             self.tell(events).await;
         }
-        Ok(Taken::Read)
+        Ok(ReadOutcome::Read)
     }
 
     /// `None`: it is not a push.
@@ -278,9 +281,9 @@ impl StreamReader {
         let headers = message.headers.as_ref();
         let publication = headers::push(topic, headers, message.payload.to_vec())?;
         // A caller that waited for an answer before this host started no longer waits.
-        let answer = answer(&self.subjects, headers).filter(|_| self.at.is_read);
+        let reply_target = reply_target(&self.subjects, headers).filter(|_| self.at.is_read);
         let offset = sequence * FRAMES_MAX;
-        Some(StoredPush { publication, offset, stored_unix_ms, answer })
+        Some(StoredPush { publication, offset, stored_unix_ms, reply_target })
     }
 
     fn counts(&self) -> &StreamReading {
@@ -307,11 +310,13 @@ fn unfit(config: &stream::Config, subject: &str) -> Option<String> {
 
 /// The address for the answer to a push. Callers of another process of this host, from before an upgrade, no longer
 /// wait.
-fn answer(subjects: &Subjects, headers: Option<&HeaderMap>) -> Option<Answer> {
+fn reply_target(subjects: &Subjects, headers: Option<&HeaderMap>) -> Option<ReplyTarget> {
     let reply = headers::reply(headers)?;
     match headers::host(headers) {
-        Some(host) if host == *subjects.own_host() => subjects.own_call(&reply.0).map(Answer::Here),
-        _ => Some(Answer::To(reply)),
+        Some(host) if host == *subjects.own_host() => {
+            subjects.own_call(&reply.0).map(ReplyTarget::Here)
+        }
+        _ => Some(ReplyTarget::To(reply)),
     }
 }
 
@@ -329,16 +334,19 @@ mod tests {
             let reply = caller.reply(ClusterCallId(7));
             let mut headers = headers::of_host(caller.own_host());
             headers::set_reply(&mut headers, &reply);
-            (answer(&here, Some(&headers)), reply)
+            (reply_target(&here, Some(&headers)), reply)
         };
-        assert_eq!(answered(&here).0, Some(Answer::Here(ClusterCallId(7))));
+        assert_eq!(answered(&here).0, Some(ReplyTarget::Here(ClusterCallId(7))));
         assert_eq!(answered(&former).0, None);
         let (answer_to_other, reply) = answered(&other);
-        assert_eq!(answer_to_other, Some(Answer::To(ReplyTo(reply.into()))));
-        assert_eq!(answer(&here, Some(&headers::of_host("b"))), None, "nobody wants one");
+        assert_eq!(answer_to_other, Some(ReplyTarget::To(ReplyTo(reply.into()))));
+        assert_eq!(reply_target(&here, Some(&headers::of_host("b"))), None, "nobody wants one");
         let mut program = HeaderMap::new();
         headers::set_reply(&mut program, "inbox");
-        assert_eq!(answer(&here, Some(&program)), Some(Answer::To(ReplyTo("inbox".into()))));
+        assert_eq!(
+            reply_target(&here, Some(&program)),
+            Some(ReplyTarget::To(ReplyTo("inbox".into())))
+        );
     }
 
     #[test]

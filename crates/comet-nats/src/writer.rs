@@ -1,4 +1,4 @@
-//! Executes orders. If the client has no space this task waits, and the orders wait behind it.
+//! Executes tasks. If the client has no space the writer waits, and the tasks wait behind it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use tokio::select;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
-use crate::engine::Order;
-use crate::handover::{Forwarded, Turn};
+use crate::engine::WriterTask;
+use crate::handover::{Forwarded, UpgradeStep};
+use crate::handover_notice::HandoverNotice;
 use crate::headers::{self, Interest};
 use crate::subject::Subjects;
-use crate::word::Word;
 use crate::{Counts, Shared, keys, order, part};
 
 /// A subscription for the reader, with the handle that ends it.
@@ -29,7 +29,7 @@ pub(crate) struct Writer {
     subscriptions: mpsc::Sender<NewSubscription>,
     events: mpsc::Sender<Event>,
     rooms: HashMap<Arc<str>, AbortHandle>,
-    turns: mpsc::UnboundedSender<Turn>,
+    steps: mpsc::UnboundedSender<UpgradeStep>,
 }
 
 /// How long the process that takes over may need to connect. After that the held messages are dropped, and their hosts
@@ -41,48 +41,48 @@ impl Writer {
         client: Client,
         subjects: Arc<Subjects>,
         shared: Arc<Shared>,
-        (subscriptions, events, turns): (
+        (subscriptions, events, steps): (
             mpsc::Sender<NewSubscription>,
             mpsc::Sender<Event>,
-            mpsc::UnboundedSender<Turn>,
+            mpsc::UnboundedSender<UpgradeStep>,
         ),
     ) -> Self {
         let rooms = HashMap::new();
-        Self { client, subjects, shared, subscriptions, events, rooms, turns }
+        Self { client, subjects, shared, subscriptions, events, rooms, steps }
     }
 
     /// Runs until the host leaves.
-    pub(crate) async fn run(mut self, mut orders: mpsc::Receiver<Order>, sessions: bool) {
+    pub(crate) async fn run(mut self, mut tasks: mpsc::Receiver<WriterTask>, sessions: bool) {
         for subject in self.subjects.fixed(sessions) {
             self.subscribe(subject).await;
         }
         let shared = Arc::clone(&self.shared);
         loop {
-            // Earlier orders are executed before the host withdraws.
-            let order = select! {
+            // Earlier tasks are executed before the host withdraws.
+            let task = select! {
                 biased;
-                order = orders.recv() => order,
+                task = tasks.recv() => task,
                 () = shared.is_withdrawn.notified() => break,
             };
-            let Some(order) = order else { return };
-            if !self.obey(order).await {
+            let Some(task) = task else { return };
+            if !self.obey(task).await {
                 return;
             }
         }
         // A task that has used its share of the thread sees an empty queue.
-        while let Ok(order) = orders.try_recv() {
-            if !self.obey(order).await {
+        while let Ok(task) = tasks.try_recv() {
+            if !self.obey(task).await {
                 return;
             }
         }
-        self.withdraw(orders).await;
+        self.withdraw(tasks).await;
     }
 
-    /// Executes an order. `false`: the host leaves.
-    async fn obey(&mut self, order: Order) -> bool {
-        self.shared.waiting_bytes.fetch_sub(order.bytes(), Relaxed);
-        match order {
-            Order::Command(Command::Leave) => {
+    /// Executes a task. `false`: the host leaves.
+    async fn obey(&mut self, task: WriterTask) -> bool {
+        self.shared.waiting_bytes.fetch_sub(task.bytes(), Relaxed);
+        match task {
+            WriterTask::Command(Command::Leave) => {
                 self.carry_out(Command::Leave).await;
                 // Only with a connection: otherwise there is nothing to send, and a flush would wait for one.
                 if self.shared.is_connected.load(Relaxed) {
@@ -90,20 +90,20 @@ impl Writer {
                 }
                 return false;
             }
-            Order::Command(command) => self.carry_out(command).await,
-            Order::Answer(to, part) => self.answer(to, &part).await,
+            WriterTask::Command(command) => self.carry_out(command).await,
+            WriterTask::Answer(to, part) => self.answer(to, &part).await,
         }
         true
     }
 
     /// Withdraws in favour of another process of this host.
-    async fn withdraw(&mut self, mut orders: mpsc::Receiver<Order>) {
+    async fn withdraw(&mut self, mut tasks: mpsc::Receiver<WriterTask>) {
         let (to, held) = oneshot::channel();
-        let _ = self.turns.send(Turn::Withdraw(to));
+        let _ = self.steps.send(UpgradeStep::Withdraw(to));
         let held = timeout(WITHDRAW, held).await.ok().and_then(Result::ok);
         // Sends the answers to pushes that were begun here.
-        while let Ok(order) = orders.try_recv() {
-            if let Order::Answer(to, part) = order {
+        while let Ok(task) = tasks.try_recv() {
+            if let WriterTask::Answer(to, part) = task {
                 self.answer(to, &part).await;
             }
         }
@@ -128,7 +128,13 @@ impl Writer {
             let reply = message.reply.as_ref().map(ToString::to_string);
             self.publish(subject.clone(), reply, headers, message.payload.into()).await;
         }
-        self.publish(subject, None, headers::of_word(Word::Complete, own), Vec::new()).await;
+        self.publish(
+            subject,
+            None,
+            headers::of_handover(HandoverNotice::Complete, own),
+            Vec::new(),
+        )
+        .await;
     }
 
     async fn carry_out(&mut self, command: Command) {
@@ -185,7 +191,7 @@ impl Writer {
                 let is_published = self.publish(subject, Some(reply), headers, body).await;
                 self.tell_if_not(is_published, call);
             }
-            Command::TellInterest { room, has_members, asks } => {
+            Command::AnnounceInterest { room, has_members, asks } => {
                 let interest = match (has_members, asks) {
                     (true, true) => Interest::Asks,
                     (true, false) => Interest::Has,
@@ -199,7 +205,7 @@ impl Writer {
                 let body = room.as_bytes().to_vec();
                 self.publish(self.subjects.host(&to), None, headers, body).await;
             }
-            Command::TellKeys { clock, keys } => {
+            Command::AnnounceKeys { clock, keys } => {
                 let (headers, body) = (headers::of_host(&own), keys::encode(clock, &keys));
                 self.publish(self.subjects.sessions(), None, headers, body).await;
             }
@@ -224,7 +230,7 @@ impl Writer {
                 self.publish(self.subjects.hosts(), None, headers, Vec::new()).await;
                 // The first announcement of a connection follows its subscriptions.
                 if is_there && self.shared.takes_over.swap(false, Relaxed) {
-                    let headers = headers::of_word(Word::Subscribed, &own);
+                    let headers = headers::of_handover(HandoverNotice::Subscribed, &own);
                     self.publish(self.subjects.host(&own), None, headers, Vec::new()).await;
                 }
             }

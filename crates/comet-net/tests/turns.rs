@@ -13,7 +13,7 @@ use comet_core::{
     Block, Blocks, CallId, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report,
     Settings, ShardId, Transport,
 };
-use comet_logic::{Authenticator, Embedded, Refusal};
+use comet_logic::{Authenticator, Refusal, UnverifiedTokens};
 use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
@@ -235,7 +235,7 @@ fn a_snapshot_does_not_wait_for_the_pushes_before_it() {
         Message::PushRoom { call, room, push }
     });
     let snapshot = Message::Snapshot { call: CallId(PUSHES + 1) };
-    let rig = Rig::start(limits, Embedded, pushes.chain([snapshot]));
+    let rig = Rig::start(limits, UnverifiedTokens, pushes.chain([snapshot]));
     let is_snapshot = |report: &Report| matches!(report, Report::Snapshot { .. });
     let before = (0..=PUSHES).take_while(|_| !is_snapshot(&rig.next_report())).count();
     assert!(before < 10, "it came after {before} pushes");
@@ -311,7 +311,7 @@ fn connects_that_wait_are_accepted_at_the_rate() {
     let begin = Instant::now();
     let limits = Limits { accepts: 1, handshake_ms: 300_000, ..Limits::default() };
     let setup = Setup { limits, clients: CLIENTS, ..Setup::default() };
-    let (rig, mut clients) = Rig::start_with(setup, Embedded, []);
+    let (rig, mut clients) = Rig::start_with(setup, UnverifiedTokens, []);
     for client in &mut clients[..2] {
         assert_eq!(read(client), op::AUTH_REPLY);
         check_rate(&rig, 0, begin);
@@ -323,7 +323,7 @@ fn connects_that_wait_are_accepted_at_the_rate() {
 fn a_rate_of_accepts_is_set_and_taken_away_alive() {
     let without = Limits { handshake_ms: 300_000, ..Limits::default() };
     let with = Limits { accepts: 1, ..without.clone() };
-    let rig = Rig::start(without.clone(), Embedded, []);
+    let rig = Rig::start(without.clone(), UnverifiedTokens, []);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(rig.address)).collect();
     for client in &mut clients {
         assert_eq!(read(client), op::AUTH_REPLY);
@@ -349,7 +349,7 @@ fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
     let limits = Limits { blocks, handshake_ms: 300_000, ..Limits::default() };
     let logic = Logic::Remote { renew_ms: (60_000, 90_000) };
     let setup = Setup { limits, is_behind_proxy: true, logic, ..Setup::default() };
-    let (rig, _) = Rig::start_with(setup, Embedded, []);
+    let (rig, _) = Rig::start_with(setup, UnverifiedTokens, []);
     let connect = |client: &str| {
         let mut stream = rig.connect();
         let header = format!("PROXY TCP4 {client} 198.51.100.1 1000 1001\r\n");

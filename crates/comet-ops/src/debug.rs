@@ -8,7 +8,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use comet_serve::{Query, aside, refusal};
+use comet_serve::{Query, offload, refusal};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tonic::Status;
@@ -66,19 +66,19 @@ impl IntoResponse for Refused {
 
 async fn profile(uri: Uri) -> Result<Response, Refused> {
     let profile = take(&uri).await?;
-    let profile = aside(move || profile.encode()).await.map_err(Refused::Profile)?;
+    let profile = offload(move || profile.encode()).await.map_err(Refused::Profile)?;
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
 }
 
 async fn flamegraph(uri: Uri) -> Result<Response, Refused> {
     let profile = take(&uri).await?;
-    let picture = aside(move || profile.flamegraph()).await;
+    let picture = offload(move || profile.flamegraph()).await;
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 
 async fn heap(uri: Uri) -> Result<Response, Refused> {
     let profile = take_heap(&uri).await?;
-    let profile = aside(move || profile.encode()).await;
+    let profile = offload(move || profile.encode()).await;
     Ok(([(header::CONTENT_TYPE, PROTOBUF)], profile).into_response())
 }
 
@@ -86,7 +86,7 @@ async fn heap_flamegraph(uri: Uri) -> Result<Response, Refused> {
     let query = Query::read(uri.query()).map_err(Refused::Query)?;
     let kind = query.optional_choice("sample", &heap::KINDS).map_err(Refused::Query)?;
     let profile = take_heap(&uri).await?;
-    let picture = aside(move || profile.flamegraph(kind.unwrap_or(heap::KIND))).await;
+    let picture = offload(move || profile.flamegraph(kind.unwrap_or(heap::KIND))).await;
     Ok(([(header::CONTENT_TYPE, SVG)], picture).into_response())
 }
 

@@ -6,7 +6,7 @@ use crate::exposition::{Exposition, Kind};
 
 /// Has threads of the allocator return unused memory to the kernel. Otherwise memory is returned only while a thread
 /// allocates, so a thread that sleeps after a peak keeps its memory.
-pub fn give_memory_back() {
+pub fn enable_background_purge() {
     if let Err(error) = background_thread::write(true) {
         log::warn!("the allocator has no threads, memory of a peak stays longer: {error}");
     }

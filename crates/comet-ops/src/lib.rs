@@ -45,7 +45,7 @@ pub use discovery::{count_poll, count_registration};
 pub use escaped::Escaped;
 pub use exposition::{CONTENT_TYPE, Exposition, Family, Kind};
 pub use gates::{expose_call_times, expose_gates};
-pub use heap_use::{allocated_bytes, give_memory_back};
+pub use heap_use::{allocated_bytes, enable_background_purge};
 pub use key_fetches::count_key_fetch;
 pub use line_writer::{LOG_BYTES_MAX, LogCounts, check_append};
 pub use log_format::{LogFormat, json_line};

@@ -2,14 +2,14 @@
 
 use std::fmt::Arguments;
 
-use comet_serve::{Access, Quoted};
+use comet_serve::{AccessLogEntry, Quoted};
 use comet_wire::comet::v1::{ChangeRoomsReply, CountsReply};
 use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::backend::{
-    ChangeTarget, KickNotice, KickTarget, PushBackend, Pushed, RoomChange, StreamBackend,
+    ChangeTarget, KickNotice, KickTarget, PushBackend, PushResult, RoomChange, StreamBackend,
 };
 
 /// [`PushBackend::to_keys`].
@@ -18,7 +18,7 @@ pub(crate) async fn to_keys<B: PushBackend>(
     keys: Vec<String>,
     proto: Option<Proto>,
     operation: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("keys={}", keys.len()), proto.as_ref());
     pushed(backend.to_keys(keys, proto, operation).await)
 }
@@ -29,7 +29,7 @@ pub(crate) async fn to_users<B: PushBackend>(
     users: Vec<i64>,
     proto: Option<Proto>,
     operation: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("users={}", users.len()), proto.as_ref());
     pushed(backend.to_users(users, proto, operation).await)
 }
@@ -39,7 +39,7 @@ pub(crate) async fn to_room<B: PushBackend>(
     backend: &B,
     room: String,
     proto: Option<Proto>,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("room={}", Quoted(&room)), proto.as_ref());
     pushed(backend.to_room(room, proto).await)
 }
@@ -50,7 +50,7 @@ pub(crate) async fn to_all<B: PushBackend>(
     proto: Option<Proto>,
     operation: i32,
     speed: i32,
-) -> Result<Pushed, Status> {
+) -> Result<PushResult, Status> {
     describe(format_args!("speed={speed}"), proto.as_ref());
     pushed(backend.to_all(proto, operation, speed).await)
 }
@@ -61,7 +61,7 @@ pub(crate) async fn kick<B: StreamBackend>(
     target: KickTarget,
     notice: KickNotice,
 ) -> Result<Ledger, Status> {
-    let access = Access::current();
+    let access = AccessLogEntry::current();
     match &target {
         KickTarget::Keys(keys) => access.add(format_args!("keys={}", keys.len())),
         KickTarget::Users(users) => access.add(format_args!("users={}", users.len())),
@@ -78,7 +78,7 @@ pub(crate) async fn counts<B: StreamBackend>(
     backend: &B,
     rooms: Vec<String>,
 ) -> Result<CountsReply, Status> {
-    Access::current().add(format_args!("rooms={}", rooms.len()));
+    AccessLogEntry::current().add(format_args!("rooms={}", rooms.len()));
     backend.counts(rooms).await
 }
 
@@ -87,7 +87,7 @@ pub(crate) async fn change_rooms<B: StreamBackend>(
     backend: &B,
     change: RoomChange,
 ) -> Result<ChangeRoomsReply, Status> {
-    let access = Access::current();
+    let access = AccessLogEntry::current();
     match &change.target {
         ChangeTarget::Keys(keys) => access.add(format_args!("keys={}", keys.len())),
         ChangeTarget::Users(users) => access.add(format_args!("users={}", users.len())),
@@ -100,13 +100,13 @@ pub(crate) async fn change_rooms<B: StreamBackend>(
 
 fn describe(target: Arguments<'_>, proto: Option<&Proto>) {
     let bytes = proto.map_or(0, |proto| proto.body.len());
-    Access::current().add(format_args!("{target} bytes={bytes}"));
+    AccessLogEntry::current().add(format_args!("{target} bytes={bytes}"));
 }
 
-fn pushed(answer: Result<Pushed, Status>) -> Result<Pushed, Status> {
+fn pushed(answer: Result<PushResult, Status>) -> Result<PushResult, Status> {
     let pushed = answer?;
     let Ledger { matched, queued, dropped, absent, scheduled, unanswered, parked } = &pushed.ledger;
-    let (dropped, access) = (dropped.values().sum::<u64>(), Access::current());
+    let (dropped, access) = (dropped.values().sum::<u64>(), AccessLogEntry::current());
     access.add(format_args!("matched={matched} queued={queued} dropped={dropped} absent={absent}"));
     if *parked > 0 {
         access.add(format_args!("parked={parked}"));

@@ -10,14 +10,14 @@ use comet_wire::goim::comet::Ledger;
 use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
-use crate::bounds::Bounds;
+use crate::call_limits::CallLimits;
 
-/// Takes pushes, and knows who is online. It checks every request against its own [`Bounds`].
+/// Takes pushes, and knows who is online. It checks every request against its own [`CallLimits`].
 ///
 /// A failed call is a status with a sentence for its caller.
 pub trait PushBackend: Send + Sync + 'static {
     /// The limits of one call.
-    fn bounds(&self) -> Bounds;
+    fn bounds(&self) -> CallLimits;
 
     /// Pushes to the connections that hold `keys`; a key given twice counts once. `operation` is the
     /// one a connection must accept; 0 stands for the operation of `proto`.
@@ -26,7 +26,7 @@ pub trait PushBackend: Send + Sync + 'static {
         keys: Vec<String>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+    ) -> impl Future<Output = Result<PushResult, Status>> + Send;
 
     /// Pushes to every session of `users`; user 0 counts as absent.
     fn to_users(
@@ -34,14 +34,14 @@ pub trait PushBackend: Send + Sync + 'static {
         users: Vec<i64>,
         proto: Option<Proto>,
         operation: i32,
-    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+    ) -> impl Future<Output = Result<PushResult, Status>> + Send;
 
     /// Pushes to the members of `room`.
     fn to_room(
         &self,
         room: String,
         proto: Option<Proto>,
-    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+    ) -> impl Future<Output = Result<PushResult, Status>> + Send;
 
     /// Pushes to every connection: at once if `speed` is 0, otherwise to `speed` connections a second.
     fn to_all(
@@ -49,7 +49,7 @@ pub trait PushBackend: Send + Sync + 'static {
         proto: Option<Proto>,
         operation: i32,
         speed: i32,
-    ) -> impl Future<Output = Result<Pushed, Status>> + Send;
+    ) -> impl Future<Output = Result<PushResult, Status>> + Send;
 
     /// Applies a function to the rooms with someone online and their counts, on a thread of its own: there may be a
     /// million rooms.
@@ -285,7 +285,7 @@ pub struct Broadcast {
 
 /// The result of a push.
 #[derive(Debug, Default)]
-pub struct Pushed {
+pub struct PushResult {
     /// The sum over all servers that took it. `unanswered` has those among `failed` that may have taken it.
     pub ledger: Ledger,
     /// Servers that are not known to have taken it.
@@ -323,7 +323,7 @@ impl fmt::Display for MayHaveTaken {
 
 impl Error for MayHaveTaken {}
 
-impl From<Ledger> for Pushed {
+impl From<Ledger> for PushResult {
     fn from(ledger: Ledger) -> Self {
         Self { ledger, failed: Vec::new() }
     }

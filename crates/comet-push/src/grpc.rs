@@ -27,7 +27,7 @@ use crate::backend::{
 };
 use crate::push_stream::PushStream;
 
-/// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Moving`] and [`Phase::Stopped`].
+/// Both push services: goim's and comet's own. Streams of pushes end at [`Phase::Upgrading`] and [`Phase::Stopped`].
 pub fn grpc_api<B: StreamBackend>(
     backend: Arc<B>,
     counts: Arc<CallCounts>,

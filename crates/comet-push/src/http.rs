@@ -10,9 +10,9 @@
 mod body;
 mod broadcasts;
 mod kick;
+mod node_admin;
 mod nodes;
 mod online;
-mod operations;
 mod push;
 mod rooms;
 mod trace;
@@ -29,8 +29,8 @@ use serde_json::{Value, json};
 use tonic::{Code, Status};
 
 use crate::backend::{MayHaveTaken, OfAllHosts, PushBackend, StreamBackend};
-use crate::node::{Node, NodeList};
-use crate::operations::Operations;
+use crate::node::{ClientEndpoint, NodeList};
+use crate::node_admin::NodeAdmin;
 
 /// The whole API: `routes` are those of [`push_routes`], [`node_routes`] and [`call`], merged.
 pub fn http_api(routes: Router) -> Router {
@@ -81,24 +81,28 @@ pub fn room_routes<B: StreamBackend>(backend: &Arc<B>, counts: &Arc<CallCounts>)
 }
 
 /// `/comet/node/*`. goim has no such calls.
-pub fn operation_routes<O: Operations>(operations: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
-    use operations::{block, blocks, cancel_move_off, drain, move_off, status, unblock, undrain};
+pub fn admin_routes<O: NodeAdmin>(admin: &Arc<O>, counts: &Arc<CallCounts>) -> Router {
+    use node_admin::{block, blocks, cancel_move_off, drain, move_off, status, unblock, undrain};
     let cancel = "/comet/node/move_off/cancel";
     let get = MethodFilter::GET;
     Router::new()
-        .merge(call(MethodFilter::GET, "/comet/node/status", counts, operations, status))
-        .merge(call(MethodFilter::POST, "/comet/node/drain", counts, operations, drain))
-        .merge(call(MethodFilter::POST, "/comet/node/undrain", counts, operations, undrain))
-        .merge(call(MethodFilter::POST, "/comet/node/move_off", counts, operations, move_off))
-        .merge(call(MethodFilter::POST, cancel, counts, operations, cancel_move_off))
-        .merge(call(MethodFilter::POST, "/comet/node/block", counts, operations, block))
-        .merge(call(MethodFilter::POST, "/comet/node/unblock", counts, operations, unblock))
-        .merge(call(MethodFilter::GET, "/comet/node/blocks", counts, operations, blocks))
-        .merge(route(get, "/comet/node/trace", counts, operations, trace::begin, trace::lines))
+        .merge(call(MethodFilter::GET, "/comet/node/status", counts, admin, status))
+        .merge(call(MethodFilter::POST, "/comet/node/drain", counts, admin, drain))
+        .merge(call(MethodFilter::POST, "/comet/node/undrain", counts, admin, undrain))
+        .merge(call(MethodFilter::POST, "/comet/node/move_off", counts, admin, move_off))
+        .merge(call(MethodFilter::POST, cancel, counts, admin, cancel_move_off))
+        .merge(call(MethodFilter::POST, "/comet/node/block", counts, admin, block))
+        .merge(call(MethodFilter::POST, "/comet/node/unblock", counts, admin, unblock))
+        .merge(call(MethodFilter::GET, "/comet/node/blocks", counts, admin, blocks))
+        .merge(route(get, "/comet/node/trace", counts, admin, trace::begin, trace::lines))
 }
 
 /// `/goim/nodes/*`. `node` has the settings for clients about the servers in `list`.
-pub fn node_routes<N: NodeList>(list: Arc<N>, node: Node, counts: &Arc<CallCounts>) -> Router {
+pub fn node_routes<N: NodeList>(
+    list: Arc<N>,
+    node: ClientEndpoint,
+    counts: &Arc<CallCounts>,
+) -> Router {
     let nodes = Arc::new(nodes::Nodes { node, list });
     Router::new()
         .merge(call(MethodFilter::GET, "/goim/nodes/weighted", counts, &nodes, nodes::weighted))

@@ -17,7 +17,7 @@ pub trait NodeList: Send + Sync + 'static {
 
 /// The settings of a server for clients.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct ClientEndpoint {
     /// The name or address by which clients reach it.
     pub domain: String,
     /// Its TCP addresses; clients are told the port of the first.
@@ -43,7 +43,7 @@ pub struct Backoff {
     pub jitter: f64,
 }
 
-impl Node {
+impl ClientEndpoint {
     /// Heartbeats that a client may send within the silence that ends its connection, as in goim.
     pub const HEARTBEAT_MAX: u32 = 2;
 

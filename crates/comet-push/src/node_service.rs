@@ -1,4 +1,4 @@
-//! The gRPC service for operators: requests are decoded and passed to [`Operations`]; answers are counted.
+//! The gRPC service for operators: requests are decoded and passed to [`NodeAdmin`]; answers are counted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,39 +11,39 @@ use comet_wire::comet::v1::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use crate::operations::Operations;
+use crate::node_admin::NodeAdmin;
 
 /// Adds `comet.v1.Node` to `api`.
-pub fn with_node_service<O: Operations>(
+pub fn with_node_service<O: NodeAdmin>(
     api: GrpcApi,
-    operations: Arc<O>,
+    admin: Arc<O>,
     counts: Arc<CallCounts>,
 ) -> GrpcApi {
-    api.service(NodeServer::new(NodeService { operations, counts }))
+    api.service(NodeServer::new(NodeService { admin, counts }))
 }
 
 struct NodeService<O> {
-    operations: Arc<O>,
+    admin: Arc<O>,
     counts: Arc<CallCounts>,
 }
 
 #[tonic::async_trait]
-impl<O: Operations> Node for NodeService<O> {
+impl<O: NodeAdmin> Node for NodeService<O> {
     async fn status(&self, _: Request<StatusReq>) -> Result<Response<NodeStatus>, Status> {
-        self.counts.of("Status", self.operations.status()).await.map(Response::new)
+        self.counts.of("Status", self.admin.status()).await.map(Response::new)
     }
 
     async fn drain(&self, request: Request<DrainReq>) -> Result<Response<NodeStatus>, Status> {
-        let drained = self.operations.drain(request.into_inner());
+        let drained = self.admin.drain(request.into_inner());
         self.counts.of("Drain", drained).await.map(Response::new)
     }
 
     async fn undrain(&self, _: Request<UndrainReq>) -> Result<Response<NodeStatus>, Status> {
-        self.counts.of("Undrain", self.operations.undrain()).await.map(Response::new)
+        self.counts.of("Undrain", self.admin.undrain()).await.map(Response::new)
     }
 
     async fn move_off(&self, request: Request<MoveOffReq>) -> Result<Response<NodeStatus>, Status> {
-        let moved = self.operations.move_off(request.into_inner());
+        let moved = self.admin.move_off(request.into_inner());
         self.counts.of("MoveOff", moved).await.map(Response::new)
     }
 
@@ -51,12 +51,12 @@ impl<O: Operations> Node for NodeService<O> {
         &self,
         _: Request<CancelMoveOffReq>,
     ) -> Result<Response<NodeStatus>, Status> {
-        let cancelled = self.operations.cancel_move_off();
+        let cancelled = self.admin.cancel_move_off();
         self.counts.of("CancelMoveOff", cancelled).await.map(Response::new)
     }
 
     async fn block(&self, request: Request<BlockReq>) -> Result<Response<BlockReply>, Status> {
-        let blocked = self.operations.block(request.into_inner());
+        let blocked = self.admin.block(request.into_inner());
         self.counts.of("Block", blocked).await.map(Response::new)
     }
 
@@ -64,7 +64,7 @@ impl<O: Operations> Node for NodeService<O> {
         &self,
         request: Request<UnblockReq>,
     ) -> Result<Response<UnblockReply>, Status> {
-        let unblocked = async { self.operations.unblock(&request.into_inner().address) };
+        let unblocked = async { self.admin.unblock(&request.into_inner().address) };
         self.counts.of("Unblock", unblocked).await?;
         Ok(Response::new(UnblockReply {}))
     }
@@ -74,14 +74,14 @@ impl<O: Operations> Node for NodeService<O> {
         _: Request<ListBlocksReq>,
     ) -> Result<Response<ListBlocksReply>, Status> {
         self.counts.add("ListBlocks", Duration::ZERO, Code::Ok);
-        Ok(Response::new(ListBlocksReply { blocks: self.operations.blocks() }))
+        Ok(Response::new(ListBlocksReply { blocks: self.admin.blocks() }))
     }
 
     type TraceStream = O::Trace;
 
     /// A trace is counted when it begins.
     async fn trace(&self, request: Request<TraceReq>) -> Result<Response<O::Trace>, Status> {
-        let begun = async { self.operations.trace(request.into_inner()) };
+        let begun = async { self.admin.trace(request.into_inner()) };
         self.counts.of("Trace", begun).await.map(Response::new)
     }
 }

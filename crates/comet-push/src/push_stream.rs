@@ -12,7 +12,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use comet_serve::{Access, Arrivals, CallCounts, Caller, Received};
+use comet_serve::{AccessLogEntry, Arrivals, CallCounts, Caller, Received};
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
 use comet_wire::comet::v1::push_stream_reply::{Answer, Error};
 use comet_wire::comet::v1::push_stream_req::{Keys, Target, Users};
@@ -42,7 +42,7 @@ pub(crate) struct PushStream<B: StreamBackend> {
     /// The caller of the stream.
     caller: Caller,
     counts: Arc<CallCounts>,
-    access: Access,
+    access: AccessLogEntry,
     /// Number of pushes taken; `failed` are those that failed.
     pushes: u64,
     failed: u64,
@@ -82,7 +82,7 @@ impl<B: StreamBackend> PushStream<B> {
             backend,
             caller: Caller::current(),
             counts,
-            access: Access::current(),
+            access: AccessLogEntry::current(),
             pushes: 0,
             failed: 0,
             stopped: Box::pin(stopped),

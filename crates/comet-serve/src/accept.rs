@@ -20,12 +20,12 @@ use crate::access_log::Quoted;
 use crate::active_time::{ActiveTimer, sleep_active, timeout_active};
 use crate::caller::Caller;
 use crate::certificate_name::certificate_name;
+use crate::connection_limit::ConnectionPermit;
 use crate::gate::Gate;
 use crate::guarded::{Guarded, Protocol};
 use crate::handshake::{as_tls, handshake};
 use crate::listen::{Accepting, Incoming};
 use crate::phase::{Phase, accepting, leaving, stopped};
-use crate::places::Place;
 use crate::socket::Socket;
 use crate::stream::{Meter, MeteredStream, WRITE_TIMEOUT};
 
@@ -72,8 +72,8 @@ const LEAVE: Duration = Duration::from_millis(300);
 const PREFACE: usize = 24 + 9;
 
 /// The waits after failed accepts.
-const REST_MIN: Duration = Duration::from_millis(50);
-const REST_MAX: Duration = Duration::from_secs(1);
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
 /// The service of a listener, with its bounds.
 #[derive(Clone)]
@@ -85,12 +85,12 @@ pub(crate) struct Served {
 }
 
 /// Serves callers of `listener` until [`Phase::Stopped`] and the end of all calls. No caller is accepted in
-/// [`Phase::Moving`].
+/// [`Phase::Upgrading`].
 pub(crate) async fn serve(listener: Accepting, served: Served) {
     let has_host = listener.has_host();
     let mut connections = JoinSet::new();
     let mut stopping = pin!(stopped(served.phase.clone()));
-    let mut rest = Rest::default();
+    let mut backoff = AcceptBackoff::default();
     loop {
         let accepted = select! {
             biased;
@@ -101,15 +101,15 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
         let Some(accepted) = accepted else { continue };
         match accepted {
             Ok(incoming) => {
-                rest.end(&served.gate);
+                backoff.end(&served.gate);
                 served.gate.count_accepted();
                 let entered = select! {
                     biased;
                     () = &mut stopping => break,
-                    place = served.gate.places().enter() => place,
+                    permit = served.gate.connection_limit().enter() => permit,
                 };
-                let place = Arc::new(entered);
-                connections.spawn(serve_one(incoming, place, has_host, served.clone()));
+                let permit = Arc::new(entered);
+                connections.spawn(serve_one(incoming, permit, has_host, served.clone()));
                 // The new connection is read before the next one is accepted.
                 yield_now().await;
             }
@@ -118,7 +118,7 @@ pub(crate) async fn serve(listener: Accepting, served: Served) {
                 if !concerns_one_caller(&error) {
                     select! {
                         () = &mut stopping => break,
-                        () = sleep(rest.lengthen(&served.gate, &error)) => {}
+                        () = sleep(backoff.lengthen(&served.gate, &error)) => {}
                     }
                 }
             }
@@ -143,16 +143,16 @@ async fn accept(
 
 /// The pause between failed accepts, and the log line about it.
 #[derive(Default)]
-struct Rest(Option<Duration>);
+struct AcceptBackoff(Option<Duration>);
 
-impl Rest {
+impl AcceptBackoff {
     fn lengthen(&mut self, gate: &Gate, error: &io::Error) -> Duration {
         if self.0.is_none() {
             log::warn!("{}: no connection can be accepted: {error}; they wait", gate.setting());
         }
-        let rest = self.0.map_or(REST_MIN, |rest| (rest * 2).min(REST_MAX));
-        self.0 = Some(rest);
-        rest
+        let backoff = self.0.map_or(BACKOFF_MIN, |backoff| (backoff * 2).min(BACKOFF_MAX));
+        self.0 = Some(backoff);
+        backoff
     }
 
     fn end(&mut self, gate: &Gate) {
@@ -168,9 +168,14 @@ fn concerns_one_caller(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served: Served) {
+async fn serve_one(
+    incoming: Incoming,
+    permit: Arc<ConnectionPermit>,
+    has_host: bool,
+    served: Served,
+) {
     let authorities = authorities_change(&incoming);
-    let tokens = tokens_change(Arc::clone(&served.gate), Arc::clone(&place));
+    let tokens = tokens_change(Arc::clone(&served.gate), Arc::clone(&permit));
     let outdated = async move {
         select! {
             () = authorities => "authorities_changed",
@@ -178,7 +183,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
         }
     };
     let mut peer = incoming.peer();
-    let Some(socket) = open(incoming, &place, &served).await else { return };
+    let Some(socket) = open(incoming, &permit, &served).await else { return };
     if let Some(certificate) = socket.peer_certificate() {
         peer += &format!(" certificate={}", Quoted(&certificate_name(certificate)));
     }
@@ -188,8 +193,8 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
     let meter = Arc::new(Meter::default());
     let io = TokioIo::new(MeteredStream::new(socket, Arc::clone(&meter)));
     let guarded = |protocol| {
-        let (gate, place) = (Arc::clone(&gate), Arc::clone(&place));
-        Guarded { router, protocol, gate, place, caller: Caller::next(), peer, has_host }
+        let (gate, permit) = (Arc::clone(&gate), Arc::clone(&permit));
+        Guarded { router, protocol, gate, permit, caller: Caller::next(), peer, has_host }
     };
     let ended = match protocol {
         Protocol::Http => {
@@ -197,7 +202,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
             builder.timer(ActiveTimer).header_read_timeout(IDLE).max_buf_size(HEAD_MAX);
             let connection = builder.serve_connection(io, guarded(protocol));
             let first = (FIRST_REQUEST, usize::MAX);
-            drive(connection, &place, &meter, first, end).await
+            drive(connection, &permit, &meter, first, end).await
         }
         Protocol::Grpc { .. } => {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -213,7 +218,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
                 .keep_alive_timeout(KEEPALIVE_TIMEOUT);
             let connection = builder.serve_connection(io, guarded(protocol));
             let first = (FIRST_PREFACE, PREFACE);
-            drive(connection, &place, &meter, first, end).await
+            drive(connection, &permit, &meter, first, end).await
         }
     };
     if let Some(reason) = ended {
@@ -222,7 +227,7 @@ async fn serve_one(incoming: Incoming, place: Arc<Place>, has_host: bool, served
 }
 
 /// The connection after its TLS handshake, if it has one. `None` if the handshake failed.
-async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Socket> {
+async fn open(incoming: Incoming, permit: &ConnectionPermit, served: &Served) -> Option<Socket> {
     let (stream, tls) = match incoming {
         Incoming::Open(socket) => return Some(socket),
         Incoming::Tls(stream, tls) => (stream, tls),
@@ -230,7 +235,7 @@ async fn open(incoming: Incoming, place: &Place, served: &Served) -> Option<Sock
     let Served { protocol, gate, phase, .. } = served;
     select! {
         biased;
-        () = place.evicted() => gate.count_closed("evicted"),
+        () = permit.evicted() => gate.count_closed("evicted"),
         () = leaving(phase.clone()) => {}
         opened = timeout_active(FIRST_REQUEST, handshake(stream, &tls, protocol)) => match opened {
             Some(Ok(socket)) => return Some(socket),
@@ -267,12 +272,12 @@ fn authorities_change(incoming: &Incoming) -> impl Future<Output = ()> + use<> {
 }
 
 /// Resolves when a call of the connection would no longer be let in.
-fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()> {
+fn tokens_change(gate: Arc<Gate>, permit: Arc<ConnectionPermit>) -> impl Future<Output = ()> {
     // Only changes from here on count.
-    let mut changes = gate.lock().changes();
+    let mut changes = gate.access_control().changes();
     async move {
         while changes.changed().await.is_ok() {
-            if !gate.lock().lets_in(&place.shown()) {
+            if !gate.access_control().lets_in(&permit.shown()) {
                 return;
             }
         }
@@ -284,7 +289,7 @@ fn tokens_change(gate: Arc<Gate>, place: Arc<Place>) -> impl Future<Output = ()>
 /// `first` until a request begins, or until that many bytes have arrived.
 async fn drive<C, F>(
     connection: C,
-    place: &Place,
+    permit: &ConnectionPermit,
     meter: &Meter,
     (first_time, first_bytes): (Duration, usize),
     end: End<F>,
@@ -301,7 +306,7 @@ where
     let mut grace = pin!(sleep_active(OUTDATED));
     let mut first_request = pin!(sleep_active(first_time));
     let mut patience = pin!(sleep(LEAVE));
-    let mut overdue = pin!(place.untaken().overdue(WRITE_TIMEOUT));
+    let mut overdue = pin!(permit.unsent().overdue(WRITE_TIMEOUT));
     let (mut is_stopping, mut outdated_by, mut has_begun) = (false, None, false);
     loop {
         select! {
@@ -310,11 +315,11 @@ where
                 meter.begin_turn();
                 connection.as_mut().poll(cx)
             }) => return ended.err().and_then(|error| reason(&error)),
-            () = place.evicted() => return Some("evicted"),
+            () = permit.evicted() => return Some("evicted"),
             // The calls of a connection share its bytes: no call behind the stuck one could be served.
             () = &mut overdue => return Some("write_timeout"),
             () = &mut first_request, if !has_begun => {
-                has_begun = place.has_begun() || meter.read() >= first_bytes;
+                has_begun = permit.has_begun() || meter.read() >= first_bytes;
                 if !has_begun {
                     return Some("silent");
                 }
@@ -326,7 +331,7 @@ where
             }
             () = &mut patience, if is_stopping => {
                 // A call under way may take as long as it needs.
-                let left = place.idle().map_or(LEAVE, |idle| LEAVE.saturating_sub(idle));
+                let left = permit.idle().map_or(LEAVE, |idle| LEAVE.saturating_sub(idle));
                 if left.is_zero() {
                     return None;
                 }

@@ -19,7 +19,7 @@ const TEXT_MAX: usize = 256;
 const ABOUT_THE_SERVER: &str = "/grpc.";
 
 tokio::task_local! {
-    static ACCESS: Access;
+    static ACCESS: AccessLogEntry;
 }
 
 /// The switch of an access log.
@@ -39,14 +39,14 @@ impl AccessLog {
     }
 
     /// A call of `path` begins.
-    pub(crate) fn begin(&self, caller: &Arc<str>, path: &str) -> Access {
+    pub(crate) fn begin(&self, caller: &Arc<str>, path: &str) -> AccessLogEntry {
         let is_on = self.0.load(Relaxed) && !path.starts_with(ABOUT_THE_SERVER);
-        Access(is_on.then(|| {
+        AccessLogEntry(is_on.then(|| {
             Arc::new(Record {
                 caller: Arc::clone(caller),
                 call: Quoted(path).to_string(),
                 begin: Instant::now(),
-                said: Mutex::default(),
+                state: Mutex::default(),
             })
         }))
     }
@@ -55,26 +55,26 @@ impl AccessLog {
 /// The log line of a call. It is written when the last handle is dropped, so the line of a stream comes at its end.
 /// Without an access log a handle is empty and does nothing.
 #[derive(Clone, Default, Debug)]
-pub struct Access(Option<Arc<Record>>);
+pub struct AccessLogEntry(Option<Arc<Record>>);
 
 #[derive(Debug)]
 struct Record {
     caller: Arc<str>,
     call: String,
     begin: Instant,
-    said: Mutex<Said>,
+    state: Mutex<EntryState>,
 }
 
 #[derive(Default, Debug)]
-struct Said {
+struct EntryState {
     /// Each with a space before it.
     fields: String,
     /// `None`: the caller left.
     outcome: Option<(Code, String)>,
 }
 
-impl Access {
-    /// The access line of the request that is being handled.
+impl AccessLogEntry {
+    /// The entry of the request that is being handled.
     #[must_use]
     pub fn current() -> Self {
         ACCESS.try_with(Clone::clone).unwrap_or_default()
@@ -88,8 +88,8 @@ impl Access {
     /// Adds fields, each `name=value`. Text of a caller has to be [`Quoted`].
     pub fn add(&self, fields: fmt::Arguments<'_>) {
         if let Some(record) = &self.0 {
-            let mut said = record.said.lock().expect(NO_PANIC);
-            write!(said.fields, " {fields}").expect("a String takes everything");
+            let mut state = record.state.lock().expect(NO_PANIC);
+            write!(state.fields, " {fields}").expect("a String takes everything");
         }
     }
 
@@ -100,7 +100,7 @@ impl Access {
                 Ok(()) => (Code::Ok, String::new()),
                 Err(status) => (status.code(), status.message().to_owned()),
             };
-            record.said.lock().expect(NO_PANIC).outcome.get_or_insert(outcome);
+            record.state.lock().expect(NO_PANIC).outcome.get_or_insert(outcome);
         }
     }
 
@@ -119,8 +119,8 @@ impl Access {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let Self { caller, call, begin, said } = self;
-        let Said { fields, outcome } = said.get_mut().expect(NO_PANIC);
+        let Self { caller, call, begin, state } = self;
+        let EntryState { fields, outcome } = state.get_mut().expect(NO_PANIC);
         let (code, message) = outcome.take().unwrap_or((Code::Cancelled, String::new()));
         let error = match message.as_str() {
             "" => String::new(),

@@ -8,7 +8,7 @@ use comet_histogram::Histogram;
 use tokio::time::Instant;
 use tonic::{Code, Status};
 
-use crate::access_log::Access;
+use crate::access_log::AccessLogEntry;
 
 /// How many calls were answered, by name (over HTTP the path) and gRPC code, and how long they took.
 #[derive(Default, Debug)]
@@ -36,7 +36,7 @@ impl CallCounts {
         let answer = answer.await;
         awaited.is_answered = true;
         self.count(rpc, begin.elapsed(), &answer);
-        Access::current().answer(answer.as_ref().map(|_| ()));
+        AccessLogEntry::current().answer(answer.as_ref().map(|_| ()));
         answer
     }
 

@@ -17,7 +17,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Code, Response as Answer, Status};
 
-use crate::http2_stream::Heard;
+use crate::http2_stream::LastProtocolError;
 use crate::outgoing::Outgoing;
 use crate::peer::{BearerToken, Peer};
 
@@ -36,7 +36,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Clone, Debug)]
 pub struct GrpcChannel {
     service: InterceptedService<Channel, BearerToken>,
-    heard: Heard,
+    protocol_error: LastProtocolError,
     has_token: bool,
     /// The message of its calls, if somebody wants to know of it.
     outgoing: Option<Outgoing>,
@@ -46,9 +46,9 @@ impl GrpcChannel {
     /// A channel to `peer`, whose calls have `token`.
     #[must_use]
     pub fn new(peer: &Peer, channel: Channel, token: BearerToken) -> Self {
-        let (heard, has_token) = (peer.heard(), token.is_some());
+        let (protocol_error, has_token) = (peer.protocol_error(), token.is_some());
         let service = InterceptedService::new(channel, token);
-        Self { service, heard, has_token, outgoing: None }
+        Self { service, protocol_error, has_token, outgoing: None }
     }
 
     /// The same channel for one call, whose message is `outgoing`.
@@ -78,9 +78,9 @@ impl Service<Request<Body>> for GrpcChannel {
             Some(outgoing) => request.map(|body| outgoing.body(body)),
             None => request,
         };
-        let (answer, heard) = (self.service.call(request), self.heard.clone());
+        let (answer, protocol_error) = (self.service.call(request), self.protocol_error.clone());
         Box::pin(async move {
-            let answer = answer.await.map_err(|error| match heard.not_http2() {
+            let answer = answer.await.map_err(|error| match protocol_error.not_http2() {
                 Some(begin) => begin.into(),
                 None => StdError::from(error),
             })?;

@@ -8,11 +8,11 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tonic::codegen::{Service, StdError};
 
-use crate::aside::Frames;
 use crate::channel::GrpcChannel;
+use crate::offload::Frames;
 
 /// A channel whose requests are encoded where their calls are polled, not where the connection is polled. It is for
-/// calls inside of [`poll_aside`](crate::poll_aside); answers are decoded there in any case.
+/// calls inside of [`poll_offloaded`](crate::poll_offloaded); answers are decoded there in any case.
 #[derive(Clone, Debug)]
 pub struct EncodedFirst(pub GrpcChannel);
 

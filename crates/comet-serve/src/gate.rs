@@ -10,24 +10,24 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::access_control::AccessControl;
 use crate::access_log::AccessLog;
-use crate::answers::Answers;
-use crate::intake::Intake;
-use crate::lock::Lock;
-use crate::places::Places;
+use crate::connection_limit::ConnectionLimit;
 use crate::refusal::Refusal;
+use crate::request_memory::RequestMemory;
+use crate::responses::OpenResponses;
 
 /// The gates of a process. They share one bound of bytes. Only the gates of pages have one each, so that health is
 /// answered whatever callers of the APIs do.
 #[derive(Debug)]
 pub struct Gates {
-    intake: Arc<Intake>,
+    request_memory: Arc<RequestMemory>,
     /// For callers who have shown no token where one is required.
-    strangers: Arc<Intake>,
+    unauthenticated: Arc<RequestMemory>,
     /// One for each gate of pages.
-    pages: Mutex<Vec<Arc<Intake>>>,
-    answers: Arc<Answers>,
-    strangers_answers: Arc<Answers>,
+    pages: Mutex<Vec<Arc<RequestMemory>>>,
+    responses: Arc<OpenResponses>,
+    unauthenticated_responses: Arc<OpenResponses>,
     open_files: u64,
     is_traced: bool,
     gates: Mutex<Vec<Arc<Gate>>>,
@@ -49,17 +49,17 @@ pub struct GateLimits {
 pub struct Gate {
     setting: &'static str,
     limits: GateLimits,
-    places: Arc<Places>,
-    intake: Arc<Intake>,
-    strangers: Arc<Intake>,
-    answers: Arc<Answers>,
-    strangers_answers: Arc<Answers>,
-    lock: Arc<Lock>,
+    connection_limit: Arc<ConnectionLimit>,
+    request_memory: Arc<RequestMemory>,
+    unauthenticated: Arc<RequestMemory>,
+    responses: Arc<OpenResponses>,
+    unauthenticated_responses: Arc<OpenResponses>,
+    access_control: Arc<AccessControl>,
     access_log: Arc<AccessLog>,
     is_traced: bool,
-    /// Places for watches of health.
+    /// Permits for watches of health.
     watches: Arc<Semaphore>,
-    /// Places for reports that are being handled.
+    /// Permits for reports that are being handled.
     reports: Arc<Semaphore>,
     /// When the log last had a line about a caller who may not call.
     logged: Mutex<Option<Instant>>,
@@ -134,7 +134,7 @@ const REQUEST_BYTES: usize = 256 << 20;
 
 /// The same bound for callers who have shown no token where one is required: checks of health, some hundreds at once.
 /// So they take no space from other callers.
-pub const STRANGERS_BYTES_MAX: usize = 4 << 20;
+pub const UNAUTHENTICATED_BYTES_MAX: usize = 4 << 20;
 
 /// Most answers over gRPC that have begun and not ended, over all gates; a stream counts as four. When the bound is
 /// reached, no further request is taken.
@@ -144,7 +144,7 @@ pub const ANSWERS_MAX: usize = 16_384;
 pub const ANSWER_BYTES_MAX: usize = 256 << 20;
 
 /// As [`ANSWERS_MAX`], for callers who have shown no token where one is required.
-pub const STRANGERS_ANSWERS_MAX: usize = 256;
+pub const UNAUTHENTICATED_ANSWERS_MAX: usize = 256;
 
 /// Longest request of a page, bytes, and how long it may take.
 const PAGE_REQUEST: usize = 2 << 20;
@@ -164,14 +164,17 @@ impl Gates {
     /// `open_files` is the limit of the process, `request_bytes` the bound of all requests at once.
     #[must_use]
     pub fn new(open_files: u64, request_bytes: usize) -> Self {
-        let intake = Arc::new(Intake::new(request_bytes));
-        let strangers = Arc::new(Intake::new(STRANGERS_BYTES_MAX));
+        let request_memory = Arc::new(RequestMemory::new(request_bytes));
+        let unauthenticated = Arc::new(RequestMemory::new(UNAUTHENTICATED_BYTES_MAX));
         Self {
-            intake,
-            strangers,
+            request_memory,
+            unauthenticated,
             pages: Mutex::default(),
-            answers: Answers::new(ANSWERS_MAX, ANSWER_BYTES_MAX),
-            strangers_answers: Answers::new(STRANGERS_ANSWERS_MAX, STRANGERS_BYTES_MAX),
+            responses: OpenResponses::new(ANSWERS_MAX, ANSWER_BYTES_MAX),
+            unauthenticated_responses: OpenResponses::new(
+                UNAUTHENTICATED_ANSWERS_MAX,
+                UNAUTHENTICATED_BYTES_MAX,
+            ),
             open_files,
             is_traced: false,
             gates: Mutex::default(),
@@ -185,9 +188,14 @@ impl Gates {
         Self { is_traced, ..self }
     }
 
-    /// A gate for the listeners of `setting`, with `lock`.
-    pub fn gate(&self, setting: &'static str, limits: GateLimits, lock: &Arc<Lock>) -> Arc<Gate> {
-        self.logged_gate(setting, limits, lock, &Arc::default())
+    /// A gate for the listeners of `setting`, with `access`.
+    pub fn gate(
+        &self,
+        setting: &'static str,
+        limits: GateLimits,
+        access: &Arc<AccessControl>,
+    ) -> Arc<Gate> {
+        self.logged_gate(setting, limits, access, &Arc::default())
     }
 
     /// The same with an access log.
@@ -195,39 +203,47 @@ impl Gates {
         &self,
         setting: &'static str,
         limits: GateLimits,
-        lock: &Arc<Lock>,
+        access: &Arc<AccessControl>,
         access_log: &Arc<AccessLog>,
     ) -> Arc<Gate> {
-        let bytes = (Arc::clone(&self.intake), Arc::clone(&self.strangers));
-        self.new_gate((setting, limits), lock, access_log, bytes)
+        let bytes = (Arc::clone(&self.request_memory), Arc::clone(&self.unauthenticated));
+        self.new_gate((setting, limits), access, access_log, bytes)
     }
 
     /// A gate for the pages of `setting`, for this many connections. Its requests have [`PAGES_BYTES_MAX`] of their
     /// own.
-    pub fn pages(&self, setting: &'static str, connections: usize, lock: &Arc<Lock>) -> Arc<Gate> {
+    pub fn pages(
+        &self,
+        setting: &'static str,
+        connections: usize,
+        access: &Arc<AccessControl>,
+    ) -> Arc<Gate> {
         let limits = GateLimits { connections, request_max: PAGE_REQUEST, request_time: PAGE_TIME };
-        let intake = Arc::new(Intake::new(PAGES_BYTES_MAX));
-        self.pages.lock().expect(NO_PANIC).push(Arc::clone(&intake));
-        let bytes = (Arc::clone(&intake), intake);
-        self.new_gate((setting, limits), lock, &Arc::default(), bytes)
+        let request_memory = Arc::new(RequestMemory::new(PAGES_BYTES_MAX));
+        self.pages.lock().expect(NO_PANIC).push(Arc::clone(&request_memory));
+        let bytes = (Arc::clone(&request_memory), request_memory);
+        self.new_gate((setting, limits), access, &Arc::default(), bytes)
     }
 
     fn new_gate(
         &self,
         (setting, limits): (&'static str, GateLimits),
-        lock: &Arc<Lock>,
+        access: &Arc<AccessControl>,
         access_log: &Arc<AccessLog>,
-        (intake, strangers): (Arc<Intake>, Arc<Intake>),
+        (request_memory, unauthenticated): (Arc<RequestMemory>, Arc<RequestMemory>),
     ) -> Arc<Gate> {
         let gate = Arc::new(Gate {
             setting,
             limits,
-            places: Places::new(connections_max(self.open_files, limits.connections)),
-            intake,
-            strangers,
-            answers: Arc::clone(&self.answers),
-            strangers_answers: Arc::clone(&self.strangers_answers),
-            lock: Arc::clone(lock),
+            connection_limit: ConnectionLimit::new(connections_max(
+                self.open_files,
+                limits.connections,
+            )),
+            request_memory,
+            unauthenticated,
+            responses: Arc::clone(&self.responses),
+            unauthenticated_responses: Arc::clone(&self.unauthenticated_responses),
+            access_control: Arc::clone(access),
             access_log: Arc::clone(access_log),
             is_traced: self.is_traced,
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
@@ -252,9 +268,9 @@ impl Gates {
     #[must_use]
     pub fn request_bytes(&self) -> (usize, usize) {
         let pages = self.pages.lock().expect(NO_PANIC);
-        let intakes = || [&self.intake, &self.strangers].into_iter().chain(&*pages);
-        let sum = |of: fn(&Intake) -> usize| intakes().map(|intake| of(intake)).sum();
-        (sum(Intake::bytes), sum(Intake::bytes_max))
+        let memories = || [&self.request_memory, &self.unauthenticated].into_iter().chain(&*pages);
+        let sum = |of: fn(&RequestMemory) -> usize| memories().map(|memory| of(memory)).sum();
+        (sum(RequestMemory::bytes), sum(RequestMemory::bytes_max))
     }
 }
 
@@ -265,8 +281,8 @@ impl Gate {
         };
         GateReading {
             setting: self.setting,
-            connections: self.places.taken(),
-            connections_max: self.places.most(),
+            connections: self.connection_limit.taken(),
+            connections_max: self.connection_limit.most(),
             accepted: self.accepted.load(Relaxed),
             accept_errors: self.accept_errors.load(Relaxed),
             closed: counts(&self.closed),
@@ -278,18 +294,18 @@ impl Gate {
         self.setting
     }
 
-    pub(crate) fn places(&self) -> &Arc<Places> {
-        &self.places
+    pub(crate) fn connection_limit(&self) -> &Arc<ConnectionLimit> {
+        &self.connection_limit
     }
 
-    /// The intake in which the bytes of requests count.
-    pub(crate) fn intake(&self, is_stranger: bool) -> &Arc<Intake> {
-        if is_stranger { &self.strangers } else { &self.intake }
+    /// The bound in which the bytes of requests count.
+    pub(crate) fn request_memory(&self, is_unauthenticated: bool) -> &Arc<RequestMemory> {
+        if is_unauthenticated { &self.unauthenticated } else { &self.request_memory }
     }
 
     /// The bound in which answers over gRPC count.
-    pub(crate) fn answers(&self, is_stranger: bool) -> &Arc<Answers> {
-        if is_stranger { &self.strangers_answers } else { &self.answers }
+    pub(crate) fn responses(&self, is_unauthenticated: bool) -> &Arc<OpenResponses> {
+        if is_unauthenticated { &self.unauthenticated_responses } else { &self.responses }
     }
 
     pub(crate) fn request_max(&self) -> usize {
@@ -317,23 +333,23 @@ impl Gate {
         &self.access_log
     }
 
-    /// A place for a watch of health, until it is dropped.
+    /// A permit for a watch of health, until it is dropped.
     pub(crate) fn watch(&self) -> Result<OwnedSemaphorePermit, Refusal> {
         Arc::clone(&self.watches).try_acquire_owned().map_err(|_| Refusal::Watches)
     }
 
     /// Waits until a report may be handled. Hold the permit until it is.
     pub(crate) async fn report(&self) -> OwnedSemaphorePermit {
-        let place = Arc::clone(&self.reports).acquire_owned().await;
-        place.expect("nobody closes the semaphore")
+        let permit = Arc::clone(&self.reports).acquire_owned().await;
+        permit.expect("nobody closes the semaphore")
     }
 
     pub(crate) fn is_traced(&self) -> bool {
         self.is_traced
     }
 
-    pub(crate) fn lock(&self) -> &Lock {
-        &self.lock
+    pub(crate) fn access_control(&self) -> &AccessControl {
+        &self.access_control
     }
 
     /// Counts a request that is not taken. Callers who may not call are logged from time to time.

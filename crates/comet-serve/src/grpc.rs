@@ -44,7 +44,7 @@ impl GrpcApi {
         self
     }
 
-    /// Declares that the answer to `path` may be a long list. It is encoded aside.
+    /// Declares that the answer to `path` may be a long list. It is encoded on the blocking pool.
     #[must_use]
     pub fn list(mut self, path: &'static str) -> Self {
         self.lists.push(path);
@@ -52,19 +52,19 @@ impl GrpcApi {
     }
 
     /// Declares that the request to `path`, and its answer, may be long lists. They are decoded, handled and encoded
-    /// aside, once the whole request has arrived.
+    /// on the blocking pool once the whole request has arrived.
     #[must_use]
     pub fn report(mut self, path: &'static str) -> Self {
         self.reports.push(path);
         self
     }
 
-    /// The calls that are handled aside.
+    /// The calls that are handled on the blocking pool.
     pub(crate) fn reports(&self) -> &[&'static str] {
         &self.reports
     }
 
-    /// The calls whose answers are encoded aside.
+    /// The calls whose answers are encoded on the blocking pool.
     pub(crate) fn lists(&self) -> &[&'static str] {
         &self.lists
     }

@@ -16,14 +16,14 @@ use tokio::time::timeout;
 use tonic::Status;
 use tonic::codegen::Service as _;
 
-use crate::answers::{Answer, Kind};
-use crate::aside::{Frames, poll_aside};
 use crate::caller::Caller;
+use crate::connection_limit::ConnectionPermit;
 use crate::gate::Gate;
 use crate::grpc::REFLECTION;
-use crate::places::Place;
+use crate::offload::{Frames, poll_offloaded};
 use crate::refusal::Refusal;
 use crate::request_body::{Arrivals, Form, RequestBody};
+use crate::responses::{Kind, TrackedBody};
 use crate::trace_parent::TracedRequest;
 use crate::watch::{WATCH, Watch};
 
@@ -36,9 +36,9 @@ pub(crate) enum Protocol {
     Grpc {
         /// Paths of calls whose caller sends a stream, beside reflection.
         streams: Arc<[&'static str]>,
-        /// Paths of calls whose answers are encoded aside.
+        /// Paths of calls whose answers are encoded on the blocking pool.
         lists: Arc<[&'static str]>,
-        /// Paths of calls that are handled aside.
+        /// Paths of calls that are handled on the blocking pool.
         reports: Arc<[&'static str]>,
     },
 }
@@ -48,7 +48,7 @@ pub(crate) struct Guarded {
     pub(crate) router: Router,
     pub(crate) protocol: Protocol,
     pub(crate) gate: Arc<Gate>,
-    pub(crate) place: Arc<Place>,
+    pub(crate) permit: Arc<ConnectionPermit>,
     pub(crate) caller: Caller,
     /// The caller's address and the name in its certificate, as the access log shows them.
     pub(crate) peer: Arc<str>,
@@ -62,7 +62,7 @@ impl HyperService<Request<Wire>> for Guarded {
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Wire>) -> Self::Future {
-        self.place.begin_request();
+        self.permit.begin_request();
         let arrivals = Arrivals::default();
         let (head, wire) = request.into_parts();
         let form = match &self.protocol {
@@ -73,28 +73,28 @@ impl HyperService<Request<Wire>> for Guarded {
         };
         let is_list = matches!(&self.protocol, Protocol::Grpc { lists, .. } if lists.contains(&head.uri.path()));
         let is_report = matches!(&self.protocol, Protocol::Grpc { reports, .. } if reports.contains(&head.uri.path()));
-        let (gate, place) = (Arc::clone(&self.gate), Arc::clone(&self.place));
+        let (gate, permit) = (Arc::clone(&self.gate), Arc::clone(&self.permit));
         let access = gate.access_log().begin(&self.peer, head.uri.path());
         let has_host = self.has_host && form == Form::Whole;
-        let mut is_let_in = gate.lock().check(&head, has_host);
+        let mut is_let_in = gate.access_control().check(&head, has_host);
         if is_let_in.is_ok()
-            && let Some(shown) = gate.lock().shown(&head)
-            && place.note_shown(shown)
+            && let Some(shown) = gate.access_control().shown(&head)
+            && permit.note_shown(shown)
         {
             // A token removed before it was noted would end no connection, so the check is repeated.
-            is_let_in = gate.lock().check(&head, has_host);
+            is_let_in = gate.access_control().check(&head, has_host);
         }
-        let misses_token = gate.lock().misses_token(&head);
+        let misses_token = gate.access_control().misses_token(&head);
         let is_watch = form == Form::Call && head.uri.path() == WATCH;
-        let answers = Arc::clone(gate.answers(misses_token));
-        let untaken = Arc::clone(place.untaken());
+        let responses = Arc::clone(gate.responses(misses_token));
+        let unsent = Arc::clone(permit.unsent());
         let body = is_let_in.and_then(|()| {
-            if form != Form::Whole && answers.is_full(is_list || is_report) {
+            if form != Form::Whole && responses.is_full(is_list || is_report) {
                 return Err(Refusal::Answers);
             }
             let watch = if is_watch { Some(gate.watch()?) } else { None };
             let of = (form, misses_token);
-            let body = RequestBody::new(wire, of, Arc::clone(&gate), place, arrivals.clone())?;
+            let body = RequestBody::new(wire, of, Arc::clone(&gate), permit, arrivals.clone())?;
             Ok((body, watch))
         });
         let (body, watch) = match body {
@@ -126,9 +126,9 @@ impl HyperService<Request<Wire>> for Guarded {
             // The whole body is read first, so that a slow caller occupies no thread.
             let (head, body) = request.into_parts();
             let request = Request::from_parts(head, Body::new(Frames::of(body).await));
-            let place = gate.report().await;
-            poll_aside(async move {
-                let _place = place;
+            let permit = gate.report().await;
+            poll_offloaded(async move {
+                let _permit = permit;
                 let answer = of_handler.run(caller.run(router.call(request)));
                 let (head, body) = answer.await?.into_parts();
                 Ok(Response::from_parts(head, Body::new(Frames::of(body).await)))
@@ -152,16 +152,16 @@ impl HyperService<Request<Wire>> for Guarded {
             }
             if is_list {
                 let (head, body) = response.into_parts();
-                let body = Body::new(poll_aside(Frames::of(body)).await);
+                let body = Body::new(poll_offloaded(Frames::of(body)).await);
                 response = Response::from_parts(head, body);
             }
-            if let Some(place) = watch {
-                response = response.map(|answer| Body::new(Watch::new(answer, place)));
+            if let Some(permit) = watch {
+                response = response.map(|answer| Body::new(Watch::new(answer, permit)));
             }
             if form != Form::Whole && !response.body().is_end_stream() {
                 let kind = if form.is_stream() || is_watch { Kind::Stream } else { Kind::Call };
-                response =
-                    response.map(|answer| Body::new(Answer::new(answer, &answers, kind, &untaken)));
+                response = response
+                    .map(|answer| Body::new(TrackedBody::new(answer, &responses, kind, &unsent)));
             }
             if misses_token {
                 name_scheme(response.headers_mut());

@@ -40,7 +40,7 @@ impl Health {
         match *self.phase.borrow() {
             Phase::Ready => {}
             Phase::Starting => return Err("starting".into()),
-            Phase::Moving => return Err("moving".into()),
+            Phase::Upgrading => return Err("moving".into()),
             Phase::Draining | Phase::Stopped => return Err("draining".into()),
         }
         match &self.trouble {

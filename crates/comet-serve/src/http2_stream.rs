@@ -20,15 +20,15 @@ const SETTINGS: u8 = 4;
 pub(crate) struct Http2Stream<S> {
     inner: S,
     has_begun: bool,
-    heard: Heard,
+    protocol_error: LastProtocolError,
 }
 
 /// The first bytes of a server's latest connection, if they are not HTTP/2. A connection may be over before a call
 /// learns why.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Heard(Arc<Mutex<Option<NotHttp2>>>);
+pub(crate) struct LastProtocolError(Arc<Mutex<Option<NotHttp2>>>);
 
-impl Heard {
+impl LastProtocolError {
     pub(crate) fn not_http2(&self) -> Option<NotHttp2> {
         self.0.lock().expect(NO_PANIC).clone()
     }
@@ -41,8 +41,8 @@ impl Heard {
 const NO_PANIC: &str = "nothing panics between lock and unlock";
 
 impl<S> Http2Stream<S> {
-    pub(crate) fn new(inner: S, heard: Heard) -> Self {
-        Self { inner, has_begun: false, heard }
+    pub(crate) fn new(inner: S, protocol_error: LastProtocolError) -> Self {
+        Self { inner, has_begun: false, protocol_error }
     }
 }
 
@@ -77,10 +77,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Http2Stream<S> {
         if !self.has_begun && !read.is_empty() {
             self.has_begun = true;
             if may_be_settings(read) {
-                self.heard.set(None);
+                self.protocol_error.set(None);
             } else {
                 let error = NotHttp2::new(read);
-                self.heard.set(Some(error.clone()));
+                self.protocol_error.set(Some(error.clone()));
                 buf.set_filled(before);
                 return Poll::Ready(Err(error.into()));
             }
@@ -165,17 +165,20 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_http2_is_shown() {
         async fn check(sent: &[u8], expected: Result<(), &str>) {
-            let heard = Heard::default();
+            let protocol_error = LastProtocolError::default();
             let (mut server, client) = duplex(1_024);
             server.write_all(sent).await.unwrap();
             drop(server);
             let mut read = [0; 1_024];
-            let outcome = Http2Stream::new(client, heard.clone()).read(&mut read).await;
+            let outcome = Http2Stream::new(client, protocol_error.clone()).read(&mut read).await;
             assert_eq!(
                 outcome.map(|count| &read[..count]).map_err(|error| error.to_string()),
                 expected.map(|()| sent).map_err(str::to_owned)
             );
-            assert_eq!(heard.not_http2().map(|begin| begin.to_string()).as_deref(), expected.err());
+            assert_eq!(
+                protocol_error.not_http2().map(|begin| begin.to_string()).as_deref(),
+                expected.err()
+            );
         }
         check(b"", Ok(())).await;
         check(b"\0\0\0\x04\0\0\0\0\0HTTP/1.1", Ok(())).await;

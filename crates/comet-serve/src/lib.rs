@@ -8,14 +8,14 @@
 //! session.
 
 mod accept;
+mod access_control;
 mod access_log;
 mod active_time;
-mod answers;
-mod aside;
 mod call_counts;
 mod caller;
 mod certificate_name;
 mod channel;
+mod connection_limit;
 mod encoded_first;
 mod gate;
 mod grpc;
@@ -24,18 +24,18 @@ mod handshake;
 mod health;
 mod http;
 mod http2_stream;
-mod intake;
 mod listen;
-mod lock;
 mod lookup;
+mod offload;
 mod outgoing;
 mod peer;
 mod phase;
 mod pieces;
-mod places;
 mod query;
 mod refusal;
 mod request_body;
+mod request_memory;
+mod responses;
 mod servers;
 mod socket;
 mod start;
@@ -46,8 +46,8 @@ mod trace_parent;
 mod watch;
 
 pub use accept::{CONNECTION_WINDOW, HEAD_MAX};
-pub use access_log::{Access, AccessLog, Quoted};
-pub use aside::{aside, free_aside, poll_aside};
+pub use access_control::AccessControl;
+pub use access_log::{AccessLog, AccessLogEntry, Quoted};
 pub use call_counts::CallCounts;
 pub use caller::Caller;
 pub use channel::{
@@ -58,21 +58,22 @@ pub use comet_listen::{Address, Inherited, NamedSocket};
 pub use encoded_first::EncodedFirst;
 pub use gate::{
     ANSWER_BYTES_MAX, ANSWERS_MAX, DEBUG_CONNECTIONS, GRPC_CONNECTIONS, Gate, GateLimits,
-    GateReading, Gates, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_ANSWERS_MAX,
-    STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    GateReading, Gates, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS,
+    UNAUTHENTICATED_ANSWERS_MAX, UNAUTHENTICATED_BYTES_MAX, WATCHES_MAX, connections_max,
+    request_bytes,
 };
 pub use grpc::GrpcApi;
 pub use health::Health;
 pub use http::{healthz, refusal};
-pub use listen::{Bound, Listener, listen, listen_or_inherit};
-pub use lock::Lock;
+pub use listen::{BoundListeners, Listener, listen, listen_or_inherit};
+pub use offload::{drop_offloaded, offload, poll_offloaded};
 pub use outgoing::Outgoing;
 pub use peer::{BadAddress, BearerToken, Peer, is_tls, root_cause};
-pub use phase::{Phase, advance, begin_move, end_move, leaving, stopped, undrain};
+pub use phase::{Phase, advance, begin_upgrade, end_upgrade, leaving, stopped, undrain};
 pub use query::Query;
 pub use request_body::{Arrivals, Received};
 pub use servers::Servers;
 pub use start::spawn;
 pub use start_error::StartError;
-pub use tls::{ApiTls, Renewal, TlsError, TlsFiles};
+pub use tls::{ApiTls, TlsError, TlsFiles, TlsReload};
 pub use trace_parent::{TraceParent, TracedRequest};

@@ -19,7 +19,7 @@ const BACKLOG: i32 = 1_024;
 
 /// The listeners of a setting.
 #[derive(Debug)]
-pub struct Bound {
+pub struct BoundListeners {
     /// In the order of their addresses in the configuration.
     pub listeners: Vec<Listener>,
     /// Their addresses, with real ports.
@@ -58,7 +58,7 @@ pub fn listen(
     setting: &'static str,
     addresses: &[Address],
     tls: &ApiTls,
-) -> Result<Bound, StartError> {
+) -> Result<BoundListeners, StartError> {
     listen_or_inherit(setting, addresses, tls, &Inherited::default())
 }
 
@@ -71,8 +71,9 @@ pub fn listen_or_inherit(
     addresses: &[Address],
     tls: &ApiTls,
     inherited: &Inherited,
-) -> Result<Bound, StartError> {
-    let mut bound = Bound { listeners: Vec::new(), addresses: Vec::new(), sockets: Vec::new() };
+) -> Result<BoundListeners, StartError> {
+    let mut bound =
+        BoundListeners { listeners: Vec::new(), addresses: Vec::new(), sockets: Vec::new() };
     for (index, address) in addresses.iter().enumerate() {
         let former = inherited.take(setting, address).pop();
         let open = || {

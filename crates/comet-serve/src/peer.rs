@@ -23,7 +23,7 @@ use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Request, Status};
 
 use crate::active_time::timeout_active;
-use crate::http2_stream::{Heard, Http2Stream};
+use crate::http2_stream::{Http2Stream, LastProtocolError};
 use crate::lookup::Resolver;
 use crate::socket::Socket;
 use crate::tls::ApiTls;
@@ -66,15 +66,15 @@ impl Peer {
         let mut tcp = HttpConnector::new_with_resolver(Resolver::of_system());
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(connect_timeout));
-        let (authority, place) = if let Some(path) = address.strip_prefix("unix:") {
+        let (authority, destination) = if let Some(path) = address.strip_prefix("unix:") {
             let path = unix_path(path).map_err(|error| bad(error.into()))?;
-            ("localhost", Place::Unix(path.to_owned()))
+            ("localhost", Destination::Unix(path.to_owned()))
         } else if let Some(address) = address.strip_prefix(TLS) {
             let name = ServerName::try_from(host(address).to_owned());
             let name = name.map_err(|error| bad(error.into()))?;
-            (address, Place::Tls { tcp, tls: tls.clone(), name })
+            (address, Destination::Tls { tcp, tls: tls.clone(), name })
         } else {
-            (address, Place::Tcp(tcp))
+            (address, Destination::Tcp(tcp))
         };
         let uri = |scheme| format!("{scheme}://{authority}").parse::<Uri>();
         let mut endpoint = Endpoint::from_shared(format!("http://{authority}"))
@@ -86,7 +86,11 @@ impl Peer {
         }
         Ok(Self {
             endpoint,
-            connector: Connector { place, heard: Heard::default(), limit: connect_timeout },
+            connector: Connector {
+                destination,
+                protocol_error: LastProtocolError::default(),
+                limit: connect_timeout,
+            },
         })
     }
 
@@ -117,8 +121,8 @@ impl Peer {
     }
 
     /// The server's first bytes, if they are not HTTP/2.
-    pub(crate) fn heard(&self) -> Heard {
-        self.connector.heard.clone()
+    pub(crate) fn protocol_error(&self) -> LastProtocolError {
+        self.connector.protocol_error.clone()
     }
 
     /// A channel that connects when it is used, and again after a failure.
@@ -137,14 +141,14 @@ fn host(address: &str) -> &str {
 /// Opens connections to one server.
 #[derive(Clone, Debug)]
 struct Connector {
-    place: Place,
-    heard: Heard,
+    destination: Destination,
+    protocol_error: LastProtocolError,
     /// How long an attempt may take.
     limit: Duration,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum Destination {
     Tcp(HttpConnector<Resolver>),
     Tls { tcp: HttpConnector<Resolver>, tls: ApiTls, name: ServerName<'static> },
     Unix(PathBuf),
@@ -157,22 +161,24 @@ impl Service<Uri> for Connector {
         Pin<Box<dyn Future<Output = Result<TokioIo<Http2Stream<Socket>>, StdError>> + Send>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), StdError>> {
-        match &mut self.place {
-            Place::Tcp(tcp) | Place::Tls { tcp, .. } => tcp.poll_ready(context).map_err(Into::into),
-            Place::Unix(_) => Poll::Ready(Ok(())),
+        match &mut self.destination {
+            Destination::Tcp(tcp) | Destination::Tls { tcp, .. } => {
+                tcp.poll_ready(context).map_err(Into::into)
+            }
+            Destination::Unix(_) => Poll::Ready(Ok(())),
         }
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let Self { place, heard, limit } = self.clone();
+        let Self { destination, protocol_error, limit } = self.clone();
         Box::pin(async move {
-            let socket = within_active(limit, || place.clone().connect(uri.clone())).await?;
-            Ok(TokioIo::new(Http2Stream::new(socket, heard)))
+            let socket = within_active(limit, || destination.clone().connect(uri.clone())).await?;
+            Ok(TokioIo::new(Http2Stream::new(socket, protocol_error)))
         })
     }
 }
 
-impl Place {
+impl Destination {
     async fn connect(self, uri: Uri) -> Result<Socket, StdError> {
         Ok(match self {
             Self::Tcp(mut tcp) => Socket::Tcp(tcp.call(uri).await?.into_inner()),

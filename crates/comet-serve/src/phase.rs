@@ -13,7 +13,7 @@ pub enum Phase {
     Draining,
     /// Another process serves the callers: no caller is accepted, and connected ones leave after their calls. The
     /// former process of a live upgrade leaves this phase if the upgrade fails; the new process begins in it.
-    Moving,
+    Upgrading,
     /// The servers end.
     Stopped,
 }
@@ -40,25 +40,25 @@ pub fn undrain(phase: &watch::Sender<Phase>) {
     });
 }
 
-/// Moves `phase` to [`Phase::Moving`], if the process is [`Phase::Ready`]. Returns whether it was.
-pub fn begin_move(phase: &watch::Sender<Phase>) -> bool {
+/// Moves `phase` to [`Phase::Upgrading`], if the process is [`Phase::Ready`]. Returns whether it was.
+pub fn begin_upgrade(phase: &watch::Sender<Phase>) -> bool {
     phase.send_if_modified(|phase| {
         let is_ready = *phase == Phase::Ready;
         if is_ready {
-            *phase = Phase::Moving;
+            *phase = Phase::Upgrading;
         }
         is_ready
     })
 }
 
-/// Ends [`Phase::Moving`]: this process serves the callers.
-pub fn end_move(phase: &watch::Sender<Phase>) {
+/// Ends [`Phase::Upgrading`]: this process serves the callers.
+pub fn end_upgrade(phase: &watch::Sender<Phase>) {
     phase.send_if_modified(|phase| {
-        let is_moving = *phase == Phase::Moving;
-        if is_moving {
+        let is_upgrading = *phase == Phase::Upgrading;
+        if is_upgrading {
             *phase = Phase::Ready;
         }
-        is_moving
+        is_upgrading
     });
 }
 
@@ -67,14 +67,14 @@ pub async fn stopped(mut phase: watch::Receiver<Phase>) {
     let _ = phase.wait_for(|phase| *phase == Phase::Stopped).await;
 }
 
-/// Resolves when callers have to leave: at [`Phase::Moving`], and as [`stopped`].
+/// Resolves when callers have to leave: at [`Phase::Upgrading`], and as [`stopped`].
 pub async fn leaving(mut phase: watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase >= Phase::Moving).await;
+    let _ = phase.wait_for(|phase| *phase >= Phase::Upgrading).await;
 }
 
 /// Resolves when callers are accepted, or never will be.
 pub(crate) async fn accepting(mut phase: watch::Receiver<Phase>) {
-    let _ = phase.wait_for(|phase| *phase != Phase::Moving).await;
+    let _ = phase.wait_for(|phase| *phase != Phase::Upgrading).await;
 }
 
 #[cfg(test)]
@@ -105,14 +105,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_move_is_taken_back() {
+    async fn an_upgrade_is_taken_back() {
         for (from, has_begun) in [(Phase::Ready, true), (Phase::Draining, false)] {
             let (sender, receiver) = watch::channel(from);
-            assert_eq!(begin_move(&sender), has_begun);
+            assert_eq!(begin_upgrade(&sender), has_begun);
             if has_begun {
                 leaving(receiver.clone()).await;
             }
-            end_move(&sender);
+            end_upgrade(&sender);
             assert_eq!(*receiver.borrow(), from);
             accepting(receiver).await;
         }

@@ -17,17 +17,17 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming as Wire;
 
 use crate::active_time::sleep_active;
+use crate::connection_limit::{CallGuard, ConnectionPermit};
 use crate::gate::Gate;
-use crate::intake::{Complete, Incoming, MESSAGE_OVERHEAD, OVERHEAD};
 use crate::pieces::Pieces;
-use crate::places::{Calling, Place};
 use crate::refusal::Refusal;
+use crate::request_memory::{Complete, IncompleteRequest, MESSAGE_OVERHEAD, OVERHEAD};
 
 /// The length of a gRPC message is announced by its first five bytes.
 const PREFIX: usize = 5;
 
 /// Longest request of a caller without a token where one is required, bytes. No health check is longer.
-const STRANGERS_MAX: usize = 4 << 10;
+const UNAUTHENTICATED_MAX: usize = 4 << 10;
 
 /// How the bytes of a body become messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,10 +49,11 @@ impl Form {
     }
 }
 
-/// A whole message. Until this is dropped its bytes count and its connection stays, unless its caller is a stranger.
+/// A whole message. Until this is dropped its bytes count and its connection stays, unless its caller is
+/// unauthenticated.
 pub struct Received {
     _complete: Complete,
-    _calling: Option<Calling>,
+    _calling: Option<CallGuard>,
 }
 
 /// The whole messages of one request that are not taken yet, in their order.
@@ -98,12 +99,12 @@ pub(crate) struct RequestBody {
     form: Form,
     /// The caller has shown no token where one is required. Its bytes count apart from those of others, and its
     /// connection has to make room for theirs.
-    is_stranger: bool,
+    is_unauthenticated: bool,
     gate: Arc<Gate>,
-    place: Arc<Place>,
+    permit: Arc<ConnectionPermit>,
     arrivals: Arrivals,
     /// The message that is coming in.
-    incoming: Option<Incoming>,
+    incomplete: Option<IncompleteRequest>,
     given_up: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set while a message or the end of a call is awaited.
     deadline: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -121,18 +122,18 @@ impl RequestBody {
     /// If there is no room for another request.
     pub(crate) fn new(
         wire: Wire,
-        (form, is_stranger): (Form, bool),
+        (form, is_unauthenticated): (Form, bool),
         gate: Arc<Gate>,
-        place: Arc<Place>,
+        permit: Arc<ConnectionPermit>,
         arrivals: Arrivals,
     ) -> Result<Self, Refusal> {
         let mut body = Self {
             form,
-            is_stranger,
+            is_unauthenticated,
             gate,
-            place,
+            permit,
             arrivals,
-            incoming: None,
+            incomplete: None,
             given_up: None,
             deadline: None,
             held: Pieces::default(),
@@ -152,24 +153,24 @@ impl RequestBody {
 
     /// A message begins to arrive.
     fn begin(&mut self) -> Result<(), Refusal> {
-        if self.incoming.is_none() {
-            let intake = self.gate.intake(self.is_stranger);
+        if self.incomplete.is_none() {
+            let memory = self.gate.request_memory(self.is_unauthenticated);
             let overhead = if self.form.is_stream() { MESSAGE_OVERHEAD } else { OVERHEAD };
-            self.incoming = Some(intake.begin(overhead).map_err(|_| Refusal::NoRoom)?);
+            self.incomplete = Some(memory.begin(overhead).map_err(|_| Refusal::NoRoom)?);
         }
         Ok(())
     }
 
     fn grow(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.begin()?;
-        if self.is_stranger && self.counted + bytes > STRANGERS_MAX {
+        if self.is_unauthenticated && self.counted + bytes > UNAUTHENTICATED_MAX {
             return Err(Refusal::NoToken);
         }
         // The service discards the bytes beyond the longest request.
         let bytes = bytes.min(self.gate.request_max().saturating_sub(self.counted));
         self.counted += bytes;
-        let incoming = self.incoming.as_ref().expect("it has begun");
-        incoming.grow(bytes).map_err(|_| Refusal::NoRoom)
+        let incomplete = self.incomplete.as_ref().expect("it has begun");
+        incomplete.grow(bytes).map_err(|_| Refusal::NoRoom)
     }
 
     /// The message that was arriving is whole.
@@ -178,9 +179,9 @@ impl RequestBody {
         if self.form.is_stream() {
             self.deadline = None;
         }
-        if let Some(incoming) = self.incoming.take() {
-            let complete = incoming.complete().map_err(|_| Refusal::NoRoom)?;
-            let calling = (!self.is_stranger).then(|| self.place.begin_call());
+        if let Some(incomplete) = self.incomplete.take() {
+            let complete = incomplete.complete().map_err(|_| Refusal::NoRoom)?;
+            let calling = (!self.is_unauthenticated).then(|| self.permit.begin_call());
             let received = Received { _complete: complete, _calling: calling };
             self.arrivals.lock().received.push_back(received);
         }
@@ -196,7 +197,7 @@ impl RequestBody {
         }
         self.held.push(bytes);
         while let Some(length) = self.announced() {
-            if self.is_stranger && length > STRANGERS_MAX + PREFIX {
+            if self.is_unauthenticated && length > UNAUTHENTICATED_MAX + PREFIX {
                 return Err(Refusal::NoToken);
             }
             if length > self.gate.request_max() + PREFIX {
@@ -231,9 +232,9 @@ impl RequestBody {
 
     /// Resolves if the awaited message does not come in time, or has to make room.
     fn poll_refused(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
-        if let Some(incoming) = &self.incoming {
+        if let Some(incomplete) = &self.incomplete {
             let given_up = self.given_up.get_or_insert_with(|| {
-                let given_up = incoming.given_up();
+                let given_up = incomplete.given_up();
                 Box::pin(async move { given_up.notified().await })
             });
             if given_up.as_mut().poll(cx).is_ready() {
@@ -249,7 +250,7 @@ impl RequestBody {
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Box<dyn Error + Send + Sync> {
-        (self.incoming, self.given_up, self.deadline) = (None, None, None);
+        (self.incomplete, self.given_up, self.deadline) = (None, None, None);
         self.gate.count_refusal(refusal);
         self.arrivals.refuse(refusal);
         refusal.status(self.gate.request_time()).into()

@@ -103,9 +103,9 @@ mod tests {
     use tokio::sync::watch;
     use tokio::time::Instant;
 
+    use crate::access_control::AccessControl;
     use crate::gate::Gates;
     use crate::listen::listen;
-    use crate::lock::Lock;
     use crate::phase::{Phase, advance};
     use crate::tls::ApiTls;
 
@@ -116,8 +116,8 @@ mod tests {
         let (phase, phases) = watch::channel(Phase::Ready);
         let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
         let gates = Gates::new(65_536, 1 << 20);
-        let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
-        let gate = gates.pages("test", 1, &lock);
+        let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
+        let gate = gates.pages("test", 1, &access);
         let mut servers = Servers::new(phases);
         servers.grpc(&gate, bound.listeners, GrpcApi::default(), &[]).unwrap();
         advance(&phase, Phase::Stopped);

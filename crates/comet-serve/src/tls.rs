@@ -56,12 +56,12 @@ impl StdError for TlsError {}
 pub struct ApiTls(Arc<Shared>);
 
 /// Files that were read again and are not used yet.
-pub struct Renewal {
+pub struct TlsReload {
     tls: ApiTls,
     configs: Configs,
 }
 
-impl Renewal {
+impl TlsReload {
     /// The certificate that callers are shown from then on, in DER form.
     #[must_use]
     pub fn certificate(&self) -> Option<Vec<u8>> {
@@ -70,7 +70,7 @@ impl Renewal {
 
     /// Open connections stay open, unless the authorities for callers have changed: then they end after the calls under
     /// way.
-    pub fn take_effect(self) {
+    pub fn apply(self) {
         let shared = &self.tls.0;
         let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
         let former = std::mem::replace(&mut *current, self.configs);
@@ -82,9 +82,9 @@ impl Renewal {
     }
 }
 
-impl fmt::Debug for Renewal {
+impl fmt::Debug for TlsReload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Renewal").finish_non_exhaustive()
+        f.debug_struct("TlsReload").finish_non_exhaustive()
     }
 }
 
@@ -119,12 +119,12 @@ impl ApiTls {
         Ok(Self(Arc::new(Shared { current, authorities, turn: Mutex::default() })))
     }
 
-    /// Reads the files again, for handshakes that begin after [`Renewal::take_effect`]. `calls` as for [`ApiTls::load`].
+    /// Reads the files again, for handshakes that begin after [`TlsReload::apply`]. `calls` as for [`ApiTls::load`].
     ///
     /// # Errors
     /// As [`ApiTls::load`].
-    pub fn renew(&self, files: &TlsFiles, calls: bool) -> Result<Renewal, TlsError> {
-        Ok(Renewal { tls: self.clone(), configs: configs(files, calls)? })
+    pub fn prepare_reload(&self, files: &TlsFiles, calls: bool) -> Result<TlsReload, TlsError> {
+        Ok(TlsReload { tls: self.clone(), configs: configs(files, calls)? })
     }
 
     /// The certificate that callers are shown, in DER form.

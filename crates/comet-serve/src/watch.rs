@@ -1,4 +1,4 @@
-//! Watches of health: answers without an end. A gate has a limited number of places for them.
+//! Watches of health: answers without an end. A gate has a limited number of permits for them.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,15 +10,15 @@ use tokio::sync::OwnedSemaphorePermit;
 /// The call that watches health.
 pub(crate) const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
-/// The answer of a watch. Its place is free once it is dropped: at its end, or when its caller has left.
+/// The answer of a watch. Its permit is free once it is dropped: at its end, or when its caller has left.
 pub(crate) struct Watch {
     answer: Body,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Watch {
-    pub(crate) fn new(answer: Body, place: OwnedSemaphorePermit) -> Self {
-        Self { answer, _place: place }
+    pub(crate) fn new(answer: Body, permit: OwnedSemaphorePermit) -> Self {
+        Self { answer, _permit: permit }
     }
 }
 

@@ -7,8 +7,9 @@ use std::num::NonZeroU32;
 use comet_core::Millis;
 use comet_hub::CallerId;
 use comet_hub::fanout::{
-    Call, CallFailure, Check, CometNumber, FailedComet, FailureKind, Fanout, FanoutConfig, Health,
-    HealthMonitor, HealthTimes, LedgerSum, PartId, PushFanout, Pushed, Refused, Target,
+    Call, CallFailure, Check, CometNumber, FailedComet, FailureKind, Fanout, FanoutConfig,
+    FanoutResult, Health, HealthMonitor, HealthTimes, LedgerSum, PartId, PushError, PushFanout,
+    Target,
 };
 
 use crate::fanout_summary::FanoutSummary;
@@ -71,7 +72,7 @@ struct Push {
 struct World {
     rng: Rng,
     now: Millis,
-    places: usize,
+    permits: usize,
     comets: Vec<Comet>,
     fanout: Fanout,
     health: HealthMonitor,
@@ -87,12 +88,12 @@ struct World {
 /// The first violation.
 pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let mut rng = Rng::new(seed);
-    let places = rng.between(1, 6) as usize;
+    let permits = rng.between(1, 6) as usize;
     let mut fanout = Fanout::new(FanoutConfig {
         keys_max: KEYS_MAX,
         limit_ms: LIMIT_MS,
-        places,
-        caller_places: places,
+        permits,
+        caller_permits: permits,
         calls: CALLS_MAX,
     });
     let mut health = HealthMonitor::new(HEALTH_TIMES);
@@ -106,7 +107,7 @@ pub(crate) fn run(seed: u64) -> Result<FanoutSummary, String> {
     let mut world = World {
         rng,
         now: Millis(0),
-        places,
+        permits,
         comets,
         fanout,
         health,
@@ -153,7 +154,7 @@ impl World {
             let left = self.rng.below(self.pushes.len());
             let push = self.pushes.remove(left);
             push.end_calls(&mut self.fanout);
-            self.fanout.give_place_back(CallerId::default());
+            self.fanout.release_permit(CallerId::default());
             self.summary.left += 1;
         }
         for push in &mut self.pushes {
@@ -164,10 +165,10 @@ impl World {
         for push in over {
             self.end(push)?;
         }
-        let taken = self.fanout.places_taken();
-        if taken != self.pushes.len() || taken > self.places {
-            let (under_way, places) = (self.pushes.len(), self.places);
-            return Err(format!("{taken} of {places} places taken, {under_way} under way"));
+        let taken = self.fanout.permits_taken();
+        if taken != self.pushes.len() || taken > self.permits {
+            let (under_way, permits) = (self.pushes.len(), self.permits);
+            return Err(format!("{taken} of {permits} places taken, {under_way} under way"));
         }
         for Comet { id, number, .. } in &self.comets {
             let parts = self.pushes.iter().flat_map(|push| push.parts.values());
@@ -191,8 +192,8 @@ impl World {
         while self.now < end {
             self.step()?;
         }
-        if !self.pushes.is_empty() || self.fanout.places_taken() > 0 {
-            return Err(format!("no rest: {} places are taken", self.fanout.places_taken()));
+        if !self.pushes.is_empty() || self.fanout.permits_taken() > 0 {
+            return Err(format!("no rest: {} places are taken", self.fanout.permits_taken()));
         }
         let is_missed = |comet: &&Comet| *self.health.health(comet.number) != Health::Serving;
         match self.comets.iter().find(is_missed) {
@@ -262,8 +263,8 @@ impl World {
 
     fn push(&mut self) -> Result<(), String> {
         self.summary.pushes += 1;
-        let has_room = self.pushes.len() < self.places;
-        if self.fanout.take_place(CallerId::default()).is_ok() != has_room {
+        let has_room = self.pushes.len() < self.permits;
+        if self.fanout.acquire_permit(CallerId::default()).is_ok() != has_room {
             return Err(format!("a place with {} under way", self.pushes.len()));
         }
         if !has_room {
@@ -391,7 +392,7 @@ impl World {
     /// Checks the outcome of a push.
     fn end(&mut self, push: Push) -> Result<(), String> {
         let Push { fanout, expected, failed, taken, is_bad, .. } = push;
-        self.fanout.give_place_back(CallerId::default());
+        self.fanout.release_permit(CallerId::default());
         self.fanout.count_parts(self.now, &fanout);
         let sorted = |mut failed: Vec<(String, bool)>| {
             failed.sort();
@@ -402,7 +403,7 @@ impl World {
         let is_unknown = failed.iter().any(|(_, is_unknown)| *is_unknown);
         let outcome = fanout.finish();
         let is_right = match &outcome {
-            Ok(Pushed { ledger, failed: named }) => {
+            Ok(FanoutResult { ledger, failed: named }) => {
                 self.summary.partial += u64::from(!named.is_empty());
                 (taken > 0 || failed.is_empty())
                     && *ledger == expected
@@ -412,11 +413,11 @@ impl World {
             Err(refused) => {
                 self.summary.refused += 1;
                 let is_named = |(id, may_have_taken): &(String, bool)| match refused {
-                    Refused::BadRequest(_) => is_bad && !is_unknown,
-                    Refused::Unavailable(sentence) => {
+                    PushError::BadRequest(_) => is_bad && !is_unknown,
+                    PushError::Unavailable(sentence) => {
                         !is_bad && !is_unknown && sentence.contains(&**id)
                     }
-                    Refused::Unknown { sentence, servers } => {
+                    PushError::Unknown { sentence, servers } => {
                         sentence.contains(&**id) && (servers.contains(id) || !may_have_taken)
                     }
                 };

@@ -390,7 +390,7 @@ impl World {
                 command @ Command::AnswerInterest { .. }
                     if self.overflows && self.rng.percent(5) =>
                 {
-                    host.cluster.not_told(self.now, command);
+                    host.cluster.handle_refused(self.now, command);
                 }
                 command => {
                     self.broker.submit(&mut self.rng, self.now, number, Message::Command(command));

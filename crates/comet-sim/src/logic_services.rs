@@ -176,11 +176,11 @@ impl Services {
                     self.stop_awaiting(index);
                 }
             }
-            Action::CountRooms { told } => {
+            Action::CountRooms { sent_rooms } => {
                 let counts = ROOMS.map(|room| (Arc::from(room), rng.between(0, 9) as u32));
                 let counts = counts.into_iter().filter(|(_, online)| *online > 0).collect();
                 let is_counted = !rng.percent(5) || self.is_calm;
-                let counts = is_counted.then(|| RoomPieces::cut(counts, told.as_ref()));
+                let counts = is_counted.then(|| RoomPieces::cut(counts, sent_rooms.as_ref()));
                 self.probes.push((soon, Outcome::Rooms(counts)));
             }
             Action::Free(_) => {}

@@ -1,7 +1,7 @@
 //! The context of the control thread, and its access to the mesh.
 
 use comet_core::{CallId, Message, Millis, ShardId};
-use comet_hub::{Inboxes, Refused};
+use comet_hub::{Inboxes, PostError};
 
 use crate::call_checker::CallChecker;
 use crate::mesh::Mesh;
@@ -40,10 +40,10 @@ impl<'context> Posts<'context> {
 }
 
 impl Inboxes for Posts<'_> {
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
+    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), PostError> {
         let (call, class) = (call_of(&message), message.class());
         let sent = self.mesh.send((self.rng, self.now), None, shard, message);
-        sent.map_err(|message| Refused::Full(*message))?;
+        sent.map_err(|message| PostError::Full(*message))?;
         self.posted += 1;
         if let Some(call) = call
             && let Err(violation) = self.calls.post(call, shard, class)

@@ -2,18 +2,18 @@
 
 use comet_config::{ApiTls as Section, Config};
 use comet_ops::Certificate;
-use comet_serve::{ApiTls, Renewal, TlsError, TlsFiles, is_tls};
+use comet_serve::{ApiTls, TlsError, TlsFiles, TlsReload, is_tls};
 
 /// The process that calls others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Caller {
+pub(crate) enum CallingProcess {
     /// The server calls logic.
     Comet,
     /// `comet logic` calls comets.
     Logic,
 }
 
-impl Caller {
+impl CallingProcess {
     /// Whether it calls any server over TLS.
     fn calls(self, config: &Config) -> bool {
         match self {
@@ -33,7 +33,7 @@ impl Caller {
 ///
 /// # Errors
 /// As a sentence: the key and the file that cannot be used.
-pub(crate) fn load(config: &Config, caller: Caller) -> Result<ApiTls, String> {
+pub(crate) fn load(config: &Config, caller: CallingProcess) -> Result<ApiTls, String> {
     let loaded = ApiTls::load(&files(&config.api_tls), caller.calls(config));
     loaded.map_err(|error| sentence(&error))
 }
@@ -42,9 +42,13 @@ pub(crate) fn load(config: &Config, caller: Caller) -> Result<ApiTls, String> {
 ///
 /// # Errors
 /// As for [`load`].
-pub(crate) fn renew(tls: &ApiTls, config: &Config, caller: Caller) -> Result<Renewal, String> {
-    let renewed = tls.renew(&files(&config.api_tls), caller.calls(config));
-    renewed.map_err(|error| sentence(&error))
+pub(crate) fn prepare_reload(
+    tls: &ApiTls,
+    config: &Config,
+    caller: CallingProcess,
+) -> Result<TlsReload, String> {
+    let reload = tls.prepare_reload(&files(&config.api_tls), caller.calls(config));
+    reload.map_err(|error| sentence(&error))
 }
 
 /// The certificate that callers are shown: `der`, from the file in `config`.

@@ -1,6 +1,6 @@
 //! Start, run, drain: the life of the server.
 
-mod moving;
+mod live_upgrade;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use comet_core::ShardId;
 use comet_logic::AnyAuthenticator;
 use comet_net::Tls;
 use comet_ops::{Certificate, CertificatesInUse};
-use comet_serve::Renewal;
+use comet_serve::TlsReload;
 
 use crate::StartError;
 use crate::api_tls;
@@ -217,10 +217,10 @@ impl App {
             self.set_trace_log(&adopted)?;
         }
         // The files are read again even if their names are the same, because their content may have changed.
-        let renewal = match self.reload_tls(&adopted) {
-            Ok((certificates, renewal)) => {
+        let tls_reload = match self.reload_tls(&adopted) {
+            Ok((certificates, tls_reload)) => {
                 reloaded.certificates = certificates;
-                renewal
+                tls_reload
             }
             Err(error) => {
                 self.set_trace_log(&self.config)?;
@@ -239,31 +239,32 @@ impl App {
         self.threads.control.set_memory_ceiling(memory_ceiling(&adopted));
         self.threads.control.set_drain_plan(drain_plan(&adopted));
         self.handles.access_log.set(adopted.push.access_log);
-        // Of two locks, the one that closes takes effect before the other opens.
-        let locks = [
-            (&self.handles.push_lock, &adopted.push.tokens),
-            (&self.handles.monitor_lock, &adopted.monitor.tokens),
+        // Of two changes, the one that closes takes effect before the other opens.
+        let changes = [
+            (&self.handles.push_access, &adopted.push.tokens),
+            (&self.handles.monitor_access, &adopted.monitor.tokens),
         ];
-        for (lock, tokens) in locks.iter().filter(|(_, tokens)| !tokens.is_empty()) {
-            lock.set_tokens((*tokens).clone());
+        for (access, tokens) in changes.iter().filter(|(_, tokens)| !tokens.is_empty()) {
+            access.set_tokens((*tokens).clone());
         }
-        renewal.take_effect();
-        for (lock, tokens) in locks {
-            lock.set_tokens(tokens.clone());
+        tls_reload.apply();
+        for (access, tokens) in changes {
+            access.set_tokens(tokens.clone());
         }
         self.config = adopted;
         Ok(reloaded)
     }
 
-    /// Returns the certificates that are new to clients and callers, and the renewed files of the APIs, which are not
+    /// Returns the certificates that are new to clients and callers, and the reread files of the APIs, which are not
     /// in use yet.
-    fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, Renewal), String> {
-        let renewal = api_tls::renew(&self.api_tls, config, api_tls::Caller::Comet)?;
+    fn reload_tls(&self, config: &Config) -> Result<(Vec<Certificate>, TlsReload), String> {
+        let tls_reload =
+            api_tls::prepare_reload(&self.api_tls, config, api_tls::CallingProcess::Comet)?;
         if let Some(tls) = &self.tls {
             listeners::reload(tls, config).map_err(|error| error.to_string())?;
         }
-        let all = all_certificates(self.tls.as_ref(), renewal.certificate(), config);
-        Ok((self.handles.certificates.replace(all), renewal))
+        let all = all_certificates(self.tls.as_ref(), tls_reload.certificate(), config);
+        Ok((self.handles.certificates.replace(all), tls_reload))
     }
 
     /// The certificates that clients and callers are shown.

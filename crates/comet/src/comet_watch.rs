@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_config::Config;
-use comet_discovery::{Found, Polled, Request, Watch, WatchEvent};
+use comet_discovery::{PollReply, RegisteredComet, Request, Watch, WatchEvent};
 use comet_logicd::{ApiTls, CometOptions, DiscoveredComets};
 use comet_serve::root_cause;
 use ureq::Agent;
@@ -71,16 +71,16 @@ impl Driver {
         }
     }
 
-    fn handle(&mut self, polled: Polled) {
-        comet_ops::count_poll(!matches!(polled, Polled::Failed(_)));
-        for event in self.watch.handle_answer(self.begin.elapsed(), polled) {
+    fn handle(&mut self, reply: PollReply) {
+        comet_ops::count_poll(!matches!(reply, PollReply::Failed(_)));
+        for event in self.watch.handle_answer(self.begin.elapsed(), reply) {
             match event {
                 WatchEvent::Comets(found) => {
                     log::info!("discovery: {} comets are registered", found.len());
                     let comets = self.comets(&found);
                     self.discovered.set(comets);
                 }
-                WatchEvent::Nobody => log::warn!(
+                WatchEvent::NoInstances => log::warn!(
                     "discovery: no comet is registered; pushes go on to those that are known"
                 ),
                 WatchEvent::Node(event) => say_of_node(&event),
@@ -89,7 +89,7 @@ impl Driver {
     }
 
     /// The comets that can be called. One that cannot is logged once.
-    fn comets(&mut self, found: &[Found]) -> Vec<CometOptions> {
+    fn comets(&mut self, found: &[RegisteredComet]) -> Vec<CometOptions> {
         let said = std::mem::take(&mut self.unused);
         let mut comets = Vec::new();
         for found in found {
@@ -108,15 +108,15 @@ impl Driver {
     }
 }
 
-fn poll(agent: &Agent, Request { node, path, form }: Request) -> Polled {
+fn poll(agent: &Agent, Request { node, path, form }: Request) -> PollReply {
     let body = agent
         .get(format!("http://{node}{path}"))
         .query_pairs(form)
         .call()
         .and_then(|mut answer| http_client::body(&mut answer, BODY_MAX));
     match body {
-        Ok(body) => Polled::read(&body),
-        Err(error) => Polled::Failed(http_client::explain(&error)),
+        Ok(body) => PollReply::read(&body),
+        Err(error) => PollReply::Failed(http_client::explain(&error)),
     }
 }
 
@@ -124,8 +124,8 @@ fn poll(agent: &Agent, Request { node, path, form }: Request) -> Polled {
 ///
 /// # Errors
 /// Why it cannot be called, as a sentence.
-fn comet(found: &Found, tls: &ApiTls) -> Result<CometOptions, String> {
-    let Found { hostname, addrs, weight, hosts, is_offline } = found;
+fn comet(found: &RegisteredComet, tls: &ApiTls) -> Result<CometOptions, String> {
+    let RegisteredComet { hostname, addrs, weight, hosts, is_offline } = found;
     if !(1..=ID_MAX).contains(&hostname.len()) {
         return Err(format!("its name has {} bytes: 1 to {ID_MAX}", hostname.len()));
     }
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn comets_that_can_be_called_are_used() {
         let check = |hostname: &str, addrs: &[&str], expected: Option<&str>| {
-            let found = Found {
+            let found = RegisteredComet {
                 hostname: hostname.to_owned(),
                 addrs: addrs.iter().map(|&address| address.to_owned()).collect(),
                 weight: 1,

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 use self::lists::{Record, members, rooms, unanswered};
 use crate::args::{Ctl, Drain, EXIT_NO_MATCH, KickTarget, Order, RoomChange, TraceSubject};
-use crate::caller::{PushClient, PushError};
+use crate::blocking_client::{PushClient, PushError};
 use crate::output::{Reader, print};
 use crate::pusher::connect;
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use comet_config::Config;
 use comet_control::{Address, CensusTaker};
-use comet_discovery::{Answer, Census, Event, Instance, NodeEvent, Registration, Request};
+use comet_discovery::{Census, Event, Instance, NodeEvent, Registration, Request, RequestReply};
 use ureq::Agent;
 
 use crate::http_client;
@@ -200,7 +200,7 @@ impl Driver {
         let now = self.begin.elapsed();
         let Some(request) = registration.poll_request(now, self.counted) else { return };
         let answer = post(&self.agent, &request);
-        let has_failed = !matches!(answer, Answer::Done | Answer::NotFound);
+        let has_failed = !matches!(answer, RequestReply::Done | RequestReply::NotFound);
         let events = registration.handle_answer(self.begin.elapsed(), answer);
         // Counted before it is logged, so that a reader of the log line finds the metric.
         comet_ops::count_registration(registration.is_registered(), has_failed);
@@ -210,15 +210,15 @@ impl Driver {
     }
 }
 
-fn post(agent: &Agent, Request { node, path, form }: &Request) -> Answer {
+fn post(agent: &Agent, Request { node, path, form }: &Request) -> RequestReply {
     let form = form.iter().map(|(name, value)| (*name, value.as_str()));
     let body = agent
         .post(format!("http://{node}{path}"))
         .send_form(form)
         .and_then(|mut answer| http_client::body(&mut answer, BODY_MAX));
     match body {
-        Ok(body) => Answer::read(&body),
-        Err(error) => Answer::Failed(http_client::explain(&error)),
+        Ok(body) => RequestReply::read(&body),
+        Err(error) => RequestReply::Failed(http_client::explain(&error)),
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_config::Token;
-use comet_logic::{AnyAuthenticator, Fetched, Jwt};
+use comet_logic::{AdoptedKeys, AnyAuthenticator, Jwt};
 use ureq::http::header::CACHE_CONTROL;
 use ureq::tls::TlsConfig;
 use ureq::{Agent, Proxy};
@@ -54,7 +54,7 @@ pub(crate) fn take_over(authenticator: &AnyAuthenticator, token: &Token, sets: &
         let Some((_, set)) = sets.iter().find(|(of, _)| of == url) else { continue };
         match jwt.adopt_fetched(index, set.as_bytes()) {
             // Unusable keys were logged by the former process.
-            Ok(Fetched { change, .. }) => {
+            Ok(AdoptedKeys { change, .. }) => {
                 let change = change.map_or_else(String::new, |change| change.to_string());
                 log::info!("token.jwks_urls[{index}]: {change}, from the former process");
             }
@@ -171,7 +171,7 @@ impl Fetcher {
         comet_ops::count_key_fetch(&source.name, taken.is_ok());
         let was_good = source.is_good.replace(taken.is_ok());
         let pause = match taken {
-            Ok((Fetched { change, unusable }, max_age)) => {
+            Ok((AdoptedKeys { change, unusable }, max_age)) => {
                 if let Some(first) = unusable.first()
                     && source.unusable != unusable
                 {

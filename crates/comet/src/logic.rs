@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use comet_config::{Algorithm, Config, SessionStore, Token, TokenExpiry, TokenKind};
 use comet_control::BearerToken;
-use comet_logic::{AnyAuthenticator, ClaimNames, Embedded, Jwt, JwtOptions};
-use comet_logicd::{ApiTls, BadAddress, CometOptions, LogicServer, Node, Options};
+use comet_logic::{AnyAuthenticator, ClaimNames, Jwt, JwtOptions, UnverifiedTokens};
+use comet_logicd::{ApiTls, BadAddress, ClientEndpoint, CometOptions, LogicServer, Options};
 use comet_router::{Memory, Redis, Store, StoreError};
 use comet_serve::{AccessLog, root_cause};
 use rustix::process::{Resource, getrlimit};
 
-use crate::options::lock;
+use crate::options::access_control;
 use crate::{api_tls, comet_watch, jwks, token_keys};
 
 /// How long a session store may take to answer. After that the caller of `comet logic` gets an error.
@@ -62,7 +62,7 @@ impl std::error::Error for LogicError {}
 /// [`LogicError::Token`].
 pub fn authenticator(token: &Token) -> Result<AnyAuthenticator, LogicError> {
     if token.kind == TokenKind::Open {
-        return Ok(AnyAuthenticator::Open(Embedded));
+        return Ok(AnyAuthenticator::Open(UnverifiedTokens));
     }
     let options = JwtOptions {
         algorithms: token.jwt_algorithms.iter().map(|algorithm| named(*algorithm)).collect(),
@@ -107,7 +107,7 @@ pub fn start(config: &Config) -> Result<LogicServer, LogicError> {
     if settings.comets.is_empty() && config.discovery.nodes.is_empty() {
         log::warn!("logic_server.comets is empty: pushes over HTTP are refused");
     }
-    let tls = api_tls::load(config, api_tls::Caller::Logic).map_err(LogicError::ApiTls)?;
+    let tls = api_tls::load(config, api_tls::CallingProcess::Logic).map_err(LogicError::ApiTls)?;
     let certificate = api_tls::certificate(tls.certificate(), config);
     let comets = comets(settings, &tls).collect::<Result<_, _>>()?;
     let options = options(config, tls.clone(), comets);
@@ -201,11 +201,11 @@ fn options(config: &Config, tls: ApiTls, comets: Vec<CometOptions>) -> Options {
         http: settings.http.clone(),
         stat: settings.stat.clone(),
         tls,
-        lock: lock(config, &settings.tokens),
+        access: access_control(config, &settings.tokens),
         access_log: Arc::new(AccessLog::new(config.push.access_log)),
         comet_token: BearerToken::new(settings.comet_token.as_deref()),
         comets,
-        node: Node {
+        node: ClientEndpoint {
             domain: config.server.domain.clone(),
             tcp: config.tcp.bind.clone(),
             websocket: config.websocket.bind.clone(),

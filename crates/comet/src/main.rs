@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use comet::args::{self, Command, EXIT_USAGE, Serve};
 use comet::preflight::{self, Preflight, Purpose};
-use comet::{ctl, helpers, manual, output, pusher, run, stat, top};
+use comet::{ctl, listen_command, manual, output, pusher, run, stat, top};
 use comet_config::Config;
 
 fn main() -> ExitCode {
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
                 false => run::logic(&serve, config),
             });
         }
-        Some(Command::Listen(listen)) => helpers::listen(listen).map(|()| 0),
+        Some(Command::Listen(listen)) => listen_command::listen(listen).map(|()| 0),
         Some(Command::Push(push)) => pusher::push(push),
         Some(Command::Ctl(order)) => ctl::ctl(order),
         Some(Command::Stat(args)) => stat::stat(args).map_err(Into::into),

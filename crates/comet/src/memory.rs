@@ -1,7 +1,7 @@
 //! The worst case of memory: the sum of all bounds, computed before anything is bound.
 //!
-//! [`Bounds::of`] destructures the limits of the shard. So a new limit does not compile until it gets a row here, or is
-//! listed as taking no memory.
+//! [`MemoryBounds::of`] destructures the limits of the shard. So a new limit does not compile until it gets a row here,
+//! or is listed as taking no memory.
 
 use std::fmt::Write;
 use std::fs;
@@ -20,8 +20,8 @@ use comet_net::{TLS_TRANSMITS_MAX, locked_memory};
 use comet_ops::LOG_BYTES_MAX;
 use comet_serve::{
     ANSWER_BYTES_MAX, ANSWERS_MAX, CONNECTION_WINDOW, DEBUG_CONNECTIONS, GRPC_CONNECTIONS,
-    HEAD_MAX, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, STRANGERS_ANSWERS_MAX,
-    STRANGERS_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
+    HEAD_MAX, HTTP_CONNECTIONS, PAGES_BYTES_MAX, STAT_CONNECTIONS, UNAUTHENTICATED_ANSWERS_MAX,
+    UNAUTHENTICATED_BYTES_MAX, WATCHES_MAX, connections_max, request_bytes,
 };
 
 use crate::options::{limits, memory_ceiling};
@@ -62,8 +62,8 @@ const TRACE_EVENT: u64 = 160 + NAME_MAX as u64 + 8 * LIVE_TRACES_MAX as u64;
 /// A table of the worst case, as lines for a terminal. `open_files` is the result of [`comet_net::probe`].
 #[must_use]
 pub fn worst_case(config: &Config, open_files: u64) -> String {
-    let bounds = Bounds::of(config, &limits(config, open_files), open_files);
-    let Bounds { cores, connections, rows } = bounds;
+    let bounds = MemoryBounds::of(config, &limits(config, open_files), open_files);
+    let MemoryBounds { cores, connections, rows } = bounds;
     let mut text = format!("# worst case for {connections} connections on {cores} cores\n");
     let all = ("all of it", rows.iter().map(|(_, bytes)| *bytes).sum());
     let ceiling = ("refuses new clients beyond", memory_ceiling(config));
@@ -73,13 +73,13 @@ pub fn worst_case(config: &Config, open_files: u64) -> String {
     text
 }
 
-struct Bounds {
+struct MemoryBounds {
     cores: u64,
     connections: u64,
     rows: Vec<(&'static str, u64)>,
 }
 
-impl Bounds {
+impl MemoryBounds {
     fn of(config: &Config, limits: &Limits, open_files: u64) -> Self {
         let Limits {
             connections,
@@ -270,15 +270,15 @@ impl Bounds {
             ("reports to control", (REPORTS * size_of::<Report>()) as u64),
             ("requests of push callers", allocated(requests)),
             ("the same, encoded for clients", allocated(requests)),
-            ("requests of callers without a token", allocated(STRANGERS_BYTES_MAX as u64)),
+            ("requests of callers without a token", allocated(UNAUTHENTICATED_BYTES_MAX as u64)),
             // At `monitor.stat` and at `monitor.pprof`.
             ("requests for pages", allocated(2 * PAGES_BYTES_MAX as u64)),
             (
                 "answers that callers have not taken",
                 when(
                     !push.grpc.is_empty(),
-                    ((ANSWERS_MAX + STRANGERS_ANSWERS_MAX) * ANSWER) as u64
-                        + allocated((ANSWER_BYTES_MAX + STRANGERS_BYTES_MAX) as u64),
+                    ((ANSWERS_MAX + UNAUTHENTICATED_ANSWERS_MAX) * ANSWER) as u64
+                        + allocated((ANSWER_BYTES_MAX + UNAUTHENTICATED_BYTES_MAX) as u64),
                 ),
             ),
             ("watches of health", when(!push.grpc.is_empty(), WATCHES_MAX as u64 * WATCH)),
@@ -378,7 +378,7 @@ fn socket_buffers(config: &Config, connections: u64) -> u64 {
 /// Longest request of a push caller, bytes.
 fn request_max(config: &Config) -> usize {
     let push = &config.push;
-    let bounds = comet_control::Bounds {
+    let bounds = comet_control::CallLimits {
         frame_max: push.frame_max,
         keys_max: push.keys_max,
         timeout: push.timeout,
@@ -398,7 +398,7 @@ mod tests {
             let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
             let machine = Machine { cpus: vec![0, 1], host_name: "host".to_owned() };
             let config = load(&Source { sets: &sets, ..Source::default() }, &machine).unwrap();
-            let bounds = Bounds::of(&config, &limits(&config, 66_128), 66_128);
+            let bounds = MemoryBounds::of(&config, &limits(&config, 66_128), 66_128);
             bounds.rows.iter().map(|(_, bytes)| *bytes).sum::<u64>()
         };
         let least = [

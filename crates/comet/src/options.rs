@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use comet_config::{Config, HistoryStore, SlowConsumer, UnknownCode};
 use comet_control::{
-    ApiTls, BearerToken, DrainPlan, Lock, LogicOptions, Node, Options, descriptors,
+    AccessControl, ApiTls, BearerToken, ClientEndpoint, DrainPlan, LogicOptions, Options,
+    descriptors,
 };
 use comet_core::limits::{COALESCE_AFTER_MS, RECOVERY_MEMORY, TEXT_PUSH_MAX};
 use comet_core::{
@@ -59,10 +60,10 @@ pub(crate) fn control_options(
                 UnknownCode::Retry => comet_control::UnknownCode::Retry,
             },
         }),
-        push_lock: lock(config, &config.push.tokens),
+        push_access: access_control(config, &config.push.tokens),
         access_log: Arc::new(AccessLog::new(config.push.access_log)),
-        monitor_lock: lock(config, &config.monitor.tokens),
-        node: Node {
+        monitor_access: access_control(config, &config.monitor.tokens),
+        node: ClientEndpoint {
             domain: config.server.domain.clone(),
             tcp: addresses.tcp.clone(),
             websocket: addresses.websocket.clone(),
@@ -90,11 +91,11 @@ pub(crate) fn control_options(
     }
 }
 
-/// A lock for `tokens`. HTTP callers may use any name of this server.
-pub(crate) fn lock(config: &Config, tokens: &[String]) -> Arc<Lock> {
+/// Access control by `tokens`. HTTP callers may use any name of this server.
+pub(crate) fn access_control(config: &Config, tokens: &[String]) -> Arc<AccessControl> {
     let server = &config.server;
     let names = [&server.id, &server.domain].into_iter().chain(&server.hosts);
-    Arc::new(Lock::new(tokens.to_vec(), names.cloned().collect()))
+    Arc::new(AccessControl::new(tokens.to_vec(), names.cloned().collect()))
 }
 
 /// The logic by which a shard authenticates clients.

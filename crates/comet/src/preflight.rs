@@ -75,8 +75,8 @@ fn check_server(
         findings.token_keys(&config.token);
     }
     findings.certificates(config);
-    if let Some(tls) =
-        findings.take(api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls))
+    if let Some(tls) = findings
+        .take(api_tls::load(config, api_tls::CallingProcess::Comet).map_err(StartError::ApiTls))
     {
         for address in &config.logic.addrs {
             let peer = Peer::new(address, &tls, config.logic.timeout);
@@ -139,7 +139,7 @@ pub fn logic(config: &Config, purpose: Purpose) -> Result<Preflight, String> {
     let settings = &config.logic_server;
     findings.token_keys(&config.token);
     findings.take(logic::store(settings));
-    if let Some(tls) = findings.take(api_tls::load(config, api_tls::Caller::Logic)) {
+    if let Some(tls) = findings.take(api_tls::load(config, api_tls::CallingProcess::Logic)) {
         for comet in logic::comets(settings, &tls) {
             findings.take(comet);
         }

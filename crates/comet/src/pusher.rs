@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::args::{Api, EXIT_NO_MATCH, Push, Target};
-use crate::caller::{Ledger, PushClient, PushError, TlsFiles};
+use crate::blocking_client::{Ledger, PushClient, PushError, TlsFiles};
 use crate::inputs::{Messages, list, token};
 use crate::output::print;
 

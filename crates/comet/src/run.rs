@@ -19,8 +19,8 @@ use crate::preflight::{self, Purpose};
 use crate::reload::{self, Reloaded};
 use crate::service_status::ServiceStatus;
 use crate::token_keys;
-use crate::upgrade::{Answer, Asked, Former, NotTaken, TakingOver};
-use crate::{App, Ended, ending};
+use crate::upgrade::{Answer, Asked, Former, Takeover, TakeoverError};
+use crate::{App, Ended, shutdown};
 
 /// Reads and checks the configuration: the file, and the environment and flags that override it. RUST_LOG is checked as
 /// well.
@@ -100,17 +100,17 @@ pub use crate::upgrade::is_successor;
 /// As [`serve`].
 pub fn take_over(serve: &Serve) -> Result<u8, (String, u8)> {
     let failed = |error| (error, 1);
-    let taking_over = TakingOver::begin().map_err(failed)?;
-    let refused = |NotTaken { sentence, code }| (sentence, code);
+    let takeover = Takeover::begin().map_err(failed)?;
+    let refused = |TakeoverError { sentence, code }| (sentence, code);
     let config = match configure(serve) {
         Ok(config) => config,
-        Err(mistakes) => return Err(refused(taking_over.refuse(mistakes, EXIT_USAGE))),
+        Err(mistakes) => return Err(refused(takeover.refuse(mistakes, EXIT_USAGE))),
     };
     let (log, signals) = match begin(&config) {
         Ok(begun) => begun,
-        Err(error) => return Err(refused(taking_over.refuse(error, 1))),
+        Err(error) => return Err(refused(takeover.refuse(error, 1))),
     };
-    let (app, pid_file) = taking_over.run(&config).map_err(refused)?;
+    let (app, pid_file) = takeover.run(&config).map_err(refused)?;
     Server { serve, log, signals, app, pid_file }.run().map_err(failed)
 }
 
@@ -118,7 +118,7 @@ pub fn take_over(serve: &Serve) -> Result<u8, (String, u8)> {
 fn begin(config: &Config) -> Result<(LogOutput, Signals), String> {
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
-    comet_ops::give_memory_back();
+    comet_ops::enable_background_purge();
     // Done before anything starts, so that no signal is lost while the cores start.
     let signals = Signals::listen().map_err(|error| error.to_string())?;
     for result in Failure::LABELS.iter().chain(&["done"]) {
@@ -170,7 +170,7 @@ impl Server<'_> {
         log::info!("{signal}: closing all connections");
         let reopen = app.reopener();
         let hangup = || reopen_logs(&log, reopen());
-        let code = match ending::run(signals, hangup, || app.drain()) {
+        let code = match shutdown::run(signals, hangup, || app.drain()) {
             Ok(Ended { drained, cores }) => {
                 log::info!("{drained} of {cores} cores drained in time");
                 0
@@ -256,7 +256,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     preflight::logic(config, Purpose::Start)?;
     let log = LogOutput::start(&config.log)?;
     log.abort_on_panic();
-    comet_ops::give_memory_back();
+    comet_ops::enable_background_purge();
     let mut signals = Signals::listen().map_err(|error| error.to_string())?;
     let server = crate::logic::start(config).map_err(|error| error.to_string())?;
     let manager = ServiceManager::from_environment();
@@ -284,7 +284,7 @@ pub fn logic(serve: &Serve, config: &Config) -> Result<u8, String> {
     manager.notify(Notice::Stopping { within: END_TIME });
     log::info!("{signal}: ending");
     let hangup = || reopen_logs(&log, Ok(()));
-    Ok(match ending::run(signals, hangup, || server.stop()) {
+    Ok(match shutdown::run(signals, hangup, || server.stop()) {
         Ok(()) => 0,
         Err(signal) => cut_short(signal),
     })
@@ -392,10 +392,11 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
         Ok(token_keys) => token_keys,
         Err(error) => return say_mistakes(&error),
     };
-    let renewal = match api_tls::renew(server.tls(), &adopted, api_tls::Caller::Logic) {
-        Ok(renewal) => renewal,
-        Err(error) => return say_mistakes(&error),
-    };
+    let tls_reload =
+        match api_tls::prepare_reload(server.tls(), &adopted, api_tls::CallingProcess::Logic) {
+            Ok(tls_reload) => tls_reload,
+            Err(error) => return say_mistakes(&error),
+        };
     let comets = crate::logic::comets(&adopted.logic_server, server.tls());
     let comets = match comets.collect::<Result<_, _>>() {
         Ok(comets) => comets,
@@ -410,9 +411,9 @@ fn reload_logic(serve: &Serve, log: &LogOutput, server: &LogicServer, running: &
     if !tokens.is_empty() {
         server.set_tokens(tokens.clone());
     }
-    let certificate = api_tls::certificate(renewal.certificate(), &adopted);
+    let certificate = api_tls::certificate(tls_reload.certificate(), &adopted);
     reloaded.certificates = server.certificates().replace(certificate.into_iter().collect());
-    renewal.take_effect();
+    tls_reload.apply();
     server.set_tokens(tokens.clone());
     server.set_comets(comets);
     *running = adopted;

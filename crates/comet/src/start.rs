@@ -8,10 +8,10 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use comet_config::Config;
-use comet_control::{ApiTls, ClusterOptions, Control, ControlWake, Lock, Options};
+use comet_control::{AccessControl, ApiTls, ClusterOptions, Control, ControlWake, Options};
 use comet_core::{Limits, Settings, ShardId};
 use comet_listen::Inherited;
-use comet_logic::{AnyAuthenticator, Embedded};
+use comet_logic::{AnyAuthenticator, UnverifiedTokens};
 use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
@@ -61,8 +61,8 @@ pub(crate) struct Threads {
 #[derive(Debug)]
 pub(crate) struct Handles {
     pub(crate) certificates: Arc<CertificatesInUse>,
-    pub(crate) push_lock: Arc<Lock>,
-    pub(crate) monitor_lock: Arc<Lock>,
+    pub(crate) push_access: Arc<AccessControl>,
+    pub(crate) monitor_access: Arc<AccessControl>,
     pub(crate) access_log: Arc<AccessLog>,
 }
 
@@ -83,7 +83,7 @@ impl Prepared {
             authenticator(&config.token).map_err(StartError::Logic)?
         } else {
             // This one is never used: another process checks the tokens, and has the keys.
-            AnyAuthenticator::Open(Embedded)
+            AnyAuthenticator::Open(UnverifiedTokens)
         };
         for warning in warnings(config, open_files) {
             log::warn!("{warning}");
@@ -97,7 +97,8 @@ impl Prepared {
         if ring_entries < config.limits.ring_entries {
             log::warn!("{}", smaller_rings(ring_entries, config));
         }
-        let api_tls = api_tls::load(config, api_tls::Caller::Comet).map_err(StartError::ApiTls)?;
+        let api_tls =
+            api_tls::load(config, api_tls::CallingProcess::Comet).map_err(StartError::ApiTls)?;
         let listeners = listeners::open(config, &inherited.clone().unwrap_or_default())?;
         jwks::take_over(&authenticator, &config.token, key_sets);
         jwks::fetch(&authenticator, &config.token);
@@ -160,8 +161,8 @@ impl Prepared {
         let options = Options { traced, inherited, ..options };
         let handles = Handles {
             certificates,
-            push_lock: Arc::clone(&options.push_lock),
-            monitor_lock: Arc::clone(&options.monitor_lock),
+            push_access: Arc::clone(&options.push_access),
+            monitor_access: Arc::clone(&options.monitor_access),
             access_log: Arc::clone(&options.access_log),
         };
         let cluster = self.cluster.take();

@@ -2,7 +2,7 @@
 //! phases, and `comet-upgrade` the protocol of the two processes. The content of the hand-over is here.
 
 mod former;
-mod heritage;
+mod handover_data;
 mod hosts;
 mod paced;
 mod request;
@@ -13,7 +13,7 @@ pub use successor::is_successor;
 
 pub(crate) use former::Former;
 pub(crate) use request::Asked;
-pub(crate) use successor::{NotTaken, TakingOver};
+pub(crate) use successor::{Takeover, TakeoverError};
 
 // The channel accepts every state that a reader accepts.
 const _: () = assert!(comet_upgrade::STATE_BYTES_MAX == comet_handover::SHARD_BYTES_MAX);

@@ -20,7 +20,7 @@ const UNANSWERED_MAX: usize = 16;
 pub(super) struct SetUp {
     requests: VecDeque<(i32, String)>,
     rooms: VecDeque<(String, Option<Position>)>,
-    asked: Asked,
+    pending: PendingReply,
     /// It is that of a new connection, and not of a room that had to wait.
     pub(super) is_first: bool,
     /// What the server says of the further rooms.
@@ -29,7 +29,7 @@ pub(super) struct SetUp {
 
 /// What waits for its reply.
 #[derive(Debug)]
-enum Asked {
+enum PendingReply {
     Nothing,
     Request,
     /// By the sequence numbers of the requests.
@@ -61,7 +61,7 @@ impl SetUp {
         Self {
             requests: VecDeque::new(),
             rooms: rooms.into_iter().collect(),
-            asked: Asked::Nothing,
+            pending: PendingReply::Nothing,
             is_first: false,
             outcomes: Vec::new(),
         }
@@ -73,14 +73,16 @@ impl SetUp {
         connection: &mut Connection<S>,
     ) -> Result<(), Error> {
         loop {
-            if matches!(self.asked, Asked::Nothing) {
-                self.asked = self.ask(connection)?;
+            if matches!(self.pending, PendingReply::Nothing) {
+                self.pending = self.ask(connection)?;
             }
-            if matches!(self.asked, Asked::Nothing) {
+            if matches!(self.pending, PendingReply::Nothing) {
                 return Ok(());
             }
             let replied = connection.replied().await;
-            if let Asked::Rooms(rooms) = mem::replace(&mut self.asked, Asked::Nothing) {
+            if let PendingReply::Rooms(rooms) =
+                mem::replace(&mut self.pending, PendingReply::Nothing)
+            {
                 // Some may have been answered before the connection was lost.
                 for (sequence, room) in rooms {
                     let answer = connection.answer(sequence);
@@ -92,10 +94,10 @@ impl SetUp {
     }
 
     /// Queues what comes next.
-    fn ask<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<Asked, Error> {
+    fn ask<S: Stream>(&mut self, connection: &mut Connection<S>) -> Result<PendingReply, Error> {
         if let Some((request, body)) = self.requests.pop_front() {
             connection.ask(request, body.as_bytes())?;
-            return Ok(Asked::Request);
+            return Ok(PendingReply::Request);
         }
         let mut rooms = Vec::new();
         while rooms.len() < UNANSWERED_MAX
@@ -107,18 +109,18 @@ impl SetUp {
             }
         }
         if rooms.is_empty() {
-            return Ok(Asked::Nothing);
+            return Ok(PendingReply::Nothing);
         }
         match connection.ask_rooms(rooms.iter().map(|(room, since)| (&**room, *since))) {
             Ok(asked) => {
                 let names = rooms.into_iter().map(|(room, _)| room);
-                Ok(Asked::Rooms(asked.into_iter().zip(names).collect()))
+                Ok(PendingReply::Rooms(asked.into_iter().zip(names).collect()))
             }
             Err(Error::NeedsProtocol2) => {
                 let refused = rooms.into_iter().chain(self.rooms.drain(..));
                 let refused = refused.map(|(room, _)| (room, Err(Error::NeedsProtocol2)));
                 self.outcomes.extend(refused);
-                Ok(Asked::Nothing)
+                Ok(PendingReply::Nothing)
             }
             Err(error) => Err(error),
         }

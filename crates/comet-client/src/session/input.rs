@@ -8,7 +8,7 @@ use comet_proto::{
 };
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
-use super::rooms::{Ask, News};
+use super::rooms::{RoomRequest, RoomUpdate};
 use super::{Arrival, Session, State, Transport};
 use crate::error::{SessionError, WebSocketFault};
 use crate::websocket::{self, Parsed};
@@ -250,45 +250,45 @@ impl Session {
                     room.unwrap_or_default()
                 };
                 let rooms = self.rooms.get_or_insert_default();
-                let (news, ask) = rooms.joined(frame.sequence, &reply, room);
-                self.tell(news, frame, on_arrival);
-                self.send_ask(ask);
+                let (update, request) = rooms.joined(frame.sequence, &reply, room);
+                self.tell(update, frame, on_arrival);
+                self.send_request(request);
             }
             op::GAP => {
                 let gap = RoomGap::decode(frame.body).ok_or_else(wrong)?;
                 if let Some(rooms) = &mut self.rooms {
-                    let (news, ask) = rooms.gap(gap);
-                    self.tell(news, frame, on_arrival);
-                    self.send_ask(ask);
+                    let (update, request) = rooms.gap(gap);
+                    self.tell(update, frame, on_arrival);
+                    self.send_request(request);
                 }
             }
             _ => {
                 let reply = LeaveReply::decode(frame.body).ok_or_else(wrong)?;
                 let rooms = self.rooms.get_or_insert_default();
-                let news = rooms.left(frame.sequence, &reply);
-                self.tell(news, frame, on_arrival);
+                let update = rooms.left(frame.sequence, &reply);
+                self.tell(update, frame, on_arrival);
             }
         }
         Ok(())
     }
 
-    fn tell(&self, news: News, frame: Frame<'_>, on_arrival: &mut impl FnMut(Arrival<'_>)) {
-        match news {
-            News::Answer => on_arrival(Arrival::Frame(frame, None)),
-            News::Room(room, joined) => on_arrival(Arrival::Room(&room, joined)),
-            News::Left(room) => on_arrival(Arrival::Left(&room)),
-            News::Gap(gap) => on_arrival(Arrival::Gap(gap)),
-            News::Nothing => {}
+    fn tell(&self, update: RoomUpdate, frame: Frame<'_>, on_arrival: &mut impl FnMut(Arrival<'_>)) {
+        match update {
+            RoomUpdate::Answer => on_arrival(Arrival::Frame(frame, None)),
+            RoomUpdate::Room(room, joined) => on_arrival(Arrival::Room(&room, joined)),
+            RoomUpdate::Left(room) => on_arrival(Arrival::Left(&room)),
+            RoomUpdate::Gap(gap) => on_arrival(Arrival::Gap(gap)),
+            RoomUpdate::Nothing => {}
         }
     }
 
-    fn send_ask(&mut self, ask: Option<Ask>) {
-        match ask {
-            Some(Ask::Join { sequence, room, since }) => {
+    fn send_request(&mut self, request: Option<RoomRequest>) {
+        match request {
+            Some(RoomRequest::Join { sequence, room, since }) => {
                 let join = Join { since: Some(since), room: room.as_bytes() };
                 self.send(op::JOIN, sequence, &join.encode());
             }
-            Some(Ask::Leave { sequence, handle }) => {
+            Some(RoomRequest::Leave { sequence, handle }) => {
                 self.send(op::LEAVE, sequence, &Leave { handle }.encode());
             }
             None => {}

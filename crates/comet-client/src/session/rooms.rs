@@ -28,7 +28,7 @@ pub(super) struct Rooms {
     /// Its state while the server announces its successor.
     former: Option<Room>,
     /// Joins that are not answered yet.
-    asked: Vec<Asked>,
+    pending: Vec<PendingJoin>,
     /// Positions of earlier connections in rooms that this one has not entered.
     known: BTreeMap<Box<str>, Position>,
     /// The sequence number of the session's latest request. These count down from 0; the caller's numbers count up.
@@ -43,15 +43,15 @@ struct Room {
     leaving: Option<i32>,
 }
 
-struct Asked {
+struct PendingJoin {
     sequence: i32,
     room: Box<str>,
     since: Option<Position>,
-    why: Why,
+    cause: JoinCause,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Why {
+enum JoinCause {
     Caller,
     /// To recover these missing pushes.
     Gap {
@@ -66,19 +66,19 @@ enum Why {
 }
 
 /// The result of a frame about rooms.
-pub(super) enum News {
+pub(super) enum RoomUpdate {
     /// The frame answers a request of the caller.
     Answer,
     Room(Box<str>, Joined),
     /// The server has removed the connection from this room.
     Left(Box<str>),
     Gap(Gap),
-    /// No news.
+    /// Nothing.
     Nothing,
 }
 
 /// A request that the session has to send, with this sequence number.
-pub(super) enum Ask {
+pub(super) enum RoomRequest {
     Join { sequence: i32, room: Box<str>, since: Position },
     Leave { sequence: i32, handle: RoomHandle },
 }
@@ -126,13 +126,18 @@ impl Rooms {
     /// The caller requests to enter `room`.
     pub(super) fn ask(&mut self, sequence: i32, room: &str, since: Option<Position>) {
         self.known.remove(room);
-        self.asked.push(Asked { sequence, room: room.into(), since, why: Why::Caller });
+        self.pending.push(PendingJoin {
+            sequence,
+            room: room.into(),
+            since,
+            cause: JoinCause::Caller,
+        });
     }
 
-    fn ask_since(&mut self, room: Box<str>, since: Position, why: Why) -> Ask {
+    fn ask_since(&mut self, room: Box<str>, since: Position, cause: JoinCause) -> RoomRequest {
         let (sequence, since_then) = (self.own_sequence(), Some(since));
-        self.asked.push(Asked { sequence, room: room.clone(), since: since_then, why });
-        Ask::Join { sequence, room, since }
+        self.pending.push(PendingJoin { sequence, room: room.clone(), since: since_then, cause });
+        RoomRequest::Join { sequence, room, since }
     }
 
     fn own_sequence(&mut self) -> i32 {
@@ -140,12 +145,12 @@ impl Rooms {
         self.sequence
     }
 
-    fn asked_about<'a>(&'a mut self, name: &'a str) -> impl Iterator<Item = &'a mut Asked> {
-        self.asked.iter_mut().filter(move |asked| *asked.room == *name)
+    fn pending_joins<'a>(&'a mut self, name: &'a str) -> impl Iterator<Item = &'a mut PendingJoin> {
+        self.pending.iter_mut().filter(move |join| *join.room == *name)
     }
 
     fn awaits_history(&self, name: &str) -> bool {
-        self.asked.iter().any(|asked| *asked.room == *name && asked.since.is_some())
+        self.pending.iter().any(|join| *join.room == *name && join.since.is_some())
     }
 
     /// Handles a push to the room with this handle. `None`: the server has not named the room. `Some(None)`: the push
@@ -153,7 +158,7 @@ impl Rooms {
     pub(super) fn push(&mut self, handle: RoomHandle, offset: u64) -> Option<Option<Origin<'_>>> {
         let room = self.named.get(&handle)?;
         // Usually no join is unanswered.
-        let is_awaited = offset > 0 && !self.asked.is_empty() && self.awaits_history(&room.name);
+        let is_awaited = offset > 0 && !self.pending.is_empty() && self.awaits_history(&room.name);
         if is_awaited || room.is_over() {
             return Some(None);
         }
@@ -170,30 +175,30 @@ impl Rooms {
     }
 
     /// Handles the announcement that the connection is out of a room.
-    pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> News {
+    pub(super) fn left(&mut self, sequence: i32, reply: &LeaveReply) -> RoomUpdate {
         let LeaveReply { outcome, is_unasked, handle } = *reply;
         let is_repeated = |(&known, room): (&RoomHandle, &Room)| {
             room.leaving == Some(sequence) && known != handle
         };
         if !is_unasked && outcome.is_err() && self.named.iter().any(is_repeated) {
             // The request crossed the announcement of another handle.
-            return News::Nothing;
+            return RoomUpdate::Nothing;
         }
         let room = self.named.remove(&handle);
         self.primary.take_if(|primary| *primary == handle);
         if !is_unasked {
-            return if sequence >= 0 { News::Answer } else { News::Nothing };
+            return if sequence >= 0 { RoomUpdate::Answer } else { RoomUpdate::Nothing };
         }
-        let Some(Room { name, leaving, .. }) = room else { return News::Nothing };
+        let Some(Room { name, leaving, .. }) = room else { return RoomUpdate::Nothing };
         let mut is_wanted = false;
-        for asked in self.asked_about(&name) {
-            match asked.why {
-                Why::Caller => is_wanted = true,
-                _ => asked.why = Why::Over,
+        for join in self.pending_joins(&name) {
+            match join.cause {
+                JoinCause::Caller => is_wanted = true,
+                _ => join.cause = JoinCause::Over,
             }
         }
         // If the caller requested it, the answer tells the caller.
-        if is_wanted || leaving.is_some() { News::Nothing } else { News::Left(name) }
+        if is_wanted || leaving.is_some() { RoomUpdate::Nothing } else { RoomUpdate::Left(name) }
     }
 
     /// Handles the announcement that the connection is in a room, or why not. `name` is the room of the reply.
@@ -202,11 +207,11 @@ impl Rooms {
         sequence: i32,
         reply: &JoinReply<'_>,
         name: &str,
-    ) -> (News, Option<Ask>) {
-        let asked = (!reply.is_unasked)
-            .then(|| self.asked.iter().position(|asked| asked.sequence == sequence))
+    ) -> (RoomUpdate, Option<RoomRequest>) {
+        let join = (!reply.is_unasked)
+            .then(|| self.pending.iter().position(|join| join.sequence == sequence))
             .flatten()
-            .map(|at| self.asked.swap_remove(at));
+            .map(|at| self.pending.swap_remove(at));
         let JoinReply { outcome, position, recovered, is_primary, .. } = *reply;
         let joined = Joined { position, recovered };
         let mut repeated = None;
@@ -217,17 +222,17 @@ impl Rooms {
             let before = known.and_then(|known| self.named.remove(&known)).or(former);
             if reply.is_unasked && before.is_none() {
                 // The server puts the connection back after it had removed it.
-                let over = self.asked_about(name).filter(|asked| asked.why == Why::Over);
-                over.for_each(|asked| asked.why = Why::Return);
+                let over = self.pending_joins(name).filter(|join| join.cause == JoinCause::Over);
+                over.for_each(|join| join.cause = JoinCause::Return);
             }
             let leaving = before.as_ref().and_then(|room| room.leaving);
             if known != Some(handle) {
                 // A request to leave by the former handle is refused, so it is repeated.
-                repeated = leaving.map(|sequence| Ask::Leave { sequence, handle });
+                repeated = leaving.map(|sequence| RoomRequest::Leave { sequence, handle });
             }
             // Without a position the connection was in the room before, or the room keeps no history.
             let mut latest = position.or(before.and_then(|room| room.latest));
-            if let (Some(_), Some(Asked { since: Some(since), .. })) = (recovered, &asked) {
+            if let (Some(_), Some(PendingJoin { since: Some(since), .. })) = (recovered, &join) {
                 // Recovered pushes advance the position when they arrive.
                 latest = Some(*since);
             }
@@ -236,35 +241,35 @@ impl Rooms {
                 self.primary = Some(handle);
             }
         }
-        match asked.map(|asked| asked.why) {
-            Some(Why::Caller) => (News::Answer, None),
-            Some(Why::Return) => (News::Room(name.into(), joined), None),
-            Some(Why::Gap { first, last }) => {
+        match join.map(|join| join.cause) {
+            Some(JoinCause::Caller) => (RoomUpdate::Answer, None),
+            Some(JoinCause::Return) => (RoomUpdate::Room(name.into(), joined), None),
+            Some(JoinCause::Gap { first, last }) => {
                 let state =
                     recovered.map_or(GapState::Lost, |missed| GapState::Repaired { missed });
-                (News::Gap(Gap { room: name.into(), first, last, state }), None)
+                (RoomUpdate::Gap(Gap { room: name.into(), first, last, state }), None)
             }
-            Some(Why::Over) => {
-                (News::Nothing, outcome.ok().and_then(|handle| self.leave_again(handle)))
+            Some(JoinCause::Over) => {
+                (RoomUpdate::Nothing, outcome.ok().and_then(|handle| self.leave_again(handle)))
             }
             None if reply.is_unasked => match self.entered(name, outcome.ok(), position) {
-                (news, None) => (news, repeated),
+                (update, None) => (update, repeated),
                 both => both,
             },
-            None => (News::Answer, None),
+            None => (RoomUpdate::Answer, None),
         }
     }
 
     /// A join of the session's own has put the connection back into a room. Leaves it again, unless the caller wants to
     /// be there by now.
-    fn leave_again(&mut self, handle: RoomHandle) -> Option<Ask> {
+    fn leave_again(&mut self, handle: RoomHandle) -> Option<RoomRequest> {
         let name = self.named.get(&handle)?.name.clone();
-        if self.asked_about(&name).any(|asked| asked.why == Why::Caller) {
+        if self.pending_joins(&name).any(|join| join.cause == JoinCause::Caller) {
             return None;
         }
         let sequence = self.own_sequence();
         self.named.get_mut(&handle)?.leaving = Some(sequence);
-        Some(Ask::Leave { sequence, handle })
+        Some(RoomRequest::Leave { sequence, handle })
     }
 
     /// Handles that the server put the connection into a room, which may keep a history.
@@ -273,43 +278,48 @@ impl Rooms {
         name: &str,
         handle: Option<RoomHandle>,
         position: Option<Position>,
-    ) -> (News, Option<Ask>) {
-        let (Some(handle), Some(now)) = (handle, position) else { return (News::Nothing, None) };
+    ) -> (RoomUpdate, Option<RoomRequest>) {
+        let (Some(handle), Some(now)) = (handle, position) else {
+            return (RoomUpdate::Nothing, None);
+        };
         if self.awaits_history(name) {
-            return (News::Nothing, None);
+            return (RoomUpdate::Nothing, None);
         }
         let before = self.known.remove(name);
         if let Some(since) = before.filter(|since| since.epoch == now.epoch && *since != now) {
             if let Some(room) = self.named.get_mut(&handle) {
                 room.latest = Some(since);
             }
-            return (News::Nothing, Some(self.ask_since(name.into(), since, Why::Return)));
+            return (
+                RoomUpdate::Nothing,
+                Some(self.ask_since(name.into(), since, JoinCause::Return)),
+            );
         }
         let recovered = before.filter(|before| *before == now).map(|_| 0);
-        (News::Room(name.into(), Joined { position, recovered }), None)
+        (RoomUpdate::Room(name.into(), Joined { position, recovered }), None)
     }
 
     /// Handles that the server has dropped pushes for this connection.
-    pub(super) fn gap(&mut self, gap: RoomGap) -> (News, Option<Ask>) {
+    pub(super) fn gap(&mut self, gap: RoomGap) -> (RoomUpdate, Option<RoomRequest>) {
         let RoomGap { handle, is_outdated, first, last } = gap;
         let Some(Room { name, latest, .. }) =
             self.named.get(&handle).filter(|room| !room.is_over())
         else {
-            return (News::Nothing, None);
+            return (RoomUpdate::Nothing, None);
         };
         let is_known = latest.is_some_and(|latest| last <= latest.offset);
         // The answer to a pending join contains them.
         if is_known || self.awaits_history(name) {
-            return (News::Nothing, None);
+            return (RoomUpdate::Nothing, None);
         }
         let (name, latest) = (name.clone(), *latest);
-        let told = |state| News::Gap(Gap { room: name.clone(), first, last, state });
+        let told = |state| RoomUpdate::Gap(Gap { room: name.clone(), first, last, state });
         match latest {
             _ if is_outdated => (told(GapState::Outdated), None),
             None => (told(GapState::Lost), None),
             Some(since) => {
-                let ask = self.ask_since(name.clone(), since, Why::Gap { first, last });
-                (told(GapState::Asked), Some(ask))
+                let request = self.ask_since(name.clone(), since, JoinCause::Gap { first, last });
+                (told(GapState::Asked), Some(request))
             }
         }
     }

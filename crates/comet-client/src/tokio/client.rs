@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::error::Error;
 use crate::inbox::Message;
 use crate::options::Options;
-use crate::reconnect::Face;
+use crate::reconnect::ClientHandle;
 use crate::room_news::{Gap, Joined};
 
 /// An authenticated connection.
@@ -26,7 +26,7 @@ pub struct Client {
     connection: Connection<TokioStream>,
 }
 
-impl Face for Client {
+impl ClientHandle for Client {
     type Stream = TokioStream;
 
     fn of(connection: Connection<TokioStream>) -> Self {

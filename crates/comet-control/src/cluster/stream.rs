@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use comet_core::{CallId, Message, Push, ShardId, StreamState, home_of_room};
 use comet_hub::cluster::{
-    Answer, Event, Part, Publication, StoredPush, StreamCounts, StreamEvent, StreamPlace, Target,
-    Told,
+    Event, Part, Publication, QuestionReply, ReplyTarget, StoredPush, StreamCounts, StreamEvent,
+    StreamPosition, Target,
 };
 use comet_ops::{Exposition, Kind};
 use comet_wire::goim::protocol::Proto;
@@ -17,8 +17,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::{Code, Status};
 
+use crate::pending_push::{LocalPush, PendingPush, RemoteOutcome};
 use crate::status::status;
-use crate::under_way::{Elsewhere, UnderWay, UnderWayHere};
 
 use super::publication::taken_apart;
 use super::{ClusterDriver, STREAM_BYTES_MAX, UNLIMITED, unix_ms};
@@ -31,16 +31,16 @@ const RETRY: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_secs(1);
 
 /// The call of a push on the cores.
-enum Begun {
-    Push(UnderWayHere),
+enum StreamCall {
+    Push(LocalPush),
     /// The push is refused, and its home is told.
-    Refusal(UnderWayHere),
+    Refusal(LocalPush),
 }
 
 impl ClusterDriver {
     /// Puts a push of this host's callers into the stream. Does not wait, so pushes of one caller enter the stream in
     /// the order in which they begin.
-    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> Elsewhere {
+    pub(crate) fn store(&self, limit: Duration, publication: Publication) -> RemoteOutcome {
         self.begin_by(limit, |cluster, limit, caller| cluster.store(limit, publication, caller))
     }
 
@@ -65,16 +65,16 @@ impl ClusterDriver {
                 }
                 event = events.recv(), if has_engine && has_room => {
                     match event {
-                        Some(StreamEvent::State(place)) => {
-                            let StreamState { epoch, is_read, .. } = place.state;
+                        Some(StreamEvent::State(position)) => {
+                            let StreamState { epoch, is_read, .. } = position.state;
                             let before = std::mem::replace(&mut told, (epoch, is_read));
-                            self.take_state(place, told != before).await;
+                            self.take_state(position, told != before).await;
                         }
                         Some(StreamEvent::Push(push)) => {
                             let bytes = push.publication.body.len();
                             bytes_under_way += bytes;
-                            let (begun, answer) = self.begun(&prepare, push).await;
-                            let answered = Arc::clone(&self).answer_stored(begun, answer);
+                            let (begun, reply_target) = self.begun(&prepare, push).await;
+                            let answered = Arc::clone(&self).answer_stored(begun, reply_target);
                             under_way.spawn(async move {
                                 answered.await;
                                 bytes
@@ -87,15 +87,15 @@ impl ClusterDriver {
         }
     }
 
-    /// Tells all homes, and only then stores the place, so that a continuing process never gets a place that some homes
-    /// do not know.
-    async fn take_state(&self, place: StreamPlace, is_new: bool) {
-        self.tell_state(place.state, false).await;
-        if is_new && place.state.is_read {
-            self.tell_state(place.state, true).await;
+    /// Tells all homes, and only then stores the position, so that a continuing process never gets a position that some
+    /// homes do not know.
+    async fn take_state(&self, position: StreamPosition, is_new: bool) {
+        self.tell_state(position.state, false).await;
+        if is_new && position.state.is_read {
+            self.tell_state(position.state, true).await;
         }
-        *self.place() = place.state.is_read.then_some(place);
-        self.set_reads_stream(place.state.is_read);
+        *self.position() = position.state.is_read.then_some(position);
+        self.set_reads_stream(position.state.is_read);
     }
 
     /// Retries until the push has begun, or until its home knows that it is refused.
@@ -103,8 +103,8 @@ impl ClusterDriver {
         &self,
         prepare: &impl Fn(Proto, i32) -> Result<Push, Status>,
         push: StoredPush,
-    ) -> (Begun, Option<Answer>) {
-        let StoredPush { publication, offset, stored_unix_ms, answer } = push;
+    ) -> (StreamCall, Option<ReplyTarget>) {
+        let StoredPush { publication, offset, stored_unix_ms, reply_target } = push;
         let (target, accepts, proto) = taken_apart(publication);
         let Target::Room(room) = target else { unreachable!("the stream has pushes to rooms") };
         let home = home_of_room(&room, self.hub.shards());
@@ -119,20 +119,21 @@ impl ClusterDriver {
                     made => Ok(&*prepared.insert(made.map(|push| Push { offset, ..push }))),
                 },
             };
-            let begun = pushed.and_then(|pushed| {
-                let room = Arc::clone(&room);
-                Ok(match pushed {
-                    Ok(push) => Begun::Push(self.begin_at(home, |call| {
-                        let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
-                        Message::PushStored { call, room, push: push.clone(), age_ms }
-                    })?),
-                    Err(_) => Begun::Refusal(self.begin_at(home, |call| Message::LoseStored {
-                        call,
-                        room,
-                        offset,
-                    })?),
-                })
-            });
+            let begun =
+                pushed.and_then(|pushed| {
+                    let room = Arc::clone(&room);
+                    Ok(match pushed {
+                        Ok(push) => StreamCall::Push(self.begin_at(home, |call| {
+                            let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
+                            Message::PushStored { call, room, push: push.clone(), age_ms }
+                        })?),
+                        Err(_) => {
+                            StreamCall::Refusal(self.begin_at(home, |call| {
+                                Message::LoseStored { call, room, offset }
+                            })?)
+                        }
+                    })
+                });
             match begun {
                 Ok(begun) => break begun,
                 Err(status) => {
@@ -149,24 +150,24 @@ impl ClusterDriver {
         if let Some(Err(status)) = prepared {
             log::debug!("a push of the stream: {}", status.message());
         }
-        let mut place = *self.place();
-        if let Some(place) = &mut place {
-            (place.state.seen, place.seen_unix_ms) = (offset, stored_unix_ms);
+        let mut position = *self.position();
+        if let Some(position) = &mut position {
+            (position.state.seen, position.seen_unix_ms) = (offset, stored_unix_ms);
         }
-        *self.place() = place;
+        *self.position() = position;
         if is_late {
-            self.set_reads_stream(place.is_some());
+            self.set_reads_stream(position.is_some());
         }
-        (begun, answer)
+        (begun, reply_target)
     }
 
     fn begin_at(
         &self,
         home: ShardId,
         message: impl FnOnce(CallId) -> Message,
-    ) -> Result<UnderWayHere, Status> {
+    ) -> Result<LocalPush, Status> {
         let call = self.hub.begin(UNLIMITED, |call| [(home, message(call))]);
-        Ok(UnderWay::from(call.map_err(status)?).here())
+        Ok(PendingPush::from(call.map_err(status)?).here())
     }
 
     /// Sets whether this host reads the stream without delay. Other hosts are told, so that they wait for this one or
@@ -177,7 +178,7 @@ impl ClusterDriver {
     }
 
     /// See [`ClusterDriver::hand_over`].
-    pub(super) fn place(&self) -> MutexGuard<'_, Option<StreamPlace>> {
+    pub(super) fn position(&self) -> MutexGuard<'_, Option<StreamPosition>> {
         self.stream.lock().expect("nothing panics between lock and unlock")
     }
 
@@ -194,32 +195,32 @@ impl ClusterDriver {
         let _ = call.await;
     }
 
-    async fn answer_stored(self: Arc<Self>, begun: Begun, answer: Option<Answer>) {
+    async fn answer_stored(self: Arc<Self>, begun: StreamCall, reply_target: Option<ReplyTarget>) {
         let (tally, is_refused) = match begun {
-            Begun::Push(begun) => (begun.await, false),
-            Begun::Refusal(begun) => (begun.await, true),
+            StreamCall::Push(begun) => (begun.await, false),
+            StreamCall::Refusal(begun) => (begun.await, true),
         };
         // Fails only if a core has ended, and this process with it.
         let Ok(tally) = tally else { return };
         let host = Arc::clone(&self.host);
         let mut cluster = self.lock();
         if is_refused {
-            let reply = match &answer {
-                Some(Answer::To(reply)) => Some(reply),
+            let reply = match &reply_target {
+                Some(ReplyTarget::To(reply)) => Some(reply),
                 _ => None,
             };
             cluster.note_refused(reply);
-            if let Some(Answer::Here(call)) = answer {
+            if let Some(ReplyTarget::Here(call)) = reply_target {
                 cluster.handle_event(self.now(), Event::Refused { call, host });
             }
             return self.carry_out(&mut cluster);
         }
-        let (hosts, told) = (Vec::new(), Told::default());
-        let part = Part { host, tally, hosts, may_miss_hosts: false, told };
-        match answer {
+        let (hosts, question_reply) = (Vec::new(), QuestionReply::default());
+        let part = Part { host, tally, hosts, may_miss_hosts: false, question_reply };
+        match reply_target {
             // If there is no space for the answer, the caller's host counts this one as unanswered.
-            Some(Answer::To(reply)) => _ = self.engine.answer(reply, part),
-            Some(Answer::Here(call)) => {
+            Some(ReplyTarget::To(reply)) => _ = self.engine.answer(reply, part),
+            Some(ReplyTarget::Here(call)) => {
                 cluster.handle_event(self.now(), Event::Answered { call, part });
                 self.carry_out(&mut cluster);
             }

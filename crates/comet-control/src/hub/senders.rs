@@ -1,7 +1,7 @@
 //! The inboxes of the shards, as the hub posts to them.
 
 use comet_core::{Message, MessageClass, ShardId};
-use comet_hub::{Inboxes, Refused};
+use comet_hub::{Inboxes, PostError};
 use comet_mesh::{Returned, Sender};
 
 use crate::spans::Traces;
@@ -23,7 +23,7 @@ impl Senders {
 }
 
 impl Inboxes for Senders {
-    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), Refused> {
+    fn post(&mut self, shard: ShardId, message: Message) -> Result<(), PostError> {
         let traced = self.traces.as_ref().and_then(|traces| traces.push_of(&message));
         let posted = match message.class() {
             MessageClass::Directory => self.of(shard).post_express(message),
@@ -35,8 +35,8 @@ impl Inboxes for Senders {
             traces.posted(call, shard);
         }
         posted.map_err(|returned| match returned {
-            Returned::Full(message) => Refused::Full(message),
-            Returned::Closed(_) => Refused::Closed,
+            Returned::Full(message) => PostError::Full(message),
+            Returned::Closed(_) => PostError::Closed,
         })
     }
 

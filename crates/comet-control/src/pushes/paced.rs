@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 
 use comet_core::limits::PACED_MAX;
 use comet_core::{CallId, Push, Tally};
-use comet_hub::cluster::{ClusterOutcome, Order, Pace, Publication, Question, Told};
+use comet_hub::cluster::{ClusterOutcome, Order, Pace, Publication, Question, QuestionReply};
 use comet_hub::{CallResult, PacedBroadcast, shares};
-use comet_push::{Broadcast, Pushed};
+use comet_push::{Broadcast, PushResult};
 use comet_wire::goim::comet::Ledger;
 use tokio::sync::oneshot;
 use tokio::time::timeout_at;
@@ -20,8 +20,8 @@ use tonic::Status;
 use crate::cluster::unix_ms;
 use crate::counts::snapshots;
 use crate::hub::{HubDriver, PacedCall};
+use crate::pending_push::HostRequestCall;
 use crate::status::{known, ledger, status};
-use crate::under_way::Begun;
 
 use super::Pushes;
 
@@ -32,7 +32,7 @@ impl Pushes {
         push: &Push,
         speed: NonZeroU32,
         publication: Option<Publication>,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         let (begin, limit) = (Instant::now(), self.bounds.timeout);
         check_room(&self.hub)?;
         // A host that does not answer is waited for once more, with the broadcast itself.
@@ -75,14 +75,14 @@ impl Pushes {
     }
 
     /// Begins this host's part of a broadcast from another host, or from a program.
-    pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<Begun, Status> {
+    pub(super) fn begin_part(&self, push: Push, pace: Pace) -> Result<HostRequestCall, Status> {
         // Checked first, to avoid asking the shards for their connections in vain.
         check_room(&self.hub)?;
         let (hub, limit) = (Arc::clone(&self.hub), self.bounds.timeout);
-        Ok(Begun::Paced(Box::pin(async move {
+        Ok(HostRequestCall::Paced(Box::pin(async move {
             let refused = |status: Status| Status::aborted(status.message());
             let scheduled = schedule_part(&hub, limit, &push, pace).await.map_err(refused)?;
-            Ok((Tally::default(), Told { counts: vec![scheduled], page: None }))
+            Ok((Tally::default(), QuestionReply { counts: vec![scheduled], page: None }))
         })))
     }
 
@@ -121,9 +121,11 @@ impl Pushes {
     }
 
     /// Ends the broadcasts of this name here, as another host ordered.
-    pub(super) fn cancel_here(&self, name: &Arc<str>) -> Begun {
+    pub(super) fn cancel_here(&self, name: &Arc<str>) -> HostRequestCall {
         let (ended, limit) = (self.hub.cancel_named(name), self.bounds.timeout);
-        Begun::Told(Box::pin(async move { Ok((tally_of(ended, limit).await?, Told::default())) }))
+        HostRequestCall::Told(Box::pin(async move {
+            Ok((tally_of(ended, limit).await?, QuestionReply::default()))
+        }))
     }
 }
 

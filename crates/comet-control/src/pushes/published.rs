@@ -10,7 +10,7 @@ use comet_wire::goim::protocol::Proto;
 use tonic::Status;
 
 use crate::cluster::{ClusterDriver, taken_apart};
-use crate::under_way::Begun;
+use crate::pending_push::HostRequestCall;
 
 use super::Pushes;
 
@@ -42,7 +42,10 @@ impl Pushes {
     }
 
     /// Begins a push of another host. It is not published again.
-    pub(crate) fn begin_here(&self, mut publication: Publication) -> Result<Begun, Status> {
+    pub(crate) fn begin_here(
+        &self,
+        mut publication: Publication,
+    ) -> Result<HostRequestCall, Status> {
         let paced = publication.paced.take();
         let (target, accepts, proto) = taken_apart(publication);
         let push = || self.push(Some(proto), accepts);
@@ -58,6 +61,6 @@ impl Pushes {
             Target::Users(users) => self.begin_to_users(users.to_vec(), push),
             Target::All => push().and_then(|push| self.begin_to_all(&push)),
         };
-        Ok(Begun::Push(begun?.here()))
+        Ok(HostRequestCall::Push(begun?.here()))
     }
 }

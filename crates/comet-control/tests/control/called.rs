@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use comet_core::{CallId, CallerTarget, Message, Push, Report, ShardId, Tally, ToldElsewhere};
 use comet_hub::cluster::{
-    ClusterCallId, Command, Engine, EngineCounts, Event, Part, Publication, ReplyTo, Target, Told,
+    ClusterCallId, Command, Engine, EngineCounts, Event, Part, Publication, QuestionReply, ReplyTo,
+    Target,
 };
 use comet_proto::{Encoded, Frame};
 use tokio::sync::mpsc;
@@ -100,8 +101,8 @@ async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
         };
         assert_eq!(publication, expected);
         let tally = Tally { matched: number, queued: number, absent, ..Tally::default() };
-        let (told, hosts) = (Told::default(), Vec::new());
-        let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, told };
+        let (question_reply, hosts) = (QuestionReply::default(), Vec::new());
+        let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, question_reply };
         host.notices.send(Event::Answered { call, part }).await.unwrap();
         let ToldElsewhere { tally: told, held, unanswered: _, bytes } = host.told(number).await;
         // What is absent there is what the push names.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comet_control::{
-    ApiTls, ClusterOptions, Control, ControlWake, DrainPlan, Lock, Node, Options, StartError,
+    AccessControl, ApiTls, ClientEndpoint, ClusterOptions, Control, ControlWake, DrainPlan,
+    Options, StartError,
 };
 use comet_core::{CallId, Counters, Limits, Message, Report, ShardId, Tally};
 use comet_hub::cluster::{
@@ -29,13 +30,13 @@ pub(crate) const HASTY: Duration = Duration::from_secs(5);
 pub(crate) const ROOMY: usize = 1_024;
 
 pub(crate) fn options(call_timeout: Duration) -> Options {
-    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
     Options {
         grpc: vec!["127.0.0.1:0".parse().unwrap()],
         http: vec!["127.0.0.1:0".parse().unwrap()],
         stat: vec!["127.0.0.1:0".parse().unwrap()],
         debug: vec!["127.0.0.1:0".parse().unwrap()],
-        node: Node {
+        node: ClientEndpoint {
             domain: "push.example".to_owned(),
             tcp: vec!["192.0.2.1:8080".parse().unwrap(), "192.0.2.2:8081".parse().unwrap()],
             websocket: vec!["192.0.2.1:8090".parse().unwrap()],
@@ -43,9 +44,9 @@ pub(crate) fn options(call_timeout: Duration) -> Options {
             heartbeat: Duration::from_secs(300),
         },
         weight: 1,
-        push_lock: Arc::clone(&lock),
+        push_access: Arc::clone(&access),
         access_log: Arc::default(),
-        monitor_lock: lock,
+        monitor_access: access,
         tls: ApiTls::default(),
         logic: None,
         frame_max: 256,

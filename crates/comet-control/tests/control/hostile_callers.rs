@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_control::{Lock, Options};
+use comet_control::{AccessControl, Options};
 use comet_core::{Counters, Message};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -112,8 +112,8 @@ async fn announced_messages_take_no_room() {
 /// Health is asked without a token. Whoever begins as many such calls as all requests have room for takes none of those who have a token.
 #[tokio::test]
 async fn calls_without_a_token_take_no_room_of_others() {
-    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
-    let fake = start_with(Options { push_lock, ..options(PATIENT) }, &[ROOMY]);
+    let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
+    let fake = start_with(Options { push_access, ..options(PATIENT) }, &[ROOMY]);
     let address = fake.control.grpc_addrs()[0].socket().unwrap();
     let mut honest = Connection::open(address).await;
     // Room "r" and an empty frame; and of the next one the begin.
@@ -149,9 +149,9 @@ async fn calls_without_a_token_take_no_room_of_others() {
 /// Those who ask for health without a token make room for others, however many calls they begin and do not end.
 #[tokio::test]
 async fn whoever_has_no_token_takes_no_place_of_a_caller() {
-    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
+    let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
     // So few files leave room for eight connections.
-    let options = Options { push_lock, open_files: 128, ..options(PATIENT) };
+    let options = Options { push_access, open_files: 128, ..options(PATIENT) };
     let fake = start_with(options, &[ROOMY]);
     let address = fake.control.grpc_addrs()[0].socket().unwrap();
     let push = |stream| {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use comet_control::{DrainPlan, Drained, Lock, Options, StartError};
+use comet_control::{AccessControl, DrainPlan, Drained, Options, StartError};
 use comet_core::{Counters, Limits, Message, Report, ShardId};
 use comet_mesh::{Pulse, Wake};
 use tokio_stream::StreamExt;
@@ -73,8 +73,8 @@ async fn health_follows_ready_and_drain() {
 /// A watch has no end, so only those that may call get one.
 #[tokio::test]
 async fn health_without_a_token_is_a_check() {
-    let push_lock = Arc::new(Lock::new(vec!["a-token".to_owned()], Vec::new()));
-    let fake = start_with(Options { push_lock, ..options(PATIENT) }, &[ROOMY]);
+    let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
+    let fake = start_with(Options { push_access, ..options(PATIENT) }, &[ROOMY]);
     let mut client = HealthClient::new(fake.channel().await);
     client.check(HealthCheckRequest::default()).await.unwrap();
     let refused = client.watch(HealthCheckRequest::default()).await.unwrap_err();

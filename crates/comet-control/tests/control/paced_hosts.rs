@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use comet_core::{CallId, Counters, Message, Report, ShardId, Tally};
 use comet_hub::cluster::{
     ClusterCallId, Command, Engine, EngineCounts, Event, Order, Pace, Part, Publication, Question,
-    ReplyTo, Target, Told,
+    QuestionReply, ReplyTo, Target,
 };
 use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{BroadcastReply, BroadcastReq};
@@ -111,9 +111,9 @@ impl Host {
     }
 
     async fn answer(&self, call: ClusterCallId, counts: Vec<u64>) {
-        let (told, hosts) = (Told { counts, page: None }, Vec::new());
+        let (question_reply, hosts) = (QuestionReply { counts, page: None }, Vec::new());
         let tally = Tally::default();
-        let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, told };
+        let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, question_reply };
         self.notices.send(Event::Answered { call, part }).await.unwrap();
     }
 
@@ -231,7 +231,7 @@ async fn a_part_may_come_to_the_shards_until_it_is_scheduled() {
     assert_eq!(host.fake.control.pushes_of_hosts(), Some(1));
     host.schedule(call, [15, 15]);
     let Said::Part(part) = host.said().await else { panic!() };
-    assert_eq!((part.told.counts, part.tally), (vec![30], Tally::default()));
+    assert_eq!((part.question_reply.counts, part.tally), (vec![30], Tally::default()));
     assert_eq!(host.fake.control.pushes_of_hosts(), Some(0));
     let moved = host.fake.control.paced().remove(0);
     assert_eq!((moved.call, moved.speed, moved.name), (call, 10, Some("b.1.7".into())));

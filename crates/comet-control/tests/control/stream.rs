@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use comet_control::{ClusterHandOver, Options, StreamPlace};
+use comet_control::{ClusterHandOver, Options, StreamPosition};
 use comet_core::{CallId, Message, Report, ShardId, StreamState, Tally};
 use comet_hub::cluster::{
-    Answer, ClusterCallId, Command, Engine, EngineCounts, Part, Publication, ReplyTo, StoredPush,
-    StreamCounts, StreamEvent, Target,
+    ClusterCallId, Command, Engine, EngineCounts, Part, Publication, ReplyTarget, ReplyTo,
+    StoredPush, StreamCounts, StreamEvent, Target,
 };
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -61,12 +61,12 @@ impl Rig {
 
     /// The host has read the stream up to there.
     async fn read(&self, offset: u64) {
-        self.events.send(StreamEvent::State(place(offset))).await.unwrap();
+        self.events.send(StreamEvent::State(position(offset))).await.unwrap();
         for expected in [false, true] {
             let Message::Stream { call, state, is_settled } = self.next().await else {
                 panic!("homes are told")
             };
-            assert_eq!((state, is_settled), (place(offset).state, expected));
+            assert_eq!((state, is_settled), (position(offset).state, expected));
             self.report(call);
         }
     }
@@ -122,9 +122,9 @@ impl Rig {
     }
 }
 
-fn place(offset: u64) -> StreamPlace {
+fn position(offset: u64) -> StreamPosition {
     let state = StreamState { epoch: 7, floor: 0, seen: offset, is_read: true };
-    StreamPlace { state, cut: 0, seen_unix_ms: offset }
+    StreamPosition { state, cut: 0, seen_unix_ms: offset }
 }
 
 fn stored(offset: u64, bytes: usize) -> StoredPush {
@@ -138,8 +138,8 @@ fn stored(offset: u64, bytes: usize) -> StoredPush {
         body: vec![b'x'; bytes],
         paced: None,
     };
-    let answer = Some(Answer::To(ReplyTo(offset.to_string().into())));
-    StoredPush { publication, offset, stored_unix_ms: offset, answer }
+    let reply_target = Some(ReplyTarget::To(ReplyTo(offset.to_string().into())));
+    StoredPush { publication, offset, stored_unix_ms: offset, reply_target }
 }
 
 #[tokio::test]
@@ -175,14 +175,14 @@ async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
     };
     assert_eq!(&*rig.until_told(refused).await, "11");
     // A call of this host, which does not wait for its end.
-    let answer = Some(Answer::Here(ClusterCallId(1)));
-    let push = StoredPush { answer, ..stored(12, 300) };
+    let reply_target = Some(ReplyTarget::Here(ClusterCallId(1)));
+    let push = StoredPush { reply_target, ..stored(12, 300) };
     rig.events.send(StreamEvent::Push(push)).await.unwrap();
     let Message::LoseStored { call, .. } = rig.next().await else { panic!("as before") };
     rig.report(call);
     rig.push(13, 1).await;
     assert_eq!(rig.next_push().await.1, 13);
-    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(place(13)));
+    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(position(13)));
 }
 
 #[tokio::test]
@@ -237,7 +237,7 @@ async fn a_host_that_is_behind_says_so() {
     rig.push(11, 1).await;
     rig.until_announced(false).await;
     assert!(rig.fake.shards[0].is_empty());
-    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(place(10)), "it is not lost");
+    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(position(10)), "it is not lost");
 }
 
 #[tokio::test]
@@ -253,9 +253,9 @@ async fn the_stream_is_held_between_two_pushes() {
     rig.push(12, 1).await;
     rig.fake.page("/healthz").await;
     assert!(rig.fake.shards[0].is_empty());
-    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(place(11)));
+    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(position(11)));
     // The upgrade fails.
-    rig.fake.control.end_move();
+    rig.fake.control.end_upgrade();
     assert_eq!(rig.next_push().await.1, 12);
 }
 
@@ -263,7 +263,7 @@ async fn the_stream_is_held_between_two_pushes() {
 #[tokio::test]
 async fn the_place_in_the_stream_outlives_two_upgrades() {
     let rig = Rig::start(options(PATIENT));
-    let handed = ClusterHandOver { stream: Some(place(10)), ..ClusterHandOver::default() };
+    let handed = ClusterHandOver { stream: Some(position(10)), ..ClusterHandOver::default() };
     rig.fake.control.take_over_hosts(handed, []);
-    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(place(10)));
+    assert_eq!(rig.fake.control.hosts().unwrap().stream, Some(position(10)));
 }

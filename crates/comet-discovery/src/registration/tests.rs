@@ -38,13 +38,13 @@ impl Rig {
     /// A registration made at its first node at second 0.
     fn registered(nodes: &[&str]) -> Self {
         let mut rig = Self::new(nodes);
-        rig.step("register", nodes[0], Answer::Done);
+        rig.step("register", nodes[0], RequestReply::Done);
         rig
     }
 
     /// Answers the next request, `action` at `node`. Nothing is due before it.
     #[track_caller]
-    fn step(&mut self, action: &str, node: &str, answer: Answer) -> Vec<Event> {
+    fn step(&mut self, action: &str, node: &str, answer: RequestReply) -> Vec<Event> {
         let request = loop {
             let (now, census) = (seconds(self.now), self.census);
             if let Some(request) = self.registration.poll_request(now, census) {
@@ -60,8 +60,8 @@ impl Rig {
     }
 }
 
-fn failed() -> Answer {
-    Answer::Failed("gone".to_owned())
+fn failed() -> RequestReply {
+    RequestReply::Failed("gone".to_owned())
 }
 
 fn value(form: &Form, name: &str) -> String {
@@ -101,7 +101,7 @@ fn a_registration_says_all_that_logic_asks_for() {
 fn it_is_renewed_every_half_minute() {
     let mut rig = Rig::registered(&["a:1"]);
     for minute_half in 1..4 {
-        assert_eq!(rig.step("renew", "a:1", Answer::Done), []);
+        assert_eq!(rig.step("renew", "a:1", RequestReply::Done), []);
         assert_eq!(rig.now, 30 * minute_half);
     }
 }
@@ -110,14 +110,14 @@ fn it_is_renewed_every_half_minute() {
 fn counts_that_moved_are_reported_every_10_s_at_most() {
     let mut rig = Rig::registered(&["a:1"]);
     rig.census = SOME;
-    assert_eq!(rig.step("set", "a:1", Answer::Done), []);
+    assert_eq!(rig.step("set", "a:1", RequestReply::Done), []);
     assert_eq!(rig.now, 10);
     rig.census.connections += 1;
-    rig.step("set", "a:1", Answer::Done);
+    rig.step("set", "a:1", RequestReply::Done);
     assert_eq!(rig.now, 20);
     // The counts do not change.
-    rig.step("renew", "a:1", Answer::Done);
-    rig.step("renew", "a:1", Answer::Done);
+    rig.step("renew", "a:1", RequestReply::Done);
+    rig.step("renew", "a:1", RequestReply::Done);
     assert_eq!(rig.now, 60);
 }
 
@@ -126,13 +126,13 @@ fn an_instance_that_the_node_forgot_is_registered_again() {
     let forgotten = || [Event::Forgotten { node: "a:1".to_owned() }];
     let registered = || [Event::Registered { node: "a:1".to_owned() }];
     let mut rig = Rig::registered(&["a:1"]);
-    assert_eq!(rig.step("renew", "a:1", Answer::NotFound), forgotten());
-    assert_eq!(rig.step("register", "a:1", Answer::Done), registered());
-    for answer in [Answer::BadRequest, Answer::NotFound] {
+    assert_eq!(rig.step("renew", "a:1", RequestReply::NotFound), forgotten());
+    assert_eq!(rig.step("register", "a:1", RequestReply::Done), registered());
+    for answer in [RequestReply::BadRequest, RequestReply::NotFound] {
         rig.census.connections += 1;
         assert_eq!(rig.step("set", "a:1", answer), forgotten());
         assert!(!rig.registration.is_registered());
-        assert_eq!(rig.step("register", "a:1", Answer::Done), registered());
+        assert_eq!(rig.step("register", "a:1", RequestReply::Done), registered());
     }
 }
 
@@ -143,7 +143,7 @@ fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
     let fails = Event::Node(fails);
     assert_eq!(rig.step("renew", "a:1", failed()), [fails]);
     let answers = Event::Node(NodeEvent::Answers { node: "b:2".to_owned() });
-    assert_eq!(rig.step("renew", "b:2", Answer::Done), [answers]);
+    assert_eq!(rig.step("renew", "b:2", RequestReply::Done), [answers]);
     assert_eq!(rig.now, 30);
     // The second node stays the first to be asked. A failure is reported once.
     assert_eq!(rig.step("renew", "b:2", failed()).len(), 1);
@@ -152,7 +152,7 @@ fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
     assert_eq!(rig.step("renew", "b:2", failed()), []);
     assert_eq!(rig.step("renew", "a:1", failed()), []);
     assert_eq!(rig.now, 65);
-    let events = rig.step("renew", "b:2", Answer::NotFound);
+    let events = rig.step("renew", "b:2", RequestReply::NotFound);
     let node = || "b:2".to_owned();
     let answers = Event::Node(NodeEvent::Answers { node: node() });
     assert_eq!(events, [answers, Event::Forgotten { node: node() }]);
@@ -161,10 +161,10 @@ fn another_node_takes_over_at_once_and_all_of_them_have_a_rest() {
 #[test]
 fn a_node_that_refuses_the_parameters_is_not_asked_again_at_once() {
     let mut rig = Rig::new(&["a:1"]);
-    let events = rig.step("register", "a:1", Answer::BadRequest);
+    let events = rig.step("register", "a:1", RequestReply::BadRequest);
     assert!(matches!(&events[..], [Event::Node(NodeEvent::Fails { .. })]));
     assert!(rig.registration.poll_request(seconds(4), NOBODY).is_none());
-    let events = rig.step("register", "a:1", Answer::Done);
+    let events = rig.step("register", "a:1", RequestReply::Done);
     assert_eq!(rig.now, 5);
     assert_eq!(events.len(), 2, "{events:?}");
 }
@@ -178,7 +178,7 @@ fn a_cancel_goes_out_at_once_and_once_to_each_node() {
     assert_eq!(rig.registration.poll_timeout(), None);
     assert!(rig.registration.poll_request(seconds(99), SOME).is_none());
 
-    for answer in [Answer::Done, Answer::NotFound] {
+    for answer in [RequestReply::Done, RequestReply::NotFound] {
         let mut rig = Rig::registered(&["a:1", "b:2"]);
         rig.registration.cancel();
         let cancelled = Event::Cancelled { node: "a:1".to_owned() };
@@ -196,18 +196,18 @@ fn what_no_node_was_told_needs_no_cancel() {
     let mut rig = Rig::new(&["a:1"]);
     rig.step("register", "a:1", failed());
     rig.registration.cancel();
-    rig.step("cancel", "a:1", Answer::Done);
+    rig.step("cancel", "a:1", RequestReply::Done);
     assert_eq!(rig.registration.poll_timeout(), None);
 }
 
 #[test]
 fn a_cancel_while_a_request_is_under_way_follows_it() {
-    for answer in [Answer::Done, Answer::NotFound, Answer::BadRequest] {
+    for answer in [RequestReply::Done, RequestReply::NotFound, RequestReply::BadRequest] {
         let mut rig = Rig::registered(&["a:1"]);
         assert!(rig.registration.poll_request(seconds(30), NOBODY).is_some());
         rig.registration.cancel();
         rig.registration.handle_answer(seconds(31), answer);
-        rig.step("cancel", "a:1", Answer::Done);
+        rig.step("cancel", "a:1", RequestReply::Done);
         assert_eq!(rig.registration.poll_timeout(), None);
     }
 }

@@ -37,9 +37,9 @@ impl Part {
     /// Bytes of what it holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let Self { host, tally: _, hosts, may_miss_hosts: _, told } = self;
+        let Self { host, tally: _, hosts, may_miss_hosts: _, question_reply } = self;
         let hosts = size_of_val(&**hosts) + hosts.iter().map(shared_bytes).sum::<usize>();
-        shared_bytes(host) + hosts + told.bytes()
+        shared_bytes(host) + hosts + question_reply.bytes()
     }
 }
 
@@ -107,7 +107,7 @@ mod tests {
     use comet_core::Tally;
 
     use super::*;
-    use crate::cluster::{Clock, ClusterCallId, HostMember, Page, Told};
+    use crate::cluster::{Clock, ClusterCallId, HostMember, Page, QuestionReply};
 
     /// Each event has a name of 1,000 bytes somewhere, and counts for it.
     #[test]
@@ -115,14 +115,15 @@ mod tests {
         let name = "n".repeat(1_000);
         let (shared, reply) = (|| Arc::<str>::from(&*name), || ReplyTo(name.as_str().into()));
         let call = ClusterCallId(1);
-        let part = |hosts, told| Part {
+        let part = |hosts, question_reply| Part {
             host: "b".into(),
             tally: Tally::default(),
             hosts,
             may_miss_hosts: false,
-            told,
+            question_reply,
         };
-        let answered = |hosts, told| Event::Answered { call, part: part(hosts, told) };
+        let answered =
+            |hosts, question_reply| Event::Answered { call, part: part(hosts, question_reply) };
         let members = Page::Members {
             members: vec![HostMember {
                 place: Box::default(),
@@ -148,9 +149,9 @@ mod tests {
         for event in [
             Event::Push { publication, reply: Some(reply()) },
             Event::Ordered { order, reply: ReplyTo("r".into()) },
-            answered(vec![shared()], Told::default()),
-            answered(Vec::new(), Told { counts: vec![0; 125], page: None }),
-            answered(Vec::new(), Told { counts: Vec::new(), page: Some(members) }),
+            answered(vec![shared()], QuestionReply::default()),
+            answered(Vec::new(), QuestionReply { counts: vec![0; 125], page: None }),
+            answered(Vec::new(), QuestionReply { counts: Vec::new(), page: Some(members) }),
             Event::MembersAsked { room: shared(), reply: ReplyTo("r".into()) },
             Event::MembersAsked { room: "r".into(), reply: reply() },
             Event::NoMembers { call, host: shared() },

@@ -9,7 +9,7 @@ use super::CLUSTER_CALLS_MAX;
 #[cfg(doc)]
 use super::UNKNOWN_HOSTS;
 use super::engine::{ClusterCallId, HostName, Part};
-use super::question::{Pages, Told};
+use super::question::{Pages, QuestionReply};
 
 /// The result of a push on the other hosts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -245,7 +245,13 @@ impl<C> Calls<C> {
     /// Adds a part.
     pub(super) fn add(&mut self, own: &HostName, call: ClusterCallId, part: Part) -> Added {
         let Some(open) = self.open.get_mut(&call) else { return Added::Late };
-        let Part { host, tally, hosts, may_miss_hosts, told: Told { counts, page } } = part;
+        let Part {
+            host,
+            tally,
+            hosts,
+            may_miss_hosts,
+            question_reply: QuestionReply { counts, page },
+        } = part;
         if open.answered.contains(&host) {
             return Added::Late;
         }

@@ -6,7 +6,7 @@ use comet_core::{StreamState, Tally};
 
 pub use super::host_name::HostName;
 use super::pace::Pace;
-use super::question::{Question, Told};
+use super::question::{Question, QuestionReply};
 
 /// Numbers the pushes of a host, from 1.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -35,7 +35,7 @@ pub trait Engine: Send + Sync {
 
     /// Prepares for taking over from another process of this host. That process holds pushes until this one is
     /// connected and has read the shared stream up to `stream`. Call it before the engine's work begins.
-    fn take_over(&self, stream: Option<StreamPlace>) {
+    fn take_over(&self, stream: Option<StreamPosition>) {
         let _ = stream;
     }
 
@@ -192,7 +192,7 @@ pub struct Part {
     /// Whether there may be more such hosts, unknown to this one.
     pub may_miss_hosts: bool,
     /// For [`Order::Tell`]: its answer.
-    pub told: Told,
+    pub question_reply: QuestionReply,
 }
 
 /// The clock of a host, in milliseconds since 1970.
@@ -245,8 +245,8 @@ pub enum Command {
         /// The call that the answers name.
         call: Option<ClusterCallId>,
     },
-    /// Tells the hosts with members of the room whether this one has some.
-    TellInterest {
+    /// Announces to the hosts with members of the room whether this one has some.
+    AnnounceInterest {
         /// The room.
         room: Arc<str>,
         /// Whether there are members here.
@@ -287,7 +287,7 @@ pub enum Command {
     /// Announces to all hosts that this one leaves.
     Leave,
     /// Sends all hosts the time here, and keys that have an owner here.
-    TellKeys {
+    AnnounceKeys {
         /// The time here.
         clock: Clock,
         /// The keys, each with the time at which the owner's token arrived, in milliseconds since 1970.
@@ -403,15 +403,15 @@ pub enum Event {
 /// An event of the stream, in the order of the stream.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum StreamEvent {
-    /// The place up to which it was read.
-    State(StreamPlace),
+    /// The position up to which it was read.
+    State(StreamPosition),
     /// The next push in it.
     Push(StoredPush),
 }
 
-/// The place up to which a host has read the stream.
+/// The position up to which a host has read the stream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct StreamPlace {
+pub struct StreamPosition {
     /// The homes' knowledge of the stream.
     pub state: StreamState,
     /// If the stream had lost its last messages, the offset behind which this host began anew; otherwise 0.
@@ -431,12 +431,12 @@ pub struct StoredPush {
     /// When the stream got it, in milliseconds since 1970.
     pub stored_unix_ms: u64,
     /// Where the answer goes, if one is wanted.
-    pub answer: Option<Answer>,
+    pub reply_target: Option<ReplyTarget>,
 }
 
 /// Where the answer to a push of the stream goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum ReplyTarget {
     /// To another host.
     To(ReplyTo),
     /// To a call of this host.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use comet_core::Millis;
 
-use super::engine::{HostName, StreamPlace};
+use super::engine::{HostName, StreamPosition};
 use super::{Cluster, HOST_TIMEOUT_MS};
 
 /// The knowledge about other hosts that the continuing process needs.
@@ -27,8 +27,8 @@ pub struct ClusterHandOver {
     pub lead_ms: u64,
     /// The time until which the former process has heard and sent all keys, in milliseconds since 1970.
     pub stopped_unix_ms: u64,
-    /// The place up to which the shards have begun the shared stream. `None`: there is none, or it was not read yet.
-    pub stream: Option<StreamPlace>,
+    /// The position up to which the shards have begun the shared stream. `None`: there is none, or it was not read yet.
+    pub stream: Option<StreamPosition>,
 }
 
 impl<C> Cluster<C> {
@@ -39,7 +39,7 @@ impl<C> Cluster<C> {
         &self,
         now: Millis,
         now_unix_ms: u64,
-        stream: Option<StreamPlace>,
+        stream: Option<StreamPosition>,
     ) -> ClusterHandOver {
         ClusterHandOver {
             last_call: self.calls.last(),
@@ -85,7 +85,7 @@ mod tests {
 
     use super::*;
     use crate::cluster::{
-        ClusterCallId, Command, Event, HOST_ANNOUNCE_MS, Part, Publication, Target, Told,
+        ClusterCallId, Command, Event, HOST_ANNOUNCE_MS, Part, Publication, QuestionReply, Target,
         UNKNOWN_HOSTS,
     };
 
@@ -147,7 +147,7 @@ mod tests {
             tally: Tally::default(),
             hosts: Vec::new(),
             may_miss_hosts: false,
-            told: Told::default(),
+            question_reply: QuestionReply::default(),
         };
         next.handle_event(now, Event::Answered { call: ClusterCallId(1), part });
         let (_, outcome) = next.poll_outcome().expect("the only host has answered");

@@ -23,11 +23,11 @@ pub(super) struct Losses {
 
 impl Losses {
     /// Notes that `count` notices were lost so far. `true`: more than before.
-    pub(super) fn note(&mut self, now: Millis, count: u64, tells_all: bool) -> bool {
+    pub(super) fn note(&mut self, now: Millis, count: u64, announces_all: bool) -> bool {
         if count <= self.count {
             return false;
         }
-        if !tells_all && self.latest.after(QUIET_MS) <= now {
+        if !announces_all && self.latest.after(QUIET_MS) <= now {
             self.pause_ms = 0;
         }
         (self.count, self.latest) = (count, now);

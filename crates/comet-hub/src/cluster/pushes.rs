@@ -10,7 +10,7 @@ use comet_core::{Millis, Tally};
 
 use super::calls::{Added, Expected};
 use super::engine::{ClusterCallId, Command, HostName, Order, Part, Publication, ReplyTo, Target};
-use super::question::Told;
+use super::question::QuestionReply;
 use super::{Cluster, SETTLE_MS, UNKNOWN_HOSTS};
 
 impl<C> Cluster<C> {
@@ -130,7 +130,7 @@ impl<C> Cluster<C> {
     /// was no loss for a minute.
     pub fn note_lost(&mut self, now: Millis, lost: u64) {
         let Self { losses, rooms, retell_at, jitter, .. } = self;
-        if losses.note(now, lost, rooms.tells_all()) {
+        if losses.note(now, lost, rooms.announces_all()) {
             retell_at.get_or_insert_with(|| now.after(losses.pause_ms(jitter)));
         }
     }
@@ -144,6 +144,12 @@ impl<C> Cluster<C> {
             Target::Room(room) => (self.rooms.peers(room).to_vec(), !self.is_known(now, room)),
             _ => (Vec::new(), false),
         };
-        Part { host: self.host.clone(), tally, hosts, may_miss_hosts, told: Told::default() }
+        Part {
+            host: self.host.clone(),
+            tally,
+            hosts,
+            may_miss_hosts,
+            question_reply: QuestionReply::default(),
+        }
     }
 }

@@ -44,7 +44,7 @@ pub struct MembersCursor {
 
 /// The answer of one host.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Told {
+pub struct QuestionReply {
     /// For [`Question::Counts`]: clients, members of each room in their order, addresses. For [`Question::Members`]:
     /// all members. For a paced broadcast: connections that it is going to visit. Counts of several hosts are added
     /// index by index.
@@ -53,7 +53,7 @@ pub struct Told {
     pub page: Option<Page>,
 }
 
-impl Told {
+impl QuestionReply {
     /// Bytes of what it holds.
     pub(super) fn bytes(&self) -> usize {
         let page = match &self.page {

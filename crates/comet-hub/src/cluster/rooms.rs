@@ -45,7 +45,7 @@ pub(super) struct Rooms {
     round: u64,
     walk: Option<Walk>,
     /// Rooms to be announced apart from the walk. `true`: others are asked as well.
-    untold: BTreeMap<Arc<str>, bool>,
+    unannounced: BTreeMap<Arc<str>, bool>,
 }
 
 impl Rooms {
@@ -68,7 +68,7 @@ impl Rooms {
 
     /// Removes a room. `true`: it had members.
     pub(super) fn remove(&mut self, room: &str) -> bool {
-        self.untold.remove(room);
+        self.unannounced.remove(room);
         self.rooms.remove(room).is_some()
     }
 
@@ -116,7 +116,7 @@ impl Rooms {
         let Some(Room { peers, .. }) = self.rooms.get_mut(room) else { return };
         if let Some(at) = peers.iter().position(|peer| peer == host) {
             peers.swap_remove(at);
-            self.tell_again(room, true);
+            self.announce_again(room, true);
         }
     }
 
@@ -132,39 +132,39 @@ impl Rooms {
     }
 
     /// Has a room announced once more; with `asks` others are also asked for theirs.
-    pub(super) fn tell_again(&mut self, room: &Arc<str>, asks: bool) {
+    pub(super) fn announce_again(&mut self, room: &Arc<str>, asks: bool) {
         let Some(known) = self.rooms.get_mut(room) else { return };
         if asks {
             known.asked = None;
         }
-        *self.untold.entry(Arc::clone(room)).or_default() |= asks;
+        *self.unannounced.entry(Arc::clone(room)).or_default() |= asks;
     }
 
     /// Has all rooms announced, and asks others for theirs. A room counts as not asked until it is announced.
-    pub(super) fn tell_all(&mut self) {
+    pub(super) fn announce_all(&mut self) {
         self.round += 1;
-        self.untold.clear();
+        self.unannounced.clear();
         let at = self.walk.take().and_then(|walk| walk.at);
         let comes_round = at.is_some();
         self.walk = (!self.rooms.is_empty()).then(|| Walk { end: at.clone(), at, comes_round });
     }
 
     /// Whether a walk is under way.
-    pub(super) fn tells_all(&self) -> bool {
+    pub(super) fn announces_all(&self) -> bool {
         self.walk.is_some()
     }
 
     /// Whether there are rooms to announce.
-    pub(super) fn tells(&self) -> bool {
-        self.tells_all() || !self.untold.is_empty()
+    pub(super) fn announces(&self) -> bool {
+        self.announces_all() || !self.unannounced.is_empty()
     }
 
     /// The next rooms to announce, and whether others are asked about each. Looks at `looks` rooms at most.
     pub(super) fn take_slice(&mut self, now: Millis, looks: usize) -> Vec<(Arc<str>, bool)> {
         let mut slice = Vec::new();
         for _ in 0..looks {
-            let (room, asks) = match self.untold.pop_first() {
-                Some(untold) => untold,
+            let (room, asks) = match self.unannounced.pop_first() {
+                Some(unannounced) => unannounced,
                 None => match self.walk_on() {
                     // The room was announced for another reason since the walk was requested.
                     Some(room) if self.asked(&room).is_some() => continue,
@@ -220,16 +220,16 @@ mod tests {
     #[test]
     fn a_walk_that_is_wanted_again_comes_round_to_its_place() {
         let mut rooms = rooms(0..5);
-        rooms.tell_all();
+        rooms.announce_all();
         assert_eq!(slice(&mut rooms, 2), ["r0", "r1"]);
-        rooms.tell_all();
+        rooms.announce_all();
         assert_eq!(rooms.asked("r0"), None, "who came since was not asked");
         assert_eq!(slice(&mut rooms, 4), ["r2", "r3", "r4", "r0"]);
         // Both that room and the first one are gone.
         assert!(["r0", "r1"].into_iter().all(|room| rooms.remove(room)));
-        rooms.tell_all();
+        rooms.announce_all();
         assert_eq!(slice(&mut rooms, 9), ["r2", "r3", "r4"]);
-        assert_eq!((slice(&mut rooms, 9).len(), rooms.tells()), (0, false));
+        assert_eq!((slice(&mut rooms, 9).len(), rooms.announces()), (0, false));
     }
 
     #[test]
@@ -237,7 +237,7 @@ mod tests {
         let mut rooms = rooms(0..9);
         let mut told = Vec::new();
         for _ in 0..9 {
-            rooms.tell_all();
+            rooms.announce_all();
             told.extend(slice(&mut rooms, 1));
         }
         told.sort();
@@ -249,16 +249,16 @@ mod tests {
     fn a_room_is_to_be_told_once_and_only_if_it_has_members() {
         let mut rooms = rooms(0..2);
         for asks in [false, true, false] {
-            rooms.tell_again(&"r0".into(), asks);
+            rooms.announce_again(&"r0".into(), asks);
         }
-        rooms.tell_again(&"r1".into(), false);
-        rooms.tell_again(&"nobody".into(), true);
+        rooms.announce_again(&"r1".into(), false);
+        rooms.announce_again(&"nobody".into(), true);
         rooms.note_asked(Millis(3), "r1");
         let told = rooms.take_slice(Millis(7), 9);
         assert_eq!(told, [("r0".into(), true), ("r1".into(), false)]);
         assert_eq!((rooms.asked("r0"), rooms.asked("r1")), (Some(Millis(7)), Some(Millis(3))));
-        rooms.tell_again(&"r0".into(), true);
+        rooms.announce_again(&"r0".into(), true);
         rooms.remove("r0");
-        assert!(!rooms.tells());
+        assert!(!rooms.announces());
     }
 }

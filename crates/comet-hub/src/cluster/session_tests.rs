@@ -70,7 +70,7 @@ impl World {
         let (now, mut moved) = (Millis(self.now), false);
         while let Some(command) = self.hosts[index].cluster.poll_command() {
             moved = true;
-            let Command::TellKeys { clock, keys } = command else { continue };
+            let Command::AnnounceKeys { clock, keys } = command else { continue };
             let host = HostName::from(self.hosts[index].name);
             if !self.hosts[index].is_connected {
                 continue;
@@ -195,7 +195,7 @@ fn keys_are_listed_slice_by_slice() {
     let mut longest = 0;
     while world.slices.iter().sum::<usize>() < 950 {
         let before = world.slices.len();
-        world.pass(TELL_EVERY_MS);
+        world.pass(ANNOUNCE_EVERY_MS);
         longest = longest.max(world.slices.len() - before);
     }
     world.pass(100);
@@ -212,9 +212,10 @@ fn keys_that_find_no_room_are_listed_later() {
     cluster.claim(Millis(7), ("k".into(), Millis(7)));
     cluster.handle_timeout(Millis(60));
     let mut commands = std::iter::from_fn(|| cluster.poll_command());
-    let is_keys = |it: &Command| matches!(it, Command::TellKeys { keys, .. } if !keys.is_empty());
+    let is_keys =
+        |it: &Command| matches!(it, Command::AnnounceKeys { keys, .. } if !keys.is_empty());
     let command = commands.find(is_keys).expect("the key is told");
-    cluster.not_told(Millis(61), command);
+    cluster.handle_refused(Millis(61), command);
     cluster.handle_timeout(Millis(200));
     let listing = cluster.poll_key_listing().expect("it is listed");
     assert_eq!((listing.since, listing.shard), (Millis(7), ShardId(0)));

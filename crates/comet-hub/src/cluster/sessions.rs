@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use comet_core::{Millis, ShardId};
 
 use super::engine::{Clock, Command, HostName};
-use super::{HOST_ANNOUNCE_MS, HOSTS_MAX, TELL_EVERY_MS};
+use super::{ANNOUNCE_EVERY_MS, HOST_ANNOUNCE_MS, HOSTS_MAX};
 
 /// A key with the time at which its owner's token arrived.
 pub type HeldKey = (Box<str>, Millis);
@@ -169,14 +169,14 @@ impl Sessions {
     }
 
     /// Has keys listed again that the engine refused.
-    pub(super) fn not_told(&mut self, now: Millis, keys: &[(Box<str>, u64)]) {
+    pub(super) fn handle_refused(&mut self, now: Millis, keys: &[(Box<str>, u64)]) {
         if let Some(first) = keys.iter().map(|(_, at)| self.millis(*at)).min() {
             self.list_since(now, first);
         }
     }
 
     /// Handles the clock and the keys of another host.
-    pub(super) fn hear(
+    pub(super) fn handle_keys(
         &mut self,
         now: Millis,
         (own, host): (&HostName, HostName),
@@ -223,7 +223,7 @@ impl Sessions {
         else {
             return;
         };
-        (walk.is_asked, walk.due) = (false, now.after(TELL_EVERY_MS));
+        (walk.is_asked, walk.due) = (false, now.after(ANNOUNCE_EVERY_MS));
         match next {
             Some(table) => walk.at.table = table,
             None => (walk.at.shard.0, walk.at.table) = (shard.0 + 1, 0),
@@ -262,9 +262,9 @@ impl Sessions {
         self.keys_told += told.len() as u64;
         while told.len() > KEYS_AT_ONCE {
             let keys = told.split_off(told.len() - KEYS_AT_ONCE);
-            commands.push_back(Command::TellKeys { clock, keys });
+            commands.push_back(Command::AnnounceKeys { clock, keys });
         }
-        commands.push_back(Command::TellKeys { clock, keys: told });
+        commands.push_back(Command::AnnounceKeys { clock, keys: told });
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Millis> {
@@ -283,7 +283,7 @@ impl Sessions {
             return;
         }
         let at = KeyListing { shard: ShardId(0), since, table: 0 };
-        self.walk = Some(Walk { at, due: now.after(TELL_EVERY_MS), is_asked: false });
+        self.walk = Some(Walk { at, due: now.after(ANNOUNCE_EVERY_MS), is_asked: false });
     }
 
     fn stamp(&self, at: Millis) -> u64 {

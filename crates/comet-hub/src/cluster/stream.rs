@@ -50,7 +50,8 @@ mod tests {
     use comet_core::{DropReason, Tally};
 
     use super::super::{
-        CLUSTER_CALLS_MAX, ClusterCallId, ClusterOutcome, Event, NotStored, Part, Target, Told,
+        CLUSTER_CALLS_MAX, ClusterCallId, ClusterOutcome, Event, NotStored, Part, QuestionReply,
+        Target,
     };
     use super::*;
 
@@ -94,8 +95,11 @@ mod tests {
 
     fn answered(call: ClusterCallId, host: &str) -> Event {
         let tally = Tally { matched: 1, ..Tally::default() };
-        let (host, hosts, told) = (host.into(), Vec::new(), Told::default());
-        Event::Answered { call, part: Part { host, tally, hosts, may_miss_hosts: false, told } }
+        let (host, hosts, question_reply) = (host.into(), Vec::new(), QuestionReply::default());
+        Event::Answered {
+            call,
+            part: Part { host, tally, hosts, may_miss_hosts: false, question_reply },
+        }
     }
 
     fn outcome(cluster: &mut Driver) -> Option<ClusterOutcome> {

@@ -1,7 +1,7 @@
 //! A few hosts and a broker in one thread.
 
+mod announcing;
 mod members;
-mod telling;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -121,7 +121,7 @@ impl World {
                 Order::Tell(_) | Order::CancelBroadcast { .. } => {}
             }
             let part = host.cluster.part(self.now, &Target::All, tally, reply);
-            let part = Part { told: Told { counts, page: None }, ..part };
+            let part = Part { question_reply: QuestionReply { counts, page: None }, ..part };
             let (host, call) = address(reply);
             self.event(host, Event::Answered { call, part });
         }
@@ -183,7 +183,7 @@ impl World {
                         self.event(name, Event::NoResponders { call });
                     }
                 }
-                Command::TellInterest { room, has_members, asks } => {
+                Command::AnnounceInterest { room, has_members, asks } => {
                     for other in subscribers(self, &room) {
                         let (host, room) = (host.clone(), Arc::clone(&room));
                         let event = Event::Interest { host, room, has_members, asks };
@@ -214,7 +214,9 @@ impl World {
                         self.event(other, Event::Announced { host: host.clone(), reads_stream });
                     }
                 }
-                Command::TellKeys { .. } => unreachable!("each host has its own owners of keys"),
+                Command::AnnounceKeys { .. } => {
+                    unreachable!("each host has its own owners of keys")
+                }
                 Command::Leave => {
                     for other in others {
                         self.event(other, Event::Left { host: host.clone() });
@@ -231,7 +233,7 @@ impl World {
         host.cluster.set_interest(self.now, &room, members > 0);
         self.carry_out(name);
         // The announcements that are repeated.
-        self.pass(TELL_EVERY_MS);
+        self.pass(ANNOUNCE_EVERY_MS);
     }
 
     fn push(&mut self, name: &'static str, target: Target) -> Option<ClusterOutcome> {
@@ -400,7 +402,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
     world.pass(LIMIT);
     assert_eq!(world.outcome("a").unwrap().unanswered, vec![HostName::from("b")]);
     world.hosts.get_mut("b").unwrap().is_stopped = false;
-    world.pass(TELL_EVERY_MS);
+    world.pass(ANNOUNCE_EVERY_MS);
     let outcome = world.push("a", room("r")).expect("b has answered");
     assert_eq!((outcome.tally.matched, outcome.hosts), (3, 1));
     // The same holds after it was considered dead.
@@ -410,7 +412,7 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
     }
     world.hosts.get_mut("b").unwrap().is_stopped = false;
     world.pass(HOST_ANNOUNCE_MS);
-    world.pass(TELL_EVERY_MS);
+    world.pass(ANNOUNCE_EVERY_MS);
     let outcome = world.push("a", room("r")).expect("b has answered");
     assert_eq!((outcome.tally.matched, outcome.hosts), (3, 1));
 }
@@ -418,18 +420,18 @@ fn a_host_that_was_late_is_asked_for_its_rooms_again() {
 #[test]
 fn many_rooms_are_told_in_slices() {
     let mut cluster: Cluster<()> = Cluster::new("a".into(), true, 1);
-    for number in 0..3 * TOLD_AT_ONCE {
+    for number in 0..3 * ANNOUNCED_AT_ONCE {
         cluster.set_interest(Millis(0), &format!("r{number}").into(), true);
     }
     cluster.handle_event(Millis(0), Event::Connected);
     let (mut now, mut told) = (Millis(0), Vec::new());
-    while told.iter().sum::<usize>() < 3 * TOLD_AT_ONCE {
+    while told.iter().sum::<usize>() < 3 * ANNOUNCED_AT_ONCE {
         cluster.handle_timeout(now);
         let commands = std::iter::from_fn(|| cluster.poll_command());
-        told.push(commands.filter(|it| matches!(it, Command::TellInterest { .. })).count());
+        told.push(commands.filter(|it| matches!(it, Command::AnnounceInterest { .. })).count());
         now = cluster.poll_timeout().unwrap();
     }
-    assert_eq!(told, [TOLD_AT_ONCE; 3]);
+    assert_eq!(told, [ANNOUNCED_AT_ONCE; 3]);
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl FailedComet {
 
 /// What became of a push that some comet took, or that concerned none.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Pushed {
+pub struct FanoutResult {
     /// The sum of the comets' ledgers.
     pub ledger: LedgerSum,
     /// Those that are not known to have taken their part, by server id.
@@ -116,7 +116,7 @@ pub struct Pushed {
 
 /// Why a push that concerned somebody is not known to have been taken by anybody.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Refused {
+pub enum PushError {
     /// The request is invalid; with the message of a comet.
     BadRequest(String),
     /// No comet took it; with the message of each.
@@ -289,16 +289,16 @@ impl PushFanout {
     ///
     /// # Panics
     /// If it is not complete.
-    pub fn finish(mut self) -> Result<Pushed, Refused> {
+    pub fn finish(mut self) -> Result<FanoutResult, PushError> {
         assert!(self.is_complete(), "each part has an outcome");
         if self.taken.is_empty() && !self.failed.is_empty() {
-            return Err(self.refused());
+            return Err(self.into_error());
         }
         self.failed.sort_by(|one, other| one.server.cmp(&other.server));
-        Ok(Pushed { ledger: self.ledger, failed: self.failed })
+        Ok(FanoutResult { ledger: self.ledger, failed: self.failed })
     }
 
-    fn refused(self) -> Refused {
+    fn into_error(self) -> PushError {
         let each = self.failed.iter();
         let each = each.map(|failed| format!("{}: {}", failed.server, failed.sentence()));
         let each = each.collect::<Vec<_>>().join("; ");
@@ -307,10 +307,10 @@ impl PushFanout {
             // Whatever others say, one may have taken it.
             _ if !servers.is_empty() => {
                 let sentence = format!("no comet is known to have taken it: {each}");
-                Refused::Unknown { sentence, servers }
+                PushError::Unknown { sentence, servers }
             }
-            Some(message) => Refused::BadRequest(message),
-            None => Refused::Unavailable(format!("no comet took it: {each}")),
+            Some(message) => PushError::BadRequest(message),
+            None => PushError::Unavailable(format!("no comet took it: {each}")),
         }
     }
 }

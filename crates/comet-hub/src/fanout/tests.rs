@@ -12,8 +12,8 @@ fn fanout(comets: &[&str]) -> Fanout {
     let mut fanout = Fanout::new(FanoutConfig {
         keys_max: 2,
         limit_ms: LIMIT_MS,
-        places: 2,
-        caller_places: 1,
+        permits: 2,
+        caller_permits: 1,
         calls: 2,
     });
     for comet in comets {
@@ -74,7 +74,7 @@ fn keys_go_to_the_comets_that_have_them() {
     for call in calls {
         push.handle_answer(call.part, queued(1));
     }
-    let Pushed { ledger, failed } = push.finish().unwrap();
+    let FanoutResult { ledger, failed } = push.finish().unwrap();
     let expected = LedgerSum { matched: 3, queued: 3, absent: 8, ..LedgerSum::default() };
     assert_eq!(ledger, expected);
     assert_eq!(
@@ -100,7 +100,7 @@ fn a_silent_comet_is_named_at_its_deadline() {
     push.handle_timeout(Millis(10 + LIMIT_MS), is_sent);
     // It answers all the same.
     push.handle_answer(calls[0].part, queued(100));
-    let Pushed { ledger, failed } = push.finish().unwrap();
+    let FanoutResult { ledger, failed } = push.finish().unwrap();
     assert_eq!((ledger.queued, failed), (5, unknown(&[("b", "no answer within 2s")])));
 }
 
@@ -116,15 +116,18 @@ fn a_push_that_nobody_took_has_failed() {
     };
     let bad = || failure(FailureKind::BadRequest, "no frame");
     check([away(), queued(0)], Ok(named(&[("b", "away")])));
-    check([away(), away()], Err(Refused::Unavailable("no comet took it: b: away; a: away".into())));
-    check([away(), bad()], Err(Refused::BadRequest("no frame".into())));
+    check(
+        [away(), away()],
+        Err(PushError::Unavailable("no comet took it: b: away; a: away".into())),
+    );
+    check([away(), bad()], Err(PushError::BadRequest("no frame".into())));
     check([queued(1), bad()], Ok(named(&[("a", "no frame")])));
     // A lost answer says nothing of the push, whatever the other comet says.
     let lost = || failure(FailureKind::Unknown, "reset");
     let unknown_at = |servers: &[&str], each: &str| {
         let sentence = format!("no comet is known to have taken it: {each}");
         let servers = servers.iter().map(ToString::to_string).collect();
-        Err(Refused::Unknown { sentence, servers })
+        Err(PushError::Unknown { sentence, servers })
     };
     check([lost(), queued(0)], Ok(unknown(&[("b", "reset")])));
     check([lost(), away()], unknown_at(&["b"], "b: it may have taken its part: reset; a: away"));
@@ -236,11 +239,14 @@ fn a_slow_comet_leaves_places_for_the_others() {
 fn places_and_failures_are_counted() {
     let mut fanout = fanout(&["a"]);
     let [greedy, modest] = [CallerId(1), CallerId(2)];
-    assert_eq!([(); 2].map(|()| fanout.take_place(greedy)), [Ok(()), Err(NoPlace::OfCaller(1))]);
-    assert_eq!(fanout.take_place(modest), Ok(()));
-    assert_eq!(fanout.take_place(CallerId(3)), Err(NoPlace::OfAll(2)));
-    fanout.give_place_back(greedy);
-    assert_eq!((fanout.places_taken(), fanout.take_place(greedy)), (1, Ok(())));
+    assert_eq!(
+        [(); 2].map(|()| fanout.acquire_permit(greedy)),
+        [Ok(()), Err(NoPermit::OfCaller(1))]
+    );
+    assert_eq!(fanout.acquire_permit(modest), Ok(()));
+    assert_eq!(fanout.acquire_permit(CallerId(3)), Err(NoPermit::OfAll(2)));
+    fanout.release_permit(greedy);
+    assert_eq!((fanout.permits_taken(), fanout.acquire_permit(greedy)), (1, Ok(())));
     let sessions = ["a", "x", "y"].map(|server| (format!("at {server}"), Some(server.to_owned())));
     let push = |fanout: &mut Fanout, now, answer| {
         let mut push = fanout.to_sessions(sessions.clone(), 0);

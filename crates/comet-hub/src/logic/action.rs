@@ -7,8 +7,8 @@ use std::sync::Arc;
 use comet_core::{Message, ShardId};
 
 use super::outcome::StatusCode;
-use super::renewal::{RoomPieces, RoomsByHome, Told};
 use super::request::Request;
+use super::room_counts::{RoomPieces, RoomsByHome, SentRooms};
 
 /// A connection to an address. A newer one of the same address has a higher generation.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -65,13 +65,13 @@ pub enum Action {
     /// Count the members online in each room. Report them with `LogicClient::handle_rooms`.
     CountRooms {
         /// The argument for [`RoomPieces::cut`].
-        told: Option<Told>,
+        sent_rooms: Option<SentRooms>,
     },
-    /// Free data that a renewal of room counts no longer needs. It may be large.
+    /// Free data that an update of room counts no longer needs. It may be large.
     Free(Unneeded),
 }
 
-/// Data left over from a renewal of room counts.
+/// Data left over from an update of room counts.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Unneeded {
     /// The rooms that logic was sent.

@@ -10,8 +10,8 @@ use comet_core::{ConnId, Message, Millis, ShardId, home_of_key};
 use super::action::{Action, AttemptId, Event, Unneeded};
 use super::notices::{Notice, NoticeKind};
 use super::outcome::{Failure, StatusCode};
-use super::renewal::{Next, Renewal, RoomsByHome};
 use super::request::{Reply, Request};
+use super::room_counts::{Next, RoomCountUpdate, RoomsByHome};
 use super::{Call, LogicClient, Purpose, log_failure};
 
 impl LogicClient {
@@ -31,7 +31,7 @@ impl LogicClient {
                     Message::Receipt { conn, outcome: Err(Failure::TooManyCalls.sentence()) },
                 );
             }
-            Purpose::Notice(_) | Purpose::Renewal => unreachable!("these wait for a permit"),
+            Purpose::Notice(_) | Purpose::RoomCounts => unreachable!("these wait for a permit"),
         }
     }
 
@@ -121,22 +121,24 @@ impl LogicClient {
                 self.give_up(given_up);
             }
             (Purpose::Notice(notice), Err(_)) => self.notices.handle_undelivered(now, notice),
-            (Purpose::Renewal, result) => {
-                // A failure is counted and logged, and the next renewal makes up for it.
+            (Purpose::RoomCounts, result) => {
+                // A failure is counted and logged, and the next update makes up for it.
                 let answer = result.ok().map(|reply| match reply {
                     Reply::Elsewhere(homes) => homes,
                     reply => unreachable!("{reply:?} is no reply to RenewOnline"),
                 });
-                self.renew_on(now, answer);
+                self.continue_update(now, answer);
             }
             (purpose, Ok(reply)) => unreachable!("{reply:?} is no reply to {purpose:?}"),
         }
     }
 
-    /// Takes the answer to a piece of the room counts, and continues the renewal.
-    fn renew_on(&mut self, now: Millis, answer: Option<RoomsByHome>) {
-        let resting = Renewal::Resting { until: now.after(self.config.renew_ms) };
-        let Renewal::UnderWay(progress) = mem::replace(&mut self.renewal, resting) else {
+    /// Takes the answer to a piece of the room counts, and continues the update.
+    fn continue_update(&mut self, now: Millis, answer: Option<RoomsByHome>) {
+        let resting = RoomCountUpdate::Resting { until: now.after(self.config.renew_ms) };
+        let RoomCountUpdate::UnderWay(progress) =
+            mem::replace(&mut self.room_count_update, resting)
+        else {
             unreachable!("the renewal is under way")
         };
         let (next, unneeded) = progress.handle_answer(answer);
@@ -144,9 +146,9 @@ impl LogicClient {
             self.out.actions.push_back(Action::Free(Unneeded::Answer(answer)));
         }
         match next {
-            Next::Piece(progress) => self.renewal = Renewal::Counted(progress),
-            Next::Over(told, answer) => {
-                if let Some(former) = self.told.replace(told) {
+            Next::Piece(progress) => self.room_count_update = RoomCountUpdate::Counted(progress),
+            Next::Over(sent_rooms, answer) => {
+                if let Some(former) = self.sent_rooms.replace(sent_rooms) {
                     let pieces = former.into_pieces();
                     self.out.actions.push_back(Action::Free(Unneeded::Pieces(pieces)));
                 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comet_core::Identity;
 
-use super::renewal::{RoomPieces, RoomsByHome};
+use super::room_counts::{RoomPieces, RoomsByHome};
 
 /// A request to logic. The driver adds the id of this server.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -76,9 +76,9 @@ impl Rig {
     }
 
     /// The argument for cutting the rooms, if they are to be counted.
-    fn told(&mut self) -> Option<Option<Told>> {
+    fn sent_rooms(&mut self) -> Option<Option<SentRooms>> {
         self.actions().into_iter().find_map(|action| match action {
-            Action::CountRooms { told } => Some(told),
+            Action::CountRooms { sent_rooms } => Some(sent_rooms),
             _ => None,
         })
     }

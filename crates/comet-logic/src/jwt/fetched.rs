@@ -7,14 +7,14 @@ use std::thread::Thread;
 use super::keys::Key;
 
 /// The keys of a URL; `None`: they were not fetched yet.
-pub(super) type Fetched = Option<Vec<Key>>;
+pub(super) type UrlKeys = Option<Vec<Key>>;
 
 /// The JWK set from which they were read.
 pub(super) type Document = Option<Arc<[u8]>>;
 
 /// The keys of all URLs, in the order of the configuration.
 pub(super) struct FetchedKeys {
-    sets: RwLock<Arc<[Arc<Fetched>]>>,
+    sets: RwLock<Arc<[Arc<UrlKeys>]>>,
     /// The documents of the keys, for a process that takes over.
     documents: RwLock<Vec<Document>>,
     /// The servers may have keys that are missing here.
@@ -35,7 +35,7 @@ impl FetchedKeys {
         }
     }
 
-    pub(super) fn sets(&self) -> Arc<[Arc<Fetched>]> {
+    pub(super) fn sets(&self) -> Arc<[Arc<UrlKeys>]> {
         Arc::clone(&self.sets.read().unwrap_or_else(PoisonError::into_inner))
     }
 
@@ -44,7 +44,7 @@ impl FetchedKeys {
     }
 
     /// Replaces the keys of `url` by those of `document`; returns the former ones.
-    pub(super) fn replace(&self, url: usize, keys: Vec<Key>, document: &[u8]) -> Arc<Fetched> {
+    pub(super) fn replace(&self, url: usize, keys: Vec<Key>, document: &[u8]) -> Arc<UrlKeys> {
         let mut documents = self.documents.write().unwrap_or_else(PoisonError::into_inner);
         documents[url] = Some(document.into());
         drop(documents);

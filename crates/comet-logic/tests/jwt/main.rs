@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use comet_core::{Accepts, Identity};
 use comet_logic::{
-    Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Fetched, Jwt, JwtOptions, KeyFile,
+    AdoptedKeys, Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile,
 };
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -92,7 +92,7 @@ fn keys_of_urls_come_and_go() {
     let adopt = |url, keys: &[Value]| -> Result<String, String> {
         let fetched =
             jwt.adopt_fetched(url, &set(keys).bytes).map_err(|error| error.to_string())?;
-        let Fetched { change, unusable } = fetched;
+        let AdoptedKeys { change, unusable } = fetched;
         assert!(unusable.iter().all(|what| what.contains("key")), "{unusable:?}");
         Ok(change.map(|change| change.to_string()).unwrap_or_default())
     };
@@ -454,7 +454,7 @@ fn debug_output_contains_no_secret() {
 fn the_configured_kind_is_used() {
     let signer = Signer::hmac(SECRET);
     let jwt = AnyAuthenticator::Jwt(jwt(vec![signer.file()]).into());
-    let open = AnyAuthenticator::Open(comet_logic::Embedded);
+    let open = AnyAuthenticator::Open(comet_logic::UnverifiedTokens);
     assert_eq!(open.auth(b"42", "").unwrap().user, 42);
     assert_eq!(jwt.auth(b"42", "").unwrap_err().to_string(), "the token is not a JWT");
     assert_eq!(jwt.auth(&signer.token(&claims(json!({}))), "").unwrap().user, 42);

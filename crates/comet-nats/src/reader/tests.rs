@@ -88,7 +88,7 @@ async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
     assert_eq!(reader.shared.counts.dropped_notices.load(Relaxed), dropped + 1);
     let (_subscriptions, new) = mpsc::channel(1);
     let (changes, states) = mpsc::unbounded_channel();
-    let (_turns, turns) = mpsc::unbounded_channel();
+    let (_steps, steps) = mpsc::unbounded_channel();
     let told = async {
         for expected in [Event::Connected, announced(), Event::Disconnected] {
             assert_eq!(next(&mut waiting).await, expected);
@@ -97,7 +97,7 @@ async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
         assert_eq!(next(&mut waiting).await, Event::Connected);
     };
     tokio::select! {
-        () = reader.run(new, states, turns) => panic!("it reads on"),
+        () = reader.run(new, states, steps) => panic!("it reads on"),
         () = told => {}
     }
 }
@@ -123,8 +123,8 @@ fn push(reply: &str, body: &'static str) -> Message {
     Message { reply, payload: body.into(), length: body.len(), ..message(0) }
 }
 
-fn word(word: Word) -> Message {
-    let headers = Some(headers::of_word(word, "a"));
+fn notice(notice: HandoverNotice) -> Message {
+    let headers = Some(headers::of_handover(notice, "a"));
     Message { subject: "comet.host.a".into(), headers, ..message(0) }
 }
 
@@ -140,11 +140,11 @@ fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
 fn what_is_held_is_begun_if_the_upgrade_fails() {
     let (mut reader, mut waiting) = reader();
     reader.take(push("r.1", "a"));
-    reader.turn(Turn::Hold);
+    reader.handle_step(UpgradeStep::Hold);
     reader.take(push("r.2", "b"));
     reader.take(push("r.3", "c"));
     assert_eq!(bodies(&mut waiting), ["a"]);
-    reader.turn(Turn::Release);
+    reader.handle_step(UpgradeStep::Release);
     reader.take(push("r.4", "d"));
     assert_eq!(bodies(&mut waiting), ["b", "c", "d"]);
 }
@@ -154,16 +154,16 @@ fn what_is_held_is_begun_if_the_upgrade_fails() {
 fn a_process_can_hold_pushes_once_it_has_taken_over() {
     let (mut reader, mut waiting) = reader();
     let (to_writer, to_reader) = (mpsc::channel(1).0, mpsc::unbounded_channel());
-    let (turns, _turns) = to_reader;
-    let engine = Nats::new(to_writer, turns, Arc::clone(&reader.shared));
+    let (steps, _steps) = to_reader;
+    let engine = Nats::new(to_writer, steps, Arc::clone(&reader.shared));
     assert!(engine.has_taken_over());
     engine.take_over(None);
-    reader.part = InUpgrade::takes_over();
+    reader.upgrade = UpgradeState::takes_over();
     reader.take(push("r.1", "a"));
     assert_eq!((engine.has_taken_over(), engine.passed_on()), (false, None));
-    reader.take(word(Word::Complete));
+    reader.take(notice(HandoverNotice::Complete));
     assert!(engine.has_taken_over());
-    reader.turn(Turn::Hold);
+    reader.handle_step(UpgradeStep::Hold);
     assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
 }
 
@@ -181,18 +181,18 @@ fn what_is_held_goes_to_the_other_process() {
     for is_faster in [false, true] {
         let (mut former, mut began_there) = reader();
         let (mut next, mut began_here) = reader();
-        next.part = InUpgrade::takes_over();
-        former.turn(Turn::Hold);
+        next.upgrade = UpgradeState::takes_over();
+        former.handle_step(UpgradeStep::Hold);
         former.take(push("r.1", "a"));
         let (to, mut held) = oneshot::channel();
         if is_faster {
-            former.take(word(Word::Subscribed));
-            former.turn(Turn::Withdraw(to));
+            former.take(notice(HandoverNotice::Subscribed));
+            former.handle_step(UpgradeStep::Withdraw(to));
         } else {
-            former.turn(Turn::Withdraw(to));
-            former.take(word(Word::Subscribed));
+            former.handle_step(UpgradeStep::Withdraw(to));
+            former.take(notice(HandoverNotice::Subscribed));
         }
-        assert!(matches!(former.part, InUpgrade::Leaves { forward_at: Some(_), .. }));
+        assert!(matches!(former.upgrade, UpgradeState::Leaves { forward_at: Some(_), .. }));
         // Both processes get this.
         former.take(push("r.2", "b"));
         next.take(push("r.2", "b"));
@@ -204,7 +204,7 @@ fn what_is_held_goes_to_the_other_process() {
             next.take(Message { subject: "comet.host.a".into(), headers, ..message });
         }
         assert_eq!(bodies(&mut began_here), [""; 0]);
-        next.take(word(Word::Complete));
+        next.take(notice(HandoverNotice::Complete));
         next.take(push("r.4", "d"));
         assert_eq!(bodies(&mut began_here), ["a", "b", "c", "d"]);
         assert_eq!(bodies(&mut began_there), [""; 0]);

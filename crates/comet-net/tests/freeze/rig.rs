@@ -11,7 +11,7 @@ use comet_core::{
     CallId, Counters, Limits, Logic, Message, Push, Report, Settings, ShardId, Transport,
     distribute,
 };
-use comet_logic::Embedded;
+use comet_logic::UnverifiedTokens;
 use comet_mesh::{EventFd, Inbox, Pulse, Sender, express_inbox, inbox};
 use comet_net::{
     Arrived, ArrivedSocket, Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom,
@@ -135,7 +135,7 @@ impl Rig {
         let peers = vec![sender.clone()];
         let endpoints = MeshEndpoints { inbox: inbox_end, wakeup, pulse, peers, control };
         let (ready, is_ready) = mpsc::channel();
-        let core = Core::start(settings, endpoints, Embedded, ready).unwrap();
+        let core = Core::start(settings, endpoints, UnverifiedTokens, ready).unwrap();
         is_ready.recv().unwrap().map_err(|error| error.to_string())?;
         if let Some(arrived) = arrived {
             core.adopt(arrived).wait(LIMIT).unwrap()?;

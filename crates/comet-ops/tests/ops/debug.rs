@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use comet_ops::{log_level, profiles};
-use comet_serve::{ApiTls, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, GateLimits, Gates, Phase, Servers, listen};
 use log::LevelFilter;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -30,7 +30,7 @@ fn start() -> Running {
     let gate = Gates::new(65_536, 64 << 10).gate(
         "test",
         limits,
-        &Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()])),
+        &Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()])),
     );
     servers.http(&gate, bound.listeners, &router).unwrap();
     Running { address: bound.addresses[0].socket().unwrap(), _servers: servers, _phase: phase }

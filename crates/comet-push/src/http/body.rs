@@ -9,7 +9,7 @@ use axum::http::header::EXPECT;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
-use crate::bounds::{Bounds, body_too_long};
+use crate::call_limits::{CallLimits, body_too_long};
 
 /// Most bytes that are read and discarded of a body that is too long. A caller that is still writing when the
 /// connection is closed would not read the reason.
@@ -21,7 +21,7 @@ pub(super) struct Bodies {
 }
 
 impl Bodies {
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub(super) fn new(bounds: CallLimits) -> Self {
         Self { length_max: bounds.frame_max }
     }
 

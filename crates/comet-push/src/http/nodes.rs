@@ -6,11 +6,11 @@ use axum::extract::Request;
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::node::{Backoff, Instance, Node, NodeList};
+use crate::node::{Backoff, ClientEndpoint, Instance, NodeList};
 
 /// The state that both calls use.
 pub(super) struct Nodes<N> {
-    pub(super) node: Node,
+    pub(super) node: ClientEndpoint,
     pub(super) list: Arc<N>,
 }
 
@@ -21,11 +21,11 @@ pub(super) async fn weighted<N: NodeList>(
 ) -> Result<Value, Status> {
     let Nodes { node, list } = &*nodes;
     let hosts = list.hosts().await;
-    let Backoff { max_delay, base_delay, factor, jitter } = Node::BACKOFF;
+    let Backoff { max_delay, base_delay, factor, jitter } = ClientEndpoint::BACKOFF;
     let mut reply = json!({
         "domain": node.domain,
         "heartbeat": node.heartbeat_seconds(),
-        "heartbeat_max": Node::HEARTBEAT_MAX,
+        "heartbeat_max": ClientEndpoint::HEARTBEAT_MAX,
         "nodes": hosts,
         "backoff": {
             "max_delay": max_delay, "base_delay": base_delay, "factor": factor, "jitter": jitter,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tonic::Status;
 
 use crate::access;
-use crate::backend::{PushBackend, Pushed};
+use crate::backend::{PushBackend, PushResult};
 use crate::http::body::Bodies;
 
 /// The state that every call uses.
@@ -93,7 +93,7 @@ async fn read<B>(api: &Api<B>, request: Request) -> Result<Message, Status> {
 }
 
 /// The ledger, with the servers that the push did not reach, if any.
-fn data(pushed: Pushed) -> Value {
+fn data(pushed: PushResult) -> Value {
     let mut data = ledger(pushed.ledger);
     if !pushed.failed.is_empty() {
         let failed = pushed.failed.into_iter();

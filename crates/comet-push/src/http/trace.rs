@@ -14,14 +14,14 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use crate::http::push::room_id;
-use crate::operations::Operations;
+use crate::node_admin::NodeAdmin;
 use crate::trace_fields::trace_fields;
 
 /// The kinds of subjects; a request names exactly one.
 const SUBJECTS: [&str; 4] = ["key", "mid", "room", "address"];
 
-pub(super) async fn begin<O: Operations>(
-    operations: Arc<O>,
+pub(super) async fn begin<O: NodeAdmin>(
+    admin: Arc<O>,
     request: Request,
 ) -> Result<O::Trace, Status> {
     let query = Query::read(request.uri().query())?;
@@ -40,7 +40,7 @@ pub(super) async fn begin<O: Operations>(
         }
     };
     let seconds = query.optional_number("seconds", 0..=i64::from(u32::MAX))?;
-    operations.trace(TraceReq { subject: Some(subject), seconds })
+    admin.trace(TraceReq { subject: Some(subject), seconds })
 }
 
 /// The answer, which continues until the trace ends or its caller leaves.

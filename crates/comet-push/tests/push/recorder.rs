@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_push::{Bounds, Clients, OfAllHosts, PushBackend, Pushed, http_api, push_routes};
-use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_push::{CallLimits, Clients, OfAllHosts, PushBackend, PushResult, http_api, push_routes};
+use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::goim::protocol::Proto;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -32,16 +32,16 @@ pub(crate) struct Running {
 /// Serves the API; a body may have 256 bytes, and `timeout` to be received.
 pub(crate) fn start(timeout: Duration) -> Running {
     let (sender, bodies) = unbounded_channel();
-    let bounds = Bounds { frame_max: 256, keys_max: 8, timeout };
+    let bounds = CallLimits { frame_max: 256, keys_max: 8, timeout };
     let backend = Arc::new(Recorder { bounds, bodies: sender });
     let router = http_api(push_routes(backend, &Arc::new(CallCounts::default())));
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let (phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
     let gates = Gates::new(65_536, 1 << 20);
     let limits = GateLimits { connections: 512, request_max: 256, request_time: timeout };
-    servers.http(&gates.gate("test", limits, &lock), bound.listeners, &router).unwrap();
+    servers.http(&gates.gate("test", limits, &access), bound.listeners, &router).unwrap();
     Running {
         address: bound.addresses[0].socket().unwrap(),
         bodies,
@@ -89,20 +89,20 @@ pub(crate) async fn answered(stream: &mut TcpStream) -> (u16, Value) {
 pub(crate) const BUSY: &str = "busy";
 
 struct Recorder {
-    bounds: Bounds,
+    bounds: CallLimits,
     bodies: UnboundedSender<Vec<u8>>,
 }
 
 impl Recorder {
-    fn note(&self, proto: Option<Proto>) -> Result<Pushed, Status> {
+    fn note(&self, proto: Option<Proto>) -> Result<PushResult, Status> {
         let proto = self.bounds.check_proto(proto)?;
         self.bodies.send(proto.body.to_vec()).unwrap();
-        Ok(Pushed::default())
+        Ok(PushResult::default())
     }
 }
 
 impl PushBackend for Recorder {
-    fn bounds(&self) -> Bounds {
+    fn bounds(&self) -> CallLimits {
         self.bounds
     }
 
@@ -111,22 +111,27 @@ impl PushBackend for Recorder {
         _: Vec<String>,
         proto: Option<Proto>,
         _: i32,
-    ) -> Result<Pushed, Status> {
+    ) -> Result<PushResult, Status> {
         self.note(proto)
     }
 
-    async fn to_users(&self, _: Vec<i64>, proto: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_users(
+        &self,
+        _: Vec<i64>,
+        proto: Option<Proto>,
+        _: i32,
+    ) -> Result<PushResult, Status> {
         self.note(proto)
     }
 
-    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, room: String, proto: Option<Proto>) -> Result<PushResult, Status> {
         match room.ends_with(BUSY) {
             true => Err(Status::resource_exhausted("2 pushes are under way")),
             false => self.note(proto),
         }
     }
 
-    async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+    async fn to_all(&self, proto: Option<Proto>, _: i32, _: i32) -> Result<PushResult, Status> {
         self.note(proto)
     }
 

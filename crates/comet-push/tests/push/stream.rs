@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use comet_push::{
-    Bounds, Broadcast, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, Pushed,
+    Broadcast, CallLimits, Clients, KickNotice, KickTarget, OfAllHosts, PushBackend, PushResult,
     RoomChange, RoomsPage, RoomsQuery, StreamBackend, grpc_api,
 };
-use comet_serve::{ApiTls, CallCounts, GateLimits, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, CallCounts, GateLimits, Gates, Phase, Servers, listen};
 use comet_wire::DESCRIPTORS;
 use comet_wire::comet::v1::push_client::PushClient;
 use comet_wire::comet::v1::push_stream_reply::answer::Outcome;
@@ -46,23 +46,28 @@ fn unasked<T>() -> Result<T, Status> {
 }
 
 impl PushBackend for Manual {
-    fn bounds(&self) -> Bounds {
-        Bounds { frame_max: 256, keys_max: 8, timeout: PATIENT }
+    fn bounds(&self) -> CallLimits {
+        CallLimits { frame_max: 256, keys_max: 8, timeout: PATIENT }
     }
 
-    async fn to_keys(&self, _: Vec<String>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_keys(
+        &self,
+        _: Vec<String>,
+        _: Option<Proto>,
+        _: i32,
+    ) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<Pushed, Status> {
+    async fn to_users(&self, _: Vec<i64>, _: Option<Proto>, _: i32) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_room(&self, _: String, _: Option<Proto>) -> Result<Pushed, Status> {
+    async fn to_room(&self, _: String, _: Option<Proto>) -> Result<PushResult, Status> {
         unasked()
     }
 
-    async fn to_all(&self, _: Option<Proto>, _: i32, _: i32) -> Result<Pushed, Status> {
+    async fn to_all(&self, _: Option<Proto>, _: i32, _: i32) -> Result<PushResult, Status> {
         unasked()
     }
 
@@ -145,10 +150,10 @@ async fn start(request_bytes: usize) -> Running {
     let api = grpc_api(Arc::new(Manual(sender)), Arc::clone(&counts), phases.clone());
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let mut servers = Servers::new(phases);
-    let lock = Arc::new(Lock::new(Vec::new(), vec!["test".to_owned()]));
+    let access = Arc::new(AccessControl::new(Vec::new(), vec!["test".to_owned()]));
     let gates = Gates::new(65_536, request_bytes);
     let limits = GateLimits { connections: 8, request_max: 4_096, request_time: PATIENT };
-    servers.grpc(&gates.gate("test", limits, &lock), bound.listeners, api, DESCRIPTORS).unwrap();
+    servers.grpc(&gates.gate("test", limits, &access), bound.listeners, api, DESCRIPTORS).unwrap();
     let endpoint =
         Endpoint::from_shared(format!("http://{}", bound.addresses[0].socket().unwrap())).unwrap();
     let client = PushClient::new(endpoint.connect().await.unwrap());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::http::{HeaderMap, Request, Response};
-use comet_serve::{ApiTls, GateLimits, Gates, GrpcApi, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, GateLimits, Gates, GrpcApi, Phase, Servers, listen};
 use h2::client::{Builder, SendRequest};
 use h2::{RecvStream, SendStream};
 use tokio::net::TcpStream;
@@ -39,10 +39,10 @@ impl Server {
         let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
         let address = bound.addresses[0].socket().unwrap();
         let tokens = tokens.iter().map(|token| (*token).to_owned()).collect();
-        let lock = Arc::new(Lock::new(tokens, Vec::new()));
+        let access = Arc::new(AccessControl::new(tokens, Vec::new()));
         let limits =
             GateLimits { connections: 64, request_max: 4 << 10, request_time: REQUEST_TIME };
-        let gate = gates.gate("test", limits, &lock);
+        let gate = gates.gate("test", limits, &access);
         let (phase, phases) = watch::channel(Phase::Ready);
         let mut servers = Servers::new(phases);
         servers.grpc(&gate, bound.listeners, GrpcApi::default(), &[]).unwrap();

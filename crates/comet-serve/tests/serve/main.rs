@@ -3,4 +3,4 @@
 mod caller;
 mod pages;
 mod reflection;
-mod untaken;
+mod unsent;

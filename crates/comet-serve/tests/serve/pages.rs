@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::get;
-use comet_serve::{ApiTls, Gates, Lock, Phase, Servers, listen};
+use comet_serve::{AccessControl, ApiTls, Gates, Phase, Servers, listen};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ async fn health_is_answered_where_requests_have_no_room() {
     let bound = listen("test", &["127.0.0.1:0".parse().unwrap()], &ApiTls::default()).unwrap();
     let (_phase, phases) = watch::channel(Phase::Ready);
     let mut servers = Servers::new(phases);
-    let gate = gates.pages("test", 1, &Arc::new(Lock::default()));
+    let gate = gates.pages("test", 1, &Arc::new(AccessControl::default()));
     let pages = Router::new().route("/healthz", get(|| async { "ok" }));
     servers.http(&gate, bound.listeners, &pages).unwrap();
     let mut stream = TcpStream::connect(bound.addresses[0].socket().unwrap()).await.unwrap();

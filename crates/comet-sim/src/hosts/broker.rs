@@ -186,7 +186,7 @@ impl Broker {
                 let reply = call.map(|call| ReplyAddress { host: from, call }.text());
                 self.tell(rng, now, &to, &Event::Push { publication, reply });
             }
-            Command::TellInterest { room, has_members, asks } => {
+            Command::AnnounceInterest { room, has_members, asks } => {
                 let to = self.subscribers(&room, from);
                 let event = Event::Interest { host: name(), room, has_members, asks };
                 self.tell(rng, now, &to, &event);
@@ -217,7 +217,7 @@ impl Broker {
                 let ReplyAddress { host, call } = ReplyAddress::parse(&to);
                 self.tell(rng, now, &[host], &Event::Refused { call, host: name() });
             }
-            Command::TellKeys { clock, keys } => {
+            Command::AnnounceKeys { clock, keys } => {
                 let to = self.others(from);
                 self.tell(rng, now, &to, &Event::Keys { host: name(), clock, keys });
             }

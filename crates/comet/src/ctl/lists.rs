@@ -6,7 +6,7 @@ use comet_wire::goim::comet::comet_client::CometClient;
 use comet_wire::goim::comet::{RoomMembers, RoomsReply, RoomsReq};
 use serde_json::{Value, json};
 
-use crate::caller::{PushClient, PushError};
+use crate::blocking_client::{PushClient, PushError};
 
 /// The fields of an answer by name, in the order in which they are printed.
 pub(super) type Record = Vec<(&'static str, Value)>;

@@ -15,7 +15,7 @@ use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
 use crate::App;
 use crate::pid_file::PidFile;
 
-use super::heritage::{Process, Sockets};
+use super::handover_data::{Process, Sockets};
 use super::request::{Answer, Request, own_binary};
 
 /// How long clients in a handshake may take to send their tokens.
@@ -162,7 +162,7 @@ impl<'a> Former<'a> {
     /// Why nothing can be. An order to close clients exists only in this process, and a frozen core would not carry it
     /// out.
     fn check_state(&self) -> Result<Survey, String> {
-        self.app.control().check_move()?;
+        self.app.control().check_upgrade()?;
         let survey = self.survey()?;
         match survey.orders {
             0 => Ok(survey),
@@ -275,7 +275,7 @@ impl<'a> Former<'a> {
     /// off without an answer when this process ends.
     fn wait_for_callers(&mut self) -> Result<(), String> {
         let control = self.app.control();
-        control.begin_move()?;
+        control.begin_upgrade()?;
         let cores = self.app.cores();
         let held = all(cores, |core| core.hold_callers(true), ORDER)?;
         held.into_iter().collect::<Result<(), _>>()?;
@@ -386,7 +386,7 @@ impl Predecessor for Former<'_> {
     fn send(&mut self, mut channel: Channel) -> Result<Channel, io::Error> {
         let control = self.app.control();
         // From here on the cores take no turns.
-        control.excuse_cores(self.frozen_max);
+        control.suspend_liveness(self.frozen_max);
         let blocks = control.blocks();
         let blocks = blocks.iter().map(|block| (block.network.to_string(), block.until.0));
         let process = Process {
@@ -426,7 +426,7 @@ impl Predecessor for Former<'_> {
                 log::error!("upgrade: a core does not go on: {error}");
             }
         }
-        self.app.control().end_move();
+        self.app.control().end_upgrade();
     }
 
     fn release(&mut self) {

@@ -1,6 +1,6 @@
 //! The former process's state about other hosts, as JSON beside the states of its shards.
 
-use comet_control::{ClusterHandOver, StreamPlace};
+use comet_control::{ClusterHandOver, StreamPosition};
 use comet_core::StreamState;
 use serde_json::{Value, json};
 
@@ -20,19 +20,19 @@ pub(super) fn to_json(hosts: &ClusterHandOver) -> Value {
     })
 }
 
-fn stream_to_json(stream: &StreamPlace) -> Value {
-    let StreamPlace { state, cut, seen_unix_ms } = stream;
+fn stream_to_json(stream: &StreamPosition) -> Value {
+    let StreamPosition { state, cut, seen_unix_ms } = stream;
     let StreamState { epoch, floor, seen, is_read: _ } = state;
     json!({ "epoch": epoch, "floor": floor, "seen": seen, "cut": cut, "seen_unix_ms": seen_unix_ms })
 }
 
 /// `None`: it is not such an object, so the stream is read from its beginning.
-fn stream_from_json(stream: &Value) -> Option<StreamPlace> {
+fn stream_from_json(stream: &Value) -> Option<StreamPosition> {
     let number = |name: &str| stream.get(name).and_then(Value::as_u64);
     let (epoch, floor, seen) = (number("epoch")?, number("floor")?, number("seen")?);
     let state = StreamState { epoch, floor, seen, is_read: true };
     let (cut, seen_unix_ms) = (number("cut")?, number("seen_unix_ms")?);
-    Some(StreamPlace { state, cut, seen_unix_ms })
+    Some(StreamPosition { state, cut, seen_unix_ms })
 }
 
 /// `None`: the former process has no other hosts.
@@ -63,7 +63,7 @@ pub(super) fn example() -> ClusterHandOver {
         are_all: true,
         lead_ms: 7,
         stopped_unix_ms: 1_700_000_000_000,
-        stream: Some(StreamPlace {
+        stream: Some(StreamPosition {
             state: StreamState { epoch: u64::MAX, floor: 1 << 16, seen: 3 << 16, is_read: true },
             cut: 2,
             seen_unix_ms: 1_700_000_000_001,

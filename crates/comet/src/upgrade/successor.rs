@@ -17,7 +17,7 @@ use crate::pid_file::PidFile;
 use crate::start::{Handles, Prepared, Threads};
 use crate::{App, preflight};
 
-use super::heritage::{Process, Sockets};
+use super::handover_data::{Process, Sockets};
 
 /// How long each step of the former process may take. If that process ends, this is noticed at once.
 const TIME: Duration = Duration::from_secs(120);
@@ -30,14 +30,14 @@ pub fn is_successor() -> bool {
 
 /// Why the former process continues, as this one reports it.
 #[derive(Debug)]
-pub(crate) struct NotTaken {
+pub(crate) struct TakeoverError {
     pub(crate) sentence: String,
     /// The exit code of this process.
     pub(crate) code: u8,
 }
 
 /// A process that has yet to take over the connections.
-struct Taken {
+struct PreparedTakeover {
     prepared: Prepared,
     threads: Threads,
     handles: Handles,
@@ -47,11 +47,11 @@ struct Taken {
 }
 
 /// A process that is about to take over.
-pub(crate) struct TakingOver {
+pub(crate) struct Takeover {
     successor: Successor,
 }
 
-impl TakingOver {
+impl Takeover {
     /// The connection to the former process.
     ///
     /// # Errors
@@ -69,21 +69,22 @@ impl TakingOver {
     }
 
     /// Reports that this process cannot take over. It has to end then.
-    pub(crate) fn refuse(self, why: String, code: u8) -> NotTaken {
+    pub(crate) fn refuse(self, why: String, code: u8) -> TakeoverError {
         self.successor.refuse(&why);
-        NotTaken { sentence: why, code }
+        TakeoverError { sentence: why, code }
     }
 
     /// Takes over with `config`. Returns once the former process has ended its work.
     ///
     /// # Errors
     /// Why the former process continues, as far as this one knows.
-    pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), NotTaken> {
-        let taken = match self.prepare(config) {
-            Ok(taken) => taken,
+    pub(crate) fn run(mut self, config: &Config) -> Result<(App, Option<PidFile>), TakeoverError> {
+        let takeover = match self.prepare(config) {
+            Ok(takeover) => takeover,
             Err(why) => return Err(self.refuse(why, 1)),
         };
-        let Taken { prepared, threads, handles, mut pid_file, former_pid_file } = taken;
+        let PreparedTakeover { prepared, threads, handles, mut pid_file, former_pid_file } =
+            takeover;
         // Memory used without the connections is checked before clients have to wait.
         let received = check_memory(config)
             .and_then(|()| self.receive(&threads))
@@ -99,7 +100,7 @@ impl TakingOver {
             // The former process may end this one before that.
             let sentence = format!("the former process goes on: {error}");
             let _ = threads.stop();
-            return Err(NotTaken { sentence, code: 1 });
+            return Err(TakeoverError { sentence, code: 1 });
         }
         // Done first: while the former process is the main process, its end is the end of the service, and it may fail
         // from here on.
@@ -121,7 +122,7 @@ impl TakingOver {
     }
 
     /// Sets up all that needs no state: the listeners of the former process, and waiting threads.
-    fn prepare(&mut self, config: &Config) -> Result<Taken, String> {
+    fn prepare(&mut self, config: &Config) -> Result<PreparedTakeover, String> {
         let features = FEATURES.iter().map(|name| (*name).to_owned()).collect();
         let greeting = Greeting { version: VERSION, features };
         let (said, mut sockets) = self.successor.greet(&greeting).map_err(gone)?;
@@ -145,7 +146,7 @@ impl TakingOver {
         let mut prepared = Prepared::new(config, Some(inherited), &key_sets).map_err(failed)?;
         let clock = Duration::from_micros(clock_us) + greeted.elapsed();
         let (threads, handles) = prepared.start(Some(clock)).map_err(failed)?;
-        Ok(Taken { prepared, threads, handles, pid_file, former_pid_file })
+        Ok(PreparedTakeover { prepared, threads, handles, pid_file, former_pid_file })
     }
 
     /// Gives the cores the state that the former process hands over, once it is frozen.

@@ -4,7 +4,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::sync::mpsc::Receiver;
 
-use comet::caller::{PushClient, TlsFiles};
+use comet::blocking_client::{PushClient, TlsFiles};
 use comet_client::Transport;
 use comet_wire::comet::v1::PushStreamReq;
 use comet_wire::comet::v1::push_client::PushClient as StreamClient;

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use comet::caller::{Ledger, PushClient, PushError, TlsFiles};
+use comet::blocking_client::{Ledger, PushClient, PushError, TlsFiles};
 use rustix::process::Signal;
 use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;

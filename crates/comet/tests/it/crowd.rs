@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use comet::caller::{Ledger, PushClient};
+use comet::blocking_client::{Ledger, PushClient};
 use comet_client::{Client, Transport};
 
 use crate::support::{BOTH, Server, To, push, queued, received, received_until};

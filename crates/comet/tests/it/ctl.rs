@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Stdio;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 

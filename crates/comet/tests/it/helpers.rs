@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::Transport;
 use comet_wire::goim::comet::comet_server::{Comet, CometServer};
 use comet_wire::goim::comet::{

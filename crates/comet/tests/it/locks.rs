@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
-use comet::caller::{Ledger, PushClient, PushError};
+use comet::blocking_client::{Ledger, PushClient, PushError};
 use rustix::process::Signal;
 
 use crate::process::{Server as Process, line_with, run, with_sets};

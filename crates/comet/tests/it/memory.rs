@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{Transport, op};
 use rustix::process::Signal;
 

@@ -3,7 +3,7 @@
 
 use std::thread;
 
-use ::comet::caller::PushClient;
+use ::comet::blocking_client::PushClient;
 use comet_client::{Client, Options};
 
 use crate::support::{Metrics, PATIENCE, To, until, until_reaches};

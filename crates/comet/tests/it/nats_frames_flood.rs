@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use ::comet::caller::PushClient;
+use ::comet::blocking_client::PushClient;
 use comet_client::{Client, Options, PushTarget, Pusher};
 
 use crate::logic_process::own_address;

@@ -1,6 +1,6 @@
 //! Paced broadcasts by a call at one of two hosts, each a process of its own, or by any program.
 
-use ::comet::caller::{Ledger, PushClient, PushError};
+use ::comet::blocking_client::{Ledger, PushClient, PushError};
 use comet_client::Transport;
 use serde_json::{Value, json};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::{self, JoinHandle};
 
-use ::comet::caller::{Ledger, PushClient};
+use ::comet::blocking_client::{Ledger, PushClient};
 use comet_client::{Client, Options};
 use rustix::process::Signal;
 

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::Duration;
 
-use ::comet::caller::PushClient;
+use ::comet::blocking_client::PushClient;
 use comet_client::{Client, GapState, Joined, Options, Position};
 use rustix::process::Signal;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::Transport;
 use rustix::process::Signal;
 use serde_json::Value;

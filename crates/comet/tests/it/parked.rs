@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use comet::caller::{Ledger, PushClient};
+use comet::blocking_client::{Ledger, PushClient};
 use comet_client::{Client, Options, Resumed, Transport};
 
 use crate::process;

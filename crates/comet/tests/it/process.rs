@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{Pusher, Transport};
 use rustix::process::{Pid, Signal, kill_process};
 

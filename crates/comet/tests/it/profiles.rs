@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{Transport, op};
 use flate2::read::GzDecoder;
 use pprof::protos::{self, Message};

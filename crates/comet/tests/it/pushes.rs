@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use comet::caller::Ledger;
+use comet::blocking_client::Ledger;
 use comet_client::{Client, Transport, op};
 
 use crate::peer::{BINARY, Peer, frame};

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use comet::caller::{Ledger, PushClient};
+use comet::blocking_client::{Ledger, PushClient};
 use comet_client::Transport;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;

@@ -1,6 +1,6 @@
 //! A key that is claimed again: the newer connection wins, whatever the older one still does.
 
-use comet::caller::Ledger;
+use comet::blocking_client::Ledger;
 use comet_client::{Transport, op};
 
 use crate::peer::{CloseNotice, Peer, message};

@@ -152,7 +152,7 @@ fn sends_that_can_go_on_are_not_late() {
         ["tcp.sndbuf=65536", "protocol.svr_proto=8", "protocol.write_timeout=\"10s\""];
     let server = Server::start(&SETS);
     let mut peers: Vec<_> = (0..60).map(|_| server.live(Transport::Tcp, "1")).collect();
-    let caller = comet::caller::PushClient::connect(&server.grpc.to_string()).unwrap();
+    let caller = comet::blocking_client::PushClient::connect(&server.grpc.to_string()).unwrap();
     until("every send to be stuck", || {
         let ledger = push(&caller, To::All, 5, &[0; 16 << 10]);
         ledger.dropped.get("outbox_full") == Some(&60)

@@ -8,7 +8,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use comet::caller::{Ledger, PushClient, PushError};
+use comet::blocking_client::{Ledger, PushClient, PushError};
 use comet::{App, Reloaded};
 use comet_client::{Client, Options, Transport};
 use comet_config::{Config, Source};

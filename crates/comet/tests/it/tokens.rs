@@ -1,6 +1,6 @@
 //! What each form of token makes of a connection, and which tokens are refused.
 
-use comet::caller::Ledger;
+use comet::blocking_client::Ledger;
 use comet_client::{Client, Transport};
 
 use crate::peer::{CloseNotice, Peer};

@@ -1,6 +1,6 @@
 //! Two comets, each a process of its own, that push for each other through a real NATS server.
 
-use ::comet::caller::PushClient;
+use ::comet::blocking_client::PushClient;
 
 use crate::nats_server::NatsServer;
 use crate::process::{Server, comet, with_sets};

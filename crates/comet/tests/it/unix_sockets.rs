@@ -7,7 +7,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::Transport;
 use rustix::process::Signal;
 

@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use comet::caller::{Ledger, PushClient};
+use comet::blocking_client::{Ledger, PushClient};
 use comet_client::{PushTarget, Pusher, Transport, op};
 use rustix::process::{Pid, Signal, kill_process};
 

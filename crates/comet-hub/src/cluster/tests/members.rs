@@ -166,7 +166,7 @@ fn where_all_others_are_silent_all_are_named_until_they_come_back() {
     world.hosts.get_mut("b").unwrap().is_stopped = false;
     world.event("a", Event::Left { host: "c".into() });
     world.pass(HOST_ANNOUNCE_MS);
-    world.pass(TELL_EVERY_MS);
+    world.pass(ANNOUNCE_EVERY_MS);
     let outcome = world.push("a", room("r")).expect("b has answered");
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
 }

@@ -6,7 +6,7 @@ use super::*;
 fn room_counts_are_renewed_while_logic_is_available() {
     let mut rig = Rig::unavailable(1, 1);
     rig.make_available(ConnectionId { address: 0, generation: 0 });
-    assert!(rig.told().is_some());
+    assert!(rig.sent_rooms().is_some());
     // The rooms wait for a permit.
     rig.identify();
     let asked = rig.only_sent();
@@ -32,11 +32,11 @@ fn room_counts_are_renewed_while_logic_is_available() {
     // The next renewal, and one that fails.
     for outcome in [None, Some(refused(13))] {
         for _ in 0..RENEW_MS / 1_000 {
-            assert!(rig.told().is_none());
+            assert!(rig.sent_rooms().is_none());
             rig.wait(1_000);
             rig.pinged();
         }
-        assert!(rig.told().is_some());
+        assert!(rig.sent_rooms().is_some());
         rig.client
             .handle_rooms(rig.now, outcome.as_ref().map(|_| RoomPieces::cut(Vec::new(), None)));
         if let Some(outcome) = outcome {
@@ -93,9 +93,9 @@ fn a_room_that_emptied_is_told_as_zero_until_logic_has_answered() {
         (&[], none(), &[("c", 0)]),
         (&[], none(), &[]),
     ] {
-        let told = rig.told().expect("a renewal is due");
+        let sent_rooms = rig.sent_rooms().expect("a renewal is due");
         let rooms = present.iter().map(|room| ((*room).into(), 1)).collect();
-        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms, told.as_ref())));
+        rig.client.handle_rooms(rig.now, Some(RoomPieces::cut(rooms, sent_rooms.as_ref())));
         let renewal = rig.only_sent();
         let Request::RenewOnline { pieces, piece: 0 } = &renewal.2 else {
             panic!("{:?}", renewal.2)

@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{Transport, op};
 use rustix::process::Signal;
 

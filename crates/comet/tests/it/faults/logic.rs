@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::sync::Arc;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{Transport, op};
 use rustls::version::TLS13;
 use tonic::{Code, Status};

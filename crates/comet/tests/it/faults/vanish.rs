@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 
 use crate::process::Server;
 use crate::support::{Metrics, To, push, until};

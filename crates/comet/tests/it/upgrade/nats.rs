@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use comet::caller::{Ledger, PushClient};
+use comet::blocking_client::{Ledger, PushClient};
 use rustix::process::Signal;
 
 use crate::nats_server::NatsServer;

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::{PushLedger, PushTarget, Pusher};
 
 use crate::support::{PATIENCE, To, until, until_reaches};

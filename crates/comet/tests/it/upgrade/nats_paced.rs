@@ -1,6 +1,6 @@
 //! The part of an upgraded host in a paced broadcast of several goes on, and still ends with the others.
 
-use comet::caller::PushClient;
+use comet::blocking_client::PushClient;
 use comet_client::Transport;
 use serde_json::{Value, json};
 

@@ -1,6 +1,6 @@
 //! Sessions that are parked while another process takes over.
 
-use comet::caller::Ledger;
+use comet::blocking_client::Ledger;
 use comet_client::{Client, Options, Resumed, Transport};
 
 use super::Line;

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use axum::body::Bytes;
-use comet_serve::{Gates, STRANGERS_ANSWERS_MAX};
+use comet_serve::{Gates, UNAUTHENTICATED_ANSWERS_MAX};
 use tokio::time::{Instant, pause, resume, sleep, timeout};
 
 use crate::caller::{CHECK, Caller, EMPTY, EXHAUSTED, LIST, REFLECTION, Server};
@@ -74,10 +74,10 @@ async fn a_stream_that_waits_for_its_caller_stays() {
 async fn answers_without_a_token_have_a_number() {
     let gates = gates();
     let server = Server::start(&gates, &["a-token"]);
-    let mut stranger = server.caller(0).await;
+    let mut unauthenticated = server.caller(0).await;
     let mut calls = Vec::new();
-    for _ in 0..STRANGERS_ANSWERS_MAX {
-        let call = stranger.call(CHECK, &EMPTY, true).await;
+    for _ in 0..UNAUTHENTICATED_ANSWERS_MAX {
+        let call = unauthenticated.call(CHECK, &EMPTY, true).await;
         assert_eq!(call.refused(), None);
         calls.push(call);
     }
@@ -88,7 +88,7 @@ async fn answers_without_a_token_have_a_number() {
     let call = honest.call_with(CHECK, Some("Bearer a-token"), &EMPTY, true).await;
     assert_eq!(call.status().await, "0");
     pause();
-    stranger.ended.await.unwrap();
+    unauthenticated.ended.await.unwrap();
     assert_eq!(honest.check().await, "0");
 }
 

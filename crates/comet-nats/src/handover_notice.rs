@@ -2,7 +2,7 @@
 
 /// A notice between the two processes of a host, on the subject of the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Word {
+pub(crate) enum HandoverNotice {
     /// The new process is subscribed.
     Subscribed,
     /// A message that the former process has held. The second form: it is certain that it arrived by no other way.
@@ -12,7 +12,7 @@ pub(crate) enum Word {
     Complete,
 }
 
-impl Word {
+impl HandoverNotice {
     const ALL: [(Self, &str); 4] = [
         (Self::Subscribed, "subscribed"),
         (Self::Message, "message"),
@@ -26,7 +26,7 @@ impl Word {
     }
 
     pub(crate) fn of(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(word, _)| word)
+        Self::ALL.into_iter().find(|(_, known)| *known == text).map(|(notice, _)| notice)
     }
 }
 
@@ -35,10 +35,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_come_back_from_their_texts() {
-        for (word, _) in Word::ALL {
-            assert_eq!(Word::of(word.text()), Some(word));
+    fn notices_come_back_from_their_texts() {
+        for (notice, _) in HandoverNotice::ALL {
+            assert_eq!(HandoverNotice::of(notice.text()), Some(notice));
         }
-        assert_eq!(Word::of("other"), None);
+        assert_eq!(HandoverNotice::of("other"), None);
     }
 }

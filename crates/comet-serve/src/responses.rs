@@ -32,10 +32,10 @@ const COPIED: usize = 4 << 10;
 const AFTER_STALL: Duration = Duration::from_secs(1);
 
 /// Answers that have begun and not ended, over all callers.
-pub(crate) struct Answers {
-    places_max: usize,
+pub(crate) struct OpenResponses {
+    permits_max: usize,
     bytes_max: usize,
-    places: AtomicUsize,
+    permits: AtomicUsize,
     /// Bytes that are encoded and not yet taken by callers.
     bytes: AtomicUsize,
 }
@@ -50,7 +50,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    fn places(self) -> usize {
+    fn permits(self) -> usize {
         match self {
             Self::Call => 1,
             Self::Stream => 4,
@@ -58,56 +58,56 @@ impl Kind {
     }
 }
 
-impl Answers {
-    pub(crate) fn new(places_max: usize, bytes_max: usize) -> Arc<Self> {
-        let (places, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Arc::new(Self { places_max, bytes_max, places, bytes })
+impl OpenResponses {
+    pub(crate) fn new(permits_max: usize, bytes_max: usize) -> Arc<Self> {
+        let (permits, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Arc::new(Self { permits_max, bytes_max, permits, bytes })
     }
 
     /// Whether no further request may begin; `is_long` if its answer may be long. Requests under way are answered in
     /// any case, because an answer takes less memory than its request did.
     pub(crate) fn is_full(&self, is_long: bool) -> bool {
         let is_long_full = is_long && self.bytes.load(Relaxed) >= self.bytes_max;
-        is_long_full || self.places.load(Relaxed) >= self.places_max
+        is_long_full || self.permits.load(Relaxed) >= self.permits_max
     }
 }
 
-/// The place of an answer, held until this is dropped.
-struct Begun {
-    answers: Arc<Answers>,
+/// The permit of an answer, held until this is dropped.
+struct ResponsePermit {
+    responses: Arc<OpenResponses>,
     kind: Kind,
 }
 
-impl Drop for Begun {
+impl Drop for ResponsePermit {
     fn drop(&mut self) {
-        self.answers.places.fetch_sub(self.kind.places(), Relaxed);
+        self.responses.permits.fetch_sub(self.kind.permits(), Relaxed);
     }
 }
 
 /// An answer that has begun.
-pub(crate) struct Answer {
+pub(crate) struct TrackedBody {
     /// `None` at its end.
     source: Option<Body>,
     /// Frames that were read from `source` and not yet handed over.
     read: VecDeque<Result<Frame<Bytes>, Error>>,
     /// Bytes in `read`.
     read_len: usize,
-    begun: Arc<Begun>,
-    untaken: Arc<Untaken>,
+    permit: Arc<ResponsePermit>,
+    unsent: Arc<UnsentChunks>,
 }
 
-impl Answer {
-    /// `untaken` belongs to the connection of the answer.
+impl TrackedBody {
+    /// `unsent` belongs to the connection of the answer.
     pub(crate) fn new(
         source: Body,
-        answers: &Arc<Answers>,
+        responses: &Arc<OpenResponses>,
         kind: Kind,
-        untaken: &Arc<Untaken>,
+        unsent: &Arc<UnsentChunks>,
     ) -> Self {
-        answers.places.fetch_add(kind.places(), Relaxed);
-        let begun = Arc::new(Begun { answers: Arc::clone(answers), kind });
-        let untaken = Arc::clone(untaken);
-        Self { source: Some(source), read: VecDeque::new(), read_len: 0, begun, untaken }
+        responses.permits.fetch_add(kind.permits(), Relaxed);
+        let permit = Arc::new(ResponsePermit { responses: Arc::clone(responses), kind });
+        let unsent = Arc::clone(unsent);
+        Self { source: Some(source), read: VecDeque::new(), read_len: 0, permit, unsent }
     }
 
     /// Reads the next frame, if one is ready. Returns whether there was one.
@@ -121,7 +121,7 @@ impl Answer {
             Ok(frame) => {
                 let length = frame.data_ref().map_or(0, Bytes::len);
                 self.read_len += length;
-                self.begun.answers.bytes.fetch_add(length, Relaxed);
+                self.permit.responses.bytes.fetch_add(length, Relaxed);
                 if frame.is_trailers() {
                     self.source = None;
                 }
@@ -140,13 +140,13 @@ impl Answer {
         }
         self.read_len -= part.len();
         let part = if part.len() < COPIED { Bytes::copy_from_slice(&part) } else { part };
-        let id = self.untaken.begin();
-        let (begun, untaken) = (Arc::clone(&self.begun), Arc::clone(&self.untaken));
-        Bytes::from_owner(Part { bytes: part, id, begun, untaken })
+        let id = self.unsent.begin();
+        let (permit, unsent) = (Arc::clone(&self.permit), Arc::clone(&self.unsent));
+        Bytes::from_owner(Part { bytes: part, id, permit, unsent })
     }
 }
 
-impl HttpBody for Answer {
+impl HttpBody for TrackedBody {
     type Data = Bytes;
     type Error = Error;
 
@@ -159,7 +159,7 @@ impl HttpBody for Answer {
             if !ready!(this.poll_read(cx)) {
                 return Poll::Ready(None);
             }
-            if matches!(this.begun.kind, Kind::Call) {
+            if matches!(this.permit.kind, Kind::Call) {
                 // Most answers end with this frame. Reading on drops their producer at once, whenever the caller takes
                 // the bytes.
                 let _ = this.poll_read(cx);
@@ -186,9 +186,9 @@ impl HttpBody for Answer {
     }
 }
 
-impl Drop for Answer {
+impl Drop for TrackedBody {
     fn drop(&mut self) {
-        self.begun.answers.bytes.fetch_sub(self.read_len, Relaxed);
+        self.permit.responses.bytes.fetch_sub(self.read_len, Relaxed);
     }
 }
 
@@ -197,8 +197,8 @@ struct Part {
     bytes: Bytes,
     id: u64,
     /// Keeps the answer counted until this part is written.
-    begun: Arc<Begun>,
-    untaken: Arc<Untaken>,
+    permit: Arc<ResponsePermit>,
+    unsent: Arc<UnsentChunks>,
 }
 
 impl AsRef<[u8]> for Part {
@@ -209,15 +209,15 @@ impl AsRef<[u8]> for Part {
 
 impl Drop for Part {
     fn drop(&mut self) {
-        self.begun.answers.bytes.fetch_sub(self.bytes.len(), Relaxed);
-        self.untaken.end(self.id);
+        self.permit.responses.bytes.fetch_sub(self.bytes.len(), Relaxed);
+        self.unsent.end(self.id);
     }
 }
 
 /// The bytes of its answers that the caller of one connection has not taken. A stream that waits for more has none
 /// here.
 #[derive(Default)]
-pub(crate) struct Untaken {
+pub(crate) struct UnsentChunks {
     parts: Mutex<Parts>,
     /// Notified when there is something.
     begun: Notify,
@@ -230,7 +230,7 @@ struct Parts {
     since: BTreeMap<u64, Instant>,
 }
 
-impl Untaken {
+impl UnsentChunks {
     /// Resolves when a part has not been taken for `limit` of active time.
     pub(crate) async fn overdue(&self, limit: Duration) {
         loop {
@@ -271,9 +271,9 @@ impl Untaken {
     }
 }
 
-impl fmt::Debug for Answers {
+impl fmt::Debug for OpenResponses {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Answers({} of {})", self.places.load(Relaxed), self.places_max)
+        write!(f, "OpenResponses({} of {})", self.permits.load(Relaxed), self.permits_max)
     }
 }
 
@@ -286,13 +286,13 @@ mod tests {
     use axum::http::HeaderMap;
     use tokio::time::advance;
 
-    use crate::aside::Frames;
+    use crate::offload::Frames;
 
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(30);
 
-    async fn next(answer: &mut Answer) -> Option<Frame<Bytes>> {
+    async fn next(answer: &mut TrackedBody) -> Option<Frame<Bytes>> {
         poll_fn(|cx| Pin::new(&mut *answer).poll_frame(cx)).await.map(Result::unwrap)
     }
 
@@ -315,48 +315,48 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_counts_until_its_last_byte_is_written() {
-        let (answers, untaken) = (Answers::new(2, 40_000), Arc::default());
-        let mut answer = Answer::new(body(40_000).await, &answers, Kind::Call, &untaken);
-        assert!(!answers.is_full(true));
+        let (responses, unsent) = (OpenResponses::new(2, 40_000), Arc::default());
+        let mut answer = TrackedBody::new(body(40_000).await, &responses, Kind::Call, &unsent);
+        assert!(!responses.is_full(true));
         let mut parts = Vec::new();
         while let Some(frame) = next(&mut answer).await {
-            assert!(answers.is_full(true) && !answers.is_full(false));
+            assert!(responses.is_full(true) && !responses.is_full(false));
             parts.extend(frame.into_data());
         }
         assert!(answer.is_end_stream());
         let lengths = parts.iter().map(Bytes::len);
         assert_eq!(lengths.collect::<Vec<_>>(), [PART, PART, 40_000 - 2 * PART]);
         assert_eq!(parts.concat(), [7; 40_000]);
-        let other = Answer::new(body(1).await, &answers, Kind::Call, &untaken);
+        let other = TrackedBody::new(body(1).await, &responses, Kind::Call, &unsent);
         drop(answer);
         // The library still has its bytes.
-        assert!(answers.is_full(false));
+        assert!(responses.is_full(false));
         parts.truncate(1);
-        assert!(answers.is_full(false));
-        assert_eq!(untaken.oldest().map(|(id, _)| id), Some(0));
+        assert!(responses.is_full(false));
+        assert_eq!(unsent.oldest().map(|(id, _)| id), Some(0));
         parts.clear();
-        assert!(!answers.is_full(false));
+        assert!(!responses.is_full(false));
         drop(other);
-        let left = (answers.places.load(Relaxed), answers.bytes.load(Relaxed));
-        assert_eq!((left, untaken.oldest()), ((0, 0), None));
+        let left = (responses.permits.load(Relaxed), responses.bytes.load(Relaxed));
+        assert_eq!((left, unsent.oldest()), ((0, 0), None));
     }
 
     #[tokio::test]
-    async fn a_stream_takes_more_places() {
-        let (answers, untaken) = (Answers::new(4, 1), Arc::default());
-        let mut answer = Answer::new(body(100).await, &answers, Kind::Stream, &untaken);
-        assert!(answers.is_full(false));
+    async fn a_stream_takes_more_permits() {
+        let (responses, unsent) = (OpenResponses::new(4, 1), Arc::default());
+        let mut answer = TrackedBody::new(body(100).await, &responses, Kind::Stream, &unsent);
+        assert!(responses.is_full(false));
         let part = next(&mut answer).await;
         drop(answer);
-        assert!(answers.is_full(false));
+        assert!(responses.is_full(false));
         drop(part);
-        assert!(!answers.is_full(true));
+        assert!(!responses.is_full(true));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_part_is_overdue_after_its_time() {
-        let untaken = Untaken::default();
-        let mut overdue = pin!(untaken.overdue(LIMIT));
+        let unsent = UnsentChunks::default();
+        let mut overdue = pin!(unsent.overdue(LIMIT));
         let mut is_overdue =
             || overdue.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
         // Nothing waits for the caller.
@@ -364,24 +364,24 @@ mod tests {
         advance(100 * LIMIT).await;
         assert!(!is_overdue());
         let begin = Instant::now();
-        let first = untaken.begin();
-        let second = untaken.begin();
-        untaken.end(first);
+        let first = unsent.begin();
+        let second = unsent.begin();
+        unsent.end(first);
         assert!(!is_overdue());
-        untaken.overdue(LIMIT).await;
+        unsent.overdue(LIMIT).await;
         assert_eq!(begin.elapsed(), LIMIT);
-        untaken.end(second);
+        unsent.end(second);
         assert!(!is_overdue());
     }
 
     /// Bytes may have been taken while the process was stopped and could not see it.
     #[tokio::test(start_paused = true)]
     async fn a_stall_is_no_part_of_the_time() {
-        let untaken = Untaken::default();
-        untaken.begin();
+        let unsent = UnsentChunks::default();
+        unsent.begin();
         advance(2 * LIMIT).await;
         let begin = Instant::now();
-        untaken.overdue(LIMIT).await;
+        unsent.overdue(LIMIT).await;
         assert_eq!(begin.elapsed(), AFTER_STALL);
     }
 }

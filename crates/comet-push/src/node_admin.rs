@@ -1,4 +1,4 @@
-//! The operations of an operator on a running server.
+//! The administration of a running server by its operator.
 
 use comet_wire::comet::v1::{
     Block, BlockReply, BlockReq, DrainReq, MoveOffReq, NodeStatus, TraceReply, TraceReq,
@@ -8,7 +8,7 @@ use tonic::Status;
 
 /// Executes the calls of `comet.v1.Node`, which are described there. A failed call is a status with a sentence for its
 /// caller.
-pub trait Operations: Send + Sync + 'static {
+pub trait NodeAdmin: Send + Sync + 'static {
     /// A live trace; it ends when this is dropped.
     type Trace: Stream<Item = Result<TraceReply, Status>> + Send + 'static;
 

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use comet_core::Tally;
-use comet_hub::cluster::{ClusterOutcome, NotStored, Told};
+use comet_hub::cluster::{ClusterOutcome, NotStored, QuestionReply};
 use comet_wire::goim::comet::Ledger;
 use tokio::sync::oneshot;
 use tonic::Status;
@@ -14,7 +14,7 @@ use crate::hub::Call;
 use crate::status::{ledger, status};
 
 /// A push on its way to the shards of this host. It is ready with its result here.
-pub(crate) struct UnderWayHere {
+pub(crate) struct LocalPush {
     /// `None`: the push names no connection.
     call: Option<Call>,
     /// Keys or users that it names.
@@ -24,15 +24,15 @@ pub(crate) struct UnderWayHere {
 }
 
 /// The result of a push on other hosts.
-pub(crate) struct Elsewhere(oneshot::Receiver<ClusterOutcome>);
+pub(crate) struct RemoteOutcome(oneshot::Receiver<ClusterOutcome>);
 
-impl Elsewhere {
+impl RemoteOutcome {
     pub(crate) fn new(outcome: oneshot::Receiver<ClusterOutcome>) -> Self {
         Self(outcome)
     }
 }
 
-impl Future for Elsewhere {
+impl Future for RemoteOutcome {
     type Output = Result<ClusterOutcome, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -43,22 +43,23 @@ impl Future for Elsewhere {
 
 /// A request of another host that has begun here. It is ready with its answer: the result for the connections, or the
 /// answer to a question.
-pub(crate) enum Begun {
-    Push(UnderWayHere),
+pub(crate) enum HostRequestCall {
+    Push(LocalPush),
     Told(Telling),
     /// It reaches the shards before this is ready, but not at once.
     Paced(Telling),
 }
 
-pub(crate) type Telling = Pin<Box<dyn Future<Output = Result<(Tally, Told), Status>> + Send>>;
+pub(crate) type Telling =
+    Pin<Box<dyn Future<Output = Result<(Tally, QuestionReply), Status>> + Send>>;
 
-impl Future for Begun {
-    type Output = Result<(Tally, Told), Status>;
+impl Future for HostRequestCall {
+    type Output = Result<(Tally, QuestionReply), Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         Poll::Ready(match &mut *self {
             Self::Push(push) => {
-                ready!(Pin::new(push).poll(cx)).map(|tally| (tally, Told::default()))
+                ready!(Pin::new(push).poll(cx)).map(|tally| (tally, QuestionReply::default()))
             }
             Self::Told(telling) | Self::Paced(telling) => ready!(telling.as_mut().poll(cx)),
         })
@@ -66,51 +67,51 @@ impl Future for Begun {
 }
 
 /// A push under way here and on other hosts. It is ready with its ledger.
-pub(crate) struct UnderWay {
-    here: UnderWayHere,
-    elsewhere: Option<Elsewhere>,
+pub(crate) struct PendingPush {
+    here: LocalPush,
+    elsewhere: Option<RemoteOutcome>,
     /// Its result here, while the other hosts have not answered.
     told: Option<Tally>,
 }
 
-impl UnderWay {
-    fn new(here: UnderWayHere) -> Self {
+impl PendingPush {
+    fn new(here: LocalPush) -> Self {
         Self { here, elsewhere: None, told: None }
     }
 
     /// A push to users that no connection can have.
     pub(crate) fn absent(absent: u64) -> Self {
-        Self::new(UnderWayHere { call: None, given: 0, absent })
+        Self::new(LocalPush { call: None, given: 0, absent })
     }
 
     /// It names `given` keys or users, and `absent` users that no connection can have.
     pub(crate) fn to_names(call: Call, given: u64, absent: u64) -> Self {
-        Self::new(UnderWayHere { call: Some(call), given, absent })
+        Self::new(LocalPush { call: Some(call), given, absent })
     }
 
     /// The push is on its way to the stream, and begins here when it comes from there.
-    pub(crate) fn stored(elsewhere: Elsewhere) -> Self {
-        let here = UnderWayHere { call: None, given: 0, absent: 0 };
+    pub(crate) fn stored(elsewhere: RemoteOutcome) -> Self {
+        let here = LocalPush { call: None, given: 0, absent: 0 };
         Self { elsewhere: Some(elsewhere), ..Self::new(here) }
     }
 
     /// The push is on its way to other hosts as well.
-    pub(crate) fn with(self, elsewhere: Option<Elsewhere>) -> Self {
+    pub(crate) fn with(self, elsewhere: Option<RemoteOutcome>) -> Self {
         Self { elsewhere, ..self }
     }
 
-    pub(crate) fn here(self) -> UnderWayHere {
+    pub(crate) fn here(self) -> LocalPush {
         self.here
     }
 }
 
-impl From<Call> for UnderWay {
+impl From<Call> for PendingPush {
     fn from(call: Call) -> Self {
-        Self::new(UnderWayHere { call: Some(call), given: 0, absent: 0 })
+        Self::new(LocalPush { call: Some(call), given: 0, absent: 0 })
     }
 }
 
-impl Future for UnderWayHere {
+impl Future for LocalPush {
     type Output = Result<Tally, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -123,7 +124,7 @@ impl Future for UnderWayHere {
     }
 }
 
-impl Future for UnderWay {
+impl Future for PendingPush {
     type Output = Result<Ledger, Status>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -132,7 +133,7 @@ impl Future for UnderWay {
     }
 }
 
-impl UnderWay {
+impl PendingPush {
     /// The sum over all hosts, and those without an answer.
     pub(crate) async fn sum(mut self) -> Result<(Tally, Vec<String>), Status> {
         poll_fn(|cx| self.poll_sum(cx)).await

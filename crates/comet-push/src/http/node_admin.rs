@@ -8,16 +8,13 @@ use comet_wire::comet::v1::{Block, BlockReply, BlockReq, DrainReq, MoveOffReq, N
 use serde_json::{Value, json};
 use tonic::Status;
 
-use crate::operations::Operations;
+use crate::node_admin::NodeAdmin;
 
-pub(super) async fn status<O: Operations>(operations: Arc<O>, _: Request) -> Result<Value, Status> {
-    operations.status().await.map(described)
+pub(super) async fn status<O: NodeAdmin>(admin: Arc<O>, _: Request) -> Result<Value, Status> {
+    admin.status().await.map(described)
 }
 
-pub(super) async fn drain<O: Operations>(
-    operations: Arc<O>,
-    request: Request,
-) -> Result<Value, Status> {
+pub(super) async fn drain<O: NodeAdmin>(admin: Arc<O>, request: Request) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
     let order = DrainReq {
         delay_ms: given(&query, "delay_ms")?,
@@ -25,18 +22,15 @@ pub(super) async fn drain<O: Operations>(
         retry_after_ms: given(&query, "retry_after_ms")?,
         keep_clients: query.optional_choice("keep_clients", &["true", "false"])? == Some("true"),
     };
-    operations.drain(order).await.map(described)
+    admin.drain(order).await.map(described)
 }
 
-pub(super) async fn undrain<O: Operations>(
-    operations: Arc<O>,
-    _: Request,
-) -> Result<Value, Status> {
-    operations.undrain().await.map(described)
+pub(super) async fn undrain<O: NodeAdmin>(admin: Arc<O>, _: Request) -> Result<Value, Status> {
+    admin.undrain().await.map(described)
 }
 
-pub(super) async fn move_off<O: Operations>(
-    operations: Arc<O>,
+pub(super) async fn move_off<O: NodeAdmin>(
+    admin: Arc<O>,
     request: Request,
 ) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
@@ -45,41 +39,38 @@ pub(super) async fn move_off<O: Operations>(
         per_second: query.number("per_second", 1..=i64::from(u32::MAX))?,
         retry_after_ms: given(&query, "retry_after_ms")?,
     };
-    operations.move_off(order).await.map(described)
+    admin.move_off(order).await.map(described)
 }
 
-pub(super) async fn cancel_move_off<O: Operations>(
-    operations: Arc<O>,
+pub(super) async fn cancel_move_off<O: NodeAdmin>(
+    admin: Arc<O>,
     _: Request,
 ) -> Result<Value, Status> {
-    operations.cancel_move_off().await.map(described)
+    admin.cancel_move_off().await.map(described)
 }
 
-pub(super) async fn block<O: Operations>(
-    operations: Arc<O>,
-    request: Request,
-) -> Result<Value, Status> {
+pub(super) async fn block<O: NodeAdmin>(admin: Arc<O>, request: Request) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
     let order = BlockReq {
         address: query.text("address")?.to_owned(),
         seconds: query.number("seconds", 1..=i64::from(u32::MAX))?,
         kick: query.optional_choice("kick", &["true", "false"])? == Some("true"),
     };
-    let BlockReply { closed } = operations.block(order).await?;
+    let BlockReply { closed } = admin.block(order).await?;
     Ok(json!({ "closed": closed }))
 }
 
-pub(super) async fn unblock<O: Operations>(
-    operations: Arc<O>,
+pub(super) async fn unblock<O: NodeAdmin>(
+    admin: Arc<O>,
     request: Request,
 ) -> Result<Value, Status> {
     let query = Query::read(request.uri().query())?;
-    operations.unblock(query.text("address")?)?;
+    admin.unblock(query.text("address")?)?;
     Ok(Value::Null)
 }
 
-pub(super) async fn blocks<O: Operations>(operations: Arc<O>, _: Request) -> Result<Value, Status> {
-    let blocks = operations.blocks().into_iter();
+pub(super) async fn blocks<O: NodeAdmin>(admin: Arc<O>, _: Request) -> Result<Value, Status> {
+    let blocks = admin.blocks().into_iter();
     let blocks = blocks.map(|Block { address, seconds_left }| {
         json!({ "address": address, "seconds_left": seconds_left })
     });

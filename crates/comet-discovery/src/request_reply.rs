@@ -12,7 +12,7 @@ struct Body {
 
 /// The result of a request.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum RequestReply {
     /// Code 0.
     Done,
     /// Code -404: the node does not know the instance.
@@ -23,7 +23,7 @@ pub enum Answer {
     Failed(String),
 }
 
-impl Answer {
+impl RequestReply {
     /// Reads the body of an answer with HTTP status 200.
     #[must_use]
     pub fn read(body: &[u8]) -> Self {
@@ -43,14 +43,20 @@ mod tests {
 
     #[test]
     fn answers_are_read_by_their_code() {
-        assert_eq!(Answer::read(br#"{"code":0,"message":"0","ttl":1}"#), Answer::Done);
-        assert_eq!(Answer::read(br#"{"code":0,"data":{"hostname":"a"}}"#), Answer::Done);
-        assert_eq!(Answer::read(br#"{"code":-404,"message":"-404"}"#), Answer::NotFound);
-        assert_eq!(Answer::read(br#"{"code":-400}"#), Answer::BadRequest);
-        let failed = Answer::Failed("code -500 \"full\"".to_owned());
-        assert_eq!(Answer::read(br#"{"code":-500,"message":"full"}"#), failed);
+        assert_eq!(RequestReply::read(br#"{"code":0,"message":"0","ttl":1}"#), RequestReply::Done);
+        assert_eq!(
+            RequestReply::read(br#"{"code":0,"data":{"hostname":"a"}}"#),
+            RequestReply::Done
+        );
+        assert_eq!(
+            RequestReply::read(br#"{"code":-404,"message":"-404"}"#),
+            RequestReply::NotFound
+        );
+        assert_eq!(RequestReply::read(br#"{"code":-400}"#), RequestReply::BadRequest);
+        let failed = RequestReply::Failed("code -500 \"full\"".to_owned());
+        assert_eq!(RequestReply::read(br#"{"code":-500,"message":"full"}"#), failed);
         for body in [&b""[..], b"<html>", b"{}", b"[]", br#"{"code":"0"}"#, b"\xff"] {
-            assert!(matches!(Answer::read(body), Answer::Failed(_)), "{body:?}");
+            assert!(matches!(RequestReply::read(body), RequestReply::Failed(_)), "{body:?}");
         }
     }
 }

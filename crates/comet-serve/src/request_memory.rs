@@ -17,7 +17,7 @@ pub(crate) const OVERHEAD: usize = 16 << 10;
 pub(crate) const MESSAGE_OVERHEAD: usize = 256;
 
 /// Bytes of all requests at once.
-pub(crate) struct Intake {
+pub(crate) struct RequestMemory {
     bytes_max: usize,
     state: Mutex<State>,
 }
@@ -36,15 +36,15 @@ struct Incomplete {
 }
 
 /// A request that is coming in.
-pub(crate) struct Incoming {
-    intake: Arc<Intake>,
+pub(crate) struct IncompleteRequest {
+    memory: Arc<RequestMemory>,
     id: u64,
     given_up: Arc<Notify>,
 }
 
 /// The bytes of a complete request, counted until this is dropped.
 pub(crate) struct Complete {
-    intake: Arc<Intake>,
+    memory: Arc<RequestMemory>,
     bytes: usize,
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Complete {
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Full;
 
-impl Intake {
+impl RequestMemory {
     pub(crate) fn new(bytes_max: usize) -> Self {
         Self { bytes_max, state: Mutex::default() }
     }
@@ -68,7 +68,7 @@ impl Intake {
     }
 
     /// Begins a request, or a message of a stream, which takes `overhead` beside its bytes.
-    pub(crate) fn begin(self: &Arc<Self>, overhead: usize) -> Result<Incoming, Full> {
+    pub(crate) fn begin(self: &Arc<Self>, overhead: usize) -> Result<IncompleteRequest, Full> {
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
@@ -76,7 +76,7 @@ impl Intake {
         let incomplete = Incomplete { bytes: 0, given_up: Arc::clone(&given_up) };
         state.incomplete.insert(id, incomplete);
         state.grow(id, overhead, self.bytes_max)?;
-        Ok(Incoming { intake: Arc::clone(self), id, given_up })
+        Ok(IncompleteRequest { memory: Arc::clone(self), id, given_up })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -109,13 +109,13 @@ impl State {
     }
 }
 
-impl Incoming {
+impl IncompleteRequest {
     /// Counts `more` bytes that have come.
     ///
     /// # Errors
     /// If there is no space for them, or the request was given up before. Then it counts no more.
     pub(crate) fn grow(&self, more: usize) -> Result<(), Full> {
-        self.intake.lock().grow(self.id, more, self.intake.bytes_max)
+        self.memory.lock().grow(self.id, more, self.memory.bytes_max)
     }
 
     /// Marks the request as complete: all bytes have arrived.
@@ -124,8 +124,8 @@ impl Incoming {
     /// If it was given up before.
     pub(crate) fn complete(self) -> Result<Complete, Full> {
         // A request removed here is not given up when `self` is dropped.
-        let incomplete = self.intake.lock().incomplete.remove(&self.id).ok_or(Full)?;
-        Ok(Complete { intake: Arc::clone(&self.intake), bytes: incomplete.bytes })
+        let incomplete = self.memory.lock().incomplete.remove(&self.id).ok_or(Full)?;
+        Ok(Complete { memory: Arc::clone(&self.memory), bytes: incomplete.bytes })
     }
 
     /// Notified once when the request is given up.
@@ -134,21 +134,21 @@ impl Incoming {
     }
 }
 
-impl Drop for Incoming {
+impl Drop for IncompleteRequest {
     fn drop(&mut self) {
-        self.intake.lock().give_up(self.id);
+        self.memory.lock().give_up(self.id);
     }
 }
 
 impl Drop for Complete {
     fn drop(&mut self) {
-        self.intake.lock().bytes -= self.bytes;
+        self.memory.lock().bytes -= self.bytes;
     }
 }
 
-impl fmt::Debug for Intake {
+impl fmt::Debug for RequestMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Intake({} of {})", self.bytes(), self.bytes_max)
+        write!(f, "RequestMemory({} of {})", self.bytes(), self.bytes_max)
     }
 }
 
@@ -156,28 +156,28 @@ impl fmt::Debug for Intake {
 mod tests {
     use super::*;
 
-    fn intake(requests: usize) -> Arc<Intake> {
-        Arc::new(Intake::new(requests * OVERHEAD))
+    fn memory(requests: usize) -> Arc<RequestMemory> {
+        Arc::new(RequestMemory::new(requests * OVERHEAD))
     }
 
     #[test]
     fn bytes_count_until_the_answer() {
-        let intake = intake(2);
-        let incoming = intake.begin(OVERHEAD).unwrap();
-        incoming.grow(100).unwrap();
-        assert_eq!(intake.bytes(), OVERHEAD + 100);
-        let complete = incoming.complete().unwrap();
-        assert_eq!(intake.bytes(), OVERHEAD + 100);
+        let memory = memory(2);
+        let request = memory.begin(OVERHEAD).unwrap();
+        request.grow(100).unwrap();
+        assert_eq!(memory.bytes(), OVERHEAD + 100);
+        let complete = request.complete().unwrap();
+        assert_eq!(memory.bytes(), OVERHEAD + 100);
         drop(complete);
-        assert_eq!(intake.bytes(), 0);
+        assert_eq!(memory.bytes(), 0);
     }
 
     #[tokio::test]
     async fn the_oldest_incomplete_request_makes_room() {
-        let intake = intake(3);
-        let [slow, slower] = [(); 2].map(|()| intake.begin(OVERHEAD).unwrap());
-        let complete = intake.begin(OVERHEAD).unwrap().complete().unwrap();
-        let honest = intake.begin(OVERHEAD).unwrap();
+        let memory = memory(3);
+        let [slow, slower] = [(); 2].map(|()| memory.begin(OVERHEAD).unwrap());
+        let complete = memory.begin(OVERHEAD).unwrap().complete().unwrap();
+        let honest = memory.begin(OVERHEAD).unwrap();
         slow.given_up().notified().await;
         assert_eq!(slow.grow(1), Err(Full));
         assert_eq!(honest.grow(OVERHEAD), Ok(()));
@@ -186,16 +186,16 @@ mod tests {
         // This one is the oldest now.
         assert_eq!(honest.grow(1), Err(Full));
         drop((slow, honest, complete));
-        assert_eq!(intake.bytes(), 0);
+        assert_eq!(memory.bytes(), 0);
     }
 
     #[test]
     fn complete_requests_are_not_given_up() {
-        let intake = intake(1);
-        let complete = intake.begin(OVERHEAD).unwrap().complete().unwrap();
-        assert!(intake.begin(OVERHEAD).is_err());
-        assert_eq!(intake.bytes(), OVERHEAD);
+        let memory = memory(1);
+        let complete = memory.begin(OVERHEAD).unwrap().complete().unwrap();
+        assert!(memory.begin(OVERHEAD).is_err());
+        assert_eq!(memory.bytes(), OVERHEAD);
         drop(complete);
-        assert!(intake.begin(OVERHEAD).is_ok());
+        assert!(memory.begin(OVERHEAD).is_ok());
     }
 }

@@ -19,7 +19,7 @@ use tonic::codegen::Bytes;
 ///
 /// # Panics
 /// If `work` panics, or when called outside of a runtime.
-pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+pub async fn offload<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     spawn_blocking(work).await.expect("the work does not panic, and nothing cancels it")
 }
 
@@ -27,7 +27,7 @@ pub async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static)
 ///
 /// # Panics
 /// Outside of a runtime.
-pub fn free_aside(value: impl Send + 'static) {
+pub fn drop_offloaded(value: impl Send + 'static) {
     spawn_blocking(move || drop(value));
 }
 
@@ -35,14 +35,14 @@ pub fn free_aside(value: impl Send + 'static) {
 /// more.
 ///
 /// # Panics
-/// As [`aside`].
-pub async fn poll_aside<F>(work: F) -> F::Output
+/// As [`offload`].
+pub async fn poll_offloaded<F>(work: F) -> F::Output
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
     let (_waiting, left) = oneshot::channel::<Infallible>();
     let runtime = Handle::current();
-    let done = aside(move || {
+    let done = offload(move || {
         runtime.block_on(async {
             let work = pin!(work);
             select! {
@@ -119,7 +119,7 @@ mod tests {
     #[tokio::test]
     async fn a_body_is_encoded_on_another_thread() {
         let (sender, polled) = oneshot::channel();
-        let mut frames = poll_aside(Frames::of(Polled(Some(sender)))).await;
+        let mut frames = poll_offloaded(Frames::of(Polled(Some(sender)))).await;
         assert_ne!(polled.await.unwrap(), thread::current().id());
         let frame = poll_fn(|cx| Pin::new(&mut frames).poll_frame(cx)).await.unwrap().unwrap();
         assert_eq!(frame.into_data().unwrap(), "x");
@@ -130,7 +130,7 @@ mod tests {
     #[tokio::test]
     async fn work_that_nobody_waits_for_ends() {
         let (held, ended) = oneshot::channel::<Infallible>();
-        let task = tokio::spawn(poll_aside(async move {
+        let task = tokio::spawn(poll_offloaded(async move {
             let _held = held;
             pending::<()>().await;
         }));

@@ -15,7 +15,7 @@ const STATUS_UP: u32 = 1;
 
 /// A comet that is registered.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Found {
+pub struct RegisteredComet {
     /// Its server id.
     pub hostname: String,
     /// The addresses of its push service, each `grpc://HOST:PORT`.
@@ -30,18 +30,18 @@ pub struct Found {
 
 /// The result of a poll.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Polled {
+pub enum PollReply {
     /// Code 0: all comets that the node knows.
     Comets {
         /// By hostname, each once.
-        comets: Vec<Found>,
+        comets: Vec<RegisteredComet>,
         /// The timestamp for the next poll.
         timestamp: i64,
     },
     /// Code -304, after half a minute: nothing has changed.
     Unchanged,
     /// The node knows no comet.
-    Nobody,
+    NoInstances,
     /// Another code, or no answer: a sentence.
     Failed(String),
 }
@@ -71,7 +71,7 @@ struct Registered {
     metadata: Option<BTreeMap<String, String>>,
 }
 
-impl Polled {
+impl PollReply {
     /// Reads the body of an answer with HTTP status 200.
     #[must_use]
     pub fn read(body: &[u8]) -> Self {
@@ -84,12 +84,12 @@ impl Polled {
         match code {
             0 => {}
             -304 => return Self::Unchanged,
-            -404 => return Self::Nobody,
+            -404 => return Self::NoInstances,
             _ => return Self::Failed(format!("code {code} {message:?}")),
         }
         let app = data.and_then(|mut apps| apps.remove(APP).flatten());
         let Some(App { instances: Some(zones), latest_timestamp: timestamp }) = app else {
-            return Self::Nobody;
+            return Self::NoInstances;
         };
         // Sorted: nodes list them in any order.
         let mut named = BTreeMap::new();
@@ -100,15 +100,16 @@ impl Polled {
                 named.entry(instance.hostname.clone()).or_insert(instance);
             }
         }
-        let comets: Vec<_> = named.into_values().take(COMETS_MAX).map(Found::from).collect();
+        let comets: Vec<_> =
+            named.into_values().take(COMETS_MAX).map(RegisteredComet::from).collect();
         match comets.is_empty() {
-            true => Self::Nobody,
+            true => Self::NoInstances,
             false => Self::Comets { comets, timestamp },
         }
     }
 }
 
-impl From<Registered> for Found {
+impl From<Registered> for RegisteredComet {
     fn from(Registered { hostname, addrs, metadata, .. }: Registered) -> Self {
         let metadata = metadata.unwrap_or_default();
         let text = |name: &str| metadata.get(name).map(String::as_str).unwrap_or_default();
@@ -129,8 +130,8 @@ mod tests {
 
     use super::*;
 
-    fn found(hostname: &str) -> Found {
-        Found {
+    fn found(hostname: &str) -> RegisteredComet {
+        RegisteredComet {
             hostname: hostname.to_owned(),
             addrs: vec!["grpc://192.0.2.1:3109".to_owned()],
             weight: 10,
@@ -150,12 +151,12 @@ mod tests {
 
     #[test]
     fn comets_of_all_zones_are_found() {
-        let check = |zones: Value, expected: &[Found]| {
+        let check = |zones: Value, expected: &[RegisteredComet]| {
             let app = json!({ "instances": zones, "latest_timestamp": 7 });
             let answer = json!({ "code": 0, "data": { "goim.comet": app, "infra": null } });
-            let comets = Polled::Comets { comets: expected.to_vec(), timestamp: 7 };
-            let expected = if expected.is_empty() { Polled::Nobody } else { comets };
-            assert_eq!(Polled::read(answer.to_string().as_bytes()), expected);
+            let comets = PollReply::Comets { comets: expected.to_vec(), timestamp: 7 };
+            let expected = if expected.is_empty() { PollReply::NoInstances } else { comets };
+            assert_eq!(PollReply::read(answer.to_string().as_bytes()), expected);
         };
         let zones = json!({ "sh001": [instance("b"), instance("c")], "sh002": [instance("a")] });
         check(zones, &[found("a"), found("b"), found("c")]);
@@ -167,7 +168,7 @@ mod tests {
         let mut bare = instance("a");
         (bare["metadata"], bare["addrs"]) = (Value::Null, Value::Null);
         let (addrs, hosts) = (Vec::new(), Vec::new());
-        check(json!({ "1": [bare] }), &[Found { addrs, hosts, weight: 1, ..found("a") }]);
+        check(json!({ "1": [bare] }), &[RegisteredComet { addrs, hosts, weight: 1, ..found("a") }]);
         check(json!({ "1": null }), &[]);
         check(Value::Null, &[]);
         let many: Vec<_> =
@@ -178,14 +179,17 @@ mod tests {
 
     #[test]
     fn other_answers_are_told_apart() {
-        assert_eq!(Polled::read(br#"{"code":-304,"message":"-304","ttl":1}"#), Polled::Unchanged);
+        assert_eq!(
+            PollReply::read(br#"{"code":-304,"message":"-304","ttl":1}"#),
+            PollReply::Unchanged
+        );
         for nobody in [&br#"{"code":-404}"#[..], br#"{"code":0}"#, br#"{"code":0,"data":{}}"#] {
-            assert_eq!(Polled::read(nobody), Polled::Nobody);
+            assert_eq!(PollReply::read(nobody), PollReply::NoInstances);
         }
-        let failed = Polled::Failed("code -500 \"full\"".to_owned());
-        assert_eq!(Polled::read(br#"{"code":-500,"message":"full"}"#), failed);
+        let failed = PollReply::Failed("code -500 \"full\"".to_owned());
+        assert_eq!(PollReply::read(br#"{"code":-500,"message":"full"}"#), failed);
         for body in [&b""[..], b"<html>", b"{}", b"[]", br#"{"code":0,"data":7}"#, b"\xff"] {
-            assert!(matches!(Polled::read(body), Polled::Failed(_)), "{body:?}");
+            assert!(matches!(PollReply::read(body), PollReply::Failed(_)), "{body:?}");
         }
     }
 }

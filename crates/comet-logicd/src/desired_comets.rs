@@ -8,12 +8,12 @@ use crate::comet::{CometOptions, Origin};
 
 /// The comets of both sources.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct DesiredComets {
     pub(crate) configured: Vec<CometOptions>,
     pub(crate) discovered: Vec<CometOptions>,
 }
 
-impl Wanted {
+impl DesiredComets {
     /// Each id and each address once; the configuration takes precedence.
     pub(crate) fn comets(self) -> impl Iterator<Item = (CometOptions, Origin)> {
         let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
@@ -35,12 +35,12 @@ impl Wanted {
 
 /// The handle that sets the comets found in discovery.
 #[derive(Clone, Debug)]
-pub struct DiscoveredComets(pub(crate) watch::Sender<Wanted>);
+pub struct DiscoveredComets(pub(crate) watch::Sender<DesiredComets>);
 
 impl DiscoveredComets {
     /// Replaces the comets registered in discovery. One that was registered before stays until it does not answer.
     pub fn set(&self, comets: Vec<CometOptions>) {
-        self.0.send_modify(|wanted| wanted.discovered = comets);
+        self.0.send_modify(|desired| desired.discovered = comets);
     }
 
     /// Whether `comet logic` is running.

@@ -18,7 +18,7 @@ const COLLAPSE_ID_MAX: usize = 256;
 
 /// The limits of one call.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct CallLimits {
     /// Longest body of a frame, bytes.
     pub frame_max: usize,
     /// Most keys, users, or rooms asked about, in one call.
@@ -27,7 +27,7 @@ pub struct Bounds {
     pub timeout: Duration,
 }
 
-impl Bounds {
+impl CallLimits {
     /// Longest encoded request, bytes.
     #[must_use]
     pub fn request_max(&self) -> usize {
@@ -37,7 +37,7 @@ impl Bounds {
             .saturating_add(REQUEST_SLACK)
     }
 
-    /// Checks that there is at least one of `what` and at most [`Bounds::keys_max`].
+    /// Checks that there is at least one of `what` and at most [`CallLimits::keys_max`].
     ///
     /// # Errors
     /// A sentence with both numbers.
@@ -96,7 +96,7 @@ pub(crate) fn body_too_long(length: impl Display, max: usize) -> Status {
 mod tests {
     use super::*;
 
-    const BOUNDS: Bounds = Bounds { frame_max: 20, keys_max: 2, timeout: Duration::ZERO };
+    const LIMITS: CallLimits = CallLimits { frame_max: 20, keys_max: 2, timeout: Duration::ZERO };
 
     #[track_caller]
     fn check<T>(outcome: Result<T, Status>, expected: Result<(), &str>) {
@@ -106,25 +106,25 @@ mod tests {
 
     #[test]
     fn counts_are_bounded() {
-        check(BOUNDS.check_count("key", 0), Err("no key is given: name at least one"));
-        check(BOUNDS.check_count("key", 2), Ok(()));
-        check(BOUNDS.check_count("key", 3), Err("3 keys are more than the 2 of one call"));
+        check(LIMITS.check_count("key", 0), Err("no key is given: name at least one"));
+        check(LIMITS.check_count("key", 2), Ok(()));
+        check(LIMITS.check_count("key", 3), Err("3 keys are more than the 2 of one call"));
     }
 
     #[test]
     fn frames_are_bounded_and_runs_of_them_whole() {
         let proto =
             |op, length| Some(Proto { op, body: vec![0; length].into(), ..Proto::default() });
-        check(BOUNDS.check_proto(None), Err("proto is missing: nothing to push"));
-        check(BOUNDS.check_proto(proto(5, 20)), Ok(()));
+        check(LIMITS.check_proto(None), Err("proto is missing: nothing to push"));
+        check(LIMITS.check_proto(proto(5, 20)), Ok(()));
         let too_long = "the body has 21 bytes, more than the 20 allowed";
-        check(BOUNDS.check_proto(proto(5, 21)), Err(too_long));
+        check(LIMITS.check_proto(proto(5, 21)), Err(too_long));
         let none = "the body of operation 9 holds no frame";
-        check(BOUNDS.check_proto(proto(op::RAW, 0)), Err(none));
-        assert!(BOUNDS.check_proto(proto(op::RAW, 15)).is_err());
+        check(LIMITS.check_proto(proto(op::RAW, 0)), Err(none));
+        assert!(LIMITS.check_proto(proto(op::RAW, 15)).is_err());
         let with_id = |length| Proto { collapse_id: "x".repeat(length), ..Proto::default() };
-        check(BOUNDS.check_proto(Some(with_id(256))), Ok(()));
+        check(LIMITS.check_proto(Some(with_id(256))), Ok(()));
         let too_long = "collapse_id has 257 bytes, more than the 256 allowed";
-        check(BOUNDS.check_proto(Some(with_id(257))), Err(too_long));
+        check(LIMITS.check_proto(Some(with_id(257))), Err(too_long));
     }
 }

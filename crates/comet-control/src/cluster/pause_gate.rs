@@ -11,14 +11,14 @@ enum State {
 }
 
 /// One task passes the gate. Another thread closes it, and finds out when nothing passes any more.
-pub(super) struct Gate(watch::Sender<State>);
+pub(super) struct PauseGate(watch::Sender<State>);
 
-impl Gate {
+impl PauseGate {
     pub(super) fn new() -> Self {
         Self(watch::channel(State::Open).0)
     }
 
-    /// Begins to close the gate, and returns at once: see [`Gate::is_closed`].
+    /// Begins to close the gate, and returns at once: see [`PauseGate::is_closed`].
     pub(super) fn close(&self) {
         self.change(State::Open, State::Closing);
     }
@@ -27,7 +27,7 @@ impl Gate {
         self.0.send_replace(State::Open);
     }
 
-    /// Whether the task waits in [`Gate::pass`], and will continue only when the gate opens.
+    /// Whether the task waits in [`PauseGate::pass`], and will continue only when the gate opens.
     pub(super) fn is_closed(&self) -> bool {
         *self.0.borrow() == State::Closed
     }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn it_is_closed_once_the_task_waits_and_until_it_opens() {
-        let gate = Gate::new();
+        let gate = PauseGate::new();
         assert!(is_over(pin!(gate.pass())));
         gate.close();
         assert!(!gate.is_closed(), "the task may be on its way through");
@@ -93,7 +93,7 @@ mod tests {
     /// An upgrade fails, and the next one begins before the task has noticed.
     #[test]
     fn a_gate_that_opens_and_closes_again_lets_nothing_pass_unseen() {
-        let gate = Gate::new();
+        let gate = PauseGate::new();
         gate.close();
         let mut passes = pin!(gate.pass());
         assert!(!is_over(passes.as_mut()));

@@ -51,7 +51,7 @@ impl App {
         while !control.is_connected() && Instant::now() < end {
             sleep(LOOK);
         }
-        control.end_move();
+        control.end_upgrade();
         do_all(cores.iter().map(|core| core.hold_callers(false)).collect());
         if let Err(error) = app.register() {
             say("discovery", &error);

@@ -19,9 +19,9 @@ const SEED_ROOM: &str = "1";
 /// - anything else: the seed's decimal user id. The user is in room `1` and accepts all operations.
 ///   A token that is not a number is user 0, in no room; nothing is refused.
 #[derive(Clone, Copy, Default, Debug)]
-pub struct Embedded;
+pub struct UnverifiedTokens;
 
-impl Authenticator for Embedded {
+impl Authenticator for UnverifiedTokens {
     fn auth(&self, token: &[u8], _cookie: &str) -> Result<Identity, Refusal> {
         match token.first() {
             Some(b'{') => from_json(token),
@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn auth(token: &[u8]) -> Result<Identity, Refusal> {
-        Embedded.auth(token, "")
+        UnverifiedTokens.auth(token, "")
     }
 
     #[test]

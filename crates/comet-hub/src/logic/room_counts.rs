@@ -15,9 +15,9 @@ const PIECE_MAX: usize = (4 << 20) - 1024;
 /// rooms of a field must be in one request.
 const BUCKETS: usize = 64;
 
-/// The stage of the periodic renewal.
+/// The stage of the periodic update.
 #[derive(Debug)]
-pub(super) enum Renewal {
+pub(super) enum RoomCountUpdate {
     /// It begins when logic is available.
     Due,
     /// The rooms are being counted.
@@ -26,11 +26,11 @@ pub(super) enum Renewal {
     Counted(Progress),
     /// A call to logic is under way.
     UnderWay(Progress),
-    /// The next renewal begins at `until`.
+    /// The next update begins at `until`.
     Resting { until: Millis },
 }
 
-impl Renewal {
+impl RoomCountUpdate {
     /// The piece that waited is on its way.
     pub(super) fn sent(self) -> Self {
         match self {
@@ -52,15 +52,15 @@ pub(super) struct Progress {
     pub(super) is_told: bool,
 }
 
-/// The rooms of the latest renewal. Logic knows no other rooms of this server.
+/// The rooms of the latest update. Logic knows no other rooms of this server.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Told {
+pub struct SentRooms {
     pieces: Arc<RoomPieces>,
     /// Whether logic has answered every piece.
     is_whole: bool,
 }
 
-impl Told {
+impl SentRooms {
     /// The rooms that logic may still count members in.
     fn rooms(&self) -> impl Iterator<Item = &Arc<str>> {
         let may_count = |(_, online): &&(Arc<str>, i32)| *online > 0 || !self.is_whole;
@@ -92,8 +92,8 @@ impl Progress {
         if !is_last {
             return (Next::Piece(self), unneeded);
         }
-        let told = Told { pieces: self.pieces, is_whole: self.is_told };
-        (Next::Over(told, self.answer), unneeded)
+        let sent_rooms = SentRooms { pieces: self.pieces, is_whole: self.is_told };
+        (Next::Over(sent_rooms, self.answer), unneeded)
     }
 }
 
@@ -101,8 +101,8 @@ impl Progress {
 pub(super) enum Next {
     /// Another piece.
     Piece(Progress),
-    /// The renewal is over.
-    Over(Told, Option<RoomsByHome>),
+    /// The update is over.
+    Over(SentRooms, Option<RoomsByHome>),
 }
 
 /// For each home, its rooms and the number of members in each.
@@ -127,14 +127,14 @@ struct Piece {
 }
 
 impl RoomPieces {
-    /// Each of `rooms` occurs once. Rooms of the previous renewal without members are sent once more with 0, because
+    /// Each of `rooms` occurs once. Rooms of the previous update without members are sent once more with 0, because
     /// goim's logic keeps counts until they are replaced.
     #[must_use]
-    pub fn cut(mut rooms: Vec<(Arc<str>, u32)>, told: Option<&Told>) -> Self {
-        if let Some(told) = told {
+    pub fn cut(mut rooms: Vec<(Arc<str>, u32)>, sent_rooms: Option<&SentRooms>) -> Self {
+        if let Some(sent_rooms) = sent_rooms {
             let present: HashSet<&Arc<str>> = rooms.iter().map(|(room, _)| room).collect();
             let is_empty = |room: &&Arc<str>| !present.contains(*room);
-            let emptied: Vec<_> = told.rooms().filter(is_empty).map(Arc::clone).collect();
+            let emptied: Vec<_> = sent_rooms.rooms().filter(is_empty).map(Arc::clone).collect();
             rooms.extend(emptied.into_iter().map(|room| (room, 0)));
         }
         Self::cut_by(PIECE_MAX, rooms)

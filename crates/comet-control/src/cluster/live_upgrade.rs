@@ -58,7 +58,7 @@ impl ClusterDriver {
 
     /// The state that the continuing process needs.
     pub(crate) fn hand_over(&self) -> ClusterHandOver {
-        let stream = *self.place();
+        let stream = *self.position();
         self.lock().hand_over(self.now(), unix_ms(Instant::now()), stream)
     }
 
@@ -66,7 +66,7 @@ impl ClusterDriver {
     pub(crate) fn take_over(&self, handed: ClusterHandOver, rooms: Vec<Arc<str>>) {
         self.engine.take_over(handed.stream);
         // Set here as well, because the next upgrade may come before the stream is read.
-        *self.place() = handed.stream;
+        *self.position() = handed.stream;
         self.lock().take_over(self.now(), handed, rooms);
     }
 }

@@ -1,11 +1,11 @@
-//! The place up to which a host has read the stream, and its decisions about the messages found there. No I/O.
+//! The position up to which a host has read the stream, and its decisions about the messages found there. No I/O.
 
 use comet_core::StreamState;
 use comet_core::limits::STREAM_FRAMES_MAX as FRAMES_MAX;
-use comet_hub::cluster::StreamPlace;
+use comet_hub::cluster::StreamPosition;
 
 #[derive(Default)]
-pub(super) struct Place {
+pub(super) struct ReadPosition {
     /// Distinguishes the stream from an earlier one of the same name.
     created: i128,
     /// If the stream had lost its last messages: the sequence number after which it continued. From there on numbers
@@ -20,8 +20,8 @@ pub(super) struct Place {
     /// Sequence number of the last message that existed at the start.
     end: u64,
     pub(super) is_read: bool,
-    /// The place that homes were told.
-    pub(super) told: StreamPlace,
+    /// The position that was announced to homes.
+    pub(super) announced: StreamPosition,
 }
 
 /// The state of the stream.
@@ -58,21 +58,21 @@ pub(super) enum Arrival {
     Other(Loss),
 }
 
-impl Place {
-    pub(super) fn told(&self) -> StreamPlace {
+impl ReadPosition {
+    pub(super) fn announced(&self) -> StreamPosition {
         let state = StreamState {
             epoch: epoch(self.created, self.cut),
             floor: self.lost * FRAMES_MAX,
             seen: self.last * FRAMES_MAX,
             is_read: self.is_read,
         };
-        StreamPlace { state, cut: self.cut, seen_unix_ms: self.last_unix_ms }
+        StreamPosition { state, cut: self.cut, seen_unix_ms: self.last_unix_ms }
     }
 
-    /// Continues at the place up to which another process of this host has read the stream. `None`: it was another
+    /// Continues at the position up to which another process of this host has read the stream. `None`: it was another
     /// stream.
-    pub(super) fn resume(created: i128, place: StreamPlace) -> Option<Self> {
-        let StreamPlace { state, cut, seen_unix_ms } = place;
+    pub(super) fn resume(created: i128, position: StreamPosition) -> Option<Self> {
+        let StreamPosition { state, cut, seen_unix_ms } = position;
         let StreamState { epoch: known, floor, seen, is_read } = state;
         (is_read && known == epoch(created, cut)).then_some(Self {
             created,
@@ -85,7 +85,7 @@ impl Place {
         })
     }
 
-    /// Continues the stream at the known place, or begins at its start if it is another stream.
+    /// Continues the stream at the known position, or begins at its start if it is another stream.
     pub(super) fn begin(&mut self, found: Found) -> Option<Loss> {
         let Found { created, first, last, messages } = found;
         let mut loss = None;
@@ -176,51 +176,54 @@ mod tests {
     }
 
     /// A host that has read the messages 1 to 100; each arrived at ten times its number.
-    fn read() -> Place {
-        let mut place = Place::default();
-        assert_eq!(place.begin(found(1, 100)), None);
+    fn read() -> ReadPosition {
+        let mut position = ReadPosition::default();
+        assert_eq!(position.begin(found(1, 100)), None);
         for number in 1..=100 {
-            assert_eq!(place.arrive(number, number * 10, number == 1), Arrival::Next);
-            assert_eq!(place.advance(number, number * 10), number == 100);
+            assert_eq!(position.arrive(number, number * 10, number == 1), Arrival::Next);
+            assert_eq!(position.advance(number, number * 10), number == 100);
         }
-        assert!(place.is_read);
-        place
+        assert!(position.is_read);
+        position
     }
 
     #[test]
     fn a_stream_is_read_on_behind_its_last_message_if_that_is_still_there() {
-        let mut place = read();
-        assert_eq!(place.begin(found(50, 105)), None);
-        assert_eq!(place.start(), 100);
-        assert_eq!(place.arrive(100, 1_000, true), Arrival::Known);
-        assert_eq!(place.arrive(101, 1_010, true), Arrival::Next);
-        assert!(!place.advance(101, 1_010));
+        let mut position = read();
+        assert_eq!(position.begin(found(50, 105)), None);
+        assert_eq!(position.start(), 100);
+        assert_eq!(position.arrive(100, 1_000, true), Arrival::Known);
+        assert_eq!(position.arrive(101, 1_010, true), Arrival::Next);
+        assert!(!position.advance(101, 1_010));
         // A gap between the messages of a consumer.
-        assert_eq!(place.arrive(103, 1_030, false), Arrival::Early);
-        assert_eq!((place.last, place.lost), (101, 0));
+        assert_eq!(position.arrive(103, 1_030, false), Arrival::Early);
+        assert_eq!((position.last, position.lost), (101, 0));
     }
 
     /// The stream comes back with the messages up to 95, and others publish 96 to 105 before this host looks.
     #[test]
     fn a_stream_that_has_lost_its_tail_and_got_another_begins_anew() {
-        let mut place = read();
-        let before = place.told();
-        assert_eq!(place.begin(found(1, 105)), None, "it is as long as it was");
+        let mut position = read();
+        let before = position.announced();
+        assert_eq!(position.begin(found(1, 105)), None, "it is as long as it was");
         let lost = Loss::Tail { first: 100, last: 100 };
-        assert_eq!(place.arrive(100, 9_000, true), Arrival::Other(lost));
-        assert_ne!(place.told().state.epoch, before.state.epoch);
-        assert_eq!(place.begin(found(1, 105)), None);
-        assert_eq!((place.start(), place.end, place.is_read), (0, 105, false));
-        assert_eq!(place.arrive(1, 10, true), Arrival::Next);
+        assert_eq!(position.arrive(100, 9_000, true), Arrival::Other(lost));
+        assert_ne!(position.announced().state.epoch, before.state.epoch);
+        assert_eq!(position.begin(found(1, 105)), None);
+        assert_eq!((position.start(), position.end, position.is_read), (0, 105, false));
+        assert_eq!(position.arrive(1, 10, true), Arrival::Next);
     }
 
     #[test]
     fn a_stream_that_is_shorter_begins_anew() {
-        let mut place = read();
-        assert_eq!(place.begin(found(1, 95)), Some(Loss::Tail { first: 96, last: 100 }));
-        assert_eq!((place.last, place.end, place.cut, place.is_read), (0, 95, 100, false));
+        let mut position = read();
+        assert_eq!(position.begin(found(1, 95)), Some(Loss::Tail { first: 96, last: 100 }));
+        assert_eq!(
+            (position.last, position.end, position.cut, position.is_read),
+            (0, 95, 100, false)
+        );
         // Another process of this host decides in the same way.
-        let mut next = Place::resume(7, read().told()).expect("it is the same stream");
+        let mut next = ReadPosition::resume(7, read().announced()).expect("it is the same stream");
         next.begin(found(1, 105));
         let lost = Loss::Tail { first: 100, last: 100 };
         assert_eq!(next.arrive(100, 9_000, true), Arrival::Other(lost));
@@ -230,27 +233,27 @@ mod tests {
     #[test]
     fn what_the_stream_has_dropped_is_known_at_once() {
         for (first, last) in [(201, 200), (201, 300)] {
-            let mut place = read();
+            let mut position = read();
             assert_eq!(
-                place.begin(found(first, last)),
+                position.begin(found(first, last)),
                 Some(Loss::Unread { first: 101, last: 200 })
             );
-            let StreamState { floor, seen, is_read, .. } = place.told().state;
+            let StreamState { floor, seen, is_read, .. } = position.announced().state;
             assert_eq!((floor, seen, is_read), (200 * FRAMES_MAX, 200 * FRAMES_MAX, true));
-            assert_eq!(place.start(), 201, "there is nothing to compare");
-            assert_eq!(place.begin(found(first, last)), None, "it is told once");
+            assert_eq!(position.start(), 201, "there is nothing to compare");
+            assert_eq!(position.begin(found(first, last)), None, "it is told once");
         }
         assert_eq!(read().begin(found(101, 100)), None, "all of it was read");
     }
 
     #[test]
     fn messages_that_go_while_a_consumer_is_made_are_lost() {
-        let mut place = read();
-        place.begin(found(50, 105));
+        let mut position = read();
+        position.begin(found(50, 105));
         let lost = Loss::Unread { first: 101, last: 149 };
-        assert_eq!(place.arrive(150, 1_500, true), Arrival::Behind(Some(lost)));
-        assert_eq!(place.arrive(150, 1_500, true), Arrival::Next, "it was not read yet");
-        let mut begins = Place::default();
+        assert_eq!(position.arrive(150, 1_500, true), Arrival::Behind(Some(lost)));
+        assert_eq!(position.arrive(150, 1_500, true), Arrival::Next, "it was not read yet");
+        let mut begins = ReadPosition::default();
         begins.begin(found(5, 9));
         assert_eq!(begins.arrive(5, 50, true), Arrival::Behind(None), "nobody had to read them");
         assert_eq!(begins.lost, 4);
@@ -259,9 +262,12 @@ mod tests {
     #[test]
     fn a_stream_without_messages_is_read_at_once() {
         for (first, last) in [(0, 0), (1, 0), (9, 8)] {
-            let mut place = Place::default();
+            let mut position = ReadPosition::default();
             let found = Found { created: 7, first, last, messages: 0 };
-            assert_eq!((place.begin(found), place.is_read, place.lost), (None, true, last));
+            assert_eq!(
+                (position.begin(found), position.is_read, position.lost),
+                (None, true, last)
+            );
         }
     }
 
@@ -270,23 +276,26 @@ mod tests {
         assert_ne!(epoch(7, 0), epoch(8, 0));
         assert_ne!(epoch(7, 0), epoch(7, 1));
         assert_eq!(epoch(0, 0), 1, "0 stands for none");
-        let mut place = read();
-        assert_eq!(place.begin(Found { created: 8, ..found(1, 3) }), None);
-        assert_eq!((place.last, place.is_read), (0, true), "no member has had its messages");
-        assert_eq!(place.begin(Found { created: 6, ..found(1, 3) }), None);
-        assert_eq!((place.last, place.is_read), (0, false), "it is older");
+        let mut position = read();
+        assert_eq!(position.begin(Found { created: 8, ..found(1, 3) }), None);
+        assert_eq!((position.last, position.is_read), (0, true), "no member has had its messages");
+        assert_eq!(position.begin(Found { created: 6, ..found(1, 3) }), None);
+        assert_eq!((position.last, position.is_read), (0, false), "it is older");
     }
 
     #[test]
     fn a_stream_is_read_on_where_another_process_was() {
         for cut in [0, 5] {
-            let former = Place { cut, lost: 3, ..read() };
-            let next = Place::resume(7, former.told()).expect("it is the same stream");
+            let former = ReadPosition { cut, lost: 3, ..read() };
+            let next = ReadPosition::resume(7, former.announced()).expect("it is the same stream");
             assert_eq!((next.last, next.lost, next.start()), (100, 3, 100));
-            assert_eq!((next.told(), next.told), (former.told(), StreamPlace::default()));
-            assert!(Place::resume(8, former.told()).is_none(), "it was made anew");
+            assert_eq!(
+                (next.announced(), next.announced),
+                (former.announced(), StreamPosition::default())
+            );
+            assert!(ReadPosition::resume(8, former.announced()).is_none(), "it was made anew");
         }
-        let began = Place { created: 7, ..Place::default() };
-        assert!(Place::resume(7, began.told()).is_none(), "it was not read yet");
+        let began = ReadPosition { created: 7, ..ReadPosition::default() };
+        assert!(ReadPosition::resume(7, began.announced()).is_none(), "it was not read yet");
     }
 }

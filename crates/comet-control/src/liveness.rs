@@ -28,17 +28,17 @@ fn watchdog_silence_max(period: Duration) -> Duration {
 
 /// The signs of life of all cores.
 #[derive(Debug)]
-pub(crate) struct Vitals {
+pub(crate) struct CoreLiveness {
     cores: Vec<Arc<Pulse>>,
     /// The zero of the cores' clock.
     epoch: Instant,
-    /// Until this time the silence of the cores is excused, milliseconds of their clock.
-    excused_until_ms: AtomicU64,
+    /// Until this time the check of the cores is suspended, milliseconds of their clock.
+    suspended_until_ms: AtomicU64,
 }
 
-impl Vitals {
+impl CoreLiveness {
     pub(crate) fn new(cores: Vec<Arc<Pulse>>, epoch: Instant) -> Self {
-        Self { cores, epoch, excused_until_ms: AtomicU64::new(0) }
+        Self { cores, epoch, suspended_until_ms: AtomicU64::new(0) }
     }
 
     /// The time since the latest turn of each core.
@@ -47,25 +47,25 @@ impl Vitals {
         self.cores.iter().map(|core| core.age(now)).collect()
     }
 
-    /// Excuses the silence of the cores for `time`: they are frozen, and the freeze has a bound of its own.
-    pub(crate) fn excuse(&self, time: Duration) {
+    /// Suspends the check of the cores for `time`: they are frozen, and the freeze has a bound of its own.
+    pub(crate) fn suspend(&self, time: Duration) {
         let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        self.excused_until_ms.store(self.now_ms().saturating_add(time), Relaxed);
+        self.suspended_until_ms.store(self.now_ms().saturating_add(time), Relaxed);
     }
 
-    /// Ends the excuse, because the cores take turns again.
-    pub(crate) fn end_excuse(&self) {
-        self.excused_until_ms.store(0, Relaxed);
+    /// Ends the suspension, because the cores take turns again.
+    pub(crate) fn resume(&self) {
+        self.suspended_until_ms.store(0, Relaxed);
     }
 
-    fn is_excused(&self) -> bool {
-        self.now_ms() < self.excused_until_ms.load(Relaxed)
+    fn is_suspended(&self) -> bool {
+        self.now_ms() < self.suspended_until_ms.load(Relaxed)
     }
 
     /// Whether a service manager that is notified every `period` should be told that the process lives.
     fn is_alive(&self, period: Duration) -> bool {
         let silence_max = watchdog_silence_max(period);
-        self.is_excused() || self.ages().iter().all(|age| *age < silence_max)
+        self.is_suspended() || self.ages().iter().all(|age| *age < silence_max)
     }
 
     /// Keeps `trouble` up to date with the cores, and notifies the service manager while there is no trouble.
@@ -112,7 +112,7 @@ impl Vitals {
         let silent = ages.enumerate().filter(|(_, age)| *age >= SILENCE_MAX);
         let names: Vec<_> = silent.map(|(core, _)| format!("core {core}")).collect();
         let have = if names.len() == 1 { "has" } else { "have" };
-        (!names.is_empty() && !self.is_excused())
+        (!names.is_empty() && !self.is_suspended())
             .then(|| format!("{} {have} not answered for {SILENCE_MAX:?}", names.join(", ")))
     }
 
@@ -135,17 +135,17 @@ mod tests {
 
     /// A frozen core may be silent for longer than a watchdog waits, but not longer than the freeze may take.
     #[test]
-    fn frozen_cores_are_excused_for_the_bound_of_the_freeze() {
+    fn frozen_cores_are_not_checked_for_the_bound_of_the_freeze() {
         let epoch =
             Instant::now().checked_sub(6 * SILENCE_MAX).expect("the host is up for a minute");
-        let vitals = Vitals::new(vec![Arc::new(Pulse::new(Arc::new(Asleep), 0))], epoch);
-        let is_well = || (vitals.is_alive(PERIOD), vitals.silent().is_none());
+        let liveness = CoreLiveness::new(vec![Arc::new(Pulse::new(Arc::new(Asleep), 0))], epoch);
+        let is_well = || (liveness.is_alive(PERIOD), liveness.silent().is_none());
         assert_eq!(is_well(), (false, false));
-        vitals.excuse(SILENCE_MAX);
+        liveness.suspend(SILENCE_MAX);
         assert_eq!(is_well(), (true, true));
-        vitals.end_excuse();
+        liveness.resume();
         assert_eq!(is_well(), (false, false));
-        vitals.excuse(Duration::ZERO);
+        liveness.suspend(Duration::ZERO);
         assert_eq!(is_well(), (false, false), "the bound is over");
     }
 }

@@ -22,9 +22,9 @@ use crate::refusal::Refusal;
 /// end.
 const HEALTH: [&str; 2] = ["/healthz", "/grpc.health.v1.Health/Check"];
 
-/// The lock of one gate.
+/// Access control of one gate.
 #[derive(Default)]
-pub struct Lock {
+pub struct AccessControl {
     /// Each of them gives access; if there are none, no token is needed.
     tokens: RwLock<Vec<String>>,
     /// Notified when the tokens change.
@@ -33,7 +33,7 @@ pub struct Lock {
     hosts: Vec<String>,
 }
 
-impl Lock {
+impl AccessControl {
     /// Each of `tokens` gives access. If there are none, HTTP callers may name this server by `hosts`, localhost or an
     /// IP address.
     #[must_use]
@@ -53,7 +53,7 @@ impl Lock {
         self.changes.subscribe()
     }
 
-    /// Whether calls are let in that show these credentials ([`Lock::shown`]).
+    /// Whether calls are let in that show these credentials ([`AccessControl::shown`]).
     pub(crate) fn lets_in(&self, shown: &[Option<Box<[u8]>>]) -> bool {
         let is_token = |shown: &Option<Box<[u8]>>| {
             shown.as_ref().is_some_and(|given| bool::from(self.is_token(given)))
@@ -165,9 +165,9 @@ fn without_port(name: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
-impl fmt::Debug for Lock {
+impl fmt::Debug for AccessControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").field("is_open", &self.is_open()).finish_non_exhaustive()
+        f.debug_struct("AccessControl").field("is_open", &self.is_open()).finish_non_exhaustive()
     }
 }
 
@@ -177,49 +177,54 @@ const NO_PANIC: &str = "nothing panics between lock and unlock";
 mod tests {
     use axum::http::Request;
 
-    use crate::places::Places;
+    use crate::connection_limit::ConnectionLimit;
 
     use super::*;
 
     #[track_caller]
-    fn check(lock: &Lock, headers: &[(&str, &str)], expected: Result<(), Refusal>) {
-        check_at(lock, "/goim/push/all", headers, expected);
+    fn check(access: &AccessControl, headers: &[(&str, &str)], expected: Result<(), Refusal>) {
+        check_at(access, "/goim/push/all", headers, expected);
     }
 
     #[track_caller]
-    fn check_at(lock: &Lock, uri: &str, headers: &[(&str, &str)], expected: Result<(), Refusal>) {
+    fn check_at(
+        access: &AccessControl,
+        uri: &str,
+        headers: &[(&str, &str)],
+        expected: Result<(), Refusal>,
+    ) {
         let mut request = Request::builder().uri(uri);
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        assert_eq!(lock.check(&head, true), expected, "{uri} {headers:?}");
+        assert_eq!(access.check(&head, true), expected, "{uri} {headers:?}");
     }
 
     #[test]
     fn pages_of_other_sites_are_refused() {
-        let lock = Lock::default();
+        let access = AccessControl::default();
         let host = ("host", "127.0.0.1:7172");
-        check(&lock, &[host], Ok(()));
-        check(&lock, &[host, ("origin", "http://127.0.0.1:7172")], Ok(()));
+        check(&access, &[host], Ok(()));
+        check(&access, &[host, ("origin", "http://127.0.0.1:7172")], Ok(()));
         for origin in
             ["https://evil.example", "null", "", "http://127.0.0.1", "http://127.0.0.1:7173"]
         {
-            check(&lock, &[host, ("origin", origin)], Err(Refusal::CrossSite));
+            check(&access, &[host, ("origin", origin)], Err(Refusal::CrossSite));
         }
         let [good, evil] = ["http://127.0.0.1:7172", "https://evil.example"];
-        check(&lock, &[host, ("origin", good), ("origin", evil)], Err(Refusal::CrossSite));
+        check(&access, &[host, ("origin", good), ("origin", evil)], Err(Refusal::CrossSite));
         for site in ["same-origin", "none"] {
-            check(&lock, &[host, ("sec-fetch-site", site)], Ok(()));
+            check(&access, &[host, ("sec-fetch-site", site)], Ok(()));
         }
         for site in ["cross-site", "same-site", "x"] {
-            check(&lock, &[host, ("sec-fetch-site", site)], Err(Refusal::CrossSite));
+            check(&access, &[host, ("sec-fetch-site", site)], Err(Refusal::CrossSite));
         }
     }
 
     #[test]
     fn names_that_are_not_known_are_refused() {
-        let lock = Lock::new(Vec::new(), vec!["edge-7".to_owned()]);
+        let access = AccessControl::new(Vec::new(), vec!["edge-7".to_owned()]);
         for host in [
             "127.0.0.1",
             "127.0.0.1:1",
@@ -230,21 +235,25 @@ mod tests {
             "Edge-7:80",
             "edge-7.",
         ] {
-            check(&lock, &[("host", host)], Ok(()));
+            check(&access, &[("host", host)], Ok(()));
         }
         for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil", "", "edge-70", "é"]
         {
-            check(&lock, &[("host", host)], Err(Refusal::WrongHost));
+            check(&access, &[("host", host)], Err(Refusal::WrongHost));
         }
-        check(&lock, &[("host", "localhost"), ("host", "evil")], Err(Refusal::WrongHost));
-        check_at(&lock, "http://evil/healthz", &[("host", "localhost")], Err(Refusal::WrongHost));
-        check(&lock, &[], Ok(()));
+        check(&access, &[("host", "localhost"), ("host", "evil")], Err(Refusal::WrongHost));
+        check_at(&access, "http://evil/healthz", &[("host", "localhost")], Err(Refusal::WrongHost));
+        check(&access, &[], Ok(()));
     }
 
     #[test]
     fn any_of_the_tokens_opens() {
-        let lock = Lock::new(vec!["first-token".to_owned(), "second-token".to_owned()], Vec::new());
-        let authorized = |value| check(&lock, &[("authorization", value), ("host", "any")], Ok(()));
+        let access = AccessControl::new(
+            vec!["first-token".to_owned(), "second-token".to_owned()],
+            Vec::new(),
+        );
+        let authorized =
+            |value| check(&access, &[("authorization", value), ("host", "any")], Ok(()));
         authorized("Bearer first-token");
         authorized("bearer  second-token ");
         for value in [
@@ -256,45 +265,46 @@ mod tests {
             "first-token",
             "Basic first-token",
         ] {
-            check(&lock, &[("authorization", value)], Err(Refusal::NoToken));
+            check(&access, &[("authorization", value)], Err(Refusal::NoToken));
         }
-        check(&lock, &[], Err(Refusal::NoToken));
-        check_at(&lock, "/healthz", &[], Ok(()));
-        check_at(&lock, "/grpc.health.v1.Health/Check", &[], Ok(()));
-        check_at(&lock, "/grpc.health.v1.Health/Watch", &[], Err(Refusal::NoToken));
+        check(&access, &[], Err(Refusal::NoToken));
+        check_at(&access, "/healthz", &[], Ok(()));
+        check_at(&access, "/grpc.health.v1.Health/Check", &[], Ok(()));
+        check_at(&access, "/grpc.health.v1.Health/Watch", &[], Err(Refusal::NoToken));
         check_at(
-            &lock,
+            &access,
             "/grpc.health.v1.Health/Watch",
             &[("authorization", "Bearer first-token")],
             Ok(()),
         );
         let wrong = [("authorization", "Bearer first-toke")];
-        check_at(&lock, "/grpc.health.v1.Health/Check", &wrong, Err(Refusal::NoToken));
+        check_at(&access, "/grpc.health.v1.Health/Check", &wrong, Err(Refusal::NoToken));
         let token = ("authorization", "Bearer first-token");
-        check(&lock, &[token, ("origin", "https://evil.example")], Err(Refusal::CrossSite));
-        lock.set_tokens(vec!["third-token".to_owned()]);
-        check(&lock, &[token], Err(Refusal::NoToken));
+        check(&access, &[token, ("origin", "https://evil.example")], Err(Refusal::CrossSite));
+        access.set_tokens(vec!["third-token".to_owned()]);
+        check(&access, &[token], Err(Refusal::NoToken));
     }
 
     /// A caller that keeps changing how it writes its token has shown only one token.
     #[tokio::test]
     async fn a_token_is_noted_once() {
-        let lock = Lock::new(vec!["a-token".to_owned(), "b-token".to_owned()], Vec::new());
-        let place = Places::new(1).enter().await;
+        let access =
+            AccessControl::new(vec!["a-token".to_owned(), "b-token".to_owned()], Vec::new());
+        let permit = ConnectionLimit::new(1).enter().await;
         let note = |authorization: &str| {
             let request = Request::post("/goim/push/all").header("authorization", authorization);
             let (head, ()) = request.body(()).unwrap().into_parts();
-            lock.check(&head, false).unwrap();
-            place.note_shown(lock.shown(&head).expect("it needs one"))
+            access.check(&head, false).unwrap();
+            permit.note_shown(access.shown(&head).expect("it needs one"))
         };
         assert!(note("Bearer a-token"));
         for spaces in 1..1_000 {
             assert!(!note(&format!("bearer{}a-token", " ".repeat(spaces))));
         }
         assert!(note("Bearer b-token"));
-        assert_eq!(place.shown().len(), 2);
-        assert!(lock.lets_in(&place.shown()));
-        lock.set_tokens(vec!["a-token".to_owned()]);
-        assert!(!lock.lets_in(&place.shown()));
+        assert_eq!(permit.shown().len(), 2);
+        assert!(access.lets_in(&permit.shown()));
+        access.set_tokens(vec!["a-token".to_owned()]);
+        assert!(!access.lets_in(&permit.shown()));
     }
 }

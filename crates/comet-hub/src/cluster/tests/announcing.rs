@@ -23,7 +23,9 @@ fn told(cluster: &mut Cluster<u32>, now: Millis) -> Vec<(String, bool)> {
     cluster.handle_timeout(now);
     let commands = std::iter::from_fn(|| cluster.poll_command());
     let told = commands.filter_map(|command| match command {
-        Command::TellInterest { room, has_members: true, asks } => Some((room.to_string(), asks)),
+        Command::AnnounceInterest { room, has_members: true, asks } => {
+            Some((room.to_string(), asks))
+        }
         _ => None,
     });
     told.collect()
@@ -61,20 +63,20 @@ fn a_room_that_is_not_told_yet_is_not_relied_on() {
         host.members.insert("z".into(), number as u64 + 1);
     }
     ["a", "b", "c"].into_iter().for_each(|name| world.event(name, Event::Connected));
-    for _ in 0..SETTLE_MS / TELL_EVERY_MS + 2 {
-        world.pass(TELL_EVERY_MS);
+    for _ in 0..SETTLE_MS / ANNOUNCE_EVERY_MS + 2 {
+        world.pass(ANNOUNCE_EVERY_MS);
     }
     let is_told = |world: &World, name| world.hosts[name].cluster.rooms.asked("z").is_some();
     assert!(!is_told(&world, "a"));
     let outcome = world.push("a", room("z")).expect("both have answered");
     assert_eq!((outcome.tally.matched, outcome.unanswered), (5, vec![]));
     while !is_told(&world, "a") {
-        world.pass(TELL_EVERY_MS);
+        world.pass(ANNOUNCE_EVERY_MS);
     }
     // The answers have time to arrive.
     let told_at = world.now;
     while !world.hosts["a"].cluster.is_known(world.now, "z") {
-        world.pass(TELL_EVERY_MS);
+        world.pass(ANNOUNCE_EVERY_MS);
     }
     assert_eq!(world.now, told_at.after(SETTLE_MS));
 }
@@ -172,15 +174,18 @@ fn pushes_that_were_dropped_are_no_notices() {
 fn an_answer_that_finds_no_room_does_not_ask() {
     let mut cluster = host(1);
     for to in ["b", "c", "d"] {
-        cluster.not_told(Millis(20), Command::AnswerInterest { room: "r".into(), to: to.into() });
+        cluster.handle_refused(
+            Millis(20),
+            Command::AnswerInterest { room: "r".into(), to: to.into() },
+        );
     }
     let next = cluster.poll_timeout().unwrap().max(Millis(20));
     assert_eq!(told(&mut cluster, next), [("r".to_owned(), false)]);
-    assert!(told(&mut cluster, next.after(TELL_EVERY_MS)).is_empty());
+    assert!(told(&mut cluster, next.after(ANNOUNCE_EVERY_MS)).is_empty());
     // An announcement that was to ask still asks.
     let (room, has_members) = ("r".into(), true);
-    cluster.not_told(next, Command::TellInterest { room, has_members, asks: true });
-    assert_eq!(told(&mut cluster, next.after(TELL_EVERY_MS)), [("r".to_owned(), true)]);
+    cluster.handle_refused(next, Command::AnnounceInterest { room, has_members, asks: true });
+    assert_eq!(told(&mut cluster, next.after(ANNOUNCE_EVERY_MS)), [("r".to_owned(), true)]);
 }
 
 /// An engine that takes nothing for a long time.
@@ -191,17 +196,20 @@ fn what_is_not_told_is_kept_once_and_only_while_there_are_members() {
         let room: Arc<str> = format!("gone{number}").into();
         cluster.set_interest(Millis(20), &room, true);
         while let Some(command) = cluster.poll_command() {
-            cluster.not_told(Millis(20), command);
+            cluster.handle_refused(Millis(20), command);
         }
         cluster.set_interest(Millis(20), &room, false);
         while let Some(command) = cluster.poll_command() {
-            cluster.not_told(Millis(20), command);
+            cluster.handle_refused(Millis(20), command);
         }
     }
-    assert!(!cluster.rooms.tells());
+    assert!(!cluster.rooms.announces());
     for _ in 0..1_000 {
         let (room, has_members) = ("r".into(), true);
-        cluster.not_told(Millis(20), Command::TellInterest { room, has_members, asks: true });
+        cluster.handle_refused(
+            Millis(20),
+            Command::AnnounceInterest { room, has_members, asks: true },
+        );
     }
     assert_eq!(told(&mut cluster, Millis(MINUTE_MS)).len(), 1);
 }

@@ -10,13 +10,13 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use crate::answers::Untaken;
+use crate::responses::UnsentChunks;
 
 /// A connection stays at least this long, so that it can send its request.
 const STAY_MIN: Duration = Duration::from_millis(100);
 
-/// Places for connections.
-pub(crate) struct Places {
+/// Permits for connections.
+pub(crate) struct ConnectionLimit {
     most: usize,
     state: Mutex<State>,
     /// Notified when a connection left, or a call of one ended.
@@ -40,26 +40,26 @@ struct Connection {
     /// When its last call ended, or when it connected.
     idle_since: Mutex<Instant>,
     evicted: Notify,
-    untaken: Arc<Untaken>,
+    unsent: Arc<UnsentChunks>,
     /// The tokens that let its calls in, each once; `None`: a call that needed none. So there are at most as many as
     /// were in force.
     shown: Mutex<Vec<Option<Box<[u8]>>>>,
 }
 
-/// A place of a connection, held until this is dropped.
-pub(crate) struct Place {
-    places: Arc<Places>,
+/// A permit of a connection, held until this is dropped.
+pub(crate) struct ConnectionPermit {
+    limit: Arc<ConnectionLimit>,
     id: u64,
     connection: Arc<Connection>,
 }
 
 /// A call under way: its connection stays until this is dropped.
-pub(crate) struct Calling {
-    places: Arc<Places>,
+pub(crate) struct CallGuard {
+    limit: Arc<ConnectionLimit>,
     connection: Arc<Connection>,
 }
 
-impl Places {
+impl ConnectionLimit {
     pub(crate) fn new(most: usize) -> Arc<Self> {
         Arc::new(Self { most, state: Mutex::default(), changed: Notify::new() })
     }
@@ -73,9 +73,9 @@ impl Places {
         self.lock().connections.len()
     }
 
-    /// Waits for a place. If all are taken, a connection without a call under way has to leave: one that never made a
+    /// Waits for a permit. If all are taken, a connection without a call under way has to leave: one that never made a
     /// call before one that did, then the one idle for the longest time.
-    pub(crate) async fn enter(self: &Arc<Self>) -> Place {
+    pub(crate) async fn enter(self: &Arc<Self>) -> ConnectionPermit {
         loop {
             let changed = self.changed.notified();
             let now = Instant::now();
@@ -89,21 +89,21 @@ impl Places {
         }
     }
 
-    fn take(self: &Arc<Self>, now: Instant) -> Place {
+    fn take(self: &Arc<Self>, now: Instant) -> ConnectionPermit {
         let connection = Arc::new(Connection {
             calls: AtomicU32::new(0),
             has_begun: AtomicBool::new(false),
             has_called: AtomicBool::new(false),
             idle_since: Mutex::new(now),
             evicted: Notify::new(),
-            untaken: Arc::default(),
+            unsent: Arc::default(),
             shown: Mutex::default(),
         });
         let mut state = self.lock();
         let id = state.next;
         state.next += 1;
         state.connections.insert(id, Arc::clone(&connection));
-        Place { places: Arc::clone(self), id, connection }
+        ConnectionPermit { limit: Arc::clone(self), id, connection }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -136,7 +136,7 @@ impl Connection {
     }
 }
 
-impl Place {
+impl ConnectionPermit {
     /// Notes the credential by which a call was let in. Returns whether it is new.
     pub(crate) fn note_shown(&self, shown: Option<&[u8]>) -> bool {
         let mut known = self.connection.shown.lock().expect(NO_PANIC);
@@ -163,16 +163,16 @@ impl Place {
     }
 
     /// A request of this connection is complete.
-    pub(crate) fn begin_call(&self) -> Calling {
+    pub(crate) fn begin_call(&self) -> CallGuard {
         self.connection.calls.fetch_add(1, Relaxed);
         self.connection.has_called.store(true, Relaxed);
-        let (places, connection) = (Arc::clone(&self.places), Arc::clone(&self.connection));
-        Calling { places, connection }
+        let (limit, connection) = (Arc::clone(&self.limit), Arc::clone(&self.connection));
+        CallGuard { limit, connection }
     }
 
-    /// The answers that its caller has not taken.
-    pub(crate) fn untaken(&self) -> &Arc<Untaken> {
-        &self.connection.untaken
+    /// The chunks of answers that its caller has not taken.
+    pub(crate) fn unsent(&self) -> &Arc<UnsentChunks> {
+        &self.connection.unsent
     }
 
     /// How long it has had no call under way; `None`: a call is under way.
@@ -187,25 +187,25 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        self.places.lock().connections.remove(&self.id);
-        self.places.changed.notify_one();
+        self.limit.lock().connections.remove(&self.id);
+        self.limit.changed.notify_one();
     }
 }
 
-impl Drop for Calling {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         *self.connection.idle_since.lock().expect(NO_PANIC) = Instant::now();
         if self.connection.calls.fetch_sub(1, Relaxed) == 1 {
-            self.places.changed.notify_one();
+            self.limit.changed.notify_one();
         }
     }
 }
 
-impl fmt::Debug for Places {
+impl fmt::Debug for ConnectionLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Places({} of {})", self.taken(), self.most)
+        write!(f, "ConnectionLimit({} of {})", self.taken(), self.most)
     }
 }
 
@@ -221,45 +221,45 @@ mod tests {
 
     use super::*;
 
-    fn is_evicted(place: &Place) -> bool {
-        pin!(place.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
+    fn is_evicted(permit: &ConnectionPermit) -> bool {
+        pin!(permit.evicted()).poll(&mut Context::from_waker(Waker::noop())).is_ready()
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_silent_leave_before_the_idle() {
-        let places = Places::new(3);
-        let idle = places.enter().await;
+        let limit = ConnectionLimit::new(3);
+        let idle = limit.enter().await;
         drop(idle.begin_call());
         advance(STAY_MIN).await;
-        let silent = [places.enter().await, places.enter().await];
-        let newest = places.enter().await;
+        let silent = [limit.enter().await, limit.enter().await];
+        let newest = limit.enter().await;
         assert!(is_evicted(&silent[0]));
         assert!(!is_evicted(&silent[1]) && !is_evicted(&idle));
         let calling = silent[1].begin_call();
         let call = newest.begin_call();
-        let last = places.enter().await;
+        let last = limit.enter().await;
         assert!(is_evicted(&idle));
-        assert_eq!(places.taken(), 3);
+        assert_eq!(limit.taken(), 3);
         drop((calling, call, silent, newest, idle, last));
-        assert_eq!(places.taken(), 0);
+        assert_eq!(limit.taken(), 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_new_connection_can_send_its_request() {
-        let places = Places::new(1);
+        let limit = ConnectionLimit::new(1);
         let begin = Instant::now();
-        let first = places.enter().await;
-        let _second = places.enter().await;
+        let first = limit.enter().await;
+        let _second = limit.enter().await;
         assert!(is_evicted(&first));
         assert!(begin.elapsed() >= STAY_MIN);
     }
 
     #[tokio::test(start_paused = true)]
     async fn calls_under_way_are_not_cut_off() {
-        let places = Places::new(1);
-        let first = places.enter().await;
+        let limit = ConnectionLimit::new(1);
+        let first = limit.enter().await;
         let call = first.begin_call();
-        let mut next = pin!(places.enter());
+        let mut next = pin!(limit.enter());
         let mut context = Context::from_waker(Waker::noop());
         advance(10 * STAY_MIN).await;
         assert!(next.as_mut().poll(&mut context).is_pending());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use comet_core::{Blocks, CallId, Limits, ShardId};
 use comet_hub::PacedBroadcast;
 use comet_hub::cluster::ClusterHandOver;
-use comet_serve::{NamedSocket, end_move};
+use comet_serve::{NamedSocket, end_upgrade};
 
 use super::Control;
 use crate::cluster::STREAM_CALLER;
@@ -25,9 +25,9 @@ impl Control {
     ///
     /// # Errors
     /// Why another process cannot take over, in words. Nothing has changed then.
-    pub fn begin_move(&self) -> Result<(), String> {
-        self.check_move()?;
-        match self.node.begin_move() {
+    pub fn begin_upgrade(&self) -> Result<(), String> {
+        self.check_upgrade()?;
+        match self.node.begin_upgrade() {
             true => Ok(()),
             false => Err("it is starting, draining or ending".to_owned()),
         }
@@ -37,7 +37,7 @@ impl Control {
     ///
     /// # Errors
     /// Why it could not, in words.
-    pub fn check_move(&self) -> Result<(), String> {
+    pub fn check_upgrade(&self) -> Result<(), String> {
         if self.node.is_draining() {
             return Err("it drains".into());
         }
@@ -46,15 +46,15 @@ impl Control {
 
     /// The cores are frozen, for at most `time`. Until then their silence must not make health or the service manager
     /// end this process, and with it the connections.
-    pub fn excuse_cores(&self, time: Duration) {
-        self.vitals.excuse(time);
+    pub fn suspend_liveness(&self, time: Duration) {
+        self.liveness.suspend(time);
     }
 
-    /// Accepts callers: again after [`Control::begin_move`], or for the first time in a process that has taken over.
+    /// Accepts callers: again after [`Control::begin_upgrade`], or for the first time in a process that has taken over.
     /// The cores take turns again.
-    pub fn end_move(&self) {
-        self.vitals.end_excuse();
-        end_move(&self.phase);
+    pub fn end_upgrade(&self) {
+        self.liveness.resume();
+        end_upgrade(&self.phase);
         if let Some(cluster) = &self.cluster {
             cluster.release();
         }
@@ -84,7 +84,7 @@ impl Control {
         self.cluster.is_some()
     }
 
-    /// Holds pushes of other hosts until [`Control::end_move`] or [`Control::withdraw`].
+    /// Holds pushes of other hosts until [`Control::end_upgrade`] or [`Control::withdraw`].
     pub fn hold_hosts(&self) {
         if let Some(cluster) = &self.cluster {
             cluster.hold();
