@@ -234,7 +234,9 @@ fn listeners(report: &mut Report<'_>, config: &Config) {
     let (certificates, keys) = ("tls.certificates", "tls.keys");
     let [chains, private] = [&config.tls.certificates, &config.tls.keys].map(Vec::len);
     if report.is_sound(&[certificates, keys]) && chains != private {
-        let what = format!("{private} for {chains} {certificates}: each needs its own, in order");
+        let what = format!(
+            "{chains} files in {certificates}, and {private} in {keys}: each certificate needs its own key, in order"
+        );
         report.value(if report.is_default(keys) { certificates } else { keys }, &what);
     }
     for (key, addresses) in
@@ -302,7 +304,7 @@ fn switches(report: &mut Report<'_>, config: &Config) {
         }
     };
     let is_jwt = token.kind == TokenKind::Jwt;
-    let (needed, why) = ("token.jwt_keys", "without a key no token is valid");
+    let (needed, why) = ("token.jwt_keys", "or token.jwks_urls; without a key no token is valid");
     let has_none = token.jwt_keys.is_empty() && token.jwks_urls.is_empty();
     needs("token.kind", is_jwt, needed, has_none, why);
     let (needed, why) = ("token.jwt_algorithms", "without one no token is valid");

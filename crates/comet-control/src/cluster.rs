@@ -245,12 +245,12 @@ impl ClusterDriver {
             ),
             (
                 "comet_cluster_silent_total",
-                "Hosts that did not answer a push in time, a host for each push.",
+                "Hosts that replies named as unanswered, a host for each reply.",
                 silent,
             ),
             (
                 "comet_cluster_invalid_total",
-                "Messages on comet's subjects that are none of comet's.",
+                "Messages on comet's subjects that are none of comet's, and announcements of another process with this host's name.",
                 invalid,
             ),
             (

@@ -300,11 +300,12 @@ impl NodeAdmin for NodeDriver {
                 advance(&self.phase, Phase::Draining);
             }
             let DrainOrder { delay_ms, per_second, keeps_clients, .. } = order;
-            log::info!(
-                "drain by a call: delay {delay_ms} ms, {per_second} clients a second (0: over {:?}), clients are {}",
-                plan.over,
-                if keeps_clients { "kept" } else { "closed" }
-            );
+            let speed = match per_second {
+                _ if keeps_clients => "clients are kept".to_owned(),
+                0 => format!("clients are closed over {:?}", plan.over),
+                _ => format!("{per_second} clients are closed a second"),
+            };
+            log::info!("drain by a call: delay {delay_ms} ms, {speed}");
         }
         self.news.notify_one();
         self.status().await

@@ -139,7 +139,7 @@ pub struct ClusterCounts {
     pub parts: u64,
     /// Parts that came when their call was over.
     pub late_parts: u64,
-    /// Hosts that did not answer a push in time.
+    /// Hosts that outcomes named as unanswered, a host for each call.
     pub silent: u64,
     /// Keys with an owner here that other hosts were told of.
     pub keys_told: u64,
@@ -202,7 +202,8 @@ impl<C> Cluster<C> {
             self.sessions.as_ref().map_or((0, 0), |it| (it.keys_told, it.keys_heard));
         let others = self.hosts.names_by_stream(true).count() as u64;
         let stream_hosts = others + u64::from(self.reads_stream);
-        ClusterCounts { hosts, stream_hosts, rooms, keys_told, keys_heard, ..self.counts }
+        let silent = self.calls.silent();
+        ClusterCounts { hosts, stream_hosts, rooms, silent, keys_told, keys_heard, ..self.counts }
     }
 
     /// Whether the engine has a connection.
@@ -400,9 +401,8 @@ impl<C> Cluster<C> {
             self.rooms.drop_host(&host);
             self.calls.drop_host(&host, heard);
         }
-        let Self { calls, rooms, counts, .. } = self;
+        let Self { calls, rooms, .. } = self;
         calls.end_late(now, heard, |room, host| {
-            counts.silent += 1;
             // The host may no longer have members. Hosts with members answer when they are asked again.
             if let Some(room) = room {
                 rooms.doubt_peer(room, host);

@@ -16,6 +16,7 @@
 //! | | of `history`: the same, since the reply subject of such a message is the stream's | nobody answers |
 //! | `Comet-Handover` | no push: what the two processes of a live upgrade say to each other | it is something else |
 //! | `Comet-Subject` | the subject of a message that one of them forwards to the other | the message is invalid |
+//! | `Comet-Process` | of `hosts`: a random name of the process, by which two hosts with one name notice it | they do not |
 //! | `Comet-Stream` | of `hosts`: `read` if the host answers to pushes of the stream | it does not, or is behind |
 //! | `Comet-Interest` | no push: the host has members of the room and `asks` who else has, `has` some, or has `none` | it is a push |
 
@@ -42,6 +43,7 @@ const BROADCAST: &str = "Comet-Broadcast";
 const HOST: &str = "Comet-Host";
 const REPLY: &str = "Comet-Reply";
 const INTEREST: &str = "Comet-Interest";
+const PROCESS: &str = "Comet-Process";
 const STREAM: &str = "Comet-Stream";
 const READ: &str = "read";
 const HANDOVER: &str = "Comet-Handover";
@@ -120,6 +122,18 @@ pub(crate) fn of_interest(interest: Interest, host: &str) -> HeaderMap {
     headers.insert(HOST, host);
     headers.insert(INTEREST, interest.word());
     headers
+}
+
+/// The headers of an announcement of the host.
+pub(crate) fn of_announcement(interest: Interest, host: &str, process: &str) -> HeaderMap {
+    let mut headers = of_interest(interest, host);
+    headers.insert(PROCESS, process);
+    headers
+}
+
+/// The process that announces its host.
+pub(crate) fn process(headers: Option<&HeaderMap>) -> Option<&str> {
+    text(headers, PROCESS)
 }
 
 /// Adds to an announcement that the host answers to pushes of the stream.

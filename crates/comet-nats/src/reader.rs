@@ -37,6 +37,10 @@ pub(crate) struct Reader {
     states: VecDeque<Event>,
     /// The latest error of the client, which repeats it with each attempt to connect.
     said: Option<String>,
+    /// Whether it was said since the last connection that there is none.
+    has_said_disconnected: bool,
+    /// Set while another process announces itself by the name of this host.
+    namesake: Option<Namesake>,
     upgrade: UpgradeState,
 }
 
@@ -48,6 +52,22 @@ const CONNECT: Duration = WITHDRAW.saturating_add(Duration::from_secs(1));
 /// The time for which the former process still takes messages after the notice that the new one is subscribed. The NATS server may
 /// have determined the subscribers of a message before that subscription, and deliver the message behind the notice.
 const LATE: Duration = Duration::from_millis(50);
+
+const DISCONNECTED: &str = "no connection to NATS: pushes reach the clients of this host alone";
+
+/// The announcements of another process that has the name of this host.
+struct Namesake {
+    first: Instant,
+    last: Instant,
+    warns_at: Instant,
+}
+
+/// The time after which it is no longer the other process of a live upgrade.
+const NAMESAKE: Duration = Duration::from_secs(15);
+/// The silence after which it is gone. Hosts announce themselves every second.
+const NAMESAKE_GONE: Duration = Duration::from_secs(5);
+/// Between two log lines about it.
+const NAMESAKE_PAUSE: Duration = Duration::from_secs(60);
 
 /// The treatment of pushes and orders.
 enum UpgradeState {
@@ -71,7 +91,16 @@ impl UpgradeState {
 impl Reader {
     pub(crate) fn new(subjects: Arc<Subjects>, shared: Arc<Shared>, queues: Queues) -> Self {
         let (states, said) = (VecDeque::new(), None);
-        Self { subjects, shared, queues, states, said, upgrade: UpgradeState::Serves }
+        Self {
+            subjects,
+            shared,
+            queues,
+            states,
+            said,
+            has_said_disconnected: false,
+            namesake: None,
+            upgrade: UpgradeState::Serves,
+        }
     }
 
     pub(crate) async fn run(
@@ -136,6 +165,7 @@ impl Reader {
                 is_connected.store(true, Relaxed);
                 connections.send_modify(|count| *count += 1);
                 self.said = None;
+                self.has_said_disconnected = false;
                 log::info!("connected to NATS");
                 if self.states.back() != Some(&Event::Connected) {
                     self.states.push_back(Event::Connected);
@@ -150,9 +180,8 @@ impl Reader {
             Disconnected | Closed => {
                 if is_connected.swap(false, Relaxed) {
                     Counts::add(&counts.disconnects);
-                    log::warn!(
-                        "no connection to NATS: pushes reach the clients of this host alone"
-                    );
+                    self.has_said_disconnected = true;
+                    log::warn!("{DISCONNECTED}");
                     // The begin of the connection was not passed on yet, so both are left out.
                     if self.states.pop_back_if(|state| *state == Event::Connected).is_none() {
                         self.states.push_back(Event::Disconnected);
@@ -164,7 +193,12 @@ impl Reader {
             other => {
                 let sentence = other.to_string();
                 if self.said.as_ref() != Some(&sentence) {
-                    log::warn!("NATS: {sentence}");
+                    let is_first = !is_connected.load(Relaxed)
+                        && !std::mem::replace(&mut self.has_said_disconnected, true);
+                    match is_first {
+                        true => log::warn!("{DISCONNECTED}: {sentence}"),
+                        false => log::warn!("NATS: {sentence}"),
+                    }
                     self.said = Some(sentence);
                 }
             }
@@ -259,6 +293,9 @@ impl Reader {
         {
             return self.handle_notice(notice, message);
         }
+        if self.is_of_namesake(&message) {
+            return self.note_namesake();
+        }
         let counts = &self.shared.counts;
         let raw = (!matches!(self.upgrade, UpgradeState::Serves)).then(|| message.clone());
         let Ok(event) = self.event(message) else {
@@ -304,6 +341,36 @@ impl Reader {
         } else if is_push {
             Counts::add(&self.shared.passed_on);
         }
+    }
+
+    /// Whether another process announces itself by the name of this host.
+    fn is_of_namesake(&self, message: &Message) -> bool {
+        let headers = message.headers.as_ref();
+        let is_other = |process: &str| process != self.subjects.process();
+        self.subjects.topic(&message.subject) == Some(Topic::Hosts)
+            && headers::host(headers).as_ref() == Some(self.subjects.own_host())
+            && headers::process(headers).is_some_and(is_other)
+    }
+
+    /// Hosts ignore what has their own name, so two with one name reach none of each other's clients. In a live upgrade
+    /// two processes have one name for a short time.
+    fn note_namesake(&mut self) {
+        let now = Instant::now();
+        let namesake = self.namesake.take().filter(|namesake| now - namesake.last < NAMESAKE_GONE);
+        let mut namesake =
+            namesake.unwrap_or(Namesake { first: now, last: now, warns_at: now + NAMESAKE });
+        namesake.last = now;
+        if now - namesake.first >= NAMESAKE {
+            Counts::add(&self.shared.counts.invalid);
+        }
+        if now >= namesake.warns_at {
+            namesake.warns_at = now + NAMESAKE_PAUSE;
+            log::warn!(
+                "NATS: another process has the name of this host, {:?}: neither reaches clients of the other. Give each host a server.id of its own",
+                self.subjects.own_host()
+            );
+        }
+        self.namesake = Some(namesake);
     }
 
     /// `Ok(None)`: it is this host's own. `Err`: it is not from comet.

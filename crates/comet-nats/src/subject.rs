@@ -63,18 +63,26 @@ pub(crate) struct Subjects {
     host_token: String,
     /// The `HOST.TOKEN` of subjects for answers.
     asker: String,
+    /// Random, and public: another process with the name of this host has another one.
+    process: String,
 }
 
 impl Subjects {
     pub(crate) fn new(prefix: &str, host: HostName) -> Self {
         let host_token = token(&host);
         let asker = format!("{host_token}.{:032x}", rand::random::<u128>());
-        Self { prefix: prefix.to_owned(), host_token, asker, host }
+        let process = format!("{:016x}", rand::random::<u64>());
+        Self { prefix: prefix.to_owned(), host_token, asker, process, host }
     }
 
     /// The name of this host.
     pub(crate) fn own_host(&self) -> &HostName {
         &self.host
+    }
+
+    /// What this process calls itself in its announcements.
+    pub(crate) fn process(&self) -> &str {
+        &self.process
     }
 
     /// The subscriptions of a host while it has a connection. `sessions`: those about keys too.

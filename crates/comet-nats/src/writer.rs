@@ -223,7 +223,8 @@ impl Writer {
             Command::Announce { .. } | Command::Leave => {
                 let is_there = command != Command::Leave;
                 let interest = if is_there { Interest::Has } else { Interest::None };
-                let mut headers = headers::of_interest(interest, &own);
+                let process = self.subjects.process();
+                let mut headers = headers::of_announcement(interest, &own, process);
                 if command == (Command::Announce { reads_stream: true }) {
                     headers::set_reads_stream(&mut headers);
                 }

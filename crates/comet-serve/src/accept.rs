@@ -183,7 +183,7 @@ async fn serve_one(
         }
     };
     let mut peer = incoming.peer();
-    let Some(socket) = open(incoming, &permit, &served).await else { return };
+    let Some(socket) = open(incoming, &peer, &permit, &served).await else { return };
     if let Some(certificate) = socket.peer_certificate() {
         peer += &format!(" certificate={}", Quoted(&certificate_name(certificate)));
     }
@@ -227,7 +227,12 @@ async fn serve_one(
 }
 
 /// The connection after its TLS handshake, if it has one. `None` if the handshake failed.
-async fn open(incoming: Incoming, permit: &ConnectionPermit, served: &Served) -> Option<Socket> {
+async fn open(
+    incoming: Incoming,
+    peer: &str,
+    permit: &ConnectionPermit,
+    served: &Served,
+) -> Option<Socket> {
     let (stream, tls) = match incoming {
         Incoming::Open(socket) => return Some(socket),
         Incoming::Tls(stream, tls) => (stream, tls),
@@ -241,7 +246,7 @@ async fn open(incoming: Incoming, permit: &ConnectionPermit, served: &Served) ->
             Some(Ok(socket)) => return Some(socket),
             Some(Err(error)) => {
                 if let Some(error) = as_tls(&error) {
-                    gate.count_tls_error(error);
+                    gate.count_tls_error(error, peer);
                 }
             }
             None => gate.count_closed("silent"),

@@ -7,11 +7,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::http::HeaderMap;
+use axum::http::header::HOST;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::access_control::AccessControl;
-use crate::access_log::AccessLog;
+use crate::access_log::{AccessLog, Quoted};
 use crate::connection_limit::ConnectionLimit;
 use crate::refusal::Refusal;
 use crate::request_memory::RequestMemory;
@@ -355,17 +357,26 @@ impl Gate {
     /// Counts a request that is not taken. Callers who may not call are logged from time to time.
     pub(crate) fn count_refusal(&self, refusal: Refusal) {
         *self.refused.lock().expect(NO_PANIC).entry(refusal.label()).or_default() += 1;
+    }
+
+    /// Warns of a request of `peer` that was refused, if the peer may not call at all.
+    pub(crate) fn warn_of_refusal(&self, refusal: Refusal, peer: &str, headers: &HeaderMap) {
         if !refusal.is_locked_out() {
             return;
         }
-        let (setting, reason) = (self.setting, refusal.status(self.limits.request_time));
-        self.warn(format_args!("{setting}: a request is refused: {}", reason.message()));
+        let (setting, status) = (self.setting, refusal.status(self.limits.request_time));
+        let host = headers.get(HOST).filter(|_| refusal == Refusal::WrongHost);
+        let host = host.map_or(String::new(), |host| {
+            format!(" for {}", Quoted(&String::from_utf8_lossy(host.as_bytes())))
+        });
+        let reason = status.message();
+        self.warn(format_args!("{setting}: a request of {peer}{host} is refused: {reason}"));
     }
 
-    /// Counts a TLS handshake that failed.
-    pub(crate) fn count_tls_error(&self, error: &rustls::Error) {
+    /// Counts a TLS handshake of `peer` that failed.
+    pub(crate) fn count_tls_error(&self, error: &rustls::Error, peer: &str) {
         self.count_closed(TLS_ERROR);
-        self.warn(format_args!("{}: a TLS handshake failed: {error}", self.setting));
+        self.warn(format_args!("{}: a TLS handshake of {peer} failed: {error}", self.setting));
     }
 
     /// Writes a line to the log, at most one per [`LOG_PAUSE`].

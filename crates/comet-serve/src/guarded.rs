@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{CACHE_CONTROL, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming as Wire;
 use hyper::service::Service as HyperService;
@@ -101,6 +101,7 @@ impl HyperService<Request<Wire>> for Guarded {
             Ok(body) => body,
             Err(refusal) => {
                 gate.count_refusal(refusal);
+                gate.warn_of_refusal(refusal, &self.peer, &head.headers);
                 access.answer(Err(&refusal.status(gate.request_time())));
                 let refused = refused(form, refusal, gate.request_time());
                 return Box::pin(async { Ok(refused) });
@@ -166,6 +167,9 @@ impl HyperService<Request<Wire>> for Guarded {
             if misses_token {
                 name_scheme(response.headers_mut());
             }
+            if form == Form::Whole {
+                forbid_storing(response.headers_mut());
+            }
             // Messages that the service has not taken count until here.
             drop(arrivals);
             Ok(response)
@@ -179,6 +183,7 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
         Form::Whole => {
             let mut response = Response::new(Body::from(format!("{}\n", status.message())));
             *response.status_mut() = refusal.http_status();
+            forbid_storing(response.headers_mut());
             response
         }
         Form::Call | Form::Stream | Form::Questions => status.into_http(),
@@ -193,6 +198,12 @@ fn refused(form: Form, refusal: Refusal, limit: Duration) -> Response<Body> {
 /// Announces that other calls, or the same call with another token, need a token (RFC 9110, 11.6.1).
 fn name_scheme(headers: &mut HeaderMap) {
     headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+}
+
+/// Responses say what is the case now. A cache may store one without this header (RFC 9111, section 4.2.2), and would answer
+/// health checks with it while the server drains.
+fn forbid_storing(headers: &mut HeaderMap) {
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
 }
 
 /// The caller's deadline (gRPC over HTTP/2, `Timeout`): at most eight digits and a unit.

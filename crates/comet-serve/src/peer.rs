@@ -125,6 +125,12 @@ impl Peer {
         self.connector.protocol_error.clone()
     }
 
+    /// An error that shows the first bytes of the server's latest connection, if they are not HTTP/2.
+    #[must_use]
+    pub fn not_http2(&self) -> Option<StdError> {
+        self.connector.protocol_error.not_http2().map(Into::into)
+    }
+
     /// A channel that connects when it is used, and again after a failure.
     #[must_use]
     pub fn connect_lazy(&self) -> Channel {

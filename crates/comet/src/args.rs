@@ -136,7 +136,7 @@ pub struct Listen {
     pub path: String,
     /// HOST:PORT of the server [default: 127.0.0.1:8080, with --ws 127.0.0.1:8090, with --ws --tls
     /// 127.0.0.1:8095]
-    #[arg(long)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_and_port)]
     pub addr: Option<String>,
     /// Connect over TLS: HOST:PORT is one of tcp.tls_bind, with --ws one of websocket.tls_bind
     #[arg(long)]
@@ -161,6 +161,15 @@ impl Listen {
         };
         self.addr.as_deref().or(default)
     }
+}
+
+/// An address that can be looked up.
+fn host_and_port(text: &str) -> Result<String, &'static str> {
+    let is_address = text.rsplit_once(':').is_some_and(|(host, port)| {
+        let is_host = !host.is_empty() && (!host.contains(':') || host.starts_with('['));
+        is_host && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if is_address { Ok(text.to_owned()) } else { Err("write HOST:PORT") }
 }
 
 /// A path that fits into the first line of a request.

@@ -52,9 +52,11 @@ impl PushError {
     fn refused(status: &Status) -> Self {
         Self::Refused {
             code: format!("{:?}", status.code()),
-            message: match status.code() {
-                Code::Unimplemented => "the server does not know this call".to_owned(),
-                _ => status.message().to_owned(),
+            message: match (status.code(), status.source()) {
+                (Code::Unimplemented, _) => "the server does not know this call".to_owned(),
+                // The connection has failed, so this is no sentence of the server.
+                (_, Some(source)) => root_cause(source).to_string(),
+                (_, None) => status.message().to_owned(),
             },
         }
     }
@@ -87,6 +89,8 @@ impl Error for PushError {
 #[derive(Debug)]
 pub struct PushClient {
     runtime: Runtime,
+    address: String,
+    peer: Peer,
     channel: Channel,
     authorization: Option<MetadataValue<Ascii>>,
 }
@@ -119,7 +123,7 @@ impl PushClient {
         let peer = peer.map_err(|bad| unreachable(bad.error))?.timeout(CALL_TIMEOUT);
         let channel =
             runtime.block_on(peer.connect()).map_err(|error| unreachable(error.into()))?;
-        Ok(Self { runtime, channel, authorization: None })
+        Ok(Self { runtime, address: address.to_owned(), peer, channel, authorization: None })
     }
 
     /// The same connection, with `token` in the header of every call: `authorization: Bearer TOKEN`.
@@ -214,7 +218,7 @@ impl PushClient {
 
     /// Waits for the next message of a stream; `None` is its end.
     pub(crate) fn next_of<T>(&self, stream: &mut Streaming<T>) -> Result<Option<T>, PushError> {
-        self.runtime.block_on(stream.message()).map_err(|status| PushError::refused(&status))
+        self.runtime.block_on(stream.message()).map_err(|status| self.failure(&status))
     }
 
     /// Sleeps for a second.
@@ -227,8 +231,15 @@ impl PushClient {
         call: impl Future<Output = Result<Response<R>, Status>>,
         read: impl FnOnce(R) -> T,
     ) -> Result<T, PushError> {
-        let reply = self.runtime.block_on(call).map_err(|status| PushError::refused(&status))?;
+        let reply = self.runtime.block_on(call).map_err(|status| self.failure(&status))?;
         Ok(read(reply.into_inner()))
+    }
+
+    fn failure(&self, status: &Status) -> PushError {
+        match self.peer.not_http2() {
+            Some(source) => PushError::Unreachable { address: self.address.clone(), source },
+            None => PushError::refused(status),
+        }
     }
 }
 

@@ -3,7 +3,9 @@
 use std::error::Error;
 use std::fs;
 
-use comet_client::{Error as ClientError, Event, Options, TlsError, TlsOptions};
+use comet_client::{
+    Error as ClientError, Event, Joined, Options, Position, SessionError, TlsError, TlsOptions,
+};
 
 use crate::args::Listen;
 use crate::inputs::token;
@@ -47,7 +49,12 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                     break;
                 }
             }
-            Event::Room { room, outcome } => note(format_args!("{room}: {outcome:?}")),
+            Event::Room { room, outcome: Ok(joined) } => {
+                note(format_args!("{room}: joined{}", place_of(&joined)));
+            }
+            Event::Room { room, outcome: Err(refusal) } => {
+                note(format_args!("{room}: not joined: {refusal}"));
+            }
             Event::Left { room } => note(format_args!("{room}: left by order of the server")),
             Event::Gap(gap) => note(format_args!(
                 "{}: {} to {} are missing: {:?}",
@@ -62,16 +69,24 @@ pub fn listen(listen: &Listen) -> Result<(), Box<dyn Error>> {
                 return Err(format!("{address}: {reason}").into());
             }
             Event::Disconnected { reason, retry_in: Some(delay) } => {
-                // A TCP listener without TLS answers a TLS handshake only by closing the connection.
-                let is_in_doubt =
-                    listen.tls && !has_connected && matches!(reason, ClientError::Ended);
-                let doubt = if is_in_doubt { " (perhaps it speaks no TLS here)" } else { "" };
+                let doubt = if has_connected { "" } else { doubt(listen, &reason) };
                 let delay = delay.as_secs_f32();
                 note(format_args!("disconnected: {reason}{doubt}; again in {delay:.1} s"));
             }
         }
     }
     Ok(())
+}
+
+/// The position in a room's history, as `comet ctl history` shows it, and what was missed; the end of a sentence.
+fn place_of(joined: &Joined) -> String {
+    let position = joined.position.map_or(String::new(), |Position { epoch, offset }| {
+        format!(" at epoch {epoch:016x} offset {offset}")
+    });
+    match joined.recovered {
+        Some(missed) => format!("{position}; {missed} missed pushes follow"),
+        None => position,
+    }
 }
 
 fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
@@ -87,6 +102,19 @@ fn tls(listen: &Listen) -> Result<TlsOptions, Box<dyn Error>> {
         Some(name) => options.server_name(name),
         None => options,
     })
+}
+
+/// What may be wrong with the arguments if the first connection ends like this; part of a sentence.
+fn doubt(listen: &Listen, reason: &ClientError) -> &'static str {
+    match reason {
+        // A TCP listener without TLS answers a TLS handshake only by closing the connection.
+        ClientError::Ended if listen.tls => " (perhaps it speaks no TLS here)",
+        ClientError::Ended if listen.ws => " (perhaps it speaks no WebSocket here)",
+        ClientError::Session(SessionError::Frame(_)) if !listen.ws => {
+            " (perhaps it speaks WebSocket here: see --ws)"
+        }
+        _ => "",
+    }
 }
 
 /// Whether the server's certificate is at fault. Any other failure may pass: a proxy may answer in plain text while it restarts.

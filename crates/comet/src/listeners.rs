@@ -201,8 +201,15 @@ pub(crate) fn settings(config: &Config) -> [(&'static str, &[SocketAddr]); 4] {
 /// Every file that cannot be used.
 pub(crate) fn tls(config: &Config) -> Result<Option<Tls>, StartError> {
     let serves_tls = !config.tcp.tls_bind.is_empty() || !config.websocket.tls_bind.is_empty();
-    let tls = serves_tls.then(|| Tls::load(&tls_options(config))).transpose();
-    tls.map_err(StartError::Tls)
+    serves_tls.then(|| load_tls(config)).transpose()
+}
+
+/// Reads the certificates and keys in `config`.
+///
+/// # Errors
+/// Every file that cannot be used.
+pub(crate) fn load_tls(config: &Config) -> Result<Tls, StartError> {
+    Tls::load(&tls_options(config)).map_err(StartError::Tls)
 }
 
 /// Reads the files that `config` names, for handshakes that begin after this call.

@@ -260,7 +260,9 @@ impl Findings {
 
     fn certificates(&mut self, config: &Config) {
         match listeners::tls(config) {
-            Ok(None) => {}
+            // No listener needs them yet; one more listener would.
+            Ok(None) if config.tls.certificates.is_empty() => {}
+            Ok(None) => _ = self.take(listeners::load_tls(config)),
             Ok(Some(tls)) => {
                 let certificates = listeners::certificates(&tls, config);
                 self.warnings.extend(certificates.iter().filter_map(Certificate::warning));

@@ -1,5 +1,6 @@
 //! The two servers as processes, from the configuration to the signal that ends them.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
@@ -39,16 +40,22 @@ pub fn configure_logic(serve: &Serve) -> Result<Config, String> {
     read(serve, load_for_logic)
 }
 
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("{}:{line}: this line is not UTF-8: save the file as UTF-8", path.display())
+    })
+}
+
 fn read(
     serve: &Serve,
     load: impl FnOnce(&Source<'_>, &Machine) -> Result<Config, Mistakes>,
 ) -> Result<Config, String> {
     let machine = crate::machine().map_err(|error| format!("no list of CPUs: {error}"))?;
     let text = match &serve.config {
-        Some(path) => Some((
-            path.as_path(),
-            fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?,
-        )),
+        Some(path) => Some((path.as_path(), read_text(path)?)),
         None => None,
     };
     let source = Source {

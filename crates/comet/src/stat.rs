@@ -25,12 +25,11 @@ fn lines(stat: &Value) -> Vec<String> {
     let totals = stat["totals"].as_object().into_iter().flatten();
     for (name, value) in totals {
         match value {
-            Value::Number(number) => lines.push(format!("{name:<20}{number:>14}")),
+            Value::Number(number) => lines.push(line(name, number.as_u64().unwrap_or_default())),
             Value::Object(by_reason) => {
                 let some = by_reason.iter().filter(|(_, count)| count.as_u64() != Some(0));
                 lines.extend(some.map(|(reason, count)| {
-                    let name = format!("{name} {reason}");
-                    format!("{name:<28}{:>6}", count.as_u64().unwrap_or_default())
+                    line(&format!("{name} {reason}"), count.as_u64().unwrap_or_default())
                 }));
             }
             _ => {}
@@ -56,6 +55,11 @@ fn lines(stat: &Value) -> Vec<String> {
         lines.push(format!("{:>8}  {}", count(room, "online"), text(room, "room")));
     }
     lines
+}
+
+/// The line of a total.
+fn line(name: &str, count: u64) -> String {
+    format!("{name:<32} {count:>14}")
 }
 
 /// The identity and state of the server.
@@ -91,13 +95,17 @@ mod tests {
     fn numbers_and_reasons_are_lines() {
         let stat = json!({
             "version": "1.2", "server_id": "edge\u{7}", "phase": "ready", "uptime_seconds": 90_061,
-            "totals": { "live": 7, "dropped": { "filtered": 3, "closing": 0 } },
+            "totals": { "deflated_connections": 7, "dropped": { "filtered": 3, "closing": 0 } },
             "cores": [{ "core": 0, "connections": 7 }],
             "rooms": { "count": 1, "fullest": [{ "room": "a\n", "online": 7 }] },
         });
         let lines = lines(&stat);
         assert_eq!(lines[0], "comet 1.2 edge\\u{7}  ready  up 1d 1h 1m 1s");
-        assert!(lines.contains(&format!("{:<28}{:>6}", "dropped filtered", 3)), "{lines:?}");
+        for (name, count) in [("deflated_connections", "7"), ("dropped filtered", "3")] {
+            let end = format!(" {count}");
+            let line = lines.iter().find(|line| line.starts_with(name) && line.ends_with(&end));
+            assert_eq!(line.map(String::len), Some(47), "{lines:?}");
+        }
         assert!(!lines.iter().any(|line| line.contains("closing")), "{lines:?}");
         assert_eq!(lines.last().unwrap(), "       7  a\\u{a}");
     }

@@ -22,9 +22,13 @@ pub(super) fn fits(report: &mut Report<'_>, config: &Config, process: Process) {
     if process == Process::Logic {
         return needs("discovery.env", &discovery.env, "comets are found by their environment");
     }
+    let (zone, env) = ("discovery.zone", "discovery.env");
     let why = "discovery registers nobody without it";
-    needs("discovery.zone", &discovery.zone, why);
-    needs("discovery.env", &discovery.env, why);
+    if discovery.zone.is_empty() && discovery.env.is_empty() {
+        needs(&format!("{zone} and {env}"), "", "discovery registers nobody without them");
+    }
+    needs(zone, &discovery.zone, why);
+    needs(env, &discovery.env, why);
     if report.is_sound(&[nodes, grpc, "push.grpc"])
         && discovery.grpc.is_empty()
         && let Some(why) = useless(config)

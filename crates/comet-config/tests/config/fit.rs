@@ -67,16 +67,20 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         &["tcp.keepalive_idle=\"1500ms\""],
         &["--set tcp.keepalive_idle: 1500ms is not a whole number of seconds"],
     );
-    let pairs = "each needs its own, in order";
+    let pairs = "each certificate needs its own key, in order";
     check_mistakes(
         "[tls]\ncertificates = [\"a\", \"b\"]\nkeys = [\"a\"]\n",
         &[],
-        &[&format!("comet.toml:3:8: tls.keys: 1 for 2 tls.certificates: {pairs}")],
+        &[&format!(
+            "comet.toml:3:8: tls.keys: 2 files in tls.certificates, and 1 in tls.keys: {pairs}"
+        )],
     );
     check_mistakes(
         "",
         &["tls.certificates=[\"a\"]"],
-        &[&format!("--set tls.certificates: 0 for 1 tls.certificates: {pairs}")],
+        &[&format!(
+            "--set tls.certificates: 1 files in tls.certificates, and 0 in tls.keys: {pairs}"
+        )],
     );
     for key in ["tcp.tls_bind", "websocket.tls_bind"] {
         let set = format!("{key}=[\"127.0.0.1:1\"]");
@@ -86,7 +90,7 @@ fn values_that_do_not_fit_each_other_are_mistakes() {
         let nobody = ["tcp.bind=[]", "websocket.bind=[]"];
         good("", &[&[&*set, "tls.certificates=[\"a\"]", "tls.keys=[\"b\"]"], &nobody[..]].concat());
     }
-    let keys = "needs token.jwt_keys: without a key no token is valid";
+    let keys = "needs token.jwt_keys: or token.jwks_urls; without a key no token is valid";
     check_mistakes("", &["token.kind=\"jwt\""], &[&format!("--set token.kind: {keys}")]);
     check_mistakes(
         "",

@@ -142,12 +142,19 @@ pub(super) struct Calls<C> {
     deadlines: BTreeSet<(Millis, ClusterCallId)>,
     last: u64,
     ended: VecDeque<(C, ClusterOutcome)>,
+    /// Hosts that outcomes have named as unanswered.
+    silent: u64,
 }
 
 impl<C> Calls<C> {
     pub(super) fn new() -> Self {
         let (open, deadlines, ended) = (HashMap::new(), BTreeSet::new(), VecDeque::new());
-        Self { open, deadlines, last: 0, ended }
+        Self { open, deadlines, last: 0, ended, silent: 0 }
+    }
+
+    /// Hosts that were named as unanswered so far, a host for each call.
+    pub(super) fn silent(&self) -> u64 {
+        self.silent
     }
 
     /// The number of the latest call that hosts had to answer; 0: there was none.
@@ -354,6 +361,7 @@ impl<C> Calls<C> {
 
     /// Ends a push that was not published. These hosts will send no part of it.
     pub(super) fn end_unanswered(&mut self, caller: C, unanswered: Vec<HostName>) {
+        self.silent += unanswered.len() as u64;
         self.ended.push_back((caller, ClusterOutcome { unanswered, ..ClusterOutcome::default() }));
     }
 
@@ -425,7 +433,8 @@ impl<C> Calls<C> {
 
     fn end_as(&mut self, call: ClusterCallId, not_stored: Option<NotStored>) {
         let Some(open) = self.open.remove(&call) else { return };
-        let unanswered = open.not_answered().chain(&open.lost).cloned().collect();
+        let unanswered: Vec<HostName> = open.not_answered().chain(&open.lost).cloned().collect();
+        self.silent += unanswered.len() as u64;
         let Open { answered, tally, counts, pages, deadline, caller, .. } = open;
         self.deadlines.remove(&(deadline, call));
         let hosts = answered.len() as u32;

@@ -317,6 +317,8 @@ fn a_host_that_does_not_answer_is_named() {
         let outcome = world.push("a", room("r")).expect("b has answered");
         assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
     }
+    // It was named at the deadline, and by the push behind its silence.
+    assert_eq!(world.hosts["a"].cluster.counts().silent, 2);
 }
 
 #[test]
@@ -359,6 +361,7 @@ fn without_any_answer_all_hosts_that_may_have_members_are_named() {
     world.pass(LIMIT);
     let outcome = world.outcome("a").expect("its time is over");
     assert_eq!(outcome.unanswered, vec![HostName::from("b"), "c".into()]);
+    assert_eq!(world.hosts["a"].cluster.counts().silent, 4);
 }
 
 #[test]

@@ -102,6 +102,27 @@ async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
     }
 }
 
+/// Two hosts with one name are noticed; the two processes of a live upgrade are not.
+#[tokio::test(start_paused = true)]
+async fn another_process_with_the_name_of_this_host_is_counted() {
+    let (mut reader, _waiting) = full_reader();
+    let hear = async |reader: &mut Reader, process: &str, seconds: u64| {
+        let before = reader.shared.counts.invalid.load(Relaxed);
+        for _ in 0..seconds {
+            let headers = Some(headers::of_announcement(Interest::Has, "a", process));
+            reader.take(Message { subject: "comet.hosts".into(), headers, ..message(0) });
+            tokio::time::advance(Duration::from_secs(1)).await;
+        }
+        reader.shared.counts.invalid.load(Relaxed) - before
+    };
+    let own = reader.subjects.process().to_owned();
+    assert_eq!(hear(&mut reader, &own, 60).await, 0);
+    assert_eq!(hear(&mut reader, "other", 15).await, 0);
+    // It has ended.
+    tokio::time::advance(NAMESAKE_GONE).await;
+    assert_eq!(hear(&mut reader, "another", 20).await, 5);
+}
+
 fn announcement() -> Message {
     let headers = Some(headers::of_interest(Interest::Has, "b"));
     Message { subject: "comet.hosts".into(), headers, ..message(0) }

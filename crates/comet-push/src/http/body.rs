@@ -5,14 +5,14 @@ use std::error::Error;
 
 use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
-use axum::http::header::EXPECT;
 use tokio_stream::StreamExt;
 use tonic::Status;
 
 use crate::call_limits::{CallLimits, body_too_long};
 
 /// Most bytes that are read and discarded of a body that is too long. A caller that is still writing when the
-/// connection is closed would not read the reason.
+/// connection is closed would not read the reason. That includes callers with `Expect: 100-continue`: some proxies send
+/// it, and do not wait.
 const REST_MAX: u64 = 64 << 20;
 
 /// Reads bodies within their bounds.
@@ -33,10 +33,6 @@ impl Bodies {
         let max = self.length_max as u64;
         // 0 if it is not announced.
         let announced = request.body().size_hint().exact().unwrap_or(0);
-        if announced > max && request.headers().contains_key(EXPECT) {
-            // The caller asks before it sends (RFC 9110, section 10.1.1).
-            return Err(body_too_long(announced, self.length_max));
-        }
         let mut kept = Vec::new();
         let mut length = 0;
         let mut chunks = request.into_body().into_data_stream();

@@ -1,5 +1,6 @@
 //! What the command line, the configuration and the environment say, and exit codes of what cannot be used.
 
+use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -71,6 +72,28 @@ fn keys_are_read_from_the_environment() {
     let lines = "comet: COMET_PROTOCOL_SVR_PROTO: protocol.svr_proto: 0 is out of range: 1 to 65535\n\
                  COMET_TPC_BIND: sets no key: did you mean COMET_TCP_BIND?\n";
     assert_eq!(stderr, lines);
+}
+
+#[test]
+fn addresses_that_are_wrong_are_named() {
+    let server = Server::start(&[]);
+    let http = server.stat.to_string();
+    let (code, _, stderr) = run(&["push", "--grpc", &http, "all", "hi"]);
+    let begin = format!("comet: no push server at {http}: no HTTP/2, but \"HTTP/1.1 ");
+    assert!(code == 1 && stderr.starts_with(&begin), "{stderr}");
+    for address in ["nohost", "host:", ":8080", "host:0", "::1:80"] {
+        let (code, _, stderr) = run(&["listen", "--room", "r", "--addr", address]);
+        assert!(code == 64 && stderr.contains("write HOST:PORT"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_utf_8_is_named_with_the_line() {
+    let path = temporary("latin.toml", "");
+    fs::write(&path, b"[server]\nid = \"caf\xe9\"\n").unwrap();
+    let (code, _, stderr) = run(&["--check", "--config", &path]);
+    let line = format!("comet: {path}:2: this line is not UTF-8: save the file as UTF-8\n");
+    assert_eq!((code, stderr), (64, line));
 }
 
 /// Before anything is opened that would fail for another reason.

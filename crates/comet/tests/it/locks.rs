@@ -24,6 +24,8 @@ fn status(address: SocketAddr, path: &str, headers: &str) -> u16 {
     write!(stream, "{head}{headers}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
+    // A cache in front would go on with it, such as with the health of a server that drains meanwhile.
+    assert!(answer.contains("\r\ncache-control: no-store\r\n"), "{answer}");
     answer["HTTP/1.1 ".len()..][..3].parse().unwrap()
 }
 
@@ -45,12 +47,24 @@ fn web_pages_may_not_call() {
         assert_eq!(status(address, path, own), 200);
         assert_eq!(status(address, path, "Host: evil.example\r\n"), 403);
     }
+    // A load balancer checks the health under any name.
+    assert_eq!(status(server.stat(), "/healthz", "Host: pool.example\r\n"), 200);
     let refused = |reason| {
         server.metric(&format!(
             "comet_api_refused_total{{listener=\"push.http\",reason=\"{reason}\"}}"
         ))
     };
     assert_eq!((refused("cross_site"), refused("wrong_host")), (2, 1));
+}
+
+#[test]
+fn a_refused_caller_is_named_in_the_log() {
+    let server = Process::start(&[]);
+    assert_eq!(status(server.stat, "/metrics", "Host: evil.example\r\n"), 403);
+    let line = line_with(&server.log, "monitor.stat: a request of 127.0.0.1:");
+    let reason =
+        " for \"evil.example\" is refused: the host of the request is no name of this server";
+    assert!(line.contains(reason), "{line}");
 }
 
 #[test]
