@@ -35,6 +35,13 @@ pub enum PushError {
         /// What failed.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// The connection ended before an answer. A push may have been made.
+    Broken {
+        /// The address as given.
+        address: String,
+        /// What failed.
+        cause: String,
+    },
     /// A file for TLS cannot be used.
     Tls(TlsError),
     /// The token has characters that a header cannot hold.
@@ -52,11 +59,9 @@ impl PushError {
     fn refused(status: &Status) -> Self {
         Self::Refused {
             code: format!("{:?}", status.code()),
-            message: match (status.code(), status.source()) {
-                (Code::Unimplemented, _) => "the server does not know this call".to_owned(),
-                // The connection has failed, so this is no sentence of the server.
-                (_, Some(source)) => root_cause(source).to_string(),
-                (_, None) => status.message().to_owned(),
+            message: match status.code() {
+                Code::Unimplemented => "the server does not know this call".to_owned(),
+                _ => status.message().to_owned(),
             },
         }
     }
@@ -67,6 +72,12 @@ impl fmt::Display for PushError {
         match self {
             Self::Unreachable { address, source } => {
                 write!(f, "no push server at {address}: {}", root_cause(source.as_ref()))
+            }
+            Self::Broken { address, cause } => {
+                write!(
+                    f,
+                    "the connection to {address} broke: {cause}; is that an address of push.grpc?"
+                )
             }
             Self::Tls(error) => error.fmt(f),
             Self::BadToken => f.write_str("the token is not one line of printable ASCII"),
@@ -80,7 +91,7 @@ impl Error for PushError {
         match self {
             Self::Unreachable { source, .. } => Some(source.as_ref()),
             Self::Tls(error) => Some(error),
-            Self::BadToken | Self::Refused { .. } => None,
+            Self::Broken { .. } | Self::BadToken | Self::Refused { .. } => None,
         }
     }
 }
@@ -236,8 +247,12 @@ impl PushClient {
     }
 
     fn failure(&self, status: &Status) -> PushError {
-        match self.peer.not_http2() {
-            Some(source) => PushError::Unreachable { address: self.address.clone(), source },
+        let address = self.address.clone();
+        if let Some(source) = self.peer.not_http2() {
+            return PushError::Unreachable { address, source };
+        }
+        match status.source().filter(|_| status.code() == Code::Unknown) {
+            Some(source) => PushError::Broken { address, cause: root_cause(source).to_string() },
             None => PushError::refused(status),
         }
     }
