@@ -241,7 +241,7 @@ mod tests {
             servers: vec![format!("redis://{}", listener.local_addr().unwrap())],
             ca: None,
             lifetime: Duration::from_secs(60),
-            deadline: Duration::from_secs(60),
+            timeout: Duration::from_secs(60),
         });
         let sessions = Arc::new(Store::Redis(sessions.unwrap()));
         let bounds = Bounds { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };
