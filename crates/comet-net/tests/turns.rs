@@ -14,7 +14,7 @@ use comet_core::{
     Settings, ShardId, Transport,
 };
 use comet_logic::{Authenticator, Embedded, Refusal};
-use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
+use comet_mesh::{EventFd, Inbox, Pulse, inbox, priority_inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
 
@@ -144,10 +144,10 @@ impl Rig {
         let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
         let clients = (0..clients).map(|_| client(address)).collect();
         let wakeup = Arc::new(EventFd::new().unwrap());
-        let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
+        let (sender, inbox_end) = priority_inbox(4_096, wakeup.clone());
         for message in messages {
             match message.class() {
-                MessageClass::Directory => sender.post_express(message).unwrap(),
+                MessageClass::Directory => sender.post_priority(message).unwrap(),
                 MessageClass::Push => sender.post(message).unwrap(),
             }
         }
@@ -189,7 +189,7 @@ impl Rig {
 
     fn send(&self, message: Message) {
         match message.class() {
-            MessageClass::Directory => self.messages.post_express(message).unwrap(),
+            MessageClass::Directory => self.messages.post_priority(message).unwrap(),
             MessageClass::Push => self.messages.post(message).unwrap(),
         }
         self.messages.notify();
