@@ -12,13 +12,13 @@
 mod buffers;
 mod certificates;
 mod close_log;
+mod commands;
 mod core;
 mod driver;
 mod ids;
 mod inherit;
 mod layers;
 mod listen;
-mod orders;
 mod peer_name;
 mod probe;
 mod ring;
@@ -29,9 +29,9 @@ mod tls;
 
 pub use self::core::{Core, CoreStartError, Pending};
 pub use certificates::{Tls, TlsError, TlsOptions, TlsVersion};
+pub use commands::{FrozenTurn, Offer, Survey};
 pub use inherit::{InheritedListeners, Unsettled, inherit};
 pub use listen::{Keepalive, ListenError, ListenOptions, bind, check_bind};
-pub use orders::{FrozenTurn, Offer, Survey};
 pub use probe::{ProbeError, fit_ring, locked_memory, probe, reserve_descriptors};
 pub use settings::{Arrived, ArrivedSocket, CoreSettings, Listener, MeshEndpoints, ProxyFrom};
 pub use tls::TLS_TRANSMITS_MAX;
