@@ -54,7 +54,7 @@ pub(crate) fn check_overdue(
         let has_left = !entry.socket.owes_hangup();
         if entry.socket.is_sending()
             && !has_left
-            && is_overdue(entry.socket.moved_at, limits.write_ms)
+            && is_overdue(entry.socket.last_progress_at, limits.write_ms)
         {
             overdue = Some("write");
         }
@@ -134,7 +134,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             let since = socket.heartbeat_at.unwrap_or_default().max(entry.accepted_at);
             (since, entry.client.profile.heartbeat_ms)
         }
-        CloseReason::WriteTimeout => (socket.moved_at_least, limits.write_ms),
+        CloseReason::WriteTimeout => (socket.last_progress_at_least, limits.write_ms),
         CloseReason::TokenExpired => match entry.token_expires_at {
             Some(at) if env.now >= at => return Ok(()),
             at => return Err(format!("the token of peer {peer} expires early: {at:?}")),

@@ -20,10 +20,10 @@ use crate::drain::Drain;
 use crate::env::{Env, Peer, SocketTotals};
 use crate::listings::Listings;
 use crate::plan::Plan;
-use crate::push_callers::Door;
+use crate::push_callers::CallerListener;
 use crate::stall_log::StallLog;
 
-pub(crate) use upgrade::Offer;
+pub(crate) use upgrade::FrozenShard;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -32,7 +32,7 @@ pub(crate) struct Driver {
     /// Peers that have connected and are not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// The sockets of push callers.
-    pub(crate) door: Door,
+    pub(crate) caller_listener: CallerListener,
     /// Tokens that embedded logic checks, and the times of its answers.
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
@@ -76,7 +76,7 @@ impl Driver {
             shard: Shard::new(&settings, now),
             slots: BTreeMap::new(),
             backlog: VecDeque::new(),
-            door: Door::default(),
+            caller_listener: CallerListener::default(),
             auths: Vec::new(),
             must_retry: false,
             ready_since: None,
@@ -128,7 +128,7 @@ impl Driver {
             || self.shard.has_listings()
             || !self.backlog.is_empty()
             || self.shard.has_requests()
-            || self.door.is_awake(&env.push_callers)
+            || self.caller_listener.is_awake(&env.push_callers)
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
             || self.auths.iter().any(|(due, _)| *due <= env.now)
@@ -157,7 +157,7 @@ impl Driver {
             self.take_messages(env, class)?;
         }
         self.accept(env);
-        if self.door.complete(&mut self.shard, &mut env.push_callers, &mut env.rng) {
+        if self.caller_listener.complete(&mut self.shard, &mut env.push_callers, &mut env.rng) {
             env.note_activity();
         }
         let mut slots: Vec<(Slot, usize)> =
@@ -213,7 +213,7 @@ impl Driver {
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {
         self.poll_auths(env);
         self.poll_transmits(env)?;
-        self.door.serve(&mut self.shard, &mut env.push_callers)?;
+        self.caller_listener.serve(&mut self.shard, &mut env.push_callers)?;
         self.poll_closes(env)?;
         if env.rng.percent(50) {
             self.pass_reports(env)?;

@@ -246,7 +246,7 @@ impl World {
     fn connect_caller(&mut self) {
         let Env { rng, plan, push_callers, now, .. } = &mut self.env;
         let shard = rng.below(self.drivers.len());
-        push_callers.connect(rng, plan, *now, &mut self.drivers[shard].door);
+        push_callers.connect(rng, plan, *now, &mut self.drivers[shard].caller_listener);
     }
 
     fn turn_control(&mut self) -> Result<(), String> {

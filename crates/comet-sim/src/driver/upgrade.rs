@@ -12,7 +12,7 @@ use crate::stall_log::StallLog;
 use super::Driver;
 
 /// The state of a shard for another process.
-pub(crate) struct Offer {
+pub(crate) struct FrozenShard {
     pub(crate) bytes: Vec<u8>,
     /// The peers of its connections, in order, with their ids in this process.
     pub(crate) peers: Vec<(usize, ConnId)>,
@@ -56,7 +56,7 @@ impl Driver {
     }
 
     /// Takes back all sends, and offers the state of the shard.
-    pub(crate) fn offer(&mut self, env: &mut Env) -> Result<Offer, String> {
+    pub(crate) fn offer(&mut self, env: &mut Env) -> Result<FrozenShard, String> {
         self.tell_time(env)?;
         for peer in self.peers().collect::<Vec<_>>() {
             // Some sends have progressed. The other process will find those that failed.
@@ -78,11 +78,11 @@ impl Driver {
         }
         let (shard, conns) = self.shard.hand_over();
         let peers = conns.iter().map(|conn| (self.slots[&conn.slot], *conn)).collect();
-        Ok(Offer { bytes: shard.encode().to_vec(), peers, reports })
+        Ok(FrozenShard { bytes: shard.encode().to_vec(), peers, reports })
     }
 
     /// The hand-over has failed: the shard continues as if nothing had happened.
-    pub(crate) fn thaw(&mut self, env: &mut Env, offer: Offer) -> Result<(), String> {
+    pub(crate) fn thaw(&mut self, env: &mut Env, offer: FrozenShard) -> Result<(), String> {
         self.is_frozen = false;
         self.release_input(env);
         self.must_retry = true;
