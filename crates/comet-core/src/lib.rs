@@ -7,7 +7,6 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
-mod accepts;
 mod active_clock;
 mod blocks;
 mod bucket;
@@ -35,6 +34,7 @@ mod live_conn;
 mod live_traces;
 mod message;
 mod network;
+mod operation_filter;
 mod outbox;
 mod parking;
 mod presence;
@@ -50,7 +50,6 @@ mod time;
 mod transport;
 mod wheel;
 
-pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
 pub use blocks::{Block, Blocks, TooManyBlocks};
 pub use budget::{Budget, MessageBudget};
@@ -76,6 +75,7 @@ pub use message::{
     Report, RoomOrder, TraceEvent, TraceKind,
 };
 pub use network::Network;
+pub use operation_filter::OperationFilter;
 pub use outbox::Slices;
 pub use parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest, ResumeLimits};
 pub use presence::PresenceRule;

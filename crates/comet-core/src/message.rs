@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
-use crate::accepts::Accepts;
 use crate::callers::{CallerTarget, ToldElsewhere};
 use crate::history::{HistoryPage, HistoryQuery, StreamState};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
@@ -16,6 +15,7 @@ use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::network::Network;
+use crate::operation_filter::OperationFilter;
 use crate::parking::{Leaving, ParkedFrames, Rest};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
@@ -34,7 +34,7 @@ pub struct Identity {
     /// Further rooms that it starts in.
     pub rooms: Box<[Box<str>]>,
     /// The operations that it accepts.
-    pub accepts: Accepts,
+    pub accepts: OperationFilter,
     /// Milliseconds without a heartbeat after which it is closed. `None`: the present [`Limits::heartbeat_ms`].
     pub heartbeat_ms: Option<u32>,
     /// Milliseconds after which its token has expired, and it is closed with [`CloseReason::TokenExpired`].

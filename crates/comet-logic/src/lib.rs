@@ -15,7 +15,7 @@ mod jwt;
 pub use any::AnyAuthenticator;
 pub use authenticator::{Authenticator, Refusal};
 pub use comet_core::limits::NAME_MAX;
-pub use comet_core::{Accepts, Identity};
+pub use comet_core::{Identity, OperationFilter};
 pub use embedded::Embedded;
 pub use jwt::{
     Algorithm, ClaimNames, Fetched, Jwt, JwtError, JwtOptions, KeyChange, KeyFile, KeySet,

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
+use comet_logic::{AnyAuthenticator, Authenticator, Identity, NAME_MAX, OperationFilter};
 use comet_push::{Node, NodeList};
 use comet_router::{Buckets, Placed, Sessions, Store};
 use comet_serve::CallCounts;
@@ -48,9 +48,9 @@ impl LogicService {
         let Placed { key, .. } =
             self.sessions.put(user, key, &server).await.map_err(unavailable)?;
         let (accepts, accepts_all) = match accepts {
-            Accepts::Only(operations) => (operations.into(), false),
+            OperationFilter::Only(operations) => (operations.into(), false),
             // No token excludes operations; only operation 16 does.
-            Accepts::All | Accepts::AllBut(_) => (Vec::new(), true),
+            OperationFilter::All | OperationFilter::AllBut(_) => (Vec::new(), true),
         };
         Ok(ConnectReply {
             mid: user,

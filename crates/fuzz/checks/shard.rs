@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic,
-    Message, MessageClass, Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport,
-    home_of_key, home_of_room, home_of_user,
+    Budget, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic, Message,
+    MessageClass, Millis, OperationFilter, Push, Report, Settings, Shard, ShardId, SlowConsumer,
+    Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -355,7 +355,7 @@ fn identity(token: &[u8]) -> Result<Identity, Denied> {
         user: i64::from(digit(0).ok_or_else(|| Denied::refused("no such token".to_owned()))?),
         key: name(1).map(Into::into),
         room: name(2).map(Into::into),
-        accepts: Accepts::All,
+        accepts: OperationFilter::All,
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: Box::default(),

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message,
-    MessageClass, Millis, Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
+    Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message, MessageClass,
+    Millis, OperationFilter, Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
 };
 use comet_proto::{Encoded, Frame, Join, VERSION, VERSION_2, op};
 
@@ -81,7 +81,7 @@ impl Rig {
                     user: number as i64 + 1,
                     key: Some(key(number).into()),
                     room: Some(room(its_room).into()),
-                    accepts: Accepts::All,
+                    accepts: OperationFilter::All,
                     heartbeat_ms: None,
                     expires_in_ms: None,
                     rooms: Box::default(),

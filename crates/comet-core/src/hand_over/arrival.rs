@@ -7,10 +7,10 @@ use comet_handover::{
 };
 use comet_proto::{Encoded, Position, RoomHandle};
 
-use crate::accepts::Accepts;
 use crate::history::StreamState;
 use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
+use crate::operation_filter::OperationFilter;
 use crate::outbox::Subject;
 use crate::time::Millis;
 use crate::transport::Transport;
@@ -72,7 +72,7 @@ pub(crate) struct ArrivedConn {
     /// Except in `gaps`, handles in it are those of the former process; `pending` are indices into [`TakeOver::items`].
     pub(crate) connection: Connection,
     pub(crate) transport: Transport,
-    pub(crate) accepts: Accepts,
+    pub(crate) accepts: OperationFilter,
     /// An index into [`TakeOver::rooms`].
     pub(crate) room: Option<usize>,
     pub(crate) further_rooms: Vec<usize>,

@@ -14,10 +14,10 @@ use crate::outbox::{State, Subject};
 use crate::time::Millis;
 use crate::transport::Transport;
 
-use super::accepts::accepts_from;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
+use super::operation_filter::accepts_from;
 use super::paced::Paced;
 use super::parked::push_from;
 use super::rooms::{NewHandles, ShardRooms};

@@ -10,7 +10,6 @@ use comet_handover::{VERSION, feature};
 use comet_proto::Encoded;
 use comet_proto::websocket::FragmentParts;
 
-use crate::accepts::Accepts;
 use crate::budget::Budget;
 use crate::conn::{Conn, Input};
 use crate::hand_over::{LeftBehind, Obstacles, counters_to, paced_to, parked_to};
@@ -18,6 +17,7 @@ use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
+use crate::operation_filter::OperationFilter;
 use crate::outbox::Subject;
 use crate::outbox::chains::hand_over::ItemParts;
 use crate::settings::Logic;
@@ -391,11 +391,11 @@ fn left_behind(conn: &Conn) -> Option<LeftBehind> {
     }
 }
 
-fn accepts_of(accepts: &Accepts) -> Option<handed::Accepts> {
+fn accepts_of(accepts: &OperationFilter) -> Option<handed::Accepts> {
     let (kind, operations) = match accepts {
-        Accepts::All => return None,
-        Accepts::Only(operations) => (handed::AcceptsKind::Only, operations),
-        Accepts::AllBut(operations) => (handed::AcceptsKind::AllBut, operations),
+        OperationFilter::All => return None,
+        OperationFilter::Only(operations) => (handed::AcceptsKind::Only, operations),
+        OperationFilter::AllBut(operations) => (handed::AcceptsKind::AllBut, operations),
     };
     Some(handed::Accepts { kind: kind.into(), operations: operations.to_vec() })
 }

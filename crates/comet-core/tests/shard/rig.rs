@@ -8,9 +8,9 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied,
-    Hangup, Identity, Limits, Logic, Message, MessageBudget, MessageClass, Millis, Push, Report,
-    Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
+    AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied, Hangup,
+    Identity, Limits, Logic, Message, MessageBudget, MessageClass, Millis, OperationFilter, Push,
+    Report, Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -468,7 +468,11 @@ fn identity(token: &[u8]) -> Result<Identity, String> {
         user: user.parse().unwrap_or(0),
         key: name(key),
         room: name(room),
-        accepts: if operations.is_empty() { Accepts::All } else { Accepts::Only(listed()) },
+        accepts: if operations.is_empty() {
+            OperationFilter::All
+        } else {
+            OperationFilter::Only(listed())
+        },
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: rooms.map(Into::into).collect(),
