@@ -8,7 +8,7 @@
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
 mod active_clock;
-mod blocks;
+mod blocklist;
 mod bucket;
 mod budget;
 mod callers;
@@ -51,7 +51,7 @@ mod transport;
 mod wheel;
 
 pub use active_clock::ActiveClock;
-pub use blocks::{Block, Blocks, TooManyBlocks};
+pub use blocklist::{BlockedNetwork, Blocklist, BlocklistFull};
 pub use budget::{Budget, MessageBudget};
 pub use callers::{CallerLimits, CallerOperation, CallerSlot, CallerTarget, Tokens, ToldElsewhere};
 pub use canary::Canary;

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_core::{
-    Block, Blocks, CallId, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report,
-    Settings, ShardId, Transport,
+    BlockedNetwork, Blocklist, CallId, Identity, Limits, Logic, Message, MessageClass, Millis,
+    Push, Report, Settings, ShardId, Transport,
 };
 use comet_logic::{Authenticator, Embedded, Refusal};
 use comet_mesh::{EventFd, Inbox, Pulse, inbox, priority_inbox};
@@ -344,9 +344,9 @@ fn a_rate_of_accepts_is_set_and_taken_away_alive() {
 /// The header and the first bytes behind it may come together.
 #[test]
 fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
-    let block = Block { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
-    let blocks = Blocks::default().with(Millis(0), block).unwrap();
-    let limits = Limits { blocks, handshake_ms: 300_000, ..Limits::default() };
+    let block = BlockedNetwork { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
+    let blocklist = Blocklist::default().with(Millis(0), block).unwrap();
+    let limits = Limits { blocklist, handshake_ms: 300_000, ..Limits::default() };
     let logic = Logic::Remote { renew_ms: (60_000, 90_000) };
     let setup = Setup { limits, is_behind_proxy: true, logic, ..Setup::default() };
     let (rig, _) = Rig::start_with(setup, Embedded, []);

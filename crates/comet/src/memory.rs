@@ -104,7 +104,7 @@ impl Bounds {
             refuses_pushes: _,
             takes_clients: _,
             // At most a thousand, shared by all shards.
-            blocks: _,
+            blocklist: _,
             // At most a few, with an entry for each traced connection.
             traces: _,
             slow_consumer: _,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use comet_core::limits::RATE_WINDOW_MS;
 use comet_core::{
-    Block, Blocks, ClientRates, CloseHow, CloseReason, ConnId, Identity, Kick, Limits, Logic,
-    Message, Millis, Push, ShardId, SourceLimits, Transport,
+    BlockedNetwork, Blocklist, ClientRates, CloseHow, CloseReason, ConnId, Identity, Kick, Limits,
+    Logic, Message, Millis, Push, ShardId, SourceLimits, Transport,
 };
 use comet_proto::op;
 
@@ -331,9 +331,9 @@ fn bytes_and_room_changes_have_rates_of_their_own() {
 
 fn blocking(network: &str, until: u64) -> Limits {
     let network = network.parse().unwrap();
-    let block = Block { network, until: Millis(until) };
-    let blocks = Blocks::default().with(Millis(0), block).unwrap();
-    Limits { blocks, ..Limits::default() }
+    let block = BlockedNetwork { network, until: Millis(until) };
+    let blocklist = Blocklist::default().with(Millis(0), block).unwrap();
+    Limits { blocklist, ..Limits::default() }
 }
 
 #[test]
