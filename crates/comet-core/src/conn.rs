@@ -113,10 +113,10 @@ pub(crate) struct Conn {
     pub(crate) is_turned_away: bool,
     /// The client has left, and some of its input is not read yet. The shard sends nothing more: the peer would answer
     /// with a reset, and a push that stays in the outbox can be parked.
-    pub(crate) has_ended: bool,
+    pub(crate) has_peer_left: bool,
     pub(crate) outbox: Outbox,
     /// The tick when the kernel last took bytes of the send in flight.
-    pub(crate) moved: Tick,
+    pub(crate) last_progress: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
     /// When it was accepted, in elapsed time that includes stalls.
@@ -154,9 +154,9 @@ impl Conn {
             is_deflated: false,
             is_kept: false,
             is_turned_away: false,
-            has_ended: false,
+            has_peer_left: false,
             outbox: Outbox::EMPTY,
-            moved: Tick(0),
+            last_progress: Tick(0),
             deadline,
             accepted,
             heartbeat_ms: 0,

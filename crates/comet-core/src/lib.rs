@@ -53,7 +53,9 @@ mod wheel;
 pub use active_clock::ActiveClock;
 pub use blocklist::{BlockedNetwork, Blocklist, BlocklistFull};
 pub use budget::{Budget, MessageBudget};
-pub use callers::{CallerLimits, CallerOperation, CallerSlot, CallerTarget, Tokens, ToldElsewhere};
+pub use callers::{
+    CallerLimits, CallerOperation, CallerSlot, CallerTarget, OtherHostsTally, Tokens,
+};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
 pub use deflate::Deflate;
@@ -81,7 +83,7 @@ pub use parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest, ResumeLi
 pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};
-pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
+pub use socket::{ClosedEvent, Hangup, SocketShutdown, Transmit};
 pub use source::{Source, SourceLimits};
 pub use time::{Millis, TokenTime};
 pub use transport::Transport;

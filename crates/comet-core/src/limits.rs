@@ -108,7 +108,7 @@ pub struct Limits {
     pub linger_ms: u32,
     /// Connections that this shard's driver accepts in a second; 0: any number. Further ones wait in the kernel's
     /// backlog.
-    pub accepts: u32,
+    pub accept_rate: u32,
     /// Connections of this shard that have not authenticated; a further one closes the oldest of them.
     pub handshakes: u32,
     /// Connections from one address and one subnet, over all shards.
@@ -182,7 +182,7 @@ impl Default for Limits {
             recovery_memory: RECOVERY_MEMORY,
             resume: ResumeLimits::default(),
             linger_ms: 2_000,
-            accepts: 0,
+            accept_rate: 0,
             handshakes: 65_536,
             sources: SourceLimits::default(),
             blocklist: Blocklist::default(),

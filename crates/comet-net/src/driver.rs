@@ -167,7 +167,7 @@ impl<A: Authenticator> Driver<A> {
             self.update_time(begin);
             self.handle_completions(begin);
             self.rearm_receives();
-            self.spare_overdue();
+            self.postpone_overdue();
             self.shard.handle_deadlines(&mut Budget::slice());
             self.shard.handle_listings(&mut Budget::slice(), &mut self.sockets);
             self.continue_handshakes();
@@ -244,9 +244,9 @@ impl<A: Authenticator> Driver<A> {
 
     /// Completions of one turn may not be all that has arrived. No deadline closes a connection while the kernel or the
     /// driver has unread input of its peer.
-    fn spare_overdue(&mut self) {
+    fn postpone_overdue(&mut self) {
         let Self { shard, ring, sockets, .. } = self;
-        shard.spare_overdue(|conn| {
+        shard.postpone_overdue(|conn| {
             // The completion of this connection's input may be among those that the turn did not take.
             ring.has_completions() || sockets.at(conn.slot).has_backlog()
         });

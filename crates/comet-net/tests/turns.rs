@@ -160,7 +160,7 @@ impl Rig {
                 limits: Arc::new(limits),
                 logic: place,
                 hash_seed: 7,
-                reports_rooms: false,
+                has_other_hosts: false,
             },
             listeners: vec![Listener {
                 socket: sockets.pop().unwrap(),
@@ -309,7 +309,7 @@ const CLIENTS: usize = 8;
 #[test]
 fn connects_that_wait_are_accepted_at_the_rate() {
     let begin = Instant::now();
-    let limits = Limits { accepts: 1, handshake_ms: 300_000, ..Limits::default() };
+    let limits = Limits { accept_rate: 1, handshake_ms: 300_000, ..Limits::default() };
     let setup = Setup { limits, clients: CLIENTS, ..Setup::default() };
     let (rig, mut clients) = Rig::start_with(setup, Embedded, []);
     for client in &mut clients[..2] {
@@ -322,7 +322,7 @@ fn connects_that_wait_are_accepted_at_the_rate() {
 #[test]
 fn a_rate_of_accepts_is_set_and_taken_away_alive() {
     let without = Limits { handshake_ms: 300_000, ..Limits::default() };
-    let with = Limits { accepts: 1, ..without.clone() };
+    let with = Limits { accept_rate: 1, ..without.clone() };
     let rig = Rig::start(without.clone(), Embedded, []);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(rig.address)).collect();
     for client in &mut clients {

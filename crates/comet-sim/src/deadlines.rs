@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard, Slot};
+use comet_core::{CloseReason, ClosedEvent, Millis, Shard, Slot, SocketShutdown};
 
 use crate::env::{Env, Peer};
 use crate::source::{address, blocked};
@@ -25,7 +25,7 @@ pub(crate) fn check_overdue(
     let live: Vec<Slot> = shard.live_conns().map(|live| live.conn.slot).collect();
     for (slot, &peer) in slots {
         let entry = &mut env.peers[peer];
-        if entry.socket.shut == Some(CloseHow::Both) {
+        if entry.socket.shut == Some(SocketShutdown::Both) {
             continue;
         }
         // What the client sent before its end is read first.
@@ -60,7 +60,11 @@ pub(crate) fn check_overdue(
         }
         // This time counts while a core is held up, too.
         let token_end = entry.token_expires_at.map(|at| {
-            at.max(entry.spared_at.map_or(Millis(0), |spared_at| spared_at.after(LOOK_AGAIN_MS)))
+            at.max(
+                entry
+                    .postponed_at
+                    .map_or(Millis(0), |postponed_at| postponed_at.after(LOOK_AGAIN_MS)),
+            )
         });
         // Input that arrived before is read first, so the shard may check again in the next tick.
         let looks_soon = shard.poll_timeout().is_some_and(|due| due <= env.now.after(TICK_MS));
@@ -94,8 +98,8 @@ fn is_overdue(
     if entry.client.received.is_input_held() {
         last = last.after(LOOK_AGAIN_MS);
     }
-    if let Some(spared_at) = entry.spared_at {
-        last = last.max(spared_at.after(LOOK_AGAIN_MS + stalls.since(spared_at)));
+    if let Some(postponed_at) = entry.postponed_at {
+        last = last.max(postponed_at.after(LOOK_AGAIN_MS + stalls.since(postponed_at)));
     }
     now > last.after(ticks * TICK_MS)
 }

@@ -56,7 +56,7 @@ pub(crate) struct Driver {
     pub(crate) listings: Listings,
     pub(crate) crowds: CrowdSlices,
     /// The number of postponed deadlines.
-    pub(crate) spared: u64,
+    pub(crate) postponed: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
@@ -70,7 +70,7 @@ impl Driver {
             limits,
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
-            reports_rooms: plan.has_hosts,
+            has_other_hosts: plan.has_hosts,
         };
         Self {
             shard: Shard::new(&settings, now),
@@ -90,7 +90,7 @@ impl Driver {
             stalls: StallLog::default(),
             listings: Listings::default(),
             crowds: CrowdSlices::default(),
-            spared: 0,
+            postponed: 0,
             coalesced_waits: 0,
         }
     }
@@ -183,16 +183,16 @@ impl Driver {
             }
         }
         self.answer(env);
-        let Self { shard, slots, spared, .. } = self;
+        let Self { shard, slots, postponed, .. } = self;
         for &peer in slots.values() {
             let Peer { socket, has_backlog, .. } = &mut env.peers[peer];
             *has_backlog = socket.can_receive() || socket.can_send();
         }
-        shard.spare_overdue(|conn| {
+        shard.postpone_overdue(|conn| {
             let entry = &mut env.peers[slots[&conn.slot]];
             if entry.has_backlog {
-                entry.spared_at = Some(env.now);
-                *spared += 1;
+                entry.postponed_at = Some(env.now);
+                *postponed += 1;
             }
             entry.has_backlog
         });

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use comet_core::{CloseHow, Hangup, Millis, Transport};
+use comet_core::{Hangup, Millis, SocketShutdown, Transport};
 
 use crate::rng::Rng;
 use crate::wire::{Decoder, ServerMessage};
@@ -53,7 +53,7 @@ pub(crate) struct Socket {
     decoder: Decoder,
     messages: VecDeque<(u64, ServerMessage)>,
 
-    pub(crate) shut: Option<CloseHow>,
+    pub(crate) shut: Option<SocketShutdown>,
     /// The server has released it, or refused it at accept.
     pub(crate) is_released: bool,
 }
@@ -161,7 +161,7 @@ impl Socket {
     /// Whether a receive would complete.
     pub(crate) fn can_receive(&self) -> bool {
         !self.is_hangup_reported
-            && self.shut != Some(CloseHow::Both)
+            && self.shut != Some(SocketShutdown::Both)
             && (!self.written.is_empty() || self.client_end.is_some())
     }
 
@@ -234,7 +234,7 @@ impl Socket {
     /// The process ends, and no other process takes over the socket.
     pub(crate) fn abandon(&mut self) {
         self.in_flight = None;
-        self.shut = Some(CloseHow::Both);
+        self.shut = Some(SocketShutdown::Both);
         self.release();
     }
 
@@ -276,7 +276,7 @@ impl Socket {
 
     /// Whether both sides were shut and the last operations have completed.
     pub(crate) fn can_release(&self) -> bool {
-        self.shut == Some(CloseHow::Both) && self.in_flight.is_none()
+        self.shut == Some(SocketShutdown::Both) && self.in_flight.is_none()
     }
 
     /// Whether the driver has not reported the end of the receiving side yet.
@@ -291,7 +291,7 @@ impl Socket {
 
     /// Whether the client reset it, or the server shut both sides.
     pub(crate) fn is_broken(&self) -> bool {
-        self.is_reset() || self.shut == Some(CloseHow::Both)
+        self.is_reset() || self.shut == Some(SocketShutdown::Both)
     }
 
     fn free_space(&self) -> usize {

@@ -128,7 +128,7 @@ impl Bounds {
             resume,
             presence_rules,
             // These limit how many connections may be of a kind, which needs no further memory.
-            accepts: _,
+            accept_rate: _,
             handshakes: _,
             rates: _,
             user_sessions: _,

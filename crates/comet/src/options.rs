@@ -266,7 +266,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             for_all: config.resume.all,
         },
         linger_ms: millis(protocol.linger),
-        accepts: core_share(config, config.clients.accepts),
+        accept_rate: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
         sources: SourceLimits {
             // goim's logic is told the number of addresses.

@@ -165,7 +165,7 @@ impl Prepared {
             access_log: Arc::clone(&options.access_log),
         };
         let cluster = self.cluster.take();
-        let reports_rooms = cluster.is_some();
+        let has_other_hosts = cluster.is_some();
         let control = Control::start(options, wake, peers.clone(), reports, cluster);
         let control = control.map_err(StartError::Control)?;
         let cores = Vec::with_capacity(count);
@@ -189,7 +189,7 @@ impl Prepared {
                     limits: Arc::clone(&self.limits),
                     logic,
                     hash_seed,
-                    reports_rooms,
+                    has_other_hosts,
                 },
                 listeners,
                 caller_listeners,

@@ -119,20 +119,19 @@ impl ClusterDriver {
                     made => Ok(&*prepared.insert(made.map(|push| Push { offset, ..push }))),
                 },
             };
-            let begun = pushed.and_then(|pushed| {
-                let room = Arc::clone(&room);
-                Ok(match pushed {
-                    Ok(push) => Begun::Push(self.begin_at(home, |call| {
-                        let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
-                        Message::PushStored { call, room, push: push.clone(), age_ms }
-                    })?),
-                    Err(_) => Begun::Refusal(self.begin_at(home, |call| Message::LoseStored {
-                        call,
-                        room,
-                        offset,
-                    })?),
-                })
-            });
+            let begun =
+                pushed.and_then(|pushed| {
+                    let room = Arc::clone(&room);
+                    Ok(match pushed {
+                        Ok(push) => Begun::Push(self.begin_at(home, |call| {
+                            let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
+                            Message::PushFromStream { call, room, push: push.clone(), age_ms }
+                        })?),
+                        Err(_) => Begun::Refusal(self.begin_at(home, |call| {
+                            Message::RefuseFromStream { call, room, offset }
+                        })?),
+                    })
+                });
             match begun {
                 Ok(begun) => break begun,
                 Err(status) => {

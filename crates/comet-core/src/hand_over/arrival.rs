@@ -11,7 +11,7 @@ use crate::history::StreamState;
 use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
 use crate::operation_filter::OperationFilter;
-use crate::outbox::Subject;
+use crate::outbox::PushMeta;
 use crate::time::Millis;
 use crate::transport::Transport;
 
@@ -86,7 +86,7 @@ pub(crate) struct ArrivedConn {
 pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
-    pub(crate) subject: Option<Arc<Subject>>,
+    pub(crate) meta: Option<Arc<PushMeta>>,
 }
 
 pub(crate) struct ArrivedRoom {

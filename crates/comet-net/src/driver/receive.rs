@@ -93,10 +93,10 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Submits accepts: those that ended by themselves, and as many as [`Limits::accepts`](comet_core::Limits::accepts)
+    /// Submits accepts: those that ended by themselves, and as many as [`Limits::accept_rate`](comet_core::Limits::accept_rate)
     /// allows.
     pub(super) fn rearm_accepts(&mut self) {
-        let rate = self.shard.limits().accepts;
+        let rate = self.shard.limits().accept_rate;
         let is_complete = rate == 0 && self.armed_accepts.iter().all(|&armed| armed != Armed::NONE);
         if is_complete || self.shard.is_draining() || self.has_stopped_accepts {
             return;

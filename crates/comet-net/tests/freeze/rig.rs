@@ -85,7 +85,7 @@ fn settings(limits: &Arc<Limits>) -> Settings {
         limits: limits.clone(),
         logic: Logic::Embedded,
         hash_seed: 7,
-        reports_rooms: false,
+        has_other_hosts: false,
     }
 }
 

@@ -37,7 +37,7 @@ impl Driver {
         for peer in self.peers() {
             // The held input is read from here on.
             let entry = &mut env.peers[peer];
-            (entry.received_at, entry.spared_at) = (env.now, Some(env.now));
+            (entry.received_at, entry.postponed_at) = (env.now, Some(env.now));
         }
     }
 
@@ -152,7 +152,7 @@ impl Driver {
 
     /// Adds the counts that `former` has kept in addition to its shard.
     pub(crate) fn add_counts(&mut self, former: &Self) {
-        self.spared += former.spared;
+        self.postponed += former.postponed;
         self.coalesced_waits += former.coalesced_waits;
         self.listings.lists += former.listings.lists;
         self.listings.listed += former.listings.listed;

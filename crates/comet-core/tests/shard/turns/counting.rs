@@ -67,7 +67,7 @@ impl Core {
         let limits = Arc::new(limits);
         let shard = ShardId(0);
         let settings =
-            Settings { shard, shards, limits, logic, hash_seed: 7, reports_rooms: false };
+            Settings { shard, shards, limits, logic, hash_seed: 7, has_other_hosts: false };
         Self {
             shard: Shard::new(&settings, Millis(0)),
             shards,
