@@ -4,7 +4,7 @@ use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{CallId, CallerTarget, Message, Push, ShardId, ToldElsewhere};
+use comet_core::{CallId, CallerTarget, Message, OtherHostsTally, Push, ShardId};
 use comet_hub::cluster::{ClusterOutcome, Publication, Target, UNKNOWN_HOSTS};
 use comet_proto::decode;
 
@@ -67,8 +67,8 @@ pub(crate) async fn tell_caller(
     // A call names one key or one user. Each host that does not hold it has counted it as absent.
     let held = u64::from(hosts).saturating_sub(mem::take(&mut tally.absent));
     let (held, unanswered) = (u32::from(held > 0), unanswered.len() as u32);
-    let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
-    hub.answer(shard, Message::ToldElsewhere { call, told });
+    let tally = Box::new(OtherHostsTally { tally, held, unanswered, bytes });
+    hub.answer(shard, Message::OtherHostsTallied { call, tally });
 }
 
 #[cfg(test)]

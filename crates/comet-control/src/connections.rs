@@ -1,7 +1,9 @@
 //! Lists of connections: a request becomes a query to the shards, and their pages become one reply.
 
 use comet_core::limits::LISTED_MAX;
-use comet_core::{Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Transport};
+use comet_core::{
+    ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, OperationFilter, Transport,
+};
 use comet_serve::Query;
 use comet_wire::comet::v1::{Connection, ConnectionsReply, ConnectionsReq};
 use serde_json::{Value, json};
@@ -79,9 +81,9 @@ pub(crate) fn reply(pages: Vec<ConnPage>, limit: usize) -> ConnectionsReply {
 pub(crate) fn connection(listed: ListedConn) -> Connection {
     let conn = listed.place.conn;
     let (accepts, operations) = match listed.accepts {
-        Accepts::All => ("all", Vec::new()),
-        Accepts::Only(operations) => ("only", operations.into_vec()),
-        Accepts::AllBut(operations) => ("all_but", operations.into_vec()),
+        OperationFilter::All => ("all", Vec::new()),
+        OperationFilter::Only(operations) => ("only", operations.into_vec()),
+        OperationFilter::AllBut(operations) => ("all_but", operations.into_vec()),
     };
     Connection {
         id: format!("{}/{}.{}", conn.shard.0, conn.slot, conn.generation),

@@ -332,7 +332,7 @@ impl Control {
             is_out_of_memory: now.is_out_of_memory,
             refuses_pushes: now.refuses_pushes,
             takes_clients: now.takes_clients,
-            blocks: now.blocks,
+            blocklist: now.blocklist,
             traces: now.traces,
             ..limits
         });

@@ -94,7 +94,7 @@ pub(crate) fn json(reply: &MembersReply) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use comet_core::{Accepts, Transport};
+    use comet_core::{OperationFilter, Transport};
 
     use super::*;
 
@@ -113,7 +113,7 @@ mod tests {
             waiting_bytes: 0,
             waiting_frames: 0,
             bytes_per_second: 0,
-            accepts: Accepts::default(),
+            accepts: OperationFilter::default(),
             state: "live",
         };
         let (page, count) = told(((1..=1_000).map(listed).collect(), 1_000, false));

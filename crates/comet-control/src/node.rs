@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use comet_core::limits::BLOCKS_MAX;
-use comet_core::{Block, Kick, Limits, Millis, Push, TooManyBlocks};
+use comet_core::{BlockedNetwork, BlocklistFull, Kick, Limits, Millis, Push};
 use comet_hub::{Drain, DrainOrder, DrainStage, ShardOrder, portions};
 use comet_push::NodeAdmin;
 use comet_serve::{Phase, advance, begin_upgrade, leaving, undrain};
@@ -209,10 +209,10 @@ impl NodeDriver {
     /// ended, but without any block they stop looking at addresses.
     fn forget_blocks(&self) -> Option<Instant> {
         let now = self.hub.now();
-        if self.hub.limits().blocks.next_end().is_some_and(|end| end <= now) {
-            self.hub.configure(|limits| Limits { blocks: limits.blocks.left(now), ..limits });
+        if self.hub.limits().blocklist.next_end().is_some_and(|end| end <= now) {
+            self.hub.configure(|limits| Limits { blocklist: limits.blocklist.left(now), ..limits });
         }
-        let end = self.hub.limits().blocks.next_end();
+        let end = self.hub.limits().blocklist.next_end();
         end.map(|at| Instant::now() + self.until(at))
     }
 
@@ -369,11 +369,11 @@ impl NodeAdmin for NodeDriver {
             return Err(Status::invalid_argument("seconds have to be at least 1"));
         }
         let now = self.hub.now();
-        let block = Block { network, until: now.after(u64::from(order.seconds) * 1_000) };
-        let blocks = self.hub.limits().blocks.with(now, block).map_err(|TooManyBlocks| {
+        let block = BlockedNetwork { network, until: now.after(u64::from(order.seconds) * 1_000) };
+        let blocklist = self.hub.limits().blocklist.with(now, block).map_err(|BlocklistFull| {
             Status::resource_exhausted(format!("{BLOCKS_MAX} networks are blocked: unblock some"))
         })?;
-        self.hub.configure(|limits| Limits { blocks, ..limits });
+        self.hub.configure(|limits| Limits { blocklist, ..limits });
         self.news.notify_one();
         log::info!("{network} is blocked by a call for {} s", order.seconds);
         if !order.kick {
@@ -386,18 +386,18 @@ impl NodeAdmin for NodeDriver {
 
     fn unblock(&self, address: &str) -> Result<(), Status> {
         let network = network_of(address)?;
-        let (blocks, was_there) = self.hub.limits().blocks.without(self.hub.now(), network);
+        let (blocklist, was_there) = self.hub.limits().blocklist.without(self.hub.now(), network);
         if !was_there {
             return Err(Status::not_found(format!("{network} is not blocked")));
         }
-        self.hub.configure(|limits| Limits { blocks, ..limits });
+        self.hub.configure(|limits| Limits { blocklist, ..limits });
         log::info!("{network} is not blocked any more, by a call");
         Ok(())
     }
 
     fn blocks(&self) -> Vec<v1::Block> {
         let (limits, now) = (self.hub.limits(), self.hub.now());
-        let left = limits.blocks.left(now);
+        let left = limits.blocklist.left(now);
         let listed = left.iter().map(|block| v1::Block {
             address: block.network.to_string(),
             seconds_left: (block.until.0 - now.0).div_ceil(1_000),

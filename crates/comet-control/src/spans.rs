@@ -279,7 +279,7 @@ fn push_of(message: &Message) -> Option<(CallId, PushedNames)> {
         Message::PushUsers { call, users, .. } => {
             (*call, PushedNames { users: users.len(), ..none })
         }
-        Message::PushRoom { call, .. } | Message::PushStored { call, .. } => {
+        Message::PushRoom { call, .. } | Message::PushFromStream { call, .. } => {
             (*call, PushedNames { rooms: 1, ..none })
         }
         Message::Broadcast { call, .. } | Message::KickNetwork { call, .. } => (*call, none),

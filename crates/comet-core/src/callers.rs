@@ -33,7 +33,7 @@ pub enum CallerTarget {
 
 /// What became of a caller's push on other hosts.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ToldElsewhere {
+pub struct OtherHostsTally {
     /// The sum over the hosts that have answered.
     pub tally: Tally,
     /// How many of the keys or users in the push other hosts hold.

@@ -5,9 +5,9 @@ use comet_proto::op;
 use comet_proto::sse::LastEventId;
 use comet_proto::websocket::Fragments;
 
-use crate::accepts::Accepts;
 use crate::canary::Canary;
 use crate::ledger::DropReason;
+use crate::operation_filter::OperationFilter;
 use crate::outbox::Outbox;
 use crate::room::Membership;
 use crate::state::ConnState;
@@ -113,10 +113,10 @@ pub(crate) struct Conn {
     pub(crate) is_turned_away: bool,
     /// The client has left, and some of its input is not read yet. The shard sends nothing more: the peer would answer
     /// with a reset, and a push that stays in the outbox can be parked.
-    pub(crate) has_ended: bool,
+    pub(crate) has_peer_left: bool,
     pub(crate) outbox: Outbox,
     /// The tick when the kernel last took bytes of the send in flight.
-    pub(crate) moved: Tick,
+    pub(crate) last_progress: Tick,
     /// Handshake, heartbeat or linger deadline.
     pub(crate) deadline: Tick,
     /// When it was accepted, in elapsed time that includes stalls.
@@ -132,7 +132,7 @@ pub(crate) struct Conn {
     pub(crate) key: Box<str>,
     /// The room that operation 12 changes.
     pub(crate) room: Membership,
-    pub(crate) accepts: Accepts,
+    pub(crate) accepts: OperationFilter,
     pub(crate) input: Option<Box<Input>>,
 }
 
@@ -154,9 +154,9 @@ impl Conn {
             is_deflated: false,
             is_kept: false,
             is_turned_away: false,
-            has_ended: false,
+            has_peer_left: false,
             outbox: Outbox::EMPTY,
-            moved: Tick(0),
+            last_progress: Tick(0),
             deadline,
             accepted,
             heartbeat_ms: 0,
@@ -165,7 +165,7 @@ impl Conn {
             user: 0,
             key: Box::default(),
             room: Membership::NONE,
-            accepts: Accepts::All,
+            accepts: OperationFilter::All,
             input: None,
         }
     }
@@ -193,8 +193,8 @@ impl Conn {
     /// for it by naming the operation in what it accepts, because goim's clients do not know the operation.
     pub(crate) fn hears_gaps(&self) -> bool {
         let names_it =
-            |accepts: &Accepts| matches!(accepts, Accepts::Only(all) if all.contains(&op::GAP));
-        self.knows_rooms() || (self.is_text && names_it(&self.accepts))
+            || matches!(&self.accepts, OperationFilter::Only(all) if all.contains(&op::GAP));
+        self.knows_rooms() || (self.is_text && names_it())
     }
 
     /// Whether its token was sent and is not answered yet.

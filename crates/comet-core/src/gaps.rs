@@ -15,7 +15,7 @@ use crate::room::RoomId;
 
 /// Consecutive pushes of a room that a connection does not get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Lost {
+pub(crate) struct LostRange {
     pub(crate) room: RoomHandle,
     pub(crate) first: u64,
     pub(crate) last: u64,
@@ -50,7 +50,7 @@ impl Offsets {
     }
 }
 
-impl Lost {
+impl LostRange {
     /// The loss of a push that an outbox has dropped.
     pub(crate) fn of(offsets: Offsets, is_outdated: bool) -> Option<Self> {
         let Offsets { room, last, pushes, sent_as: _, generation } = offsets;
@@ -95,7 +95,7 @@ struct Gap {
     /// The first lost push that no newer push has replaced.
     needed: Option<u64>,
     /// The part that the client has not been told about, as one range.
-    untold: Option<Lost>,
+    untold: Option<LostRange>,
 }
 
 /// Whether these are generations of one room, not of two with the same handle. A push from another process counts as
@@ -129,25 +129,25 @@ impl Gaps {
     }
 
     /// Notes that the connection, which is in the room or `is_left`, does not get these pushes.
-    pub(crate) fn note(&mut self, slot: Slot, lost: Lost, is_left: bool) {
+    pub(crate) fn note(&mut self, slot: Slot, lost: LostRange, is_left: bool) {
         let gaps = self.by_conn.entry(slot).or_default();
         let was_told = gaps.iter().all(|gap| gap.untold.is_none());
         let pushes = lost.pushes;
         let needed = (!lost.is_outdated).then_some(lost.first);
-        let is_of_room = |untold: Lost| is_same_room(untold.generation, lost.generation);
+        let is_of_room = |untold: LostRange| is_same_room(untold.generation, lost.generation);
         let is_same = |gap: &&mut Gap| {
             gap.room == lost.room && gap.is_left == is_left && gap.untold.is_none_or(is_of_room)
         };
         match gaps.iter_mut().find(is_same) {
             None => {
-                let Lost { room, first, .. } = lost;
+                let LostRange { room, first, .. } = lost;
                 gaps.push(Gap { room, is_left, first, pushes, needed, untold: Some(lost) });
             }
             Some(gap) => {
                 gap.first = gap.first.min(lost.first);
                 gap.pushes += pushes;
                 gap.needed = gap.needed.into_iter().chain(needed).min();
-                gap.untold = Some(gap.untold.map_or(lost, |untold| Lost {
+                gap.untold = Some(gap.untold.map_or(lost, |untold| LostRange {
                     room: lost.room,
                     first: untold.first.min(lost.first),
                     last: untold.last.max(lost.last),
@@ -181,13 +181,14 @@ impl Gaps {
     pub(crate) fn take_untold(
         &mut self,
         slot: Slot,
-        when: impl Fn(&Lost, bool) -> Telling,
+        when: impl Fn(&LostRange, bool) -> Telling,
     ) -> Vec<(RoomGap, usize)> {
         let Some(gaps) = self.by_conn.get_mut(&slot) else { return Vec::new() };
         let mut markers = Vec::new();
         for gap in &mut *gaps {
             let Some(lost) = gap.untold else { continue };
-            let Lost { room: handle, first, last, pushes: _, is_outdated, generation: _ } = lost;
+            let LostRange { room: handle, first, last, pushes: _, is_outdated, generation: _ } =
+                lost;
             let marker = RoomGap { handle, is_outdated, first, last };
             match when(&lost, gap.is_left) {
                 Telling::Now(place) => markers.push((marker, place)),

@@ -9,12 +9,12 @@
 //! What can be derived from the connections is not handed over: owners of keys, sessions of users, members of rooms and
 //! their counts. So homes agree with the connections for any number of shards.
 
-mod accepts;
 mod arrival;
 mod counters;
 mod distribute;
 mod homes;
 mod obstacles;
+mod operation_filter;
 mod paced;
 mod parked;
 mod rooms;

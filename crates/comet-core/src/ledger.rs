@@ -236,7 +236,7 @@ pub struct Counters {
     pub refused: u64,
     /// The same, because the process was out of memory.
     pub refused_for_memory: u64,
-    /// Times that accepts paused for [`Limits::accepts`](crate::Limits::accepts).
+    /// Times that accepts paused for [`Limits::accept_rate`](crate::Limits::accept_rate).
     pub accept_pauses: u64,
     /// Connections authenticated and registered.
     pub authenticated: u64,

@@ -7,9 +7,8 @@
 //!
 //! **Invariant:** nothing here reads a clock, opens a socket, takes a lock or spawns a task.
 
-mod accepts;
 mod active_clock;
-mod blocks;
+mod blocklist;
 mod bucket;
 mod budget;
 mod callers;
@@ -35,6 +34,7 @@ mod live_conn;
 mod live_traces;
 mod message;
 mod network;
+mod operation_filter;
 mod outbox;
 mod parking;
 mod presence;
@@ -50,11 +50,12 @@ mod time;
 mod transport;
 mod wheel;
 
-pub use accepts::Accepts;
 pub use active_clock::ActiveClock;
-pub use blocks::{Block, Blocks, TooManyBlocks};
+pub use blocklist::{BlockedNetwork, Blocklist, BlocklistFull};
 pub use budget::{Budget, MessageBudget};
-pub use callers::{CallerLimits, CallerOperation, CallerSlot, CallerTarget, Tokens, ToldElsewhere};
+pub use callers::{
+    CallerLimits, CallerOperation, CallerSlot, CallerTarget, OtherHostsTally, Tokens,
+};
 pub use canary::Canary;
 pub use coalesce::CoalesceRule;
 pub use deflate::Deflate;
@@ -76,12 +77,13 @@ pub use message::{
     Report, RoomOrder, TraceEvent, TraceKind,
 };
 pub use network::Network;
+pub use operation_filter::OperationFilter;
 pub use outbox::Slices;
 pub use parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest, ResumeLimits};
 pub use presence::PresenceRule;
 pub use settings::{Logic, Settings};
 pub use shard::{CrowdSlice, Shard};
-pub use socket::{CloseHow, ClosedEvent, Hangup, Transmit};
+pub use socket::{ClosedEvent, Hangup, SocketShutdown, Transmit};
 pub use source::{Source, SourceLimits};
 pub use time::{Millis, TokenTime};
 pub use transport::Transport;

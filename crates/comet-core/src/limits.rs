@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use comet_proto::websocket::OriginPattern;
 
-pub use crate::blocks::BLOCKS_MAX;
-use crate::blocks::Blocks;
+pub use crate::blocklist::BLOCKS_MAX;
+use crate::blocklist::Blocklist;
 use crate::callers::CallerLimits;
 use crate::coalesce::CoalesceRule;
 use crate::deflate::Deflate;
@@ -108,13 +108,13 @@ pub struct Limits {
     pub linger_ms: u32,
     /// Connections that this shard's driver accepts in a second; 0: any number. Further ones wait in the kernel's
     /// backlog.
-    pub accepts: u32,
+    pub accept_rate: u32,
     /// Connections of this shard that have not authenticated; a further one closes the oldest of them.
     pub handshakes: u32,
     /// Connections from one address and one subnet, over all shards.
     pub sources: SourceLimits,
     /// Networks whose clients are closed at accept.
-    pub blocks: Blocks,
+    pub blocklist: Blocklist,
     /// How much one client may send.
     pub rates: ClientRates,
     /// Limits of push callers that are connected here.
@@ -182,10 +182,10 @@ impl Default for Limits {
             recovery_memory: RECOVERY_MEMORY,
             resume: ResumeLimits::default(),
             linger_ms: 2_000,
-            accepts: 0,
+            accept_rate: 0,
             handshakes: 65_536,
             sources: SourceLimits::default(),
-            blocks: Blocks::default(),
+            blocklist: Blocklist::default(),
             rates: ClientRates::default(),
             callers: CallerLimits::default(),
             origins: [].into(),
@@ -365,7 +365,7 @@ impl Limits {
     /// [`Shard::handle_source`](crate::Shard::handle_source).
     #[must_use]
     pub fn needs_addresses(&self) -> bool {
-        self.sources.is_on() || !self.blocks.is_empty() || self.traces.has_networks()
+        self.sources.is_on() || !self.blocklist.is_empty() || self.traces.has_networks()
     }
 
     /// The rule for the history of `room`. `None`: it keeps none.

@@ -7,9 +7,9 @@ use std::num::ParseIntError;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use crate::accepts::Accepts;
 use crate::ids::{ConnId, Generation, ShardId, Slot};
 use crate::network::Network;
+use crate::operation_filter::OperationFilter;
 use crate::transport::Transport;
 
 /// Which connections to list.
@@ -111,7 +111,7 @@ pub struct ListedConn {
     /// Estimated bytes a second to and from its client; 0 for all but the busiest connections of its shard.
     pub bytes_per_second: u64,
     /// The operations it accepts.
-    pub accepts: Accepts,
+    pub accepts: OperationFilter,
     /// Its state in the terms of docs/ARCHITECTURE.md, in lower case.
     pub state: &'static str,
 }

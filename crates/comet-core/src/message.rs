@@ -8,14 +8,14 @@ use std::sync::Arc;
 
 use comet_proto::{Encoded, KeptSession, Position, RoomHandle};
 
-use crate::accepts::Accepts;
-use crate::callers::{CallerTarget, ToldElsewhere};
+use crate::callers::{CallerTarget, OtherHostsTally};
 use crate::history::{HistoryPage, HistoryQuery, StreamState};
 use crate::ids::{CallId, ConnId, LocalConnId, ShardId};
 use crate::ledger::{CloseReason, Counters, Tally};
 use crate::limits::Limits;
 use crate::listing::{ConnPage, ConnQuery, Top};
 use crate::network::Network;
+use crate::operation_filter::OperationFilter;
 use crate::parking::{Leaving, ParkedFrames, Rest};
 use crate::source::Source;
 use crate::time::{Millis, TokenTime};
@@ -34,7 +34,7 @@ pub struct Identity {
     /// Further rooms that it starts in.
     pub rooms: Box<[Box<str>]>,
     /// The operations that it accepts.
-    pub accepts: Accepts,
+    pub accepts: OperationFilter,
     /// Milliseconds without a heartbeat after which it is closed. `None`: the present [`Limits::heartbeat_ms`].
     pub heartbeat_ms: Option<u32>,
     /// Milliseconds after which its token has expired, and it is closed with [`CloseReason::TokenExpired`].
@@ -239,10 +239,10 @@ pub enum Message {
     PushRoom { call: CallId, room: Arc<str>, push: Push },
     /// Control to the room's home: deliver a push of the stream that hosts share to the room's members. The push has
     /// its offset; `age_ms` is the time since it entered the stream. The home drops a push that it has had before.
-    PushStored { call: CallId, room: Arc<str>, push: Push, age_ms: u64 },
+    PushFromStream { call: CallId, room: Arc<str>, push: Push, age_ms: u64 },
     /// Control to the room's home: this host refuses a push of the shared stream, so none of its members gets it.
     /// Answered with an empty tally.
-    LoseStored { call: CallId, room: Arc<str>, offset: u64 },
+    RefuseFromStream { call: CallId, room: Arc<str>, offset: u64 },
     /// Control to each home: how far the shared stream is read. The message comes behind the pushes that were read
     /// before, and is answered with an empty tally. `is_settled`: the stream has just been read or is another one, and
     /// all homes have been told that. So shards can ask for the positions of their rooms.
@@ -309,7 +309,7 @@ pub enum Message {
     PartiallyTallied { call: CallId, tally: Box<Tally>, settles: u32 },
     /// Control to the shard of the push caller of `call`: what became of the push on other hosts. There is one for each
     /// [`Report::Called`].
-    ToldElsewhere { call: CallId, told: Box<ToldElsewhere> },
+    OtherHostsTallied { call: CallId, tally: Box<OtherHostsTally> },
 
     /// Owner to the user's home: number the connection among the user's sessions. `is_kept`: its session outlasts the
     /// connection.
@@ -360,7 +360,7 @@ pub enum Message {
     GiveUp { user: i64, key: Box<str>, conn: ConnId },
     /// Owner to the key's home: logic made a session for a token, and no claim of the key follows. If no connection
     /// holds the key, the home must tell logic.
-    Unclaimed { user: i64, key: Box<str> },
+    OrphanedSession { user: i64, key: Box<str> },
     /// Owner to the key's home: time to renew the session at logic, if `conn` still holds the key.
     Renew { conn: ConnId, user: i64, key: Box<str> },
     /// Key's home to the owner: the last renewal did not reach logic. Renew with the next heartbeat.
@@ -443,10 +443,10 @@ pub enum Report {
     /// Remote logic: a connection holds a key that was reported as disconnected shortly before. Logic may have let it
     /// in before it learned of that end; then the end removed the new session.
     Reclaimed { user: i64, key: Box<str> },
-    /// A room got its first member on this host, or lost its last ([`Settings::reports_rooms`](crate::Settings::reports_rooms)).
+    /// A room got its first member on this host, or lost its last ([`Settings::has_other_hosts`](crate::Settings::has_other_hosts)).
     RoomInterest { room: Arc<str>, has_members: bool },
     /// A push of a push caller of this shard has begun here. For other hosts
-    /// ([`Settings::reports_rooms`](crate::Settings::reports_rooms)); answered with [`Message::ToldElsewhere`].
+    /// ([`Settings::has_other_hosts`](crate::Settings::has_other_hosts)); answered with [`Message::OtherHostsTallied`].
     Called { call: CallId, shard: ShardId, target: CallerTarget, push: Push },
     /// A given key got an owner whose token arrived at `at` ([`Message::WatchKeys`]), or keeps it
     /// ([`Message::HeldElsewhere`]).
@@ -465,7 +465,7 @@ impl Message {
             Self::PushKeys { push, .. }
             | Self::PushUsers { push, .. }
             | Self::PushRoom { push, .. }
-            | Self::PushStored { push, .. }
+            | Self::PushFromStream { push, .. }
             | Self::Broadcast { push, .. }
             | Self::DeliverConns { push, .. }
             | Self::PushKept { push, .. }
@@ -485,8 +485,8 @@ impl Message {
             Self::PushKeys { .. }
             | Self::PushUsers { .. }
             | Self::PushRoom { .. }
-            | Self::PushStored { .. }
-            | Self::LoseStored { .. }
+            | Self::PushFromStream { .. }
+            | Self::RefuseFromStream { .. }
             | Self::Stream { .. }
             | Self::Broadcast { .. }
             | Self::KickNetwork { .. }

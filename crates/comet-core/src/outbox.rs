@@ -37,12 +37,12 @@ index!(ChainId);
 
 /// Names a chain without holding a reference.
 #[derive(Clone, Copy)]
-struct Handle {
+struct WeakChain {
     chain: ChainId,
     generation: Generation,
 }
 
-impl Handle {
+impl WeakChain {
     const NONE: Self = Self { chain: ChainId::NONE, generation: Generation(0) };
 }
 
@@ -94,18 +94,18 @@ impl Outbox {
 pub(crate) struct Item {
     serial: Serial,
     frame: Encoded,
-    /// The pushes in it that the ledger counts: one, or those of a [`Subject::parcel`]. 0: it is a reply.
+    /// The pushes in it that the ledger counts: one, or those of a [`PushMeta::parcel`]. 0: it is a reply.
     pushes: u32,
     /// What the outbox has to know about the push. `None` for most pushes.
-    subject: Option<Arc<Subject>>,
+    meta: Option<Arc<PushMeta>>,
     /// Where it was stored for the first log that took it, and may still be.
     stored: Cell<(FrameId, Generation)>,
 }
 
 /// What an outbox has to know about a push, in any form.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Subject {
-    pub(crate) state: Option<State>,
+pub(crate) struct PushMeta {
+    pub(crate) collapse_key: Option<CollapseKey>,
     /// Its place in the history of its room, if the room keeps one.
     pub(crate) offsets: Option<Offsets>,
     /// The form in which a push to a key or user is parked if the connection ends before it is sent.
@@ -114,11 +114,12 @@ pub(crate) struct Subject {
     pub(crate) parcel: Option<ParkedFrames>,
 }
 
-impl Subject {
+impl PushMeta {
     /// Returns `None` if no field is set.
     pub(crate) fn shared(self) -> Option<Arc<Self>> {
-        let Self { state, offsets, direct, parcel } = &self;
-        let is_known = state.is_some() || offsets.is_some() || direct.is_some() || parcel.is_some();
+        let Self { collapse_key, offsets, direct, parcel } = &self;
+        let is_known =
+            collapse_key.is_some() || offsets.is_some() || direct.is_some() || parcel.is_some();
         is_known.then(|| Arc::new(self))
     }
 }
@@ -126,7 +127,7 @@ impl Subject {
 /// The state that a push is about, if clients need only the latest: an id that its caller gave it, in a room. No room:
 /// the push is to all connections.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct State {
+pub(crate) struct CollapseKey {
     pub(crate) room: Option<Arc<str>>,
     pub(crate) id: Arc<str>,
 }
@@ -142,7 +143,7 @@ impl Item {
 
     /// The pushes in it, if it is a parcel.
     pub(crate) fn parcel(&self) -> Option<&ParkedFrames> {
-        self.subject.as_ref()?.parcel.as_ref()
+        self.meta.as_ref()?.parcel.as_ref()
     }
 
     /// Whether it is a push that may be dropped for a newer one. A parcel is not, because its client was told how many
@@ -152,33 +153,33 @@ impl Item {
     }
 
     pub(crate) fn direct(&self) -> Option<&ParkedPush> {
-        self.subject.as_ref()?.direct.as_ref()
+        self.meta.as_ref()?.direct.as_ref()
     }
 
-    pub(crate) fn subject(&self) -> Option<&Arc<Subject>> {
-        self.subject.as_ref()
+    pub(crate) fn meta(&self) -> Option<&Arc<PushMeta>> {
+        self.meta.as_ref()
     }
 
-    pub(crate) fn set_subject(&mut self, subject: Option<Arc<Subject>>) {
-        self.subject = subject;
+    pub(crate) fn set_meta(&mut self, meta: Option<Arc<PushMeta>>) {
+        self.meta = meta;
     }
 
-    pub(crate) fn state(&self) -> Option<&State> {
-        self.subject.as_ref()?.state.as_ref()
+    pub(crate) fn collapse_key(&self) -> Option<&CollapseKey> {
+        self.meta.as_ref()?.collapse_key.as_ref()
     }
 
     pub(crate) fn offsets(&self) -> Option<Offsets> {
-        self.subject.as_ref()?.offsets
+        self.meta.as_ref()?.offsets
     }
 
     /// Whether it is about the same state as `newer`.
     fn is_outdated_by(&self, newer: &Self) -> bool {
-        self.state().is_some() && self.state() == newer.state()
+        self.collapse_key().is_some() && self.collapse_key() == newer.collapse_key()
     }
 
     /// Whether it is a push that is about no state.
     fn is_plain(&self) -> bool {
-        self.is_droppable() && self.state().is_none()
+        self.is_droppable() && self.collapse_key().is_none()
     }
 }
 
@@ -293,7 +294,7 @@ pub(crate) struct Load {
 mod tests {
     use super::*;
 
-    /// The subject of a push is stored outside the item, so that a push without a state or a history costs only a
+    /// The metadata of a push is stored outside the item, so that a push without a state or a history costs only a
     /// pointer.
     #[test]
     fn a_frame_that_waits_takes_no_more_than_before() {

@@ -2,7 +2,7 @@
 
 mod frames;
 
-use crate::accepts::Accepts;
+use crate::operation_filter::OperationFilter;
 
 pub use self::frames::{ParkedFrame, ParkedFrames, ParkedPush};
 
@@ -122,7 +122,7 @@ impl ParkedPushes {
 #[derive(Clone, Debug, Default)]
 pub struct Leaving {
     /// The operations that it accepted. `None`: it did not get that far, so the filter of its predecessor applies.
-    pub accepts: Option<Accepts>,
+    pub accepts: Option<OperationFilter>,
     /// Milliseconds until its token expires. `None`: never.
     pub expires_in_ms: Option<u32>,
 }

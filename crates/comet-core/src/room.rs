@@ -37,9 +37,9 @@ impl RoomId {
 /// The index of a member in its room's list.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(transparent)]
-struct Position(u32);
+struct MemberIndex(u32);
 
-impl Position {
+impl MemberIndex {
     fn index(self) -> usize {
         self.0 as usize
     }
@@ -47,21 +47,21 @@ impl Position {
 
 /// The position in a room's history up to which its members were offered the pushes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Reached {
+pub(crate) struct Watermark {
     pub(crate) position: HistoryPosition,
     /// See [`crate::message::Push::number`].
     pub(crate) number: u64,
 }
 
-/// A connection's room and its place in the list of members.
+/// A connection's room and its index in the list of members.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Membership {
     room: RoomId,
-    position: Position,
+    index: MemberIndex,
 }
 
 impl Membership {
-    pub(crate) const NONE: Self = Self { room: RoomId::NONE, position: Position(u32::MAX) };
+    pub(crate) const NONE: Self = Self { room: RoomId::NONE, index: MemberIndex(u32::MAX) };
 
     pub(crate) fn room(self) -> Option<RoomId> {
         (self.room != RoomId::NONE).then_some(self.room)
@@ -81,11 +81,11 @@ impl Room {
     }
 
     /// The position up to which a member has the pushes to this room, if that is known.
-    pub(crate) fn reached_by(&self, member: Membership) -> Option<HistoryPosition> {
-        let next = self.under_way.filter(|_| member.position.0 < self.offered);
-        let reached = self.reached?.position;
+    pub(crate) fn watermark_of(&self, member: Membership) -> Option<HistoryPosition> {
+        let next = self.under_way.filter(|_| member.index.0 < self.offered);
+        let watermark = self.watermark?.position;
         // A push that has no place in the history has offset 0.
-        Some(HistoryPosition { offset: next.unwrap_or(0).max(reached.offset), ..reached })
+        Some(HistoryPosition { offset: next.unwrap_or(0).max(watermark.offset), ..watermark })
     }
 }
 
@@ -98,7 +98,7 @@ pub(crate) struct Waiting {
 
 pub(crate) struct Room {
     pub(crate) name: Arc<str>,
-    /// The slots of the members. Each connection knows its position.
+    /// The slots of the members. Each connection knows its index.
     pub(crate) members: Vec<Slot>,
     /// Connections that become members when the home has answered.
     pub(crate) waiting: Vec<Waiting>,
@@ -114,7 +114,7 @@ pub(crate) struct Room {
     /// The latest push that all members were offered, if the room keeps a history. The home tells the position once,
     /// and each push moves it. If a rule came into force later, the epoch is 0, which no history has, until the home
     /// has told the position.
-    pub(crate) reached: Option<Reached>,
+    pub(crate) watermark: Option<Watermark>,
     /// The number of members on other shards and hosts, as last reported by the home.
     pub(crate) elsewhere: u32,
     /// In the list of rooms whose present count the home does not know.
@@ -123,7 +123,7 @@ pub(crate) struct Room {
     pub(crate) is_letting_in: bool,
 }
 
-/// A member that took the position of one that left.
+/// A member that took the index of one that left.
 pub(crate) struct Moved {
     pub(crate) slot: Slot,
     pub(crate) membership: Membership,
@@ -169,7 +169,7 @@ impl Rooms {
             awaits_position: false,
             offered: 0,
             under_way: None,
-            reached: None,
+            watermark: None,
             elsewhere: 0,
             is_dirty: false,
             is_letting_in: false,
@@ -187,18 +187,18 @@ impl Rooms {
         let end = u32::try_from(members.len()).expect("members are slots, u32");
         reserve_one(members);
         members.push(slot);
-        let place = |position| Membership { room, position: Position(position) };
-        let (mut position, mut moved) = (end, None);
+        let membership = |index| Membership { room, index: MemberIndex(index) };
+        let (mut index, mut moved) = (end, None);
         if under_way.is_some() {
-            position = *offered;
+            index = *offered;
             *offered += 1;
-            if position < end {
-                members.swap(position as usize, end as usize);
+            if index < end {
+                members.swap(index as usize, end as usize);
                 let slot = members[end as usize];
-                moved = Some(Moved { slot, membership: place(end) });
+                moved = Some(Moved { slot, membership: membership(end) });
             }
         }
-        let membership = place(position);
+        let membership = membership(index);
         self.mark(room);
         (membership, moved)
     }
@@ -208,7 +208,7 @@ impl Rooms {
     #[must_use]
     pub(crate) fn leave(&mut self, slot: Slot, membership: Membership) -> [Option<Moved>; 2] {
         let room = &mut self.rooms[membership.room];
-        let (members, mut gap) = (&mut room.members, membership.position.index());
+        let (members, mut gap) = (&mut room.members, membership.index.index());
         assert_eq!(members[gap], slot, "a member knows its position");
         let mut moved = [None, None];
         if gap < room.offered as usize {
@@ -224,8 +224,8 @@ impl Rooms {
         }
         members.swap_remove(gap);
         if let Some(&slot) = members.get(gap) {
-            let position = Position(gap as u32);
-            moved[1] = Some(Moved { slot, membership: Membership { position, ..membership } });
+            let index = MemberIndex(gap as u32);
+            moved[1] = Some(Moved { slot, membership: Membership { index, ..membership } });
         }
         // A list that has shrunk a lot gives memory back, but keeps space to grow.
         if members.len() < members.capacity() / 4 && members.capacity() > 64 {
@@ -340,7 +340,7 @@ mod tests {
                     }
                 }
                 for (slot, at) in &places {
-                    prop_assert_eq!(rooms[room].members[at.position.index()], *slot);
+                    prop_assert_eq!(rooms[room].members[at.index.index()], *slot);
                 }
             }
             let rest = &rooms[room].members[rooms[room].offered as usize..];

@@ -20,7 +20,7 @@ pub struct Settings {
     pub hash_seed: u64,
     /// Whether there are other hosts. Homes then report the rooms that got their first member on this host or lost
     /// their last, and shards report the pushes of their callers.
-    pub reports_rooms: bool,
+    pub has_other_hosts: bool,
 }
 
 impl Settings {

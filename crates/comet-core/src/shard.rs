@@ -5,7 +5,7 @@
 //! 1. [`Shard::handle_time`] sets the time, from which all deadlines count.
 //! 2. `handle_*` calls pass on what has completed: accepts, received bytes, finished sends. If [`Shard::has_expired`],
 //!    a turn takes no more than that.
-//! 3. [`Shard::spare_overdue`] postpones the deadlines of peers whose input or progress has not reached the shard yet.
+//! 3. [`Shard::postpone_overdue`] postpones the deadlines of peers whose input or progress has not reached the shard yet.
 //!    Then [`Shard::handle_deadlines`] handles what is due. So a stalled core closes no client that sent its heartbeat
 //!    in time.
 //! 4. Any number of other `handle_*` calls. [`Shard::handle_listings`] continues lists of connections while
@@ -33,12 +33,12 @@ mod deflated_input;
 mod delivery;
 mod departures;
 mod gathering;
-mod items;
 mod keys_elsewhere;
 mod listings;
 mod messages;
 mod outboxes;
 mod pacing;
+mod push_forms;
 mod push_task;
 mod reports;
 
@@ -63,7 +63,7 @@ mod operations;
 mod parking;
 mod presence;
 mod pushes;
-mod rates;
+mod rate_limiter;
 mod recoveries;
 mod registration;
 mod reply;
@@ -73,7 +73,7 @@ mod room_requests;
 mod rooms;
 mod socket_events;
 mod sources;
-mod stored_pushes;
+mod stream_pushes;
 mod take_over;
 mod token_expiry;
 mod token_renewal;
@@ -100,7 +100,7 @@ use crate::limits::Limits;
 use crate::message::{Message, MessageClass, Report};
 use crate::room::{RoomId, Rooms};
 use crate::settings::Settings;
-use crate::socket::{CloseHow, ClosedEvent};
+use crate::socket::{ClosedEvent, SocketShutdown};
 use crate::time::{Millis, Tick, TokenTime};
 
 pub use crowds::CrowdSlice;
@@ -117,8 +117,8 @@ use listings::Listings;
 use messages::MessageQueues;
 use outboxes::Outboxes;
 use pacing::{DrainPhase, Pacing};
-use push_task::{PushTask, Unsent};
-use rates::Rates;
+use push_task::{PushTask, PushTimer};
+use rate_limiter::RateLimiter;
 use recoveries::Recoveries;
 use reports::ReportQueue;
 use room_orders::RoomOrders;
@@ -155,7 +155,7 @@ pub struct Shard {
     sources: Sources,
     /// The number of lingering connections that were turned away.
     turned_away: usize,
-    rates: Rates,
+    rate_limiter: RateLimiter,
     outboxes: Outboxes,
     /// Rooms with members on this shard.
     rooms: Rooms,
@@ -181,7 +181,7 @@ pub struct Shard {
     pushes: VecDeque<PushTask>,
     crowds: Crowds,
     gathering: Gathering,
-    unsent: Unsent,
+    push_timer: PushTimer,
     /// Rooms whose homes have answered a join request, with connections that wait for the answer.
     joined: VecDeque<RoomId>,
     tracing: Tracing,
@@ -196,7 +196,7 @@ pub struct Shard {
     /// For the driver: tokens to look at, sockets to shut, closed connections to log. A token itself is kept with its
     /// connection, so it is freed with it.
     auths: VecDeque<ConnId>,
-    closes: VecDeque<(ConnId, CloseHow)>,
+    closes: VecDeque<(ConnId, SocketShutdown)>,
     closed: VecDeque<ClosedEvent>,
     /// Push callers that are connected to this shard.
     callers: Callers,
@@ -211,7 +211,7 @@ pub struct Shard {
     scratch: Vec<u8>,
     deflated_input: DeflatedInput,
     /// The connection whose held input is being read.
-    resuming: Option<Slot>,
+    reading_held: Option<Slot>,
     is_input_held: bool,
 }
 
@@ -223,7 +223,7 @@ impl Shard {
     #[must_use]
     pub fn new(settings: &Settings, now: Millis) -> Self {
         settings.assert_sound();
-        let Settings { shard, shards, ref limits, logic, hash_seed: seed, reports_rooms } =
+        let Settings { shard, shards, ref limits, logic, hash_seed: seed, has_other_hosts } =
             *settings;
         Self {
             context: Context {
@@ -231,7 +231,7 @@ impl Shard {
                 shards,
                 limits: Arc::clone(limits),
                 logic,
-                reports_rooms,
+                has_other_hosts,
                 now,
                 clock: ActiveClock::new(now),
             },
@@ -240,7 +240,7 @@ impl Shard {
             handshakes: Handshakes::default(),
             sources: Sources::with_hasher(RandomState::with_seeds(seed, 10, 11, 12)),
             turned_away: 0,
-            rates: Rates::new(seed),
+            rate_limiter: RateLimiter::new(seed),
             outboxes: Outboxes::new(seed, now),
             rooms: Rooms::new(limits.buckets, seed ^ 4),
             further_rooms: FurtherRooms::new(limits.buckets, seed ^ 16),
@@ -258,7 +258,7 @@ impl Shard {
             pushes: VecDeque::new(),
             crowds: Crowds::default(),
             gathering: Gathering::new(seed),
-            unsent: Unsent::default(),
+            push_timer: PushTimer::default(),
             joined: VecDeque::new(),
             tracing: Tracing::with_hasher(RandomState::with_seeds(seed, 13, 14, 15)),
             tracing_from: None,
@@ -278,7 +278,7 @@ impl Shard {
             counters: Counters::default(),
             scratch: Vec::new(),
             deflated_input: DeflatedInput::default(),
-            resuming: None,
+            reading_held: None,
             is_input_held: false,
         }
     }
@@ -353,7 +353,7 @@ impl Shard {
         clock.advance(now, || self.poll_timeout());
         let stalled_ms = clock.stalled_ms().saturating_sub(self.context.clock.stalled_ms());
         if stalled_ms > 0 {
-            self.rates.note_stall(stalled_ms, now);
+            self.rate_limiter.note_stall(stalled_ms, now);
         }
         self.context.clock = clock;
         self.context.now = now;
@@ -401,7 +401,7 @@ impl Shard {
             || !self.joined.is_empty()
             || self.deflated_input.is_waiting()
             || self.tracing_from.is_some()
-            || self.home.rooms.has_walks()
+            || self.home.rooms.has_scans()
             || !self.home.recoveries.is_empty()
             || self.home.presence.next_end().is_some_and(|end| end <= self.context.now)
     }

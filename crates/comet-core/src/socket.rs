@@ -17,7 +17,7 @@ pub struct Transmit<'a> {
 
 /// Which sides of a socket to shut.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseHow {
+pub enum SocketShutdown {
     /// Everything is sent. Shut the write side, and keep reading until the peer closes its side.
     Write,
     /// Shut both sides. Call [`crate::Shard::handle_gone`] once no operation on the socket is left.

@@ -77,7 +77,7 @@ pub fn inherit_unix(path: &Path, socket: OwnedFd) -> Result<(Socket, SocketFile)
 fn open(path: &Path, backlog: i32) -> io::Result<(Socket, SocketFile)> {
     // Two processes that find the same file must not both replace it.
     let _lock = lock(path.parent().expect("the path of a socket has a directory"))?;
-    make_room(path)?;
+    remove_stale_socket(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     // Set before the first connection. The kernel removes the bits of the umask (unix(7)).
     File::from(OwnedFd::from(socket.try_clone()?)).set_permissions(Permissions::from_mode(MODE))?;
@@ -111,7 +111,7 @@ pub(crate) fn check(path: &Path) -> io::Result<()> {
 }
 
 /// Removes a socket file without a listener.
-fn make_room(path: &Path) -> io::Result<()> {
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
     if has_stale_socket(path)? { fs::remove_file(path) } else { Ok(()) }
 }
 

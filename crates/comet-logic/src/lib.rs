@@ -15,7 +15,7 @@ mod unverified;
 pub use any::AnyAuthenticator;
 pub use authenticator::{Authenticator, Refusal};
 pub use comet_core::limits::NAME_MAX;
-pub use comet_core::{Accepts, Identity};
+pub use comet_core::{Identity, OperationFilter};
 pub use jwt::{
     AdoptedKeys, Algorithm, ClaimNames, Jwt, JwtError, JwtOptions, KeyChange, KeyFile, KeySet,
 };

@@ -2,7 +2,7 @@
 //! verified.
 
 use comet_core::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX};
-use comet_core::{Accepts, Identity};
+use comet_core::{Identity, OperationFilter};
 use serde::Deserialize;
 use uuid::Uuid;
 
@@ -56,7 +56,7 @@ fn from_json(token: &[u8]) -> Result<Identity, Refusal> {
         user: token.mid,
         key: Some(key),
         room: name("room_id", token.room_id)?,
-        accepts: Accepts::Only(accepts.into()),
+        accepts: OperationFilter::Only(accepts.into()),
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: rooms(token.rooms)?,
@@ -92,7 +92,7 @@ fn from_number(token: &[u8]) -> Identity {
         user: user.unwrap_or(0),
         key: None,
         room: user.map(|_: i64| SEED_ROOM.into()),
-        accepts: Accepts::All,
+        accepts: OperationFilter::All,
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: Box::default(),
@@ -116,7 +116,7 @@ mod tests {
                 user,
                 key: None,
                 room: room.map(Into::into),
-                accepts: Accepts::All,
+                accepts: OperationFilter::All,
                 heartbeat_ms: None,
                 expires_in_ms: None,
                 rooms: Box::default(),
@@ -143,7 +143,7 @@ mod tests {
                 user,
                 key: Some(key.into()),
                 room: room.map(Into::into),
-                accepts: Accepts::Only(accepts.into()),
+                accepts: OperationFilter::Only(accepts.into()),
                 heartbeat_ms: None,
                 expires_in_ms: None,
                 rooms: Box::default(),

@@ -5,7 +5,7 @@ use std::future::ready;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use comet_logic::{Accepts, AnyAuthenticator, Authenticator, Identity, NAME_MAX};
+use comet_logic::{AnyAuthenticator, Authenticator, Identity, NAME_MAX, OperationFilter};
 use comet_push::{ClientEndpoint, NodeList};
 use comet_router::{Buckets, Placed, Sessions, Store};
 use comet_serve::CallCounts;
@@ -48,9 +48,9 @@ impl LogicService {
         let Placed { key, .. } =
             self.sessions.put(user, key, &server).await.map_err(unavailable)?;
         let (accepts, accepts_all) = match accepts {
-            Accepts::Only(operations) => (operations.into(), false),
+            OperationFilter::Only(operations) => (operations.into(), false),
             // No token excludes operations; only operation 16 does.
-            Accepts::All | Accepts::AllBut(_) => (Vec::new(), true),
+            OperationFilter::All | OperationFilter::AllBut(_) => (Vec::new(), true),
         };
         Ok(ConnectReply {
             mid: user,
@@ -241,7 +241,7 @@ mod tests {
             servers: vec![format!("redis://{}", listener.local_addr().unwrap())],
             ca: None,
             lifetime: Duration::from_secs(60),
-            deadline: Duration::from_secs(60),
+            timeout: Duration::from_secs(60),
         });
         let sessions = Arc::new(Store::Redis(sessions.unwrap()));
         let bounds = CallLimits { frame_max: 1, keys_max: 1, timeout: Duration::from_secs(1) };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-use crossbeam_channel::{Receiver, Sender as QueueSender, TrySendError};
+use crossbeam_channel::{Receiver, Sender as QueueSender};
 
 use crate::wake::Wake;
 
@@ -23,23 +23,23 @@ pub fn inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbo
 /// # Panics
 /// If `capacity` is 0.
 #[must_use]
-pub fn express_inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
+pub fn priority_inbox<T: Send>(capacity: usize, waker: Arc<dyn Wake>) -> (Sender<T>, Inbox<T>) {
     assert!(capacity > 0, "an inbox holds at least one message");
-    let express = crossbeam_channel::bounded(capacity);
-    with_queues(crossbeam_channel::bounded(capacity), Some(express), waker)
+    let priority = crossbeam_channel::bounded(capacity);
+    with_queues(crossbeam_channel::bounded(capacity), Some(priority), waker)
 }
 
 type Queue<T> = (QueueSender<T>, Receiver<T>);
 
 fn with_queues<T>(
     (queue, messages): Queue<T>,
-    express: Option<Queue<T>>,
+    priority: Option<Queue<T>>,
     waker: Arc<dyn Wake>,
 ) -> (Sender<T>, Inbox<T>) {
     let wakeup = Arc::new(Wakeup { is_armed: AtomicBool::new(false), waker });
-    let (express_queue, express) = express.unzip();
-    let sender = Sender { queue, express: express_queue, wakeup: Arc::clone(&wakeup) };
-    (sender, Inbox { messages, express, wakeup })
+    let (priority_queue, priority) = priority.unzip();
+    let sender = Sender { queue, priority: priority_queue, wakeup: Arc::clone(&wakeup) };
+    (sender, Inbox { messages, priority, wakeup })
 }
 
 /// The wake-up that an inbox shares with its senders.
@@ -51,7 +51,7 @@ struct Wakeup {
 
 /// Why a message was returned.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Returned<T> {
+pub enum TrySendError<T> {
     /// The inbox is full; there may be room later.
     Full(T),
     /// The receiver is dropped.
@@ -61,7 +61,7 @@ pub enum Returned<T> {
 /// The sending end of an inbox.
 pub struct Sender<T> {
     queue: QueueSender<T>,
-    express: Option<QueueSender<T>>,
+    priority: Option<QueueSender<T>>,
     wakeup: Arc<Wakeup>,
 }
 
@@ -70,7 +70,7 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
-    pub fn try_send(&self, message: T) -> Result<(), Returned<T>> {
+    pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
         self.post(message)?;
         self.notify();
         Ok(())
@@ -82,7 +82,7 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     /// Returns the message if the inbox is full or the receiver is dropped.
-    pub fn post(&self, message: T) -> Result<(), Returned<T>> {
+    pub fn post(&self, message: T) -> Result<(), TrySendError<T>> {
         put(&self.queue, message)
     }
 
@@ -90,8 +90,8 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     /// As [`Sender::post`].
-    pub fn post_express(&self, message: T) -> Result<(), Returned<T>> {
-        put(self.express.as_ref().unwrap_or(&self.queue), message)
+    pub fn post_priority(&self, message: T) -> Result<(), TrySendError<T>> {
+        put(self.priority.as_ref().unwrap_or(&self.queue), message)
     }
 
     /// Wakes the receiver if it sleeps. One call serves all messages posted before.
@@ -109,14 +109,14 @@ impl<T> Sender<T> {
     /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.queue.len() + self.express.as_ref().map_or(0, QueueSender::len)
+        self.queue.len() + self.priority.as_ref().map_or(0, QueueSender::len)
     }
 }
 
-fn put<T>(queue: &QueueSender<T>, message: T) -> Result<(), Returned<T>> {
+fn put<T>(queue: &QueueSender<T>, message: T) -> Result<(), TrySendError<T>> {
     queue.try_send(message).map_err(|refused| match refused {
-        TrySendError::Full(message) => Returned::Full(message),
-        TrySendError::Disconnected(message) => Returned::Closed(message),
+        crossbeam_channel::TrySendError::Full(message) => TrySendError::Full(message),
+        crossbeam_channel::TrySendError::Disconnected(message) => TrySendError::Closed(message),
     })
 }
 
@@ -124,7 +124,7 @@ impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
         Self {
             queue: self.queue.clone(),
-            express: self.express.clone(),
+            priority: self.priority.clone(),
             wakeup: Arc::clone(&self.wakeup),
         }
     }
@@ -139,7 +139,7 @@ impl<T> fmt::Debug for Sender<T> {
 /// The receiving end; one thread owns it.
 pub struct Inbox<T> {
     messages: Receiver<T>,
-    express: Option<Receiver<T>>,
+    priority: Option<Receiver<T>>,
     wakeup: Arc<Wakeup>,
 }
 
@@ -152,8 +152,8 @@ impl<T> Inbox<T> {
 
     /// Takes the oldest message of the second queue, if the inbox has one.
     #[must_use]
-    pub fn try_recv_express(&self) -> Option<T> {
-        self.express.as_ref()?.try_recv().ok()
+    pub fn try_recv_priority(&self) -> Option<T> {
+        self.priority.as_ref()?.try_recv().ok()
     }
 
     /// Announces that the owner is about to sleep. Returns false if there is a message: then the owner must not sleep.
@@ -177,7 +177,7 @@ impl<T> Inbox<T> {
     /// Messages in the inbox now.
     #[must_use]
     pub fn depth(&self) -> usize {
-        self.messages.len() + self.express.as_ref().map_or(0, Receiver::len)
+        self.messages.len() + self.priority.as_ref().map_or(0, Receiver::len)
     }
 }
 
@@ -209,7 +209,7 @@ mod tests {
         let (sender, inbox) = inbox(2, Arc::new(CountingWaker::default()));
         assert_eq!(sender.try_send(1), Ok(()));
         assert_eq!(sender.try_send(2), Ok(()));
-        assert_eq!(sender.try_send(3), Err(Returned::Full(3)));
+        assert_eq!(sender.try_send(3), Err(TrySendError::Full(3)));
         assert_eq!(inbox.try_recv(), Some(1));
         assert_eq!(sender.try_send(3), Ok(()));
         assert_eq!(
@@ -217,23 +217,23 @@ mod tests {
             (Some(2), Some(3), None)
         );
         drop(inbox);
-        assert_eq!(sender.try_send(4), Err(Returned::Closed(4)));
+        assert_eq!(sender.try_send(4), Err(TrySendError::Closed(4)));
     }
 
     #[test]
-    fn express_messages_wait_for_no_others() {
+    fn priority_messages_wait_for_no_others() {
         let waker = Arc::new(CountingWaker::default());
-        let (sender, inbox) = express_inbox(1, waker.clone());
+        let (sender, inbox) = priority_inbox(1, waker.clone());
         assert!(inbox.arm_wakeup());
         assert_eq!(sender.post(1), Ok(()));
-        assert_eq!(sender.post(2), Err(Returned::Full(2)));
-        assert_eq!(sender.post_express(3), Ok(()));
-        assert_eq!(sender.post_express(4), Err(Returned::Full(4)));
+        assert_eq!(sender.post(2), Err(TrySendError::Full(2)));
+        assert_eq!(sender.post_priority(3), Ok(()));
+        assert_eq!(sender.post_priority(4), Err(TrySendError::Full(4)));
         sender.notify();
         assert_eq!((inbox.depth(), sender.depth(), waker.0.load(Ordering::SeqCst)), (2, 2, 1));
         assert_eq!(inbox.try_recv(), Some(1));
-        assert!(!inbox.arm_wakeup(), "an express message is there");
-        assert_eq!((inbox.try_recv(), inbox.try_recv_express()), (None, Some(3)));
+        assert!(!inbox.arm_wakeup(), "a priority message is there");
+        assert_eq!((inbox.try_recv(), inbox.try_recv_priority()), (None, Some(3)));
         assert!(inbox.arm_wakeup());
     }
 
@@ -278,7 +278,7 @@ mod tests {
                 let sender = sender.clone();
                 thread::spawn(move || {
                     for mut message in 0..MESSAGES {
-                        while let Err(Returned::Full(back)) = sender.try_send(message) {
+                        while let Err(TrySendError::Full(back)) = sender.try_send(message) {
                             message = back;
                             thread::yield_now();
                         }

@@ -13,6 +13,6 @@ mod pulse;
 mod wake;
 
 pub use eventfd::EventFd;
-pub use inbox::{Inbox, Returned, Sender, express_inbox, inbox};
+pub use inbox::{Inbox, Sender, TrySendError, inbox, priority_inbox};
 pub use pulse::Pulse;
 pub use wake::Wake;

@@ -12,8 +12,8 @@ use comet_logic::Authenticator;
 use comet_mesh::{EventFd, Wake};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
+use crate::commands::{CommandSender, CoreCommand, FrozenTurn, Offer, Survey, commands};
 use crate::driver::Driver;
-use crate::orders::{FrozenTurn, Offer, Order, OrderSender, Survey, orders};
 use crate::settings::{Arrived, CoreSettings, MeshEndpoints};
 
 /// Why a core did not start.
@@ -44,7 +44,7 @@ pub struct Core {
     shard: ShardId,
     stop: Arc<AtomicBool>,
     wakeup: Arc<EventFd>,
-    orders: OrderSender,
+    commands: CommandSender,
     thread: ExecutorJoinHandle<()>,
 }
 
@@ -65,14 +65,14 @@ impl Core {
         let stop = Arc::new(AtomicBool::new(false));
         let wakeup = Arc::clone(&endpoints.wakeup);
         let stopped = Arc::clone(&stop);
-        let (orders, order_queue) = orders();
+        let (commands, command_queue) = commands();
         let failed = move |cause: String| CoreStartError { shard, cpu, cause };
         let thread = LocalExecutorBuilder::new(cpu.map_or(Placement::Unbound, Placement::Fixed))
             .name(&format!("comet-core-{}", shard.0))
             // glommio's own rings carry no traffic here; this is the smallest value it accepts.
             .io_memory(64 << 10)
             .spawn(move || async move {
-                match Driver::new(settings, endpoints, authenticator, stopped, order_queue) {
+                match Driver::new(settings, endpoints, authenticator, stopped, command_queue) {
                     Ok(driver) => {
                         // The receiver is gone if the start of another core failed.
                         let _ = ready.send(Ok(shard));
@@ -87,76 +87,76 @@ impl Core {
                 }
             })
             .map_err(|error| CoreStartError { shard, cpu, cause: error.to_string() })?;
-        Ok(Self { shard, stop, wakeup, orders, thread })
+        Ok(Self { shard, stop, wakeup, commands, thread })
     }
 
     /// Asks the core to count what could be handed over. The core keeps running.
     pub fn survey(&self) -> Pending<Survey> {
-        self.order(Order::Survey)
+        self.command(CoreCommand::Survey)
     }
 
     /// Tells the core to accept no more clients. New connections wait in the kernel.
     pub fn stop_accepts(&self) -> Pending<Result<(), String>> {
-        self.order(Order::StopAccepts)
+        self.command(CoreCommand::StopAccepts)
     }
 
     /// Tells the core to read no more input of clients, because it may ask for answers. [`Core::thaw`] undoes this.
     pub fn hold_input(&self) -> Pending<Result<(), String>> {
-        self.order(Order::HoldInput)
+        self.command(CoreCommand::HoldInput)
     }
 
     /// Tells the core to take no more requests of push callers, or to take them again. Earlier requests are still
     /// answered.
     pub fn hold_callers(&self, is_held: bool) -> Pending<Result<(), String>> {
-        self.order(|answer| Order::HoldCallers(is_held, answer))
+        self.command(|answer| CoreCommand::HoldCallers(is_held, answer))
     }
 
     /// Tells the core to close the connections that cannot be handed over, each with a random retry time of up to
     /// `retry_after_ms`.
     pub fn close_unmovable(&self, retry_after_ms: u32) -> Pending<Result<(), String>> {
-        self.order(|answer| Order::CloseUnmovable(retry_after_ms, answer))
+        self.command(|answer| CoreCommand::CloseUnmovable(retry_after_ms, answer))
     }
 
     /// Freezes the core: all operations on its sockets end, and none begins until [`Core::thaw`]. The error says why
     /// the core keeps running instead.
     pub fn freeze(&self) -> Pending<Result<(), String>> {
-        self.order(Order::Freeze)
+        self.command(CoreCommand::Freeze)
     }
 
     /// Tells a frozen core to handle messages, so that the mesh becomes empty. The mesh is empty once all cores were
     /// still in the same round of turns.
     pub fn frozen_turn(&self) -> Pending<FrozenTurn> {
-        self.order(Order::Turn)
+        self.command(CoreCommand::Turn)
     }
 
-    /// Tells a frozen core to run `taker` on its thread, which sends the core's state and sockets to another process.
+    /// Tells a frozen core to run `sink` on its thread, which sends the core's state and sockets to another process.
     /// After that the core takes only [`Core::thaw`] and [`Core::release`].
     pub fn offer(
         &self,
-        taker: impl FnOnce(Offer<'_>) -> io::Result<()> + Send + 'static,
+        sink: impl FnOnce(Offer<'_>) -> io::Result<()> + Send + 'static,
     ) -> Pending<Result<(), String>> {
-        self.order(|answer| Order::Offer(Box::new(taker), answer))
+        self.command(|answer| CoreCommand::Offer(Box::new(sink), answer))
     }
 
     /// Gives connections of another process to a core that was started frozen. The core serves them once it thaws.
     pub fn adopt(&self, arrived: Arrived) -> Pending<Result<(), String>> {
-        self.order(|answer| Order::Adopt(Box::new(arrived), answer))
+        self.command(|answer| CoreCommand::Adopt(Box::new(arrived), answer))
     }
 
     /// Thaws the core: it continues as if it had not been frozen, and accepts clients again. On a core that was never
     /// frozen this undoes [`Core::stop_accepts`].
     pub fn thaw(&self) -> Pending<Result<(), String>> {
-        self.order(Order::Thaw)
+        self.command(CoreCommand::Thaw)
     }
 
     /// Ends the core's work. Its sockets are closed, not shut: another process may have them. [`Core::stop`] joins the thread.
     pub fn release(&self) -> Pending<Result<(), String>> {
-        self.order(Order::Release)
+        self.command(CoreCommand::Release)
     }
 
-    fn order<T>(&self, order: impl FnOnce(Sender<T>) -> Order) -> Pending<T> {
+    fn command<T>(&self, command: impl FnOnce(Sender<T>) -> CoreCommand) -> Pending<T> {
         let (answer, answered) = channel();
-        self.orders.send(order(answer));
+        self.commands.send(command(answer));
         self.wakeup.wake();
         Pending { answered, shard: self.shard }
     }
@@ -168,13 +168,13 @@ impl Core {
     pub fn stop(self) -> Result<(), String> {
         self.stop.store(true, Ordering::Release);
         // Closing the channel ends the wait of a frozen core.
-        drop(self.orders);
+        drop(self.commands);
         self.wakeup.wake();
         self.thread.join().map_err(|error| explain(&error.into()))
     }
 }
 
-/// The pending answer to an order.
+/// The pending answer to a command.
 #[derive(Debug)]
 #[must_use]
 pub struct Pending<T> {

@@ -4,7 +4,7 @@
 //! thing the driver talks to: sockets that receive, sockets that send, inboxes, and the sleep of
 //! the core.
 
-mod accept_pace;
+mod accept_rate;
 mod callers;
 mod exchange;
 mod freeze;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use accept_pace::{AcceptPace, Armed};
+use accept_rate::{AcceptRateLimiter, Armed};
 use callers::Callers;
 use comet_core::{Budget, ConnId, Message, Millis, Report, Shard, ShardId, Slot};
 use comet_logic::Authenticator;
@@ -28,7 +28,7 @@ use freeze::Outcome;
 
 use crate::buffers::Buffers;
 use crate::close_log::CloseLog;
-use crate::orders::OrderQueue;
+use crate::commands::CommandQueue;
 use crate::ring::{Completion, Operation, Ring};
 use crate::settings::{CoreSettings, Listener, MeshEndpoints};
 use crate::sockets::{AckProgress, Sockets};
@@ -61,7 +61,7 @@ pub(crate) struct Driver<A> {
     /// No accept is resubmitted before this time. Without the pause, a process that is out of descriptors would fail
     /// and log in every turn.
     rearm_accepts_at: Instant,
-    accept_pace: AcceptPace,
+    accept_limiter: AcceptRateLimiter,
     /// Sockets whose multishot receive ended because no receive buffer was free, or in a freeze.
     to_receive: Vec<Slot>,
     /// Connections whose TLS handshake has input to process.
@@ -70,7 +70,7 @@ pub(crate) struct Driver<A> {
     completions: Vec<Completion>,
     inbox: Inbox<Message>,
     wakeup: Arc<EventFd>,
-    pulse: Ending,
+    pulse: PulseGuard,
     /// A poll of `wakeup` is in flight.
     is_wakeup_polled: bool,
     peers: Vec<Sender<Message>>,
@@ -88,11 +88,11 @@ pub(crate) struct Driver<A> {
     turn_end: Instant,
     close_log: CloseLog,
     stop: Arc<AtomicBool>,
-    orders: OrderQueue,
+    commands: CommandQueue,
     /// The core is frozen, so nothing is submitted: see [`freeze`].
     is_frozen: bool,
     /// An upgrade has begun: no more clients are accepted.
-    is_leaving: bool,
+    has_stopped_accepts: bool,
     /// Connections whose ciphertext waits for the thaw.
     ciphertext_waits: Vec<Slot>,
 }
@@ -103,7 +103,7 @@ impl<A: Authenticator> Driver<A> {
         endpoints: MeshEndpoints,
         authenticator: A,
         stop: Arc<AtomicBool>,
-        orders: OrderQueue,
+        commands: CommandQueue,
     ) -> io::Result<Self> {
         let buffers = Buffers::new(settings.recv_buffers, settings.recv_buffer_size);
         let ring = Ring::new(settings.ring_entries, &buffers)?;
@@ -127,14 +127,14 @@ impl<A: Authenticator> Driver<A> {
             armed_accepts: vec![Armed::NONE; settings.listeners.len()],
             listeners: settings.listeners,
             rearm_accepts_at: settings.epoch,
-            accept_pace: AcceptPace::new(settings.epoch),
+            accept_limiter: AcceptRateLimiter::new(settings.epoch),
             callers: Callers::new(settings.caller_listeners, settings.epoch),
             to_receive: Vec::new(),
             pending_handshakes: VecDeque::new(),
             completions: Vec::new(),
             inbox: endpoints.inbox,
             wakeup: endpoints.wakeup,
-            pulse: Ending(endpoints.pulse),
+            pulse: PulseGuard(endpoints.pulse),
             is_wakeup_polled: false,
             peers: endpoints.peers,
             control: endpoints.control,
@@ -148,9 +148,9 @@ impl<A: Authenticator> Driver<A> {
             turn_end: settings.epoch,
             close_log: CloseLog::default(),
             stop,
-            orders,
+            commands,
             is_frozen,
-            is_leaving: is_frozen,
+            has_stopped_accepts: is_frozen,
             ciphertext_waits: Vec::new(),
         })
     }
@@ -159,7 +159,7 @@ impl<A: Authenticator> Driver<A> {
     /// driver's turn" in docs/ARCHITECTURE.md.
     pub(crate) async fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
-            if self.serve_orders() == Outcome::Released {
+            if self.serve_commands() == Outcome::Released {
                 break;
             }
             let begin = Instant::now();
@@ -167,7 +167,7 @@ impl<A: Authenticator> Driver<A> {
             self.update_time(begin);
             self.handle_completions(begin);
             self.rearm_receives();
-            self.spare_overdue();
+            self.postpone_overdue();
             self.shard.handle_deadlines(&mut Budget::slice());
             self.shard.handle_listings(&mut Budget::slice(), &mut self.sockets);
             self.continue_handshakes();
@@ -244,11 +244,11 @@ impl<A: Authenticator> Driver<A> {
 
     /// Completions of one turn may not be all that has arrived. No deadline closes a connection while the kernel or the
     /// driver has unread input of its peer, or while the peer acknowledges what was sent to it.
-    fn spare_overdue(&mut self) {
+    fn postpone_overdue(&mut self) {
         let Self { shard, ring, sockets, .. } = self;
         let write_timeout = Duration::from_millis(shard.limits().write_ms.into());
         let mut advanced = Vec::new();
-        shard.spare_overdue(|conn| {
+        shard.postpone_overdue(|conn| {
             let socket = sockets.at(conn.slot);
             // The completion of this connection's input may be among those that the turn did not take.
             if ring.has_completions() || socket.has_backlog() {
@@ -283,9 +283,9 @@ impl<A: Authenticator> Driver<A> {
 }
 
 /// A sign of life that ends with the driver.
-struct Ending(Arc<Pulse>);
+struct PulseGuard(Arc<Pulse>);
 
-impl Drop for Ending {
+impl Drop for PulseGuard {
     fn drop(&mut self) {
         self.0.end();
     }

@@ -99,7 +99,7 @@ pub struct ArrivedSocket {
 /// The inboxes that connect a core to the other shards and to control.
 #[derive(Debug)]
 pub struct MeshEndpoints {
-    /// The core's own inbox. Its express messages are those of
+    /// The core's own inbox. Its priority messages are those of
     /// [`MessageClass::Directory`](comet_core::MessageClass).
     pub inbox: Inbox<Message>,
     /// The waker of `inbox`: it ends the driver's sleep.

@@ -300,7 +300,7 @@ impl TlsSession {
             match progress {
                 Ok(Progress::Waiting) => return (used, Ok(ReadSide::Open)),
                 Ok(Progress::Done) => {
-                    if let Err(fault) = self.take_over() {
+                    if let Err(fault) = self.switch_to_records() {
                         return (used, Err(fault));
                     }
                 }
@@ -322,7 +322,7 @@ impl TlsSession {
         (used, opened.map_err(|fault| fault.to_string()))
     }
 
-    fn take_over(&mut self) -> Result<(), String> {
+    fn switch_to_records(&mut self) -> Result<(), String> {
         let Layer::Handshake(handshake) = std::mem::replace(&mut self.layer, Layer::None) else {
             unreachable!("only a handshake that is done is taken over");
         };

@@ -10,11 +10,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use comet_core::{
-    Block, Blocks, CallId, Identity, Limits, Logic, Message, MessageClass, Millis, Push, Report,
-    Settings, ShardId, Transport,
+    BlockedNetwork, Blocklist, CallId, Identity, Limits, Logic, Message, MessageClass, Millis,
+    Push, Report, Settings, ShardId, Transport,
 };
 use comet_logic::{Authenticator, Refusal, UnverifiedTokens};
-use comet_mesh::{EventFd, Inbox, Pulse, express_inbox, inbox};
+use comet_mesh::{EventFd, Inbox, Pulse, inbox, priority_inbox};
 use comet_net::{Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom, bind};
 use comet_proto::{Encoded, Frame, op};
 
@@ -144,10 +144,10 @@ impl Rig {
         let (address, mut sockets) = bind(([127, 0, 0, 1], 0).into(), 1, &options).unwrap();
         let clients = (0..clients).map(|_| client(address)).collect();
         let wakeup = Arc::new(EventFd::new().unwrap());
-        let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
+        let (sender, inbox_end) = priority_inbox(4_096, wakeup.clone());
         for message in messages {
             match message.class() {
-                MessageClass::Directory => sender.post_express(message).unwrap(),
+                MessageClass::Directory => sender.post_priority(message).unwrap(),
                 MessageClass::Push => sender.post(message).unwrap(),
             }
         }
@@ -160,7 +160,7 @@ impl Rig {
                 limits: Arc::new(limits),
                 logic: place,
                 hash_seed: 7,
-                reports_rooms: false,
+                has_other_hosts: false,
             },
             listeners: vec![Listener {
                 socket: sockets.pop().unwrap(),
@@ -189,7 +189,7 @@ impl Rig {
 
     fn send(&self, message: Message) {
         match message.class() {
-            MessageClass::Directory => self.messages.post_express(message).unwrap(),
+            MessageClass::Directory => self.messages.post_priority(message).unwrap(),
             MessageClass::Push => self.messages.post(message).unwrap(),
         }
         self.messages.notify();
@@ -309,7 +309,7 @@ const CLIENTS: usize = 8;
 #[test]
 fn connects_that_wait_are_accepted_at_the_rate() {
     let begin = Instant::now();
-    let limits = Limits { accepts: 1, handshake_ms: 300_000, ..Limits::default() };
+    let limits = Limits { accept_rate: 1, handshake_ms: 300_000, ..Limits::default() };
     let setup = Setup { limits, clients: CLIENTS, ..Setup::default() };
     let (rig, mut clients) = Rig::start_with(setup, UnverifiedTokens, []);
     for client in &mut clients[..2] {
@@ -322,7 +322,7 @@ fn connects_that_wait_are_accepted_at_the_rate() {
 #[test]
 fn a_rate_of_accepts_is_set_and_taken_away_alive() {
     let without = Limits { handshake_ms: 300_000, ..Limits::default() };
-    let with = Limits { accepts: 1, ..without.clone() };
+    let with = Limits { accept_rate: 1, ..without.clone() };
     let rig = Rig::start(without.clone(), UnverifiedTokens, []);
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| client(rig.address)).collect();
     for client in &mut clients {
@@ -344,9 +344,9 @@ fn a_rate_of_accepts_is_set_and_taken_away_alive() {
 /// The header and the first bytes behind it may come together.
 #[test]
 fn nothing_is_read_of_a_blocked_client_behind_a_proxy() {
-    let block = Block { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
-    let blocks = Blocks::default().with(Millis(0), block).unwrap();
-    let limits = Limits { blocks, handshake_ms: 300_000, ..Limits::default() };
+    let block = BlockedNetwork { network: "192.0.2.1".parse().unwrap(), until: Millis(u64::MAX) };
+    let blocklist = Blocklist::default().with(Millis(0), block).unwrap();
+    let limits = Limits { blocklist, handshake_ms: 300_000, ..Limits::default() };
     let logic = Logic::Remote { renew_ms: (60_000, 90_000) };
     let setup = Setup { limits, is_behind_proxy: true, logic, ..Setup::default() };
     let (rig, _) = Rig::start_with(setup, UnverifiedTokens, []);

@@ -6,14 +6,14 @@ use crate::text::put_string;
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct RoomChanges {
     /// Those who entered.
-    pub joined: Arrivals,
+    pub joined: NamedMembers,
     /// Those who left.
-    pub left: Arrivals,
+    pub left: NamedMembers,
 }
 
 /// Their number, and the identities of the first of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Arrivals {
+pub struct NamedMembers {
     /// How many.
     pub count: u32,
     /// User id and key of the first of them.
@@ -64,7 +64,7 @@ impl RoomChanges {
     }
 }
 
-impl Arrivals {
+impl NamedMembers {
     fn put(&self, body: &mut Vec<u8>) {
         body.push(b'[');
         for (at, (user, key)) in self.first.iter().enumerate() {

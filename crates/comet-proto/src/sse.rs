@@ -337,7 +337,7 @@ pub fn refusal(
         405 => "Allow: GET\r\n",
         _ => "",
     };
-    let mut body = Members::new("error", error);
+    let mut body = JsonObject::new("error", error);
     body.text("message", message);
     let body = body.end();
     let length = body.len() + 1;
@@ -356,7 +356,7 @@ pub const COMMENT: &[u8] = b": \n\n";
 /// inside.
 #[must_use]
 pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u32>>) -> Vec<u8> {
-    let mut data = Members::new("room", room);
+    let mut data = JsonObject::new("room", room);
     match recovered {
         Some(Some(pushes)) => data.number("recovered", pushes),
         Some(None) => data.raw("recovered", "false"),
@@ -372,7 +372,7 @@ pub fn room_event(room: &str, refused: Option<&str>, recovered: Option<Option<u3
 /// of an event.
 #[must_use]
 pub fn gap_data(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8> {
-    let mut data = Members::new("room", room);
+    let mut data = JsonObject::new("room", room);
     data.raw("first", &first.to_string());
     data.raw("last", &last.to_string());
     if is_outdated {
@@ -390,7 +390,7 @@ pub fn gap_event(room: &str, first: u64, last: u64, is_outdated: bool) -> Vec<u8
 /// The event for a client that named a [`LastEventId::Unknown`].
 #[must_use]
 pub fn unknown_id_event() -> Vec<u8> {
-    let mut data = Members::new("warning", "unknown_last_event_id");
+    let mut data = JsonObject::new("warning", "unknown_last_event_id");
     data.text("message", "The last event ID is no id of an event of this server.");
     [b"event: warning\ndata: ", &*data.end(), b"\n\n"].concat()
 }
@@ -398,7 +398,7 @@ pub fn unknown_id_event() -> Vec<u8> {
 /// The last event of a stream that the server ends.
 #[must_use]
 pub fn close_event(reason: &str, message: &str, retry_after_ms: Option<u32>) -> Vec<u8> {
-    let mut data = Members::new("reason", reason);
+    let mut data = JsonObject::new("reason", reason);
     data.text("message", message);
     let mut retry = String::new();
     if let Some(millis) = retry_after_ms {
@@ -409,13 +409,13 @@ pub fn close_event(reason: &str, message: &str, retry_after_ms: Option<u32>) -> 
 }
 
 /// A JSON object.
-struct Members(Vec<u8>);
+struct JsonObject(Vec<u8>);
 
-impl Members {
+impl JsonObject {
     fn new(name: &str, text: &str) -> Self {
-        let mut members = Self(vec![b'{']);
-        members.text(name, text);
-        members
+        let mut object = Self(vec![b'{']);
+        object.text(name, text);
+        object
     }
 
     fn name(&mut self, name: &str) {

@@ -1,7 +1,7 @@
 //! The TLS record layer of a connection whose handshake rustls has done.
 //!
 //! rustls speaks the handshake: versions, suites, certificates, key exchange, tickets. Then
-//! [`take_over`] moves the traffic keys into a [`Session`], which seals and opens records with the
+//! [`from_rustls()`] moves the traffic keys into a [`Session`], which seals and opens records with the
 //! ciphers of `ring`. A session is two keys and two counters in a few hundred bytes, and it can be
 //! written down and read back ([`Session::export`], [`Session::import`]).
 //!
@@ -18,17 +18,17 @@
 //! none.
 
 mod fault;
+mod from_rustls;
 mod keys;
 mod record;
 mod session;
 mod state;
-mod takeover;
 mod tickets;
 
 pub use fault::{Fault, SealError};
+pub use from_rustls::{FromRustlsError, TrafficSecrets, from_rustls};
 pub use keys::{Aead, Suite, Version};
 pub use record::{PLAINTEXT_MAX, RECORD_LEN_MAX, record_len};
 pub use session::{Opened, SEAL_OVERHEAD_MAX, Session, sealed_len_max};
 pub use state::{EXPORT_LEN_MAX, ImportError};
-pub use takeover::{TakeOverError, TrafficSecrets, take_over};
 pub use tickets::{TICKET_KEY_ROTATION, TicketKeys};

@@ -27,7 +27,7 @@ pub enum StoreError {
         /// Address and database of the node.
         node: String,
         /// The time limit of the whole call.
-        deadline: Duration,
+        timeout: Duration,
     },
     /// A key of the layout has a value of another form.
     Foreign {
@@ -57,8 +57,8 @@ impl fmt::Display for StoreError {
             Self::Failed { node, sentence } => {
                 write!(formatter, "the session store at {node} failed: {sentence}")
             }
-            Self::Deadline { node, deadline } => {
-                write!(formatter, "the session store at {node} did not answer within {deadline:?}")
+            Self::Deadline { node, timeout } => {
+                write!(formatter, "the session store at {node} did not answer within {timeout:?}")
             }
             Self::Foreign { node, name, sentence } => write!(
                 formatter,

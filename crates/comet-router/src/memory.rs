@@ -77,7 +77,7 @@ impl Memory {
     }
 
     /// Checks that there is room for a session with `key`; an empty key is a new one.
-    fn check_room(&self, table: &Table, user: i64, key: &str) -> Result<(), StoreError> {
+    fn check_capacity(&self, table: &Table, user: i64, key: &str) -> Result<(), StoreError> {
         let has_session_room = table.sessions() < self.sessions_max || table.has_key(key);
         let has_user_room = table.users() < self.sessions_max || table.has_user(user);
         if has_session_room && has_user_room {
@@ -113,7 +113,7 @@ impl fmt::Debug for Memory {
 impl Sessions for Memory {
     async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
         let (mut table, now) = self.lock();
-        self.check_room(&table, user, key)?;
+        self.check_capacity(&table, user, key)?;
         let until = now + self.lifetime;
         let mut sequence = table.next_sequence(user, now, until);
         let key = if key.is_empty() {
@@ -150,7 +150,7 @@ impl Sessions for Memory {
         {
             return Ok(false);
         }
-        self.check_room(&table, user, key)?;
+        self.check_capacity(&table, user, key)?;
         let until = now + self.lifetime;
         table.remember(user, until);
         if let Some(sequence) = sequence_of(user, key) {

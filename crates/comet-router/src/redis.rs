@@ -27,10 +27,10 @@
 //! user, renewed and ended; they are not counted.
 
 mod deadline;
+mod endpoint;
 mod health;
 mod node;
 mod online;
-mod place;
 mod ring;
 mod scripts;
 mod sessions;
@@ -60,7 +60,7 @@ pub struct RedisOptions {
     /// The lifetime of a session that is not renewed; at least 1 ms.
     pub lifetime: Duration,
     /// The time limit of a call. A process that was stopped meanwhile first reads the input that has arrived.
-    pub deadline: Duration,
+    pub timeout: Duration,
 }
 
 /// Leaves out the servers, whose addresses may contain passwords.
@@ -69,7 +69,7 @@ impl fmt::Debug for RedisOptions {
         formatter
             .debug_struct("RedisOptions")
             .field("lifetime", &self.lifetime)
-            .field("deadline", &self.deadline)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
@@ -80,7 +80,7 @@ pub struct Redis {
     ring: NodeRing,
     scripts: Scripts,
     lifetime: Duration,
-    deadline: Duration,
+    timeout: Duration,
 }
 
 impl Redis {
@@ -103,7 +103,7 @@ impl Redis {
         }
         let ca = options.ca.as_deref();
         let nodes: Result<Vec<RedisNode>, StoreError> =
-            options.servers.iter().map(|url| RedisNode::new(url, ca, options.deadline)).collect();
+            options.servers.iter().map(|url| RedisNode::new(url, ca, options.timeout)).collect();
         let nodes = nodes?;
         for (at, node) in nodes.iter().enumerate() {
             if nodes[..at].iter().any(|earlier| earlier.name() == node.name()) {
@@ -111,8 +111,8 @@ impl Redis {
             }
         }
         let ring = NodeRing::new(nodes.iter().map(RedisNode::name));
-        let RedisOptions { lifetime, deadline, .. } = *options;
-        Ok(Self { nodes, ring, scripts: Scripts::new(), lifetime, deadline })
+        let RedisOptions { lifetime, timeout, .. } = *options;
+        Ok(Self { nodes, ring, scripts: Scripts::new(), lifetime, timeout })
     }
 
     /// The state of each server.
@@ -133,8 +133,8 @@ impl Redis {
         self.ring.node(&format!("ol_{server}"))
     }
 
-    fn until(&self) -> Instant {
-        Instant::now() + self.deadline
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 
     /// Lists a session with its user. With the mode `count` it gets a new sequence.
@@ -144,12 +144,12 @@ impl Redis {
         key: &str,
         server: &str,
         mode: &str,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<Placed, StoreError> {
         let mut script = self.scripts.list.prepare_invoke();
         script.arg(user).arg(key).arg(server).arg(millis(self.lifetime)).arg(mode);
         let node = &self.nodes[self.user_node(user)];
-        let (sequence, key) = node.script(&script, until).await?;
+        let (sequence, key) = node.script(&script, deadline).await?;
         Ok(Placed { sequence, key })
     }
 
@@ -161,17 +161,17 @@ impl Redis {
         key: &str,
         server: &str,
         mode: &str,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<bool, StoreError> {
         let mut script = self.scripts.claim.prepare_invoke();
         script.arg(key).arg(user).arg(server).arg(millis(self.lifetime)).arg(mode);
         let node = &self.nodes[self.key_node(key)];
         let (is_owner, former_server, owner): (bool, Option<String>, Option<i64>) =
-            node.script(&script, until).await?;
+            node.script(&script, deadline).await?;
         if let Some(former_server) = former_server {
             let owner = owner.unwrap_or(user);
             if (owner, former_server.as_str()) != (user, server) {
-                self.unlist(&former_server, &[(key.to_owned(), owner)], until).await?;
+                self.unlist(&former_server, &[(key.to_owned(), owner)], deadline).await?;
             }
         }
         Ok(is_owner)
@@ -182,7 +182,7 @@ impl Redis {
         &self,
         server: &str,
         sessions: &[(String, i64)],
-        until: Instant,
+        deadline: Instant,
     ) -> Result<(), StoreError> {
         for (node, sessions) in self.grouped(sessions, |(_, user)| self.user_node(*user)) {
             let mut script = self.scripts.unlist.prepare_invoke();
@@ -190,7 +190,7 @@ impl Redis {
             for (key, user) in sessions {
                 script.arg(user).arg(key);
             }
-            self.nodes[node].script::<()>(&script, until).await?;
+            self.nodes[node].script::<()>(&script, deadline).await?;
         }
         Ok(())
     }
@@ -212,9 +212,9 @@ impl Redis {
     async fn count(
         &self,
         node: &RedisNode,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<(u64, Vec<(String, u64)>), StoreError> {
-        node.script(&self.scripts.count.prepare_invoke(), until).await
+        node.script(&self.scripts.count.prepare_invoke(), deadline).await
     }
 }
 
@@ -224,7 +224,7 @@ impl fmt::Debug for Redis {
             .debug_struct("Redis")
             .field("nodes", &self.nodes)
             .field("lifetime", &self.lifetime)
-            .field("deadline", &self.deadline)
+            .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }

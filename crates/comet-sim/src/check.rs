@@ -153,8 +153,8 @@ pub(crate) fn end(env: &mut Env, drivers: &mut [Driver]) -> Result<Summary, Stri
 fn finish_callers(env: &mut Env, drivers: &mut [Driver]) -> Result<(), String> {
     let moment = (env.control.calls.next_id(), env.now);
     env.push_callers.begin_end(&mut env.rng, &env.plan, moment);
-    for Driver { shard, door, .. } in &mut *drivers {
-        door.finish(shard, &mut env.push_callers, &mut env.rng)?;
+    for Driver { shard, caller_listener, .. } in &mut *drivers {
+        caller_listener.finish(shard, &mut env.push_callers, &mut env.rng)?;
     }
     env.push_callers.turn(&mut env.rng, &env.plan, moment, true)?;
     let mut counted = [0; STATUS_CODES];

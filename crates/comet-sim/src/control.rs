@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    Block, CallId, Kick, Limits, LiveTraces, Message, Millis, Push, Report, ShardId, home_of_room,
+    BlockedNetwork, CallId, Kick, Limits, LiveTraces, Message, Millis, Push, Report, ShardId,
+    home_of_room,
 };
 use comet_hub::{CallerId, Hub};
 
@@ -265,8 +266,9 @@ impl Control {
         }
         if context.plan.is_blocking && context.rng.percent(50) {
             let until = context.now.after(context.rng.between(0, 5_000));
-            let block = Block { network: blocked(), until };
-            limits.blocks = limits.blocks.with(context.now, block).expect("one is not too many");
+            let block = BlockedNetwork { network: blocked(), until };
+            limits.blocklist =
+                limits.blocklist.with(context.now, block).expect("one is not too many");
         }
         if context.rng.percent(50) {
             for millis in [&mut limits.handshake_ms, &mut limits.write_ms, &mut limits.linger_ms] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use comet_core::limits::TICK_MS;
-use comet_core::{CloseHow, CloseReason, ClosedEvent, Millis, Shard, Slot};
+use comet_core::{CloseReason, ClosedEvent, Millis, Shard, Slot, SocketShutdown};
 
 use crate::env::{Env, Peer};
 use crate::source::{address, blocked};
@@ -25,7 +25,7 @@ pub(crate) fn check_overdue(
     let live: Vec<Slot> = shard.live_conns().map(|live| live.conn.slot).collect();
     for (slot, &peer) in slots {
         let entry = &mut env.peers[peer];
-        if entry.socket.shut == Some(CloseHow::Both) {
+        if entry.socket.shut == Some(SocketShutdown::Both) {
             continue;
         }
         // What the client sent before its end is read first.
@@ -54,13 +54,17 @@ pub(crate) fn check_overdue(
         let has_left = !entry.socket.owes_hangup();
         if entry.socket.is_sending()
             && !has_left
-            && is_overdue(entry.socket.moved_at, limits.write_ms)
+            && is_overdue(entry.socket.last_progress_at, limits.write_ms)
         {
             overdue = Some("write");
         }
         // This time counts while a core is held up, too.
         let token_end = entry.token_expires_at.map(|at| {
-            at.max(entry.spared_at.map_or(Millis(0), |spared_at| spared_at.after(LOOK_AGAIN_MS)))
+            at.max(
+                entry
+                    .postponed_at
+                    .map_or(Millis(0), |postponed_at| postponed_at.after(LOOK_AGAIN_MS)),
+            )
         });
         // Input that arrived before is read first, so the shard may check again in the next tick.
         let looks_soon = shard.poll_timeout().is_some_and(|due| due <= env.now.after(TICK_MS));
@@ -94,8 +98,8 @@ fn is_overdue(
     if entry.client.received.is_input_held() {
         last = last.after(LOOK_AGAIN_MS);
     }
-    if let Some(spared_at) = entry.spared_at {
-        last = last.max(spared_at.after(LOOK_AGAIN_MS + stalls.since(spared_at)));
+    if let Some(postponed_at) = entry.postponed_at {
+        last = last.max(postponed_at.after(LOOK_AGAIN_MS + stalls.since(postponed_at)));
     }
     now > last.after(ticks * TICK_MS)
 }
@@ -134,7 +138,7 @@ pub(crate) fn check_closed(env: &Env, peer: usize, event: &ClosedEvent) -> Resul
             let since = socket.heartbeat_at.unwrap_or_default().max(entry.accepted_at);
             (since, entry.client.profile.heartbeat_ms)
         }
-        CloseReason::WriteTimeout => (socket.moved_at_least, limits.write_ms),
+        CloseReason::WriteTimeout => (socket.last_progress_at_least, limits.write_ms),
         CloseReason::TokenExpired => match entry.token_expires_at {
             Some(at) if env.now >= at => return Ok(()),
             at => return Err(format!("the token of peer {peer} expires early: {at:?}")),

@@ -20,10 +20,10 @@ use crate::drain::Drain;
 use crate::env::{Env, Peer, SocketTotals};
 use crate::listings::Listings;
 use crate::plan::Plan;
-use crate::push_callers::Door;
+use crate::push_callers::CallerListener;
 use crate::stall_log::StallLog;
 
-pub(crate) use upgrade::Offer;
+pub(crate) use upgrade::FrozenShard;
 
 pub(crate) struct Driver {
     pub(crate) shard: Shard,
@@ -32,7 +32,7 @@ pub(crate) struct Driver {
     /// Peers that have connected and are not accepted yet.
     pub(crate) backlog: VecDeque<usize>,
     /// The sockets of push callers.
-    pub(crate) door: Door,
+    pub(crate) caller_listener: CallerListener,
     /// Tokens that embedded logic checks, and the times of its answers.
     auths: Vec<(Millis, AuthRequest)>,
     /// An inbox was full.
@@ -56,7 +56,7 @@ pub(crate) struct Driver {
     pub(crate) listings: Listings,
     pub(crate) crowds: CrowdSlices,
     /// The number of postponed deadlines.
-    pub(crate) spared: u64,
+    pub(crate) postponed: u64,
     /// Turns during a coalesced wait in which input stayed unread.
     pub(crate) coalesced_waits: u64,
 }
@@ -70,13 +70,13 @@ impl Driver {
             limits,
             logic: plan.logic,
             hash_seed: 0x5eed ^ u64::from(shard.0),
-            reports_rooms: plan.has_hosts,
+            has_other_hosts: plan.has_hosts,
         };
         Self {
             shard: Shard::new(&settings, now),
             slots: BTreeMap::new(),
             backlog: VecDeque::new(),
-            door: Door::default(),
+            caller_listener: CallerListener::default(),
             auths: Vec::new(),
             must_retry: false,
             ready_since: None,
@@ -90,7 +90,7 @@ impl Driver {
             stalls: StallLog::default(),
             listings: Listings::default(),
             crowds: CrowdSlices::default(),
-            spared: 0,
+            postponed: 0,
             coalesced_waits: 0,
         }
     }
@@ -128,7 +128,7 @@ impl Driver {
             || self.shard.has_listings()
             || !self.backlog.is_empty()
             || self.shard.has_requests()
-            || self.door.is_awake(&env.push_callers)
+            || self.caller_listener.is_awake(&env.push_callers)
             || env.mesh.has(env.now, self.shard.id())
             || self.shard.poll_timeout().is_some_and(|due| due <= env.now)
             || self.auths.iter().any(|(due, _)| *due <= env.now)
@@ -157,7 +157,7 @@ impl Driver {
             self.take_messages(env, class)?;
         }
         self.accept(env);
-        if self.door.complete(&mut self.shard, &mut env.push_callers, &mut env.rng) {
+        if self.caller_listener.complete(&mut self.shard, &mut env.push_callers, &mut env.rng) {
             env.note_activity();
         }
         let mut slots: Vec<(Slot, usize)> =
@@ -183,16 +183,16 @@ impl Driver {
             }
         }
         self.answer(env);
-        let Self { shard, slots, spared, .. } = self;
+        let Self { shard, slots, postponed, .. } = self;
         for &peer in slots.values() {
             let Peer { socket, has_backlog, .. } = &mut env.peers[peer];
             *has_backlog = socket.can_receive() || socket.can_send();
         }
-        shard.spare_overdue(|conn| {
+        shard.postpone_overdue(|conn| {
             let entry = &mut env.peers[slots[&conn.slot]];
             if entry.has_backlog {
-                entry.spared_at = Some(env.now);
-                *spared += 1;
+                entry.postponed_at = Some(env.now);
+                *postponed += 1;
             }
             entry.has_backlog
         });
@@ -213,7 +213,7 @@ impl Driver {
     fn poll(&mut self, env: &mut Env) -> Result<(), String> {
         self.poll_auths(env);
         self.poll_transmits(env)?;
-        self.door.serve(&mut self.shard, &mut env.push_callers)?;
+        self.caller_listener.serve(&mut self.shard, &mut env.push_callers)?;
         self.poll_closes(env)?;
         if env.rng.percent(50) {
             self.pass_reports(env)?;

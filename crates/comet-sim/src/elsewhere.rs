@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use comet_core::{CallId, Message, Millis, Push, ShardId, Tally, ToldElsewhere};
+use comet_core::{CallId, Message, Millis, OtherHostsTally, Push, ShardId, Tally};
 
 use crate::rng::Rng;
 
@@ -26,8 +26,8 @@ impl Elsewhere {
         let waits_ms = rng.pick(&[0, 0, 3, 40, timeout_ms / 2, timeout_ms, timeout_ms + 20]);
         let (tally, held, unanswered) = (Tally::default(), 0, rng.below(3) as u32);
         let bytes = push.frame.message().len();
-        let told = Box::new(ToldElsewhere { tally, held, unanswered, bytes });
-        let message = Message::ToldElsewhere { call, told };
+        let tally = Box::new(OtherHostsTally { tally, held, unanswered, bytes });
+        let message = Message::OtherHostsTallied { call, tally };
         self.due.entry(now.after(waits_ms)).or_default().push_back((shard, message));
     }
 

@@ -24,7 +24,7 @@ pub(crate) struct Peer {
     /// When its shard last checked deadlines, unread input or progress of a send was under way.
     pub(crate) has_backlog: bool,
     /// When a deadline was last postponed for that.
-    pub(crate) spared_at: Option<Millis>,
+    pub(crate) postponed_at: Option<Millis>,
     /// When its token expires. Set once its shard has logic's answer.
     pub(crate) token_expires_at: Option<Millis>,
     /// When it was first seen to be authenticated.

@@ -64,8 +64,8 @@ fn call_of(message: &Message) -> Option<CallId> {
         Message::PushKeys { call, .. }
         | Message::PushUsers { call, .. }
         | Message::PushRoom { call, .. }
-        | Message::PushStored { call, .. }
-        | Message::LoseStored { call, .. }
+        | Message::PushFromStream { call, .. }
+        | Message::RefuseFromStream { call, .. }
         | Message::Stream { call, .. }
         | Message::Broadcast { call, .. }
         | Message::Snapshot { call }

@@ -9,12 +9,12 @@ use crate::plan::ROOMS;
 pub(crate) struct Presence {
     pub(crate) room: u8,
     members: u32,
-    joined: Arrivals,
-    left: Arrivals,
+    joined: NamedMembers,
+    left: NamedMembers,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Arrivals {
+struct NamedMembers {
     count: u32,
     keys: Vec<Box<str>>,
 }
@@ -28,20 +28,21 @@ impl Presence {
         let (joined, rest) = rest.split_once(r#","left":"#)?;
         let (left, rest) = rest.split_once(r#","who_joined":["#)?;
         let (who_joined, rest) = rest.split_once(r#"],"who_left":["#)?;
-        let arrivals =
-            |count: &str, who| Some(Arrivals { count: count.parse().ok()?, keys: keys(who)? });
+        let named =
+            |count: &str, who| Some(NamedMembers { count: count.parse().ok()?, keys: keys(who)? });
         Some(Self {
             room: ROOMS.iter().position(|known| *known == room)? as u8,
             members: members.parse().ok()?,
-            joined: arrivals(joined, who_joined)?,
-            left: arrivals(left, rest.strip_suffix("]}")?)?,
+            joined: named(joined, who_joined)?,
+            left: named(left, rest.strip_suffix("]}")?)?,
         })
     }
 
     /// Checks one such push, under rules that name up to `names` connections.
     pub(crate) fn check(&self, names: u32) -> Result<(), String> {
-        let is_bounded =
-            |Arrivals { count, keys }: &Arrivals| keys.len() <= (*count).min(names) as usize;
+        let is_bounded = |NamedMembers { count, keys }: &NamedMembers| {
+            keys.len() <= (*count).min(names) as usize
+        };
         // A member got it, so the room has a member. And it must tell a change.
         let holds = is_bounded(&self.joined)
             && is_bounded(&self.left)
@@ -90,8 +91,8 @@ impl Rosters {
 
     pub(crate) fn note(&mut self, event: &Presence) {
         let Some(roster) = self.rooms.get_mut(&event.room) else { return };
-        for (arrivals, sign) in [(&event.joined, 1), (&event.left, -1)] {
-            let Arrivals { count, keys } = arrivals;
+        for (named, sign) in [(&event.joined, 1), (&event.left, -1)] {
+            let NamedMembers { count, keys } = named;
             roster.total += sign * i64::from(*count);
             roster.is_named &= keys.len() == *count as usize;
             for key in keys {

@@ -3,7 +3,7 @@
 
 mod account;
 mod caller;
-mod door;
+mod caller_listener;
 mod socket;
 
 use comet_core::Millis;
@@ -13,7 +13,7 @@ use crate::rng::Rng;
 
 pub(crate) use account::{Account, MadePush};
 use caller::PushCaller;
-pub(crate) use door::Door;
+pub(crate) use caller_listener::CallerListener;
 
 #[derive(Default)]
 pub(crate) struct PushCallers {
@@ -24,13 +24,19 @@ pub(crate) struct PushCallers {
 }
 
 impl PushCallers {
-    /// Connects a new caller at `door` at times.
-    pub(crate) fn connect(&mut self, rng: &mut Rng, plan: &Plan, now: Millis, door: &mut Door) {
+    /// Connects a new caller at `listener` at times.
+    pub(crate) fn connect(
+        &mut self,
+        rng: &mut Rng,
+        plan: &Plan,
+        now: Millis,
+        listener: &mut CallerListener,
+    ) {
         if self.active.len() < plan.callers && rng.percent(10) {
             let caller = self.all.len();
             self.all.push(PushCaller::new(rng, plan, caller as u64 + 1, now));
             self.active.push(caller);
-            door.backlog.push_back(caller);
+            listener.backlog.push_back(caller);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use comet_handover::{Fault, Shard, VERSION};
 
-use crate::driver::Offer;
+use crate::driver::FrozenShard;
 use crate::rng::Rng;
 
 /// Fields of messages that this release does not know: a number, and bytes.
@@ -41,10 +41,10 @@ impl Release {
     pub(crate) fn pass(
         self,
         rng: &mut Rng,
-        offers: &[Offer],
+        offers: &[FrozenShard],
     ) -> Result<Option<Vec<Shard>>, String> {
         let changed = rng.below(offers.len());
-        let read = |(at, offer): (usize, &Offer)| match self {
+        let read = |(at, offer): (usize, &FrozenShard)| match self {
             Self::Same => Shard::decode(&offer.bytes),
             Self::Next => Shard::decode(&of_next_release(&offer.bytes)?),
             _ if at != changed => Shard::decode(&offer.bytes),

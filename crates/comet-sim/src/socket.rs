@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use comet_core::{CloseHow, Hangup, Millis, Transport};
+use comet_core::{Hangup, Millis, SocketShutdown, Transport};
 
 use crate::rng::Rng;
 use crate::wire::{Decoder, ServerMessage};
@@ -39,9 +39,9 @@ pub(crate) struct Socket {
     // Server to client.
     in_flight: Option<Vec<u8>>,
     /// When the kernel last took bytes of the transmit in flight.
-    pub(crate) moved_at: Millis,
+    pub(crate) last_progress_at: Millis,
     /// A lower bound of that time: a transmit that continues a cut one had to wait for a turn.
-    pub(crate) moved_at_least: Millis,
+    pub(crate) last_progress_at_least: Millis,
     /// The two times above, of a transmit that was taken back.
     taken_back: Option<[Millis; 2]>,
     /// The number of bytes that the kernel took.
@@ -53,7 +53,7 @@ pub(crate) struct Socket {
     decoder: Decoder,
     messages: VecDeque<(u64, ServerMessage)>,
 
-    pub(crate) shut: Option<CloseHow>,
+    pub(crate) shut: Option<SocketShutdown>,
     /// The server has released it, or refused it at accept.
     pub(crate) is_released: bool,
 }
@@ -71,8 +71,8 @@ impl Socket {
             client_end: None,
             is_hangup_reported: false,
             in_flight: None,
-            moved_at: Millis(0),
-            moved_at_least: Millis(0),
+            last_progress_at: Millis(0),
+            last_progress_at_least: Millis(0),
             taken_back: None,
             taken: 0,
             pushes_taken: 0,
@@ -161,7 +161,7 @@ impl Socket {
     /// Whether a receive would complete.
     pub(crate) fn can_receive(&self) -> bool {
         !self.is_hangup_reported
-            && self.shut != Some(CloseHow::Both)
+            && self.shut != Some(SocketShutdown::Both)
             && (!self.written.is_empty() || self.client_end.is_some())
     }
 
@@ -193,7 +193,7 @@ impl Socket {
 
     /// Whether the transmit in flight would complete.
     pub(crate) fn can_send(&self) -> bool {
-        self.in_flight.is_some() && (self.is_broken() || self.room() > 0)
+        self.in_flight.is_some() && (self.is_broken() || self.free_space() > 0)
     }
 
     /// Takes a transmit. Its bytes are copied at once, whenever the kernel sends them.
@@ -213,7 +213,8 @@ impl Socket {
             return Err(format!("a transmit after the socket was shut ({how:?})"));
         }
         self.in_flight = Some(bytes.to_vec());
-        [self.moved_at, self.moved_at_least] = self.taken_back.take().unwrap_or([now, ready_since]);
+        [self.last_progress_at, self.last_progress_at_least] =
+            self.taken_back.take().unwrap_or([now, ready_since]);
         Ok(())
     }
 
@@ -225,7 +226,7 @@ impl Socket {
     pub(crate) fn take_back(&mut self) -> bool {
         let was_sending = self.in_flight.take().is_some();
         if was_sending {
-            self.taken_back = Some([self.moved_at, self.moved_at_least]);
+            self.taken_back = Some([self.last_progress_at, self.last_progress_at_least]);
         }
         was_sending
     }
@@ -233,7 +234,7 @@ impl Socket {
     /// The process ends, and no other process takes over the socket.
     pub(crate) fn abandon(&mut self) {
         self.in_flight = None;
-        self.shut = Some(CloseHow::Both);
+        self.shut = Some(SocketShutdown::Both);
         self.release();
     }
 
@@ -247,7 +248,7 @@ impl Socket {
             return Ok(None);
         }
         let bytes = self.in_flight.take().expect("can_send");
-        let most = bytes.len().min(self.room());
+        let most = bytes.len().min(self.free_space());
         if self.is_broken() && (most == 0 || rng.percent(50)) {
             return Ok(Some(Err(if self.is_reset() { ECONNRESET } else { EPIPE })));
         }
@@ -255,8 +256,8 @@ impl Socket {
         let known = self.messages.len();
         self.decoder.feed(&bytes[..taken], &mut self.messages)?;
         self.taken += taken as u64;
-        self.moved_at = now;
-        self.moved_at_least = now;
+        self.last_progress_at = now;
+        self.last_progress_at_least = now;
         let mut last_end = 0;
         for (end, message) in self.messages.iter().skip(known) {
             // A push to a room in protocol 2 is one frame, even if it contains a batch.
@@ -275,7 +276,7 @@ impl Socket {
 
     /// Whether both sides were shut and the last operations have completed.
     pub(crate) fn can_release(&self) -> bool {
-        self.shut == Some(CloseHow::Both) && self.in_flight.is_none()
+        self.shut == Some(SocketShutdown::Both) && self.in_flight.is_none()
     }
 
     /// Whether the driver has not reported the end of the receiving side yet.
@@ -290,10 +291,10 @@ impl Socket {
 
     /// Whether the client reset it, or the server shut both sides.
     pub(crate) fn is_broken(&self) -> bool {
-        self.is_reset() || self.shut == Some(CloseHow::Both)
+        self.is_reset() || self.shut == Some(SocketShutdown::Both)
     }
 
-    fn room(&self) -> usize {
+    fn free_space(&self) -> usize {
         self.capacity.saturating_sub((self.taken - self.read) as usize)
     }
 }

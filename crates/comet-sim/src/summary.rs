@@ -57,7 +57,7 @@ pub struct Summary {
     /// continued after an upgrade.
     pub upgrades: [u64; 4],
     /// Deadlines that were postponed because of unread input or a send under way.
-    pub spared: u64,
+    pub postponed: u64,
     /// Slices of crowds: all, those that are shorter because of their bytes, and those of pushes to keys or users.
     pub crowd_slices: [u64; 3],
     /// Connections accepted.
@@ -197,7 +197,7 @@ impl AddAssign for Summary {
         self.core_stalls += other.core_stalls;
         self.stops += other.stops;
         add_each(&mut self.upgrades, &other.upgrades);
-        self.spared += other.spared;
+        self.postponed += other.postponed;
         self.socket_faults.add(&other.socket_faults);
         self.reloads += other.reloads;
         add_each(&mut self.crowd_slices, &other.crowd_slices);
@@ -284,10 +284,10 @@ impl fmt::Display for Summary {
             f,
             "their pushes that other hosts told of: {told}, without an answer: {unanswered}"
         )?;
-        let Self { core_stalls, stops, spared, .. } = self;
+        let Self { core_stalls, stops, postponed, .. } = self;
         writeln!(
             f,
-            "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {spared}"
+            "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {postponed}"
         )?;
         let Self { socket_faults, reloads, .. } = self;
         writeln!(f, "{socket_faults}")?;

@@ -102,14 +102,14 @@ impl World {
         let Self { stops, core_stalls, .. } = *self;
         let Upgrades { done, resized, refused, .. } = self.upgrades;
         let upgrades = [done, resized, refused, self.env.control.paced.moved];
-        let spared = self.drivers.iter().map(|driver| driver.spared).sum();
+        let postponed = self.drivers.iter().map(|driver| driver.postponed).sum();
         let mut crowd_slices = [0; 3];
         for driver in &self.drivers {
             summary::add_each(&mut crowd_slices, &driver.crowds.counts());
         }
         let (socket_faults, reloads) = (self.env.socket_faults, self.env.control.reloads);
         let summary = Summary { socket_faults, reloads, crowd_slices, ..summary };
-        Ok(Summary { stops, core_stalls, upgrades, spared, ..summary })
+        Ok(Summary { stops, core_stalls, upgrades, postponed, ..summary })
     }
 
     /// Waits until everything is at rest: everything is delivered, and room counts have been exchanged.
@@ -234,7 +234,7 @@ impl World {
             accepted_at: Millis(0),
             received_at: Millis(0),
             has_backlog: false,
-            spared_at: None,
+            postponed_at: None,
             token_expires_at: None,
             live_at: None,
             closed: None,
@@ -246,7 +246,7 @@ impl World {
     fn connect_caller(&mut self) {
         let Env { rng, plan, push_callers, now, .. } = &mut self.env;
         let shard = rng.below(self.drivers.len());
-        push_callers.connect(rng, plan, *now, &mut self.drivers[shard].door);
+        push_callers.connect(rng, plan, *now, &mut self.drivers[shard].caller_listener);
     }
 
     fn turn_control(&mut self) -> Result<(), String> {

@@ -17,7 +17,7 @@ use rustix::net::{
 
 use zeroize::Zeroizing;
 
-use crate::pulse::{LOOK, Pulse};
+use crate::hang_detector::{HangDetector, LOOK};
 
 /// Most descriptors of one message (`SCM_MAX_FD`).
 pub const DESCRIPTORS_A_MESSAGE: usize = 253;
@@ -71,19 +71,19 @@ pub struct Channel {
     stream: UnixStream,
     /// The time by which everything must be done.
     deadline: Instant,
-    /// The pulse of the other process, while that is watched for hanging.
-    pulse: Option<Pulse>,
+    /// Watches the other process for hanging; `None` while nothing does.
+    hang_detector: Option<HangDetector>,
     descriptors: VecDeque<OwnedFd>,
 }
 
 impl Channel {
     pub(crate) fn new(stream: UnixStream, deadline: Instant) -> Self {
-        Self { stream, deadline, pulse: None, descriptors: VecDeque::new() }
+        Self { stream, deadline, hang_detector: None, descriptors: VecDeque::new() }
     }
 
     /// From this call on the other process is given up when it hangs, not only at the deadline.
     pub(crate) fn watch(&mut self, process: u32) {
-        self.pulse = Some(Pulse::of(process));
+        self.hang_detector = Some(HangDetector::of(process));
     }
 
     /// Sets the time by which the following calls must be done.
@@ -103,7 +103,7 @@ impl Channel {
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let time = if self.pulse.is_some() { left.min(LOOK) } else { left };
+        let time = if self.hang_detector.is_some() { left.min(LOOK) } else { left };
         self.stream.set_read_timeout(Some(time))?;
         self.stream.set_write_timeout(Some(time))
     }
@@ -116,7 +116,7 @@ impl Channel {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let time = Timespec::try_from(left.min(LOOK)).expect("a tenth of a second fits");
         match poll(&mut [PollFd::new(&self.stream, PollFlags::IN)], Some(&time)) {
-            Ok(0) if self.pulse.as_mut().is_some_and(Pulse::hangs) => {
+            Ok(0) if self.hang_detector.as_mut().is_some_and(HangDetector::hangs) => {
                 Err(io::ErrorKind::TimedOut.into())
             }
             Ok(0) => Ok(left.is_zero()),
@@ -127,20 +127,23 @@ impl Channel {
     }
 
     /// Repeats `attempt` until it succeeds, the deadline passes, or the other process hangs.
-    fn persist<T>(&mut self, mut attempt: impl FnMut(&mut Self) -> io::Result<T>) -> io::Result<T> {
+    fn retry_until_deadline<T>(
+        &mut self,
+        mut attempt: impl FnMut(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
         loop {
             self.arm()?;
             match attempt(self) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // A socket whose timeout passed fails with EAGAIN.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.pulse.as_mut().is_some_and(Pulse::hangs) {
+                    if self.hang_detector.as_mut().is_some_and(HangDetector::hangs) {
                         return Err(io::ErrorKind::TimedOut.into());
                     }
                 }
                 done => {
-                    if let Some(pulse) = &mut self.pulse {
-                        pulse.note_progress();
+                    if let Some(hang_detector) = &mut self.hang_detector {
+                        hang_detector.note_progress();
                     }
                     return done;
                 }
@@ -150,7 +153,7 @@ impl Channel {
 
     fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let written = self.persist(|channel| channel.stream.write(bytes))?;
+            let written = self.retry_until_deadline(|channel| channel.stream.write(bytes))?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -161,7 +164,7 @@ impl Channel {
 
     fn read_exact(&mut self, mut bytes: &mut [u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            let read = self.persist(|channel| channel.stream.read(bytes))?;
+            let read = self.retry_until_deadline(|channel| channel.stream.read(bytes))?;
             if read == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -222,7 +225,7 @@ impl Channel {
             debug_assert!(has_space, "for 253");
             let header = header(Kind::Descriptors, some.len() as u32);
             let slice = &[IoSlice::new(&header)];
-            let sent = self.persist(|channel| {
+            let sent = self.retry_until_deadline(|channel| {
                 let since = Instant::now();
                 loop {
                     match sendmsg(&channel.stream, slice, &mut control, SendFlags::NOSIGNAL) {
@@ -268,7 +271,7 @@ impl Channel {
             let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
             let mut control = RecvAncillaryBuffer::new(&mut space);
             let slice = &mut [IoSliceMut::new(&mut header[filled..])];
-            let read = self.persist(|channel| {
+            let read = self.retry_until_deadline(|channel| {
                 let flags = RecvFlags::CMSG_CLOEXEC;
                 Ok(recvmsg(&channel.stream, slice, &mut control, flags)?.bytes)
             })?;

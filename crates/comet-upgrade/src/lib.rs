@@ -10,14 +10,14 @@
 mod channel;
 mod failure;
 mod greeting;
+mod hang_detector;
 mod predecessor;
-mod pulse;
 mod successor;
 
 pub use channel::{Body, Channel, DESCRIPTORS_A_MESSAGE, STATE_BYTES_MAX};
 pub use failure::Failure;
 pub use greeting::Greeting;
-pub use predecessor::{Predecessor, Times, upgrade};
+pub use predecessor::{Predecessor, Timeouts, upgrade};
 pub use successor::{Handed, Successor};
 
 /// The variable that tells a process that it is the new one of an upgrade.

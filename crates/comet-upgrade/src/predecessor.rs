@@ -45,7 +45,7 @@ pub trait Predecessor {
 
 /// How long the steps may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Times {
+pub struct Timeouts {
     /// From the start of the new process to its greeting.
     pub start: Duration,
     /// From the end of the freeze to the commit, while no client is served. A new process that hangs is given up after
@@ -55,13 +55,13 @@ pub struct Times {
 
 /// How long reading the last message of an ended process may take. The message has arrived, so only a stop of this
 /// process takes time.
-const LAST_WORDS: Duration = Duration::from_secs(60);
+const FINAL_MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The new process. Dropping this kills it, unless it is committed.
 struct NewProcess {
     child: Child,
     /// A second handle for reading the last message of a new process that ended while this process was sending.
-    last_words: Channel,
+    final_reader: Channel,
     is_committed: bool,
 }
 
@@ -87,8 +87,8 @@ impl NewProcess {
                 // The new process closed its end, usually because it ends.
                 let _ = self.child.kill();
                 let ended = self.child.wait().map_or_else(Failure::Channel, Failure::Ended);
-                self.last_words.end_input(Instant::now() + LAST_WORDS);
-                match self.last_words.receive() {
+                self.final_reader.end_input(Instant::now() + FINAL_MESSAGE_TIMEOUT);
+                match self.final_reader.receive() {
                     Ok((Kind::Refusal, why)) => refused(&why),
                     _ => ended,
                 }
@@ -123,17 +123,17 @@ impl NewProcess {
 pub fn upgrade(
     former: &mut impl Predecessor,
     mut command: Command,
-    times: Times,
+    timeouts: Timeouts,
 ) -> Result<u32, Failure> {
     let (ours, theirs) = UnixStream::pair().map_err(Failure::Start)?;
     command.env(VARIABLE, "stdin").stdin(Stdio::from(OwnedFd::from(theirs)));
-    let last_words = ours.try_clone().map_err(Failure::Start)?;
-    let last_words = Channel::new(last_words, Instant::now());
+    let final_reader = ours.try_clone().map_err(Failure::Start)?;
+    let final_reader = Channel::new(final_reader, Instant::now());
     let child = command.spawn().map_err(Failure::Start)?;
     // Closes this process's copy of the new process's end, so that the end of that process is noticed.
     drop(command);
-    let mut process = NewProcess { child, last_words, is_committed: false };
-    let mut channel = Channel::new(ours, Instant::now() + times.start);
+    let mut process = NewProcess { child, final_reader, is_committed: false };
+    let mut channel = Channel::new(ours, Instant::now() + timeouts.start);
     let greeting = process.expect(former, &mut channel, Kind::Greeting)?;
     let greeting = Greeting::decode(&greeting)
         .ok_or_else(|| Failure::Channel(io::ErrorKind::InvalidData.into()))?;
@@ -143,7 +143,7 @@ pub fn upgrade(
     drop(listeners);
     // The new process has set up everything that needs no state.
     process.expect(former, &mut channel, Kind::Ready)?;
-    match hand_over(former, &mut process, channel, times.frozen) {
+    match hand_over(former, &mut process, channel, timeouts.frozen) {
         Ok(()) => {
             process.is_committed = true;
             former.release();

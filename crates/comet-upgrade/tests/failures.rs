@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, process, thread};
 
-use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Successor, Times, upgrade};
+use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Successor, Timeouts, upgrade};
 
 /// How the new process behaves.
 const MODE: &str = "COMET_UPGRADE_TEST_MODE";
@@ -128,7 +128,7 @@ impl Former {
         command.args(["--exact", "new_process", "--nocapture"]).env(MODE, mode);
         let hangs_before = mode.starts_with("hangs") && !mode.contains("sockets");
         let start = if hangs_before { Duration::from_secs(1) } else { LIMIT };
-        upgrade(self, command, Times { start, frozen })
+        upgrade(self, command, Timeouts { start, frozen })
     }
 
     /// What the client of each socket reads next.
@@ -228,8 +228,8 @@ fn a_freeze_takes_no_time_from_the_hand_over() {
 #[test]
 fn a_binary_that_does_not_start_changes_nothing() {
     let mut former = Former::new();
-    let times = Times { start: LIMIT, frozen: LIMIT };
-    let failure = upgrade(&mut former, Command::new("/nonexistent/comet"), times).unwrap_err();
+    let timeouts = Timeouts { start: LIMIT, frozen: LIMIT };
+    let failure = upgrade(&mut former, Command::new("/nonexistent/comet"), timeouts).unwrap_err();
     assert!(matches!(failure, Failure::Start(_)), "{failure}");
     former.expect_goes_on();
 }

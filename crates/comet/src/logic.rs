@@ -143,7 +143,7 @@ pub(crate) fn store(settings: &comet_config::LogicServer) -> Result<Store, Logic
         servers: settings.redis.clone(),
         ca: ca.transpose()?,
         lifetime: settings.expire,
-        deadline: STORE_DEADLINE,
+        timeout: STORE_DEADLINE,
     };
     Redis::new(&options).map(Store::Redis).map_err(LogicError::Store)
 }

@@ -104,7 +104,7 @@ impl MemoryBounds {
             refuses_pushes: _,
             takes_clients: _,
             // At most a thousand, shared by all shards.
-            blocks: _,
+            blocklist: _,
             // At most a few, with an entry for each traced connection.
             traces: _,
             slow_consumer: _,
@@ -128,7 +128,7 @@ impl MemoryBounds {
             resume,
             presence_rules,
             // These limit how many connections may be of a kind, which needs no further memory.
-            accepts: _,
+            accept_rate: _,
             handshakes: _,
             rates: _,
             user_sessions: _,

@@ -10,7 +10,7 @@ use comet_control::{
 };
 use comet_core::limits::{COALESCE_AFTER_MS, RECOVERY_MEMORY, TEXT_PUSH_MAX};
 use comet_core::{
-    Blocks, CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, LiveTraces,
+    Blocklist, CallerLimits, ClientRates, CoalesceRule, Deflate, HistoryRule, Limits, LiveTraces,
     Logic, Network, PresenceRule, ResumeLimits, SourceLimits, Tokens,
 };
 use comet_mesh::Pulse;
@@ -225,7 +225,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
         is_out_of_memory: false,
         refuses_pushes: false,
         takes_clients: true,
-        blocks: Blocks::default(),
+        blocklist: Blocklist::default(),
         traces: LiveTraces::default(),
         body_max: protocol.body_max,
         head_max: config.websocket.head_max,
@@ -267,7 +267,7 @@ pub(crate) fn limits(config: &Config, open_files: u64) -> Limits {
             for_all: config.resume.all,
         },
         linger_ms: millis(protocol.linger),
-        accepts: core_share(config, config.clients.accepts),
+        accept_rate: core_share(config, config.clients.accepts),
         handshakes: core_share(config, config.clients.handshakes),
         sources: SourceLimits {
             // goim's logic is told the number of addresses.

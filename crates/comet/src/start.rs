@@ -12,7 +12,7 @@ use comet_control::{AccessControl, ApiTls, ClusterOptions, Control, ControlWake,
 use comet_core::{Limits, Settings, ShardId};
 use comet_listen::Inherited;
 use comet_logic::{AnyAuthenticator, UnverifiedTokens};
-use comet_mesh::{EventFd, Pulse, Wake, express_inbox, inbox};
+use comet_mesh::{EventFd, Pulse, Wake, inbox, priority_inbox};
 use comet_net::{Core, CoreSettings, MeshEndpoints, Tls};
 use comet_ops::{Certificate, CertificatesInUse};
 use comet_serve::AccessLog;
@@ -139,7 +139,7 @@ impl Prepared {
         for _ in 0..count {
             let bell = Arc::new(EventFd::new().map_err(StartError::System)?);
             let waker: Arc<dyn Wake> = bell.clone();
-            let (sender, inbox) = express_inbox(config.limits.mesh_inbox, waker);
+            let (sender, inbox) = priority_inbox(config.limits.mesh_inbox, waker);
             peers.push(sender);
             // A new process continues the clock of the former one, which began before its cores.
             let begin_ms = u64::try_from(epoch.elapsed().as_millis()).unwrap_or(0);
@@ -166,7 +166,7 @@ impl Prepared {
             access_log: Arc::clone(&options.access_log),
         };
         let cluster = self.cluster.take();
-        let reports_rooms = cluster.is_some();
+        let has_other_hosts = cluster.is_some();
         let control = Control::start(options, wake, peers.clone(), reports, cluster);
         let control = control.map_err(StartError::Control)?;
         let cores = Vec::with_capacity(count);
@@ -190,7 +190,7 @@ impl Prepared {
                     limits: Arc::clone(&self.limits),
                     logic,
                     hash_seed,
-                    reports_rooms,
+                    has_other_hosts,
                 },
                 listeners,
                 caller_listeners,

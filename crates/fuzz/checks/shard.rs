@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, CloseHow, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic,
-    Message, MessageClass, Millis, Push, Report, Settings, Shard, ShardId, SlowConsumer, Transport,
-    home_of_key, home_of_room, home_of_user,
+    Budget, CallId, ConnId, Counters, Denied, Hangup, Identity, Limits, Logic, Message,
+    MessageClass, Millis, OperationFilter, Push, Report, Settings, Shard, ShardId, SlowConsumer,
+    SocketShutdown, Transport, home_of_key, home_of_room, home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -33,7 +33,7 @@ struct Wire {
     /// Bytes of the transmit under way.
     in_flight: Option<usize>,
     has_ended: bool,
-    shut: Option<CloseHow>,
+    shut: Option<SocketShutdown>,
 }
 
 struct World<'input> {
@@ -82,7 +82,7 @@ impl<'input> World<'input> {
             limits: Arc::new(limits.clone()),
             logic: if is_remote { Logic::Remote { renew_ms: (100, 500) } } else { Logic::Embedded },
             hash_seed: 7,
-            reports_rooms: false,
+            has_other_hosts: false,
         };
         Self {
             input,
@@ -250,7 +250,7 @@ impl<'input> World<'input> {
         let (now, has_backlog) = (Millis(self.now), self.byte() & 1 > 0);
         let shard = &mut self.shards[index];
         shard.handle_time(now);
-        shard.spare_overdue(|_| has_backlog);
+        shard.postpone_overdue(|_| has_backlog);
         shard.handle_deadlines(&mut Budget::slice());
         while shard.has_work() || shard.has_pushes() || shard.has_crowds() {
             shard.handle_time(now);
@@ -271,7 +271,7 @@ impl<'input> World<'input> {
         while shard.poll_closed().is_some() {}
         while let Some((conn, how)) = shard.poll_close() {
             let wire = self.wires.get_mut(&conn).expect("a close of a connection");
-            assert_ne!(wire.shut.replace(how), Some(CloseHow::Both), "closed once");
+            assert_ne!(wire.shut.replace(how), Some(SocketShutdown::Both), "closed once");
         }
         let peer = ShardId(1 - index as u16);
         for class in MessageClass::ALL {
@@ -296,7 +296,7 @@ impl<'input> World<'input> {
             self.inboxes[index].push_back(answer);
         }
         self.wires.retain(|&conn, wire| {
-            let is_gone = wire.shut == Some(CloseHow::Both) && wire.in_flight.is_none();
+            let is_gone = wire.shut == Some(SocketShutdown::Both) && wire.in_flight.is_none();
             let is_gone = is_gone && usize::from(conn.shard.0) == index;
             if is_gone {
                 shard.handle_gone(conn);
@@ -355,7 +355,7 @@ fn identity(token: &[u8]) -> Result<Identity, Denied> {
         user: i64::from(digit(0).ok_or_else(|| Denied::refused("no such token".to_owned()))?),
         key: name(1).map(Into::into),
         room: name(2).map(Into::into),
-        accepts: Accepts::All,
+        accepts: OperationFilter::All,
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: Box::default(),

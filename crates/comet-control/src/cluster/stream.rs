@@ -125,13 +125,11 @@ impl ClusterDriver {
                     Ok(match pushed {
                         Ok(push) => StreamCall::Push(self.begin_at(home, |call| {
                             let age_ms = unix_ms(Instant::now()).saturating_sub(stored_unix_ms);
-                            Message::PushStored { call, room, push: push.clone(), age_ms }
+                            Message::PushFromStream { call, room, push: push.clone(), age_ms }
                         })?),
-                        Err(_) => {
-                            StreamCall::Refusal(self.begin_at(home, |call| {
-                                Message::LoseStored { call, room, offset }
-                            })?)
-                        }
+                        Err(_) => StreamCall::Refusal(self.begin_at(home, |call| {
+                            Message::RefuseFromStream { call, room, offset }
+                        })?),
                     })
                 });
             match begun {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use comet_core::{Blocks, CallId, Limits, ShardId};
+use comet_core::{Blocklist, CallId, Limits, ShardId};
 use comet_hub::PacedBroadcast;
 use comet_hub::cluster::ClusterHandOver;
 use comet_serve::{NamedSocket, end_upgrade};
@@ -189,18 +189,18 @@ impl Control {
     }
 
     /// Takes over from another process: the ids of its calls up to `last_call`, and the networks that it has blocked.
-    pub fn take_over(&self, last_call: u64, blocks: Blocks) {
+    pub fn take_over(&self, last_call: u64, blocklist: Blocklist) {
         self.hub.go_on_after(CallId(last_call));
-        if !blocks.is_empty() {
-            self.hub.configure(|limits| Limits { blocks, ..limits });
+        if !blocklist.is_empty() {
+            self.hub.configure(|limits| Limits { blocklist, ..limits });
             self.node.look_at_blocks();
         }
     }
 
     /// The blocked networks, for the continuing process.
     #[must_use]
-    pub fn blocks(&self) -> Blocks {
-        self.hub.limits().blocks.clone()
+    pub fn blocks(&self) -> Blocklist {
+        self.hub.limits().blocklist.clone()
     }
 
     /// The id of the latest call, for the continuing process.

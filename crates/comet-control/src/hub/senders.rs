@@ -2,7 +2,7 @@
 
 use comet_core::{Message, MessageClass, ShardId};
 use comet_hub::{Inboxes, PostError};
-use comet_mesh::{Returned, Sender};
+use comet_mesh::{Sender, TrySendError};
 
 use crate::spans::Traces;
 
@@ -26,7 +26,7 @@ impl Inboxes for Senders {
     fn post(&mut self, shard: ShardId, message: Message) -> Result<(), PostError> {
         let traced = self.traces.as_ref().and_then(|traces| traces.push_of(&message));
         let posted = match message.class() {
-            MessageClass::Directory => self.of(shard).post_express(message),
+            MessageClass::Directory => self.of(shard).post_priority(message),
             MessageClass::Push => self.of(shard).post(message),
         };
         if posted.is_ok()
@@ -35,8 +35,8 @@ impl Inboxes for Senders {
             traces.posted(call, shard);
         }
         posted.map_err(|returned| match returned {
-            Returned::Full(message) => PostError::Full(message),
-            Returned::Closed(_) => PostError::Closed,
+            TrySendError::Full(message) => PostError::Full(message),
+            TrySendError::Closed(_) => PostError::Closed,
         })
     }
 

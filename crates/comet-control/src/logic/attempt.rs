@@ -1,6 +1,6 @@
 //! One attempt of a call: a request on the wire of `goim.logic.Logic`, and its outcome.
 
-use comet_core::{Accepts, Identity};
+use comet_core::{Identity, OperationFilter};
 use comet_hub::logic::{AttemptOutcome, Reply, Request};
 use comet_serve::{EncodedFirst, GrpcChannel, call_until_processed};
 use std::sync::Arc;
@@ -114,8 +114,8 @@ fn identity(reply: ConnectReply) -> Identity {
         room: named(reply.room_id),
         rooms: reply.rooms.into_iter().map(String::into_boxed_str).collect(),
         accepts: match reply.accepts_all {
-            true => Accepts::All,
-            false => Accepts::Only(reply.accepts.into()),
+            true => OperationFilter::All,
+            false => OperationFilter::Only(reply.accepts.into()),
         },
         heartbeat_ms: heartbeat_ms(reply.heartbeat),
         expires_in_ms: expires_in_ms(reply.expires_at, SystemTime::now()),
@@ -172,8 +172,11 @@ mod tests {
     #[test]
     fn a_reply_without_names_leaves_them_to_the_shard() {
         let reply = ConnectReply { mid: 42, ..ConnectReply::default() };
-        let nobody_named =
-            Identity { user: 42, accepts: Accepts::Only(Box::default()), ..Identity::default() };
+        let nobody_named = Identity {
+            user: 42,
+            accepts: OperationFilter::Only(Box::default()),
+            ..Identity::default()
+        };
         assert_eq!(identity(reply), nobody_named);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_core::{CallId, CallerTarget, Message, Push, Report, ShardId, Tally, ToldElsewhere};
+use comet_core::{CallId, CallerTarget, Message, OtherHostsTally, Push, Report, ShardId, Tally};
 use comet_hub::cluster::{
     ClusterCallId, Command, Engine, EngineCounts, Event, Part, Publication, QuestionReply, ReplyTo,
     Target,
@@ -69,9 +69,9 @@ impl Host {
     }
 
     /// What the core is told of the call.
-    async fn told(&self, call: u64) -> ToldElsewhere {
+    async fn told(&self, call: u64) -> OtherHostsTally {
         match self.fake.shards[1].next().await {
-            Message::ToldElsewhere { call: told_of, told } if told_of == CallId(call) => *told,
+            Message::OtherHostsTallied { call: of, tally } if of == CallId(call) => *tally,
             other => panic!("{other:?}"),
         }
     }
@@ -104,7 +104,7 @@ async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
         let (question_reply, hosts) = (QuestionReply::default(), Vec::new());
         let part = Part { host: "b".into(), tally, hosts, may_miss_hosts: false, question_reply };
         host.notices.send(Event::Answered { call, part }).await.unwrap();
-        let ToldElsewhere { tally: told, held, unanswered: _, bytes } = host.told(number).await;
+        let OtherHostsTally { tally: told, held, unanswered: _, bytes } = host.told(number).await;
         // What is absent there is what the push names.
         assert_eq!((told, held), (Tally { absent: 0, ..tally }, 1 - absent as u32));
         assert_eq!(bytes, 18, "of the header and the body");

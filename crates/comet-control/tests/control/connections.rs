@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, Report, SlowClient,
-    Top, Transport,
+    ConnFilter, ConnOrder, ConnPage, ConnQuery, ListedConn, Message, OperationFilter, Report,
+    SlowClient, Top, Transport,
 };
 use comet_wire::comet::v1::inspect_client::InspectClient;
 use comet_wire::comet::v1::{ConnectionsReq, TopReq};
@@ -28,7 +28,7 @@ fn listed(place: &str) -> ListedConn {
         waiting_bytes: 5,
         waiting_frames: 1,
         bytes_per_second: 9,
-        accepts: Accepts::Only([5, 6].into()),
+        accepts: OperationFilter::Only([5, 6].into()),
         state: "live",
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use comet_control::{LogicOptions, UnknownCode};
 use comet_core::{
-    Accepts, AuthRequest, CloseReason, ConnId, Denied, Generation, Identity, Message, Report,
-    ShardId, Slot, home_of_room,
+    AuthRequest, CloseReason, ConnId, Denied, Generation, Identity, Message, OperationFilter,
+    Report, ShardId, Slot, home_of_room,
 };
 use comet_wire::goim::logic::{
     ConnectReply, ConnectReq, DisconnectReq, HeartbeatReq, OnlineReq, ReceiveReq,
@@ -165,7 +165,7 @@ async fn logic_says_who_a_client_is() {
         user: 42,
         key: Some("phone".into()),
         room: Some("live://1000".into()),
-        accepts: Accepts::Only([1000, 1001].into()),
+        accepts: OperationFilter::Only([1000, 1001].into()),
         heartbeat_ms: Some(240_000),
         expires_in_ms: None,
         rooms: ["a", "b"].map(Into::into).into(),
@@ -181,14 +181,14 @@ async fn logic_says_who_a_client_is() {
     // What logic leaves open, the shard fills in.
     logic.script(|script| script.connect = Box::new(|_| Ok(ConnectReply::default())));
     identify(&fake, conn(0, 1), b"");
-    let nobody = Identity { accepts: Accepts::Only(Box::default()), ..Identity::default() };
+    let nobody = Identity { accepts: OperationFilter::Only(Box::default()), ..Identity::default() };
     assert_eq!(identified(&fake, conn(0, 1)).await, Ok(nobody));
 
     // comet's own word for every operation; the list says nothing then.
     let all = ConnectReply { accepts: vec![1], accepts_all: true, ..ConnectReply::default() };
     logic.script(|script| script.connect = Box::new(move |_| Ok(all.clone())));
     identify(&fake, conn(0, 1), b"");
-    let everything = Identity { accepts: Accepts::All, ..Identity::default() };
+    let everything = Identity { accepts: OperationFilter::All, ..Identity::default() };
     assert_eq!(identified(&fake, conn(0, 1)).await, Ok(everything));
 
     // Its token has expired: the shard closes it, with a reason of its own.

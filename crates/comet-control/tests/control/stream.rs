@@ -90,7 +90,7 @@ impl Rig {
 
     /// The next push that a shard gets, with its offset.
     async fn next_push(&self) -> (CallId, u64) {
-        let Message::PushStored { call, push, .. } = self.next().await else {
+        let Message::PushFromStream { call, push, .. } = self.next().await else {
             panic!("it is a push of the stream")
         };
         (call, push.offset)
@@ -164,7 +164,7 @@ async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
     let mut rig = Rig::start(options(PATIENT));
     rig.read(10).await;
     rig.push(11, 300).await;
-    let Message::LoseStored { call, room, offset } = rig.next().await else {
+    let Message::RefuseFromStream { call, room, offset } = rig.next().await else {
         panic!("the home is told")
     };
     assert_eq!((&*room, offset), ("r", 11));
@@ -178,7 +178,7 @@ async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
     let reply_target = Some(ReplyTarget::Here(ClusterCallId(1)));
     let push = StoredPush { reply_target, ..stored(12, 300) };
     rig.events.send(StreamEvent::Push(push)).await.unwrap();
-    let Message::LoseStored { call, .. } = rig.next().await else { panic!("as before") };
+    let Message::RefuseFromStream { call, .. } = rig.next().await else { panic!("as before") };
     rig.report(call);
     rig.push(13, 1).await;
     assert_eq!(rig.next_push().await.1, 13);

@@ -10,7 +10,7 @@ use comet_core::{
     ConnId, Counters, Generation, Millis, Report, ShardId, Slot, TraceEvent, TraceKind,
 };
 
-use comet_mesh::Returned;
+use comet_mesh::TrySendError;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 use crate::fake::{Fake, PATIENT, ROOMY, options, start_with};
@@ -121,7 +121,7 @@ async fn a_file_that_hangs_makes_nobody_wait() {
     let fake = start(&path);
     for _ in 0..EVENTS {
         let mut report = event(1);
-        while let Err(Returned::Full(back)) = fake.reports.try_send(report) {
+        while let Err(TrySendError::Full(back)) = fake.reports.try_send(report) {
             report = back;
             tokio::task::yield_now().await;
         }

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, CloseHow, ConnId, Hangup, Identity, Limits, Logic, Message,
-    MessageClass, Millis, Push, Report, Settings, Shard, ShardId, Transport, home_of_room,
+    Budget, CallId, ConnId, Hangup, Identity, Limits, Logic, Message, MessageClass, Millis,
+    OperationFilter, Push, Report, Settings, Shard, ShardId, SocketShutdown, Transport,
+    home_of_room,
 };
 use comet_proto::{Encoded, Frame, Join, VERSION, VERSION_2, op};
 
@@ -37,7 +38,7 @@ impl Rig {
             limits: Arc::clone(&limits),
             logic: Logic::Embedded,
             hash_seed: 7,
-            reports_rooms: false,
+            has_other_hosts: false,
         };
         Self {
             shards: (0..shards).map(|shard| Shard::new(&settings(shard), Millis(0))).collect(),
@@ -81,7 +82,7 @@ impl Rig {
                     user: number as i64 + 1,
                     key: Some(key(number).into()),
                     room: Some(room(its_room).into()),
-                    accepts: Accepts::All,
+                    accepts: OperationFilter::All,
                     heartbeat_ms: None,
                     expires_in_ms: None,
                     rooms: Box::default(),
@@ -103,7 +104,7 @@ impl Rig {
         self.pass_messages();
         for shard in &mut self.shards {
             while let Some((conn, how)) = shard.poll_close() {
-                if how == CloseHow::Both {
+                if how == SocketShutdown::Both {
                     shard.handle_gone(conn);
                 }
             }

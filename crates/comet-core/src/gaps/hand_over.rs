@@ -5,7 +5,7 @@ use comet_proto::RoomHandle;
 
 use crate::ids::Slot;
 
-use super::{Gap, Gaps, Lost};
+use super::{Gap, Gaps, LostRange};
 
 impl Gaps {
     /// The gaps of a connection.
@@ -21,7 +21,14 @@ impl Gaps {
                     pushes: *pushes,
                     needed: *needed,
                     untold: untold.map(
-                        |Lost { room: _, first, last, pushes: _, is_outdated, generation: _ }| {
+                        |LostRange {
+                             room: _,
+                             first,
+                             last,
+                             pushes: _,
+                             is_outdated,
+                             generation: _,
+                         }| {
                             handed::UntoldGap { first, last, is_outdated }
                         },
                     ),
@@ -38,7 +45,7 @@ impl Gaps {
         let here = |gap: handed::Gap| {
             let handed::Gap { room, is_left, first, pushes, needed, untold } = gap;
             let room = RoomHandle(room);
-            let untold = untold.map(|handed::UntoldGap { first, last, is_outdated }| Lost {
+            let untold = untold.map(|handed::UntoldGap { first, last, is_outdated }| LostRange {
                 room,
                 first,
                 last,

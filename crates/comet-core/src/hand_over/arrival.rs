@@ -7,11 +7,11 @@ use comet_handover::{
 };
 use comet_proto::{Encoded, Position, RoomHandle};
 
-use crate::accepts::Accepts;
 use crate::history::StreamState;
 use crate::ids::{CallId, ConnId, ShardId};
 use crate::ledger::Counters;
-use crate::outbox::Subject;
+use crate::operation_filter::OperationFilter;
+use crate::outbox::PushMeta;
 use crate::time::Millis;
 use crate::transport::Transport;
 
@@ -72,7 +72,7 @@ pub(crate) struct ArrivedConn {
     /// Except in `gaps`, handles in it are those of the former process; `pending` are indices into [`TakeOver::items`].
     pub(crate) connection: Connection,
     pub(crate) transport: Transport,
-    pub(crate) accepts: Accepts,
+    pub(crate) accepts: OperationFilter,
     /// An index into [`TakeOver::rooms`].
     pub(crate) room: Option<usize>,
     pub(crate) further_rooms: Vec<usize>,
@@ -86,7 +86,7 @@ pub(crate) struct ArrivedConn {
 pub(crate) struct ArrivedItem {
     pub(crate) frame: Encoded,
     pub(crate) is_push: bool,
-    pub(crate) subject: Option<Arc<Subject>>,
+    pub(crate) meta: Option<Arc<PushMeta>>,
 }
 
 pub(crate) struct ArrivedRoom {

@@ -10,14 +10,14 @@ use crate::gaps::Offsets;
 use crate::ids::ShardId;
 use crate::ledger::Counters;
 use crate::limits::NAME_MAX;
-use crate::outbox::{State, Subject};
+use crate::outbox::{CollapseKey, PushMeta};
 use crate::time::Millis;
 use crate::transport::Transport;
 
-use super::accepts::accepts_from;
 use super::arrival::{ArrivedConn, ArrivedItem, TakeOver};
 use super::counters;
 use super::homes::Homes;
+use super::operation_filter::accepts_from;
 use super::paced::Paced;
 use super::parked::push_from;
 use super::rooms::{NewHandles, ShardRooms};
@@ -189,8 +189,10 @@ fn check_complete<S>(shards: &[(handed::Shard, Vec<S>)]) -> Result<(), Fault> {
 
 fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
     let handed::Item { bytes, tcp_at, is_push, state, offsets, direct } = item;
-    let state =
-        state.map(|handed::State { room, id }| State { room: room.map(Into::into), id: id.into() });
+    let collapse_key = state.map(|handed::State { room, id }| CollapseKey {
+        room: room.map(Into::into),
+        id: id.into(),
+    });
     let offsets = offsets.map(|handed::Offsets { room, last, pushes, sent_as }| Offsets {
         room: RoomHandle(room),
         last,
@@ -199,9 +201,9 @@ fn item(item: handed::Item) -> Result<ArrivedItem, Fault> {
         generation: None,
     });
     let direct = direct.map(push_from).transpose()?;
-    let subject = Subject { state, offsets, direct, parcel: None }.shared();
+    let meta = PushMeta { collapse_key, offsets, direct, parcel: None }.shared();
     match Encoded::from_parts(&bytes, tcp_at as usize) {
-        Some(frame) => Ok(ArrivedItem { frame, is_push, subject }),
+        Some(frame) => Ok(ArrivedItem { frame, is_push, meta }),
         None => inconsistent("a frame that is none"),
     }
 }
@@ -239,12 +241,12 @@ impl Items {
         for (from, known) in self.known.iter().enumerate() {
             for &at in known.iter().filter(|&&at| at != u32::MAX) {
                 let item = &mut self.all[at as usize];
-                let Some(subject) = item.subject.as_deref() else { continue };
-                let Some(offsets) = subject.offsets else { continue };
+                let Some(meta) = item.meta.as_deref() else { continue };
+                let Some(offsets) = meta.offsets else { continue };
                 let room = handles.of(from, offsets.room);
                 if room != offsets.room {
                     let offsets = Some(Offsets { room, ..offsets });
-                    item.subject = Subject { offsets, ..subject.clone() }.shared();
+                    item.meta = PushMeta { offsets, ..meta.clone() }.shared();
                 }
             }
         }

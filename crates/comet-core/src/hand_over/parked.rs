@@ -4,19 +4,19 @@ use comet_handover as handed;
 use comet_handover::Fault;
 use comet_proto::Encoded;
 
-use crate::accepts::Accepts;
 use crate::ids::ConnId;
 use crate::limits::NAME_MAX;
+use crate::operation_filter::OperationFilter;
 use crate::parking::{ParkedFrame, ParkedPush};
 
-use super::accepts::accepts_from;
+use super::operation_filter::accepts_from;
 
 /// A session whose key has no connection.
 pub(crate) struct ArrivedSession {
     pub(crate) key: Box<str>,
     pub(crate) user: i64,
     pub(crate) left_ms: u64,
-    pub(crate) accepts: Option<Accepts>,
+    pub(crate) accepts: Option<OperationFilter>,
     pub(crate) pushes: Vec<ParkedPush>,
     pub(crate) lost: [u32; 2],
 }

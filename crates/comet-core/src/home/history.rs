@@ -50,29 +50,29 @@ pub(crate) struct RoomHistories {
 struct RoomHistory {
     epoch: u64,
     /// The offset of the latest push.
-    top: u64,
+    last_offset: u64,
     /// See [`crate::message::Push::number`].
-    count: u64,
-    /// The number of losses of the stream that `count` includes.
+    last_number: u64,
+    /// The number of losses of the stream that `last_number` includes.
     losses: u64,
     /// All pushes after this offset are among the frames.
     floor: u64,
-    frames: VecDeque<Kept>,
+    frames: VecDeque<HistoryFrame>,
     bytes: usize,
     pushes: u32,
     /// The number of the room's latest push among the pushes to all rooms.
-    number: u64,
+    recency: u64,
 }
 
 /// The place of a push in the history of its room.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Place {
+pub(crate) struct PushPlace {
     pub(crate) offset: u64,
     pub(crate) number: u64,
 }
 
 /// A frame, which may be a batch.
-struct Kept {
+struct HistoryFrame {
     frame: Encoded,
     /// The offset of its last push.
     offset: u64,
@@ -94,7 +94,7 @@ impl CameAt {
     }
 }
 
-impl Kept {
+impl HistoryFrame {
     fn bytes(&self) -> usize {
         self.frame.for_websocket().len() + ENTRY
     }
@@ -140,8 +140,8 @@ impl RoomHistories {
     }
 
     /// The offset of the latest push to `room`, if that is known.
-    pub(crate) fn top(&self, room: &str) -> Option<u64> {
-        self.rooms.get(room).map(|known| known.top)
+    pub(crate) fn last_offset(&self, room: &str) -> Option<u64> {
+        self.rooms.get(room).map(|known| known.last_offset)
     }
 
     /// Stores a push to `room`, for which `rule` holds, and returns its place; for a batch, the place of its last push.
@@ -153,7 +153,7 @@ impl RoomHistories {
         frame: &Encoded,
         now: Millis,
         memory: usize,
-    ) -> Place {
+    ) -> PushPlace {
         self.keep(room, rule, frame, (None, CameAt::ago(now, 0)), now, memory)
     }
 
@@ -166,14 +166,14 @@ impl RoomHistories {
         (offset, at): (Option<u64>, CameAt),
         now: Millis,
         memory: usize,
-    ) -> Place {
+    ) -> PushPlace {
         let pushes = count_frames(frame.for_tcp()).map_or(1, |frames| frames as u32);
         let mut known = self.take_for(room, pushes.into());
-        known.top = offset.unwrap_or(known.top + u64::from(pushes));
-        let place = Place { offset: known.top, number: known.count };
+        known.last_offset = offset.unwrap_or(known.last_offset + u64::from(pushes));
+        let place = PushPlace { offset: known.last_offset, number: known.last_number };
         self.bytes -= known.bytes;
         if pushes > 0 {
-            let kept = Kept { frame: frame.clone(), offset: known.top, pushes, at };
+            let kept = HistoryFrame { frame: frame.clone(), offset: known.last_offset, pushes, at };
             (known.bytes, known.pushes) = (known.bytes + kept.bytes(), known.pushes + pushes);
             known.frames.push_back(kept);
         }
@@ -199,7 +199,7 @@ impl RoomHistories {
         budget.spend(budget::LOOKUP);
         let (position, floor) = self.known_of(room);
         let known = self.rooms.get(room);
-        let top = known.map_or(0, |known| known.top);
+        let last_offset = known.map_or(0, |known| known.last_offset);
         let number = known.map_or(self.losses(), |known| self.number_of(known));
         let chunk_end = position.offset;
         let mut recovery =
@@ -210,7 +210,7 @@ impl RoomHistories {
         let Some(Position { offset: after, epoch }) = since.filter(is_known) else {
             return recovery;
         };
-        let Some(known) = known.filter(|known| after < known.top) else {
+        let Some(known) = known.filter(|known| after < known.last_offset) else {
             recovery.recovered = Some(0);
             return recovery;
         };
@@ -218,7 +218,7 @@ impl RoomHistories {
         let frames =
             known.frames.range(known.frames.partition_point(|kept| kept.offset <= after)..);
         budget.spend(frames.len());
-        let has_all = frames.clone().next().is_some_and(|first| first.is_kept(rule, now));
+        let has_all = frames.clone().next().is_some_and(|first| first.is_within(rule, now));
         if !has_all {
             return recovery;
         }
@@ -245,7 +245,7 @@ impl RoomHistories {
             chunks.push_back(Chunk { epoch, after, to, handle, frame: frame.clone() });
             frame
         });
-        recovery.chunk_end = if to == top { position.offset } else { to };
+        recovery.chunk_end = if to == last_offset { position.offset } else { to };
         recovery.recovered = Some(missed);
         recovery.chunk = Some(chunk);
         recovery
@@ -255,25 +255,25 @@ impl RoomHistories {
     fn take_for(&mut self, room: &str, pushes: u64) -> RoomHistory {
         let mut known = self.take(room).unwrap_or_else(|| RoomHistory {
             epoch: self.epoch_of(room),
-            top: 0,
-            count: 0,
+            last_offset: 0,
+            last_number: 0,
             losses: 0,
             floor: self.floor_of_others(),
             frames: VecDeque::new(),
             bytes: 0,
             pushes: 0,
-            number: 0,
+            recency: 0,
         });
         self.latest += 1;
-        known.number = self.latest;
-        known.count = self.number_of(&known) + pushes;
+        known.recency = self.latest;
+        known.last_number = self.number_of(&known) + pushes;
         known.losses = self.losses();
         known
     }
 
     fn take(&mut self, room: &str) -> Option<RoomHistory> {
         let known = self.rooms.remove(room)?;
-        self.order_of(&known).remove(&known.number);
+        self.order_of(&known).remove(&known.recency);
         Some(known)
     }
 
@@ -300,7 +300,7 @@ impl RoomHistories {
     }
 
     fn put(&mut self, room: Arc<str>, known: RoomHistory) {
-        self.order_of(&known).insert(known.number, Arc::clone(&room));
+        self.order_of(&known).insert(known.recency, Arc::clone(&room));
         self.rooms.insert(room, known);
     }
 
@@ -327,14 +327,14 @@ impl RoomHistories {
             self.evicted += u64::from(known.pushes);
             self.forgotten += 1;
             if let Some(shared) = &mut self.shared {
-                shared.forget(known.top);
+                shared.forget(known.last_offset);
             }
         }
     }
 }
 
-impl Kept {
-    fn is_kept(&self, rule: &HistoryRule, now: Millis) -> bool {
+impl HistoryFrame {
+    fn is_within(&self, rule: &HistoryRule, now: Millis) -> bool {
         self.at.age_ms(now) < rule.age_ms.into()
     }
 }
@@ -345,7 +345,7 @@ impl RoomHistory {
         while let Some(oldest) = self.frames.front()
             && (self.pushes > rule.pushes
                 || self.bytes > rule.bytes as usize
-                || !oldest.is_kept(rule, now))
+                || !oldest.is_within(rule, now))
         {
             self.drop_oldest();
         }
@@ -455,7 +455,7 @@ mod tests {
         let run = [2, 3, 4].map(|body| frame(5, &[body]).for_tcp().to_vec()).concat();
         let batch = frame(op::RAW, &run);
         let place = all.0.add(&"h".into(), &rule(), &batch, Millis(0), MOST);
-        assert_eq!(place, Place { offset: 4, number: 4 });
+        assert_eq!(place, PushPlace { offset: 4, number: 4 });
         assert_eq!(all.after("h", 2, 0), Some(vec![vec![3], vec![4]]));
         assert_eq!(all.add("h", b"5", 0), 5);
         assert_eq!(all.after("h", 3, 0), Some(vec![vec![4], b"5".to_vec()]));

@@ -2,10 +2,10 @@
 //!
 //! A session with a live connection has no entry here.
 
-use crate::accepts::Accepts;
 use crate::bucket::Buckets;
 use crate::budget::Budget;
 use crate::ids::{ConnId, Slot};
+use crate::operation_filter::OperationFilter;
 use crate::parking::{
     ParkFault, ParkedFrame, ParkedFrames, ParkedPushes, ParkedTotals, ResumeLimits, SESSION_BYTES,
 };
@@ -38,7 +38,7 @@ pub(crate) struct Session {
     pub(crate) last: ConnId,
     pub(crate) phase: Phase,
     /// The filter of the former connection, if it is known.
-    pub(crate) accepts: Option<Accepts>,
+    pub(crate) accepts: Option<OperationFilter>,
     /// When the token of the former connection expires.
     pub(crate) expires: Option<Tick>,
     parked: ParkedPushes,

@@ -16,8 +16,8 @@ pub(crate) struct HomeRooms {
     remote: Buckets<Arc<str>, Remote>,
     /// How many times these were replaced.
     round: u32,
-    /// Walks over many rooms, done one after the other.
-    walks: VecDeque<Walk>,
+    /// Scans of many rooms, done one after the other.
+    scans: VecDeque<RoomScan>,
 }
 
 /// Rooms with their numbers of members.
@@ -29,7 +29,7 @@ struct Remote {
 }
 
 /// Work on many rooms that continues in slices.
-enum Walk {
+enum RoomScan {
     /// Takes over the numbers of members on other hosts.
     Take(vec::IntoIter<(Arc<str>, u32)>),
     /// Removes the numbers of rooms that were not named, from this table on.
@@ -57,7 +57,7 @@ impl HomeRooms {
             dirty: VecDeque::new(),
             remote: Buckets::new(buckets, seed ^ 7),
             round: 0,
-            walks: VecDeque::new(),
+            scans: VecDeque::new(),
         }
     }
 
@@ -119,55 +119,55 @@ impl HomeRooms {
 
     /// Begins to replace the numbers of members on other hosts. A room that is not named has none there.
     pub(crate) fn set_remote_counts(&mut self, rooms: Vec<(Arc<str>, u32)>) {
-        self.walks.push_back(Walk::Take(rooms.into_iter()));
-        self.walks.push_back(Walk::Sweep(0));
+        self.scans.push_back(RoomScan::Take(rooms.into_iter()));
+        self.scans.push_back(RoomScan::Sweep(0));
     }
 
     /// Begins to list the rooms for `call`.
     pub(crate) fn list(&mut self, call: CallId) {
-        self.walks.push_back(Walk::List(call, 0, Vec::with_capacity(self.len())));
+        self.scans.push_back(RoomScan::List(call, 0, Vec::with_capacity(self.len())));
     }
 
-    /// Begins to list those of `rooms` that have members. They may be few, so this does not wait for walks over all
+    /// Begins to list those of `rooms` that have members. They may be few, so this does not wait for scans of all
     /// rooms.
     pub(crate) fn count(&mut self, call: CallId, rooms: Arc<[Arc<str>]>) {
-        self.walks.push_front(Walk::Count(call, 0, rooms, Vec::new()));
+        self.scans.push_front(RoomScan::Count(call, 0, rooms, Vec::new()));
     }
 
     /// Whether [`HomeRooms::go_on`] has something to do.
-    pub(crate) fn has_walks(&self) -> bool {
-        !self.walks.is_empty()
+    pub(crate) fn has_scans(&self) -> bool {
+        !self.scans.is_empty()
     }
 
-    /// Continues the walks, until the budget is spent or a list is complete.
+    /// Continues the scans, until the budget is spent or a list is complete.
     pub(crate) fn go_on(&mut self, budget: &mut Budget) -> Option<(CallId, RoomList)> {
         while budget.is_left()
-            && let Some(walk) = self.walks.pop_front()
+            && let Some(scan) = self.scans.pop_front()
         {
-            let rest = match walk {
-                Walk::Take(rooms) => self.take_remote_counts(rooms, budget),
-                Walk::Sweep(table) => self.sweep_remote_counts(table, budget),
-                Walk::List(call, table, rooms) if table == self.rooms.tables() => {
+            let rest = match scan {
+                RoomScan::Take(rooms) => self.take_remote_counts(rooms, budget),
+                RoomScan::Sweep(table) => self.sweep_remote_counts(table, budget),
+                RoomScan::List(call, table, rooms) if table == self.rooms.tables() => {
                     return Some((call, rooms));
                 }
-                Walk::List(call, table, mut rooms) => {
+                RoomScan::List(call, table, mut rooms) => {
                     let listed = self.rooms.table(table);
                     budget.spend(1 + listed.len() * budget::ENTRY);
                     rooms.extend(listed.map(|(room, known)| (Arc::clone(room), known.members())));
-                    Some(Walk::List(call, table + 1, rooms))
+                    Some(RoomScan::List(call, table + 1, rooms))
                 }
-                Walk::Count(call, at, rooms, counted) if at == rooms.len() => {
+                RoomScan::Count(call, at, rooms, counted) if at == rooms.len() => {
                     return Some((call, counted));
                 }
-                Walk::Count(call, at, rooms, mut counted) => {
+                RoomScan::Count(call, at, rooms, mut counted) => {
                     budget.spend(budget::LOOKUP);
                     let known = self.rooms.get(&*rooms[at]);
                     counted.extend(known.map(|known| (Arc::clone(&rooms[at]), known.members())));
-                    Some(Walk::Count(call, at + 1, rooms, counted))
+                    Some(RoomScan::Count(call, at + 1, rooms, counted))
                 }
             };
             if let Some(rest) = rest {
-                self.walks.push_front(rest);
+                self.scans.push_front(rest);
             }
         }
         None
@@ -177,18 +177,18 @@ impl HomeRooms {
         &mut self,
         mut rooms: vec::IntoIter<(Arc<str>, u32)>,
         budget: &mut Budget,
-    ) -> Option<Walk> {
+    ) -> Option<RoomScan> {
         while budget.is_left() {
             budget.spend(budget::ENTRY);
             let (room, members) = rooms.next()?;
             self.update(&room, members);
-            // The sweep after this walk keeps the entries of its round.
+            // The sweep after this scan keeps the entries of its round.
             self.remote.insert(room, Remote { members, round: self.round.wrapping_add(1) });
         }
-        Some(Walk::Take(rooms))
+        Some(RoomScan::Take(rooms))
     }
 
-    fn sweep_remote_counts(&mut self, table: usize, budget: &mut Budget) -> Option<Walk> {
+    fn sweep_remote_counts(&mut self, table: usize, budget: &mut Budget) -> Option<RoomScan> {
         let round = self.round.wrapping_add(1);
         if table == self.remote.tables() {
             self.round = round;
@@ -207,7 +207,7 @@ impl HomeRooms {
         for room in ended {
             self.update(&room, 0);
         }
-        Some(Walk::Sweep(table + 1))
+        Some(RoomScan::Sweep(table + 1))
     }
 
     /// `room` has `members` on other hosts.
@@ -321,7 +321,7 @@ mod tests {
         }
         let walk = |rooms: &mut HomeRooms, least: u32| {
             let (mut slices, mut listed) = (0, Vec::new());
-            while rooms.has_walks() {
+            while rooms.has_scans() {
                 slices += 1;
                 listed.extend(rooms.go_on(&mut Budget::slice()));
             }
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(rooms.remote.len(), ROOMS as usize / 2);
     }
 
-    /// A request for a few rooms does not wait for walks over all of them.
+    /// A request for a few rooms does not wait for scans of all of them.
     #[test]
     fn rooms_that_are_named_are_counted_alone() {
         let mut rooms = HomeRooms::new(256, 7);
@@ -359,6 +359,6 @@ mod tests {
         // A long list of named rooms is spread over slices as well.
         rooms.count(CallId(3), vec![name(1); 10_000].into());
         assert!(rooms.go_on(&mut Budget::slice()).is_none());
-        assert!(rooms.has_walks());
+        assert!(rooms.has_scans());
     }
 }

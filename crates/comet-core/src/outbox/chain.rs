@@ -4,7 +4,7 @@ use crate::transport::Transport;
 
 use super::log::Run;
 use super::window::Window;
-use super::{Cut, Handle, Item, LogId, Serial};
+use super::{Cut, Item, LogId, Serial, WeakChain};
 
 pub(super) struct Chain {
     pub(super) log: LogId,
@@ -15,10 +15,10 @@ pub(super) struct Chain {
     /// The number of outboxes that name this chain.
     pub(super) references: u32,
     /// The chain that the last outbox moved to by appending a frame, and the pushes that it dropped for that.
-    pub(super) longer: Handle,
+    pub(super) longer: WeakChain,
     pub(super) cut: Cut,
     /// The chains that the last outbox moved to by beginning a send: its frames in flight, and the rest.
-    pub(super) halves: [Handle; 2],
+    pub(super) halves: [WeakChain; 2],
     /// One for each encoding of the frames, from the first send on; none for a single frame.
     pub(super) windows: [Option<Box<Window>>; 2],
 }
@@ -39,9 +39,9 @@ impl Chain {
             totals,
             last,
             references: 1,
-            longer: Handle::NONE,
+            longer: WeakChain::NONE,
             cut: Cut::default(),
-            halves: [Handle::NONE; 2],
+            halves: [WeakChain::NONE; 2],
             windows: [None, None],
         }
     }

@@ -28,8 +28,8 @@ use super::frames::FrameStore;
 use super::log::{Log, Run, Spare};
 use super::window::Whole;
 use super::{
-    AppendMemo, ChainId, Cut, FrameId, Handle, Item, Load, LogId, Outbox, Serial, Subject,
-    Superseded,
+    AppendMemo, ChainId, Cut, FrameId, Item, Load, LogId, Outbox, PushMeta, Serial, Superseded,
+    WeakChain,
 };
 
 /// How many unused logs keep their memory, and the largest capacity of these.
@@ -43,7 +43,7 @@ pub(crate) struct Chains {
     /// The memory of unused logs. Most logs are short and gone in the same turn.
     spare: Vec<Spare>,
     /// The latest one-frame chain, and the log that it began.
-    first: Handle,
+    first: WeakChain,
     first_log: (LogId, Generation),
     serial: Serial,
     joined_bytes: usize,
@@ -56,7 +56,7 @@ impl Chains {
             logs: Slab::new(),
             frames: FrameStore::new(),
             spare: Vec::new(),
-            first: Handle::NONE,
+            first: WeakChain::NONE,
             first_log: (LogId::NONE, Generation(0)),
             serial: Serial(0),
             joined_bytes: 0,
@@ -67,14 +67,14 @@ impl Chains {
     pub(crate) fn item(&mut self, frame: Encoded, is_push: bool) -> Item {
         self.serial = Serial(self.serial.0.wrapping_add(1));
         let stored = Cell::new((FrameId::NONE, Generation(0)));
-        Item { serial: self.serial, frame, pushes: is_push.into(), subject: None, stored }
+        Item { serial: self.serial, frame, pushes: is_push.into(), meta: None, stored }
     }
 
     /// Parked pushes as one item for a client on `transport`.
     pub(crate) fn parcel(&mut self, pushes: ParkedFrames, transport: Transport) -> Item {
         let mut item = self.item(pushes.joined(transport), true);
         item.pushes = pushes.len() as u32;
-        item.set_subject(Subject { parcel: Some(pushes), ..Subject::default() }.shared());
+        item.set_meta(PushMeta { parcel: Some(pushes), ..PushMeta::default() }.shared());
         item
     }
 
@@ -339,12 +339,12 @@ impl Chains {
         self.logs.insert(Log::new(self.spare.pop()))
     }
 
-    fn add_chain(&mut self, chain: Chain) -> Handle {
+    fn add_chain(&mut self, chain: Chain) -> WeakChain {
         let Chain { log, run, .. } = chain;
         let chain = self.chains.insert(chain);
-        let handle = Handle { chain, generation: self.chains.generation(chain) };
-        self.logs[log].hold(run, handle);
-        handle
+        let weak = WeakChain { chain, generation: self.chains.generation(chain) };
+        self.logs[log].hold(run, weak);
+        weak
     }
 
     /// `outboxes` outboxes no longer name the chain.

@@ -3,7 +3,7 @@
 use std::collections::{VecDeque, vec_deque};
 
 use super::frames::{ENTRY_BYTES, FrameStore};
-use super::{FrameId, Handle, Item};
+use super::{FrameId, Item, WeakChain};
 
 /// The place of a frame in its log. It does not change when earlier frames are dropped. It wraps around.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ struct Logged {
     /// The number of held runs that end with this frame.
     ends: u32,
     /// The chain of the latest of these.
-    latest_ending: Handle,
+    latest_ending: WeakChain,
 }
 
 const _: () = assert!(size_of::<Logged>() == ENTRY_BYTES);
@@ -92,7 +92,7 @@ impl Log {
 
     /// Appends a frame. The caller has counted it for this log.
     pub(super) fn push(&mut self, frame: FrameId) {
-        self.frames.push_back(Logged { frame, begins: 0, ends: 0, latest_ending: Handle::NONE });
+        self.frames.push_back(Logged { frame, begins: 0, ends: 0, latest_ending: WeakChain::NONE });
     }
 
     pub(super) fn get(&self, at: LogIndex) -> Option<FrameId> {
@@ -116,7 +116,7 @@ impl Log {
     }
 
     /// Keeps the frames of `run`, the run of `chain`, until [`Log::release`]. It must not be empty.
-    pub(super) fn hold(&mut self, run: Run, chain: Handle) {
+    pub(super) fn hold(&mut self, run: Run, chain: WeakChain) {
         self.at(run.from).begins += 1;
         let last = self.at(run.to.previous());
         last.ends += 1;
@@ -124,7 +124,7 @@ impl Log {
     }
 
     /// The chain of the latest held run that ended before `to`. It may be gone.
-    pub(super) fn latest_ending(&self, to: LogIndex) -> Handle {
+    pub(super) fn latest_ending(&self, to: LogIndex) -> WeakChain {
         self.frames[to.previous().since(self.begin)].latest_ending
     }
 

@@ -6,7 +6,7 @@ use comet_proto::{Position as HistoryPosition, RoomHandle};
 
 use crate::ids::Slot;
 
-use super::{Membership, Position, Reached, Room, RoomId, Rooms};
+use super::{MemberIndex, Membership, Room, RoomId, Rooms, Watermark};
 
 impl Rooms {
     /// Takes rooms over under their handles. There must be no rooms yet. Their homes know about this shard.
@@ -28,7 +28,7 @@ impl Rooms {
                 offered: 0,
                 under_way: None,
                 // The room's home begins with the same number.
-                reached: position.map(|position| Reached { position, number: position.offset }),
+                watermark: position.map(|position| Watermark { position, number: position.offset }),
                 elsewhere,
                 is_dirty: false,
                 is_letting_in: false,
@@ -45,8 +45,8 @@ impl Rooms {
     /// Appends a connection to the members of a room that was taken over. The room's home has counted it.
     pub(crate) fn take_over_member(&mut self, room: RoomId, slot: Slot) -> Membership {
         let members = &mut self.rooms[room].members;
-        let position = Position(members.len() as u32);
+        let index = MemberIndex(members.len() as u32);
         members.push(slot);
-        Membership { room, position }
+        Membership { room, index }
     }
 }

@@ -9,21 +9,21 @@ mod request;
 
 use std::collections::VecDeque;
 
-use crate::callers::{CallerLimits, CallerOperation, CallerSlot, ToldElsewhere};
+use crate::callers::{CallerLimits, CallerOperation, CallerSlot, OtherHostsTally};
 use crate::ids::{CallId, ShardId};
 use crate::ledger::{CallerEnd, STATUS_CODES, Tally};
 use crate::limits::{CALLED_BYTES_MAX, CALLED_MAX, CALLER_LINGER_MS, CALLERS_BYTES_MAX};
 use crate::time::Millis;
 
 pub(super) use answer::Failure;
-pub(super) use caller::Next;
+pub(super) use caller::NextRequest;
 
-use answer::Answered;
+use answer::CallState;
 use caller::Caller;
 
 #[derive(Default)]
 pub(super) struct Callers {
-    slots: Vec<Place>,
+    slots: Vec<SlotEntry>,
     taken: usize,
     /// Callers for which the driver may have an operation to do.
     touched: VecDeque<CallerSlot>,
@@ -48,7 +48,7 @@ pub(super) struct Callers {
 }
 
 #[derive(Default)]
-struct Place {
+struct SlotEntry {
     caller: Option<Caller>,
     /// The number of the next call. The next caller in this slot continues the numbers, so a late tally finds no call
     /// of another caller.
@@ -64,7 +64,7 @@ impl Callers {
 
     /// The number of requests that are not answered.
     pub(super) fn calls(&self) -> usize {
-        self.slots.iter().filter_map(|place| place.caller.as_ref()).map(Caller::calls).sum()
+        self.slots.iter().filter_map(|entry| entry.caller.as_ref()).map(Caller::calls).sum()
     }
 
     /// Takes a new connection. `None`: there are as many as allowed, and none of them is idle.
@@ -74,14 +74,14 @@ impl Callers {
             self.ended[CallerEnd::Evicted as usize] += 1;
             return None;
         }
-        let free = self.slots.iter().position(|place| place.caller.is_none());
+        let free = self.slots.iter().position(|entry| entry.caller.is_none());
         let index = free.unwrap_or_else(|| {
-            self.slots.push(Place::default());
+            self.slots.push(SlotEntry::default());
             self.slots.len() - 1
         });
         let slot = CallerSlot(u16::try_from(index).ok()?);
-        let place = &mut self.slots[index];
-        place.caller = Some(Caller::new(place.next_call, now));
+        let entry = &mut self.slots[index];
+        entry.caller = Some(Caller::new(entry.next_call, now));
         self.taken += 1;
         self.touch(slot);
         self.note_due(slot, limits);
@@ -95,19 +95,19 @@ impl Callers {
         let has_space = self.taken < 2 * usize::from(limits.connections);
         // Unread input counts as a request.
         let is_unread = |slot: CallerSlot| self.slots[slot.index()].is_ready;
-        let idle = self.places().filter(|(slot, _)| !is_unread(*slot));
+        let idle = self.entries().filter(|(slot, _)| !is_unread(*slot));
         let idle = idle.filter_map(|(slot, caller)| Some((caller.idle_since()?, slot)));
         let idlest = idle.min().filter(|_| has_space);
         idlest.map(|(_, slot)| self.end(slot, CallerEnd::Evicted)).is_some()
     }
 
-    fn places(&self) -> impl Iterator<Item = (CallerSlot, &Caller)> {
-        let places = (0..).map(CallerSlot).zip(&self.slots);
-        places.filter_map(|(slot, place)| Some((slot, place.caller.as_ref()?)))
+    fn entries(&self) -> impl Iterator<Item = (CallerSlot, &Caller)> {
+        let entries = (0..).map(CallerSlot).zip(&self.slots);
+        entries.filter_map(|(slot, entry)| Some((slot, entry.caller.as_ref()?)))
     }
 
     fn slots(&self) -> Vec<CallerSlot> {
-        self.places().map(|(slot, _)| slot).collect()
+        self.entries().map(|(slot, _)| slot).collect()
     }
 
     fn at(&mut self, slot: CallerSlot) -> &mut Caller {
@@ -115,16 +115,16 @@ impl Callers {
     }
 
     fn touch(&mut self, slot: CallerSlot) {
-        let place = &mut self.slots[slot.index()];
-        if !std::mem::replace(&mut place.is_touched, true) {
+        let entry = &mut self.slots[slot.index()];
+        if !std::mem::replace(&mut entry.is_touched, true) {
             self.touched.push_back(slot);
         }
     }
 
     fn make_ready(&mut self, slot: CallerSlot) {
-        let place = &mut self.slots[slot.index()];
-        if place.caller.as_ref().is_some_and(Caller::may_be_read)
-            && !std::mem::replace(&mut place.is_ready, true)
+        let entry = &mut self.slots[slot.index()];
+        if entry.caller.as_ref().is_some_and(Caller::may_be_read)
+            && !std::mem::replace(&mut entry.is_ready, true)
         {
             self.ready.push_back(slot);
         }
@@ -152,14 +152,14 @@ impl Callers {
                 None => self.advance(slot),
             }
         }
-        self.due = self.places().filter_map(|(_, caller)| caller.next_due(limits)).min();
+        self.due = self.entries().filter_map(|(_, caller)| caller.next_due(limits)).min();
     }
 
     /// Sends the replies that are due, and marks the caller for the driver.
     fn advance(&mut self, slot: CallerSlot) {
         let answered = &mut self.answered;
-        let place = &mut self.slots[slot.index()];
-        let Some(caller) = &mut place.caller else { return };
+        let entry = &mut self.slots[slot.index()];
+        let Some(caller) = &mut entry.caller else { return };
         let freed = caller.answer(|status| answered[status as usize] += 1);
         self.free_bytes(freed);
         self.make_ready(slot);
@@ -181,11 +181,11 @@ impl Callers {
     }
 
     /// Ends the caller with the oldest incomplete request if incomplete requests take all the bytes allowed.
-    fn make_room(&mut self, limits: &CallerLimits) {
+    fn reclaim_bytes(&mut self, limits: &CallerLimits) {
         let is_stuck = !self.has_bytes(limits)
             && self.ready.is_empty()
-            && self.places().all(|(_, caller)| caller.calls() == 0);
-        let incomplete = self.places().filter(|_| is_stuck);
+            && self.entries().all(|(_, caller)| caller.calls() == 0);
+        let incomplete = self.entries().filter(|_| is_stuck);
         let incomplete =
             incomplete.filter_map(|(slot, caller)| Some((caller.incomplete_since()?, slot)));
         if let Some((_, oldest)) = incomplete.min() {
@@ -225,11 +225,11 @@ impl Callers {
         // The slot is found in a loop of its own, because the operation borrows from `self`.
         let slot = loop {
             let slot = *self.touched.front()?;
-            let place = &mut self.slots[slot.index()];
-            if place.caller.as_ref().is_some_and(|caller| caller.has_operation(has_bytes)) {
+            let entry = &mut self.slots[slot.index()];
+            if entry.caller.as_ref().is_some_and(|caller| caller.has_operation(has_bytes)) {
                 break slot;
             }
-            place.is_touched = false;
+            entry.is_touched = false;
             self.touched.pop_front();
         };
         // A send or a linger can begin at this moment; none of their timeouts is shorter.
@@ -267,9 +267,9 @@ impl Callers {
 
     /// Frees the slot. Calls that were not answered are counted as cancelled.
     pub(super) fn gone(&mut self, slot: CallerSlot) {
-        let place = &mut self.slots[slot.index()];
-        let caller = place.caller.take().expect("a caller is gone once");
-        place.next_call = caller.next_call();
+        let entry = &mut self.slots[slot.index()];
+        let caller = entry.caller.take().expect("a caller is gone once");
+        entry.next_call = caller.next_call();
         let (unanswered, bytes) = caller.left();
         self.answered[Failure::CANCELLED as usize] += unanswered;
         self.taken -= 1;
@@ -294,15 +294,15 @@ impl Callers {
         (limits, refuses_pushes): (&CallerLimits, bool),
         now: Millis,
         shard: ShardId,
-    ) -> Option<Next> {
+    ) -> Option<NextRequest> {
         if !self.has_requests() {
             return None;
         }
         while let Some(slot) = self.ready.pop_front() {
-            let place = &mut self.slots[slot.index()];
-            place.is_ready = false;
+            let entry = &mut self.slots[slot.index()];
+            entry.is_ready = false;
             // The caller may have been ended since, with requests that stay unread.
-            let Some(caller) = place.caller.as_mut().filter(|caller| caller.may_be_read()) else {
+            let Some(caller) = entry.caller.as_mut().filter(|caller| caller.may_be_read()) else {
                 continue;
             };
             let number = caller.next_call();
@@ -317,7 +317,7 @@ impl Callers {
                 // The driver may receive more, or has to close the socket.
                 Ok(None) => {
                     self.close_if_done(slot);
-                    self.make_room(limits);
+                    self.reclaim_bytes(limits);
                 }
                 Err(reason) => self.end(slot, reason),
             }
@@ -327,26 +327,26 @@ impl Callers {
 
     /// The answer of a shard to a push: see [`Message::Tallied`](crate::Message).
     pub(super) fn add(&mut self, call: CallId, tally: Tally, partials: u32) {
-        self.change(call, |answered| answered.add(tally, partials));
+        self.change(call, |state| state.add(tally, partials));
     }
 
     /// A partial tally of a push: see [`Message::PartiallyTallied`](crate::Message).
     pub(super) fn add_partial(&mut self, call: CallId, tally: Tally, settles: u32) {
-        self.change(call, |answered| answered.add_partial(tally, settles));
+        self.change(call, |state| state.add_partial(tally, settles));
     }
 
     /// Other hosts get the push, too. `bytes` is the length of its frame.
     pub(super) fn expect_elsewhere(&mut self, call: CallId, bytes: usize) {
         self.called += 1;
         self.called_bytes += bytes;
-        self.change(call, Answered::expect_elsewhere);
+        self.change(call, CallState::expect_elsewhere);
     }
 
     /// What became of the push on other hosts.
-    pub(super) fn add_elsewhere(&mut self, call: CallId, told: &ToldElsewhere) {
+    pub(super) fn add_elsewhere(&mut self, call: CallId, others: &OtherHostsTally) {
         self.called -= 1;
-        self.called_bytes -= told.bytes;
-        self.change(call, |answered| answered.add_elsewhere(told));
+        self.called_bytes -= others.bytes;
+        self.change(call, |state| state.add_elsewhere(others));
     }
 
     /// Stops waiting for other hosts.
@@ -359,26 +359,26 @@ impl Callers {
 
     /// A message of the call was not sent.
     pub(super) fn fail(&mut self, call: CallId, failure: Failure) {
-        self.change(call, |answered| answered.fail(failure));
+        self.change(call, |state| state.fail(failure));
     }
 
     /// `reports` shards are asked about the call.
     pub(super) fn expect(&mut self, call: CallId, reports: u32) {
-        self.change(call, |answered| answered.expect(reports));
+        self.change(call, |state| state.expect(reports));
     }
 
     /// No shard is asked: no connection can have the key or user of the call.
     pub(super) fn absent(&mut self, call: CallId) {
-        self.change(call, Answered::absent);
+        self.change(call, CallState::absent);
     }
 
-    fn change(&mut self, call: CallId, change: impl FnOnce(&mut Answered)) {
+    fn change(&mut self, call: CallId, change: impl FnOnce(&mut CallState)) {
         let (slot, number) = call.at_caller();
-        let place = self.slots.get_mut(slot.index());
-        let caller = place.and_then(|place| place.caller.as_mut());
+        let entry = self.slots.get_mut(slot.index());
+        let caller = entry.and_then(|entry| entry.caller.as_mut());
         // The caller may have left, or the call may have timed out.
-        if let Some(answered) = caller.and_then(|caller| caller.call(number)) {
-            change(answered);
+        if let Some(state) = caller.and_then(|caller| caller.call(number)) {
+            change(state);
             self.advance(slot);
         }
     }
@@ -402,6 +402,6 @@ impl Callers {
             self.at(slot).finish(limits, now);
             self.advance(slot);
         }
-        self.places().filter_map(|(slot, caller)| Some((slot, caller.unsent()?)))
+        self.entries().filter_map(|(slot, caller)| Some((slot, caller.unsent()?)))
     }
 }

@@ -9,7 +9,7 @@ use crate::limits::Limits;
 use crate::message::{Message, Push, Report};
 
 use super::Shard;
-use super::callers::{Failure, Next};
+use super::callers::{Failure, NextRequest};
 
 impl Shard {
     /// A caller has connected. `None`: there are too many, so the driver closes it.
@@ -49,7 +49,7 @@ impl Shard {
 
     /// The number of callers that were ended because they had no valid token.
     #[must_use]
-    pub fn callers_locked_out(&self) -> u64 {
+    pub fn callers_unauthenticated(&self) -> u64 {
         self.callers.ended[CallerEnd::NoToken as usize]
     }
 
@@ -66,8 +66,8 @@ impl Shard {
         let (now, shard) = (self.context.clock.active(), self.context.shard);
         match self.callers.next((callers, *refuses_pushes), now, shard) {
             None => return false,
-            Some(Next::Answered) => budget.spend_bytes(0),
-            Some(Next::Push { call, target, push }) => {
+            Some(NextRequest::Answered) => budget.spend_bytes(0),
+            Some(NextRequest::Push { call, target, push }) => {
                 budget.spend_bytes(push.frame.for_websocket().len());
                 self.begin_request(call, target, push);
             }
@@ -82,7 +82,7 @@ impl Shard {
     }
 
     fn begin_request(&mut self, call: CallId, target: CallerTarget, push: Push) {
-        let elsewhere = self.context.reports_rooms.then(|| (target.clone(), push.clone()));
+        let elsewhere = self.context.has_other_hosts.then(|| (target.clone(), push.clone()));
         let is_asked = match target {
             CallerTarget::User(0) => {
                 // User 0 stands for all anonymous users. It has no home, so it cannot be pushed to.

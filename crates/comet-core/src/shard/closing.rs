@@ -9,7 +9,7 @@ use crate::ledger::CloseReason;
 use crate::limits::CLOSED_EVENTS_MAX;
 use crate::message::TraceKind;
 use crate::outbox::Remains;
-use crate::socket::{CloseHow, ClosedEvent};
+use crate::socket::{ClosedEvent, SocketShutdown};
 use crate::state::{AwaitedReply, ConnState};
 use crate::transport::Transport;
 
@@ -120,7 +120,7 @@ impl Shard {
         if !self.conns[slot].is_open() {
             return;
         }
-        if self.conns[slot].has_ended
+        if self.conns[slot].has_peer_left
             && matches!(reason, CloseReason::SlowConsumer | CloseReason::Draining)
         {
             // The client left before that, so its session is kept.
@@ -157,7 +157,7 @@ impl Shard {
         let conn = &self.conns[slot];
         // A send in flight cannot go on: the next connection waits for what it leaves unsent. A client that has left
         // gets no notice.
-        if (has_left && conn.outbox.is_sending()) || conn.has_ended {
+        if (has_left && conn.outbox.is_sending()) || conn.has_peer_left {
             return self.abort(slot);
         }
         // Before the upgrade is answered the peer speaks HTTP, and its response is queued already.
@@ -217,7 +217,7 @@ impl Shard {
         }
         self.conns[slot].state = ConnState::Lingering;
         self.gaps.forget_all(slot);
-        self.closes.push_back((self.conns.id(slot), CloseHow::Write));
+        self.closes.push_back((self.conns.id(slot), SocketShutdown::Write));
     }
 
     /// Cuts a connection that is closing. What waits is lost, and counted.
@@ -239,7 +239,7 @@ impl Shard {
         if has_cut_send {
             self.lose_in_flight(slot);
         }
-        self.closes.push_back((self.conns.id(slot), CloseHow::Both));
+        self.closes.push_back((self.conns.id(slot), SocketShutdown::Both));
     }
 
     /// The last completion of a closed connection has arrived. What was left in flight is lost.

@@ -65,7 +65,7 @@ impl ConnLists {
 
     /// Whether pushes to `others` have to wait for these lists: a connection is in both, or `others` has too many to
     /// compare.
-    pub(super) fn delay(&mut self, others: &Self) -> bool {
+    pub(super) fn must_precede(&mut self, others: &Self) -> bool {
         if others.len() > SOUGHT_MAX {
             return true;
         }
@@ -101,15 +101,15 @@ mod tests {
     #[test]
     fn a_push_waits_for_those_to_the_same_connections() {
         let mut listed = lists(&[1, 2, 2]);
-        assert!(listed.delay(&lists(&[9, 2])) && !listed.delay(&lists(&[9, 3])));
+        assert!(listed.must_precede(&lists(&[9, 2])) && !listed.must_precede(&lists(&[9, 3])));
         listed.append(lists(&[2, 3]));
         assert_eq!((listed.len(), listed.first().len()), (5, 3));
-        assert!(listed.delay(&lists(&[3])));
+        assert!(listed.must_precede(&lists(&[3])));
         listed.begin_next();
-        assert!(!listed.delay(&lists(&[1])) && listed.delay(&lists(&[2])));
+        assert!(!listed.must_precede(&lists(&[1])) && listed.must_precede(&lists(&[2])));
         listed.begin_next();
-        assert!(!listed.delay(&lists(&[2, 3])) && listed.len() == 0);
+        assert!(!listed.must_precede(&lists(&[2, 3])) && listed.len() == 0);
         let many: Vec<u32> = (100..=100 + SOUGHT_MAX as u32).collect();
-        assert!(listed.delay(&lists(&many)), "too many to look for");
+        assert!(listed.must_precede(&lists(&many)), "too many to look for");
     }
 }

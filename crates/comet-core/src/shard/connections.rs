@@ -125,7 +125,7 @@ impl Connections {
     /// connection is watched instead.
     pub(super) fn begin_send(&mut self, slot: Slot, now: Tick) {
         let conn = &mut self.slab[slot];
-        conn.moved = now;
+        conn.last_progress = now;
         if !conn.is_watched {
             conn.is_watched = true;
             self.watched.push_back(slot);
@@ -162,7 +162,7 @@ impl Connections {
         let Some(slot) = self.watched.pop_front() else { return };
         let Some(conn) = self.slab.get_mut(slot).filter(|conn| conn.is_watched) else { return };
         let is_sending = conn.outbox.is_sending();
-        if is_sending && conn.moved == self.checked {
+        if is_sending && conn.last_progress == self.checked {
             return self.watched.push_back(slot);
         }
         conn.is_watched = false;
@@ -209,7 +209,7 @@ impl Connections {
 /// The tick at which the send of `conn` has made no progress for too long.
 pub(super) fn write_deadline(conn: &Conn, context: &Context) -> Tick {
     // The last progress was at some point within that tick, so counting begins at the end of the tick.
-    Tick(conn.moved.0 + 1 + context.limits.write_ms.div_ceil(TICK_MS as u32))
+    Tick(conn.last_progress.0 + 1 + context.limits.write_ms.div_ceil(TICK_MS as u32))
 }
 
 impl std::ops::Index<Slot> for Connections {

@@ -15,7 +15,7 @@ pub(super) struct Context {
     pub(super) shards: u16,
     pub(super) limits: Arc<Limits>,
     pub(super) logic: Logic,
-    pub(super) reports_rooms: bool,
+    pub(super) has_other_hosts: bool,
     pub(super) now: Millis,
     /// The clock of active time, which deadlines of connections count.
     pub(super) clock: ActiveClock,

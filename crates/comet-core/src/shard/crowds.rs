@@ -12,17 +12,17 @@ use std::sync::Arc;
 use comet_proto::{Position, count_frames};
 
 use crate::budget::{Budget, MessageBudget};
-use crate::gaps::Lost;
+use crate::gaps::LostRange;
 use crate::ids::{LocalConnId, Slot};
 use crate::ledger::Tally;
 use crate::limits::{CROWD_UNITS, CROWDS_MAX, Limits};
 use crate::message::{Order, Push};
-use crate::room::{Reached, Room, RoomId};
+use crate::room::{Room, RoomId, Watermark};
 
 use super::Shard;
 use super::conn_lists::ConnLists;
-use super::delivery::{Delivery, Walk};
-use super::push_task::{Answer, Crowd, Progress};
+use super::delivery::{Delivery, DeliveryMode};
+use super::push_task::{Crowd, Progress, TallyKind};
 
 /// What one call of [`Shard::handle_crowds`] has offered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +64,9 @@ impl Crowds {
     }
 
     /// Whether a push to `crowd` has to wait behind pushes under way.
-    fn delay(&mut self, crowd: &Crowd) -> bool {
+    fn must_precede(&mut self, crowd: &Crowd) -> bool {
         self.find(crowd).is_some_and(|under_way| match (&mut under_way.crowd, crowd) {
-            (Crowd::Conns(conns), Crowd::Conns(others)) => conns.delay(others),
+            (Crowd::Conns(conns), Crowd::Conns(others)) => conns.must_precede(others),
             _ => true,
         })
     }
@@ -118,7 +118,7 @@ impl CrowdPushes {
     /// each push to listed connections. Entries of connections form batches of one slice each.
     fn begin_batch(&mut self, limits: &Limits) {
         debug_assert!(self.batch.is_empty());
-        let is_entry = |one: &Progress| one.entry.is_some();
+        let is_entry = |one: &Progress| one.recovery_point.is_some();
         let most = if self.waiting.front().is_some_and(is_entry) { limits.crowd_slice } else { 0 };
         // Each entry has a frame for one connection only.
         let mut longest = 0;
@@ -141,7 +141,8 @@ impl CrowdPushes {
 
     fn add_pushes_to_batch(&mut self) {
         let is_listed = matches!(self.crowd, Crowd::Conns(_));
-        let is_alone = |one: &Progress| is_listed || one.push.is_kick() || one.entry.is_some();
+        let is_alone =
+            |one: &Progress| is_listed || one.push.is_kick() || one.recovery_point.is_some();
         self.batch.extend(self.waiting.pop_front());
         while self.batch.first().is_some_and(|first| !is_alone(first))
             && let Some(next) = self.waiting.pop_front_if(|next| !is_alone(next))
@@ -162,7 +163,7 @@ impl CrowdPushes {
 
 /// The frame of an entry is for one connection, and has memory of its own, so it takes no space here.
 fn spend_space(space: &mut MessageBudget, waiting: &Progress) {
-    if waiting.entry.is_none() {
+    if waiting.recovery_point.is_none() {
         space.spend_bytes(waiting.push.frame.for_websocket().len());
     }
 }
@@ -170,7 +171,7 @@ fn spend_space(space: &mut MessageBudget, waiting: &Progress) {
 /// The bytes of `batch` in binary frames that one connection gets.
 fn bytes_of(batch: &[Progress]) -> usize {
     let lengths = batch.iter().map(|progress| progress.push.frame.for_websocket().len());
-    let are_entries = batch.first().is_some_and(|first| first.entry.is_some());
+    let are_entries = batch.first().is_some_and(|first| first.recovery_point.is_some());
     if are_entries { lengths.max().unwrap_or(0) } else { lengths.sum() }
 }
 
@@ -186,10 +187,14 @@ pub(super) fn fewer(most: usize, pushes: usize, bytes: usize, limits: &Limits) -
     most.min(by_work).min(by_bytes).max(1)
 }
 
-/// The pushes before this one that were not offered to members of a room that has `reached` a position.
-fn hole_before(progress: &Progress, reached: Option<Reached>, room: RoomId) -> Option<Lost> {
+/// The pushes before this one that were not offered to members of a room with this `watermark`.
+fn hole_before(
+    progress: &Progress,
+    watermark: Option<Watermark>,
+    room: RoomId,
+) -> Option<LostRange> {
     let Push { frame, offset, number, .. } = &progress.push;
-    let Reached { position, number: before } = reached?;
+    let Watermark { position, number: before } = watermark?;
     // Numbers are consecutive except for lost pushes. In another epoch they begin anew.
     let missing = number.checked_sub(before)?.checked_sub(1)?;
     if missing == 0 {
@@ -198,8 +203,8 @@ fn hole_before(progress: &Progress, reached: Option<Reached>, room: RoomId) -> O
     let pushes = count_frames(frame.for_tcp()).unwrap_or(1) as u64;
     let missing = (missing + 1).checked_sub(pushes)?;
     let is_outdated = missing <= progress.outdated;
-    let lost = Lost::between(room.handle(), position.offset, offset - pushes, missing)?;
-    Some(Lost { is_outdated, ..lost })
+    let lost = LostRange::between(room.handle(), position.offset, offset - pushes, missing)?;
+    Some(LostRange { is_outdated, ..lost })
 }
 
 impl Shard {
@@ -269,10 +274,10 @@ impl Shard {
             self.deliver_slice(&mut crowd, std::slice::from_mut(progress), usize::MAX, budget);
             return;
         }
-        progress.answer.expect(1);
-        let answer = match progress.answer {
-            Answer::None => Answer::None,
-            _ => Answer::PartialTally { settles: 1 },
+        progress.tally_kind.expect(1);
+        let tally_kind = match progress.tally_kind {
+            TallyKind::None => TallyKind::None,
+            _ => TallyKind::PartialTally { settles: 1 },
         };
         let (call, push, tally) = (progress.call, progress.push.clone(), Tally::default());
         let items = self.direct_items(&push);
@@ -282,10 +287,10 @@ impl Shard {
             push,
             items,
             tally,
-            answer,
+            tally_kind,
             is_counted,
             order: None,
-            entry: None,
+            recovery_point: None,
             outdated: 0,
         };
         self.crowds.add(crowd, progress, &self.context.limits);
@@ -296,7 +301,7 @@ impl Shard {
     fn has_to_wait(&mut self, crowd: &Crowd, progress: &Progress) -> bool {
         let size = match crowd {
             // An entry is one connection.
-            Crowd::Room(_) if progress.entry.is_some() => 0,
+            Crowd::Room(_) if progress.recovery_point.is_some() => 0,
             Crowd::Room(room) => {
                 self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len())
             }
@@ -306,7 +311,7 @@ impl Shard {
         let limits = &self.context.limits;
         let batch = std::slice::from_ref(progress);
         size > fewer(limits.crowd_above, offers_of(batch), bytes_of(batch), limits)
-            || self.crowds.delay(crowd)
+            || self.crowds.must_precede(crowd)
     }
 
     /// Offers `batch` to the next connections of `crowd`, up to `most`. Returns how many those were, and whether they
@@ -340,11 +345,13 @@ impl Shard {
         budget: &mut Budget,
         to_close: &mut Vec<Slot>,
     ) -> (usize, bool) {
-        if batch.first().is_some_and(|first| first.entry.is_some()) {
+        if batch.first().is_some_and(|first| first.recovery_point.is_some()) {
             for progress in &mut *batch {
-                let entry =
-                    progress.entry.take().expect("connections enter in a batch of their own");
-                to_close.append(&mut self.enter_with_history(name, entry, progress, budget));
+                let point = progress
+                    .recovery_point
+                    .take()
+                    .expect("connections enter in a batch of their own");
+                to_close.append(&mut self.enter_with_history(name, point, progress, budget));
             }
             return (batch.len(), true);
         }
@@ -354,26 +361,27 @@ impl Shard {
             // All members of the earlier slices have left. This is a later room of the same name.
             return (0, true);
         }
-        let Room { members, offered, reached, .. } = &self.rooms[id];
+        let Room { members, offered, watermark, .. } = &self.rooms[id];
         let from = *offered as usize;
         let to = members.len().min(from.saturating_add(most));
-        let mut reached = *reached;
+        let mut watermark = *watermark;
         let mut last = 0;
         for progress in batch {
             if progress.push.offset > 0 {
                 last = progress.push.offset;
-                if let Some(lost) = hole_before(progress, reached, id) {
+                if let Some(lost) = hole_before(progress, watermark, id) {
                     self.note_hole(id, from, to, lost);
                 }
-                let epoch = reached.map_or(0, |reached| reached.position.epoch);
+                let epoch = watermark.map_or(0, |watermark| watermark.position.epoch);
                 let position = Position { epoch, offset: last };
-                reached = Some(Reached { position, number: progress.push.number });
+                watermark = Some(Watermark { position, number: progress.push.number });
             }
             let Self { context, conns, outboxes, rooms, top_rooms, .. } = self;
             let limits = &context.limits;
-            let walk = if limits.filter_rooms { Walk::OfferFiltered } else { Walk::Offer };
+            let mode =
+                if limits.filter_rooms { DeliveryMode::OfferFiltered } else { DeliveryMode::Offer };
             let (push, items) = (&progress.push, &mut progress.items);
-            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk)
+            let mut delivery = Delivery::new(conns, outboxes, limits, push, items, mode)
                 .in_room((id.handle(), rooms.generation(id)), &rooms[id].name);
             rooms[id].members[from..to].iter().for_each(|&slot| delivery.offer(slot));
             let delivered = delivery.finish();
@@ -387,7 +395,7 @@ impl Shard {
         room.offered = if is_over { 0 } else { to as u32 };
         room.under_way = (!is_over).then_some(last);
         if is_over {
-            room.reached = reached;
+            room.watermark = watermark;
         }
         (to - from, is_over)
     }
@@ -409,7 +417,7 @@ impl Shard {
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &self.context.limits;
             let mut delivery =
-                Delivery::new(conns, outboxes, limits, push, items, Walk::OfferFiltered);
+                Delivery::new(conns, outboxes, limits, push, items, DeliveryMode::OfferFiltered);
             slots.clone().map(Slot).for_each(|slot| _ = delivery.offer_in_slot(slot));
             let delivered = delivery.finish();
             budget.spend(slots.len());
@@ -446,7 +454,7 @@ impl Shard {
             let (push, items) = (&progress.push, &mut progress.items);
             let limits = &context.limits;
             let mut delivery =
-                Delivery::new(all, outboxes, limits, push, items, Walk::OfferFiltered)
+                Delivery::new(all, outboxes, limits, push, items, DeliveryMode::OfferFiltered)
                     .for_sessions(departures);
             list[conns.next..to].iter().for_each(|&conn| delivery.offer_to(conn));
             let delivered = delivery.finish();

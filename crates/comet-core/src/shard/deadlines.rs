@@ -2,8 +2,8 @@
 //! next comment.
 //!
 //! They count active time (see [`ActiveClock`](crate::ActiveClock)). A deadline that the peer may have kept is
-//! put off while what would show that waits in the driver, and while the connection waits for logic or a home.
-//! It is put off for no longer than its own time once more, so nobody prolongs it forever. Input that is held for a hand-over is read in
+//! postponed while what would show that waits in the driver, and while the connection waits for logic or a home.
+//! It is postponed for no longer than its own time once more, so nobody prolongs it forever. Input that is held for a hand-over is read in
 //! any case before a deadline ends its connection. Where a client catches up in a room,
 //! each part that it has read counts as a heartbeat.
 
@@ -19,7 +19,7 @@ use crate::transport::Transport;
 use super::Shard;
 use super::connections::write_deadline;
 
-/// How soon a deadline that was put off is looked at again.
+/// How soon a deadline that was postponed is looked at again.
 const LOOK_AGAIN: u32 = 250 / TICK_MS as u32;
 
 /// A deadline that has passed.
@@ -34,19 +34,19 @@ impl Shard {
     /// Puts off the deadlines that have passed of those connections for which `has_backlog` is true: input of
     /// the peer, or the progress of a send, waits in the driver or in the kernel. It is asked about no other
     /// connections.
-    pub fn spare_overdue(&mut self, mut has_backlog: impl FnMut(ConnId) -> bool) {
+    pub fn postpone_overdue(&mut self, mut has_backlog: impl FnMut(ConnId) -> bool) {
         if Canary::UnreadInput.is_released() {
             return;
         }
         let mut expired = self.conns.take_expired();
         expired.retain(|&slot| {
-            let is_spared = self.conns.is_taken(slot)
+            let is_postponed = self.conns.is_taken(slot)
                 && self.overdue(slot).is_some_and(|overdue| self.may_wait(&overdue))
                 && has_backlog(self.conns.id(slot));
-            if is_spared {
-                self.put_off(slot);
+            if is_postponed {
+                self.postpone(slot);
             }
-            !is_spared
+            !is_postponed
         });
         self.conns.return_expired(expired);
     }
@@ -75,7 +75,7 @@ impl Shard {
             // While its input is held, it is the server that is late, not the peer.
             let is_held = self.holds_input(slot) && self.may_wait(&overdue);
             if !is_write && (is_held || self.has_unread(slot)) {
-                return self.put_off(slot);
+                return self.postpone(slot);
             }
             self.close(slot, overdue.reason, "");
             if is_write {
@@ -98,7 +98,7 @@ impl Shard {
         }
         let write = write_deadline(conn, &self.context);
         // To a client that has left nothing is sent any more.
-        if conn.outbox.is_sending() && write <= now && !conn.has_ended {
+        if conn.outbox.is_sending() && write <= now && !conn.has_peer_left {
             let reason = CloseReason::WriteTimeout;
             return Some(Overdue { reason, deadline: write, limit_ms: limits.write_ms });
         }
@@ -114,14 +114,14 @@ impl Shard {
         is_overdue.then_some(Overdue { reason, deadline: conn.deadline, limit_ms })
     }
 
-    /// Whether a deadline may be put off once more.
+    /// Whether a deadline may be postponed once more.
     fn may_wait(&self, overdue: &Overdue) -> bool {
         let last = overdue.deadline.0.saturating_add(overdue.limit_ms.div_ceil(TICK_MS as u32));
         self.context.tick().0 < last
     }
 
     /// Looks at `slot` again a little later, and in time for its other deadline.
-    fn put_off(&mut self, slot: Slot) {
+    fn postpone(&mut self, slot: Slot) {
         let (conn, now) = (&self.conns[slot], self.context.tick());
         let write = conn.outbox.is_sending().then(|| write_deadline(conn, &self.context));
         let others = [Some(conn.deadline), write].into_iter().flatten().filter(|at| *at > now);

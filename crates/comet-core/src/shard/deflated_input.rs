@@ -11,7 +11,7 @@ use crate::ids::{LocalConnId, Slot};
 use crate::limits::INFLATED_PER_TURN;
 
 use super::Shard;
-use super::rates::Input;
+use super::rate_limiter::RateEvent;
 
 /// A compressed byte costs as much time as this many inflated bytes.
 const PAYLOAD_COST: usize = 8;
@@ -24,7 +24,7 @@ pub(super) struct DeflatedInput {
     /// Connections whose input waits for another turn, each once.
     waiting: VecDeque<LocalConnId>,
     /// Input is read at once: that of the first connection in the queue, or of a client that has left.
-    is_resuming: bool,
+    reads_at_once: bool,
 }
 
 impl DeflatedInput {
@@ -33,8 +33,8 @@ impl DeflatedInput {
     }
 
     /// Sets whether input is read at once, ahead of waiting connections. Returns the former value.
-    pub(super) fn resume_at_once(&mut self, at_once: bool) -> bool {
-        std::mem::replace(&mut self.is_resuming, at_once)
+    pub(super) fn read_at_once(&mut self, at_once: bool) -> bool {
+        std::mem::replace(&mut self.reads_at_once, at_once)
     }
 
     pub(super) fn is_waiting(&self) -> bool {
@@ -51,7 +51,7 @@ impl Shard {
     /// order is first come, first served: new input does not use up the turn of connections that wait.
     pub(super) fn holds_deflated(&mut self, slot: Slot) -> bool {
         let input = &self.deflated_input;
-        let waits = input.is_spent() || (input.is_waiting() && !input.is_resuming);
+        let waits = input.is_spent() || (input.is_waiting() && !input.reads_at_once);
         if waits {
             self.wait_for_turn(slot);
         }
@@ -76,9 +76,9 @@ impl Shard {
             let before = self.deflated_input.inflated_bytes;
             if let Some(input) = self.conns.get(conn).and_then(|conn| conn.input.as_deref_mut()) {
                 input.waits_for_turn = false;
-                self.deflated_input.resume_at_once(true);
-                self.resume(conn.slot);
-                self.deflated_input.resume_at_once(false);
+                self.deflated_input.read_at_once(true);
+                self.resume_reading(conn.slot);
+                self.deflated_input.read_at_once(false);
             }
             let inflated = self.deflated_input.inflated_bytes - before;
             budget.spend(inflated / budget::INFLATE_BYTES);
@@ -102,7 +102,7 @@ impl Shard {
             Ok(event) => {
                 // The received bytes were counted on arrival.
                 let grown = length.saturating_sub(payload.len());
-                if self.may_send(slot, Input::Bytes(grown)) {
+                if self.may_send(slot, RateEvent::Bytes(grown)) {
                     self.handle_event(slot, event);
                 }
             }

@@ -8,7 +8,7 @@ use crate::conn::{
     TEXT_FORM, plain_form,
 };
 use crate::deflate::Deflate;
-use crate::gaps::{Lost, Offsets};
+use crate::gaps::{LostRange, Offsets};
 use crate::ids::{Generation, LocalConnId, Slot};
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{DEFLATE_MAX, Limits, SlowConsumer};
@@ -17,8 +17,8 @@ use crate::outbox::{AppendMemo, Item, Load, Superseded};
 
 use super::connections::Connections;
 use super::departures::Departures;
-use super::items::{Items, lengths};
 use super::outboxes::Outboxes;
+use super::push_forms::{PushForms, lengths};
 use super::trace::Offered;
 
 #[cfg(test)]
@@ -32,7 +32,7 @@ const HELD_BESIDE: u32 = 128;
 
 /// What a walk does at each connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Walk {
+pub(super) enum DeliveryMode {
     /// It offers the push.
     Offer,
     /// It offers the push if the connection accepts the operation.
@@ -53,11 +53,11 @@ pub(super) struct Delivery<'a> {
     conns: &'a mut Connections,
     outboxes: &'a mut Outboxes,
     limits: &'a Limits,
-    items: &'a mut Items,
+    items: &'a mut PushForms,
     operation: i32,
     /// [`Push::offset`].
     offset: u64,
-    walk: Walk,
+    mode: DeliveryMode,
     /// Sessions that have left their connections. `None`: the push is not to keys or users.
     departures: Option<&'a Departures>,
     /// Connections of the push that such sessions have left.
@@ -81,9 +81,9 @@ pub(super) struct Delivery<'a> {
     /// What became of the push at traced connections.
     traced: Vec<(Slot, Offered)>,
     /// The pushes of rooms with a history that the latest append of each form dropped.
-    cuts: [Vec<Lost>; 2 * FORMS],
+    cuts: [Vec<LostRange>; 2 * FORMS],
     /// The losses of connections whose clients are told about gaps.
-    lost: Vec<(Slot, Lost)>,
+    lost: Vec<(Slot, LostRange)>,
 }
 
 /// The result of a [`Delivery`].
@@ -101,20 +101,20 @@ pub(super) struct Delivered {
     /// What became of the push at traced connections.
     pub(super) traced: Vec<(Slot, Offered)>,
     /// The losses of connections, in rooms with a history.
-    pub(super) lost: Vec<(Slot, Lost)>,
+    pub(super) lost: Vec<(Slot, LostRange)>,
     /// Former connections whose sessions the push is for.
     pub(super) departed: Vec<LocalConnId>,
 }
 
 impl<'a> Delivery<'a> {
-    /// `items` are the forms of the frame of `push`, the same in all walks of it. A kick has a `walk` of its own.
+    /// `items` are the forms of the frame of `push`, the same in all walks of it. A kick has a `mode` of its own.
     pub(super) fn new(
         conns: &'a mut Connections,
         outboxes: &'a mut Outboxes,
         limits: &'a Limits,
         push: &Push,
-        items: &'a mut Items,
-        walk: Walk,
+        items: &'a mut PushForms,
+        mode: DeliveryMode,
     ) -> Self {
         let mut bytes = [0; FORMS];
         bytes[PROTOCOL_1_FORMS..][..2].copy_from_slice(&lengths(&push.frame));
@@ -132,7 +132,7 @@ impl<'a> Delivery<'a> {
             items,
             operation: push.operation,
             offset: push.offset,
-            walk: if push.is_kick() { Walk::Kick } else { walk },
+            mode: if push.is_kick() { DeliveryMode::Kick } else { mode },
             departures: None,
             departed: Vec::new(),
             room: None,
@@ -177,11 +177,11 @@ impl<'a> Delivery<'a> {
     #[inline]
     pub(super) fn offer(&mut self, slot: Slot) {
         let conn = &mut self.conns[slot];
-        match self.walk {
-            Walk::Offer => {}
-            Walk::OfferFiltered if conn.accepts.contains(self.operation) => {}
-            Walk::OfferFiltered => return self.drop_for(slot, DropReason::Filtered),
-            Walk::Kick => return self.to_close.push(slot),
+        match self.mode {
+            DeliveryMode::Offer => {}
+            DeliveryMode::OfferFiltered if conn.accepts.contains(self.operation) => {}
+            DeliveryMode::OfferFiltered => return self.drop_for(slot, DropReason::Filtered),
+            DeliveryMode::Kick => return self.to_close.push(slot),
         }
         debug_assert!(conn.takes_pushes().is_ok());
         let (form, memo) = (conn.form(), memo_of(conn));
@@ -213,7 +213,7 @@ impl<'a> Delivery<'a> {
         if let Some(offsets) = self.items.binary.offsets()
             && self.conns[slot].hears_gaps()
         {
-            let lost = Lost::of(offsets, false);
+            let lost = LostRange::of(offsets, false);
             self.lost.extend(lost.map(|lost| (slot, lost)));
         }
     }
@@ -231,7 +231,7 @@ impl<'a> Delivery<'a> {
         if self.departures.is_some_and(|departures| departures.has(conn)) {
             return self.departed.push(conn);
         }
-        let is_kick = self.walk == Walk::Kick;
+        let is_kick = self.mode == DeliveryMode::Kick;
         let check = |conn: &mut Conn| match conn.is_open() && is_kick {
             // A kick also closes a connection that waits for its homes.
             true => Ok(()),
@@ -290,7 +290,8 @@ impl<'a> Delivery<'a> {
         let item = self.items.of(form);
         if superseded.pushes > 0 && !self.limits.history_rules.is_empty() {
             let cut = self.outboxes.chains.cut_pushes(&conn.outbox, item, superseded);
-            let lost = cut.filter_map(|(item, is_outdated)| Lost::of(item.offsets()?, is_outdated));
+            let lost =
+                cut.filter_map(|(item, is_outdated)| LostRange::of(item.offsets()?, is_outdated));
             let cuts = &mut self.cuts[memo_of(conn)];
             cuts.clear();
             cuts.extend(lost);
@@ -347,7 +348,7 @@ impl<'a> Delivery<'a> {
         self.encoding += budget::DEFLATE + message.len() / budget::DEFLATE_BYTES;
         let deflated = self.outboxes.deflater.deflate(message, level)?;
         let mut item = self.outboxes.chains.item(plain.frame().to_compressed(deflated), true);
-        item.set_subject(plain.subject().cloned());
+        item.set_meta(plain.meta().cloned());
         Some(item)
     }
 
@@ -355,7 +356,7 @@ impl<'a> Delivery<'a> {
     /// so a long push is refused.
     #[cold]
     fn encode_json(&mut self, form: usize) -> Result<(), DropReason> {
-        let Items { binary, text, event, .. } = &mut *self.items;
+        let PushForms { binary, text, event, .. } = &mut *self.items;
         let encoded = if form == EVENT_FORM { event } else { text };
         if encoded.is_some() {
             return Ok(());
@@ -370,7 +371,7 @@ impl<'a> Delivery<'a> {
             _ => binary.frame().to_text(),
         };
         let mut item = self.outboxes.chains.item(frame, true);
-        item.set_subject(binary.subject().cloned());
+        item.set_meta(binary.meta().cloned());
         self.bytes[form] = lengths(item.frame())[1];
         *encoded = Some(item);
         Ok(())
@@ -379,11 +380,11 @@ impl<'a> Delivery<'a> {
     /// Encodes a push to a room for members of protocol 2, if there was none of them before.
     fn encode_room_push(&mut self) {
         let Some((room, _)) = self.room else { return };
-        let Items { binary, room_push, .. } = &mut *self.items;
+        let PushForms { binary, room_push, .. } = &mut *self.items;
         let (chains, offset) = (&mut self.outboxes.chains, self.offset);
         let encode = || {
             let mut item = chains.item(binary.frame().to_room_push(room, offset), true);
-            item.set_subject(binary.subject().cloned());
+            item.set_meta(binary.meta().cloned());
             item
         };
         let item = room_push.get_or_insert_with(encode);
@@ -429,7 +430,9 @@ impl<'a> Delivery<'a> {
         }
         let newer = &self.items.binary;
         match self.limits.slow_consumer {
-            SlowConsumer::DropNewest | SlowConsumer::DropOldest if newer.state().is_some() => {
+            SlowConsumer::DropNewest | SlowConsumer::DropOldest
+                if newer.collapse_key().is_some() =>
+            {
                 let fits = |load| self.fits(form, load);
                 self.outboxes.chains.outdated(&conn.outbox, conn.transport, newer, fits)
             }

@@ -10,10 +10,10 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 
-use crate::accepts::Accepts;
 use crate::ids::{ConnId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, DropReason, ParkedLoss, Tally};
 use crate::message::{Message, Push};
+use crate::operation_filter::OperationFilter;
 use crate::parking::{
     Leaving, ParkedFrame, ParkedFrames, ParkedPush, ParkedPushes, ParkedTotals, Rest, ResumeLimits,
 };
@@ -23,7 +23,7 @@ use super::Shard;
 /// A session without its connection.
 struct Departure {
     user: i64,
-    accepts: Accepts,
+    accepts: OperationFilter,
     parked: ParkedPushes,
     /// The pushes behind a send that is not completed. How much of that send the kernel takes is not known yet.
     in_flight: Option<Vec<ParkedPush>>,

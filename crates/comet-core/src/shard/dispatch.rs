@@ -8,7 +8,7 @@ use crate::message::Message;
 use super::Shard;
 use super::conn_lists::ConnLists;
 use super::parking::Claiming;
-use super::push_task::{Answer, Crowd, Names, Owners, Target};
+use super::push_task::{Crowd, Names, Owners, TallyKind, Target};
 
 impl Shard {
     /// Handles the messages of this shard to itself, until none is left.
@@ -27,29 +27,31 @@ impl Shard {
                 self.push_names(call, Names::Users(users.into_iter()), push);
             }
             Message::PushRoom { call, room, push } => self.push_room(call, room, push),
-            Message::PushStored { call, room, push, age_ms } => {
-                self.push_stored(call, room, push, age_ms);
+            Message::PushFromStream { call, room, push, age_ms } => {
+                self.push_from_stream(call, room, push, age_ms);
             }
-            Message::LoseStored { call, room, offset } => self.lose_stored(call, &room, offset),
+            Message::RefuseFromStream { call, room, offset } => {
+                self.refuse_from_stream(call, &room, offset);
+            }
             Message::Stream { call, state, is_settled } => self.set_stream(call, state, is_settled),
             Message::Broadcast { call, push, speed } => self.broadcast(call, push, speed),
             Message::KickNetwork { call, network, push } => {
                 let target = Target::Network(network, Slot(0));
-                self.begin_push(call, push, target, Answer::Tally { partials: 0 });
+                self.begin_push(call, push, target, TallyKind::Tally { partials: 0 });
             }
             Message::CancelBroadcast { call } => self.cancel_broadcast(call),
             Message::DeliverConns { call, conns, push } => {
                 let target = Target::Crowd(Crowd::Conns(ConnLists::new(conns)));
-                self.begin_push(call, push, target, partial_answer(call, 1));
+                self.begin_push(call, push, target, partial_tally(call, 1));
             }
             Message::DeliverRoom { call, room, push } => {
                 let target = Target::Crowd(Crowd::Room(room));
-                self.begin_push(call, push, target, partial_answer(call, 1));
+                self.begin_push(call, push, target, partial_tally(call, 1));
             }
             Message::PushKept { call, keys, push } => {
-                let answer = partial_answer(call, keys.len() as u32);
+                let tally_kind = partial_tally(call, keys.len() as u32);
                 let target = Target::Owners(Names::Kept(keys.into_iter()), Owners::default());
-                self.begin_push(call, push, target, answer);
+                self.begin_push(call, push, target, tally_kind);
             }
             Message::Resume { conn, pushes } => self.deliver_parked(conn, pushes),
 
@@ -57,7 +59,7 @@ impl Shard {
             Message::PartiallyTallied { call, tally, settles } => {
                 self.callers.add_partial(call, *tally, settles);
             }
-            Message::ToldElsewhere { call, told } => self.callers.add_elsewhere(call, &told),
+            Message::OtherHostsTallied { call, tally } => self.callers.add_elsewhere(call, &tally),
 
             Message::Snapshot { call } => self.snapshot(call),
             Message::Rooms { call } => self.home.rooms.list(call),
@@ -101,7 +103,7 @@ impl Shard {
             Message::GiveUp { user, key, conn } => {
                 self.home.kept_users.give_up(user, &key, conn);
             }
-            Message::Unclaimed { user, key } => self.unclaimed(user, key),
+            Message::OrphanedSession { user, key } => self.end_orphaned_session(user, key),
             Message::Renew { conn, user, key } => self.renew_owner(conn, user, key),
             Message::RenewAgain { conn } => self.renew_again(conn),
 
@@ -116,7 +118,9 @@ impl Shard {
             Message::Recover { shard, conn, room, handle, since } => {
                 self.recover(RecoveryRequest { shard, conn, room, handle, since });
             }
-            Message::Recovered { conn, room, recovery } => self.begin_entry(conn, room, recovery),
+            Message::Recovered { conn, room, recovery } => {
+                self.queue_recovery(conn, room, recovery);
+            }
             Message::Presence { room, user, key, is_join } => {
                 self.gather_presence(room, (user, key), is_join);
             }
@@ -126,9 +130,9 @@ impl Shard {
 }
 
 /// How a push that another shard has sent here is reported.
-fn partial_answer(call: CallId, settles: u32) -> Answer {
+fn partial_tally(call: CallId, settles: u32) -> TallyKind {
     match call {
-        CallId::NONE => Answer::None,
-        _ => Answer::PartialTally { settles },
+        CallId::NONE => TallyKind::None,
+        _ => TallyKind::PartialTally { settles },
     }
 }

@@ -18,7 +18,7 @@ use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
-use super::items::MadeFrames;
+use super::push_forms::EncodedForms;
 
 impl Shard {
     /// Appends an id to the outbox of an event stream, before it is sent.
@@ -42,7 +42,7 @@ impl Shard {
     /// that the client gets the lost pushes when it comes back.
     fn position_of(&self, slot: Slot, membership: Membership) -> Option<(&str, Position)> {
         let room = &self.rooms[membership.id()];
-        let mut position = room.reached_by(membership)?;
+        let mut position = room.watermark_of(membership)?;
         if let Some(lost) = self.gaps.first_needed(slot, membership.id()) {
             position.offset = position.offset.min(lost - 1);
         }
@@ -56,19 +56,19 @@ impl Shard {
         conn: Option<LocalConnId>,
         room: &Arc<str>,
         recovery: &mut Option<Box<Recovery>>,
-    ) -> MadeFrames {
-        let Some(conn) = conn else { return MadeFrames::default() };
+    ) -> EncodedForms {
+        let Some(conn) = conn else { return EncodedForms::default() };
         let is_stream = |conn: &mut Conn| conn.transport == Transport::EventStream;
         let Some(Recovery { recovered, chunk, .. }) = recovery.as_deref_mut() else {
-            return MadeFrames::default();
+            return EncodedForms::default();
         };
         let Some(missed) = chunk.as_ref().filter(|_| self.conns.get(conn).is_some_and(is_stream))
         else {
-            return MadeFrames::default();
+            return EncodedForms::default();
         };
         if missed.for_tcp().len() > self.context.limits.text_push_max {
             (*recovered, *chunk) = (None, None);
-            return MadeFrames::default();
+            return EncodedForms::default();
         }
         let (frame, _) = comet_proto::decode(missed.for_tcp(), usize::MAX)
             .ok()
@@ -76,6 +76,6 @@ impl Shard {
             .expect("a recovery is a whole frame");
         let push = RoomPush::decode(frame.body).expect("a recovery is a push to a room");
         let run = Frame { version: VERSION, operation: op::RAW, sequence: 0, body: push.body };
-        MadeFrames::event(Encoded::frame(&run).to_event(Some(room), push.offset))
+        EncodedForms::event(Encoded::frame(&run).to_event(Some(room), push.offset))
     }
 }

@@ -6,7 +6,7 @@
 //! the room with a higher offset, and behind the reply that tells the room's handle.
 
 use crate::canary::Canary;
-use crate::gaps::Lost;
+use crate::gaps::LostRange;
 use crate::ids::Slot;
 use crate::room::RoomId;
 
@@ -15,7 +15,7 @@ use super::Shard;
 impl Shard {
     /// A connection does not get some pushes of a room. If it has left the room since, the pushes waited in front of
     /// the reply to that.
-    pub(super) fn note_lost(&mut self, slot: Slot, lost: Lost) {
+    pub(super) fn note_lost(&mut self, slot: Slot, lost: LostRange) {
         if !self.conns[slot].is_open() || Canary::UntoldGap.is_released() {
             return;
         }
@@ -24,7 +24,7 @@ impl Shard {
         // In another generation the last member here has left; the handle belongs to another room or to none.
         let present = self.rooms.generation(room);
         let generation = lost.generation.unwrap_or(present);
-        let lost = Lost { generation: Some(generation), ..lost };
+        let lost = LostRange { generation: Some(generation), ..lost };
         let is_left =
             generation != present || !self.is_in(slot, room) && !self.recoveries.has(slot, room);
         self.gaps.note(slot, lost, is_left);
@@ -36,7 +36,7 @@ impl Shard {
 
     /// Members of a room on this shard, from index `from` up to but not including `to`, do not get the pushes in
     /// `lost`: the mesh or a window has dropped them.
-    pub(super) fn note_hole(&mut self, id: RoomId, from: usize, to: usize, lost: Lost) {
+    pub(super) fn note_hole(&mut self, id: RoomId, from: usize, to: usize, lost: LostRange) {
         for at in from..to {
             let slot = self.rooms[id].members[at];
             if self.conns[slot].hears_gaps() {

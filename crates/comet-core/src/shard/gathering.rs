@@ -2,7 +2,7 @@
 //!
 //! Each shard has its own window for its members of a room. A window begins with the first push that a [`CoalesceRule`]
 //! covers, and takes all that follow until it ends: when its time is over, when it is full, or before a push to the
-//! same place that no rule covers. So the order of a room is kept, and the uncovered push does not wait. Then the
+//! same destination that no rule covers. So the order of a room is kept, and the uncovered push does not wait. Then the
 //! pushes begin in order, as if they had arrived at that moment. The members of that moment get them, and their tallies
 //! are exact.
 
@@ -18,27 +18,27 @@ use crate::ids::Slot;
 use crate::ledger::{DropReason, Tally};
 use crate::limits::{GATHERED_BYTES_MAX, GATHERED_MAX, Limits};
 use crate::message::{Message, Report};
-use crate::outbox::State;
+use crate::outbox::CollapseKey;
 use crate::time::Millis;
 
 use super::Shard;
-use super::push_task::{Answer, Crowd, Progress, PushTask, Target};
+use super::push_task::{Crowd, Progress, PushTask, TallyKind, Target};
 
 /// The destination of the pushes of a window: the members of a room. `None`: all connections.
-type Place = Option<Arc<str>>;
+type Destination = Option<Arc<str>>;
 
 /// All waiting pushes.
 pub(super) struct Gathering {
-    windows: HashMap<Place, Window, RandomState>,
+    windows: HashMap<Destination, Window, RandomState>,
     /// Each window with its end, the next one first.
-    ends: BTreeSet<(Millis, Place)>,
+    ends: BTreeSet<(Millis, Destination)>,
     pushes: usize,
     bytes: usize,
     /// When the last turn began and ended.
     last_turn: [Millis; 2],
 }
 
-/// Pushes to one place, in the order of arrival.
+/// Pushes to one destination, in the order of arrival.
 struct Window {
     ends_at: Millis,
     pushes: Vec<Progress>,
@@ -95,20 +95,23 @@ impl Gathering {
         self.pushes >= GATHERED_MAX || self.bytes >= GATHERED_BYTES_MAX
     }
 
-    /// The place of the window that ends next, if it has ended by `now`.
-    fn ended(&self, now: Millis) -> Option<Place> {
-        self.ends.first().filter(|(ends_at, _)| *ends_at <= now).map(|(_, place)| place.clone())
+    /// The destination of the window that ends next, if it has ended by `now`.
+    fn ended(&self, now: Millis) -> Option<Destination> {
+        self.ends
+            .first()
+            .filter(|(ends_at, _)| *ends_at <= now)
+            .map(|(_, destination)| destination.clone())
     }
 
-    /// Puts `progress` behind the waiting pushes to `place`. The window ends at `ends_at` at the latest.
-    fn add(&mut self, place: &Place, ends_at: Millis, progress: Progress) -> &Window {
-        let window = self.windows.entry(place.clone()).or_insert_with(|| {
-            self.ends.insert((ends_at, place.clone()));
+    /// Puts `progress` behind the waiting pushes to `destination`. The window ends at `ends_at` at the latest.
+    fn add(&mut self, destination: &Destination, ends_at: Millis, progress: Progress) -> &Window {
+        let window = self.windows.entry(destination.clone()).or_insert_with(|| {
+            self.ends.insert((ends_at, destination.clone()));
             Window { ends_at, pushes: Vec::new(), bytes: 0 }
         });
         if ends_at < window.ends_at {
-            self.ends.remove(&(window.ends_at, place.clone()));
-            self.ends.insert((ends_at, place.clone()));
+            self.ends.remove(&(window.ends_at, destination.clone()));
+            self.ends.insert((ends_at, destination.clone()));
             window.ends_at = ends_at;
         }
         let bytes = bytes_of(&progress);
@@ -118,10 +121,10 @@ impl Gathering {
         window
     }
 
-    /// Removes the waiting push to `place` that has the collapse id of `newer`.
-    fn take_older(&mut self, place: &Place, newer: &mut Progress) -> Option<Progress> {
+    /// Removes the waiting push to `destination` that has the collapse id of `newer`.
+    fn take_older(&mut self, destination: &Destination, newer: &mut Progress) -> Option<Progress> {
         let id = newer.push.collapse_id.as_ref()?;
-        let window = self.windows.get_mut(place)?;
+        let window = self.windows.get_mut(destination)?;
         let has_id = |older: &Progress| older.push.collapse_id.as_ref() == Some(id);
         let at = window.pushes.iter().position(has_id)?;
         let older = window.pushes.remove(at);
@@ -133,10 +136,10 @@ impl Gathering {
         Some(older)
     }
 
-    /// Removes the window of `place`.
-    fn take(&mut self, place: &Place) -> Option<Vec<Progress>> {
-        let Window { ends_at, pushes, bytes } = self.windows.remove(place)?;
-        self.ends.remove(&(ends_at, place.clone()));
+    /// Removes the window of `destination`.
+    fn take(&mut self, destination: &Destination) -> Option<Vec<Progress>> {
+        let Window { ends_at, pushes, bytes } = self.windows.remove(destination)?;
+        self.ends.remove(&(ends_at, destination.clone()));
         (self.pushes, self.bytes) = (self.pushes - pushes.len(), self.bytes - bytes);
         Some(pushes)
     }
@@ -160,62 +163,73 @@ impl Shard {
         if self.context.limits.coalesce_rules.is_empty() && self.gathering.is_empty() {
             return self.add_task(Target::Crowd(crowd), progress);
         }
-        let place = match &crowd {
+        let destination = match &crowd {
             Crowd::Room(name) => Some(Arc::clone(name)),
             Crowd::All(_) => None,
             // Rules are about rooms and broadcasts.
             Crowd::Conns(_) => return self.add_task(Target::Crowd(crowd), progress),
         };
-        match self.coalesce_rule(&place, &progress) {
-            Some((window_ms, keep_latest)) => self.gather(&place, window_ms, keep_latest, progress),
+        match self.coalesce_rule(&destination, &progress) {
+            Some((window_ms, keep_latest)) => {
+                self.gather(&destination, window_ms, keep_latest, progress);
+            }
             None => {
-                self.end_window(&place);
+                self.end_window(&destination);
                 self.add_task(Target::Crowd(crowd), progress);
             }
         }
     }
 
     /// The length of the window for a push, and whether only the latest push with its id is kept. A kick never waits.
-    fn coalesce_rule(&self, place: &Place, progress: &Progress) -> Option<(u32, bool)> {
+    fn coalesce_rule(&self, destination: &Destination, progress: &Progress) -> Option<(u32, bool)> {
         if progress.push.is_kick() || self.is_draining() {
             return None;
         }
         let operation = progress.push.operation;
         let mut rules = self.context.limits.coalesce_rules.iter();
-        let rule = rules.find(|rule| rule.covers(place.as_deref(), operation))?;
+        let rule = rules.find(|rule| rule.covers(destination.as_deref(), operation))?;
         let CoalesceRule { window_ms, keep_latest, .. } = *rule;
         Some((window_ms, keep_latest))
     }
 
-    fn gather(&mut self, place: &Place, window_ms: u32, keep_latest: bool, mut progress: Progress) {
+    fn gather(
+        &mut self,
+        destination: &Destination,
+        window_ms: u32,
+        keep_latest: bool,
+        mut progress: Progress,
+    ) {
         self.announce_rest(&mut progress);
         match &progress.push.collapse_id {
             Some(id) if keep_latest => {
                 // Such a state is also superseded in the outbox of a slow client, which then gets only the latest.
-                progress.items.set_state(State { room: place.clone(), id: Arc::clone(id) });
+                progress.items.set_collapse_key(CollapseKey {
+                    room: destination.clone(),
+                    id: Arc::clone(id),
+                });
             }
             _ => progress.push.collapse_id = None,
         }
         // The newer push goes to the end of the window, which is its own place in the order.
-        if let Some(older) = self.gathering.take_older(place, &mut progress) {
-            self.supersede(place, older);
+        if let Some(older) = self.gathering.take_older(destination, &mut progress) {
+            self.supersede(destination, older);
         }
         let ends_at = self.gathering.end_of(self.context.now, window_ms.into());
-        let window = self.gathering.add(place, ends_at, progress);
+        let window = self.gathering.add(destination, ends_at, progress);
         if window.is_full(&self.context.limits) {
-            self.end_window(place);
+            self.end_window(destination);
         }
         while self.gathering.is_full()
-            && let Some(place) = self.gathering.ended(Millis(u64::MAX))
+            && let Some(destination) = self.gathering.ended(Millis(u64::MAX))
         {
-            self.end_window(&place);
+            self.end_window(&destination);
         }
     }
 
     /// Reports the tally of a push before it waits, and announces a partial tally. So a waiting push holds back none of
     /// the pushes that control has for this shard.
     fn announce_rest(&mut self, progress: &mut Progress) {
-        let Answer::Tally { partials } = progress.answer else { return };
+        let TallyKind::Tally { partials } = progress.tally_kind else { return };
         let (call, tally, partials) = (progress.call, progress.tally, partials + 1);
         match call.shard() {
             None => {
@@ -227,12 +241,13 @@ impl Shard {
                 self.messages.send(shard, Message::Tallied { call, tally, partials });
             }
         }
-        (progress.tally, progress.answer) = (Tally::default(), Answer::PartialTally { settles: 1 });
+        (progress.tally, progress.tally_kind) =
+            (Tally::default(), TallyKind::PartialTally { settles: 1 });
     }
 
     /// A newer push has replaced `older`. The present members do not get the older one.
-    fn supersede(&mut self, place: &Place, mut older: Progress) {
-        let connections = match place {
+    fn supersede(&mut self, destination: &Destination, mut older: Progress) {
+        let connections = match destination {
             Some(room) => {
                 self.rooms.find(room).map_or(0, |room| self.rooms[room].members.len() as u64)
             }
@@ -253,8 +268,8 @@ impl Shard {
         if self.gathering.is_empty() || !budget.is_left() || !self.takes_pushes() {
             return false;
         }
-        let Some(place) = self.gathering.ended(self.context.now) else { return false };
-        self.end_window(&place);
+        let Some(destination) = self.gathering.ended(self.context.now) else { return false };
+        self.end_window(&destination);
         for PushTask { progress, .. } in &self.pushes {
             budget.spend_bytes(bytes_of(progress));
         }
@@ -269,17 +284,17 @@ impl Shard {
 
     /// Ends all windows. While the shard drains, no window begins.
     pub(super) fn end_all_windows(&mut self) {
-        while let Some(place) = self.gathering.ended(Millis(u64::MAX)) {
-            self.end_window(&place);
+        while let Some(destination) = self.gathering.ended(Millis(u64::MAX)) {
+            self.end_window(&destination);
         }
     }
 
-    pub(super) fn end_window(&mut self, place: &Place) {
-        let Some(pushes) = self.gathering.take(place) else { return };
+    pub(super) fn end_window(&mut self, destination: &Destination) {
+        let Some(pushes) = self.gathering.take(destination) else { return };
         self.counters.coalesce_windows += 1;
         self.counters.coalesced += pushes.len() as u64;
         for progress in pushes {
-            let crowd = place.clone().map_or(Crowd::All(Slot(0)), Crowd::Room);
+            let crowd = destination.clone().map_or(Crowd::All(Slot(0)), Crowd::Room);
             self.add_task(Target::Crowd(crowd), progress);
         }
     }

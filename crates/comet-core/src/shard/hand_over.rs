@@ -10,7 +10,6 @@ use comet_handover::{VERSION, feature};
 use comet_proto::Encoded;
 use comet_proto::websocket::FragmentParts;
 
-use crate::accepts::Accepts;
 use crate::budget::Budget;
 use crate::conn::{Conn, Input};
 use crate::hand_over::{LeftBehind, Obstacles, counters_to, paced_to, parked_to};
@@ -18,7 +17,8 @@ use crate::home::Home;
 use crate::home::parking::Session;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
-use crate::outbox::Subject;
+use crate::operation_filter::OperationFilter;
+use crate::outbox::PushMeta;
 use crate::outbox::chains::hand_over::ItemParts;
 use crate::settings::Logic;
 use crate::state::ConnState;
@@ -67,7 +67,7 @@ impl Shard {
             answers,
             joins: self.room_orders.len() + self.joined.len(),
             calls: self.callers.calls(),
-            lists: self.listings.len() + usize::from(self.home.rooms.has_walks()),
+            lists: self.listings.len() + usize::from(self.home.rooms.has_scans()),
             closes: self.closes.len() + self.closed.len(),
             sessions: self.departures.len() + self.home.parking.under_way(),
             is_draining: self.drain != DrainPhase::Serving,
@@ -235,10 +235,10 @@ impl Shard {
             is_kept,
             // Only set with a close reason.
             is_turned_away: _,
-            has_ended: _,
+            has_peer_left: _,
             has_further_rooms: _,
             outbox,
-            moved,
+            last_progress,
             deadline,
             accepted: _,
             heartbeat_ms,
@@ -289,10 +289,10 @@ impl Shard {
             further_rooms: self.further_rooms.of(slot).iter().map(handle).collect(),
             accepts: accepts_of(accepts),
             input: input.as_deref().map(|input| Box::new(input_of(input))),
-            sent: self.rates.hand_over(id.local(), self.context.now),
+            sent: self.rate_limiter.hand_over(id.local(), self.context.now),
             pending,
             taken,
-            stalled_ms: outbox.is_sending().then(|| active.saturating_sub(moved.begin().0)),
+            stalled_ms: outbox.is_sending().then(|| active.saturating_sub(last_progress.begin().0)),
             tls: None,
         }
     }
@@ -306,9 +306,9 @@ impl Shard {
                 name: room.name.as_ref().into(),
                 // With epoch 0 the room's position in its history is not known yet.
                 offered: room
-                    .reached
-                    .filter(|reached| reached.position.epoch != 0)
-                    .map(|reached| reached.position.offset),
+                    .watermark
+                    .filter(|watermark| watermark.position.epoch != 0)
+                    .map(|watermark| watermark.position.offset),
             })
             .collect()
     }
@@ -379,7 +379,7 @@ impl Shard {
 /// Why a connection is not handed over. `None`: it is.
 fn left_behind(conn: &Conn) -> Option<LeftBehind> {
     match conn.state {
-        ConnState::Live if conn.has_ended => Some(LeftBehind::Closing),
+        ConnState::Live if conn.has_peer_left => Some(LeftBehind::Closing),
         ConnState::Live => None,
         ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
         ConnState::Identifying { .. }
@@ -391,11 +391,11 @@ fn left_behind(conn: &Conn) -> Option<LeftBehind> {
     }
 }
 
-fn accepts_of(accepts: &Accepts) -> Option<handed::Accepts> {
+fn accepts_of(accepts: &OperationFilter) -> Option<handed::Accepts> {
     let (kind, operations) = match accepts {
-        Accepts::All => return None,
-        Accepts::Only(operations) => (handed::AcceptsKind::Only, operations),
-        Accepts::AllBut(operations) => (handed::AcceptsKind::AllBut, operations),
+        OperationFilter::All => return None,
+        OperationFilter::Only(operations) => (handed::AcceptsKind::Only, operations),
+        OperationFilter::AllBut(operations) => (handed::AcceptsKind::AllBut, operations),
     };
     Some(handed::Accepts { kind: kind.into(), operations: operations.to_vec() })
 }
@@ -455,8 +455,8 @@ impl Items {
 
     fn index_of(&mut self, parts: ItemParts<'_>) -> u32 {
         match parts {
-            ItemParts::Shared { serial, frame, is_push, subject } => {
-                self.index(serial, || item_to(frame, is_push, subject))
+            ItemParts::Shared { serial, frame, is_push, meta } => {
+                self.index(serial, || item_to(frame, is_push, meta))
             }
             ItemParts::Parked(push) => {
                 self.all.push(handed::Item {
@@ -473,18 +473,18 @@ impl Items {
     }
 }
 
-fn item_to(frame: &Encoded, is_push: bool, subject: Option<&Subject>) -> handed::Item {
+fn item_to(frame: &Encoded, is_push: bool, meta: Option<&PushMeta>) -> handed::Item {
     let (bytes, tcp_at) = frame.parts();
-    let state = subject.and_then(|subject| subject.state.as_ref());
-    let offsets = subject.and_then(|subject| subject.offsets);
-    let direct = subject.and_then(|subject| subject.direct.as_ref());
+    let collapse_key = meta.and_then(|meta| meta.collapse_key.as_ref());
+    let offsets = meta.and_then(|meta| meta.offsets);
+    let direct = meta.and_then(|meta| meta.direct.as_ref());
     handed::Item {
         bytes: bytes.to_vec(),
         tcp_at: tcp_at as u32,
         is_push,
-        state: state.map(|state| handed::State {
-            room: state.room.as_deref().map(Into::into),
-            id: state.id.as_ref().into(),
+        state: collapse_key.map(|key| handed::State {
+            room: key.room.as_deref().map(Into::into),
+            id: key.id.as_ref().into(),
         }),
         offsets: offsets.map(|offsets| handed::Offsets {
             room: offsets.room.0,

@@ -27,9 +27,9 @@ impl Shard {
     /// Reads what is held of `slot` alone, and whatever has come with it: its client has left, or sends more than may wait.
     pub(super) fn read_held(&mut self, slot: Slot) {
         let is_held = std::mem::take(&mut self.is_input_held);
-        let is_resuming = self.deflated_input.resume_at_once(true);
-        self.resume(slot);
-        self.deflated_input.resume_at_once(is_resuming);
+        let reads_at_once = self.deflated_input.read_at_once(true);
+        self.resume_reading(slot);
+        self.deflated_input.read_at_once(reads_at_once);
         self.is_input_held = is_held;
     }
 

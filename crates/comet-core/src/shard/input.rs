@@ -11,7 +11,7 @@ use crate::state::ConnState;
 use crate::transport::Transport;
 
 use super::Shard;
-use super::rates::Input;
+use super::rate_limiter::RateEvent;
 
 /// The result of a look at the front of the input.
 pub(super) enum ReadStep {
@@ -38,13 +38,13 @@ impl Shard {
             self.close(slot, CloseReason::BadFrame, "an event stream takes no input");
             return self.dispatch_local();
         }
-        if !self.conns[slot].is_open() || !self.may_send(slot, Input::Bytes(bytes.len())) {
+        if !self.conns[slot].is_open() || !self.may_send(slot, RateEvent::Bytes(bytes.len())) {
             return self.dispatch_local();
         }
         match &mut self.conns[slot].input {
             Some(input) if !input.bytes.is_empty() => {
                 input.bytes.extend_from_slice(bytes);
-                self.resume(slot);
+                self.resume_reading(slot);
             }
             // Nothing was left over: read from where the kernel put it.
             _ => {
@@ -56,7 +56,7 @@ impl Shard {
     }
 
     /// Reads what was held for a connection that may read again. If its client has left, the connection ends once all is read.
-    pub(super) fn resume(&mut self, slot: Slot) {
+    pub(super) fn resume_reading(&mut self, slot: Slot) {
         let Some(input) = &mut self.conns[slot].input else {
             return;
         };
@@ -69,7 +69,7 @@ impl Shard {
             self.note_held_input(slot, since);
         }
         // What is read may come back here.
-        let former = self.resuming.replace(slot);
+        let former = self.reading_held.replace(slot);
         let consumed = self.read(slot, &bytes);
         if consumed == 0 {
             // The usual case of a frame that arrives in small pieces: the buffer stays, nothing is copied.
@@ -82,8 +82,8 @@ impl Shard {
         } else {
             self.keep(slot, &bytes[consumed..]);
         }
-        self.resuming = former;
-        if self.conns[slot].has_ended && former != Some(slot) {
+        self.reading_held = former;
+        if self.conns[slot].has_peer_left && former != Some(slot) {
             self.end_input(slot, Hangup::Eof);
         }
     }
@@ -97,7 +97,7 @@ impl Shard {
         // Nothing behind a broken record or header is wanted.
         let is_sound = matches!(how, Hangup::Eof | Hangup::Cut(_));
         if is_sound && self.has_unread_end(slot) {
-            self.conns[slot].has_ended = true;
+            self.conns[slot].has_peer_left = true;
             return;
         }
         self.close_hung_up(slot, how);
@@ -162,7 +162,7 @@ impl Shard {
                 break;
             }
             // A frame is counted once it is whole, in however many pieces it comes.
-            if !self.may_send(slot, Input::PartOfFrame) {
+            if !self.may_send(slot, RateEvent::PartOfFrame) {
                 return input.len();
             }
             let rest = &input[consumed..];
@@ -180,7 +180,7 @@ impl Shard {
                 }
                 ReadStep::Closed => return input.len(),
             }
-            if !self.conns[slot].is_open() || !self.may_send(slot, Input::Frame) {
+            if !self.conns[slot].is_open() || !self.may_send(slot, RateEvent::Frame) {
                 return input.len();
             }
         }

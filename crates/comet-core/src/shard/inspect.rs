@@ -65,7 +65,7 @@ impl Shard {
 
     /// The offset of the latest push to a room whose home this is, if the room keeps a history.
     #[must_use]
-    pub fn history_top(&self, room: &str) -> Option<u64> {
-        self.home.histories.top(room)
+    pub fn history_last_offset(&self, room: &str) -> Option<u64> {
+        self.home.histories.last_offset(room)
     }
 }

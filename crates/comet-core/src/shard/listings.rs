@@ -29,16 +29,16 @@ pub(super) struct Listing {
     kept: BinaryHeap<ListedConn>,
 }
 
-/// A request that needs the driver's help.
-pub(super) enum Request {
+/// A task that needs the driver's help.
+pub(super) enum ListingTask {
     List(Listing),
     Top(CallId),
     /// Find the connections from this slot on that belong to a traced network.
     Networks(Slot),
 }
 
-/// The requests, carried out one after the other.
-pub(super) type Listings = VecDeque<Request>;
+/// The tasks, carried out one after the other.
+pub(super) type Listings = VecDeque<ListingTask>;
 
 impl Listing {
     fn page(self) -> ConnPage {
@@ -69,7 +69,7 @@ impl Shard {
         let (next, end, kept) = (Slot(0), self.conns.end(), BinaryHeap::new());
         let rates = self.traffic.rates(self.context.now);
         let listing = Listing { call, query, rates, next, end, matched: 0, kept };
-        self.listings.push_back(Request::List(listing));
+        self.listings.push_back(ListingTask::List(listing));
     }
 
     /// Begins a report of the top lists behind the lists under way, or refuses it if there are too many.
@@ -77,13 +77,13 @@ impl Shard {
         if self.listings.len() >= LISTINGS_MAX {
             return self.reports.push(Report::Top { call, top: None });
         }
-        self.listings.push_back(Request::Top(call));
+        self.listings.push_back(ListingTask::Top(call));
     }
 
     /// The live traces have changed, and some are about networks.
     pub(super) fn begin_tracing_networks(&mut self) {
-        self.listings.retain(|request| !matches!(request, Request::Networks(_)));
-        self.listings.push_back(Request::Networks(Slot(0)));
+        self.listings.retain(|task| !matches!(task, ListingTask::Networks(_)));
+        self.listings.push_back(ListingTask::Networks(Slot(0)));
     }
 
     /// Whether [`Shard::handle_listings`] has something to do, in a turn that follows at once.
@@ -96,21 +96,21 @@ impl Shard {
     /// examined exactly once.
     pub fn handle_listings(&mut self, budget: &mut Budget, sockets: &mut impl SocketInfo) {
         while budget.is_left()
-            && let Some(request) = self.listings.pop_front()
+            && let Some(task) = self.listings.pop_front()
         {
-            match request {
-                Request::List(listing) => {
+            match task {
+                ListingTask::List(listing) => {
                     if let Some(rest) = self.go_on_listing(listing, sockets, budget) {
-                        self.listings.push_front(Request::List(rest));
+                        self.listings.push_front(ListingTask::List(rest));
                     }
                 }
-                Request::Top(call) => {
+                ListingTask::Top(call) => {
                     budget.spend(2 * KEYS_MAX * (budget::ADDRESS + budget::ENTRY));
                     self.report_top(call, sockets);
                 }
-                Request::Networks(next) => {
+                ListingTask::Networks(next) => {
                     if let Some(rest) = self.trace_networks(next, sockets, budget) {
-                        self.listings.push_front(Request::Networks(rest));
+                        self.listings.push_front(ListingTask::Networks(rest));
                     }
                 }
             }

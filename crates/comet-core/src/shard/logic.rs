@@ -107,15 +107,15 @@ impl Shard {
         if let Ok(Identity { user, key: Some(key), .. }) = answer
             && !key.is_empty()
         {
-            self.disown(user, key);
+            self.report_orphaned_session(user, key);
         }
     }
 
     /// As [`Shard::discard_identity`], if no claim of `key` is going to follow.
-    pub(super) fn disown(&mut self, user: i64, key: Box<str>) {
+    pub(super) fn report_orphaned_session(&mut self, user: i64, key: Box<str>) {
         if let Logic::Remote { .. } = self.context.logic {
             let home = self.context.home_of_key(&key);
-            self.messages.send(home, Message::Unclaimed { user, key });
+            self.messages.send(home, Message::OrphanedSession { user, key });
         }
     }
 

@@ -8,7 +8,7 @@ use crate::limits::{ACCEPTS_MAX, NAME_MAX, TICK_MS};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
-use super::rates::Input;
+use super::rate_limiter::RateEvent;
 
 /// The answer of goim v1.2 to operation 254.
 const TEST_BODY: &[u8] = br#"{"test":"come on"}"#;
@@ -78,7 +78,7 @@ impl Shard {
     }
 
     fn change_room(&mut self, slot: Slot, frame: Frame<'_>) {
-        if !self.may_send(slot, Input::RoomChange) {
+        if !self.may_send(slot, RateEvent::RoomChange) {
             return;
         }
         let reply = AwaitedReply::to(&frame, op::CHANGE_ROOM_REPLY);

@@ -13,7 +13,7 @@ use crate::limits::{PACE_MS, PACED_MAX};
 use crate::message::Push;
 use crate::time::Millis;
 
-use super::items::MadeFrames;
+use super::push_forms::EncodedForms;
 
 pub(super) struct Pacing {
     /// When the next step is due.
@@ -32,7 +32,7 @@ pub(super) struct PacedBroadcast {
     call: CallId,
     push: Push,
     /// The forms of the frame that clients have needed.
-    pub(super) made: MadeFrames,
+    pub(super) made: EncodedForms,
     /// What became of it so far.
     pub(super) tally: Tally,
     next: Slot,
@@ -186,7 +186,7 @@ impl PacedBroadcast {
         Self {
             call,
             push,
-            made: MadeFrames::default(),
+            made: EncodedForms::default(),
             tally: Tally::default(),
             next: Slot(0),
             visited: VecDeque::new(),

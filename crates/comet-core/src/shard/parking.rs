@@ -18,8 +18,8 @@ use crate::parking::{Leaving, ParkedFrame, ParkedFrames, ParkedPush, Rest};
 use crate::transport::Transport;
 
 use super::Shard;
-use super::delivery::Walk;
-use super::push_task::{Answer, Names, Owners, Target};
+use super::delivery::DeliveryMode;
+use super::push_task::{Names, Owners, TallyKind, Target};
 
 /// A connection that claims a key, and its registration.
 #[derive(Clone, Copy)]
@@ -115,7 +115,7 @@ impl Shard {
     /// connection.
     fn ask_for_rest(&mut self, conn: ConnId, key: &str) {
         let target = Target::Owners(Names::Conn(Some(conn)), Owners::default());
-        self.begin_push(CallId::NONE, Push::leaving(key.into()), target, Answer::None);
+        self.begin_push(CallId::NONE, Push::leaving(key.into()), target, TallyKind::None);
     }
 
     /// Tells the user's home that the session of `key` no longer belongs to `conn`.
@@ -333,8 +333,8 @@ impl Shard {
                 continue;
             }
             let mut items = self.direct_items(&push);
-            let walk = if is_accepted { Walk::Offer } else { Walk::OfferFiltered };
-            let delivered = self.deliver(&push, &mut items, walk, |delivery| {
+            let mode = if is_accepted { DeliveryMode::Offer } else { DeliveryMode::OfferFiltered };
+            let delivered = self.deliver(&push, &mut items, mode, |delivery| {
                 delivery.offer_to(conn);
             });
             let (_, to_close) = self.count(&push, delivered, &mut budget);

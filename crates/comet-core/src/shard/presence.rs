@@ -13,7 +13,7 @@ use crate::message::{Message, Push};
 use crate::room::RoomId;
 
 use super::Shard;
-use super::push_task::Answer;
+use super::push_task::TallyKind;
 
 impl Shard {
     /// A connection has entered or left a room. Its home is told if a rule covers the room.
@@ -88,6 +88,6 @@ impl Shard {
         let body = changes.body(&room, members);
         let frame = Frame { version: VERSION, operation, sequence: 0, body: &body };
         let push = Push::new(operation, Encoded::frame(&frame));
-        self.push_room_for(CallId::NONE, room, push, Answer::None);
+        self.push_room_for(CallId::NONE, room, push, TallyKind::None);
     }
 }

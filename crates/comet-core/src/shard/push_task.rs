@@ -11,7 +11,7 @@ use crate::message::{KeptKey, Message, Push, Recovery, Report};
 use crate::network::Network;
 
 use super::conn_lists::ConnLists;
-use super::items::Items;
+use super::push_forms::PushForms;
 
 /// A push that continues in slices. The tasks of a shard run one after the other in order of arrival, which keeps the
 /// order of each key. The order of a room is kept with its [`Crowd`].
@@ -22,7 +22,7 @@ pub(super) struct PushTask {
 
 /// Pushes taken since the shard last had nothing to send. They are timed together, from the first of them on.
 #[derive(Default)]
-pub(super) struct Unsent {
+pub(super) struct PushTimer {
     pub(super) pushes: u64,
     /// The sum of the times of the turns since then.
     pub(super) micros: u64,
@@ -53,7 +53,7 @@ pub(super) enum Crowd {
 pub(super) struct OrderId(pub(super) u64);
 
 /// A connection that becomes a member at this place among the pushes to a room.
-pub(super) struct Entry {
+pub(super) struct RecoveryPoint {
     /// `None`: only the shard learns the position of the room.
     pub(super) conn: Option<LocalConnId>,
     pub(super) recovery: Option<Box<Recovery>>,
@@ -66,22 +66,22 @@ pub(super) struct Progress {
     pub(super) call: CallId,
     pub(super) push: Push,
     /// The same in all slices, so that outboxes share their chains.
-    pub(super) items: Items,
+    pub(super) items: PushForms,
     pub(super) tally: Tally,
-    pub(super) answer: Answer,
+    pub(super) tally_kind: TallyKind,
     /// The push is included in this shard's count of pushes.
     pub(super) is_counted: bool,
     /// Set for an order about rooms, if its connections wait for a room's home.
     pub(super) order: Option<OrderId>,
     /// Set if this is not a push, but the entry of a connection into the room.
-    pub(super) entry: Option<Entry>,
+    pub(super) recovery_point: Option<RecoveryPoint>,
     /// The number of pushes right before it that were replaced in a window by newer ones with the same ids.
     pub(super) outdated: u64,
 }
 
 /// How the push is reported when it is over.
 #[derive(Clone, Copy)]
-pub(super) enum Answer {
+pub(super) enum TallyKind {
     /// By a tally that announces partial tallies of other shards.
     Tally { partials: u32 },
     /// By a partial tally, to the call of another shard. It settles `settles` of the announced ones.
@@ -121,12 +121,12 @@ impl Progress {
     /// The report of `shard` to control.
     pub(super) fn report(self, shard: ShardId) -> Report {
         let Self { call, tally, .. } = self;
-        match self.answer {
-            Answer::Tally { partials } => Report::Tally { call, shard, tally, partials },
-            Answer::PartialTally { settles } => {
+        match self.tally_kind {
+            TallyKind::Tally { partials } => Report::Tally { call, shard, tally, partials },
+            TallyKind::PartialTally { settles } => {
                 Report::PartialTally { call, shard, tally, settles }
             }
-            Answer::None => Report::PartialTally { call, shard, tally, settles: 0 },
+            TallyKind::None => Report::PartialTally { call, shard, tally, settles: 0 },
         }
     }
 
@@ -134,15 +134,17 @@ impl Progress {
     pub(super) fn tallied(self) -> Message {
         let Self { call, tally, .. } = self;
         let tally = Box::new(tally);
-        match self.answer {
-            Answer::Tally { partials } => Message::Tallied { call, tally, partials },
-            Answer::PartialTally { settles } => Message::PartiallyTallied { call, tally, settles },
-            Answer::None => Message::PartiallyTallied { call, tally, settles: 0 },
+        match self.tally_kind {
+            TallyKind::Tally { partials } => Message::Tallied { call, tally, partials },
+            TallyKind::PartialTally { settles } => {
+                Message::PartiallyTallied { call, tally, settles }
+            }
+            TallyKind::None => Message::PartiallyTallied { call, tally, settles: 0 },
         }
     }
 }
 
-impl Answer {
+impl TallyKind {
     /// A message was sent to another shard, which reports `tallies` partial tallies.
     pub(super) fn expect(&mut self, tallies: u32) {
         match self {

@@ -15,10 +15,12 @@ use crate::parking::ParkedPush;
 
 use super::Shard;
 use super::crowds::fewer;
-use super::delivery::{Delivered, Delivery, Walk};
-use super::items::{Items, MadeFrames};
+use super::delivery::{Delivered, Delivery, DeliveryMode};
 use super::pacing::PacedBroadcast;
-use super::push_task::{Answer, Crowd, Found, Names, Owners, Progress, PushTask, Target, Unsent};
+use super::push_forms::{EncodedForms, PushForms};
+use super::push_task::{
+    Crowd, Found, Names, Owners, Progress, PushTask, PushTimer, TallyKind, Target,
+};
 
 /// The most connections that one slice closes before it checks the budget.
 const STRIDE: usize = 256;
@@ -71,7 +73,7 @@ impl Shard {
     /// Reports the result of the push here to the maker of the call: control, or the shard of the push caller.
     pub(super) fn report(&mut self, progress: Progress) {
         // Other shards settle everything that was announced for it.
-        if matches!(progress.answer, Answer::None | Answer::PartialTally { settles: 0 }) {
+        if matches!(progress.tally_kind, TallyKind::None | TallyKind::PartialTally { settles: 0 }) {
             return;
         }
         let Some(progress) = self.await_homes(progress) else { return };
@@ -82,7 +84,13 @@ impl Shard {
     }
 
     /// Begins a push behind those under way.
-    pub(super) fn begin_push(&mut self, call: CallId, push: Push, target: Target, answer: Answer) {
+    pub(super) fn begin_push(
+        &mut self,
+        call: CallId,
+        push: Push,
+        target: Target,
+        tally_kind: TallyKind,
+    ) {
         let items = match target {
             Target::Owners(..) | Target::Crowd(Crowd::Conns(_)) => self.direct_items(&push),
             _ => self.items(&push),
@@ -93,10 +101,10 @@ impl Shard {
             push,
             items,
             tally,
-            answer,
+            tally_kind,
             is_counted: false,
             order: None,
-            entry: None,
+            recovery_point: None,
             outdated: 0,
         };
         match target {
@@ -106,30 +114,30 @@ impl Shard {
     }
 
     pub(super) fn add_task(&mut self, target: Target, progress: Progress) {
-        self.unsent.pushes += 1;
+        self.push_timer.pushes += 1;
         self.pushes.push_back(PushTask { target, progress });
     }
 
     /// A turn has ended, which took `micros`. The driver sleeps only when nothing is left to send, so the times of
     /// turns add up to the time of the pushes.
     pub(super) fn note_turn_of_pushes(&mut self, micros: u64) {
-        let Unsent { pushes, micros: so_far } = &mut self.unsent;
+        let PushTimer { pushes, micros: so_far } = &mut self.push_timer;
         if *pushes == 0 {
             return;
         }
         *so_far += micros;
         if self.pushes.is_empty() && self.crowds.is_empty() && !self.outboxes.has_ready() {
             self.counters.push_times.record_many(*so_far, *pushes);
-            self.unsent = Unsent::default();
+            self.push_timer = PushTimer::default();
         }
     }
 
-    pub(super) fn items(&mut self, push: &Push) -> Items {
-        Items::new(&mut self.outboxes.chains, &push.frame, &MadeFrames::default())
+    pub(super) fn items(&mut self, push: &Push) -> PushForms {
+        PushForms::new(&mut self.outboxes.chains, &push.frame, &EncodedForms::default())
     }
 
     /// As [`Shard::items`], for a push to keys or users.
-    pub(super) fn direct_items(&mut self, push: &Push) -> Items {
+    pub(super) fn direct_items(&mut self, push: &Push) -> PushForms {
         let mut items = self.items(push);
         let may_park = self.context.limits.resume.is_on() || self.departures.was_on;
         if may_park && !push.is_order() {
@@ -144,7 +152,7 @@ impl Shard {
     /// A push to keys or users whose home is here. It goes on to their connections.
     pub(super) fn push_names(&mut self, call: CallId, names: Names, push: Push) {
         let target = Target::Owners(names, Owners::default());
-        self.begin_push(call, push, target, Answer::Tally { partials: 0 });
+        self.begin_push(call, push, target, TallyKind::Tally { partials: 0 });
     }
 
     /// Returns `true` when every connection is found and passed on.
@@ -208,7 +216,7 @@ impl Shard {
         let message = Message::PushKept { call, keys, push: progress.push.clone() };
         if home == self.context.shard {
             self.messages.push_local(message);
-            progress.answer.expect(count);
+            progress.tally_kind.expect(count);
         } else {
             self.send_push(home, message, (count.into(), count), progress);
         }
@@ -238,7 +246,7 @@ impl Shard {
 
     /// A push to a room whose home is here. The order of these calls is the order of the room.
     pub(super) fn push_room(&mut self, call: CallId, room: Arc<str>, push: Push) {
-        self.push_room_for(call, room, push, Answer::Tally { partials: 0 });
+        self.push_room_for(call, room, push, TallyKind::Tally { partials: 0 });
     }
 
     pub(super) fn push_room_for(
@@ -246,7 +254,7 @@ impl Shard {
         call: CallId,
         room: Arc<str>,
         mut push: Push,
-        answer: Answer,
+        tally_kind: TallyKind,
     ) {
         debug_assert_eq!(self.context.home_of_room(&room), self.context.shard);
         let Limits { history_memory, .. } = *self.context.limits;
@@ -258,7 +266,7 @@ impl Shard {
             let place = histories.add(&room, rule, &push.frame, now, history_memory);
             (push.offset, push.number) = (place.offset, place.number);
         }
-        self.push_to_members(call, room, push, answer);
+        self.push_to_members(call, room, push, tally_kind);
     }
 
     /// At the home: delivers a push whose place in the room's history is known.
@@ -267,7 +275,7 @@ impl Shard {
         call: CallId,
         room: Arc<str>,
         push: Push,
-        answer: Answer,
+        tally_kind: TallyKind,
     ) {
         let items = self.items(&push);
         let tally = Tally::default();
@@ -276,10 +284,10 @@ impl Shard {
             push,
             items,
             tally,
-            answer,
+            tally_kind,
             is_counted: false,
             order: None,
-            entry: None,
+            recovery_point: None,
             outdated: 0,
         };
         let mut is_here = false;
@@ -316,7 +324,7 @@ impl Shard {
             }
             progress.tally += dropped;
         } else if !Canary::MissingPartial.is_released() {
-            progress.answer.expect(tallies);
+            progress.tally_kind.expect(tallies);
         }
     }
 
@@ -324,8 +332,8 @@ impl Shard {
 
     pub(super) fn broadcast(&mut self, call: CallId, push: Push, speed: Option<NonZeroU32>) {
         let Some(speed) = speed else {
-            let answer = Answer::Tally { partials: 0 };
-            return self.begin_push(call, push, Target::Crowd(Crowd::All(Slot(0))), answer);
+            let tally_kind = TallyKind::Tally { partials: 0 };
+            return self.begin_push(call, push, Target::Crowd(Crowd::All(Slot(0))), tally_kind);
         };
         let shard = self.context.shard;
         if self.pacing.is_cancelled(call) {
@@ -353,22 +361,23 @@ impl Shard {
             let (push, end) = (broadcast.push().clone(), self.conns.end());
             // The items are made anew for each step, because one that is kept for hours would outlive its serial
             // number.
-            let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &broadcast.made);
+            let mut items = PushForms::new(&mut self.outboxes.chains, &push.frame, &broadcast.made);
             let bytes = push.frame.for_websocket().len();
             let limits = &self.context.limits;
             let delivery_cost = SLICE_UNITS / fewer(limits.crowd_slice, 1, bytes, limits);
-            let delivered = self.deliver(&push, &mut items, Walk::OfferFiltered, |delivery| {
-                while budget.is_left()
-                    && !delivery.is_strained()
-                    && let Some(slot) = broadcast.next_slot(end)
-                {
-                    budget.spend(1);
-                    if delivery.offer_in_slot(slot) {
-                        budget.spend(delivery_cost);
-                        broadcast.spend();
+            let delivered =
+                self.deliver(&push, &mut items, DeliveryMode::OfferFiltered, |delivery| {
+                    while budget.is_left()
+                        && !delivery.is_strained()
+                        && let Some(slot) = broadcast.next_slot(end)
+                    {
+                        budget.spend(1);
+                        if delivery.offer_in_slot(slot) {
+                            budget.spend(delivery_cost);
+                            broadcast.spend();
+                        }
                     }
-                }
-            });
+                });
             broadcast.made = items.made();
             let (tally, to_close) = self.count(&push, delivered, budget);
             broadcast.tally += tally;
@@ -421,13 +430,13 @@ impl Shard {
     pub(super) fn deliver(
         &mut self,
         push: &Push,
-        items: &mut Items,
-        walk: Walk,
+        items: &mut PushForms,
+        mode: DeliveryMode,
         offer: impl FnOnce(&mut Delivery<'_>),
     ) -> Delivered {
         let (conns, outboxes) = (&mut self.conns, &mut self.outboxes);
         let limits = &self.context.limits;
-        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, walk);
+        let mut delivery = Delivery::new(conns, outboxes, limits, push, items, mode);
         offer(&mut delivery);
         delivery.finish()
     }

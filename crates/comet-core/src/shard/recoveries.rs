@@ -13,18 +13,18 @@ use ahash::RandomState;
 use comet_proto::{Encoded, HEADER_LEN, JoinReply, Position, op};
 
 use crate::budget::{self, Budget};
-use crate::gaps::{Lost, Offsets};
+use crate::gaps::{LostRange, Offsets};
 use crate::home::RecoveryRequest;
 use crate::ids::{CallId, LocalConnId, Slot};
 use crate::ledger::{CloseReason, Tally};
 use crate::message::{Message, Push, Recovery};
-use crate::room::{Reached, RoomId};
+use crate::room::{RoomId, Watermark};
 use crate::state::{AwaitedReply, ConnState};
 
 use super::Shard;
-use super::delivery::Walk;
-use super::items::Items;
-use super::push_task::{Answer, Crowd, Entry, Progress, PushTask, Target};
+use super::delivery::DeliveryMode;
+use super::push_forms::PushForms;
+use super::push_task::{Crowd, Progress, PushTask, RecoveryPoint, TallyKind, Target};
 use memory::RecoveryMemory;
 
 /// The overhead of a reply in bytes: the header of the frame and that of a WebSocket message.
@@ -47,14 +47,14 @@ struct CatchUp {
     is_primary: bool,
     /// The join was answered.
     is_told: bool,
-    request: Request,
+    request: RequestState,
     /// The connection is to leave the room as soon as it has entered.
     is_cancelled: bool,
 }
 
 /// The state of the request to the home for missing pushes.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Request {
+enum RequestState {
     /// The client has to read its outbox first.
     NotDue,
     /// The request waits for [memory](RecoveryMemory), under this number.
@@ -66,7 +66,15 @@ enum Request {
 impl CatchUp {
     fn new(room: RoomId, since: Option<Position>) -> Self {
         let (is_primary, is_told, is_cancelled) = (false, false, false);
-        Self { room, since, lost: 0, is_primary, is_told, request: Request::NotDue, is_cancelled }
+        Self {
+            room,
+            since,
+            lost: 0,
+            is_primary,
+            is_told,
+            request: RequestState::NotDue,
+            is_cancelled,
+        }
     }
 }
 
@@ -77,7 +85,7 @@ impl Recoveries {
     }
 
     fn wait(&mut self, slot: Slot, catch_up: CatchUp) {
-        self.by_conn.insert(slot, CatchUp { request: Request::NotDue, ..catch_up });
+        self.by_conn.insert(slot, CatchUp { request: RequestState::NotDue, ..catch_up });
     }
 
     fn take(&mut self, slot: Slot) -> Option<CatchUp> {
@@ -188,7 +196,7 @@ impl Shard {
 
     /// The home has answered. `conn` enters behind the earlier pushes to the room, or the shard learns the position
     /// there.
-    pub(super) fn begin_entry(
+    pub(super) fn queue_recovery(
         &mut self,
         conn: Option<LocalConnId>,
         room: Arc<str>,
@@ -198,7 +206,7 @@ impl Shard {
         let chunk = recovery.as_ref().and_then(|recovery| recovery.chunk.clone());
         let push = Push::new(op::RAW, chunk.unwrap_or_else(|| Encoded::verbatim(b"")));
         let bytes = size_of::<PushTask>() + push.frame.for_websocket().len() + json.event_bytes();
-        let mut items = Items::new(&mut self.outboxes.chains, &push.frame, &json);
+        let mut items = PushForms::new(&mut self.outboxes.chains, &push.frame, &json);
         if let Some(offsets) = Offsets::of_room_push(push.frame.for_tcp()) {
             items.set_offsets(offsets);
         }
@@ -212,10 +220,10 @@ impl Shard {
             items,
             push,
             tally: Tally::default(),
-            answer: Answer::None,
+            tally_kind: TallyKind::None,
             is_counted: true,
             order: None,
-            entry: Some(Entry { conn, recovery, bytes }),
+            recovery_point: Some(RecoveryPoint { conn, recovery, bytes }),
             outdated: 0,
         };
         if self.is_gathering() {
@@ -230,16 +238,16 @@ impl Shard {
     pub(super) fn enter_with_history(
         &mut self,
         name: &str,
-        Entry { conn, recovery, bytes }: Entry,
+        RecoveryPoint { conn, recovery, bytes }: RecoveryPoint,
         progress: &mut Progress,
         budget: &mut Budget,
     ) -> Vec<Slot> {
         budget.spend(budget::ANSWER);
         let id = self.rooms.find(name).expect("a connection that waits keeps its room");
         let position = recovery.as_ref().map(|recovery| recovery.position);
-        let reached =
-            recovery.as_ref().map(|it| Reached { position: it.position, number: it.number });
-        self.reach(id, reached);
+        let watermark =
+            recovery.as_ref().map(|it| Watermark { position: it.position, number: it.number });
+        self.advance_watermark(id, watermark);
         let Some(conn) = conn else {
             self.rooms[id].awaits_position = false;
             self.rooms[id].recovering -= 1;
@@ -296,7 +304,7 @@ impl Shard {
             self.leave_membership(slot, id);
             self.tell_left(slot, id);
         }
-        self.resume(slot);
+        self.resume_reading(slot);
         to_close
     }
 
@@ -320,7 +328,7 @@ impl Shard {
         let last = joined.position.map_or(0, |position| position.offset).max(since + 1);
         // If offsets have holes, the number of missed pushes is not known.
         let missed = if self.context.limits.history_is_shared { 1 } else { last - since };
-        let lost = Lost::between(room.handle(), since, last, missed);
+        let lost = LostRange::between(room.handle(), since, last, missed);
         if let Some(lost) = lost.filter(|_| joined.recovered.is_none()) {
             self.note_lost(slot, lost);
         }
@@ -357,7 +365,8 @@ impl Shard {
         budget: &mut Budget,
     ) -> Vec<Slot> {
         let Progress { push, items, .. } = progress;
-        let delivered = self.deliver(push, items, Walk::Offer, |delivery| delivery.offer_to(conn));
+        let delivered =
+            self.deliver(push, items, DeliveryMode::Offer, |delivery| delivery.offer_to(conn));
         let is_queued = delivered.tally.queued > 0;
         let to_close = self.count_slice(delivered, progress, budget);
         if !is_queued && self.conns[conn.slot].is_open() && to_close.is_empty() {
@@ -404,7 +413,7 @@ impl Shard {
 
     /// Asks the home for the next missing part, once half of the connection's outbox is free.
     pub(super) fn go_on_recovering(&mut self, slot: Slot) {
-        let is_due = |catch_up: &CatchUp| catch_up.request == Request::NotDue;
+        let is_due = |catch_up: &CatchUp| catch_up.request == RequestState::NotDue;
         if !self.recoveries.by_conn.get(&slot).is_some_and(is_due) {
             return;
         }
@@ -424,9 +433,9 @@ impl Shard {
     fn request_missed(&mut self, slot: Slot) {
         let Recoveries { by_conn, memory } = &mut self.recoveries;
         let catch_up = by_conn.get_mut(&slot).expect("it catches up");
-        catch_up.request = Request::Waits(memory.wait(slot));
+        catch_up.request = RequestState::Waits(memory.wait(slot));
         self.send_waiting_requests();
-        let is_delayed = |catch_up: &CatchUp| catch_up.request != Request::Sent;
+        let is_delayed = |catch_up: &CatchUp| catch_up.request != RequestState::Sent;
         let is_delayed = self.recoveries.by_conn.get(&slot).is_some_and(is_delayed);
         self.counters.recoveries_delayed += u64::from(is_delayed);
     }
@@ -434,7 +443,7 @@ impl Shard {
     fn send_waiting_requests(&mut self) {
         while let Some(slot) = self.recoveries.memory.next(&self.context.limits) {
             let catch_up = self.recoveries.by_conn.get_mut(&slot).expect("it catches up");
-            catch_up.request = Request::Sent;
+            catch_up.request = RequestState::Sent;
             let CatchUp { room, since, .. } = *catch_up;
             self.ask_what_came(room, Some(self.conns.id(slot).local()), since);
         }
@@ -445,10 +454,10 @@ impl Shard {
         let Some(CatchUp { room, request, .. }) = self.recoveries.take(slot) else { return };
         // The connection is no member, so leaving its rooms does not clear this gap. Nothing is sent behind the close notice.
         self.gaps.leave(slot, room);
-        if let Request::Waits(number) = request {
+        if let RequestState::Waits(number) = request {
             self.recoveries.memory.forget(number);
         }
-        if request != Request::Sent {
+        if request != RequestState::Sent {
             // The home was not asked, so no answer will come.
             self.end_recovery(room);
         }
@@ -464,38 +473,38 @@ impl Shard {
         self.remove_if_empty(id);
     }
 
-    /// Notes that the members were offered all pushes to the room up to `reached`. Exceptions are pushes that the mesh
+    /// Notes that the members were offered all pushes to the room up to `watermark`. Exceptions are pushes that the mesh
     /// has dropped, and those of a stream that was not read yet.
-    fn reach(&mut self, id: RoomId, reached: Option<Reached>) {
+    fn advance_watermark(&mut self, id: RoomId, watermark: Option<Watermark>) {
         let room = &self.rooms[id];
         let members = room.members.len();
-        let lost = match (room.reached, reached) {
+        let lost = match (room.watermark, watermark) {
             (Some(before), Some(after)) if before.position.epoch == after.position.epoch => {
                 let missing = after.number.saturating_sub(before.number);
                 let (after, last) = (before.position.offset, after.position.offset);
-                Lost::between(id.handle(), after, last, missing)
+                LostRange::between(id.handle(), after, last, missing)
             }
             // It is not known which pushes of this stream the members have had, nor how many they lack.
-            (Some(before), Some(Reached { position: Position { epoch, offset }, .. }))
+            (Some(before), Some(Watermark { position: Position { epoch, offset }, .. }))
                 if self.context.limits.history_is_shared && epoch != 0 =>
             {
                 // The gap begins behind the last push that they had, so that they ask for the rest.
                 let had = before.position.offset;
-                Lost::between(id.handle(), had, offset.max(had + 1), 1)
+                LostRange::between(id.handle(), had, offset.max(had + 1), 1)
             }
             _ => None,
         };
         if let Some(lost) = lost {
             self.note_hole(id, 0, members, lost);
         }
-        self.rooms[id].reached = reached;
+        self.rooms[id].watermark = watermark;
     }
 
     /// Whether the outbox of a connection has space for a push behind `beside` further bytes.
     fn has_space_for(&mut self, slot: Slot, beside: usize, progress: &mut Progress) -> bool {
         let mut has_space = false;
         let Progress { push, items, .. } = progress;
-        self.deliver(push, items, Walk::Offer, |delivery| {
+        self.deliver(push, items, DeliveryMode::Offer, |delivery| {
             has_space = delivery.has_space(slot, beside as u32);
         });
         has_space

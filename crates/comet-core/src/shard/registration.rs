@@ -33,7 +33,7 @@ impl Shard {
         let begun = self.home.users.begin(user, conn, most.saturating_add(beyond));
         let Some((seq, sessions)) = begun else {
             if let Some(key) = key {
-                self.disown(user, key);
+                self.report_orphaned_session(user, key);
             }
             let reason = CloseReason::TooManySessions;
             return self.messages.send(conn.shard, Message::Evict { conn, reason });
@@ -73,7 +73,7 @@ impl Shard {
         if is_beyond && self.home.keys.owner(&key).is_none() {
             self.leave_user(conn, user, seq);
             self.give_up_session(user, &key, conn);
-            self.unclaimed(user, key);
+            self.end_orphaned_session(user, key);
             let reason = CloseReason::TooManySessions;
             return self.messages.send(conn.shard, Message::Evict { conn, reason });
         }
@@ -114,7 +114,7 @@ impl Shard {
     }
 
     /// Logic made a session for a token that is not followed by a claim of `key`.
-    pub(super) fn unclaimed(&mut self, user: i64, key: Box<str>) {
+    pub(super) fn end_orphaned_session(&mut self, user: i64, key: Box<str>) {
         if self.home.keys.owner(&key).is_none() && self.home.parking.find(&key).is_none() {
             self.report_disconnected(user, key);
         }
@@ -187,7 +187,7 @@ impl Shard {
                 self.conns[slot].state = ConnState::Live;
                 self.reply_to_token(slot, reply);
                 self.enter_rooms_at_start(slot);
-                self.resume(slot);
+                self.resume_reading(slot);
             }
         }
     }

@@ -35,7 +35,7 @@ impl Shard {
     fn queue_reply(&mut self, slot: Slot, reply: &Item) {
         let conn = &mut self.conns[slot];
         if matches!(conn.state, ConnState::Closed | ConnState::Lingering)
-            || conn.has_ended
+            || conn.has_peer_left
             || conn.transport.bytes(reply.frame()).is_empty()
         {
             return;

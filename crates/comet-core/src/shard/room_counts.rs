@@ -36,7 +36,7 @@ impl Shard {
     /// its last.
     fn report_interest<T>(&mut self, room: &Arc<str>, change: impl FnOnce(&mut Home) -> T) -> T {
         let Self { home, context, reports, .. } = self;
-        if !context.reports_rooms {
+        if !context.has_other_hosts {
             return change(home);
         }
         let had_members = home.rooms.has_members(room);

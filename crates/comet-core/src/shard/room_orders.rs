@@ -24,7 +24,7 @@ use super::push_task::{OrderId, Progress};
 
 /// The unanswered part of an order.
 #[derive(Default)]
-struct Order {
+struct PendingOrder {
     /// The number of pairs of a connection and a room that wait.
     left: usize,
     /// The results of the pairs that have waited.
@@ -39,7 +39,7 @@ pub(super) struct RoomOrders {
     waiting: HashMap<(RoomId, LocalConnId), Option<OrderId>, RandomState>,
     /// The number of rooms that each connection waits for.
     places: HashMap<LocalConnId, usize, RandomState>,
-    orders: HashMap<OrderId, Order, RandomState>,
+    orders: HashMap<OrderId, PendingOrder, RandomState>,
     last: OrderId,
 }
 

@@ -12,11 +12,11 @@ use crate::room::RoomId;
 use crate::state::AwaitedReply;
 
 use super::Shard;
-use super::rates::Input;
+use super::rate_limiter::RateEvent;
 
 impl Shard {
     pub(super) fn room_request(&mut self, slot: Slot, frame: Frame<'_>) {
-        if !self.may_send(slot, Input::RoomChange) {
+        if !self.may_send(slot, RateEvent::RoomChange) {
             return;
         }
         match frame.operation {

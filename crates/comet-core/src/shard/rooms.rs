@@ -146,7 +146,7 @@ impl Shard {
         if reply.operation == op::AUTH_REPLY {
             self.enter_rooms_at_start(slot);
         }
-        self.resume(slot);
+        self.resume_reading(slot);
     }
 
     /// Tells a client that knows of several rooms the handle of the room that operation 12 changes. Only a new member
@@ -165,7 +165,7 @@ impl Shard {
     pub(super) fn position_in(&self, id: RoomId, slot: Slot) -> Option<Position> {
         let first = Some(self.conns[slot].room).filter(|membership| membership.room() == Some(id));
         let membership = first.or_else(|| self.further_rooms.find(slot, id))?;
-        self.rooms[id].reached_by(membership)
+        self.rooms[id].watermark_of(membership)
     }
 
     /// Makes a connection a member. It must not be one.
@@ -178,14 +178,14 @@ impl Shard {
             self.conns[slot].room = membership;
         }
         if let Some(moved) = moved {
-            self.update_place(moved);
+            self.update_index(moved);
         }
         self.trace_moved(slot, id, |room| TraceKind::Joined { room });
         self.note_presence(slot, id, true);
     }
 
-    /// A member has moved to another place in its room's list.
-    fn update_place(&mut self, Moved { slot, membership }: Moved) {
+    /// A member has moved to another index in its room's list.
+    fn update_index(&mut self, Moved { slot, membership }: Moved) {
         let room = &mut self.conns[slot].room;
         if room.room() == membership.room() {
             *room = membership;
@@ -246,7 +246,7 @@ impl Shard {
         self.note_presence(slot, id, false);
         self.gaps.leave(slot, id);
         for moved in self.rooms.leave(slot, membership).into_iter().flatten() {
-            self.update_place(moved);
+            self.update_index(moved);
         }
         if self.conns[slot].is_open() {
             self.trace_moved(slot, id, |room| TraceKind::Left { room });
@@ -267,6 +267,6 @@ impl Shard {
     pub(super) fn answer(&mut self, slot: Slot, reply: AwaitedReply, body: &[u8]) {
         self.conns[slot].state = ConnState::Live;
         self.reply(slot, reply, body);
-        self.resume(slot);
+        self.resume_reading(slot);
     }
 }

@@ -4,7 +4,7 @@ use crate::canary::Canary;
 use crate::ids::{ConnId, Slot};
 use crate::ledger::CloseReason;
 use crate::outbox::SendProgress;
-use crate::socket::{CloseHow, Hangup, Transmit};
+use crate::socket::{Hangup, SocketShutdown, Transmit};
 use crate::state::ConnState;
 use crate::transport::Transport;
 
@@ -37,7 +37,7 @@ impl Shard {
         Some(conn)
     }
 
-    /// The driver pauses accepting because of [`Limits::accepts`](crate::Limits::accepts).
+    /// The driver pauses accepting because of [`Limits::accept_rate`](crate::Limits::accept_rate).
     pub fn handle_accepts_paused(&mut self) {
         self.counters.accept_pauses += 1;
     }
@@ -56,7 +56,7 @@ impl Shard {
             self.outboxes.chains.advance(&mut conn.outbox, conn.transport, bytes);
         self.counters.sent += u64::from(pushes);
         if !is_done {
-            conn.moved = self.context.tick();
+            conn.last_progress = self.context.tick();
             self.idle.note_activity(self.context.now);
         }
         if matches!(conn.state, ConnState::Closed) {
@@ -77,7 +77,7 @@ impl Shard {
     /// bytes is known only at the end.
     pub fn handle_send_progress(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
-        self.conns[slot].moved = self.context.tick();
+        self.conns[slot].last_progress = self.context.tick();
         self.idle.note_activity(self.context.now);
     }
 
@@ -86,7 +86,7 @@ impl Shard {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");
         if self.has_unread_end(slot) {
             let conn = &mut self.conns[slot];
-            conn.has_ended = true;
+            conn.has_peer_left = true;
             // The send does not continue. The end of the connection settles the unsent rest.
             self.outboxes.mark_ready(slot, conn);
             return;
@@ -122,7 +122,7 @@ impl Shard {
     /// No operation on the socket of `conn` is left. Its slot may be reused.
     ///
     /// # Panics
-    /// If the shard did not ask for [`CloseHow::Both`] first, or a send was not answered.
+    /// If the shard did not ask for [`SocketShutdown::Both`] first, or a send was not answered.
     pub fn handle_gone(&mut self, conn: ConnId) {
         let slot = self.conns.find(conn).expect("a connection is gone only once");
         let conn = &self.conns[slot];
@@ -142,7 +142,7 @@ impl Shard {
             // The slot may have been freed while it was queued, and perhaps reused.
             let Some(conn) = self.conns.in_slot(slot) else { continue };
             // The connection stays marked as ready: its send was cut short and is not settled yet.
-            if conn.has_ended && conn.is_open() {
+            if conn.has_peer_left && conn.is_open() {
                 continue;
             }
             if !std::mem::take(&mut conn.is_ready) || matches!(conn.state, ConnState::Closed) {
@@ -167,7 +167,7 @@ impl Shard {
     }
 
     /// The next socket to shut.
-    pub fn poll_close(&mut self) -> Option<(ConnId, CloseHow)> {
+    pub fn poll_close(&mut self) -> Option<(ConnId, SocketShutdown)> {
         self.closes.pop_front()
     }
 

@@ -35,7 +35,7 @@ impl Shard {
         let Some(slot) = self.conns.find(conn).filter(|&slot| self.conns[slot].is_open()) else {
             return;
         };
-        if self.context.limits.blocks.contains(address, self.context.now) {
+        if self.context.limits.blocklist.contains(address, self.context.now) {
             self.close(slot, CloseReason::Blocked, "");
             self.abort(slot);
             return self.dispatch_local();

@@ -8,7 +8,7 @@ use comet_proto::websocket::{FragmentParts, Fragments};
 use comet_proto::{JoinReply, VERSION_2, op};
 
 use crate::conn::{Conn, Input};
-use crate::gaps::Lost;
+use crate::gaps::LostRange;
 use crate::hand_over::{
     ArrivedConn, ArrivedHome, ArrivedRoom, ArrivedUser, HomeRoomPart, TakeOver,
 };
@@ -52,7 +52,7 @@ impl Shard {
         let chains = &mut self.outboxes.chains;
         let items: Vec<Item> = items
             .into_iter()
-            .map(|item| chains.arrived_item(item.frame, item.is_push, item.subject))
+            .map(|item| chains.arrived_item(item.frame, item.is_push, item.meta))
             .collect();
         let is_remote = matches!(self.context.logic, Logic::Remote { .. });
         self.rooms.take_over(rooms.iter().map(|room| {
@@ -114,7 +114,7 @@ impl Shard {
         self.departures.was_on |= is_kept;
         let (now, active) = (self.context.now, self.context.clock.active());
         let millis = |millis: u64| u32::try_from(millis).unwrap_or(u32::MAX);
-        let moved = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
+        let last_progress = Millis(active.0.saturating_sub(stalled_ms.unwrap_or(0)));
         // A deadline that has passed is due at once, not at the next tick.
         let deadline = match millis(deadline_ms) {
             0 => self.context.tick(),
@@ -138,11 +138,11 @@ impl Shard {
             is_deflated,
             is_kept,
             is_turned_away: false,
-            has_ended: false,
+            has_peer_left: false,
             has_further_rooms: !further_rooms.is_empty(),
             outbox,
             // A deadline may be late by up to a tick, but never early.
-            moved: moved.tick_at_or_after(),
+            last_progress: last_progress.tick_at_or_after(),
             deadline,
             accepted: Millis(now.0.saturating_sub(age_ms)),
             heartbeat_ms,
@@ -171,7 +171,7 @@ impl Shard {
             None => {}
         }
         if let Some(sent) = sent {
-            self.rates.take_over(id.local(), &sent, now);
+            self.rate_limiter.take_over(id.local(), &sent, now);
         }
         self.update_tracing(slot, None);
         let conn = &mut self.conns[slot];
@@ -201,7 +201,7 @@ impl Shard {
         if self.conns[slot].hears_gaps() && offered < top {
             // If offsets have holes, the number of missed pushes is not known.
             let missed = if self.context.limits.history_is_shared { 1 } else { top - offered };
-            let lost = Lost::between(room.handle, offered, top, missed);
+            let lost = LostRange::between(room.handle, offered, top, missed);
             lost.into_iter().for_each(|lost| self.note_lost(slot, lost));
         }
     }
@@ -266,13 +266,13 @@ impl Shard {
             }
         }
         for handed::LeftBehindKey { user, key } in left_behind {
-            self.unclaimed(user, key.into());
+            self.end_orphaned_session(user, key.into());
         }
         self.home.keys.set_anonymous(anonymous);
         // Remote logic alone says how many members other hosts have. Without it the last numbers would stay for ever.
         let is_remote = matches!(self.context.logic, Logic::Remote { .. });
         for HomeRoomPart { name, shards, remote } in rooms {
-            if self.context.reports_rooms {
+            if self.context.has_other_hosts {
                 let room = Arc::clone(&name);
                 self.reports.push(Report::RoomInterest { room, has_members: true });
             }

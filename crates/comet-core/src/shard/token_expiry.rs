@@ -15,29 +15,29 @@ use super::Shard;
 pub(super) struct TokenExpiries {
     wheel: Wheel,
     /// Connections that are open beyond the expiry, because a renewal may be under way, and until when.
-    spared: BTreeMap<Slot, Millis>,
+    postponed: BTreeMap<Slot, Millis>,
 }
 
 impl TokenExpiries {
     pub(super) fn new(now: Tick) -> Self {
-        Self { wheel: Wheel::new(now), spared: BTreeMap::new() }
+        Self { wheel: Wheel::new(now), postponed: BTreeMap::new() }
     }
 
     /// As [`Wheel::with_present_due`].
     pub(super) fn with_present_due(now: Tick) -> Self {
-        Self { wheel: Wheel::with_present_due(now), spared: BTreeMap::new() }
+        Self { wheel: Wheel::with_present_due(now), postponed: BTreeMap::new() }
     }
 
     /// The token of `slot` expires at `at`. A later call moves that.
     pub(super) fn arm(&mut self, slot: Slot, at: Tick) {
         self.wheel.arm(slot, at);
-        self.spared.remove(&slot);
+        self.postponed.remove(&slot);
     }
 
     /// No token of `slot` expires.
     pub(super) fn disarm(&mut self, slot: Slot) {
         self.wheel.disarm(slot);
-        self.spared.remove(&slot);
+        self.postponed.remove(&slot);
     }
 
     /// When the token of `slot` expires. One that has expired is looked at again then.
@@ -64,7 +64,7 @@ impl TokenExpiries {
 
     /// Whether `slot`, whose token has expired, may wait for its renewal: for `most_ms` since it was first asked.
     fn may_wait(&mut self, slot: Slot, now: Millis, most_ms: u32) -> bool {
-        now < *self.spared.entry(slot).or_insert_with(|| now.after(most_ms.into()))
+        now < *self.postponed.entry(slot).or_insert_with(|| now.after(most_ms.into()))
     }
 }
 

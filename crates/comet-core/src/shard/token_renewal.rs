@@ -56,7 +56,7 @@ impl Shard {
         } else {
             // A younger connection may have taken the key and ended meanwhile; its eviction of this one is under way.
             let key = conn.key.clone();
-            self.disown(identity.user, key);
+            self.report_orphaned_session(identity.user, key);
             if !is_same_user {
                 // Logic now takes the key for another user's.
                 self.renew_now(slot);

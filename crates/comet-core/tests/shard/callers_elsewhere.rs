@@ -2,8 +2,8 @@
 
 use comet_core::limits::{CALLED_MAX, CALLER_CALLS_MAX, CALLER_FIRST_MS};
 use comet_core::{
-    CallId, CallerEnd, CallerLimits, CallerTarget, DropReason, Limits, Message, Report, ShardId,
-    Tally, ToldElsewhere,
+    CallId, CallerEnd, CallerLimits, CallerTarget, DropReason, Limits, Message, OtherHostsTally,
+    Report, ShardId, Tally,
 };
 use comet_proto::push_frame::{PushLedger, PushTarget};
 
@@ -22,15 +22,15 @@ fn called(rig: &mut Rig) -> Vec<(CallId, CallerTarget, usize)> {
     reports.collect()
 }
 
-fn tell(rig: &mut Rig, (call, bytes): (CallId, usize), mut told: ToldElsewhere) {
-    told.bytes = bytes;
-    let told = Box::new(told);
-    rig.shards[0].handle_message(Message::ToldElsewhere { call, told });
+fn tell(rig: &mut Rig, (call, bytes): (CallId, usize), mut tally: OtherHostsTally) {
+    tally.bytes = bytes;
+    let tally = Box::new(tally);
+    rig.shards[0].handle_message(Message::OtherHostsTallied { call, tally });
     rig.run();
 }
 
-fn nothing() -> ToldElsewhere {
-    ToldElsewhere { tally: Tally::default(), held: 0, unanswered: 0, bytes: 0 }
+fn nothing() -> OtherHostsTally {
+    OtherHostsTally { tally: Tally::default(), held: 0, unanswered: 0, bytes: 0 }
 }
 
 fn ledgers(rig: &mut Rig, caller: Caller) -> Vec<PushLedger> {
@@ -52,7 +52,7 @@ fn a_reply_is_the_sum_over_all_hosts() {
     assert!(ledgers(&mut rig, caller).is_empty(), "the other hosts have not told");
     let mut tally = Tally { matched: 2, queued: 1, ..Tally::default() };
     tally.dropped[DropReason::Filtered as usize] = 1;
-    tell(&mut rig, (push, bytes), ToldElsewhere { tally, unanswered: 3, ..nothing() });
+    tell(&mut rig, (push, bytes), OtherHostsTally { tally, unanswered: 3, ..nothing() });
     let dropped = vec![(1 + DropReason::Filtered as u32, 1)];
     let sum = PushLedger { matched: 3, queued: 2, unanswered: 3, dropped, ..PushLedger::default() };
     assert_eq!(ledgers(&mut rig, caller), [sum]);
@@ -65,7 +65,7 @@ fn a_name_that_is_absent_here_may_be_held_elsewhere() {
     for (held, absent) in [(1, 0), (0, 1)] {
         write(&mut rig, caller, &request(1, PushTarget::User(7), b"hi"));
         let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();
-        tell(&mut rig, (push, bytes), ToldElsewhere { held, ..nothing() });
+        tell(&mut rig, (push, bytes), OtherHostsTally { held, ..nothing() });
         assert_eq!(ledgers(&mut rig, caller), [PushLedger { absent, ..PushLedger::default() }]);
     }
 }
@@ -166,7 +166,7 @@ fn a_hand_over_waits_for_no_other_host() {
     assert_eq!(ledgers(&mut rig, caller), [given_up]);
     // It goes on here after all. What is told of the former push does not count for the next.
     write(&mut rig, caller, &request(2, PushTarget::All, b""));
-    tell(&mut rig, (push, bytes), ToldElsewhere { unanswered: 2, ..nothing() });
+    tell(&mut rig, (push, bytes), OtherHostsTally { unanswered: 2, ..nothing() });
     let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();
     tell(&mut rig, (push, bytes), nothing());
     let all = PushLedger { matched: 1, queued: 1, ..PushLedger::default() };

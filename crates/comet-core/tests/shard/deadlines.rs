@@ -1,7 +1,7 @@
 //! Deadlines: never early, and late by two ticks at most.
 
 use comet_core::limits::TICK_MS;
-use comet_core::{Budget, CloseHow, CloseReason, ConnId, Hangup, Limits, Millis, Transport};
+use comet_core::{Budget, CloseReason, ConnId, Hangup, Limits, Millis, SocketShutdown, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame};
 
@@ -98,7 +98,7 @@ fn a_send_without_progress_closes_despite_heartbeats() {
             rig.feed(conn, &frame(2, 1, b""));
         }
         check(&mut rig, conn, since, 700, CloseReason::WriteTimeout);
-        assert_eq!(rig.shut(conn), Some(CloseHow::Both));
+        assert_eq!(rig.shut(conn), Some(SocketShutdown::Both));
         let counters = rig.shards[0].counters();
         assert_eq!((counters.sent, counters.lost, counters.waiting), (0, 1, 0));
     }
@@ -125,11 +125,11 @@ fn an_unanswered_close_ends_at_the_linger_deadline() {
     let mut rig = Rig::new(1, limits());
     let conn = rig.join(0, "7/k/r/");
     rig.feed(conn, &frame(9, 1, b""));
-    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
     rig.pass(399);
-    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
     rig.pass(1 + 2 * TICK_MS);
-    assert_eq!(rig.shut(conn), Some(CloseHow::Both));
+    assert_eq!(rig.shut(conn), Some(SocketShutdown::Both));
 }
 
 #[test]

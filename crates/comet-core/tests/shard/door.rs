@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use comet_core::limits::RATE_WINDOW_MS;
 use comet_core::{
-    Block, Blocks, ClientRates, CloseHow, CloseReason, ConnId, Identity, Kick, Limits, Logic,
-    Message, Millis, Push, ShardId, SourceLimits, Transport,
+    BlockedNetwork, Blocklist, ClientRates, CloseReason, ConnId, Identity, Kick, Limits, Logic,
+    Message, Millis, Push, ShardId, SocketShutdown, SourceLimits, Transport,
 };
 use comet_proto::op;
 
@@ -147,12 +147,12 @@ fn of_the_clients_that_are_turned_away_only_some_linger() {
     let refused: Vec<_> = (0..10).map(|_| connect(&mut rig, 0, "192.0.2.1")).collect();
     for (at, &conn) in refused.iter().enumerate() {
         check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
-        let how = if at < 4 { CloseHow::Write } else { CloseHow::Both };
+        let how = if at < 4 { SocketShutdown::Write } else { SocketShutdown::Both };
         assert_eq!(rig.shut(conn), Some(how), "{at}");
     }
     // One of them has left, so one may linger.
     rig.hang_up(refused[1]);
-    for how in [CloseHow::Write, CloseHow::Both] {
+    for how in [SocketShutdown::Write, SocketShutdown::Both] {
         let conn = connect(&mut rig, 0, "192.0.2.1");
         check_turned_away(&mut rig, conn, CloseReason::AddressLimit);
         assert_eq!(rig.shut(conn), Some(how));
@@ -161,7 +161,7 @@ fn of_the_clients_that_are_turned_away_only_some_linger() {
     rig.pass(u64::from(Limits::default().linger_ms) + 100);
     assert_eq!(rig.shards[0].counters().connections, 1);
     let conn = connect(&mut rig, 0, "192.0.2.1");
-    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_websocket_client_is_answered_in_http() {
     let wait = answer.split("Retry-After: ").nth(1).and_then(|rest| rest.split("\r\n").next());
     assert!((5..=30).contains(&wait.unwrap().parse::<u32>().unwrap()), "{answer}");
     assert!(answer.ends_with("Content-Length: 0\r\n\r\n"), "{answer}");
-    assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+    assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
     assert_eq!(rig.reason(conn), CloseReason::AddressLimit);
 }
 
@@ -331,9 +331,9 @@ fn bytes_and_room_changes_have_rates_of_their_own() {
 
 fn blocking(network: &str, until: u64) -> Limits {
     let network = network.parse().unwrap();
-    let block = Block { network, until: Millis(until) };
-    let blocks = Blocks::default().with(Millis(0), block).unwrap();
-    Limits { blocks, ..Limits::default() }
+    let block = BlockedNetwork { network, until: Millis(until) };
+    let blocklist = Blocklist::default().with(Millis(0), block).unwrap();
+    Limits { blocklist, ..Limits::default() }
 }
 
 #[test]
@@ -345,7 +345,7 @@ fn a_blocked_network_is_closed_without_a_word_until_its_time_is_over() {
         for address in ["192.0.2.1", "::ffff:192.0.2.255"] {
             let conn = connect(&mut rig, shard, address);
             assert_eq!(rig.reason(conn), CloseReason::Blocked);
-            assert_eq!((rig.take(conn), rig.shut(conn)), (Vec::new(), Some(CloseHow::Both)));
+            assert_eq!((rig.take(conn), rig.shut(conn)), (Vec::new(), Some(SocketShutdown::Both)));
         }
         let other = connect(&mut rig, shard, "192.0.3.1");
         assert!(!rig.is_closed(other));

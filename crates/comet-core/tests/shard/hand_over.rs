@@ -154,7 +154,7 @@ fn deadlines_that_have_passed_are_due_at_once() {
             limits: Limits::default().into(),
             logic: Logic::Embedded,
             hash_seed: 7,
-            reports_rooms: false,
+            has_other_hosts: false,
         };
         let mut shard = Shard::new(&settings, now);
         shard.handle_time(now);

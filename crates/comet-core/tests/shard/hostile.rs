@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_core::{CloseHow, CloseReason, Limits, Message, Transport};
+use comet_core::{CloseReason, Limits, Message, SocketShutdown, Transport};
 
 use crate::rig::{Rig, UPGRADE, frame, key_at, masked, plain, room_at};
 
@@ -17,7 +17,7 @@ fn check_tcp(bytes: &[u8], reason: CloseReason, detail: &str) {
         assert_eq!(rig.reason(conn), reason);
         let notice = String::from_utf8(rig.take(conn).split_off(16)).unwrap();
         assert_eq!(notice, detail);
-        assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+        assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
         // Input after that is discarded.
         assert_eq!(rig.ask(conn, &frame(2, 1, b"")), b"");
         assert_eq!(rig.shards[0].keys().count(), 0);
@@ -123,7 +123,7 @@ fn a_bad_upgrade_is_answered_with_its_status() {
         let response = String::from_utf8(response).unwrap();
         assert!(response.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{request}: {response}");
         assert_eq!(rig.reason(conn), CloseReason::BadUpgrade);
-        assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+        assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
     };
     check(&good.replace("GET", "POST"), "405 Method Not Allowed");
     check(&good.replace("/sub", "/other"), "404 Not Found");

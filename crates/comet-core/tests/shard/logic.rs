@@ -1,8 +1,8 @@
 //! Remote logic: tokens, client messages, renewals, and what is reported about keys.
 
 use comet_core::{
-    CloseHow, CloseReason, ConnId, Denied, DropReason, Hangup, Limits, Logic, Message, Report,
-    ResumeLimits, Shard, ShardId, Transport,
+    CloseReason, ConnId, Denied, DropReason, Hangup, Limits, Logic, Message, Report, ResumeLimits,
+    Shard, ShardId, SocketShutdown, Transport,
 };
 use comet_proto::op;
 
@@ -234,7 +234,10 @@ fn the_messages_of_a_client_that_has_left_come_to_logic() {
         assert_eq!(bodies, [Box::from(&expected[..])]);
         rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
     }
-    assert_eq!((rig.reason(conn), rig.shut(conn)), (CloseReason::PeerClosed, Some(CloseHow::Both)));
+    assert_eq!(
+        (rig.reason(conn), rig.shut(conn)),
+        (CloseReason::PeerClosed, Some(SocketShutdown::Both))
+    );
 }
 
 /// It has closed its socket with a push unread, so its kernel resets the connection.

@@ -1,8 +1,8 @@
 //! Pushes in special cases: cut sends, joins under way, full queues, the drain.
 
 use comet_core::{
-    CloseHow, CloseReason, DropReason, Kick, Limits, Message, Push, Report, ShardId, SlowConsumer,
-    Transport, home_of_user,
+    CloseReason, DropReason, Kick, Limits, Message, Push, Report, ShardId, SlowConsumer,
+    SocketShutdown, Transport, home_of_user,
 };
 use comet_proto::op;
 
@@ -135,7 +135,7 @@ fn a_drain_closes_all_and_reports_once() {
     assert_eq!(rig.take(websocket), notice.concat());
     for conn in [tcp, websocket, silent] {
         assert_eq!(rig.reason(conn), CloseReason::Draining);
-        assert_eq!(rig.shut(conn), Some(CloseHow::Write));
+        assert_eq!(rig.shut(conn), Some(SocketShutdown::Write));
     }
     assert_eq!(rig.shards[0].handle_accept(Transport::Tcp), None);
     rig.hang_up(tcp);

@@ -8,9 +8,10 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, AuthRequest, Budget, CallId, CloseHow, CloseReason, ClosedEvent, ConnId, Denied,
-    Hangup, Identity, Limits, Logic, Message, MessageBudget, MessageClass, Millis, Push, Report,
-    Settings, Shard, ShardId, Tally, Transport, home_of_key, home_of_room, home_of_user,
+    AuthRequest, Budget, CallId, CloseReason, ClosedEvent, ConnId, Denied, Hangup, Identity,
+    Limits, Logic, Message, MessageBudget, MessageClass, Millis, OperationFilter, Push, Report,
+    Settings, Shard, ShardId, SocketShutdown, Tally, Transport, home_of_key, home_of_room,
+    home_of_user,
 };
 use comet_proto::{Encoded, Frame, op};
 
@@ -27,7 +28,7 @@ struct Wire {
     in_flight: Option<Vec<u8>>,
     /// How many more bytes it takes; `None`: any number.
     window: Option<usize>,
-    shut: Option<CloseHow>,
+    shut: Option<SocketShutdown>,
 }
 
 pub(crate) struct Rig {
@@ -78,10 +79,10 @@ impl Rig {
         Self::start(shards, limits, Logic::Embedded, true)
     }
 
-    fn start(shards: u16, limits: Limits, logic: Logic, reports_rooms: bool) -> Self {
+    fn start(shards: u16, limits: Limits, logic: Logic, has_other_hosts: bool) -> Self {
         let limits = Arc::new(limits);
         let settings =
-            Settings { shard: ShardId(0), shards, limits, logic, hash_seed: 7, reports_rooms };
+            Settings { shard: ShardId(0), shards, limits, logic, hash_seed: 7, has_other_hosts };
         Self {
             shards: shards_of(&settings, Millis(0)),
             reports: Vec::new(),
@@ -166,8 +167,8 @@ impl Rig {
     }
 
     /// Which sides of its socket are shut.
-    pub(crate) fn shut(&self, conn: ConnId) -> Option<CloseHow> {
-        self.wires.get(&conn).map_or(Some(CloseHow::Both), |wire| wire.shut)
+    pub(crate) fn shut(&self, conn: ConnId) -> Option<SocketShutdown> {
+        self.wires.get(&conn).map_or(Some(SocketShutdown::Both), |wire| wire.shut)
     }
 
     // ---- control -------------------------------------------------------------------------------
@@ -369,7 +370,7 @@ impl Rig {
                 wire.output.extend(&bytes[..taken]);
                 wire.window = wire.window.map(|window| window - taken);
                 shard.handle_sent(conn, taken);
-            } else if wire.shut == Some(CloseHow::Both) {
+            } else if wire.shut == Some(SocketShutdown::Both) {
                 shard.handle_send_failed(conn, Hangup::Cut(32));
             } else {
                 continue;
@@ -377,7 +378,8 @@ impl Rig {
             wire.in_flight = None;
             moved = true;
         }
-        let gone = |wire: &Wire| wire.shut == Some(CloseHow::Both) && wire.in_flight.is_none();
+        let gone =
+            |wire: &Wire| wire.shut == Some(SocketShutdown::Both) && wire.in_flight.is_none();
         self.wires.retain(|conn, wire| {
             let is_over = mine(conn) && gone(wire) && wire.output.is_empty();
             if is_over {
@@ -468,7 +470,11 @@ fn identity(token: &[u8]) -> Result<Identity, String> {
         user: user.parse().unwrap_or(0),
         key: name(key),
         room: name(room),
-        accepts: if operations.is_empty() { Accepts::All } else { Accepts::Only(listed()) },
+        accepts: if operations.is_empty() {
+            OperationFilter::All
+        } else {
+            OperationFilter::Only(listed())
+        },
         heartbeat_ms: None,
         expires_in_ms: None,
         rooms: rooms.map(Into::into).collect(),

@@ -36,11 +36,11 @@ fn a_stall_is_no_silence_of_the_peers() {
     assert_eq!(rig.shards[0].counters().stalled_millis, 5_250 - TICK_MS);
 }
 
-/// Whether `conn` is put off when its deadline has passed and there is a backlog.
-fn is_put_off(rig: &mut Rig, conn: ConnId, millis: u64) -> bool {
+/// Whether `conn` is postponed when its deadline has passed and there is a backlog.
+fn is_postponed(rig: &mut Rig, conn: ConnId, millis: u64) -> bool {
     rig.stall(millis);
     let mut asked = Vec::new();
-    rig.shards[0].spare_overdue(|conn| {
+    rig.shards[0].postpone_overdue(|conn| {
         asked.push(conn);
         true
     });
@@ -57,7 +57,7 @@ fn unread_input_puts_a_deadline_off_for_its_own_time() {
     rig.pass(950);
     let in_time = rig.connect(0, Transport::Tcp);
     let mut times = 0;
-    while is_put_off(&mut rig, late, if times == 0 { 50 } else { 250 }) {
+    while is_postponed(&mut rig, late, if times == 0 { 50 } else { 250 }) {
         assert!(!rig.is_closed(late));
         times += 1;
     }
@@ -66,7 +66,7 @@ fn unread_input_puts_a_deadline_off_for_its_own_time() {
     assert!(!rig.is_closed(in_time));
 }
 
-/// A write deadline is put off in the same way, and the send goes on.
+/// A write deadline is postponed in the same way, and the send goes on.
 #[test]
 fn a_send_that_can_go_on_is_not_late() {
     let mut rig = Rig::new(1, limits());
@@ -74,7 +74,7 @@ fn a_send_that_can_go_on_is_not_late() {
     rig.allow(conn, Some(3));
     rig.push_room("r", 5, b"slowly");
     rig.pass(700);
-    assert!(is_put_off(&mut rig, conn, 100));
+    assert!(is_postponed(&mut rig, conn, 100));
     rig.allow(conn, None);
     rig.pass(2_000);
     assert!(!rig.is_closed(conn));

@@ -29,7 +29,7 @@ fn tell(rig: &mut Rig, state: StreamState) {
 fn store(rig: &mut Rig, room: &str, offset: u64) -> Tally {
     let call = rig.call();
     let push = Push { offset: offset * S, ..push(TELL, b"push") };
-    let message = Message::PushStored { call, room: room.into(), push, age_ms: 0 };
+    let message = Message::PushFromStream { call, room: room.into(), push, age_ms: 0 };
     rig.send(home_of_room(room, 2), message);
     rig.tally(call)
 }
@@ -106,7 +106,7 @@ fn members_are_told_of_a_push_that_this_host_refuses() {
     store(&mut rig, &room, 100);
     rig.take(conn);
     let call = rig.call();
-    let refused = Message::LoseStored { call, room: room.as_str().into(), offset: 200 * S };
+    let refused = Message::RefuseFromStream { call, room: room.as_str().into(), offset: 200 * S };
     rig.send(home_of_room(&room, 2), refused);
     assert_eq!(rig.tally(call), Tally::default());
     store(&mut rig, &room, 300);

@@ -1,7 +1,7 @@
 //! The identity from the claims of a checked token.
 
 use comet_core::limits::{ACCEPTS_MAX, FURTHER_ROOMS_MAX, NAME_MAX};
-use comet_core::{Accepts, Identity};
+use comet_core::{Identity, OperationFilter};
 use serde_json::{Map, Value};
 
 use crate::authenticator::Refusal;
@@ -93,16 +93,16 @@ fn rooms(claim: &str, claims: &Map<String, Value>) -> Result<Box<[Box<str>]>, Re
     })
 }
 
-fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<Accepts, Refusal> {
+fn accepts(claim: &str, claims: &Map<String, Value>) -> Result<OperationFilter, Refusal> {
     match value_of(claim, claims) {
-        None => Ok(Accepts::All),
+        None => Ok(OperationFilter::All),
         Some(Value::Array(list)) if list.len() > ACCEPTS_MAX => {
             Err(Refusal::new(format!("the claim {claim:?} has more than {ACCEPTS_MAX} operations")))
         }
         Some(Value::Array(list)) => {
             let operations = list.iter().map(|value| value.as_i64()?.try_into().ok());
             let operations: Option<Box<[i32]>> = operations.collect();
-            operations.map(Accepts::Only).ok_or_else(|| {
+            operations.map(OperationFilter::Only).ok_or_else(|| {
                 Refusal::new(format!(
                     "the claim {claim:?} contains a value that is not an operation"
                 ))

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use comet_core::{Accepts, Identity};
+use comet_core::{Identity, OperationFilter};
 use comet_logic::{
     AdoptedKeys, Algorithm, AnyAuthenticator, Authenticator, ClaimNames, Jwt, JwtOptions, KeyFile,
 };
@@ -206,28 +206,31 @@ fn claims_become_an_identity() {
         expires_in_ms: None,
         rooms: Box::default(),
     };
-    check(goim.clone(), json!({}), of(42, None, None, Accepts::All));
+    check(goim.clone(), json!({}), of(42, None, None, OperationFilter::All));
     check(
         goim.clone(),
         json!({ "mid": -7, "key": "k", "room_id": "live://1", "accepts": [1000, -1] }),
-        of(-7, Some("k"), Some("live://1"), Accepts::Only([1000, -1].into())),
+        of(-7, Some("k"), Some("live://1"), OperationFilter::Only([1000, -1].into())),
     );
     check(
         goim,
         json!({ "key": "", "room_id": null, "accepts": [] }),
-        of(42, None, None, Accepts::Only([].into())),
+        of(42, None, None, OperationFilter::Only([].into())),
     );
     check(
         ClaimNames::default(),
         json!({ "rooms": ["a", "b"] }),
-        Identity { rooms: ["a", "b"].map(Into::into).into(), ..of(42, None, None, Accepts::All) },
+        Identity {
+            rooms: ["a", "b"].map(Into::into).into(),
+            ..of(42, None, None, OperationFilter::All)
+        },
     );
     let [mid, key, room, rooms, accepts] =
         ["sub", "jti", "room", "rooms", "ops"].map(str::to_owned);
     check(
         ClaimNames { mid, key, room, rooms, accepts },
         json!({ "sub": "9223372036854775807", "jti": "é", "room": "r", "ops": null, "key": 7 }),
-        of(i64::MAX, Some("é"), Some("r"), Accepts::All),
+        of(i64::MAX, Some("é"), Some("r"), OperationFilter::All),
     );
 }
 

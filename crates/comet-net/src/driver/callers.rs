@@ -27,7 +27,7 @@ pub(super) struct Callers {
     cancelled_receives: Vec<CallerSlot>,
     cancelled_sends: Vec<CallerSlot>,
     /// Callers turned away for a missing or wrong token: their count at the latest log line, and the time of that line.
-    locked_out: (u64, Option<Instant>),
+    unauthenticated: (u64, Option<Instant>),
 }
 
 /// Time between two log lines about callers without a valid token; all such callers are counted.
@@ -57,7 +57,7 @@ impl Callers {
             sockets: Vec::new(),
             cancelled_receives: Vec::new(),
             cancelled_sends: Vec::new(),
-            locked_out: (0, None),
+            unauthenticated: (0, None),
         }
     }
 
@@ -205,7 +205,7 @@ impl<A: Authenticator> Driver<A> {
 
     /// Performs the socket operations that the shard asks for.
     pub(super) fn serve_callers(&mut self) {
-        self.log_locked_out();
+        self.log_unauthenticated();
         while let Some((slot, operation)) = self.shard.poll_caller() {
             let socket = self.callers.at(slot);
             match operation {
@@ -228,11 +228,11 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Logs from time to time that callers without a valid token were turned away.
-    fn log_locked_out(&mut self) {
-        let (logged, at) = self.callers.locked_out;
-        let ended = self.shard.callers_locked_out();
+    fn log_unauthenticated(&mut self) {
+        let (logged, at) = self.callers.unauthenticated;
+        let ended = self.shard.callers_unauthenticated();
         if ended > logged && at.is_none_or(|at| at.elapsed() >= LOG_PAUSE) {
-            self.callers.locked_out = (ended, Some(Instant::now()));
+            self.callers.unauthenticated = (ended, Some(Instant::now()));
             let core = self.shard.id().0;
             log::warn!(
                 "core {core}: push.frames: callers without a token that opens: {ended} so far"

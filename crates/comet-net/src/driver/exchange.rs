@@ -5,7 +5,7 @@ use comet_core::{
     AuthRequest, Budget, CloseReason, ConnId, Denied, MessageBudget, MessageClass, ShardId,
 };
 use comet_logic::{Authenticator, Refusal};
-use comet_mesh::Returned;
+use comet_mesh::TrySendError;
 
 use super::Driver;
 
@@ -15,7 +15,7 @@ const RETRY_MS: u32 = 2_000;
 impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_messages(&mut self) {
         for _ in 0..DIRECTORY_MESSAGES_PER_TURN {
-            let Some(message) = self.inbox.try_recv_express() else { break };
+            let Some(message) = self.inbox.try_recv_priority() else { break };
             self.shard.handle_message(message);
         }
         if self.has_sends_left {
@@ -99,10 +99,11 @@ impl<A: Authenticator> Driver<A> {
             for class in MessageClass::ALL {
                 while let Some(message) = self.shard.poll_message(peer, class) {
                     let posted = match class {
-                        MessageClass::Directory => sender.post_express(message),
+                        MessageClass::Directory => sender.post_priority(message),
                         MessageClass::Push => sender.post(message),
                     };
-                    if let Err(Returned::Full(message) | Returned::Closed(message)) = posted {
+                    if let Err(TrySendError::Full(message) | TrySendError::Closed(message)) = posted
+                    {
                         self.shard.return_message(peer, message);
                         self.must_retry = true;
                         break;
@@ -128,7 +129,7 @@ impl<A: Authenticator> Driver<A> {
             if !has_posted && !self.ring.is_laden() {
                 self.ring.flush();
             }
-            if let Err(Returned::Full(report) | Returned::Closed(report)) =
+            if let Err(TrySendError::Full(report) | TrySendError::Closed(report)) =
                 self.control.post(report)
             {
                 self.shard.return_report(report);

@@ -13,9 +13,9 @@ use comet_record::ImportError;
 
 use super::{Driver, TURN_TIME};
 use crate::certificates::Tls;
+use crate::commands::{CommandResult, CoreCommand, FrozenTurn, Offer, OfferSink};
 use crate::ids::ListenerIndex;
 use crate::layers::ProtocolLayers;
-use crate::orders::{Answer, FrozenTurn, Offer, Order, Taker};
 use crate::ring::Operation;
 use crate::settings::{Arrived, Listener};
 use crate::tls::TlsSession;
@@ -32,32 +32,32 @@ pub(super) enum Outcome {
 }
 
 impl<A: Authenticator> Driver<A> {
-    /// Serves the orders of the core's owner. While the core is frozen this waits for the next order.
-    pub(super) fn serve_orders(&mut self) -> Outcome {
-        while self.is_frozen || self.orders.is_waiting() {
-            let Ok(order) = self.orders.next() else { return Outcome::Released };
-            match order {
-                Order::StopAccepts(answer) => {
+    /// Serves the commands of the core's owner. While the core is frozen this waits for the next command.
+    pub(super) fn serve_commands(&mut self) -> Outcome {
+        while self.is_frozen || self.commands.is_waiting() {
+            let Ok(command) = self.commands.next() else { return Outcome::Released };
+            match command {
+                CoreCommand::StopAccepts(answer) => {
                     self.stop_accepts();
                     let _ = answer.send(Ok(()));
                 }
-                Order::HoldInput(answer) => {
+                CoreCommand::HoldInput(answer) => {
                     self.shard.hold_input();
                     let _ = answer.send(Ok(()));
                 }
-                Order::HoldCallers(is_held, answer) => {
+                CoreCommand::HoldCallers(is_held, answer) => {
                     self.shard.hold_callers(is_held);
                     let _ = answer.send(Ok(()));
                 }
-                Order::CloseUnmovable(retry_after_ms, answer) => {
+                CoreCommand::CloseUnmovable(retry_after_ms, answer) => {
                     self.shard.close_left_behind(retry_after_ms);
                     let _ = answer.send(Ok(()));
                 }
-                Order::Survey(answer) => drop(answer.send(self.survey())),
-                Order::Freeze(answer) => drop(answer.send(self.freeze())),
-                Order::Turn(answer) => drop(answer.send(self.frozen_turn())),
-                Order::Offer(taker, answer) => {
-                    if let Err(error) = self.offer(taker) {
+                CoreCommand::Survey(answer) => drop(answer.send(self.survey())),
+                CoreCommand::Freeze(answer) => drop(answer.send(self.freeze())),
+                CoreCommand::Turn(answer) => drop(answer.send(self.frozen_turn())),
+                CoreCommand::Offer(sink, answer) => {
+                    if let Err(error) = self.offer(sink) {
                         let _ = answer.send(Err(error));
                         continue;
                     }
@@ -66,12 +66,12 @@ impl<A: Authenticator> Driver<A> {
                         return Outcome::Released;
                     }
                 }
-                Order::Adopt(arrived, answer) => drop(answer.send(self.adopt(*arrived))),
-                Order::Thaw(answer) => {
+                CoreCommand::Adopt(arrived, answer) => drop(answer.send(self.adopt(*arrived))),
+                CoreCommand::Thaw(answer) => {
                     self.thaw();
                     let _ = answer.send(Ok(()));
                 }
-                Order::Release(answer) => {
+                CoreCommand::Release(answer) => {
                     let _ = answer.send(Ok(()));
                     return Outcome::Released;
                 }
@@ -82,7 +82,7 @@ impl<A: Authenticator> Driver<A> {
 
     /// Stops the accepts. Clients that connect from here on wait in the kernel for the process that accepts next.
     fn stop_accepts(&mut self) {
-        self.is_leaving = true;
+        self.has_stopped_accepts = true;
         for (index, _) in (0..).map(ListenerIndex).zip(&self.listeners) {
             self.ring.cancel_accepts(index);
         }
@@ -90,7 +90,7 @@ impl<A: Authenticator> Driver<A> {
 
     /// Stops the kernel from doing anything more with the sockets, and handles what it has done. The receives stay in
     /// flight; without buffers they take nothing.
-    fn freeze(&mut self) -> Answer {
+    fn freeze(&mut self) -> CommandResult {
         if std::mem::replace(&mut self.is_frozen, true) {
             return Ok(());
         }
@@ -170,8 +170,8 @@ impl<A: Authenticator> Driver<A> {
         }
     }
 
-    /// Passes the state and the sockets to `taker`.
-    fn offer(&mut self, taker: Taker) -> Answer {
+    /// Passes the state and the sockets to `sink`.
+    fn offer(&mut self, sink: OfferSink) -> CommandResult {
         if !self.is_frozen {
             return Err("it is not frozen".into());
         }
@@ -202,13 +202,13 @@ impl<A: Authenticator> Driver<A> {
         if state.ticket_keys.is_some() {
             state.required.push(feature::TICKET_KEYS.into());
         }
-        taker(Offer { state, sockets }).map_err(|error| error.to_string())
+        sink(Offer { state, sockets }).map_err(|error| error.to_string())
     }
 
     /// Continues as before the freeze: cancelled operations are submitted again.
     fn thaw(&mut self) {
         self.is_frozen = false;
-        self.is_leaving = false;
+        self.has_stopped_accepts = false;
         self.ring.give_buffers(&mut self.buffers);
         self.rearm_receives();
         self.rearm_callers();
@@ -241,7 +241,7 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Adopts the connections of another process.
-    fn adopt(&mut self, arrived: Arrived) -> Answer {
+    fn adopt(&mut self, arrived: Arrived) -> CommandResult {
         if !self.is_frozen || self.sockets.all().next().is_some() {
             return Err("it has begun its work".to_owned());
         }
@@ -283,28 +283,28 @@ impl<A: Authenticator> Offered<'_, A> {
     fn wait(self) -> Outcome {
         loop {
             let refused = || Err("its sockets are offered".to_owned());
-            match self.driver.orders.next() {
+            match self.driver.commands.next() {
                 Err(_) => return Outcome::Released,
-                Ok(Order::Thaw(answer)) => {
+                Ok(CoreCommand::Thaw(answer)) => {
                     self.driver.thaw();
                     let _ = answer.send(Ok(()));
                     return Outcome::Running;
                 }
-                Ok(Order::Release(answer)) => {
+                Ok(CoreCommand::Release(answer)) => {
                     let _ = answer.send(Ok(()));
                     return Outcome::Released;
                 }
                 Ok(
-                    Order::StopAccepts(answer)
-                    | Order::HoldInput(answer)
-                    | Order::HoldCallers(_, answer)
-                    | Order::CloseUnmovable(_, answer)
-                    | Order::Freeze(answer)
-                    | Order::Adopt(_, answer)
-                    | Order::Offer(_, answer),
+                    CoreCommand::StopAccepts(answer)
+                    | CoreCommand::HoldInput(answer)
+                    | CoreCommand::HoldCallers(_, answer)
+                    | CoreCommand::CloseUnmovable(_, answer)
+                    | CoreCommand::Freeze(answer)
+                    | CoreCommand::Adopt(_, answer)
+                    | CoreCommand::Offer(_, answer),
                 ) => drop(answer.send(refused())),
-                Ok(Order::Survey(answer)) => drop(answer.send(self.driver.survey())),
-                Ok(Order::Turn(answer)) => {
+                Ok(CoreCommand::Survey(answer)) => drop(answer.send(self.driver.survey())),
+                Ok(CoreCommand::Turn(answer)) => {
                     let obstacles = Some("its sockets are offered".to_owned());
                     let _ = answer.send(FrozenTurn { is_still: false, obstacles });
                 }

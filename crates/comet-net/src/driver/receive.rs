@@ -9,7 +9,7 @@ use comet_core::{ConnId, Hangup, Slot};
 use comet_logic::Authenticator;
 
 use super::Driver;
-use super::accept_pace::{ArmStep, Armed};
+use super::accept_rate::{ArmStep, Armed};
 use crate::ids::ListenerIndex;
 use crate::layers::{ProtocolLayers, Received};
 use crate::peer_name::peer_name;
@@ -27,7 +27,7 @@ impl<A: Authenticator> Driver<A> {
     pub(super) fn handle_accepted(&mut self, index: ListenerIndex, completion: Completion) {
         let armed = &mut self.armed_accepts[index.index()];
         // Connections that a multishot accept took before it was cancelled are not counted.
-        let is_paced = *armed != Armed::Multishot;
+        let is_limited = *armed != Armed::Multishot;
         if !completion.more {
             armed.end();
         }
@@ -63,8 +63,8 @@ impl<A: Authenticator> Driver<A> {
                         self.sockets.at(slot).is_receiving = true;
                     }
                 }
-                if is_paced {
-                    self.pace_accepts();
+                if is_limited {
+                    self.count_accept();
                 }
             }
             Err(libc::ECONNABORTED) => {}
@@ -86,19 +86,19 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Counts an accepted connection.
-    fn pace_accepts(&mut self) {
-        let rate = self.shard.limits().accepts;
-        if rate > 0 && !self.is_frozen && self.accept_pace.count(Instant::now(), rate) {
+    fn count_accept(&mut self) {
+        let rate = self.shard.limits().accept_rate;
+        if rate > 0 && !self.is_frozen && self.accept_limiter.count(Instant::now(), rate) {
             self.shard.handle_accepts_paused();
         }
     }
 
-    /// Submits accepts: those that ended by themselves, and as many as [`Limits::accepts`](comet_core::Limits::accepts)
+    /// Submits accepts: those that ended by themselves, and as many as [`Limits::accept_rate`](comet_core::Limits::accept_rate)
     /// allows.
     pub(super) fn rearm_accepts(&mut self) {
-        let rate = self.shard.limits().accepts;
+        let rate = self.shard.limits().accept_rate;
         let is_complete = rate == 0 && self.armed_accepts.iter().all(|&armed| armed != Armed::NONE);
-        if is_complete || self.shard.is_draining() || self.is_leaving {
+        if is_complete || self.shard.is_draining() || self.has_stopped_accepts {
             return;
         }
         let now = Instant::now();
@@ -108,7 +108,7 @@ impl<A: Authenticator> Driver<A> {
         }
         let mut quota = None;
         if rate > 0 {
-            quota = self.accept_pace.quota(now, rate, self.listeners.len());
+            quota = self.accept_limiter.quota(now, rate, self.listeners.len());
             if quota.is_none() {
                 self.must_retry = true;
                 return;

@@ -1,6 +1,6 @@
 //! The steps that send bytes and shut sockets, through TLS where a connection has it.
 
-use comet_core::{CloseHow, ConnId, Hangup, Slot, Transmit};
+use comet_core::{ConnId, Hangup, Slot, SocketShutdown, Transmit};
 use comet_logic::Authenticator;
 use rustix::net::{Shutdown, shutdown};
 
@@ -138,21 +138,21 @@ impl<A: Authenticator> Driver<A> {
     }
 
     /// Returns whether this makes operations in flight complete.
-    fn shut_socket(&mut self, conn: ConnId, how: CloseHow) -> bool {
+    fn shut_socket(&mut self, conn: ConnId, how: SocketShutdown) -> bool {
         let socket = self.sockets.at(conn.slot);
         match (how, socket.tls()) {
-            (CloseHow::Write, Some(tls)) => {
+            (SocketShutdown::Write, Some(tls)) => {
                 tls.close();
                 socket.shuts_write_when_flushed = true;
                 self.send_ciphertext(conn.slot);
                 false
             }
             // Here and below ENOTCONN is possible: the peer has reset the connection.
-            (CloseHow::Write, None) => {
+            (SocketShutdown::Write, None) => {
                 let _ = shutdown(socket, Shutdown::Write);
                 false
             }
-            (CloseHow::Both, _) => {
+            (SocketShutdown::Both, _) => {
                 socket.is_shut = true;
                 self.drop_kept_send(conn);
                 let socket = self.sockets.at(conn.slot);

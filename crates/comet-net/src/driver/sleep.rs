@@ -57,7 +57,7 @@ impl<A: Authenticator> Driver<A> {
         if self.has_work_while_spinning() || !self.inbox.arm_wakeup() {
             return self.ring.submit();
         }
-        if !self.stop.load(Ordering::Acquire) && !self.orders.is_waiting() {
+        if !self.stop.load(Ordering::Acquire) && !self.commands.is_waiting() {
             let deadline = self.shard.poll_timeout();
             match coalesce_until {
                 Some(until) => self.coalesced_wait(until, deadline),

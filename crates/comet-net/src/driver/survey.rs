@@ -5,7 +5,7 @@ use comet_handover::feature;
 use comet_logic::Authenticator;
 
 use super::Driver;
-use crate::orders::Survey;
+use crate::commands::Survey;
 
 impl<A: Authenticator> Driver<A> {
     pub(super) fn survey(&self) -> Survey {

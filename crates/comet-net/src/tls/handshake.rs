@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comet_record::{TrafficSecrets, record_len, take_over};
+use comet_record::{TrafficSecrets, from_rustls, record_len};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, UnbufferedStatus};
 use rustls::{Error, ServerConfig};
@@ -120,7 +120,7 @@ impl Handshake {
     /// # Errors
     /// Why there is none.
     pub(super) fn into_session(self) -> Result<comet_record::Session, String> {
-        take_over(self.rustls, &self.secrets).map_err(|error| error.to_string())
+        from_rustls(self.rustls, &self.secrets).map_err(|error| error.to_string())
     }
 }
 

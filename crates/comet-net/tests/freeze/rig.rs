@@ -12,7 +12,7 @@ use comet_core::{
     distribute,
 };
 use comet_logic::UnverifiedTokens;
-use comet_mesh::{EventFd, Inbox, Pulse, Sender, express_inbox, inbox};
+use comet_mesh::{EventFd, Inbox, Pulse, Sender, inbox, priority_inbox};
 use comet_net::{
     Arrived, ArrivedSocket, Core, CoreSettings, ListenOptions, Listener, MeshEndpoints, ProxyFrom,
     Tls, bind,
@@ -85,7 +85,7 @@ fn settings(limits: &Arc<Limits>) -> Settings {
         limits: limits.clone(),
         logic: Logic::Embedded,
         hash_seed: 7,
-        reports_rooms: false,
+        has_other_hosts: false,
     }
 }
 
@@ -111,7 +111,7 @@ impl Rig {
         arrived: Option<Arrived>,
     ) -> Result<Self, String> {
         let wakeup = Arc::new(EventFd::new().unwrap());
-        let (sender, inbox_end) = express_inbox(4_096, wakeup.clone());
+        let (sender, inbox_end) = priority_inbox(4_096, wakeup.clone());
         let (control, reports) = inbox(65_536, Arc::new(EventFd::new().unwrap()));
         let settings = CoreSettings {
             cpu: None,
@@ -189,7 +189,7 @@ impl Rig {
     }
 
     pub(crate) fn counters(&self) -> Box<Counters> {
-        self.inbox.post_express(Message::Snapshot { call: CallId(0) }).unwrap();
+        self.inbox.post_priority(Message::Snapshot { call: CallId(0) }).unwrap();
         self.inbox.notify();
         let begin = Instant::now();
         loop {

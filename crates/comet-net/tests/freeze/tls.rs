@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comet_core::{Block, Blocks, CloseReason, Limits, Millis};
+use comet_core::{BlockedNetwork, Blocklist, CloseReason, Limits, Millis};
 use comet_handover::feature;
 use comet_proto::op;
 use rustls::{HandshakeKind, SupportedCipherSuite};
@@ -298,9 +298,9 @@ fn a_connection_with_a_sealed_send_is_closed_while_frozen() {
     let certificate = Certificate::new();
     let config = certificate.client(suites()[0]);
     let network = "127.0.0.0/8".parse().unwrap();
-    let block = Block { network, until: Millis(u64::MAX) };
-    let blocks = Blocks::default().with(Millis(0), block).unwrap();
-    let limits = Arc::new(Limits { blocks, ..Limits::clone(&limits()) });
+    let block = BlockedNetwork { network, until: Millis(u64::MAX) };
+    let blocklist = Blocklist::default().with(Millis(0), block).unwrap();
+    let limits = Arc::new(Limits { blocklist, ..Limits::clone(&limits()) });
     for turns in [0, 1] {
         let (address, listener) = listen();
         let rig = Rig::start(listener.try_clone().unwrap(), Some(certificate.tls()), None);

@@ -5,7 +5,7 @@
 pub const DEPTH_MAX: usize = 64;
 
 /// Called with each member of an object, the name without its quotes and the value as they stand.
-type Members<'m, 'a> = &'m mut dyn FnMut(&'a str, &'a str);
+type MemberVisitor<'m, 'a> = &'m mut dyn FnMut(&'a str, &'a str);
 
 /// Whether `text` is one value.
 pub(super) fn is_value(text: &str) -> bool {
@@ -13,7 +13,7 @@ pub(super) fn is_value(text: &str) -> bool {
 }
 
 /// Reads `text` as one object. `None`: it is none.
-pub(super) fn read_object<'a>(text: &'a str, members: Members<'_, 'a>) -> Option<()> {
+pub(super) fn read_object<'a>(text: &'a str, members: MemberVisitor<'_, 'a>) -> Option<()> {
     Scanner::whole(text, |scanner| scanner.object(DEPTH_MAX + 1, members))
 }
 
@@ -63,51 +63,51 @@ fn unit(rest: &mut &str) -> u16 {
 
 /// Appends a checked value as Go's `json.Marshal` does: without spaces between its parts, and with some characters escaped.
 pub(super) fn put_value(out: &mut Vec<u8>, value: &str) {
-    let mut copy = Copy::new(out, value);
+    let mut replacer = TextReplacer::new(out, value);
     let (mut is_in_string, mut is_escaped) = (false, false);
     for (at, byte) in value.bytes().enumerate() {
         match byte {
-            b' ' | b'\t' | b'\n' | b'\r' if !is_in_string => copy.replace(at, 1, b""),
+            b' ' | b'\t' | b'\n' | b'\r' if !is_in_string => replacer.replace(at, 1, b""),
             b'"' if !is_escaped => is_in_string = !is_in_string,
-            _ => copy.escape_html(at),
+            _ => replacer.escape_html(at),
         }
         is_escaped = byte == b'\\' && !is_escaped;
     }
-    copy.finish();
+    replacer.finish();
 }
 
 /// Appends `text` as a string.
 pub(crate) fn put_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
-    let mut copy = Copy::new(out, text);
+    let mut replacer = TextReplacer::new(out, text);
     for (at, byte) in text.bytes().enumerate() {
         match byte {
-            b'"' => copy.replace(at, 1, b"\\\""),
-            b'\\' => copy.replace(at, 1, b"\\\\"),
-            b'\n' => copy.replace(at, 1, b"\\n"),
-            b'\r' => copy.replace(at, 1, b"\\r"),
-            b'\t' => copy.replace(at, 1, b"\\t"),
+            b'"' => replacer.replace(at, 1, b"\\\""),
+            b'\\' => replacer.replace(at, 1, b"\\\\"),
+            b'\n' => replacer.replace(at, 1, b"\\n"),
+            b'\r' => replacer.replace(at, 1, b"\\r"),
+            b'\t' => replacer.replace(at, 1, b"\\t"),
             0..b' ' => {
                 let [high, low] =
                     [byte >> 4, byte & 0xf].map(|digit| b"0123456789abcdef"[usize::from(digit)]);
-                copy.replace(at, 1, &[b'\\', b'u', b'0', b'0', high, low]);
+                replacer.replace(at, 1, &[b'\\', b'u', b'0', b'0', high, low]);
             }
-            _ => copy.escape_html(at),
+            _ => replacer.escape_html(at),
         }
     }
-    copy.finish();
+    replacer.finish();
     out.push(b'"');
 }
 
 /// Copies a text with replacements. What lies between two of them is copied at once: a push may have megabytes.
-struct Copy<'a> {
+struct TextReplacer<'a> {
     out: &'a mut Vec<u8>,
     text: &'a [u8],
     /// Number of bytes of `text` that are copied.
     done: usize,
 }
 
-impl<'a> Copy<'a> {
+impl<'a> TextReplacer<'a> {
     fn new(out: &'a mut Vec<u8>, text: &'a str) -> Self {
         Self { out, text: text.as_bytes(), done: 0 }
     }
@@ -189,7 +189,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    fn object(&mut self, depth: usize, members: Members<'_, 'a>) -> Option<()> {
+    fn object(&mut self, depth: usize, members: MemberVisitor<'_, 'a>) -> Option<()> {
         self.list(depth, [b'{', b'}'], &mut |scanner, depth| {
             let name = scanner.at;
             scanner.string()?;

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::sync::Arc;
 
 use comet_record::{
-    Fault, Opened, Session, TakeOverError, TrafficSecrets, Version, record_len, take_over,
+    Fault, FromRustlsError, Opened, Session, TrafficSecrets, Version, from_rustls, record_len,
 };
 use rustls::crypto::ring::{cipher_suite as suites, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -128,7 +128,7 @@ fn flight(client: &mut ClientConnection) -> Vec<u8> {
 
 fn connected(suite: SupportedCipherSuite) -> (ClientConnection, Session) {
     let Handshake { client, server, secrets } = handshake(suite, true);
-    let session = take_over(server, &secrets).unwrap();
+    let session = from_rustls(server, &secrets).unwrap();
     let is_tls13 = suite.tls13().is_some();
     assert_eq!(session.suite().version, if is_tls13 { Version::Tls13 } else { Version::Tls12 });
     (client, session)
@@ -226,13 +226,16 @@ fn rustls_reads_our_alerts_and_we_read_those_of_rustls() {
 #[test]
 fn only_a_connection_whose_secrets_are_there_is_taken_over() {
     let Handshake { server, secrets, .. } = handshake(SUITES[0], false);
-    assert!(matches!(take_over(server, &secrets), Err(TakeOverError::Rustls(_))), "not allowed");
+    assert!(
+        matches!(from_rustls(server, &secrets), Err(FromRustlsError::Rustls(_))),
+        "not allowed"
+    );
     let Handshake { server, .. } = handshake(SUITES[0], true);
     let none = TrafficSecrets::default();
-    assert_eq!(take_over(server, &none).err(), Some(TakeOverError::WrongSecrets));
+    assert_eq!(from_rustls(server, &none).err(), Some(FromRustlsError::WrongSecrets));
     let Handshake { server, .. } = handshake(SUITES[0], true);
     let others = handshake(SUITES[0], true).secrets;
-    assert_eq!(take_over(server, &others).err(), Some(TakeOverError::WrongSecrets));
+    assert_eq!(from_rustls(server, &others).err(), Some(FromRustlsError::WrongSecrets));
     assert!(!format!("{others:?}").contains('['), "secrets are not printed");
     assert_eq!(SUITES[0].suite(), CipherSuite::TLS13_AES_128_GCM_SHA256);
 }

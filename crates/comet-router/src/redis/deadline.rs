@@ -14,19 +14,19 @@ const LATE: Duration = Duration::from_millis(50);
 /// Stalls in a row that are forgiven. So deadlines expire even in a thread that is always late.
 const STALLS_MAX: u32 = 8;
 
-/// The output of `work`, if it is ready by `until`. After a stall it gets some more time.
-pub(super) async fn by<F: Future>(until: Instant, work: F) -> Option<F::Output> {
+/// The output of `work`, if it is ready by `deadline`. After a stall it gets some more time.
+pub(super) async fn by<F: Future>(deadline: Instant, work: F) -> Option<F::Output> {
     select! {
         biased;
         done = work => Some(done),
-        () = over(until) => None,
+        () = over(deadline) => None,
     }
 }
 
-async fn over(mut until: Instant) {
+async fn over(mut deadline: Instant) {
     for _ in 0..STALLS_MAX {
-        sleep_until(until).await;
-        if until.elapsed() <= LATE {
+        sleep_until(deadline).await;
+        if deadline.elapsed() <= LATE {
             let begin = Instant::now();
             // A stall may have ended at this very moment.
             sleep(LATE).await;
@@ -34,7 +34,7 @@ async fn over(mut until: Instant) {
                 return;
             }
         }
-        until = Instant::now() + AFTER_STALL;
+        deadline = Instant::now() + AFTER_STALL;
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whether a Redis server serves: the pause after a failure, in which no call is tried, and the lines of
+//! Whether a Redis server serves: the backoff after a failure, in which no call is tried, and the lines of
 //! the log.
 
 use std::sync::{Mutex, MutexGuard};
@@ -8,10 +8,10 @@ use tokio::time::Instant;
 
 use crate::sessions::ServerState;
 
-/// The pause after the first failure, in which calls fail at once. Each further failure doubles it.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-/// The longest pause.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The backoff after the first failure, in which calls fail at once. Each further failure doubles it.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// The longest backoff.
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Time without a failure after which the log says that the server serves again. Reads may succeed between
 /// writes that fail.
 const QUIET: Duration = Duration::from_secs(10);
@@ -21,14 +21,14 @@ pub(super) struct Health(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    pause: Option<Pause>,
+    backoff: Option<Backoff>,
     /// Set since the log said that the server fails.
     failing: Option<Failing>,
     failures: u64,
 }
 
-/// A pause after failures, so that not every call tries a server that cannot serve.
-struct Pause {
+/// A backoff after failures, so that not every call tries a server that cannot serve.
+struct Backoff {
     /// The last failure.
     sentence: String,
     length: Duration,
@@ -41,14 +41,14 @@ struct Failing {
 }
 
 impl Health {
-    /// The error that caused the pause, while it lasts.
-    pub(super) fn failure_of_pause(&self) -> Option<String> {
+    /// The error that caused the backoff, while it lasts.
+    pub(super) fn backoff_error(&self) -> Option<String> {
         let state = self.lock();
-        let pause = state.pause.as_ref().filter(|pause| Instant::now() < pause.until)?;
-        Some(pause.sentence.clone())
+        let backoff = state.backoff.as_ref().filter(|backoff| Instant::now() < backoff.until)?;
+        Some(backoff.sentence.clone())
     }
 
-    /// Notes that the server did not serve a call. Begins or extends the pause.
+    /// Notes that the server did not serve a call. Begins or extends the backoff.
     pub(super) fn failed(&self, name: &str, sentence: &str) {
         let mut state = self.lock();
         let now = Instant::now();
@@ -59,19 +59,20 @@ impl Health {
         });
         failing.failures += 1;
         failing.last = now;
-        let length = match &state.pause {
+        let length = match &state.backoff {
             // Calls that fail at the same time count as one failure.
-            Some(pause) if now < pause.until => return,
-            Some(pause) => (pause.length * 2).min(PAUSE_MAX),
-            None => PAUSE_MIN,
+            Some(backoff) if now < backoff.until => return,
+            Some(backoff) => (backoff.length * 2).min(BACKOFF_MAX),
+            None => BACKOFF_MIN,
         };
-        state.pause = Some(Pause { sentence: sentence.to_owned(), length, until: now + length });
+        state.backoff =
+            Some(Backoff { sentence: sentence.to_owned(), length, until: now + length });
     }
 
     /// Notes that the server served a call.
     pub(super) fn succeeded(&self, name: &str) {
         let mut state = self.lock();
-        state.pause = None;
+        state.backoff = None;
         let is_over = |failing: &mut Failing| failing.last + QUIET <= Instant::now();
         if let Some(Failing { failures, .. }) = state.failing.take_if(is_over) {
             log::info!("the session store at {name} serves again: {failures} calls failed");
@@ -82,7 +83,7 @@ impl Health {
         let state = self.lock();
         ServerState {
             name: name.to_owned(),
-            is_up: state.pause.is_none(),
+            is_up: state.backoff.is_none(),
             failures: state.failures,
         }
     }

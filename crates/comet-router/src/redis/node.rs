@@ -10,8 +10,8 @@ use redis::{ErrorKind, FromRedisValue, Pipeline, RedisError, RedisResult, Script
 use tokio::time::Instant;
 
 use super::deadline;
+use super::endpoint::Endpoint;
 use super::health::Health;
-use super::place::Place;
 use crate::error::StoreError;
 use crate::sessions::ServerState;
 
@@ -35,9 +35,9 @@ const INSIDE_SCRIPT: [&str; 7] = [
 
 /// A Redis server and the connection to it, which the first call makes.
 pub(super) struct RedisNode {
-    place: Place,
-    deadline: Duration,
-    connection: Mutex<Slot>,
+    endpoint: Endpoint,
+    timeout: Duration,
+    connection: Mutex<CurrentConnection>,
     /// Held while a connection is opened, so that all calls wait for the same one.
     opening: tokio::sync::Mutex<()>,
     health: Health,
@@ -45,7 +45,7 @@ pub(super) struct RedisNode {
 
 /// The connection, and the number of earlier ones.
 #[derive(Default)]
-struct Slot {
+struct CurrentConnection {
     number: u64,
     open: Option<MultiplexedConnection>,
     /// When the last call over it was served.
@@ -62,57 +62,54 @@ struct Failure {
 impl RedisNode {
     /// The server at `url`; `ca` is the PEM of the authorities that it may be signed by. It does not
     /// connect yet.
-    pub(super) fn new(
-        url: &str,
-        ca: Option<&[u8]>,
-        deadline: Duration,
-    ) -> Result<Self, StoreError> {
-        let place = Place::new(url, ca, deadline)
+    pub(super) fn new(url: &str, ca: Option<&[u8]>, timeout: Duration) -> Result<Self, StoreError> {
+        let endpoint = Endpoint::new(url, ca, timeout)
             .map_err(|sentence| StoreError::BadAddress { sentence })?;
         let (connection, opening) = (Mutex::default(), tokio::sync::Mutex::default());
-        Ok(Self { place, deadline, connection, opening, health: Health::default() })
+        Ok(Self { endpoint, timeout, connection, opening, health: Health::default() })
     }
 
     /// Address and database, without a password. It is also the node's name on the ring.
     pub(super) fn name(&self) -> &str {
-        self.place.name()
+        self.endpoint.name()
     }
 
     pub(super) fn state(&self) -> ServerState {
         self.health.state(self.name())
     }
 
-    /// Runs a script, with `until` as its deadline.
+    /// Runs a script, which must answer by `deadline`.
     pub(super) async fn script<T: FromRedisValue + Send>(
         &self,
         script: &ScriptInvocation<'_>,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<T, StoreError> {
-        self.call(until, async |mut connection| script.invoke_async(&mut connection).await).await
+        self.call(deadline, async |mut connection| script.invoke_async(&mut connection).await).await
     }
 
-    /// Runs a pipeline, with `until` as its deadline.
+    /// Runs a pipeline, which must answer by `deadline`.
     pub(super) async fn pipeline<T: FromRedisValue + Send>(
         &self,
         pipeline: &Pipeline,
-        until: Instant,
+        deadline: Instant,
     ) -> Result<T, StoreError> {
-        self.call(until, async |mut connection| pipeline.query_async(&mut connection).await).await
+        self.call(deadline, async |mut connection| pipeline.query_async(&mut connection).await)
+            .await
     }
 
-    /// Runs `work`, with `until` as its deadline, and once more over a new connection if the server
+    /// Runs `work`, which must answer by `deadline`, and once more over a new connection if the server
     /// cannot serve. [`scripts`](super::scripts) describes the effect of running a script twice.
-    /// During the pause after a failure it fails at once.
+    /// During the backoff after a failure it fails at once.
     async fn call<T, F>(
         &self,
-        until: Instant,
+        deadline: Instant,
         work: impl Fn(MultiplexedConnection) -> F,
     ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
         let node = || self.name().to_owned();
-        if let Some(sentence) = self.health.failure_of_pause() {
+        if let Some(sentence) = self.health.backoff_error() {
             return Err(StoreError::Failed { node: node(), sentence });
         }
         // The connection that the call has used last.
@@ -126,11 +123,11 @@ impl RedisNode {
                 }
             }
         };
-        let Some(answer) = deadline::by(until, attempts).await else {
-            let deadline = self.deadline;
-            let error = StoreError::Deadline { node: node(), deadline };
-            if self.is_silent(used.load(Ordering::Relaxed), until) {
-                self.health.failed(self.name(), &format!("no answer within {deadline:?}"));
+        let Some(answer) = deadline::by(deadline, attempts).await else {
+            let timeout = self.timeout;
+            let error = StoreError::Deadline { node: node(), timeout };
+            if self.is_silent(used.load(Ordering::Relaxed), deadline) {
+                self.health.failed(self.name(), &format!("no answer within {timeout:?}"));
             }
             return Err(error);
         };
@@ -152,17 +149,17 @@ impl RedisNode {
         }
     }
 
-    /// Whether the server has served no call during the time of a call that ends at `until`. Then it may be stopped or
+    /// Whether the server has served no call during the time of a call that ends at `deadline`. Then it may be stopped or
     /// unreachable, so the connection that the call has `used` is given up. Otherwise this call alone took too long, or
     /// came late in its time.
-    fn is_silent(&self, used: u64, until: Instant) -> bool {
-        let mut slot = self.slot();
-        let begun = until.checked_sub(self.deadline);
-        if slot.served.is_some_and(|served| begun.is_none_or(|begun| begun <= served)) {
+    fn is_silent(&self, used: u64, deadline: Instant) -> bool {
+        let mut current = self.current();
+        let begun = deadline.checked_sub(self.timeout);
+        if current.served.is_some_and(|served| begun.is_none_or(|begun| begun <= served)) {
             return false;
         }
-        if slot.number == used {
-            slot.open = None;
+        if current.number == used {
+            current.open = None;
         }
         true
     }
@@ -180,15 +177,15 @@ impl RedisNode {
             opened.map_err(|error| Failure { error, is_server_lost: true })?;
         used.store(number, Ordering::Relaxed);
         let answer = work(connection).await;
-        let mut slot = self.slot();
-        if answer.is_ok() && slot.number == number {
-            slot.served = Some(Instant::now());
+        let mut current = self.current();
+        if answer.is_ok() && current.number == number {
+            current.served = Some(Instant::now());
         }
         answer.map_err(|error| {
             let is_server_lost = is_about_server(&error);
             // Another call may have opened a newer one already.
-            if is_server_lost && slot.number == number {
-                slot.open = None;
+            if is_server_lost && current.number == number {
+                current.open = None;
             }
             Failure { error, is_server_lost }
         })
@@ -196,27 +193,27 @@ impl RedisNode {
 
     /// The connection with its number; opens one if there is none.
     async fn connection(&self) -> RedisResult<(u64, MultiplexedConnection)> {
-        if let Some(open) = self.slot().get() {
+        if let Some(open) = self.current().get() {
             return Ok(open);
         }
         let _opening = self.opening.lock().await;
         // An earlier holder of the lock may have opened it.
-        if let Some(open) = self.slot().get() {
+        if let Some(open) = self.current().get() {
             return Ok(open);
         }
-        let connection = self.place.connect().await?;
-        let mut slot = self.slot();
-        slot.number += 1;
-        (slot.open, slot.served) = (Some(connection.clone()), None);
-        Ok((slot.number, connection))
+        let connection = self.endpoint.connect().await?;
+        let mut current = self.current();
+        current.number += 1;
+        (current.open, current.served) = (Some(connection.clone()), None);
+        Ok((current.number, connection))
     }
 
-    fn slot(&self) -> MutexGuard<'_, Slot> {
+    fn current(&self) -> MutexGuard<'_, CurrentConnection> {
         self.connection.lock().expect("nothing panics while it holds the lock")
     }
 }
 
-impl Slot {
+impl CurrentConnection {
     fn get(&self) -> Option<(u64, MultiplexedConnection)> {
         self.open.clone().map(|open| (self.number, open))
     }
@@ -316,22 +313,22 @@ mod tests {
                 tokio::spawn(serve(stream, Arc::clone(&gate)));
             }
         });
-        let deadline = Duration::from_secs(1);
-        let node = RedisNode::new(&url, None, deadline).unwrap();
-        let call = async |name: &str, until| {
+        let timeout = Duration::from_secs(1);
+        let node = RedisNode::new(&url, None, timeout).unwrap();
+        let call = async |name: &str, deadline| {
             let mut pipeline = Pipeline::new();
             pipeline.cmd(name);
-            node.pipeline::<(String,)>(&pipeline, until).await
+            node.pipeline::<(String,)>(&pipeline, deadline).await
         };
-        let until = Instant::now() + deadline;
-        call("PART", until).await.unwrap();
-        assert!(matches!(call("HOLD", until).await, Err(StoreError::Deadline { .. })));
+        let deadline = Instant::now() + timeout;
+        call("PART", deadline).await.unwrap();
+        assert!(matches!(call("HOLD", deadline).await, Err(StoreError::Deadline { .. })));
         assert_eq!((node.state().is_up, node.state().failures), (true, 0));
         release.notify_one();
-        call("OTHER", Instant::now() + deadline).await.unwrap();
+        call("OTHER", Instant::now() + timeout).await.unwrap();
         assert_eq!(accepted.load(Ordering::Relaxed), 1);
         // A call that got no answer at all is a failure of the server.
-        let late = call("HOLD", Instant::now() + deadline).await;
+        let late = call("HOLD", Instant::now() + timeout).await;
         assert!(matches!(late, Err(StoreError::Deadline { .. })));
         assert_eq!((node.state().is_up, node.state().failures), (false, 1));
     }

@@ -26,7 +26,7 @@ impl Redis {
             return Ok(sums);
         }
         for (at, node) in self.nodes.iter().enumerate() {
-            let (_, servers) = self.count(node, self.until()).await?;
+            let (_, servers) = self.count(node, self.deadline()).await?;
             let servers = servers.into_iter().map(|(server, _)| server);
             let servers: Vec<String> =
                 servers.filter(|server| self.server_node(server) == at).collect();
@@ -40,7 +40,7 @@ impl Redis {
                     };
                 }
                 let found: Vec<Vec<Option<String>>> =
-                    node.pipeline(&pipeline, self.until()).await?;
+                    node.pipeline(&pipeline, self.deadline()).await?;
                 for (server, documents) in servers.iter().zip(found) {
                     let documents: Vec<String> = documents.into_iter().flatten().collect();
                     let rooms =
@@ -67,37 +67,37 @@ fn fields(buckets: Buckets) -> Vec<u32> {
 
 impl Sessions for Redis {
     async fn put(&self, user: i64, key: &str, server: &str) -> Result<Placed, StoreError> {
-        let until = self.until();
-        let placed = self.list(user, key, server, "count", until).await?;
-        self.claim(user, &placed.key, server, "take", until).await?;
+        let deadline = self.deadline();
+        let placed = self.list(user, key, server, "count", deadline).await?;
+        self.claim(user, &placed.key, server, "take", deadline).await?;
         Ok(placed)
     }
 
     async fn del(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let until = self.until();
+        let deadline = self.deadline();
         let mut script = self.scripts.release.prepare_invoke();
         script.arg(key).arg(user).arg(server);
-        let was_owner = self.nodes[self.key_node(key)].script(&script, until).await?;
-        self.unlist(server, &[(key.to_owned(), user)], until).await?;
+        let was_owner = self.nodes[self.key_node(key)].script(&script, deadline).await?;
+        self.unlist(server, &[(key.to_owned(), user)], deadline).await?;
         Ok(was_owner)
     }
 
     async fn renew(&self, user: i64, key: &str, server: &str) -> Result<bool, StoreError> {
-        let until = self.until();
-        if !self.claim(user, key, server, "keep", until).await? {
+        let deadline = self.deadline();
+        if !self.claim(user, key, server, "keep", deadline).await? {
             return Ok(false);
         }
-        self.list(user, key, server, "keep", until).await?;
+        self.list(user, key, server, "keep", deadline).await?;
         // Another owner may have claimed the key in between; then the session must not stay listed.
-        let is_owner = self.claim(user, key, server, "keep", until).await?;
+        let is_owner = self.claim(user, key, server, "keep", deadline).await?;
         if !is_owner {
-            self.unlist(server, &[(key.to_owned(), user)], until).await?;
+            self.unlist(server, &[(key.to_owned(), user)], deadline).await?;
         }
         Ok(is_owner)
     }
 
     async fn servers_of_keys(&self, keys: &[&str]) -> Result<Vec<Option<String>>, StoreError> {
-        let until = self.until();
+        let deadline = self.deadline();
         let mut servers = vec![None; keys.len()];
         let places: Vec<usize> = (0..keys.len()).collect();
         for (node, places) in self.grouped(&places, |&at| self.key_node(keys[at])) {
@@ -108,7 +108,7 @@ impl Sessions for Redis {
                     mget.arg(format!("key_{}", keys[at]));
                 }
                 let (found,): (Vec<Option<String>>,) =
-                    self.nodes[node].pipeline(&pipeline, until).await?;
+                    self.nodes[node].pipeline(&pipeline, deadline).await?;
                 for (&&at, server) in places.iter().zip(found) {
                     servers[at] = server;
                 }
@@ -118,7 +118,7 @@ impl Sessions for Redis {
     }
 
     async fn sessions_of(&self, users: &[i64]) -> Result<Vec<UserSessions>, StoreError> {
-        let until = self.until();
+        let deadline = self.deadline();
         let mut answer: Vec<UserSessions> = users.iter().map(|&user| (user, Vec::new())).collect();
         let places: Vec<usize> = (0..users.len()).collect();
         for (node, places) in self.grouped(&places, |&at| self.user_node(users[at])) {
@@ -128,7 +128,7 @@ impl Sessions for Redis {
                     script.arg(users[at]);
                 }
                 let found: Vec<Vec<(String, String)>> =
-                    self.nodes[node].script(&script, until).await?;
+                    self.nodes[node].script(&script, deadline).await?;
                 for (&&at, mut sessions) in places.iter().zip(found) {
                     sessions.sort_unstable();
                     answer[at].1 = sessions;
@@ -143,13 +143,13 @@ impl Sessions for Redis {
         let mut ended = 0;
         for node in &self.nodes {
             loop {
-                let until = self.until();
+                let deadline = self.deadline();
                 let mut script = self.scripts.take.prepare_invoke();
                 script.arg(server).arg(BATCH);
                 let (taken, freed): (usize, Vec<(String, i64)>) =
-                    node.script(&script, until).await?;
+                    node.script(&script, deadline).await?;
                 ended += freed.len() as u64;
-                self.unlist(server, &freed, until).await?;
+                self.unlist(server, &freed, deadline).await?;
                 if taken < BATCH {
                     break;
                 }
@@ -172,7 +172,7 @@ impl Sessions for Redis {
         for (field, document) in online::encode(server, buckets, rooms, updated.cast_signed()) {
             script.arg(field).arg(document);
         }
-        self.nodes[self.server_node(server)].script(&script, self.until()).await
+        self.nodes[self.server_node(server)].script(&script, self.deadline()).await
     }
 
     async fn room_counts(&self) -> Result<HashMap<String, u32>, StoreError> {
@@ -186,10 +186,10 @@ impl Sessions for Redis {
     }
 
     async fn counts(&self) -> Result<SessionCounts, StoreError> {
-        let until = self.until();
+        let deadline = self.deadline();
         let mut counts = SessionCounts::default();
         for node in &self.nodes {
-            let (users, servers) = self.count(node, until).await?;
+            let (users, servers) = self.count(node, deadline).await?;
             counts.users += users;
             for (server, sessions) in servers.into_iter().filter(|(_, sessions)| *sessions > 0) {
                 counts.sessions += sessions;

@@ -14,9 +14,9 @@ use tokio::time::{sleep, timeout};
 use crate::conformance::{AgingStore, LIFETIME, check};
 use crate::server::{PATIENCE, Server};
 
-pub(crate) fn store(servers: &[&Server], deadline: Duration) -> Redis {
+pub(crate) fn store(servers: &[&Server], timeout: Duration) -> Redis {
     let servers = servers.iter().map(|server| server.url()).collect();
-    Redis::new(&RedisOptions { servers, ca: None, lifetime: LIFETIME, deadline }).unwrap()
+    Redis::new(&RedisOptions { servers, ca: None, lifetime: LIFETIME, timeout }).unwrap()
 }
 
 struct RealServers {
@@ -249,7 +249,7 @@ async fn a_stopped_server_is_an_error_at_the_deadline() {
     let node = format!("{}/0", server.address());
     let sentence = format!("the session store at {node} did not answer within 300ms");
     let error = answer.unwrap_err();
-    assert_eq!(error, StoreError::Deadline { node, deadline: DEADLINE });
+    assert_eq!(error, StoreError::Deadline { node, timeout: DEADLINE });
     assert_eq!(error.to_string(), sentence);
     until_it_answers(&store).await;
 }
@@ -273,7 +273,7 @@ async fn a_key_with_another_type_of_value_is_an_error() {
 fn errors_of_bad_addresses_contain_no_password() {
     let check = |servers: &[&str], sentence: &str| {
         let servers = servers.iter().map(|&server| server.to_owned()).collect();
-        let options = RedisOptions { servers, ca: None, lifetime: LIFETIME, deadline: PATIENCE };
+        let options = RedisOptions { servers, ca: None, lifetime: LIFETIME, timeout: PATIENCE };
         assert_eq!(Redis::new(&options).unwrap_err().to_string(), sentence);
     };
     check(&[], "a session store in Redis needs an address");
@@ -285,7 +285,7 @@ fn errors_of_bad_addresses_contain_no_password() {
         servers: vec!["http://:secret@a".to_owned()],
         ca: None,
         lifetime: LIFETIME,
-        deadline: PATIENCE,
+        timeout: PATIENCE,
     };
     let sentence = Redis::new(&options).unwrap_err().to_string();
     assert!(sentence.starts_with("an address of a session store is no URL: "), "{sentence}");

@@ -41,8 +41,8 @@ impl Front {
 
     fn store(&self) -> Redis {
         let servers = vec![format!("redis://{}", self.address)];
-        let (ca, lifetime, deadline) = (None, LIFETIME, PATIENCE);
-        Redis::new(&RedisOptions { servers, ca, lifetime, deadline }).unwrap()
+        let (ca, lifetime, timeout) = (None, LIFETIME, PATIENCE);
+        Redis::new(&RedisOptions { servers, ca, lifetime, timeout }).unwrap()
     }
 }
 
@@ -151,8 +151,9 @@ async fn sentinels_say_who_the_master_is() {
     let Some(sentinel) = sentinel.await else { return };
     // The first of them is away.
     let url = format!("redis+sentinel://127.0.0.1:{},{}/main", free_port(), sentinel.address());
-    let (ca, lifetime, deadline) = (None, LIFETIME, PATIENCE);
-    let store = Redis::new(&RedisOptions { servers: vec![url], ca, lifetime, deadline }).unwrap();
+    let (ca, lifetime) = (None, LIFETIME);
+    let store =
+        Redis::new(&RedisOptions { servers: vec![url], ca, lifetime, timeout: PATIENCE }).unwrap();
     assert_eq!(store.servers()[0].name, "main/0");
     store.put(7, "phone", "a").await.unwrap();
     assert_eq!(first.keys("key_*").await, ["key_phone"]);

@@ -49,8 +49,8 @@ async fn a_user_logs_in_over_tls() {
     server.run_command("ACL SETUSER logic on >secret ~* &* +@all").await;
     let store = |login: &str, ca: &CertifiedIssuer<'_, KeyPair>| {
         let servers = vec![format!("rediss://{login}@127.0.0.1:{port}/3")];
-        let (ca, lifetime, deadline) = (Some(ca.pem().into_bytes()), LIFETIME, PATIENCE);
-        Redis::new(&RedisOptions { servers, ca, lifetime, deadline }).unwrap()
+        let (ca, lifetime, timeout) = (Some(ca.pem().into_bytes()), LIFETIME, PATIENCE);
+        Redis::new(&RedisOptions { servers, ca, lifetime, timeout }).unwrap()
     };
     let good = store("logic:secret", &authority);
     assert_eq!(good.servers()[0].name, format!("127.0.0.1:{port}/3"));

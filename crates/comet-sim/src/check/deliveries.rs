@@ -21,7 +21,7 @@ pub(crate) struct Baseline {
 }
 
 /// A push, of control or of a push caller.
-struct Offer<'run> {
+struct OfferedPush<'run> {
     /// The id that its body contains.
     id: u64,
     /// The push was made no earlier than this call of control. So a client that had read before this call that it is live
@@ -36,7 +36,7 @@ struct Offer<'run> {
     tally: &'run Tally,
 }
 
-impl<'run> From<&'run Call> for Offer<'run> {
+impl<'run> From<&'run Call> for OfferedPush<'run> {
     fn from(call: &'run Call) -> Self {
         let Call { id, kind, operation, is_kick, keys, users, sums, .. } = call;
         Self {
@@ -53,7 +53,7 @@ impl<'run> From<&'run Call> for Offer<'run> {
     }
 }
 
-impl<'run> From<&'run MadePush> for Offer<'run> {
+impl<'run> From<&'run MadePush> for OfferedPush<'run> {
     fn from(push: &'run MadePush) -> Self {
         let MadePush { stamp, after, kind, operation, key, user, tally } = push;
         Self {
@@ -70,7 +70,7 @@ impl<'run> From<&'run MadePush> for Offer<'run> {
     }
 }
 
-impl Offer<'_> {
+impl OfferedPush<'_> {
     /// Connections that were meant and did not get it, except those whose filter dropped it.
     fn dropped_unwanted(&self) -> u64 {
         self.tally.dropped_total() - self.tally.dropped[DropReason::Filtered as usize]
@@ -109,10 +109,11 @@ pub(super) fn check_deliveries(
         return Err(format!("somebody got push {refused:#x}, which was refused"));
     }
     let calls = env.control.calls.calls();
-    let by_calls = calls.iter().map(Offer::from);
-    let offers: Vec<Offer<'_>> = by_calls.chain(account.made.iter().map(Offer::from)).collect();
+    let by_calls = calls.iter().map(OfferedPush::from);
+    let offers: Vec<OfferedPush<'_>> =
+        by_calls.chain(account.made.iter().map(OfferedPush::from)).collect();
     for (index, offer) in offers.iter().enumerate() {
-        let Offer { id, kind, tally, .. } = *offer;
+        let OfferedPush { id, kind, tally, .. } = *offer;
         let delivered = delivered.get(&id).copied().unwrap_or(0);
         if kind != Kind::Paced && delivered > tally.queued + tally.parked {
             return Err(format!("{delivered} got push {id:#x}: {tally:?}"));
@@ -160,7 +161,7 @@ pub(super) fn check_deliveries(
             deliveries.dropped_total() - deliveries.dropped[DropReason::Filtered as usize];
     }
     let pushes = offers.iter().filter(|offer| !offer.is_kick);
-    let reported: u64 = pushes.map(Offer::dropped_unwanted).sum();
+    let reported: u64 = pushes.map(OfferedPush::dropped_unwanted).sum();
     let paced = baseline.dropped_unwanted - before.dropped_unwanted - reported;
     let explained = baseline.superseded - before.superseded + paced;
     if unexplained > explained {

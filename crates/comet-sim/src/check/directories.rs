@@ -141,8 +141,8 @@ fn check_positions(env: &Env, drivers: &[Driver], received: &ReceivedStream) -> 
         let name = ROOMS[usize::from(*room)];
         let home = home_of_room(name, env.plan.shards);
         let home = drivers.iter().find(|driver| driver.shard.id() == home);
-        if let Some(top) = home.and_then(|home| home.shard.history_top(name)) {
-            received.positions.check_complete(*room, top)?;
+        if let Some(last_offset) = home.and_then(|home| home.shard.history_last_offset(name)) {
+            received.positions.check_complete(*room, last_offset)?;
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use comet_core::{Message, MessageBudget, MessageClass};
 use crate::activity;
 use crate::drain::Drain;
 use crate::env::Env;
-use crate::push_callers::Door;
+use crate::push_callers::CallerListener;
 use crate::trace::trace;
 
 use super::{Driver, budget};
@@ -54,7 +54,7 @@ impl Driver {
     pub(super) fn take_requests(&mut self, env: &mut Env) -> Result<(), String> {
         for _ in 0..env.rng.pick(&[1, 4, 1000]) {
             self.go_on_with_pushes(env)?;
-            if !Door::take_request(&mut self.shard) {
+            if !CallerListener::take_request(&mut self.shard) {
                 break;
             }
             env.note_activity();

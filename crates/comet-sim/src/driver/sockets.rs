@@ -1,6 +1,6 @@
 //! The sockets of clients: accepting, receiving, sending and shutting.
 
-use comet_core::{CloseHow, ConnId, Hangup, Slot};
+use comet_core::{ConnId, Hangup, Slot, SocketShutdown};
 
 use crate::env::Env;
 use crate::listings::Known;
@@ -136,8 +136,8 @@ impl Driver {
             let entry = &mut env.peers[peer];
             let before = entry.socket.shut.replace(how);
             let is_in_order = match how {
-                CloseHow::Write => before.is_none() && !entry.socket.is_sending(),
-                CloseHow::Both => before != Some(CloseHow::Both),
+                SocketShutdown::Write => before.is_none() && !entry.socket.is_sending(),
+                SocketShutdown::Both => before != Some(SocketShutdown::Both),
             };
             if entry.conn != Some(conn) || !is_in_order {
                 return Err(format!("{how:?} for {conn:?} after {before:?}"));

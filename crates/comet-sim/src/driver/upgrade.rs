@@ -12,7 +12,7 @@ use crate::stall_log::StallLog;
 use super::Driver;
 
 /// The state of a shard for another process.
-pub(crate) struct Offer {
+pub(crate) struct FrozenShard {
     pub(crate) bytes: Vec<u8>,
     /// The peers of its connections, in order, with their ids in this process.
     pub(crate) peers: Vec<(usize, ConnId)>,
@@ -37,7 +37,7 @@ impl Driver {
         for peer in self.peers() {
             // The held input is read from here on.
             let entry = &mut env.peers[peer];
-            (entry.received_at, entry.spared_at) = (env.now, Some(env.now));
+            (entry.received_at, entry.postponed_at) = (env.now, Some(env.now));
         }
     }
 
@@ -56,7 +56,7 @@ impl Driver {
     }
 
     /// Takes back all sends, and offers the state of the shard.
-    pub(crate) fn offer(&mut self, env: &mut Env) -> Result<Offer, String> {
+    pub(crate) fn offer(&mut self, env: &mut Env) -> Result<FrozenShard, String> {
         self.tell_time(env)?;
         for peer in self.peers().collect::<Vec<_>>() {
             // Some sends have progressed. The other process will find those that failed.
@@ -78,11 +78,11 @@ impl Driver {
         }
         let (shard, conns) = self.shard.hand_over();
         let peers = conns.iter().map(|conn| (self.slots[&conn.slot], *conn)).collect();
-        Ok(Offer { bytes: shard.encode().to_vec(), peers, reports })
+        Ok(FrozenShard { bytes: shard.encode().to_vec(), peers, reports })
     }
 
     /// The hand-over has failed: the shard continues as if nothing had happened.
-    pub(crate) fn thaw(&mut self, env: &mut Env, offer: Offer) -> Result<(), String> {
+    pub(crate) fn thaw(&mut self, env: &mut Env, offer: FrozenShard) -> Result<(), String> {
         self.is_frozen = false;
         self.release_input(env);
         self.must_retry = true;
@@ -152,7 +152,7 @@ impl Driver {
 
     /// Adds the counts that `former` has kept in addition to its shard.
     pub(crate) fn add_counts(&mut self, former: &Self) {
-        self.spared += former.spared;
+        self.postponed += former.postponed;
         self.coalesced_waits += former.coalesced_waits;
         self.listings.lists += former.listings.lists;
         self.listings.listed += former.listings.listed;

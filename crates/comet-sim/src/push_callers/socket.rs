@@ -147,7 +147,7 @@ impl CallerSocket {
     }
 
     pub(super) fn can_send(&self) -> bool {
-        self.in_flight.is_some() && (self.is_broken() || self.room() > 0)
+        self.in_flight.is_some() && (self.is_broken() || self.free_space() > 0)
     }
 
     /// The result of a send. `Some(None)`: it fails.
@@ -159,7 +159,7 @@ impl CallerSocket {
         if self.is_broken() {
             return Some(None);
         }
-        let most = bytes.len().min(self.room());
+        let most = bytes.len().min(self.free_space());
         let taken = if rng.percent(25) { 1 + rng.below(most) } else { most };
         self.arrived.extend(&bytes[..taken]);
         Some(Some(taken))
@@ -179,7 +179,7 @@ impl CallerSocket {
         self.is_reset() || self.is_closed
     }
 
-    fn room(&self) -> usize {
+    fn free_space(&self) -> usize {
         self.capacity.saturating_sub(self.arrived.len())
     }
 }

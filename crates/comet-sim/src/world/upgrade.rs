@@ -9,7 +9,7 @@ use comet_core::{ShardId, distribute};
 use comet_handover as handed;
 
 use crate::check;
-use crate::driver::{Driver, Offer};
+use crate::driver::{Driver, FrozenShard};
 use crate::env::{Env, SocketTotals};
 use crate::mesh::Mesh;
 use crate::release::Release;
@@ -41,7 +41,7 @@ impl World {
     }
 
     /// The other process has refused, and this one continues.
-    fn thaw(&mut self, offers: Vec<Offer>) -> Result<(), String> {
+    fn thaw(&mut self, offers: Vec<FrozenShard>) -> Result<(), String> {
         self.upgrades.refused += 1;
         for (driver, offer) in self.drivers.iter_mut().zip(offers) {
             driver.thaw(&mut self.env, offer)?;
@@ -50,7 +50,11 @@ impl World {
         Ok(())
     }
 
-    fn hand_over(&mut self, offers: Vec<Offer>, handed: Vec<handed::Shard>) -> Result<(), String> {
+    fn hand_over(
+        &mut self,
+        offers: Vec<FrozenShard>,
+        handed: Vec<handed::Shard>,
+    ) -> Result<(), String> {
         let env = &mut self.env;
         let former = env.plan.shards;
         // Remote logic counts rooms by home, so the number must stay the same.

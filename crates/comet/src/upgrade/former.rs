@@ -10,7 +10,7 @@ use std::{env, io};
 use comet_handover::feature;
 use comet_net::{Core, FrozenTurn, Pending, Survey};
 use comet_ops::Signals;
-use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Times};
+use comet_upgrade::{Channel, Failure, Greeting, Predecessor, Timeouts};
 
 use crate::App;
 use crate::pid_file::PidFile;
@@ -135,8 +135,8 @@ impl<'a> Former<'a> {
         let mib = comet_ops::allocated_bytes().map_or(0, |bytes| bytes >> 20);
         let many = |count: u64| u32::try_from(count).unwrap_or(u32::MAX);
         self.frozen_max = FROZEN + FROZEN_EACH * many(self.movable as u64) + FROZEN_MIB * many(mib);
-        let times = Times { start: request.start, frozen: self.frozen_max };
-        comet_upgrade::upgrade(self, command(request), times)
+        let timeouts = Timeouts { start: request.start, frozen: self.frozen_max };
+        comet_upgrade::upgrade(self, command(request), timeouts)
     }
 
     /// A description of what would be handed over, for an operator.

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use comet_config::Config;
-use comet_core::{Block, Blocks, Millis, TooManyBlocks, distribute};
+use comet_core::{BlockedNetwork, Blocklist, BlocklistFull, Millis, distribute};
 use comet_handover::{FEATURES, Shard, VERSION};
 use comet_listen::Inherited;
 use comet_net::{Arrived, ArrivedSocket, Core};
@@ -155,7 +155,7 @@ impl Takeover {
         let (process, _) = shards.next().ok_or("the state of the process is missing")?;
         let Process { last_call, upgrades, counters, blocks, paced, hosts } =
             Process::decode(&process)?;
-        threads.control.take_over(last_call, read_blocks(blocks)?);
+        threads.control.take_over(last_call, read_blocklist(blocks)?);
         let parts = read(shards, threads.cores.len())?;
         threads.control.take_over_paced(paced, parts.iter().flat_map(|part| part.part.paced()));
         if let Some(hosts) = hosts {
@@ -209,13 +209,13 @@ fn gone(error: std::io::Error) -> String {
     }
 }
 
-fn read_blocks(all: Vec<(String, u64)>) -> Result<Blocks, String> {
-    let mut blocks = Blocks::default();
+fn read_blocklist(all: Vec<(String, u64)>) -> Result<Blocklist, String> {
+    let mut blocklist = Blocklist::default();
     for (network, until) in all {
-        let block = Block { network: network.parse()?, until: Millis(until) };
-        blocks = blocks.with(Millis(0), block).map_err(|TooManyBlocks| "too many blocks")?;
+        let block = BlockedNetwork { network: network.parse()?, until: Millis(until) };
+        blocklist = blocklist.with(Millis(0), block).map_err(|BlocklistFull| "too many blocks")?;
     }
-    Ok(blocks)
+    Ok(blocklist)
 }
 
 /// The part that each of `cores` cores takes over.

@@ -2,7 +2,7 @@
 
 use comet_proto::{Encoded, RoomHandle};
 
-use super::Kept;
+use super::HistoryFrame;
 
 /// Successive pushes of one room.
 pub(super) struct Chunk {
@@ -16,7 +16,7 @@ pub(super) struct Chunk {
 /// The part of `frames` for one chunk: its bytes, its number of frames, and the offset of its last push. `None`: the
 /// first frame is too long.
 pub(super) fn fitting<'a>(
-    frames: impl Iterator<Item = &'a Kept> + Clone,
+    frames: impl Iterator<Item = &'a HistoryFrame> + Clone,
     after: u64,
     most: usize,
 ) -> Option<(usize, usize, u64)> {

@@ -10,7 +10,7 @@ use crate::history::StreamState;
 use crate::limits::Limits;
 use crate::time::Millis;
 
-use super::{CameAt, Kept, RoomHistories, RoomHistory};
+use super::{CameAt, HistoryFrame, RoomHistories, RoomHistory};
 
 impl RoomHistories {
     /// The histories of all rooms that have one, and the positions of those of `rooms` that had no push yet, because
@@ -35,23 +35,29 @@ impl RoomHistories {
         histories.sort_unstable_by(|one, other| one.room.cmp(&other.room));
         let is_whole = self.stream().is_none_or(|stream| stream.epoch != 0);
         let mut known: Vec<_> = self.rooms.iter().filter(|_| is_whole).collect();
-        known.sort_unstable_by_key(|(_, known)| known.number);
+        known.sort_unstable_by_key(|(_, known)| known.recency);
         histories.extend(known.into_iter().map(|(room, known)| {
             let RoomHistory {
                 epoch,
-                top,
-                count: _,
+                last_offset,
+                last_number: _,
                 losses: _,
                 floor,
                 frames,
                 bytes: _,
                 pushes: _,
-                number: _,
+                recency: _,
             } = known;
             let frames = frames.iter().map(|kept| handed_frame(kept, now)).collect();
             // If offsets have holes, the floor cannot be derived from the oldest push.
             let floor = (!is_own).then_some(*floor);
-            handed::History { room: room.as_ref().into(), epoch: *epoch, top: *top, frames, floor }
+            handed::History {
+                room: room.as_ref().into(),
+                epoch: *epoch,
+                top: *last_offset,
+                frames,
+                floor,
+            }
         }));
         histories
     }
@@ -80,7 +86,7 @@ impl RoomHistories {
             shared.forget(forgotten_in_stream);
         }
         (self.forgotten, self.evicted) = (forgotten, evicted);
-        for handed::History { room, epoch, top, frames, floor } in histories {
+        for handed::History { room, epoch, top: last_offset, frames, floor } in histories {
             // The history belongs to another stream, or it was shared and this host's are not, or the other way round.
             let is_foreign = match &self.shared {
                 Some(shared) => epoch != shared.epoch(),
@@ -92,32 +98,33 @@ impl RoomHistories {
             if limits.history_rule(&room).is_none() {
                 if let Some(shared) = &mut self.shared {
                     // If a rule covers the room again, its earlier pushes count as lost.
-                    shared.forget(top);
+                    shared.forget(last_offset);
                 }
                 continue;
             }
-            let frames: Option<VecDeque<Kept>> =
-                frames.into_iter().map(|kept| arrived(kept, top, now)).collect();
+            let frames: Option<VecDeque<HistoryFrame>> =
+                frames.into_iter().map(|kept| arrived(kept, last_offset, now)).collect();
             // With a malformed frame no frame is taken. The position stays.
             let (frames, floor) = frames.map_or((VecDeque::new(), None), |frames| (frames, floor));
-            let bytes = frames.iter().map(Kept::bytes).sum();
+            let bytes = frames.iter().map(HistoryFrame::bytes).sum();
             let pushes = frames.iter().map(|kept| kept.pushes).fold(0, u32::saturating_add);
             self.latest += 1;
-            let number = self.latest;
+            let recency = self.latest;
             self.bytes += bytes;
             // The former counts are not known. Members number the pushes by their offsets.
-            let before = frames.front().map_or(top, |kept| kept.offset - u64::from(kept.pushes));
+            let before =
+                frames.front().map_or(last_offset, |kept| kept.offset - u64::from(kept.pushes));
             let floor = floor.map_or(before, |floor| floor.min(before));
             let known = RoomHistory {
                 epoch,
-                top,
-                count: top,
+                last_offset,
+                last_number: last_offset,
                 losses: 0,
                 floor,
                 frames,
                 bytes,
                 pushes,
-                number,
+                recency,
             };
             self.put(Arc::from(room), known);
         }
@@ -125,8 +132,8 @@ impl RoomHistories {
     }
 }
 
-fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
-    let Kept { frame, offset, pushes, at } = kept;
+fn handed_frame(kept: &HistoryFrame, now: Millis) -> handed::Kept {
+    let HistoryFrame { frame, offset, pushes, at } = kept;
     let (bytes, tcp_at) = frame.parts();
     let item = handed::Item {
         bytes: bytes.to_vec(),
@@ -140,12 +147,12 @@ fn handed_frame(kept: &Kept, now: Millis) -> handed::Kept {
     handed::Kept { frame: Some(item), offset: *offset, pushes: *pushes, age_ms }
 }
 
-/// `None`: it cannot be a push of a room whose latest push has the offset `top`.
-fn arrived(kept: handed::Kept, top: u64, now: Millis) -> Option<Kept> {
+/// `None`: it cannot be a push of a room whose latest push has the offset `last_offset`.
+fn arrived(kept: handed::Kept, last_offset: u64, now: Millis) -> Option<HistoryFrame> {
     let handed::Kept { frame, offset, pushes, age_ms } = kept;
     let handed::Item { bytes, tcp_at, is_push: _, state: _, offsets: _, direct: _ } = frame?;
     let frame = Encoded::from_parts(&bytes, tcp_at as usize)?;
     let has_pushes = comet_proto::count_frames(frame.for_tcp()) == Ok(pushes as usize);
-    let is_sound = has_pushes && pushes > 0 && offset <= top && u64::from(pushes) <= offset;
-    is_sound.then(|| Kept { frame, offset, pushes, at: CameAt::ago(now, age_ms) })
+    let is_sound = has_pushes && pushes > 0 && offset <= last_offset && u64::from(pushes) <= offset;
+    is_sound.then(|| HistoryFrame { frame, offset, pushes, at: CameAt::ago(now, age_ms) })
 }

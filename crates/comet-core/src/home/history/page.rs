@@ -6,7 +6,7 @@ use crate::history::{HistoryPage, HistoryQuery, HistoryRule, HistoryRun};
 use crate::limits::HISTORY_PAGE_MAX;
 use crate::time::Millis;
 
-use super::{Kept, RoomHistories};
+use super::{HistoryFrame, RoomHistories};
 
 impl RoomHistories {
     /// The page for `query`, about a room for which `rule` holds. It shares the frames, so its cost is that of its
@@ -20,7 +20,7 @@ impl RoomHistories {
         let Some(known) = self.rooms.get(&*query.room) else { return HistoryPage::default() };
         let before = query.before.unwrap_or(u64::MAX);
         // Frames are sorted by offset and by time.
-        let fresh = known.frames.partition_point(|kept| !kept.is_kept(rule, now));
+        let fresh = known.frames.partition_point(|kept| !kept.is_within(rule, now));
         let end = known.frames.partition_point(|kept| kept.first() < before);
         let (mut pushes, mut bytes, mut runs) = (0, 0, Vec::new());
         for kept in known.frames.range(fresh.min(end)..end).rev() {
@@ -34,14 +34,14 @@ impl RoomHistories {
             runs.push(HistoryRun { frame, first, age_ms });
         }
         HistoryPage {
-            position: Some(Position { epoch: known.epoch, offset: known.top }),
-            oldest: known.frames.get(fresh).map(Kept::first),
+            position: Some(Position { epoch: known.epoch, offset: known.last_offset }),
+            oldest: known.frames.get(fresh).map(HistoryFrame::first),
             runs,
         }
     }
 }
 
-impl Kept {
+impl HistoryFrame {
     /// The offset of its first push.
     fn first(&self) -> u64 {
         self.offset + 1 - u64::from(self.pushes)

@@ -9,7 +9,7 @@ use crate::history::{HistoryRule, StreamState};
 use crate::limits::STREAM_FRAMES_MAX;
 use crate::time::Millis;
 
-use super::{CameAt, Place, RoomHistories, RoomHistory};
+use super::{CameAt, PushPlace, RoomHistories, RoomHistory};
 
 #[derive(Default)]
 pub(super) struct Shared {
@@ -29,9 +29,9 @@ impl Shared {
         self.forgotten
     }
 
-    /// Notes that a room is forgotten whose latest push had the offset `top`.
-    pub(super) fn forget(&mut self, top: u64) {
-        self.forgotten = self.forgotten.max(top);
+    /// Notes that a room is forgotten whose latest push had the offset `last_offset`.
+    pub(super) fn forget(&mut self, last_offset: u64) {
+        self.forgotten = self.forgotten.max(last_offset);
     }
 }
 
@@ -72,11 +72,11 @@ impl RoomHistories {
     fn is_unread(&self, room: &str, offset: u64) -> bool {
         let shared = self.shared.as_ref();
         shared.is_some_and(|shared| offset > shared.stream.seen)
-            && self.top(room).is_none_or(|top| offset > top)
+            && self.last_offset(room).is_none_or(|last_offset| offset > last_offset)
     }
 
     /// Stores a push that has its offset, for which `rule` holds. `None`: it was stored before.
-    pub(crate) fn add_stored(
+    pub(crate) fn add_from_stream(
         &mut self,
         room: &Arc<str>,
         rule: &HistoryRule,
@@ -84,7 +84,7 @@ impl RoomHistories {
         (offset, age_ms): (u64, u64),
         now: Millis,
         memory: usize,
-    ) -> Option<Place> {
+    ) -> Option<PushPlace> {
         if !self.is_unread(room, offset) {
             return None;
         }
@@ -109,13 +109,13 @@ impl RoomHistories {
 
     /// A push that this host refuses, to a room that a rule covers. It takes a number, but is not stored. So members
     /// are told about a gap with the next push, and nothing from before it is recovered.
-    pub(crate) fn lose_stored(&mut self, room: &Arc<str>, offset: u64, memory: usize) {
+    pub(crate) fn refuse_from_stream(&mut self, room: &Arc<str>, offset: u64, memory: usize) {
         if !self.is_unread(room, offset) {
             return;
         }
         let mut known = self.take_for(room, 1);
         self.bytes -= known.bytes;
-        (known.top, known.floor) = (offset, offset);
+        (known.last_offset, known.floor) = (offset, offset);
         (known.bytes, known.pushes) = (0, 0);
         known.frames.clear();
         self.put(Arc::clone(room), known);
@@ -127,7 +127,7 @@ impl RoomHistories {
         let known = self.rooms.get(room);
         let Some(Shared { stream, .. }) = &self.shared else {
             let epoch = known.map_or_else(|| self.epoch_of(room), |known| known.epoch);
-            let (offset, floor) = known.map_or((0, 0), |known| (known.top, known.floor));
+            let (offset, floor) = known.map_or((0, 0), |known| (known.last_offset, known.floor));
             return (Position { epoch, offset }, floor);
         };
         let StreamState { epoch, floor, seen, is_read } = *stream;
@@ -136,8 +136,8 @@ impl RoomHistories {
             return (Position { epoch: 0, offset: 0 }, u64::MAX);
         }
         let known_floor = known.map_or(self.floor_of_others(), |known| known.floor);
-        let top = known.map_or(0, |known| known.top);
-        let offset = top.max(seen).max(floor);
+        let last_offset = known.map_or(0, |known| known.last_offset);
+        let offset = last_offset.max(seen).max(floor);
         (Position { epoch, offset }, known_floor.max(floor))
     }
 
@@ -175,7 +175,7 @@ impl RoomHistories {
 
     /// See [`crate::message::Push::number`].
     pub(super) fn number_of(&self, known: &RoomHistory) -> u64 {
-        known.count + (self.losses() - known.losses)
+        known.last_number + (self.losses() - known.losses)
     }
 }
 
@@ -224,7 +224,7 @@ mod tests {
             let at = (offset, age_ms);
             let rule = Self::rule();
             let now = Millis(1_000);
-            let place = self.0.add_stored(&room.into(), &rule, frame, at, now, MEMORY)?;
+            let place = self.0.add_from_stream(&room.into(), &rule, frame, at, now, MEMORY)?;
             assert_eq!(place.offset, offset);
             Some(place.number)
         }
@@ -339,7 +339,7 @@ mod tests {
         let frame = Frame { version: VERSION, operation: 5, sequence: 0, body: b"b" };
         for (offset, age_ms) in [(1, 9_500), (2, 9_000)] {
             let (at, now) = ((offset * S, age_ms), Millis(1_000));
-            home.0.add_stored(&"h".into(), &rule, &Encoded::frame(&frame), at, now, MEMORY);
+            home.0.add_from_stream(&"h".into(), &rule, &Encoded::frame(&frame), at, now, MEMORY);
         }
         let query = HistoryQuery { room: "h".into(), before: None, limit: 9 };
         let ages = |now| {
@@ -378,14 +378,14 @@ mod tests {
         let mut home = Home::new(READ);
         assert_eq!(home.add("h", 10), Some(1));
         for room in ["h", "unknown"] {
-            home.0.lose_stored(&room.into(), 20 * S, MEMORY);
+            home.0.refuse_from_stream(&room.into(), 20 * S, MEMORY);
             assert_eq!(home.recovered(room, 7, 10), (None, 20), "{room}");
             assert_eq!(home.recovered(room, 7, 20).0, Some(0), "{room}");
         }
         assert_eq!(home.add("h", 30), Some(3), "members are told of a gap");
         assert_eq!(home.recovered("h", 7, 20).0, Some(1));
         assert_eq!(home.add("h", 20), None, "it was there before");
-        home.0.lose_stored(&"h".into(), 30 * S, MEMORY);
+        home.0.refuse_from_stream(&"h".into(), 30 * S, MEMORY);
         assert_eq!(home.recovered("h", 7, 20).0, Some(1));
     }
 

@@ -6,7 +6,7 @@ use comet_proto::Encoded;
 
 use crate::index::Index;
 use crate::outbox::chain::Chain;
-use crate::outbox::{ChainId, Item, Outbox, PartialSend, Serial, Subject};
+use crate::outbox::{ChainId, Item, Outbox, PartialSend, PushMeta, Serial};
 use crate::parking::{ParkedFrame, ParkedFrames};
 use crate::transport::Transport;
 
@@ -20,7 +20,7 @@ pub(crate) enum ItemParts<'a> {
         serial: u32,
         frame: &'a Encoded,
         is_push: bool,
-        subject: Option<&'a Subject>,
+        meta: Option<&'a PushMeta>,
     },
     /// A push of a parcel. The next process stores each as a frame of its own.
     Parked(ParkedFrame<'a>),
@@ -28,13 +28,13 @@ pub(crate) enum ItemParts<'a> {
 
 impl<'a> ItemParts<'a> {
     fn of(item: &'a Item) -> impl Iterator<Item = Self> {
-        let Item { serial: Serial(serial), frame, pushes, subject, stored: _ } = item;
+        let Item { serial: Serial(serial), frame, pushes, meta, stored: _ } = item;
         let parcel = item.parcel();
         let shared = parcel.is_none().then_some(Self::Shared {
             serial: *serial,
             frame,
             is_push: *pushes > 0,
-            subject: subject.as_deref(),
+            meta: meta.as_deref(),
         });
         let parked = parcel.into_iter().flat_map(ParkedFrames::iter).map(Self::Parked);
         shared.into_iter().chain(parked)
@@ -82,10 +82,10 @@ impl Chains {
         &mut self,
         frame: Encoded,
         is_push: bool,
-        subject: Option<Arc<Subject>>,
+        meta: Option<Arc<PushMeta>>,
     ) -> Item {
         let mut item = self.item(frame, is_push);
-        item.set_subject(subject);
+        item.set_meta(meta);
         item
     }
 

@@ -8,7 +8,7 @@ use crate::outbox::chain::{Chain, Totals};
 use crate::outbox::log::Run;
 use crate::outbox::slices::Slices;
 use crate::outbox::window::{Whole, Window};
-use crate::outbox::{ChainId, Handle, Item, Outbox, Remains, SendProgress};
+use crate::outbox::{ChainId, Item, Outbox, Remains, SendProgress, WeakChain};
 use crate::transport::Transport;
 
 use super::Chains;
@@ -92,7 +92,7 @@ impl Chains {
         (window.chain, rest.chain)
     }
 
-    fn make_halves(&mut self, index: ChainId) -> [Handle; 2] {
+    fn make_halves(&mut self, index: ChainId) -> [WeakChain; 2] {
         let Chain { log, run, totals, last, .. } = self.chains[index];
         let mut frames = self.logs[log].frames(&self.frames, run);
         let mut window = Totals::default();

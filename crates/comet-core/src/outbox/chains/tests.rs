@@ -10,7 +10,7 @@ use crate::limits::{JOINED_BYTES_MAX, SLICES_MAX, WINDOW};
 use crate::outbox::frames::ENTRY_BYTES;
 use crate::outbox::frames::bytes_of;
 use crate::outbox::log::visits;
-use crate::outbox::{Remains, SendProgress, Slices, State, Subject};
+use crate::outbox::{CollapseKey, PushMeta, Remains, SendProgress, Slices};
 
 #[derive(Clone, Debug)]
 enum OutboxStep {
@@ -159,9 +159,9 @@ proptest! {
                     let body = vec![sequence as u8; len];
                     let frame = Frame { version: 1, operation: 5, sequence, body: &body };
                     let mut item = chains.item(Encoded::frame(&frame), is_push);
-                    item.set_subject(state.and_then(|id| {
+                    item.set_meta(state.and_then(|id| {
                         let id = id.to_string().into();
-Subject { state: Some(State { room: None, id }), ..Subject::default() }.shared()
+PushMeta { collapse_key: Some(CollapseKey { room: None, id }), ..PushMeta::default() }.shared()
                     }));
                     let mut memos = [AppendMemo::NONE; 2];
                     for outbox in (0..8).filter(|outbox| mask & (1 << outbox) != 0) {

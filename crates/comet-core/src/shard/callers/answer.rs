@@ -2,11 +2,11 @@
 
 use comet_proto::push_frame::PushReply;
 
-use crate::callers::ToldElsewhere;
+use crate::callers::OtherHostsTally;
 use crate::ledger::{DropReason, Tally};
 
 /// The state of a request: what became of its push so far.
-pub(crate) struct Answered {
+pub(crate) struct CallState {
     /// The number of shards that have not reported.
     reports: u32,
     /// Partial tallies that were announced and have not arrived. Negative if they arrived before they were announced.
@@ -52,7 +52,7 @@ impl Failure {
     }
 }
 
-impl Answered {
+impl CallState {
     pub(super) fn of_push(reports: u32) -> Self {
         Self {
             reports,
@@ -101,8 +101,8 @@ impl Answered {
         self.awaits_hosts = true;
     }
 
-    pub(crate) fn add_elsewhere(&mut self, told: &ToldElsewhere) {
-        let ToldElsewhere { tally, held, unanswered, bytes: _ } = *told;
+    pub(crate) fn add_elsewhere(&mut self, others: &OtherHostsTally) {
+        let OtherHostsTally { tally, held, unanswered, bytes: _ } = *others;
         // The wait for other hosts may have been given up.
         if std::mem::take(&mut self.awaits_hosts) {
             self.tally += tally;

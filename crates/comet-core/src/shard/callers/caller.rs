@@ -15,8 +15,8 @@ use crate::limits::{
 use crate::message::Push;
 use crate::time::Millis;
 
-use super::answer::{Answered, Failure};
-use super::request::{NO_TOKEN, Read, judge};
+use super::answer::{CallState, Failure};
+use super::request::{NO_TOKEN, ParsedRequest, parse_request};
 
 /// The memory that an idle caller keeps for its input and for its replies, bytes.
 const IDLE_BYTES: usize = 4 << 10;
@@ -72,11 +72,11 @@ struct Call {
     begun: Millis,
     /// The length of the request.
     bytes: usize,
-    answered: Answered,
+    state: CallState,
 }
 
 /// The result of reading a request.
-pub(crate) enum Next {
+pub(crate) enum NextRequest {
     /// No push begins. The request is answered, or will be.
     Answered,
     /// A push to begin.
@@ -130,7 +130,7 @@ impl Caller {
         let first = self.owes_first_request().then(|| self.since.after(CALLER_FIRST_MS));
         let incomplete = self.awaits_rest_since().map(|since| since.after(timeout_ms));
         // Complete calls have no deadline: they wait until the caller has taken the earlier replies.
-        let call = self.calls.iter().find(|call| !call.answered.is_complete());
+        let call = self.calls.iter().find(|call| !call.state.is_complete());
         let call = call.map(|call| call.begun.after(timeout_ms));
         let write = self.is_sending.then(|| self.sent_at.after(CALLER_WRITE_MS));
         let linger = match self.stage {
@@ -175,9 +175,9 @@ impl Caller {
             if call.begun.after(timeout_ms) > now {
                 break;
             }
-            if !call.answered.is_complete() {
+            if !call.state.is_complete() {
                 let sentence = format!("reports are still missing after {timeout_ms} ms");
-                call.answered.give_up(Failure::DEADLINE_EXCEEDED, &sentence);
+                call.state.give_up(Failure::DEADLINE_EXCEEDED, &sentence);
             }
         }
         if let Stage::Lingering(since) = self.stage
@@ -349,16 +349,16 @@ impl Caller {
         refuses_pushes: bool,
         now: Millis,
         call: CallId,
-    ) -> Result<Option<Next>, CallerEnd> {
+    ) -> Result<Option<NextRequest>, CallerEnd> {
         self.has_news = false;
         let input = &self.input[self.read..];
-        let is_let_in = self.token.is_some() || limits.tokens.is_empty();
-        let body_max = if is_let_in { limits.frame_max } else { CALLER_TOKEN_MAX };
+        let is_authenticated = self.token.is_some() || limits.tokens.is_empty();
+        let body_max = if is_authenticated { limits.frame_max } else { CALLER_TOKEN_MAX };
         let length_max = PUSH_HEADER_LEN + NAME_MAX + body_max;
         let (request, length) = match decode_request(input, length_max) {
             Ok(Some(whole)) => whole,
             Ok(None) => return Ok(self.read_no_more(now)),
-            Err(PushFrameFault::TooLong { .. }) if !is_let_in => {
+            Err(PushFrameFault::TooLong { .. }) if !is_authenticated => {
                 self.refuse(now, Failure::new(Failure::UNAUTHENTICATED, NO_TOKEN));
                 return Err(CallerEnd::NoToken);
             }
@@ -371,31 +371,33 @@ impl Caller {
                 return Err(CallerEnd::BadFrame);
             }
         };
-        let (id, read) = judge(request, is_let_in, refuses_pushes, limits);
+        let (id, read) = parse_request(request, is_authenticated, refuses_pushes, limits);
         self.read += length;
         self.incomplete_since = None;
         self.has_called = true;
         self.since = now;
-        let (answered, next, end) = match read {
-            Read::Push(target, push) => {
-                (Answered::of_push(1), Next::Push { call, target, push }, None)
+        let (state, next, end) = match read {
+            ParsedRequest::Push(target, push) => {
+                (CallState::of_push(1), NextRequest::Push { call, target, push }, None)
             }
-            Read::Token(token) => {
+            ParsedRequest::Token(token) => {
                 self.token = Some(token);
-                let answered = Answered::of_token();
-                (answered, Next::Answered, None)
+                let state = CallState::of_token();
+                (state, NextRequest::Answered, None)
             }
-            Read::Refused(failure) => (Answered::failed(failure), Next::Answered, None),
-            Read::LockedOut(failure) => {
-                (Answered::failed(failure), Next::Answered, Some(CallerEnd::NoToken))
+            ParsedRequest::Refused(failure) => {
+                (CallState::failed(failure), NextRequest::Answered, None)
+            }
+            ParsedRequest::Unauthenticated(failure) => {
+                (CallState::failed(failure), NextRequest::Answered, Some(CallerEnd::NoToken))
             }
         };
-        self.calls.push_back(Call { id, begun: now, bytes: length, answered });
+        self.calls.push_back(Call { id, begun: now, bytes: length, state });
         end.map_or(Ok(Some(next)), Err)
     }
 
     /// The rest of the input is not a whole request.
-    fn read_no_more(&mut self, now: Millis) -> Option<Next> {
+    fn read_no_more(&mut self, now: Millis) -> Option<NextRequest> {
         if self.has_ended_input {
             self.stage = Stage::Ending;
             self.incomplete_since = None;
@@ -411,14 +413,14 @@ impl Caller {
 
     /// Fails a request whose id is not known.
     fn refuse(&mut self, now: Millis, failure: Failure) {
-        let answered = Answered::failed(failure);
-        self.calls.push_back(Call { id: 0, begun: now, bytes: 0, answered });
+        let state = CallState::failed(failure);
+        self.calls.push_back(Call { id: 0, begun: now, bytes: 0, state });
     }
 
     /// The call `number`, unless it is answered.
-    pub(crate) fn call(&mut self, number: u32) -> Option<&mut Answered> {
+    pub(crate) fn call(&mut self, number: u32) -> Option<&mut CallState> {
         let at = number.wrapping_sub(self.first_call) as usize;
-        self.calls.get_mut(at).map(|call| &mut call.answered)
+        self.calls.get_mut(at).map(|call| &mut call.state)
     }
 
     /// Replies to the first requests that are complete, and passes the status of each to `count`. Returns the bytes of
@@ -426,11 +428,11 @@ impl Caller {
     pub(crate) fn answer(&mut self, mut count: impl FnMut(u32)) -> usize {
         let mut bytes = 0;
         while self.output.len() < CALLER_OUTPUT_MAX
-            && let Some(call) = self.calls.pop_front_if(|call| call.answered.is_complete())
+            && let Some(call) = self.calls.pop_front_if(|call| call.state.is_complete())
         {
             self.first_call = self.first_call.wrapping_add(1);
             bytes += call.bytes;
-            count(call.answered.encode(call.id, &mut self.output));
+            count(call.state.encode(call.id, &mut self.output));
         }
         if self.stage == Stage::Ending
             && self.calls.is_empty()
@@ -444,20 +446,21 @@ impl Caller {
 
     /// Whether its token is not valid any more.
     pub(crate) fn has_lost_token(&self, limits: &CallerLimits) -> bool {
-        let is_let_in = self.token.as_ref().is_some_and(|token| limits.tokens.contains(token));
-        self.has_called && !limits.tokens.is_empty() && !is_let_in
+        let is_authenticated =
+            self.token.as_ref().is_some_and(|token| limits.tokens.contains(token));
+        self.has_called && !limits.tokens.is_empty() && !is_authenticated
     }
 
     pub(crate) fn give_up_hosts(&mut self) {
-        self.calls.iter_mut().for_each(|call| call.answered.give_up_hosts());
+        self.calls.iter_mut().for_each(|call| call.state.give_up_hosts());
     }
 
     /// Answers all requests, because the server ends.
     pub(crate) fn finish(&mut self, limits: &CallerLimits, now: Millis) {
         for call in &mut self.calls {
-            if !call.answered.is_complete() {
+            if !call.state.is_complete() {
                 let sentence = "the server is going down, and what became of the push is not known";
-                call.answered.give_up(Failure::UNAVAILABLE, sentence);
+                call.state.give_up(Failure::UNAVAILABLE, sentence);
             }
         }
         let length_max = PUSH_HEADER_LEN + NAME_MAX + limits.frame_max;
@@ -468,8 +471,8 @@ impl Caller {
             let id = request.map_or_else(|(id, _)| id, |request| request.id);
             self.read += length;
             let sentence = "the server is going down, and the push was not made";
-            let answered = Answered::failed(Failure::new(Failure::UNAVAILABLE, sentence));
-            self.calls.push_back(Call { id, begun: now, bytes: length, answered });
+            let state = CallState::failed(Failure::new(Failure::UNAVAILABLE, sentence));
+            self.calls.push_back(Call { id, begun: now, bytes: length, state });
         }
         self.end(Some(CallerEnd::Evicted));
     }

@@ -10,27 +10,28 @@ use crate::message::Push;
 use super::answer::Failure;
 
 /// What a request turned out to be.
-pub(super) enum Read {
+pub(super) enum ParsedRequest {
     Push(CallerTarget, Push),
     Token(Box<[u8]>),
     Refused(Failure),
-    LockedOut(Failure),
+    Unauthenticated(Failure),
 }
 
-pub(super) fn judge(
+pub(super) fn parse_request(
     request: ReadRequest<'_>,
-    is_let_in: bool,
+    is_authenticated: bool,
     refuses_pushes: bool,
     limits: &CallerLimits,
-) -> (u32, Read) {
-    let locked_out =
-        |sentence: &str| Read::LockedOut(Failure::new(Failure::UNAUTHENTICATED, sentence));
+) -> (u32, ParsedRequest) {
+    let unauthenticated = |sentence: &str| {
+        ParsedRequest::Unauthenticated(Failure::new(Failure::UNAUTHENTICATED, sentence))
+    };
     let request = match request {
         Ok(request) => request,
         Err((id, bad)) => {
-            let read = match is_let_in {
-                true => Read::Refused(Failure::invalid(bad.to_string())),
-                false => locked_out(NO_TOKEN),
+            let read = match is_authenticated {
+                true => ParsedRequest::Refused(Failure::invalid(bad.to_string())),
+                false => unauthenticated(NO_TOKEN),
             };
             return (id, read);
         }
@@ -38,23 +39,23 @@ pub(super) fn judge(
     let PushRequest { id, target, accept, frame } = request;
     let target = match target {
         PushTarget::Token if limits.tokens.contains(frame.body) => {
-            return (id, Read::Token(frame.body.into()));
+            return (id, ParsedRequest::Token(frame.body.into()));
         }
         // While no tokens are required, the token is kept in case they are required later.
         PushTarget::Token if limits.tokens.is_empty() && frame.body.len() <= CALLER_TOKEN_MAX => {
-            return (id, Read::Token(frame.body.into()));
+            return (id, ParsedRequest::Token(frame.body.into()));
         }
         PushTarget::Token if limits.tokens.is_empty() => {
             let sentence = format!("a token has {CALLER_TOKEN_MAX} bytes at most");
-            return (id, Read::Refused(Failure::invalid(sentence)));
+            return (id, ParsedRequest::Refused(Failure::invalid(sentence)));
         }
-        PushTarget::Token => return (id, locked_out("the token opens nothing")),
-        _ if !is_let_in => return (id, locked_out(NO_TOKEN)),
+        PushTarget::Token => return (id, unauthenticated("the token opens nothing")),
+        _ if !is_authenticated => return (id, unauthenticated(NO_TOKEN)),
         PushTarget::Key(key) => CallerTarget::Key(key.into()),
         PushTarget::User(user) => CallerTarget::User(user),
         PushTarget::Room(room) if room.len() > NAME_MAX => {
             let sentence = format!("the name of the room is longer than {NAME_MAX} bytes");
-            return (id, Read::Refused(Failure::invalid(sentence)));
+            return (id, ParsedRequest::Refused(Failure::invalid(sentence)));
         }
         PushTarget::Room(room) => CallerTarget::Room(room.into()),
         PushTarget::All => CallerTarget::All,
@@ -78,10 +79,10 @@ pub(super) fn judge(
         None
     };
     if let Some(failure) = failure {
-        return (id, Read::Refused(failure));
+        return (id, ParsedRequest::Refused(failure));
     }
     let operation = if accept == 0 { frame.operation } else { accept };
-    (id, Read::Push(target, Push::new(operation, Encoded::frame(&frame))))
+    (id, ParsedRequest::Push(target, Push::new(operation, Encoded::frame(&frame))))
 }
 
 pub(super) const NO_TOKEN: &str = "the first request has to be a token that opens";

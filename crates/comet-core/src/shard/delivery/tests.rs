@@ -1,6 +1,6 @@
 use comet_proto::{Encoded, Frame};
 
-use super::super::items::MadeFrames;
+use super::super::push_forms::EncodedForms;
 use super::*;
 use crate::ids::ShardId;
 use crate::outbox::visits;
@@ -24,9 +24,15 @@ fn full_outboxes_between_idle_ones_share_the_work() {
     let push = Push::new(5, Encoded::frame(&frame));
     for number in 0..20 {
         visits::take();
-        let mut items = Items::new(&mut outboxes.chains, &push.frame, &MadeFrames::default());
-        let mut delivery =
-            Delivery::new(&mut conns, &mut outboxes, &limits, &push, &mut items, Walk::Offer);
+        let mut items = PushForms::new(&mut outboxes.chains, &push.frame, &EncodedForms::default());
+        let mut delivery = Delivery::new(
+            &mut conns,
+            &mut outboxes,
+            &limits,
+            &push,
+            &mut items,
+            DeliveryMode::Offer,
+        );
         slots.iter().for_each(|&slot| delivery.offer(slot));
         let Delivered { tally, superseded, .. } = delivery.finish();
         assert_eq!(tally.queued, MEMBERS);

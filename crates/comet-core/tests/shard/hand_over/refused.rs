@@ -103,7 +103,7 @@ proptest! {
                 limits: Limits { text: true, ..Limits::default() }.into(),
                 logic: Logic::Embedded,
                 hash_seed: 7,
-                reports_rooms: false,
+                has_other_hosts: false,
             };
             let mut shard = Shard::new(&settings, Millis(1_000));
             let mut part = part;

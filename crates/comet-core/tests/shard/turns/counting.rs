@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comet_core::{
-    Accepts, Budget, CallId, ConnId, Generation, Identity, Limits, Logic, MessageClass, Millis,
-    Settings, Shard, ShardId, Slot, Transport, home_of_room,
+    Budget, CallId, ConnId, Generation, Identity, Limits, Logic, MessageClass, Millis,
+    OperationFilter, Settings, Shard, ShardId, Slot, Transport, home_of_room,
 };
 use comet_proto::op;
 
@@ -67,7 +67,7 @@ impl Core {
         let limits = Arc::new(limits);
         let shard = ShardId(0);
         let settings =
-            Settings { shard, shards, limits, logic, hash_seed: 7, reports_rooms: false };
+            Settings { shard, shards, limits, logic, hash_seed: 7, has_other_hosts: false };
         Self {
             shard: Shard::new(&settings, Millis(0)),
             shards,
@@ -132,7 +132,7 @@ impl Core {
                     user,
                     key: Some(key.into()),
                     room: Some("r".into()),
-                    accepts: Accepts::All,
+                    accepts: OperationFilter::All,
                     heartbeat_ms: None,
                     expires_in_ms: self.expires_in_ms,
                     rooms: Box::default(),

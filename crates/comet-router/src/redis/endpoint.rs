@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 const SENTINEL_PORT: u16 = 26_379;
 
 /// How to reach a server.
-pub(super) struct Place {
+pub(super) struct Endpoint {
     name: String,
     source: Source,
     ca: Option<Vec<u8>>,
@@ -32,20 +32,20 @@ enum Source {
     },
 }
 
-impl Place {
+impl Endpoint {
     /// `url` is `redis://[user:password@]host[:port][/database]`, or `rediss://` with TLS, or
     /// `redis+sentinel://[user:password@]host[:port],.../master[/database]`, or `rediss+sentinel://`.
     ///
     /// # Errors
     /// What is wrong with it, without the password.
-    pub(super) fn new(url: &str, ca: Option<&[u8]>, deadline: Duration) -> Result<Self, String> {
+    pub(super) fn new(url: &str, ca: Option<&[u8]>, timeout: Duration) -> Result<Self, String> {
         // The kernel detects a server that disappears silently.
         let tcp = TcpSettings::default()
             .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(deadline.max(Duration::from_secs(1))))
-            .set_user_timeout(deadline);
+            .set_keepalive(TcpKeepalive::new().with_time(timeout.max(Duration::from_secs(1))))
+            .set_user_timeout(timeout);
         let config =
-            AsyncConnectionConfig::new().set_connection_timeout(deadline).set_tcp_settings(tcp);
+            AsyncConnectionConfig::new().set_connection_timeout(timeout).set_tcp_settings(tcp);
         let ca = ca.map(<[u8]>::to_vec);
         let (name, source) = match url.split_once("+sentinel://") {
             Some((scheme, rest)) => of_sentinels(scheme, rest, ca.as_deref())?,
@@ -94,16 +94,16 @@ impl Place {
             question.arg("get-master-addr-by-name").arg(master);
             asked.spawn(async move {
                 let connecting = sentinel.get_multiplexed_async_connection_with_config(&config);
-                let place: Option<(String, u16)> =
+                let address: Option<(String, u16)> =
                     question.query_async(&mut connecting.await?).await?;
-                RedisResult::Ok(place)
+                RedisResult::Ok(address)
             });
         }
         let mut failure =
             (ErrorKind::MasterNameNotFoundBySentinel, "no sentinel knows the master").into();
         while let Some(answer) = asked.join_next().await {
             match answer.expect("asking does not panic") {
-                Ok(Some(place)) => return Ok(place),
+                Ok(Some(address)) => return Ok(address),
                 Ok(None) => {}
                 Err(error) => failure = error,
             }

@@ -10,7 +10,7 @@ pub const BLOCKS_MAX: usize = 1024;
 
 /// A blocked network.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Block {
+pub struct BlockedNetwork {
     /// Its addresses.
     pub network: Network,
     /// When its clients may connect again, in the time of the shards.
@@ -19,13 +19,13 @@ pub struct Block {
 
 /// The blocked networks, at most [`BLOCKS_MAX`]. Each new connection is compared with all of them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Blocks(Box<[Block]>);
+pub struct Blocklist(Box<[BlockedNetwork]>);
 
 /// The number of blocks is at its limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct TooManyBlocks;
+pub struct BlocklistFull;
 
-impl Blocks {
+impl Blocklist {
     /// Whether no network is blocked. Then no addresses are examined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -33,7 +33,7 @@ impl Blocks {
     }
 
     /// All blocks, in the order in which they were added.
-    pub fn iter(&self) -> impl Iterator<Item = &Block> {
+    pub fn iter(&self) -> impl Iterator<Item = &BlockedNetwork> {
         self.0.iter()
     }
 
@@ -46,12 +46,12 @@ impl Blocks {
     /// These blocks without those that have ended by `now`, and with `block`, which replaces one of the same network.
     ///
     /// # Errors
-    /// [`TooManyBlocks`].
-    pub fn with(&self, now: Millis, block: Block) -> Result<Self, TooManyBlocks> {
+    /// [`BlocklistFull`].
+    pub fn with(&self, now: Millis, block: BlockedNetwork) -> Result<Self, BlocklistFull> {
         let (rest, _) = self.without(now, block.network);
         let mut blocks = rest.0.into_vec();
         if blocks.len() == BLOCKS_MAX {
-            return Err(TooManyBlocks);
+            return Err(BlocklistFull);
         }
         blocks.push(block);
         Ok(Self(blocks.into()))
@@ -83,24 +83,28 @@ impl Blocks {
 mod tests {
     use super::*;
 
-    fn block(text: &str, until: u64) -> Block {
-        Block { network: text.parse().unwrap(), until: Millis(until) }
+    fn block(text: &str, until: u64) -> BlockedNetwork {
+        BlockedNetwork { network: text.parse().unwrap(), until: Millis(until) }
     }
 
     #[test]
     fn a_block_is_over_at_its_end_and_replaced_by_a_newer_one() {
-        let blocks = Blocks::default();
-        assert!(blocks.is_empty() && blocks.next_end().is_none());
-        let blocks = blocks.with(Millis(0), block("192.0.2.0/24", 100)).unwrap();
-        let blocks = blocks.with(Millis(0), block("2001:db8::/32", 50)).unwrap();
-        let contains = |blocks: &Blocks, address: &str, now| {
-            blocks.contains(address.parse().unwrap(), Millis(now))
+        let blocklist = Blocklist::default();
+        assert!(blocklist.is_empty() && blocklist.next_end().is_none());
+        let blocklist = blocklist.with(Millis(0), block("192.0.2.0/24", 100)).unwrap();
+        let blocklist = blocklist.with(Millis(0), block("2001:db8::/32", 50)).unwrap();
+        let contains = |blocklist: &Blocklist, address: &str, now| {
+            blocklist.contains(address.parse().unwrap(), Millis(now))
         };
-        assert!(contains(&blocks, "::ffff:192.0.2.9", 99) && !contains(&blocks, "192.0.2.9", 100));
-        assert!(contains(&blocks, "2001:db8::9", 49) && !contains(&blocks, "2001:db8::9", 50));
-        assert!(!contains(&blocks, "192.0.3.1", 0));
-        assert_eq!(blocks.next_end(), Some(Millis(50)));
-        let longer = blocks.with(Millis(60), block("192.0.2.0/24", 900)).unwrap();
+        assert!(
+            contains(&blocklist, "::ffff:192.0.2.9", 99) && !contains(&blocklist, "192.0.2.9", 100)
+        );
+        assert!(
+            contains(&blocklist, "2001:db8::9", 49) && !contains(&blocklist, "2001:db8::9", 50)
+        );
+        assert!(!contains(&blocklist, "192.0.3.1", 0));
+        assert_eq!(blocklist.next_end(), Some(Millis(50)));
+        let longer = blocklist.with(Millis(60), block("192.0.2.0/24", 900)).unwrap();
         assert_eq!(longer.iter().copied().collect::<Vec<_>>(), [block("192.0.2.0/24", 900)]);
         let (none, was_there) = longer.without(Millis(60), "192.0.2.0/24".parse().unwrap());
         assert!(none.is_empty() && was_there);
@@ -109,14 +113,15 @@ mod tests {
 
     #[test]
     fn blocks_are_bounded() {
-        let mut blocks = Blocks::default();
+        let mut blocklist = Blocklist::default();
         for at in 0..BLOCKS_MAX as u32 {
             let network = IpAddr::from(at.to_be_bytes()).into();
-            blocks = blocks.with(Millis(0), Block { network, until: Millis(9) }).unwrap();
+            blocklist =
+                blocklist.with(Millis(0), BlockedNetwork { network, until: Millis(9) }).unwrap();
         }
         let another = block("2001:db8::/32", 50);
-        assert_eq!(blocks.with(Millis(8), another), Err(TooManyBlocks));
-        assert!(blocks.with(Millis(8), block("0.0.0.0", 50)).is_ok(), "it is there already");
-        assert!(blocks.with(Millis(9), another).is_ok(), "all others are over");
+        assert_eq!(blocklist.with(Millis(8), another), Err(BlocklistFull));
+        assert!(blocklist.with(Millis(8), block("0.0.0.0", 50)).is_ok(), "it is there already");
+        assert!(blocklist.with(Millis(9), another).is_ok(), "all others are over");
     }
 }

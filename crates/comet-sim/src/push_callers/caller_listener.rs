@@ -9,14 +9,14 @@ use super::socket::Received;
 use crate::rng::Rng;
 
 #[derive(Default)]
-pub(crate) struct Door {
+pub(crate) struct CallerListener {
     /// Callers that have connected and are not accepted yet.
     pub(super) backlog: VecDeque<usize>,
     /// Callers that hold a slot.
     slots: BTreeMap<CallerSlot, usize>,
 }
 
-impl Door {
+impl CallerListener {
     /// Whether input has arrived or a send has completed.
     pub(crate) fn is_awake(&self, callers: &PushCallers) -> bool {
         let is_active = |caller: &usize| {

@@ -2,17 +2,17 @@
 
 /// The operations that a connection accepts from pushes by key and from broadcasts.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub enum Accepts {
+pub enum OperationFilter {
     /// Every operation. A token that is only a user id names none, and filters nothing.
     #[default]
     All,
     /// Only these. Tokens of goim v2 list them; an empty list accepts nothing.
     Only(Box<[i32]>),
-    /// Every operation except these; op 16 turns [`Accepts::All`] into this.
+    /// Every operation except these; op 16 turns [`OperationFilter::All`] into this.
     AllBut(Box<[i32]>),
 }
 
-impl Accepts {
+impl OperationFilter {
     /// Whether `operation` passes.
     #[must_use]
     pub fn contains(&self, operation: i32) -> bool {
@@ -68,15 +68,15 @@ mod tests {
 
     #[test]
     fn accepts_follows_ops_14_and_16() {
-        let mut only = Accepts::Only([1].into());
+        let mut only = OperationFilter::Only([1].into());
         only.subscribe(&[2, 3, 2]);
-        assert_eq!(only, Accepts::Only([1, 2, 3].into()));
+        assert_eq!(only, OperationFilter::Only([1, 2, 3].into()));
         only.unsubscribe(&[1, 9]);
         assert!(only.contains(2) && !only.contains(1) && !only.contains(9));
 
-        let mut all = Accepts::All;
+        let mut all = OperationFilter::All;
         all.subscribe(&[5]);
-        assert_eq!(all, Accepts::All);
+        assert_eq!(all, OperationFilter::All);
         all.unsubscribe(&[5, 6]);
         assert!(all.contains(4) && !all.contains(5) && !all.contains(6));
         all.subscribe(&[5]);

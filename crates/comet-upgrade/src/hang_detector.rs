@@ -13,14 +13,14 @@ const QUIET_MAX: u32 = 10;
 
 /// The latest observation of a process.
 #[derive(Debug)]
-pub(crate) struct Pulse {
+pub(crate) struct HangDetector {
     process: u32,
     /// CPU time of all its threads, in ticks of the kernel.
     ticks: u64,
     quiet: u32,
 }
 
-impl Pulse {
+impl HangDetector {
     pub(crate) fn of(process: u32) -> Self {
         Self { process, ticks: 0, quiet: 0 }
     }
@@ -77,8 +77,8 @@ mod tests {
 
     #[test]
     fn a_process_that_is_unknown_or_runs_does_not_hang() {
-        let mut unknown = Pulse::of(u32::MAX);
-        let mut this = Pulse::of(std::process::id());
+        let mut unknown = HangDetector::of(u32::MAX);
+        let mut this = HangDetector::of(std::process::id());
         for _ in 0..2 * QUIET_MAX {
             assert!(!unknown.hangs() && !this.hangs());
         }

@@ -12,7 +12,7 @@ const SINGLE_MAX: u32 = 64;
 
 /// Counts accepts per window. A storm of connects waits in the kernel's backlog, where it costs nothing, and connected
 /// clients get their share of the core.
-pub(super) struct AcceptPace {
+pub(super) struct AcceptRateLimiter {
     window_end: Instant,
     accepted: u32,
 }
@@ -26,7 +26,7 @@ pub(super) struct Quota {
     most: u32,
 }
 
-impl AcceptPace {
+impl AcceptRateLimiter {
     pub(super) fn new(now: Instant) -> Self {
         Self { window_end: now, accepted: 0 }
     }
@@ -126,17 +126,17 @@ mod tests {
         /// Submits what the quota allows, and accepts that many connections.
         fn turn(
             &mut self,
-            pace: &mut AcceptPace,
+            limiter: &mut AcceptRateLimiter,
             now: Instant,
             rate: u32,
             listeners: usize,
         ) -> u32 {
-            let Some(quota) = pace.quota(now, rate, listeners) else { return 0 };
+            let Some(quota) = limiter.quota(now, rate, listeners) else { return 0 };
             let ArmStep::Single(more) = self.0.next_step(Some(quota)) else { return 0 };
             self.0.arm(more);
             for _ in 0..more {
                 self.0.end();
-                pace.count(now, rate);
+                limiter.count(now, rate);
             }
             more
         }
@@ -150,14 +150,14 @@ mod tests {
         let begin = Instant::now();
         for (rate, most, window_ms) in RATES {
             for listeners in [1, 2, 5] {
-                let mut pace = AcceptPace::new(begin);
+                let mut limiter = AcceptRateLimiter::new(begin);
                 let mut flooded: Vec<_> = (0..listeners).map(|_| Flooded(Armed::NONE)).collect();
                 for window in 0..3 {
                     let now = begin + window * Duration::from_millis(window_ms);
                     let mut accepted = 0;
                     for _ in 0..64 {
                         for listener in &mut flooded {
-                            accepted += listener.turn(&mut pace, now, rate, listeners);
+                            accepted += listener.turn(&mut limiter, now, rate, listeners);
                         }
                     }
                     assert_eq!(accepted, most, "{rate} a second, {listeners} listeners");
@@ -171,14 +171,14 @@ mod tests {
         let begin = Instant::now();
         for (rate, most, window_ms) in RATES {
             let window = Duration::from_millis(window_ms);
-            let mut pace = AcceptPace::new(begin);
+            let mut limiter = AcceptRateLimiter::new(begin);
             for _ in 0..3 * most {
-                pace.count(begin, rate);
+                limiter.count(begin, rate);
             }
             for number in 0..3 {
-                assert_eq!(pace.quota(begin + number * window, rate, 1), None);
+                assert_eq!(limiter.quota(begin + number * window, rate, 1), None);
             }
-            assert!(pace.quota(begin + 3 * window, rate, 1).is_some());
+            assert!(limiter.quota(begin + 3 * window, rate, 1).is_some());
         }
     }
 
@@ -186,10 +186,10 @@ mod tests {
     fn each_window_has_one_last_accept() {
         let begin = Instant::now();
         for (rate, most, window_ms) in RATES {
-            let mut pace = AcceptPace::new(begin);
+            let mut limiter = AcceptRateLimiter::new(begin);
             for number in 0..3 {
                 let now = begin + number * Duration::from_millis(window_ms);
-                let last = (0..most).filter(|_| pace.count(now, rate)).count();
+                let last = (0..most).filter(|_| limiter.count(now, rate)).count();
                 assert_eq!(last, 1, "{rate} a second");
             }
         }

@@ -5,11 +5,11 @@ use comet_proto::Encoded;
 use crate::conn::{COMPRESSED, COMPRESSED_FORMS, EVENT_FORM, PROTOCOL_2_FORMS, TEXT_FORM};
 use crate::gaps::Offsets;
 use crate::outbox::chains::Chains;
-use crate::outbox::{Item, State, Subject};
+use crate::outbox::{CollapseKey, Item, PushMeta};
 use crate::parking::ParkedPush;
 
 /// The frame of a push in its forms. All outboxes of a form get the same item.
-pub(super) struct Items {
+pub(super) struct PushForms {
     /// For both transports.
     pub(super) binary: Item,
     /// For clients of the text form; made for the first of them.
@@ -25,13 +25,13 @@ pub(super) struct Items {
 
 /// The forms of a push that took time to encode, if clients used them.
 #[derive(Clone, Default)]
-pub(super) struct MadeFrames {
+pub(super) struct EncodedForms {
     text: Option<Encoded>,
     event: Option<Encoded>,
     compressed: [Option<Encoded>; COMPRESSED],
 }
 
-impl MadeFrames {
+impl EncodedForms {
     /// A push for event streams only.
     pub(super) fn event(event: Encoded) -> Self {
         Self { event: Some(event), ..Self::default() }
@@ -43,9 +43,9 @@ impl MadeFrames {
     }
 }
 
-impl Items {
+impl PushForms {
     /// `made` holds forms from an earlier walk.
-    pub(super) fn new(chains: &mut Chains, binary: &Encoded, made: &MadeFrames) -> Self {
+    pub(super) fn new(chains: &mut Chains, binary: &Encoded, made: &EncodedForms) -> Self {
         let mut item = |frame: &Encoded| chains.item(frame.clone(), true);
         Self {
             binary: item(binary),
@@ -57,17 +57,18 @@ impl Items {
     }
 
     /// The push is about a state, of which clients need only the latest. Must be called before the first walk.
-    pub(super) fn set_state(&mut self, state: State) {
+    pub(super) fn set_collapse_key(&mut self, key: CollapseKey) {
         let offsets = self.binary.offsets();
-        self.binary
-            .set_subject(Subject { state: Some(state), offsets, ..Subject::default() }.shared());
+        self.binary.set_meta(
+            PushMeta { collapse_key: Some(key), offsets, ..PushMeta::default() }.shared(),
+        );
     }
 
     /// The push has a place in the history of its room. Must be called before the first walk.
     pub(super) fn set_offsets(&mut self, offsets: Offsets) {
-        let state = self.binary.state().cloned();
-        let subject = Subject { state, offsets: Some(offsets), ..Subject::default() };
-        self.binary.set_subject(subject.shared());
+        let collapse_key = self.binary.collapse_key().cloned();
+        let meta = PushMeta { collapse_key, offsets: Some(offsets), ..PushMeta::default() };
+        self.binary.set_meta(meta.shared());
     }
 
     /// Switches compression off. Missed pushes are encoded for one client, so compressing them is not worth the time.
@@ -78,14 +79,14 @@ impl Items {
     /// The push is to keys or users, and is parked for sessions without a connection. Must be called before the first
     /// walk.
     pub(super) fn set_direct(&mut self, direct: ParkedPush) {
-        let subject = Subject { direct: Some(direct), ..Subject::default() };
-        self.binary.set_subject(subject.shared());
+        let meta = PushMeta { direct: Some(direct), ..PushMeta::default() };
+        self.binary.set_meta(meta.shared());
     }
 
     /// The forms to keep for a later walk.
-    pub(super) fn made(&self) -> MadeFrames {
+    pub(super) fn made(&self) -> EncodedForms {
         let frame = |item: &Option<Item>| item.as_ref().map(|item| item.frame().clone());
-        MadeFrames {
+        EncodedForms {
             text: frame(&self.text),
             event: frame(&self.event),
             compressed: self.compressed.each_ref().map(frame),

@@ -48,9 +48,9 @@ impl fmt::Debug for TrafficSecrets {
     }
 }
 
-/// Why a connection cannot be taken over.
+/// Why the session cannot be taken from a connection of rustls.
 #[derive(Clone, PartialEq, Debug)]
-pub enum TakeOverError {
+pub enum FromRustlsError {
     /// rustls does not give its keys: the handshake is not done, records are left to send, or the configuration does
     /// not allow it.
     Rustls(rustls::Error),
@@ -60,7 +60,7 @@ pub enum TakeOverError {
     WrongSecrets,
 }
 
-impl fmt::Display for TakeOverError {
+impl fmt::Display for FromRustlsError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Rustls(error) => write!(f, "the keys cannot be had: {error}"),
@@ -70,28 +70,28 @@ impl fmt::Display for TakeOverError {
     }
 }
 
-impl Error for TakeOverError {}
+impl Error for FromRustlsError {}
 
 /// Moves the keys of a connection into a session. `secrets` were the `key_log` of its configuration, which has
 /// `enable_secret_extraction`. rustls must not hold a record behind the handshake that it has opened and not given out.
 ///
 /// # Errors
 /// Why it is not possible. The connection is lost then.
-pub fn take_over(
+pub fn from_rustls(
     connection: UnbufferedServerConnection,
     secrets: &TrafficSecrets,
-) -> Result<Session, TakeOverError> {
+) -> Result<Session, FromRustlsError> {
     let (extracted, kernel) =
-        connection.dangerous_into_kernel_connection().map_err(TakeOverError::Rustls)?;
+        connection.dangerous_into_kernel_connection().map_err(FromRustlsError::Rustls)?;
     let version = match kernel.protocol_version() {
         ProtocolVersion::TLSv1_2 => Version::Tls12,
         ProtocolVersion::TLSv1_3 => Version::Tls13,
-        _ => return Err(TakeOverError::UnknownSuite),
+        _ => return Err(FromRustlsError::UnknownSuite),
     };
     let receive = direction(version, &extracted.rx, &secrets.client)?;
     let send = direction(version, &extracted.tx, &secrets.server)?;
     if receive.0 != send.0 {
-        return Err(TakeOverError::UnknownSuite);
+        return Err(FromRustlsError::UnknownSuite);
     }
     Ok(Session::new(receive.0, receive.1, send.1))
 }
@@ -100,33 +100,33 @@ fn direction(
     version: Version,
     (sequence, keys): &(u64, ConnectionTrafficSecrets),
     secret: &OnceLock<Zeroizing<Vec<u8>>>,
-) -> Result<(Suite, Direction), TakeOverError> {
+) -> Result<(Suite, Direction), FromRustlsError> {
     let (aead, key, iv) = match keys {
         ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Aead::Aes128Gcm, key, iv),
         ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Aead::Aes256Gcm, key, iv),
         ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => (Aead::ChaCha20Poly1305, key, iv),
-        _ => return Err(TakeOverError::UnknownSuite),
+        _ => return Err(FromRustlsError::UnknownSuite),
     };
     let suite = Suite { version, aead };
     let (key, iv) = (key.as_ref(), iv.as_ref());
     let Some(&iv_bytes) = iv.first_chunk().filter(|chunk| chunk.len() == iv.len()) else {
-        return Err(TakeOverError::UnknownSuite);
+        return Err(FromRustlsError::UnknownSuite);
     };
     if key.len() != suite.key_len() {
-        return Err(TakeOverError::UnknownSuite);
+        return Err(FromRustlsError::UnknownSuite);
     }
     let mut direction = match version {
         Version::Tls12 => Direction::of_key(suite, key, iv_bytes, *sequence),
         Version::Tls13 => {
             let secret = secret.get().filter(|secret| secret.len() == suite.secret_len());
-            let secret = secret.ok_or(TakeOverError::WrongSecrets)?;
+            let secret = secret.ok_or(FromRustlsError::WrongSecrets)?;
             Direction::of_secret(suite, secret, *sequence)
         }
     };
     direction.prepare(suite);
     // Both values are ours, so the time of the comparison reveals nothing.
     if direction.key(suite) != key || direction.iv() != iv {
-        return Err(TakeOverError::WrongSecrets);
+        return Err(FromRustlsError::WrongSecrets);
     }
     Ok((suite, direction))
 }

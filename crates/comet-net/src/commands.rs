@@ -1,4 +1,4 @@
-//! The orders of a core's owner to its driver in a live upgrade, and the answers.
+//! The commands of a core's owner to its driver in a live upgrade, and the answers.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -8,33 +8,33 @@ use std::{fmt, io};
 
 use crate::settings::Arrived;
 
-/// An order, with the sender for its answer.
-pub(crate) enum Order {
+/// A command, with the sender for its answer.
+pub(crate) enum CoreCommand {
     /// Accept no more clients.
-    StopAccepts(Sender<Answer>),
+    StopAccepts(Sender<CommandResult>),
     /// Read no more requests of clients, which would wait for answers.
-    HoldInput(Sender<Answer>),
+    HoldInput(Sender<CommandResult>),
     /// Take no more requests of push callers, or take them again.
-    HoldCallers(bool, Sender<Answer>),
+    HoldCallers(bool, Sender<CommandResult>),
     /// Count what could be handed over.
     Survey(Sender<Survey>),
     /// Close what cannot be handed over, with retry times of up to this many milliseconds.
-    CloseUnmovable(u32, Sender<Answer>),
-    Freeze(Sender<Answer>),
+    CloseUnmovable(u32, Sender<CommandResult>),
+    Freeze(Sender<CommandResult>),
     /// Run one turn without operations on sockets.
     Turn(Sender<FrozenTurn>),
-    Offer(Taker, Sender<Answer>),
+    Offer(OfferSink, Sender<CommandResult>),
     /// Continue with the connections of another process.
-    Adopt(Box<Arrived>, Sender<Answer>),
-    Thaw(Sender<Answer>),
-    Release(Sender<Answer>),
+    Adopt(Box<Arrived>, Sender<CommandResult>),
+    Thaw(Sender<CommandResult>),
+    Release(Sender<CommandResult>),
 }
 
-/// `Ok` if the order was carried out, otherwise the reason why not.
-pub(crate) type Answer = Result<(), String>;
+/// `Ok` if the command was carried out, otherwise the reason why not.
+pub(crate) type CommandResult = Result<(), String>;
 
 /// Takes the state and the sockets of a core, on the core's thread.
-pub(crate) type Taker = Box<dyn FnOnce(Offer<'_>) -> io::Result<()> + Send>;
+pub(crate) type OfferSink = Box<dyn FnOnce(Offer<'_>) -> io::Result<()> + Send>;
 
 /// The state and the sockets that a frozen core offers to another process.
 pub struct Offer<'a> {
@@ -78,47 +78,47 @@ pub struct FrozenTurn {
     pub obstacles: Option<String>,
 }
 
-/// The driver's end of the queue of orders. The driver waits at it only while it is frozen.
-pub(crate) struct OrderQueue {
-    orders: Receiver<Order>,
+/// The driver's end of the queue of commands. The driver waits at it only while it is frozen.
+pub(crate) struct CommandQueue {
+    commands: Receiver<CoreCommand>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl OrderQueue {
-    /// Whether an order waits. Costs one atomic load.
+impl CommandQueue {
+    /// Whether a command waits. Costs one atomic load.
     pub(crate) fn is_waiting(&self) -> bool {
         self.waiting.load(Ordering::Acquire) > 0
     }
 
-    /// Waits for the next order.
+    /// Waits for the next command.
     ///
     /// # Errors
     /// If the core's owner is gone.
-    pub(crate) fn next(&self) -> Result<Order, RecvError> {
-        let order = self.orders.recv()?;
+    pub(crate) fn next(&self) -> Result<CoreCommand, RecvError> {
+        let command = self.commands.recv()?;
         self.waiting.fetch_sub(1, Ordering::AcqRel);
-        Ok(order)
+        Ok(command)
     }
 }
 
 /// The owner's end of the queue.
-pub(crate) struct OrderSender {
-    orders: Sender<Order>,
+pub(crate) struct CommandSender {
+    commands: Sender<CoreCommand>,
     waiting: Arc<AtomicUsize>,
 }
 
-impl OrderSender {
-    /// Queues an order. The caller must wake the driver afterwards. If the driver has ended, the order is dropped
+impl CommandSender {
+    /// Queues a command. The caller must wake the driver afterwards. If the driver has ended, the command is dropped
     /// together with the sender of its answer.
-    pub(crate) fn send(&self, order: Order) {
+    pub(crate) fn send(&self, command: CoreCommand) {
         self.waiting.fetch_add(1, Ordering::AcqRel);
-        let _ = self.orders.send(order);
+        let _ = self.commands.send(command);
     }
 }
 
-pub(crate) fn orders() -> (OrderSender, OrderQueue) {
+pub(crate) fn commands() -> (CommandSender, CommandQueue) {
     let (sender, receiver) = channel();
     let waiting = Arc::<AtomicUsize>::default();
-    let sender = OrderSender { orders: sender, waiting: Arc::clone(&waiting) };
-    (sender, OrderQueue { orders: receiver, waiting })
+    let sender = CommandSender { commands: sender, waiting: Arc::clone(&waiting) };
+    (sender, CommandQueue { commands: receiver, waiting })
 }

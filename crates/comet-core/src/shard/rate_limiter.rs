@@ -16,8 +16,8 @@ use crate::transport::Transport;
 use super::Shard;
 
 /// What the clients of a shard have sent in the present window.
-pub(super) struct Rates {
-    clients: AHashMap<LocalConnId, Sent>,
+pub(super) struct RateLimiter {
+    clients: AHashMap<LocalConnId, ClientUsage>,
     /// Number of the window since the epoch.
     window: u64,
     /// The last window in which a stall of the process ended, and the total length of the stalls that ended in it, milliseconds.
@@ -25,7 +25,7 @@ pub(super) struct Rates {
 }
 
 #[derive(Default)]
-struct Sent {
+struct ClientUsage {
     frames: u32,
     bytes: u64,
     room_changes: u32,
@@ -35,7 +35,7 @@ struct Sent {
 
 /// What a client sent, to be counted.
 #[derive(Clone, Copy)]
-pub(super) enum Input {
+pub(super) enum RateEvent {
     /// Some of a frame, of which it is not known yet whether it is whole. Nothing is counted.
     PartOfFrame,
     Frame,
@@ -43,7 +43,7 @@ pub(super) enum Input {
     RoomChange,
 }
 
-impl Rates {
+impl RateLimiter {
     pub(super) fn new(seed: u64) -> Self {
         let hasher = RandomState::with_seeds(seed, 13, 14, 15);
         Self { clients: AHashMap::with_hasher(hasher), window: 0, stalled: (0, 0) }
@@ -66,7 +66,7 @@ impl Rates {
     /// What `conn` has sent in the present window, if anything.
     pub(super) fn hand_over(&self, conn: LocalConnId, now: Millis) -> Option<handed::Sent> {
         let Self { clients, window, stalled: _ } = self;
-        let &Sent { frames, bytes, room_changes, held_ms: _ } =
+        let &ClientUsage { frames, bytes, room_changes, held_ms: _ } =
             clients.get(&conn).filter(|_| *window == now.0 / RATE_WINDOW_MS)?;
         Some(handed::Sent { frames, bytes, room_changes, window_ms: window_left(now) })
     }
@@ -77,7 +77,7 @@ impl Rates {
         let handed::Sent { frames, bytes, room_changes, window_ms } = *sent;
         self.turn_to(now);
         if window_left(now) <= window_ms {
-            self.clients.insert(conn, Sent { frames, bytes, room_changes, held_ms: 0 });
+            self.clients.insert(conn, ClientUsage { frames, bytes, room_changes, held_ms: 0 });
         }
     }
 
@@ -105,7 +105,7 @@ impl Rates {
     fn exceeded(
         &mut self,
         conn: LocalConnId,
-        input: Input,
+        input: RateEvent,
         limits: ClientRates,
         now: Millis,
     ) -> Option<CloseReason> {
@@ -114,18 +114,18 @@ impl Rates {
         let sent = self.clients.entry(conn).or_default();
         // Bytes do not wait for an answer to be counted.
         let (total, rate, held_ms, reason) = match input {
-            Input::PartOfFrame => {
+            RateEvent::PartOfFrame => {
                 (u64::from(sent.frames) + 1, limits.frames, sent.held_ms, CloseReason::FrameRate)
             }
-            Input::Frame => {
+            RateEvent::Frame => {
                 sent.frames += 1;
                 (sent.frames.into(), limits.frames, sent.held_ms, CloseReason::FrameRate)
             }
-            Input::Bytes(bytes) => {
+            RateEvent::Bytes(bytes) => {
                 sent.bytes += bytes as u64;
                 (sent.bytes, limits.bytes, 0, CloseReason::ByteRate)
             }
-            Input::RoomChange => {
+            RateEvent::RoomChange => {
                 sent.room_changes += 1;
                 let held_ms = sent.held_ms;
                 (sent.room_changes.into(), limits.room_changes, held_ms, CloseReason::RoomRate)
@@ -144,7 +144,7 @@ fn window_left(now: Millis) -> u64 {
 impl Shard {
     /// Counts what the client in `slot` sent, and closes it if that is too much. Returns whether it is open.
     #[inline]
-    pub(super) fn may_send(&mut self, slot: Slot, input: Input) -> bool {
+    pub(super) fn may_send(&mut self, slot: Slot, input: RateEvent) -> bool {
         let limits = self.context.limits.rates;
         limits == ClientRates::default() || self.count_input(slot, input, limits)
     }
@@ -153,18 +153,18 @@ impl Shard {
     pub(super) fn note_held_input(&mut self, slot: Slot, since: Millis) {
         if self.context.limits.rates != ClientRates::default() {
             let conn = self.conns.id(slot).local();
-            self.rates.note_held(conn, since, self.context.now);
+            self.rate_limiter.note_held(conn, since, self.context.now);
         }
     }
 
-    fn count_input(&mut self, slot: Slot, input: Input, limits: ClientRates) -> bool {
+    fn count_input(&mut self, slot: Slot, input: RateEvent, limits: ClientRates) -> bool {
         // What an event stream asks for is its one request and rooms of its token, both bounded by the number of rooms.
         let is_stream = self.conns[slot].transport == Transport::EventStream;
-        if is_stream && !matches!(input, Input::Bytes(_)) {
+        if is_stream && !matches!(input, RateEvent::Bytes(_)) {
             return true;
         }
         let conn = self.conns.id(slot).local();
-        let exceeded = self.rates.exceeded(conn, input, limits, self.context.now);
+        let exceeded = self.rate_limiter.exceeded(conn, input, limits, self.context.now);
         if let Some(reason) = exceeded {
             self.turn_away(slot, reason);
         }

@@ -10,11 +10,11 @@ use crate::message::{Push, Report};
 use crate::room::RoomId;
 
 use super::Shard;
-use super::push_task::Answer;
+use super::push_task::TallyKind;
 
 impl Shard {
     /// At the home: stores a push of the stream, and pushes it to the members that have not had it.
-    pub(super) fn push_stored(
+    pub(super) fn push_from_stream(
         &mut self,
         call: CallId,
         room: Arc<str>,
@@ -27,7 +27,7 @@ impl Shard {
         let place = match self.context.limits.history_rule(&room) {
             Some(rule) => {
                 let at = (offset, age_ms);
-                histories.add_stored(&room, rule, &push.frame, at, now, history_memory)
+                histories.add_from_stream(&room, rule, &push.frame, at, now, history_memory)
             }
             None => {
                 histories.pass_over(&room, offset);
@@ -37,17 +37,17 @@ impl Shard {
         // If no rule covers the room here, the push has no position on this host.
         (push.offset, push.number) = place.map_or((0, 0), |place| (place.offset, place.number));
         if is_live {
-            self.push_to_members(call, room, push, Answer::Tally { partials: 0 });
+            self.push_to_members(call, room, push, TallyKind::Tally { partials: 0 });
         } else {
             self.report_nothing(call);
         }
     }
 
     /// At the home: notes a push of the stream that this host refuses.
-    pub(super) fn lose_stored(&mut self, call: CallId, room: &Arc<str>, offset: u64) {
+    pub(super) fn refuse_from_stream(&mut self, call: CallId, room: &Arc<str>, offset: u64) {
         let Limits { history_memory, .. } = *self.context.limits;
         match self.context.limits.history_rule(room) {
-            Some(_) => self.home.histories.lose_stored(room, offset, history_memory),
+            Some(_) => self.home.histories.refuse_from_stream(room, offset, history_memory),
             None => self.home.histories.pass_over(room, offset),
         }
         self.report_nothing(call);
@@ -85,7 +85,7 @@ impl Shard {
     fn lacks_position_in_stream(&self, id: RoomId) -> bool {
         let Some(stream) = self.home.histories.stream() else { return false };
         let room = &self.rooms[id];
-        let is_known = room.reached.is_some_and(|it| it.position.epoch == stream.epoch);
+        let is_known = room.watermark.is_some_and(|it| it.position.epoch == stream.epoch);
         stream.epoch != 0 && !is_known && self.context.limits.history_rule(&room.name).is_some()
     }
 }
