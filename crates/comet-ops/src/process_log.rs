@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use log::Level;
+use nix::unistd::alarm;
 
 use crate::escaped::Escaped;
 use crate::exposition::{Exposition, Kind};
@@ -21,6 +22,9 @@ static COUNTS: LazyLock<Arc<LogCounts>> = LazyLock::new(Arc::default);
 
 /// The mode of a file that is created, before the umask.
 const MODE: u32 = 0o666;
+
+/// How long the report of a panic may take.
+const REPORT_SECONDS: u32 = 10;
 
 /// The handle of the log.
 #[derive(Clone, Debug)]
@@ -64,16 +68,27 @@ impl ProcessLog {
         let _ = self.writer.flush();
     }
 
-    /// Reports a panic, in a file and on standard error, within two seconds. If the log cannot take the report, because
-    /// its own thread panics, it is still written to standard error.
+    /// Reports a panic, and its backtrace if RUST_BACKTRACE asks for one, in a file and on standard error. If the log cannot take the
+    /// report, because its own thread panics, it is still written to standard error. The caller then ends the process;
+    /// SIGALRM ends it if that takes longer than 10 seconds.
     pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
-        let report = describe(panic);
-        let line = line(self.format, Level::Error, &report);
+        // The standard library holds a lock while it looks up the symbols of a backtrace, and takes the same lock to report
+        // an allocation that fails. Where memory runs out meanwhile, this thread waits for itself.
+        alarm::set(REPORT_SECONDS);
+        self.report(&describe(panic));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            self.report(&format!("backtrace of the panic:\n{backtrace}"));
+        }
+    }
+
+    fn report(&self, text: &str) {
+        let line = line(self.format, Level::Error, text);
         self.writer.write(line.clone().into());
         let is_taken = self.writer.flush();
         if self.is_file || !is_taken {
             print_error(match self.format {
-                LogFormat::Text => format!("{report}\n").into(),
+                LogFormat::Text => format!("{text}\n").into(),
                 LogFormat::Json => line,
             });
         }
@@ -83,14 +98,9 @@ impl ProcessLog {
 fn describe(panic: &PanicHookInfo<'_>) -> String {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    let backtrace = Backtrace::capture();
-    let backtrace = match backtrace.status() {
-        BacktraceStatus::Captured => format!("\n{backtrace}"),
-        _ => String::new(),
-    };
     let place = panic.location().map_or_else(|| "-".to_owned(), ToString::to_string);
     let message = Escaped(panic.payload_as_str().unwrap_or("-"));
-    format!("thread {name:?} panicked at {place}: {message}{backtrace}")
+    format!("thread {name:?} panicked at {place}: {message}")
 }
 
 /// A line of the log itself, in the form of the logger's lines.

@@ -10,17 +10,24 @@ use std::{env, fs};
 use comet_ops::{LogFormat, ProcessLog};
 use rustix::io::write;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 
 /// Set in the process that is to panic: the file of its log, or empty.
 const FILE: &str = "COMET_OPS_TEST_PANIC";
 /// Set as well where the log is to be JSON.
 const JSON: &str = "COMET_OPS_TEST_JSON";
+/// Set as well where memory is to run out in the middle of the report.
+const SCARCE: &str = "COMET_OPS_TEST_SCARCE";
+
+/// What is left for the report in bytes: far too little for the symbols of a backtrace.
+const LEFT: usize = 256 << 10;
 
 const SIGABRT: i32 = 6;
+const SIGALRM: i32 = 14;
 
 /// Longest wait for an end that has to come.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Not a test by itself: what the others run as a process.
 #[test]
@@ -29,11 +36,37 @@ fn panics_when_it_is_told_to() {
     let file = (!file.is_empty()).then_some(file.as_ref());
     let format = env::var_os(JSON).map_or(LogFormat::Text, |_| LogFormat::Json);
     let log = ProcessLog::open(file, format).unwrap();
+    // Its thread has started, and has what it allocates first.
+    log.flush();
     std::panic::set_hook(Box::new(move |panic| {
         log.report_panic(panic);
         abort();
     }));
+    if env::var_os(SCARCE).is_some() {
+        limit_memory();
+    }
     panic!("the reason");
+}
+
+/// Takes all memory but [`LEFT`], and leaves the address space that the program takes as it is mapped to look for symbols.
+fn limit_memory() {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
+    let size = size.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10;
+    let program = fs::metadata(env::current_exe().unwrap()).unwrap().len();
+    let left = Vec::<u8>::with_capacity(LEFT);
+    let limit = |current| {
+        setrlimit(Resource::As, Rlimit { current: Some(current), maximum: None }).unwrap();
+    };
+    limit(size);
+    for block in [1 << 20, 32 << 10] {
+        let mut taken = Vec::new();
+        while taken.try_reserve_exact(block).is_ok() {
+            std::mem::forget(std::mem::take::<Vec<u8>>(&mut taken));
+        }
+    }
+    drop(left);
+    limit(size + program + LEFT as u64);
 }
 
 /// This program, about to panic.
@@ -86,18 +119,36 @@ fn a_panic_is_in_the_log_and_on_standard_error() {
     fs::remove_file(&file).unwrap();
 }
 
-/// With the lines of a backtrace in it.
 #[test]
-fn a_panic_is_one_line_of_json() {
+fn a_panic_ends_the_process_though_memory_runs_out_as_it_is_reported() {
+    let mut command = panicking("");
+    command.env(SCARCE, "1").env("RUST_BACKTRACE", "1").stderr(Stdio::piped());
+    let process = command.spawn().unwrap();
+    let (sender, ended) = channel();
+    std::thread::spawn(move || sender.send(process.wait_with_output().unwrap()));
+    let output = ended.recv_timeout(PATIENCE).expect("it ends");
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.signal(), Some(SIGALRM), "{printed}");
+    assert!(printed.contains("panicked at ") && printed.contains("the reason"), "{printed}");
+}
+
+#[test]
+fn a_panic_and_its_backtrace_are_lines_of_json() {
     let file = env::temp_dir().join(format!("comet-{}-panic.json", std::process::id()));
     let mut command = panicking(file.to_str().unwrap());
     let command = command.env(JSON, "1").env("RUST_BACKTRACE", "1");
     let Output { stderr, .. } = until_logged(command, &file);
     let logged = fs::read(&file).unwrap();
     assert_eq!(logged, stderr, "both have the same");
-    let line: Value = serde_json::from_slice(&logged).unwrap();
-    assert_eq!((&line["level"], &line["target"]), (&"error".into(), &"comet_ops".into()));
-    let message = line["message"].as_str().unwrap();
-    assert!(message.contains("the reason\n") && message.contains("panics_when"), "{message}");
+    let messages = String::from_utf8(logged).unwrap();
+    let messages = messages.lines().map(|line| {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!((&line["level"], &line["target"]), (&"error".into(), &"comet_ops".into()));
+        line["message"].as_str().unwrap().to_owned()
+    });
+    let [reason, backtrace] = messages.collect::<Vec<_>>().try_into().unwrap();
+    assert!(reason.ends_with(": the reason"), "{reason}");
+    assert!(backtrace.contains("backtrace of the panic:\n"), "{backtrace}");
+    assert!(backtrace.contains("panics_when"), "{backtrace}");
     fs::remove_file(&file).unwrap();
 }
