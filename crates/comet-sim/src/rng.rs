@@ -34,6 +34,12 @@ impl Rng {
         }
     }
 
+    /// A generator whose numbers have nothing to do with those of this one, which stays as it is.
+    pub(crate) fn independent(&self) -> Self {
+        let seed: u64 = self.generator.clone().random();
+        Self::new(!seed)
+    }
+
     /// A number below `end`, which must not be 0.
     pub(crate) fn below(&mut self, end: usize) -> usize {
         self.between(0, end as u64 - 1) as usize

@@ -49,6 +49,8 @@ pub struct Summary {
     pub core_stalls: u64,
     /// Times that the process was stopped.
     pub stops: u64,
+    /// Jumps of the clock, of up to an hour.
+    pub jumps: u64,
     /// Faults of sockets.
     pub socket_faults: SocketFaults,
     /// Reloads of the configuration.
@@ -196,6 +198,7 @@ impl AddAssign for Summary {
         self.stalls += other.stalls;
         self.core_stalls += other.core_stalls;
         self.stops += other.stops;
+        self.jumps += other.jumps;
         add_each(&mut self.upgrades, &other.upgrades);
         self.postponed += other.postponed;
         self.socket_faults.add(&other.socket_faults);
@@ -284,10 +287,10 @@ impl fmt::Display for Summary {
             f,
             "their pushes that other hosts told of: {told}, without an answer: {unanswered}"
         )?;
-        let Self { core_stalls, stops, postponed, .. } = self;
+        let Self { core_stalls, stops, jumps, postponed, .. } = self;
         writeln!(
             f,
-            "cores stalled: {core_stalls}; process stopped: {stops}; deadlines put off: {postponed}"
+            "cores stalled: {core_stalls}; process stopped: {stops}; jumps of the clock: {jumps}; deadlines put off: {postponed}"
         )?;
         let Self { socket_faults, reloads, .. } = self;
         writeln!(f, "{socket_faults}")?;

@@ -30,9 +30,36 @@ pub(crate) struct World {
     pub(crate) baseline: Baseline,
     /// The process is stopped until then: only clients act.
     stopped_until: Millis,
+    jumps: Jumps,
     stops: u64,
     core_stalls: u64,
     upgrades: Upgrades,
+}
+
+/// Jumps of the clock, as in a machine that was suspended: for everybody at once.
+struct Jumps {
+    rng: Rng,
+    /// How often, of a thousand steps.
+    permille: usize,
+    count: u64,
+}
+
+/// Longest jump, milliseconds.
+const JUMP_MS_MAX: u64 = 3_600_000;
+
+impl Jumps {
+    fn new(mut rng: Rng) -> Self {
+        Self { permille: rng.pick(&[0, 0, 0, 5]), rng, count: 0 }
+    }
+
+    /// How far the clock jumps now, in milliseconds, if it does.
+    fn next(&mut self) -> Option<u64> {
+        if self.rng.below(1000) >= self.permille {
+            return None;
+        }
+        self.count += 1;
+        Some(self.rng.between(1_000, JUMP_MS_MAX))
+    }
 }
 
 /// The results of upgrades.
@@ -58,6 +85,7 @@ const QUIET_MS_MAX: u64 = 600_000;
 
 impl World {
     pub(crate) fn new(mut rng: Rng, trace: Trace) -> Self {
+        let jumps = Jumps::new(rng.independent());
         let plan = Plan::random(&mut rng);
         let limits = Arc::new(plan.limits.clone());
         let drivers = (0..plan.shards)
@@ -70,6 +98,7 @@ impl World {
             profiles: Vec::new(),
             baseline: Baseline::default(),
             stopped_until: Millis(0),
+            jumps,
             stops: 0,
             core_stalls: 0,
             upgrades: Upgrades::default(),
@@ -99,7 +128,7 @@ impl World {
         }
         self.rest(|control| control.drained.iter().all(|times| *times > 0))?;
         let summary = check::end(&mut self.env, &mut self.drivers)?;
-        let Self { stops, core_stalls, .. } = *self;
+        let Self { stops, core_stalls, jumps: Jumps { count: jumps, .. }, .. } = *self;
         let Upgrades { done, resized, refused, .. } = self.upgrades;
         let upgrades = [done, resized, refused, self.env.control.paced.moved];
         let postponed = self.drivers.iter().map(|driver| driver.postponed).sum();
@@ -109,7 +138,7 @@ impl World {
         }
         let (socket_faults, reloads) = (self.env.socket_faults, self.env.control.reloads);
         let summary = Summary { socket_faults, reloads, crowd_slices, ..summary };
-        Ok(Summary { stops, core_stalls, upgrades, postponed, ..summary })
+        Ok(Summary { stops, core_stalls, jumps, upgrades, postponed, ..summary })
     }
 
     /// Waits until everything is at rest: everything is delivered, and room counts have been exchanged.
@@ -178,6 +207,10 @@ impl World {
             return self.turn_clients(phase);
         }
         if phase == Phase::Busy {
+            if let Some(ms) = self.jumps.next() {
+                trace!(env, "the clock jumps by {ms} ms");
+                env.now = env.now.after(ms);
+            }
             self.hold_up();
             self.connect();
             self.connect_caller();

@@ -85,7 +85,10 @@ fn three_hundred_seeds_hold_and_exercise_what_matters() {
     let SocketFaults { out_of_buffers, short_sends, failed_sends, hangups } = sum.socket_faults;
     assert!(out_of_buffers > 1_000 && short_sends > 1_000 && failed_sends > 100, "{sum}");
     assert!(hangups.iter().all(|number| *number > 0) && sum.reloads > 100, "{sum}");
-    assert!(sum.core_stalls > 300 && sum.stops > 200 && sum.postponed > 50, "{sum}");
+    assert!(
+        sum.core_stalls > 300 && sum.stops > 200 && sum.jumps > 100 && sum.postponed > 50,
+        "{sum}"
+    );
     assert!(sum.crowd_slices.iter().all(|slices| *slices > 300), "{sum}");
     let [upgrades, with_others, refused, paced] = sum.upgrades;
     assert!(upgrades > 200 && with_others > 30 && refused > 50 && paced > 0, "{sum}");
