@@ -71,6 +71,9 @@ pub(crate) const FIELDS: &[Field] = &[
         c.refused_for_memory
     }),
     counter("accept_pauses", "Times that accepts paused for clients.accepts.", |c| c.accept_pauses),
+    counter("accept_errors", "Accepts of clients and push callers that failed.", |c| {
+        c.accept_errors
+    }),
     counter("authenticated", "Connections authenticated and registered.", |c| c.authenticated),
     counter("tokens_renewed", "Tokens that took the place of a connection's last one.", |c| {
         c.tokens_renewed

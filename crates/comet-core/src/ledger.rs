@@ -238,6 +238,8 @@ pub struct Counters {
     pub refused_for_memory: u64,
     /// Times that accepts paused for [`Limits::accept_rate`](crate::Limits::accept_rate).
     pub accept_pauses: u64,
+    /// Accepts of clients and push callers that the kernel failed, for example because the process is out of descriptors.
+    pub accept_errors: u64,
     /// Connections authenticated and registered.
     pub authenticated: u64,
     /// Tokens renewed on a connection that stays.

@@ -42,6 +42,11 @@ impl Shard {
         self.counters.accept_pauses += 1;
     }
 
+    /// The kernel failed to accept a client or a push caller. The driver tries again.
+    pub fn handle_accept_failed(&mut self) {
+        self.counters.accept_errors += 1;
+    }
+
     /// The kernel took `bytes` of the last transmit of `conn`.
     pub fn handle_sent(&mut self, conn: ConnId, bytes: usize) {
         let slot = self.conns.find(conn).expect("a slot is not reused while a send is in flight");

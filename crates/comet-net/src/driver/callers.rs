@@ -131,6 +131,7 @@ impl<A: Authenticator> Driver<A> {
             }
             Err(libc::ECONNABORTED | libc::ECANCELED) => {}
             Err(error) => {
+                self.shard.handle_accept_failed();
                 self.callers.rearm_at = Instant::now() + ACCEPT_RETRY;
                 let (core, error) = (self.shard.id().0, io::Error::from_raw_os_error(error));
                 log::warn!("core {core}: a push caller cannot be accepted: {error}");

@@ -74,6 +74,7 @@ impl<A: Authenticator> Driver<A> {
                 log::debug!("core {}: accept ended: error {error}", self.shard.id().0);
             }
             Err(error) => {
+                self.shard.handle_accept_failed();
                 let now = Instant::now();
                 // The other accepts in flight fail as well; one line is logged for all.
                 if now >= self.rearm_accepts_at {

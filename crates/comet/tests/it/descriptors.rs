@@ -4,7 +4,7 @@ use std::io::Read;
 use std::net::TcpStream;
 
 use comet_client::Transport;
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 
 use crate::process::{Server, line_with};
 use crate::support::{Metrics, PATIENCE, get, until};
@@ -41,6 +41,26 @@ fn clients_leave_callers_their_descriptors() {
     let turned_away = clients.last_mut().unwrap();
     turned_away.set_read_timeout(Some(PATIENCE)).unwrap();
     assert!(matches!(turned_away.read(&mut [0]), Ok(0) | Err(_)));
+}
+
+/// Sets the limit on open files of a running server.
+fn limit_files(server: &Server, files: u64) {
+    let pid = Pid::from_raw(server.pid().parse().unwrap());
+    let limit = Rlimit { current: Some(files), maximum: Some(FILES.into()) };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+}
+
+/// Only a server that bounds its rate of accepts has none under way that still goes by the former limit.
+#[test]
+fn accepts_that_fail_are_logged_counted_and_tried_again() {
+    let server = Server::start_with_files(FILES, &["clients.accepts=1000"]);
+    limit_files(&server, 3);
+    let clients: Vec<_> = (0..100).map(|_| TcpStream::connect(server.tcp).unwrap()).collect();
+    line_with(&server.log, "accept failed: Too many open files");
+    limit_files(&server, FILES.into());
+    assert!(Metrics::read(server.stat).value("comet_accept_errors_total") > 0);
+    drop(clients);
+    let _client = server.live(Transport::Tcp, "1");
 }
 
 /// Five bytes of a call announce a message of a megabyte.
