@@ -77,7 +77,7 @@ impl fmt::Display for Obstacles {
 pub enum LeftBehind {
     /// It has not sent its token.
     Handshake,
-    /// It waits for the answer of logic or a home.
+    /// It waits for the answer of logic or a home; or its client has left, and what it sent waits to be read.
     AwaitsAnswer,
     /// It is closing already.
     Closing,

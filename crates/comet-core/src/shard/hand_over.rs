@@ -379,7 +379,8 @@ impl Shard {
 /// Why a connection is not handed over. `None`: it is.
 fn left_behind(conn: &Conn) -> Option<LeftBehind> {
     match conn.state {
-        ConnState::Live if conn.has_peer_left => Some(LeftBehind::Closing),
+        // It is closed in a turn, once its input is read.
+        ConnState::Live if conn.has_peer_left => Some(LeftBehind::AwaitsAnswer),
         ConnState::Live => None,
         ConnState::Upgrading | ConnState::AwaitingAuth => Some(LeftBehind::Handshake),
         ConnState::Identifying { .. }

@@ -112,11 +112,12 @@ impl Shard {
         let awaits_answer = conn.awaits_answer()
             && conn.transport != Transport::EventStream
             && !self.recoveries.has_any(slot);
-        // A hand-over does not wait for it, and the other process would find a connection that has ended.
-        let may_wait = !self.is_input_held && conn.is_open();
-        let input = conn.input.as_ref().filter(|_| may_wait);
-        input
-            .is_some_and(|input| !input.bytes.is_empty() && (awaits_answer || input.waits_for_turn))
+        // A hand-over waits for answers, but has no turns for held input: the end of the input reads that at once.
+        let input = conn.input.as_ref().filter(|_| conn.is_open());
+        input.is_some_and(|input| {
+            let waits_for_turn = input.waits_for_turn && !self.is_input_held;
+            !input.bytes.is_empty() && (awaits_answer || waits_for_turn)
+        })
     }
 
     /// Keeps the unread tail of the input, if there is one.

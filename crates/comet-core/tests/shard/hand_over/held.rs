@@ -1,6 +1,8 @@
 //! What clients send while a shard is about to be handed over asks nobody, and is read by whoever goes on.
 
-use comet_core::{CloseReason, ConnId, Identity, Limits, Logic, Message, Report, Transport};
+use comet_core::{
+    CloseReason, ConnId, Hangup, Identity, LeftBehind, Limits, Logic, Message, Report, Transport,
+};
 use comet_proto::op;
 
 use crate::rig::{Rig, UPGRADE, frame, frame_2, masked};
@@ -162,6 +164,45 @@ fn what_was_held_is_read_when_its_client_leaves() {
         rig.hang_up(conn);
         assert_eq!(received(&mut rig), [(conn, b"last".to_vec())]);
     }
+}
+
+/// What the last hand-over held waits for its turn as the next one begins.
+#[test]
+fn what_waits_for_its_turn_is_read_where_the_client_has_left_before_the_hand_over() {
+    let mut rig = rig();
+    let conns = clients(&mut rig);
+    rig.hold_input();
+    rig.feed(conns[0], &frame(op::SEND, 1, b"last"));
+    rig.feed(conns[1], &masked(0x82, &frame(op::SEND, 1, b"last")));
+    rig.release_input();
+    for conn in conns {
+        rig.shards[0].handle_hangup(conn, Hangup::Eof);
+        assert!(!rig.is_closed(conn), "what it sent is unread");
+    }
+    rig.hold_input();
+    let waits = conns.map(|conn| (conn, LeftBehind::AwaitsAnswer));
+    assert!(rig.shards[0].left_behind().eq(waits), "closed before they are left behind");
+    rig.run();
+    assert_eq!(conns.map(|conn| rig.reason(conn)), [CloseReason::PeerClosed; 2]);
+    assert_eq!(received(&mut rig), conns.map(|conn| (conn, b"last".to_vec())));
+}
+
+/// A hand-over waits for answers of logic, and so does what is behind a message that logic has.
+#[test]
+fn messages_behind_one_that_logic_has_are_read_where_the_client_has_left() {
+    let mut rig = rig();
+    let [conn, _] = clients(&mut rig);
+    let sent = [&b"one"[..], b"two", b"three"].map(|body| frame(op::SEND, 1, body)).concat();
+    rig.feed(conn, &sent);
+    rig.hold_input();
+    rig.hang_up(conn);
+    for body in ["one", "two"] {
+        assert_eq!(received(&mut rig), [(conn, body.into())]);
+        assert!(!rig.is_closed(conn), "{body}");
+        rig.send(conn.shard, Message::Receipt { conn, outcome: Ok(()) });
+    }
+    assert_eq!(received(&mut rig), [(conn, b"three".to_vec())]);
+    assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
 }
 
 /// More than may wait is no fault of a client: nobody reads it.
