@@ -98,6 +98,7 @@ impl Shard {
         let is_sound = matches!(how, Hangup::Eof | Hangup::Cut(_));
         if is_sound && self.has_unread_end(slot) {
             self.conns[slot].has_peer_left = true;
+            self.end_catch_up(slot);
             return;
         }
         self.close_hung_up(slot, how);
@@ -108,10 +109,7 @@ impl Shard {
     /// Whether the connection has unread input that outlasts its client.
     pub(super) fn has_unread_end(&self, slot: Slot) -> bool {
         let conn = &self.conns[slot];
-        // A history comes in parts, and each waits for the client to have read the one before.
-        let awaits_answer = conn.awaits_answer()
-            && conn.transport != Transport::EventStream
-            && !self.recoveries.has_any(slot);
+        let awaits_answer = conn.awaits_answer() && conn.transport != Transport::EventStream;
         // A hand-over waits for answers, but has no turns for held input: the end of the input reads that at once.
         let input = conn.input.as_ref().filter(|_| conn.is_open());
         input.is_some_and(|input| {

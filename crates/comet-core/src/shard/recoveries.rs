@@ -103,11 +103,6 @@ impl Recoveries {
         self.by_conn.is_empty()
     }
 
-    /// Whether the connection is catching up.
-    pub(super) fn has_any(&self, slot: Slot) -> bool {
-        !self.is_empty() && self.by_conn.contains_key(&slot)
-    }
-
     /// Whether the connection will be in the room after it has caught up.
     pub(super) fn has(&self, slot: Slot, room: RoomId) -> bool {
         !self.is_empty() && self.by_conn.get(&slot).is_some_and(|one| one.room == room)
@@ -266,6 +261,11 @@ impl Shard {
             return Vec::new();
         };
         let slot = conn.slot;
+        if self.conns[slot].has_peer_left {
+            self.end_recovery(id);
+            self.read_on(slot);
+            return Vec::new();
+        }
         let catch_up = self.recoveries.take(slot).expect("it waits");
         let missed = recovery.as_ref().and_then(|recovery| recovery.recovered);
         let chunk_end = recovery.and_then(|recovery| recovery.chunk.map(|_| recovery.chunk_end));
@@ -449,7 +449,23 @@ impl Shard {
         }
     }
 
-    /// Forgets the recovery of a connection that closes.
+    /// The client has left, and will not read the parts of the history that are still to be sent. The input behind its
+    /// request waits no longer, except for an answer that the home owes.
+    pub(super) fn end_catch_up(&mut self, slot: Slot) {
+        let is_sent = |catch_up: &CatchUp| catch_up.request == RequestState::Sent;
+        if !self.recoveries.by_conn.get(&slot).is_none_or(is_sent) {
+            self.read_on(slot);
+        }
+    }
+
+    /// Ends the recovery of a connection whose client has left, and reads the rest of its input.
+    fn read_on(&mut self, slot: Slot) {
+        self.forget_recovery(slot);
+        self.conns[slot].state = ConnState::Live;
+        self.resume_reading(slot);
+    }
+
+    /// Forgets the recovery of a connection that closes, or whose client has left.
     pub(super) fn forget_recovery(&mut self, slot: Slot) {
         let Some(CatchUp { room, request, .. }) = self.recoveries.take(slot) else { return };
         // The connection is no member, so leaving its rooms does not clear this gap. Nothing is sent behind the close notice.

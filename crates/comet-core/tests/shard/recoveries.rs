@@ -123,6 +123,39 @@ fn a_client_that_reads_slowly_while_it_catches_up_is_not_closed() {
     assert!((3..PUSHES as usize).contains(&all.len()), "{}", all.len());
 }
 
+/// In each state of the recovery: it waits for memory, the home is to answer, the client has a part and is to read it.
+#[test]
+fn messages_behind_a_join_are_read_though_the_client_leaves_while_it_catches_up() {
+    let limits = Limits { outbox_bytes: 500, recovery_memory: 600, ..Limits::default() };
+    let (mut rig, room, start) = rig(limits);
+    (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
+    let [reader, asked, waiting] = ["1/a//", "2/b//", "3/c//"].map(|token| {
+        let (conn, _) = connect(&mut rig, 0, token);
+        rig.allow(conn, Some(0));
+        conn
+    });
+    let join_and_send = [join_since(&room, Some(start)), frame(op::SEND, 1, b"last")].concat();
+    rig.feed(reader, &join_and_send);
+    // From here on the home does not answer.
+    rig.held.insert((1, 0));
+    rig.feed(asked, &join_and_send);
+    rig.feed(waiting, &join_and_send);
+    assert_eq!(rig.shards[0].counters().recoveries_delayed, 1);
+    for (received, conn) in [(0, asked), (0, reader), (1, waiting)] {
+        assert_eq!(rig.shards[0].counters().received, received);
+        rig.hang_up(conn);
+    }
+    assert_eq!(rig.shards[0].counters().received, 2);
+    rig.held.clear();
+    rig.run();
+    assert_eq!(rig.shards[0].counters().received, 3);
+    for conn in [reader, asked, waiting] {
+        assert_eq!(rig.reason(conn), CloseReason::PeerClosed);
+    }
+    assert_eq!(rig.shards[0].counters().recovery_bytes, 0);
+    assert!(rig.shards.iter().all(|shard| shard.home_rooms().is_empty()));
+}
+
 /// Whichever step of the turn comes first: the home tells who has entered, and answers a client of its own shard.
 #[test]
 fn a_push_of_the_home_itself_comes_behind_an_answer_that_it_follows() {
