@@ -5,11 +5,14 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, Write};
 use std::panic::PanicHookInfo;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::thread;
 
 use log::Level;
 use nix::unistd::alarm;
+use rustix::process::Signal;
+use signal_hook::flag::register_conditional_shutdown;
 
 use crate::escaped::Escaped;
 use crate::exposition::{Exposition, Kind};
@@ -26,6 +29,10 @@ const MODE: u32 = 0o666;
 /// How long the report of a panic may take.
 const REPORT_SECONDS: u32 = 10;
 
+const SIGALRM: i32 = Signal::ALARM.as_raw();
+/// The exit code that shells use for an end by SIGALRM.
+const EXIT_ALARM: i32 = 128 + SIGALRM;
+
 /// The handle of the log.
 #[derive(Clone, Debug)]
 pub struct ProcessLog {
@@ -41,6 +48,9 @@ impl ProcessLog {
     /// # Errors
     /// If the file cannot be opened for appending, or the thread cannot be made.
     pub fn open(file: Option<&Path>, format: LogFormat) -> io::Result<Self> {
+        // In a container the process is mostly the first one of its PID namespace. Without a handler the kernel drops the
+        // signal there.
+        register_conditional_shutdown(SIGALRM, EXIT_ALARM, Arc::new(AtomicBool::new(true)))?;
         let sink = match file {
             Some(path) => Sink::append(path, MODE)?,
             None => Sink::stderr()?,
@@ -70,7 +80,7 @@ impl ProcessLog {
 
     /// Reports a panic, and its backtrace if RUST_BACKTRACE asks for one, in a file and on standard error. If the log cannot take the
     /// report, because its own thread panics, it is still written to standard error. The caller then ends the process;
-    /// SIGALRM ends it if that takes longer than 10 seconds.
+    /// if that takes longer than 10 seconds, SIGALRM ends it with the exit code 142.
     pub fn report_panic(&self, panic: &PanicHookInfo<'_>) {
         // The standard library holds a lock while it looks up the symbols of a backtrace, and takes the same lock to report
         // an allocation that fails. Where memory runs out meanwhile, this thread waits for itself.
