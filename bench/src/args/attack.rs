@@ -30,11 +30,13 @@ pub(crate) enum Attack {
     LargestFrames,
     Pings,
     TlsHandshakes,
+    /// A ClientHello and a reset, on one connection after the other.
+    AbandonedHellos,
 }
 
 impl Attack {
     /// Whether all clients of its server connect over TLS.
     pub(crate) fn is_of_tls(self) -> bool {
-        matches!(self, Self::TrickledHellos | Self::TlsHandshakes)
+        matches!(self, Self::TrickledHellos | Self::TlsHandshakes | Self::AbandonedHellos)
     }
 }

@@ -232,11 +232,12 @@ fn a_soak_ends_at_rest_after_each_fault() {
 
 #[test]
 fn clients_keep_what_is_theirs_under_attack() {
-    let attacks = "half-open,trickled-upgrades,stalled-close,room-changes,tls-handshakes";
+    let attacks =
+        "half-open,trickled-upgrades,stalled-close,room-changes,tls-handshakes,abandoned-hellos";
     let flags = "--half-open 20 --stalled 20 --seconds 0.3 --rounds 1";
     let results = measured("overload", &format!("overload -n 20 --only {attacks} {flags}"));
     let found = results["attacks"].as_array().expect("attacks");
-    assert_eq!(found.len(), 5, "{results}");
+    assert_eq!(found.len(), 6, "{results}");
     for attack in found {
         assert!(count(&attack["done"]) > 0, "{attack}");
         for measured in [&attack["quiet"][0], &attack["attacked"][0]] {

@@ -149,6 +149,7 @@ fn commit(attack: Attack, by: &Attacker) -> Result<u64> {
         }
         Attack::Pings => flood::run(by, WebSocket, |_| PING.to_vec()),
         Attack::TlsHandshakes => flood::handshakes(by),
+        Attack::AbandonedHellos => flood::abandoned_hellos(by),
     }
 }
 

@@ -1,8 +1,10 @@
 //! Floods by one client, which does one thing as often as the server lets it.
 
 use std::io::{ErrorKind, Read, Write};
+use std::time::Duration;
 
 use comet_client::Transport;
+use rustix::net::sockopt::set_socket_linger;
 
 use super::attacker::Attacker;
 use crate::Result;
@@ -58,6 +60,21 @@ pub(super) fn handshakes(attacker: &Attacker) -> Result<u64> {
         if stream.read(&mut [0; 4096])? == 0 {
             return Err("the server refuses a handshake".into());
         }
+        made += 1;
+        attacker.set_under_way();
+    }
+    Ok(made)
+}
+
+/// Sends the ClientHello of a TLS handshake on one connection after the other, and resets each at once; returns their number.
+pub(super) fn abandoned_hellos(attacker: &Attacker) -> Result<u64> {
+    let hello = attacker.hello()?;
+    let mut made = 0;
+    while !attacker.is_over() {
+        let mut stream = connect(attacker.endpoints.tcp)?;
+        stream.write_all(&hello)?;
+        // With a linger of 0 s, close(2) sends an RST (tcp(7), SO_LINGER).
+        set_socket_linger(&stream, Some(Duration::ZERO))?;
         made += 1;
         attacker.set_under_way();
     }
