@@ -1,4 +1,4 @@
-//! Calls over HTTP/2 by hand (RFC 9113): announced, and not sent; and a head that never ends.
+//! Calls over HTTP/2 by hand (RFC 9113): announced and not sent, or sent in two parts; and a head that never ends.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,7 +9,44 @@ use crate::support::{PATIENCE, Server};
 pub(crate) fn calls_that_announce(address: SocketAddr, calls: u32, length: u32) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
     let mut bytes = preface();
-    // Fields of the static table, and values without Huffman coding (RFC 7541).
+    let head = head();
+    let announced = [&[0][..], &length.to_be_bytes()].concat();
+    for stream in (1..).step_by(2).take(calls as usize) {
+        bytes.extend(frame(1, 4, stream, &head));
+        bytes.extend(frame(0, 0, stream, &announced));
+    }
+    stream.write_all(&bytes).unwrap();
+    stream
+}
+
+/// A connection with the first part of a call of PushMsg, and the bytes of the rest.
+pub(crate) fn half_a_push(address: SocketAddr) -> (TcpStream, Vec<u8>) {
+    // Key "a", operation 5, and a frame with this operation (protocol buffers), behind the prefix of gRPC.
+    let push = [&[0, 0, 0, 0, 9][..], b"\x0a\x01a\x18\x05\x12\x02\x10\x05"].concat();
+    let (begin, rest) = push.split_at(8);
+    let mut stream = TcpStream::connect(address).unwrap();
+    let bytes = [preface(), frame(1, 4, 1, &head()), frame(0, 0, 1, begin)].concat();
+    stream.write_all(&bytes).unwrap();
+    (stream, frame(0, 1, 1, rest))
+}
+
+/// Waits for the reply to the call: a refusal has none, only trailers.
+pub(crate) fn reply(stream: &mut TcpStream) {
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).expect("a frame of the reply");
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        stream.read_exact(&mut vec![0; length as usize]).unwrap();
+        let is_end = head[3] == 1 && head[4] & 1 == 1;
+        assert!(!is_end, "the call is refused");
+        if head[3] == 0 && length > 0 {
+            return;
+        }
+    }
+}
+
+/// The fields of PushMsg, of the static table or as values without Huffman coding (RFC 7541).
+fn head() -> Vec<u8> {
     let mut head = vec![0x83, 0x86];
     for (name, value) in [
         (&[0x04][..], "/goim.comet.Comet/PushMsg"),
@@ -20,13 +57,7 @@ pub(crate) fn calls_that_announce(address: SocketAddr, calls: u32, length: u32) 
         head.push(value.len() as u8);
         head.extend(value.bytes());
     }
-    let announced = [&[0][..], &length.to_be_bytes()].concat();
-    for stream in (1..).step_by(2).take(calls as usize) {
-        bytes.extend(frame(1, 4, stream, &head));
-        bytes.extend(frame(0, 0, stream, &announced));
-    }
-    stream.write_all(&bytes).unwrap();
-    stream
+    head
 }
 
 fn preface() -> Vec<u8> {

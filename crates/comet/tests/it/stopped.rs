@@ -12,6 +12,7 @@ use comet_client::{Transport, op};
 use rustls::version::TLS13;
 
 use crate::fake_logic::FakeLogic;
+use crate::h2::{half_a_push, reply};
 use crate::peer::{Peer, message};
 use crate::process::Server;
 use crate::support::{BOTH, Metrics, PATIENCE, To, push, until};
@@ -229,5 +230,21 @@ fn bodies_of_requests_that_arrived_meanwhile_count() {
         let mut answer = [0; 15];
         caller.read_exact(&mut answer).unwrap();
         assert_eq!(str::from_utf8(&answer), Ok("HTTP/1.1 200 OK"));
+    }
+}
+
+#[test]
+fn calls_that_arrived_meanwhile_count() {
+    let server = Server::start(&["push.timeout=\"10s\""]);
+    let mut callers: Vec<_> = (0..20).map(|_| half_a_push(server.grpc)).collect();
+    let taken = || Metrics::read(server.stat).value("comet_api_request_bytes");
+    // 16 KiB is what a call counts with at least.
+    until("every call to begin", || taken() >= 20 * (16 << 10));
+    let stop = Stop::new(&server);
+    callers.iter_mut().for_each(|(caller, rest)| caller.write_all(rest).unwrap());
+    stop.end_after(Duration::from_secs(11));
+    for (caller, _) in &mut callers {
+        caller.set_read_timeout(Some(PATIENCE)).unwrap();
+        reply(caller);
     }
 }
