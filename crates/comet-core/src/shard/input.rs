@@ -96,10 +96,11 @@ impl Shard {
         }
         // Nothing behind a broken record or header is wanted.
         let is_sound = matches!(how, Hangup::Eof | Hangup::Cut(_));
-        if is_sound && self.has_unread_end(slot) {
+        while is_sound && self.has_unread_end(slot) {
             self.conns[slot].has_peer_left = true;
-            self.end_catch_up(slot);
-            return;
+            if !self.end_catch_up(slot) {
+                return;
+            }
         }
         self.close_hung_up(slot, how);
         // It may have been closing already. No peer is left that the close notice could reach.

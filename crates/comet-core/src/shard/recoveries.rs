@@ -262,8 +262,10 @@ impl Shard {
         };
         let slot = conn.slot;
         if self.conns[slot].has_peer_left {
+            self.forget_recovery(slot);
             self.end_recovery(id);
-            self.read_on(slot);
+            self.conns[slot].state = ConnState::Live;
+            self.resume_reading(slot);
             return Vec::new();
         }
         let catch_up = self.recoveries.take(slot).expect("it waits");
@@ -449,20 +451,20 @@ impl Shard {
         }
     }
 
-    /// The client has left, and will not read the parts of the history that are still to be sent. The input behind its
-    /// request waits no longer, except for an answer that the home owes.
-    pub(super) fn end_catch_up(&mut self, slot: Slot) {
+    /// The client has left, and will not read the parts of the history that are still to be sent. So the input behind its
+    /// request is read, up to the next one that waits. `false`: it catches up nowhere, or the home owes an answer.
+    pub(super) fn end_catch_up(&mut self, slot: Slot) -> bool {
         let is_sent = |catch_up: &CatchUp| catch_up.request == RequestState::Sent;
-        if !self.recoveries.by_conn.get(&slot).is_none_or(is_sent) {
-            self.read_on(slot);
+        if self.recoveries.by_conn.get(&slot).is_none_or(is_sent) {
+            return false;
         }
-    }
-
-    /// Ends the recovery of a connection whose client has left, and reads the rest of its input.
-    fn read_on(&mut self, slot: Slot) {
         self.forget_recovery(slot);
         self.conns[slot].state = ConnState::Live;
+        // The caller ends the connection. There may be thousands of requests, so no call is inside the one before.
+        let former = self.reading_held.replace(slot);
         self.resume_reading(slot);
+        self.reading_held = former;
+        true
     }
 
     /// Forgets the recovery of a connection that closes, or whose client has left.

@@ -156,6 +156,23 @@ fn messages_behind_a_join_are_read_though_the_client_leaves_while_it_catches_up(
     assert!(rig.shards.iter().all(|shard| shard.home_rooms().is_empty()));
 }
 
+/// So many that a call for each inside that for the one before would exhaust the stack.
+#[test]
+fn many_joins_are_read_though_the_client_leaves_while_it_catches_up() {
+    const JOINS: usize = 20_000;
+    let limits = Limits { recovery_memory: 600, body_max: 1 << 20, ..Limits::default() };
+    let (mut rig, room, start) = rig(limits);
+    (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
+    let [asked, waiting] = ["1/a//", "2/b//"].map(|token| connect(&mut rig, 0, token).0);
+    rig.held.insert((1, 0));
+    rig.feed(asked, &join_since(&room, Some(start)));
+    let joins = join_since(&room, Some(start)).repeat(JOINS);
+    rig.feed(waiting, &[joins, frame(op::SEND, 1, b"last")].concat());
+    rig.hang_up(waiting);
+    assert_eq!(rig.reason(waiting), CloseReason::PeerClosed);
+    assert_eq!(rig.shards[0].counters().received, 1);
+}
+
 /// Whichever step of the turn comes first: the home tells who has entered, and answers a client of its own shard.
 #[test]
 fn a_push_of_the_home_itself_comes_behind_an_answer_that_it_follows() {
