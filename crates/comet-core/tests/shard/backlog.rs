@@ -27,7 +27,7 @@ fn stalled(rig: &mut Rig, transport: Transport) -> Vec<comet_core::ConnId> {
 }
 
 #[test]
-fn what_the_kernel_took_is_sent_and_leaves_space() {
+fn frames_that_the_kernel_took_count_as_sent_and_free_their_space() {
     let body = [0; 84];
     let by_count = Limits { svr_proto: 4, ..Limits::default() };
     let by_bytes = Limits { outbox_bytes: 400, ..Limits::default() };

@@ -173,7 +173,7 @@ fn pushes_are_answered_in_order_with_their_ledgers() {
 }
 
 #[test]
-fn what_cannot_be_pushed_is_refused_and_the_stream_goes_on() {
+fn invalid_push_requests_are_refused_and_the_caller_stays_connected() {
     let mut rig = with(CallerLimits { frame_max: 100, ..CallerLimits::default() });
     let conn = rig.join(0, "7//1/");
     let caller = call(&mut rig, 0);
@@ -213,7 +213,7 @@ fn wrong_lengths_are_answered_and_end_the_connection() {
 }
 
 #[test]
-fn a_token_opens_and_nothing_else() {
+fn a_caller_without_a_valid_token_is_refused() {
     let tokens = Tokens::new(["first", "second"]);
     let mut rig = with(CallerLimits { tokens: tokens.clone(), ..CallerLimits::default() });
     let conn = rig.join(0, "7//1/");
@@ -237,7 +237,7 @@ fn a_token_opens_and_nothing_else() {
 
 /// Nobody is to send, or have kept, more before it has shown a token.
 #[test]
-fn what_stands_in_the_place_of_a_token_is_short() {
+fn a_first_request_longer_than_a_token_is_refused() {
     let long = vec![b'x'; NAME_MAX + CALLER_TOKEN_MAX + 1];
     let limits = CallerLimits { tokens: Tokens::new(["first"]), ..CallerLimits::default() };
     let mut rig = with(limits);
@@ -255,7 +255,7 @@ fn what_stands_in_the_place_of_a_token_is_short() {
 }
 
 #[test]
-fn a_token_that_is_taken_away_closes_its_door() {
+fn callers_are_closed_when_their_token_is_removed_from_the_configuration() {
     let limits = |tokens: &[&str]| {
         let tokens = Tokens::new(tokens.iter().copied());
         Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
@@ -422,7 +422,7 @@ fn the_oldest_incomplete_request_makes_room() {
 }
 
 #[test]
-fn a_request_that_came_in_time_is_not_late() {
+fn a_request_that_arrived_before_its_deadline_is_not_late() {
     let mut rig = Rig::new(1, Limits::default());
     let caller = call(&mut rig, 0);
     let push = request(1, PushTarget::All, b"hi");
@@ -444,7 +444,7 @@ fn a_request_that_came_in_time_is_not_late() {
 
 /// A request that has come and was not looked at yet counts as one, so its caller keeps its place.
 #[test]
-fn a_request_that_waits_for_its_turn_keeps_the_place() {
+fn a_caller_with_an_unread_request_is_not_replaced_as_idle() {
     let mut rig = with(CallerLimits { connections: 1, ..CallerLimits::default() });
     let first = call(&mut rig, 0);
     rig.shards[0].handle_caller_recv(first.1, &request(1, PushTarget::All, b"hi"));
@@ -457,7 +457,7 @@ fn a_request_that_waits_for_its_turn_keeps_the_place() {
 
 /// Nothing is pushed for a caller that was ended, whatever it had sent by then.
 #[test]
-fn requests_of_an_ended_caller_are_not_made() {
+fn requests_of_a_closed_caller_are_not_executed() {
     let limits = |token: &str| {
         let tokens = Tokens::new([token]);
         Limits { callers: CallerLimits { tokens, ..CallerLimits::default() }, ..Limits::default() }
@@ -476,7 +476,7 @@ fn requests_of_an_ended_caller_are_not_made() {
 }
 
 #[test]
-fn the_end_of_the_server_is_answered() {
+fn callers_are_answered_when_the_server_ends() {
     let mut rig = Rig::new(2, Limits::default());
     let caller = call(&mut rig, 0);
     rig.held.insert((0, 1));

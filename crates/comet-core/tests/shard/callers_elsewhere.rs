@@ -59,7 +59,7 @@ fn a_reply_is_the_sum_over_all_hosts() {
 }
 
 #[test]
-fn a_name_that_is_absent_here_may_be_held_elsewhere() {
+fn a_user_that_is_absent_here_may_be_connected_to_another_host() {
     let mut rig = Rig::reporting_rooms(2);
     let caller = call(&mut rig, 0);
     for (held, absent) in [(1, 0), (0, 1)] {
@@ -72,7 +72,7 @@ fn a_name_that_is_absent_here_may_be_held_elsewhere() {
 
 /// A push that nobody can hold is made nowhere.
 #[test]
-fn what_is_not_made_here_is_told_to_nobody() {
+fn a_push_without_a_possible_receiver_is_not_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
     let caller = call(&mut rig, 0);
     write(&mut rig, caller, &request(1, PushTarget::User(0), b"hi"));
@@ -81,7 +81,7 @@ fn what_is_not_made_here_is_told_to_nobody() {
 }
 
 #[test]
-fn a_push_to_all_that_a_full_core_refuses_is_made_on_no_other_host() {
+fn a_broadcast_that_a_full_core_refuses_is_not_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms_with(2, Limits { mesh_backlog: 1, ..Limits::default() });
     let caller = call(&mut rig, 0);
     rig.held.insert((0, 1));
@@ -96,7 +96,7 @@ fn a_push_to_all_that_a_full_core_refuses_is_made_on_no_other_host() {
 
 /// Also if the calls have ended by their time: control has not looked at their pushes.
 #[test]
-fn requests_wait_while_too_many_pushes_are_told_to_other_hosts() {
+fn requests_wait_while_too_many_pushes_are_being_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
     for _ in 0..CALLED_MAX / CALLER_CALLS_MAX {
         let caller = call(&mut rig, 0);
@@ -139,7 +139,7 @@ fn a_shard_that_is_to_be_handed_over_takes_no_requests_and_answers_those_before(
 }
 
 #[test]
-fn a_caller_whose_first_request_is_not_looked_at_is_not_silent() {
+fn a_caller_whose_first_request_is_held_is_not_closed_as_silent() {
     let mut rig = Rig::reporting_rooms(1);
     let [caller, _silent] = [(); 2].map(|()| call(&mut rig, 0));
     rig.shards[0].hold_callers(true);

@@ -348,7 +348,7 @@ fn a_replaced_push_does_not_fill_a_window() {
 
 /// Beyond the bound the window that began first ends.
 #[test]
-fn what_waits_on_a_shard_is_bounded() {
+fn pushes_that_wait_in_windows_of_a_shard_are_bounded_in_bytes() {
     const LONG: usize = 90_000;
     let rooms = GATHERED_BYTES_MAX / LONG;
     let mut rig = Rig::new(1, limits([rule()]));

@@ -234,7 +234,7 @@ fn messages_of_clients_are_inflated() {
 }
 
 #[test]
-fn what_is_wrong_with_a_compressed_message_closes_the_connection() {
+fn an_invalid_compressed_message_closes_the_connection() {
     fn check(first: u8, payload: &[u8], reason: CloseReason, code: u16) {
         let mut rig = Rig::new(1, limits());
         let conn = join(&mut rig, 0, "1/a//");
@@ -268,7 +268,7 @@ fn text_that_is_not_utf_8_once_it_is_inflated_is_refused() {
 
 /// The messages of one client that a turn inflates have a bound; the rest comes in the next ones.
 #[test]
-fn a_turn_inflates_only_so_much() {
+fn the_bytes_that_a_turn_inflates_are_bounded() {
     let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, ..limits() };
     let mut rig = Rig::new(1, limits);
     let conn = join(&mut rig, 0, "1/a//");
@@ -299,7 +299,7 @@ fn a_turn_inflates_only_so_much() {
 /// A shard is handed over while input waits for another turn, and pushes were compressed before it and after.
 /// First come, first served: who floods the server spends no turn of those that wait, and none of them is late for that.
 #[test]
-fn those_that_wait_are_read_before_what_arrives() {
+fn clients_with_waiting_input_are_read_before_newly_arrived_input() {
     let limits = Limits { body_max: 1 << 20, cli_proto: 1_000, heartbeat_ms: 1_000, ..limits() };
     let mut rig = Rig::new(1, limits);
     let flooder = join(&mut rig, 0, "1/a//");

@@ -97,7 +97,7 @@ fn exempt_networks_are_not_counted() {
 }
 
 #[test]
-fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
+fn an_address_limit_set_by_a_reload_counts_only_later_connections() {
     let mut rig = Rig::new(2, Limits::default());
     let before = connect(&mut rig, 0, "192.0.2.1");
     let limits = std::sync::Arc::new(Limits { goodbye: true, ..per_source(1, 0) });
@@ -114,7 +114,7 @@ fn a_limit_that_is_set_alive_counts_who_comes_afterwards() {
 
 /// A limit that was set alive has counted none of those before it. The next process counts them, and closes none.
 #[test]
-fn an_upgrade_counts_all_and_closes_nobody() {
+fn after_an_upgrade_all_connections_count_by_address_and_none_is_closed() {
     for shards in [1, 2] {
         let mut rig = Rig::new(2, Limits::default());
         let address: IpAddr = "192.0.2.1".parse().unwrap();
@@ -140,7 +140,7 @@ fn an_upgrade_counts_all_and_closes_nobody() {
 
 /// Nothing counts those that linger, so they must not take the slots of others.
 #[test]
-fn of_the_clients_that_are_turned_away_only_some_linger() {
+fn the_number_of_refused_clients_that_linger_is_bounded() {
     let limits = Limits { connections: 64, ..per_source(1, 0) };
     let mut rig = Rig::new(1, limits);
     connect(&mut rig, 0, "192.0.2.1");

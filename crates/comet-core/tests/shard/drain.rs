@@ -97,7 +97,7 @@ fn move_off(most: Option<u64>, over_ms: u32) -> Message {
 }
 
 #[test]
-fn some_clients_are_moved_off_and_others_still_come() {
+fn a_move_off_closes_some_clients_and_new_ones_are_still_accepted() {
     let mut rig = Rig::new(1, Limits::default());
     for at in 0..20 {
         rig.join(0, &format!("/k{at}//"));
@@ -170,7 +170,7 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
 
 /// New clients may come while the notices are under way, and the cursor does not begin at the first slot.
 #[test]
-fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
+fn an_order_to_move_off_reaches_all_present_clients_though_others_connect() {
     let mut rig = Rig::new(1, Limits::default());
     let join = |rig: &mut Rig, at: u32| rig.join(0, &format!("/k{at}//"));
     let mut conns: Vec<ConnId> = (0..20).map(|at| join(&mut rig, at)).collect();
@@ -191,7 +191,7 @@ fn an_order_reaches_all_who_were_there_though_more_connect_meanwhile() {
 
 /// The driver hands over no pushes while it has sends left, and a drain is an order that it takes all the same.
 #[test]
-fn what_windows_have_comes_before_the_close_notices() {
+fn pushes_of_coalescing_windows_are_sent_before_the_close_notices() {
     let rule =
         CoalesceRule { rooms: None, operations: [].into(), window_ms: 50, keep_latest: false };
     for message in [drain(0, 0), move_off(None, 0)] {

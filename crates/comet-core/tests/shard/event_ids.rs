@@ -127,7 +127,7 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_the_rooms_of_its_token() {
 }
 
 #[test]
-fn an_id_that_no_server_has_sent_is_named_and_counted() {
+fn an_unknown_last_event_id_causes_a_warning_and_is_counted() {
     let mut rig = rig(3);
     let room = room_at(0);
     let query = format!("?token=7///&rooms={room}");
@@ -146,7 +146,7 @@ fn an_id_that_no_server_has_sent_is_named_and_counted() {
 
 /// A push goes to a crowd in slices. Its first members have it, and their ids say so; those of the others do not.
 #[test]
-fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
+fn event_ids_include_a_push_to_a_crowd_only_for_members_already_offered_it() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 9, bytes: 1 << 20, age_ms: 60_000 };
     let limits = Limits {
         history_rules: [rule].into(),
@@ -181,7 +181,7 @@ fn ids_have_a_push_to_a_crowd_with_those_who_were_offered_it() {
 
 /// The limit is for a client that goes on asking.
 #[test]
-fn rooms_of_a_token_and_a_query_are_no_changes_of_rooms() {
+fn rooms_of_a_token_and_a_query_do_not_count_as_room_changes() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 3, bytes: 1 << 20, age_ms: 60_000 };
     let rates = ClientRates { room_changes: 1, frames: 1, ..ClientRates::default() };
     let limits = Limits { history_rules: [rule].into(), rates, ..Limits::default() };

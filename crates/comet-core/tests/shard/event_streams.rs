@@ -102,7 +102,7 @@ fn all_event_streams_share_an_event() {
 }
 
 #[test]
-fn a_request_that_is_none_is_answered_by_a_status() {
+fn an_invalid_event_stream_request_is_answered_with_an_error_status() {
     #[track_caller]
     fn check(request: &str, status: u16, sentence: &str) {
         let limits = Limits { rooms: 2, body_max: 32, head_max: 512, ..Limits::default() };

@@ -104,7 +104,7 @@ fn a_text_client_that_accepts_operation_23_is_told() {
 
 /// Without the marker the id of the next event would be behind what the mesh has dropped.
 #[test]
-fn what_the_mesh_has_dropped_before_a_hand_over_is_told_to_others_after_it() {
+fn streams_and_text_clients_learn_after_a_hand_over_of_pushes_the_mesh_dropped() {
     for count in [2, 1] {
         let limits =
             Limits { mesh_backlog: 2, text: true, ..gaps::limits(SlowConsumer::DropNewest) };

@@ -40,7 +40,7 @@ pub(crate) fn offsets(all: &[Told]) -> Vec<u64> {
 }
 
 #[test]
-fn what_a_full_outbox_drops_is_told_where_it_is_missing() {
+fn a_gap_marker_stands_in_the_place_of_pushes_that_a_full_outbox_dropped() {
     for (policy, lost, got, place) in [
         (SlowConsumer::DropNewest, 4..=9, vec![1, 2, 3, 10], 3),
         // The first is in flight.
@@ -131,7 +131,7 @@ fn a_client_gets_what_it_lost_when_it_asks_again() {
 
 /// What the home forgets while a client reads the parts before it is told as lost.
 #[test]
-fn a_part_that_the_history_has_no_more_is_a_gap() {
+fn pushes_that_the_history_no_longer_has_become_a_gap() {
     let limits =
         Limits { svr_proto: 10, outbox_bytes: 500, history_rules: rules(5), ..Limits::default() };
     let mut rig = Rig::new(2, limits);
@@ -159,7 +159,7 @@ fn a_part_that_the_history_has_no_more_is_a_gap() {
 
 /// Of each room that lost something; and a batch has as many offsets as frames.
 #[test]
-fn several_rooms_are_told_of_together() {
+fn gap_markers_of_several_rooms_are_sent_together() {
     let mut rig = Rig::new(2, limits(SlowConsumer::DropNewest));
     let (one, other) = (room_at(0), room_at(1));
     let (conn, handle) = member(&mut rig, &one);
@@ -200,7 +200,7 @@ fn a_marker_comes_behind_the_reply_that_tells_the_handle() {
 /// A client that leaves is told of what is missing before pushes that it still gets; its position is before the rest. A client of
 /// protocol 1 is told nothing.
 #[test]
-fn who_leaves_the_room_is_told_of_holes() {
+fn a_client_that_leaves_the_room_gets_markers_of_gaps_before_its_last_push() {
     for policy in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut rig = Rig::new(2, limits(policy));
         let room = room_at(1);
@@ -228,7 +228,7 @@ fn who_leaves_the_room_is_told_of_holes() {
 
 /// A push that a newer one of the same id has replaced is not needed any more.
 #[test]
-fn pushes_that_are_out_of_date_are_told_as_such() {
+fn gap_markers_tell_superseded_pushes_from_lost_ones() {
     let rule = CoalesceRule {
         rooms: Some("".into()),
         operations: [].into(),
@@ -264,7 +264,7 @@ fn pushes_that_are_out_of_date_are_told_as_such() {
 
 /// The home drops it. The shard sees a hole at the next push.
 #[test]
-fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
+fn pushes_that_the_mesh_drops_become_a_gap_for_members_of_that_shard() {
     let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
     let mut rig = Rig::new(2, limits);
     let room = room_at(1);
@@ -285,7 +285,7 @@ fn what_the_mesh_drops_is_a_gap_for_the_members_behind_it() {
 
 /// There is memory for the answer or for the history, and not for both.
 #[test]
-fn a_client_that_comes_back_is_not_taken_for_a_slow_one() {
+fn a_recovering_client_is_not_closed_as_slow_for_want_of_memory() {
     for outbox_memory in (0..1_500).step_by(25) {
         let limits = Limits { outbox_memory, ..limits(SlowConsumer::DropNewest) };
         let mut rig = Rig::new(1, limits);

@@ -10,7 +10,7 @@ use crate::rooms::connect;
 
 /// No push follows before the hand-over, and the home knows of the one that is missing.
 #[test]
-fn what_the_mesh_has_dropped_before_a_hand_over_is_told_after_it() {
+fn a_gap_of_pushes_the_mesh_dropped_is_reported_after_a_hand_over() {
     for count in [2, 1] {
         let limits = Limits { mesh_backlog: 2, ..limits(SlowConsumer::DropNewest) };
         let mut rig = Rig::new(2, limits);
@@ -73,7 +73,7 @@ fn a_gap_behind_pushes_that_wait_is_told_by_the_new_handle() {
 
 /// They were not lost yet when the room got its new handle.
 #[test]
-fn pushes_of_a_former_handle_that_are_dropped_are_told_of_by_the_new_one() {
+fn dropped_pushes_of_the_former_handle_are_reported_with_the_new_handle() {
     for count in [2, 1] {
         let (mut rig, room, conn, _) = with_gap(SlowConsumer::DropOldest);
         let conn = rig.upgrade(count)[&conn];

@@ -37,7 +37,7 @@ fn a_hand_over_amid_everything_changes_no_byte_and_no_count() {
 
 /// If the other process fails, the shards go on, and nothing was changed.
 #[test]
-fn shards_whose_state_nobody_takes_over_go_on() {
+fn shards_go_on_if_the_hand_over_is_undone() {
     for sealed in [None, Some(7), Some(usize::MAX)] {
         Story::tell_undone(sealed).assert_as(&Story::tell(None), "undone");
     }
@@ -275,7 +275,7 @@ fn a_history_is_recovered_from_the_new_process() {
 }
 
 #[test]
-fn homes_know_what_they_knew() {
+fn homes_keep_their_directory_over_a_hand_over() {
     for count in COUNTS {
         let limits = Limits { user_memory_ms: 60_000, ..Limits::default() };
         let mut rig = Rig::new(2, limits);
@@ -354,7 +354,7 @@ fn keys(rig: &Rig) -> Vec<String> {
 }
 
 #[test]
-fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
+fn unauthenticated_clients_are_left_behind_and_closed_with_a_retry_after() {
     let mut rig = Rig::new(2, Limits::default());
     let stays = rig.join(0, "1/k//");
     let silent = rig.connect(0, Transport::Tcp);
@@ -385,7 +385,7 @@ fn who_has_not_authenticated_stays_behind_with_a_time_to_wait() {
 
 /// It waits for logic, which nobody can ask again.
 #[test]
-fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
+fn connections_left_behind_count_as_closed_and_their_pushes_as_lost() {
     let mut rig = Rig::with_logic(1, Limits::default(), Logic::Remote { renew_ms: (1, 1) });
     let conn = rig.connect(0, Transport::Tcp);
     rig.feed(conn, &frame(op::AUTH, 1, b"7/k//"));
@@ -407,7 +407,7 @@ fn what_is_left_behind_is_counted_as_closed_and_its_pushes_as_lost() {
 }
 
 #[test]
-fn a_shard_says_what_is_under_way() {
+fn a_shard_reports_the_obstacles_to_a_hand_over() {
     let mut rig = Rig::new(2, Limits::default());
     let conn = rig.join(0, "7/k/r/");
     assert!(rig.shards.iter().all(|shard| shard.obstacles().is_none()));

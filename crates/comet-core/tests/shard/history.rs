@@ -86,7 +86,7 @@ pub(crate) fn told_so_far(mut bytes: &[u8]) -> (Vec<Told>, &[u8]) {
 }
 
 #[test]
-fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
+fn a_returning_client_gets_missed_pushes_and_then_live_ones() {
     let mut rig = Rig::new(2, Limits { history_rules: rules(3), ..Limits::default() });
     for room in [room_at(0), room_at(1)] {
         let (conn, _) = connect(&mut rig, 0, "7/k//");
@@ -143,7 +143,7 @@ fn a_client_that_comes_back_gets_what_it_missed_and_then_what_comes() {
 /// What an outbox has no space for follows when the client has read what was there. A push that is too long for any is none.
 /// A file with a mistake, and the one before again.
 #[test]
-fn a_rule_that_comes_back_begins_anew() {
+fn a_history_rule_that_is_removed_and_restored_starts_a_new_history() {
     let limits = |history_rules| Limits { history_rules, ..Limits::default() };
     let mut rig = Rig::new(1, limits(rules(10)));
     let configure = |rig: &mut Rig, history_rules| {
@@ -175,7 +175,7 @@ fn a_rule_that_comes_back_begins_anew() {
 }
 
 #[test]
-fn a_recovery_that_an_outbox_does_not_take_comes_in_parts() {
+fn a_recovery_larger_than_the_outbox_is_sent_in_parts() {
     let limits = Limits { history_rules: rules(100), outbox_bytes: 500, ..Limits::default() };
     let mut rig = Rig::new(2, limits);
     let room = room_at(1);

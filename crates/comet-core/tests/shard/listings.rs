@@ -53,7 +53,7 @@ fn keys(page: &ConnPage) -> Vec<&str> {
 }
 
 #[test]
-fn a_filter_leaves_its_connections() {
+fn a_filter_lists_only_matching_connections() {
     let mut rig = Rig::new(1, Limits::default());
     for token in ["1/a/r/", "1/b/s/5", "2/c/r/", "2/d//"] {
         rig.join(0, token);
@@ -88,7 +88,7 @@ fn a_filter_leaves_its_connections() {
 }
 
 #[test]
-fn those_with_the_most_waiting_bytes_come_first() {
+fn connections_with_the_most_waiting_bytes_are_listed_first() {
     let mut rig = Rig::new(1, Limits::default());
     let [_, slow, slower] = ["1/a//", "1/b//", "1/c//"].map(|token| rig.join(0, token));
     rig.allow(slower, Some(0));
@@ -154,7 +154,7 @@ fn a_list_is_made_in_slices() {
 }
 
 #[test]
-fn more_lists_than_a_shard_makes_are_refused() {
+fn lists_beyond_the_bound_of_a_shard_are_refused() {
     let mut rig = Rig::new(1, Limits::default());
     rig.join(0, "1/a//");
     let query = ConnQuery { limit: 1, ..ConnQuery::default() };
@@ -201,7 +201,7 @@ fn rooms_are_in_the_order_of_their_deliveries() {
 
 /// A rate has what the client sent and what it was sent; both are gone with the connection.
 #[test]
-fn those_with_the_most_traffic_come_first() {
+fn connections_with_the_most_traffic_are_listed_first() {
     let mut rig = Rig::new(1, Limits::default());
     let [busy, loud, _] = ["1/busy//", "1/loud//", "1/calm//"].map(|token| rig.join(0, token));
     rig.pass(30_000);

@@ -162,7 +162,7 @@ fn a_room_is_followed_as_long_as_a_client_is_in_it() {
 }
 
 #[test]
-fn a_client_at_a_traced_address_is_told_of_from_its_accept_on() {
+fn a_client_at_a_traced_address_is_traced_from_its_accept() {
     let mut rig = Rig::new(1, Limits::default());
     trace(&mut rig, [Subject::Network("2001:db8::/32".parse().unwrap())]);
     let conn = rig.connect(0, Transport::Tcp);

@@ -142,7 +142,7 @@ fn check_books(rig: &Rig) {
 }
 
 #[test]
-fn a_key_that_comes_back_on_any_shard_gets_what_it_was_pushed_in_order() {
+fn a_key_that_reconnects_to_any_shard_gets_its_parked_pushes_in_order() {
     for (from, to) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let mut rig = with(|_| {});
         let (conn, kept, _) = join(&mut rig, from, TOKEN);
@@ -179,7 +179,7 @@ fn a_session_ends_with_its_window() {
 }
 
 #[test]
-fn nothing_is_parked_for_who_has_not_asked_or_where_it_is_off() {
+fn nothing_is_parked_for_a_client_that_did_not_ask_or_if_parking_is_off() {
     for (limits, request) in [
         (Limits::default(), request(TOKEN)),
         (limits(), frame_2(op::AUTH, 1, TOKEN.as_bytes())),
@@ -212,7 +212,7 @@ fn sessions_of_all_clients_are_kept_where_configured() {
 }
 
 #[test]
-fn a_goodbye_and_what_the_server_closes_end_a_session() {
+fn a_goodbye_or_a_close_by_the_server_ends_a_kept_session() {
     type End = fn(&mut Rig, ConnId);
     let ends: [(End, CloseReason); 4] = [
         (
@@ -267,7 +267,7 @@ fn a_page_that_is_loaded_again_keeps_its_session_and_one_that_says_goodbye_does_
 }
 
 #[test]
-fn what_the_kernel_has_not_taken_is_parked_in_front() {
+fn pushes_that_the_kernel_has_not_taken_are_parked_before_later_ones() {
     for is_silent in [false, true] {
         let mut rig = with(|_| {});
         let (conn, ..) = join(&mut rig, 0, TOKEN);
@@ -296,7 +296,7 @@ fn what_the_kernel_has_not_taken_is_parked_in_front() {
 
 /// An operator takes a mistake back. What was pushed meanwhile is not lost without a word.
 #[test]
-fn what_waits_while_parking_is_off_is_parked_once_it_is_on_again() {
+fn pushes_that_wait_while_parking_is_off_are_parked_once_it_is_on_again() {
     for is_upgraded in [false, true] {
         let mut rig = with(|_| {});
         let (mut conn, ..) = join(&mut rig, 0, TOKEN);
@@ -405,7 +405,7 @@ fn pushes_between_the_answer_and_its_room_wait_for_the_answer() {
 }
 
 #[test]
-fn a_client_that_leaves_before_its_answer_leaves_the_session_as_it_was() {
+fn a_client_that_leaves_before_its_answer_does_not_change_the_session() {
     let home = home_of_key("k", 2).0;
     let other = 1 - home;
     let mut rig = with(|_| {});

@@ -12,7 +12,7 @@ fn welcome(heartbeat_ms: u32, expires_in_ms: Option<u32>) -> Vec<u8> {
 }
 
 #[test]
-fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
+fn the_auth_reply_of_protocol_2_has_the_heartbeat_interval_and_the_room() {
     let mut rig = Rig::new(2, Limits { heartbeat_ms: 300_000, ..Limits::default() });
     let room = frame_2(op::JOIN_REPLY, 0, &JoinReply::primary(RoomHandle(0), b"r").encode());
     // The room of the last one is known to its shard already.
@@ -32,7 +32,7 @@ fn the_reply_to_a_token_says_what_the_client_may_rely_on() {
 }
 
 #[test]
-fn the_reply_names_the_times_that_logic_gave() {
+fn the_auth_reply_has_the_heartbeat_and_expiry_times_that_logic_gave() {
     let logic = Logic::Remote { renew_ms: (60_000, 60_000) };
     let mut rig = Rig::with_logic(1, Limits::default(), logic);
     for (expires_in_ms, said) in [
@@ -101,7 +101,7 @@ fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8>
 }
 
 #[test]
-fn only_protocol_2_has_an_operation_6_unless_it_is_wanted() {
+fn only_protocol_2_gets_close_notices_unless_they_are_configured() {
     let sentence = b"operation 9 is the server's";
     let goodbye = frame(op::DISCONNECT_REPLY, 0, sentence);
     let close = plain(0x88, &[b"\x03\xearaw_from_client: ", &sentence[..]].concat());
@@ -126,7 +126,7 @@ fn only_protocol_2_has_an_operation_6_unless_it_is_wanted() {
 
 /// Also the refusal of its token, which the connection is known by only then.
 #[test]
-fn a_refused_client_of_protocol_2_is_told_so() {
+fn a_refused_client_of_protocol_2_gets_a_reply_of_protocol_2() {
     let mut rig = Rig::without_goodbye(1);
     for (auth, told) in [
         (frame(op::AUTH, 1, b"no"), Vec::new()),

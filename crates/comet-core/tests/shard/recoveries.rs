@@ -27,7 +27,7 @@ fn rig(limits: Limits) -> (Rig, String, Position) {
 }
 
 #[test]
-fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
+fn the_memory_of_recoveries_of_many_clients_is_bounded() {
     let limits = Limits { outbox_bytes: 8_000, recovery_memory: 20_000, ..Limits::default() };
     let (mut rig, room, start) = rig(limits);
     (0..PUSHES).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 100]));
@@ -77,7 +77,7 @@ fn what_many_clients_missed_is_on_its_way_a_little_at_a_time() {
 
 /// A megabyte takes the better part of a millisecond to encode.
 #[test]
-fn a_home_answers_as_many_as_a_turn_has_time_for() {
+fn the_recoveries_that_a_home_answers_in_a_turn_are_bounded() {
     let (mut rig, room, start) = rig(Limits::default());
     (0..90).for_each(|_| _ = rig.push_room(&room, TELL, &[b'x'; 10_000]));
     let clients: Vec<_> =

@@ -59,7 +59,7 @@ impl Client {
 }
 
 #[test]
-fn what_full_outboxes_drop_is_repaired_in_order_and_once() {
+fn pushes_dropped_by_full_outboxes_are_recovered_in_order_and_once() {
     const CLIENTS: u16 = 20;
     const PUSHES: u64 = 300;
     for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {

@@ -203,7 +203,7 @@ pub(crate) fn seen_by(rig: &mut Rig, conn: ConnId) -> Vec<Seen> {
 }
 
 #[test]
-fn the_room_of_operation_12_may_be_one_of_them() {
+fn operation_12_may_choose_a_room_that_was_joined_before() {
     let mut rig = Rig::new(2, Limits::default());
     let (a, b) = (room_at(0), room_at(1));
     let (conn, _) = connect(&mut rig, 0, &format!("7/k/{a}/"));
@@ -229,7 +229,7 @@ fn the_room_of_operation_12_may_be_one_of_them() {
 }
 
 #[test]
-fn a_request_that_cannot_be_met_is_answered_and_counted() {
+fn room_requests_that_cannot_be_met_are_answered_and_counted() {
     let mut rig = Rig::new(1, Limits { rooms: 3, ..Limits::default() });
     let (conn, _) = connect(&mut rig, 0, "7/k/r/");
     join(&mut rig, conn, "a");
@@ -264,7 +264,7 @@ fn a_request_that_cannot_be_met_is_answered_and_counted() {
 
 /// For a client of protocol 1 they are messages for logic, as in goim.
 #[test]
-fn protocol_1_has_no_such_operations() {
+fn protocol_1_has_no_room_operations() {
     let mut rig = Rig::new(1, Limits::default());
     let conn = rig.join(0, "7/k/r/");
     for operation in op::JOIN..=op::LEAVE_REPLY {
@@ -304,7 +304,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_push_reaches_whoever_is_in_the_room(
+    fn a_push_reaches_exactly_the_members_of_the_room(
         steps in prop::collection::vec(step(), 1..80),
         slice in 1..4_usize,
     ) {

@@ -11,7 +11,7 @@ fn limits() -> Limits {
 
 /// Whatever arrived during a stall is read in the turns after it.
 #[test]
-fn a_stall_is_no_silence_of_the_peers() {
+fn peers_that_send_during_a_stall_are_not_closed_as_silent() {
     let mut rig = Rig::new(1, limits());
     let [beating, stuck] = ["7/a/r/", "7/b/r/"].map(|token| rig.join(0, token));
     let upgrading = rig.connect(0, Transport::WebSocket);
@@ -100,7 +100,7 @@ fn progress_after_a_stall_gives_no_more_than_the_write_timeout() {
 
 /// Logic has the token, so the client waits for the server.
 #[test]
-fn a_client_that_waits_for_logic_has_its_time_once_more() {
+fn a_client_that_waits_for_logic_has_its_deadline_extended_once() {
     let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (100, 100) });
     let [answered, forgotten] = [b"7/a//", b"7/b//"].map(|token| {
         let conn = rig.connect(0, Transport::Tcp);

@@ -51,7 +51,7 @@ fn at(offset: u64) -> Option<Position> {
 }
 
 #[test]
-fn members_get_what_the_stream_has_once_and_others_recover_it() {
+fn pushes_of_the_stream_are_sent_once_to_members_and_recovered_by_others() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, _) = member(&mut rig, &room);
@@ -78,7 +78,7 @@ fn members_get_what_the_stream_has_once_and_others_recover_it() {
 }
 
 #[test]
-fn members_are_told_what_the_stream_has_dropped() {
+fn members_get_a_gap_marker_for_pushes_that_the_stream_dropped() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -99,7 +99,7 @@ fn members_are_told_what_the_stream_has_dropped() {
 
 /// Its frame is too long for this host, say.
 #[test]
-fn members_are_told_of_a_push_that_this_host_refuses() {
+fn members_get_a_gap_marker_for_a_push_that_this_host_refuses() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -119,7 +119,7 @@ fn members_are_told_of_a_push_that_this_host_refuses() {
 }
 
 #[test]
-fn what_was_in_the_stream_at_the_start_goes_to_nobody() {
+fn pushes_in_the_stream_before_the_start_are_not_sent_live() {
     let mut rig = rig(StreamState { is_read: false, ..READ });
     let room = room_at(1);
     let (conn, _) = connect(&mut rig, 0, "7/k//");
@@ -197,7 +197,7 @@ fn a_stream_that_is_made_anew_has_other_positions() {
 }
 
 #[test]
-fn what_the_stream_had_dropped_at_the_start_is_not_recovered() {
+fn pushes_that_the_stream_dropped_before_the_start_are_not_recovered() {
     let mut rig = rig(StreamState { floor: 50 * S, seen: 50 * S, ..READ });
     let room = room_at(1);
     for offset in [60, 70] {
@@ -233,7 +233,7 @@ fn a_rule_that_an_upgrade_removes_takes_the_history_with_it() {
 
 /// An upgrade: the new process reads on, and the stream has dropped what came meanwhile.
 #[test]
-fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
+fn members_get_a_gap_marker_for_pushes_lost_during_an_upgrade() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let (conn, handle) = member(&mut rig, &room);
@@ -250,7 +250,7 @@ fn members_are_told_what_was_lost_while_a_host_was_upgraded() {
 
 /// They are more than are let in at once, and have left when they are. So the room ends with the last of them.
 #[test]
-fn a_room_whose_position_is_told_twice_lets_those_in_once_who_wait() {
+fn a_repeated_position_of_a_room_admits_waiting_clients_only_once() {
     let mut rig = rig(READ);
     let room = room_at(1);
     let conns: Vec<ConnId> =

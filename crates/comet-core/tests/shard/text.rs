@@ -225,7 +225,7 @@ fn the_form_is_chosen_with_the_token_and_stays() {
 }
 
 #[test]
-fn a_message_that_is_none_closes_the_connection() {
+fn an_invalid_text_message_closes_the_connection() {
     let deep = "[".repeat(70);
     for (message, detail) in [
         ("", "a text message is one JSON object, its values nested at most 64 deep"),
@@ -254,7 +254,7 @@ fn a_message_that_is_none_closes_the_connection() {
 }
 
 #[test]
-fn remote_logic_gets_the_body_as_it_stands() {
+fn remote_logic_gets_the_body_of_a_text_message_unchanged() {
     let mut rig = Rig::with_logic(1, limits(), Logic::Remote { renew_ms: (1000, 2000) });
     let conn = open(&mut rig);
     rig.feed(conn, &masked(TEXT, br#"{"op":7,"seq":1,"body":"7/k//"}"#));
@@ -277,7 +277,7 @@ fn remote_logic_gets_the_body_as_it_stands() {
 }
 
 #[test]
-fn what_a_client_is_written_is_traced() {
+fn frames_written_to_a_text_client_are_traced() {
     let mut rig = Rig::new(1, Limits { trace_users: [7].into(), ..limits() });
     let conn = join(&mut rig, "7/k/r/");
     rig.take_reports();

@@ -86,7 +86,7 @@ fn a_renewed_token_takes_the_place_of_the_last_one() {
 }
 
 #[test]
-fn what_is_not_the_same_identity_changes_nothing() {
+fn a_renewal_that_is_refused_or_has_another_identity_changes_nothing() {
     let unavailable = Denied { reason: CloseReason::LogicUnavailable, ..Denied::refused("") };
     for (given, why) in [
         (Err(Denied::refused("no")), NotRenewed::Refused),

@@ -35,7 +35,7 @@ fn round(rig: &mut Rig, conn: ConnId, round: usize) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_lost_while_a_client_catches_up_is_told() {
+fn pushes_lost_while_a_client_catches_up_are_reported_as_gaps() {
     let (mut rig, conn, handle) = catching_up();
     let mut got: Vec<u8> = (0..40).flat_map(|number| round(&mut rig, conn, number)).collect();
     rig.allow(conn, None);
@@ -64,7 +64,7 @@ fn what_is_lost_while_a_client_catches_up_is_told() {
 }
 
 #[test]
-fn nothing_is_told_behind_the_close_notice() {
+fn no_gap_marker_follows_the_close_notice() {
     for rounds in 0..20 {
         let (mut rig, conn, _) = catching_up();
         let mut got: Vec<u8> = (0..rounds).flat_map(|at| round(&mut rig, conn, at)).collect();

@@ -8,7 +8,7 @@ use crate::history::{TELL, Told, told};
 use crate::rig::{Rig, frame_2, push, room_at};
 
 #[test]
-fn what_is_lost_behind_an_entry_is_told_behind_it() {
+fn pushes_lost_after_entering_a_room_again_are_reported_after_the_join_reply() {
     let rule = CoalesceRule {
         rooms: Some("".into()),
         operations: [].into(),

@@ -19,7 +19,7 @@ fn path(release: &str, shard: usize) -> PathBuf {
 }
 
 #[test]
-fn what_former_releases_hand_over_is_taken_over() {
+fn hand_overs_of_former_releases_are_taken_over() {
     if std::env::var_os("UPDATE_FIXTURES").is_some() {
         let release = RELEASES.last().unwrap();
         let mut rig = Clients::amid_everything().rig;

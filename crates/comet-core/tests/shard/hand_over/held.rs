@@ -52,7 +52,7 @@ fn feed(rig: &mut Rig, conns: [ConnId; 2]) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn another_process_reads_what_was_held() {
+fn held_input_is_read_by_the_next_process() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();
@@ -72,7 +72,7 @@ fn another_process_reads_what_was_held() {
 }
 
 #[test]
-fn the_former_process_reads_it_where_nothing_is_handed_over() {
+fn held_input_is_read_by_the_former_process_if_the_hand_over_fails() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();
@@ -150,7 +150,7 @@ fn a_renewal_that_is_held_is_in_time() {
 
 /// A message may lie there, or its goodbye.
 #[test]
-fn what_was_held_is_read_when_its_client_leaves() {
+fn held_input_is_read_when_its_client_leaves() {
     let mut rig = rig();
     let conns = clients(&mut rig);
     rig.hold_input();

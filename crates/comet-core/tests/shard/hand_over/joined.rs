@@ -6,7 +6,7 @@ use crate::rig::{Rig, room_at};
 
 /// More of them than are let in at once when the room's home answers.
 #[test]
-fn all_that_wait_for_a_room_are_in_it_before_the_hand_over() {
+fn connections_that_wait_for_a_room_enter_it_before_the_hand_over() {
     const CLIENTS: usize = 100;
     let mut rig = Rig::new(2, Limits::default());
     let room = room_at(1);

@@ -26,7 +26,7 @@ fn fault(change: impl FnOnce(&mut Vec<(handed::Shard, Vec<usize>)>)) -> String {
 }
 
 #[test]
-fn a_hand_over_that_contradicts_itself_is_refused() {
+fn an_inconsistent_hand_over_is_refused() {
     let check = |what: &str, change: fn(&mut Vec<(handed::Shard, Vec<usize>)>)| {
         let fault = fault(change);
         assert!(fault.contains(what), "{fault}");
@@ -66,7 +66,7 @@ fn a_hand_over_that_contradicts_itself_is_refused() {
 }
 
 #[test]
-fn what_the_reader_does_not_know_is_refused_by_its_name() {
+fn unknown_features_and_versions_of_a_hand_over_are_refused_by_name() {
     let (mut shard, _) = handed_over().remove(0);
     shard.required.push("frames_of_silver".into());
     let fault = handed::Shard::decode(&shard.encode()).unwrap_err();

@@ -7,7 +7,7 @@ use super::{FRESH, PUSH, TOKEN, check_books, join, parked, pushes, resumed, with
 use crate::rig::{frame, frame_2};
 
 #[test]
-fn a_session_is_bounded_and_says_what_is_lost() {
+fn a_parked_session_is_bounded_and_reports_lost_pushes() {
     let body = "x".repeat(100);
     let full = Tally { matched: 1, dropped: [0, 0, 0, 0, 0, 0, 0, 1], ..Tally::default() };
     let frame_bytes = frame(PUSH, 0, body.as_bytes()).len() as u32 + 2;
@@ -48,7 +48,7 @@ fn a_session_for_which_there_is_no_memory_ends() {
 }
 
 #[test]
-fn only_what_the_session_accepts_is_parked() {
+fn only_operations_that_the_session_accepts_are_parked() {
     let mut rig = with(|_| {});
     let (conn, ..) = join(&mut rig, 0, "7/k//1000");
     rig.feed(conn, &frame_2(op::SUBSCRIBE, 2, b"1001"));

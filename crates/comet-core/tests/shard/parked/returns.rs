@@ -6,7 +6,7 @@ use super::{PUSH, TOKEN, check_books, join, parked, pushes, request, resumed, we
 
 /// The client has its answer, and its connection is cut while what was parked is on the way.
 #[test]
-fn a_connection_that_ends_before_it_is_given_what_was_parked_parks_it_again() {
+fn a_connection_that_ends_before_it_gets_its_parked_pushes_parks_them_again() {
     let home = home_of_key("k", 2).0;
     let owner = 1 - home;
     let mut rig = with(|_| {});
