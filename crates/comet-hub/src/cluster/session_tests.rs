@@ -143,7 +143,7 @@ fn a_key_that_connects_elsewhere_ends_the_older_connection_whatever_the_clocks_s
 }
 
 #[test]
-fn of_one_millisecond_one_connection_stays() {
+fn of_two_connections_in_one_millisecond_one_stays() {
     let mut world = World::new(&[("a", 0), ("b", 0)]);
     world.connect(0, "k");
     world.connect(1, "k");

@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_ask_is_no_haste() {
+    fn without_comets_no_health_check_is_scheduled() {
         let mut monitor = HealthMonitor::new(TIMES);
         monitor.handle_timeout(Millis(0));
         assert_eq!((monitor.poll_check(), monitor.poll_timeout()), (None, None));

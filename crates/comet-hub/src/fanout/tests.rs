@@ -105,7 +105,7 @@ fn a_silent_comet_is_named_at_its_deadline() {
 }
 
 #[test]
-fn a_push_that_nobody_took_has_failed() {
+fn a_push_that_no_comet_took_has_failed() {
     let check = |answers: [Result<LedgerSum, CallFailure>; 2], expected| {
         let mut fanout = fanout(&["b", "a"]);
         let mut push = fanout.to_all(None);
@@ -268,7 +268,7 @@ fn places_and_failures_are_counted() {
 }
 
 #[test]
-fn a_comet_that_is_taken_out_ends_what_it_has_begun() {
+fn a_removed_comet_completes_its_calls_under_way() {
     let mut fanout = fanout(&["b", "a"]);
     let mut under_way = fanout.to_room();
     let asked = calls(&mut fanout, &mut under_way);

@@ -104,7 +104,7 @@ fn calls_reach_a_full_inbox_in_the_order_they_begin_in() {
 }
 
 #[test]
-fn a_late_call_ends_with_what_its_reports_said() {
+fn a_late_call_ends_with_the_reports_that_arrived() {
     let mut fixture = Fixture::new(8);
     let call = fixture.begin(100, &[FIRST, SECOND]).unwrap();
     fixture.report(call);

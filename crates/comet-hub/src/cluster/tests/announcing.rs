@@ -131,7 +131,7 @@ fn lost_notices_are_asked_for_less_and_less_often() {
 
 /// They lost notices at the same moment, for the same reason.
 #[test]
-fn hosts_do_not_ask_in_step_for_what_they_lost() {
+fn hosts_that_lost_the_same_notices_ask_at_different_times() {
     let mut first: Vec<u64> =
         (0..8).map(|seed| tellings(&mut host(seed), 10..20, |_| 1)[0]).collect();
     first.sort();
@@ -190,7 +190,7 @@ fn an_answer_that_finds_no_room_does_not_ask() {
 
 /// An engine that takes nothing for a long time.
 #[test]
-fn what_is_not_told_is_kept_once_and_only_while_there_are_members() {
+fn unannounced_rooms_are_kept_once_and_only_while_they_have_members() {
     let mut cluster = host(1);
     for number in 0..1_000 {
         let room: Arc<str> = format!("gone{number}").into();

@@ -11,7 +11,7 @@ fn cut_off() -> World {
 }
 
 #[test]
-fn where_nobody_is_subscribed_the_host_that_was_cut_off_is_named() {
+fn without_subscribers_only_the_host_that_was_cut_off_is_named() {
     let mut world = cut_off();
     // `c` answers that it has no members. So only `b` may have some.
     assert_eq!(world.push("a", room("r")), None);
@@ -43,7 +43,7 @@ fn a_host_with_members_that_is_silent_is_named_each_time() {
 
 /// `a` hears no host: its own connection may be dead. So its knowledge of the rooms of `c` may be outdated.
 #[test]
-fn where_nobody_was_heard_silent_hosts_end_no_call_for_others() {
+fn if_no_host_was_heard_silent_hosts_are_waited_for_and_named() {
     let mut world = World::new(&["a", "b", "c"]);
     world.set_members("a", "r", 1);
     world.set_members("b", "r", 3);
@@ -173,7 +173,7 @@ fn where_all_others_are_silent_all_are_named_until_they_come_back() {
 
 /// It hears no host meanwhile, and the announcements of others about rooms wait for it.
 #[test]
-fn a_host_that_was_stopped_takes_nobody_for_silent_and_asks_all() {
+fn a_host_that_was_stopped_takes_no_other_for_silent_and_asks_all() {
     let mut world = World::new(&["a", "b", "c"]);
     world.set_members("a", "r", 1);
     world.set_members("b", "r", 3);

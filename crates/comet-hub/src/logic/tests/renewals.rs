@@ -49,7 +49,7 @@ fn room_counts_are_renewed_while_logic_is_available() {
 
 /// A repeated failure is logged once, whatever was asked.
 #[test]
-fn a_renewal_that_fails_is_logged_and_counted_as_what_it_is() {
+fn a_failed_renewal_is_logged_and_counted_with_its_code() {
     let mut rig = Rig::new(1, 8);
     let too_much =
         |code: StatusCode| AttemptOutcome::Refused { code, sentence: "too \u{1b}much".into() };
