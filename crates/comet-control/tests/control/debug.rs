@@ -6,7 +6,7 @@ use comet_core::Message;
 use crate::fake::{PATIENT, ROOMY, options, start, start_with};
 
 #[tokio::test]
-async fn the_index_names_what_is_there() {
+async fn the_debug_index_lists_the_debug_pages() {
     let fake = start(PATIENT, &[ROOMY]);
     let (status, page) = fake.debug("GET", "/debug/pprof/", "").await;
     assert_eq!(status, 200);

@@ -71,7 +71,7 @@ fn names_are_found_in_queries() {
 }
 
 #[tokio::test]
-async fn the_dashboard_asks_for_what_there_is() {
+async fn the_dashboard_queries_only_exported_metrics() {
     let text = document("grafana.json");
     let dashboard: Value = serde_json::from_str(&text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
@@ -152,7 +152,7 @@ fn the_queries_of_the_dashboard_are_promql() {
 }
 
 #[tokio::test]
-async fn operators_read_of_what_there_is() {
+async fn the_operations_guide_names_only_exported_metrics() {
     let families = families().await;
     let text = document("OPERATIONS.md");
     // A crate in an example of RUST_LOG, the files of packages, and a key of the configuration.

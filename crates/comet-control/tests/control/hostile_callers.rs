@@ -148,7 +148,7 @@ async fn calls_without_a_token_take_no_room_of_others() {
 
 /// Those who ask for health without a token make room for others, however many calls they begin and do not end.
 #[tokio::test]
-async fn whoever_has_no_token_takes_no_place_of_a_caller() {
+async fn connections_without_a_token_displace_no_caller_with_one() {
     let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
     // So few files leave room for eight connections.
     let options = Options { push_access, open_files: 128, ..options(PATIENT) };
@@ -193,7 +193,7 @@ async fn a_stream_that_waits_ends_no_connection() {
 
 /// Twice as many as there are places: the silent leave.
 #[tokio::test]
-async fn silent_connections_lock_nobody_out() {
+async fn silent_connections_do_not_lock_out_others() {
     let fake = start(PATIENT, &[ROOMY]);
     for address in [
         fake.control.stat_addrs()[0].socket().unwrap(),

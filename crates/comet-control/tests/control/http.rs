@@ -124,7 +124,7 @@ async fn rooms_are_ten_or_as_many_as_asked_for() {
 }
 
 #[tokio::test]
-async fn build_info_says_what_runs() {
+async fn build_info_describes_the_running_build() {
     let fake = start(PATIENT, &[ROOMY]);
     let (status, content_type, body) = fake.page("/buildinfo").await;
     assert_eq!((status, content_type.as_str()), (200, "application/json"));

@@ -143,7 +143,7 @@ pub(crate) fn up(logic: &FakeLogic) -> String {
 }
 
 #[tokio::test]
-async fn logic_says_who_a_client_is() {
+async fn logic_returns_the_identity_of_a_client() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;
@@ -201,7 +201,7 @@ async fn logic_says_who_a_client_is() {
 }
 
 #[tokio::test]
-async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
+async fn refusals_of_logic_are_final_and_other_errors_are_retryable() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;
@@ -225,7 +225,7 @@ async fn a_no_is_passed_on_and_anything_else_is_worth_another_try() {
 }
 
 #[tokio::test]
-async fn what_clients_say_is_received_and_a_failure_is_told() {
+async fn messages_of_clients_reach_logic_and_failures_are_reported() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |_| {});
     until_let_in(&fake).await;

@@ -16,7 +16,7 @@ use crate::logic::{
 };
 
 #[tokio::test]
-async fn calls_go_to_whoever_is_there() {
+async fn calls_go_to_an_available_logic_address() {
     let mut logic = [FakeLogic::start(), FakeLogic::start()];
     let fake = start(&[&logic[0], &logic[1]], |_| {});
     for logic in &logic {
@@ -131,7 +131,7 @@ async fn logic_that_does_not_answer_in_time_is_not_waited_for() {
 
 /// Whatever one client's token does to logic, the others are let in.
 #[tokio::test]
-async fn a_call_that_makes_logic_stumble_cuts_nobody_else_off() {
+async fn a_call_that_crashes_in_logic_does_not_affect_other_clients() {
     let logic = FakeLogic::start();
     let fake = start(&[&logic], |logic| logic.ping = SELDOM);
     until_let_in(&fake).await;
@@ -192,7 +192,7 @@ async fn a_renewal_that_logic_does_not_take_goes_back_to_the_shard() {
 }
 
 #[test]
-fn an_address_that_is_none_is_named() {
+fn an_invalid_logic_address_is_named_in_the_error() {
     let logic = FakeLogic::absent();
     let mut asked = logic_options(&[logic.address]);
     asked.addrs = vec!["not an address".to_owned()];

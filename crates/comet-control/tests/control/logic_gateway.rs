@@ -83,7 +83,7 @@ async fn an_address_that_speaks_no_http2_is_not_used() {
 }
 
 #[tokio::test]
-async fn errors_without_a_code_mean_what_the_setting_says() {
+async fn errors_with_code_unknown_are_handled_as_configured() {
     let logic = FakeLogic::start();
     logic.script(|script| {
         script.connect = Box::new(|_| Err(Status::new(Code::Unknown, "dial tcp 10.0.0.5:6379")));

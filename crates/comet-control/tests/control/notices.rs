@@ -123,7 +123,7 @@ async fn pushes_are_begun_while_notices_wait() {
 
 /// A host that has too much to do would ask all others for their rooms, and have more to do.
 #[tokio::test]
-async fn a_dropped_push_makes_nothing_of_what_others_told_doubtful() {
+async fn a_dropped_push_does_not_invalidate_what_is_known_of_other_hosts() {
     let mut host = Host::start(vec![Event::Connected], Vec::new());
     host.fake.report(Report::RoomInterest { room: "r".into(), has_members: true });
     // Until the others have had the time to say who has members.

@@ -73,7 +73,7 @@ async fn a_call_that_found_no_room_in_time_is_never_delivered() {
 }
 
 #[tokio::test]
-async fn a_call_whose_reports_are_late_says_what_is_known() {
+async fn a_call_with_late_reports_fails_with_the_partial_tally() {
     let fake = start(HASTY, &[8]);
     let asked = tokio::spawn(push(client(&fake).await, 1));
     let (call, _) = next_push(&fake.shards[0]).await;

@@ -87,7 +87,7 @@ async fn keys_go_to_their_homes_and_all_parts_make_the_ledger() {
 }
 
 #[tokio::test]
-async fn without_proto_op_the_frame_says_what_is_filtered() {
+async fn without_proto_op_the_operation_of_the_frame_is_the_filter() {
     let (fake, mut client) = two_shards().await;
     let request = BroadcastReq { proto_op: 0, proto: proto(1_001, 0, b""), speed: 0 };
     let asked = tokio::spawn(async move { client.broadcast(request).await });
@@ -117,7 +117,7 @@ async fn a_batch_goes_to_the_home_of_its_room_as_it_is() {
 }
 
 #[tokio::test]
-async fn users_go_to_their_homes_and_nobody_is_absent() {
+async fn pushes_to_users_go_to_their_homes_and_user_0_is_absent() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
     let mut client = PushClient::new(fake.channel().await);
     let user = (1..).find(|user| home_of_user(*user, 2) == ShardId(1)).unwrap();

@@ -204,7 +204,7 @@ async fn a_push_that_fails_ends_no_stream() {
 }
 
 #[tokio::test]
-async fn a_server_that_stops_answers_what_it_took() {
+async fn a_stopping_server_answers_the_pushes_it_accepted() {
     // It cuts streams off after a second, which may be too short for a busy machine.
     for _ in 0..5 {
         let fake = start(PATIENT, &[ROOMY]);

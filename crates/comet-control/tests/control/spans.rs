@@ -128,7 +128,7 @@ async fn a_push_without_a_report_says_why() {
 }
 
 #[tokio::test]
-async fn a_queue_that_nobody_empties_holds_no_push_up() {
+async fn a_full_queue_of_spans_delays_no_push() {
     let (fake, pushes) = start(options(PATIENT), &[ROOMY], 1);
     let mut client = CometClient::new(fake.channel().await);
     comet_ops::set_collector(true);

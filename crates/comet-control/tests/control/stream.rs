@@ -186,7 +186,7 @@ async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
 }
 
 #[tokio::test]
-async fn what_is_under_way_on_the_cores_has_a_bound() {
+async fn pushes_of_the_stream_under_way_on_the_cores_are_bounded() {
     let rig = Rig::start(Options { frame_max: BYTES, ..options(PATIENT) });
     rig.read(10).await;
     // The channel holds one more, and the last of these finds room when that is taken.
@@ -227,7 +227,7 @@ async fn what_is_under_way_on_the_cores_has_a_bound() {
 
 /// Others do not wait for a host that takes pushes of the stream much later.
 #[tokio::test]
-async fn a_host_that_is_behind_says_so() {
+async fn a_host_that_is_behind_in_the_stream_reports_it() {
     let mut rig = Rig::start(Options { memory: 1, ..options(PATIENT) });
     let is_full =
         |message| matches!(message, Message::Configure { limits } if limits.refuses_pushes);

@@ -112,7 +112,7 @@ async fn another_file_takes_over_and_a_bad_one_does_not() {
 /// A pipe nobody reads stands for a disk that hangs: the control thread goes on, and every event is in
 /// the file in the end or counted there as missing.
 #[tokio::test]
-async fn a_file_that_hangs_makes_nobody_wait() {
+async fn a_trace_file_that_hangs_blocks_no_thread() {
     const EVENTS: u64 = 30_000;
     let path = path("white-pipe");
     mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
@@ -145,7 +145,7 @@ async fn a_file_that_hangs_makes_nobody_wait() {
 
 /// `/dev/full` takes no byte. What it does not take is counted; what comes after it says how much.
 #[tokio::test]
-async fn what_cannot_be_written_is_counted() {
+async fn events_that_cannot_be_written_to_the_trace_log_are_counted() {
     let fake = start(Path::new("/dev/full"));
     for sequence in 0..5 {
         read(&fake, sequence);
