@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_both_ways_is_begun_once_and_in_order() {
+    fn messages_received_by_both_processes_are_processed_once_and_in_order() {
         let mut held = Held::default();
         assert!(held.add(message(Some("r.1"), "a")));
         assert!(held.add(message(None, "tick")));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_is_bounded() {
+    fn held_messages_are_bounded_in_number_and_bytes() {
         let mut held = Held::default();
         let mut large = message(None, "large");
         large.length = EVENTS_BYTES_MAX;

@@ -119,7 +119,7 @@ fn a_push_after_one_that_took_too_long_gets_its_own_reply() {
 
 /// A listener whose queue is full lets nobody in: the kernel drops what arrives. One failure may be of a busy machine.
 #[test]
-fn nobody_is_waited_for_longer_than_the_timeout() {
+fn connecting_to_a_silent_server_ends_at_the_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = silent.local_addr().unwrap();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_secs(1));

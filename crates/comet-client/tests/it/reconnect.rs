@@ -309,7 +309,7 @@ fn permanent_reasons_end_the_iteration() {
 
 /// The token of the first attempt may be on its way still, and is then the younger one for the server.
 #[test]
-fn who_may_have_replaced_himself_comes_back_once() {
+fn a_client_that_may_have_replaced_itself_reconnects_once() {
     let (go_on, gone_on) = mpsc::channel();
     let (address, server) = serve(3, move |connection, mut stream| {
         if connection == 0 {

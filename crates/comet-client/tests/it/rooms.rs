@@ -90,7 +90,7 @@ fn asked(session: &mut Session) -> (i32, Position) {
 }
 
 #[test]
-fn what_a_gap_marker_names_is_asked_for_and_comes_once() {
+fn pushes_of_a_gap_marker_are_requested_and_delivered_once() {
     let mut session = session(None);
     let entered = Joined { position: Some(at(3)), recovered: None };
     assert_eq!(take(&mut session, &[joined(0, Some(at(3)), None)]), [Seen::Room(entered)]);
@@ -159,7 +159,7 @@ fn a_request_of_the_caller_stands_for_the_sessions_own() {
 }
 
 #[test]
-fn a_marker_that_is_none_ends_the_session() {
+fn an_invalid_gap_marker_ends_the_session() {
     let mut session = session(None);
     let outcome = session.handle_input(&frame_2(op::GAP, 0, &[0; 23]), |_, _| {});
     assert_eq!(outcome, Err(SessionError::BadRoomFrame { operation: op::GAP }));

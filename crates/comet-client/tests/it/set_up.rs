@@ -64,7 +64,7 @@ fn brief(event: Event) -> String {
 
 /// The server closes before the reply to one of the requests that a new connection makes.
 #[test]
-fn what_was_parked_is_told_where_the_set_up_fails() {
+fn the_resumed_session_is_reported_though_the_set_up_fails() {
     const REQUESTS: [i32; 3] = [14, 12, 18];
     let (address, server) = serve(REQUESTS.len(), |answered, mut stream| {
         assert_eq!(read_keep_and_token(&mut stream), 7);

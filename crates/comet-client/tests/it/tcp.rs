@@ -286,7 +286,7 @@ fn a_token_is_renewed_where_the_server_speaks_protocol_2() {
 
 /// The server closes a client that lets its time pass, however rarely the program wants heartbeats.
 #[test]
-fn heartbeats_go_at_half_of_what_the_server_demands() {
+fn heartbeats_are_sent_at_half_the_interval_that_the_server_demands() {
     let (address, server) = serve(1, |_, mut stream| {
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let (_, sequence, _) = read_frame(&mut stream);

@@ -3,7 +3,7 @@
 use crate::{check_mistakes, good};
 
 #[test]
-fn what_others_reach_is_locked_or_meant_to_be_open() {
+fn exposed_addresses_need_tokens_certificates_or_insecure() {
     let check = |key: &str, address: &str, what: &str| {
         let (section, _) = key.split_once('.').unwrap();
         let set = format!("{key}=[\"127.0.0.1:0\", \"{address}\"]");

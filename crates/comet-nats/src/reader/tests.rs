@@ -158,7 +158,7 @@ fn bodies(waiting: &mut mpsc::Receiver<Event>) -> Vec<String> {
 }
 
 #[test]
-fn what_is_held_is_begun_if_the_upgrade_fails() {
+fn held_pushes_are_processed_here_if_the_upgrade_fails() {
     let (mut reader, mut waiting) = reader();
     reader.take(push("r.1", "a"));
     reader.handle_step(UpgradeStep::Hold);
@@ -198,7 +198,7 @@ fn an_engine_that_has_ended_passes_on_no_more() {
 
 /// Whether the new process subscribes before or after the former one waits for that.
 #[test]
-fn what_is_held_goes_to_the_other_process() {
+fn held_pushes_are_forwarded_to_the_new_process() {
     for is_faster in [false, true] {
         let (mut former, mut began_there) = reader();
         let (mut next, mut began_here) = reader();

@@ -152,7 +152,7 @@ fn a_request_with_a_body_is_no_upgrade() {
 }
 
 #[test]
-fn responses_name_what_is_needed() {
+fn error_responses_name_the_required_header() {
     #[track_caller]
     fn check(fault: UpgradeFault, header: &str) {
         let response = String::from_utf8(fault.response()).unwrap();

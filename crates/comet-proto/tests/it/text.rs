@@ -77,7 +77,7 @@ fn nesting_is_bounded() {
 proptest! {
     /// The scanner takes exactly what serde_json takes.
     #[test]
-    fn what_json_is_is_no_matter_of_opinion(text in "[\\[\\]{},:\" 0-9eE.+\\-\\\\u/ntrfalsebDd\u{1}é]{0,24}") {
+    fn the_json_scanner_accepts_what_serde_json_accepts(text in "[\\[\\]{},:\" 0-9eE.+\\-\\\\u/ntrfalsebDd\u{1}é]{0,24}") {
         let told = message(5, text.as_bytes());
         let is_json = |text: &str| serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
         let value = serde_json::from_str::<Value>(&text);

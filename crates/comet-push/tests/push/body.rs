@@ -77,7 +77,7 @@ async fn a_body_without_end_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_caller_who_asks_first_may_send() {
+async fn a_caller_that_expects_100_continue_may_send() {
     let mut api = start(PATIENT);
     let go_ahead = b"HTTP/1.1 100 Continue\r\n\r\n";
     for length in [2, 257] {
@@ -100,7 +100,7 @@ async fn a_caller_who_asks_first_may_send() {
 /// Some proxies ask, and send on without waiting. Unread bytes would make the end of the connection a reset, and the proxy would
 /// answer 502.
 #[tokio::test]
-async fn a_caller_who_asks_first_and_does_not_wait_reads_the_reason() {
+async fn a_caller_that_sends_before_100_continue_reads_the_refusal() {
     let api = start(PATIENT);
     let length = 32 << 20;
     let mut stream = TcpStream::connect(api.address).await.unwrap();
@@ -145,7 +145,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
 
 /// Callers that stop amid their bodies take no place of others.
 #[tokio::test]
-async fn unfinished_bodies_hold_nobody_up() {
+async fn unfinished_bodies_delay_no_other_caller() {
     let mut api = start(PATIENT);
     let mut unfinished = Vec::new();
     let request = [head("Content-Length: 10"), b"half".to_vec()].concat();
