@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_are_new_are_told_apart() {
+    fn new_certificates_are_distinguished_from_known_ones() {
         let [first, second] = [2031, 2032].map(|until| certificate(&["a.example"], 2030, until));
         let in_use = CertificatesInUse::default();
         let once = vec![first.clone()];

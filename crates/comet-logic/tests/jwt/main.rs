@@ -386,7 +386,7 @@ fn a_token_without_a_kid_is_tried_with_few_keys() {
 }
 
 #[test]
-fn errors_of_key_files_say_what_is_wrong() {
+fn errors_of_key_files_name_the_fault() {
     let check = |options: JwtOptions, sentence: &str| {
         assert_eq!(Jwt::new(options).unwrap_err().to_string(), sentence);
     };

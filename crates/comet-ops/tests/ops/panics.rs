@@ -78,7 +78,7 @@ fn panicking(file: &str) -> Command {
 }
 
 #[test]
-fn a_panic_ends_the_process_though_nobody_reads_its_log() {
+fn a_panic_ends_the_process_though_its_log_is_not_read() {
     let (unread, stderr) = pipe_with(PipeFlags::CLOEXEC).unwrap();
     fcntl_setpipe_size(&stderr, 4_096).unwrap();
     assert_eq!(write(&stderr, &[b'x'; 4_096]), Ok(4_096));

@@ -32,7 +32,7 @@ fn side(from_client: bool) -> usize {
 
 proptest! {
     #[test]
-    fn each_side_says_what_it_was_given(suite in 0..6_usize, steps in steps()) {
+    fn each_side_opens_the_data_that_the_other_sealed(suite in 0..6_usize, steps in steps()) {
         let (client, server) = pair(SUITES[suite]);
         let mut sessions = [client, server];
         let mut wires = [Vec::new(), Vec::new()];

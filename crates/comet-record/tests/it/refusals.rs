@@ -98,7 +98,7 @@ fn cut_lost_doubled_and_moved_records_are_refused() {
 }
 
 #[test]
-fn what_has_no_place_after_the_handshake_is_refused() {
+fn messages_that_are_invalid_after_the_handshake_are_refused() {
     let update = |last| [&KEY_UPDATE[..4], &[last]].concat();
     let new_session_ticket = [4, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     let cases: &[Case<Vec<u8>>] = &[

@@ -44,7 +44,7 @@ fn a_key_is_replaced_once_it_is_due() {
 }
 
 #[test]
-fn a_ticket_that_is_changed_is_none() {
+fn a_changed_ticket_is_refused() {
     let keys = TicketKeys::new(Instant::now());
     let ticket = keys.encrypt(b"resume").unwrap();
     for bit in 0..ticket.len() * 8 {

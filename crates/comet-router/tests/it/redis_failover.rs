@@ -136,7 +136,7 @@ async fn a_server_that_cannot_serve_is_tried_again_until_it_can() {
 }
 
 #[tokio::test]
-async fn sentinels_say_who_the_master_is() {
+async fn sentinels_name_the_master() {
     let (Some(first), Some(second)) = (Server::start().await, Server::start().await) else {
         return;
     };
