@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_was_told_has_failed_is_not_lost() {
+    fn pushes_reported_as_failed_do_not_count_as_lost() {
         let mut accounts = Accounts::default();
         accounts.open(0);
         accounts.subscribe(0, ROOM, true);

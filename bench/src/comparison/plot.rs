@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scenario_has_the_plots_of_what_moves() {
+    fn only_series_that_change_are_plotted() {
         let at_us = [0, 300_000, 600_000];
         let (still, grows) = (json!([0, 0, 0]), json!([0, 4, 9]));
         let check = |received: &Value, heartbeats: &Value, connections, expected: &[&str]| {

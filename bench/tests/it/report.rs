@@ -119,7 +119,7 @@ fn results_stand_side_by_side() {
 }
 
 #[test]
-fn what_cannot_be_compared_is_said() {
+fn results_that_cannot_be_compared_are_named() {
     let folder = folder("refused");
     write(&folder, "fanout.json", &fanout(1.5));
     let mut other = fanout(1.5);

@@ -112,7 +112,7 @@ fn readers(name: &str, policy: &str, outbox: u64) -> Value {
 }
 
 #[test]
-fn the_server_counts_what_slow_readers_miss() {
+fn the_server_counts_the_messages_that_slow_readers_miss() {
     let newest = readers("readers-newest", "drop-newest", 80);
     assert_eq!(newest["fate"]["dropped"]["outbox_full"], newest["fate"]["missing"], "{newest}");
     let oldest = readers("readers-oldest", "drop-oldest", 80);
@@ -210,7 +210,7 @@ fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
 }
 
 #[test]
-fn the_server_counts_what_it_filters() {
+fn the_server_counts_filtered_messages() {
     // An operation that the connections' tokens do not accept: keys get nothing of it.
     let day = "day -n 5 --operation 77 --phase {name='x',seconds=0.2,key-rate=50}";
     let phase = measured("lost", day)["phases"][0].clone();
@@ -231,7 +231,7 @@ fn a_soak_ends_at_rest_after_each_fault() {
 }
 
 #[test]
-fn clients_keep_what_is_theirs_under_attack() {
+fn clients_keep_their_connections_and_messages_under_attack() {
     let attacks = "half-open,trickled-upgrades,stalled-close,room-changes,tls-handshakes";
     let flags = "--half-open 20 --stalled 20 --seconds 0.3 --rounds 1";
     let results = measured("overload", &format!("overload -n 20 --only {attacks} {flags}"));
@@ -247,7 +247,7 @@ fn clients_keep_what_is_theirs_under_attack() {
 }
 
 #[test]
-fn clients_that_were_cut_off_get_what_was_parked() {
+fn clients_that_were_cut_off_get_their_parked_pushes() {
     let check = |name, flags, dropped: u64| {
         let results = measured(name, &format!("resume -n 40 --pushes 3 --rounds 1 {flags}"));
         let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
@@ -265,7 +265,7 @@ fn clients_that_were_cut_off_get_what_was_parked() {
 }
 
 #[test]
-fn clients_that_were_cut_off_get_what_their_rooms_keep() {
+fn clients_that_were_cut_off_recover_the_history_of_their_rooms() {
     let flags = "resume -n 40 --rooms 4 --pushes 100 --rounds 1 --ws-share 0.5";
     let results = measured("resume-rooms", flags);
     let [plain, kept] = results["turns"].as_array().expect("turns").as_slice() else {
@@ -279,7 +279,7 @@ fn clients_that_were_cut_off_get_what_their_rooms_keep() {
 }
 
 #[test]
-fn clients_get_what_full_outboxes_have_dropped() {
+fn clients_recover_pushes_that_full_outboxes_dropped() {
     let results = measured("resume-drop", "resume -n 20 --rooms 2 --drop 0.1 --rounds 1");
     let turn = &results["turns"][0];
     assert_eq!(turn["deliveries"]["received"], turn["deliveries"]["expected"], "{turn}");

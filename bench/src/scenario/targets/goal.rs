@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_measured_is_not_reached_and_a_floor_is_neither() {
+    fn an_unmeasured_goal_is_not_reached_and_a_floor_has_no_verdict() {
         let check = |reach, rounds: &[f64], failure, reached, words: Option<&str>| {
             let line = line(reach, rounds, failure);
             assert_eq!(line.reached, reached);
