@@ -1,4 +1,4 @@
-//! Pushes of callers that other hosts are told of: control publishes them, and tells what became of them there.
+//! Pushes of callers that control publishes to other hosts. Control reports the results of those hosts to the shard.
 
 use comet_core::limits::{CALLED_MAX, CALLER_CALLS_MAX, CALLER_FIRST_MS};
 use comet_core::{
@@ -70,7 +70,7 @@ fn a_user_that_is_absent_here_may_be_connected_to_another_host() {
     }
 }
 
-/// A push that nobody can hold is made nowhere.
+/// User 0 has no connections on any host, so the push is executed nowhere.
 #[test]
 fn a_push_without_a_possible_receiver_is_not_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
@@ -94,7 +94,7 @@ fn a_broadcast_that_a_full_core_refuses_is_not_published_to_other_hosts() {
     assert_eq!(statuses.collect::<Vec<_>>(), [(1, 0), (2, 8)]);
 }
 
-/// Also if the calls have ended by their time: control has not looked at their pushes.
+/// Pushes whose calls ended at the time limit count as well: control has not handled them yet.
 #[test]
 fn requests_wait_while_too_many_pushes_are_being_published_to_other_hosts() {
     let mut rig = Rig::reporting_rooms(1);
@@ -164,7 +164,7 @@ fn a_hand_over_waits_for_no_other_host() {
     rig.run();
     let given_up = PushLedger { matched: 1, queued: 1, unanswered: 1, ..PushLedger::default() };
     assert_eq!(ledgers(&mut rig, caller), [given_up]);
-    // It goes on here after all. What is told of the former push does not count for the next.
+    // This shard goes on after all. A report about the former push does not count for the next one.
     write(&mut rig, caller, &request(2, PushTarget::All, b""));
     tell(&mut rig, (push, bytes), OtherHostsTally { unanswered: 2, ..nothing() });
     let [(push, _, bytes)] = called(&mut rig).try_into().unwrap();

@@ -107,14 +107,14 @@ fn a_move_off_closes_some_clients_and_new_ones_are_still_accepted() {
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (0, 10));
     rig.pass(510);
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (5, 5));
-    // A rate is changed by an order for those that are left.
+    // Another order changes the rate for the clients that remain to be moved off.
     rig.send(ShardId(0), move_off(Some(5), 100));
     rig.pass(110);
     assert_eq!((closed(&rig), rig.shards[0].counters().moving_off), (10, 0));
     rig.pass(2_000);
     assert_eq!(closed(&rig), 10);
     let late = rig.join(0, "/late//");
-    // The next ones are not those that came in the place of the first.
+    // The next order reaches the remaining clients and not those that connected after the first order.
     rig.send(ShardId(0), move_off(Some(10), 0));
     assert_eq!(closed(&rig), 20);
     assert!(!rig.is_closed(late) && !rig.is_closed(handshake));
@@ -157,7 +157,7 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     rig.pass(60_000);
     assert_eq!((closed(&rig), drained(&rig)), (2, 0));
     rig.join(0, "/again//");
-    // All connections are meant, those that have not authenticated among them.
+    // The drain includes connections that have not authenticated.
     let second = rig.connect(0, Transport::Tcp);
     rig.send(ShardId(0), move_off(None, 0));
     assert_eq!(rig.reason(second), CloseReason::Draining);
@@ -168,7 +168,7 @@ fn a_drain_that_is_taken_back_lets_clients_in_again() {
     assert!(rig.shards[0].is_draining());
 }
 
-/// New clients may come while the notices are under way, and the cursor does not begin at the first slot.
+/// New clients connect while the notices are sent, and the cursor does not begin at the first slot.
 #[test]
 fn an_order_to_move_off_reaches_all_present_clients_though_others_connect() {
     let mut rig = Rig::new(1, Limits::default());
@@ -179,7 +179,7 @@ fn an_order_to_move_off_reaches_all_present_clients_though_others_connect() {
         rig.take(conn);
         rig.hang_up(conn);
     }
-    // They have the slots behind which the cursor has stopped.
+    // These clients get slots that the cursor has already passed.
     conns.extend((20..30).map(|at| join(&mut rig, at)));
     rig.send(ShardId(0), move_off(Some(1_000), 1_000));
     (30..330).for_each(|at| _ = join(&mut rig, at));
@@ -189,7 +189,7 @@ fn an_order_to_move_off_reaches_all_present_clients_though_others_connect() {
     }
 }
 
-/// The driver hands over no pushes while it has sends left, and a drain is an order that it takes all the same.
+/// The driver passes on no pushes while sends are left, but it does pass on a drain.
 #[test]
 fn pushes_of_coalescing_windows_are_sent_before_the_close_notices() {
     let rule =
@@ -208,7 +208,7 @@ fn pushes_of_coalescing_windows_are_sent_before_the_close_notices() {
     }
 }
 
-/// They wait for a time, whatever is under way.
+/// The notices wait for a bounded time, even if pushes are still under way.
 #[test]
 fn close_notices_do_not_wait_for_pushes_for_long() {
     let rule =

@@ -1,4 +1,4 @@
-//! Gaps of clients that do not speak protocol 2: event streams are told, and clients of the text form that ask for it.
+//! Gaps of clients without protocol 2: event streams get gap events, and so do text clients that accept operation 23.
 
 use comet_core::{ConnId, Limits, SlowConsumer, Transport};
 
@@ -26,7 +26,7 @@ fn gap(room: &str, first: u64, last: u64) -> String {
     format!("{{\"room\":\"{room}\",\"first\":{first},\"last\":{last}}}")
 }
 
-/// The id stays before the hole, so the next stream gets what this one lost. What came behind it comes again.
+/// The id stays before the gap, so the next stream gets the lost pushes, and those after the gap once more.
 #[test]
 fn a_stream_is_told_of_a_gap_and_gets_it_when_it_comes_back() {
     for (policy, got, (first, last)) in [
@@ -81,7 +81,7 @@ fn join_text(rig: &mut Rig, room: &str, operations: &str) -> ConnId {
     conn
 }
 
-/// Others get what they would from goim.
+/// Other text clients get no marker, as from goim.
 #[test]
 fn a_text_client_that_accepts_operation_23_is_told() {
     let mut rig = rig(SlowConsumer::DropNewest);
@@ -102,7 +102,7 @@ fn a_text_client_that_accepts_operation_23_is_told() {
     }
 }
 
-/// Without the marker the id of the next event would be behind what the mesh has dropped.
+/// Without the marker the id of the next event would be after the pushes that the mesh dropped.
 #[test]
 fn streams_and_text_clients_learn_after_a_hand_over_of_pushes_the_mesh_dropped() {
     for count in [2, 1] {
