@@ -1,4 +1,4 @@
-//! What a peer must not send, and how it is closed for it.
+//! Input that a peer must not send, and the close reason for it.
 
 use std::sync::Arc;
 

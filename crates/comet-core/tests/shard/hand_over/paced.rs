@@ -13,7 +13,7 @@ use super::COUNTS;
 
 const CLIENTS: usize = 60;
 
-/// The same in the fixtures, which were made when 21 clients had had it.
+/// The same number in the fixtures, which were written after 21 clients had got the broadcast.
 const BODY: &[u8] = b"paced";
 
 /// Two shards with clients, to which a broadcast goes at 10 and 20 connections a second.
@@ -30,7 +30,7 @@ fn begun(clients: usize) -> (Rig, Vec<ConnId>, CallId) {
     (rig, conns, call)
 }
 
-/// What the broadcast of `call` has come to, and on which shards it ended.
+/// The outcome of the broadcast of `call`, and the shards on which it ended.
 fn ends(rig: &mut Rig, call: CallId) -> (Tally, Vec<ShardId>) {
     let (mut sum, mut shards) = (Tally::default(), Vec::new());
     for report in rig.take_reports() {
@@ -64,7 +64,7 @@ fn a_paced_broadcast_reaches_each_client_once_for_any_number_of_shards() {
         for second in COUNTS {
             let (mut rig, mut conns, call) = begun(CLIENTS);
             rig.pass(500);
-            // Slots that are free again count as no client.
+            // Slots that have become free do not count as clients.
             let left = conns.remove(0);
             rig.hang_up(left);
             rename(&mut conns, &rig.upgrade(first));
@@ -97,7 +97,7 @@ fn the_total_speed_of_a_paced_broadcast_stays_the_same() {
     }
 }
 
-/// On one shard it was over before the hand-over, on the other it was not.
+/// On one shard the broadcast was complete before the hand-over, on the other it was not.
 #[test]
 fn a_paced_broadcast_is_reported_as_ended_once_by_each_new_shard() {
     for count in COUNTS {
@@ -137,7 +137,7 @@ fn a_paced_broadcast_is_cancelled_by_its_id_after_a_hand_over() {
     }
 }
 
-/// If the other process fails, the shards go on with it.
+/// If the other process fails, the shards go on with the broadcast.
 #[test]
 fn a_paced_broadcast_goes_on_if_the_hand_over_fails() {
     let (mut rig, conns, call) = begun(CLIENTS);

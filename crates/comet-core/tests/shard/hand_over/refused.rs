@@ -1,4 +1,4 @@
-//! Hand-overs that are refused, and bytes that are none.
+//! Hand-overs that are refused, and bytes that are no hand-over.
 
 use comet_core::{Limits, Logic, Millis, Settings, Shard, ShardId, distribute};
 use comet_handover as handed;
@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::story::Clients;
 
-/// What two shards hand over amid everything.
+/// The state that two shards hand over in the middle of the story.
 fn handed_over() -> Vec<(handed::Shard, Vec<usize>)> {
     let mut rig = Clients::amid_everything().rig;
     rig.sealed = Some(20);
@@ -78,7 +78,7 @@ fn unknown_features_and_versions_of_a_hand_over_are_refused_by_name() {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
-    /// Whatever is changed in a hand-over, it is refused or taken over.
+    /// A hand-over with arbitrary changes is refused or taken over, without a panic.
     #[test]
     fn no_bytes_cause_a_panic(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
