@@ -1,4 +1,4 @@
-//! Protocol 2: who asks for it is told that the server speaks it. For everybody else nothing changes.
+//! Protocol 2: a client that asks for it learns that the server speaks it. For other clients nothing changes.
 
 use comet_core::{CloseReason, Denied, Identity, Limits, Logic, Message, Transport};
 use comet_proto::{AuthReply, JoinReply, RoomHandle, decode, op};
@@ -59,7 +59,7 @@ fn content(mut bytes: &[u8]) -> Vec<(i32, i32, Vec<u8>)> {
     frames
 }
 
-/// Also an operation 8 of the client's own, which is a message for logic in both protocols.
+/// An operation 8 from the client is a message for logic in both protocols.
 #[test]
 fn any_other_version_is_protocol_1() {
     let requests = [(2, 2, &b""[..]), (12, 3, b"q"), (14, 4, b"5"), (8, 5, b"m"), (7, 6, b"t")];
@@ -79,11 +79,11 @@ fn any_other_version_is_protocol_1() {
     for version in [0, 3, 0x0102, 0x0200, u16::MAX] {
         assert_eq!(content(&converse(version)), expected, "{version}");
     }
-    // Two rooms are told of before it.
+    // Two frames about rooms come before it.
     assert_eq!(content(&converse(2))[6], (8, 5, Vec::new()));
 }
 
-/// The end of a connection that breaks the rules: what comes behind the reply to its token.
+/// The bytes after the auth reply, on a connection that is closed because it breaks the rules.
 fn end(rig: &mut Rig, transport: Transport, auth: &[u8], last: &[u8]) -> Vec<u8> {
     let conn = rig.connect(0, transport);
     let wrap = |bytes: &[u8]| match transport {
@@ -124,7 +124,7 @@ fn only_protocol_2_gets_close_notices_unless_they_are_configured() {
     }
 }
 
-/// Also the refusal of its token, which the connection is known by only then.
+/// A client whose token is refused gets the close notice too, though its protocol is known only from that token.
 #[test]
 fn a_refused_client_of_protocol_2_gets_a_reply_of_protocol_2() {
     let mut rig = Rig::without_goodbye(1);

@@ -21,7 +21,7 @@ fn told(message: &str) -> Vec<u8> {
     plain(TEXT, format!("{message}\n").as_bytes())
 }
 
-/// What comes for a message of the client.
+/// The answer to a message of the client.
 fn ask(rig: &mut Rig, conn: ConnId, message: &str) -> Vec<u8> {
     rig.ask(conn, &masked(TEXT, message.as_bytes()))
 }
@@ -142,7 +142,7 @@ fn an_outbox_is_bounded_by_the_bytes_of_its_form() {
     assert_eq!(rig.push_room("r", 5, b"xx").queued, 0, "it is longer than the outbox");
 }
 
-/// A slice ends with an encoding that takes as long, so the driver looks at its clock.
+/// A slice ends after an encoding that takes as long as a slice, so the driver checks its clock.
 #[test]
 fn a_push_in_text_is_work_by_its_bytes() {
     let body = vec![b'x'; 128 << 10];
@@ -201,7 +201,7 @@ fn a_push_is_too_long_for_text_alone() {
 #[test]
 fn the_form_is_chosen_with_the_token_and_stays() {
     let mut rig = Rig::new(1, limits());
-    // What comes before the token is ignored, in either form.
+    // Messages before the token are ignored, in either form.
     let conn = open(&mut rig);
     rig.feed(conn, &masked(0x82, &frame(2, 1, b"")));
     let auth = r#"{"op":7,"body":"1/k//"}"#;

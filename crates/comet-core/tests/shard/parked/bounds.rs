@@ -1,4 +1,4 @@
-//! How much is parked, and what.
+//! Bounds of parked sessions, and which pushes are parked.
 
 use comet_core::{ResumeLimits, Shard, Tally};
 use comet_proto::{KeptSession, Resumed, op};
@@ -56,7 +56,7 @@ fn only_operations_that_the_session_accepts_are_parked() {
     assert_eq!(rig.push_keys(&["k"], PUSH, b"1"), parked(1));
     assert_eq!(rig.push_keys(&["k"], 1_002, b"2").dropped_total(), 1);
     assert_eq!(rig.push_keys(&["k"], 1_001, b"3"), parked(1));
-    // The next connection has not subscribed yet. Its session had.
+    // The next connection has not subscribed yet, but its session had.
     let (_, _, rest) = join(&mut rig, 1, "7/k//1000");
     assert_eq!(rest, [pushes(&["1"]), frame(1_001, 0, b"3")].concat());
 }

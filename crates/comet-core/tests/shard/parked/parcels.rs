@@ -1,4 +1,4 @@
-//! What was parked goes out at once, and still counts push by push.
+//! Parked pushes are sent together, and are still counted one by one.
 
 use comet_core::{ConnId, Hangup, SlowConsumer, Tally, Transport};
 use comet_proto::{decode, op};
@@ -33,7 +33,7 @@ fn enter(rig: &mut Rig, transport: Transport, window: Option<usize>) -> ConnId {
     conn
 }
 
-/// The bodies of the pushes that `sent` has to their last bytes.
+/// The bodies of the pushes that `sent` contains completely.
 fn bodies(transport: Transport, mut sent: &[u8]) -> Vec<String> {
     let mut bodies = Vec::new();
     if transport == Transport::WebSocket {
@@ -131,7 +131,7 @@ fn a_hand_over_amid_parked_pushes_loses_and_repeats_none() {
     }
 }
 
-/// It is not dropped for newer ones, because its client was told how much follows.
+/// Parked pushes are not dropped for newer ones, because the client was told their number.
 #[test]
 fn a_full_outbox_drops_no_parked_pushes() {
     for slow_consumer in [SlowConsumer::DropOldest, SlowConsumer::DropNewest] {
