@@ -1,4 +1,4 @@
-//! The debug addresses: what is there, and the white list.
+//! The pages of the debug addresses, and the white list.
 
 use comet_control::Options;
 use comet_core::Message;

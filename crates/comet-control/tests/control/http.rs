@@ -29,7 +29,7 @@ pub(crate) fn counters(scale: u64) -> Counters {
 #[tokio::test]
 async fn metrics_sum_the_shards() {
     let fake = start(PATIENT, &[ROOMY, ROOMY]);
-    // A call to be counted: refused, so that no shard has to answer.
+    // A call that is counted. It is refused, so that no shard has to answer.
     CometClient::new(fake.channel().await).push_msg(PushMsgReq::default()).await.unwrap_err();
     let both = [counters(1), counters(10)];
     let (content_type, body) = fake.metrics(&both).await;

@@ -1,4 +1,4 @@
-//! goim's HTTP push API: what each call tells the shards, and what its caller gets to know.
+//! goim's HTTP push API: the messages of each call to the shards, and the answer to its caller.
 
 use comet_core::{
     Counters, DropReason, Message, Report, ShardId, Tally, home_of_key, home_of_room, home_of_user,
@@ -47,7 +47,7 @@ fn failed(code: i32, message: &str) -> Value {
     json!({ "code": code, "message": message })
 }
 
-/// Everybody on one core, so that whatever is pushed arrives there.
+/// All clients are on one core, so that each push arrives there.
 fn one_shard() -> Fake {
     start(PATIENT, &[ROOMY])
 }

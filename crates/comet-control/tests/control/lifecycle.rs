@@ -70,7 +70,7 @@ async fn health_follows_ready_and_drain() {
     fake.control.stop();
 }
 
-/// A watch has no end, so only those that may call get one.
+/// A watch does not end, so it needs a token.
 #[tokio::test]
 async fn health_without_a_token_is_a_check() {
     let push_access = Arc::new(AccessControl::new(vec!["a-token".to_owned()], Vec::new()));
@@ -102,7 +102,7 @@ async fn watches_of_health_are_bounded() {
         client.check(HealthCheckRequest::default()).await.unwrap();
     }
     watches.pop();
-    // Until the server has learned that it is over.
+    // Until the server has noticed the end of the watch.
     while other.watch(HealthCheckRequest::default()).await.is_err() {}
 }
 

@@ -1,4 +1,4 @@
-//! Each call: what the shards are told, and what the caller gets to know.
+//! Each call: the messages to the shards, and the answer to the caller.
 
 use std::collections::BTreeMap;
 
@@ -177,7 +177,7 @@ async fn a_paced_broadcast_is_shared_by_live_connections() {
     let listed = push.list_broadcasts(ListBroadcastsReq {}).await.unwrap().into_inner();
     let under_way: Vec<_> = listed.broadcasts.iter().map(|one| (one.id, one.speed)).collect();
     assert_eq!(under_way, [(call.0 - 2, 100), (call.0, 100)]);
-    // It is over where it ran, and then for those who ask.
+    // The cancelled broadcast ends on the shards, and then it is not listed any more.
     for shard in [0, 1].map(ShardId) {
         fake.report(Report::PacedEnded { call, shard, tally: Tally::default() });
     }

@@ -1,4 +1,4 @@
-//! Which calls have spans, and what these say.
+//! Calls that have spans, and the content of the spans.
 
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -107,7 +107,7 @@ async fn a_paced_broadcast_says_how_many_it_is_scheduled_for() {
 
 #[tokio::test]
 async fn a_push_without_a_report_says_why() {
-    // One that the shard has, and one that waits in front of its inbox.
+    // One push that the shard has, and one that waits in front of its inbox.
     let (fake, pushes) = start(options(HASTY), &[1], ROOMY);
     let mut late = PushClient::new(fake.channel().await);
     let mut waits = late.clone();

@@ -1,5 +1,5 @@
-//! A strict reader of the Prometheus text format, for what comet writes: counters, gauges and histograms,
-//! no timestamps.
+//! A strict reader of the part of the Prometheus text format that comet writes: counters, gauges and histograms
+//! without timestamps.
 
 use std::collections::{BTreeMap, BTreeSet};
 
