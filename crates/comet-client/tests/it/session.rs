@@ -94,7 +94,7 @@ fn a_new_session_sends_auth_or_the_upgrade() {
     assert!(request.ends_with("\r\n\r\n"), "the auth frame must wait: {request}");
 }
 
-/// goim's server accepts with an empty body, and repeats the version that the client named.
+/// goim's server accepts with an empty body, and repeats the client's version.
 #[test]
 fn the_body_of_the_auth_reply_shows_the_protocol_of_the_server() {
     let body = [2, 0, 0, 0, 0, 4, 0x93, 0xe0, 0, 0, 0x75, 0x30];

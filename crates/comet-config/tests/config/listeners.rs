@@ -1,4 +1,4 @@
-//! Listeners, their locks and certificates: what others reach, and addresses that are taken twice.
+//! Listeners, their access control and certificates: exposed addresses, and addresses used twice.
 
 use crate::{check_mistakes, good};
 
@@ -36,7 +36,7 @@ fn exposed_addresses_need_tokens_certificates_or_insecure() {
     let line = line.replace("monitor.stat: tls:", "push.http: ").replace("monitor.", "push.");
     let line = line.replace("read what the server holds", "push to all clients");
     check_mistakes("", &plain, &[&line]);
-    // Those of the other process are its own matter.
+    // Listeners of comet logic are not checked for comet.
     good("", &["logic_server.grpc=[\"0.0.0.0:0\"]"]);
     // A token that is too short is not repeated.
     let line = "--set push.tokens[0]: is no token: use 16 to 512 letters, digits and -._~+/=";
@@ -64,7 +64,7 @@ fn tls_of_the_apis_needs_a_certificate_and_its_key() {
     check(&[key], "--set api_tls.key: needs api_tls.certificate");
     let config = good("", &["api_tls.server_ca=\"ca.pem\"", "logic.addrs=[\"tls:logic:1\"]"]);
     assert_eq!(config.logic.addrs, ["tls:logic:1"]);
-    // Those of the other process are its own matter.
+    // Listeners of comet logic are not checked for comet.
     good("", &["logic_server.grpc=[\"tls:127.0.0.1:0\"]"]);
 }
 
