@@ -156,7 +156,7 @@ mod tests {
 
     use super::*;
 
-    /// Otherwise the events of other hosts that it holds would be lost.
+    /// Otherwise the events of other hosts that the engine holds would be lost.
     #[test]
     fn an_engine_withdraws_however_many_tasks_wait() {
         let (tasks, _waiting) = mpsc::channel(1 + WRITER_TASKS_RESERVED);

@@ -113,7 +113,7 @@ mod tests {
     fn check(before: usize, after: usize, expected: &[usize]) {
         let (address, former) = bind("127.0.0.1:0".parse().unwrap(), before, &OPTIONS).unwrap();
         let handed = former.iter().map(|socket| socket.try_clone().unwrap()).collect();
-        // These wait in the backlog of a former socket.
+        // These connections wait in the backlog of a former socket.
         let early: Vec<_> = (0..8).map(|_| TcpStream::connect(address).unwrap()).collect();
         let InheritedListeners { address: at, cores, unsettled } =
             inherit(handed, after, &OPTIONS).unwrap();

@@ -7,7 +7,7 @@ use super::*;
 /// A host with one shard. Its home is a map.
 struct Host {
     name: &'static str,
-    /// Its clock at the beginning.
+    /// The host's clock at the beginning.
     unix_ms: u64,
     cluster: Cluster<()>,
     is_connected: bool,
@@ -176,7 +176,7 @@ fn hosts_that_were_apart_end_up_with_the_younger_connection() {
         world.pass(3_000);
         assert_eq!(world.owners("older on b"), ["a"], "{away:?}");
         assert_eq!(world.owners("older on a"), ["b"], "{away:?}");
-        // Only young keys are sent again; the key from before is not.
+        // Only young keys are sent again; the older key is not.
         assert_eq!(world.owners("before"), ["a"]);
         assert!(world.hosts[0].cluster.counts().keys_told <= told + 4, "{away:?}");
     }

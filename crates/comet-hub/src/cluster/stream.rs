@@ -124,7 +124,7 @@ mod tests {
         assert_eq!(outcome.tally.dropped[DropReason::Filtered as usize], 0);
     }
 
-    /// They read older pushes first, and do not answer these.
+    /// These hosts read older pushes first, and do not answer the new ones.
     #[test]
     fn hosts_that_do_not_read_the_stream_yet_are_named_and_not_waited_for() {
         let mut cluster = connected();

@@ -317,7 +317,7 @@ fn a_host_that_does_not_answer_is_named() {
         let outcome = world.push("a", room("r")).expect("b has answered");
         assert_eq!((outcome.tally.matched, outcome.unanswered), (3, named));
     }
-    // It was named at the deadline, and by the push behind its silence.
+    // The host was named at the deadline, and by the push after its silence.
     assert_eq!(world.hosts["a"].cluster.counts().silent, 2);
 }
 

@@ -49,7 +49,7 @@ impl Fixture {
     }
 }
 
-/// The only call that ended, and how.
+/// The only call that ended, with its outcome.
 fn only(mut ended: Vec<Ended<&'static str>>) -> (CallId, Result<CallResult, CallError>) {
     let Ended { call, caller, outcome } = ended.pop().expect("one ended");
     assert!(ended.is_empty(), "{ended:?}");

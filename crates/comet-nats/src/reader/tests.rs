@@ -188,7 +188,7 @@ fn a_process_can_hold_pushes_once_it_has_taken_over() {
     assert_eq!((bodies(&mut waiting).len(), engine.passed_on()), (1, Some(1)));
 }
 
-/// Its owner does not wait for it, neither for taking over nor for holding.
+/// The reader's owner does not wait for it, neither when it takes over nor when it holds messages.
 #[test]
 fn an_engine_that_has_ended_passes_on_no_more() {
     let engine = Nats::new(mpsc::channel(1).0, mpsc::unbounded_channel().0, Arc::default());
@@ -196,7 +196,7 @@ fn an_engine_that_has_ended_passes_on_no_more() {
     assert_eq!((engine.has_taken_over(), engine.passed_on()), (true, Some(0)));
 }
 
-/// Whether the new process subscribes before or after the former one waits for that.
+/// The new process may subscribe before or after the former one begins to wait for that.
 #[test]
 fn held_pushes_are_forwarded_to_the_new_process() {
     for is_faster in [false, true] {

@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(home.recovered_since("h", 7, 30 * S - 2).0, Some(3));
     }
 
-    /// A loss between two pushes is a hole in the numbers as well, so that members are told.
+    /// A loss between two pushes leaves a hole in the numbers as well, so that members get a gap marker.
     #[test]
     fn pushes_that_the_stream_lost_leave_a_hole() {
         let mut home = Home::new(READ);

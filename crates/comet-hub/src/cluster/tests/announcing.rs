@@ -129,7 +129,7 @@ fn lost_notices_are_asked_for_less_and_less_often() {
     assert!((2_500..=SETTLE_MS).contains(&pause_ms), "{pause_ms}");
 }
 
-/// They lost notices at the same moment, for the same reason.
+/// The hosts lost notices at the same moment, for the same reason.
 #[test]
 fn hosts_that_lost_the_same_notices_ask_at_different_times() {
     let mut first: Vec<u64> =
@@ -188,7 +188,7 @@ fn an_answer_that_finds_no_room_does_not_ask() {
     assert_eq!(told(&mut cluster, next.after(ANNOUNCE_EVERY_MS)), [("r".to_owned(), true)]);
 }
 
-/// An engine that takes nothing for a long time.
+/// The engine takes no commands for a long time.
 #[test]
 fn unannounced_rooms_are_kept_once_and_only_while_they_have_members() {
     let mut cluster = host(1);

@@ -171,7 +171,7 @@ fn where_all_others_are_silent_all_are_named_until_they_come_back() {
     assert_eq!((outcome.tally.matched, outcome.unanswered), (3, vec![]));
 }
 
-/// It hears no host meanwhile, and the announcements of others about rooms wait for it.
+/// Meanwhile it hears no host, and the announcements of others about rooms wait to be read.
 #[test]
 fn a_host_that_was_stopped_takes_no_other_for_silent_and_asks_all() {
     let mut world = World::new(&["a", "b", "c"]);
@@ -262,7 +262,7 @@ fn the_counts_of_hosts_are_summed_at_their_places() {
     assert_eq!((outcome.counts, outcome.unanswered), (vec![3, 0, 0], vec!["c".into()]));
 }
 
-/// Otherwise it would be waited for until the deadline.
+/// Otherwise the call would wait for this host until the deadline.
 #[test]
 fn a_host_that_refuses_a_push_is_named_at_once() {
     let mut world = World::new(&["a", "b", "c"]);
