@@ -10,13 +10,13 @@ fn message(operation: i32, body: &[u8]) -> String {
     Encoded::frame(&frame).to_text().text().expect("a text message").to_owned()
 }
 
-/// Body of the frame that a client's message stands for.
+/// The body of the frame that a client's message encodes.
 fn body(operation: i32, body: &str) -> Vec<u8> {
     let message = format!(r#"{{"op":{operation},"body":{body}}}"#);
     read(&message).unwrap().frame().body.to_vec()
 }
 
-/// What goim v1.2 writes: `WriteJSON` of gorilla for a frame, `json.Marshal` for a batch.
+/// The output of goim v1.2: `WriteJSON` of gorilla for a frame, `json.Marshal` for a batch.
 #[test]
 fn messages_are_those_of_go_byte_by_byte() {
     for (body, told) in [

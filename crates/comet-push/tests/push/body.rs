@@ -50,7 +50,7 @@ async fn bodies_up_to_the_bound_are_pushed_whole() {
 #[tokio::test]
 async fn longer_bodies_are_refused_with_the_numbers() {
     let mut api = start(PATIENT);
-    // The last does not fit the buffers of a socket: its caller has to be let finish.
+    // The last body does not fit the socket's buffers: the server must let its caller finish.
     for length in [257, 1_000, 32 << 20] {
         let body = vec![7; length];
         let expected = refused(&format!("the body has {length} bytes, more than the 256 allowed"));
@@ -97,8 +97,8 @@ async fn a_caller_that_expects_100_continue_may_send() {
     }
 }
 
-/// Some proxies ask, and send on without waiting. Unread bytes would make the end of the connection a reset, and the proxy would
-/// answer 502.
+/// Some proxies ask with `Expect`, and send the body without waiting. Unread bytes would end the connection by a reset, and the
+/// proxy would answer 502.
 #[tokio::test]
 async fn a_caller_that_sends_before_100_continue_reads_the_refusal() {
     let api = start(PATIENT);
@@ -143,7 +143,7 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
     assert!(api.is_untouched());
 }
 
-/// Callers that stop amid their bodies take no place of others.
+/// Callers that stop in the middle of their bodies take no places of others.
 #[tokio::test]
 async fn unfinished_bodies_delay_no_other_caller() {
     let mut api = start(PATIENT);
@@ -158,7 +158,7 @@ async fn unfinished_bodies_delay_no_other_caller() {
             assert_eq!(api.pushed().await, b"hi");
         }
     }
-    // Where there is no room left for all, the slowest is told.
+    // When there is no memory left for all, the oldest incomplete request is answered.
     let (status, answer) = answered(&mut unfinished[0]).await;
     assert_eq!((status, &answer["code"]), (503, &json!(-503)));
 }

@@ -1,4 +1,4 @@
-//! Two sessions against a queue of bytes: whatever they do, and however often they move, each says what it was given.
+//! Two sessions against a queue of bytes: after any steps and any number of moves each side opens the data that the other sealed.
 
 use comet_record::Session;
 use proptest::prelude::*;
