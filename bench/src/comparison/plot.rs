@@ -201,7 +201,7 @@ mod tests {
         })
     }
 
-    /// The lines that a kind of plot shows of `turns`.
+    /// The lines of one kind of plot for `turns`.
     fn of(name: &str, turns: &Value) -> Vec<Line> {
         let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
         lines(&[result("a", "fanout", &json!({"turns": turns}))], &kind.shows)

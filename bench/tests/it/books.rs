@@ -18,7 +18,7 @@ fn each_push_over_three_hosts_is_delivered_or_told() {
     assert_eq!((total("pushes"), total("unexplained")), (3000, 0), "{results}");
     for row in rows {
         assert!(count(&row["pushes"]) > 0 && count(&row["live"]) > 0, "{row}");
-        // Some calls were made while host c was gone, or NATS.
+        // Some calls were made while host c or NATS was away.
         assert!(count(&row["told_to_the_caller"]) > 0, "{row}");
     }
     // One client does not accept pushes by key, and those of host c come back to the room with a history.

@@ -1,4 +1,4 @@
-//! The yardsticks alone, and what cannot be measured at all.
+//! The yardsticks alone, and runs that cannot be measured.
 
 use std::fs;
 use std::os::unix::fs::symlink;

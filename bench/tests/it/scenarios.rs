@@ -1,4 +1,4 @@
-//! Each scenario once and small, against a comet: what it counts, never how long it takes.
+//! Each scenario once and small, against a comet. The tests check counts and never times.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn connections_storm_and_stay() {
 
 #[test]
 fn rooms_are_pushed_to_from_several_processes() {
-    // Messages longer than a record of TLS.
+    // Messages longer than a TLS record.
     let results = measured(
         "fanout",
         "fanout -n 40 --rooms 4 --rate 20 --seconds 0.5 --rounds 1 --processes 2 --ws-share 0.5 --tls --size 40000",
@@ -55,7 +55,7 @@ fn idle_connections_are_answered() {
     assert_eq!(turn["round_trip"]["count"], turn["heartbeats"], "{turn}");
     assert!(turn["idle_cpu_share"].as_f64().expect("a figure") > 0.0, "{turn}");
     check_series("idle", turn, &["heartbeats"], &["heartbeats", "cpu", "memory"]);
-    // The last ones may be answered when no more are sent.
+    // The last heartbeats may be answered after the last one was sent.
     let answered = last(turn, "heartbeats");
     assert!(answered > 0 && answered <= count(&turn["heartbeats"]), "{turn}");
 }
@@ -85,12 +85,12 @@ fn members_notice_nothing_of_guests() {
     check("churn-shared", "2");
 }
 
-/// The turn of 20 connections under a policy with outboxes of `outbox` pushes, of which five do not read and five hardly.
+/// Measures 20 connections under a policy, with outboxes of `outbox` pushes. Five do not read, and five read slowly.
 fn readers(name: &str, policy: &str, outbox: u64) -> Value {
-    // More than the outbox and the kernel take for those who hardly read, at 100 a second.
+    // More pushes than the outbox and the kernel take for a slow reader, at 100 a second.
     let pushes = outbox + 100;
     let seconds = pushes as f64 / 100.0;
-    // The policy is to act, not the time limit, however busy the machine is.
+    // The time limit is long, so that the policy acts first even on a busy machine.
     let shared = "readers -n 20 --slow 0.25 --stalled 0.25 --slow-rate 10000 --size 4000 --rate 100 \
                   --rounds 1 --server-set tcp.sndbuf=4096 \
                   --server-set protocol.write_timeout=\"60s\"";
@@ -122,7 +122,7 @@ fn the_server_counts_the_messages_that_slow_readers_miss() {
 
 #[test]
 fn closed_slow_readers_are_distinguished_from_lost_deliveries() {
-    // Clients that are only held up for some seconds are not closed.
+    // The outbox is large enough that clients that stall for some seconds are not closed.
     let turn = readers("readers-close", "close", 500);
     assert!(count(&turn["closed_by_server"]["slow_consumer"]) > 0, "{turn}");
     assert!(count(&turn["fate"]["closed_before"]) > 0, "{turn}");
@@ -146,7 +146,7 @@ fn a_day_has_figures_and_times_of_each_phase() {
     assert_eq!(rush["connections"], 40, "{rush}");
     assert_eq!(rush["pushes"], 65, "{rush}");
     assert_eq!(rush["deliveries"]["lost"], 0, "{rush}");
-    // All keys once, five times everybody, and rooms beside that.
+    // One push to all keys, five broadcasts, and pushes to rooms.
     assert!(count(&rush["deliveries"]["received"]) > 240, "{rush}");
     assert!(count(&rush["guests"]["arrived"]) > 0, "{rush}");
     assert!(count(&rush["heartbeats"]) > 0, "{rush}");
@@ -190,7 +190,7 @@ fn clients_notice_a_pause_and_nothing_else_of_upgrades() {
         assert_ne!(turns[1]["upgrade"]["pid"], turns[2]["upgrade"]["pid"]);
         let whole = &results["whole"]["deliveries"];
         assert_eq!(whole["received"], whole["expected"], "{whole}");
-        // What clients say is heard once, and the server has the counts of all processes.
+        // Each message of a client arrives once, and the server has the counts of all processes.
         let whole = &results["whole"];
         let said = count(&whole["said"]["received"]);
         assert!(said > 100, "{whole}");

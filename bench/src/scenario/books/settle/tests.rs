@@ -77,7 +77,7 @@ impl Run {
         self.check_row(&books, class);
     }
 
-    /// The same, but with a fault of this sort.
+    /// The same, but with this fault.
     #[track_caller]
     fn check_fault(&self, class: Class, sort: &str) {
         let books = self.settle();
@@ -166,7 +166,7 @@ fn a_client_without_a_connection_gets_nothing() {
     away.answer(1, |it| it.queued = 2).check_explained(Class::NotConnected);
     let was_back = lost().reconnect(2, (SECOND_NS - 2, SECOND_NS - 1), 1);
     was_back.check_fault(Class::Unexplained, UNTOLD);
-    // It was queued, and the connection ended.
+    // The push was queued, and then the connection ended.
     let last = Run::new(Kind::Plain, 3).lose(2, 2).reconnect(2, (3 * SECOND_NS, 4 * SECOND_NS), 1);
     last.check_explained(Class::NotConnected);
     // A later push arrived on the same connection, or much time had passed.
