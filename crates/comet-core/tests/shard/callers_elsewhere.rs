@@ -120,7 +120,7 @@ fn requests_wait_while_too_many_pushes_are_being_published_to_other_hosts() {
 }
 
 #[test]
-fn a_shard_that_is_to_be_handed_over_takes_no_requests_and_answers_those_before() {
+fn before_a_hand_over_a_shard_holds_new_requests_and_answers_earlier_ones() {
     let mut rig = Rig::reporting_rooms(1);
     let caller = call(&mut rig, 0);
     write(&mut rig, caller, &request(1, PushTarget::All, b""));

@@ -421,7 +421,7 @@ fn messages(mut bytes: &[u8]) -> (Vec<u8>, usize) {
 
 /// Compressed pushes that an outbox drops are reported as gaps and can be recovered. The recovery is not compressed.
 #[test]
-fn pushes_of_rooms_with_a_history_are_compressed_and_their_loss_is_told() {
+fn compressed_pushes_that_are_lost_are_reported_and_recovered() {
     let limits = Limits { svr_proto: 3, history_rules: rules(100), ..limits() };
     for slow_consumer in [SlowConsumer::DropNewest, SlowConsumer::DropOldest] {
         let mut rig = Rig::new(2, Limits { slow_consumer, ..limits.clone() });

@@ -47,7 +47,7 @@ fn reopen(rig: &mut Rig, shard: u16, query: &str, id: &str) -> (String, Option<S
 }
 
 #[test]
-fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
+fn an_event_stream_that_reconnects_recovers_each_room() {
     let mut rig = rig(3);
     let (one, other) = (room_at(0), room_at(1));
     let query = format!("?token=7/k//&rooms={one},{other},plain");
@@ -98,7 +98,7 @@ fn a_stream_that_comes_back_gets_what_it_missed_of_each_room() {
 
 /// This holds for the first room of the token and for the further ones. Naming them in the query too changes nothing.
 #[test]
-fn a_stream_that_comes_back_gets_what_it_missed_of_the_rooms_of_its_token() {
+fn an_event_stream_that_reconnects_recovers_the_rooms_of_its_token() {
     let (one, other) = (room_at(0), room_at(1));
     for named in ["", &format!("&rooms={one}"), &format!("&rooms={other},{one}")] {
         let mut rig = rig(3);

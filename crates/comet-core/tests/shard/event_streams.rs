@@ -232,7 +232,7 @@ fn a_stream_that_does_not_begin_is_refused_with_a_status() {
 }
 
 #[test]
-fn the_last_event_says_why_the_stream_ends() {
+fn the_last_event_has_the_reason_for_the_end_of_the_stream() {
     let mut rig = Rig::new(1, Limits::default());
     let (older, _) = open(&mut rig, 0, "?token=1/k//");
     let (newer, _) = open(&mut rig, 0, "?token=1/k//");

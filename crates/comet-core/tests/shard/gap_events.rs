@@ -28,7 +28,7 @@ fn gap(room: &str, first: u64, last: u64) -> String {
 
 /// The id stays before the gap, so the next stream gets the lost pushes, and those after the gap once more.
 #[test]
-fn a_stream_is_told_of_a_gap_and_gets_it_when_it_comes_back() {
+fn an_event_stream_gets_a_gap_event_and_recovers_when_it_reconnects() {
     for (policy, got, (first, last)) in [
         (SlowConsumer::DropNewest, [1, 2, 3], (4, 6)),
         // The first is in flight.
@@ -83,7 +83,7 @@ fn join_text(rig: &mut Rig, room: &str, operations: &str) -> ConnId {
 
 /// Other text clients get no marker, as from goim.
 #[test]
-fn a_text_client_that_accepts_operation_23_is_told() {
+fn a_text_client_that_accepts_operation_23_gets_gap_markers() {
     let mut rig = rig(SlowConsumer::DropNewest);
     let room = room_at(1);
     let told = [("5,23", true), ("5", false), ("", false)].map(|(operations, is_told)| {

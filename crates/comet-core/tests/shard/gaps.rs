@@ -68,7 +68,7 @@ fn a_gap_marker_stands_in_the_place_of_pushes_that_a_full_outbox_dropped() {
 
 /// The client asks with its position, and gets the lost pushes and the later ones, each once.
 #[test]
-fn a_client_gets_what_it_lost_when_it_asks_again() {
+fn a_client_recovers_lost_pushes_when_it_asks_with_its_position() {
     for (policy, is_primary) in [
         (SlowConsumer::DropNewest, false),
         (SlowConsumer::DropNewest, true),

@@ -45,7 +45,7 @@ fn with_gap(policy: SlowConsumer) -> (Rig, String, ConnId, RoomHandle) {
 
 /// When two shards become one the room gets another handle. Waiting pushes have the former one, the only one that the client knows.
 #[test]
-fn a_gap_before_pushes_that_wait_is_told_before_them_by_the_handle_that_they_have() {
+fn a_gap_before_waiting_pushes_is_reported_before_them_with_their_handle() {
     for count in [2, 1] {
         let (mut rig, _, conn, handle) = with_gap(SlowConsumer::DropOldest);
         let conn = rig.upgrade(count)[&conn];
@@ -57,7 +57,7 @@ fn a_gap_before_pushes_that_wait_is_told_before_them_by_the_handle_that_they_hav
 }
 
 #[test]
-fn a_gap_behind_pushes_that_wait_is_told_by_the_new_handle() {
+fn a_gap_after_waiting_pushes_is_reported_with_the_new_handle() {
     let (mut rig, _, conn, former) = with_gap(SlowConsumer::DropNewest);
     let conn = rig.upgrade(1)[&conn];
     rig.allow(conn, None);

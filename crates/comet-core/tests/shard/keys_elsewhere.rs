@@ -28,7 +28,7 @@ fn listed(rig: &mut Rig, since: Millis) -> Vec<(Box<str>, Millis)> {
 }
 
 #[test]
-fn the_younger_of_two_hosts_keeps_the_key() {
+fn of_two_hosts_the_younger_connection_keeps_the_key() {
     let mut rig = Rig::new(2, comet_core::Limits::default());
     rig.send_all(&Message::WatchKeys);
     let key: Box<str> = key_at(1).into();

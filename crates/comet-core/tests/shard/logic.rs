@@ -53,7 +53,7 @@ fn the_answer_to_a_token_authenticates_the_client() {
 }
 
 #[test]
-fn a_denied_client_is_told_why_and_how_long_to_wait() {
+fn a_denied_client_gets_the_reason_and_the_retry_after() {
     let cases = [
         (CloseReason::AuthRefused, "no such user", None, 1008, "no such user", ""),
         (
@@ -159,7 +159,7 @@ fn a_long_sentence_is_cut_between_characters() {
 }
 
 #[test]
-fn logic_has_one_message_of_a_client_at_a_time_and_pushes_pass_it() {
+fn logic_gets_one_message_of_a_client_at_a_time_and_pushes_overtake_it() {
     let mut rig = rig(2);
     let key = key_at(1);
     let conn = join(&mut rig, 0, &format!("7/{key}/r/"));

@@ -69,7 +69,7 @@ fn the_changes_of_a_window_are_one_push_to_all_members() {
 }
 
 #[test]
-fn rooms_without_a_rule_and_those_that_keep_a_history() {
+fn presence_needs_a_rule_and_works_in_rooms_with_a_history() {
     let rule = HistoryRule { prefix: "r".into(), pushes: 9, bytes: 1 << 20, age_ms: 60_000 };
     let mut rig = Rig::new(1, Limits { history_rules: [rule].into(), ..limits(1) });
     let plain = rig.join(0, "7/a/plain/");

@@ -140,7 +140,7 @@ fn a_refused_client_of_protocol_2_gets_a_reply_of_protocol_2() {
 
 /// The text has 123 bytes at most: the detail is cut, between characters, and the time to wait is whole.
 #[test]
-fn the_text_of_a_close_frame_has_the_time_to_wait_whatever_else_it_says() {
+fn the_retry_after_in_a_close_frame_is_never_cut() {
     let logic = Logic::Remote { renew_ms: (60_000, 60_000) };
     let mut rig = Rig::with_logic(1, Limits::default(), logic);
     for (reason, label) in [

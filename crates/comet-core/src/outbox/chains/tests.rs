@@ -149,7 +149,7 @@ fn concat(slices: Slices<'_>) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn sends_what_eight_separate_queues_would(steps in steps()) {
+    fn shared_outboxes_send_the_same_as_eight_separate_queues(steps in steps()) {
         let mut chains = Chains::new();
         let mut outboxes = [Outbox::EMPTY; 8];
         let mut models: [Model; 8] = Default::default();

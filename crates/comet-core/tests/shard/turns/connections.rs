@@ -221,7 +221,7 @@ fn connections_that_wait_for_one_room_are_answered_over_turns() {
 
 /// A count that is due while connections wait is sent later, even if none of them enters.
 #[test]
-fn the_count_of_a_room_is_sent_when_nobody_waits_for_it() {
+fn the_count_of_a_room_is_sent_when_no_connection_waits_for_the_room() {
     let mut core = Core::with_members(2, Limits::default(), 10_000);
     core.turn(|_| {});
     core.slices = 1;
