@@ -160,7 +160,7 @@ fn listener(address: &str) -> Listener {
 }
 
 #[tokio::test]
-async fn a_reconnect_asks_for_what_was_missed_and_a_refusal_ends_it() {
+async fn a_reconnect_recovers_missed_pushes_and_ends_when_refused() {
     let (address, server) = serve(3, |connection, mut stream| {
         let (_, sequence, _) = read_frame(&mut stream);
         if connection == 2 {

@@ -410,7 +410,7 @@ fn a_room_that_is_asked_for_twice_goes_on_from_its_position() {
 
 /// The reason, which decides on the next attempt, is in the event. The call whose request it interrupts does not have it.
 #[test]
-fn a_reason_that_interrupts_a_request_is_told_by_the_event() {
+fn the_reason_that_interrupts_a_request_is_in_the_disconnect_event() {
     let (address, server) = serve(1, |_, mut stream| {
         authenticate(&mut stream);
         assert_eq!(read_frame(&mut stream).0, 14);

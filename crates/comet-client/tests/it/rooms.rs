@@ -257,7 +257,7 @@ fn after_an_order_to_leave_that_a_repair_has_crossed_the_latest_wish_counts() {
 
 /// The caller gets the answer to its request, so it gets no event about the order as well.
 #[test]
-fn an_order_to_leave_that_a_request_of_the_caller_crosses_is_not_told() {
+fn an_order_to_leave_that_crosses_a_request_of_the_caller_gives_no_event() {
     let mut session = member();
     assert!(session.remove_room(5, "r"));
     let input = [left(0, HANDLE.0, 0), left(5, HANDLE.0, 3)];

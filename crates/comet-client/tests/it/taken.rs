@@ -68,7 +68,7 @@ fn events(listener: &mut Listener) -> Vec<String> {
 }
 
 #[test]
-fn a_room_that_the_server_has_taken_is_told_and_not_entered_again() {
+fn a_room_the_server_took_away_gives_an_event_and_is_not_entered_again() {
     let (address, server) = serve(3, |connection, mut stream| {
         welcome(&mut stream);
         if connection != 1 {

@@ -78,7 +78,7 @@ impl Host {
 }
 
 #[tokio::test]
-async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
+async fn a_push_begun_by_a_core_is_published_and_its_results_reported_back() {
     let mut host = Host::start().await;
     let targets = [
         (CallerTarget::Key("k".into()), Target::Keys(["k".into()].into()), 1),
@@ -112,7 +112,7 @@ async fn a_push_that_a_core_has_begun_is_published_and_its_core_told() {
 }
 
 #[tokio::test]
-async fn a_core_is_told_at_once_that_there_is_no_connection_to_other_hosts() {
+async fn without_a_connection_to_other_hosts_a_core_gets_its_report_at_once() {
     let mut host = Host::start().await;
     host.call(1, CallerTarget::All);
     host.published().await;

@@ -18,7 +18,7 @@ async fn the_debug_index_lists_the_debug_pages() {
 }
 
 #[tokio::test]
-async fn every_shard_is_told_a_new_white_list() {
+async fn every_shard_gets_a_new_white_list() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("white-list.log");
     let with_file = Options { trace_log: Some(file), ..options(PATIENT) };
     let fake = start_with(with_file, &[ROOMY, ROOMY]);

@@ -326,7 +326,7 @@ async fn the_total_is_of_authenticated_connections() {
 }
 
 #[tokio::test]
-async fn clients_are_told_where_this_server_is() {
+async fn the_nodes_page_has_the_address_and_ports_of_this_server() {
     let fake = one_shard();
     let expected = json!({
         "domain": "push.example",

@@ -238,7 +238,7 @@ async fn a_part_may_come_to_the_shards_until_it_is_scheduled() {
 }
 
 #[tokio::test]
-async fn a_part_that_a_shard_refuses_is_cancelled_and_its_caller_told() {
+async fn a_part_that_a_shard_refuses_is_cancelled_and_its_caller_informed() {
     let mut host = Host::start().await;
     host.publish(pace(100, 100, "b.1.7")).await;
     host.answer_snapshots([10, 20]).await;

@@ -160,7 +160,7 @@ async fn a_push_of_the_stream_begins_and_is_answered() {
 
 /// Frames from other hosts may be longer.
 #[tokio::test]
-async fn a_push_that_this_host_refuses_is_told_to_its_home_and_to_its_caller() {
+async fn a_push_of_the_stream_that_is_refused_is_reported_to_home_and_caller() {
     let mut rig = Rig::start(options(PATIENT));
     rig.read(10).await;
     rig.push(11, 300).await;

@@ -226,7 +226,7 @@ fn keys_that_find_no_room_are_listed_later() {
 
 /// Neither process of the host listens in between, for too short a time to count as silence.
 #[test]
-fn keys_that_were_told_in_an_upgrade_are_told_again() {
+fn keys_that_were_announced_during_an_upgrade_are_announced_again() {
     let mut world = World::new(&[("a", 0), ("b", 500)]);
     world.connect(0, "k");
     world.connect(1, "l");
@@ -246,7 +246,7 @@ fn keys_that_were_told_in_an_upgrade_are_told_again() {
 }
 
 #[test]
-fn keys_of_an_outage_are_told_although_an_upgrade_follows() {
+fn keys_of_an_outage_are_announced_although_an_upgrade_follows() {
     for is_heard_again in [false, true] {
         let mut world = World::new(&[("a", 0), ("b", 500)]);
         world.connect(0, "k");

@@ -151,7 +151,7 @@ mod tests {
 
     /// The stream's receipt is lost, and this host is slow.
     #[test]
-    fn any_host_that_has_got_a_push_tells_that_it_is_stored() {
+    fn any_host_that_got_a_push_confirms_that_the_stream_has_it() {
         for is_refused in [false, true] {
             let mut cluster = connected();
             let call = store(&mut cluster);

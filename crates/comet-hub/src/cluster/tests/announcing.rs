@@ -51,7 +51,7 @@ fn may_miss_hosts(cluster: &mut Cluster<u32>, now: Millis) -> bool {
 
 /// NATS was restarted. The hosts announce their rooms in the same order.
 #[test]
-fn a_room_that_is_not_told_yet_is_not_relied_on() {
+fn hosts_do_not_rely_on_rooms_that_are_not_announced_yet() {
     let mut world = World::new(&["a", "b", "c"]);
     for (number, name) in ["a", "b", "c"].into_iter().enumerate() {
         world.event(name, Event::Disconnected);
@@ -83,7 +83,7 @@ fn a_room_that_is_not_told_yet_is_not_relied_on() {
 
 /// The host asked for members long ago, and announces its rooms to a host that has not heard that.
 #[test]
-fn a_room_is_told_again_to_a_host_that_connects_later() {
+fn a_room_is_announced_again_to_a_host_that_connects_later() {
     let mut cluster = host(1);
     let announced = |host: &str| Event::Announced { host: host.into(), reads_stream: false };
     let known_at = Millis(2 * SETTLE_MS);

@@ -106,7 +106,7 @@ fn a_host_that_has_just_connected_asks_all() {
 }
 
 #[test]
-fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
+fn a_host_that_lost_messages_reports_it_and_asks_for_members_again() {
     let mut world = World::new(&["a", "b"]);
     world.set_members("a", "r", 1);
     world.settle();
@@ -131,7 +131,7 @@ fn a_host_that_lost_messages_says_so_and_asks_again_who_has_members() {
 }
 
 #[test]
-fn a_host_that_has_just_started_says_that_it_knows_no_other() {
+fn a_host_that_has_just_started_reports_that_it_knows_no_other() {
     let mut world = World::new(&["a"]);
     for event in [Event::Disconnected, Event::Connected] {
         world.event("a", event);
