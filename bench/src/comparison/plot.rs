@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_several_results_are_told_apart() {
+    fn lines_of_several_results_are_distinguished() {
         let results = json!({"turns": [turn(1, 10.0, &[])]});
         let files = ["a", "b"].map(|name| result(name, "fanout", &results));
         let lines = lines(&files, &Shows::Values("rss_bytes", 1e-6));

@@ -5,7 +5,7 @@ use std::env;
 use crate::support::{count, measured};
 
 #[test]
-fn each_push_over_three_hosts_is_delivered_or_told() {
+fn each_push_over_three_hosts_is_delivered_or_reported() {
     let folders = env::var_os("PATH").unwrap_or_default();
     if !env::split_paths(&folders).any(|folder| folder.join("nats-server").is_file()) {
         eprintln!("SKIPPED: there is no nats-server, so nothing is tested with one");

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_says_that_it_is_there_however_many_tasks_wait() {
+    fn a_host_announces_itself_however_many_tasks_wait() {
         let (tasks, _waiting) = mpsc::channel(4 + WRITER_TASKS_RESERVED);
         let engine = Nats::new(tasks, mpsc::unbounded_channel().0, Arc::default());
         while engine.submit(Command::Unsubscribe { room: "r".into() }).is_ok() {}

@@ -153,7 +153,7 @@ mod tests {
 
     /// The message reached the new process before the former one knew of that process.
     #[test]
-    fn a_reply_subject_is_known_whenever_it_came() {
+    fn a_repeated_message_is_recognized_by_its_reply_subject() {
         let mut held = Held::default();
         held.add(message(Some("r.1"), "a"));
         held.note_subscribed();

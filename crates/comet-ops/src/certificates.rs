@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_warned_of_before_it_comes() {
+    fn certificates_are_warned_of_before_they_expire() {
         let certificate = certificate(&["a.example"], 2030, 2031);
         let check = |now: &str, expected: Option<&str>| {
             let warning = certificate.warning_at(now.parse().unwrap());

@@ -292,7 +292,7 @@ fn a_process_that_is_busy_with_the_sockets_is_waited_for() {
 }
 
 #[test]
-fn a_process_that_refuses_before_it_has_the_state_is_heard() {
+fn a_refusal_before_the_whole_state_was_sent_is_read() {
     expect_failure("refuses amid the state", "refuses: out of memory", BACK);
 }
 

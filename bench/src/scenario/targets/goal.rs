@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_says_it_all() {
+    fn the_table_has_goal_figure_range_and_verdict() {
         let lines = [
             line(GOAL.reach, &[41.0, 39.0, 38.04], None),
             line(None, &[3.0], None),

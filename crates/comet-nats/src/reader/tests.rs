@@ -77,7 +77,7 @@ async fn a_connection_begins_after_the_end_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_connection_that_has_ended_before_it_was_told_of_is_left_out() {
+async fn a_connection_that_ended_before_it_was_reported_is_left_out() {
     let (mut reader, mut waiting) = full_reader();
     for _ in 0..3 {
         reader.take_state(&async_nats::Event::Connected);

@@ -114,7 +114,7 @@ async fn a_caller_that_sends_before_100_continue_reads_the_refusal() {
 }
 
 #[tokio::test]
-async fn a_push_that_finds_too_many_under_way_is_told_by_its_status() {
+async fn a_push_beyond_the_bound_of_calls_gets_status_429() {
     let mut api = start(PATIENT);
     let mut stream = TcpStream::connect(api.address).await.unwrap();
     let target = format!("/goim/push/room?operation=5&type=live&room={BUSY}");

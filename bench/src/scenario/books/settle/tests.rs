@@ -120,7 +120,7 @@ fn a_push_that_is_lost_is_found() {
 }
 
 #[test]
-fn a_host_that_is_named_is_told_to_the_caller() {
+fn a_missing_push_is_explained_by_a_host_named_to_the_caller() {
     for name in ["c", "*"] {
         let run = Run::new(Kind::Plain, 3).lose(1, 2);
         let named = run.answer(1, |it| (it.queued, it.unanswered) = (2, vec![name.to_owned()]));
@@ -147,7 +147,7 @@ fn a_drop_of_the_ledger_explains_one_client() {
 }
 
 #[test]
-fn a_hole_in_the_history_room_is_told_where_it_is() {
+fn a_missing_push_is_explained_only_by_a_gap_marker_at_its_place() {
     let lost = || Run::new(Kind::History, 3).lose(1, 2);
     lost().told(2, 1).check_explained(Class::Gap);
     for elsewhere in [0, 2] {
